@@ -50,8 +50,19 @@ def replace_durably(temporary: Path, path: Path) -> None:
     make_durable(path)
 
 
+def encoded_bytes(name: str, rows: list[dict[str, Any]]) -> int:
+    """Bytes that :func:`write_rows` would write for these rows."""
+    sink = pa.BufferOutputStream()
+    _encode(name, rows, sink)
+    return sink.getvalue().size
+
+
+def _encode(name: str, rows: list[dict[str, Any]], sink: Any) -> None:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema(name)), sink, compression="zstd")
+
+
 def write_rows(name: str, rows: list[dict[str, Any]], path: Path) -> None:
     """Write rows as one Parquet file in the table's schema. Safe to repeat: it replaces the file."""
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema(name)), temporary, compression="zstd")
+    _encode(name, rows, temporary)
     replace_durably(temporary, path)

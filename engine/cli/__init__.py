@@ -1,0 +1,34 @@
+"""The command ``fewchannels``: parse, call, print."""
+
+import sys
+
+import typer
+
+from engine.cli import capture, demo, manifest, query, runs
+from engine.cli.console import errors
+from engine.errors import FewchannelsError
+
+app = typer.Typer(
+    name="fewchannels",
+    help="Dataset-scale analysis of massive channels in diffusion transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(manifest.app, name="manifest", help="Make and look at manifests: tables of prompts and seeds.")
+app.add_typer(runs.app, name="runs", help="Look at runs.")
+app.command("capture")(capture.capture)
+app.command("demo")(demo.demo)
+query.register(app)
+
+
+def main() -> None:
+    """Run the command line; a :class:`FewchannelsError` ends it with a message and the error's own exit code."""
+    try:
+        app()
+    except FewchannelsError as error:
+        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("stopped; what is finished is kept, run the same command again to go on", style="yellow")
+        sys.exit(130)

@@ -1,0 +1,104 @@
+"""Channel scores and selections: tensors in, tensors out."""
+
+import torch
+from torch import Tensor
+
+STATISTICS = ("mean_abs", "abs_mean", "max_abs", "rms")
+
+
+def statistics(x: Tensor) -> Tensor:
+    """The four score definitions, over tokens.
+
+    ``mean_abs`` is the mean of ``|x|`` (SPARK, arXiv 2609.03813), ``abs_mean`` is ``|mean of x|`` (the first project
+    page of arXiv 2605.13974), ``max_abs`` the largest ``|x|``, ``rms`` the root of the mean square.
+
+    Args:
+        x: hidden state, ``(sample, token, channel)``, any float dtype.
+
+    Returns:
+        ``(statistic, sample, channel)`` float32 in the order of :data:`STATISTICS`. A channel with a NaN token is NaN.
+    """
+    x = x.float()
+    n_tokens = x.shape[1]
+    return torch.stack(
+        [
+            torch.linalg.vector_norm(x, 1, dim=1) / n_tokens,
+            x.mean(dim=1).abs_(),
+            torch.linalg.vector_norm(x, torch.inf, dim=1),
+            torch.linalg.vector_norm(x, 2, dim=1) / n_tokens**0.5,
+        ]
+    )
+
+
+def token_norms(x: Tensor) -> Tensor:
+    """Euclidean norm of every token over channels: ``(sample, token, channel)`` to ``(sample, token)`` float32."""
+    return torch.linalg.vector_norm(x.float(), 2, dim=-1)
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """The ``k`` channels of largest score.
+
+    Args:
+        scores: ``(..., channel)``; NaN ranks above every number, so that it is seen.
+        k: how many, at most the number of channels.
+
+    Returns:
+        ``(..., k)`` int64 channel indices, largest score first, ties by ascending channel.
+
+    Raises:
+        ValueError: more channels are asked for than there are.
+    """
+    if k > scores.shape[-1]:
+        raise ValueError(f"top_k is {k}; there are {scores.shape[-1]} channels")
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def take_channels(x: Tensor, channels: Tensor) -> Tensor:
+    """Token maps of each sample's own channels.
+
+    Args:
+        x: ``(sample, token, channel)``.
+        channels: ``(sample, k)`` int64.
+
+    Returns:
+        ``(sample, k, token)`` float32.
+    """
+    index = channels[:, None, :].expand(-1, x.shape[1], -1)
+    return x.gather(2, index).transpose(1, 2).float()
+
+
+def lower_median(values: Tensor) -> Tensor:
+    """The lower of the two middle values over the last dimension, as ``torch.median`` and Sun et al. 2024 take it."""
+    return values.median(dim=-1).values
+
+
+def energy_share(rms: Tensor, channels: Tensor) -> Tensor:
+    """Share of the hidden state's squared values that the named channels hold.
+
+    Args:
+        rms: ``(..., channel)`` root mean squares.
+        channels: ``(..., k)`` int64.
+
+    Returns:
+        ``(...)`` float32 in [0, 1]; NaN where the hidden state is all zero.
+    """
+    # Relative to the largest, because squares of massive values (2e7 and more) would soon leave float32.
+    energy = (rms / rms.amax(dim=-1, keepdim=True)).double().square()
+    return (energy.gather(-1, channels).sum(-1) / energy.sum(-1)).float()
+
+
+def gini(scores: Tensor, n_top: int = 32) -> Tensor:
+    """Gini coefficient of the largest ``n_top`` scores: 0 when they are equal, towards 1 when one has everything.
+
+    Args:
+        scores: ``(..., channel)`` of non-negative values.
+        n_top: how many of the largest to take; all, if there are fewer.
+
+    Returns:
+        ``(...)`` float32; NaN where they sum to zero.
+    """
+    ranked = scores.double().sort(dim=-1).values[..., -n_top:]
+    n = ranked.shape[-1]
+    rank = torch.arange(1, n + 1, dtype=ranked.dtype, device=ranked.device)
+    weighted = ((2 * rank - n - 1) * ranked).sum(-1)
+    return (weighted / (n * ranked.sum(-1))).float()

@@ -1,0 +1,134 @@
+"""``fewchannels capture``."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from engine.cli.console import duration, errors, progress_bar, results, size
+
+if TYPE_CHECKING:
+    from engine.estimate import Estimate
+    from engine.job import Job
+    from engine.run import Outcome, Pool
+
+
+def capture(
+    manifest: Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
+    model: Annotated[str | None, typer.Option(help="demo, a folder, or a hub id. [default: demo]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    layers: Annotated[str | None, typer.Option(help="all, dual, single, or indices: 0,5. [default: all]")] = None,
+    steps: Annotated[str | None, typer.Option(help="all, last, or indices: 0,9,19. [default: all]")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Channels whose token maps are kept. [default: 12]")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels. [default: mean_abs]")
+    ] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps. [default: 20]")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Embedded guidance. [default: 3.5]")] = None,
+    true_cfg_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance, two forwards a step; 1 is off. [default: 1]")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Picture height, pixels. [default: the model's]")] = None,
+    width: Annotated[int | None, typer.Option(help="Picture width, pixels. [default: the model's]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples generated together. [default: 16]")] = None,
+    shard_samples: Annotated[int | None, typer.Option(help="Samples in a task and a shard. [default: 16]")] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray actors. [default: one per GPU, or per two CPUs]")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of each actor. [default: 1 if there are]")] = None,
+    address: Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Generate a manifest's samples and record every layer's massive channels at every step.
+
+    Run the same command again to resume. Exit code 5 says that samples are missing or failed.
+
+    Example: fewchannels capture --model demo --manifest manifest.parquet --out RUN --steps 0,9,19
+    """
+    names = (
+        "model revision layers steps top_k score num_inference_steps guidance_scale true_cfg_scale height width dtype "
+        "batch_size shard_samples"
+    ).split()
+    local = locals()
+    given: dict[str, Any] = {name: local[name] for name in names}
+    with errors.status("checking the manifest and the model"):
+        from engine.config import CaptureConfig
+        from engine.job import prepare
+        from engine.run import choose_pool
+
+        job = prepare(manifest, out, CaptureConfig.from_sources(config, given))
+        pool = choose_pool(actors, gpus_per_actor, address)
+    if job.config.dtype == "float16":
+        errors.print("float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow")
+    if dry_run:
+        _print_estimate(job, manifest, pool, as_json)
+        return
+    outcome = run_job(job, manifest, pool)
+    if as_json:
+        results.print_json(json.dumps(dataclasses.asdict(outcome)))
+    else:
+        errors.print(
+            f"{outcome.n_done} of {outcome.n_samples} samples are in {out} "
+            f"({outcome.n_resumed} were there before). Next: fewchannels query {out} massive_channels",
+            markup=False,
+        )
+    outcome.check_complete()
+
+
+def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
+    """Begin or resume a prepared job on disk and run it with a progress bar."""
+    from engine.job import begin
+    from engine.run import capture as run_capture
+
+    resumed = begin(job, manifest)
+    layout = job.layout
+    errors.print(
+        f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
+        f"{len(layout.blocks)} layers x {len(layout.steps)} steps, {size(layout.array_bytes)} of arrays, "
+        f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads",
+        markup=False,
+    )
+    with progress_bar() as bar:
+        shown = bar.add_task("starting Ray and loading the model", total=layout.n_samples, rate="")
+
+        def on_progress(done: int, failed: int) -> None:
+            speed = bar.tasks[shown].speed
+            rate = f"{speed:.1f} samples/s" if speed else ""
+            bar.update(shown, completed=done, rate=f"{rate}{f', {failed} failed' if failed else ''}")
+            if done or failed:
+                bar.update(shown, description="capturing")
+
+        return run_capture(job, pool, on_progress)
+
+
+def _print_estimate(job: "Job", manifest: Path, pool: "Pool", as_json: bool) -> None:
+    from engine.estimate import estimate
+
+    with errors.status("generating one batch to measure its time"):
+        expected: Estimate = estimate(job, manifest, pool.n_actors, pool.cpus_per_actor)
+    if as_json:
+        results.print_json(json.dumps(dataclasses.asdict(expected)))
+        return
+    table = Table(title=f"What {job.run} would hold", title_justify="left")
+    table.add_column("what")
+    table.add_column("shape (sample, step, layer, ...)")
+    table.add_column("bytes", justify="right")
+    for array in job.layout.arrays():
+        table.add_row(array.name, " x ".join(map(str, array.shape)), f"{expected.array_bytes[array.name]:,}")
+    for name, n_bytes in expected.table_bytes.items():
+        table.add_row(f"{name} (Parquet)", "", f"{n_bytes:,}")
+    table.add_section()
+    table.add_row("total", size(expected.total_bytes), f"{expected.total_bytes:,}")
+    results.print(table)
+    results.print(
+        f"{expected.n_samples} samples in {expected.n_tasks} tasks, {expected.n_files} files, about "
+        f"{duration(expected.seconds)} with {pool.n_actors} actor{'s' * (pool.n_actors > 1)} "
+        f"({expected.seconds_per_sample:.3g} s a sample, measured on {expected.measured_samples}; loading the model "
+        "and starting Ray not counted).",
+        markup=False,
+    )

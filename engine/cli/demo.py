@@ -1,0 +1,52 @@
+"""``fewchannels demo``: the whole main path on the bundled model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.console import errors, results
+from engine.cli.query import print_relation
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path("runs/demo"),
+    prompts: Annotated[int, typer.Option(help="How many prompts of the shapes world.", min=1)] = 256,
+    actors: Annotated[int | None, typer.Option(help="Ray actors. [default: one per GPU, or per two CPUs]")] = None,
+) -> None:
+    """See it work: capture the bundled model on prompts of its shapes world, and read the answers.
+
+    Example: fewchannels demo --out runs/demo --prompts 256
+    """
+    from engine import manifest, open_run
+    from engine.cli.capture import run_job
+    from engine.config import CaptureConfig
+    from engine.job import prepare
+    from engine.report.contact_sheet import contact_sheet
+    from engine.run import choose_pool
+
+    out.mkdir(parents=True, exist_ok=True)
+    table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"
+    errors.print(f"1. a manifest of {prompts} prompts: {table}", markup=False)
+    manifest.ingest([f"demo:{prompts}"], table)
+    errors.print(f"2. a capture of every layer and step: {run_path}", markup=False)
+    job = prepare(table, run_path, CaptureConfig(model="demo"))
+    outcome = run_job(job, table, choose_pool(actors, None))
+    outcome.check_complete()
+    run = open_run(run_path)
+    last = max(job.layout.steps)
+    errors.print("3. two questions", markup=False)
+    results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")
+    print_relation(run.query("massive_channels", step=last, top=3))
+    results.print("\nStability: are the top channels the same from prompt to prompt?")
+    print_relation(run.query("channel_stability", step=last))
+    shown = contact_sheet(run, sheet)
+    errors.print(f"4. a contact sheet ({shown}): {sheet}", markup=False)
+    results.print(
+        f"\nTry next:\n"
+        f"  fewchannels query --list\n"
+        f"  fewchannels query {run_path} step_profile\n"
+        f'  fewchannels sql {run_path} "select prompt, seconds from samples limit 5"\n'
+        f"  fewchannels runs show {run_path}",
+        markup=False,
+    )

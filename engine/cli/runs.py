@@ -1,0 +1,54 @@
+"""``fewchannels runs``: look at runs on disk."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from engine.cli.console import results, size
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Look at runs."""
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what a run is: model, settings, how far it is, and its size on disk.
+
+    Example: fewchannels runs show RUN
+    """
+    from engine.reader import open_run
+
+    about = open_run(run).summary()
+    if as_json:
+        results.print_json(json.dumps(about))
+        return
+    table = Table(title=str(run), title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value", overflow="fold")
+    table.add_row("done", f"{about['n_done']:,} of {about['n_samples']:,} samples, {about['n_failed']:,} failed")
+    table.add_row("tasks", f"{about['n_tasks_done']:,} of {about['n_tasks']:,}")
+    table.add_row("model", f"{about['model']['name']} ({about['model']['family']})")
+    table.add_row("weights", about["model"]["weights_sha256"])
+    for name, value in about["config"].items():
+        if name not in ("model", "revision") and value is not None:
+            table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    table.add_row("kept", " x ".join(f"{about['geometry'][f'n_{d}']} {d}" for d in ("layers", "channels", "tokens")))
+    table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
+    if about["seconds_per_sample"] is not None:
+        table.add_row("generation", f"{about['seconds_per_sample']:.3g} s a sample (mean)")
+    if about["n_truncated"]:
+        table.add_row("prompts cut", f"{about['n_truncated']:,}: longer than the model's text encoder takes")
+    table.add_row("fingerprint", about["fingerprint"])
+    table.add_row("begun", about["created"])
+    table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    results.print(table)

@@ -1,0 +1,132 @@
+"""What a capture was asked to do: frozen settings, where they come from, and their fingerprint."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from engine.channels import STATISTICS
+from engine.errors import InputError, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """Settings that decide what a capture's data are. Two runs with the same fingerprint hold the same data.
+
+    Attributes:
+        model: ``demo``, a folder, or a hub id.
+        revision: of a hub id; None for its default branch.
+        layers: ``all``, ``dual``, ``single``, or global block indices such as ``0,5``.
+        steps: ``all``, ``last``, or step indices such as ``0,9,19``.
+        top_k: channels whose token maps are kept, per sample, step and layer.
+        score: the statistic that ranks channels, one of :data:`engine.channels.STATISTICS`.
+        num_inference_steps: denoising steps, unless the manifest row says otherwise.
+        guidance_scale: distilled (embedded) guidance, unless the manifest row says otherwise.
+        true_cfg_scale: classifier-free guidance in two forwards per step; 1 is off.
+        height: of the pictures in pixels; None for the model's own size.
+        width: likewise.
+        dtype: of the model's weights and arithmetic; statistics are float32 always.
+        batch_size: samples generated together.
+        shard_samples: samples in one task and one shard.
+    """
+
+    model: str = "demo"
+    revision: str | None = None
+    layers: str = "all"
+    steps: str = "all"
+    top_k: int = 12
+    score: str = "mean_abs"
+    num_inference_steps: int = 20
+    guidance_scale: float = 3.5
+    true_cfg_scale: float = 1.0
+    height: int | None = None
+    width: int | None = None
+    dtype: str = "float32"
+    batch_size: int = 16
+    shard_samples: int = 16
+
+    def __post_init__(self) -> None:
+        if self.score not in STATISTICS:
+            raise unknown("score", self.score, STATISTICS)
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        for name in ("top_k", "num_inference_steps", "batch_size", "shard_samples", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1.")
+        for name in ("guidance_scale", "true_cfg_scale"):
+            if not math.isfinite(value := getattr(self, name)) or value < 0:
+                raise InputError(f"{name} is {value}; it must be a finite number of at least 0.")
+
+    @classmethod
+    def from_sources(cls, file: Path | None, given: dict[str, Any]) -> Self:
+        """Settle every field: what was given on the command line, else the YAML file, else the default.
+
+        Args:
+            file: a YAML mapping from field names to values, or None.
+            given: field values, None where the command line was silent.
+
+        Raises:
+            InputError: an unknown field or a value of the wrong kind.
+        """
+        return cls(**_settings(cls, file) | {name: value for name, value in given.items() if value is not None})
+
+
+def _settings(cls: type, file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the settings file {str(file)!r}: {error}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{str(file)!r} must hold a mapping such as 'top_k: 12'; it holds {type(loaded).__name__}.")
+    kinds = typing.get_type_hints(cls)
+    settings = {}
+    for name, value in loaded.items():
+        if name not in kinds:
+            raise unknown(f"setting in {file}", name, kinds)
+        allowed = typing.get_args(kinds[name]) if isinstance(kinds[name], types.UnionType) else (kinds[name],)
+        if float in allowed and type(value) is int:
+            value = float(value)
+        if str in allowed and type(value) is int:  # `layers: 3` and `layers: "3"` mean the same
+            value = str(value)
+        if str in allowed and isinstance(value, list):  # `layers: [0, 5]` means "0,5"
+            value = ",".join(map(str, value))
+        if type(value) not in allowed:
+            wanted = " or ".join(kind.__name__ for kind in allowed)
+            raise InputError(f"{name} in {str(file)!r} is {value!r}; it must be {wanted}.")
+        settings[name] = value
+    return settings
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """SHA-256, 16 hex digits, of what decides a run's data; the same for equal mappings in any order."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Fields in which two identities differ, as ``name: theirs -> mine`` lines; nested names are dotted."""
+    lines = []
+    for name in sorted(mine.keys() | theirs.keys()):
+        new, old = mine.get(name), theirs.get(name)
+        if isinstance(new, dict) and isinstance(old, dict):
+            lines += [f"{name}.{line}" for line in differences(new, old)]
+        elif new != old:
+            lines.append(f"{name}: {old!r} -> {new!r}")
+    return lines
+
+
+def as_dict(config: CaptureConfig) -> dict[str, Any]:
+    """The settings as plain values, for ``run.json`` and for workers."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,76 @@
+"""What a capture will take, before it starts: bytes by array from the plan, seconds and tables from one real batch."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.job import Job
+from engine.manifest import read_samples
+from engine.recorder import Recorder
+from engine.tables import encoded_bytes
+from engine.worker import CaptureWorker
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, files and time of a whole capture.
+
+    Attributes:
+        n_samples: samples.
+        n_tasks: tasks.
+        n_files: files that the finished run has.
+        array_bytes: by array name.
+        table_bytes: of the ``cells`` and ``samples`` tables (pictures included) and the manifest.
+        total_bytes: all of it.
+        seconds: with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_sample: as measured on the batch below, with this process's threads.
+        measured_samples: samples in the batch that was measured.
+    """
+
+    n_samples: int
+    n_tasks: int
+    n_files: int
+    array_bytes: dict[str, int]
+    table_bytes: dict[str, int]
+    total_bytes: int
+    seconds: float
+    seconds_per_sample: float
+    measured_samples: int
+
+
+def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Estimate:
+    """Generate the manifest's first batch without writing it, and scale what it took to the whole run.
+
+    Args:
+        job: from :func:`engine.job.prepare`.
+        manifest_path: the manifest.
+        n_actors: actors that will share the work.
+        n_threads: CPU threads of each.
+    """
+    worker = CaptureWorker(job, n_threads)
+    n_measured = min(job.config.batch_size, job.config.shard_samples, job.layout.n_samples)
+    samples = read_samples(manifest_path, 0, n_measured)
+    recorder = Recorder(job.layout, job.config.score, len(samples))
+    worker.generate(samples[:1], Recorder(job.layout, job.config.score, 1))  # the first generation also warms up
+    started = time.monotonic()
+    generated = worker.generate(samples, recorder)
+    sample_rows, cell_rows = worker.rows(0, 0, 1, samples, generated, recorder)
+    seconds = (time.monotonic() - started) / len(samples)
+    scale = job.layout.n_samples / len(samples)
+    table_bytes = {
+        "cells": round(encoded_bytes("cells", cell_rows) * scale),
+        "samples": round(encoded_bytes("samples", sample_rows) * scale),
+        "manifest": manifest_path.stat().st_size,
+    }
+    array_bytes = {array.name: array.stored_bytes for array in job.layout.arrays()}
+    return Estimate(
+        n_samples=job.layout.n_samples,
+        n_tasks=job.layout.n_tasks,
+        n_files=job.layout.n_files,
+        array_bytes=array_bytes,
+        table_bytes=table_bytes,
+        total_bytes=sum(array_bytes.values()) + sum(table_bytes.values()),
+        seconds=seconds * job.layout.n_samples / min(n_actors, job.layout.n_tasks),
+        seconds_per_sample=seconds,
+        measured_samples=len(samples),
+    )

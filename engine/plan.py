@@ -1,0 +1,173 @@
+"""From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure: nothing is read or written."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.channels import STATISTICS
+from engine.errors import InputError, unknown
+from engine.models.families import Block
+
+_INDEX_BYTES_PER_CHUNK = 16  # Zarr v3 sharding: offset and length of every inner chunk, then a CRC-32C
+_INDEX_CHECKSUM_BYTES = 4
+_CHUNK_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class ArrayPlan:
+    """One array of the store.
+
+    Attributes:
+        name: its path in the Zarr group.
+        dims: names of its dimensions, sample first.
+        shape: one extent per dimension.
+        shard: extents of a shard, the unit of write.
+        chunk: extents of a chunk, the unit of read.
+        dtype: numpy name; every dtype here takes 4 bytes.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: str
+
+    @property
+    def n_shards(self) -> int:
+        """Files that the finished array has."""
+        return math.ceil(self.shape[0] / self.shard[0])
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the finished array on disk: whole shards with their indices, without its metadata document."""
+        n_chunks = math.prod(self.shard) // math.prod(self.chunk)
+        shard_bytes = 4 * math.prod(self.shard) + _INDEX_BYTES_PER_CHUNK * n_chunks + _INDEX_CHECKSUM_BYTES
+        return self.n_shards * shard_bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a run: what is kept of how many samples.
+
+    Attributes:
+        n_samples: rows of the manifest.
+        steps: step indices kept, ascending.
+        blocks: layers kept, ascending.
+        n_channels: width of the hidden state.
+        n_tokens: image tokens of the largest picture; smaller pictures leave NaN behind their last token.
+        top_k: channels whose token maps are kept.
+        shard_samples: samples in a task and a shard.
+    """
+
+    n_samples: int
+    steps: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    n_channels: int
+    n_tokens: int
+    top_k: int
+    shard_samples: int
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the run; task ``t`` owns manifest rows ``[t*S, min((t+1)*S, n))``."""
+        return math.ceil(self.n_samples / self.shard_samples)
+
+    def rows(self, task: int) -> range:
+        """Manifest rows, which are indices on the sample axis, that a task owns."""
+        start = task * self.shard_samples
+        return range(start, min(start + self.shard_samples, self.n_samples))
+
+    def arrays(self) -> tuple[ArrayPlan, ...]:
+        """Every array of the store.
+
+        A chunk holds one layer of all of a shard's samples, and as many steps as stay within a chunk's size: so that
+        one (step, layer) of all samples can be read without the rest, and small models do not make small chunks.
+        """
+        n_steps, n_layers = len(self.steps), len(self.blocks)
+
+        def array(name: str, dtype: str, **rest: int) -> ArrayPlan:
+            shard_samples = min(self.shard_samples, self.n_samples)
+            head, tail = (self.n_samples, n_steps, n_layers), tuple(rest.values())
+            most_steps = _CHUNK_BYTES // (4 * shard_samples * math.prod(tail))
+            chunk_steps = max(d for d in range(1, n_steps + 1) if n_steps % d == 0 and d <= max(1, most_steps))
+            return ArrayPlan(
+                name,
+                dims=("sample", "step", "layer", *rest),
+                shape=(*head, *tail),
+                shard=(shard_samples, n_steps, n_layers, *tail),
+                chunk=(shard_samples, chunk_steps, 1, *tail),
+                dtype=dtype,
+            )
+
+        return (
+            *(array(name, "float32", channel=self.n_channels) for name in STATISTICS),
+            array("massive_value", "float32", k=self.top_k, token=self.n_tokens),
+            array("massive_channel", "int32", k=self.top_k),
+            array("token_norm", "float32", token=self.n_tokens),
+        )
+
+    @property
+    def array_bytes(self) -> int:
+        """Bytes of all arrays on disk."""
+        return sum(array.stored_bytes for array in self.arrays())
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of arrays that a worker holds for one task."""
+        return self.array_bytes // self.n_tasks
+
+    @property
+    def n_files(self) -> int:
+        """Files of the finished run: shards, two Parquet parts and a record per task, and what is written once."""
+        n_coordinates, n_metadata, n_once = 8, len(self.arrays()) + 9, 2
+        return sum(array.n_shards for array in self.arrays()) + 3 * self.n_tasks + n_coordinates + n_metadata + n_once
+
+
+def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:
+    chosen = set()
+    for part in text.split(","):
+        if not part.strip().isdigit():
+            raise InputError(f"{kind} {part.strip()!r} is not an index; give e.g. 0,{n - 1}, each from 0 to {n - 1}.")
+        if int(part) >= n:
+            raise InputError(f"{kind} {int(part)} does not exist; the valid ones are 0 to {n - 1}.")
+        chosen.add(int(part))
+    return tuple(sorted(chosen))
+
+
+def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Layers named by ``all``, ``dual``, ``single`` or indices such as ``0,5``.
+
+    Raises:
+        InputError: an unknown word, or an index that the model does not have.
+    """
+    kinds = sorted({block.kind for block in blocks})
+    if text == "all":
+        return tuple(blocks)
+    if text in kinds:
+        return tuple(block for block in blocks if block.kind == text)
+    if text[:1].isalpha():
+        raise unknown("layers", text, ["all", *kinds, f"indices 0 to {len(blocks) - 1} such as 0,{len(blocks) - 1}"])
+    return tuple(blocks[i] for i in _indices("layer", text, len(blocks)))
+
+
+def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple[int, ...]:
+    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19``.
+
+    Args:
+        text: the choice.
+        n_steps: denoising steps of the longest sample.
+        same_for_all: whether every sample has ``n_steps``; ``last`` needs it.
+
+    Raises:
+        InputError: an unknown word, a step that is never run, or ``last`` where samples differ in their steps.
+    """
+    if text == "all":
+        return tuple(range(n_steps))
+    if text == "last":
+        if not same_for_all:
+            raise InputError("steps 'last' needs one number of steps for all samples; the manifest has several.")
+        return (n_steps - 1,)
+    if text[:1].isalpha():
+        raise unknown("steps", text, ["all", "last", f"indices 0 to {n_steps - 1} such as 0,{n_steps - 1}"])
+    return _indices("step", text, n_steps)

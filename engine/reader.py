@@ -1,0 +1,104 @@
+"""Reading a run from Python: ``run = engine.open_run(path)``."""
+
+import io
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from engine.catalog import Catalog
+from engine.errors import InputError
+from engine.runfile import read_description
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Run:
+    """A run on disk, finished or not: what tasks had recorded when it was opened.
+
+    Args:
+        path: the run's folder.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.description = read_description(self.path)
+        self.catalog = Catalog(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def sql(self, text: str) -> Any:
+        """Ask a read-only SQL question of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
+
+        Returns:
+            A DuckDB relation: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+
+        Raises:
+            InputError: the statement is not a question, or DuckDB does not understand it.
+        """
+        return self.catalog.sql(text)
+
+    def query(self, name: str, **parameters: Any) -> Any:
+        """Run a named query of ``queries/``, e.g. ``run.query("massive_channels", top=3)``; returns a relation.
+
+        Raises:
+            InputError: an unknown query or parameter.
+        """
+        return self.catalog.query(name, **parameters)
+
+    @cached_property
+    def activations(self) -> "xr.Dataset":
+        """The store as a lazy, labelled dataset; samples of unfinished tasks are NaN."""
+        from engine.store import open_dataset
+
+        return open_dataset(self.path)
+
+    def image(self, sample_id: str) -> Image.Image:
+        """The generated picture of one sample.
+
+        Raises:
+            InputError: there is no such sample among the finished tasks, or it failed.
+        """
+        found = self.catalog.picture(sample_id)
+        if found is None:
+            raise InputError(
+                f"no finished sample has the id {sample_id!r}; list them with: select sample_id, prompt from samples."
+            )
+        return Image.open(io.BytesIO(found))
+
+    def summary(self) -> dict[str, Any]:
+        """What the run is and how far it is: the description with counts, bytes and files on disk."""
+        done, failed, truncated, seconds = self.sql(
+            "select count(*) filter (status = 'done'), count(*) filter (status = 'failed'), "
+            "count(*) filter (prompt_truncated), avg(seconds) from samples"
+        ).fetchone()
+        (tasks_done,) = self.sql("select count(*) from tasks").fetchone()
+        files = [file.stat().st_size for file in self.path.rglob("*") if file.is_file()]
+        return self.description | {
+            "n_samples": self.description["geometry"]["n_samples"],
+            "n_done": done,
+            "n_failed": failed,
+            "n_truncated": truncated,
+            "n_tasks_done": tasks_done,
+            "seconds_per_sample": seconds,
+            "bytes": sum(files),
+            "files": len(files),
+        }
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run for reading.
+
+    Args:
+        path: the run's folder.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+    return Run(path)

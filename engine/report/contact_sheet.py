@@ -1,0 +1,75 @@
+"""A contact sheet: each sample's picture beside its top channel's token map."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.reader import Run
+
+
+def contact_sheet(run: "Run", path: Path, *, n_samples: int = 24, layer: int | None = None, step: int | None = None) -> str:
+    """Draw pictures beside the token map of their largest channel at one layer and step.
+
+    Args:
+        run: an open run.
+        path: PNG or SVG to write.
+        n_samples: pictures at the most; the first finished ones are taken.
+        layer: which layer; None for the middle one that was kept.
+        step: which step; None for the last one that was kept.
+
+    Returns:
+        What is shown, for people.
+
+    Raises:
+        InputError: no sample is finished, or the layer or step was not kept.
+    """
+    data = run.activations
+    layers, steps = data.layer.values.tolist(), data.step.values.tolist()
+    layer = layers[len(layers) // 2] if layer is None else layer
+    step = steps[-1] if step is None else step
+    for name, value, kept in (("layer", layer, layers), ("step", step, steps)):
+        if value not in kept:
+            raise InputError(f"{name} {value} was not kept by this run; it has {', '.join(map(str, kept))}.")
+    rows = run.sql(
+        "select sample, sample_id, prompt, grid_height, grid_width, top_channels[1], ratio "
+        f"from samples join cells using (sample, sample_id) where step = {step:d} and layer = {layer:d} "
+        f"and status = 'done' order by sample limit {n_samples:d}"
+    ).fetchall()
+    if not rows:
+        raise InputError(f"{run} has no finished sample to show.")
+    maps = data["massive_value"].sel(layer=layer, step=step).isel(k=0, sample=[row[0] for row in rows]).values
+    pictures = [np.asarray(run.image(row[1])) for row in rows]
+    titles = [f"{row[2]}\nchannel {row[5]}, {row[6]:.0f} x median" for row in rows]
+    grids = [values[: h * w].reshape(h, w) for values, (_, _, _, h, w, _, _) in zip(maps, rows, strict=True)]
+    block = str(data.block.sel(layer=layer).item())
+    heading = f"largest channel of layer {layer} ({block}) at step {step}, signed values, centred on 0 in each map"
+    _draw(pictures, grids, titles, f"{run.path.name}: {heading}", path)
+    return f"{len(rows)} samples, {heading}"
+
+
+def _draw(
+    pictures: Sequence[np.ndarray], grids: Sequence[np.ndarray], titles: Sequence[str], heading: str, path: Path
+) -> None:
+    columns = min(4, len(pictures))
+    n_rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.25 * n_rows + 0.7), layout="constrained")
+    figure.suptitle(heading, fontsize=10, parse_math=False)
+    axes = figure.subplots(n_rows, 2 * columns, squeeze=False).reshape(n_rows * columns, 2)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for (left, right), picture, grid, title in zip(axes, pictures, grids, titles, strict=False):
+        limit = float(np.nanmax(np.abs(grid))) or 1.0
+        left.imshow(picture)
+        right.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+        prompt, about = title.split("\n")
+        left.set_title(prompt if len(prompt) <= 58 else prompt[:57] + "…", fontsize=6, wrap=True, loc="left", parse_math=False)
+        right.set_title(about, fontsize=6, loc="left", parse_math=False)
+    with matplotlib.rc_context({"savefig.dpi": 110}):
+        figure.savefig(path)

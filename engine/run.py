@@ -1,0 +1,199 @@
+"""Runs a capture's tasks on a pool of Ray actors: bounded retries, progress, and an honest end."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from engine.errors import FewchannelsError, IncompleteRunError, StorageError
+from engine.job import Job
+from engine.ledger import Ledger, Record
+from engine.worker import CaptureWorker
+
+MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each one owns.
+
+    Attributes:
+        n_actors: actors at the most.
+        gpus_per_actor: GPUs of each, may be a fraction.
+        cpus_per_actor: CPUs of each, and its PyTorch threads.
+        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
+    """
+
+    n_actors: int
+    gpus_per_actor: float
+    cpus_per_actor: int
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a capture ended.
+
+    Attributes:
+        n_samples: rows of the manifest.
+        n_done: samples on disk, whole.
+        n_failed: samples that failed by themselves; the ``samples`` table says why.
+        n_resumed: samples that an earlier call had already done.
+        failed_tasks: tasks without a record, with the reason of each.
+    """
+
+    n_samples: int
+    n_done: int
+    n_failed: int
+    n_resumed: int
+    failed_tasks: dict[int, str]
+
+    def check_complete(self) -> None:
+        """Raise unless every sample is done.
+
+        Raises:
+            IncompleteRunError: saying what is missing.
+        """
+        if self.n_done == self.n_samples:
+            return
+        reasons = "".join(f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:5])
+        raise IncompleteRunError(
+            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
+            f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
+        )
+
+
+def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str | None = None) -> Pool:
+    """Fill in what the user left open: one actor per GPU, or one per two CPUs where there is no GPU."""
+    import torch
+
+    n_gpus = torch.cuda.device_count() if address is None else 0
+    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    n_cpus = os.cpu_count() or 1
+    if n_actors is None:
+        n_actors = max(1, int(n_gpus / gpus)) if gpus else max(1, n_cpus // 2)
+    return Pool(n_actors, gpus, max(1, n_cpus // n_actors), address)
+
+
+def pending_tasks(job: Job) -> list[int]:
+    """Tasks without a record, and those in which a sample failed."""
+    records = Ledger(job.run).records(job.fingerprint)
+    return [task for task in range(job.layout.n_tasks) if task not in records or records[task].n_failed]
+
+
+def check_space(job: Job, tasks: list[int]) -> None:
+    """Refuse work that cannot fit on the disk.
+
+    Raises:
+        StorageError: less is free than the pending tasks' arrays take.
+    """
+    needed, free = job.layout.task_bytes * len(tasks), shutil.disk_usage(job.run).free
+    if needed > free:
+        raise StorageError(
+            f"{len(tasks)} tasks will write {needed / 1e9:.1f} GB of arrays and {str(job.run)!r} has "
+            f"{free / 1e9:.1f} GB free. Free space, keep fewer --layers or --steps, or lower --top-k."
+        )
+
+
+class CaptureActor:
+    """A :class:`CaptureWorker` as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
+
+    def __init__(self, job: Job, n_threads: int) -> None:
+        self._worker = CaptureWorker(job, n_threads)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        task = int(batch["task"][0])
+        outcome: dict[str, Any] = {"task": task, "error": None, "fatal": False}
+        try:
+            self._worker(task)
+        except StorageError as error:
+            outcome |= {"error": str(error), "fatal": True}
+        except Exception as error:  # one task's failure must not end the others; the driver reports it
+            outcome |= {"error": f"{type(error).__name__}: {error}"}
+        return {"outcome": np.array([json.dumps(outcome)], dtype=object)}
+
+
+@contextmanager
+def ray_session(pool: Pool) -> Iterator[None]:
+    """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if pool.address is None:
+        # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
+        options |= {"num_cpus": pool.n_actors * pool.cpus_per_actor + 1, "include_dashboard": False}
+    ray.init(address=pool.address, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+    """Run tasks on the pool; yields each one's outcome as it ends, in any order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+    done = rows.map_batches(
+        CaptureActor,
+        fn_constructor_kwargs={"job": job, "n_threads": pool.cpus_per_actor},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(pool.n_actors, len(tasks))),
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        max_restarts=MACHINE_FAULT_RETRIES,
+        max_task_retries=MACHINE_FAULT_RETRIES,
+    )
+    for row in done.iter_rows():
+        yield json.loads(row["outcome"])
+
+
+def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lambda done, failed: None) -> Outcome:
+    """Run what is not done yet of a job that was begun. Call it again to resume.
+
+    Args:
+        job: from :func:`engine.job.prepare`, begun on disk.
+        pool: of actors.
+        on_progress: called with the samples done so far and those failed, after every task.
+
+    Raises:
+        StorageError: the disk is full or refused; what is done stays done.
+        FewchannelsError: Ray could not run the actors.
+    """
+    tasks = pending_tasks(job)
+    n_samples = job.layout.n_samples
+    ledger = Ledger(job.run)
+
+    def counted() -> tuple[dict[int, Record], int, int]:
+        records = ledger.records(job.fingerprint)
+        return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
+
+    _, n_resumed, n_failed = counted()
+    failed_tasks: dict[int, str] = {}
+    on_progress(n_resumed, n_failed)
+    if tasks:
+        check_space(job, tasks)
+        n_done = n_resumed
+        try:
+            with ray_session(pool):
+                for outcome in outcomes(job, tasks, pool):
+                    if outcome["fatal"]:
+                        raise StorageError(f"{outcome['error']}\nWhat is done is kept; free it and run again to resume.")
+                    if outcome["error"]:
+                        failed_tasks[outcome["task"]] = outcome["error"]
+                    n_done += len(job.layout.rows(outcome["task"])) if not outcome["error"] else 0
+                    on_progress(min(n_done, n_samples), len(failed_tasks))
+        except ray.exceptions.RayError as error:
+            raise FewchannelsError(f"Ray could not run the capture: {error}") from error
+    records, n_done, n_failed = counted()
+    missing = {task: failed_tasks.get(task, "no record") for task in range(job.layout.n_tasks) if task not in records}
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing)
