@@ -19,13 +19,12 @@ def statistics(x: Tensor) -> Tensor:
         ``(statistic, sample, channel)`` float32 in the order of :data:`STATISTICS`. A channel with a NaN token is NaN.
     """
     x = x.float()
-    n_tokens = x.shape[1]
     return torch.stack(
         [
-            torch.linalg.vector_norm(x, 1, dim=1) / n_tokens,
+            x.abs().mean(dim=1),
             x.mean(dim=1).abs_(),
             torch.linalg.vector_norm(x, torch.inf, dim=1),
-            torch.linalg.vector_norm(x, 2, dim=1) / n_tokens**0.5,
+            x.square().mean(dim=1).sqrt_(),
         ]
     )
 

@@ -36,8 +36,6 @@ def create(run: Path, layout: Layout, sample_ids: Sequence[str]) -> None:
             compressors=None,
             filters=None,
             dimension_names=array.dims,
-            # A chunk that equals the fill value must be stored all the same: it would look unfinished otherwise.
-            config={"write_empty_chunks": True},
         )
     coordinates: dict[str, tuple[str, np.ndarray]] = {
         "sample": ("sample", np.arange(layout.n_samples, dtype=np.int64)),
@@ -78,7 +76,12 @@ class Store:
     def __init__(self, run: Path, layout: Layout) -> None:
         self._folder = run / NAME
         self._plans = {array.name: array for array in layout.arrays()}
-        self._group = zarr.open_group(self._folder, mode="r+", zarr_format=3)
+        # A chunk that equals the fill value must be stored all the same: it would look unfinished otherwise. Zarr keeps
+        # this with the open array, not on disk, and open_array drops it when given as an argument.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self._arrays = {
+                name: zarr.open_array(self._folder / name, mode="r+", zarr_format=3) for name in self._plans
+            }
 
     def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write every array's samples from ``start`` on and make them durable. Safe to repeat: it overwrites.
@@ -96,9 +99,8 @@ class Store:
         for name, values in arrays.items():
             stop = start + len(values)
             validate_region(self._plans[name], start, stop)
-            target = self._group[name]
             try:
-                target[start:stop] = values
+                self._arrays[name][start:stop] = values
                 self._make_durable(name, start)
             except OSError as error:
                 raise StorageError(f"cannot write {name} samples [{start}, {stop}) to {self._folder}: {error}") from error

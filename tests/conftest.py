@@ -1,0 +1,52 @@
+"""Shared parts: a tiny FLUX checkpoint on disk, and a manifest made by hand."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import pytest
+import torch
+
+from engine.demo.build import Architecture, build_pipeline
+
+TINY = Architecture(
+    grid=4,
+    n_dual=2,
+    n_single=2,
+    n_heads=2,
+    head_dim=16,
+    text_dim=32,
+    text_layers=1,
+    text_tokens=16,
+    pooled_dim=16,
+    vae_channels=(8, 16),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX pipeline folder with random weights: 4 layers, 32 channels, 16 x 16 pixels, 4 x 4 image tokens."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_pipeline(TINY, seed=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def manifest_of(tmp_path: Path):
+    """A function that ingests CSV text and returns the manifest's path."""
+    from engine import manifest
+
+    def make(text: str, name: str = "manifest", **options) -> Path:
+        source, path = tmp_path / f"{name}.csv", tmp_path / f"{name}.parquet"
+        source.write_text(text, encoding="utf-8")
+        manifest.ingest([str(source)], path, **options)
+        return path
+
+    return make
