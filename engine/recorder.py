@@ -87,7 +87,9 @@ class Recorder:
         norms = self._arrays["token_norm"][row, run, :, :n_tokens]
         return int((~norms.isfinite()).any(dim=-1).sum())
 
-    def cells(self, row: int, n_tokens: int, timesteps: Sequence[float], sigmas: Sequence[float] | None) -> list[dict[str, Any]]:
+    def cells(
+        self, row: int, n_tokens: int, timesteps: Sequence[float], sigmas: Sequence[float] | None
+    ) -> list[dict[str, Any]]:
         """One ``cells`` row per (step, layer) of a sample, without the columns that name the sample.
 
         Args:

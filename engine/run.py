@@ -187,7 +187,9 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
             with ray_session(pool):
                 for outcome in outcomes(job, tasks, pool):
                     if outcome["fatal"]:
-                        raise StorageError(f"{outcome['error']}\nWhat is done is kept; free it and run again to resume.")
+                        raise StorageError(
+                            f"{outcome['error']}\nWhat is done is kept; free it and run again to resume."
+                        )
                     if outcome["error"]:
                         failed_tasks[outcome["task"]] = outcome["error"]
                     n_done += len(job.layout.rows(outcome["task"])) if not outcome["error"] else 0

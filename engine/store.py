@@ -103,7 +103,9 @@ class Store:
                 self._arrays[name][start:stop] = values
                 self._make_durable(name, start)
             except OSError as error:
-                raise StorageError(f"cannot write {name} samples [{start}, {stop}) to {self._folder}: {error}") from error
+                raise StorageError(
+                    f"cannot write {name} samples [{start}, {stop}) to {self._folder}: {error}"
+                ) from error
 
     def _make_durable(self, name: str, start: int) -> None:
         plan = self._plans[name]

@@ -169,7 +169,9 @@ class CaptureWorker:
         seconds = (time.monotonic() - started) / len(samples)
         generated = []
         for row, image, (n_tokens, cut) in zip(range(rows.start, rows.stop), images, lengths, strict=True):
-            bad_cells = recorder.nonfinite_cells(row, grid_height * grid_width, settings.steps) if image is not None else 0
+            bad_cells = (
+                recorder.nonfinite_cells(row, grid_height * grid_width, settings.steps) if image is not None else 0
+            )
             if bad_cells:
                 failure = f"non-finite hidden states in {bad_cells} of the recorded (step, layer) cells"
             about = {

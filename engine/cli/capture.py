@@ -41,7 +41,9 @@ def capture(
     actors: Annotated[int | None, typer.Option(help="Ray actors. [default: one per GPU, or per two CPUs]")] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of each actor. [default: 1 if there are]")] = None,
     address: Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Generate a manifest's samples and record every layer's massive channels at every step.
@@ -64,7 +66,9 @@ def capture(
         job = prepare(manifest, out, CaptureConfig.from_sources(config, given))
         pool = choose_pool(actors, gpus_per_actor, address)
     if job.config.dtype == "float16":
-        errors.print("float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow")
+        errors.print(
+            "float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow"
+        )
     if dry_run:
         _print_estimate(job, manifest, pool, as_json)
         return

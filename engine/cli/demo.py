@@ -10,7 +10,9 @@ from engine.cli.query import print_relation
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path(
+        "runs/demo"
+    ),
     prompts: Annotated[int, typer.Option(help="How many prompts of the shapes world.", min=1)] = 256,
     actors: Annotated[int | None, typer.Option(help="Ray actors. [default: one per GPU, or per two CPUs]")] = None,
 ) -> None:

@@ -13,14 +13,14 @@ Batches are drawn from (seed, stage, step), so an interrupted training goes on a
 
 import argparse
 import copy
-import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline
@@ -81,7 +81,9 @@ class Trainer:
         self._stage("distil", self.pipeline.transformer, self._distil_loss, average=True)
         self.pipeline.to("cpu").save_pretrained(self.folder / "model")
 
-    def _stage(self, stage: str, learner: nn.Module, loss_of, *, average: bool) -> None:
+    def _stage(
+        self, stage: str, learner: nn.Module, loss_of: Callable[[torch.Generator], Tensor], *, average: bool
+    ) -> None:
         """Train ``learner`` in place; at the end it holds the moving average where one is kept."""
         recipe = self.recipe
         steps, rate = getattr(recipe, f"{stage}_steps"), getattr(recipe, f"{stage}_rate")
@@ -92,9 +94,13 @@ class Trainer:
             optimizer,
             lambda i: min(1.0, (i + 1) / warm_up) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, i / steps)))),
         )
-        mean = torch.optim.swa_utils.AveragedModel(
-            learner, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
-        ) if average else None
+        mean = (
+            torch.optim.swa_utils.AveragedModel(
+                learner, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+            )
+            if average
+            else None
+        )
         parts = {"learner": learner, "optimizer": optimizer, "schedule": schedule} | ({"mean": mean} if mean else {})
         path, first = self.folder / f"{stage}.pt", 0
         if path.exists():
@@ -131,7 +137,7 @@ class Trainer:
             (self.recipe.seed * 3 + STAGES.index(stage)) * 10_000_000 + step
         )
 
-    def _log(self, **record) -> None:
+    def _log(self, **record: Any) -> None:
         record["seconds"] = round(time.monotonic() - self.started, 1)
         with open(self.folder / "train.jsonl", "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
@@ -153,9 +159,9 @@ class Trainer:
         """
         n, latents, index = self.recipe.n_scenes, [], {scene: i for i, scene in enumerate(all_scenes())}
         scenes = choose_scenes(n, self.recipe.seed, held_out=False)
-        for i, batch in enumerate(tqdm(list(itertools.batched(scenes, 256)) if hasattr(itertools, "batched") else
-                                       [scenes[i : i + 256] for i in range(0, n, 256)], desc="encode")):
-            pictures = draw(list(batch), 1 + i, side=self.architecture.side, device=self.device)[0] * 2 - 1
+        for i, start in enumerate(tqdm(range(0, n, 256), desc="encode")):
+            batch = scenes[start : start + 256]
+            pictures = draw(batch, 1 + i, side=self.architecture.side, device=self.device)[0] * 2 - 1
             latents.append(self.pipeline.vae.encode(pictures).latent_dist.mode())
         z = torch.cat(latents)
         self.pipeline.vae.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
@@ -187,9 +193,11 @@ class Trainer:
         pooled = self.pipeline.text_encoder(self.clip_ids[captions]).pooler_output
         return pooled, self.pipeline.text_encoder_2(self.t5_ids[captions])[0]
 
-    def _velocity(self, transformer: nn.Module, x: Tensor, sigma: Tensor, pooled: Tensor, text: Tensor, guidance: Tensor):
-        half = self.architecture.grid
-        image_ids = FluxPipeline._prepare_latent_image_ids(1, half, half, self.device, x.dtype)
+    def _velocity(
+        self, transformer: nn.Module, x: Tensor, sigma: Tensor, pooled: Tensor, text: Tensor, guidance: Tensor
+    ):
+        grid = self.architecture.grid
+        image_ids = FluxPipeline._prepare_latent_image_ids(1, grid, grid, self.device, x.dtype)
         return transformer(
             hidden_states=x,
             encoder_hidden_states=text,
@@ -225,7 +233,7 @@ class Trainer:
         return (predicted - target).square().mean()
 
 
-def _arguments(argv: list[str] | None) -> Iterator:
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m engine.demo.train", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, train.jsonl and model/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -205,7 +205,9 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor, angle: Tensor, side:
     return (0.5 - distance * radius[:, None, None]).clamp(0, 1)
 
 
-def draw(scenes: list[Scene], seed: int, *, side: int = 64, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+def draw(
+    scenes: list[Scene], seed: int, *, side: int = 64, device: str | torch.device = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Draw scenes with jitter, rotation, shading and noise.
 
     Args:
@@ -228,7 +230,9 @@ def draw(scenes: list[Scene], seed: int, *, side: int = 64, device: str | torch.
         return torch.tensor(values, device=device)[torch.tensor(chosen, dtype=torch.int64, device=device)]
 
     names = (SHAPES, tuple(COLOURS), tuple(SIZES), tuple(POSITIONS), tuple(COLOURS))
-    columns = [[name.index(value) for value in column] for name, column in zip(names, zip(*map(astuple, scenes)), strict=True)]
+    columns = [
+        [name.index(value) for value in column] for name, column in zip(names, zip(*map(astuple, scenes)), strict=True)
+    ]
     shape, colour, size, position, background = columns
     radius = lookup(list(SIZES.values()), size) * side * uniform(0.93, 1.07)
     centre = lookup(list(POSITIONS.values()), position) * side + uniform(-0.025, 0.025, 2) * side

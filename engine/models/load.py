@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -90,8 +94,6 @@ def geometry(source: ModelSource) -> ModelGeometry:
     name = config.get("_class_name", "")
     if name not in FAMILIES:
         raise unknown("transformer class", name, FAMILIES)
-    import diffusers
-
     with torch.device("meta"):
         skeleton = getattr(diffusers, name).from_config(config)
     family = FAMILIES[name]
@@ -113,6 +115,24 @@ def _walk(transformer: nn.Module, family: Family) -> Iterator[tuple[Block, nn.Mo
             layer += 1
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the libraries' own bars and advice, which would end up between ours."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
+        try:
+            yield
+        finally:
+            for library, level in zip(libraries, levels, strict=True):
+                library.set_verbosity(level)
+                library.enable_progress_bar()
+
+
 def load(source: ModelSource, dtype: str, device: str) -> DiffusionPipeline:
     """Load a pipeline's weights onto a device, with its own progress bars off.
 
@@ -120,7 +140,8 @@ def load(source: ModelSource, dtype: str, device: str) -> DiffusionPipeline:
         InputError: diffusers cannot open the model.
     """
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=getattr(torch, dtype))
+        with _quietly():
+            pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from engine.reader import Run
 
 
-def contact_sheet(run: "Run", path: Path, *, n_samples: int = 24, layer: int | None = None, step: int | None = None) -> str:
+def contact_sheet(
+    run: "Run", path: Path, *, n_samples: int = 24, layer: int | None = None, step: int | None = None
+) -> str:
     """Draw pictures beside the token map of their largest channel at one layer and step.
 
     Args:
@@ -69,7 +71,9 @@ def _draw(
         left.imshow(picture)
         right.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
         prompt, about = title.split("\n")
-        left.set_title(prompt if len(prompt) <= 58 else prompt[:57] + "…", fontsize=6, wrap=True, loc="left", parse_math=False)
+        left.set_title(
+            prompt if len(prompt) <= 58 else prompt[:57] + "…", fontsize=6, wrap=True, loc="left", parse_math=False
+        )
         right.set_title(about, fontsize=6, loc="left", parse_math=False)
     with matplotlib.rc_context({"savefig.dpi": 110}):
         figure.savefig(path)

@@ -1,0 +1,127 @@
+"""What capture costs on top of generating the same pictures: ``python benchmarks/capture_overhead.py``.
+
+Interleaved in one process, round by round, at the same batch and with the same threads:
+
+- ``plain``: the pipeline as diffusers runs it;
+- ``taps``: the same with every layer and step recorded in memory;
+- ``task``: a worker's whole task, shards, tables and record included.
+
+Then ``capture``: the same tasks through one Ray actor, timed from the first outcome to the last, against plain
+batches timed before and after it. Ratios of medians are what counts; seconds belong to the machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from engine import manifest
+from engine.config import CaptureConfig
+from engine.job import Job, begin, prepare
+from engine.manifest import read_samples
+from engine.recorder import Recorder
+from engine.run import Pool, outcomes, ray_session
+from engine.taps import tapped
+from engine.worker import CaptureWorker
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that ``work`` takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def make_job(folder: Path, model: str, n_tasks: int, batch: int, steps: int) -> tuple[Job, Path]:
+    """A job of whole-batch tasks on demo prompts, begun on disk."""
+    path = folder / "manifest.parquet"
+    manifest.ingest([f"demo:{n_tasks * batch}"], path)
+    config = CaptureConfig(model=model, batch_size=batch, shard_samples=batch, num_inference_steps=steps)
+    job = prepare(path, folder / "run", config)
+    begin(job, path)
+    return job, path
+
+
+def main() -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        job, path = make_job(Path(temporary), arguments.model, arguments.rounds + 1, arguments.batch, arguments.steps)
+        worker = CaptureWorker(job, arguments.threads)
+        samples = read_samples(path, 0, arguments.batch)
+        settings = job.settings(samples[0])
+
+        def plain() -> None:
+            worker.sampler.generate(samples, settings)
+
+        def taps() -> None:
+            recorder = Recorder(job.layout, job.config.score, len(samples))
+            with tapped(
+                worker.sampler.pipeline.transformer,
+                job.layout.blocks,
+                recorder.tap(worker.sampler, slice(0, len(samples))),
+            ):
+                worker.sampler.generate(samples, settings)
+
+        measured: dict[str, list[float]] = {"plain": [], "taps": [], "task": []}
+        works: list[tuple[str, Callable[[], object]]] = [("plain", plain), ("taps", taps), ("task", lambda: worker(0))]
+        for _, work in works:
+            work()
+        for i in range(arguments.rounds):
+            for name, work in works[i % 3 :] + works[: i % 3]:
+                measured[name].append(timed(work))
+
+        around = [timed(plain) for _ in range(5)]
+        pool = Pool(n_actors=1, gpus_per_actor=float(torch.cuda.is_available()), cpus_per_actor=arguments.threads)
+        ended = []
+        with ray_session(pool):
+            for outcome in outcomes(job, list(range(job.layout.n_tasks)), pool):
+                if outcome["error"]:
+                    raise SystemExit(outcome["error"])
+                ended.append(time.perf_counter())
+        around += [timed(plain) for _ in range(5)]
+        measured["capture"] = [b - a for a, b in zip(ended, ended[1:], strict=False)]
+
+    base = {name: statistics.median(measured["plain"]) for name in ("plain", "taps", "task")}
+    base["capture"] = statistics.median(around)
+    goals = {"taps": 1.03, "capture": 1.10}
+    rows = {}
+    print(
+        f"batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} threads, medians of {arguments.rounds}"
+    )
+    print(f"{'':8} {'s/batch':>8} {'fastest':>8} {'ratio':>7} {'fastest':>8}  goal")
+    for name, seconds in measured.items():
+        fastest_plain = min(around if name == "capture" else measured["plain"])
+        rows[name] = {
+            "median_s": statistics.median(seconds),
+            "fastest_s": min(seconds),
+            "ratio": statistics.median(seconds) / base[name],
+            "ratio_of_fastest": min(seconds) / fastest_plain,
+        }
+        row = rows[name]
+        print(
+            f"{name:8} {row['median_s']:8.3f} {row['fastest_s']:8.3f} {row['ratio']:7.3f} {row['ratio_of_fastest']:8.3f}"
+            f"  {goals.get(name, '')}"
+        )
+    if arguments.json:
+        about = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
+        settings_used = {key: str(value) for key, value in vars(arguments).items() if key != "json"}
+        arguments.json.write_text(json.dumps({"settings": settings_used} | about | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
