@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read when Ray starts: advice to developers, not to users
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if pool.address is None:
         # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
@@ -143,16 +145,19 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-    done = rows.map_batches(
-        CaptureActor,
-        fn_constructor_kwargs={"job": job, "n_threads": pool.cpus_per_actor},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(pool.n_actors, len(tasks))),
-        num_cpus=pool.cpus_per_actor,
-        num_gpus=pool.gpus_per_actor,
-        max_restarts=MACHINE_FAULT_RETRIES,
-        max_task_retries=MACHINE_FAULT_RETRIES,
-    )
+    with warnings.catch_warnings():
+        # Ray Data offers no other way to bound them than what Ray 2.64 will take away (pyproject.toml stays below it).
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        done = rows.map_batches(
+            CaptureActor,
+            fn_constructor_kwargs={"job": job, "n_threads": pool.cpus_per_actor},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(pool.n_actors, len(tasks))),
+            num_cpus=pool.cpus_per_actor,
+            num_gpus=pool.gpus_per_actor,
+            max_restarts=MACHINE_FAULT_RETRIES,
+            max_task_retries=MACHINE_FAULT_RETRIES,
+        )
     for row in done.iter_rows():
         yield json.loads(row["outcome"])
 

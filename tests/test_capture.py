@@ -1,4 +1,4 @@
-"""Capture without Ray: what a worker stores, against a direct run of the model, and what it does when things go wrong."""
+"""Capture without Ray: what a worker stores, against a direct run of the model; what it does when things fail."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def run_all(job: Job, manifest_path: Path, tasks: list[int] | None = None) -> Ca
 
 
 def direct_run(folder: Path, prompts: list[str], seeds: list[int]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures and every block's image stream ``(step, layer, sample, token, channel)``, without this project's code."""
+    """Pictures and every block's image stream ``(step, layer, sample, token, channel)``, by diffusers alone."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     transformer, states = pipeline.transformer, []
@@ -202,7 +202,8 @@ def test_non_finite_hidden_states_are_recorded_counted_and_called_a_failure(job:
     assert worker(0).n_failed == 2
     run = open_run(job.run)
     (error,) = run.sql("select error from samples where sample = 0").fetchone()
-    assert error == "non-finite hidden states in 9 of the recorded (step, layer) cells"  # 3 steps x layers 1, 2, 3
+    # Step 0 is bad from layer 1 on (3 cells); from then on the latents are bad too (2 steps x 4 layers).
+    assert error == "non-finite hidden states in 11 of the recorded (step, layer) cells"
     bad = run.sql("select layer, min(nonfinite) from cells where step = 0 and sample = 0 group by layer order by layer")
     assert bad.fetchall() == [(0, 0), (1, 16), (2, 16), (3, 16)]
     assert np.isinf(run.activations["max_abs"].sel(sample=0, step=0, layer=1, channel=3))

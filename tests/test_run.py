@@ -1,0 +1,128 @@
+"""Capture on a real Ray through the real command, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import xarray as xr
+
+from engine import manifest, open_run
+from engine.config import CaptureConfig
+from engine.job import begin, prepare
+from engine.worker import CaptureWorker
+
+N_SAMPLES, N_TASKS = 24, 12
+FLAGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}
+
+
+@pytest.fixture(scope="module")
+def manifest_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("manifest") / "manifest.parquet"
+    manifest.ingest([f"demo:{N_SAMPLES}"], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest_path: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same capture without Ray, in this process."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    job = prepare(manifest_path, run, CaptureConfig(model=str(tiny_model), **FLAGS))
+    begin(job, manifest_path)
+    worker = CaptureWorker(job, 1)
+    for task in range(N_TASKS):
+        worker(task)
+    return run
+
+
+def command(manifest_path: Path, model: Path, out: Path, *more: str) -> list[str]:
+    flags = [part for name, value in FLAGS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    base = [str(Path(sys.executable).parent / "fewchannels"), "capture", "--model", str(model)]
+    return [*base, "--manifest", str(manifest_path), "--out", str(out), *flags, "--actors", "2", *more]
+
+
+def same(run: Path, other: Path) -> None:
+    """Arrays, pictures and cells of two runs are equal, bit by bit."""
+    a, b = (xr.open_zarr(path / "activations.zarr", chunks=None).load() for path in (run, other))
+    assert a.identical(b)
+    for question in (
+        "select sample, sample_id, prompt, status, image from samples order by sample",
+        "select * from cells order by sample, step, layer",
+    ):
+        assert open_run(run).sql(question).fetchall() == open_run(other).sql(question).fetchall()
+
+
+def wait_for_records(run: Path, n: int, process: subprocess.Popen) -> None:
+    while len(list((run / "ledger").glob("0*.json"))) < n:
+        assert process.poll() is None, "the capture ended before it could be disturbed"
+        time.sleep(0.02)
+
+
+def actors_of(process: subprocess.Popen) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "MapWorker" in " ".join(child.cmdline()) or "MapWorker" in child.name()
+    ]
+
+
+def test_two_actors_store_what_one_process_stores(
+    manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = subprocess.run(
+        command(manifest_path, tiny_model, run, "--json"), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["n_done"], outcome["n_failed"], outcome["n_resumed"]) == (N_SAMPLES, 0, 0)
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    same(run, undisturbed)
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_a_killed_actor_costs_only_time(
+    manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(manifest_path, tiny_model, run), stderr=subprocess.PIPE, text=True)
+    wait_for_records(run, 2, process)
+    actors = actors_of(process)
+    assert actors
+    actors[0].kill()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    same(run, undisturbed)
+
+
+def test_a_killed_driver_leaves_a_run_that_goes_on_where_it_was(
+    manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(manifest_path, tiny_model, run), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for_records(run, 2, process)
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for helper in helpers:
+        if helper.is_running():
+            helper.kill()
+    process.wait()
+    psutil.wait_procs(helpers, timeout=30)
+    finished = {path: path.stat().st_mtime_ns for path in (run / "ledger").glob("0*.json")}
+    assert 2 <= len(finished) < N_TASKS
+    done = subprocess.run(
+        command(manifest_path, tiny_model, run, "--json"), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_resumed"] == 2 * len(finished)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    same(run, undisturbed)
+    assert not list(run.rglob("*.tmp"))
