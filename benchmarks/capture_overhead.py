@@ -11,6 +11,7 @@ batches timed before and after it. Ratios of medians are what counts; seconds be
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -94,7 +95,7 @@ def main() -> None:
                     raise SystemExit(outcome["error"])
                 ended.append(time.perf_counter())
         around += [timed(plain) for _ in range(5)]
-        measured["capture"] = [b - a for a, b in zip(ended, ended[1:], strict=False)]
+        measured["capture"] = [b - a for a, b in itertools.pairwise(ended)]
 
     base = {name: statistics.median(measured["plain"]) for name in ("plain", "taps", "task")}
     base["capture"] = statistics.median(around)
@@ -112,15 +113,12 @@ def main() -> None:
             "ratio": statistics.median(seconds) / base[name],
             "ratio_of_fastest": min(seconds) / fastest_plain,
         }
-        row = rows[name]
-        print(
-            f"{name:8} {row['median_s']:8.3f} {row['fastest_s']:8.3f} {row['ratio']:7.3f} {row['ratio_of_fastest']:8.3f}"
-            f"  {goals.get(name, '')}"
-        )
+        median, fastest, ratio, ratio_of_fastest = rows[name].values()
+        print(f"{name:8} {median:8.3f} {fastest:8.3f} {ratio:7.3f} {ratio_of_fastest:8.3f}  {goals.get(name, '')}")
     if arguments.json:
-        about = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
+        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
         settings_used = {key: str(value) for key, value in vars(arguments).items() if key != "json"}
-        arguments.json.write_text(json.dumps({"settings": settings_used} | about | {"rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"settings": settings_used} | machine | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

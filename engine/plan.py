@@ -1,4 +1,4 @@
-"""From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure: nothing is read or written."""
+"""From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure."""
 
 import math
 from collections.abc import Sequence

@@ -122,17 +122,30 @@ class CaptureActor:
 
 
 @contextmanager
+def _without_standard_error() -> Iterator[None]:
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def ray_session(pool: Pool) -> Iterator[None]:
     """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # read when Ray starts: advice to developers, not to users
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if pool.address is None:
         # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
         options |= {"num_cpus": pool.n_actors * pool.cpus_per_actor + 1, "include_dashboard": False}
-    ray.init(address=pool.address, **options)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
+    with _without_standard_error():  # Ray's core announces that very setting there
+        ray.init(address=pool.address, **options)
     try:
         yield
     finally:

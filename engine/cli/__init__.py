@@ -5,7 +5,7 @@ import sys
 import typer
 
 from engine.cli import capture, demo, manifest, query, runs
-from engine.cli.console import errors
+from engine.cli.console import say
 from engine.errors import FewchannelsError
 
 app = typer.Typer(
@@ -27,8 +27,8 @@ def main() -> None:
     try:
         app()
     except FewchannelsError as error:
-        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        say(f"error: {error}", style="bold red")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        errors.print("stopped; what is finished is kept, run the same command again to go on", style="yellow")
+        say("stopped; what is finished is kept, run the same command again to go on", style="yellow")
         sys.exit(130)

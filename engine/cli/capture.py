@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.cli.console import duration, errors, progress_bar, results, size
+from engine.cli.console import duration, errors, progress_bar, results, say, size
 
 if TYPE_CHECKING:
     from engine.estimate import Estimate
@@ -52,12 +52,22 @@ def capture(
 
     Example: fewchannels capture --model demo --manifest manifest.parquet --out RUN --steps 0,9,19
     """
-    names = (
-        "model revision layers steps top_k score num_inference_steps guidance_scale true_cfg_scale height width dtype "
-        "batch_size shard_samples"
-    ).split()
-    local = locals()
-    given: dict[str, Any] = {name: local[name] for name in names}
+    given: dict[str, Any] = {
+        "model": model,
+        "revision": revision,
+        "layers": layers,
+        "steps": steps,
+        "top_k": top_k,
+        "score": score,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
+        "height": height,
+        "width": width,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "shard_samples": shard_samples,
+    }
     with errors.status("checking the manifest and the model"):
         from engine.config import CaptureConfig
         from engine.job import prepare
@@ -76,10 +86,9 @@ def capture(
     if as_json:
         results.print_json(json.dumps(dataclasses.asdict(outcome)))
     else:
-        errors.print(
+        say(
             f"{outcome.n_done} of {outcome.n_samples} samples are in {out} "
-            f"({outcome.n_resumed} were there before). Next: fewchannels query {out} massive_channels",
-            markup=False,
+            f"({outcome.n_resumed} were there before). Next: fewchannels query {out} massive_channels"
         )
     outcome.check_complete()
 
@@ -91,11 +100,10 @@ def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
 
     resumed = begin(job, manifest)
     layout = job.layout
-    errors.print(
+    say(
         f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
         f"{len(layout.blocks)} layers x {len(layout.steps)} steps, {size(layout.array_bytes)} of arrays, "
-        f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads",
-        markup=False,
+        f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
     )
     with progress_bar() as bar:
         shown = bar.add_task("starting Ray and loading the model", total=layout.n_samples, rate="")
@@ -135,4 +143,5 @@ def _print_estimate(job: "Job", manifest: Path, pool: "Pool", as_json: bool) -> 
         f"({expected.seconds_per_sample:.3g} s a sample, measured on {expected.measured_samples}; loading the model "
         "and starting Ray not counted).",
         markup=False,
+        soft_wrap=True,
     )

@@ -7,6 +7,11 @@ results = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Tell the user something, on standard error; paths and commands in it are not broken over lines."""
+    errors.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def progress_bar() -> Progress:
     """A progress bar on standard error: what, how many, rate, time taken and time left; gone when it ends."""
     return Progress(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.console import errors, results
+from engine.cli.console import results, say
 from engine.cli.query import print_relation
 
 
@@ -29,21 +29,21 @@ def demo(
 
     out.mkdir(parents=True, exist_ok=True)
     table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"
-    errors.print(f"1. a manifest of {prompts} prompts: {table}", markup=False)
+    say(f"1. a manifest of {prompts} prompts: {table}")
     manifest.ingest([f"demo:{prompts}"], table)
-    errors.print(f"2. a capture of every layer and step: {run_path}", markup=False)
+    say(f"2. a capture of every layer and step: {run_path}")
     job = prepare(table, run_path, CaptureConfig(model="demo"))
     outcome = run_job(job, table, choose_pool(actors, None))
     outcome.check_complete()
     run = open_run(run_path)
     last = max(job.layout.steps)
-    errors.print("3. two questions", markup=False)
+    say("3. two questions")
     results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")
     print_relation(run.query("massive_channels", step=last, top=3))
     results.print("\nStability: are the top channels the same from prompt to prompt?")
     print_relation(run.query("channel_stability", step=last))
     shown = contact_sheet(run, sheet)
-    errors.print(f"4. a contact sheet ({shown}): {sheet}", markup=False)
+    say(f"4. a contact sheet ({shown}): {sheet}")
     results.print(
         f"\nTry next:\n"
         f"  fewchannels query --list\n"
@@ -51,4 +51,5 @@ def demo(
         f'  fewchannels sql {run_path} "select prompt, seconds from samples limit 5"\n'
         f"  fewchannels runs show {run_path}",
         markup=False,
+        soft_wrap=True,
     )

@@ -94,14 +94,11 @@ class Trainer:
             optimizer,
             lambda i: min(1.0, (i + 1) / warm_up) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, i / steps)))),
         )
-        mean = (
-            torch.optim.swa_utils.AveragedModel(
-                learner, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
-            )
-            if average
-            else None
-        )
-        parts = {"learner": learner, "optimizer": optimizer, "schedule": schedule} | ({"mean": mean} if mean else {})
+        parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
+        mean = None
+        if average:
+            decay = torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+            parts["mean"] = mean = torch.optim.swa_utils.AveragedModel(learner, multi_avg_fn=decay)
         path, first = self.folder / f"{stage}.pt", 0
         if path.exists():
             saved = torch.load(path, map_location=self.device, weights_only=True)
@@ -195,7 +192,7 @@ class Trainer:
 
     def _velocity(
         self, transformer: nn.Module, x: Tensor, sigma: Tensor, pooled: Tensor, text: Tensor, guidance: Tensor
-    ):
+    ) -> Tensor:
         grid = self.architecture.grid
         image_ids = FluxPipeline._prepare_latent_image_ids(1, grid, grid, self.device, x.dtype)
         return transformer(

@@ -231,7 +231,8 @@ def draw(
 
     names = (SHAPES, tuple(COLOURS), tuple(SIZES), tuple(POSITIONS), tuple(COLOURS))
     columns = [
-        [name.index(value) for value in column] for name, column in zip(names, zip(*map(astuple, scenes)), strict=True)
+        [name.index(value) for value in column]
+        for name, column in zip(names, zip(*map(astuple, scenes), strict=True), strict=True)
     ]
     shape, colour, size, position, background = columns
     radius = lookup(list(SIZES.values()), size) * side * uniform(0.93, 1.07)

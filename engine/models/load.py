@@ -41,10 +41,8 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     Raises:
         InputError: there is no such model, or its files cannot be had.
     """
-    if name == "demo":
-        folder = Path(str(resources.files("engine.demo").joinpath("model")))
-    else:
-        folder = Path(name).expanduser()
+    bundled = Path(str(resources.files("engine.demo").joinpath("model")))
+    folder = bundled if name == "demo" else Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InputError(

@@ -1,5 +1,6 @@
 """A contact sheet: each sample's picture beside its top channel's token map."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,32 +49,36 @@ def contact_sheet(
         raise InputError(f"{run} has no finished sample to show.")
     maps = data["massive_value"].sel(layer=layer, step=step).isel(k=0, sample=[row[0] for row in rows]).values
     pictures = [np.asarray(run.image(row[1])) for row in rows]
-    titles = [f"{row[2]}\nchannel {row[5]}, {row[6]:.0f} x median" for row in rows]
     grids = [values[: h * w].reshape(h, w) for values, (_, _, _, h, w, _, _) in zip(maps, rows, strict=True)]
+    labels = [
+        (row[2], f"channel {row[5]}, {row[6]:.0f} x median\n{np.nanmin(grid):.3g} to {np.nanmax(grid):.3g}")
+        for row, grid in zip(rows, grids, strict=True)
+    ]
     block = str(data.block.sel(layer=layer).item())
-    heading = f"largest channel of layer {layer} ({block}) at step {step}, signed values, centred on 0 in each map"
-    _draw(pictures, grids, titles, f"{run.path.name}: {heading}", path)
+    heading = f"largest channel of layer {layer} ({block}) at step {step}, signed values, dark is each map's least"
+    _draw(pictures, grids, labels, f"{run.path.name}: {heading}", path)
     return f"{len(rows)} samples, {heading}"
 
 
 def _draw(
-    pictures: Sequence[np.ndarray], grids: Sequence[np.ndarray], titles: Sequence[str], heading: str, path: Path
+    pictures: Sequence[np.ndarray],
+    grids: Sequence[np.ndarray],
+    labels: Sequence[tuple[str, str]],
+    heading: str,
+    path: Path,
 ) -> None:
     columns = min(4, len(pictures))
     n_rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.25 * n_rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 2.2 * n_rows + 0.5), layout="constrained")
     figure.suptitle(heading, fontsize=10, parse_math=False)
     axes = figure.subplots(n_rows, 2 * columns, squeeze=False).reshape(n_rows * columns, 2)
     for axis in axes.flat:
         axis.set_axis_off()
-    for (left, right), picture, grid, title in zip(axes, pictures, grids, titles, strict=False):
-        limit = float(np.nanmax(np.abs(grid))) or 1.0
-        left.imshow(picture)
-        right.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
-        prompt, about = title.split("\n")
-        left.set_title(
-            prompt if len(prompt) <= 58 else prompt[:57] + "…", fontsize=6, wrap=True, loc="left", parse_math=False
-        )
-        right.set_title(about, fontsize=6, loc="left", parse_math=False)
+    for pair, picture, grid, (prompt, about) in zip(axes, pictures, grids, labels, strict=False):
+        pair[0].imshow(picture)
+        pair[1].imshow(grid, cmap="viridis", interpolation="nearest")
+        lines = textwrap.wrap(prompt, 34, max_lines=2, placeholder=" ...")
+        for axis, text in zip(pair, ("\n".join(lines), about), strict=True):
+            axis.set_title(text, fontsize=6, loc="left", parse_math=False)
     with matplotlib.rc_context({"savefig.dpi": 110}):
         figure.savefig(path)

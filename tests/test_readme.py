@@ -1,0 +1,149 @@
+"""Every command and every line of Python that the README shows, run as a user would, on the bundled model."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def block(after: str) -> list[str]:
+    """The lines of the first indented block after a heading."""
+    text = README.split(f"\n## {after}\n", 1)[1]
+    return [line[4:] for line in re.search(r"\n((?:    .*\n|\n)+)", text)[1].splitlines() if line]
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess:
+    words = shlex.split(line)
+    command = [str(BIN / words[0]), *words[1:]]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="module")
+def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess]:
+    """The README's main path, run once in one folder."""
+    folder = tmp_path_factory.mktemp("readme")
+    prompts = [
+        "a small pink star at the left on a gray background",
+        "a large red ring in the center on a blue background",
+    ]
+    (folder / "prompts.csv").write_text("prompt\n" + "\n".join(prompts) + "\n", encoding="utf-8")
+    done = {line: run(line, folder) for line in block("The main path")}
+    return {"folder": folder} | done
+
+
+def test_every_command_of_the_main_path_works(main_path: dict) -> None:
+    lines = block("The main path")
+    assert len(lines) == 7
+    for line in lines:
+        assert main_path[line].returncode == 0, (line, main_path[line].stderr)
+        assert "Traceback" not in main_path[line].stderr
+
+
+def test_the_manifest_has_a_row_per_prompt_and_seed(main_path: dict) -> None:
+    shown = run("fewchannels manifest show manifest.parquet --json", main_path["folder"])
+    about = json.loads(shown.stdout)
+    assert (about["n_samples"], about["n_prompts"], about["seeds"]["n"]) == (8, 2, 4)
+
+
+def test_the_estimate_is_within_5_percent_of_what_the_run_took(main_path: dict) -> None:
+    folder = main_path["folder"]
+    estimate = json.loads(
+        run("fewchannels capture --manifest manifest.parquet --out NEW --dry-run --json", folder).stdout
+    )
+    files = [file for file in (folder / "RUN").rglob("*") if file.is_file()]
+    assert not (folder / "NEW").exists()
+    assert estimate["n_files"] == len(files)
+    assert estimate["total_bytes"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.05)
+
+
+def test_sql_answers_with_one_row_per_layer(main_path: dict) -> None:
+    question = 'fewchannels sql RUN "select layer, count(*) as n from cells group by layer order by layer" --json'
+    rows = json.loads(run(question, main_path["folder"]).stdout)
+    assert rows == [{"layer": layer, "n": 8 * 20} for layer in range(6)]
+
+
+def test_the_python_of_the_readme_runs(main_path: dict) -> None:
+    code = "\n".join(block("In Python")) + "\nprint(score.dims, maps.dims, picture.size, *frame.columns[:3])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        cwd=main_path["folder"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "('sample', 'channel') ('sample', 'token') (64, 64) layer step channel"
+
+
+def test_the_demo_command_shows_tables_and_draws_a_sheet(tmp_path: Path) -> None:
+    done = run("fewchannels demo --out here --prompts 6", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Massive channels" in done.stdout
+    assert "Stability" in done.stdout
+    assert (tmp_path / "here" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+    suggested = [line.strip() for line in done.stdout.split("Try next:")[1].splitlines() if line.strip()]
+    assert len(suggested) == 4
+    for line in suggested:
+        assert run(line, tmp_path).returncode == 0, line
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("fewchannels capture --model dmeo --manifest manifest.parquet --out X", 2, "Did you mean 'demo'"),
+        ("fewchannels capture --manifest nowhere.parquet --out X", 2, "there is no manifest 'nowhere.parquet'"),
+        ("fewchannels capture --manifest manifest.parquet --out X --layers 6", 2, "the valid ones are 0 to 5"),
+        ("fewchannels capture --manifest manifest.parquet --out X --steps 20", 2, "the valid ones are 0 to 19"),
+        ("fewchannels capture --manifest manifest.parquet --out X --score mean_ab", 2, "Did you mean 'mean_abs'"),
+        ("fewchannels capture --manifest manifest.parquet --out RUN --top-k 5", 3, "config.top_k: 12 -> 5"),
+        ("fewchannels query RUN massive_chanels", 2, "Did you mean 'massive_channels'"),
+        ("fewchannels query nowhere massive_channels", 2, "there is no folder 'nowhere'"),
+        ('fewchannels sql RUN "drop view cells"', 2, "read-only"),
+        ("fewchannels runs show .", 2, "holds no run"),
+    ],
+)
+def test_a_users_mistake_ends_with_a_message_and_its_exit_code(
+    main_path: dict, line: str, code: int, says: str
+) -> None:
+    done = run(line, main_path["folder"])
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (main_path["folder"] / "X").exists()
+
+
+def test_a_failed_sample_gives_exit_code_5_and_the_failures_query_names_it(tmp_path: Path) -> None:
+    # Guidance of 1e38 leaves float32 inside the model: that sample fails by itself, the one beside it is done.
+    (tmp_path / "p.csv").write_text("prompt,guidance\na small red star,\na large red star,1e38\n", encoding="utf-8")
+    assert run("fewchannels manifest ingest p.csv -o m.parquet", tmp_path).returncode == 0
+    done = run("fewchannels capture --manifest m.parquet --out RUN --layers 0 --steps last", tmp_path)
+    assert done.returncode == 5
+    assert "1 of 2 samples are done, 1 failed" in done.stderr
+    (failed,) = json.loads(run("fewchannels query RUN failures --json", tmp_path).stdout)
+    assert failed["prompt"] == "a large red star"
+    assert "non-finite hidden states" in failed["error"]
+
+
+def test_settings_come_from_the_command_line_then_the_file_then_the_default(main_path: dict) -> None:
+    folder = main_path["folder"]
+    (folder / "settings.yaml").write_text("layers: [0, 5]\nsteps: last\ntop_k: 3\n", encoding="utf-8")
+    line = "fewchannels capture --manifest manifest.parquet --out NEW --config settings.yaml --top-k 7 --dry-run --json"
+    estimate = json.loads(run(line, folder).stdout)
+    chunk_index = 16 * 2 + 4  # two layers, one chunk each
+    assert estimate["array_bytes"]["massive_channel"] == 8 * 1 * 2 * 7 * 4 + chunk_index
+
+
+def test_every_command_has_an_example_in_its_help() -> None:
+    for words in ("manifest ingest", "manifest show", "capture", "query", "sql", "runs show", "demo"):
+        shown = subprocess.run(
+            [str(BIN / "fewchannels"), *words.split(), "--help"], capture_output=True, text=True, check=True
+        )
+        assert f"fewchannels {words}" in shown.stdout.split("Example")[1], words
