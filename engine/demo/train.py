@@ -8,7 +8,8 @@ Three stages, each resumable from its last checkpoint by running the same comman
 3. ``distil``: guidance distilled into the guidance embedding, as in FLUX.1-dev: the student learns the velocity that
    classifier-free guidance with scale ``w`` would give, ``w`` uniform in :data:`GUIDANCE_RANGE`.
 
-Batches are drawn from (seed, stage, step), so an interrupted training goes on as if it had not been.
+Batches are drawn from (seed, stage, step), so an interrupted training goes on as if it had not been: on one CPU thread
+to the last bit, on several but for the order in which gradients are summed.
 """
 
 import argparse
@@ -106,7 +107,7 @@ class Trainer:
             for name, state in saved.items():
                 parts[name].load_state_dict(state)
         learner.train()
-        total = 0.0
+        losses: list[float] = []
         for step in (bar := tqdm(range(first, steps), desc=stage, initial=first, total=steps, mininterval=2)):
             loss = loss_of(self._generator(stage, step))
             loss.backward()
@@ -116,11 +117,12 @@ class Trainer:
             optimizer.zero_grad()
             if mean is not None:
                 mean.update_parameters(learner)
-            total += loss.item()
-            if (step + 1) % 100 == 0:
-                bar.set_postfix(loss=f"{total / 100:.4f}")
-                self._log(stage=stage, step=step + 1, loss=round(total / 100, 5), rate=schedule.get_last_lr()[0])
-                total = 0.0
+            losses.append(loss.item())
+            if (step + 1) % 100 == 0 or step + 1 == steps:
+                average_loss = sum(losses) / len(losses)
+                bar.set_postfix(loss=f"{average_loss:.4f}")
+                self._log(stage=stage, step=step + 1, loss=round(average_loss, 5), rate=schedule.get_last_lr()[0])
+                losses.clear()
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
                 state = {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}
                 torch.save(state, path.with_suffix(".tmp"))
