@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -9,6 +10,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 import torch
 
+from engine import manifest
 from engine.demo.build import Architecture, build_pipeline
 
 TINY = Architecture(
@@ -26,8 +28,8 @@ TINY = Architecture(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +43,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def manifest_of(tmp_path: Path):
     """A function that ingests CSV text and returns the manifest's path."""
-    from engine import manifest
-
     def make(text: str, name: str = "manifest", **options) -> Path:
         source, path = tmp_path / f"{name}.csv", tmp_path / f"{name}.parquet"
         source.write_text(text, encoding="utf-8")
@@ -50,3 +50,15 @@ def manifest_of(tmp_path: Path):
         return path
 
     return make
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """A function that ingests the bytes of a file and returns the report."""
+
+    def ingest(name: str, content: str | bytes, **options: Any) -> manifest.IngestReport:
+        source = tmp_path / name
+        source.write_bytes(content.encode() if isinstance(content, str) else content)
+        return manifest.ingest([source], tmp_path / "manifest.parquet", **options)
+
+    return ingest

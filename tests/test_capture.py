@@ -34,7 +34,7 @@ def job(tmp_path: Path, manifest_of, config: CaptureConfig) -> Job:
 
 def run_all(job: Job, manifest_path: Path, tasks: list[int] | None = None) -> CaptureWorker:
     begin(job, manifest_path)
-    worker = CaptureWorker(job, 2)
+    worker = CaptureWorker(job, 1)
     for task in pending_tasks(job) if tasks is None else tasks:
         worker(task)
     return worker
@@ -137,7 +137,7 @@ def test_a_shorter_score_list_or_another_score_ranks_by_that_score(
 def test_a_finished_task_is_not_pending_and_its_files_are_complete(job: Job, tmp_path: Path) -> None:
     begin(job, tmp_path / "manifest.parquet")
     assert pending_tasks(job) == [0, 1, 2]
-    CaptureWorker(job, 2)(1)
+    CaptureWorker(job, 1)(1)
     assert pending_tasks(job) == [0, 2]
     record = Ledger(job.run).records(job.fingerprint)[1]
     assert (record.start, record.stop, record.n_done, record.n_failed, record.attempt) == (2, 4, 2, 0, 1)
@@ -171,7 +171,7 @@ def test_a_sample_that_fails_fails_alone_and_is_tried_again_next_time(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(job, tmp_path / "manifest.parquet")
-    worker = CaptureWorker(job, 2)
+    worker = CaptureWorker(job, 1)
     generate = worker.sampler.generate
 
     def fails_on_rings(samples, settings):
@@ -196,7 +196,7 @@ def test_a_sample_that_fails_fails_alone_and_is_tried_again_next_time(
 
 def test_non_finite_hidden_states_are_recorded_counted_and_called_a_failure(job: Job, tmp_path: Path) -> None:
     begin(job, tmp_path / "manifest.parquet")
-    worker = CaptureWorker(job, 2)
+    worker = CaptureWorker(job, 1)
     with torch.no_grad():
         worker.sampler.pipeline.transformer.transformer_blocks[1].ff.net[2].bias[3] = torch.inf
     assert worker(0).n_failed == 2
@@ -213,7 +213,7 @@ def test_a_task_that_keeps_failing_is_given_up_after_bounded_attempts(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(job, tmp_path / "manifest.parquet")
-    worker = CaptureWorker(job, 2)
+    worker = CaptureWorker(job, 1)
     monkeypatch.setattr(worker, "rows", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker(0)
@@ -229,7 +229,7 @@ def test_a_full_disk_stops_at_once_and_the_run_can_go_on(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(job, tmp_path / "manifest.parquet")
-    worker = CaptureWorker(job, 2)
+    worker = CaptureWorker(job, 1)
 
     def full(*arguments) -> None:
         raise OSError(28, "No space left on device")
@@ -274,7 +274,7 @@ def test_a_run_whose_beginning_was_interrupted_begins_again(job: Job, tmp_path: 
     begin(job, tmp_path / "manifest.parquet")
     (job.run / "run.json").unlink()
     assert begin(job, tmp_path / "manifest.parquet") is False
-    CaptureWorker(job, 2)(0)
+    CaptureWorker(job, 1)(0)
     assert pending_tasks(job) == [1, 2]
 
 

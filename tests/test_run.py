@@ -15,6 +15,7 @@ import xarray as xr
 from engine import manifest, open_run
 from engine.config import CaptureConfig
 from engine.job import begin, prepare
+from engine.run import choose_pool
 from engine.worker import CaptureWorker
 
 N_SAMPLES, N_TASKS = 24, 12
@@ -34,7 +35,7 @@ def undisturbed(manifest_path: Path, tiny_model: Path, tmp_path_factory: pytest.
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     job = prepare(manifest_path, run, CaptureConfig(model=str(tiny_model), **FLAGS))
     begin(job, manifest_path)
-    worker = CaptureWorker(job, 1)
+    worker = CaptureWorker(job, choose_pool(2, None).cpus_per_actor)
     for task in range(N_TASKS):
         worker(task)
     return run

@@ -20,26 +20,28 @@ def capture(
     manifest: Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")],
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
-    model: Annotated[str | None, typer.Option(help="demo, a folder, or a hub id. [default: demo]")] = None,
+    model: Annotated[str | None, typer.Option(help="demo, a folder, or a hub id.", show_default="demo")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    layers: Annotated[str | None, typer.Option(help="all, dual, single, or indices: 0,5. [default: all]")] = None,
-    steps: Annotated[str | None, typer.Option(help="all, last, or indices: 0,9,19. [default: all]")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Channels whose token maps are kept. [default: 12]")] = None,
+    layers: Annotated[str | None, typer.Option(help="all, dual, single, or indices: 0,5.", show_default="all")] = None,
+    steps: Annotated[str | None, typer.Option(help="all, last, or indices: 0,9,19.", show_default="all")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Channels whose token maps are kept.", show_default="12")] = None,
     score: Annotated[
-        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels. [default: mean_abs]")
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="mean_abs")
     ] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps. [default: 20]")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Embedded guidance. [default: 3.5]")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="20")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Embedded guidance.", show_default="3.5")] = None,
     true_cfg_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance, two forwards a step; 1 is off. [default: 1]")
+        float | None, typer.Option(help="Classifier-free guidance, two forwards a step; 1 is off.", show_default="1")
     ] = None,
-    height: Annotated[int | None, typer.Option(help="Picture height, pixels. [default: the model's]")] = None,
-    width: Annotated[int | None, typer.Option(help="Picture width, pixels. [default: the model's]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: float32]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples generated together. [default: 16]")] = None,
-    shard_samples: Annotated[int | None, typer.Option(help="Samples in a task and a shard. [default: 16]")] = None,
-    actors: Annotated[int | None, typer.Option(help="Ray actors. [default: one per GPU, or per two CPUs]")] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of each actor. [default: 1 if there are]")] = None,
+    height: Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")] = None,
+    width: Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples generated together.", show_default="16")] = None,
+    shard_samples: Annotated[int | None, typer.Option(help="Samples in a task and a shard.", show_default="16")] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray actors.", show_default="one per GPU, or per two CPUs")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")

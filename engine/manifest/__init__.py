@@ -1,0 +1,40 @@
+"""Manifests: any table of prompts becomes one validated Parquet file, one row per sample (a prompt and a seed).
+
+``ingest`` writes a manifest, everything else reads one. The columns are those of ``schemas/manifest.yaml``, then the
+source's own. A sample's id says what decides its picture, so the same prompt and seed have the same id in any file.
+"""
+
+from engine.manifest.columns import ALIASES, PROMPT_COLUMNS
+from engine.manifest.read import (
+    Sample,
+    SettingsUsed,
+    count,
+    digest,
+    read_samples,
+    sample_ids,
+    settings_used,
+    summary,
+    validate,
+)
+from engine.manifest.rows import BadRow, BadRowsError, sample_id
+from engine.manifest.write import IngestReport, ingest, parse_seeds
+
+__all__ = [
+    "ALIASES",
+    "PROMPT_COLUMNS",
+    "BadRow",
+    "BadRowsError",
+    "IngestReport",
+    "Sample",
+    "SettingsUsed",
+    "count",
+    "digest",
+    "ingest",
+    "parse_seeds",
+    "read_samples",
+    "sample_id",
+    "sample_ids",
+    "settings_used",
+    "summary",
+    "validate",
+]
