@@ -40,7 +40,9 @@ def run_all(job: Job, manifest_path: Path, tasks: list[int] | None = None) -> Ca
     return worker
 
 
-def direct_run(folder: Path, prompts: list[str], seeds: list[int]) -> tuple[list[np.ndarray], np.ndarray]:
+def direct_run(
+    folder: Path, prompts: list[str], seeds: list[int], **guidance: object
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Pictures and every block's image stream ``(step, layer, sample, token, channel)``, by diffusers alone."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -56,8 +58,9 @@ def direct_run(folder: Path, prompts: list[str], seeds: list[int]) -> tuple[list
             guidance_scale=3.5,
             max_sequence_length=16,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            **guidance,
         ).images
-    return [np.asarray(image) for image in images], np.stack(states).reshape(3, 4, *states[0].shape)
+    return [np.asarray(image) for image in images], np.stack(states).reshape(3, -1, *states[0].shape)
 
 
 def test_what_is_stored_equals_a_direct_run_of_the_model(job: Job, tmp_path: Path, tiny_model: Path) -> None:
@@ -80,6 +83,26 @@ def test_what_is_stored_equals_a_direct_run_of_the_model(job: Job, tmp_path: Pat
                 top = np.argsort(-np.abs(states[step, layer, sample]).mean(0), kind="stable")[:4]
                 np.testing.assert_array_equal(stored["massive_channel"][step, layer], top)
                 np.testing.assert_array_equal(stored["massive_value"][step, layer], states[step, layer, sample].T[top])
+
+
+def test_only_the_conditional_branch_of_classifier_free_guidance_is_stored(
+    manifest_of, config: CaptureConfig, tmp_path: Path, tiny_model: Path
+) -> None:
+    path = manifest_of("prompt,negative_prompt\na small red star,a large blue ring\na green heart,\n")
+    run_all(prepare(path, tmp_path / "run", CaptureConfig(**{**vars(config), "true_cfg_scale": 4.0})), path)
+    pictures, states = direct_run(
+        tiny_model,
+        ["a small red star", "a green heart"],
+        [0, 0],
+        true_cfg_scale=4.0,
+        negative_prompt=["a large blue ring", ""],
+    )
+    conditional = states[:, :4]  # each step runs the 4 layers for the prompt, then for the negative prompt
+    run = open_run(tmp_path / "run")
+    stored = run.activations["max_abs"].values
+    np.testing.assert_array_equal(stored, np.abs(conditional).max(axis=3).transpose(2, 0, 1, 3))
+    assert not np.array_equal(stored, np.abs(states[:, 4:]).max(axis=3).transpose(2, 0, 1, 3))
+    np.testing.assert_array_equal(np.asarray(run.image(str(run.activations.sample_id.values[0]))), pictures[0])
 
 
 def test_cells_equal_arithmetic_on_the_direct_run(job: Job, tmp_path: Path, tiny_model: Path) -> None:

@@ -41,7 +41,7 @@ def show(
     table.add_row("weights", about["model"]["weights_sha256"])
     for name, value in about["config"].items():
         if name not in ("model", "revision") and value is not None:
-            table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            table.add_row(name, _indices(value) if isinstance(value, list) else str(value))
     table.add_row("kept", " x ".join(f"{about['geometry'][f'n_{d}']} {d}" for d in ("layers", "channels", "tokens")))
     table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
     if about["seconds_per_sample"] is not None:
@@ -52,3 +52,14 @@ def show(
     table.add_row("begun", about["created"])
     table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
     results.print(table)
+
+
+def _indices(values: list[int]) -> str:
+    """Ascending indices with runs of neighbours shortened: ``0-19, 25``."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
