@@ -1,0 +1,436 @@
+"""A run as SQL: DuckDB views over its tables, read-only, and the named queries of ``queries/*.sql``."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from engine.errors import FewchannelsError, InputError, StorageError, unknown
+from engine.ledger import Ledger, Record
+from engine.resources import folder
+from engine.runfile import NAME, read_description
+from engine.tables import replace_durably, schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VIEWS = ("cells", "manifest", "run", "samples", "tasks")
+_RUN_TYPES = {
+    "n_samples": "bigint",
+    "n_steps": "integer",
+    "n_layers": "integer",
+    "n_channels": "integer",
+    "n_tokens": "integer",
+    "top_k": "integer",
+    "score": "varchar",
+    "model": "varchar",
+    "fingerprint": "varchar",
+    "n_tasks": "bigint",
+    "n_tasks_done": "bigint",
+}
+_TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a query.
+
+    Attributes:
+        name: as in ``--param name=value``.
+        type: int, float, str or bool.
+        default: what it is when it is not given.
+        choices: the valid values; empty where every value of the type is valid.
+        doc: what it does.
+    """
+
+    name: str
+    type: type
+    default: int | float | str | bool
+    choices: tuple[str, ...]
+    doc: str
+
+    def parse(self, text: str) -> int | float | str | bool:
+        """The value that a text such as ``0.5`` or ``true`` means, checked.
+
+        Raises:
+            InputError: it means none.
+        """
+        try:
+            if self.type is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return self.check(self.type(text))
+        except (KeyError, ValueError):
+            raise self._refused(text) from None
+
+    def check(self, value: object) -> int | float | str | bool:
+        """The value as DuckDB is given it.
+
+        Raises:
+            InputError: it has another type, is not finite, or is not one of the choices.
+        """
+        if self.type is bool or isinstance(value, bool):
+            valid = self.type is bool and isinstance(value, bool)
+        else:
+            valid = isinstance(value, {int: Integral, float: Real, str: str}[self.type])
+        if not valid or (self.type is float and not math.isfinite(value)):  # type: ignore[arg-type]
+            raise self._refused(value)
+        if self.choices and value not in self.choices:
+            raise unknown(f"value of parameter {self.name!r}", value, self.choices)
+        return self.type(value)  # numpy's numbers become Python's
+
+    def _refused(self, value: object) -> InputError:
+        kind = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}[self.type]
+        return InputError(f"parameter {self.name!r} is {value!r}; it takes {kind}, for example {self.default!r}.")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a query's result: its name, its unit or kind, and what it says."""
+
+    name: str
+    unit: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A named query: one file of ``queries/``, described by its own comment header.
+
+    Attributes:
+        name: the file's name without ``.sql``.
+        purpose: what it answers, and the definitions it uses.
+        grain: what one row is.
+        parameters: by position in the header.
+        columns: of the result, in order.
+        sql: the whole file.
+    """
+
+    name: str
+    purpose: str
+    grain: str
+    parameters: tuple[Parameter, ...]
+    columns: tuple[Column, ...]
+    sql: str
+
+    def bind(self, given: Mapping[str, object]) -> dict[str, Any]:
+        """Every parameter's value: the given one, checked, or the default.
+
+        Raises:
+            InputError: an unknown parameter or an unfit value.
+        """
+        names = [parameter.name for parameter in self.parameters]
+        for name in given:
+            if not names:
+                raise InputError(f"query {self.name!r} takes no parameters, and {name!r} was given. Leave it out.")
+            if name not in names:
+                raise unknown(f"parameter of query {self.name!r}", name, names)
+        return {p.name: p.check(given[p.name]) if p.name in given else p.default for p in self.parameters}
+
+
+def _sections(sql: str) -> Iterator[tuple[str, str]]:
+    """``(keyword, text)`` of a header; a line indented under its section belongs to it."""
+    section: list[str] = []
+    for line in sql.splitlines():
+        if not line.startswith("--"):
+            break
+        if line.startswith("--   ") and section:
+            section.append(line[2:].strip())
+            continue
+        if section:
+            yield section[0], " ".join(section[1:])
+        keyword, _, rest = line[2:].strip().partition(" ")
+        section = [keyword.removesuffix(":"), rest]
+    if section:
+        yield section[0], " ".join(section[1:])
+
+
+_PARAMETER = re.compile(r"(\w+): (int|float|str|bool) = (\S+)(?: \{(.+?)\})? -- (.+)")
+_COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
+
+
+def parse_query(name: str, sql: str) -> Query:
+    """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
+
+    Raises:
+        ValueError: a line of the header is none of these or is not written as they are.
+    """
+    texts: dict[str, str] = {}
+    parameters, columns = [], []
+    for keyword, text in _sections(sql):
+        if keyword in ("purpose", "grain"):
+            texts[keyword] = text
+        elif keyword == "param" and (match := _PARAMETER.fullmatch(text)):
+            kind = {"int": int, "float": float, "str": str, "bool": bool}[match[2]]
+            choices = tuple(match[4].split(", ")) if match[4] else ()
+            blank = Parameter(match[1], kind, "", choices, match[5])
+            parameters.append(Parameter(match[1], kind, blank.parse(match[3]), choices, match[5]))
+        elif keyword == "column" and (match := _COLUMN.fullmatch(text)):
+            columns.append(Column(match[1], match[2], match[3]))
+        else:
+            raise ValueError(f"queries/{name}.sql: cannot read the header at {keyword!r} {text!r}")
+    return Query(name, texts["purpose"], texts["grain"], tuple(parameters), tuple(columns), sql)
+
+
+@cache
+def queries() -> dict[str, Query]:
+    """Every query of ``queries/``, by name, in alphabetical order."""
+    files = sorted((file for file in folder("queries").iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
+    names = [file.name.removesuffix(".sql") for file in files]
+    return {name: parse_query(name, file.read_text(encoding="utf-8")) for name, file in zip(names, files, strict=True)}
+
+
+class Answer:
+    """What a question returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+
+    Args:
+        table: a ``pyarrow.Table``.
+        query: the named query it answers, which says what its columns are; None for free SQL.
+    """
+
+    def __init__(self, table: Any, query: Query | None = None) -> None:
+        self.query = query
+        for i, field in enumerate(table.schema):
+            if str(field.type).startswith("decimal"):  # sums of integers and literals such as 0.5
+                table = table.set_column(i, field.name, _without_decimals(table.column(i)))
+        self._table = table
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' names."""
+        return list(self._table.column_names)
+
+    def arrow(self) -> Any:
+        """As an Arrow table."""
+        return self._table
+
+    def df(self) -> "pd.DataFrame":
+        """As a pandas frame."""
+        return self._table.to_pandas()
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Every row, as Python values."""
+        return list(zip(*(column.to_pylist() for column in self._table.columns), strict=True))
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """The first row, or None when there is none."""
+        return next(iter(self.head(1).fetchall()), None)
+
+    def head(self, n: int) -> "Answer":
+        """The first ``n`` rows."""
+        return Answer(self._table.slice(0, n), self.query)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __repr__(self) -> str:
+        table = self._table
+        for i, field in enumerate(table.schema):
+            if str(field.type) == "binary":
+                sizes = [None if blob is None else f"<{len(blob)} bytes>" for blob in table.column(i).to_pylist()]
+                table = table.set_column(i, field.name, [sizes])
+        with duckdb.connect() as printer:
+            return str(printer.from_arrow(table))
+
+    def write_parquet(self, path: Path) -> None:
+        """Write it as one Parquet file, whole or not at all. Safe to repeat: it replaces the file.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with duckdb.connect() as writer:
+                writer.from_arrow(self._table).write_parquet(str(temporary), compression="zstd")
+            replace_durably(temporary, path)
+        except (OSError, duckdb.Error) as error:
+            raise StorageError(f"cannot write {str(path)!r}: {error}") from None
+
+
+def _without_decimals(column: Any) -> Any:
+    try:
+        return column.cast("int64" if column.type.scale == 0 else "double")
+    except ValueError:  # beyond 64 bits
+        return column.cast("double")
+
+
+def _literal(text: object) -> str:
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def _pattern(path: Path) -> str:
+    """The glob pattern that matches this one path: DuckDB reads every file name as a pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+class Catalog:
+    """Read-only SQL over one run, as its ledger was when the catalog was opened.
+
+    Views: ``manifest``, ``samples`` and ``cells`` (``schemas/*.yaml``; only files of tasks that have a record),
+    ``tasks`` (the records, one row each, ``finished`` in UTC) and ``run`` (one row).
+    Nothing can be written and no other file can be read.
+
+    Args:
+        path: the run's folder.
+
+    Raises:
+        InputError: the folder holds no run, or one of a newer format.
+        StorageError: a file of a recorded task is missing or damaged.
+        RunConflictError: a record belongs to another run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        if not self.path.exists():
+            raise InputError(
+                f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
+            )
+        description = read_description(self.path)
+        try:
+            self._records = Ledger(self.path).records(description["fingerprint"])
+            values = description["geometry"] | description["config"] | description
+            values |= {"model": description["config"]["model"], "n_tasks_done": len(self._records)}
+            run = {name: values[name] for name in _RUN_TYPES}
+        except KeyError as error:
+            raise StorageError(f"{self.path / NAME} is damaged: it has no {error}.") from None
+        self._connection = duckdb.connect(":memory:")
+        try:
+            self._add_views(run)
+            self._lock()
+        except duckdb.Error as error:
+            self.close()
+            raise self._translated(error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Catalog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; answers already given stay valid."""
+        self._connection.close()
+
+    def sql(self, text: str) -> Answer:
+        """Ask one read-only SQL question of the views.
+
+        Raises:
+            InputError: it is not one SELECT statement, DuckDB does not understand it, or it reads another file.
+            StorageError: a file of the run cannot be read.
+        """
+        return Answer(self._ask(text, None))
+
+    def query(self, name: str, /, **parameters: object) -> Answer:
+        """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see :func:`queries`.
+
+        Raises:
+            InputError: an unknown query or parameter, or an unfit value.
+            StorageError: a file of the run cannot be read.
+        """
+        if name not in queries():
+            raise unknown("query", name, queries())
+        chosen = queries()[name]
+        return Answer(self._ask(chosen.sql, chosen.bind(parameters)), chosen)
+
+    def picture(self, sample_id: str) -> bytes | None:
+        """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""
+        found = self._ask("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
+        return next(iter(found.column("image").to_pylist()), None)
+
+    def _ask(self, text: str, parameters: dict[str, Any] | None) -> Any:
+        try:
+            statements = self._connection.extract_statements(text)
+            if len(statements) != 1:
+                raise InputError(f"give one SELECT statement; this text has {len(statements)}.")
+            kind = statements[0].type
+            if kind.name == "MULTI":
+                raise InputError("PIVOT must name its values, as in: pivot ... on column in ('a', 'b') using ...")
+            if kind.name != "SELECT":
+                raise InputError(f"{kind.name} is refused: the catalog is read-only. Ask with one SELECT statement.")
+            return self._connection.sql(text, params=parameters).to_arrow_table()
+        except (duckdb.InternalException, duckdb.FatalException):
+            raise  # a fault of DuckDB's own: its trace is wanted
+        except duckdb.Error as error:
+            raise self._translated(error) from None
+
+    def _translated(self, error: duckdb.Error) -> FewchannelsError:
+        message = str(error).strip()
+        if isinstance(error, duckdb.PermissionException):
+            self._check_files()  # a file that has gone is searched for as a pattern, which is not permitted
+            return InputError(
+                f"a question reads this run's tables only ({', '.join(VIEWS)}), no other file or address. {message}"
+            )
+        if isinstance(error, duckdb.IOException) or f"{self.path}/" in message:
+            return StorageError(f"the run {str(self.path)!r} cannot be read: {message}")
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return FewchannelsError(f"the answer does not fit in memory; ask for fewer rows or columns. {message}")
+        if isinstance(error, duckdb.CatalogException) and "Table" in message:
+            return InputError(f"{message}\nTables: {', '.join(VIEWS)}.")
+        return InputError(message)
+
+    def _add_views(self, run: dict[str, Any]) -> None:
+        parts = {
+            table: [self.path / table / f"{task:05d}.parquet" for task in sorted(self._records)]
+            for table in ("cells", "samples")
+        }
+        self._files = [self.path / "manifest.parquet", *parts["cells"], *parts["samples"]]
+        self._check_files()
+        self._add_view("manifest", self._files[:1], "*")
+        for table, paths in parts.items():
+            self._add_view(table, paths, ", ".join(schema(table).names))
+        names = {field.name: _TASK_TYPES[field.type] for field in fields(Record)}  # type: ignore[index]
+        names["finished"] = "timestamp"
+        rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
+        self._connection.execute(
+            f"create table tasks as select {rows}",
+            {name: [getattr(record, name) for record in self._records.values()] for name in names},
+        )
+        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _RUN_TYPES.items())
+        self._connection.execute(f"create table run as select {columns}", run)
+        allowed = ", ".join(_literal(name) for file in self._files for name in {str(file), _pattern(file)})
+        self._connection.execute(f"set allowed_paths = [{allowed}]")
+
+    def _check_files(self) -> None:
+        for file in self._files:
+            if not file.is_file():
+                raise StorageError(
+                    f"{file} is missing, and run and ledger name it. Restore it, or delete its record in "
+                    f"{self.path / 'ledger'} and capture again."
+                )
+
+    def _add_view(self, name: str, files: list[Path], columns: str) -> None:
+        if not files:
+            empty = self._connection.from_arrow(schema(name).empty_table())
+            empty.create(name)
+            return
+        patterns = ", ".join(_literal(_pattern(file)) for file in files)
+        # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
+        self._connection.execute(
+            f"create view {name} as select {columns} from read_parquet([{patterns}], hive_partitioning = false)"
+        )
+
+    def _lock(self) -> None:
+        for setting in (
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            "python_enable_replacements = false",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            self._connection.execute(f"set {setting}")
+
+
+def open_catalog(path: str | Path) -> Catalog:
+    """Open a run's catalog; see :class:`Catalog`."""
+    return Catalog(path)

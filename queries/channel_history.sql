@@ -1,0 +1,120 @@
+-- purpose: How does one channel go through layers and steps? How often it is among the k of largest score, its rank
+--   there, and its score relative to the median channel's. A cell whose hidden state or ratio is not finite is left
+--   out and counted. Intervals are 95 %: Wilson's for the frequency, mean +- 1.96 standard errors over samples for
+--   the means (null for one sample). Samples count as independent.
+-- grain: one row per (layer, step), also where the channel is never selected
+-- param channel: int = -1 -- which channel; -1 takes the one that is in the top-k of the most cells of the run
+-- param layer: int = -1 -- only this layer; -1 takes all
+-- param step: int = -1 -- only this step; -1 takes all
+-- column channel: index -- the channel
+-- column layer: index -- global block index
+-- column step: index -- denoising step, 0-based
+-- column n: samples -- samples with the channel in their top-k
+-- column n_samples: samples -- samples with a usable cell here
+-- column frequency: 0 to 1 -- n / n_samples
+-- column frequency_low: 0 to 1 -- lower end of its interval
+-- column frequency_high: 0 to 1 -- upper end of its interval
+-- column mean_ratio: x median -- mean of the channel's score / lower median score of all channels, over the n samples
+-- column ratio_low: x median -- lower end of its interval
+-- column ratio_high: x median -- upper end of its interval
+-- column mean_rank: rank -- mean place among the top-k over the n samples; 1 is the largest score
+-- column rank_low: rank -- lower end of its interval
+-- column rank_high: rank -- upper end of its interval
+-- column n_nonfinite: cells -- cells left out here
+with usable_cells as (
+    select layer, step, top_channels, top_scores, median_score
+    from cells
+    where nonfinite = 0 and isfinite(ratio)
+),
+
+counts as (
+    select
+        layer,
+        step,
+        count(*) filter (nonfinite = 0 and isfinite(ratio)) as n_samples,
+        count(*) filter (not (nonfinite = 0 and isfinite(ratio))) as n_nonfinite
+    from cells
+    where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
+    group by layer, step
+),
+
+commonest as (
+    select channel
+    from (select unnest(top_channels) as channel from usable_cells)
+    group by channel
+    order by count(*) desc, channel
+    limit 1
+),
+
+chosen as (
+    select if($channel = -1, (select channel from commonest), $channel) as channel
+),
+
+selected as (
+    select
+        layer,
+        step,
+        list_position(top_channels, channel) as rank,
+        top_scores[list_position(top_channels, channel)]::double / median_score as ratio
+    from usable_cells
+    join chosen on list_contains(top_channels, channel)
+),
+
+by_cell as (
+    select
+        layer,
+        step,
+        count(*) as n,
+        avg(rank) as mean_rank,
+        1.959964 * stddev_samp(rank) / sqrt(count(*)) as rank_margin,
+        avg(ratio) as mean_ratio,
+        1.959964 * stddev_samp(ratio) / sqrt(count(*)) as ratio_margin
+    from selected
+    group by layer, step
+),
+
+with_frequency as (
+    select
+        layer,
+        step,
+        coalesce(n, 0) as n,
+        n_samples,
+        coalesce(n, 0) / nullif(n_samples, 0) as frequency,
+        mean_rank,
+        rank_margin,
+        mean_ratio,
+        ratio_margin,
+        n_nonfinite
+    from counts
+    left join by_cell using (layer, step)
+),
+
+with_wilson as (
+    select
+        *,
+        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_centre,
+        1.959964
+        * sqrt(frequency * (1 - frequency) / n_samples + pow(1.959964 / (2 * n_samples), 2))
+        / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
+    from with_frequency
+)
+
+select
+    channel,
+    layer,
+    step,
+    n,
+    n_samples,
+    frequency,
+    if(n_samples = 0, null, greatest(wilson_centre - wilson_margin, 0)) as frequency_low,
+    if(n_samples = 0, null, least(wilson_centre + wilson_margin, 1)) as frequency_high,
+    mean_ratio,
+    mean_ratio - ratio_margin as ratio_low,
+    mean_ratio + ratio_margin as ratio_high,
+    mean_rank,
+    mean_rank - rank_margin as rank_low,
+    mean_rank + rank_margin as rank_high,
+    n_nonfinite
+from with_wilson
+cross join chosen
+order by layer, step

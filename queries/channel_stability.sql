@@ -1,0 +1,195 @@
+-- purpose: Are the massive channels the same from sample to sample? By layer, the mean Jaccard overlap (shared /
+--   in either) of the top-k sets of two samples at the same step, over all pairs with the same prompt (another
+--   seed: within) and over all pairs with different prompts (across); a pair's overlap is its mean over the chosen
+--   steps. Pairs share samples, so intervals are clustered by prompt: for across, a U-statistic, the standard error
+--   is about 2 sd(mean overlap of each prompt with the others) / sqrt(n_prompts), which is 2 sd(per-sample mean) /
+--   sqrt(n_samples) where every prompt has one seed; for within it is sd(prompt means) / sqrt(prompts), both
+--   weighted by pairs. 95 %, mean +- 1.96 standard errors, cut to 0 to 1; null below 2 prompts with pairs within,
+--   3 across, and rough below about 20. A cell whose hidden state or ratio is not finite is left out and counted.
+-- grain: one row per layer
+-- param step: int = -1 -- only this step; -1 takes all
+-- param max_samples: int = 256 -- use so many samples, as pairs grow with their square; 0 takes all. They
+--   are taken in order of the prompt's MD5, then of seed, so seeds of a prompt stay together, the choice does not
+--   depend on the manifest's order, and all numbers are exact for the samples taken
+-- column layer: index -- global block index
+-- column n_samples: samples -- samples used
+-- column n_prompts: prompts -- different prompts among them
+-- column k: channels -- size of the top-k sets, the largest
+-- column within: 0 to 1 -- mean overlap of two seeds of one prompt; null without such a pair
+-- column within_low: 0 to 1 -- lower end of its interval
+-- column within_high: 0 to 1 -- upper end of its interval
+-- column n_pairs_within: pairs -- pairs of samples behind it
+-- column across: 0 to 1 -- mean overlap of two prompts; null without such a pair
+-- column across_low: 0 to 1 -- lower end of its interval
+-- column across_high: 0 to 1 -- upper end of its interval
+-- column n_pairs_across: pairs -- pairs of samples behind it
+-- column chance: 0 to 1 -- expected overlap of two random k-sets of all channels (hypergeometric, exact)
+-- column core: channels -- channels in the top-k of every sample at every chosen step
+-- column highest_frequency: 0 to 1 -- share of cells with the most frequent channel in the top-k (the largest of
+--   all channels', so it has no interval; massive_channels has each channel's)
+-- column n_nonfinite: cells -- cells left out here
+with chosen as (
+    select layer, step, sample, top_channels, nonfinite = 0 and isfinite(ratio) as usable
+    from cells
+    where $step = -1 or step = $step
+),
+
+taken as (
+    select sample, dense_rank() over (order by md5(prompt), prompt) as prompt
+    from samples
+    where sample in (select sample from chosen)
+    qualify $max_samples = 0 or row_number() over (order by md5(prompt), prompt, seed, sample) <= $max_samples
+),
+
+layers as (
+    select
+        layer,
+        count(distinct sample) filter (usable) as n_samples,
+        count(distinct prompt) filter (usable) as n_prompts,
+        count(*) filter (usable) as n_cells,
+        count(*) filter (not usable) as n_nonfinite,
+        coalesce(max(len(top_channels)) filter (usable), 0) as k
+    from chosen
+    join taken using (sample)
+    group by layer
+),
+
+selected as (
+    select layer, step, sample, prompt, len(top_channels) as k, unnest(top_channels) as channel
+    from chosen
+    join taken using (sample)
+    where usable
+),
+
+frequencies as (
+    select layer, channel, count(*) as n
+    from selected
+    group by layer, channel
+),
+
+-- Each layer's channels are numbered without gaps, so that a set is a short string of bits.
+numbered as (
+    select
+        layer,
+        channel,
+        row_number() over (partition by layer order by channel) - 1 as place,
+        repeat('0', count(*) over (partition by layer))::bit as none
+    from frequencies
+),
+
+sets as (
+    select
+        layer,
+        step,
+        sample,
+        any_value(prompt) as prompt,
+        any_value(k) as k,
+        bit_or(set_bit(none, place::int, 1)) as bits
+    from selected
+    join numbered using (layer, channel)
+    group by layer, step, sample
+),
+
+by_step as (
+    select
+        a.layer,
+        a.sample as sample_a,
+        b.sample as sample_b,
+        a.prompt as prompt_a,
+        b.prompt as prompt_b,
+        a.k + b.k as sizes,
+        bit_count(a.bits & b.bits) as shared
+    from sets as a
+    join sets as b on a.layer = b.layer and a.step = b.step and a.sample < b.sample
+),
+
+pairs as (
+    select layer, prompt_a, prompt_b, avg(shared / (sizes - shared)) as jaccard
+    from by_step
+    group by layer, sample_a, sample_b, prompt_a, prompt_b
+),
+
+-- Every pair counts for each prompt in it: once within, twice across.
+by_prompt as (
+    select layer, prompt_a = prompt_b as within, prompt_a as prompt, sum(jaccard) as total, count(*) as n
+    from (
+        select layer, prompt_a, prompt_b, jaccard from pairs
+        union all
+        select layer, prompt_b, prompt_a, jaccard from pairs where prompt_a <> prompt_b
+    )
+    group by layer, prompt_a = prompt_b, prompt_a
+),
+
+means as (
+    select layer, within, sum(total) / sum(n) as mean, sum(n) / if(within, 1, 2) as n_pairs, count(*) as n_clusters
+    from by_prompt
+    group by layer, within
+),
+
+estimates as (
+    select
+        layer,
+        within,
+        any_value(mean) as mean,
+        any_value(n_pairs) as n_pairs,
+        if(
+            any_value(n_clusters) >= if(within, 2, 3),
+            1.959964
+            * sqrt(count(*) / (count(*) - 1) * sum(pow(total - mean * n, 2)))
+            / any_value(n_pairs),
+            null
+        ) as margin
+    from by_prompt
+    join means using (layer, within)
+    group by layer, within
+),
+
+commonest as (
+    select layer, max(n) as n, count(*) filter (n = n_cells) as core
+    from frequencies
+    join layers using (layer)
+    group by layer
+),
+
+-- Two random k-sets of D channels share i with probability C(k, i) C(D - k, k - i) / C(D, k).
+shared_by_chance as (
+    select
+        k,
+        i,
+        exp(
+            2 * lgamma(k + 1) - lgamma(i + 1) - 2 * lgamma(k - i + 1)
+            + 2 * lgamma(n_channels - k + 1) - lgamma(n_channels - 2 * k + i + 1) - lgamma(n_channels + 1)
+        ) as probability
+    from (select distinct k, n_channels, unnest(range(k + 1)) as i from layers, run where k > 0)
+    where n_channels - 2 * k + i >= 0
+),
+
+chances as (
+    select k, sum(probability * i / (2 * k - i)) as chance
+    from shared_by_chance
+    group by k
+)
+
+select
+    layers.layer,
+    layers.n_samples,
+    layers.n_prompts,
+    layers.k,
+    w.mean as within,
+    if(w.margin is null, null, greatest(w.mean - w.margin, 0)) as within_low,
+    if(w.margin is null, null, least(w.mean + w.margin, 1)) as within_high,
+    coalesce(w.n_pairs, 0)::bigint as n_pairs_within,
+    x.mean as across,
+    if(x.margin is null, null, greatest(x.mean - x.margin, 0)) as across_low,
+    if(x.margin is null, null, least(x.mean + x.margin, 1)) as across_high,
+    coalesce(x.n_pairs, 0)::bigint as n_pairs_across,
+    chances.chance,
+    coalesce(commonest.core, 0) as core,
+    commonest.n / layers.n_cells as highest_frequency,
+    layers.n_nonfinite
+from layers
+left join estimates as w on w.layer = layers.layer and w.within
+left join estimates as x on x.layer = layers.layer and not x.within
+left join chances on chances.k = layers.k
+left join commonest on commonest.layer = layers.layer
+order by layers.layer

@@ -1,0 +1,39 @@
+-- purpose: Which samples failed, why, and where did their hidden states first stop being finite? Samples of tasks that
+--   have no record are not here: run.n_tasks_done says how many tasks have one.
+-- grain: one row per failed sample
+-- column sample_id: id -- the manifest's id
+-- column sample: index -- on the store's sample axis, 0-based
+-- column task: index -- the task that wrote it
+-- column attempt: count -- which attempt at the task this was, 1 for the first
+-- column prompt: text -- the sample's prompt
+-- column seed: seed -- the sample's seed
+-- column error: text -- why it failed
+-- column n_nonfinite: cells -- cells whose hidden state holds a NaN or an infinity
+-- column first_step: index -- step of the first such cell; null without one
+-- column first_layer: index -- layer of the first such cell, in order of execution; null without one
+with nonfinite_cells as (
+    select
+        sample,
+        count(*) as n_nonfinite,
+        min(step) as first_step,
+        arg_min(layer, struct_pack(step := step, layer := layer)) as first_layer
+    from cells
+    where nonfinite > 0
+    group by sample
+)
+
+select
+    sample_id,
+    sample,
+    task,
+    attempt,
+    prompt,
+    seed,
+    error,
+    coalesce(n_nonfinite, 0) as n_nonfinite,
+    first_step,
+    first_layer
+from samples
+left join nonfinite_cells using (sample)
+where status = 'failed'
+order by sample

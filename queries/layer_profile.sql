@@ -1,0 +1,69 @@
+-- purpose: How does concentration go through layers? The mean over samples, with its 95 % interval (mean +- 1.96
+--   standard errors; null for one sample), of ratio (largest score / lower median score), energy_share (share of
+--   squared values in the top-k), gini (of the 32 largest scores) and token_norm_ratio (largest / lower median token
+--   norm; far above 1 means token outliers). A sample's value is its mean over the chosen steps first, so that
+--   samples, not cells, are what is independent. A cell whose hidden state, ratio or measure is not finite is left
+--   out and counted.
+-- grain: one row per (layer, measure)
+-- param step: int = -1 -- only this step; -1 takes all
+-- param measure: str = all {all, ratio, energy_share, gini, token_norm_ratio} -- only this measure
+-- column layer: index -- global block index
+-- column block: path -- dotted module path of the block
+-- column measure: name -- which of the four
+-- column n_samples: samples -- samples with a usable value
+-- column mean: of the measure -- mean over samples
+-- column mean_low: of the measure -- lower end of its interval
+-- column mean_high: of the measure -- upper end of its interval
+-- column median: of the measure -- median over samples
+-- column n_nonfinite: cells -- cells left out
+with chosen as (
+    select
+        layer,
+        block,
+        sample,
+        ratio,
+        energy_share,
+        gini,
+        token_norm_ratio,
+        nonfinite = 0 and isfinite(ratio) as usable
+    from cells
+    where $step = -1 or step = $step
+),
+
+measured as (
+    select
+        layer, block,
+        sample,
+        usable,
+        unnest(range(4)) as place,
+        unnest(['ratio', 'energy_share', 'gini', 'token_norm_ratio']) as measure,
+        unnest([ratio, energy_share, gini, token_norm_ratio])::double as value
+    from chosen
+),
+
+by_sample as (
+    select
+        layer, block,
+        place,
+        measure,
+        sample,
+        avg(value) filter (usable and isfinite(value)) as value,
+        count(*) filter (not (usable and isfinite(value))) as n_nonfinite
+    from measured
+    where $measure = 'all' or measure = $measure
+    group by layer, block, place, measure, sample
+)
+
+select
+    layer,
+    block,
+    measure,
+    count(value) as n_samples,
+    avg(value) as mean,
+    avg(value) - 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_low,
+    avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_high,
+    median(value) as median,
+    sum(n_nonfinite)::bigint as n_nonfinite
+from by_sample
+group by layer, block, place, measure
+order by layer, place

@@ -1,0 +1,143 @@
+-- purpose: Which samples are unlike the others? At some layer, in their ratio (largest score / lower median score) or
+--   in which channels are massive: overlap, the share of the sample's top-k that is in the modal set, the k most
+--   often selected channels of that layer and step. A sample's value at a layer is its mean over steps; z is
+--   (value - median over samples) / (1.4826 x median absolute deviation), or / (1.2533 x mean absolute deviation)
+--   where more than half of the samples share one value; where all do there is no z. For overlap only low values
+--   count. A cell whose hidden state or ratio is not finite is left out and counted. Every sample is tried at every
+--   layer, so among many samples a few pass min_z by chance.
+-- grain: one row per sample whose largest |z| reaches min_z, at the layer and measure of that z
+-- param min_z: float = 3.0 -- the smallest |z| to report
+-- param top: int = 20 -- at most so many samples, the largest |z| first; 0 takes all
+-- column sample_id: id -- the manifest's id
+-- column sample: index -- on the store's sample axis, 0-based
+-- column prompt: text -- the sample's prompt
+-- column seed: seed -- the sample's seed
+-- column measure: name -- ratio or overlap, whichever deviates most
+-- column direction: name -- high or low
+-- column z: robust sd -- how far the sample's value is from the others' median
+-- column layer: index -- where that is
+-- column step: index -- at that layer, the step whose value deviates most from its own median in that direction
+-- column value: of the measure -- the sample's value at the layer
+-- column median: of the measure -- median over samples at the layer
+-- column n_samples: samples -- samples compared at the layer
+-- column n_nonfinite: cells -- the sample's cells left out
+with usable_cells as (
+    select sample, layer, step, top_channels, ratio
+    from cells
+    where nonfinite = 0 and isfinite(ratio)
+),
+
+left_out as (
+    select sample, count(*) as n_nonfinite
+    from cells
+    where not (nonfinite = 0 and isfinite(ratio))
+    group by sample
+),
+
+sizes as (
+    select layer, step, max(len(top_channels)) as k
+    from usable_cells
+    group by layer, step
+),
+
+frequencies as (
+    select layer, step, channel, count(*) as n
+    from (select layer, step, unnest(top_channels) as channel from usable_cells)
+    group by layer, step, channel
+),
+
+modal_sets as (
+    select layer, step, list(channel) as modal
+    from (
+        select layer, step, channel
+        from frequencies
+        join sizes using (layer, step)
+        qualify row_number() over (partition by layer, step order by n desc, channel) <= k
+    )
+    group by layer, step
+),
+
+cell_values as (
+    select
+        sample,
+        layer,
+        step,
+        unnest(['ratio', 'overlap']) as measure,
+        unnest([ratio::double, len(list_intersect(top_channels, modal)) / len(top_channels)]) as value
+    from usable_cells
+    left join modal_sets using (layer, step)
+),
+
+cell_deviations as (
+    select *, value - median(value) over (partition by layer, step, measure) as deviation
+    from cell_values
+),
+
+layer_values as (
+    select sample, layer, measure, avg(value) as value
+    from cell_values
+    where value is not null
+    group by sample, layer, measure
+),
+
+centres as (
+    select layer, measure, median(value) as median, count(*) as n_samples
+    from layer_values
+    group by layer, measure
+),
+
+spreads as (
+    select layer, measure, median(abs(value - median)) as median_deviation, avg(abs(value - median)) as mean_deviation
+    from layer_values
+    join centres using (layer, measure)
+    group by layer, measure
+),
+
+scored as (
+    select
+        *,
+        (value - median) / if(median_deviation > 0, 1.4826 * median_deviation, nullif(1.2533 * mean_deviation, 0)) as z
+    from layer_values
+    join centres using (layer, measure)
+    join spreads using (layer, measure)
+),
+
+worst as (
+    select *
+    from scored
+    where abs(z) >= $min_z and (measure = 'ratio' or z < 0)
+    qualify row_number() over (partition by sample order by abs(z) desc, layer, measure) = 1
+),
+
+reported as (
+    select *
+    from worst
+    qualify $top = 0 or row_number() over (order by abs(z) desc, sample) <= $top
+),
+
+steps as (
+    select sample, arg_max(step, struct_pack(far := sign(z) * deviation, early := -step)) as step
+    from reported
+    join cell_deviations using (sample, layer, measure)
+    group by sample
+)
+
+select
+    sample_id,
+    sample,
+    prompt,
+    seed,
+    measure,
+    if(z > 0, 'high', 'low') as direction,
+    z,
+    layer,
+    step,
+    value,
+    median,
+    n_samples,
+    coalesce(n_nonfinite, 0) as n_nonfinite
+from reported
+join steps using (sample)
+join samples using (sample)
+left join left_out using (sample)
+order by abs(z) desc, sample

@@ -1,0 +1,162 @@
+"""A run folder made from a few rows: real files, written as a capture writes them."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine.tables import schema, write_rows
+
+FINGERPRINT = "0123456789abcdef"
+
+
+def cell(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``cells``: what is given, and plain values for the rest."""
+    filled = {
+        "sample": 0,
+        "step": 0,
+        "layer": 0,
+        "stream": "image",
+        "branch": "cond",
+        "score": "mean_abs",
+        "top_channels": [],
+        "median_score": 1.0,
+        "energy_share": 0.5,
+        "gini": 0.5,
+        "token_norm_ratio": 1.0,
+        "nonfinite": 0,
+    } | row
+    k = len(filled["top_channels"])
+    filled = {
+        "sample_id": f"{filled['sample']:016x}",
+        "timestep": 1000.0 - 100 * filled["step"],
+        "sigma": 1.0 - filled["step"] / 10,
+        "block": f"blocks.{filled['layer']}",
+        "top_scores": [float(10 * (k - i)) for i in range(k)],
+    } | filled
+    largest = filled["top_scores"][0] if k else 1.0
+    return {"ratio": largest / filled["median_score"] if filled["median_score"] else float("nan")} | filled
+
+
+def sample(row: dict[str, Any], task: int) -> dict[str, Any]:
+    """A row of ``samples``: what is given, and plain values for the rest."""
+    failed = row.get("status") == "failed"
+    return {
+        "sample_id": f"{row['sample']:016x}",
+        "task": task,
+        "prompt": f"prompt {row['sample']}",
+        "seed": 0,
+        "status": "done",
+        "error": "it broke" if failed else None,
+        "image": None if failed else b"\x89PNG",
+        "width": 16,
+        "height": 16,
+        "grid_width": 4,
+        "grid_height": 4,
+        "n_steps": 2,
+        "guidance": None,
+        "prompt_tokens": 2,
+        "prompt_truncated": False,
+        "seconds": 0.5,
+        "batch_size": 1,
+        "attempt": 1,
+        "peak_memory_bytes": 1000,
+    } | row
+
+
+def make_run(
+    path: Path,
+    cells: Iterable[dict[str, Any]] = (),
+    samples: Iterable[dict[str, Any]] = (),
+    *,
+    n_channels: int = 16,
+    shard_samples: int = 16,
+    unrecorded: Iterable[int] = (),
+    **description: Any,
+) -> Path:
+    """Write a run folder and return it.
+
+    Args:
+        path: of the folder; made with its parents.
+        cells: rows of ``cells``, as little of each as matters; see :func:`cell`.
+        samples: rows of ``samples``; those of samples that only have cells are added.
+        n_channels: width of the hidden state.
+        shard_samples: samples in a task.
+        unrecorded: tasks whose files are written and whose record is not.
+        description: what ``run.json`` has besides or instead.
+    """
+    cells = [cell(row) for row in cells]
+    by_sample: dict[int, dict[str, Any]] = {row["sample"]: {"sample": row["sample"]} for row in cells}
+    by_sample |= {row["sample"]: row for row in samples}
+    rows = [sample(by_sample[i], i // shard_samples) for i in sorted(by_sample)]
+    n_tasks = max((row["task"] + 1 for row in rows), default=0)
+    for folder in ("cells", "samples", "ledger"):
+        (path / folder).mkdir(parents=True)
+    write_rows(
+        "manifest",
+        [{name: row.get(name) for name in schema("manifest").names} for row in rows],
+        path / "manifest.parquet",
+    )
+    for task in range(n_tasks):
+        mine = [row for row in rows if row["task"] == task]
+        write_rows("samples", mine, path / "samples" / f"{task:05d}.parquet")
+        mine_cells = [row for row in cells if row["sample"] // shard_samples == task]
+        write_rows("cells", mine_cells, path / "cells" / f"{task:05d}.parquet")
+        if task not in set(unrecorded):
+            n_failed = sum(row["status"] == "failed" for row in mine)
+            record = {
+                "task": task,
+                "start": task * shard_samples,
+                "stop": task * shard_samples + len(mine),
+                "fingerprint": FINGERPRINT,
+                "attempt": 1,
+                "n_done": len(mine) - n_failed,
+                "n_failed": n_failed,
+                "seconds": 1.5,
+                "finished": "2026-01-02T03:04:05+00:00",
+                "host": "here",
+                "device": "cpu",
+            }
+            (path / "ledger" / f"{task:05d}.json").write_text(json.dumps(record), encoding="utf-8")
+    about = {
+        "format_version": 1,
+        "fingerprint": FINGERPRINT,
+        "config": {
+            "model": "demo",
+            "score": "mean_abs",
+            "top_k": max((len(c["top_channels"]) for c in cells), default=12),
+        },
+        "geometry": {
+            "n_samples": len(rows),
+            "n_steps": len({row["step"] for row in cells}),
+            "n_layers": len({row["layer"] for row in cells}),
+            "n_channels": n_channels,
+            "n_tokens": 16,
+        },
+        "n_tasks": n_tasks,
+    }
+    (path / "run.json").write_text(json.dumps(about | description), encoding="utf-8")
+    return path
+
+
+def read_csv(path: Path, table: str | None = None) -> list[dict[str, Any]]:
+    """Rows of a CSV file: empty is left out, lists are separated by spaces; a table's name gives the types."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {} if table is None else {field.name: field.type for field in schema(table)}
+    return [
+        {name: _value(text, kinds.get(name)) for name, text in row.items() if text or table is None} for row in rows
+    ]
+
+
+def _value(text: str, kind: pa.DataType | None) -> Any:
+    if kind is None or pa.types.is_string(kind):
+        return text
+    if pa.types.is_list(kind):
+        return [_value(item, kind.value_type) for item in text.split()]
+    return float(text) if pa.types.is_floating(kind) else int(text)

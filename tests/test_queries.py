@@ -1,0 +1,257 @@
+"""The named queries: cases of data in ``tests/queries/<query>/<case>/``, and brute force over Python sets."""
+
+import csv
+import hashlib
+import math
+import re
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import duckdb
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_run import make_run, read_csv
+from scipy import stats
+
+from engine.catalog import Catalog, parse_query, queries
+
+CASES = Path(__file__).parent / "queries"
+FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))
+
+once_built = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def agrees(value: object, text: str) -> bool:
+    """Whether a result's value is what an expected file says: empty is null, numbers agree to 6 digits."""
+    if text == "" or value is None:
+        return text == "" and value is None
+    if isinstance(value, str):
+        return value == text
+    return math.isclose(value, float(text), rel_tol=5e-6, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_query_answers_as_the_case_expects(folder: Path, tmp_path: Path) -> None:
+    case = yaml.safe_load((folder / "case.yaml").read_text(encoding="utf-8"))
+    cells, samples = read_csv(folder / "cells.csv", "cells"), read_csv(folder / "samples.csv", "samples")
+    with Catalog(make_run(tmp_path / "run", cells, samples, **case.get("run", {}))) as catalog:
+        answer = catalog.query(folder.parent.name, **case.get("params", {}))
+    expected = read_csv(folder / "expected.csv")
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
+    assert len(rows) == len(expected), rows
+    for row, wanted in zip(rows, expected, strict=True):
+        wrong = {name: (row[name], text) for name, text in wanted.items() if not agrees(row[name], text)}
+        assert not wrong, f"(got, expected) {wrong}"
+
+
+def test_every_query_has_a_case_and_every_case_says_why() -> None:
+    assert {folder.parent.name for folder in FOLDERS} == set(queries())
+    for folder in FOLDERS:
+        case = yaml.safe_load((folder / "case.yaml").read_text(encoding="utf-8"))
+        assert case["why"].strip()
+        assert set(case) <= {"why", "params", "run"}
+
+
+@pytest.fixture(scope="module")
+def three_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("three") / "run", [{"sample": i, "top_channels": [1, 2]} for i in range(3)])
+
+
+@pytest.fixture(scope="module")
+def nothing_recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("nothing") / "run", [{"sample": 0, "top_channels": [1]}], unrecorded=[0])
+
+
+@pytest.mark.parametrize("name", queries())
+def test_a_header_describes_the_result(name: str, three_samples: Path) -> None:
+    query = queries()[name]
+    with Catalog(three_samples) as catalog:
+        assert catalog.query(name).columns == [column.name for column in query.columns]
+    (statement,) = duckdb.connect().extract_statements(query.sql)
+    assert statement.named_parameters == {parameter.name for parameter in query.parameters}
+    assert query.grain.startswith("one row per ")
+    assert all(len(text) > 5 for text in [query.purpose, *(part.doc for part in (*query.parameters, *query.columns))])
+
+
+@pytest.mark.parametrize("name", queries())
+def test_every_interval_has_both_ends_and_every_mean_an_interval(name: str) -> None:
+    columns = [column.name for column in queries()[name].columns]
+    means = {"mean", "frequency", "within", "across", *(f"mean_{what}" for what in ("ratio", "rank"))} & set(columns)
+    for column in means:
+        stem = column if column == "mean" else column.removeprefix("mean_")
+        assert {f"{stem}_low", f"{stem}_high"} <= set(columns)
+    assert not means or any(column.startswith("n_") for column in columns)
+
+
+@pytest.mark.parametrize("name", queries())
+def test_the_sql_keeps_the_house_style(name: str) -> None:
+    sql = queries()[name].sql
+    code = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
+    assert code == code.lower()
+    assert re.search(r"^order by ", code, re.MULTILINE)
+    assert not re.search(r"^select \*", code, re.MULTILINE)
+    assert max(map(len, sql.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", queries())
+def test_a_query_of_a_run_without_records_has_no_rows(name: str, nothing_recorded: Path) -> None:
+    with Catalog(nothing_recorded) as catalog:
+        answer = catalog.query(name)
+    assert len(answer) == 0
+    assert answer.columns == [column.name for column in queries()[name].columns]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "-- purpose: p\n-- grain: one row per x\n-- param layer int = 1 -- no colon",
+        "-- purpose: p\n-- grain: one row per x\n-- column layer -- no unit",
+        "-- purpose: p\n-- grain: one row per x\n-- remark: not a section",
+    ],
+)
+def test_a_header_that_cannot_be_read_is_refused(header: str) -> None:
+    with pytest.raises(ValueError, match=r"queries/q\.sql: cannot read the header at"):
+        parse_query("q", f"{header}\nselect 1")
+
+
+def jaccard(a: set[int], b: set[int]) -> float:
+    return len(a & b) / len(a | b)
+
+
+@st.composite
+def top_sets(draw: st.DrawFn) -> list[tuple[int, list[list[int]]]]:
+    """``(prompt, top-k list per step)`` of 2 to 9 samples, k and the number of steps the same for all."""
+    k, n_steps = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    channels = st.lists(st.integers(0, 9), min_size=k, max_size=k, unique=True)
+    one = st.tuples(st.integers(0, 3), st.lists(channels, min_size=n_steps, max_size=n_steps))
+    return draw(st.lists(one, min_size=2, max_size=9))
+
+
+def cells_of(drawn: list[tuple[int, list[list[int]]]]) -> list[dict]:
+    return [
+        {"sample": i, "step": step, "layer": 2, "top_channels": channels}
+        for i, (_, sets) in enumerate(drawn)
+        for step, channels in enumerate(sets)
+    ]
+
+
+@once_built
+@given(drawn=top_sets())
+def test_stability_is_the_mean_over_all_pairs_of_sets(drawn: list, tmp_path_factory: pytest.TempPathFactory) -> None:
+    samples = [{"sample": i, "prompt": f"p{prompt}", "seed": i} for i, (prompt, _) in enumerate(drawn)]
+    run = make_run(tmp_path_factory.mktemp("stability") / "run", cells_of(drawn), samples, n_channels=10)
+    with Catalog(run) as catalog:
+        answer = catalog.query("channel_stability")
+    row = dict(zip(answer.columns, answer.fetchall()[0], strict=True))
+    pairs: dict[bool, list[float]] = {True: [], False: []}
+    for (prompt_a, sets_a), (prompt_b, sets_b) in combinations(drawn, 2):
+        overlap = mean(jaccard(set(a), set(b)) for a, b in zip(sets_a, sets_b, strict=True))
+        pairs[prompt_a == prompt_b].append(overlap)
+    for same, name in ((True, "within"), (False, "across")):
+        assert row[f"n_pairs_{name}"] == len(pairs[same])
+        assert row[name] == (pytest.approx(mean(pairs[same])) if pairs[same] else None)
+    counts = Counter(channel for _, sets in drawn for channels in sets for channel in channels)
+    n_cells = sum(len(sets) for _, sets in drawn)
+    assert row["core"] == sum(n == n_cells for n in counts.values())
+    assert row["highest_frequency"] == pytest.approx(max(counts.values()) / n_cells)
+    assert row["n_prompts"] == len({prompt for prompt, _ in drawn})
+
+
+def test_stability_intervals_are_clustered_by_prompt(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    n_prompts, n_seeds = 7, 3
+    sets = [set(rng.choice(12, 4, replace=False).tolist()) for _ in range(n_prompts * n_seeds)]
+    cells = [{"sample": i, "top_channels": list(chosen)} for i, chosen in enumerate(sets)]
+    samples = [{"sample": i, "prompt": f"p{i // n_seeds}", "seed": i} for i in range(len(sets))]
+    with Catalog(make_run(tmp_path / "run", cells, samples)) as catalog:
+        answer = catalog.query("channel_stability")
+    row = dict(zip(answer.columns, answer.fetchall()[0], strict=True))
+    prompts = [sets[i : i + n_seeds] for i in range(0, len(sets), n_seeds)]
+    within = [mean(jaccard(a, b) for a, b in combinations(prompt, 2)) for prompt in prompts]
+    across = [
+        mean(jaccard(a, b) for a in prompt for other in prompts if other is not prompt for b in other)
+        for prompt in prompts
+    ]
+    for name, means, factor in (("within", within, 1), ("across", across, 2)):
+        margin = 1.959964 * factor * stdev(means) / math.sqrt(n_prompts)
+        assert row[f"{name}_low"] == pytest.approx(mean(means) - margin)
+        assert row[f"{name}_high"] == pytest.approx(mean(means) + margin)
+
+
+@pytest.mark.parametrize(("k", "n_channels"), [(1, 1), (2, 3), (12, 128), (12, 3072), (8, 20), (64, 3072)])
+def test_the_chance_line_is_the_hypergeometric_expectation(k: int, n_channels: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [{"top_channels": list(range(k))}], n_channels=n_channels)
+    with Catalog(run) as catalog:
+        chance = catalog.query("channel_stability").df()["chance"][0]
+    shared = np.arange(k + 1)
+    expected = (stats.hypergeom(n_channels, k, k).pmf(shared) * shared / (2 * k - shared)).sum()
+    assert chance == pytest.approx(expected, rel=1e-9)
+
+
+def test_max_samples_keeps_seeds_together_and_ignores_the_manifests_order(tmp_path: Path) -> None:
+    prompts = [f"p{i}" for i in (4, 1, 3, 0, 2)]
+    samples = [{"sample": i, "prompt": prompts[i % 5], "seed": i // 5} for i in range(10)]
+    sets = {(prompt, seed): [i, 12 + seed] for i, prompt in enumerate(sorted(prompts)) for seed in (0, 1)}
+    cells = [{"sample": row["sample"], "top_channels": sets[row["prompt"], row["seed"]]} for row in samples]
+    first_two = sorted(prompts, key=lambda prompt: hashlib.md5(prompt.encode()).hexdigest())[:2]
+    assert first_two != prompts[:2]
+    with Catalog(make_run(tmp_path / "run", cells, samples)) as catalog:
+        some = catalog.query("channel_stability", max_samples=4).df().iloc[0]
+        every = catalog.query("channel_stability", max_samples=0).df().iloc[0]
+    taken = [(prompt, set(sets[prompt, seed])) for prompt in first_two for seed in (0, 1)]
+    across = mean(jaccard(a, b) for (p, a), (q, b) in combinations(taken, 2) if p != q)
+    assert (some.n_samples, some.n_prompts, some.n_pairs_within, some.n_pairs_across) == (4, 2, 2, 4)
+    assert some.across == pytest.approx(across)
+    assert (every.n_samples, every.n_prompts, every.n_pairs_within) == (10, 5, 5)
+
+
+@once_built
+@given(drawn=top_sets())
+def test_frequencies_are_counts_with_wilson_intervals(drawn: list, tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = make_run(tmp_path_factory.mktemp("frequencies") / "run", cells_of(drawn))
+    with Catalog(run) as catalog:
+        answer = catalog.query("massive_channels", min_frequency=0, top=0)
+        step, channel = len(drawn[0][1]) - 1, drawn[0][1][-1][0]
+        history = catalog.query("channel_history", channel=channel, step=step)
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
+    counts = Counter((step, channel) for _, sets in drawn for step, chosen in enumerate(sets) for channel in chosen)
+    assert {(row["step"], row["channel"]): row["n"] for row in rows} == dict(counts)
+    for row in rows:
+        interval = stats.binomtest(row["n"], len(drawn)).proportion_ci(method="wilson")
+        assert row["frequency"] == pytest.approx(row["n"] / len(drawn))
+        assert (row["frequency_low"], row["frequency_high"]) == pytest.approx(tuple(interval), abs=1e-7)
+        ranks = [
+            sets[row["step"]].index(row["channel"]) + 1 for _, sets in drawn if row["channel"] in sets[row["step"]]
+        ]
+        assert row["mean_rank"] == pytest.approx(mean(ranks))
+    (told,) = (row for row in rows if (row["step"], row["channel"]) == (step, channel))
+    assert dict(zip(history.columns, history.fetchall()[0], strict=True)) == pytest.approx(told)
+
+
+@once_built
+@given(ratios=st.lists(st.floats(1, 1000, width=32), min_size=3, max_size=20))
+def test_outliers_are_far_by_median_and_mad(ratios: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = make_run(
+        tmp_path_factory.mktemp("outliers") / "run",
+        [{"sample": i, "ratio": ratio, "top_channels": [1]} for i, ratio in enumerate(ratios)],
+    )
+    with Catalog(run) as catalog:
+        found = {
+            row[0]: row[1] for row in catalog.query("sample_outliers", top=0, min_z=2.0).df()[["sample", "z"]].values
+        }
+    deviations = [abs(ratio - median(ratios)) for ratio in ratios]
+    scale = 1.4826 * median(deviations) or 1.2533 * mean(deviations)
+    z = {i: (ratio - median(ratios)) / scale for i, ratio in enumerate(ratios) if scale}
+    assert found == pytest.approx({i: value for i, value in z.items() if abs(value) >= 2.0})
+
+
+def test_the_columns_of_expected_files_exist() -> None:
+    for folder in FOLDERS:
+        with (folder / "expected.csv").open(encoding="utf-8", newline="") as file:
+            names = next(csv.reader(file))
+        assert set(names) <= {column.name for column in queries()[folder.parent.name].columns}, folder
