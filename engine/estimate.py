@@ -54,12 +54,11 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
     worker.generate(samples[:1], Recorder(job.layout, job.config.score, 1))  # the first generation also warms up
     started = time.monotonic()
     generated = worker.generate(samples, recorder)
-    sample_rows, cell_rows = worker.rows(0, 0, 1, samples, generated, recorder)
+    tables = worker.tables(0, 0, 1, samples, generated, recorder)
     seconds = (time.monotonic() - started) / len(samples)
     scale = job.layout.n_samples / len(samples)
     table_bytes = {
-        "cells": round(encoded_bytes("cells", cell_rows) * scale),
-        "samples": round(encoded_bytes("samples", sample_rows) * scale),
+        **{name: round(encoded_bytes(name, columns) * scale) for name, columns in tables.items()},
         "manifest": manifest_path.stat().st_size,
     }
     array_bytes = {array.name: array.stored_bytes for array in job.layout.arrays()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from engine.catalog import Catalog
+from engine.catalog import Answer, Catalog
 from engine.errors import InputError
 from engine.runfile import read_description
 
@@ -33,19 +33,19 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    def sql(self, text: str) -> Any:
+    def sql(self, text: str) -> Answer:
         """Ask a read-only SQL question of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
 
         Returns:
-            A DuckDB relation: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+            The answer in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
 
         Raises:
             InputError: the statement is not a question, or DuckDB does not understand it.
         """
         return self.catalog.sql(text)
 
-    def query(self, name: str, **parameters: Any) -> Any:
-        """Run a named query of ``queries/``, e.g. ``run.query("massive_channels", top=3)``; returns a relation.
+    def query(self, name: str, **parameters: object) -> Answer:
+        """Run a named query of ``queries/``, e.g. ``run.query("massive_channels", top=3)``.
 
         Raises:
             InputError: an unknown query or parameter.
@@ -74,11 +74,11 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What the run is and how far it is: the description with counts, bytes and files on disk."""
-        done, failed, truncated, seconds = self.sql(
+        ((done, failed, truncated, seconds),) = self.sql(
             "select count(*) filter (status = 'done'), count(*) filter (status = 'failed'), "
             "count(*) filter (prompt_truncated), avg(seconds) from samples"
-        ).fetchone()
-        (tasks_done,) = self.sql("select count(*) from tasks").fetchone()
+        ).fetchall()
+        ((tasks_done,),) = self.sql("select count(*) from tasks").fetchall()
         files = [file.stat().st_size for file in self.path.rglob("*") if file.is_file()]
         return self.description | {
             "n_samples": self.description["geometry"]["n_samples"],

@@ -1,7 +1,6 @@
 """The reading tap of a capture: reduces each block's image stream to what a task's shard keeps."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -89,8 +88,8 @@ class Recorder:
 
     def cells(
         self, row: int, n_tokens: int, timesteps: Sequence[float], sigmas: Sequence[float] | None
-    ) -> list[dict[str, Any]]:
-        """One ``cells`` row per (step, layer) of a sample, without the columns that name the sample.
+    ) -> dict[str, np.ndarray]:
+        """Columns of ``cells``, but for those that name the sample: one row per (step, layer) that it ran.
 
         Args:
             row: the sample's position in the task.
@@ -98,35 +97,32 @@ class Recorder:
             timesteps: the scheduler's timestep of every step.
             sigmas: the scheduler's noise level of every step, or None.
         """
-        scores = self._arrays[STATISTICS[self._score]][row]
-        channels = self._arrays["massive_channel"][row].long()
-        norms = self._arrays["token_norm"][row, :, :, :n_tokens]
-        top_scores = scores.gather(-1, channels.clamp(min=0))
+        layout = self.layout
+        n_run = sum(step < len(timesteps) for step in layout.steps)
+        scores = self._arrays[STATISTICS[self._score]][row, :n_run]
+        channels = self._arrays["massive_channel"][row, :n_run].long()
+        norms = self._arrays["token_norm"][row, :n_run, :, :n_tokens]
+        top_scores = scores.gather(-1, channels)
         median = lower_median(scores)
-        columns = {
-            "top_channels": channels,
-            "top_scores": top_scores,
-            "median_score": median,
-            "ratio": top_scores[..., 0] / median,
-            "energy_share": energy_share(self._arrays["rms"][row], channels.clamp(min=0)),
-            "gini": gini(scores),
-            "token_norm_ratio": norms.amax(dim=-1) / lower_median(norms),
-            "nonfinite": (~norms.isfinite()).sum(dim=-1),
+        measured = {
+            "top_channels": channels.flatten(0, 1).int(),
+            "top_scores": top_scores.flatten(0, 1),
+            "median_score": median.flatten(),
+            "ratio": (top_scores[..., 0] / median).flatten(),
+            "energy_share": energy_share(self._arrays["rms"][row, :n_run], channels).flatten(),
+            "gini": gini(scores).flatten(),
+            "token_norm_ratio": (norms.amax(dim=-1) / lower_median(norms)).flatten(),
+            "nonfinite": (~norms.isfinite()).sum(dim=-1).flatten(),
         }
-        values = {name: tensor.tolist() for name, tensor in columns.items()}
-        return [
-            {
-                "step": step,
-                "timestep": timesteps[step],
-                "sigma": None if sigmas is None else sigmas[step],
-                "layer": block.layer,
-                "block": block.path,
-                "stream": "image",
-                "branch": "cond",
-                "score": STATISTICS[self._score],
-            }
-            | {name: values[name][i][j] for name in columns}
-            for i, step in enumerate(self.layout.steps)
-            if step < len(timesteps)
-            for j, block in enumerate(self.layout.blocks)
-        ]
+        steps, n_layers = np.array(layout.steps[:n_run]), len(layout.blocks)
+        n = n_run * n_layers
+        return {
+            "step": steps.repeat(n_layers),
+            "timestep": np.array(timesteps)[steps].repeat(n_layers),
+            "sigma": np.full(n, None) if sigmas is None else np.array(sigmas)[steps].repeat(n_layers),
+            "layer": np.tile([block.layer for block in layout.blocks], n_run),
+            "block": np.tile(np.array([block.path for block in layout.blocks], dtype=object), n_run),
+            "stream": np.full(n, "image", dtype=object),
+            "branch": np.full(n, "cond", dtype=object),
+            "score": np.full(n, STATISTICS[self._score], dtype=object),
+        } | {name: values.numpy() for name, values in measured.items()}

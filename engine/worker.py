@@ -9,9 +9,11 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -23,7 +25,7 @@ from engine.models.load import find, load
 from engine.recorder import Recorder
 from engine.sampler import Sampler, Settings
 from engine.store import Store
-from engine.tables import write_rows
+from engine.tables import Columns, as_columns, schema, write_columns
 from engine.taps import tapped
 
 MAX_ATTEMPTS = 3
@@ -86,10 +88,9 @@ class CaptureWorker:
         samples = read_samples(job.run / "manifest.parquet", rows.start, rows.stop)
         recorder = Recorder(job.layout, job.config.score, len(samples))
         generated = self.generate(samples, recorder)
-        Store(job.run, job.layout).write(rows.start, recorder.arrays())
-        sample_rows, cell_rows = self.rows(task, rows.start, attempt, samples, generated, recorder)
-        for table, table_rows in (("cells", cell_rows), ("samples", sample_rows)):
-            write_rows(table, table_rows, job.run / table / f"{task:05d}.parquet")
+        self._store.write(rows.start, recorder.arrays())
+        for table, columns in self.tables(task, rows.start, attempt, samples, generated, recorder).items():
+            write_columns(table, columns, job.run / table / f"{task:05d}.parquet")
         n_failed = sum(made.row["status"] == "failed" for made in generated)
         record = Record(
             task=task,
@@ -107,7 +108,11 @@ class CaptureWorker:
         self.ledger.write(record)
         return record
 
-    def rows(
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self.job.run, self.job.layout)
+
+    def tables(
         self,
         task: int,
         start: int,
@@ -115,18 +120,23 @@ class CaptureWorker:
         samples: list[Sample],
         generated: list[Generated],
         recorder: Recorder,
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """A task's rows of ``samples`` and of ``cells``; a sample without a picture has no cells."""
-        sample_rows, cell_rows = [], []
+    ) -> dict[str, Columns]:
+        """A task's ``cells`` and ``samples``; a sample without a picture has no cells."""
+        sample_rows, cells = [], []
         for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
             name = {"sample_id": sample.sample_id, "sample": start + position}
             about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
             sample_rows.append(name | about | made.row)
             if made.row["image"] is not None:
                 n_tokens = made.row["grid_height"] * made.row["grid_width"]
-                cells = recorder.cells(position, n_tokens, made.timesteps, made.sigmas)
-                cell_rows += [name | cell for cell in cells]
-        return sample_rows, cell_rows
+                columns = recorder.cells(position, n_tokens, made.timesteps, made.sigmas)
+                n = len(columns["step"])
+                cells.append({key: np.full(n, value) for key, value in name.items()} | columns)
+        names = schema("cells").names
+        return {
+            "cells": {key: np.concatenate([part[key] for part in cells]) if cells else [] for key in names},
+            "samples": as_columns("samples", sample_rows),
+        }
 
     def generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
         """Generate samples in batches that share settings, recording into their positions."""

@@ -237,7 +237,7 @@ def test_a_task_that_keeps_failing_is_given_up_after_bounded_attempts(
 ) -> None:
     begin(job, tmp_path / "manifest.parquet")
     worker = CaptureWorker(job, 1)
-    monkeypatch.setattr(worker, "rows", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(worker, "tables", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker(0)
     failures = sorted((job.run / "ledger" / "failed").iterdir())
@@ -258,7 +258,7 @@ def test_a_full_disk_stops_at_once_and_the_run_can_go_on(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.worker.write_rows", full)
+        patch.setattr("engine.worker.write_columns", full)
         with pytest.raises(StorageError, match="No space left on device"):
             worker(0)
     assert pending_tasks(job) == [0, 1, 2]
