@@ -86,7 +86,7 @@ def as_columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
 
 def _encode(name: str, columns: Columns, sink: Any) -> None:
     arrays = [_array(columns[field.name], field.type) for field in schema(name)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema(name)), sink, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema(name)), sink, compression="zstd", use_dictionary=False)
 
 
 def _array(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:

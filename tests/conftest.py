@@ -43,6 +43,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def manifest_of(tmp_path: Path):
     """A function that ingests CSV text and returns the manifest's path."""
+
     def make(text: str, name: str = "manifest", **options) -> Path:
         source, path = tmp_path / f"{name}.csv", tmp_path / f"{name}.parquet"
         source.write_text(text, encoding="utf-8")
