@@ -83,8 +83,7 @@ def energy_share(rms: Tensor, channels: Tensor) -> Tensor:
     Returns:
         ``(...)`` float32 in [0, 1]; NaN where the hidden state is all zero.
     """
-    # Relative to the largest, because squares of massive values (2e7 and more) would soon leave float32.
-    energy = (rms / rms.amax(dim=-1, keepdim=True)).double().square()
+    energy = rms.double().square()  # squares of massive values leave float32
     return (energy.gather(-1, channels).sum(-1) / energy.sum(-1)).float()
 
 

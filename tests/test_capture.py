@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -198,9 +199,10 @@ def test_a_sample_that_fails_fails_alone_and_is_tried_again_next_time(
     generate = worker.sampler.generate
 
     def fails_on_rings(samples, settings):
+        images = generate(samples, settings)  # the taps have recorded by now
         if any("ring" in sample.prompt for sample in samples):
             raise torch.OutOfMemoryError("planted")
-        return generate(samples, settings)
+        return images
 
     with monkeypatch.context() as patch:
         patch.setattr(worker.sampler, "generate", fails_on_rings)
@@ -309,6 +311,33 @@ def test_the_same_weights_in_another_folder_continue_the_run(
     moved.symlink_to(tiny_model)
     again = prepare(tmp_path / "manifest.parquet", job.run, CaptureConfig(**{**vars(config), "model": str(moved)}))
     assert again.fingerprint == job.fingerprint
+
+
+def test_other_weights_make_another_fingerprint(
+    job: Job, tmp_path: Path, tiny_model: Path, config: CaptureConfig
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_model, changed)
+    weights = changed / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    other = prepare(tmp_path / "manifest.parquet", job.run, CaptureConfig(**{**vars(config), "model": str(changed)}))
+    assert other.fingerprint != job.fingerprint
+    assert other.identity["weights"] != job.identity["weights"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"top_k": 0}, "top_k is 0; it must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan; it must be a finite number"),
+        ({"score": "mean"}, "Did you mean 'mean_abs'"),
+        ({"dtype": "float61"}, "Did you mean 'float16'"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_the_rule(setting: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        CaptureConfig(**setting)
 
 
 @pytest.mark.parametrize(
