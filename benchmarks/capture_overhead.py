@@ -6,12 +6,11 @@ Interleaved in one process, round by round, at the same batch and with the same 
 - ``taps``: the same with every layer and step recorded in memory;
 - ``task``: a worker's whole task, shards, tables and record included.
 
-Then ``capture``: the same tasks through one Ray actor, timed from the first outcome to the last, against plain
+Then ``capture``: the same tasks through Ray actors that share the threads, timed from record to record, against plain
 batches timed before and after it. Ratios of medians are what counts; seconds belong to the machine.
 """
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -58,10 +57,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        job, path = make_job(Path(temporary), arguments.model, arguments.rounds + 1, arguments.batch, arguments.steps)
+        job, path = make_job(Path(temporary), arguments.model, 2 * arguments.rounds, arguments.batch, arguments.steps)
         worker = CaptureWorker(job, arguments.threads)
         samples = read_samples(path, 0, arguments.batch)
         settings = job.settings(samples[0])
@@ -87,15 +87,20 @@ def main() -> None:
                 measured[name].append(timed(work))
 
         around = [timed(plain) for _ in range(5)]
-        pool = Pool(n_actors=1, gpus_per_actor=float(torch.cuda.is_available()), cpus_per_actor=arguments.threads)
-        ended = []
+        pool = Pool(
+            n_actors=arguments.actors,
+            gpus_per_actor=float(torch.cuda.is_available()),
+            cpus_per_actor=arguments.threads // arguments.actors,
+        )
         with ray_session(pool):
             for outcome in outcomes(job, list(range(job.layout.n_tasks)), pool):
                 if outcome["error"]:
                     raise SystemExit(outcome["error"])
-                ended.append(time.perf_counter())
+        ended = sorted(path.stat().st_mtime_ns / 1e9 for path in (job.run / "ledger").glob("*.json"))
         around += [timed(plain) for _ in range(5)]
-        measured["capture"] = [b - a for a, b in itertools.pairwise(ended)]
+        # Every actor's first task also waits for the model to load: the time counts from the last of those.
+        steady = ended[arguments.actors - 1 :]
+        measured["capture"] = [(steady[-1] - steady[0]) / (len(steady) - 1)]
 
     base = {name: statistics.median(measured["plain"]) for name in ("plain", "taps", "task")}
     base["capture"] = statistics.median(around)

@@ -72,14 +72,14 @@ class Outcome:
 
 
 def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str | None = None) -> Pool:
-    """Fill in what the user left open: one actor per GPU, or one per two CPUs where there is no GPU."""
+    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four."""
     import torch
 
     n_gpus = torch.cuda.device_count() if address is None else 0
     gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
     n_cpus = os.cpu_count() or 1
     if n_actors is None:
-        n_actors = max(1, int(n_gpus / gpus)) if gpus else max(1, n_cpus // 2)
+        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
     return Pool(n_actors, gpus, max(1, n_cpus // n_actors), address)
 
 

@@ -38,7 +38,9 @@ def capture(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples generated together.", show_default="16")] = None,
     shard_samples: Annotated[int | None, typer.Option(help="Samples in a task and a shard.", show_default="16")] = None,
-    actors: Annotated[int | None, typer.Option(help="Ray actors.", show_default="one per GPU, or per two CPUs")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Ray actors.", show_default="one per GPU; without, one per CPU, at most 4")
+    ] = None,
     gpus_per_actor: Annotated[
         float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")
     ] = None,

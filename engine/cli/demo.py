@@ -14,7 +14,9 @@ def demo(
         "runs/demo"
     ),
     prompts: Annotated[int, typer.Option(help="How many prompts of the shapes world.", min=1)] = 256,
-    actors: Annotated[int | None, typer.Option(help="Ray actors.", show_default="one per GPU, or per two CPUs")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Ray actors.", show_default="one per GPU; without, one per CPU, at most 4")
+    ] = None,
 ) -> None:
     """See it work: capture the bundled model on prompts of its shapes world, and read the answers.
 

@@ -42,10 +42,10 @@ STAGES = ("vae", "flow", "distil")
 class Recipe:
     """How long and how fast each stage learns. The defaults are the shipped model's."""
 
-    vae_steps: int = 4000
+    vae_steps: int = 3500
     vae_batch: int = 16
     vae_rate: float = 2e-3
-    flow_steps: int = 16000
+    flow_steps: int = 15000
     flow_batch: int = 32
     flow_rate: float = 1e-3
     distil_steps: int = 2000
