@@ -51,8 +51,10 @@ def build_tokenizers(n_tokens: int) -> tuple[CLIPTokenizer, T5Tokenizer]:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     whole = [f"{letter}</w>" for letter in alphabet]
+    # Named as special, the pieces get their ids in this order; the trainer would give them in a random one, and equally
+    # frequent merges with them, so that every build would have other token ids.
     trainer = trainers.BpeTrainer(
-        vocab_size=10_000, show_progress=False, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+        vocab_size=10_000, show_progress=False, special_tokens=[*alphabet, *whole], end_of_word_suffix="</w>"
     )
     learned.train_from_iterator(world_words(), trainer)
     merges = [tuple(merge) for merge in json.loads(learned.to_str())["model"]["merges"]]
