@@ -43,7 +43,11 @@ class Recorder:
                 dtype=getattr(torch, array.dtype),
             )
             for array in layout.arrays()
+            if array.name not in STATISTICS
         }
+        shape = (n_samples, len(layout.steps), len(layout.blocks), layout.n_channels)
+        self._statistics = torch.full((len(STATISTICS), *shape), torch.nan)
+        self._arrays |= dict(zip(STATISTICS, self._statistics, strict=True))  # views, so that a tap writes all at once
 
     def tap(self, sampler: Sampler, rows: slice) -> Tap:
         """A tap that records the conditional branch's chosen steps for the batch at ``rows``."""
@@ -57,11 +61,10 @@ class Recorder:
             n_tokens = x.shape[1]
             stats = statistics(x)
             channels = top_k(stats[self._score], self.layout.top_k)
-            for name, values in zip(STATISTICS, stats, strict=True):
-                arrays[name][rows, step, layer] = values.cpu()
-            arrays["massive_channel"][rows, step, layer] = channels.int().cpu()
-            arrays["massive_value"][rows, step, layer, :, :n_tokens] = take_channels(x, channels).cpu()
-            arrays["token_norm"][rows, step, layer, :n_tokens] = token_norms(x).cpu()
+            self._statistics[:, rows, step, layer] = stats
+            arrays["massive_channel"][rows, step, layer] = channels
+            arrays["massive_value"][rows, step, layer, :, :n_tokens] = take_channels(x, channels)
+            arrays["token_norm"][rows, step, layer, :n_tokens] = token_norms(x)
 
         return read
 
