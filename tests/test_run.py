@@ -88,6 +88,17 @@ def test_two_actors_store_what_one_process_stores(
     assert not list(run.rglob("*.tmp"))
 
 
+def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(manifest_path, tiny_model, run), stderr=subprocess.PIPE, text=True)
+    wait_for_records(run, 2, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_killed_actor_costs_only_time(
     manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,3 @@ def main() -> None:
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("stopped; what is finished is kept, run the same command again to go on", style="yellow")
-        sys.exit(130)

@@ -119,7 +119,11 @@ def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
             if done or failed:
                 bar.update(shown, description="capturing")
 
-        return run_capture(job, pool, on_progress)
+        try:
+            return run_capture(job, pool, on_progress)
+        except KeyboardInterrupt:
+            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            raise typer.Exit(130) from None
 
 
 def _print_estimate(job: "Job", manifest: Path, pool: "Pool", as_json: bool) -> None:
