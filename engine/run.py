@@ -85,7 +85,10 @@ def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str
 
 def pending_tasks(job: Job) -> list[int]:
     """Tasks without a record, and those in which a sample failed."""
-    records = Ledger(job.run).records(job.fingerprint)
+    return _pending(job, Ledger(job.run).records(job.fingerprint))
+
+
+def _pending(job: Job, records: dict[int, Record]) -> list[int]:
     return [task for task in range(job.layout.n_tasks) if task not in records or records[task].n_failed]
 
 
@@ -187,7 +190,6 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
         StorageError: the disk is full or refused; what is done stays done.
         FewchannelsError: Ray could not run the actors.
     """
-    tasks = pending_tasks(job)
     n_samples = job.layout.n_samples
     ledger = Ledger(job.run)
 
@@ -195,7 +197,8 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
         records = ledger.records(job.fingerprint)
         return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
 
-    _, n_resumed, n_failed = counted()
+    records, n_resumed, n_failed = counted()
+    tasks = _pending(job, records)
     failed_tasks: dict[int, str] = {}
     on_progress(n_resumed, n_failed)
     if tasks:

@@ -59,10 +59,9 @@ class Sampler:
         return min(512, self.pipeline.tokenizer_2.model_max_length)
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
-        """For each prompt: its tokens before truncation (longest over the text encoders), and whether it is cut.
+        """For each prompt: its tokens for the sequence text encoder before truncation, and whether that one cuts it.
 
-        The pooled CLIP encoder always reads a prefix of a long prompt; a prompt counts as cut when the sequence
-        encoder cuts it.
+        The pooled CLIP encoder may read a shorter prefix of a long prompt; that does not count as cut.
         """
         limit = self.max_prompt_tokens()
         lengths = [len(ids) for ids in self.pipeline.tokenizer_2(list(prompts), verbose=False).input_ids]

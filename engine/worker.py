@@ -182,11 +182,11 @@ class CaptureWorker:
             bad_cells = (
                 recorder.nonfinite_cells(row, grid_height * grid_width, settings.steps) if image is not None else 0
             )
-            if bad_cells:
-                failure = f"non-finite hidden states in {bad_cells} of the recorded (step, layer) cells"
+            nonfinite = f"non-finite hidden states in {bad_cells} of the recorded (step, layer) cells"
+            error_text = nonfinite if bad_cells else failure
             about = {
-                "status": "failed" if failure else "done",
-                "error": failure,
+                "status": "failed" if error_text else "done",
+                "error": error_text,
                 "image": None if image is None else _png(image),
                 "width": settings.width,
                 "height": settings.height,
@@ -201,7 +201,6 @@ class CaptureWorker:
                 "peak_memory_bytes": _peak_memory_bytes(self.device),
             }
             generated.append(Generated(about, timesteps, sigmas))
-            failure = None
         return generated
 
 
