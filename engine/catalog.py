@@ -429,8 +429,3 @@ class Catalog:
             "lock_configuration = true",
         ):
             self._connection.execute(f"set {setting}")
-
-
-def open_catalog(path: str | Path) -> Catalog:
-    """Open a run's catalog; see :class:`Catalog`."""
-    return Catalog(path)

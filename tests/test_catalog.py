@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_run import FINGERPRINT, make_run
 
-from engine.catalog import VIEWS, Catalog, open_catalog, queries
+from engine.catalog import VIEWS, Catalog, queries
 from engine.errors import FewchannelsError, InputError, RunConflictError, StorageError
 from engine.tables import schema
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def catalog(run: Path) -> Catalog:
-    return open_catalog(run)
+    return Catalog(run)
 
 
 def kind_of(kind: pa.DataType) -> str:
