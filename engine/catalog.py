@@ -15,8 +15,9 @@ import duckdb
 from engine.errors import FewchannelsError, InputError, StorageError, unknown
 from engine.ledger import Ledger, Record
 from engine.resources import folder
-from engine.runfile import NAME, read_description
-from engine.tables import replace_durably, schema
+from engine.runfile import MANIFEST, NAME, read_description
+from engine.storage import FolderStorage, ObjectStorage, open_storage, replace_durably
+from engine.tables import schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,9 +265,9 @@ def _literal(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def _pattern(path: Path) -> str:
+def _pattern(path: str) -> str:
     """The glob pattern that matches this one path: DuckDB reads every file name as a pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 class Catalog:
@@ -277,29 +278,31 @@ class Catalog:
     Nothing can be written and no other file can be read.
 
     Args:
-        path: the run's folder.
+        path: the run's folder or URL.
 
     Raises:
-        InputError: the folder holds no run, or one of a newer format.
+        InputError: there is no run, or one of a newer format.
         StorageError: a file of a recorded task is missing or damaged.
         RunConflictError: a record belongs to another run.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
-        if not self.path.exists():
+        self._storage = open_storage(path)
+        if isinstance(self._storage, FolderStorage) and not self._storage.path.exists():
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
             )
-        description = read_description(self.path)
+        description = read_description(self._storage)
         try:
-            self._records = Ledger(self.path).records(description["fingerprint"])
+            self._records = Ledger(self._storage).records(description["fingerprint"])
             values = description["geometry"] | description["config"] | description
             values |= {"model": description["config"]["model"], "n_tasks_done": len(self._records)}
             run = {name: values[name] for name in _RUN_TYPES}
         except KeyError as error:
-            raise StorageError(f"{self.path / NAME} is damaged: it has no {error}.") from None
+            raise StorageError(f"{self._storage.location(NAME)} is damaged: it has no {error}.") from None
         self._connection = duckdb.connect(":memory:")
+        if isinstance(self._storage, ObjectStorage):
+            self._connection.register_filesystem(self._storage.filesystem())
         try:
             self._add_views(run)
             self._lock()
@@ -371,8 +374,8 @@ class Catalog:
             return InputError(
                 f"a question reads this run's tables only ({', '.join(VIEWS)}), no other file or address. {message}"
             )
-        if isinstance(error, duckdb.IOException) or f"{self.path}/" in message:
-            return StorageError(f"the run {str(self.path)!r} cannot be read: {message}")
+        if isinstance(error, duckdb.IOException) or f"{self._storage.location('')}" in message:
+            return StorageError(f"the run {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException):
             return FewchannelsError(f"the answer does not fit in memory; ask for fewer rows or columns. {message}")
         if isinstance(error, duckdb.CatalogException) and "Table" in message:
@@ -381,15 +384,14 @@ class Catalog:
 
     def _add_views(self, run: dict[str, Any]) -> None:
         parts = {
-            table: [self.path / table / f"{task:05d}.parquet" for task in sorted(self._records)]
-            for table in ("cells", "samples")
+            table: [f"{table}/{task:05d}.parquet" for task in sorted(self._records)] for table in ("cells", "samples")
         }
-        self._files = [self.path / "manifest.parquet", *parts["cells"], *parts["samples"]]
+        self._keys = [MANIFEST, *parts["cells"], *parts["samples"]]
         self._check_files()
-        self._add_view("manifest", self._files[:1], "*")
-        for table, paths in parts.items():
-            self._add_view(table, paths, ", ".join(schema(table).names))
-        names = {field.name: _TASK_TYPES[field.type] for field in fields(Record)}  # type: ignore[index]
+        self._add_view("manifest", [MANIFEST], "* exclude (file_row_number)", f"file_row_number < {run['n_samples']:d}")
+        for table, keys in parts.items():
+            self._add_view(table, keys, ", ".join(schema(table).names))
+        names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
         names["finished"] = "timestamp"
         rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
         self._connection.execute(
@@ -398,26 +400,29 @@ class Catalog:
         )
         columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _RUN_TYPES.items())
         self._connection.execute(f"create table run as select {columns}", run)
-        allowed = ", ".join(_literal(name) for file in self._files for name in {str(file), _pattern(file)})
+        files = [self._storage.location(key) for key in self._keys]
+        allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})
         self._connection.execute(f"set allowed_paths = [{allowed}]")
 
     def _check_files(self) -> None:
-        for file in self._files:
-            if not file.is_file():
+        stored = self._storage.list()
+        for key in self._keys:
+            if key not in stored:
                 raise StorageError(
-                    f"{file} is missing, and run and ledger name it. Restore it, or delete its record in "
-                    f"{self.path / 'ledger'} and capture again."
+                    f"{self._storage.location(key)} is missing, and run and ledger name it. Restore it, or let "
+                    f"fewchannels runs verify {self._storage.url} --repair drop its record and capture again."
                 )
 
-    def _add_view(self, name: str, files: list[Path], columns: str) -> None:
-        if not files:
+    def _add_view(self, name: str, keys: list[str], columns: str, where: str = "true") -> None:
+        if not keys:
             empty = self._connection.from_arrow(schema(name).empty_table())
             empty.create(name)
             return
-        patterns = ", ".join(_literal(_pattern(file)) for file in files)
+        patterns = ", ".join(_literal(_pattern(self._storage.location(key))) for key in keys)
         # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
         self._connection.execute(
-            f"create view {name} as select {columns} from read_parquet([{patterns}], hive_partitioning = false)"
+            f"create view {name} as select {columns} from read_parquet([{patterns}], hive_partitioning = false, "
+            f"file_row_number = true) where {where}"
         )
 
     def _lock(self) -> None:

@@ -68,6 +68,34 @@ def take_channels(x: Tensor, channels: Tensor) -> Tensor:
     return x.gather(2, index).transpose(1, 2).float()
 
 
+def pool_tokens(values: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Means over squares of ``side`` x ``side`` tokens.
+
+    Args:
+        values: ``(..., token)`` float32, row-major over the grid.
+        grid: tokens along height and width, multiples of ``side``.
+        side: of the squares; 1 returns the values as they are.
+
+    Returns:
+        ``(..., token)`` of the coarser grid, row-major.
+    """
+    if side == 1:
+        return values
+    height, width = grid
+    squares = values.unflatten(-1, (height // side, side, width // side, side))
+    return squares.mean(dim=(-3, -1)).flatten(-2)
+
+
+def round_to_bfloat16(values: Tensor) -> Tensor:
+    """Float32 values with bfloat16's 8 bits of mantissa, to the nearest, ties to even: off by at most 1 part in 256.
+
+    A finite value beyond bfloat16's largest (3.39e38) becomes that, not infinity; NaN and infinities stay.
+    """
+    rounded = values.bfloat16().float()
+    overflowed = rounded.isinf() & values.isfinite()
+    return rounded.where(~overflowed, values.sign() * torch.finfo(torch.bfloat16).max)
+
+
 def lower_median(values: Tensor) -> Tensor:
     """The lower of the two middle values over the last dimension, as ``torch.median`` and Sun et al. 2024 take it."""
     return values.median(dim=-1).values

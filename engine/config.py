@@ -16,6 +16,7 @@ from engine.channels import STATISTICS
 from engine.errors import InputError, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class CaptureConfig:
         revision: of a hub id; None for its default branch.
         layers: ``all``, ``dual``, ``single``, or global block indices such as ``0,5``.
         steps: ``all``, ``last``, or step indices such as ``0,9,19``.
-        top_k: channels whose token maps are kept, per sample, step and layer.
+        top_k: channels whose token maps are kept, per sample, step and layer; 0 keeps statistics only.
+        tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
+        value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
         score: the statistic that ranks channels, one of :data:`engine.channels.STATISTICS`.
         num_inference_steps: denoising steps, unless the manifest row says otherwise.
         guidance_scale: distilled (embedded) guidance, unless the manifest row says otherwise.
@@ -35,8 +38,8 @@ class CaptureConfig:
         height: of the pictures in pixels; None for the model's own size.
         width: likewise.
         dtype: of the model's weights and arithmetic; statistics are float32 always.
-        batch_size: samples generated together.
-        shard_samples: samples in one task and one shard.
+        batch_size: samples generated together; None for 16, or a task's samples where those are fewer.
+        shard_samples: samples in one task and one shard; None for as many as fit 512 MiB of values, at most 16.
     """
 
     model: str = "demo"
@@ -44,6 +47,8 @@ class CaptureConfig:
     layers: str = "all"
     steps: str = "all"
     top_k: int = 12
+    tokens: str = "all"
+    value_precision: str = "float32"
     score: str = "mean_abs"
     num_inference_steps: int = 20
     guidance_scale: float = 3.5
@@ -51,15 +56,19 @@ class CaptureConfig:
     height: int | None = None
     width: int | None = None
     dtype: str = "float32"
-    batch_size: int = 16
-    shard_samples: int = 16
+    batch_size: int | None = None
+    shard_samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.score not in STATISTICS:
             raise unknown("score", self.score, STATISTICS)
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
-        for name in ("top_k", "num_inference_steps", "batch_size", "shard_samples", "height", "width"):
+        if self.value_precision not in PRECISIONS:
+            raise unknown("value_precision", self.value_precision, PRECISIONS)
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}; it must be at least 0, which keeps statistics only.")
+        for name in ("num_inference_steps", "batch_size", "shard_samples", "height", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")

@@ -1,13 +1,17 @@
 """What a capture will take, before it starts: bytes by array from the plan, seconds and tables from one real batch."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from engine import shards
 from engine.job import Job
 from engine.manifest import read_samples
+from engine.plan import ArrayPlan
 from engine.recorder import Recorder
-from engine.tables import encoded_bytes
+from engine.tables import encode
 from engine.worker import CaptureWorker
 
 
@@ -19,7 +23,7 @@ class Estimate:
         n_samples: samples.
         n_tasks: tasks.
         n_files: files that the finished run has.
-        array_bytes: by array name.
+        array_bytes: by array name, as the batch below compressed.
         table_bytes: of the ``cells`` and ``samples`` tables (pictures included) and the manifest.
         total_bytes: all of it.
         seconds: with the given number of actors; model loading and Ray's start not counted.
@@ -48,7 +52,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
         n_threads: CPU threads of each.
     """
     worker = CaptureWorker(job, n_threads)
-    n_measured = min(job.config.batch_size, job.config.shard_samples, job.layout.n_samples)
+    n_measured = min(job.batch_size, job.layout.shard_samples, job.layout.n_samples)
     samples = read_samples(manifest_path, 0, n_measured)
     recorder = Recorder(job.layout, job.config.score, len(samples))
     worker.generate(samples[:1], Recorder(job.layout, job.config.score, 1))  # the first generation also warms up
@@ -58,10 +62,14 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
     seconds = (time.monotonic() - started) / len(samples)
     scale = job.layout.n_samples / len(samples)
     table_bytes = {
-        **{name: round(encoded_bytes(name, columns) * scale) for name, columns in tables.items()},
+        **{name: round(len(encode(name, columns)) * scale) for name, columns in tables.items()},
         "manifest": manifest_path.stat().st_size,
     }
-    array_bytes = {array.name: array.stored_bytes for array in job.layout.arrays()}
+    measured = recorder.arrays()
+    array_bytes = {
+        array.name: replace(array, ratio=_ratio(array, measured[array.name])).expected_bytes
+        for array in job.layout.arrays()
+    }
     return Estimate(
         n_samples=job.layout.n_samples,
         n_tasks=job.layout.n_tasks,
@@ -73,3 +81,10 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
         seconds_per_sample=seconds,
         measured_samples=len(samples),
     )
+
+
+def _ratio(array: ArrayPlan, values: np.ndarray) -> float:
+    """Bytes stored per byte of values, without what a chunk costs whatever is in it."""
+    one_shard = replace(array, shape=array.shard, ratio=0)
+    n_bytes = sum(map(len, shards.encode(values, array))) - one_shard.expected_bytes
+    return max(0.0, n_bytes / values.nbytes)

@@ -1,26 +1,30 @@
-"""From a manifest, settings and a folder to a job that can run: everything is checked here, before any work."""
+"""From a manifest, settings and a place to a job that can run: everything is checked here, before any work."""
 
-import json
+import dataclasses
 import platform
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from engine import manifest, store
 from engine.config import CaptureConfig, as_dict, differences, fingerprint
-from engine.errors import InputError, RunConflictError, StorageError
+from engine.errors import InputError, RunConflictError
+from engine.lease import LEASE
 from engine.manifest import Sample
 from engine.models.families import ModelGeometry
 from engine.models.load import find, geometry, weights_digest
-from engine.plan import Layout, choose_layers, choose_steps
-from engine.runfile import FORMAT_VERSION, NAME, read_description
+from engine.plan import Layout, choose_layers, choose_pool_side, choose_steps, default_shard_samples
+from engine.runfile import FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description, write_description
 from engine.sampler import Settings
-from engine.tables import replace_durably
+from engine.storage import Storage, open_storage
 
 _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
+_FOLDERS = ("ledger/", "cells/", "samples/", "results/", f"{store.NAME}/")
+_FILES = (MANIFEST, LEASE)
+_MOST_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,38 @@ class Job:
     """All that a worker must be told. Plain values only: it travels to Ray's actors.
 
     Attributes:
-        run: the run's folder.
-        config: the capture's settings.
+        run: path or URL of the run.
+        config: the capture's settings, all of them settled.
         geometry: the model's.
         layout: the run's shape.
-        identity: what decides the data, see :func:`prepare`.
+        identity: what decides the data of a sample, see :func:`prepare`.
         fingerprint: of the identity.
+        manifest_sha256: of the manifest's content.
+        lease: token of the capture that runs it, see :mod:`engine.lease`; None where nothing else can write.
     """
 
-    run: Path
+    run: str
     config: CaptureConfig
     geometry: ModelGeometry
     layout: Layout
     identity: dict[str, Any]
     fingerprint: str
+    manifest_sha256: str
+    lease: str | None = None
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where the run is."""
+        return open_storage(self.run)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples generated together."""
+        return self.config.batch_size or min(_MOST_BATCH_SIZE, self.layout.shard_samples)
+
+    def leased(self, token: str) -> "Job":
+        """The same job as part of the capture that holds a lease."""
+        return dataclasses.replace(self, lease=token)
 
     def settings(self, sample: Sample) -> Settings:
         """A sample's own settings where its manifest row has them, else the run's."""
@@ -55,16 +77,35 @@ class Job:
         )
 
 
-def prepare(manifest_path: Path, run: Path, config: CaptureConfig) -> Job:
+def prepare(manifest_path: Path, run: str | Path, config: CaptureConfig) -> Job:
     """Check a capture's inputs against each other and settle its shape. Reads only; writes nothing.
 
     Raises:
         InputError: the manifest, the model or a setting cannot work.
     """
+    open_storage(run)
     manifest.validate(manifest_path)
     source = find(config.model, config.revision)
     shape = geometry(source)
-    side = shape.default_side
+    layout = _layout(manifest_path, config, shape)
+    config = dataclasses.replace(
+        config,
+        height=config.height or shape.default_side,
+        width=config.width or shape.default_side,
+        shard_samples=layout.shard_samples,
+        batch_size=config.batch_size or min(_MOST_BATCH_SIZE, layout.shard_samples),
+    )
+    settled = as_dict(config) | {
+        "layers": [block.layer for block in layout.blocks],
+        "steps": list(layout.steps),
+        "n_tokens": layout.n_tokens,
+    }
+    del settled["model"], settled["revision"]  # the weights decide, wherever they were read from
+    identity = {"format_version": FORMAT_VERSION, "config": settled, "weights": weights_digest(source)}
+    return Job(str(run), config, shape, layout, identity, fingerprint(identity), manifest.digest(manifest_path))
+
+
+def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) -> Layout:
     kinds = manifest.settings_used(manifest_path)
     if kinds.has_reference:
         raise InputError(f"the manifest names reference pictures; {shape.family} pipelines here take text only.")
@@ -73,11 +114,16 @@ def prepare(manifest_path: Path, run: Path, config: CaptureConfig) -> Job:
             f"the manifest has negative prompts, and true_cfg_scale is {config.true_cfg_scale:g}: they would do "
             "nothing. Give --true-cfg-scale above 1, or drop the column."
         )
-    sizes = {(height or config.height or side, width or config.width or side) for height, width in kinds.sizes}
+    side, pool = shape.default_side, choose_pool_side(config.tokens)
     n_tokens = 0
-    for height, width in sizes:
+    for height, width in {(h or config.height or side, w or config.width or side) for h, w in kinds.sizes}:
         grid_height, grid_width = shape.grid(height, width)
-        n_tokens = max(n_tokens, grid_height * grid_width)
+        if grid_height % pool or grid_width % pool:
+            raise InputError(
+                f"tokens is {config.tokens!r}, and a picture of {height} x {width} pixels has {grid_height} x "
+                f"{grid_width} tokens: not whole squares of {pool} x {pool}. Choose a side that divides both."
+            )
+        n_tokens = max(n_tokens, grid_height // pool * (grid_width // pool))
     steps = {n or config.num_inference_steps for n in kinds.steps}
     if config.top_k > shape.n_channels:
         raise InputError(f"top_k is {config.top_k}; {config.model!r} has {shape.n_channels} channels.")
@@ -88,79 +134,88 @@ def prepare(manifest_path: Path, run: Path, config: CaptureConfig) -> Job:
         n_channels=shape.n_channels,
         n_tokens=n_tokens,
         top_k=config.top_k,
-        shard_samples=config.shard_samples,
+        shard_samples=config.shard_samples or 1,
+        pool=pool,
+        rounded=config.value_precision == "bfloat16",
     )
-    settled = as_dict(config) | {
-        "layers": [block.layer for block in layout.blocks],
-        "steps": list(layout.steps),
-        "height": config.height or side,
-        "width": config.width or side,
-    }
-    del settled["model"], settled["revision"]  # the weights decide, wherever they were read from
-    identity = {
-        "format_version": FORMAT_VERSION,
-        "config": settled,
-        "weights": weights_digest(source),
-        "manifest": manifest.digest(manifest_path),
-    }
-    return Job(run, config, shape, layout, identity, fingerprint(identity))
+    return layout if config.shard_samples else dataclasses.replace(layout, shard_samples=default_shard_samples(layout))
+
+
+def check_place(job: Job) -> None:
+    """Refuse a place that holds other files than a run's. Reads only.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    stored = job.storage.list()
+    if NAME not in stored and (others := [key for key in stored if not key.startswith(_FOLDERS) and key not in _FILES]):
+        raise RunConflictError(
+            f"{job.run!r} holds no run but other files ({', '.join(others[:3])}); choose a new place."
+        )
 
 
 def begin(job: Job, manifest_path: Path) -> bool:
-    """Create the run on disk, or recognise it as this job's own, to be resumed. Safe to repeat.
+    """Create the run, recognise it as this job's own to be resumed, or grow it to a longer manifest. Safe to repeat.
+
+    Only while no other capture runs (:func:`engine.lease.hold`).
 
     Returns:
         True where the run was there already.
 
     Raises:
-        RunConflictError: the folder holds another run or other files.
-        StorageError: the folder cannot be written.
+        RunConflictError: there is another run.
+        StorageError: the store refused.
     """
-    description = job.run / NAME
-    if description.exists():
-        check_same(job)
-        return True
-    try:
-        job.run.mkdir(parents=True, exist_ok=True)
-        ours = {"manifest.parquet", "manifest.tmp", store.NAME, "run.tmp", "cells", "samples", "ledger"}
-        if others := sorted(path.name for path in job.run.iterdir() if path.name not in ours):
-            raise RunConflictError(
-                f"{str(job.run)!r} holds no run but other files ({', '.join(others[:3])}); choose a new folder."
-            )
-        for table in ("cells", "samples", "ledger"):
-            (job.run / table).mkdir(exist_ok=True)
-        shutil.copyfile(manifest_path, job.run / "manifest.tmp")
-        replace_durably(job.run / "manifest.tmp", job.run / "manifest.parquet")
-        store.create(job.run, job.layout, manifest.sample_ids(manifest_path))
-        temporary = job.run / "run.tmp"
-        temporary.write_text(json.dumps(_description(job), indent=1) + "\n", encoding="utf-8")
-        replace_durably(temporary, description)
-    except OSError as error:
-        raise StorageError(f"cannot create the run {str(job.run)!r}: {error}") from error
-    return False
+    storage = job.storage
+    if not storage.exists(NAME):
+        _lay_out(job, manifest_path, datetime.now(UTC).isoformat(timespec="seconds"))
+        return False
+    begun = check_same(job, manifest_path)
+    stored = storage.list()
+    whole = all(stored.get(key) == each.n_bytes for key, each in objects_of(begun).items())
+    if begun["manifest"]["n_samples"] < job.layout.n_samples or not whole:
+        _lay_out(job, manifest_path, begun["created"])
+    return True
 
 
-def check_same(job: Job) -> None:
-    """Refuse a folder whose run has another fingerprint.
+def check_same(job: Job, manifest_path: Path) -> dict[str, Any]:
+    """Refuse a run that was begun with other settings, or with samples that are not the manifest's first ones.
+
+    Returns:
+        The run's description.
 
     Raises:
         RunConflictError: naming every field that differs.
     """
-    begun = read_description(job.run)
+    begun = read_description(job.storage)
+    remedy = "Give it the settings and the manifest it was begun with, or choose another place."
     if begun["fingerprint"] != job.fingerprint:
         lines = "\n  ".join(differences(job.identity, begun["identity"]))
+        raise RunConflictError(f"the run in {job.run!r} was begun with something else:\n  {lines}\n{remedy}")
+    n_samples, sha256 = begun["manifest"]["n_samples"], begun["manifest"]["sha256"]
+    if n_samples > job.layout.n_samples:
         raise RunConflictError(
-            f"the run in {str(job.run)!r} was begun with something else:\n  {lines}\n"
-            "Give it the settings and the manifest it was begun with, or choose another folder."
+            f"the run in {job.run!r} has {n_samples} samples, and this manifest only {job.layout.n_samples}. {remedy}"
         )
+    same = job.manifest_sha256 if n_samples == job.layout.n_samples else manifest.digest(manifest_path, n_samples)
+    if same != sha256:
+        raise RunConflictError(
+            f"the run in {job.run!r} was begun with another manifest:\n  manifest: the run's {n_samples} samples are "
+            f"not the first {n_samples} of this one's {job.layout.n_samples}\n{remedy} A run grows by samples that "
+            "come after its own."
+        )
+    return begun
 
 
-def _description(job: Job) -> dict[str, Any]:
-    layout = job.layout
-    return {
+def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
+    layout, storage = job.layout, job.storage
+    objects = {MANIFEST: storage.put(MANIFEST, [manifest_path.read_bytes()])}
+    objects |= store.lay_out(storage, layout, manifest.sample_ids(manifest_path))
+    description = {
         "format_version": FORMAT_VERSION,
         "fingerprint": job.fingerprint,
         "identity": job.identity,
+        "manifest": {"n_samples": layout.n_samples, "sha256": job.manifest_sha256},
         "config": job.identity["config"] | {"model": job.config.model, "revision": job.config.revision},
         "geometry": {
             "n_samples": layout.n_samples,
@@ -168,11 +223,13 @@ def _description(job: Job) -> dict[str, Any]:
             "n_layers": len(layout.blocks),
             "n_channels": layout.n_channels,
             "n_tokens": layout.n_tokens,
-            "blocks": [block.path for block in layout.blocks],
+            "blocks": [dataclasses.asdict(block) for block in layout.blocks],
         },
         "n_tasks": layout.n_tasks,
         "shard_samples": layout.shard_samples,
         "model": {"name": job.config.model, "family": job.geometry.family, "weights_sha256": job.identity["weights"]},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": created,
+        "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }
+    write_description(storage, description)

@@ -1,11 +1,15 @@
 """The ledger: one record per finished task, written last. A task exists for readers if and only if its record does."""
 
-import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
 
+from engine import documents
 from engine.errors import RunConflictError, StorageError
-from engine.tables import replace_durably
+from engine.storage import Storage, Stored
+
+_FOLDER = "ledger/"
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -15,15 +19,16 @@ class Record:
     Attributes:
         task: its number.
         start: first manifest row.
-        stop: one past the last manifest row.
+        stop: one past the last manifest row; fewer than the task owns where the run has grown since.
         fingerprint: of the run that wrote it.
         attempt: 1 for the first.
         n_done: samples generated.
         n_failed: samples that failed by themselves; the samples table says why.
         seconds: from the task's start to its last file.
-        finished: UTC time, ISO 8601.
+        finished: UTC time, ISO 8601; for people, nothing depends on it.
         host: node that ran it.
         device: ``cpu`` or ``cuda:...`` with its name.
+        objects: what the task stored, by key; empty in runs of format version 1.
     """
 
     task: int
@@ -37,61 +42,99 @@ class Record:
     finished: str
     host: str
     device: str
+    objects: Mapping[str, Stored] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The record's document."""
+        return documents.encode(asdict(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Record":
+        """The record of a document.
+
+        Raises:
+            ValueError: it is damaged, or no record.
+        """
+        content = documents.decode(data)
+        content["objects"] = {key: Stored(**stored) for key, stored in content.get("objects", {}).items()}
+        try:
+            return cls(**{each.name: content[each.name] for each in fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no record: {error}") from None
 
 
 class Ledger:
-    """The folder ``RUN/ledger``."""
+    """The records of the run in a storage, under ``ledger/``."""
 
-    def __init__(self, run: Path) -> None:
-        self.folder = run / "ledger"
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
-    def path(self, task: int) -> Path:
+    @staticmethod
+    def key(task: int) -> str:
         """Where a task's record is."""
-        return self.folder / f"{task:05d}.json"
+        return f"{_FOLDER}{task:05d}.json"
 
     def write(self, record: Record) -> None:
         """Write a finished task's record; all of its data must be on disk before."""
-        self._write(self.path(record.task), asdict(record))
+        self._storage.put(self.key(record.task), [record.encode()])
 
     def write_failure(self, task: int, attempt: int, error: str) -> None:
         """Write down a failed attempt of a task."""
-        self._write(self._failure(task, attempt), {"task": task, "attempt": attempt, "error": error})
+        content = {"task": task, "attempt": attempt, "error": error}
+        self._storage.put(self._failure(task, attempt), [documents.encode(content)])
 
     def next_attempt(self, task: int) -> int:
         """1 plus the number of attempts that are written down as failed."""
         attempt = 1
-        while self._failure(task, attempt).exists():
+        while self._storage.exists(self._failure(task, attempt)):
             attempt += 1
         return attempt
 
+    def find(self, task: int) -> Record | None:
+        """A task's record; None where it has none, or a damaged one."""
+        try:
+            return Record.decode(self._storage.get(self.key(task)))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def keys(self) -> dict[int, str]:
+        """The key of every finished task's record, by task."""
+        names = {key: key.removeprefix(_FOLDER).removesuffix(".json") for key in self._storage.list(_FOLDER)}
+        return {int(name): key for key, name in names.items() if name.isdigit() and key.endswith(".json")}
+
     def records(self, fingerprint: str) -> dict[int, Record]:
-        """Every finished task's record, by task.
+        """Every finished task's record, by task, ascending.
 
         Raises:
-            StorageError: a record cannot be read.
+            StorageError: a record cannot be read, or is damaged.
             RunConflictError: a record belongs to a run with another fingerprint.
         """
-        found = {}
-        for path in sorted(self.folder.glob("[0-9]*.json")):
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                record = Record(**{field.name: content[field.name] for field in fields(Record)})
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise StorageError(f"the record {path} cannot be read ({error}); delete it to redo its task.") from None
+        keys = self.keys()
+        # One at a time where reading is no wait; object stores answer each request after some milliseconds.
+        with ThreadPoolExecutor(_READERS) as pool:
+            read = map if self._storage.free_bytes() is not None else pool.map
+            found = dict(zip(keys, read(self._read, keys.values()), strict=True))
+        for task, record in found.items():
             if record.fingerprint != fingerprint:
                 raise RunConflictError(
-                    f"the record {path} has fingerprint {record.fingerprint}, the run has {fingerprint}; "
-                    "it was written by another run. Choose another folder."
+                    f"the record {self._storage.location(keys[task])} has fingerprint {record.fingerprint}, the run "
+                    f"has {fingerprint}; it was written by another run. Choose another folder."
                 )
-            found[record.task] = record
-        return found
+        return dict(sorted(found.items()))
 
-    def _failure(self, task: int, attempt: int) -> Path:
-        return self.folder / "failed" / f"{task:05d}.{attempt}.json"
+    def delete(self, tasks: Iterable[int]) -> None:
+        """Delete tasks' records: the next capture does those tasks again."""
+        self._storage.delete([self.key(task) for task in tasks])
+
+    def _read(self, key: str) -> Record:
+        try:
+            return Record.decode(self._storage.get(key))
+        except ValueError as error:
+            raise StorageError(
+                f"the record {self._storage.location(key)} is damaged: {error}. fewchannels runs verify --repair "
+                "drops it, and the next capture does its task again."
+            ) from None
 
     @staticmethod
-    def _write(path: Path, content: dict[str, object]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        replace_durably(temporary, path)
+    def _failure(task: int, attempt: int) -> str:
+        return f"{_FOLDER}failed/{task:05d}.{attempt}.json"

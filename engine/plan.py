@@ -8,9 +8,14 @@ from engine.channels import STATISTICS
 from engine.errors import InputError, unknown
 from engine.models.families import Block
 
-_INDEX_BYTES_PER_CHUNK = 16  # Zarr v3 sharding: offset and length of every inner chunk, then a CRC-32C
-_INDEX_CHECKSUM_BYTES = 4
+TOKENS = ("all", "pool:N")
+RANKED = 12  # channels that ``cells`` names where no token maps are kept
 _CHUNK_BYTES = 256 * 1024
+_TASK_BYTES = 512 * 2**20
+_MOST_SHARD_SAMPLES = 16
+_CHUNK_OVERHEAD_BYTES = 36  # Blosc's header and a CRC-32C, then offset and length in the shard's index
+# Bytes stored per byte of values, where nothing has been measured: benchmarks/README.md, Number formats.
+_EXACT, _ROUNDED, _INDICES = 0.88, 0.40, 0.40
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class ArrayPlan:
         shard: extents of a shard, the unit of write.
         chunk: extents of a chunk, the unit of read.
         dtype: numpy name; every dtype here takes 4 bytes.
+        ratio: bytes stored per byte of values that is to be expected.
     """
 
     name: str
@@ -32,6 +38,12 @@ class ArrayPlan:
     shard: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: str
+    ratio: float
+
+    @property
+    def fill(self) -> float:
+        """What an unwritten element reads as: NaN, or -1 where the dtype has none."""
+        return -1 if self.dtype == "int32" else math.nan
 
     @property
     def n_shards(self) -> int:
@@ -39,11 +51,19 @@ class ArrayPlan:
         return math.ceil(self.shape[0] / self.shard[0])
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes of the finished array on disk: whole shards with their indices, without its metadata document."""
+    def value_bytes(self) -> int:
+        """Bytes of the finished array's values in memory."""
+        return 4 * math.prod(self.shape)
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of the finished array's shards that are to be expected on disk."""
         n_chunks = math.prod(self.shard) // math.prod(self.chunk)
-        shard_bytes = 4 * math.prod(self.shard) + _INDEX_BYTES_PER_CHUNK * n_chunks + _INDEX_CHECKSUM_BYTES
-        return self.n_shards * shard_bytes
+        return round(self.ratio * self.value_bytes) + self.n_shards * n_chunks * _CHUNK_OVERHEAD_BYTES
+
+    def key(self, task: int) -> str:
+        """Where a task's shard is, below the group: a pure function of the task."""
+        return "/".join((self.name, ".".join(("c", str(task), *["0"] * (len(self.shape) - 1)))))
 
 
 @dataclass(frozen=True)
@@ -55,9 +75,11 @@ class Layout:
         steps: step indices kept, ascending.
         blocks: layers kept, ascending.
         n_channels: width of the hidden state.
-        n_tokens: image tokens of the largest picture; smaller pictures leave NaN behind their last token.
-        top_k: channels whose token maps are kept.
+        n_tokens: tokens kept of the largest picture; smaller pictures leave NaN behind their last token.
+        top_k: channels whose token maps are kept; 0 keeps the channels' statistics only.
         shard_samples: samples in a task and a shard.
+        pool: side of the square of tokens whose mean is kept as one token; 1 keeps them all.
+        rounded: whether token maps have bfloat16's mantissa, which compresses better.
     """
 
     n_samples: int
@@ -67,11 +89,18 @@ class Layout:
     n_tokens: int
     top_k: int
     shard_samples: int
+    pool: int = 1
+    rounded: bool = False
 
     @property
     def n_tasks(self) -> int:
         """Tasks of the run; task ``t`` owns manifest rows ``[t*S, min((t+1)*S, n))``."""
         return math.ceil(self.n_samples / self.shard_samples)
+
+    @property
+    def n_ranked(self) -> int:
+        """Channels that ``cells`` names, largest score first."""
+        return self.top_k or min(RANKED, self.n_channels)
 
     def rows(self, task: int) -> range:
         """Manifest rows, which are indices on the sample axis, that a task owns."""
@@ -86,42 +115,69 @@ class Layout:
         """
         n_steps, n_layers = len(self.steps), len(self.blocks)
 
-        def array(name: str, dtype: str, **rest: int) -> ArrayPlan:
-            shard_samples = min(self.shard_samples, self.n_samples)
+        def array(name: str, dtype: str, ratio: float, **rest: int) -> ArrayPlan:
             head, tail = (self.n_samples, n_steps, n_layers), tuple(rest.values())
-            most_steps = _CHUNK_BYTES // (4 * shard_samples * math.prod(tail))
+            most_steps = _CHUNK_BYTES // (4 * self.shard_samples * math.prod(tail))
             chunk_steps = max(d for d in range(1, n_steps + 1) if n_steps % d == 0 and d <= max(1, most_steps))
             return ArrayPlan(
                 name,
                 dims=("sample", "step", "layer", *rest),
                 shape=(*head, *tail),
-                shard=(shard_samples, n_steps, n_layers, *tail),
-                chunk=(shard_samples, chunk_steps, 1, *tail),
+                shard=(self.shard_samples, n_steps, n_layers, *tail),
+                chunk=(self.shard_samples, chunk_steps, 1, *tail),
                 dtype=dtype,
+                ratio=ratio,
             )
 
+        scores = tuple(array(name, "float32", _EXACT, channel=self.n_channels) for name in STATISTICS)
+        if not self.top_k:
+            return scores
+        maps = _ROUNDED if self.rounded else _EXACT
         return (
-            *(array(name, "float32", channel=self.n_channels) for name in STATISTICS),
-            array("massive_value", "float32", k=self.top_k, token=self.n_tokens),
-            array("massive_channel", "int32", k=self.top_k),
-            array("token_norm", "float32", token=self.n_tokens),
+            *scores,
+            array("massive_value", "float32", maps, k=self.top_k, token=self.n_tokens),
+            array("massive_channel", "int32", _INDICES, k=self.top_k),
+            array("token_norm", "float32", _EXACT, token=self.n_tokens),
         )
 
     @property
-    def array_bytes(self) -> int:
-        """Bytes of all arrays on disk."""
-        return sum(array.stored_bytes for array in self.arrays())
+    def sample_value_bytes(self) -> int:
+        """Bytes of one sample's values in memory."""
+        return sum(array.value_bytes for array in self.arrays()) // self.n_samples
 
     @property
-    def task_bytes(self) -> int:
-        """Bytes of arrays that a worker holds for one task."""
-        return self.array_bytes // self.n_tasks
+    def expected_bytes(self) -> int:
+        """Bytes of all arrays that are to be expected on disk."""
+        return sum(array.expected_bytes for array in self.arrays())
 
     @property
     def n_files(self) -> int:
         """Files of the finished run: shards, two Parquet parts and a record per task, and what is written once."""
-        n_coordinates, n_metadata, n_once = 8, len(self.arrays()) + 9, 2
+        n_coordinates = 8 if self.top_k else 6
+        n_metadata, n_once = len(self.arrays()) + n_coordinates + 1, 2
         return sum(array.n_shards for array in self.arrays()) + 3 * self.n_tasks + n_coordinates + n_metadata + n_once
+
+
+def default_shard_samples(layout: Layout) -> int:
+    """Samples per task where the user leaves it open: as many as keep a task's values within 512 MiB, 1 to 16."""
+    return max(1, min(_MOST_SHARD_SAMPLES, _TASK_BYTES // layout.sample_value_bytes))
+
+
+def choose_pool_side(text: str) -> int:
+    """The side of the square of tokens that becomes one, of ``all`` (1) or ``pool:N`` (N).
+
+    Raises:
+        InputError: the text is neither.
+    """
+    if text == "all":
+        return 1
+    side = text.removeprefix("pool:")
+    if side == text or not side.isdigit() or int(side) < 2:
+        raise InputError(
+            f"tokens is {text!r}; it must be 'all', or 'pool:N' with N of at least 2: the mean over squares of N x N "
+            "tokens."
+        )
+    return int(side)
 
 
 def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:

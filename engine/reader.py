@@ -10,6 +10,7 @@ from PIL import Image
 from engine.catalog import Answer, Catalog
 from engine.errors import InputError
 from engine.runfile import read_description
+from engine.storage import open_storage
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,19 +20,19 @@ class Run:
     """A run on disk, finished or not: what tasks had recorded when it was opened.
 
     Args:
-        path: the run's folder.
+        path: the run's folder or URL.
 
     Raises:
-        InputError: the folder holds no run.
+        InputError: there is no run.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.description = read_description(self.path)
-        self.catalog = Catalog(self.path)
+        self.storage = open_storage(path)
+        self.description = read_description(self.storage)
+        self.catalog = Catalog(path)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        return f"Run({self.storage.url!r})"
 
     def sql(self, text: str) -> Answer:
         """Ask a read-only SQL question of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
@@ -57,7 +58,7 @@ class Run:
         """The store as a lazy, labelled dataset; samples of unfinished tasks are NaN."""
         from engine.store import open_dataset
 
-        return open_dataset(self.path)
+        return open_dataset(self.storage)
 
     def image(self, sample_id: str) -> Image.Image:
         """The generated picture of one sample.
@@ -79,7 +80,7 @@ class Run:
             "count(*) filter (prompt_truncated), avg(seconds) from samples"
         ).fetchall()
         ((tasks_done,),) = self.sql("select count(*) from tasks").fetchall()
-        files = [file.stat().st_size for file in self.path.rglob("*") if file.is_file()]
+        files = self.storage.list()
         return self.description | {
             "n_samples": self.description["geometry"]["n_samples"],
             "n_done": done,
@@ -87,7 +88,7 @@ class Run:
             "n_truncated": truncated,
             "n_tasks_done": tasks_done,
             "seconds_per_sample": seconds,
-            "bytes": sum(files),
+            "bytes": sum(files.values()),
             "files": len(files),
         }
 
@@ -96,9 +97,9 @@ def open_run(path: str | Path) -> Run:
     """Open a run for reading.
 
     Args:
-        path: the run's folder.
+        path: the run's folder or URL.
 
     Raises:
-        InputError: the folder holds no run.
+        InputError: there is no run.
     """
     return Run(path)

@@ -11,6 +11,8 @@ from engine.channels import (
     energy_share,
     gini,
     lower_median,
+    pool_tokens,
+    round_to_bfloat16,
     statistics,
     take_channels,
     token_norms,
@@ -36,75 +38,78 @@ class Recorder:
         self._score = STATISTICS.index(score)
         self._step_position = {step: i for i, step in enumerate(layout.steps)}
         self._layer_position = {block.layer: i for i, block in enumerate(layout.blocks)}
-        self._arrays = {
-            array.name: torch.full(
-                (n_samples, *array.shape[1:]),
-                -1 if array.dtype == "int32" else torch.nan,
-                dtype=getattr(torch, array.dtype),
-            )
-            for array in layout.arrays()
-            if array.name not in STATISTICS
-        }
-        shape = (n_samples, len(layout.steps), len(layout.blocks), layout.n_channels)
-        self._statistics = torch.full((len(STATISTICS), *shape), torch.nan)
-        self._arrays |= dict(zip(STATISTICS, self._statistics, strict=True))  # views, so that a tap writes all at once
+        cells = (n_samples, len(layout.steps), len(layout.blocks))
+        # One tensor for the four, so that a tap writes them at once.
+        self._statistics = torch.full((len(STATISTICS), *cells, layout.n_channels), torch.nan)
+        self._channels = torch.full((*cells, layout.n_ranked), -1, dtype=torch.int32)
+        self._norm_ratio = torch.full(cells, torch.nan)
+        self._nonfinite = torch.zeros(cells, dtype=torch.int64)
+        self._values = torch.full((*cells, layout.top_k, layout.n_tokens if layout.top_k else 0), torch.nan)
+        self._norms = torch.full((*cells, layout.n_tokens if layout.top_k else 0), torch.nan)
 
-    def tap(self, sampler: Sampler, rows: slice) -> Tap:
-        """A tap that records the conditional branch's chosen steps for the batch at ``rows``."""
-        arrays = self._arrays
+    def tap(self, sampler: Sampler, rows: slice, grid: tuple[int, int]) -> Tap:
+        """A tap that records the conditional branch's chosen steps.
+
+        Args:
+            sampler: says which step and branch it is.
+            rows: positions of the batch in the task.
+            grid: image tokens along height and width.
+        """
+        layout = self.layout
 
         def read(block: Block, x: Tensor) -> None:
             step = self._step_position.get(sampler.step)
             if step is None or sampler.branch != "cond":
                 return
             layer = self._layer_position[block.layer]
-            n_tokens = x.shape[1]
-            stats = statistics(x)
-            channels = top_k(stats[self._score], self.layout.top_k)
-            self._statistics[:, rows, step, layer] = stats
-            arrays["massive_channel"][rows, step, layer] = channels
-            arrays["massive_value"][rows, step, layer, :, :n_tokens] = take_channels(x, channels)
-            arrays["token_norm"][rows, step, layer, :n_tokens] = token_norms(x)
+            stats, norms = statistics(x), token_norms(x)
+            channels = top_k(stats[self._score], layout.n_ranked)
+            self._statistics[:, rows, step, layer] = stats.to(self._statistics.device)
+            self._channels[rows, step, layer] = channels.to(self._channels)
+            self._nonfinite[rows, step, layer] = (~norms.isfinite()).sum(dim=-1).to(self._nonfinite)
+            self._norm_ratio[rows, step, layer] = (norms.amax(dim=-1) / lower_median(norms)).to(self._norm_ratio)
+            if not layout.top_k:
+                return
+            maps = pool_tokens(take_channels(x, channels), grid, layout.pool)
+            if layout.rounded:
+                maps = round_to_bfloat16(maps)
+            n_tokens = maps.shape[-1]
+            self._values[rows, step, layer, :, :n_tokens] = maps.to(self._values)
+            self._norms[rows, step, layer, :n_tokens] = pool_tokens(norms, grid, layout.pool).to(self._norms)
 
         return read
 
     def discard(self, rows: slice) -> None:
         """Forget what a failed batch left at ``rows``."""
-        for values in self._arrays.values():
-            values[rows] = torch.nan if values.is_floating_point() else -1
+        self._statistics[:, rows] = torch.nan
+        for values in (self._norm_ratio, self._values, self._norms):
+            values[rows] = torch.nan
+        self._channels[rows] = -1
+        self._nonfinite[rows] = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The task's arrays by name, ``(sample, step, layer, ...)``, not copied."""
-        return {name: values.numpy() for name, values in self._arrays.items()}
+        kept = dict(zip(STATISTICS, self._statistics, strict=True))
+        if self.layout.top_k:
+            kept |= {"massive_value": self._values, "massive_channel": self._channels, "token_norm": self._norms}
+        return {name: values.numpy() for name, values in kept.items()}
 
-    def nonfinite_cells(self, row: int, n_tokens: int, n_steps: int) -> int:
-        """Recorded (step, layer) cells of one sample whose hidden state holds a NaN or an infinity.
+    def nonfinite_cells(self, row: int) -> int:
+        """Recorded (step, layer) cells of one sample whose hidden state holds a NaN or an infinity."""
+        return int((self._nonfinite[row] > 0).sum())
 
-        Args:
-            row: the sample's position in the task.
-            n_tokens: its image tokens.
-            n_steps: its denoising steps.
-        """
-        run = [i for i, step in enumerate(self.layout.steps) if step < n_steps]
-        norms = self._arrays["token_norm"][row, run, :, :n_tokens]
-        return int((~norms.isfinite()).any(dim=-1).sum())
-
-    def cells(
-        self, row: int, n_tokens: int, timesteps: Sequence[float], sigmas: Sequence[float] | None
-    ) -> dict[str, np.ndarray]:
+    def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float] | None) -> dict[str, np.ndarray]:
         """Columns of ``cells``, but for those that name the sample: one row per (step, layer) that it ran.
 
         Args:
             row: the sample's position in the task.
-            n_tokens: its image tokens.
             timesteps: the scheduler's timestep of every step.
             sigmas: the scheduler's noise level of every step, or None.
         """
         layout = self.layout
         n_run = sum(step < len(timesteps) for step in layout.steps)
-        scores = self._arrays[STATISTICS[self._score]][row, :n_run]
-        channels = self._arrays["massive_channel"][row, :n_run].long()
-        norms = self._arrays["token_norm"][row, :n_run, :, :n_tokens]
+        scores = self._statistics[self._score, row, :n_run]
+        channels = self._channels[row, :n_run].long()
         top_scores = scores.gather(-1, channels)
         median = lower_median(scores)
         measured = {
@@ -112,10 +117,10 @@ class Recorder:
             "top_scores": top_scores.flatten(0, 1),
             "median_score": median.flatten(),
             "ratio": (top_scores[..., 0] / median).flatten(),
-            "energy_share": energy_share(self._arrays["rms"][row, :n_run], channels).flatten(),
+            "energy_share": energy_share(self._statistics[STATISTICS.index("rms"), row, :n_run], channels).flatten(),
             "gini": gini(scores).flatten(),
-            "token_norm_ratio": (norms.amax(dim=-1) / lower_median(norms)).flatten(),
-            "nonfinite": (~norms.isfinite()).sum(dim=-1).flatten(),
+            "token_norm_ratio": self._norm_ratio[row, :n_run].flatten(),
+            "nonfinite": self._nonfinite[row, :n_run].flatten(),
         }
         steps, n_layers = np.array(layout.steps[:n_run]), len(layout.blocks)
         n = n_run * n_layers

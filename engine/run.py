@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 import ray
 
-from engine.errors import FewchannelsError, IncompleteRunError, StorageError
+from engine.errors import FewchannelsError, IncompleteRunError, RunConflictError, StorageError
 from engine.job import Job
 from engine.ledger import Ledger, Record
 from engine.worker import CaptureWorker
 
+TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
 MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
 
 
@@ -84,12 +84,16 @@ def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str
 
 
 def pending_tasks(job: Job) -> list[int]:
-    """Tasks without a record, and those in which a sample failed."""
-    return _pending(job, Ledger(job.run).records(job.fingerprint))
+    """Tasks without a record, those with failed samples, and one that owns more samples since the run has grown."""
+    return _pending(job, Ledger(job.storage).records(job.fingerprint))
 
 
 def _pending(job: Job, records: dict[int, Record]) -> list[int]:
-    return [task for task in range(job.layout.n_tasks) if task not in records or records[task].n_failed]
+    def is_done(task: int) -> bool:
+        record = records.get(task)
+        return record is not None and not record.n_failed and record.stop == job.layout.rows(task).stop
+
+    return [task for task in range(job.layout.n_tasks) if not is_done(task)]
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -98,10 +102,11 @@ def check_space(job: Job, tasks: list[int]) -> None:
     Raises:
         StorageError: less is free than the pending tasks' arrays take.
     """
-    needed, free = job.layout.task_bytes * len(tasks), shutil.disk_usage(job.run).free
-    if needed > free:
+    free = job.storage.free_bytes()
+    needed = job.layout.expected_bytes * len(tasks) // job.layout.n_tasks
+    if free is not None and needed > free:
         raise StorageError(
-            f"{len(tasks)} tasks will write {needed / 1e9:.1f} GB of arrays and {str(job.run)!r} has "
+            f"{len(tasks)} tasks will write about {needed / 1e9:.1f} GB of arrays and {job.run!r} has "
             f"{free / 1e9:.1f} GB free. Free space, keep fewer --layers or --steps, or lower --top-k."
         )
 
@@ -114,11 +119,11 @@ class CaptureActor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         task = int(batch["task"][0])
-        outcome: dict[str, Any] = {"task": task, "error": None, "fatal": False}
+        outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None}
         try:
             self._worker(task)
-        except StorageError as error:
-            outcome |= {"error": str(error), "fatal": True}
+        except (StorageError, RunConflictError) as error:
+            outcome |= {"error": str(error), "fatal": type(error).__name__}
         except Exception as error:  # one task's failure must not end the others; the driver reports it
             outcome |= {"error": f"{type(error).__name__}: {error}"}
         return {"outcome": np.array([json.dumps(outcome)], dtype=object)}
@@ -168,7 +173,13 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
             CaptureActor,
             fn_constructor_kwargs={"job": job, "n_threads": pool.cpus_per_actor},
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(pool.n_actors, len(tasks))),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=min(pool.n_actors, len(tasks)),
+                max_tasks_in_flight_per_actor=TASKS_AT_ONCE,
+                max_concurrent_calls_per_actor=TASKS_AT_ONCE,
+                enable_true_multi_threading=True,
+            ),
             num_cpus=pool.cpus_per_actor,
             num_gpus=pool.gpus_per_actor,
             max_restarts=MACHINE_FAULT_RETRIES,
@@ -191,7 +202,7 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
         FewchannelsError: Ray could not run the actors.
     """
     n_samples = job.layout.n_samples
-    ledger = Ledger(job.run)
+    ledger = Ledger(job.storage)
 
     def counted() -> tuple[dict[int, Record], int, int]:
         records = ledger.records(job.fingerprint)
@@ -208,9 +219,8 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
             with ray_session(pool):
                 for outcome in outcomes(job, tasks, pool):
                     if outcome["fatal"]:
-                        raise StorageError(
-                            f"{outcome['error']}\nWhat is done is kept; free it and run again to resume."
-                        )
+                        kind = RunConflictError if outcome["fatal"] == "RunConflictError" else StorageError
+                        raise kind(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
                     if outcome["error"]:
                         failed_tasks[outcome["task"]] = outcome["error"]
                     n_done += len(job.layout.rows(outcome["task"])) if not outcome["error"] else 0

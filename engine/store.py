@@ -1,30 +1,43 @@
-"""The Zarr store of a run: create it once, write whole shards, read it back. See ``schemas/store.md``."""
+"""The Zarr store of a run: lay it out, write whole shards, read it back. See ``schemas/store.md``."""
 
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
+from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
-from engine.errors import StorageError
+from engine import shards
 from engine.plan import ArrayPlan, Layout
+from engine.storage import FolderStorage, ObjectStorage, Storage, Stored, open_storage
 
 NAME = "activations.zarr"
+_FILES_AT_ONCE = 3
 
 
-def create(run: Path, layout: Layout, sample_ids: Sequence[str]) -> None:
-    """Create every array of a run, unwritten, with its dimension names and coordinates.
+def lay_out(storage: Storage, layout: Layout, sample_ids: Sequence[str]) -> dict[str, Stored]:
+    """Write every array's metadata, and the coordinates. Shards are not touched: safe to repeat, and to grow a run.
 
     Args:
-        run: the run's folder; an earlier store in it is replaced.
+        storage: of the run.
         layout: the run's shape.
         sample_ids: one per manifest row.
+
+    Returns:
+        What was stored, by key.
     """
-    group = zarr.create_group(run / NAME, zarr_format=3, overwrite=True, attributes={"format_version": 1})
+    documents: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(documents), zarr_format=3, attributes={"format_version": 2})
+    compressors = [
+        BloscCodec(typesize=4, cname="lz4", clevel=shards.LEVEL, shuffle="bitshuffle"),
+        Crc32cCodec(),
+    ]
     for array in layout.arrays():
         group.create_array(
             array.name,
@@ -32,11 +45,26 @@ def create(run: Path, layout: Layout, sample_ids: Sequence[str]) -> None:
             shards=array.shard,
             chunks=array.chunk,
             dtype=array.dtype,
-            fill_value=-1 if array.dtype == "int32" else np.nan,
-            compressors=None,
+            fill_value=array.fill,
+            compressors=compressors,
             filters=None,
             dimension_names=array.dims,
+            chunk_key_encoding={"name": "default", "separator": "."},  # one folder an array, whatever its dimensions
         )
+    for name, (dim, values) in _coordinates(layout, sample_ids).items():
+        group.create_array(name, data=values, dimension_names=(dim,), compressors=None)
+    group.attrs["coordinates"] = "sample_id block"
+    with warnings.catch_warnings():
+        # Readers without support for it ignore it; with it xarray opens the store in one read and no warning.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
+    return {
+        f"{NAME}/{key}": storage.put(f"{NAME}/{key}", [document.to_bytes()])
+        for key, document in sorted(documents.items())
+    }
+
+
+def _coordinates(layout: Layout, sample_ids: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
     coordinates: dict[str, tuple[str, np.ndarray]] = {
         "sample": ("sample", np.arange(layout.n_samples, dtype=np.int64)),
         "sample_id": ("sample", np.array(sample_ids, dtype=np.dtypes.StringDType())),
@@ -44,80 +72,90 @@ def create(run: Path, layout: Layout, sample_ids: Sequence[str]) -> None:
         "layer": ("layer", np.array([block.layer for block in layout.blocks], dtype=np.int32)),
         "block": ("layer", np.array([block.path for block in layout.blocks], dtype=np.dtypes.StringDType())),
         "channel": ("channel", np.arange(layout.n_channels, dtype=np.int32)),
-        "k": ("k", np.arange(layout.top_k, dtype=np.int32)),
-        "token": ("token", np.arange(layout.n_tokens, dtype=np.int32)),
     }
-    for name, (dim, values) in coordinates.items():
-        group.create_array(name, data=values, dimension_names=(dim,), compressors=None)
-    group.attrs["coordinates"] = "sample_id block"
-    with warnings.catch_warnings():
-        # Readers without support for it ignore it; with it xarray opens the store in one read and no warning.
-        warnings.filterwarnings("ignore", message="Consolidated metadata", category=ZarrUserWarning)
-        zarr.consolidate_metadata(group.store)
+    if layout.top_k:
+        coordinates |= {
+            "k": ("k", np.arange(layout.top_k, dtype=np.int32)),
+            "token": ("token", np.arange(layout.n_tokens, dtype=np.int32)),
+        }
+    return coordinates
 
 
-def validate_region(array: ArrayPlan, start: int, stop: int) -> None:
-    """Check that samples ``[start, stop)`` are whole shards of an array.
+def validate_region(array: ArrayPlan, start: int, stop: int, n_samples: int) -> None:
+    """Check that samples ``[start, stop)`` are one whole shard of an array.
 
     Raises:
         ValueError: they are not; writing them could lose another writer's samples.
     """
     length = array.shard[0]
-    if start % length or (stop % length and stop != array.shape[0]) or not start < stop <= array.shape[0]:
+    if start % length or not start < stop <= min(start + length, n_samples):
         raise ValueError(
-            f"region [{start}, {stop}) of {array.name!r} is not whole shards of {length} samples out of "
-            f"{array.shape[0]}; tasks start at a multiple of {length} (schemas/store.md, Regions)"
+            f"region [{start}, {stop}) of {array.name!r} is not a whole shard of {length} samples out of "
+            f"{n_samples}; tasks start at a multiple of {length} (schemas/store.md, Regions)"
         )
 
 
 class Store:
-    """An existing store, open for writing whole shards."""
+    """A store that was laid out, for writing whole shards.
 
-    def __init__(self, run: Path, layout: Layout) -> None:
-        self._folder = run / NAME
+    Args:
+        storage: of the run.
+        layout: the run's shape.
+        n_threads: that compress.
+    """
+
+    def __init__(self, storage: Storage, layout: Layout, n_threads: int = os.cpu_count() or 1) -> None:
+        self._storage, self._layout, self._n_threads = storage, layout, n_threads
         self._plans = {array.name: array for array in layout.arrays()}
-        # A chunk that equals the fill value must be stored all the same: it would look unfinished otherwise. Zarr keeps
-        # this with the open array, not on disk, and open_array drops it when given as an argument.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            self._arrays = {
-                name: zarr.open_array(self._folder / name, mode="r+", zarr_format=3) for name in self._plans
-            }
 
-    def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write every array's samples from ``start`` on and make them durable. Safe to repeat: it overwrites.
+    def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Stored]:
+        """Write every array's shard that begins at a sample, durably. Safe to repeat: it overwrites.
 
         Args:
             start: first sample.
-            arrays: by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long.
+            arrays: by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long. Fewer samples than a
+                shard has are filled up.
+
+        Returns:
+            What was stored, by key.
 
         Raises:
-            ValueError: an array is missing, or the region is not whole shards.
-            StorageError: the disk refused.
+            ValueError: an array is missing, or the region is not a whole shard.
+            StorageError: the store refused.
         """
         if arrays.keys() != self._plans.keys():
             raise ValueError(f"got arrays {sorted(arrays)}, the store has {sorted(self._plans)}")
         for name, values in arrays.items():
-            stop = start + len(values)
-            validate_region(self._plans[name], start, stop)
-            try:
-                self._arrays[name][start:stop] = values
-                self._make_durable(name, start)
-            except OSError as error:
-                raise StorageError(
-                    f"cannot write {name} samples [{start}, {stop}) to {self._folder}: {error}"
-                ) from error
+            validate_region(self._plans[name], start, start + len(values), self._layout.n_samples)
+        task = start // self._layout.shard_samples
+        largest_first = sorted(arrays, key=lambda name: -arrays[name].nbytes)
+        with ThreadPoolExecutor(self._n_threads) as compressing, ThreadPoolExecutor(_FILES_AT_ONCE) as writing:
 
-    def _make_durable(self, name: str, start: int) -> None:
-        plan = self._plans[name]
-        index = (start // plan.shard[0], *[0] * (len(plan.shape) - 1))
-        path = self._folder / name / "c" / "/".join(map(str, index))
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            def put(name: str) -> tuple[str, Stored]:
+                key = f"{NAME}/{self._plans[name].key(task)}"
+                return key, self._storage.put(key, shards.encode(arrays[name], self._plans[name], compressing.map))
+
+            return dict(writing.map(put, largest_first))
 
 
-def open_dataset(run: Path) -> xr.Dataset:
-    """The run's arrays, labelled and lazy: values are read from disk when they are asked for."""
-    return xr.open_zarr(run / NAME, chunks=None, zarr_format=3)
+def read(storage: Storage, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+    """Samples ``[start, stop)`` of arrays, as any Zarr reader has them: ``(sample, step, layer, ...)`` each.
+
+    Raises:
+        ValueError: a chunk is damaged.
+    """
+    group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
+    return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+
+
+def open_dataset(storage: Storage) -> xr.Dataset:
+    """The run's arrays, labelled and lazy: values are read from the store when they are asked for."""
+    return xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
+
+
+def _zarr_store(storage: Storage) -> LocalStore | ObjectStore:
+    root = open_storage(storage.location(NAME))
+    if isinstance(root, FolderStorage):
+        return LocalStore(root.path, read_only=True)
+    assert isinstance(root, ObjectStorage)
+    return ObjectStore(root.store, read_only=True)

@@ -1,9 +1,7 @@
-"""Arrow tables: schemas read from ``schemas/*.yaml``, Parquet written whole and durably."""
+"""Arrow tables: schemas read from ``schemas/*.yaml``, rows to Parquet bytes and back."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,56 +35,38 @@ def schema(name: str) -> pa.Schema:
     )
 
 
-def make_durable(path: Path) -> None:
-    """Flush a file, then the folder entry that names it, to the disk."""
-    for target in (path, path.parent):
-        descriptor = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file its name, so that readers see all of it or none of it, even after a crash."""
-    make_durable(temporary)
-    os.replace(temporary, path)
-    make_durable(path)
-
-
-def encoded_bytes(name: str, columns: Columns) -> int:
-    """Bytes that :func:`write_columns` would write."""
-    sink = pa.BufferOutputStream()
-    _encode(name, columns, sink)
-    return sink.getvalue().size
-
-
-def write_columns(name: str, columns: Columns, path: Path) -> None:
-    """Write a table as one Parquet file in its schema. Safe to repeat: it replaces the file.
+def encode(name: str, columns: Columns, before: bytes | None = None) -> memoryview:
+    """A table as the bytes of one Parquet file in its schema.
 
     Args:
         name: the table's.
         columns: every column of the schema by name, equally long; a column of lists may be a 2-D array.
-        path: the file.
+        before: a Parquet file of the same table whose rows come first.
     """
-    temporary = path.with_suffix(".tmp")
-    _encode(name, columns, temporary)
-    replace_durably(temporary, path)
+    table = pa.Table.from_arrays([_array(columns[f.name], f.type) for f in schema(name)], schema=schema(name))
+    if before is not None:
+        earlier = pq.read_table(pa.BufferReader(before)).select(schema(name).names)
+        table = pa.concat_tables([earlier.cast(schema(name)), table])
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    return memoryview(sink.getvalue())
 
 
-def write_rows(name: str, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as :func:`write_columns` writes columns; what a row lacks is null."""
-    write_columns(name, as_columns(name, rows), path)
+def decode(data: bytes) -> pa.Table:
+    """Every row of a Parquet file.
+
+    Raises:
+        ValueError: it is not whole.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"it is not readable Parquet: {error}") from None
 
 
 def as_columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
     """A table's rows as columns."""
     return {column: [row.get(column) for row in rows] for column in schema(name).names}
-
-
-def _encode(name: str, columns: Columns, sink: Any) -> None:
-    arrays = [_array(columns[field.name], field.type) for field in schema(name)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema(name)), sink, compression="zstd", use_dictionary=False)
 
 
 def _array(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:

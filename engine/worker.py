@@ -9,23 +9,26 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from itertools import groupby
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from engine.errors import StorageError
+from engine.errors import RunConflictError, StorageError
 from engine.job import Job
+from engine.lease import Membership
 from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
 from engine.models.load import find, load
 from engine.recorder import Recorder
+from engine.runfile import MANIFEST
 from engine.sampler import Sampler, Settings
-from engine.store import Store
-from engine.tables import Columns, as_columns, schema, write_columns
+from engine.storage import Stored
+from engine.store import Store, read
+from engine.tables import Columns, as_columns, encode, schema
 from engine.taps import tapped
 
 MAX_ATTEMPTS = 3
@@ -33,15 +36,23 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Generated:
-    """What one sample's generation left besides arrays: a row of ``samples`` without the columns that name it."""
+    """What one sample's generation left besides arrays.
+
+    Attributes:
+        row: of ``samples``, without the picture and the columns that name the sample.
+        image: the picture; None where there is none.
+        timesteps: the scheduler's, of every step.
+        sigmas: the scheduler's noise level of every step, or None.
+    """
 
     row: dict[str, Any]
+    image: Image.Image | None
     timesteps: list[float]
     sigmas: list[float] | None
 
 
 class CaptureWorker:
-    """Runs tasks of one capture, one after another.
+    """Runs tasks of one capture. Two threads may call it: one task is then written while the next is generated.
 
     Args:
         job: what to do.
@@ -49,32 +60,34 @@ class CaptureWorker:
 
     Raises:
         InputError: the model cannot be loaded.
+        RunConflictError: the capture that this worker belongs to has ended.
     """
 
     def __init__(self, job: Job, n_threads: int) -> None:
-        torch.set_num_threads(n_threads)
-        torch.set_flush_denormal(True)
         self.job = job
+        self._n_threads = n_threads
+        self._membership = Membership(job.storage, job.lease) if job.lease else None
+        self._generating = Lock()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         source = find(job.config.model, job.config.revision)
         self.sampler = Sampler(load(source, job.config.dtype, self.device))
-        self.ledger = Ledger(job.run)
+        self.ledger = Ledger(job.storage)
+        self._store = Store(job.storage, job.layout)
 
     def __call__(self, task: int) -> Record:
         """Run one task, trying again a bounded number of times, and write its record. Safe to repeat.
 
         Raises:
-            StorageError: the disk refused; trying again would not help.
+            StorageError: the store refused; trying again would not help.
+            RunConflictError: another capture has taken this one's place.
             Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`; each is in the ledger.
         """
         while True:
             attempt = self.ledger.next_attempt(task)
             try:
                 return self.capture(task, attempt)
-            except OSError as error:
-                raise StorageError(f"task {task} could not be written to {self.job.run}: {error}") from error
-            except StorageError:
+            except (StorageError, RunConflictError):
                 raise
             except Exception:
                 self.ledger.write_failure(task, attempt, traceback.format_exc())
@@ -82,15 +95,31 @@ class CaptureWorker:
                     raise
 
     def capture(self, task: int, attempt: int = 1) -> Record:
-        """One attempt at a task: generate, write the shards, then the tables, then the record."""
-        started, job = time.monotonic(), self.job
+        """One attempt at a task: generate, write the shards, then the tables, then the record.
+
+        A task that was finished when the run had fewer samples keeps those, bit by bit, and gets the new ones.
+        """
+        job, storage = self.job, self.job.storage
         rows = job.layout.rows(task)
-        samples = read_samples(job.run / "manifest.parquet", rows.start, rows.stop)
+        kept = self._kept(task)
+        first = kept.stop if kept else rows.start
+        with storage.open(MANIFEST) as file:
+            samples = read_samples(file, first, rows.stop)
         recorder = Recorder(job.layout, job.config.score, len(samples))
-        generated = self.generate(samples, recorder)
-        self._store.write(rows.start, recorder.arrays())
-        for table, columns in self.tables(task, rows.start, attempt, samples, generated, recorder).items():
-            write_columns(table, columns, job.run / table / f"{task:05d}.parquet")
+        with self._generating:
+            started = time.monotonic()
+            generated = self.generate(samples, recorder)
+        arrays = recorder.arrays()
+        if kept:
+            earlier = read(storage, list(arrays), rows.start, first)
+            arrays = {name: np.concatenate([earlier[name], values]) for name, values in arrays.items()}
+        if self._membership:
+            self._membership.check()
+        objects = self._store.write(rows.start, arrays)
+        for table, columns in self.tables(task, first, attempt, samples, generated, recorder).items():
+            key = f"{table}/{task:05d}.parquet"
+            before = storage.get(key) if kept else None
+            objects[key] = storage.put(key, [encode(table, columns, before)])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
         record = Record(
             task=task,
@@ -98,19 +127,32 @@ class CaptureWorker:
             stop=rows.stop,
             fingerprint=job.fingerprint,
             attempt=attempt,
-            n_done=len(samples) - n_failed,
+            n_done=len(rows) - n_failed,
             n_failed=n_failed,
             seconds=round(time.monotonic() - started, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             host=platform.node(),
             device=f"{self.device} {self.device_name}",
+            objects=objects,
         )
+        if self._membership:
+            self._membership.check()
         self.ledger.write(record)
         return record
 
-    @cached_property
-    def _store(self) -> Store:
-        return Store(self.job.run, self.job.layout)
+    def _kept(self, task: int) -> Record | None:
+        """The record of a task whose samples are all done and intact, and fewer than it owns now."""
+        record = self.ledger.find(task)
+        if record is None or record.fingerprint != self.job.fingerprint:
+            return None
+        if record.n_failed or record.stop >= self.job.layout.rows(task).stop:
+            return None
+        storage = self.job.storage
+        try:
+            intact = all(Stored.of([storage.get(key)]) == stored for key, stored in record.objects.items())
+        except FileNotFoundError:
+            return None
+        return record if intact else None
 
     def tables(
         self,
@@ -126,10 +168,10 @@ class CaptureWorker:
         for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
             name = {"sample_id": sample.sample_id, "sample": start + position}
             about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
-            sample_rows.append(name | about | made.row)
-            if made.row["image"] is not None:
-                n_tokens = made.row["grid_height"] * made.row["grid_width"]
-                columns = recorder.cells(position, n_tokens, made.timesteps, made.sigmas)
+            picture = {"image": None if made.image is None else _png(made.image)}
+            sample_rows.append(name | about | made.row | picture)
+            if made.image is not None:
+                columns = recorder.cells(position, made.timesteps, made.sigmas)
                 n = len(columns["step"])
                 cells.append({key: np.full(n, value) for key, value in name.items()} | columns)
         names = schema("cells").names
@@ -140,13 +182,15 @@ class CaptureWorker:
 
     def generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
         """Generate samples in batches that share settings, recording into their positions."""
+        torch.set_num_threads(self._n_threads)  # this and the next are settings of the calling thread
+        torch.set_flush_denormal(True)
         generated: list[Generated] = []
         for settings, batch in self._batches(samples):
             generated += self._batch(batch, slice(len(generated), len(generated) + len(batch)), settings, recorder)
         return generated
 
     def _batches(self, samples: list[Sample]) -> Iterator[tuple[Settings, list[Sample]]]:
-        size = self.job.config.batch_size
+        size = self.job.batch_size
         for settings, group in groupby(samples, self.job.settings):
             alike = list(group)
             for i in range(0, len(alike), size):
@@ -160,7 +204,7 @@ class CaptureWorker:
         images: list[Image.Image | None]
         failure = None
         try:
-            tap = recorder.tap(self.sampler, rows)
+            tap = recorder.tap(self.sampler, rows, (grid_height, grid_width))
             with tapped(self.sampler.pipeline.transformer, self.job.layout.blocks, tap):
                 images = list(self.sampler.generate(samples, settings))
         except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
@@ -179,15 +223,12 @@ class CaptureWorker:
         seconds = (time.monotonic() - started) / len(samples)
         generated = []
         for row, image, (n_tokens, cut) in zip(range(rows.start, rows.stop), images, lengths, strict=True):
-            bad_cells = (
-                recorder.nonfinite_cells(row, grid_height * grid_width, settings.steps) if image is not None else 0
-            )
+            bad_cells = recorder.nonfinite_cells(row)
             nonfinite = f"non-finite hidden states in {bad_cells} of the recorded (step, layer) cells"
             error_text = nonfinite if bad_cells else failure
             about = {
                 "status": "failed" if error_text else "done",
                 "error": error_text,
-                "image": None if image is None else _png(image),
                 "width": settings.width,
                 "height": settings.height,
                 "grid_width": grid_width,
@@ -200,7 +241,7 @@ class CaptureWorker:
                 "batch_size": len(samples),
                 "peak_memory_bytes": _peak_memory_bytes(self.device),
             }
-            generated.append(Generated(about, timesteps, sigmas))
+            generated.append(Generated(about, image, timesteps, sigmas))
         return generated
 
 

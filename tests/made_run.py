@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.tables import schema, write_rows
+from engine.storage import open_storage
+from engine.tables import as_columns, encode, schema
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -95,16 +96,16 @@ def make_run(
     n_tasks = max((row["task"] + 1 for row in rows), default=0)
     for folder in ("cells", "samples", "ledger"):
         (path / folder).mkdir(parents=True)
-    write_rows(
+    _write(
         "manifest",
         [{name: row.get(name) for name in schema("manifest").names} for row in rows],
         path / "manifest.parquet",
     )
     for task in range(n_tasks):
         mine = [row for row in rows if row["task"] == task]
-        write_rows("samples", mine, path / "samples" / f"{task:05d}.parquet")
+        _write("samples", mine, path / "samples" / f"{task:05d}.parquet")
         mine_cells = [row for row in cells if row["sample"] // shard_samples == task]
-        write_rows("cells", mine_cells, path / "cells" / f"{task:05d}.parquet")
+        _write("cells", mine_cells, path / "cells" / f"{task:05d}.parquet")
         if task not in set(unrecorded):
             n_failed = sum(row["status"] == "failed" for row in mine)
             record = {
@@ -160,3 +161,7 @@ def _value(text: str, kind: pa.DataType | None) -> Any:
     if pa.types.is_list(kind):
         return [_value(item, kind.value_type) for item in text.split()]
     return float(text) if pa.types.is_floating(kind) else int(text)
+
+
+def _write(table: str, rows: list[dict[str, Any]], path: Path) -> None:
+    open_storage(path.parent).put(path.name, [encode(table, as_columns(table, rows))])

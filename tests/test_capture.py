@@ -15,7 +15,7 @@ from PIL import Image
 from engine import manifest, open_run
 from engine.config import CaptureConfig
 from engine.errors import InputError, RunConflictError, StorageError
-from engine.job import Job, begin, prepare
+from engine.job import Job, begin, check_place, prepare
 from engine.ledger import Ledger
 from engine.run import check_space, pending_tasks
 from engine.worker import MAX_ATTEMPTS, CaptureWorker
@@ -163,9 +163,9 @@ def test_a_finished_task_is_not_pending_and_its_files_are_complete(job: Job, tmp
     assert pending_tasks(job) == [0, 1, 2]
     CaptureWorker(job, 1)(1)
     assert pending_tasks(job) == [0, 2]
-    record = Ledger(job.run).records(job.fingerprint)[1]
+    record = Ledger(job.storage).records(job.fingerprint)[1]
     assert (record.start, record.stop, record.n_done, record.n_failed, record.attempt) == (2, 4, 2, 0, 1)
-    assert not list(job.run.rglob("*.tmp"))
+    assert not list(Path(job.run).rglob("*.tmp"))
 
 
 def test_rows_with_their_own_size_steps_and_guidance_get_them(
@@ -242,7 +242,7 @@ def test_a_task_that_keeps_failing_is_given_up_after_bounded_attempts(
     monkeypatch.setattr(worker, "tables", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker(0)
-    failures = sorted((job.run / "ledger" / "failed").iterdir())
+    failures = sorted((Path(job.run) / "ledger" / "failed").iterdir())
     assert [path.name for path in failures] == [f"00000.{i + 1}.json" for i in range(MAX_ATTEMPTS)]
     assert "ZeroDivisionError" in json.loads(failures[0].read_text())["error"]
     assert pending_tasks(job) == [0, 1, 2]
@@ -260,7 +260,7 @@ def test_a_full_disk_stops_at_once_and_the_run_can_go_on(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.worker.write_columns", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(StorageError, match="No space left on device"):
             worker(0)
     assert pending_tasks(job) == [0, 1, 2]
@@ -270,8 +270,8 @@ def test_a_full_disk_stops_at_once_and_the_run_can_go_on(
 
 def test_a_run_that_cannot_fit_on_the_disk_is_refused_before_it_starts(job: Job, monkeypatch, tmp_path: Path) -> None:
     begin(job, tmp_path / "manifest.parquet")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": job.layout.array_bytes - 1})())
-    with pytest.raises(StorageError, match=r"3 tasks will write .* Free space"):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": job.layout.expected_bytes - 1})())
+    with pytest.raises(StorageError, match=r"3 tasks will write about .* Free space"):
         check_space(job, [0, 1, 2])
 
 
@@ -283,21 +283,24 @@ def test_another_config_or_manifest_in_the_same_run_is_refused_naming_the_fields
     other = prepare(tmp_path / "manifest.parquet", job.run, CaptureConfig(**{**vars(config), "top_k": 5}))
     with pytest.raises(RunConflictError, match=r"config.top_k: 4 -> 5"):
         begin(other, tmp_path / "manifest.parquet")
-    longer = manifest_of(PROMPTS + "one more,8\n", "longer")
-    with pytest.raises(RunConflictError, match=r"\n  manifest: "):
-        begin(prepare(longer, job.run, config), longer)
+    reordered = manifest_of("prompt,seed\nanother,1\n" + PROMPTS.removeprefix("prompt,seed\n"), "reordered")
+    with pytest.raises(RunConflictError, match=r"\n  manifest: the run's 5 samples are not the first 5"):
+        begin(prepare(reordered, job.run, config), reordered)
+    shorter = manifest_of("prompt,seed\na small red star,3\n", "shorter")
+    with pytest.raises(RunConflictError, match="has 5 samples, and this manifest only 1"):
+        begin(prepare(shorter, job.run, config), shorter)
 
 
 def test_a_folder_with_other_files_is_refused(job: Job, tmp_path: Path) -> None:
-    job.run.mkdir()
-    (job.run / "thesis.tex").write_text("x")
+    Path(job.run).mkdir()
+    (Path(job.run) / "thesis.tex").write_text("x")
     with pytest.raises(RunConflictError, match=r"thesis\.tex"):
-        begin(job, tmp_path / "manifest.parquet")
+        check_place(job)
 
 
 def test_a_run_whose_beginning_was_interrupted_begins_again(job: Job, tmp_path: Path) -> None:
     begin(job, tmp_path / "manifest.parquet")
-    (job.run / "run.json").unlink()
+    (Path(job.run) / "run.json").unlink()
     assert begin(job, tmp_path / "manifest.parquet") is False
     CaptureWorker(job, 1)(0)
     assert pending_tasks(job) == [1, 2]
@@ -328,7 +331,8 @@ def test_other_weights_make_another_fingerprint(
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"top_k": 0}, "top_k is 0; it must be at least 1"),
+        ({"top_k": -1}, "top_k is -1; it must be at least 0"),
+        ({"value_precision": "float16"}, "Did you mean 'bfloat16'"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan; it must be a finite number"),
         ({"score": "mean"}, "Did you mean 'mean_abs'"),

@@ -34,9 +34,9 @@ def test_bytes_of_flux_geometry_match_the_arithmetic_by_hand() -> None:
     plan = Layout(8, tuple(range(28)), blocks, 3072, 4096, 12, 1)
     statistics = [array for array in plan.arrays() if array.dims[-1] == "channel"]
     assert len(statistics) == 4
-    payload = 8 * 28 * 57 * 3072 * 4  # about 20 MB a sample for one statistic, 78 MB for four
-    index = 8 * (28 * 57 // statistics[0].chunk[1] * 16 + 4)
-    assert statistics[0].stored_bytes == payload + index
+    # About 20 MB a sample for one statistic, 78 MB for four; the maps are 12 of 4096 tokens.
+    assert statistics[0].value_bytes == 8 * 28 * 57 * 3072 * 4
+    assert plan.sample_value_bytes == 28 * 57 * 4 * (4 * 3072 + 12 * 4096 + 12 + 4096)
 
 
 def test_layers_are_chosen_by_word_and_by_index() -> None:

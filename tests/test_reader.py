@@ -36,7 +36,7 @@ def test_a_summary_counts_what_is_finished(run: engine.Run) -> None:
     about = run.summary()
     assert (about["n_samples"], about["n_done"], about["n_failed"]) == (6, 4, 0)
     assert (about["n_tasks"], about["n_tasks_done"]) == (3, 2)
-    files = [file for file in run.path.rglob("*") if file.is_file()]
+    files = [file for file in Path(run.storage.url).rglob("*") if file.is_file()]
     assert (about["files"], about["bytes"]) == (len(files), sum(file.stat().st_size for file in files))
     json.dumps(about)
 

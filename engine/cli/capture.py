@@ -18,13 +18,24 @@ if TYPE_CHECKING:
 
 def capture(
     manifest: Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on.")],
+    out: Annotated[
+        str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run; an interrupted run goes on.")
+    ],
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
     model: Annotated[str | None, typer.Option(help="demo, a folder, or a hub id.", show_default="demo")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     layers: Annotated[str | None, typer.Option(help="all, dual, single, or indices: 0,5.", show_default="all")] = None,
     steps: Annotated[str | None, typer.Option(help="all, last, or indices: 0,9,19.", show_default="all")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Channels whose token maps are kept.", show_default="12")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Channels whose token maps are kept; 0: statistics only.", show_default="12")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="all, or pool:N: means over N x N tokens.", show_default="all")
+    ] = None,
+    value_precision: Annotated[
+        str | None,
+        typer.Option(help="float32, or bfloat16: token maps rounded, under half the bytes.", show_default="float32"),
+    ] = None,
     score: Annotated[
         str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="mean_abs")
     ] = None,
@@ -36,8 +47,12 @@ def capture(
     height: Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples generated together.", show_default="16")] = None,
-    shard_samples: Annotated[int | None, typer.Option(help="Samples in a task and a shard.", show_default="16")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples generated together.", show_default="at most 16")
+    ] = None,
+    shard_samples: Annotated[
+        int | None, typer.Option(help="Samples in a task and a shard.", show_default="up to 512 MiB, at most 16")
+    ] = None,
     actors: Annotated[
         int | None, typer.Option(help="Ray actors.", show_default="one per GPU; without, one per CPU, at most 4")
     ] = None,
@@ -62,6 +77,8 @@ def capture(
         "layers": layers,
         "steps": steps,
         "top_k": top_k,
+        "tokens": tokens,
+        "value_precision": value_precision,
         "score": score,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
@@ -98,19 +115,29 @@ def capture(
 
 
 def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
-    """Begin or resume a prepared job on disk and run it with a progress bar."""
-    from engine.job import begin
+    """Begin, resume or grow a prepared job's run and capture it with a progress bar."""
+    from engine.job import begin, check_place
+    from engine.lease import hold
+
+    check_place(job)
+    with hold(job.storage, on_wait=say) as token:
+        leased = job.leased(token)
+        job.storage.clean()
+        resumed = begin(leased, manifest)
+        layout = job.layout
+        say(
+            f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
+            f"{len(layout.blocks)} layers x {len(layout.steps)} steps, about {size(layout.expected_bytes)} of arrays, "
+            f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
+        )
+        return _capture(leased, pool)
+
+
+def _capture(job: "Job", pool: "Pool") -> "Outcome":
     from engine.run import capture as run_capture
 
-    resumed = begin(job, manifest)
-    layout = job.layout
-    say(
-        f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
-        f"{len(layout.blocks)} layers x {len(layout.steps)} steps, {size(layout.array_bytes)} of arrays, "
-        f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
-    )
     with progress_bar() as bar:
-        shown = bar.add_task("starting Ray and loading the model", total=layout.n_samples, rate="")
+        shown = bar.add_task("starting Ray and loading the model", total=job.layout.n_samples, rate="")
 
         def on_progress(done: int, failed: int) -> None:
             speed = bar.tasks[shown].speed

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 
 def query(
-    run: Annotated[Path | None, typer.Argument(help="Folder of the run.", show_default=False)] = None,
+    run: Annotated[str | None, typer.Argument(help="Folder or URL of the run.", show_default=False)] = None,
     name: Annotated[str | None, typer.Argument(help="The query; --list shows them.", show_default=False)] = None,
     param: Annotated[list[str] | None, typer.Option(help="A parameter, name=value; repeat for more.")] = None,
     as_list: Annotated[bool, typer.Option("--list", help="List the queries; with a query's name, explain it.")] = False,
@@ -61,7 +61,7 @@ def query(
     from engine.catalog import Catalog, queries
 
     if as_list:
-        wanted = name or (str(run) if run else None)
+        wanted = name or run
         if wanted is not None and wanted not in queries():
             raise unknown("query", wanted, queries())
         chosen = [queries()[wanted]] if wanted else list(queries().values())
@@ -83,7 +83,7 @@ def query(
 
 
 def sql(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     text: Annotated[str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks and run.")],
     as_json: AsJson = False,
     as_csv: AsCsv = False,

@@ -1,7 +1,6 @@
 """``fewchannels runs``: look at runs on disk."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ def _group() -> None:
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what a run is: model, settings, how far it is, and its size on disk.
@@ -32,7 +31,7 @@ def show(
     if as_json:
         results.print_json(json.dumps(about))
         return
-    table = Table(title=str(run), title_justify="left", show_header=False)
+    table = Table(title=run, title_justify="left", show_header=False)
     table.add_column("what", style="bold")
     table.add_column("value", overflow="fold")
     table.add_row("done", f"{about['n_done']:,} of {about['n_samples']:,} samples, {about['n_failed']:,} failed")

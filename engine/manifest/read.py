@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,10 +49,13 @@ class SettingsUsed:
     steps: frozenset[int | None]
 
 
+ManifestFile = str | Path | BinaryIO
+"""A manifest by its path, or opened."""
+
 _COLUMNS = [field.name for field in fields(Sample)]
 
 
-def count(path: str | Path) -> int:
+def count(path: ManifestFile) -> int:
     """How many samples a manifest has; reads the file's footer only.
 
     Raises:
@@ -61,7 +65,7 @@ def count(path: str | Path) -> int:
         return file.metadata.num_rows
 
 
-def read_samples(path: str | Path, start: int, stop: int) -> list[Sample]:
+def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
     """The samples ``[start, stop)``; reads only the row groups that hold them.
 
     Raises:
@@ -85,7 +89,7 @@ def read_samples(path: str | Path, start: int, stop: int) -> list[Sample]:
         return [Sample(**row) for row in table.slice(start - first, stop - start).to_pylist()]
 
 
-def sample_ids(path: str | Path) -> list[str]:
+def sample_ids(path: ManifestFile) -> list[str]:
     """The id of every sample, in order.
 
     Raises:
@@ -95,7 +99,7 @@ def sample_ids(path: str | Path) -> list[str]:
         return file.read(columns=["sample_id"]).column("sample_id").to_pylist()
 
 
-def settings_used(path: str | Path) -> SettingsUsed:
+def settings_used(path: ManifestFile) -> SettingsUsed:
     """Which settings any of the samples has of its own.
 
     Raises:
@@ -116,23 +120,27 @@ def settings_used(path: str | Path) -> SettingsUsed:
     return SettingsUsed(has_negative_prompt, has_reference, frozenset(sizes), frozenset(steps))
 
 
-def digest(path: str | Path) -> str:
+def digest(path: ManifestFile, n_samples: int | None = None) -> str:
     """SHA-256 over the content, 64 hex digits: every sample's id and columns, in order.
 
     How the Parquet file is encoded and which extra columns it has make no difference.
+
+    Args:
+        path: the manifest.
+        n_samples: how many samples to take, from the first on; None for all.
 
     Raises:
         InputError: the file is not a manifest.
     """
     whole = hashlib.sha256()
     with _open(path) as file:
-        for row in _rows(file):
+        for row in islice(_rows(file), n_samples):
             text = f"{row['sample_id']}\0{row['prompt']}\0{row['seed']}{settings_text(row)}"
             whole.update(hashlib.sha256(text.encode()).digest())  # of a fixed length, so no two rows run together
     return whole.hexdigest()
 
 
-def validate(path: str | Path) -> None:
+def validate(path: ManifestFile) -> None:
     """Check that a file is a manifest: columns, types, no nulls where none may be, and each row's own id, once.
 
     Raises:
@@ -246,9 +254,9 @@ def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[pq.ParquetFile]:
+def _open(path: ManifestFile) -> Iterator[pq.ParquetFile]:
     """The Parquet file, once its columns and their types are a manifest's."""
-    if not Path(path).is_file():
+    if isinstance(path, str | Path) and not Path(path).is_file():
         raise InputError(
             f"there is no manifest {str(path)!r}. Make one: fewchannels manifest ingest prompts.csv -o {str(path)!r}."
         )
@@ -266,7 +274,7 @@ def _open(path: str | Path) -> Iterator[pq.ParquetFile]:
         raise InputError(f"{str(path)!r} is not readable Parquet: {error}. Make the manifest again.") from error
 
 
-def _not_a_manifest(path: str | Path, why: str) -> InputError:
+def _not_a_manifest(path: ManifestFile, why: str) -> InputError:
     return InputError(
         f"{str(path)!r} is not a manifest: {why}. Make one of it: fewchannels manifest ingest {str(path)!r} -o "
         "manifest.parquet."

@@ -15,7 +15,8 @@ from engine.errors import InputError, StorageError, unknown
 from engine.manifest.columns import map_columns
 from engine.manifest.rows import MAX_SEED, OPTIONAL_COLUMNS, BadRow, BadRowsError, Checked, check, settings_text
 from engine.manifest.sources import open_source
-from engine.tables import replace_durably, schema
+from engine.storage import replace_durably
+from engine.tables import schema
 
 ROW_GROUP_ROWS = 16_384  # what a worker reads to get at its own rows
 _ROW_GROUP_BYTES = 64 * 2**20  # rows with pictures in them fill a group sooner

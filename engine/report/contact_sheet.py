@@ -34,6 +34,8 @@ def contact_sheet(
         InputError: no sample is finished, or the layer or step was not kept.
     """
     data = run.activations
+    if "massive_value" not in data:
+        raise InputError(f"{run} keeps statistics only (top_k 0); a contact sheet needs token maps.")
     layers, steps = data.layer.values.tolist(), data.step.values.tolist()
     layer = layers[len(layers) // 2] if layer is None else layer
     step = steps[-1] if step is None else step
@@ -49,6 +51,8 @@ def contact_sheet(
         raise InputError(f"{run} has no finished sample to show.")
     maps = data["massive_value"].sel(layer=layer, step=step).isel(k=0, sample=[row[0] for row in rows]).values
     pictures = [np.asarray(run.image(row[1])) for row in rows]
+    pool = int(run.description["config"].get("tokens", "all").removeprefix("pool:").replace("all", "1"))
+    rows = [(*row[:3], row[3] // pool, row[4] // pool, *row[5:]) for row in rows]
     grids = [values[: h * w].reshape(h, w) for values, (_, _, _, h, w, _, _) in zip(maps, rows, strict=True)]
     labels = [
         (row[2], f"channel {row[5]}, {row[6]:.0f} x median\n{np.nanmin(grid):.3g} to {np.nanmax(grid):.3g}")
@@ -56,7 +60,7 @@ def contact_sheet(
     ]
     block = str(data.block.sel(layer=layer).item())
     heading = f"largest channel of layer {layer} ({block}) at step {step}, signed values, dark is each map's least"
-    _draw(pictures, grids, labels, f"{run.path.name}: {heading}", path)
+    _draw(pictures, grids, labels, f"{run.storage.url.rsplit('/', 1)[-1]}: {heading}", path)
     return f"{len(rows)} samples, {heading}"
 
 

@@ -1,0 +1,53 @@
+"""One shard of a Zarr v3 array as the bytes to store, without a copy of the values where their order allows.
+
+The Zarr libraries that write shards reach a tenth to a half of the disk's rate (``benchmarks/store_write.py``), so this
+is the one place where the project writes Zarr itself: chunks of little-endian bytes, bit-shuffled and compressed by
+Blosc, each with its CRC-32C; then the index, as the specification of ``sharding_indexed`` has it. The metadata that say
+so, and all reading, are the Zarr libraries' (:mod:`engine.store`). Why this codec: ``benchmarks/README.md``, Number
+formats.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from crc32c import crc32c
+from numcodecs import blosc
+
+from engine.plan import ArrayPlan
+from engine.storage import Buffer
+
+LEVEL = 5
+_CHECKSUM_BYTES = 4
+
+blosc.use_threads = False  # chunks are compressed side by side already
+
+
+def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[bytes]] = map) -> list[Buffer]:
+    """A shard's bytes, in parts.
+
+    Args:
+        values: the shard's, ``(sample, step, layer, ...)``, of the plan's dtype; the last shard of an array may have
+            fewer samples than the others and is filled up.
+        plan: of the array.
+        apply: ``map``, or that of an executor whose threads share the compression.
+
+    Returns:
+        The chunks, row-major over their grid, each with its checksum; then the index with its own.
+    """
+    if len(values) < plan.shard[0]:
+        filled = np.full(plan.shard, plan.fill, plan.dtype)
+        filled[: len(values)] = values
+        values = filled
+    grid = [shard // chunk for shard, chunk in zip(plan.shard, plan.chunk, strict=True)]
+    split = values.reshape([extent for pair in zip(grid, plan.chunk, strict=True) for extent in pair])
+    axes = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
+    chunks = np.ascontiguousarray(split.transpose(axes)).reshape(int(np.prod(grid)), -1)
+    parts: list[Buffer] = list(apply(_encode_chunk, chunks))
+    lengths = np.array([len(part) for part in parts], "<u8")
+    index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
+    return [*parts, index + crc32c(index).to_bytes(_CHECKSUM_BYTES, "little")]
+
+
+def _encode_chunk(chunk: np.ndarray) -> bytes:
+    packed = blosc.compress(chunk, b"lz4", LEVEL, blosc.BITSHUFFLE)
+    return b"".join((packed, crc32c(packed).to_bytes(_CHECKSUM_BYTES, "little")))
