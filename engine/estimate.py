@@ -23,6 +23,7 @@ class Estimate:
         n_samples: samples.
         n_tasks: tasks.
         n_files: files that the finished run has.
+        shapes: of the arrays, by name.
         array_bytes: by array name, as the batch below compressed.
         table_bytes: of the ``cells`` and ``samples`` tables (pictures included) and the manifest.
         total_bytes: all of it.
@@ -34,6 +35,7 @@ class Estimate:
     n_samples: int
     n_tasks: int
     n_files: int
+    shapes: dict[str, tuple[int, ...]]
     array_bytes: dict[str, int]
     table_bytes: dict[str, int]
     total_bytes: int
@@ -74,6 +76,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
         n_samples=job.layout.n_samples,
         n_tasks=job.layout.n_tasks,
         n_files=job.layout.n_files,
+        shapes={array.name: array.shape for array in job.layout.arrays()},
         array_bytes=array_bytes,
         table_bytes=table_bytes,
         total_bytes=sum(array_bytes.values()) + sum(table_bytes.values()),

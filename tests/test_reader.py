@@ -69,5 +69,5 @@ def test_a_folder_that_is_no_run_a_newer_format_and_a_damaged_file_are_told_apar
     with pytest.raises(InputError, match="format_version 99"):
         engine.open_run(tmp_path)
     (tmp_path / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(StorageError, match="cannot be read"):
+    with pytest.raises(StorageError, match=r"run\.json is damaged: it is not JSON"):
         engine.open_run(tmp_path)
