@@ -14,6 +14,7 @@ import duckdb
 
 from engine.errors import FewchannelsError, InputError, StorageError, unknown
 from engine.ledger import Ledger, Record
+from engine.parts import TABLES, Parts
 from engine.resources import folder
 from engine.runfile import MANIFEST, NAME, read_description
 from engine.storage import FolderStorage, ObjectStorage, open_storage, replace_durably
@@ -304,7 +305,7 @@ class Catalog:
         if isinstance(self._storage, ObjectStorage):
             self._connection.register_filesystem(self._storage.filesystem())
         try:
-            self._add_views(run)
+            self._add_views(run, description.get("shard_samples", 1))
             self._lock()
         except duckdb.Error as error:
             self.close()
@@ -382,15 +383,19 @@ class Catalog:
             return InputError(f"{message}\nTables: {', '.join(VIEWS)}.")
         return InputError(message)
 
-    def _add_views(self, run: dict[str, Any]) -> None:
-        parts = {
-            table: [f"{table}/{task:05d}.parquet" for task in sorted(self._records)] for table in ("cells", "samples")
-        }
-        self._keys = [MANIFEST, *parts["cells"], *parts["samples"]]
+    def _add_views(self, run: dict[str, Any], shard_samples: int) -> None:
+        parts = Parts(self._storage, self._records)
+        parts_of = {table: parts.files(table) for table in TABLES}
+        self._keys = [MANIFEST, *(key for table in TABLES for key in parts_of[table])]
         self._check_files()
-        self._add_view("manifest", [MANIFEST], "* exclude (file_row_number)", f"file_row_number < {run['n_samples']:d}")
-        for table, keys in parts.items():
-            self._add_view(table, keys, ", ".join(schema(table).names))
+        # While a run grows, its manifest is longer than the run.
+        self._add_view("manifest", {MANIFEST: f"file_row_number < {run['n_samples']:d}"}, "* exclude (file_row_number)")
+        for table in TABLES:
+            which = {
+                key: "true" if tasks is None else f"sample // {shard_samples:d} in ({', '.join(map(str, tasks))})"
+                for key, tasks in parts_of[table].items()
+            }
+            self._add_view(table, which, ", ".join(schema(table).names))
         names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
         names["finished"] = "timestamp"
         rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
@@ -413,17 +418,22 @@ class Catalog:
                     f"fewchannels runs verify {self._storage.url} --repair drop its record and capture again."
                 )
 
-    def _add_view(self, name: str, keys: list[str], columns: str, where: str = "true") -> None:
-        if not keys:
+    def _add_view(self, name: str, files: dict[str, str], columns: str) -> None:
+        """A view of the rows of files, by key, for which each file's condition holds."""
+        if not files:
             empty = self._connection.from_arrow(schema(name).empty_table())
             empty.create(name)
             return
-        patterns = ", ".join(_literal(_pattern(self._storage.location(key))) for key in keys)
-        # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
-        self._connection.execute(
-            f"create view {name} as select {columns} from read_parquet([{patterns}], hive_partitioning = false, "
-            f"file_row_number = true) where {where}"
-        )
+        alike: dict[str, list[str]] = {}
+        for key, condition in files.items():
+            alike.setdefault(condition, []).append(_literal(_pattern(self._storage.location(key))))
+        selects = [
+            # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
+            f"select {columns} from read_parquet([{', '.join(patterns)}], hive_partitioning = false, "
+            f"file_row_number = true) where {condition}"
+            for condition, patterns in alike.items()
+        ]
+        self._connection.execute(f"create view {name} as {' union all '.join(selects)}")
 
     def _lock(self) -> None:
         for setting in (

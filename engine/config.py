@@ -89,6 +89,12 @@ class CaptureConfig:
         """
         return cls(**_settings(cls, file) | {name: value for name, value in given.items() if value is not None})
 
+    @classmethod
+    def of(cls, description: dict[str, Any]) -> Self:
+        """The settings of a run, from its ``run.json``."""
+        settings = {name: value for name, value in description["config"].items() if name in typing.get_type_hints(cls)}
+        return cls(**settings | {name: ",".join(map(str, settings[name])) for name in ("layers", "steps")})
+
 
 def _settings(cls: type, file: Path | None) -> dict[str, Any]:
     if file is None:

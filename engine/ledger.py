@@ -48,6 +48,11 @@ class Record:
         """The record's document."""
         return documents.encode(asdict(self))
 
+    @property
+    def checksum(self) -> str:
+        """CRC-32C of the record's document: tells this record from another of the same task."""
+        return Stored.of([self.encode()]).crc32c
+
     @classmethod
     def decode(cls, data: bytes) -> "Record":
         """The record of a document.

@@ -1,8 +1,9 @@
 """From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.channels import STATISTICS
 from engine.errors import InputError, unknown
@@ -91,6 +92,31 @@ class Layout:
     shard_samples: int
     pool: int = 1
     rounded: bool = False
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> "Layout":
+        """The layout of a run, from its ``run.json``.
+
+        Raises:
+            InputError: the run has format version 1, whose stores are laid out otherwise.
+        """
+        if description["format_version"] < 2:
+            raise InputError(
+                "this run has format version 1: it can be read and asked, and holds no checksums to verify, and its "
+                "store cannot be merged, grown or exported. Capture it anew for that."
+            )
+        config, geometry = description["config"], description["geometry"]
+        return cls(
+            n_samples=geometry["n_samples"],
+            steps=tuple(config["steps"]),
+            blocks=tuple(Block(**block) for block in geometry["blocks"]),
+            n_channels=geometry["n_channels"],
+            n_tokens=geometry["n_tokens"],
+            top_k=config["top_k"],
+            shard_samples=description["shard_samples"],
+            pool=choose_pool_side(config["tokens"]),
+            rounded=config["value_precision"] == "bfloat16",
+        )
 
     @property
     def n_tasks(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
@@ -145,6 +146,29 @@ def read(storage: Storage, names: Sequence[str], start: int, stop: int) -> dict[
         ValueError: a chunk is damaged.
     """
     group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
+    return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+
+
+def decode(
+    documents: Mapping[str, bytes], objects: Mapping[str, bytes], names: Sequence[str], start: int, stop: int
+) -> dict[str, np.ndarray]:
+    """Samples ``[start, stop)`` of arrays from objects in memory, as any Zarr reader has them.
+
+    Args:
+        documents: the store's metadata, by key.
+        objects: the shards, by key.
+        names: which arrays.
+        start: first sample.
+        stop: one past the last.
+
+    Raises:
+        ValueError: a shard is damaged.
+    """
+    held: dict[str, Any] = {
+        key.removeprefix(f"{NAME}/"): default_buffer_prototype().buffer.from_bytes(data)
+        for key, data in (documents | objects).items()  # type: ignore[operator]
+    }
+    group = zarr.open_group(MemoryStore(held), mode="r", zarr_format=3)
     return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -35,24 +36,30 @@ def schema(name: str) -> pa.Schema:
     )
 
 
-def encode(name: str, columns: Columns, before: bytes | None = None) -> memoryview:
+def encode(name: str, columns: Columns) -> memoryview:
     """A table as the bytes of one Parquet file in its schema.
 
     Args:
         name: the table's.
         columns: every column of the schema by name, equally long; a column of lists may be a 2-D array.
-        before: a Parquet file of the same table whose rows come first.
     """
-    table = pa.Table.from_arrays([_array(columns[f.name], f.type) for f in schema(name)], schema=schema(name))
-    if before is not None:
-        earlier = pq.read_table(pa.BufferReader(before)).select(schema(name).names)
-        table = pa.concat_tables([earlier.cast(schema(name)), table])
+    return join([pa.Table.from_arrays([_array(columns[f.name], f.type) for f in schema(name)], schema=schema(name))])
+
+
+def join(tables: Sequence[pa.Table]) -> memoryview:
+    """Tables of one schema, one after another, as the bytes of one Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    pq.write_table(pa.concat_tables(tables), sink, compression="zstd", use_dictionary=False)
     return memoryview(sink.getvalue())
 
 
-def decode(data: bytes) -> pa.Table:
+def of_samples(table: pa.Table, start: int, stop: int) -> pa.Table:
+    """The rows of samples ``[start, stop)``."""
+    sample = table.column("sample")
+    return table.filter(pc.and_(pc.greater_equal(sample, start), pc.less(sample, stop)))
+
+
+def decode(data: bytes | memoryview) -> pa.Table:
     """Every row of a Parquet file.
 
     Raises:

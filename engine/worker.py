@@ -28,7 +28,7 @@ from engine.runfile import MANIFEST
 from engine.sampler import Sampler, Settings
 from engine.storage import Stored
 from engine.store import Store, read
-from engine.tables import Columns, as_columns, encode, schema
+from engine.tables import Columns, as_columns, decode, encode, join, schema
 from engine.taps import tapped
 
 MAX_ATTEMPTS = 3
@@ -118,8 +118,10 @@ class CaptureWorker:
         objects = self._store.write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated, recorder).items():
             key = f"{table}/{task:05d}.parquet"
-            before = storage.get(key) if kept else None
-            objects[key] = storage.put(key, [encode(table, columns, before)])
+            encoded = encode(table, columns)
+            if kept:
+                encoded = join([decode(storage.get(key)), decode(encoded)])
+            objects[key] = storage.put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
         record = Record(
             task=task,
@@ -168,7 +170,7 @@ class CaptureWorker:
         for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
             name = {"sample_id": sample.sample_id, "sample": start + position}
             about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
-            picture = {"image": None if made.image is None else _png(made.image)}
+            picture = {"image": None if made.image is None else png(made.image)}
             sample_rows.append(name | about | made.row | picture)
             if made.image is not None:
                 columns = recorder.cells(position, made.timesteps, made.sigmas)
@@ -245,7 +247,7 @@ class CaptureWorker:
         return generated
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

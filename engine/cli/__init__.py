@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(manifest.app, name="manifest", help="Make and look at manifests: tables of prompts and seeds.")
-app.add_typer(runs.app, name="runs", help="Look at runs.")
+app.add_typer(runs.app, name="runs", help="Look at runs, check and keep them.")
 app.command("capture")(capture.capture)
 app.command("demo")(demo.demo)
 query.register(app)

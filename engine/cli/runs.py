@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from engine.cli import verify
 from engine.cli.console import results, size
 
 app = typer.Typer(no_args_is_help=True)
+app.command("verify")(verify.verify)
 
 
 @app.callback()
 def _group() -> None:
-    """Look at runs."""
+    """Look at runs, check and keep them."""
 
 
 @app.command()
