@@ -61,6 +61,12 @@ class Job:
         """Samples generated together."""
         return self.config.batch_size or min(_MOST_BATCH_SIZE, self.layout.shard_samples)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Image tokens along height and width of a picture of the run's own size."""
+        side = self.geometry.default_side
+        return self.geometry.grid(self.config.height or side, self.config.width or side)
+
     def leased(self, token: str) -> "Job":
         """The same job as part of the capture that holds a lease."""
         return dataclasses.replace(self, lease=token)

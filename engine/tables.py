@@ -1,5 +1,6 @@
 """Arrow tables: schemas read from ``schemas/*.yaml``, rows to Parquet bytes and back."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -57,6 +58,37 @@ def of_samples(table: pa.Table, start: int, stop: int) -> pa.Table:
     """The rows of samples ``[start, stop)``."""
     sample = table.column("sample")
     return table.filter(pc.and_(pc.greater_equal(sample, start), pc.less(sample, stop)))
+
+
+def renumbered(table: pa.Table, shift: int, task: int) -> pa.Table:
+    """Rows of samples whose indices move by ``shift``, to another task."""
+    moved = {"sample": pc.cast(pc.add(table.column("sample"), shift), pa.int64())}
+    if "task" in table.column_names:
+        moved["task"] = pa.array([task] * len(table), pa.int32())
+    for name, values in moved.items():
+        i = table.column_names.index(name)
+        table = table.set_column(i, table.schema.field(i), values)
+    return table
+
+
+def for_datasets(table: pa.Table) -> pa.Table:
+    """A table whose ``image`` column is one that Hugging Face's ``datasets`` shows as pictures."""
+    if "image" not in table.column_names:
+        return table
+    i = table.column_names.index("image")
+    pictures = table.column("image").combine_chunks()
+    nothing = pa.nulls(len(table), pa.string())
+    picture = pa.StructArray.from_arrays([pictures, nothing], names=["bytes", "path"], mask=pictures.is_null())
+    features = {field.name: {"_type": "Image"} for field in table.schema if field.name == "image"}
+    table = table.set_column(i, "image", picture)
+    about = {field.name: _feature(field.type) for field in table.schema} | features
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": "float32" if kind == pa.float32() else str(kind), "_type": "Value"}
 
 
 def decode(data: bytes | memoryview) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.cli.console import duration, errors, progress_bar, results, say, size
+from engine.cli.console import duration, errors, parse_size, progress_bar, results, say, size
 
 if TYPE_CHECKING:
     from engine.estimate import Estimate
@@ -60,6 +60,9 @@ def capture(
         float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Refuse a run that is expected to take more, such as 500MB or 2TB.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")
     ] = False,
@@ -100,6 +103,11 @@ def capture(
         errors.print(
             "float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow"
         )
+    if max_bytes is not None:
+        from engine.budget import check_budget
+
+        pixels = job.grid[0] * job.grid[1] * job.geometry.pixels_per_token**2
+        check_budget(job.layout, job.grid, pixels, parse_size(max_bytes))
     if dry_run:
         _print_estimate(job, manifest, pool, as_json)
         return

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from engine.cli import verify
+from engine.cli import upkeep, verify
 from engine.cli.console import results, size
 
 app = typer.Typer(no_args_is_help=True)
 app.command("verify")(verify.verify)
+app.command("merge")(upkeep.merge)
+app.command("compact")(upkeep.compact)
+app.command("export")(upkeep.export)
 
 
 @app.callback()

@@ -43,8 +43,8 @@ def verify(
         _print(run, report, quick)
         if compared:
             results.print(
-                f"{compared['n_samples']} samples generated again: {compared['n_equal']} equal to the last bit; largest "
-                f"difference {compared['largest_difference']:.2g} of an array's largest value; "
+                f"{compared['n_samples']} samples generated again: {compared['n_equal']} equal to the last bit; "
+                f"largest difference {compared['largest_difference']:.2g} of an array's largest value; "
                 f"{compared['n_other_channels']} cells with other channels",
                 soft_wrap=True,
             )

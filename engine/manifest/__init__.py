@@ -17,6 +17,7 @@ from engine.manifest.read import (
     validate,
 )
 from engine.manifest.rows import BadRow, BadRowsError, sample_id
+from engine.manifest.select import select
 from engine.manifest.write import IngestReport, ingest, parse_seeds
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "read_samples",
     "sample_id",
     "sample_ids",
+    "select",
     "settings_used",
     "summary",
     "validate",
