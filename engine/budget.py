@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from engine.errors import InputError
 from engine.plan import Layout
+from engine.sizes import size
 
 _PICTURE_BYTES_PER_PIXEL = 1.4
 _CELL_BYTES, _RANKED_CHANNEL_BYTES = 25, 4
@@ -52,9 +53,9 @@ def check_budget(layout: Layout, grid: tuple[int, int], picture_pixels: int, max
     if needed <= max_bytes:
         return
     found = options(layout, grid, picture_pixels, max_bytes)
-    lines = "".join(f"\n  {option.flags}: about {option.n_bytes / 1e9:.3g} GB" for option in found)
+    lines = "".join(f"\n  {option.flags}: about {size(option.n_bytes)}" for option in found)
     raise InputError(
-        f"this capture will take about {needed / 1e9:.3g} GB, and --max-bytes allows {max_bytes / 1e9:.3g} GB. "
+        f"this capture will take about {size(needed)}, and --max-bytes allows {size(max_bytes)}. "
         + (f"What would fit:{lines}" if found else "Not even one sample of it would fit.")
     )
 

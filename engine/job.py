@@ -15,7 +15,7 @@ from engine.errors import InputError, RunConflictError
 from engine.lease import LEASE
 from engine.manifest import Sample
 from engine.models.families import ModelGeometry
-from engine.models.load import find, geometry, weights_digest
+from engine.models.source import find, geometry, weights_digest
 from engine.plan import Layout, choose_layers, choose_pool_side, choose_steps, default_shard_samples
 from engine.runfile import FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description, write_description
 from engine.sampler import Settings

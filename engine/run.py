@@ -15,7 +15,7 @@ import ray
 from engine.errors import FewchannelsError, IncompleteRunError, RunConflictError, StorageError
 from engine.job import Job
 from engine.ledger import Ledger, Record
-from engine.worker import CaptureWorker
+from engine.sizes import size
 
 TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
 MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
@@ -106,8 +106,8 @@ def check_space(job: Job, tasks: list[int]) -> None:
     needed = job.layout.expected_bytes * len(tasks) // job.layout.n_tasks
     if free is not None and needed > free:
         raise StorageError(
-            f"{len(tasks)} tasks will write about {needed / 1e9:.1f} GB of arrays and {job.run!r} has "
-            f"{free / 1e9:.1f} GB free. Free space, keep fewer --layers or --steps, or lower --top-k."
+            f"{len(tasks)} tasks will write about {size(needed)} of arrays and {job.run!r} has "
+            f"{size(free)} free. Free space, keep fewer --layers or --steps, or lower --top-k."
         )
 
 
@@ -115,6 +115,8 @@ class CaptureActor:
     """A :class:`CaptureWorker` as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
 
     def __init__(self, job: Job, n_threads: int) -> None:
+        from engine.worker import CaptureWorker  # here: seconds to import, and the driver does not need it
+
         self._worker = CaptureWorker(job, n_threads)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 
 from engine.manifest import Sample
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Sampler:
         branch: ``cond`` or ``uncond``, whichever forward runs now.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline) -> None:
+    def __init__(self, pipeline: "DiffusionPipeline") -> None:
         self.pipeline = pipeline
         self.step = 0
         self.branch = "cond"

@@ -22,7 +22,8 @@ from engine.job import Job
 from engine.lease import Membership
 from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
-from engine.models.load import find, load
+from engine.models.load import load
+from engine.models.source import find
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST
 from engine.sampler import Sampler, Settings

@@ -14,9 +14,9 @@ from made_run import make_run
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from engine.catalog import queries
 from engine.cli import query as cli
 from engine.errors import InputError, StorageError
+from engine.query import queries
 
 app = typer.Typer()
 cli.register(app)

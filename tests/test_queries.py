@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from made_run import make_run, read_csv
 from scipy import stats
 
-from engine.catalog import Catalog, parse_query, queries
+from engine.catalog import Catalog
+from engine.query import parse_query, queries
 
 CASES = Path(__file__).parent / "queries"
 FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from engine.manifest import Sample
 from engine.models.families import Block
-from engine.models.load import find, geometry, load
+from engine.models.load import load
+from engine.models.source import find, geometry
 from engine.sampler import Sampler, Settings
 from engine.taps import tapped
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.cli.console import duration, errors, parse_size, progress_bar, results, say, size
+from engine.cli.console import duration, errors, progress_bar, results, say
+from engine.sizes import parse_size, size
 
 if TYPE_CHECKING:
     from engine.estimate import Estimate

@@ -13,7 +13,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.console import duration, errors, progress_bar, results, size
+from engine.cli.console import duration, errors, progress_bar, results
+from engine.sizes import size
 
 if TYPE_CHECKING:
     from engine.manifest import IngestReport

@@ -24,7 +24,8 @@ from engine.cli.console import errors, results
 from engine.errors import InputError, StorageError, unknown
 
 if TYPE_CHECKING:
-    from engine.catalog import Answer, Query
+    from engine.catalog import Answer
+    from engine.query import Query
 
 DEFAULT_LIMIT = 40
 LONGEST_TEXT = 48
@@ -58,7 +59,8 @@ def query(
 
     Example: fewchannels query RUN massive_channels --param step=19 --param top=3
     """
-    from engine.catalog import Catalog, queries
+    from engine.catalog import Catalog
+    from engine.query import queries
 
     if as_list:
         wanted = name or run

@@ -7,7 +7,8 @@ import typer
 from rich.table import Table
 
 from engine.cli import upkeep, verify
-from engine.cli.console import results, size
+from engine.cli.console import results
+from engine.sizes import size
 
 app = typer.Typer(no_args_is_help=True)
 app.command("verify")(verify.verify)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from engine.cli.console import errors, progress_bar, results, say, size
+from engine.cli.console import errors, progress_bar, results, say
 from engine.errors import StorageError
+from engine.sizes import size
 
 if TYPE_CHECKING:
     from engine.storage import Storage

@@ -1,6 +1,8 @@
 """Where each transformer class keeps its image stream: a table, and the words it is written in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import InputError
 
@@ -13,11 +15,13 @@ class BlockList:
         path: attribute of the transformer that holds the list, e.g. ``transformer_blocks``.
         kind: ``dual`` (separate weights for text and image) or ``single`` (shared).
         image_output: where in the block's output tuple the image stream is, ``(sample, token, channel)``.
+        count: key of the transformer's configuration that says how many there are.
     """
 
     path: str
     kind: str
     image_output: int
+    count: str
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,19 @@ class Family:
     Attributes:
         lists: block lists in the order in which they run; layers are numbered through them from 0.
         cells_per_token: latent cells along one side of an image token.
+        width: keys of the transformer's configuration whose product is the width of the hidden state.
     """
 
     lists: tuple[BlockList, ...]
     cells_per_token: int
+    width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
+
+    def blocks(self, config: Mapping[str, Any]) -> "tuple[Block, ...]":
+        """Every layer of a transformer with this configuration, numbered in running order."""
+        listed = [(each, i) for each in self.lists for i in range(config[each.count])]
+        return tuple(
+            Block(layer, f"{each.path}.{i}", each.kind, each.image_output) for layer, (each, i) in enumerate(listed)
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,8 @@ class ModelGeometry:
 FAMILIES: dict[str, Family] = {
     "FluxTransformer2DModel": Family(
         lists=(
-            BlockList("transformer_blocks", "dual", image_output=1),
-            BlockList("single_transformer_blocks", "single", image_output=1),
+            BlockList("transformer_blocks", "dual", image_output=1, count="num_layers"),
+            BlockList("single_transformer_blocks", "single", image_output=1, count="num_single_layers"),
         ),
         cells_per_token=2,
     ),
