@@ -91,7 +91,9 @@ def _candidates(layout: Layout, grid: tuple[int, int]) -> Iterator[Candidates]:
         yield _fewer_steps(statistics_only, "--top-k 0 ")
     last = replace(statistics_only, steps=layout.steps[-1:])
     yield _fewer_layers(last, f"--top-k 0 --steps {layout.steps[-1]} ")
-    yield _fewer_samples(layout)
+    yield _fewer_samples(layout, "")
+    yield _fewer_samples(statistics_only, "--top-k 0 and ")
+    yield _fewer_samples(last, f"--top-k 0 --steps {layout.steps[-1]} and ")
 
 
 def _pooled(layout: Layout, grid: tuple[int, int]) -> Candidates:
@@ -112,10 +114,10 @@ def _fewer_layers(layout: Layout, before: str) -> Candidates:
         yield f"{before}--layers {names}", replace(layout, blocks=chosen)
 
 
-def _fewer_samples(layout: Layout) -> Candidates:
+def _fewer_samples(layout: Layout, before: str) -> Candidates:
     n = layout.n_samples
     while (n := n * 9 // 10) > 0:
-        yield f"a manifest of {n} samples", replace(layout, n_samples=n)
+        yield f"{before}a manifest of {n} samples", replace(layout, n_samples=n)
 
 
 def _thinned(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:

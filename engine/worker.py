@@ -187,6 +187,12 @@ class CaptureWorker:
         """Generate samples in batches that share settings, recording into their positions."""
         torch.set_num_threads(self._n_threads)  # this and the next are settings of the calling thread
         torch.set_flush_denormal(True)
+        try:
+            return self._generate(samples, recorder)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
         generated: list[Generated] = []
         for settings, batch in self._batches(samples):
             generated += self._batch(batch, slice(len(generated), len(generated) + len(batch)), settings, recorder)
