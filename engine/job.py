@@ -16,7 +16,7 @@ from engine.lease import LEASE
 from engine.manifest import Sample
 from engine.models.families import ModelGeometry
 from engine.models.source import find, geometry, weights_digest
-from engine.plan import Layout, choose_layers, choose_pool_side, choose_steps, default_shard_samples
+from engine.plan import Layout, choose_layers, choose_pool_side, choose_steps, default_shard_samples, is_rounded
 from engine.runfile import FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description, write_description
 from engine.sampler import Settings
 from engine.storage import Storage, open_storage
@@ -142,7 +142,7 @@ def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) ->
         top_k=config.top_k,
         shard_samples=config.shard_samples or 1,
         pool=pool,
-        rounded=config.value_precision == "bfloat16",
+        rounded=is_rounded(config.value_precision, config.dtype, config.tokens),
     )
     return layout if config.shard_samples else dataclasses.replace(layout, shard_samples=default_shard_samples(layout))
 

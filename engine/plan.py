@@ -115,7 +115,7 @@ class Layout:
             top_k=config["top_k"],
             shard_samples=description["shard_samples"],
             pool=choose_pool_side(config["tokens"]),
-            rounded=config["value_precision"] == "bfloat16",
+            rounded=is_rounded(config["value_precision"], config["dtype"], config["tokens"]),
         )
 
     @property
@@ -187,6 +187,11 @@ class Layout:
 def default_shard_samples(layout: Layout) -> int:
     """Samples per task where the user leaves it open: as many as keep a task's values within 512 MiB, 1 to 16."""
     return max(1, min(_MOST_SHARD_SAMPLES, _TASK_BYTES // layout.sample_value_bytes))
+
+
+def is_rounded(value_precision: str, dtype: str, tokens: str) -> bool:
+    """Whether token maps have bfloat16's mantissa: by choice, or because a bfloat16 model has no other values."""
+    return value_precision == "bfloat16" or (dtype == "bfloat16" and choose_pool_side(tokens) == 1)
 
 
 def choose_pool_side(text: str) -> int:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +210,10 @@ def test_sizes_for_people() -> None:
         "420 GB",
         "61 TB",
     ]
+
+
+def test_the_table_of_sizes_in_the_docs_is_what_its_script_prints() -> None:
+    root = Path(__file__).parent.parent
+    script = [sys.executable, str(root / "benchmarks" / "sizes.py")]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    assert printed in (root / "docs" / "sizes.md").read_text(encoding="utf-8")
