@@ -1,6 +1,6 @@
 """What captures of real models take on disk, computed from their published geometries: ``python benchmarks/sizes.py``.
 
-Prints the table of ``docs/sizes.md``. Nothing is measured: bytes per value are those of ``benchmarks/README.md``, Number
+Prints the table of ``docs/sizes.md``. Nothing is measured: bytes per value are from ``benchmarks/README.md``, Number
 formats. For a model at hand, ``fewchannels capture --dry-run`` measures them on a batch.
 """
 

@@ -35,13 +35,13 @@ def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.
         "a large red ring in the center on a blue background",
     ]
     (folder / "prompts.csv").write_text("prompt\n" + "\n".join(prompts) + "\n", encoding="utf-8")
-    done = {line: run(line, folder) for line in block("The main path")}
+    done = {line: run(line, folder) for line in (*block("The main path"), *block("Trust it, keep it"))}
     return {"folder": folder} | done
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
-    lines = block("The main path")
-    assert len(lines) == 7
+    lines = [*block("The main path"), *block("Trust it, keep it")]
+    assert len(lines) == 13
     for line in lines:
         assert main_path[line].returncode == 0, (line, main_path[line].stderr)
         assert "Traceback" not in main_path[line].stderr
@@ -62,6 +62,17 @@ def test_the_estimate_is_within_5_percent_of_what_the_run_took(main_path: dict) 
     assert not (folder / "NEW").exists()
     assert estimate["n_files"] == len(files)
     assert estimate["total_bytes"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.05)
+
+
+def test_the_runs_that_upkeep_made_are_whole_and_hold_what_they_should(main_path: dict) -> None:
+    folder = main_path["folder"]
+    for name, n_samples in (("RUN", 8), ("STARS", 4), ("BOTH", 8)):
+        report = json.loads(run(f"fewchannels runs verify {name} --json", folder).stdout)
+        assert (report["problems"], report["n_recorded"]) == ([], 1), name
+        about = json.loads(run(f"fewchannels runs show {name} --json", folder).stdout)
+        assert (about["n_done"], about["n_samples"]) == (n_samples, n_samples), name
+    assert "8 samples generated again: 8 equal to the last bit" in main_path[block("Trust it, keep it")[1]].stdout
+    assert len(list((folder / "FOR_DATASETS").rglob("*.parquet"))) == 2
 
 
 def test_sql_answers_with_one_row_per_layer(main_path: dict) -> None:
@@ -108,6 +119,17 @@ def test_the_demo_command_shows_tables_and_draws_a_sheet(tmp_path: Path) -> None
         ("fewchannels query nowhere massive_channels", 2, "there is no folder 'nowhere'"),
         ('fewchannels sql RUN "drop view cells"', 2, "read-only"),
         ("fewchannels runs show .", 2, "holds no run"),
+        ("fewchannels runs verify .", 2, "holds no run"),
+        ("fewchannels runs export RUN --where nonsense=1 --out Y", 2, "nonsense"),
+        ("fewchannels runs export RUN --where false --out Y", 2, "no finished sample fulfils the condition"),
+        ("fewchannels runs merge RUN --out Y", 2, "at least two runs"),
+        ("fewchannels capture --manifest manifest.parquet --out X --max-bytes 1MB", 2, "What would fit:"),
+        (
+            "fewchannels capture --manifest manifest.parquet --out X --tokens pool:3",
+            2,
+            "8 x 8 tokens: not whole squares",
+        ),
+        ("fewchannels capture --manifest manifest.parquet --out s3://me:secret@bucket/X", 2, "Give the bare URL"),
     ],
 )
 def test_a_users_mistake_ends_with_a_message_and_its_exit_code(
@@ -141,7 +163,19 @@ def test_settings_come_from_the_command_line_then_the_file_then_the_default(main
 
 
 def test_every_command_has_an_example_in_its_help() -> None:
-    for words in ("manifest ingest", "manifest show", "capture", "query", "sql", "runs show", "demo"):
+    for words in (
+        "manifest ingest",
+        "manifest show",
+        "capture",
+        "query",
+        "sql",
+        "runs show",
+        "runs verify",
+        "runs merge",
+        "runs compact",
+        "runs export",
+        "demo",
+    ):
         shown = subprocess.run(
             [str(BIN / "fewchannels"), *words.split(), "--help"], capture_output=True, text=True, check=True
         )
