@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from engine import remote
 from engine.errors import FewchannelsError, InputError, StorageError, unknown
 from engine.ledger import Ledger, Record
 from engine.parts import TABLES, Parts
@@ -223,6 +224,8 @@ class Catalog:
             return InputError(
                 f"a question reads this run's tables only ({', '.join(VIEWS)}), no other file or address. {message}"
             )
+        if isinstance(self._storage, ObjectStorage) and message.startswith("Traceback"):
+            return StorageError(f"the run {self._storage.url!r} cannot be read: {remote.reason(message)}")
         if isinstance(error, duckdb.IOException) or f"{self._storage.location('')}" in message:
             return StorageError(f"the run {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException):

@@ -5,11 +5,14 @@ any byte is seen.
 """
 
 import json
+import re
 from typing import Any
 
 from crc32c import crc32c
 
 CHECKSUM = "crc32c"
+_END = re.compile(rb',\n "crc32c": "([0-9a-f]{8})"\n}\n')
+_END_BYTES = len(b',\n "crc32c": "00000000"\n}\n')
 
 
 class DamagedDocumentError(ValueError):
@@ -36,9 +39,15 @@ def decode(data: bytes) -> dict[str, Any]:
     found = content.pop(CHECKSUM, None)
     if found is None and "objects" in content:
         raise DamagedDocumentError(f"it has no {CHECKSUM}")
-    if found is not None and encode(content) != data:
+    # Of the bytes and not of what they mean: writing a document again to compare takes ten times as long as reading it.
+    if found is not None and not _is_whole(data):
         raise DamagedDocumentError("its checksum is not that of its content")
     return content
+
+
+def _is_whole(data: bytes) -> bool:
+    end = _END.fullmatch(data[-_END_BYTES:])
+    return end is not None and crc32c(b"\n}\n", crc32c(data[:-_END_BYTES])) == int(end[1], 16)
 
 
 def _text(content: dict[str, Any]) -> bytes:

@@ -153,8 +153,9 @@ def check_place(job: Job) -> None:
     Raises:
         RunConflictError: naming some of them.
     """
-    stored = job.storage.list()
-    if NAME not in stored and (others := [key for key in stored if not key.startswith(_FOLDERS) and key not in _FILES]):
+    if job.storage.exists(NAME):
+        return
+    if others := [key for key in job.storage.list() if not key.startswith(_FOLDERS) and key not in _FILES]:
         raise RunConflictError(
             f"{job.run!r} holds no run but other files ({', '.join(others[:3])}); choose a new place."
         )
@@ -177,8 +178,7 @@ def begin(job: Job, manifest_path: Path) -> bool:
         _lay_out(job, manifest_path, datetime.now(UTC).isoformat(timespec="seconds"))
         return False
     begun = check_same(job, manifest_path)
-    stored = storage.list()
-    whole = all(stored.get(key) == each.n_bytes for key, each in objects_of(begun).items())
+    whole = all(storage.size(key) == each.n_bytes for key, each in objects_of(begun).items())
     if begun["manifest"]["n_samples"] < job.layout.n_samples or not whole:
         _lay_out(job, manifest_path, begun["created"])
     return True

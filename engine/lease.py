@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from engine.errors import RunConflictError, StorageError
@@ -83,7 +83,8 @@ class _Beating:
     """Replaces the lease object every few seconds, so that it is seen to live."""
 
     def __init__(self, storage: ObjectStorage, token: str) -> None:
-        self.storage, self.token = storage, token
+        # A beat that waits for a store out of reach is late; the next one is as good.
+        self.storage, self.token = ObjectStorage(storage.url, patience_s=BEAT_S), token
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -94,8 +95,9 @@ class _Beating:
         """End beating and give the lease up."""
         self._end.set()
         self._thread.join()
-        if (found := self.storage.get_tagged(LEASE)) and json.loads(found[0]).get("token") == self.token:
-            self.storage.put_if(LEASE, b"{}\n", found[1])
+        with suppress(StorageError):  # whoever comes next then waits for the beats that do not come
+            if (found := self.storage.get_tagged(LEASE)) and json.loads(found[0]).get("token") == self.token:
+                self.storage.put_if(LEASE, b"{}\n", found[1])
 
     def _run(self) -> None:
         beat = 0
@@ -139,14 +141,16 @@ def _hold_folder(storage: FolderStorage, on_wait: Wait) -> Iterator[str]:
     with _opened(storage, DRIVER_LOCK) as driver, _opened(storage, WORKERS_LOCK) as workers:
         if not _locked(driver):
             raise _refused(storage, _owner(storage))
-        _wait_for_orphans(storage, workers, on_wait)
-        os.ftruncate(driver, 0)
-        os.pwrite(driver, _document(token, 0), 0)
+        earlier = _owner(storage)
+        with _writing(storage):  # before the wait: whoever comes meanwhile is told of this process
+            os.ftruncate(driver, 0)
+            os.pwrite(driver, _document(token, 0), 0)
+        _wait_for_orphans(storage, workers, earlier, on_wait)
         fcntl.flock(workers, fcntl.LOCK_UN)
         yield token
 
 
-def _wait_for_orphans(storage: FolderStorage, workers: int, on_wait: Wait) -> None:
+def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, Any], on_wait: Wait) -> None:
     """Workers whose driver was killed may still be writing; they end when Ray notices."""
     deadline = time.monotonic() + _ORPHANS_TIMEOUT_S
     told = False
@@ -156,19 +160,27 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, on_wait: Wait) -> No
             told = True
         if time.monotonic() > deadline:
             raise RunConflictError(
-                f"workers of an earlier capture ({_named(_owner(storage))}) still write to {storage.url!r} after "
+                f"workers of an earlier capture ({_named(earlier)}) still write to {storage.url!r} after "
                 f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, and run again to resume."
             )
         time.sleep(0.2)
 
 
 @contextmanager
-def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
+def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {storage.url!r}: {error.strerror}. Nothing was changed; mend that, and run again."
+        ) from error
+
+
+@contextmanager
+def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
+    with _writing(storage):
         storage.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(storage.path / name, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}") from error
     try:
         yield descriptor
     finally:

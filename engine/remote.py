@@ -18,17 +18,21 @@ _ALLOW_HTTP_VARIABLES = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTT
 _LASTING = re.compile(r"status code: 4(?!08|29)|redirect without LOCATION|builder error")
 
 
-def options() -> dict[str, Any]:
+def options(patience_s: float | None = None) -> dict[str, Any]:
     """obstore's options for any store.
+
+    Args:
+        patience_s: instead of :func:`retry_seconds`; no single request takes longer either.
 
     Raises:
         InputError: a variable of the environment is no number of seconds.
     """
+    timeout = _seconds(REQUEST_TIMEOUT_VARIABLE, "60")
     # They replace those that obstore reads from the environment.
     allow_http = any(os.environ.get(name, "").lower() in ("true", "1", "yes", "on") for name in _ALLOW_HTTP_VARIABLES)
     return {
         "client_options": {
-            "timeout": timedelta(seconds=_seconds(REQUEST_TIMEOUT_VARIABLE, "60")),
+            "timeout": timedelta(seconds=timeout if patience_s is None else min(timeout, patience_s)),
             "connect_timeout": timedelta(seconds=10),
             "allow_http": allow_http,
         },
@@ -39,7 +43,7 @@ def options() -> dict[str, Any]:
                 "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
                 "base": 2,
             },
-            "retry_timeout": timedelta(seconds=retry_seconds()),
+            "retry_timeout": timedelta(seconds=retry_seconds() if patience_s is None else patience_s),
         },
     }
 
@@ -58,12 +62,17 @@ def may_pass(error: Exception) -> bool:
     return not _LASTING.search(str(error))
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str) -> str:
     """One line, without what stores add for their own support: keys and signatures are among it."""
-    if found := re.search(r"<Code>(.*?)</Code>(?:\s*<Message>([^<\n]*))?", str(error)):
+    text = str(error)
+    if found := re.search(r"<Code>(.*?)</Code>(?:\s*<Message>([^<\n]*))?", text):
         return f"{found[1]}: {found[2]}" if found[2] else found[1]
-    line = str(error).strip().split("\n")[0].partition("<?xml")[0] or type(error).__name__
-    return re.sub(r"\?\S+", "?...", line)  # a signed URL's query is a credential
+    raised = re.search(r"^\w+Error: (.*)", text, re.MULTILINE)  # a traceback's last line
+    line = (raised[1] if raised else text.strip().split("\n")[0]).partition("<?xml")[0]
+    line = re.sub(r", after (\d+) retries, .*? - ", r", after \1 retries - ", line).rstrip(": ")
+    cause = re.search(r'kind: \w+, message: "([^"]+)"', text)
+    line = re.sub(r"\?\S+", "?...", line)  # a signed URL's query is a credential
+    return f"{line}: {cause[1]}" if cause else line or type(error).__name__
 
 
 def _seconds(variable: str, default: str) -> float:

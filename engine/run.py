@@ -89,11 +89,11 @@ def pending_tasks(job: Job) -> list[int]:
 
 
 def _pending(job: Job, records: dict[int, Record]) -> list[int]:
-    def is_done(task: int) -> bool:
-        record = records.get(task)
-        return record is not None and not record.n_failed and record.stop == job.layout.rows(task).stop
+    return [task for task in range(job.layout.n_tasks) if not _is_done(job, records.get(task))]
 
-    return [task for task in range(job.layout.n_tasks) if not is_done(task)]
+
+def _is_done(job: Job, record: Record | None) -> bool:
+    return record is not None and not record.n_failed and record.stop == job.layout.rows(record.task).stop
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -123,7 +123,9 @@ class CaptureActor:
         task = int(batch["task"][0])
         outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None}
         try:
-            self._worker(task)
+            # Ray asks again where it lost the answer. The record names what is there, bit by bit: it is left alone.
+            if not _is_done(self._worker.job, self._worker.ledger.find(task)):
+                self._worker(task)
         except (StorageError, RunConflictError) as error:
             outcome |= {"error": str(error), "fatal": type(error).__name__}
         except Exception as error:  # one task's failure must not end the others; the driver reports it
@@ -166,7 +168,7 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
     """Run tasks on the pool; yields each one's outcome as it ends, in any order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
     with warnings.catch_warnings():
         # Ray Data offers no other way to bound them than what Ray 2.64 will take away (pyproject.toml stays below it).
@@ -211,12 +213,12 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
         return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
 
     records, n_resumed, n_failed = counted()
+    n_done = n_resumed
     tasks = _pending(job, records)
     failed_tasks: dict[int, str] = {}
     on_progress(n_resumed, n_failed)
     if tasks:
         check_space(job, tasks)
-        n_done = n_resumed
         try:
             with ray_session(pool):
                 for outcome in outcomes(job, tasks, pool):
@@ -228,7 +230,9 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
                     n_done += len(job.layout.rows(outcome["task"])) if not outcome["error"] else 0
                     on_progress(min(n_done, n_samples), len(failed_tasks))
         except ray.exceptions.RayError as error:
-            raise FewchannelsError(f"Ray could not run the capture: {error}") from error
-    records, n_done, n_failed = counted()
+            raise FewchannelsError(
+                f"Ray could not run the capture: {str(error).strip()}\nWhat is done is kept; run again to resume."
+            ) from error
+        records, n_done, n_failed = counted()
     missing = {task: failed_tasks.get(task, "no record") for task in range(job.layout.n_tasks) if task not in records}
     return Outcome(n_samples, n_done, n_failed, n_resumed, missing)

@@ -7,7 +7,8 @@ so, and all reading, are the Zarr libraries' (:mod:`engine.store`). Why this cod
 formats.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from crc32c import crc32c
@@ -18,20 +19,21 @@ from engine.storage import Buffer
 
 LEVEL = 5
 _CHECKSUM_BYTES = 4
+_BYTES_AT_ONCE = 2**20
 
 blosc.use_threads = False  # chunks are compressed side by side already
 
 
-def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[bytes]] = map) -> list[Buffer]:
-    """A shard's bytes, in parts.
+def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[list[bytes]]] = map) -> Iterator[Buffer]:
+    """A shard's bytes, part by part: to be written while the next ones are compressed.
 
     Args:
         values: the shard's, ``(sample, step, layer, ...)``, of the plan's dtype; the last shard of an array may have
             fewer samples than the others and is filled up.
         plan: of the array.
-        apply: ``map``, or that of an executor whose threads share the compression.
+        apply: ``map``, or one whose threads share the compression.
 
-    Returns:
+    Yields:
         The chunks, row-major over their grid, each with its checksum; then the index with its own.
     """
     if len(values) < plan.shard[0]:
@@ -40,14 +42,21 @@ def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[by
         values = filled
     grid = [shard // chunk for shard, chunk in zip(plan.shard, plan.chunk, strict=True)]
     split = values.reshape([extent for pair in zip(grid, plan.chunk, strict=True) for extent in pair])
-    axes = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
-    chunks = np.ascontiguousarray(split.transpose(axes)).reshape(int(np.prod(grid)), -1)
-    parts: list[Buffer] = list(apply(_encode_chunk, chunks))
-    lengths = np.array([len(part) for part in parts], "<u8")
-    index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
-    return [*parts, index + crc32c(index).to_bytes(_CHECKSUM_BYTES, "little")]
+    chunks = split.transpose([*range(0, split.ndim, 2), *range(1, split.ndim, 2)])
+    chunks = np.ascontiguousarray(chunks).reshape(math.prod(grid), -1)
+    at_once = max(1, _BYTES_AT_ONCE // chunks[0].nbytes)
+    lengths = []
+    for parts in apply(_encode_chunks, [chunks[i : i + at_once] for i in range(0, len(chunks), at_once)]):
+        lengths += [len(packed) + _CHECKSUM_BYTES for packed in parts[::2]]
+        yield from parts
+    n_bytes = np.array(lengths, "<u8")
+    index = np.stack([np.cumsum(n_bytes) - n_bytes, n_bytes], axis=1).astype("<u8").tobytes()
+    yield index + crc32c(index).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _encode_chunk(chunk: np.ndarray) -> bytes:
-    packed = blosc.compress(chunk, b"lz4", LEVEL, blosc.BITSHUFFLE)
-    return b"".join((packed, crc32c(packed).to_bytes(_CHECKSUM_BYTES, "little")))
+def _encode_chunks(chunks: np.ndarray) -> list[bytes]:
+    parts = []
+    for chunk in chunks:
+        packed = blosc.compress(chunk, b"lz4", LEVEL, blosc.BITSHUFFLE)
+        parts += [packed, crc32c(packed).to_bytes(_CHECKSUM_BYTES, "little")]
+    return parts

@@ -4,30 +4,36 @@ Every verb is whole or not at all: a reader never sees half an object, and what 
 is durable. What each kind of store must offer for that is in ``schemas/store.md``.
 """
 
+import io
 import os
 import platform
 import re
 import shutil
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from crc32c import crc32c
 
+from engine import remote
 from engine.errors import InputError, StorageError
 
 SCHEMES = ("s3", "gs", "az")
-REQUEST_TIMEOUT_VARIABLE = "FEWCHANNELS_REQUEST_TIMEOUT_S"
 _MULTIPART_BYTES = 16 * 2**20
+_READ_AHEAD_BYTES = 2**20
+_NO_UPLOAD = "NoSuchUpload"
+_BYTES_PER_WRITE = 2**20
 _BUFFERS_PER_WRITE = 512  # half of what POSIX lets one writev take
 
 Buffer = bytes | memoryview
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Storage(ABC):
         return open_storage, (self.url,)
 
     @abstractmethod
-    def put(self, key: str, parts: Sequence[Buffer]) -> Stored:
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         """Store an object, its parts one after another, durably and whole. Safe to repeat: it replaces the object.
 
         Raises:
@@ -106,13 +112,17 @@ class Storage(ABC):
     def location(self, key: str) -> str:
         """The path or URL by which :meth:`filesystem`, or DuckDB with it, finds an object."""
 
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """An object's size in bytes; None where there is no such object.
+
+        Raises:
+            StorageError: the store refused.
+        """
+
     def exists(self, key: str) -> bool:
         """Whether there is an object of that key."""
-        try:
-            self.open(key).close()
-        except FileNotFoundError:
-            return False
-        return True
+        return self.size(key) is not None
 
     def clean(self) -> int:
         """Remove what interrupted puts have left; returns how many. Only while nobody writes."""
@@ -144,14 +154,17 @@ def open_storage(url: str | Path) -> Storage:
             f"{parts.scheme}:// is no place for a run; give a folder, or a URL that begins with "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    if re.search("[:@]", parts.netloc) or parts.query or parts.fragment:  # a secret may have a slash, an @ after it
         raise InputError(
             f"the URL {parts.scheme}://... of the run has credentials or options in it; they would end up in logs. "
             "Give the bare URL, and credentials through the environment, as the store's own tools take them."
         )
-    if not parts.netloc:
+    if not re.fullmatch(r"[\w.-]+", parts.netloc):
         raise InputError(f"{text!r} names no bucket; give {parts.scheme}://BUCKET/RUN.")
-    return ObjectStorage(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}")
+    path = parts.path.rstrip("/")
+    if re.search(r"[*\[\]%\\]|//|/\.\.?(/|$)", path):  # not every reader means the same by them
+        raise InputError(f"{text!r} has *, [, ], %, \\, // or a part of dots in it; choose a plain name for the run.")
+    return ObjectStorage(f"{parts.scheme}://{parts.netloc}{path}")
 
 
 class FolderStorage(Storage):
@@ -161,7 +174,7 @@ class FolderStorage(Storage):
         self.path = path.expanduser().absolute()
         self.url = str(path)
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> Stored:
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         path = self.path / key
         # Two attempts at one task may overlap on a cluster: each has its own unfinished file.
         writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
@@ -202,8 +215,10 @@ class FolderStorage(Storage):
     def location(self, key: str) -> str:
         return str(self.path / key)
 
-    def exists(self, key: str) -> bool:
-        return (self.path / key).is_file()
+    def size(self, key: str) -> int | None:
+        path = self.path / key
+        with self._refusals("look at", key):
+            return path.stat().st_size if path.is_file() else None
 
     def clean(self) -> int:
         with self._refusals("clean", ""):
@@ -237,143 +252,160 @@ class FolderStorage(Storage):
 class ObjectStorage(Storage):
     """A bucket's objects below a prefix. Needs strong read-after-write, and conditional puts for its lease."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience_s: float | None = None) -> None:
+        """As :func:`open_storage` does, with another patience than the environment's where one is given."""
         from obstore.store import from_url
 
         self.url = url
         self._scheme = urlsplit(url).scheme
-        with self._refusals("open", ""):
-            self.store = from_url(url, client_options=_client_options(), retry_config=_retries())
+        self._patience_s = remote.retry_seconds() if patience_s is None else patience_s
+        self.store: Any = self._ask("open", "", lambda: from_url(url, **remote.options(patience_s)))
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> Stored:
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         import obstore
 
-        stored = Stored.of(parts)
-        with self._refusals("write", key):
-            if stored.n_bytes <= _MULTIPART_BYTES:
-                obstore.put(self.store, key, b"".join(parts), use_multipart=False)
-            else:
-                obstore.put(
-                    self.store, key, iter(parts), use_multipart=True, chunk_size=_MULTIPART_BYTES, max_concurrency=4
-                )
+        parts = list(parts)  # its size decides how, and a request may be sent again
+        stored, options = Stored.of(parts), {"chunk_size": _MULTIPART_BYTES, "max_concurrency": 4}
+        if stored.n_bytes <= _MULTIPART_BYTES:
+            whole = b"".join(parts)
+            self._ask("write", key, lambda: obstore.put(self.store, key, whole, use_multipart=False))
+        else:
+            self._ask("write", key, lambda: obstore.put(self.store, key, iter(parts), use_multipart=True, **options))
         return stored
 
     def get(self, key: str) -> bytes:
         import obstore
 
-        with self._refusals("read", key):
-            return obstore.get(self.store, key).bytes().to_bytes()
+        return self._ask("read", key, lambda: obstore.get(self.store, key).bytes().to_bytes())
 
     def open(self, key: str) -> BinaryIO:
-        with self._refusals("read", key):
-            return self.filesystem().open(self.location(key))
+        import obstore
+
+        def read(start: int, end: int) -> bytes:
+            return self._ask("read", key, lambda: bytes(obstore.get_range(self.store, key, start=start, end=end)))
+
+        size = self._ask("read", key, lambda: obstore.head(self.store, key)["size"])
+        return io.BufferedReader(remote.RangeFile(read, size), _READ_AHEAD_BYTES)
 
     def list(self, prefix: str = "") -> dict[str, int]:
         import obstore
 
-        with self._refusals("list", prefix):
-            found = {item["path"]: item["size"] for page in obstore.list(self.store, prefix or None) for item in page}
-        return dict(sorted(found.items()))
+        def found() -> dict[str, int]:
+            pages = obstore.list(self.store, prefix or None)
+            return {item["path"]: item["size"] for page in pages for item in page}
+
+        return dict(sorted(self._ask("list", prefix, found).items()))
 
     def delete(self, keys: Iterable[str]) -> None:
         import obstore
 
+        def delete(key: str) -> None:
+            with suppress(FileNotFoundError):
+                obstore.delete(self.store, key)
+
         for key in keys:
-            with self._refusals("delete", key):
-                try:
-                    obstore.delete(self.store, key)
-                except FileNotFoundError:
-                    continue
+            self._ask("delete", key, partial(delete, key))
 
     def location(self, key: str) -> str:
         return f"{self.url}/{key}"
 
-    def exists(self, key: str) -> bool:
+    def size(self, key: str) -> int | None:
         import obstore
 
-        with self._refusals("read", key):
-            try:
-                obstore.head(self.store, key)
-            except FileNotFoundError:
-                return False
-        return True
+        try:
+            return self._ask("read", key, lambda: obstore.head(self.store, key)["size"])
+        except FileNotFoundError:
+            return None
 
     def filesystem(self) -> Any:
         """The object store as an fsspec file system, for readers such as DuckDB."""
         from obstore.fsspec import FsspecStore
 
-        return FsspecStore(self._scheme, client_options=_client_options(), retry_config=_retries())
+        return FsspecStore(self._scheme, skip_instance_cache=True, **remote.options())
 
     def get_tagged(self, key: str) -> tuple[bytes, Any] | None:
         """An object with a tag that changes whenever it does; None where there is none."""
         import obstore
 
-        with self._refusals("read", key):
-            try:
-                found = obstore.get(self.store, key)
-            except FileNotFoundError:
-                return None
-            return found.bytes().to_bytes(), {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+        def get() -> tuple[bytes, Any]:
+            found = obstore.get(self.store, key)
+            tag = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+            return found.bytes().to_bytes(), tag
+
+        try:
+            return self._ask("read", key, get)
+        except FileNotFoundError:
+            return None
 
     def put_if(self, key: str, data: bytes, tag: Any | None) -> bool:
         """Store an object only if it is still the tagged one (None: only if there is none); False where it is not.
 
-        A put whose answer was lost is sent again and then finds its own object: that counts as stored.
+        A put whose answer was lost is sent again and then finds its own object: that counts as stored. So no two
+        writers may put the same bytes.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        with self._refusals("write", key):
+        def put() -> bool:
             try:
                 obstore.put(self.store, key, data, mode="create" if tag is None else tag, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 found = self.get_tagged(key)
                 return found is not None and found[0] == data
-        return True
+            return True
 
-    @contextmanager
-    def _refusals(self, verb: str, key: str) -> Iterator[None]:
-        from obstore.exceptions import BaseError
+        return self._ask("write", key, put)
 
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except (BaseError, OSError) as error:
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            # A signed URL's query is a credential.
-            reason = re.sub(r"\?\S+", "?...", reason)
-            raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: {reason}") from None
+    def _ask(self, verb: str, key: str, request: Callable[[], Answer]) -> Answer:
+        """A request's answer. obstore sends some again itself, but none with a condition, nor after half an answer."""
+        from obstore.exceptions import BaseError, GenericError
 
-
-def _client_options() -> dict[str, Any]:
-    seconds = os.environ.get(REQUEST_TIMEOUT_VARIABLE, "60")
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", seconds) or float(seconds) == 0:
-        raise InputError(f"{REQUEST_TIMEOUT_VARIABLE} is {seconds!r}; it must be a number of seconds above 0.")
-    return {"timeout": timedelta(seconds=float(seconds)), "connect_timeout": timedelta(seconds=10)}
-
-
-def _retries() -> dict[str, Any]:
-    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2}
-    return {"max_retries": 12, "backoff": backoff, "retry_timeout": timedelta(minutes=5)}
+        started, pause = time.monotonic(), remote.FIRST_PAUSE_S
+        while True:
+            try:
+                return request()
+            except (BaseError, OSError) as error:
+                if isinstance(error, FileNotFoundError) and verb == "read":
+                    raise FileNotFoundError(f"there is no {self.location(key)}") from None
+                # The end of a multipart upload that was sent again finds no upload: the first one had ended it.
+                again = _NO_UPLOAD in str(error) or (isinstance(error, GenericError) and remote.may_pass(error))
+                if verb == "open" or not again or time.monotonic() - started > self._patience_s:
+                    raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: {remote.reason(error)}") from None
+            time.sleep(pause)
+            pause = min(2 * pause, remote.LONGEST_PAUSE_S)
 
 
-def _write_file(path: Path, parts: Sequence[Buffer]) -> Stored:
+def _write_file(path: Path, parts: Iterable[Buffer]) -> Stored:
     n_bytes = checksum = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        for i in range(0, len(parts), _BUFFERS_PER_WRITE):
-            batch = parts[i : i + _BUFFERS_PER_WRITE]
+        for batch in _batches(parts):
             expected = sum(map(len, batch))
             if (written := os.writev(descriptor, batch)) < expected:  # at 2 GiB at the latest
                 _write_rest(descriptor, batch, written)
+            if hasattr(os, "posix_fadvise"):
+                # The kernel begins to write these back now, and not only when fsync asks.
+                os.posix_fadvise(descriptor, n_bytes, expected, os.POSIX_FADV_DONTNEED)
             n_bytes += expected
-            for part in batch:  # after its write, so that the kernel flushes while this computes
+            for part in batch:
                 checksum = crc32c(part, checksum)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return Stored(n_bytes, f"{checksum:08x}")
+
+
+def _batches(parts: Iterable[Buffer]) -> Iterator[list[Buffer]]:
+    batch: list[Buffer] = []
+    n_bytes = 0
+    for part in parts:
+        batch.append(part)
+        n_bytes += len(part)
+        if n_bytes >= _BYTES_PER_WRITE or len(batch) == _BUFFERS_PER_WRITE:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def _write_rest(descriptor: int, parts: Sequence[Buffer], written: int) -> None:

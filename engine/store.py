@@ -2,9 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -20,6 +22,8 @@ from engine.storage import FolderStorage, ObjectStorage, Storage, Stored, open_s
 
 NAME = "activations.zarr"
 _FILES_AT_ONCE = 3
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def lay_out(storage: Storage, layout: Layout, sample_ids: Sequence[str]) -> dict[str, Stored]:
@@ -134,9 +138,26 @@ class Store:
 
             def put(name: str) -> tuple[str, Stored]:
                 key = f"{NAME}/{self._plans[name].key(task)}"
-                return key, self._storage.put(key, shards.encode(arrays[name], self._plans[name], compressing.map))
+                apply = partial(_map_ahead, compressing, self._n_threads + 1)
+                return key, self._storage.put(key, shards.encode(arrays[name], self._plans[name], apply))
 
             return dict(writing.map(put, largest_first))
+
+
+def _map_ahead(
+    pool: Executor, most: int, work: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Iterator[_Result]:
+    """As ``pool.map``, with at most so many items that are worked on or not yet taken: little memory, used again."""
+    if len(items) == 1:  # handing it over takes longer than it saves
+        yield work(items[0])
+        return
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(work, item))
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def read(storage: Storage, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:

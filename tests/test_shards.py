@@ -116,7 +116,9 @@ def test_values_of_a_bfloat16_model_are_rounded_to_themselves() -> None:
 
 def test_chunks_follow_one_another_without_gaps() -> None:
     plan = layout(3, 4, 2, 8, 4, 2, 3).arrays()[0]
-    parts = shards.encode(np.random.default_rng(0).normal(size=plan.shape).astype(np.float32), plan)
+    parts = list(shards.encode(np.random.default_rng(0).normal(size=plan.shape).astype(np.float32), plan))
     index = np.frombuffer(bytes(parts[-1][:-4]), "<u8").reshape(-1, 2)
-    assert [length for _, length in index.tolist()] == [len(part) for part in parts[:-1]]
+    assert [length for _, length in index.tolist()] == [
+        len(packed) + len(checksum) for packed, checksum in zip(parts[:-1:2], parts[1:-1:2], strict=True)
+    ]
     assert all(a + length == b for ((a, length), (b, _)) in pairwise(index.tolist()))
