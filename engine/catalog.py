@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from engine import remote
 from engine.errors import FewchannelsError, InputError, StorageError, unknown
 from engine.ledger import Ledger, Record
 from engine.parts import TABLES, Parts
 from engine.query import Query, queries
 from engine.runfile import MANIFEST, NAME, read_description
 from engine.storage import FolderStorage, ObjectStorage, open_storage, replace_durably
+from engine.storage.requests import reason
 from engine.tables import schema
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Catalog:
                 f"a question reads this run's tables only ({', '.join(VIEWS)}), no other file or address. {message}"
             )
         if isinstance(self._storage, ObjectStorage) and message.startswith("Traceback"):
-            return StorageError(f"the run {self._storage.url!r} cannot be read: {remote.reason(message)}")
+            return StorageError(f"the run {self._storage.url!r} cannot be read: {reason(message)}")
         if isinstance(error, duckdb.IOException) or f"{self._storage.location('')}" in message:
             return StorageError(f"the run {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException):

@@ -20,7 +20,6 @@ ENGINE = ROOT / "engine"
 ORDER = [
     "errors",
     "sizes",
-    "remote",
     "storage",
     "documents",
     "resources",
