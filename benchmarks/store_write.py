@@ -3,9 +3,10 @@
 The same values, interleaved in one process, round by round in rotated order, each followed by fsync of every file:
 
 - ``one file``: a plain write of the raw values, the limit that a file system sets;
+- ``one file, flushed early``: the same, told to the kernel to flush what is written at once;
 - ``one file, our bytes``: a plain write of what our store has compressed already;
 - ``ours``: :meth:`engine.store.Store.write`;
-- Zarr v3 by zarr-python (its defaults; sharded without a codec; sharded with our codecs), by tensorstore and by the zarrs
+- Zarr v3 by zarr-python (its defaults; sharded without a codec; sharded with our codecs), tensorstore and the zarrs
   pipeline (sharded), HDF5 by h5py (our chunks, no codec), and one safetensors file.
 
 What is laid out once for a whole run (metadata, coordinates) is not timed. Values are standard normal (``random``, the
@@ -98,15 +99,17 @@ def laid_out(folder: Path, shape: Layout, codec: str) -> zarr.Group:
     return group
 
 
-def one_file(parts: list[memoryview]) -> Callable[[Path], Write]:
-    """Prepares a plain write of buffers into one file."""
+def one_file(parts: list[memoryview], most: int | None = None) -> Callable[[Path], Write]:
+    """Prepares a plain write of buffers into one file; in pieces that the kernel shall flush at once, if ``most``."""
 
     def prepare_file(folder: Path) -> Write:
         def write() -> None:
             with open(folder / "file", "wb", buffering=0) as file:
                 for part in parts:
                     while part:
-                        part = part[file.write(part) :]
+                        part = part[file.write(part[:most]) :]
+                        if most:
+                            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
         return write
 
@@ -169,9 +172,11 @@ def writers(shape: Layout, values: Arrays, n_threads: int) -> dict[str, Callable
 
         return write
 
+    plain = [memoryview(each.reshape(-1)).cast("B") for each in values.values()]
     encoded = [memoryview(b"".join(shards.encode(values[plan.name], plan))) for plan in shape.arrays()]
     return {
-        "one file": one_file([memoryview(each.reshape(-1)).cast("B") for each in values.values()]),
+        "one file": one_file(plain),
+        "one file, flushed early": one_file(plain, 2**20),
         "one file, our bytes": one_file(encoded),
         "ours": ours,
         "zarr-python, defaults": with_zarr(shape, values, "defaults", {}),

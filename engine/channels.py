@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-STATISTICS = ("mean_abs", "abs_mean", "max_abs", "rms")
-
 
 def statistics(x: Tensor) -> Tensor:
     """The four score definitions, over tokens.
@@ -16,7 +14,8 @@ def statistics(x: Tensor) -> Tensor:
         x: hidden state, ``(sample, token, channel)``, any float dtype.
 
     Returns:
-        ``(statistic, sample, channel)`` float32 in the order of :data:`STATISTICS`. A channel with a NaN token is NaN.
+        ``(statistic, sample, channel)`` float32 in the order of :data:`engine.statistics.STATISTICS`. A channel with a NaN
+        token is NaN.
     """
     x = x.float()
     magnitude = x.abs()

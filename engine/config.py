@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import yaml
 
-from engine.channels import STATISTICS
 from engine.errors import InputError, unknown
+from engine.statistics import STATISTICS
 
 DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("float32", "bfloat16")
@@ -31,7 +31,7 @@ class CaptureConfig:
         top_k: channels whose token maps are kept, per sample, step and layer; 0 keeps statistics only.
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
         value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
-        score: the statistic that ranks channels, one of :data:`engine.channels.STATISTICS`.
+        score: the statistic that ranks channels, one of :data:`engine.statistics.STATISTICS`.
         num_inference_steps: denoising steps, unless the manifest row says otherwise.
         guidance_scale: distilled (embedded) guidance, unless the manifest row says otherwise.
         true_cfg_scale: classifier-free guidance in two forwards per step; 1 is off.

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.channels import STATISTICS
 from engine.errors import InputError, unknown
 from engine.models.families import Block
+from engine.statistics import STATISTICS
 
 TOKENS = ("all", "pool:N")
 RANKED = 12  # channels that ``cells`` names where no token maps are kept

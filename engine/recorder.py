@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from engine.channels import (
-    STATISTICS,
     energy_share,
     gini,
     lower_median,
@@ -21,6 +20,7 @@ from engine.channels import (
 from engine.models.families import Block
 from engine.plan import Layout
 from engine.sampler import Sampler
+from engine.statistics import STATISTICS
 from engine.taps import Tap
 
 

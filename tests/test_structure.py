@@ -26,6 +26,7 @@ ORDER = [
     "tables",
     "runfile",
     "lease",
+    "statistics",
     "channels",
     "config",
     "demo.world",

@@ -1,0 +1,206 @@
+"""How fast parts of a run are read: ``python benchmarks/store_read.py --samples 512``.
+
+A store of demo-shaped samples with random values, written by :meth:`engine.store.Store.write`, against the obvious
+alternatives that hold the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5 file with
+our chunks and no codec; a safetensors file per sample. Three questions:
+
+- ``massive_value`` and ``mean_abs``: one (step, layer) of all samples;
+- ``sample``: every array of one sample.
+
+Each answer is timed from opening the files to values in memory, round by round in rotated order: ``warm`` from the page
+cache, ``cold`` after the kernel was told to drop the files from it. ``MB read`` is what the process then fetched from
+the disk, read-ahead included. Ratios are to ``.npy``, below 1 is faster; every answer is checked.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import safetensors
+import safetensors.numpy
+import xarray as xr
+import zarr
+from store_write import ZARRS, files_of, laid_out, layout, open_tensorstore, random_values
+
+from engine import store
+from engine.plan import Layout
+from engine.storage import open_storage
+
+Where = tuple[int | slice, ...]
+Read = Callable[[str, Where], np.ndarray]
+EVERYTHING = slice(None)
+
+
+def build(folder: Path, shape: Layout) -> dict[str, tuple[Path, Callable[[], Read]]]:
+    """Write the same values in every format; by name, where, and a function that opens it."""
+    group, npy, tensors = folder / "run", folder / "npy", folder / "safetensors"
+    for each in (group, npy, tensors):
+        each.mkdir()
+    laid_out(group, shape, "ours")
+    written = store.Store(open_storage(group), shape)
+    hdf5 = folder / "hdf5"
+    hdf5.mkdir()
+    with h5py.File(hdf5 / "file.h5", "w") as file:
+        for plan in shape.arrays():
+            file.create_dataset(plan.name, shape=plan.shape, dtype=plan.dtype, chunks=plan.chunk)
+        for task in range(shape.n_tasks):
+            values, rows = random_values(shape, task), shape.rows(task)
+            written.write(rows.start, values)
+            for name, array in values.items():
+                file[name][rows.start : rows.stop] = array
+            for position, row in enumerate(rows):
+                sample = {name: np.ascontiguousarray(array[position]) for name, array in values.items()}
+                safetensors.numpy.save_file(sample, tensors / f"{row}.safetensors")
+                for name, array in sample.items():
+                    np.save(npy / f"{row}.{name}.npy", array)
+    path = group / store.NAME
+
+    def samples_of(where: Where) -> list[int]:
+        return list(range(shape.n_samples)) if isinstance(where[0], slice) else [where[0]]
+
+    def open_npy() -> Read:
+        def read(name: str, where: Where) -> np.ndarray:
+            # A copy per sample: memory maps of all samples at once would use up a process' file descriptors.
+            parts = [np.array(np.load(npy / f"{i}.{name}.npy", mmap_mode="r")[where[1:]]) for i in samples_of(where)]
+            return np.stack(parts) if isinstance(where[0], slice) else parts[0]
+
+        return read
+
+    def open_safetensors() -> Read:
+        def read_one(name: str, row: int, where: Where) -> np.ndarray:
+            with safetensors.safe_open(tensors / f"{row}.safetensors", "np") as file:
+                return file.get_slice(name)[where] if where else file.get_tensor(name)
+
+        def read(name: str, where: Where) -> np.ndarray:
+            parts = [read_one(name, i, where[1:]) for i in samples_of(where)]
+            return np.stack(parts) if isinstance(where[0], slice) else parts[0]
+
+        return read
+
+    def open_hdf5() -> Read:
+        file = h5py.File(hdf5 / "file.h5")
+        return lambda name, where: file[name][where]
+
+    def open_xarray() -> Read:
+        dataset = xr.open_zarr(path, chunks=None, zarr_format=3)
+        dims = ("sample", "step", "layer")
+        return lambda name, where: dataset[name].isel(dict(zip(dims, where, strict=False))).values
+
+    def open_zarr(config: dict[str, str]) -> Callable[[], Read]:
+        def opened() -> Read:
+            with zarr.config.set(config):
+                arrays = zarr.open_group(path, mode="r")
+
+            def read(name: str, where: Where) -> np.ndarray:
+                with zarr.config.set(config):
+                    return np.asarray(arrays[name][where])
+
+            return read
+
+        return opened
+
+    return {
+        ".npy per sample": (npy, open_npy),
+        "HDF5": (hdf5, open_hdf5),
+        "safetensors per sample": (tensors, open_safetensors),
+        "ours, xarray": (group, open_xarray),
+        "ours, zarr-python": (group, open_zarr({})),
+        "ours, tensorstore": (
+            group,
+            lambda: lambda name, where: open_tensorstore(path / name)[where].read().result(),
+        ),
+        "ours, zarrs": (group, open_zarr(ZARRS)),
+    }
+
+
+def forget(folder: Path) -> None:
+    """Tell the kernel to drop a folder's files from its cache; they are on the disk already."""
+    for path in files_of(folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def bytes_fetched() -> int:
+    """What this process has had read from disks so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("read_bytes")).split()[1])
+
+
+def main() -> None:
+    """Measure and print a table per question; ``--json FILE`` also writes them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    shape = layout("demo", arguments.samples)
+    names = [plan.name for plan in shape.arrays()]
+    cell: Where = (EVERYTHING, len(shape.steps) // 2, len(shape.blocks) // 2)
+    questions: dict[str, list[tuple[str, Where]]] = {
+        "massive_value": [("massive_value", cell)],
+        "mean_abs": [("mean_abs", cell)],
+        "sample": [(name, (arguments.samples // 2 + 1,)) for name in names],
+    }
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        formats = list(build(Path(temporary), shape).items())
+        os.sync()
+        for question, parts in questions.items():
+            seconds: dict[str, dict[str, list[float]]] = {name: {"warm": [], "cold": []} for name, _ in formats}
+            fetched: dict[str, list[int]] = {name: [] for name, _ in formats}
+            expected: list[np.ndarray] = []
+            for i in range(-1, arguments.rounds):  # the first round only warms up
+                turn = max(i, 0) % len(formats)
+                for name, (folder, opened) in formats[turn:] + formats[:turn]:
+                    for state in ("cold", "warm"):
+                        if state == "cold":
+                            forget(folder)
+                        before, started = bytes_fetched(), time.perf_counter()
+                        read = opened()
+                        answer = [read(*part) for part in parts]
+                        took = time.perf_counter() - started
+                        expected = expected or answer
+                        for mine, theirs in zip(answer, expected, strict=True):
+                            assert np.array_equal(mine, theirs), f"{name} answers {question} otherwise"
+                        if i >= 0:
+                            seconds[name][state].append(took)
+                            fetched[name] += [bytes_fetched() - before] if state == "cold" else []
+            value_bytes = sum(answer.nbytes for answer in expected)
+            print(f"\n{question}: {value_bytes / 1e6:.2f} MB of values, {arguments.rounds} rounds")
+            print(f"{'':24} {'warm ms':>8} {'ratio':>6} {'cold ms':>8} {'ratio':>6} {'MB read':>8}")
+            rows[question] = {}
+            base = {state: statistics.median(each) for state, each in seconds[formats[0][0]].items()}
+            for name, _ in formats:
+                warm, cold = (statistics.median(seconds[name][state]) for state in ("warm", "cold"))
+                row = {
+                    "warm_ms": warm * 1e3,
+                    "warm_ratio": warm / base["warm"],
+                    "cold_ms": cold * 1e3,
+                    "cold_ratio": cold / base["cold"],
+                    "mb_read": statistics.median(fetched[name]) / 1e6,
+                }
+                rows[question][name] = row
+                print(
+                    f"{name:24} {row['warm_ms']:8.1f} {row['warm_ratio']:6.2f} {row['cold_ms']:8.1f} "
+                    f"{row['cold_ratio']:6.2f} {row['mb_read']:8.2f}"
+                )
+        sizes = {folder.name: sum(path.stat().st_size for path in files_of(folder)) for _, (folder, _) in formats}
+        print(f"\nMB on disk: {', '.join(f'{name} {size / 1e6:.0f}' for name, size in sizes.items())}")
+    if arguments.json:
+        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "zarr": zarr.__version__}
+        settings = {"samples": arguments.samples, "rounds": arguments.rounds}
+        content = {"settings": settings} | machine | {"bytes_on_disk": sizes, "rows": rows}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

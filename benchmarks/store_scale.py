@@ -1,0 +1,192 @@
+"""How a run of many tasks behaves: ``python benchmarks/store_scale.py resume`` and ``... memory``.
+
+``resume``: a finished run of 10,000 one-sample tasks of the bundled model is made without sampling: its real begin,
+then per task a real record and every file that the record names, small ones with made-up content. Then the command
+``fewchannels capture`` resumes it as a process of its own, which finds nothing to do; and its parts are timed one by
+one, in a process of their own too. Medians; the goal is less than 5 s in all.
+
+``memory``: a process calls one :class:`engine.worker.CaptureWorker` from as many threads as a Ray actor does, with
+one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another is under
+way. The whole pipeline runs, made cheap: one denoising step, one layer.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+GOAL_S = 5.0
+PARTS = """
+import json, sys, time
+from pathlib import Path
+marks = [time.perf_counter()]
+from engine import cli
+from engine.config import CaptureConfig
+from engine.job import begin, check_place, prepare
+from engine.lease import hold
+from engine.ledger import Ledger
+from engine.run import choose_pool
+marks.append(time.perf_counter())
+path, run = Path(sys.argv[1]), sys.argv[2]
+job = prepare(path, run, CaptureConfig(shard_samples=1))
+marks.append(time.perf_counter())
+choose_pool(None, None)
+marks.append(time.perf_counter())
+check_place(job)
+marks.append(time.perf_counter())
+with hold(job.storage) as token:
+    job.storage.clean()
+    begin(job.leased(token), path)
+    marks.append(time.perf_counter())
+    records = Ledger(job.storage).records(job.fingerprint)
+    marks.append(time.perf_counter())
+assert len(records) == job.layout.n_tasks
+names = ("imports", "prepare", "choose_pool", "check_place", "hold and begin", "records, once")
+print(json.dumps(dict(zip(names, [b - a for a, b in zip(marks, marks[1:])]))))
+"""
+
+
+def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
+    """A finished run of one-sample tasks with made-up data; its manifest and itself."""
+    from engine import manifest
+    from engine.config import CaptureConfig
+    from engine.job import begin, prepare
+    from engine.ledger import Ledger, Record
+    from engine.parts import TABLES, part
+    from engine.storage import Stored
+    from engine.store import NAME
+
+    path, run = folder / "manifest.parquet", folder / "run"
+    manifest.ingest([f"demo:{n_tasks}"], path)
+    job = prepare(path, run, CaptureConfig(shard_samples=1))
+    begin(job, path)
+    content = b"made up\n"
+    made_up = Stored.of([content])
+    # Plain writes: what makes a put durable would take minutes here, and nothing of it is measured.
+    for name in (*(f"{NAME}/{array.name}" for array in job.layout.arrays()), *TABLES, "ledger"):
+        (run / name).mkdir(exist_ok=True)
+    for task in range(job.layout.n_tasks):
+        keys = [f"{NAME}/{array.key(task)}" for array in job.layout.arrays()] + [part(name, task) for name in TABLES]
+        for key in keys:
+            (run / key).write_bytes(content)
+        record = Record(
+            task=task,
+            start=task,
+            stop=task + 1,
+            fingerprint=job.fingerprint,
+            attempt=1,
+            n_done=1,
+            n_failed=0,
+            seconds=1.0,
+            finished="2026-01-01T00:00:00+00:00",
+            host="made-up",
+            device="cpu",
+            objects=dict.fromkeys(keys, made_up),
+        )
+        (run / Ledger.key(task)).write_bytes(record.encode())
+    os.sync()
+    return path, run
+
+
+def resume(n_tasks: int, rounds: int) -> dict[str, object]:
+    """Seconds that the command takes to find a finished run finished, and its parts."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path, run = make_finished_run(Path(temporary), n_tasks)
+        n_files = sum(1 for each in run.rglob("*") if each.is_file())
+        command = [sys.executable, "-c", "from engine.cli import main; main()", "capture", "--json"]
+        command += ["--manifest", str(path), "--out", str(run), "--shard-samples", "1"]
+        whole: list[float] = []
+        parts: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            started = time.perf_counter()
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            whole.append(time.perf_counter() - started)
+            outcome = json.loads(done.stdout)
+            assert outcome["n_resumed"] == outcome["n_done"] == outcome["n_samples"], done.stdout
+            timed = subprocess.run(
+                [sys.executable, "-c", PARTS, str(path), str(run)], check=True, capture_output=True, text=True
+            )
+            for name, seconds in json.loads(timed.stdout).items():
+                parts.setdefault(name, []).append(seconds)
+    medians = {name: statistics.median(each) for name, each in parts.items()}
+    print(f"resume of {n_tasks} finished tasks, {n_files} files, median of {rounds} rounds")
+    total = statistics.median(whole)
+    print(f"{'fewchannels capture':20} {total:6.2f} s  ({min(whole):.2f} to {max(whole):.2f}; goal {GOAL_S:g})")
+    for name, seconds in medians.items():
+        print(f"  {name:18} {seconds:6.2f} s")
+    return {"n_tasks": n_tasks, "n_files": n_files, "whole_s": whole, "median_s": total, "parts_s": medians}
+
+
+def measure_memory(n_samples: int) -> None:
+    """Call a worker as a Ray actor does, in this process; prints its resident memory as a JSON line."""
+    from engine import manifest
+    from engine.config import CaptureConfig
+    from engine.job import begin, prepare
+    from engine.run import TASKS_AT_ONCE
+    from engine.worker import CaptureWorker
+
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "manifest.parquet")
+        manifest.ingest([f"demo:{n_samples}"], path)
+        config = CaptureConfig(shard_samples=1, num_inference_steps=1, steps="last", layers="0")
+        job = prepare(path, Path(temporary, "run"), config)
+        begin(job, path)
+        worker = CaptureWorker(job, os.cpu_count() or 1)
+        resident: dict[int, int] = {0: process.memory_info().rss}
+        started = time.monotonic()
+
+        def run(task: int) -> None:
+            worker(task)
+            if (task + 1) % 10 == 0:
+                resident[task + 1] = process.memory_info().rss
+
+        with ThreadPoolExecutor(TASKS_AT_ONCE) as threads:
+            list(threads.map(run, range(n_samples)))
+    print(json.dumps({"seconds": time.monotonic() - started, "resident": resident}))
+
+
+def memory(n_samples: int) -> dict[str, object]:
+    """Peaks of resident memory after 100, 1,000, 10,000 ... samples of one worker."""
+    command = [sys.executable, __file__, "memory", "--samples", str(n_samples), "--worker"]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    resident = {int(done): n_bytes for done, n_bytes in found["resident"].items()}
+    shown = [done for done in (0, 10, 100, 1_000, 10_000, 100_000) if done in resident]
+    peaks = {shown_at: max(n for done, n in resident.items() if done <= shown_at) for shown_at in shown}
+    print(f"memory of one worker, {n_samples} one-sample tasks in {found['seconds']:.0f} s")
+    for done, peak in peaks.items():
+        print(f"{done:8} samples {peak / 1e6:7.0f} MB at the peak, {resident[done] / 1e6:.0f} MB then")
+    print(f"peak after {shown[-1]} samples / after 100: {peaks[shown[-1]] / peaks[100]:.3f}")
+    return {"seconds": found["seconds"], "peaks": peaks, "then": {done: resident[done] for done in shown}}
+
+
+def main() -> None:
+    """Measure and print; ``--json FILE`` also writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["resume", "memory"])
+    parser.add_argument("--tasks", type=int, default=10_000, help="of the resumed run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=10_000, help="of the worker whose memory is measured")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        measure_memory(arguments.samples)
+        return
+    found = resume(arguments.tasks, arguments.rounds) if arguments.what == "resume" else memory(arguments.samples)
+    if arguments.json:
+        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
+        arguments.json.write_text(json.dumps(machine | {arguments.what: found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
