@@ -14,8 +14,8 @@ def statistics(x: Tensor) -> Tensor:
         x: hidden state, ``(sample, token, channel)``, any float dtype.
 
     Returns:
-        ``(statistic, sample, channel)`` float32 in the order of :data:`engine.statistics.STATISTICS`. A channel with a NaN
-        token is NaN.
+        ``(statistic, sample, channel)`` float32 in the order of :data:`engine.statistics.STATISTICS`. A channel
+        with a NaN token is NaN.
     """
     x = x.float()
     magnitude = x.abs()
