@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from engine.errors import FewchannelsError, IncompleteRunError, RunConflictError, StorageError
+from engine.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
 from engine.job import Job
 from engine.ledger import Ledger, Record
 from engine.sizes import size
 
 TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
+_FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
 MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
 
 
@@ -117,16 +119,22 @@ class CaptureActor:
     def __init__(self, job: Job, n_threads: int) -> None:
         from engine.worker import CaptureWorker  # here: seconds to import, and the driver does not need it
 
-        self._worker = CaptureWorker(job, n_threads)
+        self._worker: CaptureWorker | FewchannelsError
+        try:
+            self._worker = CaptureWorker(job, n_threads)
+        except FewchannelsError as error:  # Ray would start the actor again and again; the driver ends the capture
+            self._worker = error
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         task = int(batch["task"][0])
         outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None}
         try:
+            if isinstance(self._worker, FewchannelsError):
+                raise self._worker
             # Ray asks again where it lost the answer. The record names what is there, bit by bit: it is left alone.
             if not _is_done(self._worker.job, self._worker.ledger.find(task)):
                 self._worker(task)
-        except (StorageError, RunConflictError) as error:
+        except (StorageError, RunConflictError, InputError) as error:
             outcome |= {"error": str(error), "fatal": type(error).__name__}
         except Exception as error:  # one task's failure must not end the others; the driver reports it
             outcome |= {"error": f"{type(error).__name__}: {error}"}
@@ -189,8 +197,13 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
             max_restarts=MACHINE_FAULT_RETRIES,
             max_task_retries=MACHINE_FAULT_RETRIES,
         )
-    for row in done.iter_rows():
-        yield json.loads(row["outcome"])
+    try:
+        for row in done.iter_rows():
+            yield json.loads(row["outcome"])
+    except BaseException as error:
+        # Ray's iterator, alive in the traceback, would else end after Ray has, and start it again.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lambda done, failed: None) -> Outcome:
@@ -223,8 +236,8 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
             with ray_session(pool):
                 for outcome in outcomes(job, tasks, pool):
                     if outcome["fatal"]:
-                        kind = RunConflictError if outcome["fatal"] == "RunConflictError" else StorageError
-                        raise kind(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+                        refused = _FATAL[outcome["fatal"]]
+                        raise refused(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
                     if outcome["error"]:
                         failed_tasks[outcome["task"]] = outcome["error"]
                     n_done += len(job.layout.rows(outcome["task"])) if not outcome["error"] else 0

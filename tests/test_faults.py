@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from kill_harness import CLEAN, N_SAMPLES, N_TASKS, WAITS, Stage, Victim, records_of, until
+from ray.data.iterator import DataIterator
 
 from engine import lease, run, worker
 from engine.cli.capture import run_job
@@ -304,3 +306,34 @@ def test_workers_that_never_end_are_named_with_the_remedy(tmp_path: Path, monkey
         lease.Membership(storage, token)
     with pytest.raises(RunConflictError, match=rf"process {os.getpid()} on .*Stop them, and run again"), hold(storage):
         pass
+
+
+def test_a_capture_that_is_interrupted_while_ray_starts_its_work_does_not_start_ray_again(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DataIterator, "_create_batch_iterator", interrupted)
+    job = stage.begun(tmp_path / "run")
+    # No pytest.raises: it would keep the traceback, and with it what must end here.
+    with suppress(KeyboardInterrupt):
+        run.capture(job, run.choose_pool(2, None))
+    try:
+        assert not ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("refusal", [StorageError("out of reach"), RunConflictError("another capture")])
+def test_an_actor_that_cannot_start_ends_the_capture_with_the_reason(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    job = stage.begun(tmp_path / "run")
+
+    def refuse(job: Job, n_threads: int) -> None:
+        raise refusal
+
+    monkeypatch.setattr(worker, "CaptureWorker", refuse)
+    with pytest.raises(type(refusal), match=f"{refusal}\nWhat is done is kept; run again to resume"):
+        capture_here(stage, job, monkeypatch)

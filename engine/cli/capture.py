@@ -128,7 +128,8 @@ def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
     from engine.job import begin, check_place
     from engine.lease import hold
 
-    check_place(job)
+    with errors.status(f"looking at {job.run}"):  # a store out of reach is asked for minutes
+        check_place(job)
     with hold(job.storage, on_wait=say) as token:
         leased = job.leased(token)
         job.storage.clean()
