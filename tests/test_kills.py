@@ -1,6 +1,9 @@
 """Captures that are killed, in each way once, lose nothing; ``kill_harness.py`` does it at many random moments."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +64,22 @@ def test_the_harness_finds_what_is_wrong(
     harm(run)
     found = stage.check(run)
     assert found == findings if findings else found != CLEAN
+
+
+def test_the_long_version_prints_its_table_and_writes_it(tmp_path: Path) -> None:
+    harness = [sys.executable, str(Path(__file__).parent / "kill_harness.py")]
+    done = subprocess.run(
+        [*harness, "--rounds", "1", "--seed", "0", "--json", str(tmp_path / "kills.json")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (row, all_of_them) = json.loads((tmp_path / "kills.json").read_text(encoding="utf-8"))["table"]
+    assert row["rounds"] == all_of_them["rounds"] == 1
+    assert {all_of_them[name] for name in ("lost", "duplicated", "differing", "stray")} == {0}
+    assert "duplicated" in done.stdout
 
 
 def shard_of(run: Path, task: int) -> Path:
