@@ -164,8 +164,14 @@ def ray_session(pool: Pool) -> Iterator[None]:
         # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
         options |= {"num_cpus": pool.n_actors * pool.cpus_per_actor + 1, "include_dashboard": False}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
-    with _without_standard_error():  # Ray's core announces that very setting there
-        ray.init(address=pool.address, **options)
+    try:
+        with _without_standard_error():  # Ray's core announces that very setting there
+            ray.init(address=pool.address, **options)
+    except Exception as error:  # what Ray raises while it starts has no common base class
+        raise FewchannelsError(
+            f"Ray could not {'start here' if pool.address is None else f'be reached at {pool.address!r}'}: "
+            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
+        ) from error
     try:
         yield
     finally:
@@ -246,6 +252,7 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
             raise FewchannelsError(
                 f"Ray could not run the capture: {str(error).strip()}\nWhat is done is kept; run again to resume."
             ) from error
+        job.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
     missing = {task: failed_tasks.get(task, "no record") for task in range(job.layout.n_tasks) if task not in records}
     return Outcome(n_samples, n_done, n_failed, n_resumed, missing)

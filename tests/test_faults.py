@@ -337,3 +337,18 @@ def test_an_actor_that_cannot_start_ends_the_capture_with_the_reason(
     monkeypatch.setattr(worker, "CaptureWorker", refuse)
     with pytest.raises(type(refusal), match=f"{refusal}\nWhat is done is kept; run again to resume"):
         capture_here(stage, job, monkeypatch)
+
+
+def test_half_a_file_that_a_killed_actor_left_is_gone_when_the_capture_ends(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts the actor again within the capture, so that no later one begins by clearing up."""
+    out, call = tmp_path / "run", CaptureActor.__call__
+
+    def killed_amid_a_put_before(self: CaptureActor, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (out / ".00003.json.elsewhere-1-1.tmp").write_bytes(b"half")
+        return call(self, batch)
+
+    monkeypatch.setattr(CaptureActor, "__call__", killed_amid_a_put_before)
+    assert capture_here(stage, stage.prepared(out), monkeypatch).n_done == N_SAMPLES
+    assert stage.check(out) == CLEAN

@@ -19,7 +19,8 @@ from engine.run import choose_pool
 from engine.worker import CaptureWorker
 
 N_SAMPLES, N_TASKS = 24, 12
-FLAGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}
+# Steps enough for a capture to last some seconds, so that it can be disturbed while it runs.
+FLAGS = {"num_inference_steps": 40, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 
 
 @pytest.fixture(scope="module")
