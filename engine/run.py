@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -178,6 +180,29 @@ def ray_session(pool: Pool) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises KeyboardInterrupt if one was asked for: amid Ray's own code, one can get lost."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGINT, ask)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
 def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
     """Run tasks on the pool; yields each one's outcome as it ends, in any order."""
     context = ray.data.DataContext.get_current()
@@ -239,8 +264,9 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
     if tasks:
         check_space(job, tasks)
         try:
-            with ray_session(pool):
+            with ray_session(pool), _interrupts() as check_interrupted:
                 for outcome in outcomes(job, tasks, pool):
+                    check_interrupted()
                     if outcome["fatal"]:
                         refused = _FATAL[outcome["fatal"]]
                         raise refused(f"{outcome['error']}\nWhat is done is kept; run again to resume.")

@@ -352,3 +352,23 @@ def test_half_a_file_that_a_killed_actor_left_is_gone_when_the_capture_ends(
     monkeypatch.setattr(CaptureActor, "__call__", killed_amid_a_put_before)
     assert capture_here(stage, stage.prepared(out), monkeypatch).n_done == N_SAMPLES
     assert stage.check(out) == CLEAN
+
+
+def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_same(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = stage.begun(tmp_path / "run")
+
+    def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            yield {"task": task, "error": None, "fatal": None}
+
+    monkeypatch.setattr(run, "ray_session", lambda pool: nullcontext())
+    monkeypatch.setattr(run, "outcomes", outcomes)
+    earlier = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run.capture(job, run.choose_pool(1, None))
+    assert signal.getsignal(signal.SIGINT) is earlier

@@ -91,7 +91,8 @@ def test_two_actors_store_what_one_process_stores(
 
 def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(command(manifest_path, tiny_model, run), stderr=subprocess.PIPE, text=True)
+    long = command(manifest_path, tiny_model, run, "--num-inference-steps", "200")
+    process = subprocess.Popen(long, stderr=subprocess.PIPE, text=True)
     wait_for_records(run, 2, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
