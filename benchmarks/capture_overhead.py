@@ -66,15 +66,19 @@ def main() -> None:
         samples = read_samples(path, 0, arguments.batch)
         settings = job.settings(samples[0])
 
+        # All in the worker's own thread: a second one with a pool of its own would slow both down.
         def plain() -> None:
-            worker.sampler.generate(samples, settings)
+            worker.generator.submit(worker.sampler.generate, samples, settings).result()
 
         def taps() -> None:
+            worker.generator.submit(tapped_generation).result()
+
+        def tapped_generation() -> None:
             recorder = Recorder(job.layout, job.config.score, len(samples))
             with tapped(
                 worker.sampler.pipeline.transformer,
                 job.layout.blocks,
-                recorder.tap(worker.sampler, slice(0, len(samples))),
+                recorder.tap(worker.sampler, slice(0, len(samples)), job.grid),
             ):
                 worker.sampler.generate(samples, settings)
 
@@ -96,7 +100,7 @@ def main() -> None:
             for outcome in outcomes(job, list(range(job.layout.n_tasks)), pool):
                 if outcome["error"]:
                     raise SystemExit(outcome["error"])
-        ended = sorted(path.stat().st_mtime_ns / 1e9 for path in (job.run / "ledger").glob("*.json"))
+        ended = sorted(path.stat().st_mtime_ns / 1e9 for path in (Path(job.run) / "ledger").glob("*.json"))
         around += [timed(plain) for _ in range(5)]
         # Every actor's first task also waits for the model to load: the time counts from the last of those.
         steady = ended[arguments.actors - 1 :]

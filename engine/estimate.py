@@ -60,7 +60,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
     worker.generate(samples[:1], Recorder(job.layout, job.config.score, 1))  # the first generation also warms up
     started = time.monotonic()
     generated = worker.generate(samples, recorder)
-    tables = worker.tables(0, 0, 1, samples, generated, recorder)
+    tables = worker.tables(0, 0, 1, samples, generated)
     seconds = (time.monotonic() - started) / len(samples)
     scale = job.layout.n_samples / len(samples)
     table_bytes = {

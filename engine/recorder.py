@@ -39,13 +39,14 @@ class Recorder:
         self._step_position = {step: i for i, step in enumerate(layout.steps)}
         self._layer_position = {block.layer: i for i, block in enumerate(layout.blocks)}
         cells = (n_samples, len(layout.steps), len(layout.blocks))
+        n_tokens = layout.n_tokens if layout.top_k else 0
         # One tensor for the four, so that a tap writes them at once.
-        self._statistics = torch.full((len(STATISTICS), *cells, layout.n_channels), torch.nan)
-        self._channels = torch.full((*cells, layout.n_ranked), -1, dtype=torch.int32)
-        self._norm_ratio = torch.full(cells, torch.nan)
-        self._nonfinite = torch.zeros(cells, dtype=torch.int64)
-        self._values = torch.full((*cells, layout.top_k, layout.n_tokens if layout.top_k else 0), torch.nan)
-        self._norms = torch.full((*cells, layout.n_tokens if layout.top_k else 0), torch.nan)
+        self._statistics = _filled((len(STATISTICS), *cells, layout.n_channels), np.nan)
+        self._channels = _filled((*cells, layout.n_ranked), -1, np.int32)
+        self._norm_ratio = _filled(cells, np.nan)
+        self._nonfinite = _filled(cells, 0, np.int64)
+        self._values = _filled((*cells, layout.top_k, n_tokens), np.nan)
+        self._norms = _filled((*cells, n_tokens), np.nan)
 
     def tap(self, sampler: Sampler, rows: slice, grid: tuple[int, int]) -> Tap:
         """A tap that records the conditional branch's chosen steps.
@@ -134,3 +135,8 @@ class Recorder:
             "branch": np.full(n, "cond", dtype=object),
             "score": np.full(n, STATISTICS[self._score], dtype=object),
         } | {name: values.numpy() for name, values in measured.items()}
+
+
+def _filled(shape: tuple[int, ...], value: float, dtype: type[np.generic] = np.float32) -> Tensor:
+    """A tensor whose memory NumPy fills: PyTorch would do so with threads, for whose harm see CaptureWorker."""
+    return torch.from_numpy(np.full(shape, value, dtype))

@@ -207,6 +207,9 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
     """Run tasks on the pool; yields each one's outcome as it ends, in any order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # Use is measured against TASKS_AT_ONCE, which are also all that an actor is given: more than 1 is never reached.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    n_actors = min(pool.n_actors, len(tasks))
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
     with warnings.catch_warnings():
@@ -217,8 +220,9 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
             fn_constructor_kwargs={"job": job, "n_threads": pool.cpus_per_actor},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
-                min_size=1,
-                max_size=min(pool.n_actors, len(tasks)),
+                min_size=1,  # of a cluster that has no room for more yet
+                initial_size=n_actors,
+                max_size=n_actors,
                 max_tasks_in_flight_per_actor=TASKS_AT_ONCE,
                 max_concurrent_calls_per_actor=TASKS_AT_ONCE,
                 enable_true_multi_threading=True,

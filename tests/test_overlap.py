@@ -60,7 +60,7 @@ def test_the_next_task_is_generated_while_one_is_written(job: Job, monkeypatch: 
 
 
 def test_only_one_task_is_generated_at_a_time(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, generate, at_once, most = CaptureWorker(job, 1), CaptureWorker.generate, [], []
+    worker, generate, at_once, most = CaptureWorker(job, 1), CaptureWorker._generate, [], []
 
     def counting(self, samples, recorder):
         at_once.append(samples)
@@ -69,7 +69,7 @@ def test_only_one_task_is_generated_at_a_time(job: Job, monkeypatch: pytest.Monk
         at_once.remove(samples)
         return found
 
-    monkeypatch.setattr(CaptureWorker, "generate", counting)
+    monkeypatch.setattr(CaptureWorker, "_generate", counting)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(worker, range(4)))
     assert most == [1, 1, 1, 1]
