@@ -143,7 +143,6 @@ def seconds(work: Code, items: list[Any], threads: ThreadPoolExecutor | None) ->
 
 def surviving(each: Format) -> list[str]:
     """Names of the special values that come back from a candidate."""
-    torch.set_flush_denormal(False)  # a capture in this process may have set it, and then subnormals seem to be zero
     values = np.resize(np.array(list(SPECIAL.values()), np.float32), 4096)
     changed = each.change(values)
     with np.errstate(invalid="ignore"):

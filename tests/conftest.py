@@ -1,12 +1,14 @@
 """Shared parts: a tiny FLUX checkpoint on disk, and a manifest made by hand."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +32,12 @@ TINY = Architecture(
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _subnormal_numbers_are_left_alone() -> Iterator[None]:
+    yield
+    assert np.float32(1e-40) / np.float32(2) > 0, "numbers below the smallest normal one are zero after this test"
 
 
 @pytest.fixture(scope="session")

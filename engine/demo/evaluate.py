@@ -30,6 +30,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.demo.build import flushed_denormals
 from engine.demo.judge import ATTRIBUTES, Verdict, agreement, judge
 from engine.demo.world import SHAPES, Scene, choose_scenes, draw
 from engine.errors import FewchannelsError, InputError, StorageError
@@ -167,18 +168,18 @@ def evaluate(
     Raises:
         FewchannelsError: the judge fails on drawn scenes, or the model's pictures are not finite.
     """
-    torch.set_flush_denormal(True)
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "true_cfg": true_cfg, "batch_size": batch_size}
-    judge_shares = check_judge(seed=seed, side=pipeline.vae.config.sample_size)
-    rounds = {}
-    for name, count, first in (("held_out", n, 0), ("trained", n if n_trained is None else n_trained, _TRAINED)):
-        scenes = choose_scenes(count, seed, held_out=name == "held_out")
-        seeds = [seed * 10_000_000 + first + i for i in range(count)]
-        pictures = generate(pipeline, scenes, seeds, label=name.replace("_", " "), **settings)
-        try:
-            rounds[name] = Round(scenes, pictures, judge(pictures)[0])
-        except ValueError as error:
-            raise FewchannelsError(f"the model's pictures cannot be judged: {error}") from error
+    with flushed_denormals():
+        judge_shares = check_judge(seed=seed, side=pipeline.vae.config.sample_size)
+        rounds = {}
+        for name, count, first in (("held_out", n, 0), ("trained", n if n_trained is None else n_trained, _TRAINED)):
+            scenes = choose_scenes(count, seed, held_out=name == "held_out")
+            seeds = [seed * 10_000_000 + first + i for i in range(count)]
+            pictures = generate(pipeline, scenes, seeds, label=name.replace("_", " "), **settings)
+            try:
+                rounds[name] = Round(scenes, pictures, judge(pictures)[0])
+            except ValueError as error:
+                raise FewchannelsError(f"the model's pictures cannot be judged: {error}") from error
     held_out = rounds["held_out"].figures()
     met = {name: held_out[name]["share"] >= target for name, target in TARGETS.items()}
     result = {

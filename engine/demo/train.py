@@ -28,7 +28,7 @@ from diffusers import FluxPipeline
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from engine.demo.build import Architecture, build_pipeline
+from engine.demo.build import Architecture, build_pipeline, flushed_denormals
 from engine.demo.world import all_scenes, choose_scenes, draw
 
 GUIDANCE_RANGE = (1.0, 6.0)
@@ -245,9 +245,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Parse arguments and train."""
     arguments = vars(_arguments(argv))
-    torch.set_flush_denormal(True)
     folder, device, grid = arguments.pop("out"), arguments.pop("device"), arguments.pop("grid")
-    Trainer(folder, Recipe(**arguments), Architecture(grid=grid), torch.device(device)).run()
+    with flushed_denormals():
+        Trainer(folder, Recipe(**arguments), Architecture(grid=grid), torch.device(device)).run()
 
 
 if __name__ == "__main__":
