@@ -75,11 +75,7 @@ def main() -> None:
 
         def tapped_generation() -> None:
             recorder = Recorder(job.layout, job.config.score, len(samples))
-            with tapped(
-                worker.sampler.pipeline.transformer,
-                job.layout.blocks,
-                recorder.tap(worker.sampler, slice(0, len(samples)), job.grid),
-            ):
+            with tapped(worker.sampler, job.layout.blocks, recorder.tap(slice(0, len(samples)))):
                 worker.sampler.generate(samples, settings)
 
         measured: dict[str, list[float]] = {"plain": [], "taps": [], "task": []}

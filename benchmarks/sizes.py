@@ -7,7 +7,7 @@ formats. For a model at hand, ``fewchannels capture --dry-run`` measures them on
 from dataclasses import dataclass, replace
 
 from engine.budget import expected_bytes
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.plan import Layout, default_shard_samples
 from engine.sizes import size
 
@@ -36,7 +36,7 @@ N_SAMPLES = 1000
 
 def layout(model: Model) -> Layout:
     """Everything that a capture keeps unless it is told otherwise, of 1,000 samples."""
-    blocks = tuple(Block(i, f"blocks.{i}", "dual", 0) for i in range(model.n_layers))
+    blocks = tuple(Block(i, f"blocks.{i}", "dual") for i in range(model.n_layers))
     whole = Layout(N_SAMPLES, tuple(range(model.n_steps)), blocks, model.n_channels, model.side**2, 12, 1)
     return replace(whole, shard_samples=default_shard_samples(whole))
 

@@ -37,7 +37,7 @@ import zarrs  # noqa: F401 - registers its pipeline
 from engine import manifest, shards, store
 from engine.config import CaptureConfig
 from engine.job import begin, prepare
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.plan import Layout
 from engine.storage import open_storage
 from engine.worker import CaptureWorker
@@ -54,7 +54,7 @@ def layout(shape: str, n_samples: int | None = None) -> Layout:
         "demo": (16, 20, 6, 128, 64),
         "flux": (1, 28, 57, 3072, 4096),
     }[shape]
-    blocks = tuple(Block(i, f"blocks.{i}", "single", 0) for i in range(n_layers))
+    blocks = tuple(Block(i, f"blocks.{i}", "single") for i in range(n_layers))
     return Layout(n_samples or n_shard, tuple(range(n_steps)), blocks, n_channels, n_tokens, 12, n_shard)
 
 

@@ -32,9 +32,13 @@ class CaptureConfig:
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
         value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
         score: the statistic that ranks channels, one of :data:`engine.statistics.STATISTICS`.
+        streams: ``image``, ``text`` or both: tokens of which hidden states.
+        branches: ``cond``, ``uncond`` or both: of which guidance branch.
         num_inference_steps: denoising steps, unless the manifest row says otherwise.
-        guidance_scale: distilled (embedded) guidance, unless the manifest row says otherwise.
-        true_cfg_scale: classifier-free guidance in two forwards per step; 1 is off.
+        guidance_scale: distilled (embedded) guidance or, where the pipeline has none, classifier-free guidance, unless
+            the manifest row says otherwise; None for the pipeline's own.
+        true_cfg_scale: classifier-free guidance beside a distilled one (FLUX.1, Qwen-Image); 1 is off, None for the
+            pipeline's own.
         height: of the pictures in pixels; None for the model's own size.
         width: likewise.
         dtype: of the model's weights and arithmetic; statistics are float32 always.
@@ -50,9 +54,11 @@ class CaptureConfig:
     tokens: str = "all"
     value_precision: str = "float32"
     score: str = "mean_abs"
+    streams: str = "image"
+    branches: str = "cond"
     num_inference_steps: int = 20
-    guidance_scale: float = 3.5
-    true_cfg_scale: float = 1.0
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
     height: int | None = None
     width: int | None = None
     dtype: str = "float32"
@@ -73,7 +79,8 @@ class CaptureConfig:
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         for name in ("guidance_scale", "true_cfg_scale"):
-            if not math.isfinite(value := getattr(self, name)) or value < 0:
+            value = getattr(self, name)
+            if value is not None and (not math.isfinite(value) or value < 0):
                 raise InputError(f"{name} is {value}; it must be a finite number of at least 0.")
 
     @classmethod
@@ -143,5 +150,6 @@ def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 
 def as_dict(config: CaptureConfig) -> dict[str, Any]:
-    """The settings as plain values, for ``run.json`` and for workers."""
-    return dataclasses.asdict(config)
+    """The settings as plain values, for ``run.json``. What came later is left out where it changes nothing."""
+    later = {"streams": "image", "branches": "cond"}
+    return {name: value for name, value in dataclasses.asdict(config).items() if later.get(name, ...) != value}

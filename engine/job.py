@@ -14,9 +14,17 @@ from engine.config import CaptureConfig, as_dict, differences, fingerprint
 from engine.errors import InputError, RunConflictError
 from engine.lease import LEASE
 from engine.manifest import Sample
-from engine.models.families import ModelGeometry
+from engine.models.family import BRANCHES, STREAMS, ModelGeometry
 from engine.models.source import find, geometry, weights_digest
-from engine.plan import Layout, choose_layers, choose_pool_side, choose_steps, default_shard_samples, is_rounded
+from engine.plan import (
+    Layout,
+    choose_layers,
+    choose_pool_side,
+    choose_steps,
+    choose_words,
+    default_shard_samples,
+    is_rounded,
+)
 from engine.runfile import FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description, write_description
 from engine.sampler import Settings
 from engine.storage import Storage, open_storage
@@ -74,12 +82,15 @@ class Job:
     def settings(self, sample: Sample) -> Settings:
         """A sample's own settings where its manifest row has them, else the run's."""
         config, side = self.config, self.geometry.default_side
+        assert config.guidance_scale is not None, "prepare() settles the scales"
+        assert config.true_cfg_scale is not None
         return Settings(
             height=sample.height or config.height or side,
             width=sample.width or config.width or side,
             steps=sample.steps or config.num_inference_steps,
             guidance=config.guidance_scale if sample.guidance is None else sample.guidance,
             true_cfg_scale=config.true_cfg_scale,
+            reference=sample.reference,
         )
 
 
@@ -93,6 +104,7 @@ def prepare(manifest_path: Path, run: str | Path, config: CaptureConfig) -> Job:
     manifest.validate(manifest_path)
     source = find(config.model, config.revision)
     shape = geometry(source)
+    config = _settle_guidance(config, shape)
     layout = _layout(manifest_path, config, shape)
     config = dataclasses.replace(
         config,
@@ -111,15 +123,49 @@ def prepare(manifest_path: Path, run: str | Path, config: CaptureConfig) -> Job:
     return Job(str(run), config, shape, layout, identity, fingerprint(identity), manifest.digest(manifest_path))
 
 
-def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) -> Layout:
-    kinds = manifest.settings_used(manifest_path)
-    if kinds.has_reference:
-        raise InputError(f"the manifest names reference pictures; {shape.family} pipelines here take text only.")
-    if kinds.has_negative_prompt and config.true_cfg_scale <= 1:
+def _settle_guidance(config: CaptureConfig, shape: ModelGeometry) -> CaptureConfig:
+    how = shape.pipeline
+    if config.true_cfg_scale is not None and config.true_cfg_scale != 1 and not how.has_true_cfg:
         raise InputError(
-            f"the manifest has negative prompts, and true_cfg_scale is {config.true_cfg_scale:g}: they would do "
-            "nothing. Give --true-cfg-scale above 1, or drop the column."
+            f"true_cfg_scale is {config.true_cfg_scale:g}; {shape.pipeline_class} has one scale only, guidance_scale."
         )
+    return dataclasses.replace(
+        config,
+        guidance_scale=how.default_guidance if config.guidance_scale is None else config.guidance_scale,
+        true_cfg_scale=how.default_true_cfg if config.true_cfg_scale is None else config.true_cfg_scale,
+    )
+
+
+def _check_guidance(kinds: manifest.SettingsUsed, config: CaptureConfig, shape: ModelGeometry) -> None:
+    assert config.guidance_scale is not None
+    assert config.true_cfg_scale is not None
+    how, scale = shape.pipeline, "--true-cfg-scale" if shape.pipeline.has_true_cfg else "--guidance-scale"
+    least = min([config.guidance_scale, *kinds.guidance])
+    guided = shape.is_guided(least, config.true_cfg_scale)
+    remedy = f"Give {scale} above 1" if shape.can_be_guided else "This model runs without an unconditional branch"
+    if kinds.has_negative_prompt and not (guided and how.negative):
+        reason = "which would do nothing" if how.negative else f"which {shape.pipeline_class} does not take"
+        raise InputError(f"the manifest has negative prompts, {reason}. {remedy}, or drop the column.")
+    if "uncond" in config.branches and not guided:
+        raise InputError(f"branches is {config.branches!r}, and no unconditional branch would run. {remedy}.")
+
+
+def _check_references(kinds: manifest.SettingsUsed, n_samples: int, shape: ModelGeometry) -> None:
+    if kinds.n_references and shape.pipeline.reference is None:
+        raise InputError(f"the manifest names reference pictures; {shape.pipeline_class} takes text only.")
+    if kinds.n_references < n_samples and shape.pipeline.needs_reference:
+        raise InputError(
+            f"{shape.pipeline_class} needs a reference picture for every sample; {n_samples - kinds.n_references} of "
+            f"the manifest's {n_samples} rows have none in its reference column."
+        )
+    if missing := sorted(path for path in kinds.references if not Path(path).is_file()):
+        raise InputError(f"{len(missing)} reference pictures of the manifest are not here, such as {missing[0]!r}.")
+
+
+def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) -> Layout:
+    kinds, n_samples = manifest.settings_used(manifest_path), manifest.count(manifest_path)
+    _check_guidance(kinds, config, shape)
+    _check_references(kinds, n_samples, shape)
     side, pool = shape.default_side, choose_pool_side(config.tokens)
     n_tokens = 0
     for height, width in {(h or config.height or side, w or config.width or side) for h, w in kinds.sizes}:
@@ -133,16 +179,25 @@ def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) ->
     steps = {n or config.num_inference_steps for n in kinds.steps}
     if config.top_k > shape.n_channels:
         raise InputError(f"top_k is {config.top_k}; {config.model!r} has {shape.n_channels} channels.")
+    blocks = choose_layers(config.layers, shape.blocks)
+    streams = choose_words("streams", config.streams, STREAMS)
+    if "text" in streams and not shape.family.has_text(blocks):
+        raise InputError(
+            f"streams is {config.streams!r}; the chosen blocks of {shape.transformer} have no text stream: text enters "
+            "them from outside. Leave it out."
+        )
     layout = Layout(
-        n_samples=manifest.count(manifest_path),
+        n_samples=n_samples,
         steps=choose_steps(config.steps, max(steps), same_for_all=len(steps) == 1),
-        blocks=choose_layers(config.layers, shape.blocks),
+        blocks=blocks,
         n_channels=shape.n_channels,
         n_tokens=n_tokens,
         top_k=config.top_k,
         shard_samples=config.shard_samples or 1,
         pool=pool,
         rounded=is_rounded(config.value_precision, config.dtype, config.tokens),
+        streams=streams,
+        branches=choose_words("branches", config.branches, BRANCHES),
     )
     return layout if config.shard_samples else dataclasses.replace(layout, shard_samples=default_shard_samples(layout))
 
@@ -233,7 +288,12 @@ def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
         },
         "n_tasks": layout.n_tasks,
         "shard_samples": layout.shard_samples,
-        "model": {"name": job.config.model, "family": job.geometry.family, "weights_sha256": job.identity["weights"]},
+        "model": {
+            "name": job.config.model,
+            "family": job.geometry.transformer,
+            "pipeline": job.geometry.pipeline_class,
+            "weights_sha256": job.identity["weights"],
+        },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "created": created,
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InputError, unknown
-from engine.models.families import Block
+from engine.models.family import BRANCHES, STREAMS, Block
 from engine.statistics import STATISTICS
 
 TOKENS = ("all", "pool:N")
@@ -68,6 +68,25 @@ class ArrayPlan:
 
 
 @dataclass(frozen=True)
+class Track:
+    """One stream of one branch.
+
+    Attributes:
+        stream: ``image`` or ``text``. Token maps are kept of the image only: text has no grid.
+        branch: ``cond`` or ``uncond``.
+    """
+
+    stream: str
+    branch: str
+
+    @property
+    def prefix(self) -> str:
+        """What its arrays' names begin with: nothing for the image's conditional branch."""
+        stream = "text_" if self.stream == "text" else ""
+        return stream + ("uncond_" if self.branch == "uncond" else "")
+
+
+@dataclass(frozen=True)
 class Layout:
     """The shape of a run: what is kept of how many samples.
 
@@ -81,6 +100,8 @@ class Layout:
         shard_samples: samples in a task and a shard.
         pool: side of the square of tokens whose mean is kept as one token; 1 keeps them all.
         rounded: whether token maps have bfloat16's mantissa, which compresses better.
+        streams: that are kept.
+        branches: that are kept.
     """
 
     n_samples: int
@@ -92,6 +113,8 @@ class Layout:
     shard_samples: int
     pool: int = 1
     rounded: bool = False
+    streams: tuple[str, ...] = ("image",)
+    branches: tuple[str, ...] = ("cond",)
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> "Layout":
@@ -109,19 +132,36 @@ class Layout:
         return cls(
             n_samples=geometry["n_samples"],
             steps=tuple(config["steps"]),
-            blocks=tuple(Block(**block) for block in geometry["blocks"]),
+            blocks=tuple(Block(block["layer"], block["path"], block["kind"]) for block in geometry["blocks"]),
             n_channels=geometry["n_channels"],
             n_tokens=geometry["n_tokens"],
             top_k=config["top_k"],
             shard_samples=description["shard_samples"],
             pool=choose_pool_side(config["tokens"]),
             rounded=is_rounded(config["value_precision"], config["dtype"], config["tokens"]),
+            streams=choose_words("streams", config.get("streams", "image"), STREAMS),
+            branches=choose_words("branches", config.get("branches", "cond"), BRANCHES),
         )
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Every stream of every branch."""
+        return tuple(Track(stream, branch) for stream in self.streams for branch in self.branches)
 
     @property
     def n_tasks(self) -> int:
         """Tasks of the run; task ``t`` owns manifest rows ``[t*S, min((t+1)*S, n))``."""
         return math.ceil(self.n_samples / self.shard_samples)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the store names the largest channels."""
+        return self.top_k > 0
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the store keeps token maps."""
+        return self.top_k > 0 and "image" in self.streams
 
     @property
     def n_ranked(self) -> int:
@@ -155,16 +195,18 @@ class Layout:
                 ratio=ratio,
             )
 
-        scores = tuple(array(name, "float32", _EXACT, channel=self.n_channels) for name in STATISTICS)
-        if not self.top_k:
-            return scores
         maps = _ROUNDED if self.rounded else _EXACT
-        return (
-            *scores,
-            array("massive_value", "float32", maps, k=self.top_k, token=self.n_tokens),
-            array("massive_channel", "int32", _INDICES, k=self.top_k),
-            array("token_norm", "float32", _EXACT, token=self.n_tokens),
-        )
+        arrays = []
+        for track in self.tracks:
+            name = track.prefix
+            arrays += [array(name + each, "float32", _EXACT, channel=self.n_channels) for each in STATISTICS]
+            if self.top_k and track.stream == "image":
+                arrays.append(array(name + "massive_value", "float32", maps, k=self.top_k, token=self.n_tokens))
+            if self.top_k:
+                arrays.append(array(name + "massive_channel", "int32", _INDICES, k=self.top_k))
+            if self.top_k and track.stream == "image":
+                arrays.append(array(name + "token_norm", "float32", _EXACT, token=self.n_tokens))
+        return tuple(arrays)
 
     @property
     def sample_value_bytes(self) -> int:
@@ -179,7 +221,7 @@ class Layout:
     @property
     def n_files(self) -> int:
         """Files of the finished run: shards, two Parquet parts and a record per task, and what is written once."""
-        n_coordinates = 8 if self.top_k else 6
+        n_coordinates = 6 + self.has_ranks + self.has_maps
         n_metadata, n_once = len(self.arrays()) + n_coordinates + 1, 2
         return sum(array.n_shards for array in self.arrays()) + 3 * self.n_tasks + n_coordinates + n_metadata + n_once
 
@@ -209,6 +251,19 @@ def choose_pool_side(text: str) -> int:
             "tokens."
         )
     return int(side)
+
+
+def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Words of a comma-separated list, in the order in which they are known.
+
+    Raises:
+        InputError: an unknown word.
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise unknown(kind, word, known)
+    return tuple(word for word in known if word in words)
 
 
 def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:

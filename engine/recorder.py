@@ -17,11 +17,9 @@ from engine.channels import (
     token_norms,
     top_k,
 )
-from engine.models.families import Block
-from engine.plan import Layout
-from engine.sampler import Sampler
+from engine.plan import Layout, Track
 from engine.statistics import STATISTICS
-from engine.taps import Tap
+from engine.taps import Site, Tap
 
 
 class Recorder:
@@ -38,101 +36,135 @@ class Recorder:
         self._score = STATISTICS.index(score)
         self._step_position = {step: i for i, step in enumerate(layout.steps)}
         self._layer_position = {block.layer: i for i, block in enumerate(layout.blocks)}
-        cells = (n_samples, len(layout.steps), len(layout.blocks))
-        n_tokens = layout.n_tokens if layout.top_k else 0
-        # One tensor for the four, so that a tap writes them at once.
-        self._statistics = _filled((len(STATISTICS), *cells, layout.n_channels), np.nan)
-        self._channels = _filled((*cells, layout.n_ranked), -1, np.int32)
-        self._norm_ratio = _filled(cells, np.nan)
-        self._nonfinite = _filled(cells, 0, np.int64)
-        self._values = _filled((*cells, layout.top_k, n_tokens), np.nan)
-        self._norms = _filled((*cells, n_tokens), np.nan)
+        self._tracks = {
+            (track.stream, track.branch): _Kept(layout, self._score, track, n_samples) for track in layout.tracks
+        }
 
-    def tap(self, sampler: Sampler, rows: slice, grid: tuple[int, int]) -> Tap:
-        """A tap that records the conditional branch's chosen steps.
+    def tap(self, rows: slice) -> Tap:
+        """A tap that records the chosen steps, at their own timesteps.
 
         Args:
-            sampler: says which step and branch it is.
             rows: positions of the batch in the task.
-            grid: image tokens along height and width.
         """
-        layout = self.layout
 
-        def read(block: Block, x: Tensor) -> None:
-            step = self._step_position.get(sampler.step)
-            if step is None or sampler.branch != "cond":
+        def read(site: Site, x: Tensor) -> None:
+            step = self._step_position.get(site.forward.step)
+            if step is None or not site.forward.leads:
                 return
-            layer = self._layer_position[block.layer]
-            stats, norms = statistics(x), token_norms(x)
-            channels = top_k(stats[self._score], layout.n_ranked)
-            self._statistics[:, rows, step, layer] = stats.to(self._statistics.device)
-            self._channels[rows, step, layer] = channels.to(self._channels)
-            self._nonfinite[rows, step, layer] = (~norms.isfinite()).sum(dim=-1).to(self._nonfinite)
-            self._norm_ratio[rows, step, layer] = (norms.amax(dim=-1) / lower_median(norms)).to(self._norm_ratio)
-            if not layout.top_k:
+            kept = self._tracks[site.stream, site.branch]
+            layer = self._layer_position[site.block.layer]
+            if site.lengths is None:
+                kept.read(x, (rows, step, layer), site.forward.grid)
                 return
-            maps = pool_tokens(take_channels(x, channels), grid, layout.pool)
-            if layout.rounded:
-                maps = round_to_bfloat16(maps)
-            n_tokens = maps.shape[-1]
-            self._values[rows, step, layer, :, :n_tokens] = maps.to(self._values)
-            self._norms[rows, step, layer, :n_tokens] = pool_tokens(norms, grid, layout.pool).to(self._norms)
+            for i, length in enumerate(site.lengths):
+                kept.read(x[i : i + 1, :length], (slice(rows.start + i, rows.start + i + 1), step, layer), (1, length))
 
         return read
 
     def discard(self, rows: slice) -> None:
         """Forget what a failed batch left at ``rows``."""
-        self._statistics[:, rows] = torch.nan
-        for values in (self._norm_ratio, self._values, self._norms):
-            values[rows] = torch.nan
-        self._channels[rows] = -1
-        self._nonfinite[rows] = 0
+        for kept in self._tracks.values():
+            kept.discard(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The task's arrays by name, ``(sample, step, layer, ...)``, not copied."""
-        kept = dict(zip(STATISTICS, self._statistics, strict=True))
-        if self.layout.top_k:
-            kept |= {"massive_value": self._values, "massive_channel": self._channels, "token_norm": self._norms}
-        return {name: values.numpy() for name, values in kept.items()}
+        return {name: values for kept in self._tracks.values() for name, values in kept.arrays().items()}
 
     def nonfinite_cells(self, row: int) -> int:
-        """Recorded (step, layer) cells of one sample whose hidden state holds a NaN or an infinity."""
-        return int((self._nonfinite[row] > 0).sum())
+        """Recorded cells of one sample whose hidden state holds a NaN or an infinity."""
+        return sum(int((kept.nonfinite[row] > 0).sum()) for kept in self._tracks.values())
 
-    def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float] | None) -> dict[str, np.ndarray]:
-        """Columns of ``cells``, but for those that name the sample: one row per (step, layer) that it ran.
+    def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float | None]) -> dict[str, np.ndarray]:
+        """Columns of ``cells``, but for those that name the sample: one row per (stream, branch, step, layer) it ran.
 
         Args:
             row: the sample's position in the task.
             timesteps: the scheduler's timestep of every step.
-            sigmas: the scheduler's noise level of every step, or None.
+            sigmas: the scheduler's noise level of every step; None where it has none.
         """
-        layout = self.layout
+        parts = [kept.cells(row, timesteps, sigmas) for kept in self._tracks.values()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+class _Kept:
+    """What one stream of one branch leaves."""
+
+    def __init__(self, layout: Layout, score: int, track: Track, n_samples: int) -> None:
+        self._layout, self._score, self._track = layout, score, track
+        cells = (n_samples, len(layout.steps), len(layout.blocks))
+        self._has_maps = layout.top_k > 0 and track.stream == "image"
+        n_tokens = layout.n_tokens if self._has_maps else 0
+        # One tensor for the four, so that a tap writes them at once.
+        self._statistics = _filled((len(STATISTICS), *cells, layout.n_channels), np.nan)
+        self._channels = _filled((*cells, layout.n_ranked), -1, np.int32)
+        self._norm_ratio = _filled(cells, np.nan)
+        self.nonfinite = _filled(cells, 0, np.int64)
+        self._values = _filled((*cells, layout.top_k, n_tokens), np.nan)
+        self._norms = _filled((*cells, n_tokens), np.nan)
+
+    def read(self, x: Tensor, at: tuple[slice, int, int], grid: tuple[int, int]) -> None:
+        """Reduce tokens ``(sample, token, channel)`` to cells, ``(samples, step, layer)``."""
+        layout = self._layout
+        rows, step, layer = at
+        stats, norms = statistics(x), token_norms(x)
+        channels = top_k(stats[self._score], layout.n_ranked)
+        self._statistics[:, rows, step, layer] = stats.to(self._statistics.device)
+        self._channels[at] = channels.to(self._channels)
+        self.nonfinite[at] = (~norms.isfinite()).sum(dim=-1).to(self.nonfinite)
+        self._norm_ratio[at] = (norms.amax(dim=-1) / lower_median(norms)).to(self._norm_ratio)
+        if not self._has_maps:
+            return
+        maps = pool_tokens(take_channels(x, channels), grid, layout.pool)
+        if layout.rounded:
+            maps = round_to_bfloat16(maps)
+        n_tokens = maps.shape[-1]
+        self._values[rows, step, layer, :, :n_tokens] = maps.to(self._values)
+        self._norms[rows, step, layer, :n_tokens] = pool_tokens(norms, grid, layout.pool).to(self._norms)
+
+    def discard(self, rows: slice) -> None:
+        self._statistics[:, rows] = torch.nan
+        for values in (self._norm_ratio, self._values, self._norms):
+            values[rows] = torch.nan
+        self._channels[rows] = -1
+        self.nonfinite[rows] = 0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        kept = dict(zip(STATISTICS, self._statistics, strict=True))
+        if self._layout.has_ranks:
+            kept["massive_channel"] = self._channels
+        if self._has_maps:
+            kept |= {"massive_value": self._values, "token_norm": self._norms}
+        return {self._track.prefix + name: values.numpy() for name, values in kept.items()}
+
+    def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float | None]) -> dict[str, np.ndarray]:
+        layout = self._layout
         n_run = sum(step < len(timesteps) for step in layout.steps)
-        scores = self._statistics[self._score, row, :n_run]
-        channels = self._channels[row, :n_run].long()
+        # A block without the stream ranks no channels.
+        ran = self._channels[row, :n_run, :, 0] >= 0
+        step_at, layer_at = (each.numpy() for each in ran.nonzero(as_tuple=True))
+        scores = self._statistics[self._score, row, :n_run][ran]
+        channels = self._channels[row, :n_run][ran].long()
         top_scores = scores.gather(-1, channels)
         median = lower_median(scores)
         measured = {
-            "top_channels": channels.flatten(0, 1).int(),
-            "top_scores": top_scores.flatten(0, 1),
-            "median_score": median.flatten(),
-            "ratio": (top_scores[..., 0] / median).flatten(),
-            "energy_share": energy_share(self._statistics[STATISTICS.index("rms"), row, :n_run], channels).flatten(),
-            "gini": gini(scores).flatten(),
-            "token_norm_ratio": self._norm_ratio[row, :n_run].flatten(),
-            "nonfinite": self._nonfinite[row, :n_run].flatten(),
+            "top_channels": channels.int(),
+            "top_scores": top_scores,
+            "median_score": median,
+            "ratio": top_scores[..., 0] / median,
+            "energy_share": energy_share(self._statistics[STATISTICS.index("rms"), row, :n_run][ran], channels),
+            "gini": gini(scores),
+            "token_norm_ratio": self._norm_ratio[row, :n_run][ran],
+            "nonfinite": self.nonfinite[row, :n_run][ran],
         }
-        steps, n_layers = np.array(layout.steps[:n_run]), len(layout.blocks)
-        n = n_run * n_layers
+        steps, n = np.array(layout.steps, dtype=int)[step_at], len(step_at)
         return {
-            "step": steps.repeat(n_layers),
-            "timestep": np.array(timesteps)[steps].repeat(n_layers),
-            "sigma": np.full(n, None) if sigmas is None else np.array(sigmas)[steps].repeat(n_layers),
-            "layer": np.tile([block.layer for block in layout.blocks], n_run),
-            "block": np.tile(np.array([block.path for block in layout.blocks], dtype=object), n_run),
-            "stream": np.full(n, "image", dtype=object),
-            "branch": np.full(n, "cond", dtype=object),
+            "step": steps,
+            "timestep": np.array(timesteps)[steps],
+            "sigma": np.array(sigmas, dtype=object)[steps],
+            "layer": np.array([block.layer for block in layout.blocks])[layer_at],
+            "block": np.array([block.path for block in layout.blocks], dtype=object)[layer_at],
+            "stream": np.full(n, self._track.stream, dtype=object),
+            "branch": np.full(n, self._track.branch, dtype=object),
             "score": np.full(n, STATISTICS[self._score], dtype=object),
         } | {name: values.numpy() for name, values in measured.items()}
 

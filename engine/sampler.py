@@ -1,17 +1,23 @@
 """Runs a pipeline for samples, one noise generator each, and declares where in the sampling it is."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from engine.errors import InputError
 from engine.manifest import Sample
+from engine.models.family import ModelGeometry
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+_CONTEXTS = {"cond": "cond", "uncond": "uncond", "pred_cond": "cond", "pred_uncond": "uncond"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,9 @@ class Settings:
         height: of the pictures, pixels.
         width: of the pictures, pixels.
         steps: denoising steps.
-        guidance: embedded guidance scale.
-        true_cfg_scale: classifier-free guidance; 1 is off.
+        guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
+        true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
+        reference: path of the reference picture; a batch with one has one sample.
     """
 
     height: int
@@ -31,42 +38,79 @@ class Settings:
     steps: int
     guidance: float
     true_cfg_scale: float
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of the transformer, as the sampler declares it.
+
+    Attributes:
+        step: 0-based loop index of the step that runs now.
+        leads: whether this is the step's forward at its own timestep. A second-order scheduler adds one at the next.
+        rows: the batch's rows of each branch in it.
+        grid: image tokens along height and width.
+        n_before_text: tokens of the image stream, with reference tokens and padding.
+        n_text: tokens of the text stream that are each row's own; None where that was not asked for.
+    """
+
+    step: int
+    leads: bool
+    rows: Mapping[str, slice]
+    grid: tuple[int, int]
+    n_before_text: int
+    n_text: tuple[int, ...] | None
+
+    @property
+    def n_image(self) -> int:
+        """Tokens of the picture that is generated."""
+        return self.grid[0] * self.grid[1]
 
 
 class Sampler:
     """A pipeline that knows, while it runs, which step and which guidance branch it is at.
 
-    The step comes from the pipeline's own end-of-step callback and the branch from the name under which the pipeline
-    enters its transformer's cache context: both are what the pipeline says, never counted from forwards.
+    A step ends when the pipeline tells its scheduler so. The branch is the one under whose name the pipeline enters
+    its transformer's cache context or, where it names none, what its family says of the order. Neither is guessed from
+    shapes, and forwards that are not what was declared are an error.
 
-    Attributes:
-        step: 0-based loop index of the step that runs now.
-        branch: ``cond`` or ``uncond``, whichever forward runs now.
+    Args:
+        pipeline: as loaded.
+        geometry: of the model.
     """
 
-    def __init__(self, pipeline: "DiffusionPipeline") -> None:
-        self.pipeline = pipeline
-        self.step = 0
-        self.branch = "cond"
+    def __init__(self, pipeline: "DiffusionPipeline", geometry: ModelGeometry) -> None:
+        self.pipeline, self.geometry = pipeline, geometry
+        self._signature = inspect.signature(type(pipeline.transformer).forward)
+        self._settings: Settings | None = None
+        self._n_samples = self._n_ended = self._n_forwards = 0
+        self._context: str | None = None
+        self._timesteps: list[float] = []
+        self._sigmas: list[float | None] = []
 
-    def schedule(self) -> tuple[list[float], list[float] | None]:
-        """Timestep and noise level (sigma; None when the scheduler has none) of every step of the last generation."""
-        scheduler = self.pipeline.scheduler
-        timesteps = [float(t) for t in scheduler.timesteps]
-        sigmas = getattr(scheduler, "sigmas", None)
-        return timesteps, None if sigmas is None else [float(sigma) for sigma in sigmas[: len(timesteps)]]
+    def schedule(self) -> tuple[list[float], list[float | None]]:
+        """Timestep and noise level (sigma; None where the scheduler has none) of every step of the last generation."""
+        return self._timesteps, self._sigmas
 
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that the sequence text encoder takes, tokens (FluxPipeline's own limit is 512)."""
-        return min(512, self.pipeline.tokenizer_2.model_max_length)
+        """Longest prompt that the sequence text encoder takes, tokens."""
+        tokenizer = self._tokenizer()
+        most = self.geometry.pipeline.max_tokens
+        return most if tokenizer is None else min(most, tokenizer.model_max_length)
+
+    def _tokenizer(self) -> Any:
+        name = self.geometry.pipeline.tokenizer
+        return getattr(self.pipeline, name) if name else None
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
         """For each prompt: its tokens for the sequence text encoder before truncation, and whether that one cuts it.
 
-        The pooled CLIP encoder may read a shorter prefix of a long prompt; that does not count as cut.
+        A pooled encoder may read a shorter prefix of a long prompt; that does not count as cut.
         """
-        limit = self.max_prompt_tokens()
-        lengths = [len(ids) for ids in self.pipeline.tokenizer_2(list(prompts), verbose=False).input_ids]
+        tokenizer, limit = self._tokenizer(), self.max_prompt_tokens()
+        if tokenizer is None:
+            return [(1, False)] * len(prompts)
+        lengths = [len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids]
         return [(length, length > limit) for length in lengths]
 
     def generate(self, samples: Sequence[Sample], settings: Settings) -> list[Image.Image]:
@@ -77,39 +121,156 @@ class Sampler:
         Args:
             samples: the batch.
             settings: shared by all of it.
-        """
-        arguments: dict[str, Any] = {
-            "prompt": [sample.prompt for sample in samples],
-            "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in samples],
-            "height": settings.height,
-            "width": settings.width,
-            "num_inference_steps": settings.steps,
-            "guidance_scale": settings.guidance,
-            "max_sequence_length": self.max_prompt_tokens(),
-            "callback_on_step_end": self._end_of_step,
-        }
-        if settings.true_cfg_scale > 1:
-            arguments["true_cfg_scale"] = settings.true_cfg_scale
-            arguments["negative_prompt"] = [sample.negative_prompt or "" for sample in samples]
-        with self._declaring(), torch.inference_mode():
-            return self.pipeline(**arguments).images
 
-    def _end_of_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        self.step = step + 1
-        return {}
+        Raises:
+            InputError: a prompt or a reference that the model cannot take.
+            RuntimeError: the pipeline did something else than its family says.
+        """
+        with self._declaring(len(samples), settings), torch.inference_mode():
+            images = self.pipeline(**self._arguments(samples, settings)).images
+        if len(self._timesteps) > settings.steps:
+            scheduler = type(self.pipeline.scheduler).__name__
+            raise RuntimeError(f"{scheduler} ran {len(self._timesteps)} steps where {settings.steps} were asked for")
+        if images[0].size != (settings.width, settings.height):
+            raise RuntimeError(f"the pipeline made {images[0].size} of {settings.width} x {settings.height} pixels")
+        return images
+
+    def _arguments(self, samples: Sequence[Sample], settings: Settings) -> dict[str, Any]:
+        how = self.geometry.pipeline
+        arguments: dict[str, Any] = {
+            how.prompt: [sample.prompt for sample in samples],
+            "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in samples],
+            "num_inference_steps": settings.steps,
+            **how.fixed,
+        }
+        if how.prompt == "class_labels":
+            arguments[how.prompt] = [self._class_label(sample.prompt) for sample in samples]
+        if how.sizes != "default":
+            arguments |= {"height": settings.height, "width": settings.width}
+        if how.area:
+            arguments[how.area] = settings.height * settings.width
+        if how.length:
+            arguments[how.length] = self.max_prompt_tokens()
+        if how.embedded and self.geometry.embeds_guidance:
+            arguments[how.embedded] = settings.guidance
+        if how.classifier_free:
+            arguments[how.classifier_free] = settings.true_cfg_scale if how.has_true_cfg else settings.guidance
+        if how.negative and self.geometry.is_guided(settings.guidance, settings.true_cfg_scale):
+            arguments["negative_prompt"] = [sample.negative_prompt or "" for sample in samples]
+        if settings.reference is not None:
+            assert how.reference is not None
+            arguments[how.reference] = _picture(settings.reference)
+            arguments[how.prompt] = samples[0].prompt
+        return arguments
+
+    def _class_label(self, prompt: str) -> int:
+        labels = self.pipeline.labels
+        if prompt in labels:
+            return labels[prompt]
+        if prompt.isdigit() and int(prompt) < self.pipeline.transformer.config.num_embeds_ada_norm:
+            return int(prompt)
+        raise InputError(f"the prompt {prompt!r} is neither a class name of this model nor the number of one.")
+
+    def forward_begins(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], *, text: bool) -> Forward:
+        """What the transformer's forward that begins now is.
+
+        Args:
+            arguments: that the transformer is called with.
+            keywords: likewise.
+            text: whether to tell how long the text is, for which a GPU may have to be waited for.
+
+        Raises:
+            RuntimeError: it has not the rows that the branches should have.
+        """
+        assert self._settings is not None, "the transformer runs outside generate()"
+        # Without self, which a bound call does not show.
+        given = self._signature.bind(None, *arguments, **keywords).arguments
+        family, how, settings = self.geometry.family, self.geometry.pipeline, self._settings
+        grid = self.geometry.grid(settings.height, settings.width)
+        latents, n = given[family.image_argument], self._n_samples
+        order = how.order if self.geometry.is_guided(settings.guidance, settings.true_cfg_scale) else ("cond",)
+        if how.guidance == "batched":
+            rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(order)}
+        else:
+            branch = _CONTEXTS.get(self._context or "") or order[self._n_forwards % len(order)]
+            rows = {branch: slice(0, n)}
+        if len(latents) != len(rows) * n:
+            raise RuntimeError(
+                f"{type(self.pipeline).__name__} ran {len(latents)} rows for {n} samples and {' and '.join(rows)}"
+            )
+        self._n_forwards += 1
+        n_image = grid[0] * grid[1]
+        multiple = family.image_multiple
+        return Forward(
+            step=self._step(),
+            leads=self._n_ended % self._order() == 0,
+            rows=rows,
+            grid=grid,
+            n_before_text=latents.shape[1] if family.packed else -(-n_image // multiple) * multiple,
+            n_text=self._n_text(given, len(latents)) if text else None,
+        )
+
+    def _n_text(self, given: Mapping[str, Any], n_rows: int) -> tuple[int, ...] | None:
+        text = self.geometry.family.text
+        if text is None:
+            return None
+        extra = self.pipeline.transformer.config[text.extra] if text.extra else 0
+        masks = [given[name] for name in text.masks if given.get(name) is not None]
+        if masks:
+            lengths = sum(mask.sum(dim=-1) for mask in masks)
+            return tuple(int(length) + extra for length in lengths)
+        first, *more = (given[name] for name in text.arguments if given.get(name) is not None)
+        if isinstance(first, list):
+            return tuple(len(tokens) + extra for tokens in first)
+        return (first.shape[-2] + sum(each.shape[-2] for each in more) + extra,) * n_rows
+
+    def _order(self) -> int:
+        return getattr(self.pipeline.scheduler, "order", 1)
+
+    def _step(self) -> int:
+        return self._n_ended // self._order()
 
     @contextmanager
-    def _declaring(self) -> Iterator[None]:
-        transformer = self.pipeline.transformer
-        enter = transformer.cache_context
+    def _declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
+        transformer, scheduler = self.pipeline.transformer, self.pipeline.scheduler
+        self._settings, self._n_samples, self._n_ended, self._n_forwards = settings, n_samples, 0, 0
+        self._context, self._timesteps, self._sigmas = None, [], []
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_settings", None)
+            if enter := getattr(transformer, "cache_context", None):
 
-        def cache_context(name: str) -> Any:
-            self.branch = name
-            return enter(name)
+                @contextmanager
+                def cache_context(name: str) -> Iterator[None]:
+                    self._context = name
+                    try:
+                        with enter(name):
+                            yield
+                    finally:
+                        self._context = None
 
-        self.step, self.branch = 0, "cond"
-        transformer.cache_context = cache_context
-        try:
+                transformer.cache_context = cache_context
+                stack.callback(delattr, transformer, "cache_context")
+            end_step = scheduler.step
+
+            @functools.wraps(end_step)  # pipelines look at its signature
+            def step(*arguments: Any, **keywords: Any) -> Any:
+                if self._n_ended % self._order() == 0:
+                    timestep = arguments[1] if len(arguments) > 1 else keywords["timestep"]
+                    self._timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
+                    sigmas = getattr(scheduler, "sigmas", None)
+                    self._sigmas.append(None if sigmas is None else float(sigmas[self._n_ended]))
+                self._n_ended += 1
+                self._n_forwards = 0
+                return end_step(*arguments, **keywords)
+
+            scheduler.step = step
+            stack.callback(delattr, scheduler, "step")
             yield
-        finally:
-            del transformer.cache_context
+
+
+def _picture(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the reference picture {path!r} cannot be read: {error}") from None

@@ -78,11 +78,10 @@ def _coordinates(layout: Layout, sample_ids: Sequence[str]) -> dict[str, tuple[s
         "block": ("layer", np.array([block.path for block in layout.blocks], dtype=np.dtypes.StringDType())),
         "channel": ("channel", np.arange(layout.n_channels, dtype=np.int32)),
     }
-    if layout.top_k:
-        coordinates |= {
-            "k": ("k", np.arange(layout.top_k, dtype=np.int32)),
-            "token": ("token", np.arange(layout.n_tokens, dtype=np.int32)),
-        }
+    if layout.has_ranks:
+        coordinates["k"] = ("k", np.arange(layout.top_k, dtype=np.int32))
+    if layout.has_maps:
+        coordinates["token"] = ("token", np.arange(layout.n_tokens, dtype=np.int32))
     return coordinates
 
 

@@ -71,7 +71,8 @@ class CaptureWorker:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         source = find(job.config.model, job.config.revision)
-        self.sampler = Sampler(self.generator.submit(load, source, job.config.dtype, self.device).result())
+        pipeline = self.generator.submit(load, source, job.config.dtype, self.device).result()
+        self.sampler = Sampler(pipeline, job.geometry)
         self.ledger = Ledger(job.storage)
         self._store = Store(job.storage, job.layout)
 
@@ -194,8 +195,9 @@ class CaptureWorker:
         size = self.job.batch_size
         for settings, group in groupby(samples, self.job.settings):
             alike = list(group)
-            for i in range(0, len(alike), size):
-                yield settings, alike[i : i + size]
+            n_together = 1 if settings.reference else size
+            for i in range(0, len(alike), n_together):
+                yield settings, alike[i : i + n_together]
 
     def _batch(self, samples: list[Sample], rows: slice, settings: Settings, recorder: Recorder) -> list[Generated]:
         """One batch; if it fails, its samples one by one, so that a sample fails alone."""
@@ -205,8 +207,8 @@ class CaptureWorker:
         images: list[Image.Image | None]
         failure = None
         try:
-            tap = recorder.tap(self.sampler, rows, (grid_height, grid_width))
-            with tapped(self.sampler.pipeline.transformer, self.job.layout.blocks, tap):
+            layout = self.job.layout
+            with tapped(self.sampler, layout.blocks, recorder.tap(rows), layout.streams, layout.branches):
                 images = list(self.sampler.generate(samples, settings))
         except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
             recorder.discard(rows)

@@ -366,8 +366,8 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("prompt,negative_prompt\na,ugly\n", "negative prompts, and true_cfg_scale is 1"),
-        ("prompt,reference\na,cat.png\n", "reference pictures"),
+        ("prompt,negative_prompt\na,ugly\n", "negative prompts, which would do nothing. Give --true-cfg-scale above 1"),
+        ("prompt,reference\na,cat.png\n", "FluxPipeline takes text only"),
         ("prompt,steps\na,2\nb,3\n", "the manifest has several"),
         ("prompt,width\na,17\n", "width is 17 pixels"),
     ],

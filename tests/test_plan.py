@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.plan import Layout, choose_layers, choose_steps
 
-BLOCKS = tuple(Block(i, f"b.{i}", "dual" if i < 2 else "single", 1) for i in range(6))
+BLOCKS = tuple(Block(i, f"b.{i}", "dual" if i < 2 else "single") for i in range(6))
 
 
 def layout(n_samples: int, shard_samples: int, n_steps: int = 4) -> Layout:
@@ -30,7 +30,7 @@ def test_chunks_divide_shards_and_stay_small(n_steps: int, s: int) -> None:
 
 
 def test_bytes_of_flux_geometry_match_the_arithmetic_by_hand() -> None:
-    blocks = tuple(Block(i, f"b.{i}", "dual", 1) for i in range(57))
+    blocks = tuple(Block(i, f"b.{i}", "dual") for i in range(57))
     plan = Layout(8, tuple(range(28)), blocks, 3072, 4096, 12, 1)
     statistics = [array for array in plan.arrays() if array.dims[-1] == "channel"]
     assert len(statistics) == 4

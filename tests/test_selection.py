@@ -19,7 +19,7 @@ from engine.config import CaptureConfig
 from engine.errors import InputError
 from engine.estimate import estimate
 from engine.job import Job, begin, prepare
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.plan import Layout, choose_pool_side, default_shard_samples
 from engine.report.contact_sheet import contact_sheet
 from engine.run import pending_tasks
@@ -32,7 +32,7 @@ SHAPES = {"num_inference_steps": 3, "top_k": 4, "batch_size": 3, "shard_samples"
 FLUX = Layout(
     n_samples=1000,
     steps=tuple(range(28)),
-    blocks=tuple(Block(i, f"b.{i}", "dual", 1) for i in range(57)),
+    blocks=tuple(Block(i, f"b.{i}", "dual") for i in range(57)),
     n_channels=3072,
     n_tokens=4096,
     top_k=12,

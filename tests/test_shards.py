@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from engine import shards, store
 from engine.channels import round_to_bfloat16
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.plan import ArrayPlan, Layout
 from engine.storage import open_storage
 
@@ -23,7 +23,7 @@ ODD_VALUES = [0.0, -0.0, 91_648.0, 2e7, 1e8, -1e8, np.nan, np.inf, -np.inf, 1e-4
 
 
 def layout(n_samples: int, n_steps: int, n_layers: int, n_channels: int, n_tokens: int, k: int, s: int) -> Layout:
-    blocks = tuple(Block(i, f"b.{i}", "dual", 1) for i in range(n_layers))
+    blocks = tuple(Block(i, f"b.{i}", "dual") for i in range(n_layers))
     return Layout(n_samples, tuple(range(n_steps)), blocks, n_channels, n_tokens, k, s)
 
 

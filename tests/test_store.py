@@ -9,11 +9,11 @@ import pytest
 import xarray as xr
 
 from engine import store
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.plan import Layout
 from engine.storage import open_storage
 
-BLOCKS = tuple(Block(2 * i, f"blocks.{2 * i}", "dual", 1) for i in range(3))
+BLOCKS = tuple(Block(2 * i, f"blocks.{2 * i}", "dual") for i in range(3))
 LAYOUT = Layout(n_samples=11, steps=(0, 3), blocks=BLOCKS, n_channels=8, n_tokens=6, top_k=2, shard_samples=4)
 
 

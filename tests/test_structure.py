@@ -31,6 +31,7 @@ ORDER = [
     "config",
     "demo.world",
     "manifest",
+    "models.family",
     "models",
     "plan",
     "budget",
@@ -132,11 +133,11 @@ def test_every_column_is_documented(table: str) -> None:
 
 
 def test_the_specification_names_every_array_of_the_store() -> None:
-    from engine.models.families import Block
+    from engine.models.family import Block
     from engine.plan import Layout
 
     text = (ROOT / "schemas" / "store.md").read_text(encoding="utf-8")
-    for array in Layout(1, (0,), (Block(0, "b", "dual", 1),), 4, 4, 2, 1).arrays():
+    for array in Layout(1, (0,), (Block(0, "b", "dual"),), 4, 4, 2, 1).arrays():
         assert re.search(rf"`{array.name}`.*\| {', '.join(array.dims)} \| {array.dtype}", text), array.name
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from engine.manifest import Sample
-from engine.models.families import Block
+from engine.models.family import Block
 from engine.models.load import load
 from engine.models.source import find, geometry
 from engine.sampler import Sampler, Settings
-from engine.taps import tapped
+from engine.taps import Site, tapped
 
 SETTINGS = Settings(height=16, width=16, steps=3, guidance=3.5, true_cfg_scale=1.0)
 
@@ -39,7 +39,8 @@ SAMPLES = [sample("a small red star", 7), sample("a large blue ring", 8), sample
 
 @pytest.fixture
 def sampler(tiny_model: Path) -> Sampler:
-    return Sampler(load(find(str(tiny_model)), "float32", "cpu"))
+    source = find(str(tiny_model))
+    return Sampler(load(source, "float32", "cpu"), geometry(source))
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_geometry_is_read_without_weights(tiny_model: Path) -> None:
 def test_a_reading_tap_leaves_the_picture_bit_equal(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
     plain = pixels(sampler.generate(SAMPLES, SETTINGS))
     calls = []
-    with tapped(sampler.pipeline.transformer, blocks, lambda block, x: calls.append(x.abs().mean()) and None):
+    with tapped(sampler, blocks, lambda site, x: calls.append(x.abs().mean()) and None):
         hooked = pixels(sampler.generate(SAMPLES, SETTINGS))
     assert len(calls) == 3 * 4
     np.testing.assert_array_equal(plain, hooked)
@@ -96,10 +97,10 @@ def test_a_tap_sees_what_the_block_returned_for_the_image_stream(sampler: Sample
         sampler.generate(SAMPLES, SETTINGS)
     seen: list[tuple[int, int, Tensor]] = []
 
-    def read(block: Block, x: Tensor) -> None:
-        seen.append((block.layer, sampler.step, x.clone()))
+    def read(site: Site, x: Tensor) -> None:
+        seen.append((site.block.layer, site.forward.step, x.clone()))
 
-    with tapped(sampler.pipeline.transformer, blocks, read):
+    with tapped(sampler, blocks, read):
         sampler.generate(SAMPLES, SETTINGS)
     assert [layer for layer, _, _ in seen] == [layer for layer, _, _ in expected] == [0, 1, 2, 3] * 3
     assert [step for _, step, _ in seen] == [0] * 4 + [1] * 4 + [2] * 4
@@ -112,18 +113,17 @@ def test_a_tap_sees_what_the_block_returned_for_the_image_stream(sampler: Sample
 def test_an_editing_tap_changes_what_later_blocks_see_and_nothing_before(
     sampler: Sampler, blocks: tuple[Block, ...]
 ) -> None:
-    def zero_channel(block: Block, x: Tensor) -> Tensor | None:
-        return x.index_fill(2, torch.tensor([5]), 0.0) if block.layer == 1 else None
+    def zero_channel(site: Site, x: Tensor) -> Tensor | None:
+        return x.index_fill(2, torch.tensor([5]), 0.0) if site.block.layer == 1 else None
 
     plain: list[tuple[int, Tensor]] = []
     edited: list[tuple[int, Tensor]] = []
     once = Settings(height=16, width=16, steps=1, guidance=3.5, true_cfg_scale=1.0)
-    transformer = sampler.pipeline.transformer
-    with tapped(transformer, blocks, lambda block, x: plain.append((block.layer, x.clone()))):
+    with tapped(sampler, blocks, lambda site, x: plain.append((site.block.layer, x.clone()))):
         sampler.generate(SAMPLES, once)
     with (
-        tapped(transformer, blocks, zero_channel),
-        tapped(transformer, blocks, lambda block, x: edited.append((block.layer, x.clone()))),
+        tapped(sampler, blocks, zero_channel),
+        tapped(sampler, blocks, lambda site, x: edited.append((site.block.layer, x.clone()))),
     ):
         sampler.generate(SAMPLES, once)
     before, after = dict(plain), dict(edited)
@@ -133,14 +133,15 @@ def test_an_editing_tap_changes_what_later_blocks_see_and_nothing_before(
 
 
 def test_taps_are_gone_after_an_error_inside(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
-    def fail(block: Block, x: Tensor) -> None:
+    def fail(site: Site, x: Tensor) -> None:
         raise RuntimeError("planted")
 
     transformer = sampler.pipeline.transformer
-    with pytest.raises(RuntimeError, match="planted"), tapped(transformer, blocks, fail):
+    with pytest.raises(RuntimeError, match="planted"), tapped(sampler, blocks, fail):
         sampler.generate(SAMPLES, SETTINGS)
-    assert all(not module._forward_hooks for module in transformer.modules())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in transformer.modules())
     assert "cache_context" not in vars(transformer)
+    assert "step" not in vars(sampler.pipeline.scheduler)
 
 
 def test_both_guidance_branches_are_declared_as_the_pipeline_names_them(
@@ -150,16 +151,17 @@ def test_both_guidance_branches_are_declared_as_the_pipeline_names_them(
     batch = [sample("a small red star", 7, "a large blue ring")]
     seen: list[tuple[int, str, Tensor]] = []
 
-    def read(block: Block, x: Tensor) -> None:
-        if block.layer == 0:
-            seen.append((sampler.step, sampler.branch, x.clone()))
+    def read(site: Site, x: Tensor) -> None:
+        if site.block.layer == 0:
+            seen.append((site.forward.step, site.branch, x.clone()))
 
-    with tapped(sampler.pipeline.transformer, blocks, read):
+    both = ("cond", "uncond")
+    with tapped(sampler, blocks, read, branches=both):
         sampler.generate(batch, guided)
     assert [(step, branch) for step, branch, _ in seen] == [(0, "cond"), (0, "uncond"), (1, "cond"), (1, "uncond")]
     swapped = list(seen)
     seen.clear()
-    with tapped(sampler.pipeline.transformer, blocks, read):
+    with tapped(sampler, blocks, read, branches=both):
         sampler.generate([sample("a large blue ring", 7, "a small red star")], guided)
     # With the prompts exchanged, the first step's conditional state is what the unconditional one was.
     torch.testing.assert_close(seen[0][2], swapped[1][2])
@@ -168,7 +170,7 @@ def test_both_guidance_branches_are_declared_as_the_pipeline_names_them(
 
 def test_a_samples_noise_and_picture_do_not_depend_on_its_batch(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
     states: list[Tensor] = []
-    with tapped(sampler.pipeline.transformer, blocks[-1:], lambda block, x: states.append(x.clone()) and None):
+    with tapped(sampler, blocks[-1:], lambda site, x: states.append(x.clone()) and None):
         together = pixels(sampler.generate(SAMPLES, SETTINGS))
         alone = [pixels(sampler.generate([one], SETTINGS))[0] for one in reversed(SAMPLES)][::-1]
     for i in range(3):

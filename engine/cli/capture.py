@@ -40,10 +40,20 @@ def capture(
     score: Annotated[
         str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="mean_abs")
     ] = None,
+    streams: Annotated[
+        str | None, typer.Option(help="image, text or image,text: whose tokens.", show_default="image")
+    ] = None,
+    branches: Annotated[
+        str | None, typer.Option(help="cond, uncond or cond,uncond: guidance branches.", show_default="cond")
+    ] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="20")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Embedded guidance.", show_default="3.5")] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="Distilled guidance; classifier-free where there is no other.", show_default="the model's"),
+    ] = None,
     true_cfg_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance, two forwards a step; 1 is off.", show_default="1")
+        float | None,
+        typer.Option(help="Classifier-free guidance beside a distilled one; 1 is off.", show_default="the model's"),
     ] = None,
     height: Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")] = None,
@@ -84,6 +94,8 @@ def capture(
         "tokens": tokens,
         "value_precision": value_precision,
         "score": score,
+        "streams": streams,
+        "branches": branches,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "true_cfg_scale": true_cfg_scale,

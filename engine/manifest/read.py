@@ -44,7 +44,9 @@ class SettingsUsed:
     """Which settings the samples of a manifest have of their own; None in a set stands for the run's."""
 
     has_negative_prompt: bool
-    has_reference: bool
+    n_references: int  # samples with a reference picture
+    references: frozenset[str]  # their paths
+    guidance: frozenset[float]  # of the samples that have one
     sizes: frozenset[tuple[int | None, int | None]]  # (height, width) in pixels
     steps: frozenset[int | None]
 
@@ -105,19 +107,29 @@ def settings_used(path: ManifestFile) -> SettingsUsed:
     Raises:
         InputError: the file is not a manifest.
     """
-    has_negative_prompt = has_reference = False
+    has_negative_prompt, n_references = False, 0
+    references: set[str] = set()
+    guidance: set[float] = set()
     sizes: set[tuple[int | None, int | None]] = set()
     steps: set[int | None] = set()
+    names = ["negative_prompt", "width", "height", "steps", "reference", "guidance"]
     with _open(path) as file:
-        for batch in file.iter_batches(columns=["negative_prompt", "width", "height", "steps", "reference"]):
-            negative_prompt, width, height, n_steps, reference = (
-                batch.column(name) for name in ("negative_prompt", "width", "height", "steps", "reference")
-            )
+        for batch in file.iter_batches(columns=names):
+            negative_prompt, width, height, n_steps, reference, scales = (batch.column(name) for name in names)
             has_negative_prompt |= negative_prompt.null_count < len(batch)
-            has_reference |= reference.null_count < len(batch)
+            n_references += len(batch) - reference.null_count
+            references.update(reference.unique().drop_null().to_pylist())
+            guidance.update(scales.unique().drop_null().to_pylist())
             sizes.update(zip(height.to_pylist(), width.to_pylist(), strict=True))
             steps.update(n_steps.unique().to_pylist())
-    return SettingsUsed(has_negative_prompt, has_reference, frozenset(sizes), frozenset(steps))
+    return SettingsUsed(
+        has_negative_prompt,
+        n_references,
+        frozenset(references),
+        frozenset(guidance),
+        frozenset(sizes),
+        frozenset(steps),
+    )
 
 
 def digest(path: ManifestFile, n_samples: int | None = None) -> str:

@@ -1,101 +1,215 @@
-"""Where each transformer class keeps its image stream: a table, and the words it is written in."""
+"""The model families: for each transformer class, where its streams are and how its pipelines run it.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Read off diffusers' own sources, version 0.42; ``tests/families/`` holds every line to a real pipeline of the class. A
+family of your own is the same few words in a YAML file: docs/families.md.
+"""
+
 from typing import Any
 
-from engine.errors import InputError
+from engine.models.family import BlockList, Family, Pipeline, Place, TextInput
+
+_UNCOND_FIRST, _COND_FIRST = ("uncond", "cond"), ("cond", "uncond")
 
 
-@dataclass(frozen=True)
-class BlockList:
-    """One list of blocks of a transformer.
-
-    Attributes:
-        path: attribute of the transformer that holds the list, e.g. ``transformer_blocks``.
-        kind: ``dual`` (separate weights for text and image) or ``single`` (shared).
-        image_output: where in the block's output tuple the image stream is, ``(sample, token, channel)``.
-        count: key of the transformer's configuration that says how many there are.
-    """
-
-    path: str
-    kind: str
-    image_output: int
-    count: str
+def _batched(guidance: float, order: tuple[str, ...] = _UNCOND_FIRST, **rest: Any) -> Pipeline:
+    return Pipeline("batched", order, "guidance_scale", default_guidance=guidance, **rest)
 
 
-@dataclass(frozen=True)
-class Family:
-    """How to read one transformer class.
-
-    Attributes:
-        lists: block lists in the order in which they run; layers are numbered through them from 0.
-        cells_per_token: latent cells along one side of an image token.
-        width: keys of the transformer's configuration whose product is the width of the hidden state.
-    """
-
-    lists: tuple[BlockList, ...]
-    cells_per_token: int
-    width: tuple[str, ...] = ("num_attention_heads", "attention_head_dim")
-
-    def blocks(self, config: Mapping[str, Any]) -> "tuple[Block, ...]":
-        """Every layer of a transformer with this configuration, numbered in running order."""
-        listed = [(each, i) for each in self.lists for i in range(config[each.count])]
-        return tuple(
-            Block(layer, f"{each.path}.{i}", each.kind, each.image_output) for layer, (each, i) in enumerate(listed)
-        )
+def _sequential(guidance: float, **rest: Any) -> Pipeline:
+    return Pipeline("sequential", _COND_FIRST, "guidance_scale", default_guidance=guidance, **rest)
 
 
-@dataclass(frozen=True)
-class Block:
-    """One layer. ``kind`` is ``dual`` or ``single``; ``image_output`` as in :class:`BlockList`."""
-
-    layer: int
-    path: str
-    kind: str
-    image_output: int
+def _embedded(guidance: float, **rest: Any) -> Pipeline:
+    return Pipeline("none", embedded="guidance_scale", default_guidance=guidance, **rest)
 
 
-@dataclass(frozen=True)
-class ModelGeometry:
-    """What a capture must know of a model before its weights are loaded.
+def _true_cfg(scale: float, **rest: Any) -> Pipeline:
+    return Pipeline("sequential", _COND_FIRST, "true_cfg_scale", default_true_cfg=scale, **rest)
 
-    Attributes:
-        family: the transformer's class name, a key of :data:`FAMILIES`.
-        blocks: every layer in running order.
-        n_channels: width of the hidden state.
-        pixels_per_token: side of the square of pixels that one image token stands for.
-        default_side: the model's own picture size, pixels.
-        takes_guidance: True where guidance is embedded (distilled).
-    """
 
-    family: str
-    blocks: tuple[Block, ...]
-    n_channels: int
-    pixels_per_token: int
-    default_side: int
-    takes_guidance: bool
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Image tokens along height and width.
-
-        Raises:
-            InputError: a side is not a whole number of tokens.
-        """
-        for name, value in (("height", height), ("width", width)):
-            if value % self.pixels_per_token or value < self.pixels_per_token:
-                raise InputError(
-                    f"{name} is {value} pixels; {self.family} with this VAE takes multiples of {self.pixels_per_token}."
-                )
-        return height // self.pixels_per_token, width // self.pixels_per_token
-
+_CROSS = Place()
+_KANDINSKY_SIZES = ((1024, 1024), (1408, 640), (640, 1408), (1280, 768), (768, 1280), (1152, 896), (896, 1152))
 
 FAMILIES: dict[str, Family] = {
     "FluxTransformer2DModel": Family(
         lists=(
-            BlockList("transformer_blocks", "dual", image_output=1, count="num_layers"),
-            BlockList("single_transformer_blocks", "single", image_output=1, count="num_single_layers"),
+            BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),
+            BlockList("single_transformer_blocks", "single", "num_single_layers", Place(1), Place(0)),
         ),
-        cells_per_token=2,
+        pipelines={
+            "FluxPipeline": _true_cfg(1.0, embedded="guidance_scale", default_guidance=3.5, tokenizer="tokenizer_2"),
+            "FluxKontextPipeline": _true_cfg(
+                1.0,
+                embedded="guidance_scale",
+                default_guidance=3.5,
+                tokenizer="tokenizer_2",
+                reference="image",
+                area="max_area",
+            ),
+        },
+        patch=2,
+        text=TextInput(),
+        packed=True,
+        default_side="vae",
+    ),
+    "Flux2Transformer2DModel": Family(
+        lists=(
+            BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),
+            BlockList(
+                "single_transformer_blocks", "single", "num_single_layers", Place(None, "after_text"), Place(None)
+            ),
+        ),
+        pipelines={
+            "Flux2Pipeline": _embedded(4.0, negative=False, reference="image"),
+            "Flux2KleinPipeline": _sequential(4.0, negative=False, reference="image"),
+        },
+        patch=2,
+        text=TextInput(),
+        packed=True,
+        default_side=1024,
+    ),
+    "QwenImageTransformer2DModel": Family(
+        lists=(BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),),
+        pipelines={
+            "QwenImagePipeline": _true_cfg(4.0),
+            "QwenImageEditPipeline": _true_cfg(4.0, reference="image", needs_reference=True),
+            "QwenImageEditPlusPipeline": _true_cfg(4.0, reference="image", needs_reference=True),
+        },
+        patch=2,
+        text=TextInput(masks=("encoder_hidden_states_mask",)),
+        packed=True,
+        default_side=1024,
+    ),
+    "SanaTransformer2DModel": Family(
+        lists=(BlockList("transformer_blocks", "cross", "num_layers", _CROSS),),
+        pipelines={
+            "SanaPipeline": _batched(4.5, max_tokens=300, fixed={"use_resolution_binning": False}),
+            "SanaSprintPipeline": _embedded(
+                4.5, negative=False, max_tokens=300, fixed={"use_resolution_binning": False}
+            ),
+        },
+    ),
+    "SD3Transformer2DModel": Family(
+        lists=(BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),),
+        pipelines={
+            "StableDiffusion3Pipeline": _batched(7.0, tokenizer="tokenizer_3", max_tokens=256),
+        },
+        text=TextInput(),
+    ),
+    "PixArtTransformer2DModel": Family(
+        lists=(BlockList("transformer_blocks", "cross", "num_layers", _CROSS),),
+        pipelines={
+            "PixArtAlphaPipeline": _batched(4.5, max_tokens=120, fixed={"use_resolution_binning": False}),
+            "PixArtSigmaPipeline": _batched(4.5, max_tokens=300, fixed={"use_resolution_binning": False}),
+        },
+    ),
+    "ZImageTransformer2DModel": Family(
+        lists=(
+            BlockList("noise_refiner", "refiner", "n_refiner_layers", Place()),
+            BlockList("layers", "single", "n_layers", Place(), Place(None, "after_image")),
+        ),
+        pipelines={"ZImagePipeline": _batched(5.0, _COND_FIRST)},
+        patch=2,
+        width=("dim",),
+        text=TextInput(arguments=("cap_feats",)),
+        image_argument="x",
+        image_multiple=32,
+        default_side=1024,
+    ),
+    "Lumina2Transformer2DModel": Family(
+        lists=(
+            BlockList("noise_refiner", "refiner", "num_refiner_layers", Place()),
+            BlockList("layers", "single", "num_layers", Place(None, "after_own_text"), Place()),
+        ),
+        pipelines={"Lumina2Pipeline": _sequential(4.0, max_tokens=256)},
+        width=("hidden_size",),
+        text=TextInput(masks=("encoder_attention_mask",)),
+    ),
+    "AuraFlowTransformer2DModel": Family(
+        lists=(
+            BlockList("joint_transformer_blocks", "dual", "num_mmdit_layers", Place(1), Place(0)),
+            BlockList(
+                "single_transformer_blocks", "single", "num_single_dit_layers", Place(None, "after_text"), Place()
+            ),
+        ),
+        pipelines={"AuraFlowPipeline": _batched(3.5, max_tokens=256)},
+        text=TextInput(extra="num_register_tokens"),
+        default_side=1024,
+    ),
+    "ChromaTransformer2DModel": Family(
+        lists=(
+            BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),
+            BlockList("single_transformer_blocks", "single", "num_single_layers", Place(None, "after_text"), Place()),
+        ),
+        pipelines={"ChromaPipeline": _sequential(5.0)},
+        patch=2,
+        text=TextInput(),
+        packed=True,
+        default_side=1024,
+    ),
+    "CogView4Transformer2DModel": Family(
+        lists=(BlockList("transformer_blocks", "dual", "num_layers", Place(0), Place(1)),),
+        pipelines={"CogView4Pipeline": _sequential(5.0, max_tokens=1024)},
+        text=TextInput(),
+    ),
+    "HunyuanImageTransformer2DModel": Family(
+        lists=(
+            BlockList("transformer_blocks", "dual", "num_layers", Place(0), Place(1)),
+            BlockList("single_transformer_blocks", "single", "num_single_layers", Place(0), Place(1)),
+        ),
+        pipelines={
+            "HunyuanImagePipeline": Pipeline(
+                "component",
+                embedded="distilled_guidance_scale",
+                default_guidance=3.25,
+                max_tokens=1000,
+                length=None,
+            ),
+        },
+        text=TextInput(
+            ("encoder_hidden_states", "encoder_hidden_states_2"),
+            masks=("encoder_attention_mask", "encoder_attention_mask_2"),
+        ),
+        default_side=2048,
+    ),
+    "HunyuanDiT2DModel": Family(
+        lists=(BlockList("blocks", "cross", "num_layers", _CROSS),),
+        pipelines={
+            "HunyuanDiTPipeline": _batched(
+                5.0, tokenizer="tokenizer_2", max_tokens=256, length=None, fixed={"use_resolution_binning": False}
+            ),
+        },
+    ),
+    "HiDreamImageTransformer2DModel": Family(
+        lists=(
+            BlockList("double_stream_blocks", "dual", "num_layers", Place(0), Place(1)),
+            # Its text changes length and half its content at every block; only the image's is one stream.
+            BlockList("single_stream_blocks", "single", "num_single_layers", Place()),
+        ),
+        pipelines={"HiDreamImagePipeline": _batched(5.0, tokenizer="tokenizer_4", max_tokens=128, sizes="area")},
+        text=TextInput(("encoder_hidden_states_t5", "encoder_hidden_states_llama3")),
+        default_side=1024,
+    ),
+    "Kandinsky5Transformer3DModel": Family(
+        lists=(BlockList("visual_transformer_blocks", "cross", "num_visual_blocks", _CROSS),),
+        pipelines={"Kandinsky5T2IPipeline": _sequential(3.5, sizes=_KANDINSKY_SIZES)},
+        width=("model_dim",),
+        default_side=1024,
+    ),
+    "DiTTransformer2DModel": Family(
+        lists=(BlockList("transformer_blocks", "plain", "num_layers", Place()),),
+        pipelines={
+            "DiTPipeline": _batched(
+                4.0, _COND_FIRST, negative=False, prompt="class_labels", tokenizer=None, length=None, sizes="default"
+            ),
+        },
     ),
 }
+
+VAE_FACTORS: dict[str, str] = {
+    "AutoencoderKLQwenImage": "temperal_downsample",
+    "AutoencoderDC": "encoder_block_out_channels",
+    "AutoencoderKLHunyuanImage": "spatial_compression_ratio",
+    "AutoencoderKLHunyuanVideo": "spatial_compression_ratio",
+}
+"""Where a VAE's configuration says how many pixels one latent cell is; ``block_out_channels`` where it is not named."""

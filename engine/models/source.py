@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError, unknown
-from engine.models.families import FAMILIES, ModelGeometry
+from engine.models.families import FAMILIES, VAE_FACTORS
+from engine.models.family import Family, ModelGeometry, Pipeline
 
 
 @dataclass(frozen=True)
@@ -68,33 +68,67 @@ def weights_digest(source: ModelSource) -> str:
     return digest.hexdigest()
 
 
-def _component_config(source: ModelSource, component: str) -> dict[str, Any]:
-    path = source.folder / component / "config.json"
+def _read_config(source: ModelSource, key: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads((source.folder / key).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{source.name!r} has no readable {component}/config.json: {error}") from None
+        raise InputError(f"{source.name!r} has no readable {key}: {error}") from None
 
 
-def geometry(source: ModelSource) -> ModelGeometry:
+def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> ModelGeometry:
     """Read a model's geometry from its configuration files; no weights are loaded.
 
+    Args:
+        source: the model.
+        family: of the transformer class with this name, beside :data:`FAMILIES`.
+
     Raises:
-        InputError: the transformer's class is not in :data:`FAMILIES`, or a file is missing.
+        InputError: the transformer's or the pipeline's class is in neither, or a file is missing.
     """
-    config, vae = _component_config(source, "transformer"), _component_config(source, "vae")
-    name = config.get("_class_name", "")
-    if name not in FAMILIES:
-        raise unknown("transformer class", name, FAMILIES)
-    family = FAMILIES[name]
+    index, config = _read_config(source, "model_index.json"), _read_config(source, "transformer/config.json")
+    vae = _read_config(source, "vae/config.json")
+    families = FAMILIES | dict([family] if family else [])
+    name, pipeline_class = config.get("_class_name", ""), index.get("_class_name", "")
+    if name not in families:
+        raise InputError(
+            f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models probe "
+            f"{source.name}' looks where its image stream is and writes a family file for --family."
+        )
+    found = families[name]
+    if pipeline_class not in found.pipelines:
+        raise InputError(
+            f"{name} is known to be run by {' and '.join(found.pipelines)}; {source.name!r} is a {pipeline_class!r}, "
+            "which may guide it otherwise. Describe it in a family file (--family)."
+        )
+    pipeline = found.pipelines[pipeline_class]
     try:
+        factor = _pixels_per_cell(vae)
+        sides = {"vae": lambda: vae["sample_size"], "transformer": lambda: config["sample_size"] * factor}
         return ModelGeometry(
-            family=name,
-            blocks=family.blocks(config),
-            n_channels=math.prod(config[key] for key in family.width),
-            pixels_per_token=family.cells_per_token * 2 ** (len(vae["block_out_channels"]) - 1),
-            default_side=vae["sample_size"],
-            takes_guidance=bool(config.get("guidance_embeds", False)),
+            transformer=name,
+            pipeline_class=pipeline_class,
+            family=found,
+            pipeline=pipeline,
+            blocks=found.blocks(config),
+            n_channels=found.n_channels(config),
+            pixels_per_token=found.cells_per_token(config) * factor,
+            default_side=found.default_side if isinstance(found.default_side, int) else sides[found.default_side](),
+            embeds_guidance=pipeline.embedded is not None and bool(config.get("guidance_embeds", False)),
+            can_be_guided=_can_be_guided(pipeline, index),
         )
     except KeyError as error:
         raise InputError(f"{source.name!r}: the transformer's or the VAE's config.json has no {error}.") from None
+
+
+def _can_be_guided(pipeline: Pipeline, index: dict[str, Any]) -> bool:
+    if pipeline.guidance == "component":
+        return bool((index.get("guider") or [None])[0])
+    return pipeline.guidance != "none" and not index.get("is_distilled", False)
+
+
+def _pixels_per_cell(vae: dict[str, Any]) -> int:
+    value = vae[VAE_FACTORS.get(vae.get("_class_name", ""), "block_out_channels")]
+    if isinstance(value, int):
+        return value
+    # One halving between each two widths; the one list of another kind holds the halvings themselves.
+    return 2 ** (len(value) - (vae.get("_class_name") != "AutoencoderKLQwenImage"))

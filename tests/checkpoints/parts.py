@@ -1,0 +1,88 @@
+"""Parts that several checkpoints share: text encoders with their tokenizers, and VAEs, all tiny and random."""
+
+from diffusers import AutoencoderKL
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from engine.demo.build import build_tokenizers
+
+
+def clip(width: int = 16, *, projection: bool = False) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """A CLIP tokenizer and text encoder of 77 tokens; with a projection where the pipeline pools by it."""
+    tokenizer, _ = build_tokenizers(77)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return tokenizer, (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def t5(width: int = 32, n_tokens: int = 16) -> tuple[T5Tokenizer, T5EncoderModel]:
+    """A T5 tokenizer and encoder of so many tokens."""
+    _, tokenizer = build_tokenizers(n_tokens)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=2 * width,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        is_encoder_decoder=False,
+        use_cache=False,
+        tie_word_embeddings=False,
+    )
+    return tokenizer, T5EncoderModel(config).eval()
+
+
+def byte_tokenizer(special: list[str], n_tokens: int = 64, **roles: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with one token a byte and the special tokens named, which come first.
+
+    Args:
+        special: tokens.
+        n_tokens: its ``model_max_length``.
+        roles: ``pad_token`` and so on.
+    """
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    bytes_only.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=bytes_only, model_max_length=n_tokens, **roles)
+
+
+def vae(latent_channels: int = 4, n_halvings: int = 1, side: int = 16) -> AutoencoderKL:
+    """An AutoencoderKL in which a latent cell is ``2 ** n_halvings`` pixels."""
+    widths = (8,) * (n_halvings + 1)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=side,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    ).eval()

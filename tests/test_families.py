@@ -1,0 +1,291 @@
+"""Every family's line in the table against a real pipeline of its class, by routes that know nothing of the table."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import CASES
+from checkpoints.case import Case
+from diffusers import DiffusionPipeline
+from diffusers.utils import torch_utils
+from PIL import Image
+from torch import Tensor, nn
+
+from engine.manifest import Sample
+from engine.models.families import FAMILIES
+from engine.models.load import load
+from engine.models.source import find, geometry
+from engine.sampler import Sampler, Settings
+from engine.taps import Site, tapped
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+@dataclass
+class Stage:
+    """A case's checkpoint, saved, and loaded from its folder as a user's would be."""
+
+    case: Case
+    folder: Path
+    sampler: Sampler
+
+    @property
+    def blocks(self) -> list[tuple[str, nn.Module]]:
+        return self.case.blocks(self.sampler.pipeline.transformer)
+
+    def settings(self, size: tuple[int, int] | None = None, steps: int = 2, **more: Any) -> Settings:
+        height, width = size or self.case.square
+        return Settings(height, width, steps, **({"guidance": 1.0, "true_cfg_scale": 1.0} | more))
+
+    def pictures(self, samples: list[Sample], settings: Settings) -> np.ndarray:
+        return np.stack([np.asarray(image) for image in self.sampler.generate(samples, settings)])
+
+
+@pytest.fixture(scope="module", params=list(BY_NAME))
+def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    case = BY_NAME[request.param]
+    folder = tmp_path_factory.mktemp("families") / case.name
+    case.build().save_pretrained(folder)
+    source = find(str(folder))
+    return Stage(case, folder, Sampler(load(source, "float32", "cpu"), geometry(source)))
+
+
+@pytest.fixture
+def reference(stage: Stage, tmp_path: Path) -> str | None:
+    """A reference picture's path where the case cannot do without."""
+    return picture(tmp_path) if stage.case.reference == "must" else None
+
+
+def picture(folder: Path) -> str:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "reference.png")
+    return str(folder / "reference.png")
+
+
+def samples(case: Case, n: int = 1, seed: int = 5, negative: str | None = None) -> list[Sample]:
+    return [Sample(f"{i:016x}", case.prompts[i], seed + i, negative_prompt=negative) for i in range(n)]
+
+
+@contextmanager
+def patched_forwards(blocks: list[tuple[str, nn.Module]], seen: list[tuple[str, Any]]) -> Iterator[None]:
+    """Collect every block's whole output by replacing its forward: a route without hooks."""
+
+    def copied(output: Any) -> Any:
+        if isinstance(output, tuple):
+            return tuple(map(copied, output))
+        return output.clone() if isinstance(output, Tensor) else output
+
+    with ExitStack() as stack:
+        for path, block in blocks:
+
+            def forward(*arguments: Any, _path: str = path, _own: Callable = block.forward, **keywords: Any) -> Any:
+                output = _own(*arguments, **keywords)
+                seen.append((_path, copied(output)))
+                return output
+
+            block.forward = forward
+            stack.callback(delattr, block, "forward")
+        yield
+
+
+def states(
+    stage: Stage, batch: list[Sample], settings: Settings, streams=("image",), branches=("cond",)
+) -> list[tuple[Site, Tensor]]:
+    """All that a reading tap sees in one generation."""
+    seen: list[tuple[Site, Tensor]] = []
+    with tapped(
+        stage.sampler,
+        stage.sampler.geometry.blocks,
+        lambda site, x: seen.append((site, x.clone())),
+        streams,
+        branches,
+    ):
+        stage.sampler.generate(batch, settings)
+    return seen
+
+
+def test_every_family_and_pipeline_of_the_table_has_a_checkpoint() -> None:
+    built = {type(case.build()).__name__ for case in CASES}
+    assert built == {name for family in FAMILIES.values() for name in family.pipelines}
+
+
+def test_layers_are_the_blocks_in_running_order(stage: Stage, reference: str | None) -> None:
+    expected = [path for path, _ in stage.blocks]
+    ran: list[tuple[str, Any]] = []
+    with patched_forwards(stage.blocks, ran):
+        stage.sampler.generate(samples(stage.case), stage.settings(steps=1, reference=reference))
+    assert [block.path for block in stage.sampler.geometry.blocks] == expected == [path for path, _ in ran]
+    assert [block.layer for block in stage.sampler.geometry.blocks] == list(range(len(expected)))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("shape", ["square", "tall"])
+def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing(
+    stage: Stage, reference: str | None, shape: str, n: int
+) -> None:
+    case, size = stage.case, getattr(stage.case, shape)
+    if size is None:
+        pytest.skip("makes square pictures only")
+    if reference and n > 1:
+        pytest.skip("samples with a reference run one by one")
+    settings, batch = stage.settings(size, reference=reference), samples(case, n)
+    n_image = size[0] // case.token_side * (size[1] // case.token_side)
+    whole: list[tuple[str, Any]] = []
+    with patched_forwards(stage.blocks, whole):
+        plain = stage.pictures(batch, settings)
+    seen: list[tuple[Site, Tensor]] = []
+    with tapped(stage.sampler, stage.sampler.geometry.blocks, lambda site, x: seen.append((site, x.clone()))):
+        hooked = stage.pictures(batch, settings)
+    np.testing.assert_array_equal(plain, hooked)
+    assert [(site.block.path, site.stream, site.branch) for site, _ in seen] == [
+        (path, "image", "cond") for path, _ in whole
+    ]
+    assert [site.forward.step for site, _ in seen] == [0] * len(stage.blocks) + [1] * len(stage.blocks)
+    for (_, x), (path, output) in zip(seen, whole, strict=True):
+        assert x.shape[:2] == (n, n_image)
+        assert torch.equal(x, case.image_of(path, output, n_image))
+
+
+def test_token_order_is_row_major_over_the_grid(
+    stage: Stage, reference: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One token's square of the initial noise is changed; the token that moves most must be the one at its place.
+    case, size = stage.case, stage.case.tall or stage.case.square
+    height, width = (side // case.token_side for side in size)
+    settings = stage.settings(size, steps=1, reference=reference)
+    module = inspect.getmodule(type(stage.sampler.pipeline))
+    own = torch_utils.randn_tensor
+    for row, column in ((0, width - 1), (height - 1, 0), (height // 2, 1)):
+
+        def planted(shape: Any, *arguments: Any, _at: tuple[int, int] = (row, column), **keywords: Any) -> Tensor:
+            noise = own(shape, *arguments, **keywords)
+            assert [noise.shape[axis] % n for axis, n in zip(case.noise_axes, (height, width), strict=True)] == [0, 0]
+            side = noise.shape[case.noise_axes[0]] // height
+            view = noise.narrow(case.noise_axes[0], _at[0] * side, side)
+            view = view.narrow(case.noise_axes[1], _at[1] * side, side)
+            view.add_(3 * torch.randn(view.shape, generator=torch.Generator().manual_seed(1)))
+            return noise
+
+        before = states(stage, samples(case), settings)
+        monkeypatch.setattr(module, "randn_tensor", planted)
+        after = states(stage, samples(case), settings)
+        monkeypatch.undo()
+        moved = (after[0][1] - before[0][1]).norm(dim=-1)[0]
+        assert divmod(int(moved.argmax()), width) == (row, column)
+
+
+def test_both_branches_are_told_apart(stage: Stage) -> None:
+    # Another negative prompt (or, where there is none, another scale) leaves the first step's conditional state alone.
+    case = stage.case
+    if not case.guided:
+        pytest.skip("never runs an unconditional branch")
+    how = stage.sampler.geometry.pipeline
+    settings = stage.settings(steps=2, **case.guided)
+    both = ("cond", "uncond")
+    batch = samples(case, 1 if case.reference == "must" else 2, negative=case.prompts[1] if how.negative else None)
+    seen = states(stage, batch, settings, branches=both)
+    first = {(site.branch, site.block.layer): x for site, x in seen if site.forward.step == 0}
+    assert {branch for branch, _ in first} == {"cond", "uncond"}
+    assert {site.forward.step for site, _ in seen} == {0, 1}
+    n_layers = len(stage.blocks)
+    assert len(seen) == 2 * 2 * n_layers
+    unguided = {
+        site.block.layer: x for site, x in states(stage, batch, stage.settings(steps=2)) if site.forward.step == 0
+    }
+    last = n_layers - 1
+    torch.testing.assert_close(first["cond", last], unguided[last], rtol=1e-3, atol=1e-3)
+    assert (first["uncond", last] - unguided[last]).abs().max() > 100 * (
+        first["cond", last] - unguided[last]
+    ).abs().max()
+    if how.negative:
+        others = [replace(sample, negative_prompt=case.prompts[2]) for sample in batch]
+        other = states(stage, others, settings, branches=both)
+        again = {(site.branch, site.block.layer): x for site, x in other if site.forward.step == 0}
+        torch.testing.assert_close(again["cond", last], first["cond", last], rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(again["uncond", last], first["uncond", last], rtol=1e-2, atol=1e-2)
+
+
+def test_the_text_stream_is_the_texts(stage: Stage, reference: str | None) -> None:
+    case = stage.case
+    if case.text_of is None:
+        assert not stage.sampler.geometry.family.has_text(stage.sampler.geometry.blocks)
+        return
+    batch, settings = samples(case), stage.settings(steps=1, reference=reference)
+    n_image = (case.square[0] // case.token_side) * (case.square[1] // case.token_side)
+    whole: list[tuple[str, Any]] = []
+    with patched_forwards(stage.blocks, whole):
+        stage.sampler.generate(batch, settings)
+    seen = {site.block.path: x for site, x in states(stage, batch, settings, streams=("text",))}
+    n_with_text = 0
+    for path, output in whole:
+        expected = case.text_of(path, output, n_image)
+        if expected is None:
+            assert path not in seen
+            continue
+        n_with_text += 1
+        assert torch.equal(seen[path], expected)
+    assert n_with_text
+
+
+def test_an_edit_of_one_token_reaches_that_token_only(stage: Stage, reference: str | None) -> None:
+    # The edit is made where the tap says the image's last token is, and looked for in the block's whole output.
+    case, settings = stage.case, stage.settings(steps=1, reference=reference)
+    n_image = (case.square[0] // case.token_side) * (case.square[1] // case.token_side)
+    blocks = stage.sampler.geometry.blocks[:1]
+    seen: list[Tensor] = []
+
+    def edit(site: Site, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, -1] += 7
+        return x
+
+    with (
+        tapped(stage.sampler, blocks, lambda site, x: seen.append(x.clone())),
+        tapped(stage.sampler, blocks, edit),
+        tapped(stage.sampler, blocks, lambda site, x: seen.append(x.clone())),
+    ):
+        stage.sampler.generate(samples(case), settings)
+    moved = (seen[1] - seen[0]).abs().amax(dim=-1)[0]
+    assert moved.nonzero().flatten().tolist() == [n_image - 1]
+    torch.testing.assert_close(moved[-1], torch.tensor(7.0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_reference_picture_changes_the_picture_and_adds_no_tokens(stage: Stage, tmp_path: Path) -> None:
+    case = stage.case
+    if case.reference == "no":
+        assert stage.sampler.geometry.pipeline.reference is None
+        return
+    n_image = (case.square[0] // case.token_side) * (case.square[1] // case.token_side)
+    settings = stage.settings(steps=1, reference=picture(tmp_path))
+    whole: list[tuple[str, Any]] = []
+    with patched_forwards(stage.blocks, whole):
+        stage.sampler.generate(samples(case), settings)
+    seen = states(stage, samples(case), settings)
+    for (_, x), (path, output) in zip(seen, whole, strict=True):
+        assert x.shape[1] == n_image
+        assert torch.equal(x, case.image_of(path, output, n_image))
+    if case.reference == "may":
+        without = states(stage, samples(case), stage.settings(steps=1))
+        assert without[-1][1].shape == seen[-1][1].shape
+        assert not torch.equal(without[-1][1], seen[-1][1])
+
+
+def test_nothing_is_left_on_the_model(stage: Stage, reference: str | None) -> None:
+    def fail(site: Site, x: Tensor) -> None:
+        raise RuntimeError("planted")
+
+    pipeline: DiffusionPipeline = stage.sampler.pipeline
+    settings = stage.settings(steps=1, reference=reference)
+    with pytest.raises(RuntimeError, match="planted"), tapped(stage.sampler, stage.sampler.geometry.blocks, fail):
+        stage.sampler.generate(samples(stage.case), settings)
+    modules = list(pipeline.transformer.modules())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in modules)
+    assert all("forward" not in vars(module) for module in modules)
+    assert "cache_context" not in vars(pipeline.transformer)
+    assert "step" not in vars(pipeline.scheduler)
