@@ -110,7 +110,8 @@ class Sampler:
         tokenizer, limit = self._tokenizer(), self.max_prompt_tokens()
         if tokenizer is None:
             return [(1, False)] * len(prompts)
-        lengths = [len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids]
+        texts = [self.geometry.pipeline.before + prompt for prompt in prompts]
+        lengths = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids]
         return [(length, length > limit) for length in lengths]
 
     def generate(self, samples: Sequence[Sample], settings: Settings) -> list[Image.Image]:

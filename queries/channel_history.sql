@@ -3,9 +3,12 @@
 --   out and counted. Intervals are 95 %: Wilson's for the frequency, mean +- 1.96 standard errors over samples for
 --   the means (null for one sample). Samples count as independent.
 -- grain: one row per (layer, step), also where the channel is never selected
--- param channel: int = -1 -- which channel; -1 takes the one that is in the top-k of the most cells of the run
+-- param channel: int = -1 -- which channel; -1 takes the one that is in the top-k of the most cells of the run's
+--   stream and branch
 -- param layer: int = -1 -- only this layer; -1 takes all
 -- param step: int = -1 -- only this step; -1 takes all
+-- param stream: str = image {image, text} -- which stream's tokens
+-- param branch: str = cond {cond, uncond} -- which branch of guidance
 -- column channel: index -- the channel
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
@@ -21,26 +24,22 @@
 -- column rank_low: rank -- lower end of its interval
 -- column rank_high: rank -- upper end of its interval
 -- column n_nonfinite: cells -- cells left out here
-with usable_cells as (
-    select layer, step, top_channels, top_scores, median_score
+with track_cells as (
+    select layer, step, top_channels, top_scores, median_score, nonfinite = 0 and isfinite(ratio) as usable
     from cells
-    where nonfinite = 0 and isfinite(ratio)
+    where stream = $stream and branch = $branch
 ),
 
 counts as (
-    select
-        layer,
-        step,
-        count(*) filter (nonfinite = 0 and isfinite(ratio)) as n_samples,
-        count(*) filter (not (nonfinite = 0 and isfinite(ratio))) as n_nonfinite
-    from cells
+    select layer, step, count(*) filter (usable) as n_samples, count(*) filter (not usable) as n_nonfinite
+    from track_cells
     where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
     group by layer, step
 ),
 
 commonest as (
     select channel
-    from (select unnest(top_channels) as channel from usable_cells)
+    from (select unnest(top_channels) as channel from track_cells where usable)
     group by channel
     order by count(*) desc, channel
     limit 1
@@ -56,8 +55,9 @@ selected as (
         step,
         list_position(top_channels, channel) as rank,
         top_scores[list_position(top_channels, channel)]::double / median_score as ratio
-    from usable_cells
+    from track_cells
     join chosen on list_contains(top_channels, channel)
+    where usable
 ),
 
 by_cell as (

@@ -8,6 +8,8 @@
 --   3 across, and rough below about 20. A cell whose hidden state or ratio is not finite is left out and counted.
 -- grain: one row per layer
 -- param step: int = -1 -- only this step; -1 takes all
+-- param stream: str = image {image, text} -- which stream's tokens
+-- param branch: str = cond {cond, uncond} -- which branch of guidance
 -- param max_samples: int = 256 -- use so many samples, as pairs grow with their square; 0 takes all. They
 --   are taken in order of the prompt's MD5, then of seed, so seeds of a prompt stay together, the choice does not
 --   depend on the manifest's order, and all numbers are exact for the samples taken
@@ -31,7 +33,7 @@
 with chosen as (
     select layer, step, sample, top_channels, nonfinite = 0 and isfinite(ratio) as usable
     from cells
-    where $step = -1 or step = $step
+    where stream = $stream and branch = $branch and ($step = -1 or step = $step)
 ),
 
 taken as (

@@ -1,5 +1,6 @@
--- purpose: Which samples failed, why, and where did their hidden states first stop being finite? Samples of tasks that
---   have no record are not here: run.n_tasks_done says how many tasks have one.
+-- purpose: Which samples failed, why, and where did their hidden states first stop being finite? Cells of all streams
+--   and branches count, as one that is not finite fails its sample, whichever it is of. Samples of tasks that have no
+--   record are not here: run.n_tasks_done says how many tasks have one.
 -- grain: one row per failed sample
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based
@@ -10,7 +11,7 @@
 -- column error: text -- why it failed
 -- column n_nonfinite: cells -- cells whose hidden state holds a NaN or an infinity
 -- column first_step: index -- step of the first such cell; null without one
--- column first_layer: index -- layer of the first such cell, in order of execution; null without one
+-- column first_layer: index -- lowest layer that has such a cell at that step; null without one
 with nonfinite_cells as (
     select
         sample,

@@ -6,6 +6,8 @@
 --   out and counted.
 -- grain: one row per (layer, measure)
 -- param step: int = -1 -- only this step; -1 takes all
+-- param stream: str = image {image, text} -- which stream's tokens
+-- param branch: str = cond {cond, uncond} -- which branch of guidance
 -- param measure: str = all {all, ratio, energy_share, gini, token_norm_ratio} -- only this measure
 -- column layer: index -- global block index
 -- column block: path -- dotted module path of the block
@@ -27,7 +29,7 @@ with chosen as (
         token_norm_ratio,
         nonfinite = 0 and isfinite(ratio) as usable
     from cells
-    where $step = -1 or step = $step
+    where stream = $stream and branch = $branch and ($step = -1 or step = $step)
 ),
 
 measured as (

@@ -5,6 +5,8 @@
 -- grain: one row per (layer, step, channel) that is in the top-k at least min_frequency of the time
 -- param layer: int = -1 -- only this layer; -1 takes all
 -- param step: int = -1 -- only this step; -1 takes all
+-- param stream: str = image {image, text} -- which stream's tokens
+-- param branch: str = cond {cond, uncond} -- which branch of guidance
 -- param min_frequency: float = 0.5 -- leave out channels that are selected less often, 0 to 1
 -- param top: int = 5 -- at most so many channels per layer and step, the most frequent first; 0 takes all
 -- column layer: index -- global block index
@@ -25,7 +27,7 @@
 with chosen as (
     select layer, step, top_channels, top_scores, median_score, nonfinite = 0 and isfinite(ratio) as usable
     from cells
-    where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
+    where stream = $stream and branch = $branch and ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),
 
 counts as (

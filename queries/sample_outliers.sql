@@ -6,6 +6,8 @@
 --   count. A cell whose hidden state or ratio is not finite is left out and counted. Every sample is tried at every
 --   layer, so among many samples a few pass min_z by chance.
 -- grain: one row per sample whose largest |z| reaches min_z, at the layer and measure of that z
+-- param stream: str = image {image, text} -- which stream's tokens
+-- param branch: str = cond {cond, uncond} -- which branch of guidance
 -- param min_z: float = 3.0 -- the smallest |z| to report
 -- param top: int = 20 -- at most so many samples, the largest |z| first; 0 takes all
 -- column sample_id: id -- the manifest's id
@@ -21,16 +23,22 @@
 -- column median: of the measure -- median over samples at the layer
 -- column n_samples: samples -- samples compared at the layer
 -- column n_nonfinite: cells -- the sample's cells left out
-with usable_cells as (
-    select sample, layer, step, top_channels, ratio
+with track_cells as (
+    select sample, layer, step, top_channels, ratio, nonfinite = 0 and isfinite(ratio) as usable
     from cells
-    where nonfinite = 0 and isfinite(ratio)
+    where stream = $stream and branch = $branch
+),
+
+usable_cells as (
+    select sample, layer, step, top_channels, ratio
+    from track_cells
+    where usable
 ),
 
 left_out as (
     select sample, count(*) as n_nonfinite
-    from cells
-    where not (nonfinite = 0 and isfinite(ratio))
+    from track_cells
+    where not usable
     group by sample
 ),
 

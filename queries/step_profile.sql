@@ -6,6 +6,8 @@
 --   out and counted.
 -- grain: one row per (step, measure)
 -- param layer: int = -1 -- only this layer; -1 takes all
+-- param stream: str = image {image, text} -- which stream's tokens
+-- param branch: str = cond {cond, uncond} -- which branch of guidance
 -- param measure: str = all {all, ratio, energy_share, gini, token_norm_ratio} -- only this measure
 -- column step: index -- denoising step, 0-based
 -- column timestep: timestep -- the scheduler's, median over samples (one value unless samples differ in their steps)
@@ -29,7 +31,7 @@ with chosen as (
         token_norm_ratio,
         nonfinite = 0 and isfinite(ratio) as usable
     from cells
-    where $layer = -1 or layer = $layer
+    where stream = $stream and branch = $branch and ($layer = -1 or layer = $layer)
 ),
 
 schedule as (

@@ -41,7 +41,12 @@ class Stage:
 
     def settings(self, size: tuple[int, int] | None = None, steps: int = 2, **more: Any) -> Settings:
         height, width = size or self.case.square
-        return Settings(height, width, steps, **({"guidance": 1.0, "true_cfg_scale": 1.0} | more))
+        return Settings(height, width, steps, **({"guidance": 1.0, "true_cfg_scale": 1.0} | self.case.unguided | more))
+
+    def conditional(self, ran: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        """What ran in the conditional forwards, each of every block."""
+        n_layers = len(self.blocks)
+        return [each for i, each in enumerate(ran) if not self.case.always_guided or i // n_layers % 2 == 0]
 
     def pictures(self, samples: list[Sample], settings: Settings) -> np.ndarray:
         return np.stack([np.asarray(image) for image in self.sampler.generate(samples, settings)])
@@ -120,7 +125,8 @@ def test_layers_are_the_blocks_in_running_order(stage: Stage, reference: str | N
     ran: list[tuple[str, Any]] = []
     with patched_forwards(stage.blocks, ran):
         stage.sampler.generate(samples(stage.case), stage.settings(steps=1, reference=reference))
-    assert [block.path for block in stage.sampler.geometry.blocks] == expected == [path for path, _ in ran]
+    assert [block.path for block in stage.sampler.geometry.blocks] == expected
+    assert [path for path, _ in stage.conditional(ran)] == expected
     assert [block.layer for block in stage.sampler.geometry.blocks] == list(range(len(expected)))
 
 
@@ -139,6 +145,7 @@ def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing
     whole: list[tuple[str, Any]] = []
     with patched_forwards(stage.blocks, whole):
         plain = stage.pictures(batch, settings)
+    whole = stage.conditional(whole)
     seen: list[tuple[Site, Tensor]] = []
     with tapped(stage.sampler, stage.sampler.geometry.blocks, lambda site, x: seen.append((site, x.clone()))):
         hooked = stage.pictures(batch, settings)
@@ -180,13 +187,14 @@ def test_token_order_is_row_major_over_the_grid(
         assert divmod(int(moved.argmax()), width) == (row, column)
 
 
-def test_both_branches_are_told_apart(stage: Stage) -> None:
+def test_both_branches_are_told_apart(stage: Stage, reference: str | None) -> None:
     # Another negative prompt (or, where there is none, another scale) leaves the first step's conditional state alone.
     case = stage.case
     if not case.guided:
         pytest.skip("never runs an unconditional branch")
     how = stage.sampler.geometry.pipeline
-    settings = stage.settings(steps=2, **case.guided)
+    assert how.negative == ("negative_prompt" in inspect.signature(type(stage.sampler.pipeline).__call__).parameters)
+    settings = stage.settings(steps=2, reference=reference, **case.guided)
     both = ("cond", "uncond")
     batch = samples(case, 1 if case.reference == "must" else 2, negative=case.prompts[1] if how.negative else None)
     seen = states(stage, batch, settings, branches=both)
@@ -196,7 +204,9 @@ def test_both_branches_are_told_apart(stage: Stage) -> None:
     n_layers = len(stage.blocks)
     assert len(seen) == 2 * 2 * n_layers
     unguided = {
-        site.block.layer: x for site, x in states(stage, batch, stage.settings(steps=2)) if site.forward.step == 0
+        site.block.layer: x
+        for site, x in states(stage, batch, stage.settings(steps=2, reference=reference))
+        if site.forward.step == 0
     }
     last = n_layers - 1
     torch.testing.assert_close(first["cond", last], unguided[last], rtol=1e-3, atol=1e-3)
@@ -223,7 +233,7 @@ def test_the_text_stream_is_the_texts(stage: Stage, reference: str | None) -> No
         stage.sampler.generate(batch, settings)
     seen = {site.block.path: x for site, x in states(stage, batch, settings, streams=("text",))}
     n_with_text = 0
-    for path, output in whole:
+    for path, output in stage.conditional(whole):
         expected = case.text_of(path, output, n_image)
         if expected is None:
             assert path not in seen
@@ -231,6 +241,17 @@ def test_the_text_stream_is_the_texts(stage: Stage, reference: str | None) -> No
         n_with_text += 1
         assert torch.equal(seen[path], expected)
     assert n_with_text
+
+
+def test_text_that_pads_a_shorter_prompt_is_left_off(stage: Stage) -> None:
+    case = stage.case
+    if case.text_lengths is None:
+        pytest.skip("has no text stream, or one that is equally long for every prompt")
+    seen = states(stage, samples(case, 3), stage.settings(steps=1), streams=("text",))
+    assert seen
+    for site, x in seen:
+        assert site.lengths == case.text_lengths
+        assert x.shape[:2] == (3, max(case.text_lengths))
 
 
 def test_an_edit_of_one_token_reaches_that_token_only(stage: Stage, reference: str | None) -> None:

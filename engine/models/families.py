@@ -27,6 +27,10 @@ def _true_cfg(scale: float, **rest: Any) -> Pipeline:
     return Pipeline("sequential", _COND_FIRST, "true_cfg_scale", default_true_cfg=scale, **rest)
 
 
+_LUMINA_SYSTEM_PROMPT = (
+    "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
+    "on textual prompts or user prompts. <Prompt Start> "
+)
 _CROSS = Place()
 _KANDINSKY_SIZES = ((1024, 1024), (1408, 640), (640, 1408), (1280, 768), (768, 1280), (1152, 896), (896, 1152))
 
@@ -72,8 +76,13 @@ FAMILIES: dict[str, Family] = {
         lists=(BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),),
         pipelines={
             "QwenImagePipeline": _true_cfg(4.0),
-            "QwenImageEditPipeline": _true_cfg(4.0, reference="image", needs_reference=True),
-            "QwenImageEditPlusPipeline": _true_cfg(4.0, reference="image", needs_reference=True),
+            # They cut no prompt, and have positions for about so many tokens.
+            "QwenImageEditPipeline": _true_cfg(
+                4.0, reference="image", needs_reference=True, max_tokens=4096, length=None
+            ),
+            "QwenImageEditPlusPipeline": _true_cfg(
+                4.0, reference="image", needs_reference=True, max_tokens=4096, length=None
+            ),
         },
         patch=2,
         text=TextInput(masks=("encoder_hidden_states_mask",)),
@@ -108,7 +117,8 @@ FAMILIES: dict[str, Family] = {
             BlockList("noise_refiner", "refiner", "n_refiner_layers", Place()),
             BlockList("layers", "single", "n_layers", Place(), Place(None, "after_image")),
         ),
-        pipelines={"ZImagePipeline": _batched(5.0, _COND_FIRST)},
+        # It adds the scale times the branches' difference to the conditional prediction, so that 0 is off.
+        pipelines={"ZImagePipeline": _batched(5.0, _COND_FIRST, unguided=0.0, before="<|im_start|>user\n")},
         patch=2,
         width=("dim",),
         text=TextInput(arguments=("cap_feats",)),
@@ -121,7 +131,7 @@ FAMILIES: dict[str, Family] = {
             BlockList("noise_refiner", "refiner", "num_refiner_layers", Place()),
             BlockList("layers", "single", "num_layers", Place(None, "after_own_text"), Place()),
         ),
-        pipelines={"Lumina2Pipeline": _sequential(4.0, max_tokens=256)},
+        pipelines={"Lumina2Pipeline": _sequential(4.0, max_tokens=256, before=_LUMINA_SYSTEM_PROMPT)},
         width=("hidden_size",),
         text=TextInput(masks=("encoder_attention_mask",)),
     ),

@@ -14,8 +14,12 @@ Start = Literal["first", "after_text", "after_own_text", "after_image"]
 Guidance = Literal["none", "batched", "sequential", "component"]
 
 
+class _Strict:
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # what family_file reads has no unknown fields
+
+
 @dataclass(frozen=True)
-class Place:
+class Place(_Strict):
     """Where a block's output has a stream's tokens.
 
     Attributes:
@@ -31,7 +35,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class BlockList:
+class BlockList(_Strict):
     """One list of blocks of a transformer.
 
     Attributes:
@@ -51,7 +55,7 @@ class BlockList:
 
 
 @dataclass(frozen=True)
-class TextInput:
+class TextInput(_Strict):
     """How long the text stream is, read off the transformer's arguments.
 
     Attributes:
@@ -66,14 +70,15 @@ class TextInput:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(_Strict):
     """How one pipeline class runs its transformer.
 
     Attributes:
         guidance: ``none``; ``batched``: the branches are parts of one forward's rows; ``sequential``: one forward for
             each; ``component``: a guider of the pipeline's decides, and names each forward.
         order: of the branches, in the rows or in the forwards of a step.
-        classifier_free: argument that runs the second branch when it is above 1.
+        classifier_free: argument that runs the second branch when it is above ``unguided``.
+        unguided: the highest scale at which it does not run.
         embedded: argument of distilled guidance, which the transformer is told.
         default_guidance: of ``classifier_free`` or, where there is one, of ``embedded``.
         default_true_cfg: of ``classifier_free`` where ``embedded`` takes the guidance scale.
@@ -86,6 +91,7 @@ class Pipeline:
         prompt: argument of the prompts; ``class_labels`` for a model of ImageNet classes.
         tokenizer: the component that measures prompts.
         max_tokens: longest prompt in tokens.
+        before: text that the pipeline puts before a prompt and counts among those.
         length: argument for that; None where it has none.
         fixed: further arguments.
     """
@@ -93,6 +99,7 @@ class Pipeline:
     guidance: Guidance
     order: tuple[str, ...] = ("cond",)
     classifier_free: str | None = None
+    unguided: float = 1.0
     embedded: str | None = None
     default_guidance: float = 1.0
     default_true_cfg: float = 1.0
@@ -104,6 +111,7 @@ class Pipeline:
     prompt: str = "prompt"
     tokenizer: str | None = "tokenizer"
     max_tokens: int = 512
+    before: str = ""
     length: str | None = "max_sequence_length"
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,7 +122,7 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(_Strict):
     """How to read one transformer class.
 
     Attributes:
@@ -211,7 +219,7 @@ class ModelGeometry:
     def is_guided(self, guidance: float, true_cfg_scale: float) -> bool:
         """Whether an unconditional branch runs at these scales."""
         scale = true_cfg_scale if self.pipeline.has_true_cfg else guidance
-        return self.can_be_guided and (self.pipeline.guidance == "component" or scale > 1)
+        return self.can_be_guided and (self.pipeline.guidance == "component" or scale > self.pipeline.unguided)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Image tokens along height and width.

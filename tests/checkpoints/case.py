@@ -25,9 +25,12 @@ class Case:
         tall: of one that is not square; None where the pipeline makes square ones only.
         token_side: pixels of a token's side.
         guided: settings that run both branches; empty where the checkpoint never does.
+        unguided: settings that run one branch only, where scales of 1 do not.
+        always_guided: whether both branches run whatever the settings are, the conditional one first.
         batched: whether both branches are rows of one forward.
         uncond_first: whether the unconditional rows come first in it.
         prompts: three prompts.
+        text_lengths: text tokens that are each prompt's own, in a batch of the three; None where that is all of them.
         reference: whether the pipeline takes a reference picture: ``no``, ``may`` or ``must``.
         noise_axes: which axes of the initial noise, as ``randn_tensor`` makes it, are height and width.
     """
@@ -41,9 +44,12 @@ class Case:
     token_side: int
     text_of: Callable[[str, Any, int], Tensor] | None = None
     guided: dict[str, float] = field(default_factory=dict)
+    unguided: dict[str, float] = field(default_factory=dict)
+    always_guided: bool = False
     batched: bool = False
     uncond_first: bool = True
     prompts: tuple[str, str, str] = ("a small red star", "a large blue ring on the left", "a")
+    text_lengths: tuple[int, int, int] | None = None
     reference: str = "no"
     noise_axes: tuple[int, int] = (-2, -1)
 

@@ -1,13 +1,19 @@
 """Parts that several checkpoints share: text encoders with their tokenizers, and VAEs, all tiny and random."""
 
+import re
+
 from diffusers import AutoencoderKL
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -86,3 +92,63 @@ def vae(latent_channels: int = 4, n_halvings: int = 1, side: int = 16) -> Autoen
         scaling_factor=1.0,
         shift_factor=0.0,
     ).eval()
+
+
+def qwen_tokenizer(text: str, n_tokens: int = 512) -> Qwen2Tokenizer:
+    """A Qwen tokenizer with one token for each word and special token of a text, and for each byte of any other.
+
+    Args:
+        text: a pipeline's template, so that the template has as many tokens as with the real tokenizer, and prompts.
+        n_tokens: its ``model_max_length``.
+    """
+    vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary, model_max_length=n_tokens, extra_special_tokens={"image_token": "<|image_pad|>"}
+    )
+    tokenizer.add_tokens(
+        [
+            AddedToken(name, special=True)
+            for name in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+        ]
+    )
+    pieces = dict.fromkeys(re.findall(r"'s| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+", re.sub(r"<\|\w+\|>", "\n", text)))
+    tokenizer.add_tokens([piece for piece in pieces if len(piece) > 1])
+    return tokenizer
+
+
+def qwen_vl(tokenizer: Qwen2Tokenizer, width: int = 16) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of two layers, for text and for pictures."""
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "rope_scaling": {"type": "mrope", "mrope_section": [width // 8, width // 16, width // 16]},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": width,
+            "intermediate_size": width,
+            "num_heads": 2,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [0],
+        },
+        image_token_id=tokenizer.image_token_id,
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def noisy(module: nn.Module, std: float = 0.2) -> nn.Module:
+    """A module for inference, its matrices normal: none is zero, and each input acts well on what comes out."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=std)
+    return module.eval()

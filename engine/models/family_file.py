@@ -1,0 +1,63 @@
+"""A family of a user's own: the words of :mod:`engine.models.family` in a YAML file."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from engine.errors import InputError
+from engine.models.family import Family
+
+
+def read_family(path: Path) -> tuple[str, Family]:
+    """Read a file with one family: a mapping from the transformer's class name to the fields of a Family.
+
+    Raises:
+        InputError: the file cannot be read, or a field is unknown, missing or of the wrong kind.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the family file {str(path)!r}: {error}") from None
+    if not isinstance(loaded, dict) or len(loaded) != 1:
+        raise InputError(f"{str(path)!r} must hold one family: the transformer's class name, and below it its fields.")
+    ((name, given),) = loaded.items()
+    return str(name), family_of(given, str(path))
+
+
+def family_of(given: Any, source: str) -> Family:
+    """A family from plain values.
+
+    Raises:
+        InputError: naming the fields that are wrong.
+    """
+    try:
+        return TypeAdapter(Family).validate_python(given)
+    except ValidationError as error:
+        wrong = "\n  ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']} (it is {each['input']!r})"
+            for each in error.errors()
+        )
+        raise InputError(f"the family in {source!r} cannot be read:\n  {wrong}\ndocs/families.md has the fields.") from None
+
+
+def as_fields(family: Family) -> dict[str, Any]:
+    """A family as plain values that :func:`family_of` reads, without what is at its default."""
+    return _plain(family)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        defaults = {
+            field.name: field.default_factory() if field.default is MISSING else field.default
+            for field in fields(value)
+            if not (field.default is MISSING and field.default_factory is MISSING)
+        }
+        return {name: _plain(each) for name, each in given.items() if defaults.get(name, MISSING) != each}
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
