@@ -17,6 +17,17 @@ from engine.statistics import STATISTICS
 
 DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("float32", "bfloat16")
+_LATER = {
+    "streams",
+    "branches",
+    "offload",
+    "quantization",
+    "compile",
+    "attention",
+    "device_map",
+    "lora",
+    "transformer_file",
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,13 @@ class CaptureConfig:
         height: of the pictures in pixels; None for the model's own size.
         width: likewise.
         dtype: of the model's weights and arithmetic; statistics are float32 always.
+        offload: ``none``, ``model``, ``sequential`` or ``group``: what moves to the GPU only while it runs.
+        quantization: of the transformer's weights, as :data:`engine.models.loading.QUANTIZATIONS` names it.
+        compile: whether each block is compiled.
+        attention: diffusers' attention backend; None for its own.
+        device_map: how the model is spread over several GPUs; None for one.
+        lora: adapters, ``FILE@STRENGTH``, comma-separated; None for none.
+        transformer_file: single file whose weights replace the transformer's; None for none.
         batch_size: samples generated together; None for 16, or a task's samples where those are fewer.
         shard_samples: samples in one task and one shard; None for as many as fit 512 MiB of values, at most 16.
     """
@@ -62,6 +80,13 @@ class CaptureConfig:
     height: int | None = None
     width: int | None = None
     dtype: str = "float32"
+    offload: str = "none"
+    quantization: str = "none"
+    compile: bool = False
+    attention: str | None = None
+    device_map: str | None = None
+    lora: str | None = None
+    transformer_file: str | None = None
     batch_size: int | None = None
     shard_samples: int | None = None
 
@@ -150,6 +175,7 @@ def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 
 def as_dict(config: CaptureConfig) -> dict[str, Any]:
-    """The settings as plain values, for ``run.json``. What came later is left out where it changes nothing."""
-    later = {"streams": "image", "branches": "cond"}
-    return {name: value for name, value in dataclasses.asdict(config).items() if later.get(name, ...) != value}
+    """The settings as plain values, for ``run.json``. What format 2 had not at first is left out at its default."""
+    default = dataclasses.asdict(CaptureConfig())
+    settings = dataclasses.asdict(config)
+    return {name: value for name, value in settings.items() if name not in _LATER or value != default[name]}

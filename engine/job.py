@@ -14,7 +14,9 @@ from engine.config import CaptureConfig, as_dict, differences, fingerprint
 from engine.errors import InputError, RunConflictError
 from engine.lease import LEASE
 from engine.manifest import Sample
-from engine.models.family import BRANCHES, STREAMS, ModelGeometry
+from engine.models.family import BRANCHES, STREAMS, Family, ModelGeometry
+from engine.models.family_file import as_fields
+from engine.models.loading import Loading
 from engine.models.source import find, geometry, weights_digest
 from engine.plan import (
     Layout,
@@ -33,6 +35,7 @@ _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyar
 _FOLDERS = ("ledger/", "cells/", "samples/", "results/", f"{store.NAME}/")
 _FILES = (MANIFEST, LEASE)
 _MOST_BATCH_SIZE = 16
+_ELSEWHERE = ("model", "revision", "offload", "device_map", "transformer_file")
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,25 @@ class Job:
         )
 
 
-def prepare(manifest_path: Path, run: str | Path, config: CaptureConfig) -> Job:
+def loading(config: CaptureConfig) -> Loading:
+    """How the settings load the model.
+
+    Raises:
+        InputError: settings that do not work together or need what is not here.
+    """
+    return Loading(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Loading)})
+
+
+def prepare(
+    manifest_path: Path, run: str | Path, config: CaptureConfig, family: tuple[str, Family] | None = None
+) -> Job:
     """Check a capture's inputs against each other and settle its shape. Reads only; writes nothing.
+
+    Args:
+        manifest_path: the manifest.
+        run: path or URL of the run.
+        config: the settings.
+        family: of a transformer class, beside those that are known.
 
     Raises:
         InputError: the manifest, the model or a setting cannot work.
@@ -103,7 +123,8 @@ def prepare(manifest_path: Path, run: str | Path, config: CaptureConfig) -> Job:
     open_storage(run)
     manifest.validate(manifest_path)
     source = find(config.model, config.revision)
-    shape = geometry(source)
+    shape = geometry(source, family)
+    files = loading(config).digests()
     config = _settle_guidance(config, shape)
     layout = _layout(manifest_path, config, shape)
     config = dataclasses.replace(
@@ -118,8 +139,14 @@ def prepare(manifest_path: Path, run: str | Path, config: CaptureConfig) -> Job:
         "steps": list(layout.steps),
         "n_tokens": layout.n_tokens,
     }
-    del settled["model"], settled["revision"]  # the weights decide, wherever they were read from
+    # The weights decide, wherever they were read from and wherever they are.
+    for name in _ELSEWHERE:
+        settled.pop(name, None)
     identity = {"format_version": FORMAT_VERSION, "config": settled, "weights": weights_digest(source)}
+    if files:
+        identity["weight_files"] = files
+    if family:
+        identity["family"] = {family[0]: as_fields(family[1])}
     return Job(str(run), config, shape, layout, identity, fingerprint(identity), manifest.digest(manifest_path))
 
 
@@ -269,7 +296,7 @@ def check_same(job: Job, manifest_path: Path) -> dict[str, Any]:
 
 
 def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
-    layout, storage = job.layout, job.storage
+    layout, storage, settings = job.layout, job.storage, as_dict(job.config)
     objects = {MANIFEST: storage.put(MANIFEST, [manifest_path.read_bytes()])}
     objects |= store.lay_out(storage, layout, manifest.sample_ids(manifest_path))
     description = {
@@ -277,7 +304,7 @@ def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
         "fingerprint": job.fingerprint,
         "identity": job.identity,
         "manifest": {"n_samples": layout.n_samples, "sha256": job.manifest_sha256},
-        "config": job.identity["config"] | {"model": job.config.model, "revision": job.config.revision},
+        "config": job.identity["config"] | {name: settings[name] for name in _ELSEWHERE if name in settings},
         "geometry": {
             "n_samples": layout.n_samples,
             "n_steps": len(layout.steps),

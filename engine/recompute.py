@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from engine.errors import InputError, RunConflictError
 from engine.job import Job, prepare
 from engine.ledger import Ledger
 from engine.manifest import read_samples
+from engine.models.family import Family
+from engine.models.family_file import family_of
 from engine.parts import Parts
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST, read_description
@@ -55,7 +58,7 @@ def recompute(
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / MANIFEST
         local.write_bytes(storage.get(MANIFEST))
-        job = prepare(local, storage.url, CaptureConfig.of(description))
+        job = prepare(local, storage.url, CaptureConfig.of(description), _family(description))
     if job.fingerprint != description["fingerprint"]:
         lines = "\n  ".join(differences(job.identity, description["identity"]))
         raise RunConflictError(f"{job.config.model!r} is not what {storage.url!r} was captured with:\n  {lines}")
@@ -70,6 +73,13 @@ def recompute(
         compared += _compare(job, worker, parts, task, records[task].stop)
         on_progress(i, n_tasks)
     return compared
+
+
+def _family(description: dict[str, Any]) -> tuple[str, Family] | None:
+    if "family" not in description["identity"]:
+        return None
+    ((name, given),) = description["identity"]["family"].items()
+    return name, family_of(given, "the run")
 
 
 def _compare(job: Job, worker: CaptureWorker, parts: Parts, task: int, stop: int) -> list[Comparison]:

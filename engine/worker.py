@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from engine.errors import RunConflictError, StorageError
-from engine.job import Job
+from engine.job import Job, loading
 from engine.lease import Membership
 from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
@@ -71,7 +71,7 @@ class CaptureWorker:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         source = find(job.config.model, job.config.revision)
-        pipeline = self.generator.submit(load, source, job.config.dtype, self.device).result()
+        pipeline = self.generator.submit(load, source, job.geometry, loading(job.config), self.device).result()
         self.sampler = Sampler(pipeline, job.geometry)
         self.ledger = Ledger(job.storage)
         self._store = Store(job.storage, job.layout)

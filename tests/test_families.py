@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from engine.manifest import Sample
 from engine.models.families import FAMILIES
 from engine.models.load import load
+from engine.models.loading import Loading
 from engine.models.source import find, geometry
 from engine.sampler import Sampler, Settings
 from engine.taps import Site, tapped
@@ -58,7 +59,8 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("families") / case.name
     case.build().save_pretrained(folder)
     source = find(str(folder))
-    return Stage(case, folder, Sampler(load(source, "float32", "cpu"), geometry(source)))
+    shape = geometry(source)
+    return Stage(case, folder, Sampler(load(source, shape, Loading(), "cpu"), shape))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.manifest import Sample
 from engine.models.family import Block
 from engine.models.load import load
+from engine.models.loading import Loading
 from engine.models.source import find, geometry
 from engine.sampler import Sampler, Settings
 from engine.taps import Site, tapped
@@ -40,7 +41,8 @@ SAMPLES = [sample("a small red star", 7), sample("a large blue ring", 8), sample
 @pytest.fixture
 def sampler(tiny_model: Path) -> Sampler:
     source = find(str(tiny_model))
-    return Sampler(load(source, "float32", "cpu"), geometry(source))
+    shape = geometry(source)
+    return Sampler(load(source, shape, Loading(), "cpu"), shape)
 
 
 @pytest.fixture

@@ -58,6 +58,24 @@ def capture(
     height: Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
+    offload: Annotated[
+        str | None, typer.Option(help="model, sequential or group: what is on the GPU only while it runs.")
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="bitsandbytes-8bit, -4bit, torchao-int8, -int4, -float8: the transformer's.")
+    ] = None,
+    compile_blocks: Annotated[bool | None, typer.Option("--compile", help="Compile each block.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="diffusers' attention backend, such as native or flash.")
+    ] = None,
+    device_map: Annotated[str | None, typer.Option(help="balanced: one model over several GPUs.")] = None,
+    lora: Annotated[str | None, typer.Option(help="Adapters: FILE@STRENGTH, comma-separated.")] = None,
+    transformer_file: Annotated[
+        str | None, typer.Option(help="Single file (safetensors, GGUF) whose weights replace the transformer's.")
+    ] = None,
+    family: Annotated[
+        Path | None, typer.Option(help="YAML file that describes a transformer class (docs/families.md).")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Samples generated together.", show_default="at most 16")
     ] = None,
@@ -102,15 +120,24 @@ def capture(
         "height": height,
         "width": width,
         "dtype": dtype,
+        "offload": offload,
+        "quantization": quantization,
+        "compile": compile_blocks,
+        "attention": attention,
+        "device_map": device_map,
+        "lora": lora,
+        "transformer_file": transformer_file,
         "batch_size": batch_size,
         "shard_samples": shard_samples,
     }
     with errors.status("checking the manifest and the model"):
         from engine.config import CaptureConfig
         from engine.job import prepare
+        from engine.models.family_file import read_family
         from engine.run import choose_pool
 
-        job = prepare(manifest, out, CaptureConfig.from_sources(config, given))
+        described = read_family(family) if family else None
+        job = prepare(manifest, out, CaptureConfig.from_sources(config, given), described)
         pool = choose_pool(actors, gpus_per_actor, address)
     if job.config.dtype == "float16":
         errors.print(

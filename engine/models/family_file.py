@@ -1,7 +1,7 @@
 """A family of a user's own: the words of :mod:`engine.models.family` in a YAML file."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ def family_of(given: Any, source: str) -> Family:
             f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']} (it is {each['input']!r})"
             for each in error.errors()
         )
-        raise InputError(f"the family in {source!r} cannot be read:\n  {wrong}\ndocs/families.md has the fields.") from None
+        raise InputError(
+            f"the family in {source!r} cannot be read:\n  {wrong}\ndocs/families.md has the fields."
+        ) from None
 
 
 def as_fields(family: Family) -> dict[str, Any]:
@@ -51,13 +53,14 @@ def as_fields(family: Family) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
+        required = {field.name for field in fields(value) if field.default is field.default_factory is MISSING}
         given = {field.name: getattr(value, field.name) for field in fields(value)}
-        defaults = {
-            field.name: field.default_factory() if field.default is MISSING else field.default
-            for field in fields(value)
-            if not (field.default is MISSING and field.default_factory is MISSING)
-        }
-        return {name: _plain(each) for name, each in given.items() if defaults.get(name, MISSING) != each}
+        default = {field.name: _default(field) for field in fields(value)}
+        return {name: _plain(each) for name, each in given.items() if name in required or each != default[name]}
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

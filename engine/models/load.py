@@ -1,8 +1,10 @@
-"""From a model that was found to a loaded pipeline."""
+"""From a model that was found to a loaded pipeline, the way that people run large ones."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -10,6 +12,8 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from engine.errors import InputError
+from engine.models.family import Block, ModelGeometry
+from engine.models.loading import Loading
 from engine.models.source import ModelSource
 
 
@@ -31,16 +35,89 @@ def _quietly() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def load(source: ModelSource, dtype: str, device: str) -> DiffusionPipeline:
+def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device: str) -> DiffusionPipeline:
     """Load a pipeline's weights onto a device, with its own progress bars off.
 
     Raises:
-        InputError: diffusers cannot open the model.
+        InputError: diffusers cannot open the model, or cannot load it in this way on this machine.
     """
+    if device == "cpu" and (loading.offload in ("model", "sequential") or loading.device_map):
+        name = f"offload {loading.offload!r}" if loading.offload != "none" else f"device_map {loading.device_map!r}"
+        raise InputError(f"{name} moves weights between a GPU and memory, and this machine has no GPU.")
     try:
         with _quietly():
-            pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+            pipeline = _pipeline(source, geometry, loading)
+            for i, (path, _) in enumerate(loading.adapters()):
+                pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=f"lora_{i}")
+            if loading.lora:
+                strengths = [strength for _, strength in loading.adapters()]
+                pipeline.set_adapters([f"lora_{i}" for i in range(len(strengths))], strengths)
+            if loading.attention:
+                pipeline.transformer.set_attention_backend(loading.attention)
+            _place(pipeline, loading, device)
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
         raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+    if loading.compile:
+        _compile(pipeline.transformer, geometry.blocks)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline
+
+
+def _pipeline(source: ModelSource, geometry: ModelGeometry, loading: Loading) -> DiffusionPipeline:
+    dtype = getattr(torch, loading.dtype)
+    more: dict[str, Any] = {}
+    if loading.quantization != "none":
+        more["quantization_config"] = diffusers.PipelineQuantizationConfig(
+            quant_mapping={"transformer": _quantization(loading.quantization, dtype)}
+        )
+    if loading.device_map:
+        more["device_map"] = loading.device_map
+    if loading.transformer_file:
+        path = Path(loading.transformer_file).expanduser()
+        if path.suffix == ".gguf":
+            more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+        transformer = getattr(diffusers, geometry.transformer).from_single_file(
+            str(path), config=str(source.folder), subfolder="transformer", torch_dtype=dtype, **more
+        )
+        more = {"transformer": transformer} | ({"device_map": loading.device_map} if loading.device_map else {})
+    return DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype, **more)
+
+
+def _quantization(name: str, dtype: torch.dtype) -> Any:
+    if name == "bitsandbytes-8bit":
+        return diffusers.BitsAndBytesConfig(load_in_8bit=True)
+    if name == "bitsandbytes-4bit":
+        return diffusers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    from torchao import quantization as torchao
+
+    kinds = {
+        "torchao-int8": torchao.Int8WeightOnlyConfig,
+        "torchao-int4": torchao.Int4WeightOnlyConfig,
+        "torchao-float8": torchao.Float8WeightOnlyConfig,
+    }
+    return diffusers.TorchAoConfig(kinds[name]())
+
+
+def _place(pipeline: DiffusionPipeline, loading: Loading, device: str) -> None:
+    if loading.device_map:
+        return
+    if loading.offload == "model":
+        pipeline.enable_model_cpu_offload()
+    elif loading.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload()
+    elif loading.offload == "group":
+        pipeline.enable_group_offload(
+            onload_device=torch.device(device),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=device == "cuda",
+        )
+    else:
+        pipeline.to(device)
+
+
+def _compile(transformer: torch.nn.Module, blocks: tuple[Block, ...]) -> None:
+    # The blocks' forward, not the modules: a hook on a compiled module would be traced into it, or passed over.
+    for block in blocks:
+        module = transformer.get_submodule(block.path)
+        module.forward = torch.compile(module.forward)
