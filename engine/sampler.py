@@ -100,7 +100,8 @@ class Sampler:
 
     def _tokenizer(self) -> Any:
         name = self.geometry.pipeline.tokenizer
-        return getattr(self.pipeline, name) if name else None
+        found = getattr(self.pipeline, name) if name else None
+        return getattr(found, "tokenizer", found)  # a processor holds one
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
         """For each prompt: its tokens for the sequence text encoder before truncation, and whether that one cuts it.
@@ -128,7 +129,7 @@ class Sampler:
             RuntimeError: the pipeline did something else than its family says.
         """
         with self._declaring(len(samples), settings), torch.inference_mode():
-            images = self.pipeline(**self._arguments(samples, settings)).images
+            images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
         if len(self._timesteps) > settings.steps:
             scheduler = type(self.pipeline.scheduler).__name__
             raise RuntimeError(f"{scheduler} ran {len(self._timesteps)} steps where {settings.steps} were asked for")
@@ -152,6 +153,8 @@ class Sampler:
             arguments[how.area] = settings.height * settings.width
         if how.length:
             arguments[how.length] = self.max_prompt_tokens()
+        if how.two_steps and settings.steps != 2:
+            arguments[how.two_steps] = None
         if how.embedded and self.geometry.embeds_guidance:
             arguments[how.embedded] = settings.guidance
         if how.classifier_free:
@@ -215,15 +218,14 @@ class Sampler:
         text = self.geometry.family.text
         if text is None:
             return None
-        extra = self.pipeline.transformer.config[text.extra] if text.extra else 0
         masks = [given[name] for name in text.masks if given.get(name) is not None]
         if masks:
             lengths = sum(mask.sum(dim=-1) for mask in masks)
-            return tuple(int(length) + extra for length in lengths)
+            return tuple(int(length) + text.extra for length in lengths)
         first, *more = (given[name] for name in text.arguments if given.get(name) is not None)
         if isinstance(first, list):
-            return tuple(len(tokens) + extra for tokens in first)
-        return (first.shape[-2] + sum(each.shape[-2] for each in more) + extra,) * n_rows
+            return tuple(len(tokens) + text.extra for tokens in first)
+        return (first.shape[-2] + sum(each.shape[-2] for each in more) + text.extra,) * n_rows
 
     def _order(self) -> int:
         return getattr(self.pipeline.scheduler, "order", 1)

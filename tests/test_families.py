@@ -1,6 +1,8 @@
 """Every family's line in the table against a real pipeline of its class, by routes that know nothing of the table."""
 
+import functools
 import inspect
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +24,8 @@ from engine.models.families import FAMILIES
 from engine.models.load import load
 from engine.models.loading import Loading
 from engine.models.source import find, geometry
+from engine.plan import Layout
+from engine.recorder import Recorder
 from engine.sampler import Sampler, Settings
 from engine.taps import Site, tapped
 
@@ -101,10 +105,33 @@ def patched_forwards(blocks: list[tuple[str, nn.Module]], seen: list[tuple[str, 
         yield
 
 
+@contextmanager
+def scheduler_told(stage: Stage) -> Iterator[list[tuple[float, float | None, bool]]]:
+    """Collect, forward by forward, the timestep that the scheduler is told, its sigma, and whether a step begins there.
+
+    That is what the scheduler itself says: one of second order corrects a step with a forward at the next timestep.
+    """
+    told: list[tuple[float, float | None, bool]] = []
+    kind = type(stage.sampler.pipeline.scheduler)
+    own = kind.step
+
+    @functools.wraps(own)
+    def step(self: Any, model_output: Tensor, timestep: Any, *arguments: Any, **keywords: Any) -> Any:
+        begins = getattr(self, "state_in_first_order", True)
+        result = own(self, model_output, timestep, *arguments, **keywords)
+        sigma = float(self.sigmas[self.step_index - 1]) if hasattr(self, "sigmas") else None
+        told.append((float(torch.as_tensor(timestep).flatten()[0]), sigma, begins))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "step", step)
+        yield told
+
+
 def states(
     stage: Stage, batch: list[Sample], settings: Settings, streams=("image",), branches=("cond",)
 ) -> list[tuple[Site, Tensor]]:
-    """All that a reading tap sees in one generation."""
+    """All that a reading tap sees in one generation, in forwards at their step's own timestep."""
     seen: list[tuple[Site, Tensor]] = []
     with tapped(
         stage.sampler,
@@ -114,7 +141,7 @@ def states(
         branches,
     ):
         stage.sampler.generate(batch, settings)
-    return seen
+    return [(site, x) for site, x in seen if site.forward.leads]
 
 
 def test_every_family_and_pipeline_of_the_table_has_a_checkpoint() -> None:
@@ -143,22 +170,66 @@ def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing
     if reference and n > 1:
         pytest.skip("samples with a reference run one by one")
     settings, batch = stage.settings(size, reference=reference), samples(case, n)
+    assert stage.sampler.geometry.grid(*size) == (size[0] // case.token_side, size[1] // case.token_side)
     n_image = size[0] // case.token_side * (size[1] // case.token_side)
     whole: list[tuple[str, Any]] = []
     with patched_forwards(stage.blocks, whole):
         plain = stage.pictures(batch, settings)
     whole = stage.conditional(whole)
     seen: list[tuple[Site, Tensor]] = []
-    with tapped(stage.sampler, stage.sampler.geometry.blocks, lambda site, x: seen.append((site, x.clone()))):
+    blocks = stage.sampler.geometry.blocks
+    with scheduler_told(stage) as told, tapped(stage.sampler, blocks, lambda site, x: seen.append((site, x.clone()))):
         hooked = stage.pictures(batch, settings)
     np.testing.assert_array_equal(plain, hooked)
     assert [(site.block.path, site.stream, site.branch) for site, _ in seen] == [
         (path, "image", "cond") for path, _ in whole
     ]
-    assert [site.forward.step for site, _ in seen] == [0] * len(stage.blocks) + [1] * len(stage.blocks)
+    leads = [begins for *_, begins in told]
+    steps = [sum(leads[: i + 1]) - 1 for i in range(len(leads))]
+    assert [(site.forward.step, site.forward.leads) for site, _ in seen] == [
+        each for each in zip(steps, leads, strict=True) for _ in blocks
+    ]
+    assert steps[-1] == 1
+    assert {site.forward.grid for site, _ in seen} == {(size[0] // case.token_side, size[1] // case.token_side)}
     for (_, x), (path, output) in zip(seen, whole, strict=True):
         assert x.shape[:2] == (n, n_image)
         assert torch.equal(x, case.image_of(path, output, n_image))
+
+
+def test_a_step_is_recorded_at_its_own_timestep(stage: Stage, reference: str | None) -> None:
+    n_steps, n_layers = 3, len(stage.blocks)
+    settings = stage.settings(steps=n_steps, reference=reference)
+    shape, scheduler = stage.sampler.geometry, stage.sampler.pipeline.scheduler
+    layout = Layout(1, tuple(range(n_steps)), shape.blocks, shape.n_channels, 0, 0, 1)
+    recorder = Recorder(layout, "max_abs", 1)
+    whole: list[tuple[str, Any]] = []
+    with (
+        scheduler_told(stage) as told,
+        patched_forwards(stage.blocks, whole),
+        tapped(stage.sampler, shape.blocks, recorder.tap(slice(0, 1))),
+    ):
+        stage.sampler.generate(samples(stage.case), settings)
+    # One of consistency models lists its end too, of which the pipeline's own count knows.
+    n_forwards = getattr(stage.sampler.pipeline, "num_timesteps", None)
+    assert [timestep for timestep, *_ in told] == scheduler.timesteps.tolist()[:n_forwards]
+    timesteps, sigmas = stage.sampler.schedule()
+    assert len(timesteps) == n_steps
+    assert list(zip(timesteps, sigmas, strict=True)) == [(t, sigma) for t, sigma, begins in told if begins]
+    whole = stage.conditional(whole)
+    assert len(whole) == len(told) * n_layers
+    own = [each for i, each in enumerate(whole) if told[i // n_layers][-1]]
+    recorded = recorder.arrays()["max_abs"].reshape(n_steps * n_layers, -1)
+    n_image = (settings.height // stage.case.token_side) * (settings.width // stage.case.token_side)
+    for row, (path, output) in zip(recorded, own, strict=True):
+        np.testing.assert_array_equal(row, stage.case.image_of(path, output, n_image)[0].abs().amax(dim=0))
+
+
+def test_an_argument_about_two_steps_is_the_pipelines_own_there(stage: Stage) -> None:
+    if (name := stage.sampler.geometry.pipeline.two_steps) is None:
+        pytest.skip("has no such argument")
+    stage.sampler.generate(samples(stage.case), stage.settings(steps=2))
+    own = inspect.signature(type(stage.sampler.pipeline).__call__).parameters[name].default
+    assert stage.sampler.schedule()[0][1] == pytest.approx(own)
 
 
 def test_token_order_is_row_major_over_the_grid(
@@ -191,12 +262,15 @@ def test_token_order_is_row_major_over_the_grid(
 
 def test_both_branches_are_told_apart(stage: Stage, reference: str | None) -> None:
     # Another negative prompt (or, where there is none, another scale) leaves the first step's conditional state alone.
-    case = stage.case
+    case, shape = stage.case, stage.sampler.geometry
+    alone = stage.settings()
+    assert shape.is_guided(alone.guidance, alone.true_cfg_scale) == case.always_guided
     if not case.guided:
         pytest.skip("never runs an unconditional branch")
-    how = stage.sampler.geometry.pipeline
+    how = shape.pipeline
     assert how.negative == ("negative_prompt" in inspect.signature(type(stage.sampler.pipeline).__call__).parameters)
     settings = stage.settings(steps=2, reference=reference, **case.guided)
+    assert shape.is_guided(settings.guidance, settings.true_cfg_scale)
     both = ("cond", "uncond")
     batch = samples(case, 1 if case.reference == "must" else 2, negative=case.prompts[1] if how.negative else None)
     seen = states(stage, batch, settings, branches=both)
@@ -221,6 +295,17 @@ def test_both_branches_are_told_apart(stage: Stage, reference: str | None) -> No
         again = {(site.branch, site.block.layer): x for site, x in other if site.forward.step == 0}
         torch.testing.assert_close(again["cond", last], first["cond", last], rtol=1e-3, atol=1e-3)
         assert not torch.allclose(again["uncond", last], first["uncond", last], rtol=1e-2, atol=1e-2)
+
+
+def test_a_transformer_that_embeds_a_guidance_scale_is_told_it(stage: Stage, reference: str | None) -> None:
+    if not any("guidance_embedder." in name for name, _ in stage.sampler.pipeline.transformer.named_parameters()):
+        pytest.skip("embeds no guidance scale")
+    last, again, other = (
+        states(stage, samples(stage.case), stage.settings(steps=1, reference=reference, guidance=scale))[-1][1]
+        for scale in (2.0, 2.0, 5.0)
+    )
+    assert torch.equal(last, again)
+    assert not torch.equal(last, other)
 
 
 def test_the_text_stream_is_the_texts(stage: Stage, reference: str | None) -> None:
@@ -297,6 +382,21 @@ def test_a_reference_picture_changes_the_picture_and_adds_no_tokens(stage: Stage
         without = states(stage, samples(case), stage.settings(steps=1))
         assert without[-1][1].shape == seen[-1][1].shape
         assert not torch.equal(without[-1][1], seen[-1][1])
+
+
+def test_a_transformer_published_under_its_former_name_is_known(stage: Stage, tmp_path: Path) -> None:
+    if stage.case.name not in ("dit", "pixart-alpha"):
+        pytest.skip("was published under its own name")
+    shutil.copytree(stage.folder, tmp_path / "former")
+    for name in ("model_index.json", "transformer/config.json"):
+        file = tmp_path / "former" / name
+        file.write_text(file.read_text().replace(stage.sampler.geometry.transformer, "Transformer2DModel"))
+    source = find(str(tmp_path / "former"))
+    shape = geometry(source)
+    assert shape == stage.sampler.geometry
+    sampler, settings = Sampler(load(source, shape, Loading(), "cpu"), shape), stage.settings(steps=1)
+    (image,), (expected,) = (each.generate(samples(stage.case), settings) for each in (sampler, stage.sampler))
+    np.testing.assert_array_equal(image, expected)
 
 
 def test_nothing_is_left_on_the_model(stage: Stage, reference: str | None) -> None:

@@ -72,7 +72,7 @@ def test_an_edit_reaches_what_follows_a_compiled_block(tiny_model: Path) -> None
 
 
 def test_taps_see_the_states_of_quantised_blocks(tiny_model: Path, plain) -> None:
-    quantised = sampler_of(tiny_model, quantization="torchao-int8")
+    quantised = sampler_of(tiny_model, quantization="bitsandbytes-8bit")
     # By hand: each row of a weight is rounded to 255 steps of its largest magnitude.
     kept = sampler_of(tiny_model)
     for module in kept.pipeline.transformer.modules():
@@ -136,7 +136,7 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
         ({"device_map": "balanced", "offload": "model"}, "device_map and offload do not work together"),
         ({"compile": True, "offload": "group"}, "compile and offload 'group' do not work together"),
         ({"quantization": "int3"}, "torchao-int8"),
-        ({"quantization": "bitsandbytes-4bit"}, "pip install bitsandbytes"),
+        ({"quantization": "torchao-int4"}, "pip install torchao"),
         ({"attention": "quick"}, "quick"),
         ({"lora": "nowhere.safetensors"}, "no file 'nowhere.safetensors'"),
         ({"lora": "style.safetensors@much"}, "after the @ stands a strength"),
@@ -163,4 +163,4 @@ def test_files_that_change_the_weights_are_part_of_the_fingerprint(
     assert fingerprint(transformer_file=str(first)) == fingerprint(transformer_file=moved) != fingerprint()
     assert fingerprint(transformer_file=str(first)) != fingerprint(transformer_file=str(second))
     assert fingerprint(offload="group") == fingerprint()
-    assert fingerprint(quantization="torchao-int8") != fingerprint()
+    assert fingerprint(quantization="bitsandbytes-8bit") != fingerprint()

@@ -27,11 +27,17 @@ def _true_cfg(scale: float, **rest: Any) -> Pipeline:
     return Pipeline("sequential", _COND_FIRST, "true_cfg_scale", default_true_cfg=scale, **rest)
 
 
+_FLUX2_SYSTEM_PROMPT = (
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on "
+    "object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]"
+)
 _LUMINA_SYSTEM_PROMPT = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
     "on textual prompts or user prompts. <Prompt Start> "
 )
 _CROSS = Place()
+# It would clean captions where two more packages are installed, and a prompt means the same with and without them.
+_PIXART = {"use_resolution_binning": False, "clean_caption": False}
 _KANDINSKY_SIZES = ((1024, 1024), (1408, 640), (640, 1408), (1280, 768), (768, 1280), (1152, 896), (896, 1152))
 
 FAMILIES: dict[str, Family] = {
@@ -64,13 +70,14 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
         pipelines={
-            "Flux2Pipeline": _embedded(4.0, negative=False, reference="image"),
-            "Flux2KleinPipeline": _sequential(4.0, negative=False, reference="image"),
+            "Flux2Pipeline": _embedded(4.0, negative=False, reference="image", before=_FLUX2_SYSTEM_PROMPT),
+            "Flux2KleinPipeline": _sequential(4.0, negative=False, reference="image", before="<|im_start|>user\n"),
         },
         patch=2,
         text=TextInput(),
         packed=True,
         default_side=1024,
+        embeds_guidance=True,
     ),
     "QwenImageTransformer2DModel": Family(
         lists=(BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),),
@@ -94,7 +101,11 @@ FAMILIES: dict[str, Family] = {
         pipelines={
             "SanaPipeline": _batched(4.5, max_tokens=300, fixed={"use_resolution_binning": False}),
             "SanaSprintPipeline": _embedded(
-                4.5, negative=False, max_tokens=300, fixed={"use_resolution_binning": False}
+                4.5,
+                negative=False,
+                max_tokens=300,
+                two_steps="intermediate_timesteps",
+                fixed={"use_resolution_binning": False},
             ),
         },
     ),
@@ -108,8 +119,8 @@ FAMILIES: dict[str, Family] = {
     "PixArtTransformer2DModel": Family(
         lists=(BlockList("transformer_blocks", "cross", "num_layers", _CROSS),),
         pipelines={
-            "PixArtAlphaPipeline": _batched(4.5, max_tokens=120, fixed={"use_resolution_binning": False}),
-            "PixArtSigmaPipeline": _batched(4.5, max_tokens=300, fixed={"use_resolution_binning": False}),
+            "PixArtAlphaPipeline": _batched(4.5, max_tokens=120, fixed=_PIXART),
+            "PixArtSigmaPipeline": _batched(4.5, max_tokens=300, fixed=_PIXART),
         },
     ),
     "ZImageTransformer2DModel": Family(
@@ -143,7 +154,7 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
         pipelines={"AuraFlowPipeline": _batched(3.5, max_tokens=256)},
-        text=TextInput(extra="num_register_tokens"),
+        text=TextInput(extra=8),  # registers
         default_side=1024,
     ),
     "ChromaTransformer2DModel": Family(
@@ -193,7 +204,7 @@ FAMILIES: dict[str, Family] = {
     "HiDreamImageTransformer2DModel": Family(
         lists=(
             BlockList("double_stream_blocks", "dual", "num_layers", Place(0), Place(1)),
-            # Its text changes length and half its content at every block; only the image's is one stream.
+            # Text is behind the image and what pads it, whose length depends on the picture's shape: not told.
             BlockList("single_stream_blocks", "single", "num_single_layers", Place()),
         ),
         pipelines={"HiDreamImagePipeline": _batched(5.0, tokenizer="tokenizer_4", max_tokens=128, sizes="area")},

@@ -61,12 +61,12 @@ class TextInput(_Strict):
     Attributes:
         arguments: embeddings whose token axes, the last but one, add up; or one list of ``(token, channel)`` per row.
         masks: arguments, ``(row, token)``, whose ones add up to a row's own tokens; without, all of them are its own.
-        extra: key of the transformer's configuration for tokens that it puts before the text itself.
+        extra: tokens of its own that the transformer puts before the text.
     """
 
     arguments: tuple[str, ...] = ("encoder_hidden_states",)
     masks: tuple[str, ...] = ()
-    extra: str | None = None
+    extra: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Pipeline(_Strict):
         max_tokens: longest prompt in tokens.
         before: text that the pipeline puts before a prompt and counts among those.
         length: argument for that; None where it has none.
+        two_steps: argument that says something of two steps, and must be None for any other number.
         fixed: further arguments.
     """
 
@@ -113,6 +114,7 @@ class Pipeline(_Strict):
     max_tokens: int = 512
     before: str = ""
     length: str | None = "max_sequence_length"
+    two_steps: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -136,6 +138,7 @@ class Family(_Strict):
         image_multiple: the image's tokens are padded to a multiple of this many.
         default_side: the model's own picture side: ``vae`` (its ``sample_size``, pixels), ``transformer`` (its
             ``sample_size``, latent cells) or pixels.
+        embeds_guidance: whether the transformer is told a guidance scale where its configuration does not say.
     """
 
     lists: tuple[BlockList, ...]
@@ -147,6 +150,7 @@ class Family(_Strict):
     packed: bool = False
     image_multiple: int = 1
     default_side: Literal["vae", "transformer"] | int = "transformer"
+    embeds_guidance: bool = False
 
     def blocks(self, config: Mapping[str, Any]) -> "tuple[Block, ...]":
         """Every layer of a transformer with this configuration, numbered in running order."""

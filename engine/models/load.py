@@ -117,7 +117,7 @@ def _place(pipeline: DiffusionPipeline, loading: Loading, device: str) -> None:
 
 
 def _compile(transformer: torch.nn.Module, blocks: tuple[Block, ...]) -> None:
-    # The blocks' forward, not the modules: a hook on a compiled module would be traced into it, or passed over.
+    # The forward, not the module: hooks stay outside of what is compiled, whatever a compiler makes of them.
     for block in blocks:
         module = transformer.get_submodule(block.path)
         module.forward = torch.compile(module.forward)

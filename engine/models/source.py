@@ -11,6 +11,9 @@ from engine.errors import InputError, unknown
 from engine.models.families import FAMILIES, VAE_FACTORS
 from engine.models.family import Family, ModelGeometry, Pipeline
 
+# As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
+_FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -89,6 +92,8 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
     vae = _read_config(source, "vae/config.json")
     families = FAMILIES | dict([family] if family else [])
     name, pipeline_class = config.get("_class_name", ""), index.get("_class_name", "")
+    if name == "Transformer2DModel":
+        name = _FORMERLY.get(config.get("norm_type"), name)
     if name not in families:
         raise InputError(
             f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models probe "
@@ -113,7 +118,8 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
             n_channels=found.n_channels(config),
             pixels_per_token=found.cells_per_token(config) * factor,
             default_side=found.default_side if isinstance(found.default_side, int) else sides[found.default_side](),
-            embeds_guidance=pipeline.embedded is not None and bool(config.get("guidance_embeds", False)),
+            embeds_guidance=pipeline.embedded is not None
+            and bool(config.get("guidance_embeds", found.embeds_guidance)),
             can_be_guided=_can_be_guided(pipeline, index),
         )
     except KeyError as error:

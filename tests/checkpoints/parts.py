@@ -1,6 +1,7 @@
 """Parts that several checkpoints share: text encoders with their tokenizers, and VAEs, all tiny and random."""
 
 import re
+import string
 
 from diffusers import AutoencoderKL
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -10,6 +11,10 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -75,16 +80,18 @@ def byte_tokenizer(special: list[str], n_tokens: int = 64, **roles: str) -> PreT
     return PreTrainedTokenizerFast(tokenizer_object=bytes_only, model_max_length=n_tokens, **roles)
 
 
-def vae(latent_channels: int = 4, n_halvings: int = 1, side: int = 16) -> AutoencoderKL:
-    """An AutoencoderKL in which a latent cell is ``2 ** n_halvings`` pixels."""
-    widths = (8,) * (n_halvings + 1)
+def vae(
+    latent_channels: int = 4, n_halvings: int = 1, side: int = 16, width: int = 8, n_resnets: int = 1
+) -> AutoencoderKL:
+    """An AutoencoderKL in which a latent cell is ``2 ** n_halvings`` pixels; 4 wide without resnets is a fast one."""
+    widths = (width,) * (n_halvings + 1)
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
-        layers_per_block=1,
+        layers_per_block=n_resnets,
         latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=side,
@@ -111,9 +118,14 @@ def qwen_tokenizer(text: str, n_tokens: int = 512) -> Qwen2Tokenizer:
             for name in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
         ]
     )
-    pieces = dict.fromkeys(re.findall(r"'s| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+", re.sub(r"<\|\w+\|>", "\n", text)))
-    tokenizer.add_tokens([piece for piece in pieces if len(piece) > 1])
+    add_words(tokenizer, re.sub(r"<\|\w+\|>", "\n", text))
     return tokenizer
+
+
+def add_words(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """Give a byte-level tokenizer one more token for each word of a text, with the space before it."""
+    pieces = dict.fromkeys(re.findall(r"'s| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+", text))
+    tokenizer.add_tokens([piece for piece in pieces if len(piece) > 1])
 
 
 def qwen_vl(tokenizer: Qwen2Tokenizer, width: int = 16) -> Qwen2_5_VLForConditionalGeneration:
@@ -152,3 +164,32 @@ def noisy(module: nn.Module, std: float = 0.2) -> nn.Module:
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=std)
     return module.eval()
+
+
+def gemma2(text: str, n_tokens: int = 64, width: int = 16) -> tuple[GemmaTokenizer, Gemma2Model]:
+    """A Gemma tokenizer, with one token for each word of a text and each character of any other, and a Gemma 2.
+
+    Args:
+        text: what a pipeline puts before prompts, so that it has as many tokens as with the real one, and prompts.
+        n_tokens: the tokenizer's ``model_max_length``.
+        width: of the encoder.
+    """
+    characters = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *characters])}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, add_bos_token=True, model_max_length=n_tokens)
+    add_words(tokenizer, text)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=width // 2,
+        max_position_embeddings=2048,
+    )
+    return tokenizer, Gemma2Model(config).eval()

@@ -1,0 +1,140 @@
+"""Families that users describe themselves, on a real pipeline that the engine does not know."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from outsider import FAMILY, build
+
+from engine import open_run
+from engine.config import CaptureConfig
+from engine.errors import InputError
+from engine.job import begin, prepare
+from engine.models.families import FAMILIES
+from engine.models.family_file import as_fields, family_of, read_family
+from engine.models.source import find, geometry
+from engine.recompute import recompute
+from engine.storage import open_storage
+from engine.worker import CaptureWorker
+
+SIZE = {"height": 16, "width": 16, "num_inference_steps": 2, "top_k": 4}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outsider") / "bria"
+    build().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def family_file(tmp_path: Path) -> Path:
+    path = tmp_path / "bria.yaml"
+    path.write_text(FAMILY, encoding="utf-8")
+    return path
+
+
+def direct_run(folder: Path) -> np.ndarray:
+    """The conditional rows of every block's image stream, ``(step, layer, sample, token, channel)``."""
+    pipeline, states = DiffusionPipeline.from_pretrained(folder), []
+    pipeline.set_progress_bar_config(disable=True)
+    blocks = [*pipeline.transformer.transformer_blocks, *pipeline.transformer.single_transformer_blocks]
+    for block in blocks:
+        block.register_forward_hook(lambda module, inputs, output: states.append(output[1][1:].numpy().copy()))
+    with torch.inference_mode():
+        pipeline(
+            ["a small red star"],
+            negative_prompt=[""],
+            height=16,
+            width=16,
+            num_inference_steps=2,
+            guidance_scale=4.0,
+            max_sequence_length=16,
+            generator=[torch.Generator().manual_seed(3)],
+        )
+    return np.stack(states).reshape(2, 3, *states[0].shape)
+
+
+def test_a_class_that_is_not_known_is_refused_with_what_to_do(model: Path) -> None:
+    with pytest.raises(InputError, match=r"'BriaTransformer2DModel' is not known.*--family"):
+        geometry(find(str(model)))
+
+
+def test_a_described_class_is_captured_by_the_command_and_recomputed(
+    model: Path, family_file: Path, manifest_of, tmp_path: Path
+) -> None:
+    manifest, run = manifest_of("prompt,seed\na small red star,3\n"), tmp_path / "run"
+    command = [Path(sys.executable).parent / "fewchannels", "capture", "--model", model, "--family", family_file]
+    flags = [part for name, value in SIZE.items() for part in (f"--{name.replace('_', '-')}", value)]
+    out = ["--manifest", manifest, "--out", run, "--guidance-scale", "4", "--actors", "1", "--json"]
+    done = subprocess.run(list(map(str, [*command, *flags, *out])), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_done"] == 1
+    stored = open_run(run).activations["max_abs"].values
+    expected = np.abs(direct_run(model)).max(axis=3).transpose(2, 0, 1, 3)
+    np.testing.assert_allclose(stored, expected, rtol=1e-5)  # an actor has other threads, and so other last bits
+    assert recompute(open_storage(run), 1, 1)[0].difference < 1e-4
+
+
+def test_the_description_is_part_of_the_fingerprint(
+    model: Path, family_file: Path, manifest_of, tmp_path: Path
+) -> None:
+    manifest, config = manifest_of("prompt\na small red star\n"), CaptureConfig(model=str(model), **SIZE)
+    name, family = read_family(family_file)
+    fields = as_fields(family)
+    fields["lists"][0]["image"], fields["lists"][0]["text"] = fields["lists"][0]["text"], fields["lists"][0]["image"]
+    mine, other = (
+        prepare(manifest, tmp_path / "run", config, (name, each)) for each in (family, family_of(fields, "test"))
+    )
+    assert mine.fingerprint != other.fingerprint
+
+
+def test_a_description_that_the_forwards_do_not_fit_fails_the_samples(
+    model: Path, family_file: Path, manifest_of, tmp_path: Path
+) -> None:
+    family_file.write_text(FAMILY.replace("batched", "sequential"), encoding="utf-8")
+    manifest = manifest_of("prompt\na small red star\n")
+    job = prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model), **SIZE), read_family(family_file))
+    begin(job, manifest)
+    CaptureWorker(job, 1)(0)
+    ((status, error),) = open_run(tmp_path / "run").sql("select status, error from samples").fetchall()
+    assert status == "failed"
+    assert "BriaPipeline ran 2 rows for 1 samples" in error
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_known_family_can_be_written_down_and_read_back(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    path.write_text(yaml.safe_dump({name: as_fields(FAMILIES[name])}), encoding="utf-8")
+    assert read_family(path) == (name, FAMILIES[name])
+
+
+def test_the_example_in_the_docs_is_stable_diffusion_3(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "families.md").read_text(encoding="utf-8")
+    (tmp_path / "sd3.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0], encoding="utf-8")
+    assert read_family(tmp_path / "sd3.yaml") == ("SD3Transformer2DModel", FAMILIES["SD3Transformer2DModel"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("A: {}\nB: {}\n", "must hold one family"),
+        ("[", "cannot read the family file"),
+        (FAMILY.replace("batched", "twice"), "pipelines.BriaPipeline.guidance: Input should be 'none', 'batched'"),
+        (FAMILY.replace("packed", "paked"), "paked: Unexpected keyword argument"),
+        (FAMILY.replace("count: num_layers, ", ""), "lists.0.count: Field required"),
+        (FAMILY.replace("patch: 2", "patch: [2]"), "patch"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_by_the_name_of_the_field(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(says)):
+        read_family(path)
