@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkpoints import CASES
 from diffusers import DiffusionPipeline
 from outsider import FAMILY, build
+from torch import Tensor
 
 from engine import open_run
 from engine.config import CaptureConfig
@@ -19,6 +22,7 @@ from engine.errors import InputError
 from engine.job import begin, prepare
 from engine.models.families import FAMILIES
 from engine.models.family_file import as_fields, family_of, read_family
+from engine.models.probe import UnsettledError, probe
 from engine.models.source import find, geometry
 from engine.recompute import recompute
 from engine.storage import open_storage
@@ -138,3 +142,67 @@ def test_a_file_that_is_wrong_is_refused_by_the_name_of_the_field(text: str, say
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(says)):
         read_family(path)
+
+
+def test_the_probe_finds_what_the_description_says(model: Path, tmp_path: Path) -> None:
+    written = tmp_path / "found.yaml"
+    command = [Path(sys.executable).parent / "fewchannels", "models", "probe", model, "-o", written]
+    done = subprocess.run(
+        [*map(str, command), "--height", "24", "--width", "16", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads(done.stdout)
+    assert "tokens 0 to 23 of 24 are the image's 6 x 4, row by row" in about["evidence"][0]
+    (name, found), (_, described) = read_family(written), read_family(_described(tmp_path))
+    assert name == "BriaTransformer2DModel"
+    assert [(each.path, each.count, each.image, each.text) for each in found.lists] == [
+        (each.path, each.count, each.image, each.text) for each in described.lists
+    ]
+    (how,), (expected,) = found.pipelines.values(), described.pipelines.values()
+    names = ("guidance", "order", "classifier_free", "default_guidance", "negative", "length")
+    assert [getattr(how, each) for each in names] == [getattr(expected, each) for each in names]
+    assert (found.patch, found.packed, found.text, found.width) == (2, True, described.text, described.width)
+
+
+def _described(folder: Path) -> Path:
+    path = folder / "described.yaml"
+    path.write_text(FAMILY, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["sd3", "chroma", "sana", "flux2-klein"])
+def test_the_probe_finds_what_the_table_says(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    pipeline = case.build()
+    pipeline.set_progress_bar_config(disable=True)
+    found = probe(pipeline, *(case.tall or case.square))
+    known = FAMILIES[found.transformer]
+    assert [(each.path, each.image) for each in found.family.lists] == [(each.path, each.image) for each in known.lists]
+    (how,), expected = found.family.pipelines.values(), known.pipelines[type(pipeline).__name__]
+    names = ("guidance", "order", "classifier_free", "default_guidance", "negative")
+    assert [getattr(how, each) for each in names] == [getattr(expected, each) for each in names]
+    assert found.family.packed == known.packed
+
+
+def test_a_list_in_which_no_image_was_found_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = build()
+    pipeline.set_progress_bar_config(disable=True)
+    single = pipeline.transformer.single_transformer_blocks[0]
+    own = single.forward
+
+    def shuffled(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+        text, image = own(*arguments, **keywords)
+        return text, image.flip(1) + 0 * text.sum()
+
+    monkeypatch.setattr(single, "forward", shuffled)
+    found = probe(pipeline, 24, 16)
+    assert [each.path for each in found.family.lists] == ["transformer_blocks"]
+    assert any("single_transformer_blocks.0: moves with the noise" in doubt for doubt in found.doubts)
+
+
+def test_a_model_whose_tokens_do_not_move_with_their_noise_is_not_guessed_at() -> None:
+    pipeline = build()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.transformer.x_embedder.weight.data.zero_()
+    with pytest.raises(UnsettledError, match="no list of blocks of BriaTransformer2DModel"):
+        probe(pipeline, 24, 16)

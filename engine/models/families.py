@@ -164,7 +164,7 @@ FAMILIES: dict[str, Family] = {
         ),
         pipelines={"ChromaPipeline": _sequential(5.0)},
         patch=2,
-        text=TextInput(),
+        text=TextInput(),  # its mask is added to the scores as floats, so that padding is attended to
         packed=True,
         default_side=1024,
     ),

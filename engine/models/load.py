@@ -63,6 +63,22 @@ def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device:
     return pipeline
 
 
+def open_pipeline(source: ModelSource, device: str) -> DiffusionPipeline:
+    """Load a pipeline of any class, float32 on the CPU and bfloat16 elsewhere.
+
+    Raises:
+        InputError: diffusers cannot open the model.
+    """
+    try:
+        with _quietly():
+            dtype = torch.float32 if device == "cpu" else torch.bfloat16
+            pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype).to(device)
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def _pipeline(source: ModelSource, geometry: ModelGeometry, loading: Loading) -> DiffusionPipeline:
     dtype = getattr(torch, loading.dtype)
     more: dict[str, Any] = {}

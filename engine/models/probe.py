@@ -86,10 +86,11 @@ class _Prober:
                 start, cells = found
                 text = self.text_at(base, path, output, start)
                 text_lists += text is not None
-                lists.append(
-                    BlockList(name, self.kind(base, path, output, text), self.count(name), Place(output, start), text)
-                )
+                kind = self.kind(base, path, output, text)
+                lists.append(BlockList(name, kind, self.count(name), Place(output, start), text))
                 break
+            else:
+                self.left_out(base, path)
         if not lists or cells is None:
             raise UnsettledError(
                 f"no list of blocks of {type(self.pipeline.transformer).__name__} has tokens that move with their own "
@@ -121,6 +122,8 @@ class _Prober:
         }
         if self.scale:
             arguments[self.scale] = scale
+        if "use_resolution_binning" in self.parameters:
+            arguments["use_resolution_binning"] = False
         if "negative_prompt" in self.parameters and scale > 1:
             arguments["negative_prompt"] = ["" for _ in prompts]
         limit = getattr(getattr(self.pipeline, "tokenizer", None), "model_max_length", 10**9)
@@ -128,8 +131,13 @@ class _Prober:
         if isinstance(default, int):
             arguments["max_sequence_length"] = min(default, limit)
         seen = _Seen([], [])
-        with self.watching(seen), _changed_noise(self.pipeline, at), torch.inference_mode():
-            self.pipeline(**{name: value for name, value in arguments.items() if name in self.parameters})
+        try:
+            with self.watching(seen), _changed_noise(self.pipeline, at), torch.inference_mode():
+                self.pipeline(**{name: value for name, value in arguments.items() if name in self.parameters})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UnsettledError(
+                f"{type(self.pipeline).__name__} does not run with a prompt and a size alone: {error}"
+            ) from error
         return seen
 
     @contextmanager
@@ -199,6 +207,14 @@ class _Prober:
         if first:
             start = "after_text" if self.is_uniform(path, output, rows * columns) else "after_own_text"
         return start, patch * self.cells_of_noise_cell((height, width))
+
+    def left_out(self, base: _Seen, path: str) -> None:
+        """Say of a list without image tokens whether it does not see the image, or whether they were not found."""
+        after = self.generate(at=(0, 0)).outputs[0][path]
+        if all(torch.equal(after[output], tensor) for output, tensor in base.outputs[0][path].items()):
+            self.evidence.append(f"{path}: does not move with the noise; left out")
+        else:
+            self.doubts.append(f"{path}: moves with the noise, and no token with its own square of it; left out")
 
     def is_uniform(self, path: str, output: int | None, n_image: int) -> bool:
         """Whether the image ends at the last token for the shorter of two prompts in a batch, too."""
@@ -291,13 +307,13 @@ class _Prober:
         self.evidence.append(f"{self.scale} above 1 runs two branches, {kind}, {order[0]} first")
         if min(apart) > 0.1 * max(apart):
             self.doubts.append("the two branches are hardly told apart")
-        scales = {"default_true_cfg" if self.scale == "true_cfg_scale" else "default_guidance": float(default)}
+        rest["default_true_cfg" if self.scale == "true_cfg_scale" else "default_guidance"] = float(default)
         if self.scale == "true_cfg_scale" and self.pipeline.transformer.config.get("guidance_embeds"):
             rest |= {
                 "embedded": "guidance_scale",
                 "default_guidance": float(self.parameters["guidance_scale"].default),
             }
-        return Pipeline(kind, order, self.scale, **scales, **rest)
+        return Pipeline(kind, order, self.scale, **rest)
 
     def width_keys(self, base: _Seen, first: BlockList) -> tuple[str, ...]:
         n_channels = base.outputs[0][f"{first.path}.0"][first.image.output].shape[-1]
@@ -305,7 +321,9 @@ class _Prober:
         for keys in _WIDTHS:
             if all(key in config for key in keys) and torch.tensor([config[key] for key in keys]).prod() == n_channels:
                 return keys
-        raise UnsettledError(f"no setting of the transformer's configuration gives the {n_channels} channels of its blocks.")
+        raise UnsettledError(
+            f"no setting of the transformer's configuration gives the {n_channels} channels of its blocks."
+        )
 
     def image_argument(self, base: _Seen) -> str:
         return next(name for name, value in base.forwards[0].items() if isinstance(value, Tensor | list))
@@ -323,7 +341,7 @@ def _own_token(moves: Mapping[tuple[int, int], Tensor], at: tuple[int, int]) -> 
     Attention can move any token, some of them by more than the one whose noise it was; but those move for every cell.
     """
     others = torch.stack([move for other, move in moves.items() if other != at]).median(dim=0).values
-    score = moves[at] / (others + 1e-6 * moves[at].max())
+    score = moves[at] / (others + 0.05 * moves[at].max())
     token = int(score.argmax())
     return token, float(score[token])
 

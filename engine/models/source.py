@@ -93,7 +93,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
     families = FAMILIES | dict([family] if family else [])
     name, pipeline_class = config.get("_class_name", ""), index.get("_class_name", "")
     if name == "Transformer2DModel":
-        name = _FORMERLY.get(config.get("norm_type"), name)
+        name = _FORMERLY.get(config.get("norm_type", ""), name)
     if name not in families:
         raise InputError(
             f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models probe "

@@ -2,11 +2,7 @@
 
 from typing import Any
 
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    Kandinsky5T2IPipeline,
-    Kandinsky5Transformer3DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5T2IPipeline, Kandinsky5Transformer3DModel
 from torch import Tensor
 from transformers import PaddleOCRVLProcessor, Qwen2VLImageProcessor
 
