@@ -49,13 +49,14 @@ def disagreements(
         if (reason := _undecodable(image)) is not None:
             yield "samples", f"the picture of sample {sample} cannot be decoded: {reason}"
         for track in layout.tracks:
-            # A block that has not the stream left its scores unwritten and has no row.
+            # A block without the stream, or a step without the branch, left its scores unwritten and has no row.
+            may_lack = (track.stream, track.branch) != ("image", "cond")
             unwritten = np.isnan(arrays[track.prefix + score][sample - record.start]).all(axis=-1)
             expected |= {
                 (sample, step, block.layer, track.stream, track.branch)
                 for i, step in enumerate(layout.steps)
                 for j, block in enumerate(layout.blocks)
-                if step < n_run and not (track.stream == "text" and unwritten[i, j])
+                if step < n_run and not (may_lack and unwritten[i, j])
             }
     places = [cells.column(name).to_pylist() for name in ("sample", "step", "layer", "stream", "branch")]
     if len(cells) != len(expected) or set(zip(*places, strict=True)) != expected:

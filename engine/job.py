@@ -169,7 +169,11 @@ def _check_guidance(kinds: manifest.SettingsUsed, config: CaptureConfig, shape: 
     how, scale = shape.pipeline, "--true-cfg-scale" if shape.pipeline.has_true_cfg else "--guidance-scale"
     least = min([config.guidance_scale, *kinds.guidance])
     guided = shape.is_guided(least, config.true_cfg_scale)
-    remedy = f"Give {scale} above 1" if shape.can_be_guided else "This model runs without an unconditional branch"
+    remedy = (
+        f"Give {scale} above {how.unguided:g}"
+        if shape.can_be_guided
+        else "This model runs without an unconditional branch"
+    )
     if kinds.has_negative_prompt and not (guided and how.negative):
         reason = "which would do nothing" if how.negative else f"which {shape.pipeline_class} does not take"
         raise InputError(f"the manifest has negative prompts, {reason}. {remedy}, or drop the column.")

@@ -84,6 +84,7 @@ class Sampler:
         self._signature = inspect.signature(type(pipeline.transformer).forward)
         self._settings: Settings | None = None
         self._n_samples = self._n_ended = self._n_forwards = 0
+        self._is_forward = False
         self._context: str | None = None
         self._timesteps: list[float] = []
         self._sigmas: list[float | None] = []
@@ -187,6 +188,9 @@ class Sampler:
             RuntimeError: it has not the rows that the branches should have.
         """
         assert self._settings is not None, "the transformer runs outside generate()"
+        if not self._is_forward:  # several taps may ask about one
+            self._is_forward = True
+            self._n_forwards += 1
         # Without self, which a bound call does not show.
         given = self._signature.bind(None, *arguments, **keywords).arguments
         family, how, settings = self.geometry.family, self.geometry.pipeline, self._settings
@@ -196,13 +200,12 @@ class Sampler:
         if how.guidance == "batched":
             rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(order)}
         else:
-            branch = _CONTEXTS.get(self._context or "") or order[self._n_forwards % len(order)]
+            branch = _CONTEXTS.get(self._context or "") or order[(self._n_forwards - 1) % len(order)]
             rows = {branch: slice(0, n)}
         if len(latents) != len(rows) * n:
             raise RuntimeError(
                 f"{type(self.pipeline).__name__} ran {len(latents)} rows for {n} samples and {' and '.join(rows)}"
             )
-        self._n_forwards += 1
         n_image = grid[0] * grid[1]
         multiple = family.image_multiple
         return Forward(
@@ -213,6 +216,10 @@ class Sampler:
             n_before_text=latents.shape[1] if family.packed else -(-n_image // multiple) * multiple,
             n_text=self._n_text(given, len(latents)) if text else None,
         )
+
+    def forward_ends(self) -> None:
+        """The transformer's forward is over; asking again is about the next."""
+        self._is_forward = False
 
     def _n_text(self, given: Mapping[str, Any], n_rows: int) -> tuple[int, ...] | None:
         text = self.geometry.family.text
@@ -237,6 +244,7 @@ class Sampler:
     def _declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
         transformer, scheduler = self.pipeline.transformer, self.pipeline.scheduler
         self._settings, self._n_samples, self._n_ended, self._n_forwards = settings, n_samples, 0, 0
+        self._is_forward = False
         self._context, self._timesteps, self._sigmas = None, [], []
         with ExitStack() as stack:
             stack.callback(setattr, self, "_settings", None)
@@ -263,7 +271,7 @@ class Sampler:
                     sigmas = getattr(scheduler, "sigmas", None)
                     self._sigmas.append(None if sigmas is None else float(sigmas[self._n_ended]))
                 self._n_ended += 1
-                self._n_forwards = 0
+                self._n_forwards, self._is_forward = 0, False
                 return end_step(*arguments, **keywords)
 
             scheduler.step = step

@@ -94,8 +94,8 @@ def tapped(
         return hook
 
     with ExitStack() as stack:
-        handle = transformer.register_forward_pre_hook(begin, with_kwargs=True)
-        stack.callback(handle.remove)
+        stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        stack.callback(transformer.register_forward_hook(lambda *_: sampler.forward_ends()).remove)
         for block in blocks:
             handle = transformer.get_submodule(block.path).register_forward_hook(hook_for(block))
             stack.callback(handle.remove)

@@ -227,7 +227,7 @@ class CaptureWorker:
         generated = []
         for row, image, (n_tokens, cut) in zip(range(rows.start, rows.stop), images, lengths, strict=True):
             bad_cells = recorder.nonfinite_cells(row)
-            nonfinite = f"non-finite hidden states in {bad_cells} of the recorded (step, layer) cells"
+            nonfinite = f"non-finite hidden states in {bad_cells} of the recorded cells"
             error_text = nonfinite if bad_cells else failure
             about = {
                 "status": "failed" if error_text else "done",

@@ -228,7 +228,7 @@ def test_non_finite_hidden_states_are_recorded_counted_and_called_a_failure(job:
     run = open_run(job.run)
     (error,) = run.sql("select error from samples where sample = 0").fetchone()
     # Step 0 is bad from layer 1 on (3 cells); from then on the latents are bad too (2 steps x 4 layers).
-    assert error == "non-finite hidden states in 11 of the recorded (step, layer) cells"
+    assert error == "non-finite hidden states in 11 of the recorded cells"
     bad = run.sql("select layer, min(nonfinite) from cells where step = 0 and sample = 0 group by layer order by layer")
     assert bad.fetchall() == [(0, 0), (1, 16), (2, 16), (3, 16)]
     assert np.isinf(run.activations["max_abs"].sel(sample=0, step=0, layer=1, channel=3))

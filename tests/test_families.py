@@ -27,7 +27,7 @@ from engine.models.source import find, geometry
 from engine.plan import Layout
 from engine.recorder import Recorder
 from engine.sampler import Sampler, Settings
-from engine.taps import Site, tapped
+from engine.taps import Site, Tap, tapped
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -306,6 +306,25 @@ def test_a_transformer_that_embeds_a_guidance_scale_is_told_it(stage: Stage, ref
     )
     assert torch.equal(last, again)
     assert not torch.equal(last, other)
+
+
+def test_taps_on_taps_are_told_the_same_branches(stage: Stage, reference: str | None) -> None:
+    case = stage.case
+    if not case.guided:
+        pytest.skip("never runs an unconditional branch")
+    told: dict[str, list[tuple[int, int, str]]] = {"outer": [], "inner": []}
+    blocks, both = stage.sampler.geometry.blocks, ("cond", "uncond")
+
+    def listen(name: str) -> Tap:
+        return lambda site, x: told[name].append((site.forward.step, site.block.layer, site.branch))
+
+    with (
+        tapped(stage.sampler, blocks, listen("outer"), branches=both),
+        tapped(stage.sampler, blocks, listen("inner"), branches=both),
+    ):
+        stage.sampler.generate(samples(case), stage.settings(reference=reference, **case.guided))
+    assert told["outer"] == told["inner"]
+    assert {branch for _, _, branch in told["outer"]} == {"cond", "uncond"}
 
 
 def test_the_text_stream_is_the_texts(stage: Stage, reference: str | None) -> None:

@@ -206,3 +206,21 @@ def test_a_model_whose_tokens_do_not_move_with_their_noise_is_not_guessed_at() -
     pipeline.transformer.x_embedder.weight.data.zero_()
     with pytest.raises(UnsettledError, match="no list of blocks of BriaTransformer2DModel"):
         probe(pipeline, 24, 16)
+
+
+def test_the_table_in_the_docs_is_what_its_script_prints() -> None:
+    root = Path(__file__).parent.parent
+    script = [sys.executable, str(root / "tests" / "families_table.py")]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    assert printed in (root / "docs" / "families.md").read_text(encoding="utf-8")
+
+
+def test_known_models_are_listed_and_shown() -> None:
+    command = str(Path(sys.executable).parent / "fewchannels")
+    listed = subprocess.run([command, "models", "list", "--json"], capture_output=True, text=True, check=True)
+    assert list(json.loads(listed.stdout)) == list(FAMILIES)
+    assert "Kandinsky5T2IPipeline" in subprocess.run([command, "models", "list"], capture_output=True, text=True).stdout
+    shown = subprocess.run([command, "models", "show", "demo", "--json"], capture_output=True, text=True, check=True)
+    about = json.loads(shown.stdout)
+    assert (about["n_layers"], about["n_channels"], about["default_grid"]) == (6, 128, [8, 8])
+    assert about["layers"] == {"dual": 2, "single": 4}

@@ -31,8 +31,8 @@ def _build(
             vae=vae(n_halvings=2),
             transformer=noisy(
                 PixArtTransformer2DModel(
-                    num_attention_heads=3,
-                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    attention_head_dim=24,
                     in_channels=4,
                     out_channels=8,
                     num_layers=3,
