@@ -24,8 +24,8 @@ configs:
 {n} samples of a run of {model} (fingerprint {fingerprint}, weights {weights}), captured with fewchannels.
 
 - `samples`: one row per sample: prompt, seed, picture.
-- `cells`: one row per (sample, step, layer, stream, branch): the channels of largest `{score}` score, their scores, ratio
-  to the median, share of energy.
+- `cells`: one row per (sample, step, layer, stream, branch): the channels of largest `{score}` score, their scores,
+  ratio to the median, share of energy.
 
 Columns are described in the Parquet files' field metadata.
 """

@@ -3,11 +3,14 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -148,6 +151,30 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
 def test_what_cannot_work_is_refused_with_a_reason(tiny_model: Path, how: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         sampler_of(tiny_model, **how)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_gated_model_says_where_its_licence_is_and_how_to_log_in(
+    wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = SimpleNamespace(headers={}, request=None, status_code=403)
+
+    def download(*arguments: Any, **keywords: Any) -> str:
+        gated = GatedRepoError("403 Client Error. Cannot access gated repo", response=answer)
+        if not wrapped:
+            raise gated
+        raise OSError("Cannot load model: it is not cached") from gated
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    with pytest.raises(
+        InputError, match=r"is gated.*https://huggingface\.co/black-forest-labs/FLUX\.1-dev.*hf auth login"
+    ):
+        find("black-forest-labs/FLUX.1-dev")
+
+
+def test_a_model_that_is_not_here_says_why_when_offline() -> None:
+    with pytest.raises(InputError, match=r"no folder 'someone/model'.*HF_HUB_OFFLINE"):
+        find("someone/model")
 
 
 def test_files_that_change_the_weights_are_part_of_the_fingerprint(

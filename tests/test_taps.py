@@ -1,5 +1,6 @@
 """Taps and the sampler on a real FLUX pipeline, against routes that know nothing of hooks."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -199,3 +200,19 @@ def test_the_schedule_is_the_schedulers_own(sampler: Sampler) -> None:
 def test_prompts_longer_than_the_encoder_are_counted_as_cut(sampler: Sampler) -> None:
     lengths = sampler.prompt_lengths(["a small red star", "a " * 40])
     assert lengths == [(5, False), (41, True)]
+
+
+def test_a_hundred_generations_leave_nothing_behind(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
+    once = Settings(height=16, width=16, steps=1, guidance=3.5, true_cfg_scale=1.0)
+
+    def generate(n: int) -> int:
+        for _ in range(n):
+            with tapped(sampler, blocks, lambda site, x: None):
+                sampler.generate(SAMPLES[:1], once)
+        gc.collect()
+        return sum(isinstance(each, Tensor) for each in gc.get_objects())
+
+    before = generate(3)
+    traced = len(gc.get_objects())
+    assert generate(100) == before
+    assert len(gc.get_objects()) < traced + 100, "one object left by each generation would be a hundred"

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.box import SIMPLE
+from rich.table import Column, Table
 
 from engine.cli.console import errors, results, say
 from engine.errors import InputError
@@ -20,7 +21,7 @@ def _group() -> None:
 
 @app.command("list")
 def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the transformer classes and pipelines that are known.
+    """List the pipelines that are known: their kinds of layers, streams and guidance.
 
     Example: fewchannels models list
     """
@@ -30,14 +31,14 @@ def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as
     if as_json:
         results.print_json(json.dumps({name: as_fields(family) for name, family in FAMILIES.items()}))
         return
-    table = Table("transformer", "pipeline", "layers", "streams", "guidance", "reference")
-    for name, family in FAMILIES.items():
+    table = Table(Column("pipeline", no_wrap=True), "layers", "streams", "guidance", "reference", box=SIMPLE)
+    for family in FAMILIES.values():
         kinds = ", ".join(each.kind for each in family.lists)
         streams = "image, text" if any(each.text for each in family.lists) else "image"
         for pipeline, how in family.pipelines.items():
             guidance = ", ".join(part for part in ("distilled" if how.embedded else "", how.guidance) if part != "none")
-            reference = "needed" if how.needs_reference else "may be given" if how.reference else "no"
-            table.add_row(name, pipeline, kinds, streams, guidance.strip(", ") or "none", reference)
+            reference = "needed" if how.needs_reference else "may be" if how.reference else "no"
+            table.add_row(pipeline, kinds, streams, guidance.strip(", ") or "none", reference)
     results.print(table)
 
 

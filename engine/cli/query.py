@@ -94,7 +94,7 @@ def sql(
 ) -> None:
     """Ask a run one read-only SQL question.
 
-    Example: fewchannels sql RUN "select stream, layer, avg(ratio) from cells where nonfinite = 0 group by all order by all"
+    Example: fewchannels sql RUN "select stream, layer, avg(ratio) from cells group by all order by all"
     """
     from engine.catalog import Catalog
 

@@ -48,15 +48,21 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not looks_like_hub_id:
         raise unknown("model", name, ["demo", "a folder with a model_index.json", "a hub id such as owner/model"])
-    try:
-        from diffusers import DiffusionPipeline  # seconds to import, and a folder does not need it
+    from diffusers import DiffusionPipeline  # seconds to import, and a folder does not need it
+    from huggingface_hub.errors import GatedRepoError
 
+    try:
         snapshot = Path(DiffusionPipeline.download(name, revision=revision))
     except Exception as error:  # the hub's own errors have no common base class
+        if any(isinstance(each, GatedRepoError) for each in (error, error.__cause__, error.__context__)):
+            raise InputError(
+                f"the hub model {name!r} is gated: accept its licence on https://huggingface.co/{name} with the "
+                "account whose token 'hf auth login' stores on this machine, then try again."
+            ) from None
         raise InputError(
             f"there is no folder {name!r}, and the hub model of that name cannot be had: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}. Use demo, a "
-            "folder, or a hub id; gated models need 'hf auth login' and an accepted licence."
+            "folder, or a hub id; HF_HUB_OFFLINE=1 allows only what was downloaded before."
         ) from None
     return ModelSource(name, snapshot, snapshot.name)
 
