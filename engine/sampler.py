@@ -129,7 +129,7 @@ class Sampler:
             InputError: a prompt or a reference that the model cannot take.
             RuntimeError: the pipeline did something else than its family says.
         """
-        with self._declaring(len(samples), settings), torch.inference_mode():
+        with self.declaring(len(samples), settings), torch.inference_mode():
             images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
         if len(self._timesteps) > settings.steps:
             scheduler = type(self.pipeline.scheduler).__name__
@@ -241,7 +241,8 @@ class Sampler:
         return self._n_ended // self._order()
 
     @contextmanager
-    def _declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
+    def declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
+        """The transformer's forwards inside are those of one batch; :meth:`generate` is within it."""
         transformer, scheduler = self.pipeline.transformer, self.pipeline.scheduler
         self._settings, self._n_samples, self._n_ended, self._n_forwards = settings, n_samples, 0, 0
         self._is_forward = False

@@ -35,7 +35,7 @@ def contact_sheet(
     """
     data = run.activations
     if "massive_value" not in data:
-        raise InputError(f"{run} keeps statistics only (top_k 0); a contact sheet needs token maps.")
+        raise InputError(f"{run} keeps no token maps (top_k 0, or streams text); a contact sheet needs them.")
     layers, steps = data.layer.values.tolist(), data.step.values.tolist()
     layer = layers[len(layers) // 2] if layer is None else layer
     step = steps[-1] if step is None else step

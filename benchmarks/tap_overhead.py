@@ -1,0 +1,134 @@
+"""What a reading tap costs on FLUX.1's own width: one dual and one single block, random weights, 1024 x 1024 pixels.
+
+Forwards of the transformer are timed, rounds interleaved: without hooks; with the capture's recorder (four statistics
+Forwards are timed, rounds interleaved: without hooks; with the capture's recorder (four statistics of
+to the CPU as float32; and with nnsight's cache, where it is installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+from engine.models.families import FAMILIES
+from engine.models.family import ModelGeometry
+from engine.plan import Layout
+from engine.recorder import Recorder
+from engine.sampler import Sampler, Settings
+from engine.taps import tapped
+
+_SIDE = 1024
+_TEXT_TOKENS = 512
+
+
+def build(width_heads: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, torch.Tensor]]:
+    """The transformer, a sampler that declares its forwards, and the arguments of one."""
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, num_attention_heads=width_heads, guidance_embeds=True
+    ).eval()
+    family = FAMILIES["FluxTransformer2DModel"]
+    geometry = ModelGeometry(
+        transformer="FluxTransformer2DModel",
+        pipeline_class="FluxPipeline",
+        family=family,
+        pipeline=family.pipelines["FluxPipeline"],
+        blocks=family.blocks(transformer.config),
+        n_channels=family.n_channels(transformer.config),
+        pixels_per_token=16,
+        default_side=_SIDE,
+        embeds_guidance=True,
+        can_be_guided=True,
+    )
+    pipeline = SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
+    tokens = (_SIDE // 16) ** 2
+    ids = torch.zeros(tokens, 3)
+    ids[:, 1], ids[:, 2] = torch.arange(tokens) // (_SIDE // 16), torch.arange(tokens) % (_SIDE // 16)
+    arguments = {
+        "hidden_states": torch.randn(1, tokens, 64),
+        "encoder_hidden_states": torch.randn(1, _TEXT_TOKENS, 4096),
+        "pooled_projections": torch.randn(1, 768),
+        "timestep": torch.tensor([1.0]),
+        "guidance": torch.tensor([3.5]),
+        "img_ids": ids,
+        "txt_ids": torch.zeros(_TEXT_TOKENS, 3),
+    }
+    return transformer, Sampler(pipeline, geometry), arguments
+
+
+def main() -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=24, help="24 is FLUX.1's own width, 3,072 channels")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    transformer, sampler, arguments = build(chosen.heads)
+    blocks = sampler.geometry.blocks
+    layout = Layout(1, (0,), blocks, sampler.geometry.n_channels, (_SIDE // 16) ** 2, 16, 1)
+
+    def plain() -> None:
+        transformer(**arguments)
+
+    def taps() -> None:
+        recorder = Recorder(layout, "mean_abs", 1)
+        settings = Settings(_SIDE, _SIDE, 1, 3.5, 1.0)
+        with sampler.declaring(1, settings), tapped(sampler, blocks, recorder.tap(slice(0, 1))):
+            transformer(**arguments)
+        recorder.arrays()
+
+    def copying() -> None:
+        kept: list[torch.Tensor] = []
+        hooks = [
+            transformer.get_submodule(block.path).register_forward_hook(
+                lambda module, inputs, output: kept.append(output[1].detach().float().cpu().clone())
+            )
+            for block in blocks
+        ]
+        transformer(**arguments)
+        for hook in hooks:
+            hook.remove()
+
+    def cached() -> None:
+        import nnsight
+
+        model = nnsight.NNsight(transformer)
+        with model.trace(**arguments) as tracer:
+            tracer.cache(modules=[model.transformer_blocks[0], model.single_transformer_blocks[0]])
+
+    works: dict[str, Callable[[], None]] = {"plain": plain, "taps": taps, "copying hook": copying}
+    if importlib.util.find_spec("nnsight"):
+        works["nnsight cache"] = cached
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    with torch.inference_mode():
+        plain()
+        for i in range(chosen.rounds):
+            names = list(works)[i % len(works) :] + list(works)[: i % len(works)]
+            for name in names:
+                started = time.perf_counter()
+                works[name]()
+                seconds[name].append(time.perf_counter() - started)
+    rows = {}
+    print(f"{'':14} {'s':>7} {'ratio':>7}  range of rounds   goal")
+    for name, taken in seconds.items():
+        ratios = [each / base for each, base in zip(taken, seconds["plain"], strict=True)]
+        rows[name] = {"median_s": statistics.median(taken), "ratio": statistics.median(ratios), "ratios": ratios}
+        goal = "1.03" if name == "taps" else ""
+        span = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"{name:14} {rows[name]['median_s']:7.2f} {rows[name]['ratio']:7.3f}  {span:16} {goal}")
+    if chosen.json:
+        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
+        chosen.json.write_text(json.dumps(machine | {"heads": chosen.heads, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
