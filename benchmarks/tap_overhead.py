@@ -1,8 +1,8 @@
 """What a reading tap costs on FLUX.1's own width: one dual and one single block, random weights, 1024 x 1024 pixels.
 
-Forwards of the transformer are timed, rounds interleaved: without hooks; with the capture's recorder (four statistics
-Forwards are timed, rounds interleaved: without hooks; with the capture's recorder (four statistics of
-to the CPU as float32; and with nnsight's cache, where it is installed.
+Forwards are timed, rounds interleaved: without hooks; with the capture's recorder (four statistics of every channel,
+token norms, the top 16 channels' maps); with the hook that people write, which copies the image stream to the CPU as
+float32; and with nnsight's cache, where it is installed.
 """
 
 import argparse
