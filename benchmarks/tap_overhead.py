@@ -48,6 +48,7 @@ def build(width_heads: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, 
         default_side=_SIDE,
         embeds_guidance=True,
         can_be_guided=True,
+        takes_images=True,
     )
     pipeline = SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
     tokens = (_SIDE // 16) ** 2

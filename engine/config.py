@@ -18,6 +18,7 @@ from engine.statistics import STATISTICS
 DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("float32", "bfloat16")
 _LATER = {
+    "from_images",
     "streams",
     "branches",
     "offload",
@@ -53,6 +54,8 @@ class CaptureConfig:
         height: of the pictures in pixels; None for the model's own size.
         width: likewise.
         dtype: of the model's weights and arithmetic; statistics are float32 always.
+        from_images: whether the manifest's reference pictures are noised to each step's level and run through the
+            model, instead of generating pictures.
         offload: ``none``, ``model``, ``sequential`` or ``group``: what moves to the GPU only while it runs.
         quantization: of the transformer's weights, as :data:`engine.models.loading.QUANTIZATIONS` names it.
         compile: whether each block is compiled.
@@ -80,6 +83,7 @@ class CaptureConfig:
     height: int | None = None
     width: int | None = None
     dtype: str = "float32"
+    from_images: bool = False
     offload: str = "none"
     quantization: str = "none"
     compile: bool = False

@@ -93,7 +93,9 @@ class Job:
             steps=sample.steps or config.num_inference_steps,
             guidance=config.guidance_scale if sample.guidance is None else sample.guidance,
             true_cfg_scale=config.true_cfg_scale,
-            reference=sample.reference,
+            reference=None if config.from_images else sample.reference,
+            picture=sample.reference if config.from_images else None,
+            only_steps=self.layout.steps if config.from_images else (),
         )
 
 
@@ -181,8 +183,20 @@ def _check_guidance(kinds: manifest.SettingsUsed, config: CaptureConfig, shape: 
         raise InputError(f"branches is {config.branches!r}, and no unconditional branch would run. {remedy}.")
 
 
-def _check_references(kinds: manifest.SettingsUsed, n_samples: int, shape: ModelGeometry) -> None:
-    if kinds.n_references and shape.pipeline.reference is None:
+def _check_references(
+    kinds: manifest.SettingsUsed, n_samples: int, config: CaptureConfig, shape: ModelGeometry
+) -> None:
+    if config.from_images and not shape.takes_images:
+        raise InputError(
+            f"--from-images needs flow matching and a VAE of a known kind; {shape.pipeline_class} of {config.model!r} "
+            "has another, or needs its reference pictures for itself."
+        )
+    if config.from_images and kinds.n_references < n_samples:
+        raise InputError(
+            f"--from-images takes the manifest's reference column; {n_samples - kinds.n_references} of its {n_samples} "
+            "rows have none."
+        )
+    if not config.from_images and kinds.n_references and shape.pipeline.reference is None:
         raise InputError(f"the manifest names reference pictures; {shape.pipeline_class} takes text only.")
     if kinds.n_references < n_samples and shape.pipeline.needs_reference:
         raise InputError(
@@ -196,7 +210,7 @@ def _check_references(kinds: manifest.SettingsUsed, n_samples: int, shape: Model
 def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) -> Layout:
     kinds, n_samples = manifest.settings_used(manifest_path), manifest.count(manifest_path)
     _check_guidance(kinds, config, shape)
-    _check_references(kinds, n_samples, shape)
+    _check_references(kinds, n_samples, config, shape)
     side, pool = shape.default_side, choose_pool_side(config.tokens)
     n_tokens = 0
     for height, width in {(h or config.height or side, w or config.width or side) for h, w in kinds.sizes}:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 from engine.errors import InputError
 from engine.manifest import Sample
 from engine.models.family import ModelGeometry
+from engine.noised import noised
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,6 +32,8 @@ class Settings:
         guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
         true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
         reference: path of the reference picture; a batch with one has one sample.
+        picture: path of the picture that is noised to each step's level, instead of generating one; likewise.
+        only_steps: of a picture's, the steps in which the transformer runs.
     """
 
     height: int
@@ -39,6 +42,8 @@ class Settings:
     guidance: float
     true_cfg_scale: float
     reference: str | None = None
+    picture: str | None = None
+    only_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class Sampler:
             InputError: a prompt or a reference that the model cannot take.
             RuntimeError: the pipeline did something else than its family says.
         """
-        with self.declaring(len(samples), settings), torch.inference_mode():
+        with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
             images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
         if len(self._timesteps) > settings.steps:
             scheduler = type(self.pipeline.scheduler).__name__
@@ -137,6 +142,12 @@ class Sampler:
         if images[0].size != (settings.width, settings.height):
             raise RuntimeError(f"the pipeline made {images[0].size} of {settings.width} x {settings.height} pixels")
         return images
+
+    def _noised(self, settings: Settings) -> AbstractContextManager[None]:
+        if settings.picture is None:
+            return nullcontext()
+        size, picture = (settings.height, settings.width), _picture(settings.picture)
+        return noised(self.pipeline, picture, *size, settings.only_steps, self._step)
 
     def _arguments(self, samples: Sequence[Sample], settings: Settings) -> dict[str, Any]:
         how = self.geometry.pipeline
@@ -285,4 +296,4 @@ def _picture(path: str) -> Image.Image:
         with Image.open(path) as file:
             return file.convert("RGB")
     except (OSError, ValueError) as error:
-        raise InputError(f"the reference picture {path!r} cannot be read: {error}") from None
+        raise InputError(f"the picture {path!r} cannot be read: {error}") from None

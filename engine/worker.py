@@ -195,7 +195,7 @@ class CaptureWorker:
         size = self.job.batch_size
         for settings, group in groupby(samples, self.job.settings):
             alike = list(group)
-            n_together = 1 if settings.reference else size
+            n_together = 1 if settings.reference or settings.picture else size
             for i in range(0, len(alike), n_together):
                 yield settings, alike[i : i + n_together]
 

@@ -35,6 +35,7 @@ ORDER = [
     "models",
     "plan",
     "budget",
+    "noised",
     "sampler",
     "taps",
     "recorder",

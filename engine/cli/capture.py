@@ -58,6 +58,12 @@ def capture(
     height: Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
+    from_images: Annotated[
+        bool | None,
+        typer.Option(
+            "--from-images", help="Noise the manifest's reference pictures to each step's level; generate none."
+        ),
+    ] = None,
     offload: Annotated[
         str | None, typer.Option(help="model, sequential or group: what is on the GPU only while it runs.")
     ] = None,
@@ -120,6 +126,7 @@ def capture(
         "height": height,
         "width": width,
         "dtype": dtype,
+        "from_images": from_images,
         "offload": offload,
         "quantization": quantization,
         "compile": compile_blocks,

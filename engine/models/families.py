@@ -234,3 +234,6 @@ VAE_FACTORS: dict[str, str] = {
     "AutoencoderKLHunyuanVideo": "spatial_compression_ratio",
 }
 """Where a VAE's configuration says how many pixels one latent cell is; ``block_out_channels`` where it is not named."""
+
+NOISED_VAES = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderKLFlux2")
+"""The VAEs whose latents are known well enough to put a picture among a pipeline's own (:mod:`engine.noised`)."""

@@ -200,6 +200,7 @@ class ModelGeometry:
         default_side: the model's own picture size, pixels.
         embeds_guidance: whether the transformer is told a guidance scale (distilled).
         can_be_guided: whether classifier-free guidance works with this checkpoint.
+        takes_images: whether pictures can be noised to its steps' levels (:mod:`engine.noised`).
     """
 
     transformer: str
@@ -212,6 +213,7 @@ class ModelGeometry:
     default_side: int
     embeds_guidance: bool
     can_be_guided: bool
+    takes_images: bool
 
     @property
     def takes_guidance(self) -> bool:

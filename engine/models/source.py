@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError, unknown
-from engine.models.families import FAMILIES, VAE_FACTORS
+from engine.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from engine.models.family import Family, ModelGeometry, Pipeline
 
 # As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
@@ -127,6 +127,9 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
             embeds_guidance=pipeline.embedded is not None
             and bool(config.get("guidance_embeds", found.embeds_guidance)),
             can_be_guided=_can_be_guided(pipeline, index),
+            takes_images=vae.get("_class_name") in NOISED_VAES
+            and not pipeline.needs_reference
+            and _is_flow(_read_config(source, "scheduler/scheduler_config.json")),
         )
     except KeyError as error:
         raise InputError(f"{source.name!r}: the transformer's or the VAE's config.json has no {error}.") from None
@@ -136,6 +139,11 @@ def _can_be_guided(pipeline: Pipeline, index: dict[str, Any]) -> bool:
     if pipeline.guidance == "component":
         return bool((index.get("guider") or [None])[0])
     return pipeline.guidance != "none" and not index.get("is_distilled", False)
+
+
+def _is_flow(scheduler: dict[str, Any]) -> bool:
+    flow = scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction"
+    return scheduler.get("_class_name", "").startswith("FlowMatch") or bool(flow)
 
 
 def _pixels_per_cell(vae: dict[str, Any]) -> int:

@@ -1,0 +1,127 @@
+"""A picture's own trajectory: its latent noised to each step's level instead of being drawn from noise.
+
+``z_t = (1 - sigma_t) z + sigma_t noise``, as DiTF (arXiv 2505.18584) does it. The pipeline runs its own loop; only what
+its scheduler hands on is replaced, so that every forward is one that the pipeline would make.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.errors import InputError
+
+
+def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tensor:
+    """A picture's latent as the pipeline's denoising loop has it before packing, ``(1, ...)``.
+
+    Args:
+        pipeline: whose VAE is one of :data:`engine.models.families.NOISED_VAES`.
+        picture: of any size; it is resized.
+        height: pixels.
+        width: pixels.
+    """
+    vae = pipeline.vae
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32) / 127.5 - 1
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(vae.device, vae.dtype)
+    config, kind = vae.config, type(vae).__name__
+    if kind == "AutoencoderKLFlux2":
+        return pipeline._encode_vae_image(x, generator=torch.Generator())
+    if kind == "AutoencoderDC":
+        return vae.encode(x).latent * config.scaling_factor
+    if kind == "AutoencoderKLQwenImage":
+        mean, std = (
+            torch.tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (config.latents_mean, config.latents_std)
+        )
+        return ((vae.encode(x[:, :, None]).latent_dist.mode() - mean) / std).transpose(1, 2)
+    return (vae.encode(x).latent_dist.mode() - (config.shift_factor or 0)) * config.scaling_factor
+
+
+@contextmanager
+def noised(
+    pipeline: Any, picture: Image.Image, height: int, width: int, steps: Collection[int], now: Callable[[], int]
+) -> Iterator[None]:
+    """Inside, the pipeline's latents are the picture's, noised to each step's level, whatever the transformer says.
+
+    Args:
+        pipeline: one sample at a time; flow matching.
+        picture: of any size.
+        height: of the pictures that the pipeline makes, pixels.
+        width: likewise.
+        steps: in which the transformer runs at all.
+        now: the step that runs.
+
+    Raises:
+        InputError: the pipeline's noise has another shape than the picture's latent.
+    """
+    module, scheduler, transformer = inspect.getmodule(type(pipeline)), pipeline.scheduler, pipeline.transformer
+    clean = latent(pipeline, picture, height, width)
+    kept: dict[str, Tensor] = {}
+    own_prepare, own_randn, own_step, own_forward = (
+        pipeline.prepare_latents,
+        module.randn_tensor,  # type: ignore[union-attr]
+        scheduler.step,
+        transformer.forward,
+    )
+
+    def first(prepared: Any) -> Tensor:
+        return prepared[0] if isinstance(prepared, tuple) else prepared
+
+    def picture_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
+        # Kandinsky 5 has frames and channels elsewhere.
+        other = clean.permute(0, 2, 3, 1)[:, None] if clean.ndim == 4 else clean
+        found = next((each for each in (clean, other) if each.shape == tuple(shape)), None)
+        if found is None:
+            raise InputError(f"the picture's latent is {tuple(clean.shape)}, the pipeline's noise {tuple(shape)}")
+        return found.to(kept["noise"])
+
+    def prepare_latents(*arguments: Any, **keywords: Any) -> Any:
+        prepared = own_prepare(*arguments, **keywords)  # the noise first: it is the one that a generation begins with
+        kept["noise"] = first(prepared)
+        module.randn_tensor = picture_for_noise  # type: ignore[union-attr]
+        try:
+            kept["clean"] = first(own_prepare(*arguments, **keywords))
+        finally:
+            module.randn_tensor = own_randn  # type: ignore[union-attr]
+        return prepared
+
+    def step(*arguments: Any, **keywords: Any) -> Any:
+        own_step(*arguments, **keywords)
+        index = scheduler.step_index
+        sigma = float(scheduler.sigmas[index])
+        return ((1 - sigma) * kept["clean"] + sigma * kept["noise"],)
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        if now() in steps:
+            return own_forward(*arguments, **keywords)
+        latents = arguments[0] if arguments else next(iter(keywords.values()))
+        return (
+            [torch.zeros_like(each) for each in latents] if isinstance(latents, list) else torch.zeros_like(latents),
+        )
+
+    with ExitStack() as stack:
+        for owner, name, replaced in (
+            (pipeline, "prepare_latents", prepare_latents),
+            (scheduler, "step", _like(own_step, step)),
+            (transformer, "forward", _like(own_forward, forward)),
+        ):
+            stack.callback(_restore, owner, name, vars(owner).get(name))
+            setattr(owner, name, replaced)
+        yield
+
+
+def _like(own: Any, replaced: Any) -> Any:
+    replaced.__signature__ = inspect.signature(own)  # pipelines look at it
+    return replaced
+
+
+def _restore(owner: Any, name: str, before: Any) -> None:
+    if before is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)
