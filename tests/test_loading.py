@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -96,6 +97,7 @@ def test_another_attention_backend_gives_the_same_states_to_the_last_bits(tiny_m
     other = sampler_of(tiny_model, attention="_native_math")
     names = {block.attn.processor._attention_backend.value for block in other.pipeline.transformer.transformer_blocks}
     assert names == {"_native_math"}
+    assert _AttentionBackendRegistry.get_active_backend()[0].value == "native", "of the models that did not ask for it"
     for state, expected in zip(run(other)[1], plain[1], strict=True):
         torch.testing.assert_close(state, expected, rtol=1e-3, atol=1e-4)
 

@@ -129,10 +129,17 @@ def test_a_summary_counts_what_pandas_counts(make) -> None:
 
 def test_settings_used_are_those_of_any_row(make) -> None:
     plain = manifest.settings_used(make("a.csv", "prompt\nx\n").output)
-    assert plain == manifest.SettingsUsed(False, False, frozenset({(None, None)}), frozenset({None}))
-    own = make("a.csv", "prompt,negative_prompt,width,height,steps,reference\nx,n,64,32,4,\ny,,,,,r.png\n").output
-    assert manifest.settings_used(own) == manifest.SettingsUsed(
-        True, True, frozenset({(32, 64), (None, None)}), frozenset({4, None})
+    nothing = frozenset()
+    assert plain == manifest.SettingsUsed(False, 0, nothing, nothing, frozenset({(None, None)}), frozenset({None}))
+    head = "prompt,negative_prompt,width,height,steps,guidance,reference\n"
+    text = head + "x,n,64,32,4,2.5,\ny,,,,,,r.png\nz,,,,,2.5,r.png\n"
+    assert manifest.settings_used(make("a.csv", text).output) == manifest.SettingsUsed(
+        has_negative_prompt=True,
+        n_references=2,
+        references=frozenset({"r.png"}),
+        guidance=frozenset({2.5}),
+        sizes=frozenset({(32, 64), (None, None)}),
+        steps=frozenset({4, None}),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, attention_backend
 
 from engine.errors import InputError
 from engine.models.family import Block, ModelGeometry
@@ -53,7 +53,8 @@ def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device:
                 strengths = [strength for _, strength in loading.adapters()]
                 pipeline.set_adapters([f"lora_{i}" for i in range(len(strengths))], strengths)
             if loading.attention:
-                pipeline.transformer.set_attention_backend(loading.attention)
+                with attention_backend(loading.attention):  # which it sets for every other model in the process, too
+                    pipeline.transformer.set_attention_backend(loading.attention)
             _place(pipeline, loading, device)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
         raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
