@@ -4,7 +4,7 @@
 its scheduler hands on is replaced, so that every forward is one that the pipeline would make.
 """
 
-import inspect
+import functools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine.errors import InputError
+from engine.models.initial_noise import drawn_by
 
 
 def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tensor:
@@ -59,15 +60,10 @@ def noised(
     Raises:
         InputError: the pipeline's noise has another shape than the picture's latent.
     """
-    module, scheduler, transformer = inspect.getmodule(type(pipeline)), pipeline.scheduler, pipeline.transformer
+    scheduler, transformer = pipeline.scheduler, pipeline.transformer
     clean = latent(pipeline, picture, height, width)
     kept: dict[str, Tensor] = {}
-    own_prepare, own_randn, own_step, own_forward = (
-        pipeline.prepare_latents,
-        module.randn_tensor,  # type: ignore[union-attr]
-        scheduler.step,
-        transformer.forward,
-    )
+    own_prepare, own_step, own_forward = pipeline.prepare_latents, scheduler.step, transformer.forward
 
     def first(prepared: Any) -> Tensor:
         return prepared[0] if isinstance(prepared, tuple) else prepared
@@ -83,19 +79,18 @@ def noised(
     def prepare_latents(*arguments: Any, **keywords: Any) -> Any:
         prepared = own_prepare(*arguments, **keywords)  # the noise first: it is the one that a generation begins with
         kept["noise"] = first(prepared)
-        module.randn_tensor = picture_for_noise  # type: ignore[union-attr]
-        try:
+        with drawn_by(pipeline, lambda own: picture_for_noise):
             kept["clean"] = first(own_prepare(*arguments, **keywords))
-        finally:
-            module.randn_tensor = own_randn  # type: ignore[union-attr]
         return prepared
 
+    @functools.wraps(own_step)  # pipelines look at its signature
     def step(*arguments: Any, **keywords: Any) -> Any:
         own_step(*arguments, **keywords)
         index = scheduler.step_index
         sigma = float(scheduler.sigmas[index])
         return ((1 - sigma) * kept["clean"] + sigma * kept["noise"],)
 
+    @functools.wraps(own_forward)
     def forward(*arguments: Any, **keywords: Any) -> Any:
         if now() in steps:
             return own_forward(*arguments, **keywords)
@@ -107,17 +102,12 @@ def noised(
     with ExitStack() as stack:
         for owner, name, replaced in (
             (pipeline, "prepare_latents", prepare_latents),
-            (scheduler, "step", _like(own_step, step)),
-            (transformer, "forward", _like(own_forward, forward)),
+            (scheduler, "step", step),
+            (transformer, "forward", forward),
         ):
             stack.callback(_restore, owner, name, vars(owner).get(name))
             setattr(owner, name, replaced)
         yield
-
-
-def _like(own: Any, replaced: Any) -> Any:
-    replaced.__signature__ = inspect.signature(own)  # pipelines look at it
-    return replaced
 
 
 def _restore(owner: Any, name: str, before: Any) -> None:

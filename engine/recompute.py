@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +12,7 @@ from engine.errors import InputError, RunConflictError
 from engine.job import Job, prepare
 from engine.ledger import Ledger
 from engine.manifest import read_samples
-from engine.models.family import Family
-from engine.models.family_file import family_of
+from engine.models.family_file import named_family
 from engine.parts import Parts
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST, read_description
@@ -58,7 +56,9 @@ def recompute(
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / MANIFEST
         local.write_bytes(storage.get(MANIFEST))
-        job = prepare(local, storage.url, CaptureConfig.of(description), _family(description))
+        described = description["identity"].get("family")
+        family = named_family(described, storage.url) if described else None
+        job = prepare(local, storage.url, CaptureConfig.of(description), family)
     if job.fingerprint != description["fingerprint"]:
         lines = "\n  ".join(differences(job.identity, description["identity"]))
         raise RunConflictError(f"{job.config.model!r} is not what {storage.url!r} was captured with:\n  {lines}")
@@ -73,13 +73,6 @@ def recompute(
         compared += _compare(job, worker, parts, task, records[task].stop)
         on_progress(i, n_tasks)
     return compared
-
-
-def _family(description: dict[str, Any]) -> tuple[str, Family] | None:
-    if "family" not in description["identity"]:
-        return None
-    ((name, given),) = description["identity"]["family"].items()
-    return name, family_of(given, "the run")
 
 
 def _compare(job: Job, worker: CaptureWorker, parts: Parts, task: int, stop: int) -> list[Comparison]:

@@ -78,10 +78,10 @@ def tapped(
                     if branch not in branches:
                         continue
                     spans = _spans(place, stream, forward, tensor.shape[1], rows)
-                    if max(stop for _, stop in spans) > tensor.shape[1]:
+                    end = max(stop for _, stop in spans)
+                    if end > tensor.shape[1]:
                         raise RuntimeError(
-                            f"{block.path} returned {tensor.shape[1]} tokens; its {stream} tokens were to end at "
-                            f"{max(stop for _, stop in spans)}"
+                            f"{block.path} returned {tensor.shape[1]} tokens; its {stream} tokens were to end at {end}"
                         )
                     lengths = [stop - start for start, stop in spans]
                     ragged = tuple(lengths) if len(set(lengths)) > 1 else None

@@ -33,7 +33,7 @@ def rows() -> list[tuple[str, ...]]:
         (
             f"`{pipeline}`",
             layers(family),
-            "image, text" if any(each.text for each in family.lists) else "image",
+            ", ".join(family.streams),
             guidance(how),
             "needed" if how.needs_reference else "may be given" if how.reference else "no",
             "; ".join(tested[pipeline]),

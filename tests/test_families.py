@@ -3,8 +3,8 @@
 import functools
 import inspect
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import CASES
-from checkpoints.case import Case
+from checkpoints.case import Case, patched_forwards
 from diffusers import DiffusionPipeline
 from diffusers.utils import torch_utils
 from PIL import Image
@@ -81,28 +81,6 @@ def picture(folder: Path) -> str:
 
 def samples(case: Case, n: int = 1, seed: int = 5, negative: str | None = None) -> list[Sample]:
     return [Sample(f"{i:016x}", case.prompts[i], seed + i, negative_prompt=negative) for i in range(n)]
-
-
-@contextmanager
-def patched_forwards(blocks: list[tuple[str, nn.Module]], seen: list[tuple[str, Any]]) -> Iterator[None]:
-    """Collect every block's whole output by replacing its forward: a route without hooks."""
-
-    def copied(output: Any) -> Any:
-        if isinstance(output, tuple):
-            return tuple(map(copied, output))
-        return output.clone() if isinstance(output, Tensor) else output
-
-    with ExitStack() as stack:
-        for path, block in blocks:
-
-            def forward(*arguments: Any, _path: str = path, _own: Callable = block.forward, **keywords: Any) -> Any:
-                output = _own(*arguments, **keywords)
-                seen.append((_path, copied(output)))
-                return output
-
-            block.forward = forward
-            stack.callback(delattr, block, "forward")
-        yield
 
 
 @contextmanager

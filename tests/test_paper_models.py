@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import CASES
+from checkpoints.case import patched_forwards
 from diffusers import DiffusionPipeline
 
 from engine import open_run
@@ -47,22 +47,14 @@ def first_states(folder: Path, name: str, prompts: list[str]) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     height, width = case.square
     n_image = (height // case.token_side) * (width // case.token_side)
-    blocks, seen = case.blocks(pipeline.transformer), []
+    blocks = case.blocks(pipeline.transformer)
+    seen: list[tuple[str, Any]] = []
     more: dict[str, Any] = GUIDANCE.get(name, {})
     if "true_cfg_scale" in more:
         more = more | {"negative_prompt": [""] * len(prompts)}
     if name == "sana":
         more = more | {"use_resolution_binning": False}
-    with ExitStack() as stack:
-        for path, block in blocks:
-
-            def forward(*arguments: Any, _path: str = path, _own: Any = block.forward, **keywords: Any) -> Any:
-                output = _own(*arguments, **keywords)
-                seen.append(case.image_of(_path, output, n_image).clone())
-                return output
-
-            block.forward = forward
-            stack.callback(delattr, block, "forward")
+    with patched_forwards(blocks, seen):
         tokenizer = pipeline.tokenizer_2 if hasattr(pipeline, "tokenizer_2") else pipeline.tokenizer
         most = 300 if name == "sana" else 512
         with torch.inference_mode():
@@ -76,7 +68,7 @@ def first_states(folder: Path, name: str, prompts: list[str]) -> np.ndarray:
                 **more,
             )
     rows = CONDITIONAL_ROWS.get(name, slice(None))
-    return np.stack([x[rows].numpy() for x in seen[: len(blocks)]])
+    return np.stack([case.image_of(path, output, n_image)[rows].numpy() for path, output in seen[: len(blocks)]])
 
 
 @pytest.mark.parametrize("name", NAMES)

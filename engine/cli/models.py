@@ -34,7 +34,7 @@ def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as
     table = Table(Column("pipeline", no_wrap=True), "layers", "streams", "guidance", "reference", box=SIMPLE)
     for family in FAMILIES.values():
         kinds = ", ".join(each.kind for each in family.lists)
-        streams = "image, text" if any(each.text for each in family.lists) else "image"
+        streams = ", ".join(family.streams)
         for pipeline, how in family.pipelines.items():
             guidance = ", ".join(part for part in ("distilled" if how.embedded else "", how.guidance) if part != "none")
             reference = "needed" if how.needs_reference else "may be" if how.reference else "no"

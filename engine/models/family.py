@@ -162,6 +162,11 @@ class Family(_Strict):
         (found,) = (each for each in self.lists if block.path.rpartition(".")[0] == each.path)
         return found.image if stream == "image" else found.text
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that any of its blocks has."""
+        return STREAMS if any(each.text for each in self.lists) else STREAMS[:1]
+
     def has_text(self, blocks: "Sequence[Block]") -> bool:
         """Whether any of these blocks has a text stream."""
         return any(self.place(block, "text") for block in blocks)

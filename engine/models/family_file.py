@@ -22,10 +22,19 @@ def read_family(path: Path) -> tuple[str, Family]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the family file {str(path)!r}: {error}") from None
+    return named_family(loaded, str(path))
+
+
+def named_family(loaded: Any, source: str) -> tuple[str, Family]:
+    """A family from a mapping with its transformer's class name alone.
+
+    Raises:
+        InputError: it is no such mapping, or a field is wrong.
+    """
     if not isinstance(loaded, dict) or len(loaded) != 1:
-        raise InputError(f"{str(path)!r} must hold one family: the transformer's class name, and below it its fields.")
+        raise InputError(f"{source!r} must hold one family: the transformer's class name, and below it its fields.")
     ((name, given),) = loaded.items()
-    return str(name), family_of(given, str(path))
+    return str(name), family_of(given, source)
 
 
 def family_of(given: Any, source: str) -> Family:

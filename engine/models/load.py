@@ -35,6 +35,16 @@ def _quietly() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
+@contextmanager
+def _opening(source: ModelSource) -> Iterator[None]:
+    """Quietly, and what diffusers says against a model is about the user's input."""
+    try:
+        with _quietly():
+            yield
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
+        raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+
+
 def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device: str) -> DiffusionPipeline:
     """Load a pipeline's weights onto a device, with its own progress bars off.
 
@@ -44,20 +54,17 @@ def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device:
     if device == "cpu" and (loading.offload in ("model", "sequential") or loading.device_map):
         name = f"offload {loading.offload!r}" if loading.offload != "none" else f"device_map {loading.device_map!r}"
         raise InputError(f"{name} moves weights between a GPU and memory, and this machine has no GPU.")
-    try:
-        with _quietly():
-            pipeline = _pipeline(source, geometry, loading)
-            for i, (path, _) in enumerate(loading.adapters()):
-                pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=f"lora_{i}")
-            if loading.lora:
-                strengths = [strength for _, strength in loading.adapters()]
-                pipeline.set_adapters([f"lora_{i}" for i in range(len(strengths))], strengths)
-            if loading.attention:
-                with attention_backend(loading.attention):  # which it sets for every other model in the process, too
-                    pipeline.transformer.set_attention_backend(loading.attention)
-            _place(pipeline, loading, device)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
-        raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+    with _opening(source):
+        pipeline = _pipeline(source, geometry, loading)
+        adapters = {f"lora_{i}": adapter for i, adapter in enumerate(loading.adapters())}
+        for name, (path, _) in adapters.items():
+            pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=name)
+        if adapters:
+            pipeline.set_adapters(list(adapters), [strength for _, strength in adapters.values()])
+        if loading.attention:
+            with attention_backend(loading.attention):  # which it sets for every other model in the process, too
+                pipeline.transformer.set_attention_backend(loading.attention)
+        _place(pipeline, loading, device)
     if loading.compile:
         _compile(pipeline.transformer, geometry.blocks)
     pipeline.set_progress_bar_config(disable=True)
@@ -70,12 +77,9 @@ def open_pipeline(source: ModelSource, device: str) -> DiffusionPipeline:
     Raises:
         InputError: diffusers cannot open the model.
     """
-    try:
-        with _quietly():
-            dtype = torch.float32 if device == "cpu" else torch.bfloat16
-            pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype).to(device)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+    with _opening(source):
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

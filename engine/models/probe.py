@@ -6,7 +6,7 @@ noise is changed, at every place of the grid that is tried. What could not be se
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import FewchannelsError
 from engine.models.family import BlockList, Family, Guidance, Pipeline, Place, Start, TextInput
+from engine.models.initial_noise import Draw, drawn_by
 
 _PROMPTS = ("a small red star", "a large blue ring on the left of a green field")
 _WIDTHS = (("num_attention_heads", "attention_head_dim"), ("hidden_size",), ("dim",), ("model_dim",), ("inner_dim",))
@@ -346,25 +347,21 @@ def _own_token(moves: Mapping[tuple[int, int], Tensor], at: tuple[int, int]) -> 
     return token, float(score[token])
 
 
-@contextmanager
 def _changed_noise(
     pipeline: DiffusionPipeline, at: tuple[int, int] | None, shapes: list[tuple[int, ...]] | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """The pipeline's initial noise has other values in one cell of its first sample; its shape is noted."""
-    module = inspect.getmodule(type(pipeline))
-    own = module.randn_tensor  # type: ignore[union-attr]
 
-    def randn_tensor(*arguments: Any, **keywords: Any) -> Tensor:
-        noise = own(*arguments, **keywords)
-        if shapes is not None:
-            shapes.append(tuple(noise.shape))
-        if at is not None:
-            cell = noise[0, ..., at[0], at[1]]
-            cell += 3 * torch.randn(cell.shape, generator=torch.Generator().manual_seed(1))
-        return noise
+    def changed(own: Draw) -> Draw:
+        def draw(*arguments: Any, **keywords: Any) -> Tensor:
+            noise = own(*arguments, **keywords)
+            if shapes is not None:
+                shapes.append(tuple(noise.shape))
+            if at is not None:
+                cell = noise[0, ..., at[0], at[1]]
+                cell += 3 * torch.randn(cell.shape, generator=torch.Generator().manual_seed(1))
+            return noise
 
-    module.randn_tensor = randn_tensor  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        module.randn_tensor = own  # type: ignore[union-attr]
+        return draw
+
+    return drawn_by(pipeline, changed)

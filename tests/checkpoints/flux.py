@@ -3,26 +3,13 @@
 from functools import partial
 from typing import Any
 
+from conftest import TINY
 from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 
 from checkpoints.case import Case, listed, seeded
 from checkpoints.parts import vae
-from engine.demo.build import Architecture, build_pipeline
-
-# 4 x 4 image tokens and 16 text tokens: a tap that went by length could take the wrong stream.
-TINY = Architecture(
-    grid=4,
-    n_dual=2,
-    n_single=2,
-    n_heads=2,
-    head_dim=16,
-    text_dim=32,
-    text_layers=1,
-    text_tokens=16,
-    pooled_dim=16,
-    vae_channels=(8, 16),
-)
+from engine.demo.build import build_pipeline
 
 
 def _build_schnell() -> FluxPipeline:
@@ -61,6 +48,7 @@ _case = partial(
     guided={"true_cfg_scale": 4.0},
 )
 
+# TINY has 4 x 4 image tokens and 16 text tokens: a tap that went by length could take the wrong stream.
 CASES = [
     _case(name="flux", build=partial(build_pipeline, TINY, seed=1)),
     _case(name="flux-schnell", build=_build_schnell),

@@ -18,12 +18,11 @@ from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralImageProcessorPil,
-    Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from checkpoints.case import Case, listed, seeded
-from checkpoints.parts import add_words, byte_tokenizer, noisy, qwen_tokenizer
+from checkpoints.parts import add_words, byte_tokenizer, noisy, qwen3_config, qwen_tokenizer
 
 PROMPTS = ("a small red star", "a large blue ring", "a")
 
@@ -81,20 +80,7 @@ def _build_klein(seed: int, *, is_distilled: bool) -> Flux2KleinPipeline:
     tokenizer.chat_template = _KLEIN_TEMPLATE
     with seeded(seed):
         # The pipeline reads behind the encoder's layers 9, 18 and 27.
-        text_encoder = Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=28,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=8,
-                max_position_embeddings=512,
-            )
-        )
+        text_encoder = Qwen3ForCausalLM(qwen3_config(tokenizer, 28))
         return Flux2KleinPipeline(
             tokenizer=tokenizer,
             text_encoder=noisy(text_encoder),

@@ -11,10 +11,10 @@ from diffusers import (
     HunyuanImageTransformer2DModel,
 )
 from torch import Tensor
-from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+from transformers import ByT5Tokenizer
 
 from checkpoints.case import Case, listed, seeded
-from checkpoints.parts import noisy, qwen_tokenizer, qwen_vl
+from checkpoints.parts import noisy, qwen_tokenizer, qwen_vl, t5_encoder
 
 _TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -30,21 +30,7 @@ TEXT_LENGTHS = (16, 8, 2)
 def _build(seed: int, *, distilled: bool) -> HunyuanImagePipeline:
     tokenizer = qwen_tokenizer("\n".join((_TEMPLATE, *PROMPTS, LONG)))
     with seeded(seed):
-        text_encoder_2 = T5EncoderModel(
-            T5Config(
-                vocab_size=384,
-                d_model=16,
-                d_kv=8,
-                d_ff=32,
-                num_layers=1,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-                dropout_rate=0.0,
-                is_encoder_decoder=False,
-                use_cache=False,
-                tie_word_embeddings=False,
-            )
-        )
+        text_encoder_2 = t5_encoder(384, 16)
         transformer = HunyuanImageTransformer2DModel(
             in_channels=4,
             out_channels=4,
@@ -75,7 +61,7 @@ def _build(seed: int, *, distilled: bool) -> HunyuanImagePipeline:
             ).eval(),
             text_encoder=qwen_vl(tokenizer, 16),
             tokenizer=tokenizer,
-            text_encoder_2=text_encoder_2.eval(),
+            text_encoder_2=text_encoder_2,
             tokenizer_2=ByT5Tokenizer(),
             transformer=noisy(transformer),
             guider=None if distilled else AdaptiveProjectedMixGuidance(),

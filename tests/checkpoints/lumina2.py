@@ -1,16 +1,13 @@
 """Lumina-Image 2.0, in whose blocks each row's image lies right behind its own text."""
 
-import re
-import string
 from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
 from checkpoints.case import Case, listed, seeded
-from checkpoints.parts import noisy, vae
+from checkpoints.parts import gemma2, noisy, vae
 
 _BEFORE = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
@@ -21,35 +18,9 @@ TEXT_LENGTHS = (36, 39, 33)
 """Of each prompt, with what the pipeline puts before it; the square picture has 36 tokens too."""
 
 
-def _tokenizer() -> GemmaTokenizer:
-    characters = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    tokenizer = GemmaTokenizer(
-        vocab={token: i for i, token in enumerate([*special, *characters])}, add_bos_token=True, model_max_length=64
-    )
-    pieces = dict.fromkeys(re.findall(r" ?\w+| ?[^\s\w]+", "\n".join((_BEFORE, *PROMPTS))))
-    tokenizer.add_tokens([piece for piece in pieces if len(piece) > 1])
-    return tokenizer
-
-
 def _build() -> Lumina2Pipeline:
-    tokenizer = _tokenizer()
     with seeded(1):
-        text_encoder = Gemma2Model(
-            Gemma2Config(
-                vocab_size=len(tokenizer),
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=8,
-                max_position_embeddings=512,
-            )
-        )
+        tokenizer, text_encoder = gemma2("\n".join((_BEFORE, *PROMPTS)))
         transformer = Lumina2Transformer2DModel(
             sample_size=12,
             in_channels=4,
@@ -66,7 +37,7 @@ def _build() -> Lumina2Pipeline:
         return Lumina2Pipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(),
             vae=vae(n_halvings=3),
-            text_encoder=text_encoder.eval(),
+            text_encoder=text_encoder,
             tokenizer=tokenizer,
             transformer=noisy(transformer),
         )

@@ -19,6 +19,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen3Config,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -48,8 +49,13 @@ def clip(width: int = 16, *, projection: bool = False) -> tuple[CLIPTokenizer, C
 def t5(width: int = 32, n_tokens: int = 16) -> tuple[T5Tokenizer, T5EncoderModel]:
     """A T5 tokenizer and encoder of so many tokens."""
     _, tokenizer = build_tokenizers(n_tokens)
+    return tokenizer, t5_encoder(len(tokenizer), width)
+
+
+def t5_encoder(vocab_size: int, width: int = 32) -> T5EncoderModel:
+    """A T5 encoder of one layer."""
     config = T5Config(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         d_model=width,
         d_kv=8,
         d_ff=2 * width,
@@ -61,7 +67,23 @@ def t5(width: int = 32, n_tokens: int = 16) -> tuple[T5Tokenizer, T5EncoderModel
         use_cache=False,
         tie_word_embeddings=False,
     )
-    return tokenizer, T5EncoderModel(config).eval()
+    return T5EncoderModel(config).eval()
+
+
+def qwen3_config(tokenizer: Qwen2Tokenizer, n_layers: int = 2) -> Qwen3Config:
+    """Of a Qwen 3, 16 channels wide."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=n_layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+    )
 
 
 def byte_tokenizer(special: list[str], n_tokens: int = 64, **roles: str) -> PreTrainedTokenizerFast:

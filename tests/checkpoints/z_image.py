@@ -4,10 +4,10 @@ from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3Model
+from transformers import Qwen3Model
 
 from checkpoints.case import Case, listed, seeded
-from checkpoints.parts import noisy, qwen_tokenizer, vae
+from checkpoints.parts import noisy, qwen3_config, qwen_tokenizer, vae
 
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -22,20 +22,7 @@ def _build() -> ZImagePipeline:
     tokenizer = qwen_tokenizer("\n".join(("user", "assistant", *PROMPTS)))
     tokenizer.chat_template = _TEMPLATE
     with seeded(1):
-        text_encoder = Qwen3Model(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=8,
-                max_position_embeddings=512,
-            )
-        )
+        text_encoder = Qwen3Model(qwen3_config(tokenizer))
         transformer = ZImageTransformer2DModel(
             in_channels=4,
             dim=32,
