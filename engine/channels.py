@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+_CACHED_VALUES = 2**19
+
 
 def statistics(x: Tensor) -> Tensor:
     """The four score definitions, over tokens.
@@ -17,22 +19,28 @@ def statistics(x: Tensor) -> Tensor:
         ``(statistic, sample, channel)`` float32 in the order of :data:`engine.statistics.STATISTICS`. A channel
         with a NaN token is NaN.
     """
-    x = x.float()
+    n_tokens = x.shape[1]
+    parts = torch.stack([_sums(block.float()) for block in _blocks(x)])
+    mean_abs, mean, _, mean_square = parts.sum(dim=0) / n_tokens
+    return torch.stack([mean_abs, mean.abs_(), parts[:, 2].amax(dim=0), mean_square.sqrt_()])
+
+
+def _sums(x: Tensor) -> Tensor:
     magnitude = x.abs()
-    return torch.stack(
-        [
-            magnitude.mean(dim=1),
-            x.mean(dim=1).abs_(),
-            # Not vector_norm: over a middle dimension it is 40 times slower on a CPU (benchmarks/capture_overhead.py).
-            magnitude.amax(dim=1),
-            x.square().mean(dim=1).sqrt_(),
-        ]
-    )
+    # Not vector_norm: over a middle dimension it is 40 times slower on a CPU.
+    return torch.stack([magnitude.sum(dim=1), x.sum(dim=1), magnitude.amax(dim=1), x.square().sum(dim=1)])
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """Runs of tokens that stay in a CPU's cache while they are reduced, six times as fast; a GPU takes all at once."""
+    if x.device.type != "cpu":
+        return (x,)
+    return x.split(max(1, _CACHED_VALUES // (x.shape[0] * x.shape[2])), dim=1)
 
 
 def token_norms(x: Tensor) -> Tensor:
     """Euclidean norm of every token over channels: ``(sample, token, channel)`` to ``(sample, token)`` float32."""
-    return torch.linalg.vector_norm(x.float(), 2, dim=-1)
+    return torch.cat([torch.linalg.vector_norm(block.float(), 2, dim=-1) for block in _blocks(x)], dim=1)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

@@ -28,6 +28,7 @@ _LATER = {
     "device_map",
     "lora",
     "transformer_file",
+    "encode_first",
 }
 
 
@@ -63,7 +64,9 @@ class CaptureConfig:
         device_map: how the model is spread over several GPUs; None for one.
         lora: adapters, ``FILE@STRENGTH``, comma-separated; None for none.
         transformer_file: single file whose weights replace the transformer's; None for none.
-        batch_size: samples generated together; None for 16, or a task's samples where those are fewer.
+        encode_first: whether all prompts are encoded before the transformer is loaded, and never beside it.
+        batch_size: samples generated together; None for 16, or a task's samples where those are fewer; 1 where prompts
+            are encoded first.
         shard_samples: samples in one task and one shard; None for as many as fit 512 MiB of values, at most 16.
     """
 
@@ -91,6 +94,7 @@ class CaptureConfig:
     device_map: str | None = None
     lora: str | None = None
     transformer_file: str | None = None
+    encode_first: bool = False
     batch_size: int | None = None
     shard_samples: int | None = None
 
@@ -107,6 +111,16 @@ class CaptureConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
+        if self.encode_first and self.batch_size not in (None, 1):
+            raise InputError(
+                f"batch_size is {self.batch_size}; with encode_first it is 1: prompts are encoded one by one, each "
+                "without the padding that others beside it would give it."
+            )
+        if self.encode_first and self.lora:
+            raise InputError(
+                "encode_first and lora do not work together: an adapter may change the text encoders, which are loaded "
+                "without it. Leave one out."
+            )
         for name in ("guidance_scale", "true_cfg_scale"):
             value = getattr(self, name)
             if value is not None and (not math.isfinite(value) or value < 0):

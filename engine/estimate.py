@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from engine import shards
+from engine.encode import encoded
 from engine.job import Job
-from engine.manifest import read_samples
+from engine.manifest import Sample, read_samples
 from engine.plan import ArrayPlan
 from engine.recorder import Recorder
 from engine.tables import encode
-from engine.worker import CaptureWorker
+from engine.worker import CaptureWorker, default_device
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,14 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
     """
-    worker = CaptureWorker(job, n_threads)
     n_measured = min(job.batch_size, job.layout.shard_samples, job.layout.n_samples)
     samples = read_samples(manifest_path, 0, n_measured)
+    with encoded(job, samples, default_device()) as embeddings:
+        worker = CaptureWorker(job, n_threads, embeddings)
+        return _measure(job, worker, samples, manifest_path, n_actors)
+
+
+def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_path: Path, n_actors: int) -> Estimate:
     recorder = Recorder(job.layout, job.config.score, len(samples))
     worker.generate(samples[:1], Recorder(job.layout, job.config.score, 1))  # the first generation also warms up
     started = time.monotonic()

@@ -17,7 +17,7 @@ from engine.manifest import Sample
 from engine.models.family import BRANCHES, STREAMS, Family, ModelGeometry
 from engine.models.family_file import as_fields
 from engine.models.loading import Loading
-from engine.models.source import find, geometry, weights_digest
+from engine.models.source import find, geometry, text_encoders, weights_digest
 from engine.plan import (
     Layout,
     choose_layers,
@@ -27,15 +27,15 @@ from engine.plan import (
     default_shard_samples,
     is_rounded,
 )
-from engine.runfile import FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description, write_description
+from engine.runfile import EMBEDDINGS, FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description, write_description
 from engine.sampler import Settings
 from engine.storage import Storage, open_storage
 
 _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
-_FOLDERS = ("ledger/", "cells/", "samples/", "results/", f"{store.NAME}/")
+_FOLDERS = ("ledger/", "cells/", "samples/", "results/", EMBEDDINGS, f"{store.NAME}/")
 _FILES = (MANIFEST, LEASE)
 _MOST_BATCH_SIZE = 16
-_ELSEWHERE = ("model", "revision", "offload", "device_map", "transformer_file")
+_ELSEWHERE = ("model", "revision", "offload", "device_map", "transformer_file", "encode_first")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ def prepare(
     source = find(config.model, config.revision)
     shape = geometry(source, family)
     files = loading(config).digests()
+    if config.encode_first and not text_encoders(source):
+        raise InputError(f"encode_first needs text encoders; {config.model!r} has none.")
     config = _settle_guidance(config, shape)
     layout = _layout(manifest_path, config, shape)
     config = dataclasses.replace(
@@ -134,7 +136,7 @@ def prepare(
         height=config.height or shape.default_side,
         width=config.width or shape.default_side,
         shard_samples=layout.shard_samples,
-        batch_size=config.batch_size or min(_MOST_BATCH_SIZE, layout.shard_samples),
+        batch_size=config.batch_size or (1 if config.encode_first else min(_MOST_BATCH_SIZE, layout.shard_samples)),
     )
     settled = as_dict(config) | {
         "layers": [block.layer for block in layout.blocks],

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import CaptureConfig, differences
+from engine.encode import encoded
 from engine.errors import InputError, RunConflictError
 from engine.job import Job, prepare
 from engine.ledger import Ledger
-from engine.manifest import read_samples
+from engine.manifest import Sample, read_samples
 from engine.models.family_file import named_family
 from engine.parts import Parts
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST, read_description
 from engine.storage import Storage
 from engine.store import read
-from engine.worker import CaptureWorker, png
+from engine.worker import CaptureWorker, default_device, png
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,25 @@ def recompute(
         raise InputError(f"{storage.url!r} has no finished task to compare with.")
     n_tasks = min(len(done), -(-n_samples // job.layout.shard_samples))
     chosen = [done[i * len(done) // n_tasks] for i in range(n_tasks)]
-    worker, parts, compared = CaptureWorker(job, n_threads), Parts(storage, records), []
-    for i, task in enumerate(chosen, start=1):
-        compared += _compare(job, worker, parts, task, records[task].stop)
-        on_progress(i, n_tasks)
+    samples = {}
+    for task in chosen:
+        with storage.open(MANIFEST) as file:
+            samples[task] = read_samples(file, job.layout.rows(task).start, records[task].stop)
+    parts, compared = Parts(storage, records), []
+    with encoded(job, [sample for each in samples.values() for sample in each], default_device()) as embeddings:
+        worker = CaptureWorker(job, n_threads, embeddings)
+        for i, task in enumerate(chosen, start=1):
+            compared += _compare(job, worker, parts, task, samples[task])
+            on_progress(i, n_tasks)
     return compared
 
 
-def _compare(job: Job, worker: CaptureWorker, parts: Parts, task: int, stop: int) -> list[Comparison]:
+def _compare(job: Job, worker: CaptureWorker, parts: Parts, task: int, samples: list[Sample]) -> list[Comparison]:
     start = job.layout.rows(task).start
-    with job.storage.open(MANIFEST) as file:
-        samples = read_samples(file, start, stop)
     recorder = Recorder(job.layout, job.config.score, len(samples))
     generated = worker.generate(samples, recorder)
     again = recorder.arrays()
-    stored = read(job.storage, list(again), start, stop)
+    stored = read(job.storage, list(again), start, start + len(samples))
     pictures = parts.rows("samples", task).column("image").to_pylist()
     return [
         _compared(

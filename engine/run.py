@@ -18,6 +18,8 @@ import ray
 from engine.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
 from engine.job import Job
 from engine.ledger import Ledger, Record
+from engine.manifest import Sample, read_samples
+from engine.runfile import EMBEDDINGS, MANIFEST
 from engine.sizes import size
 
 TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
@@ -119,11 +121,13 @@ class CaptureActor:
     """A :class:`CaptureWorker` as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
 
     def __init__(self, job: Job, n_threads: int) -> None:
-        from engine.worker import CaptureWorker  # here: seconds to import, and the driver does not need it
+        from engine.embeddings import Stored  # here: seconds to import, and the driver does not need them
+        from engine.worker import CaptureWorker
 
         self._worker: CaptureWorker | FewchannelsError
+        embeddings = Stored(job.storage) if job.config.encode_first else None
         try:
-            self._worker = CaptureWorker(job, n_threads)
+            self._worker = CaptureWorker(job, n_threads, embeddings)
         except FewchannelsError as error:  # Ray would start the actor again and again; the driver ends the capture
             self._worker = error
 
@@ -241,13 +245,59 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
         raise
 
 
-def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lambda done, failed: None) -> Outcome:
+def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
+    """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
+    import torch
+
+    from engine.embeddings import Stored
+    from engine.encode import encode
+    from engine.worker import default_device
+
+    torch.set_num_threads(n_threads)
+
+    def samples() -> Iterator[Sample]:
+        for task in tasks:
+            rows = job.layout.rows(task)
+            with job.storage.open(MANIFEST) as file:
+                yield from read_samples(file, rows.start, rows.stop)
+
+    yield from encode(job, samples(), Stored(job.storage), default_device())
+
+
+def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:
+    """Encode the prompts of tasks with what one actor owns, before there are actors.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    remote = ray.remote(_encode).options(
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        num_returns="streaming",
+        max_retries=MACHINE_FAULT_RETRIES,
+    )
+    try:
+        for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor), start=1):
+            ray.get(reference)
+            on_encoded(done)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, FewchannelsError) else error from None
+
+
+def capture(
+    job: Job,
+    pool: Pool,
+    on_progress: Callable[[int, int], None] = lambda done, failed: None,
+    on_encoded: Callable[[int], None] = lambda done: None,
+) -> Outcome:
     """Run what is not done yet of a job that was begun. Call it again to resume.
 
     Args:
         job: from :func:`engine.job.prepare`, begun on disk.
         pool: of actors.
         on_progress: called with the samples done so far and those failed, after every task.
+        on_encoded: called with the samples whose prompts are encoded, where that is done first.
 
     Raises:
         StorageError: the disk is full or refused; what is done stays done.
@@ -269,6 +319,8 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
         check_space(job, tasks)
         try:
             with ray_session(pool), _interrupts() as check_interrupted:
+                if job.config.encode_first:
+                    encode_prompts(job, tasks, pool, on_encoded)
                 for outcome in outcomes(job, tasks, pool):
                     check_interrupted()
                     if outcome["fatal"]:
@@ -284,5 +336,7 @@ def capture(job: Job, pool: Pool, on_progress: Callable[[int, int], None] = lamb
             ) from error
         job.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
+        if job.config.encode_first and n_done == n_samples:
+            job.storage.delete(job.storage.list(EMBEDDINGS))
     missing = {task: failed_tasks.get(task, "no record") for task in range(job.layout.n_tasks) if task not in records}
     return Outcome(n_samples, n_done, n_failed, n_resumed, missing)

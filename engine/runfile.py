@@ -8,6 +8,7 @@ from engine.storage import Storage, Stored
 
 NAME = "run.json"
 MANIFEST = "manifest.parquet"
+EMBEDDINGS = "embeddings/"
 FORMAT_VERSION = 2
 
 

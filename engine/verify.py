@@ -11,12 +11,12 @@ from engine.lease import LEASE
 from engine.ledger import Ledger, Record
 from engine.parts import FOLDER, TABLES, Compaction, Parts, part
 from engine.plan import Layout
-from engine.runfile import MANIFEST, NAME, objects_of, read_description
+from engine.runfile import EMBEDDINGS, MANIFEST, NAME, objects_of, read_description
 from engine.storage import Storage, Stored
 from engine.tables import decode
 
 _TASKS_AT_ONCE = 2
-_READ_ANYWAY = ("results/", "ledger/failed/")
+_READ_ANYWAY = ("results/", "ledger/failed/", EMBEDDINGS)
 
 
 @dataclass(frozen=True)

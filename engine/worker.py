@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from engine.embeddings import Kept, Recent, remembering
 from engine.errors import RunConflictError, StorageError
 from engine.job import Job, loading
 from engine.lease import Membership
 from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
 from engine.models.load import load
-from engine.models.source import find
+from engine.models.source import find, text_encoders
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST
 from engine.sampler import Sampler, Settings
@@ -56,22 +57,26 @@ class CaptureWorker:
     Args:
         job: what to do.
         n_threads: CPU threads for PyTorch.
+        embeddings: of prompts that were encoded before; None where the worker is to encode them itself.
 
     Raises:
         InputError: the model cannot be loaded.
         RunConflictError: the capture that this worker belongs to has ended.
     """
 
-    def __init__(self, job: Job, n_threads: int) -> None:
+    def __init__(self, job: Job, n_threads: int, embeddings: Kept | None = None) -> None:
         self.job = job
+        self._encodes, self._embeddings = embeddings is None, embeddings or Recent()
         self._membership = Membership(job.storage, job.lease) if job.lease else None
         # One thread does all that PyTorch does here, whoever calls. OpenMP keeps a pool for each thread that computes;
         # with two on the same cores it no longer waits awake between operations, and generation takes 1.3 times longer.
         self.generator = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = default_device()
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         source = find(job.config.model, job.config.revision)
-        pipeline = self.generator.submit(load, source, job.geometry, loading(job.config), self.device).result()
+        left_out = {} if self._encodes else dict.fromkeys(text_encoders(source))
+        how = loading(job.config)
+        pipeline = self.generator.submit(load, source, job.geometry, how, self.device, left_out).result()
         self.sampler = Sampler(pipeline, job.geometry)
         self.ledger = Ledger(job.storage)
         self._store = Store(job.storage, job.layout)
@@ -208,7 +213,10 @@ class CaptureWorker:
         failure = None
         try:
             layout = self.job.layout
-            with tapped(self.sampler, layout.blocks, recorder.tap(rows), layout.streams, layout.branches):
+            with (
+                remembering(self.sampler.pipeline, self._embeddings, encodes=self._encodes),
+                tapped(self.sampler, layout.blocks, recorder.tap(rows), layout.streams, layout.branches),
+            ):
                 images = list(self.sampler.generate(samples, settings))
         except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
             recorder.discard(rows)
@@ -247,6 +255,11 @@ class CaptureWorker:
             cells = {} if image is None else recorder.cells(row, timesteps, sigmas)
             generated.append(Generated(about, image, cells))
         return generated
+
+
+def default_device() -> str:
+    """``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _settle_thread(n_threads: int) -> None:

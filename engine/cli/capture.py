@@ -79,6 +79,10 @@ def capture(
     transformer_file: Annotated[
         str | None, typer.Option(help="Single file (safetensors, GGUF) whose weights replace the transformer's.")
     ] = None,
+    encode_first: Annotated[
+        bool | None,
+        typer.Option("--encode-first", help="Encode all prompts first; text encoders and transformer never meet."),
+    ] = None,
     family: Annotated[
         Path | None, typer.Option(help="YAML file that describes a transformer class (docs/families.md).")
     ] = None,
@@ -134,6 +138,7 @@ def capture(
         "device_map": device_map,
         "lora": lora,
         "transformer_file": transformer_file,
+        "encode_first": encode_first,
         "batch_size": batch_size,
         "shard_samples": shard_samples,
     }
@@ -202,8 +207,11 @@ def _capture(job: "Job", pool: "Pool") -> "Outcome":
             if done or failed:
                 bar.update(shown, description="capturing")
 
+        def on_encoded(done: int) -> None:
+            bar.update(shown, description=f"encoding prompts, {done} of {job.layout.n_samples}")
+
         try:
-            return run_capture(job, pool, on_progress)
+            return run_capture(job, pool, on_progress, on_encoded)
         except KeyboardInterrupt:
             say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
             raise typer.Exit(130) from None

@@ -1,7 +1,7 @@
 """From a model that was found to a loaded pipeline, the way that people run large ones."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,21 @@ def _opening(source: ModelSource) -> Iterator[None]:
         raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
 
 
-def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device: str) -> DiffusionPipeline:
+def load(
+    source: ModelSource,
+    geometry: ModelGeometry,
+    loading: Loading,
+    device: str,
+    components: Mapping[str, torch.nn.Module | None] | None = None,
+) -> DiffusionPipeline:
     """Load a pipeline's weights onto a device, with its own progress bars off.
+
+    Args:
+        source: the model.
+        geometry: of it.
+        loading: how.
+        device: where its components run.
+        components: to take instead of the model's own, which are not read; None is left out.
 
     Raises:
         InputError: diffusers cannot open the model, or cannot load it in this way on this machine.
@@ -55,7 +68,7 @@ def load(source: ModelSource, geometry: ModelGeometry, loading: Loading, device:
         name = f"offload {loading.offload!r}" if loading.offload != "none" else f"device_map {loading.device_map!r}"
         raise InputError(f"{name} moves weights between a GPU and memory, and this machine has no GPU.")
     with _opening(source):
-        pipeline = _pipeline(source, geometry, loading)
+        pipeline = _pipeline(source, geometry, loading, components or {})
         adapters = {f"lora_{i}": adapter for i, adapter in enumerate(loading.adapters())}
         for name, (path, _) in adapters.items():
             pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=name)
@@ -84,7 +97,12 @@ def open_pipeline(source: ModelSource, device: str) -> DiffusionPipeline:
     return pipeline
 
 
-def _pipeline(source: ModelSource, geometry: ModelGeometry, loading: Loading) -> DiffusionPipeline:
+def _pipeline(
+    source: ModelSource,
+    geometry: ModelGeometry,
+    loading: Loading,
+    components: Mapping[str, torch.nn.Module | None],
+) -> DiffusionPipeline:
     dtype = getattr(torch, loading.dtype)
     more: dict[str, Any] = {}
     if loading.quantization != "none":
@@ -101,7 +119,10 @@ def _pipeline(source: ModelSource, geometry: ModelGeometry, loading: Loading) ->
             str(path), config=str(source.folder), subfolder="transformer", torch_dtype=dtype, **more
         )
         more = {"transformer": transformer} | ({"device_map": loading.device_map} if loading.device_map else {})
-    return DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype, **more)
+    pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype, **more, **components)
+    for name in [name for name, component in components.items() if component is None]:
+        setattr(pipeline, name, None)  # HunyuanDiTPipeline reads one all the same
+    return pipeline
 
 
 def _quantization(name: str, dtype: torch.dtype) -> Any:

@@ -77,6 +77,19 @@ def weights_digest(source: ModelSource) -> str:
     return digest.hexdigest()
 
 
+def text_encoders(source: ModelSource) -> list[str]:
+    """Names of a model's text encoders among its components."""
+    index = _read_config(source, "model_index.json")
+    return [
+        name for name, kind in index.items() if name.startswith("text_encoder") and isinstance(kind, list) and kind[0]
+    ]
+
+
+def transformer_config(source: ModelSource) -> dict[str, Any]:
+    """The configuration of a model's transformer."""
+    return _read_config(source, "transformer/config.json")
+
+
 def _read_config(source: ModelSource, key: str) -> dict[str, Any]:
     try:
         return json.loads((source.folder / key).read_text(encoding="utf-8"))
