@@ -7,22 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import diffusers
 import torch
-from accelerate import init_empty_weights
-from torch import nn
 
 from engine.embeddings import Kept, Stored, remembering
 from engine.job import Job, loading
 from engine.manifest import Sample
 from engine.models.load import load
-from engine.models.source import ModelSource, find, transformer_config
+from engine.models.source import find
+from engine.models.stand_in import Reached, stand_in
 from engine.sampler import Sampler
 from engine.storage import FolderStorage
-
-
-class _Reached(BaseException):
-    """The pipeline is done with its prompts: it asks for its transformer."""
 
 
 @contextmanager
@@ -59,8 +53,8 @@ def encode(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iter
     """
     source = find(job.config.model, job.config.revision)
     how = replace(loading(job.config), quantization="none", compile=False, attention=None, device_map=None)
-    stand_in = _stand_in(source, job.geometry.transformer, getattr(torch, how.dtype))
-    pipeline = load(source, job.geometry, replace(how, transformer_file=None), device, {"transformer": stand_in})
+    transformer = stand_in(source, job.geometry.transformer, getattr(torch, how.dtype))
+    pipeline = load(source, job.geometry, replace(how, transformer_file=None), device, {"transformer": transformer})
     sampler = Sampler(pipeline, job.geometry)
     asked: set[Any] = set()
     with remembering(pipeline, kept):
@@ -72,24 +66,8 @@ def encode(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iter
                 asked.add(question)
                 try:
                     sampler.generate([sample], settings)
-                except _Reached:
+                except Reached:
                     pass
                 except Exception as failed:  # whatever the pipeline raises; the sample fails alone
                     error = f"{type(failed).__name__}: {failed}"
             yield error
-
-
-def _stand_in(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module:
-    """An object of the transformer's class with its configuration and none of its weights."""
-    kind = getattr(diffusers, name)
-
-    def forward(*arguments: Any, **keywords: Any) -> None:
-        raise _Reached
-
-    with init_empty_weights():
-        module = kind.from_config(transformer_config(source))
-    for held in (module._modules, module._parameters, module._buffers):
-        held.clear()
-    module.register_parameter("nothing", nn.Parameter(torch.zeros(1, dtype=dtype), requires_grad=False))
-    module.forward = forward
-    return module

@@ -20,6 +20,7 @@ from engine.channels import (
 from engine.plan import Layout, Track
 from engine.statistics import STATISTICS
 from engine.taps import Site, Tap
+from engine.transfer import Transfer
 
 
 class Recorder:
@@ -36,8 +37,10 @@ class Recorder:
         self._score = STATISTICS.index(score)
         self._step_position = {step: i for i, step in enumerate(layout.steps)}
         self._layer_position = {block.layer: i for i, block in enumerate(layout.blocks)}
+        self._transfer = Transfer()
         self._tracks = {
-            (track.stream, track.branch): _Kept(layout, self._score, track, n_samples) for track in layout.tracks
+            (track.stream, track.branch): _Kept(layout, self._score, track, n_samples, self._transfer)
+            for track in layout.tracks
         }
 
     def tap(self, rows: slice) -> Tap:
@@ -63,15 +66,18 @@ class Recorder:
 
     def discard(self, rows: slice) -> None:
         """Forget what a failed batch left at ``rows``."""
+        self._transfer.finish()
         for kept in self._tracks.values():
             kept.discard(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The task's arrays by name, ``(sample, step, layer, ...)``, not copied."""
+        self._transfer.finish()
         return {name: values for kept in self._tracks.values() for name, values in kept.arrays().items()}
 
     def nonfinite_cells(self, row: int) -> int:
         """Recorded cells of one sample whose hidden state holds a NaN or an infinity."""
+        self._transfer.finish()
         return sum(int((kept.nonfinite[row] > 0).sum()) for kept in self._tracks.values())
 
     def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float | None]) -> dict[str, np.ndarray]:
@@ -82,6 +88,7 @@ class Recorder:
             timesteps: the scheduler's timestep of every step.
             sigmas: the scheduler's noise level of every step; None where it has none.
         """
+        self._transfer.finish()
         parts = [kept.cells(row, timesteps, sigmas) for kept in self._tracks.values()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -89,8 +96,8 @@ class Recorder:
 class _Kept:
     """What one stream of one branch leaves."""
 
-    def __init__(self, layout: Layout, score: int, track: Track, n_samples: int) -> None:
-        self._layout, self._score, self._track = layout, score, track
+    def __init__(self, layout: Layout, score: int, track: Track, n_samples: int, transfer: Transfer) -> None:
+        self._layout, self._score, self._track, self._transfer = layout, score, track, transfer
         cells = (n_samples, len(layout.steps), len(layout.blocks))
         self._has_maps = layout.top_k > 0 and track.stream == "image"
         n_tokens = layout.n_tokens if self._has_maps else 0
@@ -108,18 +115,23 @@ class _Kept:
         rows, step, layer = at
         stats, norms = statistics(x), token_norms(x)
         channels = top_k(stats[self._score], layout.n_ranked)
-        self._statistics[:, rows, step, layer] = stats.to(self._statistics.device)
-        self._channels[at] = channels.to(self._channels)
-        self.nonfinite[at] = (~norms.isfinite()).sum(dim=-1).to(self.nonfinite)
-        self._norm_ratio[at] = (norms.amax(dim=-1) / lower_median(norms)).to(self._norm_ratio)
-        if not self._has_maps:
-            return
-        maps = pool_tokens(take_channels(x, channels), grid, layout.pool)
-        if layout.rounded:
-            maps = round_to_bfloat16(maps)
-        n_tokens = maps.shape[-1]
-        self._values[rows, step, layer, :, :n_tokens] = maps.to(self._values)
-        self._norms[rows, step, layer, :n_tokens] = pool_tokens(norms, grid, layout.pool).to(self._norms)
+        norm_ratio = norms.amax(dim=-1) / lower_median(norms)
+        moves = [
+            (self._statistics[:, rows, step, layer], stats),
+            (self._channels[at], channels.to(self._channels.dtype)),
+            (self.nonfinite[at], (~norms.isfinite()).sum(dim=-1)),
+            (self._norm_ratio[at], norm_ratio),
+        ]
+        if self._has_maps:
+            maps = pool_tokens(take_channels(x, channels), grid, layout.pool)
+            if layout.rounded:
+                maps = round_to_bfloat16(maps)
+            n_tokens = maps.shape[-1]
+            moves += [
+                (self._values[rows, step, layer, :, :n_tokens], maps),
+                (self._norms[rows, step, layer, :n_tokens], pool_tokens(norms, grid, layout.pool)),
+            ]
+        self._transfer.move(moves)
 
     def discard(self, rows: slice) -> None:
         self._statistics[:, rows] = torch.nan

@@ -274,6 +274,7 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
         num_returns="streaming",
+        max_calls=1,  # its process ends, and with it all that the encoders took
         max_retries=MACHINE_FAULT_RETRIES,
     )
     try:

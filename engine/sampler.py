@@ -100,9 +100,10 @@ class Sampler:
 
     def max_prompt_tokens(self) -> int:
         """Longest prompt that the sequence text encoder takes, tokens."""
-        tokenizer = self._tokenizer()
-        most = self.geometry.pipeline.max_tokens
-        return most if tokenizer is None else min(most, tokenizer.model_max_length)
+        tokenizer, how = self._tokenizer(), self.geometry.pipeline
+        if tokenizer is None or how.length is None:
+            return how.max_tokens
+        return min(how.max_tokens, tokenizer.model_max_length)
 
     def _tokenizer(self) -> Any:
         name = self.geometry.pipeline.tokenizer
@@ -117,7 +118,8 @@ class Sampler:
         tokenizer, limit = self._tokenizer(), self.max_prompt_tokens()
         if tokenizer is None:
             return [(1, False)] * len(prompts)
-        texts = [self.geometry.pipeline.before + prompt for prompt in prompts]
+        how = self.geometry.pipeline
+        texts = [how.before + (prompt.lower().strip() if how.lower_case else prompt) for prompt in prompts]
         lengths = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids]
         return [(length, length > limit) for length in lengths]
 

@@ -39,6 +39,7 @@ ORDER = [
     "noised",
     "sampler",
     "taps",
+    "transfer",
     "recorder",
     "shards",
     "store",

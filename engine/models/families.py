@@ -38,6 +38,7 @@ _LUMINA_SYSTEM_PROMPT = (
 _CROSS = Place()
 # It would clean captions where two more packages are installed, and a prompt means the same with and without them.
 _PIXART = {"use_resolution_binning": False, "clean_caption": False}
+_SANA = {"use_resolution_binning": False}
 _KANDINSKY_SIZES = ((1024, 1024), (1408, 640), (640, 1408), (1280, 768), (768, 1280), (1152, 896), (896, 1152))
 
 FAMILIES: dict[str, Family] = {
@@ -99,13 +100,14 @@ FAMILIES: dict[str, Family] = {
     "SanaTransformer2DModel": Family(
         lists=(BlockList("transformer_blocks", "cross", "num_layers", _CROSS),),
         pipelines={
-            "SanaPipeline": _batched(4.5, max_tokens=300, fixed={"use_resolution_binning": False}),
+            "SanaPipeline": _batched(4.5, max_tokens=300, lower_case=True, fixed=_SANA),
             "SanaSprintPipeline": _embedded(
                 4.5,
                 negative=False,
                 max_tokens=300,
+                lower_case=True,
                 two_steps="intermediate_timesteps",
-                fixed={"use_resolution_binning": False},
+                fixed=_SANA,
             ),
         },
     ),
@@ -119,8 +121,8 @@ FAMILIES: dict[str, Family] = {
     "PixArtTransformer2DModel": Family(
         lists=(BlockList("transformer_blocks", "cross", "num_layers", _CROSS),),
         pipelines={
-            "PixArtAlphaPipeline": _batched(4.5, max_tokens=120, fixed=_PIXART),
-            "PixArtSigmaPipeline": _batched(4.5, max_tokens=300, fixed=_PIXART),
+            "PixArtAlphaPipeline": _batched(4.5, max_tokens=120, lower_case=True, fixed=_PIXART),
+            "PixArtSigmaPipeline": _batched(4.5, max_tokens=300, lower_case=True, fixed=_PIXART),
         },
     ),
     "ZImageTransformer2DModel": Family(

@@ -92,6 +92,7 @@ class Pipeline(_Strict):
         tokenizer: the component that measures prompts.
         max_tokens: longest prompt in tokens.
         before: text that the pipeline puts before a prompt and counts among those.
+        lower_case: whether it encodes prompts in lower case, without spaces around them.
         length: argument for that; None where it has none.
         two_steps: argument that says something of two steps, and must be None for any other number.
         fixed: further arguments.
@@ -113,6 +114,7 @@ class Pipeline(_Strict):
     tokenizer: str | None = "tokenizer"
     max_tokens: int = 512
     before: str = ""
+    lower_case: bool = False
     length: str | None = "max_sequence_length"
     two_steps: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)

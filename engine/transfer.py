@@ -1,0 +1,53 @@
+"""Moves what a tap has reduced from its device to memory, without the device ever waiting for it."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MOST_PENDING = 128
+
+
+class Transfer:
+    """Copies into memory, begun at once and finished later.
+
+    On a GPU each result goes through pinned memory, which PyTorch reuses, while the GPU works on; only when many copies
+    are under way, the oldest ones are waited for, which are long done. On a CPU a result is copied at once.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[list[tuple[Tensor, Tensor]], torch.cuda.Event]] = deque()
+
+    def move(self, moves: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Begin to copy.
+
+        Args:
+            moves: pairs of a part of a tensor in memory, and the result that goes there, all on one device.
+        """
+        device = moves[0][1].device
+        if device.type != "cuda":
+            _copy(moves)
+            return
+        # PyTorch takes pinned memory for a copy that need not be waited for.
+        begun = [(place, result.to("cpu", non_blocking=True)) for place, result in moves]
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(device))
+        self._pending.append((begun, event))
+        if len(self._pending) > _MOST_PENDING:
+            self._finish_oldest()
+
+    def finish(self) -> None:
+        """Wait for all copies; before anyone reads."""
+        while self._pending:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        moves, event = self._pending.popleft()
+        event.synchronize()
+        _copy(moves)
+
+
+def _copy(moves: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for place, result in moves:
+        place.copy_(result)
