@@ -270,13 +270,13 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
     Raises:
         InputError: the model cannot be loaded.
     """
-    remote = ray.remote(_encode).options(
+    remote = ray.remote(
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
         num_returns="streaming",
         max_calls=1,  # its process ends, and with it all that the encoders took
         max_retries=MACHINE_FAULT_RETRIES,
-    )
+    )(_encode)
     try:
         for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor), start=1):
             ray.get(reference)
