@@ -23,11 +23,12 @@ from pathlib import Path
 import torch
 
 from engine import manifest
+from engine.cluster import Pool, ray_session
 from engine.config import CaptureConfig
 from engine.job import Job, begin, prepare
 from engine.manifest import read_samples
 from engine.recorder import Recorder
-from engine.run import Pool, outcomes, ray_session
+from engine.run import outcomes
 from engine.taps import tapped
 from engine.worker import CaptureWorker
 

@@ -34,7 +34,7 @@ from engine.config import CaptureConfig
 from engine.job import begin, check_place, prepare
 from engine.lease import hold
 from engine.ledger import Ledger
-from engine.run import choose_pool
+from engine.cluster import choose_pool
 marks.append(time.perf_counter())
 path, run = Path(sys.argv[1]), sys.argv[2]
 job = prepare(path, run, CaptureConfig(shard_samples=1))

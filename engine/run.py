@@ -2,19 +2,16 @@
 
 import json
 import logging
-import os
-import signal
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 
+from engine.cluster import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
 from engine.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
 from engine.job import Job
 from engine.ledger import Ledger, Record
@@ -24,24 +21,6 @@ from engine.sizes import size
 
 TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
 _FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
-MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
-
-
-@dataclass(frozen=True)
-class Pool:
-    """How many actors, and what each one owns.
-
-    Attributes:
-        n_actors: actors at the most.
-        gpus_per_actor: GPUs of each, may be a fraction.
-        cpus_per_actor: CPUs of each, and its PyTorch threads.
-        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
-    """
-
-    n_actors: int
-    gpus_per_actor: float
-    cpus_per_actor: int
-    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,18 +54,6 @@ class Outcome:
             f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
             f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
         )
-
-
-def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str | None = None) -> Pool:
-    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four."""
-    import torch
-
-    n_gpus = torch.cuda.device_count() if address is None else 0
-    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
-    n_cpus = os.cpu_count() or 1
-    if n_actors is None:
-        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
-    return Pool(n_actors, gpus, max(1, n_cpus // n_actors), address)
 
 
 def pending_tasks(job: Job) -> list[int]:
@@ -145,66 +112,6 @@ class CaptureActor:
         except Exception as error:  # one task's failure must not end the others; the driver reports it
             outcome |= {"error": f"{type(error).__name__}: {error}"}
         return {"outcome": np.array([json.dumps(outcome)], dtype=object)}
-
-
-@contextmanager
-def _without_standard_error() -> Iterator[None]:
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-@contextmanager
-def ray_session(pool: Pool) -> Iterator[None]:
-    """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if pool.address is None:
-        # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
-        options |= {"num_cpus": pool.n_actors * pool.cpus_per_actor + 1, "include_dashboard": False}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
-    try:
-        with _without_standard_error():  # Ray's core announces that very setting there
-            ray.init(address=pool.address, **options)
-    except Exception as error:  # what Ray raises while it starts has no common base class
-        raise FewchannelsError(
-            f"Ray could not {'start here' if pool.address is None else f'be reached at {pool.address!r}'}: "
-            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises KeyboardInterrupt if one was asked for: amid Ray's own code, one can get lost."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGINT, ask)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, earlier)
 
 
 def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
@@ -319,7 +226,7 @@ def capture(
     if tasks:
         check_space(job, tasks)
         try:
-            with ray_session(pool), _interrupts() as check_interrupted:
+            with ray_session(pool), interrupts() as check_interrupted:
                 if job.config.encode_first:
                     encode_prompts(job, tasks, pool, on_encoded)
                 for outcome in outcomes(job, tasks, pool):

@@ -21,10 +21,11 @@ from ray.data.iterator import DataIterator
 
 from engine import lease, run, worker
 from engine.cli.capture import run_job
+from engine.cluster import Pool
 from engine.errors import RunConflictError, StorageError
 from engine.job import Job
 from engine.lease import DRIVER_LOCK, hold
-from engine.run import CaptureActor, Outcome, Pool
+from engine.run import CaptureActor, Outcome
 from engine.storage import open_storage
 from engine.worker import CaptureWorker
 

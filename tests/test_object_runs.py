@@ -20,16 +20,16 @@ from engine.errors import RunConflictError, StorageError
 from engine.job import begin, prepare
 from engine.lease import LEASE, Membership, hold
 from engine.ledger import Record
-from engine.run import choose_pool
+from engine.cluster import choose_pool
 from engine.storage import ObjectStorage, Stored
 from engine.worker import CaptureWorker
 
 N_SAMPLES, N_TASKS = 20, 10
 FLAGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 # The command, with a lease that is waited out in 3 s instead of 30.
-COMMAND = "import engine.lease, engine.run; engine.lease.BEAT_S = 0.5; {}; from engine.cli import main; main()"
+COMMAND = "import engine.cluster, engine.lease; engine.lease.BEAT_S = 0.5; {}; from engine.cli import main; main()"
 # One thread, as the undisturbed run has: with more, sums come out otherwise.
-ONE_ACTOR = "engine.run.choose_pool = lambda *given: engine.run.Pool(1, 0, 1)"
+ONE_ACTOR = "engine.cluster.choose_pool = lambda *given: engine.cluster.Pool(1, 0, 1)"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import xarray as xr
 from engine import manifest, open_run
 from engine.config import CaptureConfig
 from engine.job import begin, prepare
-from engine.run import choose_pool
+from engine.cluster import choose_pool
 from engine.worker import CaptureWorker
 
 N_SAMPLES, N_TASKS = 24, 12

@@ -52,14 +52,18 @@ ORDER = [
     "worker",
     "estimate",
     "recompute",
+    "cluster",
     "run",
     "query",
+    "results",
     "catalog",
     "copying",
     "huggingface",
     "reader",
     "report",
     "demo",
+    "masks",
+    "analyses",
     "cli",
 ]
 ONLY_IMPORTERS = {
@@ -69,7 +73,7 @@ ONLY_IMPORTERS = {
     "obstore": {"storage"},
     "fcntl": {"lease"},
     "xarray": {"store", "reader"},
-    "ray": {"run"},
+    "ray": {"cluster", "run"},
     "duckdb": {"catalog"},
     "typer": {"cli"},
 }

@@ -12,9 +12,10 @@ from engine.cli.console import duration, errors, progress_bar, results, say
 from engine.sizes import parse_size, size
 
 if TYPE_CHECKING:
+    from engine.cluster import Pool
     from engine.estimate import Estimate
     from engine.job import Job
-    from engine.run import Outcome, Pool
+    from engine.run import Outcome
 
 
 def capture(
@@ -143,10 +144,10 @@ def capture(
         "shard_samples": shard_samples,
     }
     with errors.status("checking the manifest and the model"):
+        from engine.cluster import choose_pool
         from engine.config import CaptureConfig
         from engine.job import prepare
         from engine.models.family_file import read_family
-        from engine.run import choose_pool
 
         described = read_family(family) if family else None
         job = prepare(manifest, out, CaptureConfig.from_sources(config, given), described)

@@ -67,8 +67,8 @@ def _verified(storage: "Storage", quick: bool) -> "Report":
 
 def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
     with errors.status("loading the model"):
+        from engine.cluster import choose_pool
         from engine.recompute import recompute, summary
-        from engine.run import choose_pool
     threads = choose_pool(None, None).cpus_per_actor
     with progress_bar() as bar:
         shown = bar.add_task("generating again", total=None, rate="")

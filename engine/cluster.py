@@ -1,0 +1,139 @@
+"""Ray, quietly: what each worker owns, a session on this machine or on a cluster, and work handed to it."""
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from engine.errors import FewchannelsError
+
+MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each one owns.
+
+    Attributes:
+        n_actors: actors at the most.
+        gpus_per_actor: GPUs of each, may be a fraction.
+        cpus_per_actor: CPUs of each, and its PyTorch threads.
+        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
+    """
+
+    n_actors: int
+    gpus_per_actor: float
+    cpus_per_actor: int
+    address: str | None = None
+
+
+def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str | None = None) -> Pool:
+    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four."""
+    import torch
+
+    n_gpus = torch.cuda.device_count() if address is None else 0
+    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    n_cpus = os.cpu_count() or 1
+    if n_actors is None:
+        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
+    return Pool(n_actors, gpus, max(1, n_cpus // n_actors), address)
+
+
+@contextmanager
+def _without_standard_error() -> Iterator[None]:
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def ray_session(pool: Pool) -> Iterator[None]:
+    """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if pool.address is None:
+        # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
+        options |= {"num_cpus": pool.n_actors * pool.cpus_per_actor + 1, "include_dashboard": False}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
+    try:
+        with _without_standard_error():  # Ray's core announces that very setting there
+            ray.init(address=pool.address, **options)
+    except Exception as error:  # what Ray raises while it starts has no common base class
+        raise FewchannelsError(
+            f"Ray could not {'start here' if pool.address is None else f'be reached at {pool.address!r}'}: "
+            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises KeyboardInterrupt if one was asked for: amid Ray's own code, one can get lost."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGINT, ask)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
+    """Do work on Ray, a few items ahead of what is taken; yields each item with its result as it ends, in any order.
+
+    Args:
+        work: a plain function, safe to repeat: it is done again elsewhere where a machine fails.
+        items: what it is given.
+        pool: each of its actors' share is one worker's.
+
+    Raises:
+        FewchannelsError: what the work raised, or that it failed, with its own words.
+    """
+    remote = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, max_retries=MACHINE_FAULT_RETRIES)(
+        work
+    )
+    waiting = deque(items)
+    running: dict[Any, _Item] = {}
+    while waiting or running:
+        while waiting and len(running) < 2 * pool.n_actors:
+            item = waiting.popleft()
+            running[remote.remote(item)] = item
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        item = running.pop(done)
+        try:
+            yield item, ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, FewchannelsError):
+                raise cause from None
+            raise FewchannelsError(f"{item!r} failed: {type(cause).__name__}: {cause}") from error
