@@ -1,6 +1,7 @@
 """A run as SQL: DuckDB views over its tables, read-only."""
 
 import re
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from engine.errors import FewchannelsError, InputError, StorageError, unknown
 from engine.ledger import Ledger, Record
 from engine.parts import TABLES, Parts
 from engine.query import Query, queries
+from engine.results import finished
 from engine.runfile import MANIFEST, NAME, read_description
 from engine.storage import FolderStorage, ObjectStorage, open_storage, replace_durably
 from engine.storage.requests import reason
@@ -138,6 +140,7 @@ class Catalog:
 
     def __init__(self, path: str | Path) -> None:
         self._storage = open_storage(path)
+        self.views = list(VIEWS)
         if isinstance(self._storage, FolderStorage) and not self._storage.path.exists():
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
@@ -222,7 +225,7 @@ class Catalog:
         if isinstance(error, duckdb.PermissionException):
             self._check_files()  # a file that has gone is searched for as a pattern, which is not permitted
             return InputError(
-                f"a question reads this run's tables only ({', '.join(VIEWS)}), no other file or address. {message}"
+                f"a question reads this run's tables only ({', '.join(self.views)}), no other file or address. {message}"
             )
         if isinstance(self._storage, ObjectStorage) and message.startswith("Traceback"):
             return StorageError(f"the run {self._storage.url!r} cannot be read: {reason(message)}")
@@ -231,22 +234,24 @@ class Catalog:
         if isinstance(error, duckdb.OutOfMemoryException):
             return FewchannelsError(f"the answer does not fit in memory; ask for fewer rows or columns. {message}")
         if isinstance(error, duckdb.CatalogException) and "Table" in message:
-            return InputError(f"{message}\nTables: {', '.join(VIEWS)}.")
+            return InputError(f"{message}\nTables: {', '.join(self.views)}.")
         return InputError(message)
 
     def _add_views(self, run: dict[str, Any], shard_samples: int) -> None:
         parts = Parts(self._storage, self._records)
         parts_of = {table: parts.files(table) for table in TABLES}
         self._keys = [MANIFEST, *(key for table in TABLES for key in parts_of[table])]
-        self._check_files()
+        stored = self._check_files()
         # While a run grows, its manifest is longer than the run.
-        self._add_view("manifest", {MANIFEST: f"file_row_number < {run['n_samples']:d}"}, "* exclude (file_row_number)")
+        rows = f"file_row_number < {run['n_samples']:d}"
+        self._add_view("manifest", "manifest", {MANIFEST: rows}, "* exclude (file_row_number)")
         for table in TABLES:
             which = {
                 key: "true" if tasks is None else f"sample // {shard_samples:d} in ({', '.join(map(str, tasks))})"
                 for key, tasks in parts_of[table].items()
             }
-            self._add_view(table, which, ", ".join(schema(table).names))
+            self._add_view(table, table, which, ", ".join(schema(table).names))
+        self._add_results(stored)
         names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
         names["finished"] = "timestamp"
         rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
@@ -260,7 +265,21 @@ class Catalog:
         allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})
         self._connection.execute(f"set allowed_paths = [{allowed}]")
 
-    def _check_files(self) -> None:
+    def _add_results(self, stored: Collection[str]) -> None:
+        """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""
+        for result in finished(self._storage, stored):
+            content = result.read()
+            if content["objects"].keys() - set(stored):
+                continue
+            for table, kind in content["tables"].items():
+                keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
+                view = f"{result.label}_{table}"
+                self._add_view(view, kind, dict.fromkeys(keys, "true"), ", ".join(schema(kind).names))
+                self._keys += keys
+                self.views.append(view)
+
+    def _check_files(self) -> dict[str, int]:
+        """The listing of all that is stored, with every file of the views in it."""
         stored = self._storage.list()
         for key in self._keys:
             if key not in stored:
@@ -268,11 +287,12 @@ class Catalog:
                     f"{self._storage.location(key)} is missing, and run and ledger name it. Restore it, or let "
                     f"fewchannels runs verify {self._storage.url} --repair drop its record and capture again."
                 )
+        return stored
 
-    def _add_view(self, name: str, files: dict[str, str], columns: str) -> None:
-        """A view of the rows of files, by key, for which each file's condition holds."""
+    def _add_view(self, name: str, kind: str, files: dict[str, str], columns: str) -> None:
+        """A view of the rows of files of a schema, by key, for which each file's condition holds."""
         if not files:
-            empty = self._connection.from_arrow(schema(name).empty_table())
+            empty = self._connection.from_arrow(schema(kind).empty_table())
             empty.create(name)
             return
         alike: dict[str, list[str]] = {}

@@ -119,8 +119,12 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
     Raises:
         FewchannelsError: what the work raised, or that it failed, with its own words.
     """
+
+    def one(item: _Item) -> _Result:  # Ray takes plain functions only
+        return work(item)
+
     remote = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, max_retries=MACHINE_FAULT_RETRIES)(
-        work
+        one
     )
     waiting = deque(items)
     running: dict[Any, _Item] = {}

@@ -159,14 +159,30 @@ def _map_ahead(
         yield waiting.popleft().result()
 
 
-def read(storage: Storage, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+def read(
+    storage: Storage,
+    names: Sequence[str],
+    start: int,
+    stop: int,
+    region: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> dict[str, np.ndarray]:
     """Samples ``[start, stop)`` of arrays, as any Zarr reader has them: ``(sample, step, layer, ...)`` each.
+
+    Args:
+        storage: of the run.
+        names: which arrays.
+        start: first sample.
+        stop: one past the last.
+        region: positions on the step and on the layer axis, ascending; None for all. Other chunks are not read.
 
     Raises:
         ValueError: a chunk is damaged.
     """
     group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
-    return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+    if region is None:
+        return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+    steps, layers = (np.array(positions) for positions in region)
+    return {name: np.asarray(group[name].oindex[start:stop, steps, layers]) for name in names}  # type: ignore[union-attr]
 
 
 def decode(

@@ -41,7 +41,7 @@ own_masks = arrays(np.bool_, (3, 9))
 
 
 def planted() -> Tensor:
-    """64 tokens of 32 normal channels. Channel 3 is 200 at all tokens, 5 is 2000 at two, 7 is 100 at all, 3000 at two."""
+    """64 tokens of 32 normal channels. Channel 3 is 200 at all, 5 is 2000 at two, 7 is 100 at all and 3000 at two."""
     x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     x[:, CHANNEL] += 200
     x[REGISTERS, TOKEN] = -2000
@@ -288,10 +288,11 @@ def test_bimodality_separates_one_mode_from_two_and_takes_any_own_tokens() -> No
 
 
 def test_bimodality_of_logarithms_sees_through_a_heavy_tail() -> None:
-    norm = torch.randn(4000, generator=torch.Generator().manual_seed(0)).exp()  # one mode, log-normal
+    powers = torch.rand(2, 4000, generator=torch.Generator().manual_seed(0)).sum(0)
+    norm = 10 ** (2 * powers)  # its logarithm is a triangle: one mode
     own = torch.ones(4000, dtype=torch.bool)
     assert bimodality(norm, own) > TWO_MODES
-    assert bimodality(norm.log(), own) < 0.4
+    assert bimodality(norm.log(), own).item() == pytest.approx(1 / 2.4, abs=0.02)
     norm[3] = 0
     assert bimodality(norm.log(), own).isnan()
 

@@ -1,0 +1,249 @@
+"""What the rows of an alignment say together: means with intervals, figures, and a page of text."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from engine.analyses.analysis import Finding
+from engine.analyses.intervals import cluster_bootstrap
+from engine.analyses.selected import Selected
+from engine.catalog import Catalog
+from engine.report.plots import Series, heat_map, lines, pictures
+from engine.results import Results
+from engine.tables import decode
+
+if TYPE_CHECKING:
+    from engine.analyses.alignment import Alignment
+
+_CELL = ["step", "layer", "selection", "n_clusters"]
+_INTERVALS = ("iou", "over_chance", "over_random")
+_PLAIN = (
+    "chance_iou",
+    "complement_iou",
+    "best_iou",
+    "ari",
+    "nmi",
+    "area",
+    "mask_area",
+    "n_channels",
+    "energy_share",
+    "n_left_out",
+)
+_SUM_BYTES = 128 * 2**20
+
+
+def summarise(analysis: "Alignment", selected: Selected, results: Results) -> Finding:
+    """Means over samples, intervals over prompts, and what they look like."""
+    keys = results.files("samples")
+    means = pd.concat([_means(results, keys, selected, layers) for layers in _passes(analysis, selected)])
+    means = means.sort_values(_CELL, ignore_index=True)
+    n_samples = int(means["n_samples"].max()) if len(means) else 0
+    best = _best(means)
+    files = _figures(means, n_samples) | _sheet(analysis, selected, results, best)
+    columns = {name: means[name].to_numpy() for name in means.columns}
+    return Finding(_numbers(means, best, n_samples), _text(analysis, means, best, n_samples), {"means": columns}, files)
+
+
+def _passes(analysis: "Alignment", selected: Selected) -> list[list[int]]:
+    """Layers whose sums fit in memory together."""
+    cells = len(selected.steps) * len(analysis.selections) * len(analysis.n_clusters)
+    n_bytes = 8 * (len(_INTERVALS) * 2 + len(_PLAIN) + 1) * cells * (int(selected.prompts.max()) + 1)
+    at_once = max(1, _SUM_BYTES // n_bytes)
+    layers = [block.layer for block in selected.blocks]
+    return [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
+
+
+def _means(results: Results, keys: Sequence[str], selected: Selected, layers: list[int]) -> pd.DataFrame:
+    prompt_of = pd.Series(selected.prompts, index=selected.samples)
+    totals: pd.DataFrame | None = None
+    for key in keys:
+        rows = decode(results.storage.get(key)).to_pandas()
+        rows = rows[rows["layer"].isin(layers)]
+        if rows.empty:
+            continue
+        numbers = [name for name in ("iou", *_PLAIN) if name != "iou"]
+        # A sample's trials are one number.
+        each = rows.groupby([*_CELL, "sample"], sort=False)[["iou", *numbers]].mean()
+        each["over_chance"] = each["iou"] - each["chance_iou"]
+        random = each["iou"].xs("random", level="selection") if "random" in rows["selection"].values else None
+        each = each.reset_index()
+        if random is None:
+            each["over_random"] = np.nan
+        else:
+            index = pd.MultiIndex.from_frame(each[["step", "layer", "n_clusters", "sample"]])
+            each["over_random"] = each["iou"] - random.reindex(index).to_numpy()
+        each["prompt"] = each["sample"].map(prompt_of)
+        groups = each.groupby([*_CELL, "prompt"], sort=False)[[*_INTERVALS, *numbers]]
+        sums, counts = groups.sum(min_count=0), groups.count()
+        part = sums.join(counts[list(_INTERVALS)], rsuffix="_count").join(groups.size().rename("n_samples"))
+        totals = part if totals is None else totals.add(part, fill_value=0)
+    if totals is None:
+        return pd.DataFrame()
+    return _with_intervals(totals, int(selected.prompts.max()) + 1)
+
+
+def _with_intervals(totals: pd.DataFrame, n_prompts: int) -> pd.DataFrame:
+    cells = totals.groupby(level=_CELL, sort=True).sum()
+    cell_at = cells.index.get_indexer(totals.index.droplevel(-1))
+    prompt_at = totals.index.get_level_values("prompt").to_numpy(int)
+    found: dict[str, Any] = {"n_samples": cells["iou_count"].astype(int).to_numpy()}
+    for name in _INTERVALS:
+        sums, counts = np.zeros((n_prompts, len(cells))), np.zeros((n_prompts, len(cells)))
+        sums[prompt_at, cell_at] = totals[name].to_numpy()
+        counts[prompt_at, cell_at] = totals[f"{name}_count"].to_numpy()
+        if name == "iou":
+            found["n_prompts"] = (counts > 0).sum(axis=0)
+        found[name], found[f"{name}_low"], found[f"{name}_high"] = cluster_bootstrap(sums, counts)
+    for name in _PLAIN:
+        found[name] = (cells[name] / cells["n_samples"]).to_numpy()
+    return pd.DataFrame(found, index=cells.index).reset_index()
+
+
+def _best(means: pd.DataFrame) -> pd.Series:
+    """The cell of the top channels whose two clusters fit the subject best."""
+    top = means[means["selection"] == "top"]
+    top = top if len(top) else means
+    top = top[top["n_clusters"] == top["n_clusters"].min()]
+    return top.loc[top["iou"].idxmax()]
+
+
+def _numbers(means: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, Any]:
+    same = means[(means["step"] == best["step"]) & (means["layer"] == best["layer"])]
+    same = same[same["n_clusters"] == best["n_clusters"]]
+    keep = [
+        "iou",
+        "iou_low",
+        "iou_high",
+        "chance_iou",
+        "over_random",
+        "over_random_low",
+        "over_random_high",
+        "best_iou",
+    ]
+    return {
+        "n_samples": n_samples,
+        "best_layer": int(best["layer"]),
+        "best_step": int(best["step"]),
+        "there": {
+            row["selection"]: {name: None if pd.isna(row[name]) else round(float(row[name]), 4) for name in keep}
+            for _, row in same.iterrows()
+        },
+    }
+
+
+def _figures(means: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for n_clusters, rows in means.groupby("n_clusters"):
+        last = rows[rows["step"] == rows["step"].max()]
+        what = f"K = {n_clusters}, n = {n_samples:,} samples, bands: 95 % over prompts"
+        drawn = {
+            f"iou_by_layer_k{n_clusters}": lines(
+                _series(last, "layer"),
+                title=f"IoU of the foreground with the subject, step {last['step'].iloc[0]}, {what}",
+                x="layer",
+                y="mean IoU",
+                least=0,
+            )
+        }
+        if rows["step"].nunique() > 1:
+            layer = _best(rows)["layer"]
+            drawn[f"iou_by_step_k{n_clusters}"] = lines(
+                _series(rows[rows["layer"] == layer], "step"),
+                title=f"IoU of the foreground with the subject, layer {layer}, {what}",
+                x="step",
+                y="mean IoU",
+                least=0,
+            )
+            top = rows[rows["selection"] == "top"]
+            if len(top):
+                table = top.pivot(index="layer", columns="step", values="iou")
+                drawn[f"iou_k{n_clusters}"] = heat_map(
+                    table.to_numpy(),
+                    title=f"IoU of the top channels' foreground, K = {n_clusters}, n = {n_samples:,} samples",
+                    rows=list(table.index),
+                    columns=list(table.columns),
+                    row="layer",
+                    column="step",
+                    value="mean IoU",
+                )
+        files |= {f"figures/{name}.{kind}": data for name, saved in drawn.items() for kind, data in saved.items()}
+    return files
+
+
+def _series(rows: pd.DataFrame, along: str) -> dict[str, Series]:
+    series = {}
+    for selection, each in rows.groupby("selection", sort=False):
+        each = each.sort_values(along)
+        x, y, low, high = (each[name].to_numpy() for name in (along, "iou", "iou_low", "iou_high"))
+        series[str(selection)] = Series(x, y, low, high)
+    top = rows[rows["selection"] == "top"] if "top" in rows["selection"].values else rows
+    chance = top.groupby(along)["chance_iou"].mean()
+    series["chance (areas of the first)"] = Series(chance.index.to_numpy(), chance.to_numpy(), reference=True)
+    return series
+
+
+def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd.Series) -> dict[str, bytes]:
+    """Best, middle and worst samples of the best cell: picture, mask, heat and foreground."""
+    ious: list[tuple[float, int]] = []
+    for key in results.files("samples"):
+        rows = decode(results.storage.get(key)).to_pandas()
+        alike = rows[(rows[_CELL] == best[_CELL].to_numpy()).all(axis=1) & (rows["trial"] == 0)]
+        ious += list(zip(alike["iou"], alike["sample"], strict=True))
+    ious = sorted(pair for pair in ious if not np.isnan(pair[0]))
+    n = len(ious)
+    chosen = [ious[i] for i in sorted({0, 1, n // 2, n // 2 + 1, n - 2, n - 1} & set(range(n)), reverse=True)]
+    drawn, labels = [], []
+    with Catalog(selected.run) as catalog:
+        for iou, sample in chosen:
+            i = int(np.searchsorted(selected.samples, sample))
+            shown = analysis.show(selected, i, int(best["layer"]), int(best["step"]), str(best["selection"]))
+            picture = catalog.picture(selected.sample_ids[i])
+            assert picture is not None
+            with Image.open(io.BytesIO(picture)) as image:
+                drawn.append([np.asarray(image), shown.mask, shown.heat, shown.front])
+            labels.append(f"IoU {iou:.2f}\nsample {sample}")
+    title = f"{best['selection']} channels, layer {best['layer']}, step {best['step']}: best, middle and worst samples"
+    saved = pictures(drawn, labels, ("picture", "subject", "heat", "foreground"), title=title)
+    return {f"figures/contact_sheet.{kind}": data for kind, data in saved.items()}
+
+
+def _text(analysis: "Alignment", means: pd.DataFrame, best: pd.Series, n_samples: int) -> str:
+    at = (means["step"] == best["step"]) & (means["layer"] == best["layer"])
+    rows = means[at & (means["n_clusters"] == best["n_clusters"])]
+    table = [
+        "| selection | channels | mean IoU (95 %) | chance | over random (95 %) | better signed | area | mask |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for _, row in rows.iterrows():
+        over = "" if pd.isna(row["over_random"]) or row["selection"] == "random" else _ranged(row, "over_random")
+        table.append(
+            f"| {row['selection']} | {row['n_channels']:.0f} | {_ranged(row, 'iou')} | {row['chance_iou']:.3f} | {over} "
+            f"| {row['best_iou']:.3f} | {row['area']:.2f} | {row['mask_area']:.2f} |"
+        )
+    return "\n".join(
+        [
+            "# Alignment of clusters with the subject",
+            "",
+            f"{n_samples:,} samples of {int(means['n_prompts'].max()):,} prompts, k = {analysis.k}, masks of "
+            f"`{analysis.masks}`, registers: {analysis.registers}. The top channels' foreground fits best at layer "
+            f"{best['layer']}, step {best['step']} (chosen by looking, so its mean is a little high):",
+            "",
+            *table,
+            "",
+            "Chance: independent masks of the same areas. Better signed: the foreground or its complement, whichever fits "
+            "better, which looks at the answer. Intervals resample prompts; random channels are averaged over "
+            f"{analysis.trials} draws a sample first.",
+            "",
+            "![by layer](figures/iou_by_layer_k2.png)" if 2 in analysis.n_clusters else "",
+            "![samples](figures/contact_sheet.png)",
+            "",
+        ]
+    )
+
+
+def _ranged(row: pd.Series, name: str) -> str:
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"

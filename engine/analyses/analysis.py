@@ -1,0 +1,138 @@
+"""What an analysis is, and how one is run: its units on workers, then its end, into a run's ``results/``."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import torch
+
+from engine.analyses.selected import Selected
+from engine.cluster import Pool, interrupts, mapped, ray_session
+from engine.results import Results
+from engine.tables import Columns, encode
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an analysis found.
+
+    Attributes:
+        numbers: the answers in plain values, for ``result.json`` and ``--json``.
+        text: a short summary in Markdown; figures are named in it.
+        tables: further tables' columns, by table.
+        files: figures and the like, by name.
+    """
+
+    numbers: dict[str, Any]
+    text: str
+    tables: dict[str, Columns]
+    files: dict[str, bytes]
+
+
+class Analysis(Protocol):
+    """An analysis: a frozen dataclass of settings that can do its units and draw its end from their parts."""
+
+    @property
+    def name(self) -> str:
+        """Its name, such as ``stability``."""
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """The schema of each of its tables, by table."""
+
+    def identity(self, selected: Selected) -> dict[str, Any]:
+        """What decides its numbers beside the selection, in plain values."""
+
+    def check(self, selected: Selected) -> None:
+        """Refuse what the run cannot answer; raises InputError. Reads only."""
+
+    def units(self, selected: Selected) -> list[int]:
+        """What can be done one by one: tasks, or layers."""
+
+    def unit(self, selected: Selected, results: Results, unit: int) -> dict[str, Columns]:
+        """Do one unit: its tables' columns. A pure function of its arguments, on any worker."""
+
+    def end(self, selected: Selected, results: Results) -> Finding:
+        """From the parts of all units to what was found."""
+
+
+Progress = Callable[[int, int], None]
+
+
+def analyse(
+    analysis: Analysis,
+    selected: Selected,
+    label: str,
+    pool: Pool,
+    *,
+    replace: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> Finding:
+    """Do what is not done yet of an analysis, and write its result. Call it again to resume.
+
+    Args:
+        analysis: with its settings.
+        selected: what of the run.
+        label: of the result.
+        pool: of workers; one alone works in this process, without Ray.
+        replace: whether to delete a result of other settings.
+        on_progress: called with the units done so far and in all.
+
+    Raises:
+        InputError: the run cannot answer.
+        RunConflictError: there is a result of other settings under the label.
+    """
+    analysis.check(selected)
+    results = Results(selected.storage, label)
+    settings = {"analysis": analysis.name, "settings": plain(analysis.identity(selected))}
+    done = results.begin(settings | {"selected": selected.identity()}, replace=replace)
+    units = analysis.units(selected)
+    waiting = [unit for unit in units if unit not in done]
+    started = time.monotonic()
+    on_progress(len(units) - len(waiting), len(units))
+    work = partial(_work, analysis, selected, results)
+    n_done = len(units) - len(waiting)
+    if pool.n_actors == 1 or len(waiting) == 1:
+        for n, unit in enumerate(waiting, start=n_done + 1):
+            work(unit)
+            on_progress(n, len(units))
+    elif waiting:
+        with ray_session(pool), interrupts() as check_interrupted:
+            for n, _ in enumerate(mapped(work, waiting, pool), start=n_done + 1):
+                check_interrupted()
+                on_progress(n, len(units))
+    finding = analysis.end(selected, results)
+    _finish(analysis, selected, results, settings, finding, round(time.monotonic() - started, 2))
+    return finding
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON has them: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _work(analysis: Analysis, selected: Selected, results: Results, unit: int) -> None:
+    # Units are small: a second thread gains little, and loses much where others want the CPU.
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        results.write_unit(unit, analysis.unit(selected, results, unit), analysis.schemas)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _finish(
+    analysis: Analysis, selected: Selected, results: Results, settings: dict[str, Any], finding: Finding, seconds: float
+) -> None:
+    tables = {f"{table}/all.parquet": bytes(encode(analysis.schemas[table], c)) for table, c in finding.tables.items()}
+    about = settings | {
+        "selected": selected.identity(),
+        "numbers": finding.numbers,
+        "seconds": seconds,
+        "versions": {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")},
+    }
+    results.end(about, analysis.schemas, tables | finding.files | {"summary.md": finding.text.encode()})

@@ -1,0 +1,162 @@
+"""K-means of tokens, for many cells and starts at once: the localisation protocol clusters each cell by itself.
+
+scikit-learn takes one cell at a time; most of its time is not arithmetic. Here all starts of a cell share each pass over
+its tokens (``benchmarks/analyses.py``). On the same starts the inertia is scikit-learn's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_PASSES = 300
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What clustering found for each cell: of its starts, the one with the least inertia.
+
+    Attributes:
+        labels: ``(cell, token)`` int64 in ``[0, n_clusters)``, also of tokens of weight 0: their nearest centre's.
+            Clusters are numbered by the sum of their centre's channels, ascending.
+        centres: ``(cell, cluster, channel)`` float32.
+        inertia: ``(cell,)`` float32, summed squared distance of tokens, times their weight, to their centre.
+        converged: ``(cell,)`` bool, whether labels stood still within :data:`MOST_PASSES` passes.
+    """
+
+    labels: Tensor
+    centres: Tensor
+    inertia: Tensor
+    converged: Tensor
+
+
+def k_means(x: Tensor, starts: Tensor, weights: Tensor | None = None) -> Clusters:
+    """Lloyd's algorithm from given tokens, until no token changes its cluster.
+
+    A cluster that loses all its tokens keeps its centre.
+
+    Args:
+        x: ``(cell, channel, token)`` float32, finite.
+        starts: ``(cell, start, cluster)`` int64, tokens whose values are the first centres.
+        weights: ``(cell, token)`` float32, 0 for tokens that have no say; None for all ones.
+    """
+    n_cells, n_channels, n_tokens = x.shape
+    _, n_starts, n_clusters = starts.shape
+    w = torch.ones(n_cells, n_tokens, dtype=x.dtype, device=x.device) if weights is None else weights
+    # About their mean, sums lose nothing to cancellation.
+    middle = (torch.bmm(x, w[:, :, None]) / w.sum(dim=1)[:, None, None].clamp_min(1e-30))[:, :, 0]
+    x = x - middle[:, :, None]
+    index = starts.reshape(n_cells, 1, -1).expand(-1, n_channels, -1)
+    centres = x.gather(2, index).view(n_cells, n_channels, n_starts, n_clusters).permute(0, 2, 3, 1).contiguous()
+    best = centres.clone()
+    converged = torch.zeros(n_cells, dtype=torch.bool, device=x.device)
+    active = torch.arange(n_cells, device=x.device)
+    here, weight_here, before = x, w, torch.empty(0)
+    for _ in range(MOST_PASSES):
+        labels = _nearest(here, centres)
+        if before.shape == labels.shape:
+            still = (labels == before).flatten(1).all(dim=1)
+            if still.any():
+                best[active[still]] = centres[still]
+                converged[active[still]] = True
+                if still.all():
+                    break
+                moving = ~still
+                active, here, weight_here = active[moving], here[moving], weight_here[moving]
+                centres, labels = centres[moving], labels[moving]
+        centres = _means(here, weight_here, labels, centres)
+        before = labels
+        best[active] = centres
+    return _least(x, w, best, middle, converged)
+
+
+def _nearest(x: Tensor, centres: Tensor) -> Tensor:
+    """Each token's nearest centre: bool ``(cell, start, token)`` for two clusters, else int64."""
+    n_cells, n_starts, n_clusters, _ = centres.shape
+    half = centres.square().sum(dim=-1) / 2
+    if n_clusters == 2:
+        way, bias = centres[:, :, 1] - centres[:, :, 0], half[:, :, 1] - half[:, :, 0]
+        return torch.bmm(way, x) > bias[:, :, None]
+    scores = torch.bmm(centres.flatten(1, 2), x).view(n_cells, n_starts, n_clusters, -1) - half[..., None]
+    return scores.argmax(dim=2)
+
+
+def _means(x: Tensor, w: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
+    n_clusters = centres.shape[2]
+    if n_clusters == 2:
+        second = labels * w[:, None]
+        n_second = second.sum(dim=-1)
+        sum_second = torch.bmm(second, x.transpose(1, 2))
+        # x is about its mean: what is not in the second cluster sums to the opposite.
+        sums = torch.stack([-sum_second, sum_second], dim=2)
+        sizes = torch.stack([w.sum(dim=1)[:, None] - n_second, n_second], dim=2)
+    else:
+        members = (labels[:, :, None] == torch.arange(n_clusters, device=x.device)[:, None]) * w[:, None, None]
+        sizes = members.sum(dim=-1)
+        sums = torch.bmm(members.flatten(1, 2), x.transpose(1, 2)).view(centres.shape)
+    return torch.where(sizes[..., None] > 0, sums / sizes[..., None].clamp_min(1e-30), centres)
+
+
+def _least(x: Tensor, w: Tensor, centres: Tensor, middle: Tensor, converged: Tensor) -> Clusters:
+    labels = _nearest(x, centres).long()
+    n_clusters = centres.shape[2]
+    total = (x.square().sum(dim=1) * w).sum(dim=1)
+    members = (labels[:, :, None] == torch.arange(n_clusters, device=x.device)[:, None]) * w[:, None, None]
+    sums = torch.bmm(members.flatten(1, 2), x.transpose(1, 2)).view(centres.shape)
+    spread = (centres.square().sum(-1) * members.sum(-1) - 2 * (centres * sums).sum(-1)).sum(-1)
+    inertia, start = (total[:, None] + spread).min(dim=1)
+    cell = torch.arange(len(x), device=x.device)
+    found = centres[cell, start]
+    # Two starts may come to one partition under other names, and rounding would choose between them.
+    order = found.sum(dim=-1).argsort(dim=-1, stable=True)
+    labels = order.argsort(dim=-1).gather(1, labels[cell, start])
+    found = found.gather(1, order[..., None].expand_as(found))
+    return Clusters(labels, found + middle[:, None], inertia.clamp_min(0), converged)
+
+
+def draw_starts(keys: np.ndarray, n_tokens: np.ndarray, n_starts: int, n_clusters: int) -> np.ndarray:
+    """Different tokens to start from, drawn by a cell's own key and by nothing else.
+
+    Args:
+        keys: ``(cell,)`` uint64, see :func:`cell_keys`.
+        n_tokens: ``(cell,)`` tokens to draw from, at least ``n_clusters``.
+        n_starts: starts of each cell.
+        n_clusters: tokens of each start.
+
+    Returns:
+        ``(cell, start, cluster)`` int64.
+    """
+    stream = np.arange(1, n_starts * n_clusters + 1, dtype=np.uint64).reshape(1, n_starts, n_clusters)
+    drawn = _mixed(keys[:, None, None] + stream * np.uint64(0x9E3779B97F4A7C15))
+    taken = np.zeros((len(keys), n_starts, 0), np.int64)
+    for i in range(n_clusters):
+        left = (n_tokens[:, None] - i).astype(np.uint64)
+        token = (drawn[:, :, i] % left).astype(np.int64)
+        for earlier in np.moveaxis(np.sort(taken, axis=-1), -1, 0):  # past those that are taken
+            token += token >= earlier
+        taken = np.concatenate([taken, token[..., None]], axis=-1)
+    return taken
+
+
+def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
+    """A number for each cell that depends on a seed and on what names the cell, such as (sample, layer, step).
+
+    Args:
+        seed: of the analysis.
+        parts: integers, or arrays of them, that broadcast against each other.
+    """
+    key = _mixed(np.array(seed, np.uint64))
+    with np.errstate(over="ignore"):
+        for part in parts:
+            key = _mixed(key + _mixed(np.asarray(part).astype(np.uint64)))
+    return key
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,179 @@
+"""``fewchannels analyze``: ask a run's analyses."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.console import errors, progress_bar, results, say
+
+if TYPE_CHECKING:
+    from engine.analyses.analysis import Analysis
+    from engine.analyses.selected import Selected
+
+app = typer.Typer(no_args_is_help=True)
+
+Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
+Where = Annotated[
+    str | None, typer.Option(help="SQL condition on samples' and the manifest's columns.", show_default="all finished")
+]
+Layers = Annotated[str, typer.Option(help="all, dual, single, or indices: 0,5.")]
+Steps = Annotated[str, typer.Option(help="all, last, or indices: 0,9,19.")]
+Stream = Annotated[str, typer.Option(help="image or text.")]
+Branch = Annotated[str, typer.Option(help="cond or uncond.")]
+Label = Annotated[
+    str | None, typer.Option(help="Name of the result and of its tables.", show_default="the analysis' own")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete a result of other settings under this name.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4")
+]
+Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Ask a run's analyses. Results are kept in RUN/results/, an interrupted one goes on where it stopped."""
+
+
+@app.command()
+def masks(
+    run: Run,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="manifest (its mask column), demo (the shapes world), saliency, or a segmentation model's folder or hub "
+            "id.",
+            show_default="manifest if it has masks, demo for the demo model, else saliency",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels of a labelling model that are the subject, comma-separated.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let Python code that comes with the model run.")
+    ] = False,
+    side: Annotated[int | None, typer.Option(help="Pixels at which a model with its own code looks.")] = None,
+    where: Where = None,
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find each generated picture's subject, once: what alignment compares with.
+
+    Example: fewchannels analyze masks RUN --from demo
+    """
+    from engine.analyses.subject_masks import SubjectMasks, usual_source
+
+    _analyse(
+        SubjectMasks(
+            source or usual_source(run), tuple(labels.split(",")) if labels else (), revision, trust_remote_code, side
+        ),
+        _selected(run, where=where),
+        label,
+        replace,
+        workers,
+        address,
+        as_json,
+    )
+
+
+@app.command()
+def alignment(
+    run: Run,
+    k: Annotated[int, typer.Option(help="Channels of a selection.")] = 12,
+    selections: Annotated[
+        str, typer.Option(help="Of top, bottom, random, matched, all, pca.")
+    ] = "top,bottom,random,matched,all,pca",
+    trials: Annotated[int, typer.Option(help="Draws of random channels for each sample, step and layer.")] = 5,
+    clusters: Annotated[str, typer.Option(help="Values of K, 2 to 6, comma-separated.")] = "2",
+    starts: Annotated[int, typer.Option(help="First centres that K-means is run from.")] = 4,
+    registers: Annotated[
+        str, typer.Option(help="Tokens of outlying norm: keep, drop, or clip every channel's outermost tokens.")
+    ] = "keep",
+    register_threshold: Annotated[float, typer.Option(help="Of drop: times the median token norm.")] = 4.0,
+    clip: Annotated[float, typer.Option(help="Of clip: share of tokens at either end.")] = 0.01,
+    masks: Annotated[str, typer.Option(help="Label of the masks.")] = "masks",
+    seed: Seed = 0,
+    where: Where = None,
+    layers: Layers = "all",
+    steps: Steps = "all",
+    branch: Branch = "cond",
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cluster tokens by their massive channels, and compare the clusters with the subject; controls beside.
+
+    Example: fewchannels analyze alignment RUN --steps last
+    """
+    from engine.analyses.alignment import Alignment
+
+    numbers = tuple(int(part) for part in clusters.split(",") if part.strip().isdigit())
+    settings = Alignment(
+        k,
+        tuple(selections.split(",")),
+        trials,
+        numbers or (0,),
+        starts,
+        registers,
+        register_threshold,
+        clip,
+        masks,
+        seed,
+    )
+    selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
+    _analyse(settings, selected, label, replace, workers, address, as_json)
+
+
+def _selected(run: str, **choice: Any) -> "Selected":
+    with errors.status(f"looking at {run}"):
+        from engine.analyses.selected import select
+
+        return select(run, **choice)
+
+
+def _analyse(
+    analysis: "Analysis",
+    selected: "Selected",
+    label: str | None,
+    replace: bool,
+    workers: int | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    from engine.analyses.analysis import analyse
+    from engine.cluster import Pool, choose_pool
+    from engine.results import Results
+
+    usual = choose_pool(workers, 0, address)
+    pool = Pool(usual.n_actors, 0, 1, address)
+    with progress_bar() as bar:
+        shown = bar.add_task(analysis.name, total=None, rate="")
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        try:
+            finding = analyse(
+                analysis, selected, label or analysis.name, pool, replace=replace, on_progress=on_progress
+            )
+        except KeyboardInterrupt:
+            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            raise typer.Exit(130) from None
+    if as_json:
+        results.print_json(json.dumps(finding.numbers))
+        return
+    from rich.markdown import Markdown
+
+    results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
+    where = selected.storage.location(Results(selected.storage, label or analysis.name).key(""))
+    say(f"tables, figures and summary are in {where}")

@@ -1,0 +1,136 @@
+"""The project's figures: one look for all of them. Data in, PNG and SVG bytes out."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito 2008: told apart by people with any common colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_LINES = ("-", "--", "-.", ":")
+_LOOK: Any = {"savefig.dpi": 130, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": ""}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a figure.
+
+    Attributes:
+        x: ``(point,)``.
+        y: ``(point,)``; NaN leaves a gap.
+        low: ``(point,)`` lower ends of intervals; None draws none.
+        high: likewise.
+        reference: whether it is a reference, such as chance, drawn thin and grey.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    reference: bool = False
+
+
+def lines(series: Mapping[str, Series], *, title: str, x: str, y: str, least: float | None = None) -> dict[str, bytes]:
+    """Lines with their intervals as bands.
+
+    Args:
+        series: by name, as the legend has them.
+        title: says what, of what, and n.
+        x: label of the axis, with its unit.
+        y: likewise.
+        least: lower end of the vertical axis; None leaves it open.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    n = 0
+    for name, each in series.items():
+        if each.reference:
+            axis.plot(each.x, each.y, color="#666666", linewidth=0.9, linestyle=":", label=name)
+            continue
+        colour, style = COLOURS[n % len(COLOURS)], _LINES[n // len(COLOURS) % len(_LINES)]
+        axis.plot(each.x, each.y, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=3, label=name)
+        if each.low is not None and each.high is not None:
+            axis.fill_between(each.x, each.low, each.high, color=colour, alpha=0.18, linewidth=0)
+        n += 1
+    axis.set_title(title, fontsize=9, loc="left", parse_math=False)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if least is not None:
+        axis.set_ylim(bottom=least)
+    axis.legend(fontsize=7, frameon=False)
+    return _saved(figure)
+
+
+def heat_map(
+    values: np.ndarray,
+    *,
+    title: str,
+    rows: Sequence[object],
+    columns: Sequence[object],
+    row: str,
+    column: str,
+    value: str,
+) -> dict[str, bytes]:
+    """A matrix as colours, its numbers beside a scale.
+
+    Args:
+        values: ``(row, column)``; NaN is left white.
+        title: says what, of what, and n.
+        rows: names of the rows, bottom first.
+        columns: names of the columns.
+        row: label of the vertical axis.
+        column: label of the horizontal axis.
+        value: label of the scale.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
+    axis.set_title(title, fontsize=9, loc="left", parse_math=False)
+    for ticks, label, names in (
+        (axis.set_xticks, axis.set_xlabel, (columns, column)),
+        (axis.set_yticks, axis.set_ylabel, (rows, row)),
+    ):
+        each = max(1, -(-len(names[0]) // 15))
+        ticks(range(0, len(names[0]), each), [str(name) for name in names[0][::each]])
+        label(names[1])
+    figure.colorbar(image, ax=axis, label=value)
+    return _saved(figure)
+
+
+def pictures(
+    rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], columns: Sequence[str], *, title: str
+) -> dict[str, bytes]:
+    """Rows of small pictures, such as a sample's image, mask and clusters.
+
+    Args:
+        rows: pictures ``(y, x)`` or ``(y, x, rgb)``, one inner sequence a row.
+        labels: of the rows.
+        columns: their headings.
+        title: of all.
+    """
+    figure = Figure(figsize=(1.5 * len(columns) + 1.6, 1.55 * len(rows) + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, row, label in zip(axes, rows, labels, strict=True):
+        for axis, picture in zip(line, row, strict=True):
+            axis.imshow(picture, cmap="viridis", interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center", parse_math=False)
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name, fontsize=7, parse_math=False)
+    return _saved(figure)
+
+
+def _saved(figure: Figure) -> dict[str, bytes]:
+    saved = {}
+    with matplotlib.rc_context(_LOOK):
+        for kind, about in (("png", {}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata=about)
+            saved[kind] = buffer.getvalue()
+    return saved
