@@ -280,9 +280,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     config = (folder / "config.json").read_text(encoding="utf-8")
     model.segformer.save_pretrained(folder)  # the encoder alone, as it is before it is trained to segment
     (folder / "config.json").write_text(config, encoding="utf-8")
-    with pytest.raises(
-        InputError, match=r"lack .* weights of SegformerForSemanticSegmentation, such as 'decode"
-    ):
+    with pytest.raises(InputError, match=r"lack .* weights of SegformerForSemanticSegmentation, such as 'decode"):
         open_source(str(folder))
 
 

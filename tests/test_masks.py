@@ -1,11 +1,12 @@
 """Masks of subjects: the geometry against pixels counted one by one, the sources against drawn and planted subjects."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ def test_coverage_is_the_share_of_each_tokens_pixels_counted_one_by_one(
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-15)
 
 
+@settings(deadline=None)  # scikit-learn takes its time
 @given(st.data(), few, few, few, few)
 def test_iou_from_coverage_is_the_iou_of_the_upsampled_token_mask_in_pixels(
     data: st.DataObject, rows: int, columns: int, tall: int, wide: int
@@ -130,6 +132,10 @@ def test_what_is_no_packed_mask_is_refused() -> None:
         from_png(b"GIF89a")
     with pytest.raises(InputError, match="are no PNG"):
         from_png(to_png(np.ones((64, 64), bool))[:40])
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, format="PNG")
+    with pytest.raises(InputError, match="has the mode 'L'; masks have one bit"):
+        from_png(buffer.getvalue())
 
 
 # Every source
@@ -301,10 +307,10 @@ def saliency_ious(pictures: list[Picture], masks: list[Mask]) -> np.ndarray:
     return np.array([iou(each, mask) for each, mask in zip(results, masks, strict=True)])
 
 
-def test_saliency_finds_bright_discs_inside_and_at_the_edge() -> None:
+def test_saliency_finds_bright_discs_small_and_large_and_at_the_edge() -> None:
     rng = np.random.default_rng(0)
-    for top, radii in ((0.5, (0.12, 0.3)), (0.95, (0.2, 0.35))):
-        cases = [disc(rng, 96, (top, rng.uniform(0.3, 0.7)), rng.uniform(*radii)) for _ in range(8)]
+    for top, left, radii in ((0.5, 0.3, (0.12, 0.3)), (0.5, 0.48, (0.38, 0.43)), (0.95, 0.3, (0.2, 0.35))):
+        cases = [disc(rng, 96, (top, rng.uniform(left, 1 - left)), rng.uniform(*radii)) for _ in range(8)]
         ious = saliency_ious([picture for picture, _ in cases], [mask for _, mask in cases])
         assert ious.min() > 0.95
 

@@ -118,6 +118,19 @@ def test_bounds_of_squares_that_vanish_in_float32_are_honest() -> None:
     assert low <= 1e-25 <= high
 
 
+def test_bounds_where_half_of_the_channels_are_all_zero_are_zero() -> None:
+    assert median_bounds(torch.tensor([0.0, 5.0]), torch.tensor([0.0, 5.0]), torch.tensor(5.0)).tolist() == [0.0, 0.0]
+
+
+def test_a_mean_square_beyond_float32_spoils_its_channel_only_and_nan_the_whole_cell() -> None:
+    mean_abs, rms = torch.tensor([5.0, 5.0, 1e18]), torch.tensor([5.0, 5.0, torch.inf])
+    assert median_bounds(mean_abs, rms, torch.tensor(1e20)).tolist() == pytest.approx([5.0, 5.0], rel=0.02)
+    for place in range(2):
+        spoilt = [mean_abs, mean_abs]
+        spoilt[place] = torch.tensor([5.0, torch.nan, 5.0])
+        assert median_bounds(*spoilt, torch.tensor(5.0)).isnan().all()
+
+
 def test_bounds_of_the_median_are_as_close_as_two_moments_allow() -> None:
     def bounds(tokens: list[float], n_channels: int = 64) -> list[float]:
         x = torch.tensor(tokens)[None, :, None].expand(1, -1, n_channels)
@@ -140,13 +153,13 @@ def test_bounds_of_normal_channels_and_one_massive_are_what_the_documentation_sa
     assert (low / median, high / median) == pytest.approx((0.29, 2.08), abs=0.03)
 
 
-def run_test(x: np.ndarray, k: int, n_padding: int = 0, **thresholds: float) -> ScalarTest:
+def run_test(x: np.ndarray, k: int, n_padding: int = 0, fill: float = math.nan, **thresholds: float) -> ScalarTest:
     """The scalar test of a hidden state ``(token, channel)`` of which the top-k maps were stored."""
     state = torch.from_numpy(x)[None]
     mean_abs, _, max_abs, rms = statistics(state)
     channels = top_k(mean_abs, k)
     maps = take_channels(state, channels)
-    padding = torch.full((1, k, n_padding), torch.nan)
+    padding = torch.full((1, k, n_padding), fill)
     own = torch.arange(len(x) + n_padding) < len(x)
     return scalar_test(mean_abs, rms, max_abs, torch.cat([maps, padding], -1), channels.int(), own, **thresholds)
 
@@ -168,9 +181,9 @@ def pairs(test: ScalarTest) -> list[Tensor]:
 
 
 @settings(max_examples=300)
-@given(hidden_states, st.integers(0, 3))
-def test_with_every_map_the_scalar_test_counts_as_a_loop_does(x: np.ndarray, n_padding: int) -> None:
-    test = run_test(x, x.shape[1], n_padding)
+@given(hidden_states, st.integers(0, 3), st.sampled_from([math.nan, 1e9, 0.0]))
+def test_with_every_map_the_scalar_test_counts_as_a_loop_does(x: np.ndarray, n_padding: int, fill: float) -> None:
+    test = run_test(x, x.shape[1], n_padding, fill)
     median, *counts = counted(x)
     assert test.median.item() == median
     assert [pair.tolist() for pair in pairs(test)] == [[[n, n]] for n in counts]
@@ -212,6 +225,27 @@ def test_a_channel_without_a_map_counts_once_at_least_and_as_its_mean_allows_at_
     # Of channel 8 the sum of |x| is 2031, of which two values could reach the cut of 1000 and no third.
     assert test.n_scalars.tolist() == [[33.0, 34.0]]
     assert test.n_tokens.tolist() == [[32.0, 32.0]]
+
+
+def test_a_massive_channel_without_a_map_is_at_one_token_at_least() -> None:
+    x = np.ones((32, 8), np.float32)
+    x[:, 0], x[3, 1] = 150, 2000
+    test = run_test(x, 1)
+    assert test.n_tokens.tolist() == test.n_scalars.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("n_tokens", range(2, 60))
+def test_a_value_that_just_reaches_the_cut_counts_however_its_mean_was_rounded(n_tokens: int) -> None:
+    x = np.zeros((n_tokens, 5), np.float32)
+    x[:, 0], x[0, 1] = 99, np.nextafter(np.float32(100), np.float32(200))
+    assert run_test(x, 1).n_scalars.tolist() == [[1.0, 1.0]]
+
+
+def test_an_infinite_variance_leaves_what_the_mean_says_of_the_count() -> None:
+    x = planted()
+    x[:, 5], x[3, 8] = 2e19, 1e20
+    # Of channel 8 the sum is 1e20: ten values could be above 1e19.
+    assert run_test(x, 1, absolute=0.99e19).n_scalars.tolist() == [[33.0, 42.0]]
 
 
 def test_what_the_bounds_leave_open_is_undecided() -> None:

@@ -41,9 +41,9 @@ own_masks = arrays(np.bool_, (3, 9))
 
 
 def planted() -> Tensor:
-    """64 tokens of 32 normal channels. Channel 3 is 200 at all, 5 is 2000 at two, 7 is 100 at all and 3000 at two."""
+    """64 tokens of 32 normal channels. Channel 3 is -200 at all, 5 is 2000 at two, 7 is 100 at all and 3000 at two."""
     x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
-    x[:, CHANNEL] += 200
+    x[:, CHANNEL] -= 200
     x[REGISTERS, TOKEN] = -2000
     x[:, BOTH] += 100
     x[REGISTERS, BOTH] = 3000
@@ -82,7 +82,8 @@ def test_own_and_border_tokens_are_those_that_a_walk_over_the_grid_meets(sides: 
 
 @given(norms, own_masks, st.sampled_from([1.0, 2.0, 3.5, 10.0]))
 def test_the_ratio_rule_is_a_comparison_with_the_lower_median(norm: np.ndarray, own: np.ndarray, times: float) -> None:
-    got = registers_by_ratio(torch.from_numpy(np.where(own, norm, np.nan)), torch.from_numpy(own), times).tolist()
+    filled = np.where(own, norm, np.float32(1e9))  # larger than any
+    got = registers_by_ratio(torch.from_numpy(filled), torch.from_numpy(own), times).tolist()
     for row, mine, registers in zip(norm.astype(float), own, got, strict=True):
         median = median_low(row[mine].tolist()) if mine.any() else math.nan
         assert registers == [bool(o) and n > times * median for n, o in zip(row, mine, strict=True)]
@@ -102,6 +103,7 @@ def test_the_mad_rule_is_strict_and_names_what_stands_out_of_equal_norms() -> No
     norm = torch.tensor([[5.0, 5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0, 5.01]])
     own = torch.ones(5, dtype=torch.bool)
     assert registers_by_mad(norm, own, 3.5).sum(-1).tolist() == [0, 1]
+    assert registers_by_mad(norm, torch.arange(5) < 4, 3.5).sum(-1).tolist() == [0, 0]
 
 
 def test_both_rules_find_the_planted_registers_and_no_channel_outlier() -> None:
@@ -208,11 +210,11 @@ def test_the_true_norm_is_within_the_floor_of_the_excised_one(x: np.ndarray, rou
 
 
 def test_a_difference_below_zero_becomes_zero_and_is_named() -> None:
-    norm, values = torch.tensor([2e7, 5.0, torch.nan]), torch.tensor([[2.0000002e7, 3.0, torch.nan]])
+    norm, values = torch.tensor([2e7, 5.0, 3.0, torch.nan]), torch.tensor([[2.0000002e7, 3.0, 3.0, torch.nan]])
     excised = excised_norms(norm, values)
-    assert excised.norm[:2].tolist() == [0.0, 4.0]
-    assert excised.below_zero.tolist() == [True, False, False]
-    assert excised.norm[2].isnan()
+    assert excised.norm[:3].tolist() == [0.0, 4.0, 0.0]
+    assert excised.below_zero.tolist() == [True, False, False, False]
+    assert excised.norm[3].isnan()
     # sqrt(2^-16) of 2e7: what a channel of 2e7 hides.
     assert excised.floor[0].item() == pytest.approx(2e7 / 256)
 

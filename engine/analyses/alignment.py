@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.analyses.analysis import Finding
 from engine.analyses.kmeans import Clusters, cell_keys, draw_starts, k_means
 from engine.analyses.localise import (
+    SELECTIONS,
     fit,
     foreground,
     matched_channels,
@@ -27,7 +28,6 @@ from engine.masks.coverage import chance_iou, token_coverage
 from engine.results import Results
 from engine.tables import Columns
 
-SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
 REGISTERS = ("keep", "drop", "clip")
 _CELLS_AT_ONCE = 64
 

@@ -1,7 +1,7 @@
 """What the rows of an alignment say together: means with intervals, figures, and a page of text."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +9,13 @@ import pandas as pd
 from PIL import Image
 
 from engine.analyses.analysis import Finding
-from engine.analyses.intervals import cluster_bootstrap
+from engine.analyses.localise import SELECTIONS
+from engine.analyses.means import means
 from engine.analyses.selected import Selected
 from engine.catalog import Catalog
 from engine.report.plots import Series, heat_map, lines, pictures
 from engine.results import Results
-from engine.tables import decode
+from engine.tables import decode, schema
 
 if TYPE_CHECKING:
     from engine.analyses.alignment import Alignment
@@ -39,13 +40,16 @@ _SUM_BYTES = 128 * 2**20
 def summarise(analysis: "Alignment", selected: Selected, results: Results) -> Finding:
     """Means over samples, intervals over prompts, and what they look like."""
     keys = results.files("samples")
-    means = pd.concat([_means(results, keys, selected, layers) for layers in _passes(analysis, selected)])
-    means = means.sort_values(_CELL, ignore_index=True)
-    n_samples = int(means["n_samples"].max()) if len(means) else 0
-    best = _best(means)
-    files = _figures(means, n_samples) | _sheet(analysis, selected, results, best)
-    columns = {name: means[name].to_numpy() for name in means.columns}
-    return Finding(_numbers(means, best, n_samples), _text(analysis, means, best, n_samples), {"means": columns}, files)
+    n_prompts = int(selected.prompts.max()) + 1
+    found = pd.concat(
+        means(_samples(results, keys, selected, layers), _CELL, _PLAIN, _INTERVALS, n_prompts)
+        for layers in _passes(analysis, selected)
+    ).sort_values(_CELL, ignore_index=True)
+    n_samples = int(found["n_samples"].max())
+    best = _best(found)
+    files = _figures(found, n_samples) | _sheet(analysis, selected, results, best)
+    columns = {name: found[name].to_numpy() for name in schema("alignment_means").names}
+    return Finding(_numbers(found, best, n_samples), _text(analysis, found, best, n_samples), {"means": columns}, files)
 
 
 def _passes(analysis: "Alignment", selected: Selected) -> list[list[int]]:
@@ -57,62 +61,36 @@ def _passes(analysis: "Alignment", selected: Selected) -> list[list[int]]:
     return [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
 
 
-def _means(results: Results, keys: Sequence[str], selected: Selected, layers: list[int]) -> pd.DataFrame:
+def _samples(results: Results, keys: Sequence[str], selected: Selected, layers: list[int]) -> Iterator[pd.DataFrame]:
+    """Rows of some layers, a unit at a time: a sample's trials are one row."""
     prompt_of = pd.Series(selected.prompts, index=selected.samples)
-    totals: pd.DataFrame | None = None
     for key in keys:
         rows = decode(results.storage.get(key)).to_pandas()
         rows = rows[rows["layer"].isin(layers)]
         if rows.empty:
             continue
-        numbers = [name for name in ("iou", *_PLAIN) if name != "iou"]
-        # A sample's trials are one number.
-        each = rows.groupby([*_CELL, "sample"], sort=False)[["iou", *numbers]].mean()
+        each = rows.groupby([*_CELL, "sample"], sort=False)[["iou", *_PLAIN]].mean()
         each["over_chance"] = each["iou"] - each["chance_iou"]
-        random = each["iou"].xs("random", level="selection") if "random" in rows["selection"].values else None
+        each["over_random"] = np.nan
+        random = each["iou"][each.index.get_level_values("selection") == "random"].droplevel("selection")
         each = each.reset_index()
-        if random is None:
-            each["over_random"] = np.nan
-        else:
-            index = pd.MultiIndex.from_frame(each[["step", "layer", "n_clusters", "sample"]])
+        if len(random):
+            index = pd.MultiIndex.from_frame(each[list(random.index.names)])
             each["over_random"] = each["iou"] - random.reindex(index).to_numpy()
         each["prompt"] = each["sample"].map(prompt_of)
-        groups = each.groupby([*_CELL, "prompt"], sort=False)[[*_INTERVALS, *numbers]]
-        sums, counts = groups.sum(min_count=0), groups.count()
-        part = sums.join(counts[list(_INTERVALS)], rsuffix="_count").join(groups.size().rename("n_samples"))
-        totals = part if totals is None else totals.add(part, fill_value=0)
-    if totals is None:
-        return pd.DataFrame()
-    return _with_intervals(totals, int(selected.prompts.max()) + 1)
+        yield each
 
 
-def _with_intervals(totals: pd.DataFrame, n_prompts: int) -> pd.DataFrame:
-    cells = totals.groupby(level=_CELL, sort=True).sum()
-    cell_at = cells.index.get_indexer(totals.index.droplevel(-1))
-    prompt_at = totals.index.get_level_values("prompt").to_numpy(int)
-    found: dict[str, Any] = {"n_samples": cells["iou_count"].astype(int).to_numpy()}
-    for name in _INTERVALS:
-        sums, counts = np.zeros((n_prompts, len(cells))), np.zeros((n_prompts, len(cells)))
-        sums[prompt_at, cell_at] = totals[name].to_numpy()
-        counts[prompt_at, cell_at] = totals[f"{name}_count"].to_numpy()
-        if name == "iou":
-            found["n_prompts"] = (counts > 0).sum(axis=0)
-        found[name], found[f"{name}_low"], found[f"{name}_high"] = cluster_bootstrap(sums, counts)
-    for name in _PLAIN:
-        found[name] = (cells[name] / cells["n_samples"]).to_numpy()
-    return pd.DataFrame(found, index=cells.index).reset_index()
-
-
-def _best(means: pd.DataFrame) -> pd.Series:
+def _best(found: pd.DataFrame) -> pd.Series:
     """The cell of the top channels whose two clusters fit the subject best."""
-    top = means[means["selection"] == "top"]
-    top = top if len(top) else means
+    top = found[found["selection"] == "top"]
+    top = top if len(top) else found
     top = top[top["n_clusters"] == top["n_clusters"].min()]
     return top.loc[top["iou"].idxmax()]
 
 
-def _numbers(means: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, Any]:
-    same = means[(means["step"] == best["step"]) & (means["layer"] == best["layer"])]
+def _numbers(found: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, Any]:
+    same = found[(found["step"] == best["step"]) & (found["layer"] == best["layer"])]
     same = same[same["n_clusters"] == best["n_clusters"]]
     keep = [
         "iou",
@@ -135,15 +113,16 @@ def _numbers(means: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, 
     }
 
 
-def _figures(means: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
+def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    for n_clusters, rows in means.groupby("n_clusters"):
+    for n_clusters, rows in found.groupby("n_clusters"):
         last = rows[rows["step"] == rows["step"].max()]
         what = f"K = {n_clusters}, n = {n_samples:,} samples, bands: 95 % over prompts"
+        about = "IoU of the foreground with the subject"
         drawn = {
             f"iou_by_layer_k{n_clusters}": lines(
                 _series(last, "layer"),
-                title=f"IoU of the foreground with the subject, step {last['step'].iloc[0]}, {what}",
+                title=f"{about}, step {last['step'].iloc[0]}\n{what}",
                 x="layer",
                 y="mean IoU",
                 least=0,
@@ -153,7 +132,7 @@ def _figures(means: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
             layer = _best(rows)["layer"]
             drawn[f"iou_by_step_k{n_clusters}"] = lines(
                 _series(rows[rows["layer"] == layer], "step"),
-                title=f"IoU of the foreground with the subject, layer {layer}, {what}",
+                title=f"{about}, layer {layer}\n{what}",
                 x="step",
                 y="mean IoU",
                 least=0,
@@ -176,10 +155,10 @@ def _figures(means: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
 
 def _series(rows: pd.DataFrame, along: str) -> dict[str, Series]:
     series = {}
-    for selection, each in rows.groupby("selection", sort=False):
-        each = each.sort_values(along)
+    for selection in [word for word in SELECTIONS if word in rows["selection"].values]:
+        each = rows[rows["selection"] == selection].sort_values(along)
         x, y, low, high = (each[name].to_numpy() for name in (along, "iou", "iou_low", "iou_high"))
-        series[str(selection)] = Series(x, y, low, high)
+        series[selection] = Series(x, y, low, high)
     top = rows[rows["selection"] == "top"] if "top" in rows["selection"].values else rows
     chance = top.groupby(along)["chance_iou"].mean()
     series["chance (areas of the first)"] = Series(chance.index.to_numpy(), chance.to_numpy(), reference=True)
@@ -211,9 +190,9 @@ def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd
     return {f"figures/contact_sheet.{kind}": data for kind, data in saved.items()}
 
 
-def _text(analysis: "Alignment", means: pd.DataFrame, best: pd.Series, n_samples: int) -> str:
-    at = (means["step"] == best["step"]) & (means["layer"] == best["layer"])
-    rows = means[at & (means["n_clusters"] == best["n_clusters"])]
+def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples: int) -> str:
+    at = (found["step"] == best["step"]) & (found["layer"] == best["layer"])
+    rows = found[at & (found["n_clusters"] == best["n_clusters"])]
     table = [
         "| selection | channels | mean IoU (95 %) | chance | over random (95 %) | better signed | area | mask |",
         "|---|---|---|---|---|---|---|---|",
@@ -228,7 +207,7 @@ def _text(analysis: "Alignment", means: pd.DataFrame, best: pd.Series, n_samples
         [
             "# Alignment of clusters with the subject",
             "",
-            f"{n_samples:,} samples of {int(means['n_prompts'].max()):,} prompts, k = {analysis.k}, masks of "
+            f"{n_samples:,} samples of {int(found['n_prompts'].max()):,} prompts, k = {analysis.k}, masks of "
             f"`{analysis.masks}`, registers: {analysis.registers}. The top channels' foreground fits best at layer "
             f"{best['layer']}, step {best['step']} (chosen by looking, so its mean is a little high):",
             "",

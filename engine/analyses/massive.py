@@ -20,7 +20,7 @@ from engine.channels import energy_share, lower_median
 from engine.errors import InputError, unknown
 
 # The statistics are sums in float32, good to about 1 part in a million: the bounds are widened by ten times that,
-# and by what becomes zero in float32, as the square of 1e-20 does.
+# and variances by what vanishes in float32, as the square of 1e-20 does.
 _SLACK = 1e-5
 _TINY = torch.finfo(torch.float32).tiny
 _HALVINGS = 12
@@ -163,8 +163,7 @@ def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
         between = (high_fails * high).sqrt()  # the largest may be a million times the median
         proved = _most_at_or_above(between, mean, variance).sum(-1) <= half
         high, high_fails = between.where(proved, high), high_fails.where(proved, between)
-    low, high = (low * (1 - _SLACK) - _TINY).clamp(min=0), high * (1 + _SLACK) + _TINY
-    bounds = torch.stack([low, high], dim=-1)
+    bounds = torch.stack([low * (1 - _SLACK), high * (1 + _SLACK)], dim=-1)
     return bounds.where(~(mean_abs.isnan() | rms.isnan()).any(-1)[..., None], torch.nan)
 
 
@@ -289,13 +288,15 @@ def _variance(mean_abs: Tensor, rms: Tensor) -> Tensor:
 
 def _most_at_or_above(h: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     gap = h[..., None] - mean
-    share = torch.minimum(variance / (variance + gap.square()), mean / h[..., None])
-    # Infinite moments say nothing of a share; a channel that is all zero has nothing above any h.
-    return share.nan_to_num(1.0).where(gap >= 0, 1.0).where(mean > 0, 0.0)
+    # The other of the two where an infinite variance makes one NaN.
+    share = torch.fmin(variance / (variance + gap.square()), mean / h[..., None])
+    # A channel that is all zero has nothing above any h, zero included.
+    return share.where(gap >= 0, 1.0).where(mean > 0, 0.0)
 
 
 def _most_at_or_below(h: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     gap = mean - h[..., None]
+    # An infinite variance says nothing of the share.
     return (variance / (variance + gap.square())).nan_to_num(1.0).where(gap > 0, 1.0)
 
 

@@ -85,6 +85,82 @@ def masks(
 
 
 @app.command()
+def stability(
+    run: Run,
+    k: Annotated[str, typer.Option(help="Sizes of the top sets, comma-separated.")] = "4,8,12",
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="the run's")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Column of the manifest with categories to compare within.")] = None,
+    rank_pairs: Annotated[int, typer.Option(help="Pairs drawn to compare the rankings of all channels.")] = 64,
+    persistence: Annotated[float, typer.Option(help="Of rank-biased overlap.")] = 0.9,
+    seed: Seed = 0,
+    where: Where = None,
+    layers: Layers = "all",
+    steps: Steps = "all",
+    stream: Stream = "image",
+    branch: Branch = "cond",
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the massive channels across prompts, seeds, steps, layers and definitions.
+
+    Example: fewchannels analyze stability RUN --k 8
+    """
+    from engine.analyses.stability import Stability
+
+    settings = Stability(_numbers("k", k), score or _score(run), rank_pairs, persistence, by, seed)
+    selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
+    _analyse(settings, selected, label, replace, workers, address, as_json)
+
+
+@app.command()
+def concentration(
+    run: Run,
+    shares: Annotated[str, typer.Option(help="Numbers of top channels whose share of energy is told.")] = "1,2,4,8,12",
+    k: Annotated[int, typer.Option(help="Massive channels that are taken out of token norms.")] = 8,
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="the run's")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Of the channel test, times the median score.")] = 10.0,
+    absolute: Annotated[float, typer.Option(help="Of the scalar test.")] = 100.0,
+    relative: Annotated[float, typer.Option(help="Of the scalar test, times the median |x|.")] = 1000.0,
+    registers: Annotated[str, typer.Option(help="Rule for outlying tokens: ratio or mad.")] = "ratio",
+    register_threshold: Annotated[float, typer.Option(help="Of that rule.")] = 4.0,
+    where: Where = None,
+    layers: Layers = "all",
+    steps: Steps = "all",
+    branch: Branch = "cond",
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how few channels hold how much, and tell outlying channels from outlying tokens.
+
+    Example: fewchannels analyze concentration RUN
+    """
+    from engine.analyses.concentration import Concentration
+
+    settings = Concentration(
+        _numbers("shares", shares),
+        k,
+        score or _score(run),
+        threshold,
+        absolute,
+        relative,
+        registers,
+        register_threshold,
+    )
+    selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
+    _analyse(settings, selected, label, replace, workers, address, as_json)
+
+
+@app.command()
 def alignment(
     run: Run,
     k: Annotated[int, typer.Option(help="Channels of a selection.")] = 12,
@@ -117,12 +193,11 @@ def alignment(
     """
     from engine.analyses.alignment import Alignment
 
-    numbers = tuple(int(part) for part in clusters.split(",") if part.strip().isdigit())
     settings = Alignment(
         k,
         tuple(selections.split(",")),
         trials,
-        numbers or (0,),
+        _numbers("clusters", clusters),
         starts,
         registers,
         register_threshold,
@@ -132,6 +207,22 @@ def alignment(
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     _analyse(settings, selected, label, replace, workers, address, as_json)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    from engine.errors import InputError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"{name} is {text!r}; give whole numbers, comma-separated, such as 4,8,12.")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _score(run: str) -> str:
+    from engine.runfile import read_description
+    from engine.storage import open_storage
+
+    return read_description(open_storage(run))["config"]["score"]
 
 
 def _selected(run: str, **choice: Any) -> "Selected":

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 # Okabe and Ito 2008: told apart by people with any common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _LINES = ("-", "--", "-.", ":")
-_LOOK: Any = {"savefig.dpi": 130, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": ""}
+_LOOK: Any = {
+    "savefig.dpi": 130,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "",
+}
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,12 @@ def lines(series: Mapping[str, Series], *, title: str, x: str, y: str, least: fl
 
     Args:
         series: by name, as the legend has them.
-        title: says what, of what, and n.
+        title: says what, of what, and n; a second line is kept.
         x: label of the axis, with its unit.
         y: likewise.
         least: lower end of the vertical axis; None leaves it open.
     """
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axis = figure.subplots()
     n = 0
     for name, each in series.items():
@@ -61,7 +67,7 @@ def lines(series: Mapping[str, Series], *, title: str, x: str, y: str, least: fl
     axis.set_ylabel(y)
     if least is not None:
         axis.set_ylim(bottom=least)
-    axis.legend(fontsize=7, frameon=False)
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     return _saved(figure)
 
 
