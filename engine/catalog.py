@@ -225,7 +225,8 @@ class Catalog:
         if isinstance(error, duckdb.PermissionException):
             self._check_files()  # a file that has gone is searched for as a pattern, which is not permitted
             return InputError(
-                f"a question reads this run's tables only ({', '.join(self.views)}), no other file or address. {message}"
+                f"a question reads this run's tables only ({', '.join(self.views)}), no other file or address. "
+                f"{message}"
             )
         if isinstance(self._storage, ObjectStorage) and message.startswith("Traceback"):
             return StorageError(f"the run {self._storage.url!r} cannot be read: {reason(message)}")

@@ -1,8 +1,8 @@
 """What analyses leave in a run, under ``results/LABEL/``: Parquet parts unit by unit, then figures, text and the end.
 
-A unit is a piece of the work that is done, and written, whole: a task's samples, or a layer. Its record is written after
-its parts and names them; ``result.json`` is written last of all. So a result that was interrupted goes on where it
-stopped, and one without ``result.json`` is none for readers.
+A unit is a piece of the work that is done, and written, whole: a task's samples, or a layer. Its record is written
+after its parts and names them; ``result.json`` is written last of all. So a result that was interrupted goes on where
+it stopped, and one without ``result.json`` is none for readers.
 """
 
 import re

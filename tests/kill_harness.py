@@ -37,12 +37,12 @@ from conftest import TINY
 
 from engine import manifest, open_run
 from engine.cli.console import results, say
+from engine.cluster import choose_pool
 from engine.config import CaptureConfig
 from engine.demo.build import build_pipeline
 from engine.job import Job, begin, prepare
 from engine.lease import DRIVER_LOCK, WORKERS_LOCK
 from engine.ledger import Ledger
-from engine.cluster import choose_pool
 from engine.runfile import NAME, objects_of, read_description
 from engine.storage import Stored, open_storage
 from engine.worker import CaptureWorker

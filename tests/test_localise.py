@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from engine.analyses.kmeans import cell_keys
+from engine.analyses.kmeans import cell_keys, draw_starts, k_means
 from engine.analyses.localise import (
     fit,
     foreground,
@@ -122,3 +122,26 @@ def test_principal_components_are_scikit_learns() -> None:
         signs = np.sign((expected * mine.numpy()).sum(axis=1, keepdims=True))
         np.testing.assert_allclose(mine.numpy() * signs, expected, atol=1e-3)
         assert explained == pytest.approx(theirs.explained_variance_ratio_.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_planted_channels_find_the_subject_with_its_polarity_and_others_do_not(sign: float) -> None:
+    """Two channels of twelve carry a disc; where they are low in it, the foreground is all but the disc."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    disc = ((y - 6) ** 2 + (x - 9) ** 2 < 20).ravel()
+    values = random.normal(0, 1, (1, 12, 256))
+    values[0, :2] += sign * 40 * disc
+    own, coverage = all_tokens(1, 256), torch.tensor(disc, dtype=torch.float64)[None]
+    found = {}
+    for name, channels in (("planted", slice(0, 2)), ("others", slice(2, 12))):
+        scaled, _ = normalise(torch.tensor(values[:, channels], dtype=torch.float32), own)
+        starts = torch.from_numpy(draw_starts(cell_keys(0, np.arange(1)), np.array([256]), 8, 2))
+        labels = k_means(scaled, starts).labels
+        found[name] = fit(labels, foreground(labels, scaled.sum(dim=1), own, 2), coverage, own, 2)
+    assert found["planted"].best.item() == 1
+    assert found["planted"].iou.item() == (1 if sign > 0 else 0)
+    assert found["planted"].complement.item() == (0 if sign > 0 else 1)
+    area, subject = found["others"].area.item(), disc.mean()
+    chance = area * subject / (area + subject - area * subject)
+    assert found["others"].iou.item() == pytest.approx(chance, abs=0.06)

@@ -234,11 +234,12 @@ def test_a_massive_channel_without_a_map_is_at_one_token_at_least() -> None:
     assert test.n_tokens.tolist() == test.n_scalars.tolist() == [[1.0, 2.0]]
 
 
-@pytest.mark.parametrize("n_tokens", range(2, 60))
-def test_a_value_that_just_reaches_the_cut_counts_however_its_mean_was_rounded(n_tokens: int) -> None:
+@pytest.mark.parametrize("n_tokens", range(4, 60))
+@pytest.mark.parametrize("n_at_cut", [1, 2, 3])
+def test_values_that_just_reach_the_cut_count_however_their_mean_was_rounded(n_tokens: int, n_at_cut: int) -> None:
     x = np.zeros((n_tokens, 5), np.float32)
-    x[:, 0], x[0, 1] = 99, np.nextafter(np.float32(100), np.float32(200))
-    assert run_test(x, 1).n_scalars.tolist() == [[1.0, 1.0]]
+    x[:, 0], x[:n_at_cut, 1] = 99, np.nextafter(np.float32(100), np.float32(200))
+    assert run_test(x, 1).n_scalars.tolist() == [[1.0, n_at_cut]]
 
 
 def test_an_infinite_variance_leaves_what_the_mean_says_of_the_count() -> None:

@@ -15,12 +15,12 @@ import s3_server as s3
 import xarray as xr
 
 from engine import lease, manifest, open_run
+from engine.cluster import choose_pool
 from engine.config import CaptureConfig
 from engine.errors import RunConflictError, StorageError
 from engine.job import begin, prepare
 from engine.lease import LEASE, Membership, hold
 from engine.ledger import Record
-from engine.cluster import choose_pool
 from engine.storage import ObjectStorage, Stored
 from engine.worker import CaptureWorker
 

@@ -14,9 +14,9 @@ import pytest
 import xarray as xr
 
 from engine import manifest, open_run
+from engine.cluster import choose_pool
 from engine.config import CaptureConfig
 from engine.job import begin, prepare
-from engine.cluster import choose_pool
 from engine.worker import CaptureWorker
 
 N_SAMPLES, N_TASKS = 24, 12

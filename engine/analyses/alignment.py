@@ -100,8 +100,8 @@ class Alignment:
             raise InputError(f"stream is {selected.stream!r}; alignment needs the image's tokens, which have a grid.")
         if not layout.has_maps or layout.top_k < self.k:
             raise InputError(
-                f"k is {self.k}, and {selected.run!r} keeps the maps of {layout.top_k} channels. Choose a smaller k, or "
-                "capture with a larger --top-k."
+                f"k is {self.k}, and {selected.run!r} keeps the maps of {layout.top_k} channels. Choose a smaller k, "
+                "or capture with a larger --top-k."
             )
         others = [word for word in self.selections if word != "top"]
         if others and layout.top_k < layout.n_channels:

@@ -200,8 +200,8 @@ def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples
     for _, row in rows.iterrows():
         over = "" if pd.isna(row["over_random"]) or row["selection"] == "random" else _ranged(row, "over_random")
         table.append(
-            f"| {row['selection']} | {row['n_channels']:.0f} | {_ranged(row, 'iou')} | {row['chance_iou']:.3f} | {over} "
-            f"| {row['best_iou']:.3f} | {row['area']:.2f} | {row['mask_area']:.2f} |"
+            f"| {row['selection']} | {row['n_channels']:.0f} | {_ranged(row, 'iou')} | {row['chance_iou']:.3f} "
+            f"| {over} | {row['best_iou']:.3f} | {row['area']:.2f} | {row['mask_area']:.2f} |"
         )
     return "\n".join(
         [
@@ -213,8 +213,8 @@ def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples
             "",
             *table,
             "",
-            "Chance: independent masks of the same areas. Better signed: the foreground or its complement, whichever fits "
-            "better, which looks at the answer. Intervals resample prompts; random channels are averaged over "
+            "Chance: independent masks of the same areas. Better signed: the foreground or its complement, whichever "
+            "fits better, which looks at the answer. Intervals resample prompts; random channels are averaged over "
             f"{analysis.trials} draws a sample first.",
             "",
             "![by layer](figures/iou_by_layer_k2.png)" if 2 in analysis.n_clusters else "",

@@ -151,16 +151,17 @@ def _figures(analysis: "Concentration", found: pd.DataFrame, last: pd.DataFrame,
 def _text(analysis: "Concentration", last: pd.DataFrame, n: int, n_prompts: int, step: int) -> str:
     k = max(analysis.ks)
     rows = [
-        f"| layer | largest over median | top {k} hold | effective channels | over {analysis.threshold:g} x median | scalar "
-        "test | registers | elevation | without top channels | token outliers |",
+        f"| layer | largest over median | top {k} hold | effective channels | over {analysis.threshold:g} x median "
+        "| scalar test | registers | elevation | without top channels | token outliers |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, row in last.iterrows():
         passed = "undecided" if np.isnan(row["is_massive"]) else f"{row['is_massive']:.0%} pass"
         rows.append(
             f"| {row['layer']:.0f} | {_ranged(row, 'ratio')} | {_ranged(row, f'energy_share_{k}')} | "
-            f"{row['effective_channels']:.1f} | {row['n_massive_channels']:.1f} | {passed} | {row['n_registers']:.2f} | "
-            f"{row['elevation']:.2f} | {row['elevation_excised']:.2f} | {row['n_token_outliers']:.2f} |"
+            f"{row['effective_channels']:.1f} | {row['n_massive_channels']:.1f} | {passed} | "
+            f"{row['n_registers']:.2f} | {row['elevation']:.2f} | {row['elevation_excised']:.2f} | "
+            f"{row['n_token_outliers']:.2f} |"
         )
     rule = "times the median norm" if analysis.registers == "ratio" else "robust standard deviations"
     return "\n".join(
@@ -173,9 +174,9 @@ def _text(analysis: "Concentration", last: pd.DataFrame, n: int, n_prompts: int,
             *rows,
             "",
             f"Scalar test: |x| > {analysis.absolute:g} and at least {analysis.relative:g} times the median (Sun et al. "
-            f"2024). Registers: tokens above {analysis.register_threshold:g} {rule}, on average. Elevation: the largest "
-            f"token norm over the median, and the same without the top {analysis.k} channels. Token outliers: how many of "
-            "those channels a few tokens explain.",
+            f"2024). Registers: tokens above {analysis.register_threshold:g} {rule}, on average. Elevation: the "
+            f"largest token norm over the median, and the same without the top {analysis.k} channels. Token outliers: "
+            "how many of those channels a few tokens explain.",
             "",
             "![energy](figures/energy_shares.png)",
             "![ranks](figures/ratio_by_rank.png)",

@@ -1,7 +1,7 @@
 """K-means of tokens, for many cells and starts at once: the localisation protocol clusters each cell by itself.
 
-scikit-learn takes one cell at a time; most of its time is not arithmetic. Here all starts of a cell share each pass over
-its tokens (``benchmarks/analyses.py``). On the same starts the inertia is scikit-learn's.
+scikit-learn takes one cell at a time; most of its time is not arithmetic. Here all starts of a cell share each pass
+over its tokens (``benchmarks/analyses.py``). On the same starts the inertia is scikit-learn's.
 """
 
 from dataclasses import dataclass

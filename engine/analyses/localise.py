@@ -1,4 +1,4 @@
-"""The localisation protocol on arrays: channels to clusters of tokens, clusters to a foreground, and how it fits a mask.
+"""The localisation protocol on arrays: channels to clusters of tokens, clusters to a foreground, that to a mask.
 
 A *cell* is one (sample, step, layer) with one selection of channels. Tokens of weight 0 (padding of smaller pictures,
 registers that are left out) have no say in where clusters lie.
@@ -159,7 +159,7 @@ def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:
 def matched_channels(order: Tensor, energy: Tensor, k: int) -> Tensor:
     """Which channels hold as much energy as the top ``k`` do, without them: the fair control of a small selection.
 
-    From rank ``k + 1`` on, in order of score, as many as are needed; where all the others together hold less, all of them.
+    From rank ``k + 1`` on, in order of score, as many as are needed; where all the others together hold less, all.
 
     Args:
         order: ``(cell, channel)`` int64, every channel, largest score first.

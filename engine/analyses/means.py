@@ -1,4 +1,4 @@
-"""Means over samples with intervals over prompts, from rows that come part by part: memory does not grow with samples."""
+"""Means over samples with intervals over prompts, from rows that come part by part."""
 
 from collections.abc import Iterable, Sequence
 
@@ -27,7 +27,8 @@ def means(
 
     Returns:
         One row per cell, ascending: its columns, ``n_samples`` and ``n_prompts`` with a value in the first column of
-        ``with_interval``, and the means; where wanted with ``NAME_low``, ``NAME_high`` and ``NAME_n`` values. No rows give no columns.
+        ``with_interval``, and the means; where wanted with ``NAME_low``, ``NAME_high`` and ``NAME_n`` values. No rows
+        give no columns.
     """
     names = [*with_interval, *plain]
     totals: pd.DataFrame | None = None

@@ -1,4 +1,4 @@
-"""The analysis ``stability``: are the massive channels the same across prompts, seeds, steps, layers and definitions?"""
+"""The analysis ``stability``: are massive channels the same across prompts, seeds, steps, layers, definitions?"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -105,7 +105,7 @@ def as_table(schema_name: str, rows: _Rows) -> Columns:
 
 
 class _Layer:
-    """One layer: every sample's top-k sets by each definition, and the scores of the samples whose ranks are compared."""
+    """One layer: every sample's top-k sets by each definition, and the scores of those whose ranks are compared."""
 
     def __init__(self, settings: Stability, selected: Selected, number: int) -> None:
         self.settings, self.selected, self.number = settings, selected, number

@@ -83,8 +83,8 @@ def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, ste
     drawn = {
         "overlap_by_layer": lines(
             series,
-            title=f"Overlap of the top {k} by {analysis.score} of two samples, step {step}\nn = {n:,} samples, all pairs, "
-            "bands: 95 % over prompts",
+            title=f"Overlap of the top {k} by {analysis.score} of two samples, step {step}\nn = {n:,} samples, all "
+            "pairs, bands: 95 % over prompts",
             x="layer",
             y="mean Jaccard overlap",
             least=0,
@@ -111,8 +111,8 @@ def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, ste
         series[f"{analysis.score} and {other}"] = _series(each)
     drawn["definitions"] = lines(
         series,
-        title=f"Overlap of the top {k} by two definitions, same sample, step {step}\nn = {n:,} samples, bands: 95 % over "
-        "prompts",
+        title=f"Overlap of the top {k} by two definitions, same sample, step {step}\nn = {n:,} samples, bands: 95 % "
+        "over prompts",
         x="layer",
         y="mean Jaccard overlap",
         least=0,
@@ -134,8 +134,8 @@ def _text(analysis: "Stability", numbers: dict[str, Any], by_layer: list[dict[st
         f"`{analysis.score}` at step {numbers['step']}. Jaccard overlap over all pairs of samples, 95 % intervals over "
         "prompts:",
         "",
-        "| layer | same prompt | other prompt | chance | Spearman, all channels | in every sample | seen at all | SPARK stops "
-        "after |",
+        "| layer | same prompt | other prompt | chance | Spearman, all channels | in every sample | seen at all "
+        "| SPARK stops after |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in by_layer:
@@ -143,15 +143,16 @@ def _text(analysis: "Stability", numbers: dict[str, Any], by_layer: list[dict[st
         shown = f"{len(core)}: {', '.join(map(str, core[:8]))}{' ...' if len(core) > 8 else ''}" if core else "none"
         spearman = "" if row["spearman_across"] is None else f"{row['spearman_across']:.2f}"
         lines_of_text.append(
-            f"| {row['layer']} | {ranged(row.get('within'))} | {ranged(row.get('across'))} | {row.get('chance', 0):.3f} | "
-            f"{spearman} | {shown} | {row['n_channels_seen']} | {row['spark_stops_after'] or 'not yet'} |"
+            f"| {row['layer']} | {ranged(row.get('within'))} | {ranged(row.get('across'))} "
+            f"| {row.get('chance', 0):.3f} | {spearman} | {shown} | {row['n_channels_seen']} "
+            f"| {row['spark_stops_after'] or 'not yet'} |"
         )
     return "\n".join(
         [
             *lines_of_text,
             "",
-            "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on this "
-            "run's samples in order, top 8 of the mean over steps; it cannot stop before 400.",
+            "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
+            "this run's samples in order, top 8 of the mean over steps; it cannot stop before 400.",
             "",
             "![overlap by layer](figures/overlap_by_layer.png)",
             "![drift over steps](figures/drift_over_steps.png)",

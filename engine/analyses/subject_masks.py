@@ -61,8 +61,8 @@ class SubjectMasks:
             with Catalog(selected.run) as catalog:
                 if "mask" not in catalog.sql("select * from manifest limit 0").columns:
                     raise InputError(
-                        f"masks from 'manifest' need its mask column; the manifest of {selected.run!r} has none. Ingest "
-                        "one with it, or choose another source."
+                        f"masks from 'manifest' need its mask column; the manifest of {selected.run!r} has none. "
+                        "Ingest one with it, or choose another source."
                     )
 
     def units(self, selected: Selected) -> list[int]:
@@ -97,8 +97,8 @@ class SubjectMasks:
         }
         reasons = f" The first failure: {errors[0]}." if errors else ""
         text = (
-            f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of a "
-            f"picture on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
+            f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "
+            f"a picture on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
             f"{n_empty:,} show no subject, {len(errors):,} failed, {n_resized:,} had another size than their "
             f"picture.{reasons}\n"
         )

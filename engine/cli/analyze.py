@@ -45,8 +45,8 @@ def masks(
         str | None,
         typer.Option(
             "--from",
-            help="manifest (its mask column), demo (the shapes world), saliency, or a segmentation model's folder or hub "
-            "id.",
+            help="manifest (its mask column), demo (the shapes world), saliency, or a segmentation model's folder "
+            "or hub id.",
             show_default="manifest if it has masks, demo for the demo model, else saliency",
         ),
     ] = None,

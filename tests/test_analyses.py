@@ -1,0 +1,301 @@
+"""The analyses on a real run of the bundled model, against arithmetic that shares no code with them."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.cluster import KMeans
+from typer.testing import CliRunner
+
+from engine import manifest, open_run
+from engine.analyses.alignment import Alignment
+from engine.analyses.analysis import analyse
+from engine.analyses.concentration import Concentration
+from engine.analyses.selected import select
+from engine.analyses.stability import Stability
+from engine.analyses.subject_masks import SubjectMasks
+from engine.cli import app
+from engine.cluster import Pool
+from engine.config import CaptureConfig
+from engine.demo.judge import judge
+from engine.errors import InputError, RunConflictError
+from engine.job import begin, prepare
+from engine.reader import Run
+from engine.storage import open_storage
+from engine.worker import CaptureWorker
+
+ALONE = Pool(1, 0, 1)
+K = 6
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 5 prompts with 2 seeds each: 128 channels of 6 layers at 2 steps, in 3 tasks; with all results."""
+    folder = tmp_path_factory.mktemp("analyses")
+    manifest.ingest(["demo:5"], folder / "manifest.parquet", seeds=[0, 1])
+    settings = {"num_inference_steps": 6, "steps": "3,5", "top_k": 128, "shard_samples": 4}
+    job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(**settings))
+    begin(job, folder / "manifest.parquet")
+    worker = CaptureWorker(job, 1)
+    for task in range(job.layout.n_tasks):
+        worker(task)
+    selected = select(str(folder / "run"))
+    analyse(SubjectMasks("demo"), selected, "masks", ALONE)
+    analyse(Alignment(k=K, trials=2, starts=20), selected, "alignment", ALONE)
+    analyse(Stability(ks=(3, K), rank_pairs=8), selected, "stability", ALONE)
+    analyse(Concentration(ks=(1, K), k=K), selected, "concentration", ALONE)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(path: Path) -> Run:
+    return open_run(path)
+
+
+def test_masks_are_the_judges_of_the_generated_pictures(run: Run) -> None:
+    rows = run.sql("select sample_id, area, error from masks_samples order by sample").fetchall()
+    assert len(rows) == 10
+    for sample_id, area, error in rows:
+        picture = torch.from_numpy(np.array(run.image(sample_id))).permute(2, 0, 1)[None] / 255
+        assert error is None
+        assert area == pytest.approx(judge(picture)[1].float().mean().item())
+
+
+@pytest.mark.parametrize("selection", ["top", "bottom", "all"])
+def test_alignment_is_the_protocol_done_by_hand(run: Run, selection: str) -> None:
+    data = run.activations
+    rows = run.sql(
+        f"select sample, step, layer, iou, complement_iou, area from alignment_samples where selection = '{selection}' "
+        "and layer in (0, 5) order by all"
+    ).fetchall()
+    assert len(rows) == 10 * 2 * 2
+    n_clear = 0
+    for sample, step, layer, iou, complement, area in rows:
+        values = data["massive_value"].sel(sample=sample, step=step, layer=layer).values.astype(np.float64)
+        ranks = {"top": slice(K), "bottom": slice(-K, None), "all": slice(None)}[selection]
+        low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+        scaled = ((values - low) / (high - low))[ranks]
+        found = [KMeans(2, n_init=1, random_state=i).fit(scaled.T) for i in range(12)]
+        best = min(found, key=lambda each: each.inertia_)
+        if any(best.inertia_ * (1 + 1e-6) < each.inertia_ < best.inertia_ * 1.02 for each in found):
+            continue  # other clusters are nearly as good: of noise, any are
+        labels, n_clear = best.labels_, n_clear + 1
+        heat = scaled.sum(axis=0)
+        front = labels == int(heat[labels == 1].mean() > heat[labels == 0].mean())
+        picture = np.array(run.image(str(data.sample_id.values[sample])))
+        mask = judge(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[1][0].numpy()
+        side = int(len(heat) ** 0.5)
+        pixels = np.kron(front.reshape(side, side), np.ones((mask.shape[0] // side,) * 2)).astype(bool)
+        expected = (pixels & mask).sum() / (pixels | mask).sum()
+        opposite = (~pixels & mask).sum() / (~pixels | mask).sum()
+        assert (iou, complement, area) == pytest.approx((expected, opposite, front.mean()), abs=1e-6)
+    assert n_clear >= 3
+
+
+def test_means_of_alignment_are_over_samples_after_their_trials(run: Run) -> None:
+    rows = run.sql("select * from alignment_samples").df()
+    each = rows.groupby(["step", "layer", "selection", "sample"])[["iou", "chance_iou"]].mean().reset_index()
+    means = run.sql("select * from alignment_means").df().set_index(["step", "layer", "selection"])
+    assert len(means) == 2 * 6 * 6
+    for key, group in each.groupby(["step", "layer", "selection"]):
+        assert means.loc[key, "iou"] == pytest.approx(group["iou"].mean(), rel=1e-5)
+        assert means.loc[key, "over_chance"] == pytest.approx((group["iou"] - group["chance_iou"]).mean(), abs=1e-6)
+        assert means.loc[key, "iou_low"] <= means.loc[key, "iou"] <= means.loc[key, "iou_high"]
+        assert means.loc[key, "n_prompts"] == 5
+    top, random = (
+        each[each["selection"] == word].set_index(["step", "layer", "sample"])["iou"] for word in ("top", "random")
+    )
+    for key, difference in (top - random).groupby(["step", "layer"]):
+        assert means.loc[(*key, "top"), "over_random"] == pytest.approx(difference.mean(), abs=1e-6)
+
+
+def test_stability_counts_sets_as_sets_are_counted(run: Run) -> None:
+    data, prompts = (
+        run.activations,
+        [row[0] for row in run.sql("select prompt from samples order by sample").fetchall()],
+    )
+    scores = data["mean_abs"].sel(step=5, layer=2).values
+    sets = [set(np.argsort(-row, kind="stable")[:K].tolist()) for row in scores]
+    pairs = list(itertools.combinations(range(10), 2))
+    for kind, same in (("within", True), ("across", False)):
+        jaccard = [
+            len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for a, b in pairs if (prompts[a] == prompts[b]) == same
+        ]
+        ((found, n_pairs),) = run.sql(
+            f"select jaccard, n_pairs from stability_pairs where kind = '{kind}' and step = 5 and layer = 2 and k = {K}"
+        ).fetchall()
+        assert (found, n_pairs) == (pytest.approx(np.mean(jaccard), rel=1e-6), len(jaccard))
+    found = dict(
+        run.sql(
+            f"select channel, n_selected from stability_channels where step = 5 and layer = 2 and k = {K}"
+        ).fetchall()
+    )
+    assert found == {c: sum(c in each for each in sets) for c in set().union(*sets)}
+
+
+def test_agreement_compares_a_samples_own_sets(run: Run) -> None:
+    data = run.activations
+
+    def sets(score: str, step: int, layer: int) -> list[set[int]]:
+        scores = data[score].sel(step=step, layer=layer).values
+        return [set(np.argsort(-row, kind="stable")[:3].tolist()) for row in scores]
+
+    mine = sets("mean_abs", 3, 2)
+    others = {
+        ("next_step", "5"): sets("mean_abs", 5, 2),
+        ("last_step", "5"): sets("mean_abs", 5, 2),
+        ("layer_before", "1"): sets("mean_abs", 3, 1),
+        ("definition", "max_abs"): sets("max_abs", 3, 2),
+        ("definition", "rms"): sets("rms", 3, 2),
+        ("definition", "abs_mean"): sets("abs_mean", 3, 2),
+    }
+    found = run.sql(
+        "select kind, other, jaccard from stability_agreement where step = 3 and layer = 2 and k = 3"
+    ).fetchall()
+    assert {(kind, other) for kind, other, _ in found} == set(others)
+    for kind, other, jaccard in found:
+        expected = [len(a & b) / len(a | b) for a, b in zip(mine, others[kind, other], strict=True)]
+        assert jaccard == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+def test_ranks_within_prompts_are_all_pairs_where_there_are_few(run: Run) -> None:
+    scores = run.activations["mean_abs"].sel(step=5, layer=4).values
+    expected = np.mean([stats.spearmanr(scores[2 * i], scores[2 * i + 1]).statistic for i in range(5)])
+    ((found, n_pairs),) = run.sql(
+        "select mean, n_pairs from stability_ranks "
+        "where kind = 'within' and measure = 'spearman' and step = 5 and layer = 4"
+    ).fetchall()
+    assert (found, n_pairs) == (pytest.approx(expected, rel=1e-5), 5)
+
+
+def test_concentration_agrees_with_the_cells_that_the_capture_wrote(run: Run) -> None:
+    rows = run.sql(
+        "select a.ratio, c.ratio, a.gini, c.gini from concentration_cells a join cells c using (sample, step, layer)"
+    ).fetchall()
+    assert len(rows) == 10 * 2 * 6
+    for ratio, ratio_then, gini, gini_then in rows:
+        assert (ratio, gini) == (pytest.approx(ratio_then, rel=1e-6), pytest.approx(gini_then, rel=1e-6))
+
+
+def test_concentration_is_arithmetic_on_the_hidden_state(run: Run) -> None:
+    """All channels' maps are the hidden state itself."""
+    data = run.activations
+    x = data["massive_value"].sel(step=5, layer=3).values.astype(np.float64)  # (sample, channel by rank, token)
+    rows = run.sql("select * from concentration_cells where step = 5 and layer = 3 order by sample").df()
+    for state, (_, row) in zip(x, rows.iterrows(), strict=True):
+        energy = np.square(state).sum(axis=1)
+        assert row["energy_shares"][1] == pytest.approx(energy[:K].sum() / energy.sum(), rel=1e-4)
+        assert row["largest"] == pytest.approx(np.abs(state).max(), rel=1e-6)
+        median = np.sort(np.abs(state).ravel())[(state.size - 1) // 2]
+        assert row["median_low"] == row["median_high"] == pytest.approx(median, rel=1e-6)
+        massive = (np.abs(state) > 100) & (np.abs(state) >= 1000 * median)
+        assert row["is_massive"] == massive.any()
+        norm, rest = np.linalg.norm(state, axis=0), np.linalg.norm(state[K:], axis=0)
+        for column, values in (("elevation", norm), ("elevation_excised", rest)):
+            assert row[column] == pytest.approx(values.max() / np.sort(values)[(len(values) - 1) // 2], rel=1e-3)
+
+
+def test_a_result_goes_on_where_it_stopped_and_ends_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    selected, analysis = select(str(path)), Alignment(k=K, trials=2, starts=20)
+    folder = path / "results" / "alignment"
+    before = {file: file.read_bytes() for file in folder.rglob("*.parquet")}
+    (folder / "result.json").unlink()
+    (folder / "units" / "00001.json").unlink()
+    done: list[int] = []
+    own = Alignment.unit
+    monkeypatch.setattr(Alignment, "unit", lambda self, s, r, unit: done.append(unit) or own(self, s, r, unit))
+    assert "alignment_samples" not in open_run(path).catalog.views
+    analyse(analysis, selected, "alignment", ALONE)
+    assert done == [1]
+    assert {file: file.read_bytes() for file in folder.rglob("*.parquet")} == before
+
+
+def test_any_number_of_workers_finds_the_same(path: Path) -> None:
+    selected = select(str(path), layers="0,5", steps="last")
+    settings = Alignment(k=K, trials=1, selections=("top", "random"))
+    analyse(settings, selected, "one", ALONE)
+    analyse(settings, selected, "two", Pool(2, 0, 1))
+    results = path / "results"
+    tables = sorted(file.relative_to(results / "one") for file in (results / "one").rglob("*.parquet"))
+    assert len(tables) == 4
+    for table in tables:
+        assert (results / "one" / table).read_bytes() == (results / "two" / table).read_bytes()
+
+
+def test_a_result_of_other_settings_is_kept_until_it_is_to_be_replaced(path: Path) -> None:
+    selected = select(str(path), where="seed = 0", steps="last")
+    analyse(Stability(ks=(2,), rank_pairs=2), selected, "early", ALONE)
+    with pytest.raises(RunConflictError, match=r"settings.ks: \[2\] -> \[4\](?s:.)*Give --replace"):
+        analyse(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE)
+    with pytest.raises(RunConflictError, match=r"selected.n_samples: 5 -> 10"):
+        analyse(Stability(ks=(2,), rank_pairs=2), select(str(path), steps="last"), "early", ALONE)
+    analyse(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE, replace=True)
+    run = open_run(path)
+    assert run.sql("select distinct k from early_channels").fetchall() == [(4,)]
+    assert run.sql("select distinct n_samples from early_channels").fetchall() == [(5,)]
+    assert run.sql("select count(*) from early_pairs where kind = 'within'").fetchone() == (0,)
+
+
+def test_a_column_of_the_manifest_makes_categories(path: Path) -> None:
+    selected = select(str(path), by="shape")
+    analyse(Stability(ks=(K,), rank_pairs=2, by="shape"), selected, "shapes", ALONE)
+    run = open_run(path)
+    shapes = run.sql("select prompt, shape from manifest").df()
+    n = shapes.groupby("shape")["prompt"].nunique()
+    pairs = int((n * (n - 1) / 2).sum()) * 4
+    found = run.sql("select distinct n_pairs from shapes_pairs where kind = 'category'").fetchall()
+    assert found == ([(pairs,)] if pairs else [])
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"layers": "9"}, "layer 9 was not kept by this run; it has 0, 1, 2, 3, 4, 5"),
+        ({"steps": "4"}, "step 4 was not kept by this run; it has 3, 5"),
+        ({"steps": "first"}, "steps is 'first'; give all, last or indices"),
+        ({"stream": "text"}, "stream"),
+        ({"where": "seed > 7"}, "no finished sample of .* is chosen by where 'seed > 7'"),
+        ({"where": "sed > 7"}, "sed"),
+        ({"by": "shap"}, "shap"),
+    ],
+)
+def test_what_a_run_does_not_have_is_named(path: Path, choice: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        select(str(path), **choice)
+
+
+def test_alignment_without_masks_or_without_all_channels_says_what_to_do(path: Path) -> None:
+    with pytest.raises(InputError, match="has no finished result 'others'"):
+        analyse(Alignment(k=K, masks="others"), select(str(path)), "x", ALONE)
+    with pytest.raises(InputError, match=r"k is 129, and .* keeps the maps of 128 channels"):
+        analyse(Alignment(k=129), select(str(path)), "x", ALONE)
+
+
+def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
+    command = ["analyze", "concentration", str(path), "--shares", f"1,{K}", "--k", str(K), "--workers", "1"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    assert "Concentration" in shown.stdout
+    numbers = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert numbers["n_samples"] == 10
+    assert len(numbers["layers"]) == 6
+    result = json.loads((path / "results" / "concentration" / "result.json").read_text())
+    assert result["numbers"] == numbers
+    figures = path / "results" / "concentration" / "figures"
+    assert (figures / "elevation.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (figures / "elevation.svg").read_bytes()
+    assert "![elevation](figures/elevation.png)" in (path / "results" / "concentration" / "summary.md").read_text()
+    refused = CliRunner().invoke(app, ["analyze", "stability", str(path), "--k", "four"])
+    assert isinstance(refused.exception, InputError)
+
+
+def test_a_run_with_results_verifies(path: Path) -> None:
+    from engine.verify import verify
+
+    report = verify(open_storage(str(path)))
+    assert not report.problems
+    assert not report.unrecorded
