@@ -275,9 +275,9 @@ def _least_massive(absolute: float, relative: Tensor) -> Tensor:
 
 
 def _most_scalars(mean_abs: Tensor, rms: Tensor, cut: Tensor, n_tokens: Tensor) -> Tensor:
-    """At most how many values of a channel reach the cut, given that one does: ``(..., channel)`` float64."""
+    """At most how many values of a channel reach the cut: ``(..., channel)`` float64."""
     share = _most_at_or_above(cut.double(), mean_abs.double(), _variance(mean_abs, rms))
-    return (share * n_tokens[..., None]).floor().clamp(min=1.0)
+    return (share * (1 + _SLACK) * n_tokens[..., None]).floor()
 
 
 def _variance(mean_abs: Tensor, rms: Tensor) -> Tensor:
