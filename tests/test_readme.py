@@ -20,6 +20,9 @@ def block(after: str) -> list[str]:
     return [line[4:] for line in re.search(r"\n((?:    .*\n|\n)+)", text)[1].splitlines() if line]
 
 
+COMMANDS = [line for heading in ("The main path", "Ask it", "Trust it, keep it") for line in block(heading)]
+
+
 def run(line: str, folder: Path) -> subprocess.CompletedProcess:
     words = shlex.split(line)
     command = [str(BIN / words[0]), *words[1:]]
@@ -35,14 +38,13 @@ def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.
         "a large red ring in the center on a blue background",
     ]
     (folder / "prompts.csv").write_text("prompt\n" + "\n".join(prompts) + "\n", encoding="utf-8")
-    done = {line: run(line, folder) for line in (*block("The main path"), *block("Trust it, keep it"))}
+    done = {line: run(line, folder) for line in COMMANDS}
     return {"folder": folder} | done
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
-    lines = [*block("The main path"), *block("Trust it, keep it")]
-    assert len(lines) == 13
-    for line in lines:
+    assert len(COMMANDS) == 19
+    for line in COMMANDS:
         assert main_path[line].returncode == 0, (line, main_path[line].stderr)
         assert "Traceback" not in main_path[line].stderr
 
