@@ -289,6 +289,11 @@ def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
     assert (figures / "elevation.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (figures / "elevation.svg").read_bytes()
     assert "![elevation](figures/elevation.png)" in (path / "results" / "concentration" / "summary.md").read_text()
+    foreseen = json.loads(CliRunner().invoke(app, [*command, "--dry-run", "--json", "--label", "new"]).stdout)
+    cells = sum(file.stat().st_size for file in (path / "results" / "concentration" / "cells").iterdir())
+    assert (foreseen["n_samples"], foreseen["n_units"]) == (10, 3)
+    assert foreseen["table_bytes"] == pytest.approx(cells, rel=0.3)
+    assert not (path / "results" / "new").exists()
     refused = CliRunner().invoke(app, ["analyze", "stability", str(path), "--k", "four"])
     assert isinstance(refused.exception, InputError)
 

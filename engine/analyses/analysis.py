@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -110,17 +111,56 @@ def analyse(
     return finding
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """What an analysis will take, from its first unit.
+
+    Attributes:
+        n_samples: that are looked at.
+        n_units: to do.
+        seconds: of all units, with the pool's workers; Ray's start and the end's figures not counted.
+        table_bytes: of the units' tables.
+    """
+
+    n_samples: int
+    n_units: int
+    seconds: float
+    table_bytes: int
+
+
+def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> Foreseen:
+    """Do the first unit without writing it, and scale what it took.
+
+    Raises:
+        InputError: the run cannot answer.
+    """
+    analysis.check(selected)
+    units = analysis.units(selected)
+    started = time.monotonic()
+    with _one_thread():
+        tables = analysis.unit(selected, Results(selected.storage, label), units[0])
+    seconds = (time.monotonic() - started) * len(units) / min(pool.n_actors, len(units))
+    n_bytes = sum(len(encode(analysis.schemas[table], columns)) for table, columns in tables.items())
+    return Foreseen(len(selected.samples), len(units), seconds, n_bytes * len(units))
+
+
 def plain(value: Any) -> Any:
     """Values as JSON has them: tuples are lists."""
     return json.loads(json.dumps(value))
 
 
 def _work(analysis: Analysis, selected: Selected, results: Results, unit: int) -> None:
-    # Units are small: a second thread gains little, and loses much where others want the CPU.
+    with _one_thread():
+        results.write_unit(unit, analysis.unit(selected, results, unit), analysis.schemas)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Units are small: a second thread gains little, and loses much where others want the CPU."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        results.write_unit(unit, analysis.unit(selected, results, unit), analysis.schemas)
+        yield
     finally:
         torch.set_num_threads(n_threads)
 

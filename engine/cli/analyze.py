@@ -1,15 +1,18 @@
 """``fewchannels analyze``: ask a run's analyses."""
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.console import errors, progress_bar, results, say
+from engine.cli.console import duration, errors, progress_bar, results, say
+from engine.sizes import size
 
 if TYPE_CHECKING:
     from engine.analyses.analysis import Analysis
     from engine.analyses.selected import Selected
+    from engine.cluster import Pool
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,6 +32,7 @@ Workers = Annotated[
     int | None, typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4")
 ]
 Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, tell time and bytes of all; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
 
@@ -63,6 +67,7 @@ def masks(
     replace: Replace = False,
     workers: Workers = None,
     address: Address = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Find each generated picture's subject, once: what alignment compares with.
@@ -80,6 +85,7 @@ def masks(
         replace,
         workers,
         address,
+        dry_run,
         as_json,
     )
 
@@ -104,6 +110,7 @@ def stability(
     replace: Replace = False,
     workers: Workers = None,
     address: Address = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the massive channels across prompts, seeds, steps, layers and definitions.
@@ -114,7 +121,7 @@ def stability(
 
     settings = Stability(_numbers("k", k), score or _score(run), rank_pairs, persistence, by, seed)
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
-    _analyse(settings, selected, label, replace, workers, address, as_json)
+    _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
 
 
 @app.command()
@@ -138,6 +145,7 @@ def concentration(
     replace: Replace = False,
     workers: Workers = None,
     address: Address = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how few channels hold how much, and tell outlying channels from outlying tokens.
@@ -157,7 +165,7 @@ def concentration(
         register_threshold,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
-    _analyse(settings, selected, label, replace, workers, address, as_json)
+    _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
 
 
 @app.command()
@@ -185,6 +193,7 @@ def alignment(
     replace: Replace = False,
     workers: Workers = None,
     address: Address = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Cluster tokens by their massive channels, and compare the clusters with the subject; controls beside.
@@ -206,7 +215,7 @@ def alignment(
         seed,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
-    _analyse(settings, selected, label, replace, workers, address, as_json)
+    _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
@@ -239,6 +248,7 @@ def _analyse(
     replace: bool,
     workers: int | None,
     address: str | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     from engine.analyses.analysis import analyse
@@ -247,6 +257,9 @@ def _analyse(
 
     usual = choose_pool(workers, 0, address)
     pool = Pool(usual.n_actors, 0, 1, address)
+    if dry_run:
+        _print_foreseen(analysis, selected, label or analysis.name, pool, as_json)
+        return
     with progress_bar() as bar:
         shown = bar.add_task(analysis.name, total=None, rate="")
 
@@ -268,3 +281,20 @@ def _analyse(
     results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
     where = selected.storage.location(Results(selected.storage, label or analysis.name).key(""))
     say(f"tables, figures and summary are in {where}")
+
+
+def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: "Pool", as_json: bool) -> None:
+    from engine.analyses.analysis import foresee
+
+    with errors.status("doing one unit to measure its time"):
+        foreseen = foresee(analysis, selected, label, pool)
+    if as_json:
+        results.print_json(json.dumps(dataclasses.asdict(foreseen)))
+        return
+    results.print(
+        f"{analysis.name} of {foreseen.n_samples:,} samples: {foreseen.n_units:,} units, about "
+        f"{duration(foreseen.seconds)} with {pool.n_actors} worker{'s' * (pool.n_actors > 1)}, "
+        f"{size(foreseen.table_bytes)} of tables",
+        markup=False,
+        soft_wrap=True,
+    )
