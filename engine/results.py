@@ -48,7 +48,7 @@ class Results:
             replace: whether to delete a result of other settings.
 
         Returns:
-            The units that are done.
+            The units that are done, and whose parts are there.
 
         Raises:
             RunConflictError: there is a result of other settings, naming them.
@@ -65,8 +65,7 @@ class Results:
             begun = None
         if begun is None:
             self.storage.put(self.key("begun.json"), [documents.encode(dict(identity))])
-        names = (key.rpartition("/")[2].removesuffix(".json") for key in self.storage.list(self.key("units/")))
-        return {int(name) for name in names}
+        return set(self._units())
 
     def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
         """Write a unit's parts, then its record. Safe to repeat.
@@ -95,8 +94,8 @@ class Results:
             files: further files by name, such as figures.
         """
         objects = {self.key(name): asdict(self.storage.put(self.key(name), [data])) for name, data in files.items()}
-        for unit in self.storage.list(self.key("units/")):
-            objects |= documents.decode(self.storage.get(unit))["objects"]
+        for parts in self._units().values():
+            objects |= parts
         content = {**about, "tables": dict(tables), "objects": objects}
         self.storage.put(self.key("result.json"), [documents.encode(content)])
 
@@ -116,6 +115,21 @@ class Results:
         keys = list(self.storage.list(self.key("")))
         self.storage.delete([self.key("result.json")])
         self.storage.delete(keys)
+
+    def _units(self) -> dict[int, dict[str, Any]]:
+        """What each finished unit stored, by unit; one whose record or part is gone or cut short is not finished."""
+        sizes = self.storage.list(self.key(""))
+        found = {}
+        for key in sizes:
+            if not key.startswith(self.key("units/")):
+                continue
+            try:
+                unit = documents.decode(self.storage.get(key))
+            except documents.DamagedDocumentError:
+                continue
+            if all(sizes.get(part) == each["n_bytes"] for part, each in unit["objects"].items()):
+                found[unit["unit"]] = unit["objects"]
+        return found
 
     def _document(self, name: str) -> dict[str, Any] | None:
         try:
@@ -140,6 +154,6 @@ def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
     return [Results(storage, label) for label in sorted(labels) if _LABEL.fullmatch(label)]
 
 
-def stored(content: Mapping[str, Any]) -> dict[str, Stored]:
+def objects_of(content: Mapping[str, Any]) -> dict[str, Stored]:
     """The objects that ``result.json`` names, by key."""
     return {key: Stored(**each) for key, each in content["objects"].items()}

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from engine import manifest, store
+from engine import manifest, results, store
 from engine.agreement import disagreements
 from engine.errors import InputError, StorageError
 from engine.lease import LEASE
 from engine.ledger import Ledger, Record
 from engine.parts import FOLDER, TABLES, Compaction, Parts, part
 from engine.plan import Layout
+from engine.results import Results, finished
 from engine.runfile import EMBEDDINGS, MANIFEST, NAME, objects_of, read_description
 from engine.storage import Storage, Stored
 from engine.tables import decode
@@ -133,6 +134,8 @@ def verify(
             on_progress(done, len(checks))
     for record in records.values():
         named |= record.objects.keys()
+    for result in finished(storage, sizes):
+        named |= _result(run, result, quick, problems)
     n_bytes = sum(size for key, size in sizes.items() if key in named)
     unrecorded = [key for key in sizes if key not in named and not key.startswith(_READ_ANYWAY)]
     bad_records = {problem.key for problem in problems if problem.kind == "record"}
@@ -153,6 +156,22 @@ def repair(storage: Storage, report: Report) -> None:
     """
     Ledger(storage).delete(report.tasks)
     storage.delete([p.key for p in report.problems if p.task is None and p.key != NAME])
+
+
+def _result(run: _Run, result: Results, quick: bool, problems: list[Problem]) -> set[str]:
+    """Check a finished analysis; returns its keys. Where an object is damaged, so is the end: it must be run again."""
+    end = result.key("result.json")
+    try:
+        expected = results.objects_of(result.read())
+    except StorageError as error:
+        problems.append(Problem(end, None, "record", str(error)))
+        return {end}
+    found: list[Problem] = []
+    for key, stored in expected.items():
+        _object(run.storage, run.sizes, key, stored, None, quick, found)
+    if found:
+        problems += [*found, Problem(end, None, "disagrees", f"{len(found)} of its objects are damaged")]
+    return {end, *expected}
 
 
 def _records(run: _Run, problems: list[Problem]) -> dict[int, Record]:
@@ -259,5 +278,6 @@ def check_report(report: Report, place: str) -> None:
         raise StorageError(
             f"{place!r} has {len(report.problems)} damaged objects"
             + (f", of the tasks {shown}" if tasks else "")
-            + f". fewchannels runs verify {place} --repair drops their records; then run the capture's command again."
+            + f". fewchannels runs verify {place} --repair drops what is damaged; then run the capture's or the "
+            "analysis' command again."
         )

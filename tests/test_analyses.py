@@ -30,6 +30,7 @@ from engine.worker import CaptureWorker
 
 ALONE = Pool(1, 0, 1)
 K = 6
+CONCENTRATION = Concentration(ks=(1, K), k=K, register_threshold=1.2)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     analyse(SubjectMasks("demo"), selected, "masks", ALONE)
     analyse(Alignment(k=K, trials=2, starts=20), selected, "alignment", ALONE)
     analyse(Stability(ks=(3, K), rank_pairs=8), selected, "stability", ALONE)
-    analyse(Concentration(ks=(1, K), k=K), selected, "concentration", ALONE)
+    analyse(CONCENTRATION, selected, "concentration", ALONE)
     return folder / "run"
 
 
@@ -183,6 +184,11 @@ def test_concentration_agrees_with_the_cells_that_the_capture_wrote(run: Run) ->
 
 def test_concentration_is_arithmetic_on_the_hidden_state(run: Run) -> None:
     """All channels' maps are the hidden state itself."""
+
+    def limit(state: np.ndarray) -> float:
+        norms = np.sort(np.linalg.norm(state, axis=0))
+        return 1.2 * norms[(len(norms) - 1) // 2]
+
     data = run.activations
     x = data["massive_value"].sel(step=5, layer=3).values.astype(np.float64)  # (sample, channel by rank, token)
     rows = run.sql("select * from concentration_cells where step = 5 and layer = 3 order by sample").df()
@@ -194,6 +200,7 @@ def test_concentration_is_arithmetic_on_the_hidden_state(run: Run) -> None:
         assert row["median_low"] == row["median_high"] == pytest.approx(median, rel=1e-6)
         massive = (np.abs(state) > 100) & (np.abs(state) >= 1000 * median)
         assert row["is_massive"] == massive.any()
+        assert row["registers"].tolist() == np.flatnonzero(np.linalg.norm(state, axis=0) > limit(state)).tolist()
         norm, rest = np.linalg.norm(state, axis=0), np.linalg.norm(state[K:], axis=0)
         for column, values in (("elevation", norm), ("elevation_excised", rest)):
             assert row[column] == pytest.approx(values.max() / np.sort(values)[(len(values) - 1) // 2], rel=1e-3)
@@ -277,6 +284,7 @@ def test_alignment_without_masks_or_without_all_channels_says_what_to_do(path: P
 
 def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
     command = ["analyze", "concentration", str(path), "--shares", f"1,{K}", "--k", str(K), "--workers", "1"]
+    command += ["--register-threshold", "1.2"]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
     assert "Concentration" in shown.stdout
@@ -298,9 +306,23 @@ def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
     assert isinstance(refused.exception, InputError)
 
 
-def test_a_run_with_results_verifies(path: Path) -> None:
-    from engine.verify import verify
+def test_a_damaged_result_is_found_dropped_and_made_again(path: Path) -> None:
+    from engine.verify import repair, verify
 
-    report = verify(open_storage(str(path)))
+    storage = open_storage(str(path))
+    report = verify(storage)
     assert not report.problems
     assert not report.unrecorded
+    part = path / "results" / "concentration" / "cells" / "00001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    report = verify(storage)
+    assert {problem.key for problem in report.problems} == {
+        "results/concentration/cells/00001.parquet",
+        "results/concentration/result.json",
+    }
+    repair(storage, report)
+    assert "concentration_cells" not in open_run(path).catalog.views
+    analyse(CONCENTRATION, select(str(path)), "concentration", ALONE)
+    assert part.read_bytes() == whole
+    assert not verify(storage).problems

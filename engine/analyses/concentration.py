@@ -33,7 +33,7 @@ from engine.channels import gini, top_k
 from engine.errors import InputError, unknown
 from engine.results import Results
 from engine.statistics import STATISTICS
-from engine.tables import Columns, schema
+from engine.tables import Columns
 
 RULES = ("ratio", "mad")
 _RANKS = 32
@@ -119,16 +119,21 @@ class Concentration:
         arrays = {name: torch.from_numpy(a).flatten(0, 2) for name, a in selected.read(names, at, [layer]).items()}
         n_steps = len(selected.steps)
         sample = np.repeat(np.arange(len(at)), n_steps)
-        measured = self._measure(arrays, torch.from_numpy(selected.grids[at][sample]), selected.layout.rounded)
+        measured, registers = self._measure(
+            arrays, torch.from_numpy(selected.grids[at][sample]), selected.layout.rounded
+        )
         return {
             "sample_id": np.array([selected.sample_ids[i] for i in at], dtype=object)[sample],
             "sample": selected.samples[at][sample],
             "step": np.tile(np.array(selected.step_numbers), len(at)),
             "layer": np.full(len(sample), selected.layout.blocks[layer].layer),
-        } | {name: measured[name].numpy() for name in schema("concentration_cells").names[4:]}
+            "registers": registers,
+        } | {name: values.numpy() for name, values in measured.items()}
 
-    def _measure(self, arrays: Mapping[str, Tensor], grid: Tensor, rounded: bool) -> dict[str, Tensor]:
-        """All that is said of cells, from their arrays ``(cell, ...)``."""
+    def _measure(
+        self, arrays: Mapping[str, Tensor], grid: Tensor, rounded: bool
+    ) -> tuple[dict[str, Tensor], np.ndarray]:
+        """All that is said of cells, from their arrays ``(cell, ...)``; and each one's register tokens."""
         scores, norm, values = arrays[self.score], arrays["token_norm"], arrays["massive_value"]
         own = own_tokens(grid, norm.shape[-1])
         order = top_k(scores, max(*self.ks, min(_RANKS, scores.shape[-1])))
@@ -150,6 +155,8 @@ class Concentration:
         )
         excised = excised_norms(norm, massive, _ROUNDED if rounded else 0.0)
         by_rank = ratio_by_rank(scores, min(_RANKS, scores.shape[-1]))
+        where = np.empty(len(norm), dtype=object)
+        where[:] = [each.nonzero()[:, 0].tolist() for each in registers]
         return {
             "ratio": by_rank[:, 0],
             "ratio_by_rank": by_rank,
@@ -176,7 +183,7 @@ class Concentration:
             "selectivity": selectivity(norm, excised.norm, registers, own),
             "bimodality": bimodality(norm, own),
             "bimodality_log": bimodality(norm.log(), own),
-        }
+        }, where
 
     def end(self, selected: Selected, results: Results) -> Finding:
         """Means with intervals, figures and a summary."""
