@@ -24,9 +24,10 @@ import torch
 from sklearn.cluster import KMeans
 
 from engine.analyses.concentration import Concentration
-from engine.analyses.kmeans import cell_keys, draw_starts, k_means
+from engine.analyses.kmeans import k_means
 from engine.analyses.localise import normalise
 from engine.analyses.selected import Selected
+from engine.draws import cell_keys, different_tokens
 from engine.models.family import Block
 from engine.plan import Layout
 from engine.results import Results
@@ -59,7 +60,7 @@ def timed(work: Callable[[], object]) -> float:
 def two_means(kind: str, subject: float, n_cells: int, n_theirs: int, side: int, rounds: int) -> dict[str, object]:
     """Milliseconds a cell of every arm, and ratios to ours."""
     x = cells(n_cells, side, subject)
-    starts = draw_starts(cell_keys(0, np.arange(n_cells)), np.full(n_cells, side * side), N_STARTS, 2)
+    starts = different_tokens(cell_keys(0, np.arange(n_cells)), np.full(n_cells, side * side), N_STARTS, 2)
     tokens = [np.ascontiguousarray(each.T.numpy()) for each in x[:n_theirs]]
 
     def same_starts(i: int) -> float:

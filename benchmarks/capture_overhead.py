@@ -75,7 +75,7 @@ def main() -> None:
             worker.generator.submit(tapped_generation).result()
 
         def tapped_generation() -> None:
-            recorder = Recorder(job.layout, job.config.score, len(samples))
+            recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
             with tapped(worker.sampler, job.layout.blocks, recorder.tap(slice(0, len(samples)))):
                 worker.sampler.generate(samples, settings)
 

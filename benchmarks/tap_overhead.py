@@ -81,7 +81,7 @@ def main() -> None:
         transformer(**arguments)
 
     def taps() -> None:
-        recorder = Recorder(layout, "mean_abs", 1)
+        recorder = Recorder(layout, "mean_abs", ["0"])
         settings = Settings(_SIDE, _SIDE, 1, 3.5, 1.0)
         with sampler.declaring(1, settings), tapped(sampler, blocks, recorder.tap(slice(0, 1))):
             transformer(**arguments)

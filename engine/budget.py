@@ -79,7 +79,9 @@ Candidates = Iterator[tuple[str, Layout]]
 
 def _candidates(layout: Layout, grid: tuple[int, int]) -> Iterator[Candidates]:
     """Ways to leave something out, each from little to much."""
-    statistics_only = replace(layout, top_k=0)
+    statistics_only = replace(layout, top_k=0, controls=())
+    if layout.controls:
+        yield iter([("--controls none", replace(layout, controls=()))])
     if layout.top_k:
         yield iter([("--value-precision bfloat16", replace(layout, rounded=True))])
         yield _pooled(layout, grid)

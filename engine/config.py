@@ -29,6 +29,7 @@ _LATER = {
     "lora",
     "transformer_file",
     "encode_first",
+    "controls",
 }
 
 
@@ -44,6 +45,7 @@ class CaptureConfig:
         top_k: channels whose token maps are kept, per sample, step and layer; 0 keeps statistics only.
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
         value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
+        controls: ``none``, or further selections of top_k channels whose token maps are kept: ``bottom``, ``random:N``.
         score: the statistic that ranks channels, one of :data:`engine.statistics.STATISTICS`.
         streams: ``image``, ``text`` or both: tokens of which hidden states.
         branches: ``cond``, ``uncond`` or both: of which guidance branch.
@@ -77,6 +79,7 @@ class CaptureConfig:
     top_k: int = 12
     tokens: str = "all"
     value_precision: str = "float32"
+    controls: str = "none"
     score: str = "mean_abs"
     streams: str = "image"
     branches: str = "cond"

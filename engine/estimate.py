@@ -62,8 +62,9 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
 
 
 def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_path: Path, n_actors: int) -> Estimate:
-    recorder = Recorder(job.layout, job.config.score, len(samples))
-    worker.generate(samples[:1], Recorder(job.layout, job.config.score, 1))  # the first generation also warms up
+    ids = [sample.sample_id for sample in samples]
+    recorder = Recorder(job.layout, job.config.score, ids)
+    worker.generate(samples[:1], Recorder(job.layout, job.config.score, ids[:1]))  # the first generation also warms up
     started = time.monotonic()
     generated = worker.generate(samples, recorder)
     tables = worker.tables(0, 0, 1, samples, generated)

@@ -20,6 +20,7 @@ from engine.models.loading import Loading
 from engine.models.source import find, geometry, text_encoders, weights_digest
 from engine.plan import (
     Layout,
+    choose_controls,
     choose_layers,
     choose_pool_side,
     choose_steps,
@@ -233,6 +234,14 @@ def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) ->
             f"streams is {config.streams!r}; the chosen blocks of {shape.transformer} have no text stream: text enters "
             "them from outside. Leave it out."
         )
+    controls = choose_controls(config.controls)
+    if controls and (not config.top_k or "image" not in streams):
+        raise InputError(f"controls is {config.controls!r}, and no token maps are kept beside them. Raise --top-k.")
+    if controls and 2 * config.top_k > shape.n_channels:
+        raise InputError(
+            f"controls is {config.controls!r}, and top_k is {config.top_k} of {shape.n_channels} channels: there are "
+            f"not as many others. Lower --top-k, or keep every channel's map with --top-k {shape.n_channels} alone."
+        )
     layout = Layout(
         n_samples=n_samples,
         steps=choose_steps(config.steps, max(steps), same_for_all=len(steps) == 1),
@@ -245,6 +254,7 @@ def _layout(manifest_path: Path, config: CaptureConfig, shape: ModelGeometry) ->
         rounded=is_rounded(config.value_precision, config.dtype, config.tokens),
         streams=streams,
         branches=choose_words("branches", config.branches, BRANCHES),
+        controls=controls,
     )
     return layout if config.shard_samples else dataclasses.replace(layout, shard_samples=default_shard_samples(layout))
 

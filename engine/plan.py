@@ -102,6 +102,8 @@ class Layout:
         rounded: whether token maps have bfloat16's mantissa, which compresses better.
         streams: that are kept.
         branches: that are kept.
+        controls: further selections of as many channels whose token maps are kept of the image: ``bottom``,
+            ``random_0``, ``random_1``, ...
     """
 
     n_samples: int
@@ -115,6 +117,7 @@ class Layout:
     rounded: bool = False
     streams: tuple[str, ...] = ("image",)
     branches: tuple[str, ...] = ("cond",)
+    controls: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> "Layout":
@@ -141,6 +144,7 @@ class Layout:
             rounded=is_rounded(config["value_precision"], config["dtype"], config["tokens"]),
             streams=choose_words("streams", config.get("streams", "image"), STREAMS),
             branches=choose_words("branches", config.get("branches", "cond"), BRANCHES),
+            controls=choose_controls(config.get("controls", "none")),
         )
 
     @property
@@ -206,6 +210,10 @@ class Layout:
                 arrays.append(array(name + "massive_channel", "int32", _INDICES, k=self.top_k))
             if self.top_k and track.stream == "image":
                 arrays.append(array(name + "token_norm", "float32", _EXACT, token=self.n_tokens))
+            if self.controls and track.stream == "image":
+                each = {"control": len(self.controls), "k": self.top_k}
+                arrays.append(array(name + "control_value", "float32", maps, **each, token=self.n_tokens))
+                arrays.append(array(name + "control_channel", "int32", _INDICES, **each))
         return tuple(arrays)
 
     @property
@@ -221,7 +229,7 @@ class Layout:
     @property
     def n_files(self) -> int:
         """Files of the finished run: shards, two Parquet parts and a record per task, and what is written once."""
-        n_coordinates = 6 + self.has_ranks + self.has_maps
+        n_coordinates = 6 + self.has_ranks + self.has_maps + bool(self.controls)
         n_metadata, n_once = len(self.arrays()) + n_coordinates + 1, 2
         return sum(array.n_shards for array in self.arrays()) + 3 * self.n_tasks + n_coordinates + n_metadata + n_once
 
@@ -251,6 +259,30 @@ def choose_pool_side(text: str) -> int:
             "tokens."
         )
     return int(side)
+
+
+def choose_controls(text: str) -> tuple[str, ...]:
+    """Selections named by ``none``, or a list of ``bottom`` and ``random:N`` (N draws of random channels).
+
+    Raises:
+        InputError: the text is neither.
+    """
+    if text == "none":
+        return ()
+    chosen: list[str] = []
+    for part in text.split(","):
+        word, colon, number = part.strip().partition(":")
+        if word == "bottom" and not colon:
+            chosen.append("bottom")
+        elif word == "random" and number.isdigit() and int(number) > 0:
+            chosen += [f"random_{i}" for i in range(int(number))]
+        else:
+            raise InputError(
+                f"controls is {text!r}; give none, or a list of bottom and random:N, such as bottom,random:3."
+            )
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"controls is {text!r}; name each once.")
+    return tuple(chosen)
 
 
 def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def recompute(
 
 def _compare(job: Job, worker: CaptureWorker, parts: Parts, task: int, samples: list[Sample]) -> list[Comparison]:
     start = job.layout.rows(task).start
-    recorder = Recorder(job.layout, job.config.score, len(samples))
+    recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
     generated = worker.generate(samples, recorder)
     again = recorder.arrays()
     stored = read(job.storage, list(again), start, start + len(samples))

@@ -17,6 +17,7 @@ from engine.channels import (
     token_norms,
     top_k,
 )
+from engine.draws import cell_keys, random_channels
 from engine.plan import Layout, Track
 from engine.statistics import STATISTICS
 from engine.taps import Site, Tap
@@ -29,17 +30,18 @@ class Recorder:
     Args:
         layout: the run's shape.
         score: the statistic that ranks channels.
-        n_samples: samples of the task; rows below are positions among them.
+        sample_ids: of the task's samples; rows below are positions among them.
     """
 
-    def __init__(self, layout: Layout, score: str, n_samples: int) -> None:
+    def __init__(self, layout: Layout, score: str, sample_ids: Sequence[str]) -> None:
         self.layout = layout
+        ids = np.array([int(sample_id, 16) for sample_id in sample_ids], dtype=np.uint64)
         self._score = STATISTICS.index(score)
         self._step_position = {step: i for i, step in enumerate(layout.steps)}
         self._layer_position = {block.layer: i for i, block in enumerate(layout.blocks)}
         self._transfer = Transfer()
         self._tracks = {
-            (track.stream, track.branch): _Kept(layout, self._score, track, n_samples, self._transfer)
+            (track.stream, track.branch): _Kept(layout, self._score, track, ids, self._transfer)
             for track in layout.tracks
         }
 
@@ -96,7 +98,8 @@ class Recorder:
 class _Kept:
     """What one stream of one branch leaves."""
 
-    def __init__(self, layout: Layout, score: int, track: Track, n_samples: int, transfer: Transfer) -> None:
+    def __init__(self, layout: Layout, score: int, track: Track, ids: np.ndarray, transfer: Transfer) -> None:
+        n_samples, self._ids = len(ids), ids
         self._layout, self._score, self._track, self._transfer = layout, score, track, transfer
         cells = (n_samples, len(layout.steps), len(layout.blocks))
         self._has_maps = layout.top_k > 0 and track.stream == "image"
@@ -108,6 +111,10 @@ class _Kept:
         self.nonfinite = _filled(cells, 0, np.int64)
         self._values = _filled((*cells, layout.top_k, n_tokens), np.nan)
         self._norms = _filled((*cells, n_tokens), np.nan)
+        self._controls = layout.controls if self._has_maps else ()
+        controls = (len(self._controls), layout.top_k) if self._controls else (0, 0)
+        self._control_channels = _filled((*cells, *controls), -1, np.int32)
+        self._control_values = _filled((*cells, *controls, n_tokens), np.nan)
 
     def read(self, x: Tensor, at: tuple[slice, int, int], grid: tuple[int, int]) -> None:
         """Reduce tokens ``(sample, token, channel)`` to cells, ``(samples, step, layer)``."""
@@ -131,13 +138,37 @@ class _Kept:
                 (self._values[rows, step, layer, :, :n_tokens], maps),
                 (self._norms[rows, step, layer, :n_tokens], pool_tokens(norms, grid, layout.pool)),
             ]
+        if self._controls:
+            chosen = self._control_selections(stats[self._score], at)
+            maps = pool_tokens(take_channels(x, chosen.flatten(1)).unflatten(1, chosen.shape[1:]), grid, layout.pool)
+            if layout.rounded:
+                maps = round_to_bfloat16(maps)
+            moves += [
+                (self._control_channels[at], chosen.to(self._control_channels.dtype)),
+                (self._control_values[rows, step, layer, :, :, : maps.shape[-1]], maps),
+            ]
         self._transfer.move(moves)
+
+    def _control_selections(self, scores: Tensor, at: tuple[slice, int, int]) -> Tensor:
+        """Channels of every control, ``(sample, control, k)``; the bottom ones by falling score."""
+        layout, (rows, step, layer) = self._layout, at
+        k, n_channels = layout.top_k, layout.n_channels
+        chosen = []
+        for name in self._controls:
+            if name == "bottom":
+                chosen.append(top_k(scores, n_channels)[..., -k:])
+                continue
+            trial = int(name.removeprefix("random_"))
+            keys = cell_keys(trial, self._ids[rows], layout.blocks[layer].layer, layout.steps[step])
+            chosen.append(torch.from_numpy(random_channels(keys, n_channels, k)).to(scores.device))
+        return torch.stack(chosen, dim=1)
 
     def discard(self, rows: slice) -> None:
         self._statistics[:, rows] = torch.nan
-        for values in (self._norm_ratio, self._values, self._norms):
+        for values in (self._norm_ratio, self._values, self._norms, self._control_values):
             values[rows] = torch.nan
         self._channels[rows] = -1
+        self._control_channels[rows] = -1
         self.nonfinite[rows] = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -146,6 +177,8 @@ class _Kept:
             kept["massive_channel"] = self._channels
         if self._has_maps:
             kept |= {"massive_value": self._values, "token_norm": self._norms}
+        if self._controls:
+            kept |= {"control_value": self._control_values, "control_channel": self._control_channels}
         return {self._track.prefix + name: values.numpy() for name, values in kept.items()}
 
     def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float | None]) -> dict[str, np.ndarray]:

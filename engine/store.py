@@ -80,6 +80,8 @@ def _coordinates(layout: Layout, sample_ids: Sequence[str]) -> dict[str, tuple[s
     }
     if layout.has_ranks:
         coordinates["k"] = ("k", np.arange(layout.top_k, dtype=np.int32))
+    if layout.controls:
+        coordinates["control"] = ("control", np.array(layout.controls, dtype=np.dtypes.StringDType()))
     if layout.has_maps:
         coordinates["token"] = ("token", np.arange(layout.n_tokens, dtype=np.int32))
     return coordinates

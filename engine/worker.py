@@ -111,7 +111,7 @@ class CaptureWorker:
         first = kept.stop if kept else rows.start
         with storage.open(MANIFEST) as file:
             samples = read_samples(file, first, rows.stop)
-        recorder = Recorder(job.layout, job.config.score, len(samples))
+        recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
         generated = self.generate(samples, recorder)
         # Without the time that the task before it took to be generated.
         started = time.monotonic() - sum(made.row["seconds"] for made in generated)

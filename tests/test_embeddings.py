@@ -143,7 +143,7 @@ def test_a_capture_that_stopped_keeps_its_embeddings_and_goes_on_from_them(
     assert first.read_bytes() == whole
     worker = CaptureWorker(job, 1, kept)
     second.unlink()
-    errors = [made.row["error"] for made in worker.generate(samples, Recorder(job.layout, "mean_abs", 3))]
+    errors = [made.row["error"] for made in worker.generate(samples, Recorder(job.layout, "mean_abs", ["0", "1", "2"]))]
     assert sorted(map(bool, errors)) == [False, False, True]
     assert "run again to encode its prompt again" in next(filter(None, errors))
 

@@ -179,7 +179,7 @@ def test_a_step_is_recorded_at_its_own_timestep(stage: Stage, reference: str | N
     settings = stage.settings(steps=n_steps, reference=reference)
     shape, scheduler = stage.sampler.geometry, stage.sampler.pipeline.scheduler
     layout = Layout(1, tuple(range(n_steps)), shape.blocks, shape.n_channels, 0, 0, 1)
-    recorder = Recorder(layout, "max_abs", 1)
+    recorder = Recorder(layout, "max_abs", ["0"])
     whole: list[tuple[str, Any]] = []
     with (
         scheduler_told(stage) as told,

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from engine.analyses.kmeans import cell_keys, draw_starts, k_means
+from engine.analyses.kmeans import k_means
+from engine.draws import cell_keys, different_tokens
 
 
 def blobs(n_cells: int, n_channels: int, n_tokens: int, n_clusters: int, apart: float, seed: int = 0) -> torch.Tensor:
@@ -21,7 +22,7 @@ def blobs(n_cells: int, n_channels: int, n_tokens: int, n_clusters: int, apart: 
 
 def starts_of(n_cells: int, n_tokens: int, n_starts: int, n_clusters: int) -> torch.Tensor:
     keys = cell_keys(3, np.arange(n_cells))
-    return torch.from_numpy(draw_starts(keys, np.full(n_cells, n_tokens), n_starts, n_clusters))
+    return torch.from_numpy(different_tokens(keys, np.full(n_cells, n_tokens), n_starts, n_clusters))
 
 
 @pytest.mark.parametrize("n_clusters", [2, 3, 6])
@@ -88,14 +89,14 @@ def test_tokens_that_are_all_equal_are_one_cluster_and_end() -> None:
 @given(st.integers(2, 40), st.integers(2, 6), st.integers(1, 5), st.integers(0, 2**63))
 def test_starts_are_different_tokens_that_exist(n_tokens: int, n_clusters: int, n_starts: int, seed: int) -> None:
     n_clusters = min(n_clusters, n_tokens)
-    drawn = draw_starts(cell_keys(seed, np.arange(4)), np.full(4, n_tokens), n_starts, n_clusters)
+    drawn = different_tokens(cell_keys(seed, np.arange(4)), np.full(4, n_tokens), n_starts, n_clusters)
     assert drawn.shape == (4, n_starts, n_clusters)
     assert ((drawn >= 0) & (drawn < n_tokens)).all()
     assert all(len(set(start)) == n_clusters for start in drawn.reshape(-1, n_clusters).tolist())
 
 
 def test_every_set_of_starting_tokens_is_equally_likely() -> None:
-    drawn = draw_starts(cell_keys(5, np.arange(60_000)), np.full(60_000, 4), 1, 2)[:, 0]
+    drawn = different_tokens(cell_keys(5, np.arange(60_000)), np.full(60_000, 4), 1, 2)[:, 0]
     pairs, counts = np.unique(drawn, axis=0, return_counts=True)
     assert len(pairs) == 12
     assert (abs(counts - 5000) < 5 * np.sqrt(5000)).all()

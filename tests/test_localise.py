@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from engine.analyses.kmeans import cell_keys, draw_starts, k_means
+from engine.analyses.kmeans import k_means
 from engine.analyses.localise import (
     fit,
     foreground,
     matched_channels,
     normalise,
     principal_components,
-    random_channels,
 )
+from engine.draws import cell_keys, different_tokens, random_channels
 
 
 def all_tokens(n_cells: int, n_tokens: int) -> torch.Tensor:
@@ -136,7 +136,7 @@ def test_planted_channels_find_the_subject_with_its_polarity_and_others_do_not(s
     found = {}
     for name, channels in (("planted", slice(0, 2)), ("others", slice(2, 12))):
         scaled, _ = normalise(torch.tensor(values[:, channels], dtype=torch.float32), own)
-        starts = torch.from_numpy(draw_starts(cell_keys(0, np.arange(1)), np.array([256]), 8, 2))
+        starts = torch.from_numpy(different_tokens(cell_keys(0, np.arange(1)), np.array([256]), 8, 2))
         labels = k_means(scaled, starts).labels
         found[name] = fit(labels, foreground(labels, scaled.sum(dim=1), own, 2), coverage, own, 2)
     assert found["planted"].best.item() == 1

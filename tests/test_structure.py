@@ -28,6 +28,7 @@ ORDER = [
     "lease",
     "statistics",
     "channels",
+    "draws",
     "config",
     "demo.world",
     "manifest",
@@ -132,7 +133,7 @@ def test_nothing_heavy_is_imported_to_show_help() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("table", ["manifest", "samples", "cells"])
+@pytest.mark.parametrize("table", sorted(path.stem for path in (ROOT / "schemas").glob("*.yaml")))
 def test_every_column_is_documented(table: str) -> None:
     described = yaml.safe_load((ROOT / "schemas" / f"{table}.yaml").read_text(encoding="utf-8"))
     assert described["table"] == table
@@ -145,7 +146,7 @@ def test_the_specification_names_every_array_of_the_store() -> None:
     from engine.plan import Layout
 
     text = (ROOT / "schemas" / "store.md").read_text(encoding="utf-8")
-    for array in Layout(1, (0,), (Block(0, "b", "dual"),), 4, 4, 2, 1).arrays():
+    for array in Layout(1, (0,), (Block(0, "b", "dual"),), 4, 4, 2, 1, controls=("bottom",)).arrays():
         assert re.search(rf"`{array.name}`.*\| {', '.join(array.dims)} \| {array.dtype}", text), array.name
 
 

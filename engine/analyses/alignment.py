@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.analyses.analysis import Finding
-from engine.analyses.kmeans import Clusters, cell_keys, draw_starts, k_means
+from engine.analyses.kmeans import Clusters, k_means
 from engine.analyses.localise import (
     SELECTIONS,
     fit,
@@ -17,12 +17,12 @@ from engine.analyses.localise import (
     matched_channels,
     normalise,
     principal_components,
-    random_channels,
 )
 from engine.analyses.registers import own_tokens, registers_by_ratio
 from engine.analyses.selected import Selected
 from engine.analyses.subject_masks import read_masks
 from engine.channels import energy_share
+from engine.draws import cell_keys, different_tokens, random_channels
 from engine.errors import InputError, unknown
 from engine.masks.coverage import chance_iou, token_coverage
 from engine.results import Results
@@ -103,14 +103,21 @@ class Alignment:
                 f"k is {self.k}, and {selected.run!r} keeps the maps of {layout.top_k} channels. Choose a smaller k, "
                 "or capture with a larger --top-k."
             )
-        others = [word for word in self.selections if word != "top"]
-        if others and layout.top_k < layout.n_channels:
+        missing = [word for word in self.selections if not self._is_kept(word, selected)]
+        if missing:
             raise InputError(
-                f"the selections {', '.join(others)} need the maps of all channels; {selected.run!r} keeps "
-                f"{layout.top_k} of {layout.n_channels}. Capture with --top-k {layout.n_channels} (fewer --layers and "
-                "--steps save space), or give --selections top, which leaves the effect without its controls."
+                f"the maps of {', '.join(missing)} channels are not in {selected.run!r}. Capture with --controls "
+                f"bottom,random:{self.trials} for those two, or for all of them with --top-k {layout.n_channels} (fewer "
+                "--layers and --steps save space); or leave them out with --selections."
             )
         Results(selected.storage, self.masks).read()
+
+    def _is_kept(self, word: str, selected: Selected) -> bool:
+        layout = selected.layout
+        kept = {"top"} | ({"bottom"} & set(layout.controls))
+        if f"random_{self.trials - 1}" in layout.controls:
+            kept.add("random")
+        return layout.top_k == layout.n_channels or word in kept
 
     def units(self, selected: Selected) -> list[int]:
         """Tasks."""
@@ -172,14 +179,14 @@ class Alignment:
     def _clusters(self, chosen: "_Chosen", weights: Tensor, n_clusters: int) -> tuple[Clusters, Tensor]:
         """K-means of every cell, from starts among the tokens that have a say, and which cluster is the foreground."""
         n_own = weights.sum(dim=-1).numpy()
-        starts = draw_starts(cell_keys(n_clusters, chosen.keys), n_own, self.starts, n_clusters)
+        starts = different_tokens(cell_keys(n_clusters, chosen.keys), n_own, self.starts, n_clusters)
         with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
         tokens = with_a_say.gather(1, torch.from_numpy(starts).flatten(1)).view(starts.shape)
         found = k_means(chosen.clustered, tokens, weights.to(chosen.clustered.dtype))
         return found, foreground(found.labels, chosen.heat, weights, n_clusters)
 
     def _chosen(self, cells: "_Cells", word: str, trial: int, weights: Tensor) -> "_Chosen":
-        k, n_all, n_cells = self.k, cells.order.shape[1], len(cells.order)
+        k, n_cells = self.k, len(cells.order)
         keys = cell_keys(self.seed, cells.ids, cells.layer, cells.steps, SELECTIONS.index(word), trial)
         energy = cells.rms.double().square()
         if word == "pca":
@@ -190,13 +197,8 @@ class Alignment:
             x = cells.values * channels.gather(1, cells.order)[:, :, None]
             n, share = channels.sum(dim=-1), (energy * channels).sum(dim=-1) / energy.sum(dim=-1)
         else:
-            if word == "random":
-                ranks = torch.from_numpy(random_channels(keys, n_all, k))
-            else:
-                first, last = {"top": (0, k), "bottom": (n_all - k, n_all), "all": (0, n_all)}[word]
-                ranks = torch.arange(first, last).expand(n_cells, -1)
-            x = cells.values.gather(1, ranks[:, :, None].expand(-1, -1, cells.values.shape[2]))
-            n, share = torch.full((n_cells,), ranks.shape[1]), energy_share(cells.rms, cells.order.gather(1, ranks))
+            x, channels = cells.maps(word, trial, k, keys)
+            n, share = torch.full((n_cells,), x.shape[1]), energy_share(cells.rms, channels)
         scaled, n_constant = normalise(x, weights, self.clip if self.registers == "clip" else 0.0)
         return _Chosen(
             keys=keys,
@@ -274,8 +276,13 @@ class _Cells:
         numbers = np.array(selected.step_numbers[steps])
         part = replace(selected, steps=selected.steps[steps])
         names = ["massive_value", "massive_channel", "token_norm", "rms"]
-        arrays = part.read(names, at, [layer])
-        values, order, self.norm, self.rms = (torch.from_numpy(arrays[name]).flatten(0, 2) for name in names)
+        controls = ["control_value", "control_channel"] if selected.layout.controls else []
+        arrays = {n: torch.from_numpy(a).flatten(0, 2) for n, a in part.read([*names, *controls], at, [layer]).items()}
+        values, order, self.norm, self.rms = (arrays[name] for name in names)
+        self._controls = {
+            name: (arrays["control_value"][:, i], arrays["control_channel"][:, i].long())
+            for i, name in enumerate(selected.layout.controls)
+        }
         self.layer = selected.layout.blocks[layer].layer
         self.steps = np.tile(numbers, len(at))
         sample = np.repeat(np.arange(len(at)), len(numbers))
@@ -291,6 +298,24 @@ class _Cells:
             covered = token_coverage(torch.from_numpy(masks[int(selected.samples[i])]), (height, width))
             row[: len(covered)] = covered
         self.coverage = coverage[torch.from_numpy(sample)]
+
+    def maps(self, word: str, trial: int, k: int, keys: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Maps ``(cell, k, token)`` of a selection, and its channels ``(cell, k)``."""
+        kept = self._controls.get(f"random_{trial}" if word == "random" else word)
+        if kept is not None:
+            values, channels = kept
+            values, channels = (
+                (values[:, -k:], channels[:, -k:]) if word == "bottom" else (values[:, :k], channels[:, :k])
+            )
+            return values.masked_fill(~self.own[:, None], 0.0), channels
+        n_all, n_cells = self.order.shape[1], len(self.order)
+        if word == "random":
+            ranks = torch.from_numpy(random_channels(keys, n_all, k))
+        else:
+            first, last = {"top": (0, k), "bottom": (n_all - k, n_all), "all": (0, n_all)}[word]
+            ranks = torch.arange(first, last).expand(n_cells, -1)
+        x = self.values.gather(1, ranks[:, :, None].expand(-1, -1, self.values.shape[2]))
+        return x, self.order.gather(1, ranks)
 
 
 def _nothing() -> Columns:

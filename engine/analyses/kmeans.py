@@ -6,7 +6,6 @@ over its tokens (``benchmarks/analyses.py``). On the same starts the inertia is 
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,50 +112,3 @@ def _least(x: Tensor, w: Tensor, centres: Tensor, middle: Tensor, converged: Ten
     labels = order.argsort(dim=-1).gather(1, labels[cell, start])
     found = found.gather(1, order[..., None].expand_as(found))
     return Clusters(labels, found + middle[:, None], inertia.clamp_min(0), converged)
-
-
-def draw_starts(keys: np.ndarray, n_tokens: np.ndarray, n_starts: int, n_clusters: int) -> np.ndarray:
-    """Different tokens to start from, drawn by a cell's own key and by nothing else.
-
-    Args:
-        keys: ``(cell,)`` uint64, see :func:`cell_keys`.
-        n_tokens: ``(cell,)`` tokens to draw from, at least ``n_clusters``.
-        n_starts: starts of each cell.
-        n_clusters: tokens of each start.
-
-    Returns:
-        ``(cell, start, cluster)`` int64.
-    """
-    stream = np.arange(1, n_starts * n_clusters + 1, dtype=np.uint64).reshape(1, n_starts, n_clusters)
-    drawn = _mixed(keys[:, None, None] + stream * np.uint64(0x9E3779B97F4A7C15))
-    taken = np.zeros((len(keys), n_starts, 0), np.int64)
-    for i in range(n_clusters):
-        left = (n_tokens[:, None] - i).astype(np.uint64)
-        token = (drawn[:, :, i] % left).astype(np.int64)
-        for earlier in np.moveaxis(np.sort(taken, axis=-1), -1, 0):  # past those that are taken
-            token += token >= earlier
-        taken = np.concatenate([taken, token[..., None]], axis=-1)
-    return taken
-
-
-def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
-    """A number for each cell that depends on a seed and on what names the cell, such as (sample, layer, step).
-
-    Args:
-        seed: of the analysis.
-        parts: integers, or arrays of them, that broadcast against each other.
-    """
-    key = _mixed(np.array(seed, np.uint64))
-    with np.errstate(over="ignore"):
-        for part in parts:
-            key = _mixed(key + _mixed(np.asarray(part).astype(np.uint64)))
-    return key
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit depends on every bit."""
-    with np.errstate(over="ignore"):
-        z = values + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))

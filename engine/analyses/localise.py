@@ -7,11 +7,8 @@ registers that are left out) have no say in where clusters lie.
 import itertools
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from engine.analyses.kmeans import cell_keys
 
 SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
 """Which channels are clustered; the first is the effect, the others are its controls."""
@@ -139,21 +136,6 @@ def _mutual_information(table: Tensor) -> Tensor:
 
 def _entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(dim=-1)
-
-
-def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:
-    """``k`` different channels for each cell, all equally likely, drawn by the cell's own key.
-
-    Args:
-        keys: ``(cell,)`` uint64, from :func:`engine.analyses.kmeans.cell_keys`.
-        n_channels: to draw from.
-        k: how many.
-
-    Returns:
-        ``(cell, k)`` int64.
-    """
-    drawn = cell_keys(0, keys[:, None], np.arange(n_channels)[None])
-    return np.argsort(drawn, axis=-1, kind="stable")[:, :k]
 
 
 def matched_channels(order: Tensor, energy: Tensor, k: int) -> Tensor:

@@ -38,6 +38,10 @@ def capture(
         str | None,
         typer.Option(help="float32, or bfloat16: token maps rounded, under half the bytes.", show_default="float32"),
     ] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option(help="Also keep the maps of as many others: bottom, random:N.", show_default="none"),
+    ] = None,
     score: Annotated[
         str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="mean_abs")
     ] = None,
@@ -122,6 +126,7 @@ def capture(
         "top_k": top_k,
         "tokens": tokens,
         "value_precision": value_precision,
+        "controls": controls,
         "score": score,
         "streams": streams,
         "branches": branches,

@@ -1,0 +1,68 @@
+"""Random draws that depend on what they are for and on nothing else: not on the order of work, nor on its company."""
+
+import numpy as np
+
+
+def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
+    """A number for each cell that depends on a seed and on what names the cell, such as (sample, layer, step).
+
+    Args:
+        seed: of the run or the analysis.
+        parts: integers, or arrays of them, that broadcast against each other.
+
+    Returns:
+        uint64, of the parts' common shape.
+    """
+    key = _mixed(np.array(seed, np.uint64))
+    with np.errstate(over="ignore"):
+        for part in parts:
+            key = _mixed(key + _mixed(np.asarray(part).astype(np.uint64)))
+    return key
+
+
+def different_tokens(keys: np.ndarray, n_tokens: np.ndarray, n_draws: int, n: int) -> np.ndarray:
+    """Sets of different tokens, all sets equally likely, drawn by each cell's own key.
+
+    Args:
+        keys: ``(cell,)`` uint64.
+        n_tokens: ``(cell,)`` tokens to draw from, at least ``n``.
+        n_draws: sets for each cell.
+        n: tokens of each set.
+
+    Returns:
+        ``(cell, draw, n)`` int64.
+    """
+    stream = np.arange(1, n_draws * n + 1, dtype=np.uint64).reshape(1, n_draws, n)
+    drawn = _mixed(keys[:, None, None] + stream * np.uint64(0x9E3779B97F4A7C15))
+    taken = np.zeros((len(keys), n_draws, 0), np.int64)
+    for i in range(n):
+        left = (n_tokens[:, None] - i).astype(np.uint64)
+        token = (drawn[:, :, i] % left).astype(np.int64)
+        for earlier in np.moveaxis(np.sort(taken, axis=-1), -1, 0):  # past those that are taken
+            token += token >= earlier
+        taken = np.concatenate([taken, token[..., None]], axis=-1)
+    return taken
+
+
+def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:
+    """``k`` different channels for each cell, all equally likely, drawn by the cell's own key.
+
+    Args:
+        keys: ``(cell,)`` uint64, from :func:`cell_keys`.
+        n_channels: to draw from.
+        k: how many.
+
+    Returns:
+        ``(cell, k)`` int64.
+    """
+    drawn = cell_keys(0, keys[:, None], np.arange(n_channels)[None])
+    return np.argsort(drawn, axis=-1, kind="stable")[:, :k]
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
