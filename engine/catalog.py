@@ -275,7 +275,8 @@ class Catalog:
             for table, kind in content["tables"].items():
                 keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
                 view = f"{result.label}_{table}"
-                self._add_view(view, kind, dict.fromkeys(keys, "true"), ", ".join(schema(kind).names))
+                # Whatever columns it was written with: an older version's result is no reason not to open.
+                self._add_view(view, kind, dict.fromkeys(keys, "true"), "* exclude (file_row_number)")
                 self._keys += keys
                 self.views.append(view)
 

@@ -14,7 +14,7 @@ import torch
 from engine.analyses.selected import Selected
 from engine.cluster import Pool, interrupts, mapped, ray_session
 from engine.results import Results
-from engine.tables import Columns, encode
+from engine.tables import Columns, encode, schema
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def analyse(
     analysis.check(selected)
     results = Results(selected.storage, label)
     settings = {"analysis": analysis.name, "settings": plain(analysis.identity(selected))}
-    done = results.begin(settings | {"selected": selected.identity()}, replace=replace)
+    columns = {table: schema(name).names for table, name in analysis.schemas.items()}
+    done = results.begin(settings | {"selected": selected.identity(), "columns": columns}, replace=replace)
     units = analysis.units(selected)
     waiting = [unit for unit in units if unit not in done]
     started = time.monotonic()
