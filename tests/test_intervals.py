@@ -102,6 +102,7 @@ def test_cells_without_enough_clusters_have_no_interval() -> None:
     assert np.isnan(low).tolist() == [True, True, True, False]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_sum_that_is_not_finite_shows_in_its_cell_only(bad: float) -> None:
     sums = np.array([[1.0, 1], [bad, 2], [4, 4]])
