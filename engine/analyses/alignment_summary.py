@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     from engine.analyses.alignment import Alignment
 
 _CELL = ["step", "layer", "selection", "n_clusters"]
-_INTERVALS = ("iou", "over_chance", "over_random")
+_INTERVALS = ("iou", "over_chance", "over_random", "complement_iou", "best_iou", "ari", "nmi")
 _PLAIN = (
     "chance_iou",
-    "complement_iou",
-    "best_iou",
-    "ari",
-    "nmi",
     "area",
     "mask_area",
     "n_channels",
@@ -35,6 +31,7 @@ _PLAIN = (
     "n_left_out",
 )
 _SUM_BYTES = 128 * 2**20
+_MEASURED = ["iou", "complement_iou", "best_iou", "ari", "nmi", *_PLAIN]
 
 
 def summarise(analysis: "Alignment", selected: Selected, results: Results) -> Finding:
@@ -69,7 +66,7 @@ def _samples(results: Results, keys: Sequence[str], selected: Selected, layers: 
         rows = rows[rows["layer"].isin(layers)]
         if rows.empty:
             continue
-        each = rows.groupby([*_CELL, "sample"], sort=False)[["iou", *_PLAIN]].mean()
+        each = rows.groupby([*_CELL, "sample"], sort=False)[_MEASURED].mean()
         each["over_chance"] = each["iou"] - each["chance_iou"]
         each["over_random"] = np.nan
         random = each["iou"][each.index.get_level_values("selection") == "random"].droplevel("selection")
@@ -121,17 +118,24 @@ def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
         about = "IoU of the foreground with the subject"
         drawn = {
             f"iou_by_layer_k{n_clusters}": lines(
-                _series(last, "layer"),
+                _series(last, "layer", "iou"),
                 title=f"{about}, step {last['step'].iloc[0]}\n{what}",
                 x="layer",
                 y="mean IoU",
                 least=0,
             )
         }
+        drawn[f"best_iou_by_layer_k{n_clusters}"] = lines(
+            _series(last, "layer", "best_iou"),
+            title=f"IoU of the best union of clusters, which looks at the answer, step {last['step'].iloc[0]}\n{what}",
+            x="layer",
+            y="mean best IoU",
+            least=0,
+        )
         if rows["step"].nunique() > 1:
             layer = _best(rows)["layer"]
             drawn[f"iou_by_step_k{n_clusters}"] = lines(
-                _series(rows[rows["layer"] == layer], "step"),
+                _series(rows[rows["layer"] == layer], "step", "iou"),
                 title=f"{about}, layer {layer}\n{what}",
                 x="step",
                 y="mean IoU",
@@ -153,11 +157,11 @@ def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
     return files
 
 
-def _series(rows: pd.DataFrame, along: str) -> dict[str, Series]:
+def _series(rows: pd.DataFrame, along: str, name: str) -> dict[str, Series]:
     series = {}
     for selection in [word for word in SELECTIONS if word in rows["selection"].values]:
         each = rows[rows["selection"] == selection].sort_values(along)
-        x, y, low, high = (each[name].to_numpy() for name in (along, "iou", "iou_low", "iou_high"))
+        x, y, low, high = (each[column].to_numpy() for column in (along, name, f"{name}_low", f"{name}_high"))
         series[selection] = Series(x, y, low, high)
     top = rows[rows["selection"] == "top"] if "top" in rows["selection"].values else rows
     chance = top.groupby(along)["chance_iou"].mean()
@@ -194,14 +198,14 @@ def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples
     at = (found["step"] == best["step"]) & (found["layer"] == best["layer"])
     rows = found[at & (found["n_clusters"] == best["n_clusters"])]
     table = [
-        "| selection | channels | mean IoU (95 %) | chance | over random (95 %) | better signed | area | mask |",
+        "| selection | channels | mean IoU (95 %) | chance | over random (95 %) | better signed (95 %) | area | mask |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for _, row in rows.iterrows():
         over = "" if pd.isna(row["over_random"]) or row["selection"] == "random" else _ranged(row, "over_random")
         table.append(
             f"| {row['selection']} | {row['n_channels']:.0f} | {_ranged(row, 'iou')} | {row['chance_iou']:.3f} "
-            f"| {over} | {row['best_iou']:.3f} | {row['area']:.2f} | {row['mask_area']:.2f} |"
+            f"| {over} | {_ranged(row, 'best_iou')} | {row['area']:.2f} | {row['mask_area']:.2f} |"
         )
     return "\n".join(
         [

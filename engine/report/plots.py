@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito 2008: told apart by people with any common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -65,6 +66,7 @@ def lines(series: Mapping[str, Series], *, title: str, x: str, y: str, least: fl
     axis.set_title(title, fontsize=9, loc="left", parse_math=False)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # layers and steps
     if least is not None:
         axis.set_ylim(bottom=least)
     figure.legend(fontsize=7, frameon=False, loc="outside right upper")
