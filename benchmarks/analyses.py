@@ -135,9 +135,7 @@ def streaming(side: int, n_channels: int, n_samples: int, rounds: int) -> dict[s
     share = [a / b for a, b in zip(seconds["reading"], seconds["reading and measuring"], strict=True)]
     n_bytes = layout.sample_value_bytes * n_samples
     rate = n_bytes / statistics.median(seconds["reading and measuring"]) / 1e6
-    print(
-        f"\nstreaming concentration, {n_bytes / 1e6:.0f} MB: {statistics.median(share):.2f} of the read rate, {rate:.0f} MB/s"
-    )
+    print(f"\nconcentration, {n_bytes / 1e6:.0f} MB: {statistics.median(share):.2f} of the read rate, {rate:.0f} MB/s")
     return {"share_of_read_rate": statistics.median(share), "MB/s": rate, "shares": share}
 
 

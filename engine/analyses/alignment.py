@@ -107,8 +107,8 @@ class Alignment:
         if missing:
             raise InputError(
                 f"the maps of {', '.join(missing)} channels are not in {selected.run!r}. Capture with --controls "
-                f"bottom,random:{self.trials} for those two, or for all of them with --top-k {layout.n_channels} (fewer "
-                "--layers and --steps save space); or leave them out with --selections."
+                f"bottom,random:{self.trials} for those two, or for all of them with --top-k {layout.n_channels} "
+                "(fewer --layers and --steps save space); or leave them out with --selections."
             )
         Results(selected.storage, self.masks).read()
 
