@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from engine.cli import analyze, capture, demo, manifest, models, query, runs
+from engine.cli import analyze, capture, compare, demo, manifest, models, query, runs
 from engine.cli.console import say
 from engine.errors import FewchannelsError
 
@@ -20,6 +20,7 @@ app.add_typer(models.app, name="models", help="Which models are known, and how t
 app.add_typer(runs.app, name="runs", help="Look at runs, check and keep them.")
 app.add_typer(analyze.app, name="analyze", help="Stability, concentration and alignment of a run's channels.")
 app.command("capture")(capture.capture)
+app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
 query.register(app)
 

@@ -1,0 +1,77 @@
+"""``fewchannels compare``: two runs of the same samples, side by side."""
+
+import json
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import typer
+
+from engine.cli.analyze import Address, AsJson, Branch, Seed, Steps, Stream, Where, Workers
+from engine.cli.console import errors, progress_bar, results, say
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
+    run_b: Annotated[str, typer.Argument(help="Folder or URL of the other; differences are B - A.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", help="Folder or URL for the comparison.", show_default="compare-RUN_A-RUN_B, here"),
+    ] = None,
+    k: Annotated[int, typer.Option(help="Size of the sets of top channels.")] = 12,
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="run A's")
+    ] = None,
+    match: Annotated[
+        str,
+        typer.Option(
+            help="Match layers by number or by relative depth. auto: by depth where two whole models differ in it."
+        ),
+    ] = "auto",
+    where: Where = None,
+    layers: Annotated[str, typer.Option(help="Of either run: all, dual, single, or indices: 0,5.")] = "all",
+    steps: Steps = "all",
+    stream: Stream = "image",
+    branch: Branch = "cond",
+    seed: Seed = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Delete another comparison in that place.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the massive channels of two models, checkpoints or settings, sample by sample.
+
+    Example: fewchannels compare RUN_A RUN_B --k 8 --out COMPARISON
+    """
+    with errors.status(f"looking at {run_a} and {run_b}"):
+        from engine.analyses.comparison import Criteria, side_by_side
+        from engine.analyses.comparison_summary import compare
+        from engine.cluster import Pool, choose_pool
+        from engine.runfile import read_description
+        from engine.storage import open_storage
+
+        criteria = Criteria(score or read_description(open_storage(run_a))["config"]["score"], k, seed)
+        choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
+        pairing = side_by_side(run_a, run_b, match=match, **choice)
+    target = open_storage(out or f"compare-{PurePosixPath(run_a).name}-{PurePosixPath(run_b).name}")
+    pool = Pool(choose_pool(workers, 0, address).n_actors, 0, 1, address)
+    with progress_bar() as bar:
+        shown = bar.add_task("comparing layers", total=None, rate="")
+        try:
+            finding = compare(
+                pairing,
+                criteria,
+                target,
+                pool,
+                replace=replace,
+                on_progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            say("stopped; the comparison is not whole: run the same command again to make it", style="yellow")
+            raise typer.Exit(130) from None
+    if as_json:
+        results.print_json(json.dumps(finding.numbers))
+        return
+    from rich.markdown import Markdown
+
+    results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
+    say(f"tables, figures and summary are in {target.url}")
