@@ -1,123 +1,344 @@
-"""How long named queries take: ``python benchmarks/queries.py --json FILE``. (draft)"""
+"""How long named queries take on a large run: ``python benchmarks/queries.py --json FILE``.
 
-import time
-from pathlib import Path
+A run of 10,000 samples, 57 layers and 28 steps is made without a model: 15,960,000 rows of ``cells`` with the 12
+channels of largest score of 3,072, in tasks of 16 samples whose parts are then compacted, and an alignment of the top
+channels with as many rows, in a part per task. Eight channels are massive in each layer, the others come and go. It
+takes 2 GB in a temporary folder, 3.5 GB while it is compacted, and some minutes.
+
+Every query has a fresh catalog, as the command line opens one; files are warm in the page cache. ``open s`` is what the
+catalog takes, ``query s`` the question, ``CPU s`` what that uses of all cores, fastest of the rounds. The goal is 2 s
+for both together.
+
+``pandas x``: how many times as long ``pandas.read_parquet`` of the needed columns and ``groupby`` take. That is
+measured on a run of a twentieth of the samples, as pandas unfolds lists into more memory than there is, and the two
+are checked to agree there.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
 import sys
-import numpy as np
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import duckdb
+import numpy as np
+import pandas as pd
+
+from engine.catalog import Catalog
 from engine.ledger import Ledger, Record
 from engine.parts import compact, part
 from engine.results import Results
 from engine.runfile import write_description
 from engine.storage import open_storage
-from engine.tables import encode
+from engine.tables import Columns, encode, schema
 
+GOAL_S = 2.0
+N_LAYERS, N_STEPS, N_CHANNELS, K, N_MASSIVE = 57, 28, 3072, 12, 8
+SHARD_SAMPLES, N_SEEDS = 16, 4
 FINGERPRINT = "0123456789abcdef"
-N_LAYERS, N_STEPS, K, N_CHANNELS, N_MASSIVE, N_POOL = 57, 28, 12, 3072, 8, 64
+CHANNEL, LAYERS = 5, (8, 12)
+BYTES_PER_SAMPLE = 400_000
 
 
 class Made:
-    def __init__(self, n_samples, shard_samples):
-        self.random = np.random.default_rng(0)
-        self.n_samples, self.shard_samples = n_samples, shard_samples
-        n = N_STEPS * N_LAYERS
-        channels = np.empty((N_POOL, N_STEPS, N_LAYERS, K), np.int32)
-        scores = np.empty(channels.shape, np.float32)
-        for layer in range(N_LAYERS):
-            log = self.random.normal(0, 0.6, N_CHANNELS)
-            log[self.random.choice(N_CHANNELS, N_MASSIVE, replace=False)] += 4
-            drift = self.random.normal(0, 0.2, (1, N_STEPS, N_CHANNELS))
-            own = log + drift + self.random.normal(0, 0.3, (N_POOL, N_STEPS, N_CHANNELS))
-            top = np.argsort(-own, axis=-1)[..., :K]
-            channels[:, :, layer] = top
-            scores[:, :, layer] = np.exp(np.take_along_axis(own, top, -1))
-        self.channels, self.scores = channels.reshape(N_POOL, n, K), scores.reshape(N_POOL, n, K)
-        self.step = np.repeat(np.arange(N_STEPS), N_LAYERS)
-        self.layer = np.tile(np.arange(N_LAYERS), N_STEPS)
-        self.block = np.array([f"transformer_blocks.{i}" if i < 19 else f"single_transformer_blocks.{i-19}" for i in range(57)], object)[self.layer]
-        self.ids = [f"{x:016x}" for x in self.random.integers(0, 2**63, n_samples)]
+    """Rows of a made-up run. Each cell has the channels of one of a few samples whose scores were drawn in full."""
 
-    def cells(self, start, stop):
-        r = self.random
-        m, n = stop - start, len(self.step)
-        which = r.integers(0, N_POOL, (m, n))
-        at = np.arange(n)
-        channels = self.channels[which, at].reshape(m * n, K)
-        factor = r.lognormal(0, 0.2, (m * n, 1)).astype(np.float32)
-        scores = self.scores[which, at].reshape(m * n, K) * factor
-        median = r.lognormal(0, 0.1, m * n).astype(np.float32)
-        broken = r.random(m * n) < 1e-4
-        ratio = np.where(broken, np.nan, scores[:, 0] / median).astype(np.float32)
-        full = lambda x: np.full(m * n, x, object)
+    def __init__(self, n_samples: int) -> None:
+        self.n_samples = n_samples
+        self._random = np.random.default_rng(0)
+        self._step = np.repeat(np.arange(N_STEPS), N_LAYERS)
+        self._layer = np.tile(np.arange(N_LAYERS), N_STEPS)
+        self._block = np.array([f"transformer_blocks.{layer}" for layer in self._layer], dtype=object)
+        self.ids = np.array([f"{i:016x}" for i in self._random.integers(0, 2**63, n_samples)], dtype=object)
+        drawn = [self._draw(min(64, n_samples)) for _ in range(N_LAYERS)]
+        self._channels, self._scores = (np.stack(each, axis=2) for each in zip(*drawn, strict=True))
+
+    def _draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """One layer's top channels and scores, ``(sample, step, k)``: channel 5 and seven more are massive."""
+        log = self._random.standard_normal(N_CHANNELS, np.float32) * 0.6
+        log[[CHANNEL, *self._random.choice(np.arange(6, N_CHANNELS), N_MASSIVE - 1, replace=False)]] += 4
+        log = log + self._random.standard_normal((N_STEPS, N_CHANNELS), np.float32) * 0.2
+        log = log + self._random.standard_normal((n, N_STEPS, N_CHANNELS), np.float32) * 0.3
+        top = np.argpartition(-log, K, axis=-1)[..., :K]
+        scores = np.take_along_axis(log, top, axis=-1)
+        order = np.argsort(-scores, axis=-1)
+        return np.take_along_axis(top, order, -1).astype(np.int32), np.exp(np.take_along_axis(scores, order, -1))
+
+    def _keys(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        n, n_cells = len(samples), len(self._step)
         return {
-            "sample_id": np.repeat(np.array(self.ids[start:stop], object), n),
-            "sample": np.repeat(np.arange(start, stop), n),
-            "step": np.tile(self.step, m),
-            "timestep": np.tile(1000 - 1000 * self.step / N_STEPS, m).astype(np.float32),
-            "sigma": np.tile(1 - self.step / N_STEPS, m).astype(np.float32),
-            "layer": np.tile(self.layer, m),
-            "block": np.tile(self.block, m),
-            "stream": full("image"), "branch": full("cond"), "score": full("mean_abs"),
-            "top_channels": channels, "top_scores": scores,
-            "median_score": median, "ratio": ratio,
-            "energy_share": r.random(m * n, np.float32), "gini": r.random(m * n, np.float32),
-            "token_norm_ratio": 1 + r.random(m * n, np.float32),
-            "nonfinite": broken * 3,
+            "sample_id": self.ids[samples].repeat(n_cells),
+            "sample": samples.repeat(n_cells),
+            "step": np.tile(self._step, n),
+            "layer": np.tile(self._layer, n),
         }
 
-    def samples(self, start, stop):
-        m = stop - start
-        c = lambda x: [x] * m
-        return {
-            "sample_id": self.ids[start:stop], "sample": np.arange(start, stop), "task": c(start // self.shard_samples),
-            "prompt": [f"prompt number {i // 4} of a dog" for i in range(start, stop)], "seed": np.arange(start, stop) % 4,
-            "status": c("done"), "error": c(None), "image": c(b"\x89PNG"), "width": c(1024), "height": c(1024), "grid_width": c(64), "grid_height": c(64),
-            "n_steps": c(N_STEPS), "guidance": c(3.5), "prompt_tokens": c(7), "prompt_truncated": c(False), "seconds": c(1.0), "batch_size": c(1), "attempt": c(1), "peak_memory_bytes": c(1),
+    def cells(self, samples: np.ndarray) -> Columns:
+        """Rows of ``cells``, in the order in which a capture writes them; one of 10,000 is not finite."""
+        random, keys = self._random, self._keys(samples)
+        n = len(keys["sample"])
+        at = random.integers(0, len(self._channels), n), keys["step"], keys["layer"]
+        scores = self._scores[at] * random.lognormal(0, 0.2, (n, 1)).astype(np.float32)
+        median = random.lognormal(0, 0.1, n).astype(np.float32)
+        broken = random.random(n) < 1e-4
+        words = {"stream": "image", "branch": "cond", "score": "mean_abs"}
+        return (
+            keys
+            | {name: np.full(n, word, dtype=object) for name, word in words.items()}
+            | {
+                "timestep": (1000 - keys["step"] * 1000 / N_STEPS).astype(np.float32),
+                "sigma": (1 - keys["step"] / N_STEPS).astype(np.float32),
+                "block": np.tile(self._block, len(samples)),
+                "top_channels": self._channels[at],
+                "top_scores": scores,
+                "median_score": median,
+                "ratio": np.where(broken, np.float32(np.nan), scores[:, 0] / median),
+                "energy_share": random.random(n, np.float32),
+                "gini": random.random(n, np.float32),
+                "token_norm_ratio": 1 + random.random(n, np.float32),
+                "nonfinite": broken.astype(np.int64),
+            }
+        )
+
+    def alignment(self, samples: np.ndarray) -> Columns:
+        """Rows of ``alignment_samples``: the top channels, two clusters."""
+        keys = self._keys(samples)
+        n = len(keys["sample"])
+        kinds = {column.name: column.type.to_pandas_dtype() for column in schema("alignment_samples")}
+        drawn = {name: self._random.random(n, np.float32) for name, kind in kinds.items() if kind is np.float32}
+        rest = {name: np.zeros(n, kind) for name, kind in kinds.items() if name not in keys | drawn}
+        fixed = {"selection": np.full(n, "top", dtype=object), "n_clusters": np.full(n, 2), "n_channels": np.full(n, K)}
+        return rest | drawn | fixed | keys
+
+    def samples(self, samples: np.ndarray, table: str) -> Columns:
+        """Rows of ``samples`` or of the manifest, without pictures."""
+        known: dict[str, Any] = {
+            "sample_id": self.ids[samples],
+            "sample": samples,
+            "task": samples // SHARD_SAMPLES,
+            "prompt": [f"prompt {i // N_SEEDS}" for i in samples],
+            "seed": samples % N_SEEDS,
+            "status": ["done"] * len(samples),
         }
-
-    def alignment(self, start, stop):
-        r = self.random
-        m, n = stop - start, len(self.step)
-        N = m * n
-        iou = r.random(N, np.float32)
-        return {
-            "sample_id": np.repeat(np.array(self.ids[start:stop], object), n),
-            "sample": np.repeat(np.arange(start, stop), n),
-            "step": np.tile(self.step, m), "layer": np.tile(self.layer, m),
-            "selection": np.full(N, "top", object), "trial": np.zeros(N, int), "n_clusters": np.full(N, 2), "n_channels": np.full(N, 12),
-            "energy_share": r.random(N, np.float32), "iou": iou, "complement_iou": 1 - iou, "best_iou": np.maximum(iou, 1 - iou),
-            "chance_iou": r.random(N, np.float32), "area": r.random(N, np.float32), "mask_area": r.random(N, np.float32),
-            "ari": r.random(N, np.float32), "nmi": r.random(N, np.float32), "n_left_out": np.zeros(N, int), "n_constant": np.zeros(N, int), "converged": np.ones(N, bool),
-        }
+        empty = {f.name: [None if f.nullable else f.type.to_pandas_dtype()()] * len(samples) for f in schema(table)}
+        return {name: known.get(name, values) for name, values in empty.items()}
 
 
-def build(path, n_samples, shard):
-    t0 = time.time()
-    storage = open_storage(path)
-    made = Made(n_samples, shard)
-    print("pool", time.time() - t0)
-    results = Results(storage, "alignment")
+def make(path: Path, n_samples: int) -> None:
+    """Write a finished, compacted run with an alignment."""
+    storage, made = open_storage(path), Made(n_samples)
+    ledger, results = Ledger(storage), Results(storage, "alignment")
     results.begin({})
-    ledger = Ledger(storage)
-    ids = made.ids
-    manifest = {"sample_id": ids, "prompt": [f"prompt number {i // 4} of a dog" for i in range(n_samples)], "seed": np.arange(n_samples) % 4}
-    manifest |= {c: [None] * n_samples for c in ("negative_prompt", "width", "height", "steps", "guidance", "mask", "reference")}
-    storage.put("manifest.parquet", [encode("manifest", manifest)])
-    n_tasks = -(-n_samples // shard)
-    for task in range(n_tasks):
-        a, b = task * shard, min((task + 1) * shard, n_samples)
-        objects = {}
-        for table, rows in (("cells", made.cells(a, b)), ("samples", made.samples(a, b))):
-            objects[part(table, task)] = storage.put(part(table, task), [encode(table, rows)])
-        ledger.write(Record(task, a, b, FINGERPRINT, 1, b - a, 0, 1.0, "2026-01-02T03:04:05+00:00", "h", "cpu", objects))
-        results.write_unit(task, {"samples": made.alignment(a, b)}, {"samples": "alignment_samples"})
-    print("written", time.time() - t0)
-    write_description(storage, {"format_version": 2, "fingerprint": FINGERPRINT, "config": {"model": "m", "score": "mean_abs", "top_k": K},
-        "geometry": {"n_samples": n_samples, "n_steps": N_STEPS, "n_layers": N_LAYERS, "n_channels": N_CHANNELS, "n_tokens": 4096}, "n_tasks": n_tasks, "shard_samples": shard})
+    every = np.arange(n_samples)
+    storage.put("manifest.parquet", [encode("manifest", made.samples(every, "manifest"))])
+    tasks = np.split(every, range(SHARD_SAMPLES, n_samples, SHARD_SAMPLES))
+    for task, samples in enumerate(tasks):
+        rows = {"cells": made.cells(samples), "samples": made.samples(samples, "samples")}
+        objects = {part(name, task): storage.put(part(name, task), [encode(name, each)]) for name, each in rows.items()}
+        start, stop = int(samples[0]), int(samples[-1]) + 1
+        finished = "2026-01-02T03:04:05+00:00"
+        ledger.write(Record(task, start, stop, FINGERPRINT, 1, stop - start, 0, 1.0, finished, "here", "cpu", objects))
+        results.write_unit(task, {"samples": made.alignment(samples)}, {"samples": "alignment_samples"})
     results.end({}, {"samples": "alignment_samples"}, {})
-    print("ended", time.time() - t0)
-    compact(storage, ledger.records(FINGERPRINT), shard)
-    print("compacted", time.time() - t0)
+    geometry = {"n_steps": N_STEPS, "n_layers": N_LAYERS, "n_channels": N_CHANNELS, "n_tokens": 4096}
+    description = {
+        "format_version": 2,
+        "fingerprint": FINGERPRINT,
+        "config": {"model": "made up", "score": "mean_abs", "top_k": K},
+        "geometry": {"n_samples": n_samples} | geometry,
+        "n_tasks": len(tasks),
+        "shard_samples": SHARD_SAMPLES,
+    }
+    write_description(storage, description)
+    compact(storage, ledger.records(FINGERPRINT), SHARD_SAMPLES)
+
+
+def _cells(run: Path, columns: list[str]) -> pd.DataFrame:
+    rows = pd.read_parquet(run / "cells", columns=[*columns, "stream", "branch", "nonfinite", "ratio"])
+    track = (rows["stream"] == "image") & (rows["branch"] == "cond")
+    return rows[track & (rows["nonfinite"] == 0) & np.isfinite(rows["ratio"])]
+
+
+def _selected(run: Path) -> pd.DataFrame:
+    """A row for each channel of each cell."""
+    rows = _cells(run, ["layer", "step", "top_channels", "top_scores", "median_score"])
+    rows = rows.explode(["top_channels", "top_scores"])
+    rows["relative"] = rows["top_scores"].astype(float) / rows["median_score"]
+    return rows
+
+
+def pandas_massive(run: Path) -> pd.DataFrame:
+    """Channels in half of a cell's samples: how often, and their mean score over the median."""
+    rows = _selected(run)
+    found = rows.groupby(["layer", "step", "top_channels"])["relative"].agg(["size", "mean"]).reset_index()
+    counts = _cells(run, ["layer", "step"]).groupby(["layer", "step"]).size().rename("n_samples")
+    found = found.join(counts, on=["layer", "step"])
+    return found[found["size"] >= 0.5 * found["n_samples"]]
+
+
+def pandas_layers(run: Path) -> pd.DataFrame:
+    """Mean over samples of their means by layer."""
+    measures = ["energy_share", "gini", "token_norm_ratio"]
+    rows = _cells(run, ["layer", "sample", *measures])
+    each = rows.groupby(["layer", "sample"])[["ratio", *measures]].mean()
+    return each.groupby("layer").agg(["mean", "std", "median"])
+
+
+def pandas_steps(run: Path) -> pd.DataFrame:
+    """Mean over samples of their means by step."""
+    measures = ["energy_share", "gini", "token_norm_ratio"]
+    rows = _cells(run, ["step", "sample", *measures])
+    each = rows.groupby(["step", "sample"])[["ratio", *measures]].mean()
+    return each.groupby("step").agg(["mean", "std", "median"])
+
+
+def pandas_history(run: Path) -> pd.DataFrame:
+    """One channel by layer and step."""
+    rows = _selected(run)
+    rows = rows[rows["top_channels"] == CHANNEL]
+    return rows.groupby(["layer", "step"])["relative"].agg(["size", "mean"]).reset_index()
+
+
+def pandas_misaligned(run: Path) -> pd.DataFrame:
+    """Samples with the channel in a top three and an IoU below 0.1, at some layers."""
+    rows = pd.read_parquet(run / "cells", columns=["sample", "step", "layer", "top_channels"])
+    rows = rows[rows["layer"].between(*LAYERS)]
+    rows = rows[[CHANNEL in channels[:3] for channels in rows["top_channels"]]]
+    names = ["sample", "step", "layer", "selection", "n_clusters", "iou"]
+    aligned = pd.read_parquet(run / "results" / "alignment" / "samples", columns=names)
+    aligned = aligned[(aligned["selection"] == "top") & (aligned["n_clusters"] == 2) & (aligned["iou"] < 0.1)]
+    return rows.merge(aligned, on=["sample", "step", "layer"]).groupby("sample")["iou"].agg(["size", "min"])
+
+
+def same_massive(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """The few most frequent channels of each cell are among pandas' and have its numbers."""
+    both = ours.merge(theirs, left_on=["layer", "step", "channel"], right_on=["layer", "step", "top_channels"])
+    assert len(both) == len(ours)
+    np.testing.assert_array_equal(both["n"], both["size"])
+    np.testing.assert_allclose(both["mean_ratio"], both["mean"], rtol=1e-6)
+
+
+def same_profile(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Means of every measure by layer or step."""
+    for measure in theirs.columns.levels[0]:
+        rows = ours[ours["measure"] == measure]
+        np.testing.assert_allclose(rows["mean"], theirs[measure]["mean"], rtol=1e-4)
+
+
+def same_history(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Counts and means by layer and step."""
+    np.testing.assert_array_equal(ours[ours["n"] > 0]["n"], theirs["size"])
+    np.testing.assert_allclose(ours[ours["n"] > 0]["mean_ratio"], theirs["mean"], rtol=1e-6)
+
+
+def same_misaligned(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Cells and lowest IoU by sample."""
+    ours = ours.set_index("sample").sort_index()
+    np.testing.assert_array_equal(ours.index, theirs.index)
+    np.testing.assert_array_equal(ours["n_misaligned"], theirs["size"])
+    np.testing.assert_array_equal(ours["iou"], theirs["min"])
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query with its parameters; what pandas does instead, and what holds the two answers together."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    pandas: Callable[[Path], pd.DataFrame] | None = None
+    check: Callable[[pd.DataFrame, pd.DataFrame], None] | None = None
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{name}={value}" for name, value in self.parameters.items() if name != "top")])
+
+
+MISALIGNED = {"channel": CHANNEL, "first_layer": LAYERS[0], "last_layer": LAYERS[1], "top": 0}
+QUESTIONS = (
+    Question("massive_channels", {}, pandas_massive, same_massive),
+    Question("massive_channels", {"layer": 8}),
+    Question("massive_channels", {"step": 27}),
+    Question("layer_profile", {}, pandas_layers, same_profile),
+    Question("step_profile", {}, pandas_steps, same_profile),
+    Question("channel_history"),
+    Question("channel_history", {"channel": CHANNEL}, pandas_history, same_history),
+    Question("channel_stability"),
+    Question("sample_outliers"),
+    Question("misaligned_samples", MISALIGNED, pandas_misaligned, same_misaligned),
+)
+
+
+def ask(run: Path, question: Question) -> tuple[pd.DataFrame, dict[str, float]]:
+    """A query's answer by a fresh catalog, and what it took."""
+    started = time.perf_counter()
+    with Catalog(run) as catalog:
+        opened, cpu = time.perf_counter(), time.process_time()
+        answer = catalog.query(question.name, **question.parameters)
+        took = {"query_s": time.perf_counter() - opened, "cpu_s": time.process_time() - cpu}
+    return answer.df(), took | {"open_s": opened - started, "rows": len(answer)}
+
+
+def fastest(times: list[dict[str, float]]) -> dict[str, float]:
+    """The least of each of what several rounds took."""
+    return {name: min(each[name] for each in times) for name in times[0]}
+
+
+def against_pandas(run: Path, question: Question, n_rounds: int) -> float | None:
+    """How many times as long pandas takes as a query on one run; None where it has no alternative."""
+    if question.pandas is None or question.check is None:
+        return None
+    ours, theirs = [], []
+    for _ in range(n_rounds):
+        answer, took = ask(run, question)
+        ours.append(took["open_s"] + took["query_s"])
+        started = time.perf_counter()
+        found = question.pandas(run)
+        theirs.append(time.perf_counter() - started)
+        question.check(answer, found)
+    return min(theirs) / min(ours)
+
+
+def main() -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="Where the temporary folder is made.")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        if shutil.disk_usage(folder).free < 1.5 * BYTES_PER_SAMPLE * options.samples:
+            sys.exit(f"{folder} has too little room; give --folder, or fewer --samples.")
+        run, small = Path(folder) / "run", Path(folder) / "small"
+        started = time.perf_counter()
+        make(run, options.samples)
+        make(small, max(4, options.samples // 20))
+        n_cells = options.samples * N_LAYERS * N_STEPS
+        print(f"{n_cells:,} cells of {options.samples:,} samples, made in {time.perf_counter() - started:.0f} s")
+        times: list[list[dict[str, float]]] = [[] for _ in QUESTIONS]
+        for _ in range(options.rounds):
+            for question, took in zip(QUESTIONS, times, strict=True):
+                took.append(ask(run, question)[1])
+        rows = []
+        print(f"{'query':58} {'open s':>6} {'query s':>8} {'CPU s':>6} {'rows':>6} {'pandas x':>9}")
+        for question, took in zip(QUESTIONS, times, strict=True):
+            least = fastest(took)
+            ratio = against_pandas(small, question, options.rounds)
+            rows.append({"query": question.name, "parameters": question.parameters, **least, "pandas_ratio": ratio})
+            numbers = f"{least['open_s']:6.2f} {least['query_s']:8.2f} {least['cpu_s']:6.2f} {least['rows']:6.0f}"
+            missed = "" if least["open_s"] + least["query_s"] < GOAL_S else "  above the goal"
+            print(f"{question!s:58} {numbers} {'' if ratio is None else f'{ratio:.1f}':>9}{missed}")
+    if options.json:
+        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "duckdb": duckdb.__version__}
+        settings = {"samples": options.samples, "rounds": options.rounds}
+        options.json.write_text(json.dumps({"settings": settings} | machine | {"rows": rows}, indent=1) + "\n")
+
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main()

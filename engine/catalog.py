@@ -141,6 +141,7 @@ class Catalog:
     def __init__(self, path: str | Path) -> None:
         self._storage = open_storage(path)
         self.views = list(VIEWS)
+        self.results: list[str] = []
         if isinstance(self._storage, FolderStorage) and not self._storage.path.exists():
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
@@ -191,13 +192,20 @@ class Catalog:
         """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see :func:`queries`.
 
         Raises:
-            InputError: an unknown query or parameter, or an unfit value.
+            InputError: an unknown query or parameter, an unfit value, or a query that needs a result the run lacks.
             StorageError: a file of the run cannot be read.
         """
         if name not in queries():
             raise unknown("query", name, queries())
         chosen = queries()[name]
-        return Answer(self._ask(chosen.sql, chosen.bind(parameters)), chosen)
+        values = chosen.bind(parameters)
+        if missing := [label for label in chosen.needs if label not in self.results]:
+            commands = ", then ".join(f"fewchannels analyze {label} {self._storage.url}" for label in missing)
+            raise InputError(
+                f"query {name!r} needs the result of an analysis that this run does not have: {commands}. Results "
+                "under another --label are read by fewchannels sql."
+            )
+        return Answer(self._ask(chosen.sql, values), chosen)
 
     def picture(self, sample_id: str) -> bytes | None:
         """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""
@@ -272,6 +280,7 @@ class Catalog:
             content = result.read()
             if content["objects"].keys() - set(stored):
                 continue
+            self.results.append(result.label)
             for table, kind in content["tables"].items():
                 keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
                 view = f"{result.label}_{table}"

@@ -80,6 +80,7 @@ class Query:
     Attributes:
         name: the file's name without ``.sql``.
         purpose: what it answers, and the definitions it uses.
+        needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
         grain: what one row is.
         parameters: by position in the header.
         columns: of the result, in order.
@@ -88,6 +89,7 @@ class Query:
 
     name: str
     purpose: str
+    needs: tuple[str, ...]
     grain: str
     parameters: tuple[Parameter, ...]
     columns: tuple[Column, ...]
@@ -132,13 +134,15 @@ _COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
 def parse_query(name: str, sql: str) -> Query:
     """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
 
+    ``-- needs:`` is optional: analyses, comma-separated.
+
     Raises:
         ValueError: a line of the header is none of these or is not written as they are.
     """
     texts: dict[str, str] = {}
     parameters, columns = [], []
     for keyword, text in _sections(sql):
-        if keyword in ("purpose", "grain"):
+        if keyword in ("purpose", "needs", "grain"):
             texts[keyword] = text
         elif keyword == "param" and (match := _PARAMETER.fullmatch(text)):
             kind = {"int": int, "float": float, "str": str, "bool": bool}[match[2]]
@@ -149,7 +153,8 @@ def parse_query(name: str, sql: str) -> Query:
             columns.append(Column(match[1], match[2], match[3]))
         else:
             raise ValueError(f"queries/{name}.sql: cannot read the header at {keyword!r} {text!r}")
-    return Query(name, texts["purpose"], texts["grain"], tuple(parameters), tuple(columns), sql)
+    needs = tuple(texts["needs"].split(", ")) if "needs" in texts else ()
+    return Query(name, texts["purpose"], needs, texts["grain"], tuple(parameters), tuple(columns), sql)
 
 
 @cache

@@ -24,22 +24,15 @@
 -- column rank_low: rank -- lower end of its interval
 -- column rank_high: rank -- upper end of its interval
 -- column n_nonfinite: cells -- cells left out here
-with track_cells as (
-    select layer, step, top_channels, top_scores, median_score, nonfinite = 0 and isfinite(ratio) as usable
+with track_cells as not materialized (
+    select layer, step, top_channels, top_scores, median_score, if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch
 ),
 
-counts as (
-    select layer, step, count(*) filter (usable) as n_samples, count(*) filter (not usable) as n_nonfinite
-    from track_cells
-    where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
-    group by layer, step
-),
-
 commonest as (
     select channel
-    from (select unnest(top_channels) as channel from track_cells where usable)
+    from (select unnest(top_channels) as channel from track_cells where usable and $channel = -1)
     group by channel
     order by count(*) desc, channel
     limit 1
@@ -49,44 +42,36 @@ chosen as (
     select if($channel = -1, (select channel from commonest), $channel) as channel
 ),
 
-selected as (
+ranked as (
     select
         layer,
         step,
-        list_position(top_channels, channel) as rank,
-        top_scores[list_position(top_channels, channel)]::double / median_score as ratio
+        usable,
+        if(usable, list_position(top_channels, channel), null) as rank,
+        top_scores[rank]::double / median_score as ratio
     from track_cells
-    join chosen on list_contains(top_channels, channel)
-    where usable
+    cross join chosen
+    where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),
 
 by_cell as (
     select
         layer,
         step,
-        count(*) as n,
+        count(rank) as n,
+        count(*) filter (usable) as n_samples,
+        count(*) filter (not usable) as n_nonfinite,
         avg(rank) as mean_rank,
-        1.959964 * stddev_samp(rank) / sqrt(count(*)) as rank_margin,
+        1.959964 * stddev_samp(rank) / sqrt(count(rank)) as rank_margin,
         avg(ratio) as mean_ratio,
-        1.959964 * stddev_samp(ratio) / sqrt(count(*)) as ratio_margin
-    from selected
+        1.959964 * stddev_samp(ratio) / sqrt(count(rank)) as ratio_margin
+    from ranked
     group by layer, step
 ),
 
 with_frequency as (
-    select
-        layer,
-        step,
-        coalesce(n, 0) as n,
-        n_samples,
-        coalesce(n, 0) / nullif(n_samples, 0) as frequency,
-        mean_rank,
-        rank_margin,
-        mean_ratio,
-        ratio_margin,
-        n_nonfinite
-    from counts
-    left join by_cell using (layer, step)
+    select *, n / nullif(n_samples, 0) as frequency
+    from by_cell
 ),
 
 with_wilson as (

@@ -30,8 +30,8 @@
 -- column highest_frequency: 0 to 1 -- share of cells with the most frequent channel in the top-k (the largest of
 --   all channels', so it has no interval; massive_channels has each channel's)
 -- column n_nonfinite: cells -- cells left out here
-with chosen as (
-    select layer, step, sample, top_channels, nonfinite = 0 and isfinite(ratio) as usable
+with track_cells as not materialized (
+    select layer, step, sample, top_channels, if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch and ($step = -1 or step = $step)
 ),
@@ -39,8 +39,14 @@ with chosen as (
 taken as (
     select sample, dense_rank() over (order by md5(prompt), prompt) as prompt
     from samples
-    where sample in (select sample from chosen)
+    where sample in (select sample from track_cells)
     qualify $max_samples = 0 or row_number() over (order by md5(prompt), prompt, seed, sample) <= $max_samples
+),
+
+chosen as (
+    select layer, step, sample, prompt, top_channels, usable
+    from track_cells
+    join taken using (sample)
 ),
 
 layers as (
@@ -52,31 +58,25 @@ layers as (
         count(*) filter (not usable) as n_nonfinite,
         coalesce(max(len(top_channels)) filter (usable), 0) as k
     from chosen
-    join taken using (sample)
     group by layer
 ),
 
-selected as (
-    select layer, step, sample, prompt, len(top_channels) as k, unnest(top_channels) as channel
-    from chosen
-    join taken using (sample)
-    where usable
-),
-
 frequencies as (
-    select layer, channel, count(*) as n
-    from selected
-    group by layer, channel
+    select layer, step, channel, count(*) as n
+    from (select layer, step, unnest(top_channels) as channel from chosen where usable)
+    group by layer, step, channel
 ),
 
--- Each layer's channels are numbered without gaps, so that a set is a short string of bits.
+-- Each step's channels are numbered, so that a set is a number's bits: one for each of the 126 most frequent channels;
+-- those beyond have a string of bits.
 numbered as (
     select
         layer,
-        channel,
-        row_number() over (partition by layer order by channel) - 1 as place,
-        repeat('0', count(*) over (partition by layer))::bit as none
+        step,
+        list(channel order by n desc, channel)[:126] as frequent,
+        list(channel order by n desc, channel)[127:] as rare
     from frequencies
+    group by layer, step
 ),
 
 sets as (
@@ -84,31 +84,60 @@ sets as (
         layer,
         step,
         sample,
-        any_value(prompt) as prompt,
-        any_value(k) as k,
-        bit_or(set_bit(none, place::int, 1)) as bits
-    from selected
-    join numbered using (layer, channel)
-    group by layer, step, sample
+        prompt,
+        len(top_channels) as k,
+        coalesce(
+            list_bit_or([1::hugeint << (list_position(frequent, c) - 1) for c in top_channels]),
+            0
+        ) as frequent_bits,
+        if(
+            rare = [],
+            null,
+            list_bit_or([
+                set_bit(repeat('0', len(rare))::bit, list_position(rare, c) - 1, 1)
+                for c in top_channels
+                if list_contains(rare, c)
+            ])
+        ) as rare_bits
+    from chosen
+    join numbered using (layer, step)
+    where usable
 ),
 
-by_step as (
+-- Lists by step; where a sample lacks one, nothing is at its place.
+by_sample as (
     select
-        a.layer,
-        a.sample as sample_a,
-        b.sample as sample_b,
-        a.prompt as prompt_a,
-        b.prompt as prompt_b,
-        a.k + b.k as sizes,
-        bit_count(a.bits & b.bits) as shared
-    from sets as a
-    join sets as b on a.layer = b.layer and a.step = b.step and a.sample < b.sample
+        layer,
+        sample,
+        any_value(prompt) as prompt,
+        any_value(k) as k,
+        list(frequent_bits order by step) as frequent_bits,
+        list(rare_bits order by step) as rare_bits,
+        count(rare_bits) as n_rare
+    from (select layer, step from numbered)
+    join (select distinct layer, sample from sets) using (layer)
+    left join sets using (layer, step, sample)
+    group by layer, sample
 ),
 
 pairs as (
-    select layer, prompt_a, prompt_b, avg(shared / (sizes - shared)) as jaccard
-    from by_step
-    group by layer, sample_a, sample_b, prompt_a, prompt_b
+    select
+        a.layer,
+        a.prompt as prompt_a,
+        b.prompt as prompt_b,
+        list_avg([
+            shared / (a.k + b.k - shared)
+            for shared in if(
+                a.n_rare = 0 or b.n_rare = 0,
+                [bit_count(bits & b.frequent_bits[i]) for bits, i in a.frequent_bits],
+                [
+                    bit_count(bits & b.frequent_bits[i]) + coalesce(bit_count(a.rare_bits[i] & b.rare_bits[i]), 0)
+                    for bits, i in a.frequent_bits
+                ]
+            )
+        ]) as jaccard
+    from by_sample as a
+    join by_sample as b on a.layer = b.layer and a.sample < b.sample
 ),
 
 -- Every pair counts for each prompt in it: once within, twice across.
@@ -119,6 +148,7 @@ by_prompt as (
         union all
         select layer, prompt_b, prompt_a, jaccard from pairs where prompt_a <> prompt_b
     )
+    where jaccard is not null
     group by layer, prompt_a = prompt_b, prompt_a
 ),
 
@@ -148,7 +178,7 @@ estimates as (
 
 commonest as (
     select layer, max(n) as n, count(*) filter (n = n_cells) as core
-    from frequencies
+    from (select layer, channel, sum(n) as n from frequencies group by layer, channel)
     join layers using (layer)
     group by layer
 ),

@@ -27,38 +27,43 @@ with chosen as (
         energy_share,
         gini,
         token_norm_ratio,
-        nonfinite = 0 and isfinite(ratio) as usable
+        if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch and ($step = -1 or step = $step)
 ),
 
-measured as (
-    select
-        layer, block,
-        sample,
-        usable,
-        unnest(range(4)) as place,
-        unnest(['ratio', 'energy_share', 'gini', 'token_norm_ratio']) as measure,
-        unnest([ratio, energy_share, gini, token_norm_ratio])::double as value
-    from chosen
-),
-
 by_sample as (
     select
-        layer, block,
-        place,
-        measure,
+        layer,
         sample,
-        avg(value) filter (usable and isfinite(value)) as value,
-        count(*) filter (not (usable and isfinite(value))) as n_nonfinite
-    from measured
-    where $measure = 'all' or measure = $measure
-    group by layer, block, place, measure, sample
+        any_value(block) as block,
+        count(*) as n,
+        count(*) filter (usable) as n_ratio,
+        count(*) filter (usable and isfinite(energy_share)) as n_energy_share,
+        count(*) filter (usable and isfinite(gini)) as n_gini,
+        count(*) filter (usable and isfinite(token_norm_ratio)) as n_token_norm_ratio,
+        avg(ratio) filter (usable) as ratio,
+        avg(energy_share) filter (usable and isfinite(energy_share)) as energy_share,
+        avg(gini) filter (usable and isfinite(gini)) as gini,
+        avg(token_norm_ratio) filter (usable and isfinite(token_norm_ratio)) as token_norm_ratio
+    from chosen
+    group by layer, sample
+),
+
+measured as (
+    select
+        layer,
+        block,
+        unnest(range(4)) as place,
+        unnest(['ratio', 'energy_share', 'gini', 'token_norm_ratio']) as measure,
+        unnest([ratio, energy_share, gini, token_norm_ratio]) as value,
+        unnest([n - n_ratio, n - n_energy_share, n - n_gini, n - n_token_norm_ratio]) as n_nonfinite
+    from by_sample
 )
 
 select
     layer,
-    block,
+    any_value(block) as block,
     measure,
     count(value) as n_samples,
     avg(value) as mean,
@@ -66,6 +71,7 @@ select
     avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_high,
     median(value) as median,
     sum(n_nonfinite)::bigint as n_nonfinite
-from by_sample
-group by layer, block, place, measure
+from measured
+where $measure = 'all' or measure = $measure
+group by layer, place, measure
 order by layer, place

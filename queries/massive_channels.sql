@@ -24,8 +24,8 @@
 -- column rank_low: rank -- lower end of its interval
 -- column rank_high: rank -- upper end of its interval
 -- column n_nonfinite: cells -- cells left out here
-with chosen as (
-    select layer, step, top_channels, top_scores, median_score, nonfinite = 0 and isfinite(ratio) as usable
+with chosen as not materialized (
+    select layer, step, top_channels, top_scores, median_score, if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch and ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),

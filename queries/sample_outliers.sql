@@ -23,16 +23,10 @@
 -- column median: of the measure -- median over samples at the layer
 -- column n_samples: samples -- samples compared at the layer
 -- column n_nonfinite: cells -- the sample's cells left out
-with track_cells as (
-    select sample, layer, step, top_channels, ratio, nonfinite = 0 and isfinite(ratio) as usable
+with track_cells as not materialized (
+    select sample, layer, step, top_channels, ratio, if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch
-),
-
-usable_cells as (
-    select sample, layer, step, top_channels, ratio
-    from track_cells
-    where usable
 ),
 
 left_out as (
@@ -42,15 +36,13 @@ left_out as (
     group by sample
 ),
 
-sizes as (
-    select layer, step, max(len(top_channels)) as k
-    from usable_cells
-    group by layer, step
-),
-
 frequencies as (
-    select layer, step, channel, count(*) as n
-    from (select layer, step, unnest(top_channels) as channel from usable_cells)
+    select layer, step, channel, count(*) as n, max(k) as k
+    from (
+        select layer, step, len(top_channels) as k, unnest(top_channels) as channel
+        from track_cells
+        where usable
+    )
     group by layer, step, channel
 ),
 
@@ -59,8 +51,9 @@ modal_sets as (
     from (
         select layer, step, channel
         from frequencies
-        join sizes using (layer, step)
-        qualify row_number() over (partition by layer, step order by n desc, channel) <= k
+        qualify
+            row_number() over (partition by layer, step order by n desc, channel)
+            <= max(k) over (partition by layer, step)
     )
     group by layer, step
 ),
@@ -70,22 +63,26 @@ cell_values as (
         sample,
         layer,
         step,
-        unnest(['ratio', 'overlap']) as measure,
-        unnest([ratio::double, len(list_intersect(top_channels, modal)) / len(top_channels)]) as value
-    from usable_cells
+        ratio,
+        len([c for c in top_channels if list_contains(modal, c)]) / len(top_channels) as overlap
+    from track_cells
     left join modal_sets using (layer, step)
+    where usable
 ),
 
-cell_deviations as (
-    select *, value - median(value) over (partition by layer, step, measure) as deviation
+by_layer as (
+    select sample, layer, avg(ratio) as ratio, avg(overlap) as overlap
     from cell_values
+    group by sample, layer
 ),
 
 layer_values as (
-    select sample, layer, measure, avg(value) as value
-    from cell_values
+    select sample, layer, measure, value
+    from (
+        select sample, layer, unnest(['ratio', 'overlap']) as measure, unnest([ratio, overlap]) as value
+        from by_layer
+    )
     where value is not null
-    group by sample, layer, measure
 ),
 
 centres as (
@@ -123,10 +120,26 @@ reported as (
     qualify $top = 0 or row_number() over (order by abs(z) desc, sample) <= $top
 ),
 
-steps as (
-    select sample, arg_max(step, struct_pack(far := sign(z) * deviation, early := -step)) as step
+step_medians as (
+    select layer, step, median(ratio::double) as ratio, median(overlap) as overlap
+    from cell_values
+    where layer in (select layer from reported)
+    group by layer, step
+),
+
+deviations as (
+    select
+        reported.sample, step,
+        sign(z) * if(measure = 'ratio', c.ratio - m.ratio, c.overlap - m.overlap) as deviation
     from reported
-    join cell_deviations using (sample, layer, measure)
+    join cell_values as c using (sample, layer)
+    join step_medians as m using (layer, step)
+),
+
+steps as (
+    select sample, arg_max(step, struct_pack(far := deviation, early := -step)) as step
+    from deviations
+    where deviation is not null
     group by sample
 )
 

@@ -19,7 +19,7 @@
 -- column mean_high: of the measure -- upper end of its interval
 -- column median: of the measure -- median over samples
 -- column n_nonfinite: cells -- cells left out
-with chosen as (
+with chosen as not materialized (
     select
         step,
         timestep,
@@ -29,7 +29,7 @@ with chosen as (
         energy_share,
         gini,
         token_norm_ratio,
-        nonfinite = 0 and isfinite(ratio) as usable
+        if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch and ($layer = -1 or layer = $layer)
 ),
@@ -40,28 +40,31 @@ schedule as (
     group by step
 ),
 
-measured as (
-    select
-        step,
-        sample,
-        usable,
-        unnest(range(4)) as place,
-        unnest(['ratio', 'energy_share', 'gini', 'token_norm_ratio']) as measure,
-        unnest([ratio, energy_share, gini, token_norm_ratio])::double as value
-    from chosen
-),
-
 by_sample as (
     select
         step,
-        place,
-        measure,
         sample,
-        avg(value) filter (usable and isfinite(value)) as value,
-        count(*) filter (not (usable and isfinite(value))) as n_nonfinite
-    from measured
-    where $measure = 'all' or measure = $measure
-    group by step, place, measure, sample
+        count(*) as n,
+        count(*) filter (usable) as n_ratio,
+        count(*) filter (usable and isfinite(energy_share)) as n_energy_share,
+        count(*) filter (usable and isfinite(gini)) as n_gini,
+        count(*) filter (usable and isfinite(token_norm_ratio)) as n_token_norm_ratio,
+        avg(ratio) filter (usable) as ratio,
+        avg(energy_share) filter (usable and isfinite(energy_share)) as energy_share,
+        avg(gini) filter (usable and isfinite(gini)) as gini,
+        avg(token_norm_ratio) filter (usable and isfinite(token_norm_ratio)) as token_norm_ratio
+    from chosen
+    group by step, sample
+),
+
+measured as (
+    select
+        step,
+        unnest(range(4)) as place,
+        unnest(['ratio', 'energy_share', 'gini', 'token_norm_ratio']) as measure,
+        unnest([ratio, energy_share, gini, token_norm_ratio]) as value,
+        unnest([n - n_ratio, n - n_energy_share, n - n_gini, n - n_token_norm_ratio]) as n_nonfinite
+    from by_sample
 )
 
 select
@@ -75,7 +78,8 @@ select
     avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_high,
     median(value) as median,
     sum(n_nonfinite)::bigint as n_nonfinite
-from by_sample
+from measured
 join schedule using (step)
+where $measure = 'all' or measure = $measure
 group by step, timestep, sigma, place, measure
 order by step, place

@@ -2,16 +2,24 @@
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from engine.results import Results
 from engine.storage import open_storage
 from engine.tables import as_columns, encode, schema
 
 FINGERPRINT = "0123456789abcdef"
+RESULTS = {
+    "alignment": {"samples": "alignment_samples", "means": "alignment_means"},
+    "concentration": {"cells": "concentration_cells", "means": "concentration_means"},
+    "masks": {"samples": "subject_masks"},
+    "stability": {table: f"stability_{table}" for table in ("channels", "pairs", "ranks", "agreement", "stopping")},
+}
+"""The schema of every table of every analysis, by label and table: the view ``LABEL_TABLE``."""
 
 
 def cell(row: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +76,35 @@ def sample(row: dict[str, Any], task: int) -> dict[str, Any]:
     } | row
 
 
+def result_row(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A row of an analysis' table: what is given, the usual values, and null, nothing or 0 for the rest."""
+    filled: dict[str, Any] = {}
+    for field in schema(kind):
+        filled[field.name] = None if field.nullable else [] if pa.types.is_list(field.type) else _value("0", field.type)
+    usual = {"selection": "top", "n_clusters": 2, "sample_id": f"{row.get('sample', 0):016x}"}
+    return filled | {name: value for name, value in usual.items() if name in filled} | row
+
+
+def write_results(path: Path, results: Mapping[str, Mapping[str, Iterable[dict[str, Any]]]]) -> None:
+    """Write finished results of analyses into a run.
+
+    Args:
+        path: of the run.
+        results: rows by table by label, as little of each row as matters; other tables of :data:`RESULTS` are empty.
+    """
+    for label, tables in results.items():
+        kinds = RESULTS[label]
+        assert set(tables) <= set(kinds)
+        columns = {
+            table: as_columns(kind, [result_row(row, kind) for row in tables.get(table, ())])
+            for table, kind in kinds.items()
+        }
+        result = Results(open_storage(path), label)
+        result.begin({})
+        result.write_unit(0, columns, kinds)
+        result.end({"analysis": label}, kinds, {})
+
+
 def make_run(
     path: Path,
     cells: Iterable[dict[str, Any]] = (),
@@ -76,6 +113,7 @@ def make_run(
     n_channels: int = 16,
     shard_samples: int = 16,
     unrecorded: Iterable[int] = (),
+    results: Mapping[str, Mapping[str, Iterable[dict[str, Any]]]] | None = None,
     **description: Any,
 ) -> Path:
     """Write a run folder and return it.
@@ -87,6 +125,7 @@ def make_run(
         n_channels: width of the hidden state.
         shard_samples: samples in a task.
         unrecorded: tasks whose files are written and whose record is not.
+        results: of analyses; see :func:`write_results`.
         description: what ``run.json`` has besides or instead.
     """
     cells = [cell(row) for row in cells]
@@ -140,6 +179,7 @@ def make_run(
         "n_tasks": n_tasks,
     }
     (path / "run.json").write_text(json.dumps(about | description), encoding="utf-8")
+    write_results(path, results or {})
     return path
 
 
@@ -160,6 +200,8 @@ def _value(text: str, kind: pa.DataType | None) -> Any:
         return text
     if pa.types.is_list(kind):
         return [_value(item, kind.value_type) for item in text.split()]
+    if pa.types.is_boolean(kind):
+        return text == "true"
     return float(text) if pa.types.is_floating(kind) else int(text)
 
 

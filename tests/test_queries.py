@@ -1,13 +1,19 @@
-"""The named queries: cases of data in ``tests/queries/<query>/<case>/``, and brute force over Python sets."""
+"""The named queries: cases of data in ``tests/queries/<query>/<case>/``, and brute force over Python sets.
+
+Checks of what analyses write are in ``tests/queries/checks/``: queries that return the rows that offend.
+"""
 
 import csv
 import hashlib
 import math
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,14 +21,29 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_run import make_run, read_csv
+from made_run import RESULTS, make_run, read_csv
 from scipy import stats
 
+from engine import manifest
+from engine.analyses.alignment import Alignment
+from engine.analyses.analysis import analyse
+from engine.analyses.concentration import Concentration
+from engine.analyses.selected import select
+from engine.analyses.stability import Stability
+from engine.analyses.subject_masks import SubjectMasks
 from engine.catalog import Catalog
+from engine.cluster import Pool
+from engine.config import CaptureConfig
+from engine.errors import InputError
+from engine.job import begin, prepare
 from engine.query import parse_query, queries
+from engine.worker import CaptureWorker
 
-CASES = Path(__file__).parent / "queries"
+ROOT = Path(__file__).parent.parent
+CASES = ROOT / "tests" / "queries"
 FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))
+CHECKS = sorted(CASES.glob("checks/*.sql"))
+NO_ROWS: dict[str, Any] = {label: {} for label in RESULTS}
 
 once_built = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -31,8 +52,8 @@ def agrees(value: object, text: str) -> bool:
     """Whether a result's value is what an expected file says: empty is null, numbers agree to 6 digits."""
     if text == "" or value is None:
         return text == "" and value is None
-    if isinstance(value, str):
-        return value == text
+    if isinstance(value, str | bool):
+        return str(value).lower() == text.lower()
     return math.isclose(value, float(text), rel_tol=5e-6, abs_tol=1e-9)
 
 
@@ -40,7 +61,12 @@ def agrees(value: object, text: str) -> bool:
 def test_a_query_answers_as_the_case_expects(folder: Path, tmp_path: Path) -> None:
     case = yaml.safe_load((folder / "case.yaml").read_text(encoding="utf-8"))
     cells, samples = read_csv(folder / "cells.csv", "cells"), read_csv(folder / "samples.csv", "samples")
-    with Catalog(make_run(tmp_path / "run", cells, samples, **case.get("run", {}))) as catalog:
+    results = {
+        label: {table: read_csv(folder / f"{label}_{table}.csv", kind) for table, kind in RESULTS[label].items()}
+        for label in queries()[folder.parent.name].needs
+    }
+    run = make_run(tmp_path / "run", cells, samples, results=results, **case.get("run", {}))
+    with Catalog(run) as catalog:
         answer = catalog.query(folder.parent.name, **case.get("params", {}))
     expected = read_csv(folder / "expected.csv")
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
@@ -60,12 +86,14 @@ def test_every_query_has_a_case_and_every_case_says_why() -> None:
 
 @pytest.fixture(scope="module")
 def three_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("three") / "run", [{"sample": i, "top_channels": [1, 2]} for i in range(3)])
+    cells = [{"sample": i, "top_channels": [1, 2]} for i in range(3)]
+    return make_run(tmp_path_factory.mktemp("three") / "run", cells, results=NO_ROWS)
 
 
 @pytest.fixture(scope="module")
 def nothing_recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("nothing") / "run", [{"sample": 0, "top_channels": [1]}], unrecorded=[0])
+    cells, results = [{"sample": 0, "top_channels": [1]}], NO_ROWS
+    return make_run(tmp_path_factory.mktemp("nothing") / "run", cells, unrecorded=[0], results=results)
 
 
 @pytest.mark.parametrize("name", queries())
@@ -83,6 +111,9 @@ def test_a_header_describes_the_result(name: str, three_samples: Path) -> None:
 def test_every_interval_has_both_ends_and_every_mean_an_interval(name: str) -> None:
     columns = [column.name for column in queries()[name].columns]
     means = {"mean", "frequency", "within", "across", *(f"mean_{what}" for what in ("ratio", "rank"))} & set(columns)
+    if name.endswith("_by_layer"):
+        plain = {"layer", "step", "n_samples", "n_prompts", "chance", "area", "mask_area"}  # of areas, not measured
+        means = {column for column in columns if not column.endswith(("_low", "_high"))} - plain
     for column in means:
         stem = column if column == "mean" else column.removeprefix("mean_")
         assert {f"{stem}_low", f"{stem}_high"} <= set(columns)
@@ -105,6 +136,68 @@ def test_a_query_of_a_run_without_records_has_no_rows(name: str, nothing_recorde
         answer = catalog.query(name)
     assert len(answer) == 0
     assert answer.columns == [column.name for column in queries()[name].columns]
+
+
+OVER_CELLS = ("massive_channels", "channel_history", "channel_stability", "layer_profile", "step_profile")
+
+
+@pytest.mark.parametrize("name", OVER_CELLS)
+def test_a_nan_beside_equal_values_is_left_out_and_counted(name: str, tmp_path: Path) -> None:
+    # Parquet's statistics leave NaN out: they say that every ratio is 20, and a filter of DuckDB's believes them.
+    cells = [{"sample": i, "top_channels": [1, 2]} for i in range(2)]
+    cells += [{"sample": i, "top_channels": [3, 4], "ratio": math.nan} for i in range(2, 5)]
+    with Catalog(make_run(tmp_path / "run", cells)) as catalog:
+        answer = catalog.query(name).df()
+    assert set(answer["n_samples"]) == {2}
+    assert set(answer["n_nonfinite"]) == {3}
+    assert set(answer.get("channel", [1])) <= {1, 2}
+
+
+@pytest.mark.parametrize("name", ["layer_profile", "step_profile"])
+@pytest.mark.parametrize("measure", ["energy_share", "gini", "token_norm_ratio"])
+def test_a_measure_that_is_nan_is_left_out_by_itself(name: str, measure: str, tmp_path: Path) -> None:
+    cells = [{"sample": i, "top_channels": [1], measure: value} for i, value in enumerate((math.nan, 0.25, 0.75))]
+    with Catalog(make_run(tmp_path / "run", cells)) as catalog:
+        rows = catalog.query(name).df().set_index("measure")
+    assert rows.loc[measure, ["n_samples", "n_nonfinite", "mean"]].tolist() == [2, 1, 0.5]
+    assert set(rows.drop(measure)["n_samples"]) == {3}
+    assert set(rows.drop(measure)["n_nonfinite"]) == {0}
+
+
+@pytest.mark.parametrize("label", RESULTS)
+def test_a_query_of_a_result_that_is_not_there_names_the_command(label: str, tmp_path: Path) -> None:
+    others: dict[str, Any] = {other: {} for other in RESULTS if other != label}
+    run = make_run(tmp_path / "run", [{"top_channels": [1]}], results=others)
+    needing = [name for name, query in queries().items() if label in query.needs]
+    assert needing
+    with Catalog(run) as catalog:
+        for name in needing:
+            with pytest.raises(InputError, match=rf"'{name}' needs the result .*: fewchannels analyze {label} {run}\."):
+                catalog.query(name)
+        for name in set(queries()) - set(needing):
+            catalog.query(name)
+
+
+def test_a_result_that_lacks_a_file_is_one_that_is_not_there(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [{"top_channels": [1]}], results={"masks": {"samples": [{"area": 0.5}]}})
+    with Catalog(run) as catalog:
+        assert len(catalog.query("subject_masks")) == 1
+    (run / "results" / "masks" / "samples" / "00000.parquet").unlink()
+    with Catalog(run) as catalog, pytest.raises(InputError, match="fewchannels analyze masks"):
+        catalog.query("subject_masks")
+
+
+def test_a_header_may_name_several_analyses() -> None:
+    header = "-- purpose: p\n-- needs: alignment, stability\n-- grain: one row per x"
+    assert parse_query("q", f"{header}\nselect 1").needs == ("alignment", "stability")
+    assert parse_query("q", "-- purpose: p\n-- grain: one row per x\nselect 1").needs == ()
+
+
+@pytest.mark.parametrize("name", queries())
+def test_a_query_needs_the_analyses_whose_tables_it_names(name: str) -> None:
+    tables = {f"{label}_{table}": label for label, kinds in RESULTS.items() for table in kinds}
+    named = set(re.findall(r"(?:from|join) (\w+)", queries()[name].sql))
+    assert {tables[view] for view in named & set(tables)} == set(queries()[name].needs)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +287,26 @@ def test_the_chance_line_is_the_hypergeometric_expectation(k: int, n_channels: i
     assert chance == pytest.approx(expected, rel=1e-9)
 
 
+def test_stability_is_exact_beyond_the_126_most_frequent_channels_and_where_steps_lack(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    steps = [(0, 1, 2), (0, 2), (1, 2), (0,), (2,)]
+    drawn = [{step: rng.choice(300, 20, replace=False).tolist() for step in steps[i % 5]} for i in range(40)]
+    cells = [
+        {"sample": i, "step": step, "top_channels": chosen}
+        for i, sets in enumerate(drawn)
+        for step, chosen in sets.items()
+    ]
+    with Catalog(make_run(tmp_path / "run", cells, n_channels=300)) as catalog:
+        found = catalog.query("channel_stability").df().iloc[0]
+    pairs = [
+        mean(jaccard(set(a[step]), set(b[step])) for step in a.keys() & b.keys())
+        for a, b in combinations(drawn, 2)
+        if a.keys() & b.keys()
+    ]
+    assert found.n_pairs_across == len(pairs) < 40 * 39 / 2
+    assert found.across == pytest.approx(mean(pairs))
+
+
 def test_max_samples_keeps_seeds_together_and_ignores_the_manifests_order(tmp_path: Path) -> None:
     prompts = [f"p{i}" for i in (4, 1, 3, 0, 2)]
     samples = [{"sample": i, "prompt": prompts[i % 5], "seed": i // 5} for i in range(10)]
@@ -256,3 +369,78 @@ def test_the_columns_of_expected_files_exist() -> None:
         with (folder / "expected.csv").open(encoding="utf-8", newline="") as file:
             names = next(csv.reader(file))
         assert set(names) <= {column.name for column in queries()[folder.parent.name].columns}, folder
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of the bundled model with all results: 3 prompts with 2 seeds, 2 layers, 2 steps."""
+    folder = tmp_path_factory.mktemp("analysed")
+    manifest.ingest(["demo:3"], folder / "manifest.parquet", seeds=[0, 1])
+    settings = {"num_inference_steps": 4, "steps": "2,3", "layers": "0,5", "top_k": 128, "shard_samples": 4}
+    job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(**settings))
+    begin(job, folder / "manifest.parquet")
+    worker = CaptureWorker(job, 1)
+    for task in range(job.layout.n_tasks):
+        worker(task)
+    selected, alone = select(str(folder / "run")), Pool(1, 0, 1)
+    analyse(SubjectMasks("demo"), selected, "masks", alone)
+    analyse(Alignment(k=6, trials=2, n_clusters=(2, 3)), selected, "alignment", alone)
+    analyse(Stability(ks=(3, 6), rank_pairs=4), selected, "stability", alone)
+    analyse(Concentration(ks=(1, 6), k=6, register_threshold=1.2), selected, "concentration", alone)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
+def test_no_row_of_a_real_runs_results_offends(check: Path, analysed: Path) -> None:
+    with Catalog(analysed) as catalog:
+        assert catalog.sql(check.read_text(encoding="utf-8")).fetchall() == []
+
+
+PLANTED: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {
+    "alignment_means_are_of_samples": {
+        "alignment": {"samples": [{"iou": 0.5}], "means": [{"n_samples": 1, "iou": 0.4, "area": 0.0}]}
+    },
+    "best_iou_is_the_best": {"alignment": {"samples": [{"iou": 0.2, "complement_iou": 0.5, "best_iou": 0.2}]}},
+    "concentration_means_are_of_cells": {
+        "concentration": {"cells": [{"ratio": 2.0}], "means": [{"metric": "ratio", "n_samples": 1, "mean": 3.0}]}
+    },
+    "intervals_hold_their_means": {"stability": {"pairs": [{"jaccard": 0.5, "jaccard_low": 0.6, "jaccard_high": 0.7}]}},
+    "rows_belong_to_samples": {"masks": {"samples": [{"sample": 7}]}},
+    "shares_are_of_0_to_1": {"stability": {"channels": [{"frequency": 1.5}]}},
+    "stability_counts_add_up": {
+        "stability": {"channels": [{"k": 2, "n_selected": 1, "n_samples": 1, "frequency": 1.0}]}
+    },
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
+def test_a_check_finds_the_row_that_offends(check: Path, tmp_path: Path) -> None:
+    results = NO_ROWS | PLANTED[check.stem]
+    with Catalog(make_run(tmp_path / "run", [{"top_channels": [1]}], results=results)) as catalog:
+        assert len(catalog.sql(check.read_text(encoding="utf-8"))) > 0
+
+
+def test_keys_of_results_are_unique(analysed: Path) -> None:
+    with Catalog(analysed) as catalog:
+        for label, kinds in RESULTS.items():
+            for table, kind in kinds.items():
+                key = yaml.safe_load((ROOT / "schemas" / f"{kind}.yaml").read_text(encoding="utf-8"))["key"]
+                view = f"{label}_{table}"
+                n = len(catalog.sql(f"select {', '.join(key)} from {view}"))
+                assert n == len(catalog.sql(f"select distinct {', '.join(key)} from {view}")) > 0, view
+
+
+@pytest.mark.parametrize("name", [name for name, query in queries().items() if query.needs])
+def test_a_query_of_a_real_result_has_rows(name: str, analysed: Path) -> None:
+    lenient = {"stability_core": {"min_frequency": 0.1}, "misaligned_samples": {"max_iou": 1.1}}
+    with Catalog(analysed) as catalog:
+        assert len(catalog.query(name, **lenient.get(name, {})))
+
+
+def test_the_benchmark_runs_small_and_agrees_with_pandas() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "queries.py"), "--samples", "20", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "31,920 cells of 20 samples" in done.stdout
+    for name in ("massive_channels", "channel_stability", "misaligned_samples"):
+        assert name in done.stdout

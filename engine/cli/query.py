@@ -55,7 +55,7 @@ def query(
     output: Output = None,
     limit: Limit = None,
 ) -> None:
-    """Run a named query on a run, finished or not.
+    """Run a named query on a run, finished or not; --list says which need the result of an analysis first.
 
     Example: fewchannels query RUN massive_channels --param step=19 --param top=3
     """
@@ -86,7 +86,9 @@ def query(
 
 def sql(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
-    text: Annotated[str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks and run.")],
+    text: Annotated[
+        str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks, run and results, LABEL_TABLE.")
+    ],
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     output: Output = None,
@@ -266,6 +268,7 @@ def _list(chosen: Sequence["Query"]) -> None:
     table.add_column("parameters")
     for one in chosen:
         sentence = re.split(r"(?<=[.?]) ", one.purpose)[0]
+        sentence += f" Needs analyze {', '.join(one.needs)}." if one.needs else ""
         parameters = " ".join(f"{p.name}={p.default}" for p in one.parameters)
         table.add_row(one.name, Text(sentence), Text(parameters))
     results.print(table)
@@ -275,6 +278,8 @@ def _list(chosen: Sequence["Query"]) -> None:
 def _explain(query: "Query") -> None:
     results.print(Text(query.name, style="bold"))
     results.print(query.purpose, markup=False)
+    for label in query.needs:
+        results.print(f"Needs: fewchannels analyze {label} RUN.", markup=False)
     results.print(f"One row: {query.grain.removeprefix('one row per ')}.", markup=False)
     for title, lines in (
         (

@@ -1,0 +1,91 @@
+-- purpose: How few channels hold how much, and is it channels or tokens that stand out? By layer, means over samples
+--   with their 95 % intervals (percentile bootstrap over prompts): how far the largest channel stands out, the share of
+--   energy in the top k, and the registers, tokens of outlying norm. Channel outliers are large at every token; where
+--   token_outliers is near massive_channels, registers explain them. A sample whose value is not finite is left out,
+--   and n_samples counts those left.
+-- needs: concentration
+-- grain: one row per layer
+-- param step: int = -1 -- this step; -1 takes the last that was analysed
+-- param k: int = 8 -- of energy_share, one of the analysis' --shares; another is null
+-- column layer: index -- global block index
+-- column step: index -- denoising step, 0-based
+-- column n_samples: samples -- fewest samples with a finite value, over these measures
+-- column ratio: x median -- mean over samples, largest score / lower median score of all channels
+-- column energy_share: 0 to 1 -- mean over samples, share of the squared values in the top k channels
+-- column effective_channels: channels -- mean over samples, over how many channels the squared values are spread
+-- column massive_channels: channels -- mean over samples, channels that score at least the threshold times the median
+-- column registers: tokens -- mean over samples, tokens of outlying norm
+-- column token_outliers: channels -- mean over samples, massive channels of which registers hold half or more
+-- column elevation: x median -- mean over samples, largest token norm / lower median token norm
+-- column elevation_excised: x median -- mean over samples, the same without the massive channels
+-- column ratio_low: x median -- lower end of ratio's interval
+-- column ratio_high: x median -- upper end of ratio's interval
+-- column energy_share_low: 0 to 1 -- lower end of energy_share's interval
+-- column energy_share_high: 0 to 1 -- upper end of energy_share's interval
+-- column effective_channels_low: channels -- lower end of effective_channels's interval
+-- column effective_channels_high: channels -- upper end of effective_channels's interval
+-- column massive_channels_low: channels -- lower end of massive_channels's interval
+-- column massive_channels_high: channels -- upper end of massive_channels's interval
+-- column registers_low: tokens -- lower end of registers's interval
+-- column registers_high: tokens -- upper end of registers's interval
+-- column token_outliers_low: channels -- lower end of token_outliers's interval
+-- column token_outliers_high: channels -- upper end of token_outliers's interval
+-- column elevation_low: x median -- lower end of elevation's interval
+-- column elevation_high: x median -- upper end of elevation's interval
+-- column elevation_excised_low: x median -- lower end of elevation_excised's interval
+-- column elevation_excised_high: x median -- upper end of elevation_excised's interval
+with chosen as (
+    select
+        layer,
+        step,
+        if(metric = 'energy_share_' || $k, 'energy_share', metric) as metric,
+        n_samples,
+        if(isfinite(mean), mean, null) as mean,
+        if(isfinite(low), low, null) as low,
+        if(isfinite(high), high, null) as high
+    from concentration_means
+    where step = if($step = -1, (select max(step) from concentration_means), $step)
+)
+
+select
+    layer,
+    step,
+    min(n_samples) as n_samples,
+    max(mean) filter (metric = 'ratio') as ratio,
+    max(mean) filter (metric = 'energy_share') as energy_share,
+    max(mean) filter (metric = 'effective_channels') as effective_channels,
+    max(mean) filter (metric = 'n_massive_channels') as massive_channels,
+    max(mean) filter (metric = 'n_registers') as registers,
+    max(mean) filter (metric = 'n_token_outliers') as token_outliers,
+    max(mean) filter (metric = 'elevation') as elevation,
+    max(mean) filter (metric = 'elevation_excised') as elevation_excised,
+    max(low) filter (metric = 'ratio') as ratio_low,
+    max(high) filter (metric = 'ratio') as ratio_high,
+    max(low) filter (metric = 'energy_share') as energy_share_low,
+    max(high) filter (metric = 'energy_share') as energy_share_high,
+    max(low) filter (metric = 'effective_channels') as effective_channels_low,
+    max(high) filter (metric = 'effective_channels') as effective_channels_high,
+    max(low) filter (metric = 'n_massive_channels') as massive_channels_low,
+    max(high) filter (metric = 'n_massive_channels') as massive_channels_high,
+    max(low) filter (metric = 'n_registers') as registers_low,
+    max(high) filter (metric = 'n_registers') as registers_high,
+    max(low) filter (metric = 'n_token_outliers') as token_outliers_low,
+    max(high) filter (metric = 'n_token_outliers') as token_outliers_high,
+    max(low) filter (metric = 'elevation') as elevation_low,
+    max(high) filter (metric = 'elevation') as elevation_high,
+    max(low) filter (metric = 'elevation_excised') as elevation_excised_low,
+    max(high) filter (metric = 'elevation_excised') as elevation_excised_high
+from chosen
+where
+    metric in (
+        'ratio',
+        'energy_share',
+        'effective_channels',
+        'n_massive_channels',
+        'n_registers',
+        'n_token_outliers',
+        'elevation',
+        'elevation_excised'
+    )
+group by layer, step
+order by layer

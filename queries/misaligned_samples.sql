@@ -1,0 +1,115 @@
+-- purpose: Which samples have a channel among their most massive ones, and yet a foreground that misses the subject?
+--   Cells of some layers and steps where the channel is in the top rank, and where the IoU of the top channels'
+--   foreground with the subject is below max_iou. Beside it are chance, and the complement's and the better-signed IoU:
+--   a high one says that the clusters did find the subject, with the wrong sign. A cell without an IoU, as both masks
+--   are empty, is left out and counted.
+-- needs: alignment
+-- grain: one row per sample with such a cell, at the cell of its lowest IoU
+-- param channel: int = -1 -- which channel; -1 takes all cells, whatever their channels
+-- param rank: int = 3 -- the channel is among so many of largest score
+-- param first_layer: int = 0 -- from this layer
+-- param last_layer: int = -1 -- to this layer, itself included; -1 takes all from first_layer on
+-- param step: int = -1 -- only this step; -1 takes all
+-- param max_iou: float = 0.1 -- IoUs below this, 0 to 1
+-- param n_clusters: int = 2 -- K of K-means
+-- param branch: str = cond {cond, uncond} -- which branch of guidance: the one that was analysed
+-- param top: int = 20 -- at most so many samples, the lowest IoU first; 0 takes all
+-- column sample_id: id -- the manifest's id
+-- column sample: index -- on the store's sample axis, 0-based
+-- column prompt: text -- the sample's prompt
+-- column seed: seed -- the sample's seed
+-- column layer: index -- global block index
+-- column step: index -- denoising step, 0-based
+-- column rank: rank -- the channel's place among the top-k there, 1 is the largest score; null without a channel
+-- column iou: IoU -- of the foreground
+-- column best_iou: IoU -- of the best union of clusters; for 2, the better signed of foreground and complement
+-- column complement_iou: IoU -- of everything but the foreground
+-- column chance_iou: IoU -- of independent masks of these two areas
+-- column area: 0 to 1 -- share of tokens that are foreground
+-- column mask_area: 0 to 1 -- share of the picture that is subject
+-- column n_misaligned: cells -- the sample's cells with the channel in the top rank and an IoU below max_iou
+-- column n_cells: cells -- the sample's cells with the channel in the top rank and an IoU
+-- column n_without_iou: cells -- the sample's cells with the channel in the top rank and no IoU
+with chosen as (
+    select sample, layer, step, list_position(top_channels, $channel) as rank
+    from cells
+    where
+        stream = 'image'
+        and branch = $branch
+        and layer >= $first_layer
+        and ($last_layer = -1 or layer <= $last_layer)
+        and ($step = -1 or step = $step)
+        and ($channel = -1 or list_position(top_channels, $channel) <= $rank)
+),
+
+aligned as (
+    select
+        sample_id,
+        sample,
+        layer,
+        step,
+        if(isfinite(iou), iou, null) as iou,
+        best_iou,
+        complement_iou,
+        chance_iou,
+        area,
+        mask_area
+    from alignment_samples
+    where
+        selection = 'top'
+        and n_clusters = $n_clusters
+        and layer >= $first_layer
+        and ($last_layer = -1 or layer <= $last_layer)
+        and ($step = -1 or step = $step)
+),
+
+compared as (
+    select aligned.*, rank
+    from aligned
+    join chosen using (sample, layer, step)
+),
+
+counts as (
+    select
+        sample,
+        count(*) filter (iou < $max_iou) as n_misaligned,
+        count(iou) as n_cells,
+        count(*) - count(iou) as n_without_iou
+    from compared
+    group by sample
+),
+
+lowest as (
+    select *
+    from compared
+    where iou < $max_iou
+    qualify row_number() over (partition by sample order by iou, step, layer) = 1
+),
+
+reported as (
+    select *
+    from lowest
+    qualify $top = 0 or row_number() over (order by iou, sample) <= $top
+)
+
+select
+    sample_id,
+    sample,
+    prompt,
+    seed,
+    layer,
+    step,
+    rank,
+    iou,
+    best_iou,
+    complement_iou,
+    chance_iou,
+    area,
+    mask_area,
+    n_misaligned,
+    n_cells,
+    n_without_iou
+from reported
+join counts using (sample)
+join manifest using (sample_id)
+order by iou, sample

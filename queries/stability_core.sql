@@ -1,0 +1,75 @@
+-- purpose: Which channels are always massive? By layer, the channels that are in the top-k of at least min_frequency of
+--   the samples at every step that was analysed, and in how many layers they are. The interval is 95 %, Wilson's, of
+--   the step where the channel is selected least; samples count as independent.
+-- needs: stability
+-- grain: one row per (layer, channel) of the core
+-- param k: int = -1 -- size of the top-k sets; -1 takes the largest that was analysed
+-- param step: int = -1 -- only this step; -1 takes all, each of which must select the channel
+-- param min_frequency: float = 1.0 -- share of the samples, 0 to 1; 1 is the always-selected core
+-- column layer: index -- global block index
+-- column channel: index -- the channel
+-- column k: channels -- size of the top-k sets
+-- column n_selected: samples -- samples with the channel in their top-k, at the step where they are fewest
+-- column n_samples: samples -- samples in all
+-- column frequency: 0 to 1 -- n_selected / n_samples
+-- column frequency_low: 0 to 1 -- lower end of its interval
+-- column frequency_high: 0 to 1 -- upper end of its interval
+-- column n_steps: steps -- steps that were looked at
+-- column n_core: channels -- channels of the layer's core
+-- column n_layers: layers -- layers that have the channel in their core
+with chosen as (
+    select layer, step, k, channel, n_selected, n_samples
+    from stability_channels
+    where k = if($k = -1, (select max(k) from stability_channels), $k) and ($step = -1 or step = $step)
+),
+
+layers as (
+    select layer, count(distinct step) as n_steps
+    from chosen
+    group by layer
+),
+
+-- A step where no sample selects a channel has no row of it.
+by_channel as (
+    select
+        layer,
+        k,
+        channel,
+        n_steps,
+        if(count(*) < n_steps, 0, min(n_selected)) as n_selected,
+        max(n_samples) as n_samples
+    from chosen
+    join layers using (layer)
+    group by layer, k, channel, n_steps
+),
+
+core as (
+    select *, n_selected / n_samples as frequency
+    from by_channel
+    where n_selected / n_samples >= $min_frequency
+),
+
+with_wilson as (
+    select
+        *,
+        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_centre,
+        1.959964
+        * sqrt(frequency * (1 - frequency) / n_samples + pow(1.959964 / (2 * n_samples), 2))
+        / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
+    from core
+)
+
+select
+    layer,
+    channel,
+    k,
+    n_selected,
+    n_samples,
+    frequency,
+    greatest(wilson_centre - wilson_margin, 0) as frequency_low,
+    least(wilson_centre + wilson_margin, 1) as frequency_high,
+    n_steps,
+    count(*) over (partition by layer) as n_core,
+    count(*) over (partition by channel) as n_layers
+from with_wilson
+order by layer, frequency desc, channel

@@ -1,0 +1,54 @@
+-- purpose: Where is there no subject, and how large is it elsewhere? Samples whose mask could not be made come first,
+--   with the reason, then those whose picture shows no subject, then the others, the smallest subject first: an IoU
+--   says little where the subject is tiny or is nearly everything.
+-- needs: masks
+-- grain: one row per sample
+-- param outcome: str = all {all, failed, empty, found} -- only samples without a mask, with an empty one, with a
+--   subject
+-- param top: int = 0 -- at most so many samples; 0 takes all
+-- column sample_id: id -- the manifest's id
+-- column sample: index -- on the store's sample axis, 0-based
+-- column prompt: text -- the sample's prompt
+-- column seed: seed -- the sample's seed
+-- column outcome: name -- failed, empty or found
+-- column area: 0 to 1 -- share of the picture that is subject; null where the mask failed
+-- column score: of the source -- how sure the source is, on its own scale; null where it does not say
+-- column resized: true or false -- whether the mask had another size than the picture
+-- column error: text -- why there is no mask
+with outcomes as (
+    select
+        sample_id,
+        sample,
+        if(error is not null, 'failed', if(area = 0, 'empty', 'found')) as outcome,
+        area,
+        if(isfinite(score), score, null) as score,
+        resized,
+        error
+    from masks_samples
+),
+
+chosen as (
+    select *, list_position(['failed', 'empty', 'found'], outcome) as place
+    from outcomes
+    where $outcome = 'all' or outcome = $outcome
+),
+
+reported as (
+    select *
+    from chosen
+    qualify $top = 0 or row_number() over (order by place, area, sample) <= $top
+)
+
+select
+    sample_id,
+    sample,
+    prompt,
+    seed,
+    outcome,
+    area,
+    score,
+    resized,
+    error
+from reported
+join manifest using (sample_id)
+order by place, area, sample
