@@ -43,7 +43,7 @@ def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
-    assert len(COMMANDS) == 19
+    assert len(COMMANDS) == 21
     for line in COMMANDS:
         assert main_path[line].returncode == 0, (line, main_path[line].stderr)
         assert "Traceback" not in main_path[line].stderr
