@@ -21,7 +21,7 @@ from ray.data.iterator import DataIterator
 
 from engine import lease, run, worker
 from engine.cli.capture import run_job
-from engine.cluster import Pool
+from engine.cluster import Pool, choose_pool
 from engine.errors import RunConflictError, StorageError
 from engine.job import Job
 from engine.lease import DRIVER_LOCK, hold
@@ -83,7 +83,7 @@ def capture_here(stage: Stage, job: Job, monkeypatch: pytest.MonkeyPatch) -> Out
 
     monkeypatch.setattr(run, "ray_session", lambda pool: nullcontext())
     monkeypatch.setattr(run, "outcomes", outcomes)
-    return run_job(job, stage.manifest, run.choose_pool(2, None))
+    return run_job(job, stage.manifest, choose_pool(2, None))
 
 
 def state(out: Path) -> dict[str, tuple[int, int]]:
@@ -319,7 +319,7 @@ def test_a_capture_that_is_interrupted_while_ray_starts_its_work_does_not_start_
     job = stage.begun(tmp_path / "run")
     # No pytest.raises: it would keep the traceback, and with it what must end here.
     with suppress(KeyboardInterrupt):
-        run.capture(job, run.choose_pool(2, None))
+        run.capture(job, choose_pool(2, None))
     try:
         assert not ray.is_initialized()
     finally:
@@ -332,7 +332,7 @@ def test_an_actor_that_cannot_start_ends_the_capture_with_the_reason(
 ) -> None:
     job = stage.begun(tmp_path / "run")
 
-    def refuse(job: Job, n_threads: int) -> None:
+    def refuse(job: Job, n_threads: int, embeddings: object) -> None:
         raise refusal
 
     monkeypatch.setattr(worker, "CaptureWorker", refuse)
@@ -371,5 +371,5 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
     monkeypatch.setattr(run, "outcomes", outcomes)
     earlier = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run.capture(job, run.choose_pool(1, None))
+        run.capture(job, choose_pool(1, None))
     assert signal.getsignal(signal.SIGINT) is earlier
