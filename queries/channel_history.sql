@@ -54,6 +54,7 @@ ranked as (
     where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),
 
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 by_cell as (
     select
         layer,
@@ -62,9 +63,9 @@ by_cell as (
         count(*) filter (usable) as n_samples,
         count(*) filter (not usable) as n_nonfinite,
         avg(rank) as mean_rank,
-        1.959964 * stddev_samp(rank) / sqrt(count(rank)) as rank_margin,
-        avg(ratio) as mean_ratio,
-        1.959964 * stddev_samp(ratio) / sqrt(count(rank)) as ratio_margin
+        round(1.959964 * stddev_samp(rank) / sqrt(count(rank)), 9) as rank_margin,
+        round(avg(ratio), 9) as mean_ratio,
+        round(1.959964 * stddev_samp(ratio) / sqrt(count(rank)), 9) as ratio_margin
     from ranked
     group by layer, step
 ),

@@ -152,8 +152,14 @@ by_prompt as (
     group by layer, prompt_a = prompt_b, prompt_a
 ),
 
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 means as (
-    select layer, within, sum(total) / sum(n) as mean, sum(n) / if(within, 1, 2) as n_pairs, count(*) as n_clusters
+    select
+        layer,
+        within,
+        round(sum(total) / sum(n), 9) as mean,
+        sum(n) / if(within, 1, 2) as n_pairs,
+        count(*) as n_clusters
     from by_prompt
     group by layer, within
 ),
@@ -166,9 +172,12 @@ estimates as (
         any_value(n_pairs) as n_pairs,
         if(
             any_value(n_clusters) >= if(within, 2, 3),
-            1.959964
-            * sqrt(count(*) / (count(*) - 1) * sum(pow(total - mean * n, 2)))
-            / any_value(n_pairs),
+            round(
+                1.959964
+                * sqrt(count(*) / (count(*) - 1) * sum(pow(total - mean * n, 2)))
+                / any_value(n_pairs),
+                9
+            ),
             null
         ) as margin
     from by_prompt

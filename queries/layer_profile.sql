@@ -61,14 +61,15 @@ measured as (
     from by_sample
 )
 
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 select
     layer,
     any_value(block) as block,
     measure,
     count(value) as n_samples,
-    avg(value) as mean,
-    avg(value) - 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_low,
-    avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_high,
+    round(avg(value), 9) as mean,
+    round(avg(value) - 1.959964 * stddev_samp(value) / sqrt(count(value)), 9) as mean_low,
+    round(avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)), 9) as mean_high,
     median(value) as median,
     sum(n_nonfinite)::bigint as n_nonfinite
 from measured

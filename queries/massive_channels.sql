@@ -47,6 +47,7 @@ selected as (
     where usable
 ),
 
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 by_channel as (
     select
         layer,
@@ -54,9 +55,9 @@ by_channel as (
         channel,
         count(*) as n,
         avg(rank) as mean_rank,
-        1.959964 * stddev_samp(rank) / sqrt(count(*)) as rank_margin,
-        avg(ratio) as mean_ratio,
-        1.959964 * stddev_samp(ratio) / sqrt(count(*)) as ratio_margin
+        round(1.959964 * stddev_samp(rank) / sqrt(count(*)), 9) as rank_margin,
+        round(avg(ratio), 9) as mean_ratio,
+        round(1.959964 * stddev_samp(ratio) / sqrt(count(*)), 9) as ratio_margin
     from selected
     group by layer, step, channel
 ),

@@ -137,7 +137,7 @@ deviations as (
 ),
 
 steps as (
-    select sample, arg_max(step, struct_pack(far := deviation, early := step)) as step
+    select sample, arg_max(step, struct_pack(far := deviation, early := -step)) as step
     from deviations
     where deviation is not null
     group by sample

@@ -19,7 +19,7 @@
 -- column mean_high: of the measure -- upper end of its interval
 -- column median: of the measure -- median over samples
 -- column n_nonfinite: cells -- cells left out
-with chosen as not materialized (
+with chosen as (
     select
         step,
         timestep,
@@ -67,15 +67,16 @@ measured as (
     from by_sample
 )
 
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 select
     step,
     timestep,
     sigma,
     measure,
     count(value) as n_samples,
-    avg(value) as mean,
-    avg(value) - 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_low,
-    avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)) as mean_high,
+    round(avg(value), 9) as mean,
+    round(avg(value) - 1.959964 * stddev_samp(value) / sqrt(count(value)), 9) as mean_low,
+    round(avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)), 9) as mean_high,
     median(value) as median,
     sum(n_nonfinite)::bigint as n_nonfinite
 from measured

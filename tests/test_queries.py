@@ -1,10 +1,8 @@
-"""The named queries: cases of data in ``tests/queries/<query>/<case>/``, and brute force over Python sets.
-
-Checks of what analyses write are in ``tests/queries/checks/``: queries that return the rows that offend.
-"""
+"""The named queries: cases of data in ``tests/queries/<query>/<case>/``, and brute force over Python sets."""
 
 import csv
 import hashlib
+import json
 import math
 import re
 import subprocess
@@ -18,31 +16,22 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+import typer
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_run import RESULTS, make_run, read_csv
 from scipy import stats
+from typer.testing import CliRunner
 
-from engine import manifest
-from engine.analyses.alignment import Alignment
-from engine.analyses.analysis import analyse
-from engine.analyses.concentration import Concentration
-from engine.analyses.selected import select
-from engine.analyses.stability import Stability
-from engine.analyses.subject_masks import SubjectMasks
 from engine.catalog import Catalog
-from engine.cluster import Pool
-from engine.config import CaptureConfig
+from engine.cli import query as cli
 from engine.errors import InputError
-from engine.job import begin, prepare
 from engine.query import parse_query, queries
-from engine.worker import CaptureWorker
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "queries"
 FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))
-CHECKS = sorted(CASES.glob("checks/*.sql"))
 NO_ROWS: dict[str, Any] = {label: {} for label in RESULTS}
 
 once_built = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -191,6 +180,17 @@ def test_a_header_may_name_several_analyses() -> None:
     header = "-- purpose: p\n-- needs: alignment, stability\n-- grain: one row per x"
     assert parse_query("q", f"{header}\nselect 1").needs == ("alignment", "stability")
     assert parse_query("q", "-- purpose: p\n-- grain: one row per x\nselect 1").needs == ()
+
+
+def test_listings_say_which_result_a_query_needs() -> None:
+    app = typer.Typer()
+    cli.register(app)
+    every = " ".join(CliRunner().invoke(app, ["query", "--list"]).stdout.split())
+    one = CliRunner().invoke(app, ["query", "--list", "stability_core"]).stdout
+    (described,) = json.loads(CliRunner().invoke(app, ["query", "--list", "stability_core", "--json"]).stdout)
+    assert every.count("Needs ") == sum(bool(query.needs) for query in queries().values())
+    assert "Needs: fewchannels analyze stability RUN." in one
+    assert described["needs"] == ["stability"]
 
 
 @pytest.mark.parametrize("name", queries())
@@ -369,72 +369,6 @@ def test_the_columns_of_expected_files_exist() -> None:
         with (folder / "expected.csv").open(encoding="utf-8", newline="") as file:
             names = next(csv.reader(file))
         assert set(names) <= {column.name for column in queries()[folder.parent.name].columns}, folder
-
-
-@pytest.fixture(scope="module")
-def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run of the bundled model with all results: 3 prompts with 2 seeds, 2 layers, 2 steps."""
-    folder = tmp_path_factory.mktemp("analysed")
-    manifest.ingest(["demo:3"], folder / "manifest.parquet", seeds=[0, 1])
-    settings = {"num_inference_steps": 4, "steps": "2,3", "layers": "0,5", "top_k": 128, "shard_samples": 4}
-    job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(**settings))
-    begin(job, folder / "manifest.parquet")
-    worker = CaptureWorker(job, 1)
-    for task in range(job.layout.n_tasks):
-        worker(task)
-    selected, alone = select(str(folder / "run")), Pool(1, 0, 1)
-    analyse(SubjectMasks("demo"), selected, "masks", alone)
-    analyse(Alignment(k=6, trials=2, n_clusters=(2, 3)), selected, "alignment", alone)
-    analyse(Stability(ks=(3, 6), rank_pairs=4), selected, "stability", alone)
-    analyse(Concentration(ks=(1, 6), k=6, register_threshold=1.2), selected, "concentration", alone)
-    return folder / "run"
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
-def test_no_row_of_a_real_runs_results_offends(check: Path, analysed: Path) -> None:
-    with Catalog(analysed) as catalog:
-        assert catalog.sql(check.read_text(encoding="utf-8")).fetchall() == []
-
-
-PLANTED: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {
-    "alignment_means_are_of_samples": {
-        "alignment": {"samples": [{"iou": 0.5}], "means": [{"n_samples": 1, "iou": 0.4, "area": 0.0}]}
-    },
-    "best_iou_is_the_best": {"alignment": {"samples": [{"iou": 0.2, "complement_iou": 0.5, "best_iou": 0.2}]}},
-    "concentration_means_are_of_cells": {
-        "concentration": {"cells": [{"ratio": 2.0}], "means": [{"metric": "ratio", "n_samples": 1, "mean": 3.0}]}
-    },
-    "intervals_hold_their_means": {"stability": {"pairs": [{"jaccard": 0.5, "jaccard_low": 0.6, "jaccard_high": 0.7}]}},
-    "rows_belong_to_samples": {"masks": {"samples": [{"sample": 7}]}},
-    "shares_are_of_0_to_1": {"stability": {"channels": [{"frequency": 1.5}]}},
-    "stability_counts_add_up": {
-        "stability": {"channels": [{"k": 2, "n_selected": 1, "n_samples": 1, "frequency": 1.0}]}
-    },
-}
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
-def test_a_check_finds_the_row_that_offends(check: Path, tmp_path: Path) -> None:
-    results = NO_ROWS | PLANTED[check.stem]
-    with Catalog(make_run(tmp_path / "run", [{"top_channels": [1]}], results=results)) as catalog:
-        assert len(catalog.sql(check.read_text(encoding="utf-8"))) > 0
-
-
-def test_keys_of_results_are_unique(analysed: Path) -> None:
-    with Catalog(analysed) as catalog:
-        for label, kinds in RESULTS.items():
-            for table, kind in kinds.items():
-                key = yaml.safe_load((ROOT / "schemas" / f"{kind}.yaml").read_text(encoding="utf-8"))["key"]
-                view = f"{label}_{table}"
-                n = len(catalog.sql(f"select {', '.join(key)} from {view}"))
-                assert n == len(catalog.sql(f"select distinct {', '.join(key)} from {view}")) > 0, view
-
-
-@pytest.mark.parametrize("name", [name for name, query in queries().items() if query.needs])
-def test_a_query_of_a_real_result_has_rows(name: str, analysed: Path) -> None:
-    lenient = {"stability_core": {"min_frequency": 0.1}, "misaligned_samples": {"max_iou": 1.1}}
-    with Catalog(analysed) as catalog:
-        assert len(catalog.query(name, **lenient.get(name, {})))
 
 
 def test_the_benchmark_runs_small_and_agrees_with_pandas() -> None:
