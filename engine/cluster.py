@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -106,6 +106,44 @@ def interrupts() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
+    """Do small work, each item by one thread: on Ray as :func:`mapped` does, or here where one worker is enough.
+
+    Args:
+        work: a plain function, safe to repeat.
+        items: what it is given.
+        pool: of workers; one alone is this process.
+
+    Raises:
+        FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.
+    """
+
+    def by_one_thread(item: _Item) -> _Result:
+        with one_thread():
+            return work(item)
+
+    if pool.n_actors == 1 or len(items) <= 1:
+        yield from ((item, by_one_thread(item)) for item in items)
+        return
+    with ray_session(pool), interrupts() as check_interrupted:
+        for found in mapped(by_one_thread, items, pool):
+            check_interrupted()
+            yield found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread: a second gains little on small work, and loses much on a busy CPU."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:

@@ -51,7 +51,7 @@ class Recent:
             self._n_bytes -= _n_bytes(self._results.popitem(last=False)[1])
 
 
-class Stored:
+class InStorage:
     """Results in a run's storage, under ``embeddings/``, each with its checksum. Safe to put twice.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from engine.embeddings import Kept, Stored, remembering
+from engine.embeddings import InStorage, Kept, remembering
 from engine.job import Job, loading
 from engine.manifest import Sample
 from engine.models.load import load
@@ -30,7 +30,7 @@ def encoded(job: Job, samples: Sequence[Sample], device: str) -> Iterator[Kept |
         yield None
         return
     with TemporaryDirectory() as folder:
-        kept = Stored(FolderStorage(Path(folder)))
+        kept = InStorage(FolderStorage(Path(folder)))
         for _ in encode(job, samples, kept, device):
             pass
         yield kept

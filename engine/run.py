@@ -88,11 +88,11 @@ class CaptureActor:
     """A :class:`CaptureWorker` as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
 
     def __init__(self, job: Job, n_threads: int) -> None:
-        from engine.embeddings import Stored  # here: seconds to import, and the driver does not need them
+        from engine.embeddings import InStorage  # here: seconds to import, and the driver does not need them
         from engine.worker import CaptureWorker
 
         self._worker: CaptureWorker | FewchannelsError
-        embeddings = Stored(job.storage) if job.config.encode_first else None
+        embeddings = InStorage(job.storage) if job.config.encode_first else None
         try:
             self._worker = CaptureWorker(job, n_threads, embeddings)
         except FewchannelsError as error:  # Ray would start the actor again and again; the driver ends the capture
@@ -156,7 +156,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
-    from engine.embeddings import Stored
+    from engine.embeddings import InStorage
     from engine.encode import encode
     from engine.worker import default_device
 
@@ -168,7 +168,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
             with job.storage.open(MANIFEST) as file:
                 yield from read_samples(file, rows.start, rows.stop)
 
-    yield from encode(job, samples(), Stored(job.storage), default_device())
+    yield from encode(job, samples(), InStorage(job.storage), default_device())
 
 
 def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:

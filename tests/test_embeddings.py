@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from engine import store
 from engine.cli import app
 from engine.config import CaptureConfig
-from engine.embeddings import Recent, Stored, digest, remembering
+from engine.embeddings import InStorage, Recent, digest, remembering
 from engine.encode import encode
 from engine.errors import InputError
 from engine.job import prepare
@@ -73,7 +73,7 @@ def test_every_family_makes_the_same_pictures_when_its_prompts_are_encoded_first
             np.testing.assert_array_equal(again, other)
     assert 0 < len(called) < len(in_all), "the third sample has the first one's prompt"
 
-    kept = Stored(FolderStorage(tmp_path / "kept"))
+    kept = InStorage(FolderStorage(tmp_path / "kept"))
     assert list(encode(job, samples, kept, "cpu")) == [None] * 3
     without = load(source, job.geometry, Loading(), "cpu", dict.fromkeys(text_encoders(source)))
     assert not [part for name, part in without.components.items() if name.startswith("text_encoder") and part]
@@ -130,7 +130,7 @@ def test_a_capture_that_stopped_keeps_its_embeddings_and_goes_on_from_them(
     tiny_model: Path, tmp_path: Path, manifest_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, samples = tiny_job(tiny_model, tmp_path, manifest_of)
-    kept = Stored(job.storage)
+    kept = InStorage(job.storage)
     assert list(encode(job, samples[:2], kept, "cpu")) == [None, None]
     (first, second) = sorted((tmp_path / "run" / "embeddings").iterdir())
     whole = first.read_bytes()
@@ -161,7 +161,7 @@ def test_a_prompt_that_cannot_be_encoded_fails_alone(
         return own(*arguments, **keywords)
 
     monkeypatch.setattr(FluxPipeline, "encode_prompt", picky)
-    errors = list(encode(job, samples, Stored(job.storage), "cpu"))
+    errors = list(encode(job, samples, InStorage(job.storage), "cpu"))
     assert errors == [None, "ValueError: no rings", None]
 
 
@@ -213,7 +213,7 @@ def test_keys_tell_tensors_and_pictures_apart() -> None:
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
-    kept = Stored(FolderStorage(tmp_path))
+    kept = InStorage(FolderStorage(tmp_path))
     result = (torch.randn(1, 3, 4).bfloat16(), None, [torch.arange(3), torch.randn(2, 6)[:, ::2]])
     kept.put("key", result)
     found = kept.find("key", torch.device("cpu"))

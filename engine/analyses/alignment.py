@@ -26,7 +26,7 @@ from engine.draws import cell_keys, different_tokens, random_channels
 from engine.errors import InputError, unknown
 from engine.masks.coverage import chance_iou, token_coverage
 from engine.results import Results
-from engine.tables import Columns
+from engine.tables import Columns, as_columns
 
 REGISTERS = ("keep", "drop", "clip")
 _CELLS_AT_ONCE = 64
@@ -134,7 +134,7 @@ class Alignment:
                 parts += self._rows(_Cells(selected, at, layer, slice(first, first + steps_at_once), masks))
         names = parts[0] if parts else ()
         columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in names}
-        return {"samples": columns or _nothing()}
+        return {"samples": columns or as_columns("alignment_samples", [])}
 
     def _rows(self, cells: "_Cells") -> Iterator[dict[str, np.ndarray]]:
         weights = self._weights(cells)
@@ -316,9 +316,3 @@ class _Cells:
             ranks = torch.arange(first, last).expand(n_cells, -1)
         x = self.values.gather(1, ranks[:, :, None].expand(-1, -1, self.values.shape[2]))
         return x, self.order.gather(1, ranks)
-
-
-def _nothing() -> Columns:
-    from engine.tables import schema
-
-    return {name: [] for name in schema("alignment_samples").names}

@@ -9,11 +9,12 @@ import pandas as pd
 from PIL import Image
 
 from engine.analyses.analysis import Finding
+from engine.analyses.drawn import as_files, cell_map, series
 from engine.analyses.localise import SELECTIONS
 from engine.analyses.means import means
 from engine.analyses.selected import Selected
 from engine.catalog import Catalog
-from engine.report.plots import Series, heat_map, lines, pictures
+from engine.report.plots import Series, lines, pictures
 from engine.results import Results
 from engine.tables import decode, schema
 
@@ -44,7 +45,8 @@ def summarise(analysis: "Alignment", selected: Selected, results: Results) -> Fi
     ).sort_values(_CELL, ignore_index=True)
     n_samples = int(found["n_samples"].max())
     best = _best(found)
-    files = _figures(found, n_samples) | _sheet(analysis, selected, results, best)
+    sheet = _sheet(analysis, selected, results, best)
+    files = as_files(_figures(found, n_samples) | {"contact_sheet": sheet})
     columns = {name: found[name].to_numpy() for name in schema("alignment_means").names}
     return Finding(_numbers(found, best, n_samples), _text(analysis, found, best, n_samples), {"means": columns}, files)
 
@@ -110,21 +112,19 @@ def _numbers(found: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, 
     }
 
 
-def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, dict[str, bytes]]:
+    drawn: dict[str, dict[str, bytes]] = {}
     for n_clusters, rows in found.groupby("n_clusters"):
         last = rows[rows["step"] == rows["step"].max()]
         what = f"K = {n_clusters}, n = {n_samples:,} samples, bands: 95 % over prompts"
         about = "IoU of the foreground with the subject"
-        drawn = {
-            f"iou_by_layer_k{n_clusters}": lines(
-                _series(last, "layer", "iou"),
-                title=f"{about}, step {last['step'].iloc[0]}\n{what}",
-                x="layer",
-                y="mean IoU",
-                least=0,
-            )
-        }
+        drawn[f"iou_by_layer_k{n_clusters}"] = lines(
+            _series(last, "layer", "iou"),
+            title=f"{about}, step {last['step'].iloc[0]}\n{what}",
+            x="layer",
+            y="mean IoU",
+            least=0,
+        )
         drawn[f"best_iou_by_layer_k{n_clusters}"] = lines(
             _series(last, "layer", "best_iou"),
             title=f"IoU of the best union of clusters, which looks at the answer, step {last['step'].iloc[0]}\n{what}",
@@ -143,30 +143,18 @@ def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, bytes]:
             )
             top = rows[rows["selection"] == "top"]
             if len(top):
-                table = top.pivot(index="layer", columns="step", values="iou")
-                drawn[f"iou_k{n_clusters}"] = heat_map(
-                    table.to_numpy(),
-                    title=f"IoU of the top channels' foreground, K = {n_clusters}, n = {n_samples:,} samples",
-                    rows=list(table.index),
-                    columns=list(table.columns),
-                    row="layer",
-                    column="step",
-                    value="mean IoU",
-                )
-        files |= {f"figures/{name}.{kind}": data for name, saved in drawn.items() for kind, data in saved.items()}
-    return files
+                title = f"IoU of the top channels' foreground, K = {n_clusters}, n = {n_samples:,} samples"
+                drawn[f"iou_k{n_clusters}"] = cell_map(top, "iou", title=title, unit="mean IoU")
+    return drawn
 
 
 def _series(rows: pd.DataFrame, along: str, name: str) -> dict[str, Series]:
-    series = {}
-    for selection in [word for word in SELECTIONS if word in rows["selection"].values]:
-        each = rows[rows["selection"] == selection].sort_values(along)
-        x, y, low, high = (each[column].to_numpy() for column in (along, name, f"{name}_low", f"{name}_high"))
-        series[selection] = Series(x, y, low, high)
+    shown = [word for word in SELECTIONS if word in rows["selection"].values]
+    found = {selection: series(rows[rows["selection"] == selection], along, name) for selection in shown}
     top = rows[rows["selection"] == "top"] if "top" in rows["selection"].values else rows
     chance = top.groupby(along)["chance_iou"].mean()
-    series["chance (areas of the first)"] = Series(chance.index.to_numpy(), chance.to_numpy(), reference=True)
-    return series
+    found["chance (areas of the first)"] = Series(chance.index.to_numpy(), chance.to_numpy(), reference=True)
+    return found
 
 
 def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd.Series) -> dict[str, bytes]:
@@ -190,8 +178,7 @@ def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd
                 drawn.append([np.asarray(image), shown.mask, shown.heat, shown.front])
             labels.append(f"IoU {iou:.2f}\nsample {sample}")
     title = f"{best['selection']} channels, layer {best['layer']}, step {best['step']}: best, middle and worst samples"
-    saved = pictures(drawn, labels, ("picture", "subject", "heat", "foreground"), title=title)
-    return {f"figures/contact_sheet.{kind}": data for kind, data in saved.items()}
+    return pictures(drawn, labels, ("picture", "subject", "heat", "foreground"), title=title)
 
 
 def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples: int) -> str:

@@ -2,17 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
-import torch
-
 from engine.analyses.selected import Selected
-from engine.cluster import Pool, interrupts, mapped, ray_session
+from engine.cluster import Pool, one_thread, spread
 from engine.results import Results
 from engine.tables import Columns, encode, schema
 
@@ -95,18 +92,10 @@ def analyse(
     units = analysis.units(selected)
     waiting = [unit for unit in units if unit not in done]
     started = time.monotonic()
-    on_progress(len(units) - len(waiting), len(units))
-    work = partial(_work, analysis, selected, results)
     n_done = len(units) - len(waiting)
-    if pool.n_actors == 1 or len(waiting) == 1:
-        for n, unit in enumerate(waiting, start=n_done + 1):
-            work(unit)
-            on_progress(n, len(units))
-    elif waiting:
-        with ray_session(pool), interrupts() as check_interrupted:
-            for n, _ in enumerate(mapped(work, waiting, pool), start=n_done + 1):
-                check_interrupted()
-                on_progress(n, len(units))
+    on_progress(n_done, len(units))
+    for n, _ in enumerate(spread(partial(_work, analysis, selected, results), waiting, pool), start=n_done + 1):
+        on_progress(n, len(units))
     finding = analysis.end(selected, results)
     _finish(analysis, selected, results, settings, finding, round(time.monotonic() - started, 2))
     return finding
@@ -138,7 +127,7 @@ def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> F
     analysis.check(selected)
     units = analysis.units(selected)
     started = time.monotonic()
-    with _one_thread():
+    with one_thread():
         tables = analysis.unit(selected, Results(selected.storage, label), units[0])
     seconds = (time.monotonic() - started) * len(units) / min(pool.n_actors, len(units))
     n_bytes = sum(len(encode(analysis.schemas[table], columns)) for table, columns in tables.items())
@@ -150,20 +139,13 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def versions() -> dict[str, str]:
+    """Of the libraries that do the arithmetic."""
+    return {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")}
+
+
 def _work(analysis: Analysis, selected: Selected, results: Results, unit: int) -> None:
-    with _one_thread():
-        results.write_unit(unit, analysis.unit(selected, results, unit), analysis.schemas)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Units are small: a second thread gains little, and loses much where others want the CPU."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
+    results.write_unit(unit, analysis.unit(selected, results, unit), analysis.schemas)
 
 
 def _finish(
@@ -174,6 +156,6 @@ def _finish(
         "selected": selected.identity(),
         "numbers": finding.numbers,
         "seconds": seconds,
-        "versions": {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")},
+        "versions": versions(),
     }
     results.end(about, analysis.schemas, tables | finding.files | {"summary.md": finding.text.encode()})

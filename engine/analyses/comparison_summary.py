@@ -6,23 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.sparse import csr_array
 
 from engine import documents
-from engine.analyses.analysis import Finding, plain
+from engine.analyses.analysis import Finding, plain, versions
 from engine.analyses.comparison import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place
+from engine.analyses.drawn import as_files, cell_map, series
 from engine.analyses.intervals import Interval, cluster_bootstrap, pair_bootstrap
 from engine.analyses.overlap import expected_jaccard, pair_overlap
-from engine.cluster import Pool, interrupts, mapped, ray_session
+from engine.cluster import Pool, spread
 from engine.config import differences
 from engine.errors import InputError, RunConflictError, StorageError
-from engine.report.plots import Series, heat_map, lines
+from engine.report.plots import Series, lines
 from engine.storage import Storage
 from engine.tables import Columns, as_columns, encode
 
@@ -83,7 +82,7 @@ def compare(
     started = time.monotonic()
     rows: dict[int, dict[str, _Rows]] = {}
     on_progress(0, len(units))
-    for i, (found, samples) in _worked(pairing, criteria, units, pool):
+    for i, (found, samples) in spread(partial(_work, pairing, criteria, units), range(len(units)), pool):
         rows[i] = found
         if samples is not None:
             layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
@@ -103,7 +102,7 @@ def compare(
         "numbers": finding.numbers,
         "tables": {name: f"comparison_{name}" for name in TABLES},
         "seconds": round(time.monotonic() - started, 2),
-        "versions": {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")},
+        "versions": versions(),
     }
     out.put(_END, [documents.encode(about)])
     return finding
@@ -146,27 +145,8 @@ def _begin(pairing: Pairing, out: Storage, identity: dict[str, Any], replace: bo
     out.delete(stored)
 
 
-def _worked(pairing: Pairing, criteria: Criteria, units: list[Unit], pool: Pool) -> Iterator[tuple[int, _Found]]:
-    """Every unit's number and rows, in any order."""
-    work = partial(_work, pairing, criteria, units)
-    if pool.n_actors == 1 or len(units) == 1:
-        for i in range(len(units)):
-            yield i, work(i)
-        return
-    with ray_session(pool), interrupts() as check_interrupted:
-        for found in mapped(work, range(len(units)), pool):
-            check_interrupted()
-            yield found
-
-
 def _work(pairing: Pairing, criteria: Criteria, units: list[Unit], number: int) -> _Found:
-    # Units are small: a second thread gains little, and loses much where others want the CPU.
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return tabulate(pairing, criteria, units[number], cells(pairing, criteria, units[number]))
-    finally:
-        torch.set_num_threads(n_threads)
+    return tabulate(pairing, criteria, units[number], cells(pairing, criteria, units[number]))
 
 
 def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> _Found:
@@ -321,17 +301,16 @@ def _figures(
     axis = "layer" if pairing.layers_by == "number" else "depth"
     label = "layer" if axis == "layer" else "relative depth in %: 0 is the first layer, 100 the last"
 
-    def series(rows: pd.DataFrame, x: str) -> Series:
-        rows = rows.sort_values(x)
-        at, mean, low, high = (rows[name].to_numpy(float) for name in (x, "mean", "low", "high"))
-        return Series(100 * at if x == "depth" else at, mean, low, high)
+    def line(rows: pd.DataFrame, x: str) -> Series:
+        named = rows.rename(columns={"low": "mean_low", "high": "mean_high"})
+        return series(named, x, "mean", scale=100 if x == "depth" else 1)
 
     drawn = {}
     for metric, (text, unit) in _LABELS.items():
         title = text.format(k=criteria.k, score=criteria.score)
         both = {side: rows[rows["metric"] == metric] for side, rows in last.items()}
         drawn[metric] = lines(
-            {side.title: series(both[side.name], axis) for side in (pairing.a, pairing.b)},
+            {side.title: line(both[side.name], axis) for side in (pairing.a, pairing.b)},
             title=f"{title}\n{about}",
             x=label,
             y=unit,
@@ -343,7 +322,7 @@ def _figures(
     if len(agreement):
         jaccard = agreement[agreement["measure"] == "jaccard"]
         here = jaccard[jaccard["step_a"] == step_a]
-        kinds = {kind: series(here[here["kind"] == kind], "layer_a") for kind in _KINDS if kind in set(here["kind"])}
+        kinds = {kind: line(here[here["kind"] == kind], "layer_a") for kind in _KINDS if kind in set(here["kind"])}
         x, chance = np.sort(here["layer_a"].unique()), here["chance"].iloc[0]
         drawn["overlap"] = lines(
             {_KINDS[kind]: each for kind, each in kinds.items()}
@@ -356,19 +335,17 @@ def _figures(
         rows = jaccard[jaccard["kind"] == "matched"]
         title = f"Overlap of the top {criteria.k} channels by {criteria.score}, same sample"
         drawn["overlap_map"] = _map(rows, title, "mean Jaccard overlap", pairing)
-    return {f"figures/{name}.{kind}": data for name, saved in drawn.items() for kind, data in saved.items()}
+    return as_files(drawn)
 
 
 def _map(rows: pd.DataFrame, title: str, unit: str, pairing: Pairing) -> dict[str, bytes]:
-    table = rows.pivot(index="layer_a", columns="step_a", values="mean")
-    return heat_map(
-        table.to_numpy(float),
+    return cell_map(
+        rows,
+        "mean",
         title=f"{title}\nn = {len(pairing.sample_ids):,} samples of both",
-        rows=list(table.index),
-        columns=list(table.columns),
-        row="layer" if pairing.layers_by == "number" else "layer of A",
-        column="step" if pairing.steps_by == "number" else "step of A",
-        value=unit,
+        unit=unit,
+        row=("layer_a", "layer" if pairing.layers_by == "number" else "layer of A"),
+        column=("step_a", "step" if pairing.steps_by == "number" else "step of A"),
     )
 
 

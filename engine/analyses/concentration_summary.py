@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from engine.analyses.analysis import Finding
+from engine.analyses.drawn import as_files, cell_map, series
 from engine.analyses.means import means
 from engine.analyses.selected import Selected
-from engine.report.plots import Series, heat_map, lines
+from engine.report.plots import Series, lines
 from engine.results import Results
 from engine.tables import decode
 
@@ -101,33 +102,27 @@ def _number(value: Any) -> float | None:
 def _figures(analysis: "Concentration", found: pd.DataFrame, last: pd.DataFrame, n: int, step: int) -> dict[str, bytes]:
     about = f"step {step}, n = {n:,} samples, bands: 95 % over prompts"
 
-    def series(names: dict[str, str]) -> dict[str, Series]:
-        def column(name: str) -> np.ndarray:
-            return last[name].to_numpy(float)
-
-        return {
-            label: Series(column("layer"), column(name), column(f"{name}_low"), column(f"{name}_high"))
-            for name, label in names.items()
-        }
+    def by_layer(names: dict[str, str]) -> dict[str, Series]:
+        return {label: series(last, "layer", name) for name, label in names.items()}
 
     ranks = [name for name in last.columns if name.startswith("ratio_rank_") and name[-1].isdigit()]
     drawn = {
         "energy_shares": lines(
-            series({f"energy_share_{k}": f"top {k}" for k in analysis.ks}),
+            by_layer({f"energy_share_{k}": f"top {k}" for k in analysis.ks}),
             title=f"Share of the squared values in the top channels by {analysis.score}\n{about}",
             x="layer",
             y="share of squared values",
             least=0,
         ),
         "ratio_by_rank": lines(
-            series({name: f"rank {name.rpartition('_')[2]}" for name in ranks}),
+            by_layer({name: f"rank {name.rpartition('_')[2]}" for name in ranks}),
             title=f"Score of a rank over the median score, {analysis.score}\n{about}",
             x="layer",
             y="times the median",
             least=0,
         ),
         "elevation": lines(
-            series({"elevation": "as it is", "elevation_excised": f"without the top {analysis.k} channels"}),
+            by_layer({"elevation": "as it is", "elevation_excised": f"without the top {analysis.k} channels"}),
             title=f"Largest token norm over the median\n{about}",
             x="layer",
             y="times the median",
@@ -135,17 +130,9 @@ def _figures(analysis: "Concentration", found: pd.DataFrame, last: pd.DataFrame,
         ),
     }
     if found["step"].nunique() > 1:
-        table = found.pivot(index="layer", columns="step", values="ratio")
-        drawn["ratio"] = heat_map(
-            table.to_numpy(),
-            title=f"Largest score over the median score, {analysis.score}, n = {n:,} samples",
-            rows=list(table.index),
-            columns=list(table.columns),
-            row="layer",
-            column="step",
-            value="times the median",
-        )
-    return {f"figures/{name}.{kind}": data for name, saved in drawn.items() for kind, data in saved.items()}
+        title = f"Largest score over the median score, {analysis.score}, n = {n:,} samples"
+        drawn["ratio"] = cell_map(found, "ratio", title=title, unit="times the median")
+    return as_files(drawn)
 
 
 def _text(analysis: "Concentration", last: pd.DataFrame, n: int, n_prompts: int, step: int) -> str:

@@ -1,5 +1,6 @@
 """What of a run an analysis looks at: which samples, layers and steps; and their arrays."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,8 +105,6 @@ class Selected:
 
 
 def _digest(*arrays: np.ndarray) -> str:
-    import hashlib
-
     return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()[:16]
 
 

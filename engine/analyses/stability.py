@@ -18,7 +18,7 @@ from engine.channels import top_k
 from engine.errors import InputError, unknown
 from engine.results import Results
 from engine.statistics import STATISTICS
-from engine.tables import Columns
+from engine.tables import Columns, as_columns
 
 SPARK_K = 8
 _RESAMPLES = 1000
@@ -88,20 +88,13 @@ class Stability:
             "agreement": layer.agreement(),
             "stopping": layer.stopping(),
         }
-        return {table: as_table(self.schemas[table], found) for table, found in rows.items()}
+        return {table: as_columns(self.schemas[table], found) for table, found in rows.items()}
 
     def end(self, selected: Selected, results: Results) -> Finding:
         """Figures and a summary."""
         from engine.analyses.stability_summary import summarise
 
         return summarise(self, selected, results)
-
-
-def as_table(schema_name: str, rows: _Rows) -> Columns:
-    """Rows as columns of a schema."""
-    from engine.tables import as_columns
-
-    return as_columns(schema_name, rows)
 
 
 class _Layer:
@@ -246,24 +239,28 @@ class _Layer:
 
     def stopping(self) -> _Rows:
         """After how many samples SPARK's rule would have stopped, at each step and for the mean over steps."""
-        score = self.settings.score
+        score, window, threshold = self.settings.score, 4, 0.9
+        together = (
+            np.concatenate([values.mean(axis=0, keepdims=True), values])
+            for _, stats in _stream(self.selected, self.number, (score,))
+            for values in stats[score]
+        )
+        k = min(SPARK_K, self.selected.layout.n_channels)
+        seen = stopping_point(together, k=k, window=window, threshold=threshold)
         rows = []
-        for i in (None, *range(len(self.steps))):
-            stream = (
-                values.mean(axis=0) if i is None else values[i]
-                for _, stats in _stream(self.selected, self.number, (score,))
-                for values in stats[score]
-            )
-            stop = stopping_point(stream, k=min(SPARK_K, self.selected.layout.n_channels))
-            settled = stop.settled[~np.isnan(stop.settled)]
+        for i, step in enumerate([None, *self.steps.tolist()]):
+            settled = [
+                float(np.mean(seen.jaccard[end - window : end, i])) for end in range(window, len(seen.jaccard) + 1)
+            ]
+            first = next((at for at, value in enumerate(settled) if value >= threshold), None)
             rows.append(
                 {
                     "layer": self.number,
-                    "step": None if i is None else int(self.steps[i]),
+                    "step": step,
                     "score": score,
                     "n_samples": len(self.selected.samples),
-                    "n_needed": stop.n_samples,
-                    "settled": float(settled[-1]) if len(settled) else None,
+                    "n_needed": None if first is None else int(seen.snapshots[first + window]),
+                    "settled": settled[-1 if first is None else first] if settled else None,
                 }
             )
         return rows

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from engine.analyses.analysis import Finding
+from engine.analyses.drawn import as_files, cell_map, series
 from engine.analyses.selected import Selected
-from engine.report.plots import Series, heat_map, lines
+from engine.report.plots import Series, lines
 from engine.results import Results
 from engine.tables import decode
 
@@ -65,24 +66,19 @@ def _number(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else round(float(value), 4)
 
 
-def _series(rows: pd.DataFrame) -> Series:
-    x, y, low, high = (rows[name].to_numpy(float) for name in ("layer", "jaccard", "jaccard_low", "jaccard_high"))
-    return Series(x, y, low, high)
-
-
 def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, step: int, n: int) -> dict[str, bytes]:
     pairs = tables["pairs"][(tables["pairs"]["k"] == k) & (tables["pairs"]["step"] == step)]
-    series = {}
+    shown = {}
     for kind, name in _KINDS.items():
-        rows = pairs[pairs["kind"] == kind].sort_values("layer")
+        rows = pairs[pairs["kind"] == kind]
         if len(rows):
-            series[name] = _series(rows)
+            shown[name] = series(rows, "layer", "jaccard")
     layers = np.sort(pairs["layer"].unique())
     if len(pairs):
-        series["chance"] = Series(layers, np.full(len(layers), pairs["chance"].iloc[0]), reference=True)
+        shown["chance"] = Series(layers, np.full(len(layers), pairs["chance"].iloc[0]), reference=True)
     drawn = {
         "overlap_by_layer": lines(
-            series,
+            shown,
             title=f"Overlap of the top {k} by {analysis.score} of two samples, step {step}\nn = {n:,} samples, all "
             "pairs, bands: 95 % over prompts",
             x="layer",
@@ -93,31 +89,19 @@ def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, ste
     drift = tables["agreement"]
     drift = drift[(drift["k"] == k) & (drift["kind"] == "last_step")]
     if len(drift):
-        table = drift.pivot(index="layer", columns="step", values="jaccard")
-        drawn["drift_over_steps"] = heat_map(
-            table.to_numpy(),
-            title=f"Overlap of each step's top {k} with the last step's, n = {n:,} samples",
-            rows=list(table.index),
-            columns=list(table.columns),
-            row="layer",
-            column="step",
-            value="mean Jaccard overlap",
-        )
+        title = f"Overlap of each step's top {k} with the last step's, n = {n:,} samples"
+        drawn["drift_over_steps"] = cell_map(drift, "jaccard", title=title, unit="mean Jaccard overlap")
     rows = tables["agreement"]
     rows = rows[(rows["k"] == k) & (rows["step"] == step) & (rows["kind"] == "definition")]
-    series = {}
-    for other, each in rows.groupby("other"):
-        each = each.sort_values("layer")
-        series[f"{analysis.score} and {other}"] = _series(each)
     drawn["definitions"] = lines(
-        series,
+        {f"{analysis.score} and {other}": series(each, "layer", "jaccard") for other, each in rows.groupby("other")},
         title=f"Overlap of the top {k} by two definitions, same sample, step {step}\nn = {n:,} samples, bands: 95 % "
         "over prompts",
         x="layer",
         y="mean Jaccard overlap",
         least=0,
     )
-    return {f"figures/{name}.{kind}": data for name, saved in drawn.items() for kind, data in saved.items()}
+    return as_files(drawn)
 
 
 def _text(analysis: "Stability", numbers: dict[str, Any], by_layer: list[dict[str, Any]]) -> str:

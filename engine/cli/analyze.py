@@ -10,7 +10,7 @@ from engine.cli.console import duration, errors, progress_bar, results, say
 from engine.sizes import size
 
 if TYPE_CHECKING:
-    from engine.analyses.analysis import Analysis
+    from engine.analyses.analysis import Analysis, Finding
     from engine.analyses.selected import Selected
     from engine.cluster import Pool
 
@@ -119,7 +119,7 @@ def stability(
     """
     from engine.analyses.stability import Stability
 
-    settings = Stability(_numbers("k", k), score or _score(run), rank_pairs, persistence, by, seed)
+    settings = Stability(_numbers("k", k), score or score_of(run), rank_pairs, persistence, by, seed)
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
     _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
 
@@ -157,7 +157,7 @@ def concentration(
     settings = Concentration(
         _numbers("shares", shares),
         k,
-        score or _score(run),
+        score or score_of(run),
         threshold,
         absolute,
         relative,
@@ -227,7 +227,8 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _score(run: str) -> str:
+def score_of(run: str) -> str:
+    """The statistic that a run ranks channels by."""
     from engine.runfile import read_description
     from engine.storage import open_storage
 
@@ -252,11 +253,9 @@ def _analyse(
     as_json: bool,
 ) -> None:
     from engine.analyses.analysis import analyse
-    from engine.cluster import Pool, choose_pool
     from engine.results import Results
 
-    usual = choose_pool(workers, 0, address)
-    pool = Pool(usual.n_actors, 0, 1, address)
+    pool = workers_of(workers, address)
     if dry_run:
         _print_foreseen(analysis, selected, label or analysis.name, pool, as_json)
         return
@@ -273,13 +272,25 @@ def _analyse(
         except KeyboardInterrupt:
             say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
             raise typer.Exit(130) from None
+    where = selected.storage.location(Results(selected.storage, label or analysis.name).key(""))
+    print_finding(finding, where, as_json)
+
+
+def workers_of(n_workers: int | None, address: str | None) -> "Pool":
+    """Workers of one CPU each, as many as were asked for or as there would be actors."""
+    from engine.cluster import Pool, choose_pool
+
+    return Pool(choose_pool(n_workers, 0, address).n_actors, 0, 1, address)
+
+
+def print_finding(finding: "Finding", where: str, as_json: bool) -> None:
+    """Print the numbers as JSON, or the page without its pictures and where the rest is."""
     if as_json:
         results.print_json(json.dumps(finding.numbers))
         return
     from rich.markdown import Markdown
 
     results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
-    where = selected.storage.location(Results(selected.storage, label or analysis.name).key(""))
     say(f"tables, figures and summary are in {where}")
 
 

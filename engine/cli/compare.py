@@ -1,13 +1,24 @@
 """``fewchannels compare``: two runs of the same samples, side by side."""
 
-import json
 from pathlib import PurePosixPath
 from typing import Annotated
 
 import typer
 
-from engine.cli.analyze import Address, AsJson, Branch, Seed, Steps, Stream, Where, Workers
-from engine.cli.console import errors, progress_bar, results, say
+from engine.cli.analyze import (
+    Address,
+    AsJson,
+    Branch,
+    Seed,
+    Steps,
+    Stream,
+    Where,
+    Workers,
+    print_finding,
+    score_of,
+    workers_of,
+)
+from engine.cli.console import errors, progress_bar, say
 
 
 def compare(
@@ -45,15 +56,12 @@ def compare(
     with errors.status(f"looking at {run_a} and {run_b}"):
         from engine.analyses.comparison import Criteria, side_by_side
         from engine.analyses.comparison_summary import compare
-        from engine.cluster import Pool, choose_pool
-        from engine.runfile import read_description
         from engine.storage import open_storage
 
-        criteria = Criteria(score or read_description(open_storage(run_a))["config"]["score"], k, seed)
+        criteria = Criteria(score or score_of(run_a), k, seed)
         choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
         pairing = side_by_side(run_a, run_b, match=match, **choice)
     target = open_storage(out or f"compare-{PurePosixPath(run_a).name}-{PurePosixPath(run_b).name}")
-    pool = Pool(choose_pool(workers, 0, address).n_actors, 0, 1, address)
     with progress_bar() as bar:
         shown = bar.add_task("comparing layers", total=None, rate="")
         try:
@@ -61,17 +69,11 @@ def compare(
                 pairing,
                 criteria,
                 target,
-                pool,
+                workers_of(workers, address),
                 replace=replace,
                 on_progress=lambda done, total: bar.update(shown, completed=done, total=total),
             )
         except KeyboardInterrupt:
             say("stopped; the comparison is not whole: run the same command again to make it", style="yellow")
             raise typer.Exit(130) from None
-    if as_json:
-        results.print_json(json.dumps(finding.numbers))
-        return
-    from rich.markdown import Markdown
-
-    results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
-    say(f"tables, figures and summary are in {target.url}")
+    print_finding(finding, target.url, as_json)
