@@ -153,7 +153,9 @@ def _series(rows: pd.DataFrame, along: str, name: str) -> dict[str, Series]:
     found = {selection: series(rows[rows["selection"] == selection], along, name) for selection in shown}
     top = rows[rows["selection"] == "top"] if "top" in rows["selection"].values else rows
     chance = top.groupby(along)["chance_iou"].mean()
-    found["chance (areas of the first)"] = Series(chance.index.to_numpy(), chance.to_numpy(), reference=True)
+    found["chance of a foreground\n(areas of the first)"] = Series(
+        chance.index.to_numpy(), chance.to_numpy(), reference=True
+    )
     return found
 
 
