@@ -28,7 +28,7 @@ from engine.config import CaptureConfig
 from engine.job import Job, begin, prepare
 from engine.manifest import read_samples
 from engine.recorder import Recorder
-from engine.run import outcomes
+from engine.run import outcomes, start_capture
 from engine.taps import tapped
 from engine.worker import CaptureWorker
 
@@ -94,7 +94,7 @@ def main() -> None:
             cpus_per_actor=arguments.threads // arguments.actors,
         )
         with ray_session(pool):
-            for outcome in outcomes(job, list(range(job.layout.n_tasks)), pool):
+            for outcome in outcomes(job, start_capture, list(range(job.layout.n_tasks)), pool):
                 if outcome["error"]:
                     raise SystemExit(outcome["error"])
         ended = sorted(path.stat().st_mtime_ns / 1e9 for path in (Path(job.run) / "ledger").glob("*.json"))

@@ -1,4 +1,4 @@
-"""A run as SQL: DuckDB views over its tables, read-only."""
+"""A run, or a sweep, as SQL: DuckDB views over its tables, read-only."""
 
 import re
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from engine.ledger import Ledger, Record
 from engine.parts import TABLES, Parts
 from engine.query import Query, queries
 from engine.results import finished
-from engine.runfile import MANIFEST, NAME, read_description
+from engine.runfile import MANIFEST, NAME, SWEEP, read_description, read_sweep
 from engine.storage import FolderStorage, ObjectStorage, open_storage, replace_durably
 from engine.storage.requests import reason
 from engine.tables import schema
@@ -30,6 +30,18 @@ _RUN_TYPES = {
     "n_channels": "integer",
     "n_tokens": "integer",
     "top_k": "integer",
+    "score": "varchar",
+    "model": "varchar",
+    "fingerprint": "varchar",
+    "n_tasks": "bigint",
+    "n_tasks_done": "bigint",
+}
+_SWEEP_TYPES = {
+    "kind": "varchar",
+    "protocol": "varchar",
+    "n_items": "bigint",
+    "n_conditions": "integer",
+    "n_edits": "bigint",
     "score": "varchar",
     "model": "varchar",
     "fingerprint": "varchar",
@@ -123,17 +135,18 @@ def _pattern(path: str) -> str:
 
 
 class Catalog:
-    """Read-only SQL over one run, as its ledger was when the catalog was opened.
+    """Read-only SQL over one run or sweep, as its ledger was when the catalog was opened.
 
-    Views: ``manifest``, ``samples`` and ``cells`` (``schemas/*.yaml``; only files of tasks that have a record),
-    ``tasks`` (the records, one row each, ``finished`` in UTC) and ``run`` (one row).
+    Views of a run: ``manifest``, ``samples`` and ``cells`` (``schemas/*.yaml``; only files of tasks that have a
+    record), ``tasks`` (the records, one row each, ``finished`` in UTC) and ``run`` (one row). Of a sweep: ``manifest``,
+    ``conditions``, ``edits``, ``pairs`` and ``channel_ranks`` where it has them, ``tasks`` and ``sweep``.
     Nothing can be written and no other file can be read.
 
     Args:
-        path: the run's folder or URL.
+        path: the folder or URL of a run or a sweep.
 
     Raises:
-        InputError: there is no run, or one of a newer format.
+        InputError: there is neither, or one of a newer format.
         StorageError: a file of a recorded task is missing or damaged.
         RunConflictError: a record belongs to another run.
     """
@@ -146,19 +159,19 @@ class Catalog:
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
             )
-        description = read_description(self._storage)
+        self.of = "sweep" if self._storage.exists(SWEEP) else "run"
+        description = (read_sweep if self.of == "sweep" else read_description)(self._storage)
         try:
             self._records = Ledger(self._storage).records(description["fingerprint"])
-            values = description["geometry"] | description["config"] | description
-            values |= {"model": description["config"]["model"], "n_tasks_done": len(self._records)}
-            run = {name: values[name] for name in _RUN_TYPES}
+            about = self._about(description)
         except KeyError as error:
-            raise StorageError(f"{self._storage.location(NAME)} is damaged: it has no {error}.") from None
+            name = SWEEP if self.of == "sweep" else NAME
+            raise StorageError(f"{self._storage.location(name)} is damaged: it has no {error}.") from None
         self._connection = duckdb.connect(":memory:")
         if isinstance(self._storage, ObjectStorage):
             self._connection.register_filesystem(self._storage.filesystem())
         try:
-            self._add_views(run, description.get("shard_samples", 1))
+            self._add_views(about, description)
             self._lock()
         except duckdb.Error as error:
             self.close()
@@ -199,6 +212,11 @@ class Catalog:
             raise unknown("query", name, queries())
         chosen = queries()[name]
         values = chosen.bind(parameters)
+        if chosen.of != self.of:
+            raise InputError(
+                f"query {name!r} is asked of a {chosen.of}, and {self._storage.url!r} is a {self.of}. "
+                "fewchannels query --list shows which are of which."
+            )
         if missing := [label for label in chosen.needs if label not in self.results]:
             commands = ", then ".join(f"fewchannels analyze {label} {self._storage.url}" for label in missing)
             raise InputError(
@@ -246,20 +264,23 @@ class Catalog:
             return InputError(f"{message}\nTables: {', '.join(self.views)}.")
         return InputError(message)
 
-    def _add_views(self, run: dict[str, Any], shard_samples: int) -> None:
-        parts = Parts(self._storage, self._records)
-        parts_of = {table: parts.files(table) for table in TABLES}
-        self._keys = [MANIFEST, *(key for table in TABLES for key in parts_of[table])]
-        stored = self._check_files()
-        # While a run grows, its manifest is longer than the run.
-        rows = f"file_row_number < {run['n_samples']:d}"
-        self._add_view("manifest", "manifest", {MANIFEST: rows}, "* exclude (file_row_number)")
-        for table in TABLES:
-            which = {
-                key: "true" if tasks is None else f"sample // {shard_samples:d} in ({', '.join(map(str, tasks))})"
-                for key, tasks in parts_of[table].items()
-            }
-            self._add_view(table, table, which, ", ".join(schema(table).names))
+    def _about(self, description: dict[str, Any]) -> dict[str, Any]:
+        """The one row of ``run`` or ``sweep``."""
+        if self.of == "sweep":
+            values = description | description["identity"] | {"model": description["model"]["name"]}
+            types = _SWEEP_TYPES
+        else:
+            values = description["geometry"] | description["config"] | description
+            values |= {"model": description["config"]["model"]}
+            types = _RUN_TYPES
+        values |= {"n_tasks_done": len(self._records)}
+        return {name: values[name] for name in types}
+
+    def _add_views(self, about: dict[str, Any], description: dict[str, Any]) -> None:
+        if self.of == "sweep":
+            stored, types = self._add_sweep(description), _SWEEP_TYPES
+        else:
+            stored, types = self._add_run(about["n_samples"], description.get("shard_samples", 1)), _RUN_TYPES
         self._add_results(stored)
         names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
         names["finished"] = "timestamp"
@@ -268,11 +289,41 @@ class Catalog:
             f"create table tasks as select {rows}",
             {name: [getattr(record, name) for record in self._records.values()] for name in names},
         )
-        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _RUN_TYPES.items())
-        self._connection.execute(f"create table run as select {columns}", run)
+        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in types.items())
+        self._connection.execute(f"create table {self.of} as select {columns}", about)
         files = [self._storage.location(key) for key in self._keys]
         allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})
         self._connection.execute(f"set allowed_paths = [{allowed}]")
+
+    def _add_run(self, n_samples: int, shard_samples: int) -> Collection[str]:
+        """A run's tables; returns what is stored."""
+        parts = Parts(self._storage, self._records)
+        parts_of = {table: parts.files(table) for table in TABLES}
+        self._keys = [MANIFEST, *(key for table in TABLES for key in parts_of[table])]
+        stored = self._check_files()
+        # While a run grows, its manifest is longer than the run.
+        rows = f"file_row_number < {n_samples:d}"
+        self._add_view("manifest", "manifest", {MANIFEST: rows}, "* exclude (file_row_number)")
+        for table in TABLES:
+            which = {
+                key: "true" if tasks is None else f"sample // {shard_samples:d} in ({', '.join(map(str, tasks))})"
+                for key, tasks in parts_of[table].items()
+            }
+            self._add_view(table, table, which, ", ".join(schema(table).names))
+        return stored
+
+    def _add_sweep(self, description: dict[str, Any]) -> Collection[str]:
+        """A sweep's tables; returns what is stored."""
+        once = list(description["objects"])
+        edits = [key for task in sorted(self._records) for key in self._records[task].objects]
+        self._keys = [*once, *edits]
+        stored = self._check_files()
+        self.views = sorted({"edits", "sweep", "tasks", *(key.removesuffix(".parquet") for key in once)})
+        for key in once:
+            name = key.removesuffix(".parquet")
+            self._add_view(name, name, {key: "true"}, "* exclude (file_row_number)")
+        self._add_view("edits", "edits", dict.fromkeys(edits, "true"), ", ".join(schema("edits").names))
+        return stored
 
     def _add_results(self, stored: Collection[str]) -> None:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""

@@ -13,6 +13,7 @@ from crc32c import crc32c
 from PIL import Image
 from safetensors import torch as safetensors
 
+from engine.replaced import replaced
 from engine.runfile import EMBEDDINGS
 from engine.storage import Storage
 
@@ -116,11 +117,8 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
         kept.put(key, result)
         return result
 
-    pipeline.encode_prompt = encode_prompt
-    try:
+    with replaced(pipeline, "encode_prompt", encode_prompt):
         yield
-    finally:
-        del pipeline.encode_prompt
 
 
 def digest(value: Any) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 from engine import shards
 from engine.encode import encoded
 from engine.job import Job
+from engine.loaded import default_device
 from engine.manifest import Sample, read_samples
 from engine.plan import ArrayPlan
 from engine.recorder import Recorder
 from engine.tables import encode
-from engine.worker import CaptureWorker, default_device
+from engine.worker import CaptureWorker
 
 
 @dataclass(frozen=True)

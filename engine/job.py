@@ -79,6 +79,15 @@ class Job:
         side = self.geometry.default_side
         return self.geometry.grid(self.config.height or side, self.config.width or side)
 
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the run."""
+        return self.layout.n_tasks
+
+    def rows(self, task: int) -> range:
+        """Manifest rows that a task owns."""
+        return self.layout.rows(task)
+
     def leased(self, token: str) -> "Job":
         """The same job as part of the capture that holds a lease."""
         return dataclasses.replace(self, lease=token)

@@ -5,7 +5,7 @@ its scheduler hands on is replaced, so that every forward is one that the pipeli
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.errors import InputError
 from engine.models.initial_noise import drawn_by
+from engine.replaced import replaced
 
 
 def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tensor:
@@ -45,54 +46,62 @@ def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tens
 
 @contextmanager
 def noised(
-    pipeline: Any, picture: Image.Image, height: int, width: int, steps: Collection[int], now: Callable[[], int]
+    pipeline: Any,
+    pictures: Mapping[int, Image.Image],
+    height: int,
+    width: int,
+    runs: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
-    """Inside, the pipeline's latents are the picture's, noised to each step's level, whatever the transformer says.
+    """Inside, rows of the pipeline's latents are pictures', noised to each step's level, whatever the transformer says.
 
     Args:
-        pipeline: one sample at a time; flow matching.
-        picture: of any size.
+        pipeline: flow matching.
+        pictures: of any size, by row of the batch; other rows are left alone.
         height: of the pictures that the pipeline makes, pixels.
         width: likewise.
-        steps: in which the transformer runs at all.
-        now: the step that runs.
+        runs: whether the transformer runs at all in the step that is due, which only pictures can do without.
 
     Raises:
-        InputError: the pipeline's noise has another shape than the picture's latent.
+        InputError: the pipeline's noise has another shape than a picture's latent.
     """
     scheduler, transformer = pipeline.scheduler, pipeline.transformer
-    clean = latent(pipeline, picture, height, width)
+    rows = {row: latent(pipeline, picture, height, width) for row, picture in pictures.items()}
+    at = list(rows)
     kept: dict[str, Tensor] = {}
     own_prepare, own_step, own_forward = pipeline.prepare_latents, scheduler.step, transformer.forward
 
     def first(prepared: Any) -> Tensor:
         return prepared[0] if isinstance(prepared, tuple) else prepared
 
-    def picture_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
-        # Kandinsky 5 has frames and channels elsewhere.
-        other = clean.permute(0, 2, 3, 1)[:, None] if clean.ndim == 4 else clean
-        found = next((each for each in (clean, other) if each.shape == tuple(shape)), None)
-        if found is None:
-            raise InputError(f"the picture's latent is {tuple(clean.shape)}, the pipeline's noise {tuple(shape)}")
-        return found.to(kept["noise"])
+    def pictures_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
+        latents = torch.zeros(tuple(shape)).to(kept["noise"])
+        for row, clean in rows.items():
+            # Kandinsky 5 has frames and channels elsewhere.
+            other = clean.permute(0, 2, 3, 1)[:, None] if clean.ndim == 4 else clean
+            found = next((each for each in (clean, other) if each.shape[1:] == latents.shape[1:]), None)
+            if found is None:
+                raise InputError(f"the picture's latent is {tuple(clean.shape)}, the pipeline's noise {tuple(shape)}")
+            latents[row] = found[0].to(latents)
+        return latents
 
     def prepare_latents(*arguments: Any, **keywords: Any) -> Any:
         prepared = own_prepare(*arguments, **keywords)  # the noise first: it is the one that a generation begins with
         kept["noise"] = first(prepared)
-        with drawn_by(pipeline, lambda own: picture_for_noise):
+        with drawn_by(pipeline, lambda own: pictures_for_noise):
             kept["clean"] = first(own_prepare(*arguments, **keywords))
+        kept["noise"] = kept["noise"].clone()  # a pipeline may go on in the very tensor
         return prepared
 
     @functools.wraps(own_step)  # pipelines look at its signature
     def step(*arguments: Any, **keywords: Any) -> Any:
-        own_step(*arguments, **keywords)
-        index = scheduler.step_index
-        sigma = float(scheduler.sigmas[index])
-        return ((1 - sigma) * kept["clean"] + sigma * kept["noise"],)
+        latents, *rest = own_step(*arguments, **keywords)
+        sigma = float(scheduler.sigmas[scheduler.step_index])
+        latents[at] = ((1 - sigma) * kept["clean"][at] + sigma * kept["noise"][at]).to(latents.dtype)
+        return (latents, *rest)
 
     @functools.wraps(own_forward)
     def forward(*arguments: Any, **keywords: Any) -> Any:
-        if now() in steps:
+        if runs():
             return own_forward(*arguments, **keywords)
         latents = arguments[0] if arguments else next(iter(keywords.values()))
         return (
@@ -100,18 +109,7 @@ def noised(
         )
 
     with ExitStack() as stack:
-        for owner, name, replaced in (
-            (pipeline, "prepare_latents", prepare_latents),
-            (scheduler, "step", step),
-            (transformer, "forward", forward),
-        ):
-            stack.callback(_restore, owner, name, vars(owner).get(name))
-            setattr(owner, name, replaced)
+        stack.enter_context(replaced(pipeline, "prepare_latents", prepare_latents))
+        stack.enter_context(replaced(scheduler, "step", step))
+        stack.enter_context(replaced(transformer, "forward", forward))
         yield
-
-
-def _restore(owner: Any, name: str, before: Any) -> None:
-    if before is None:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, before)

@@ -80,6 +80,7 @@ class Query:
     Attributes:
         name: the file's name without ``.sql``.
         purpose: what it answers, and the definitions it uses.
+        of: what it is asked of, ``run`` or ``sweep``.
         needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
         grain: what one row is.
         parameters: by position in the header.
@@ -89,6 +90,7 @@ class Query:
 
     name: str
     purpose: str
+    of: str
     needs: tuple[str, ...]
     grain: str
     parameters: tuple[Parameter, ...]
@@ -134,7 +136,7 @@ _COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
 def parse_query(name: str, sql: str) -> Query:
     """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
 
-    ``-- needs:`` is optional: analyses, comma-separated.
+    ``-- needs:`` is optional: analyses, comma-separated. So is ``-- of: sweep``; other queries are of runs.
 
     Raises:
         ValueError: a line of the header is none of these or is not written as they are.
@@ -142,7 +144,7 @@ def parse_query(name: str, sql: str) -> Query:
     texts: dict[str, str] = {}
     parameters, columns = [], []
     for keyword, text in _sections(sql):
-        if keyword in ("purpose", "needs", "grain"):
+        if keyword in ("purpose", "of", "needs", "grain"):
             texts[keyword] = text
         elif keyword == "param" and (match := _PARAMETER.fullmatch(text)):
             kind = {"int": int, "float": float, "str": str, "bool": bool}[match[2]]
@@ -154,7 +156,8 @@ def parse_query(name: str, sql: str) -> Query:
         else:
             raise ValueError(f"queries/{name}.sql: cannot read the header at {keyword!r} {text!r}")
     needs = tuple(texts["needs"].split(", ")) if "needs" in texts else ()
-    return Query(name, texts["purpose"], needs, texts["grain"], tuple(parameters), tuple(columns), sql)
+    of = texts.get("of", "run")
+    return Query(name, texts["purpose"], of, needs, texts["grain"], tuple(parameters), tuple(columns), sql)
 
 
 @cache

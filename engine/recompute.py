@@ -12,14 +12,16 @@ from engine.encode import encoded
 from engine.errors import InputError, RunConflictError
 from engine.job import Job, prepare
 from engine.ledger import Ledger
+from engine.loaded import default_device
 from engine.manifest import Sample, read_samples
 from engine.models.family_file import named_family
 from engine.parts import Parts
+from engine.pictures import png
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST, read_description
 from engine.storage import Storage
 from engine.store import read
-from engine.worker import CaptureWorker, default_device, png
+from engine.worker import CaptureWorker
 
 
 @dataclass(frozen=True)

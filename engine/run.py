@@ -6,7 +6,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -18,6 +18,7 @@ from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
 from engine.runfile import EMBEDDINGS, MANIFEST
 from engine.sizes import size
+from engine.storage import Storage
 
 TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
 _FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
@@ -56,17 +57,40 @@ class Outcome:
         )
 
 
-def pending_tasks(job: Job) -> list[int]:
+class Work(Protocol):
+    """Tasks of one place, as actors and their driver see them: a capture's job, or a sweep's. Plain values only."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where they write."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what they do."""
+
+    @property
+    def n_tasks(self) -> int:
+        """How many there are."""
+
+    def rows(self, task: int) -> range:
+        """What a task owns, each of which is done or fails by itself."""
+
+
+Start = Callable[[Any, int], Callable[[int], Record]]
+"""From work and a number of CPU threads to a worker: called with a task, it does it and returns its record."""
+
+
+def pending_tasks(work: Work) -> list[int]:
     """Tasks without a record, those with failed samples, and one that owns more samples since the run has grown."""
-    return _pending(job, Ledger(job.storage).records(job.fingerprint))
+    return _pending(work, Ledger(work.storage).records(work.fingerprint))
 
 
-def _pending(job: Job, records: dict[int, Record]) -> list[int]:
-    return [task for task in range(job.layout.n_tasks) if not _is_done(job, records.get(task))]
+def _pending(work: Work, records: dict[int, Record]) -> list[int]:
+    return [task for task in range(work.n_tasks) if not _is_done(work, records.get(task))]
 
 
-def _is_done(job: Job, record: Record | None) -> bool:
-    return record is not None and not record.n_failed and record.stop == job.layout.rows(record.task).stop
+def _is_done(work: Work, record: Record | None) -> bool:
+    return record is not None and not record.n_failed and record.stop == work.rows(record.task).stop
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -84,18 +108,23 @@ def check_space(job: Job, tasks: list[int]) -> None:
         )
 
 
-class CaptureActor:
-    """A :class:`CaptureWorker` as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
+def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
+    """A capture's worker."""
+    from engine.embeddings import InStorage  # here: seconds to import, and the driver does not need them
+    from engine.worker import CaptureWorker
 
-    def __init__(self, job: Job, n_threads: int) -> None:
-        from engine.embeddings import InStorage  # here: seconds to import, and the driver does not need them
-        from engine.worker import CaptureWorker
+    return CaptureWorker(job, n_threads, InStorage(job.storage) if job.config.encode_first else None)
 
-        self._worker: CaptureWorker | FewchannelsError
-        embeddings = InStorage(job.storage) if job.config.encode_first else None
+
+class Actor:
+    """A worker as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
+
+    def __init__(self, work: Work, start: Start, n_threads: int) -> None:
+        self._work, self._ledger = work, Ledger(work.storage)
+        self._worker: Callable[[int], Record] | FewchannelsError
         try:
-            self._worker = CaptureWorker(job, n_threads, embeddings)
-        except FewchannelsError as error:  # Ray would start the actor again and again; the driver ends the capture
+            self._worker = start(work, n_threads)
+        except FewchannelsError as error:  # Ray would start the actor again and again; the driver ends the run
             self._worker = error
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -105,7 +134,8 @@ class CaptureActor:
             if isinstance(self._worker, FewchannelsError):
                 raise self._worker
             # Ray asks again where it lost the answer. The record names what is there, bit by bit: it is left alone.
-            if not _is_done(self._worker.job, self._worker.ledger.find(task)):
+            record = self._ledger.find(task)
+            if record is None or record.fingerprint != self._work.fingerprint or not _is_done(self._work, record):
                 self._worker(task)
         except (StorageError, RunConflictError, InputError) as error:
             outcome |= {"error": str(error), "fatal": type(error).__name__}
@@ -114,7 +144,7 @@ class CaptureActor:
         return {"outcome": np.array([json.dumps(outcome)], dtype=object)}
 
 
-def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+def outcomes(work: Work, start: Start, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
     """Run tasks on the pool; yields each one's outcome as it ends, in any order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -127,8 +157,8 @@ def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]
         # Ray Data offers no other way to bound them than what Ray 2.64 will take away (pyproject.toml stays below it).
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         done = rows.map_batches(
-            CaptureActor,
-            fn_constructor_kwargs={"job": job, "n_threads": pool.cpus_per_actor},
+            Actor,
+            fn_constructor_kwargs={"work": work, "start": start, "n_threads": pool.cpus_per_actor},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,  # of a cluster that has no room for more yet
@@ -158,7 +188,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
 
     from engine.embeddings import InStorage
     from engine.encode import encode
-    from engine.worker import default_device
+    from engine.loaded import default_device
 
     torch.set_num_threads(n_threads)
 
@@ -211,40 +241,70 @@ def capture(
         StorageError: the disk is full or refused; what is done stays done.
         FewchannelsError: Ray could not run the actors.
     """
-    n_samples = job.layout.n_samples
-    ledger = Ledger(job.storage)
+
+    def before(tasks: list[int]) -> None:
+        if job.config.encode_first:
+            encode_prompts(job, tasks, pool, on_encoded)
+
+    tasks = pending_tasks(job)
+    if tasks:
+        check_space(job, tasks)
+    outcome = run_tasks(job, start_capture, pool, on_progress, before)
+    if job.config.encode_first and outcome.n_done == outcome.n_samples:
+        job.storage.delete(job.storage.list(EMBEDDINGS))
+    return outcome
+
+
+def run_tasks(
+    work: Work,
+    start: Start,
+    pool: Pool,
+    on_progress: Callable[[int, int], None] = lambda done, failed: None,
+    before: Callable[[list[int]], None] = lambda tasks: None,
+) -> Outcome:
+    """Do the tasks that are not done yet. Call it again to resume.
+
+    Args:
+        work: whose tasks.
+        start: makes a worker.
+        pool: of actors.
+        on_progress: called with the samples done so far and those failed, after every task.
+        before: called with the tasks when Ray runs and no actor does yet.
+
+    Raises:
+        StorageError: the disk is full or refused; what is done stays done.
+        FewchannelsError: Ray could not run the actors.
+    """
+    ledger = Ledger(work.storage)
+    n_samples = work.rows(work.n_tasks - 1).stop
 
     def counted() -> tuple[dict[int, Record], int, int]:
-        records = ledger.records(job.fingerprint)
+        records = ledger.records(work.fingerprint)
         return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
 
     records, n_resumed, n_failed = counted()
     n_done = n_resumed
-    tasks = _pending(job, records)
+    tasks = _pending(work, records)
     failed_tasks: dict[int, str] = {}
     on_progress(n_resumed, n_failed)
     if tasks:
-        check_space(job, tasks)
         try:
             with ray_session(pool), interrupts() as check_interrupted:
-                if job.config.encode_first:
-                    encode_prompts(job, tasks, pool, on_encoded)
-                for outcome in outcomes(job, tasks, pool):
+                before(tasks)
+                for outcome in outcomes(work, start, tasks, pool):
                     check_interrupted()
                     if outcome["fatal"]:
                         refused = _FATAL[outcome["fatal"]]
                         raise refused(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
                     if outcome["error"]:
                         failed_tasks[outcome["task"]] = outcome["error"]
-                    n_done += len(job.layout.rows(outcome["task"])) if not outcome["error"] else 0
+                    n_done += len(work.rows(outcome["task"])) if not outcome["error"] else 0
                     on_progress(min(n_done, n_samples), len(failed_tasks))
         except ray.exceptions.RayError as error:
             raise FewchannelsError(
-                f"Ray could not run the capture: {str(error).strip()}\nWhat is done is kept; run again to resume."
+                f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
             ) from error
-        job.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
+        work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
-        if job.config.encode_first and n_done == n_samples:
-            job.storage.delete(job.storage.list(EMBEDDINGS))
-    missing = {task: failed_tasks.get(task, "no record") for task in range(job.layout.n_tasks) if task not in records}
+    missing = {task: failed_tasks.get(task, "no record") for task in range(work.n_tasks) if task not in records}
     return Outcome(n_samples, n_done, n_failed, n_resumed, missing)

@@ -1,4 +1,4 @@
-"""``run.json``: what a run is. Written last of what begins a run, and again when the run grows."""
+"""``run.json``: what a run is, and ``sweep.json``, a sweep. Written last of what begins it, and again when it grows."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ NAME = "run.json"
 MANIFEST = "manifest.parquet"
 EMBEDDINGS = "embeddings/"
 FORMAT_VERSION = 2
+SWEEP = "sweep.json"
+SWEEP_FORMAT_VERSION = 1
 
 
 def read_description(storage: Storage) -> dict[str, Any]:
@@ -19,21 +21,35 @@ def read_description(storage: Storage) -> dict[str, Any]:
         InputError: there is no run, or one of a newer format.
         StorageError: the file is damaged.
     """
+    return _read(storage, NAME, FORMAT_VERSION, "run", "capture")
+
+
+def read_sweep(storage: Storage) -> dict[str, Any]:
+    """``sweep.json`` of a sweep.
+
+    Raises:
+        InputError: there is no sweep, or one of a newer format.
+        StorageError: the file is damaged.
+    """
+    return _read(storage, SWEEP, SWEEP_FORMAT_VERSION, "sweep", "probe or fewchannels transport")
+
+
+def _read(storage: Storage, name: str, latest: int, what: str, command: str) -> dict[str, Any]:
     try:
-        description = documents.decode(storage.get(NAME))
+        description = documents.decode(storage.get(name))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{storage.url!r} holds no run: it has no {NAME}. Make one with fewchannels capture."
+            f"{storage.url!r} holds no {what}: it has no {name}. Make one with fewchannels {command}."
         ) from None
     except documents.DamagedDocumentError as error:
         raise StorageError(
-            f"{storage.location(NAME)} is damaged: {error}. Delete it and run the capture's command again: it writes "
+            f"{storage.location(name)} is damaged: {error}. Delete it and run the {what}'s command again: it writes "
             "the file anew and keeps what is done."
         ) from None
-    if description.get("format_version", 0) > FORMAT_VERSION:
+    if description.get("format_version", 0) > latest:
         raise InputError(
             f"{storage.url!r} has format_version {description['format_version']}; this version of fewchannels reads up "
-            f"to {FORMAT_VERSION}. Upgrade fewchannels."
+            f"to {latest}. Upgrade fewchannels."
         )
     return description
 

@@ -14,6 +14,7 @@ from engine.errors import InputError
 from engine.manifest import Sample
 from engine.models.family import ModelGeometry
 from engine.noised import noised
+from engine.replaced import replaced
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -148,8 +149,8 @@ class Sampler:
     def _noised(self, settings: Settings) -> AbstractContextManager[None]:
         if settings.picture is None:
             return nullcontext()
-        size, picture = (settings.height, settings.width), _picture(settings.picture)
-        return noised(self.pipeline, picture, *size, settings.only_steps, self._step)
+        pictures, size = {0: open_picture(settings.picture)}, (settings.height, settings.width)
+        return noised(self.pipeline, pictures, *size, lambda: self._step() in settings.only_steps)
 
     def _arguments(self, samples: Sequence[Sample], settings: Settings) -> dict[str, Any]:
         how = self.geometry.pipeline
@@ -177,7 +178,7 @@ class Sampler:
             arguments["negative_prompt"] = [sample.negative_prompt or "" for sample in samples]
         if settings.reference is not None:
             assert how.reference is not None
-            arguments[how.reference] = _picture(settings.reference)
+            arguments[how.reference] = open_picture(settings.reference)
             arguments[how.prompt] = samples[0].prompt
         return arguments
 
@@ -273,8 +274,7 @@ class Sampler:
                     finally:
                         self._context = None
 
-                transformer.cache_context = cache_context
-                stack.callback(delattr, transformer, "cache_context")
+                stack.enter_context(replaced(transformer, "cache_context", cache_context))
             end_step = scheduler.step
 
             @functools.wraps(end_step)  # pipelines look at its signature
@@ -288,12 +288,16 @@ class Sampler:
                 self._n_forwards, self._is_forward = 0, False
                 return end_step(*arguments, **keywords)
 
-            scheduler.step = step
-            stack.callback(delattr, scheduler, "step")
+            stack.enter_context(replaced(scheduler, "step", step))
             yield
 
 
-def _picture(path: str) -> Image.Image:
+def open_picture(path: str) -> Image.Image:
+    """A picture file in RGB.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         with Image.open(path) as file:
             return file.convert("RGB")

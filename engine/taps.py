@@ -102,6 +102,40 @@ def tapped(
         yield
 
 
+Prediction = Callable[[Forward, Tensor], Tensor]
+"""Called with a forward and what the transformer returns, ``(row, ...)``, the rows of all its branches; returns what
+the pipeline shall see instead."""
+
+
+@contextmanager
+def predicted(sampler: Sampler, edit: Prediction) -> Iterator[None]:
+    """Edit what the transformer predicts, for as long as the context lasts.
+
+    Args:
+        sampler: declares what each forward is.
+        edit: what to call; every row of a batch is one tensor of its result.
+
+    Raises:
+        RuntimeError: inside, where the transformer returns its rows as a list.
+    """
+    now: list[Forward] = []
+
+    def begin(module: nn.Module, arguments: Any, keywords: Any) -> None:
+        now[:] = [sampler.forward_begins(arguments, keywords, text=False)]
+
+    def end(module: nn.Module, inputs: Any, output: Any) -> Any:
+        sampler.forward_ends()
+        if not isinstance(output, tuple) or not isinstance(output[0], Tensor):
+            raise RuntimeError(f"{type(module).__name__} returns {type(output).__name__}, not one tensor in a tuple")
+        return _with(output, 0, edit(now[0], output[0]))
+
+    transformer: nn.Module = sampler.pipeline.transformer
+    with ExitStack() as stack:
+        stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        stack.callback(transformer.register_forward_hook(end).remove)
+        yield
+
+
 def _spans(place: Place, stream: str, forward: Forward, n_tokens: int, rows: slice) -> list[tuple[int, int]]:
     """Where each row's tokens begin and end."""
     n_rows = rows.stop - rows.start

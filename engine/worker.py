@@ -1,33 +1,29 @@
 """The capture worker: loads the model once, then turns tasks into shards, tables and records. Needs no Ray."""
 
-import io
 import platform
-import resource
-import sys
 import time
 import traceback
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from engine.embeddings import Kept, Recent, remembering
 from engine.errors import RunConflictError, StorageError
-from engine.job import Job, loading
+from engine.job import Job
 from engine.lease import Membership
 from engine.ledger import Ledger, Record
+from engine.loaded import LoadedModel
 from engine.manifest import Sample, read_samples
-from engine.models.load import load
 from engine.models.source import find, text_encoders
+from engine.pictures import png
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST
-from engine.sampler import Sampler, Settings
+from engine.sampler import Settings
 from engine.storage import Stored
 from engine.store import Store, read
 from engine.tables import Columns, as_columns, decode, encode, join, schema
@@ -68,16 +64,9 @@ class CaptureWorker:
         self.job = job
         self._encodes, self._embeddings = embeddings is None, embeddings or Recent()
         self._membership = Membership(job.storage, job.lease) if job.lease else None
-        # One thread does all that PyTorch does here, whoever calls. OpenMP keeps a pool for each thread that computes;
-        # with two on the same cores it no longer waits awake between operations, and generation takes 1.3 times longer.
-        self.generator = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
-        self.device = default_device()
-        self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         source = find(job.config.model, job.config.revision)
-        left_out = {} if self._encodes else dict.fromkeys(text_encoders(source))
-        how = loading(job.config)
-        pipeline = self.generator.submit(load, source, job.geometry, how, self.device, left_out).result()
-        self.sampler = Sampler(pipeline, job.geometry)
+        self.model = LoadedModel(job, n_threads, without=() if self._encodes else text_encoders(source))
+        self.sampler = self.model.sampler
         self.ledger = Ledger(job.storage)
         self._store = Store(job.storage, job.layout)
 
@@ -89,16 +78,7 @@ class CaptureWorker:
             RunConflictError: another capture has taken this one's place.
             Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`; each is in the ledger.
         """
-        while True:
-            attempt = self.ledger.next_attempt(task)
-            try:
-                return self.capture(task, attempt)
-            except (StorageError, RunConflictError):
-                raise
-            except Exception:
-                self.ledger.write_failure(task, attempt, traceback.format_exc())
-                if attempt % MAX_ATTEMPTS == 0:
-                    raise
+        return tried(self.ledger, task, self.capture)
 
     def capture(self, task: int, attempt: int = 1) -> Record:
         """One attempt at a task: generate, write the shards, then the tables, then the record.
@@ -140,7 +120,7 @@ class CaptureWorker:
             seconds=round(time.monotonic() - started, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             host=platform.node(),
-            device=f"{self.device} {self.device_name}",
+            device=f"{self.model.device} {self.model.device_name}",
             objects=objects,
         )
         if self._membership:
@@ -188,7 +168,7 @@ class CaptureWorker:
 
     def generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
         """Generate samples in batches that share settings, recording into their positions."""
-        return self.generator.submit(self._generate, samples, recorder).result()
+        return self.model.run(self._generate, samples, recorder)
 
     def _generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
         generated: list[Generated] = []
@@ -220,8 +200,7 @@ class CaptureWorker:
                 images = list(self.sampler.generate(samples, settings))
         except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
             recorder.discard(rows)
-            if self.device == "cuda":
-                torch.cuda.empty_cache()
+            self.model.let_go()
             if len(samples) > 1:
                 alone = range(rows.start, rows.stop)
                 return [
@@ -250,32 +229,33 @@ class CaptureWorker:
                 "prompt_truncated": cut,
                 "seconds": seconds,
                 "batch_size": len(samples),
-                "peak_memory_bytes": _peak_memory_bytes(self.device),
+                "peak_memory_bytes": self.model.peak_memory_bytes(),
             }
             cells = {} if image is None else recorder.cells(row, timesteps, sigmas)
             generated.append(Generated(about, image, cells))
         return generated
 
 
-def default_device() -> str:
-    """``cuda`` where there is a GPU, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record:
+    """Try a task a bounded number of times; a failed attempt is in the ledger.
 
+    Args:
+        ledger: of the run.
+        task: what to do.
+        do: called with the task and the number of the attempt.
 
-def _settle_thread(n_threads: int) -> None:
-    """Settings that PyTorch keeps with the thread."""
-    torch.set_num_threads(n_threads)
-    torch.set_flush_denormal(True)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _peak_memory_bytes(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    Raises:
+        StorageError: the store refused; trying again would not help.
+        RunConflictError: another capture has taken this one's place.
+        Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
+    """
+    while True:
+        attempt = ledger.next_attempt(task)
+        try:
+            return do(task, attempt)
+        except (StorageError, RunConflictError):
+            raise
+        except Exception:
+            ledger.write_failure(task, attempt, traceback.format_exc())
+            if attempt % MAX_ATTEMPTS == 0:
+                raise

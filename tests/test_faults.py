@@ -25,7 +25,7 @@ from engine.cluster import Pool, choose_pool
 from engine.errors import RunConflictError, StorageError
 from engine.job import Job
 from engine.lease import DRIVER_LOCK, hold
-from engine.run import CaptureActor, Outcome
+from engine.run import Actor, Outcome, Start, start_capture
 from engine.storage import open_storage
 from engine.worker import CaptureWorker
 
@@ -76,8 +76,8 @@ def capture(stage: Stage, out: Path) -> subprocess.CompletedProcess[str]:
 def capture_here(stage: Stage, job: Job, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     """All that the command does, with an actor in this process in place of Ray's."""
 
-    def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
-        actor = CaptureActor(job, pool.cpus_per_actor)
+    def outcomes(job: Job, start: Start, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+        actor = Actor(job, start, pool.cpus_per_actor)
         for task in tasks:
             yield json.loads(actor({"task": np.array([task])})["outcome"][0])
 
@@ -258,7 +258,7 @@ def test_a_worker_that_is_overtaken_while_it_writes_leaves_no_record(
 def test_a_task_whose_answer_was_lost_is_not_written_again(stage: Stage, tmp_path: Path) -> None:
     out = tmp_path / "run"
     job = stage.begun(out)
-    actor = CaptureActor(job, 1)
+    actor = Actor(job, start_capture, 1)
     batch = {"task": np.array([0])}
     actor(batch)
     before = state(out)
@@ -344,13 +344,13 @@ def test_half_a_file_that_a_killed_actor_left_is_gone_when_the_capture_ends(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray starts the actor again within the capture, so that no later one begins by clearing up."""
-    out, call = tmp_path / "run", CaptureActor.__call__
+    out, call = tmp_path / "run", Actor.__call__
 
-    def killed_amid_a_put_before(self: CaptureActor, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def killed_amid_a_put_before(self: Actor, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         (out / ".00003.json.elsewhere-1-1.tmp").write_bytes(b"half")
         return call(self, batch)
 
-    monkeypatch.setattr(CaptureActor, "__call__", killed_amid_a_put_before)
+    monkeypatch.setattr(Actor, "__call__", killed_amid_a_put_before)
     assert capture_here(stage, stage.prepared(out), monkeypatch).n_done == N_SAMPLES
     assert stage.check(out) == CLEAN
 
@@ -360,7 +360,7 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
 ) -> None:
     job = stage.begun(tmp_path / "run")
 
-    def outcomes(job: Job, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+    def outcomes(job: Job, start: Start, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
         for task in tasks:
             with suppress(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)

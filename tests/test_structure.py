@@ -22,6 +22,7 @@ ORDER = [
     "sizes",
     "storage",
     "documents",
+    "replaced",
     "resources",
     "tables",
     "runfile",
@@ -51,6 +52,8 @@ ORDER = [
     "verify",
     "job",
     "encode",
+    "pictures",
+    "loaded",
     "worker",
     "estimate",
     "recompute",
@@ -64,7 +67,9 @@ ORDER = [
     "report",
     "demo",
     "masks",
+    "metrics",
     "analyses",
+    "interventions",
     "cli",
 ]
 ONLY_IMPORTERS = {

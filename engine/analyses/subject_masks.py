@@ -105,7 +105,7 @@ class SubjectMasks:
         return Finding(numbers, text, {}, {})
 
     def _open(self) -> MaskSource:
-        from engine.worker import default_device
+        from engine.loaded import default_device
 
         return open_source(
             self.source,

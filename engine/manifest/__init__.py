@@ -8,6 +8,7 @@ from engine.manifest.columns import ALIASES, PROMPT_COLUMNS
 from engine.manifest.read import (
     Sample,
     SettingsUsed,
+    columns,
     count,
     digest,
     read_samples,
@@ -28,6 +29,7 @@ __all__ = [
     "IngestReport",
     "Sample",
     "SettingsUsed",
+    "columns",
     "count",
     "digest",
     "ingest",

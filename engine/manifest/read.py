@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import InputError
+from engine.errors import InputError, unknown
 from engine.manifest.columns import plain
 from engine.manifest.rows import OPTIONAL_COLUMNS, sample_id, settings_text
 from engine.tables import schema
@@ -99,6 +99,20 @@ def sample_ids(path: ManifestFile) -> list[str]:
     """
     with _open(path) as file:
         return file.read(columns=["sample_id"]).column("sample_id").to_pylist()
+
+
+def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a manifest as Python values, the source's own among them.
+
+    Raises:
+        InputError: the file is not a manifest, or has no such column.
+    """
+    with _open(path) as file:
+        there = file.schema_arrow.names
+        for name in names:
+            if name not in there:
+                raise unknown("column of the manifest", name, there)
+        return file.read(columns=list(dict.fromkeys(names))).to_pydict()
 
 
 def settings_used(path: ManifestFile) -> SettingsUsed:

@@ -1,0 +1,1 @@
+"""Interventions: sweeps of edited generations, and what they say."""

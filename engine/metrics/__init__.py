@@ -1,0 +1,59 @@
+"""What edited pictures are measured by. Each metric's direction, range and source, for tables, plots and docs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a picture.
+
+    Attributes:
+        about: what it says.
+        unit: its unit or range.
+        more: what a larger value means: ``change`` or ``likeness`` of the picture and the undisturbed one, ``fit`` to
+            the prompt, ``source``: fit to the source, or ``quality``.
+        source: paper or library.
+    """
+
+    about: str
+    unit: str
+    more: Literal["change", "likeness", "fit", "source", "quality"]
+    source: str
+
+
+_TORCHMETRICS = "torchmetrics"
+_JUDGE = "the shapes world's judge, by geometry"
+
+METRICS: dict[str, Metric] = {
+    "psnr": Metric("peak signal-to-noise ratio", "dB", "likeness", "10 log10(1 / mse)"),
+    "mse": Metric("mean squared difference", "0 to 1", "change", "of values in [0, 1]"),
+    "ssim": Metric("structural similarity", "at most 1", "likeness", f"Wang et al. 2004, {_TORCHMETRICS}"),
+    "ms_ssim": Metric("the same over five scales", "at most 1", "likeness", f"Wang et al. 2003, {_TORCHMETRICS}"),
+    "mse_low": Metric("difference in layout: low frequencies", "0 to 1", "change", "Gaussian, 1/16 of the side"),
+    "mse_high": Metric("difference in detail: high frequencies", "0 to 1", "change", "the rest of it"),
+    "mse_inside": Metric("difference inside the subject", "0 to 1", "change", "mean over the mask's pixels"),
+    "mse_outside": Metric("difference outside the subject", "0 to 1", "change", "mean over the other pixels"),
+    "changed_share": Metric("share of pixels that changed visibly", "0 to 1", "change", "RGB distance above 0.1"),
+    "change_iou": Metric("IoU of changed pixels and the subject", "0 to 1", "change", "of those pixels and the mask"),
+    "shows_shape": Metric("shows the prompt's shape", "share", "fit", _JUDGE),
+    "shows_colour": Metric("shows the prompt's colour", "share", "fit", _JUDGE),
+    "shows_size": Metric("shows the prompt's size", "share", "fit", _JUDGE),
+    "shows_position": Metric("shows the prompt's position", "share", "fit", _JUDGE),
+    "shows_background": Metric("shows the prompt's background", "share", "fit", _JUDGE),
+    "n_shown": Metric("attributes of the prompt that are shown", "of 5", "fit", _JUDGE),
+    "target_kept": Metric("attributes that differ, still the target's", "share", "fit", _JUDGE),
+    "source_taken": Metric("attributes that differ, now the source's", "share", "source", _JUDGE),
+    "source_shape": Metric("shows the source's shape", "share", "source", _JUDGE),
+    "source_colour": Metric("shows the source's colour", "share", "source", _JUDGE),
+    "source_size": Metric("shows the source's size", "share", "source", _JUDGE),
+    "source_position": Metric("shows the source's position", "share", "source", _JUDGE),
+    "source_background": Metric("shows the source's background", "share", "source", _JUDGE),
+    "clip_score": Metric("CLIP's picture and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718"),
+    "clip_source_score": Metric("CLIP's picture and the source's prompt", "0 to 100", "source", "likewise"),
+    "clip_image": Metric("CLIP's two pictures", "cosine", "likeness", "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242"),
+    "dino": Metric("DINO's two pictures", "cosine", "likeness", "DINO, Ruiz et al. 2022, arXiv 2208.12242"),
+    "aesthetic": Metric("aesthetic predictor on CLIP", "about 1 to 10", "quality", "LAION, Schuhmann 2022"),
+    "pickscore": Metric("preference model", "logits", "quality", "Kirstain et al. 2023, arXiv 2305.01569"),
+    "lpips": Metric("perceptual distance", "0 upwards", "change", f"Zhang et al. 2018, {_TORCHMETRICS}"),
+}
