@@ -1,5 +1,6 @@
 """Text embeddings, kept: what a pipeline's ``encode_prompt`` returned, by what it was asked."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -102,6 +103,7 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
         return
     signature = inspect.signature(own)
 
+    @functools.wraps(own)  # whoever comes between looks at its signature
     def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
         given = signature.bind(*arguments, **keywords)
         given.apply_defaults()

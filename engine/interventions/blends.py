@@ -37,6 +37,7 @@ def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
         if row.role == "edited" and row.condition and row.condition.action == "prompt" and row.source is not None
     ]
 
+    @functools.wraps(own)
     def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
         given = signature.bind(*arguments, **keywords).arguments
         by_row = {n: value for n, value in given.items() if isinstance(value, list) and len(value) == len(batch)}

@@ -25,7 +25,7 @@ TOKENS = ("all", "foreground", "background", "target_foreground", "inside", "out
 PLACEMENTS = ("same", "aligned")
 """Where a source's tokens go: to their own places, or moved and scaled so that its foreground covers the target's."""
 _DRAWN = ("random", "redrawn", "scaled")
-_OF_TWO = ("source", "union", "intersection", "target")
+_OF_TWO = ("target", "source", "union", "intersection")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Condition:
     def is_edit(self) -> bool:
         """Whether hidden states are edited."""
         return self.action in EDITS or self.action == GUIDE
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it leaves every picture as it is, to the last bit: of no strength, or of no channels."""
+        return self.amount == 0 or (self.is_edit and self.k == 0 and self.selection != "all")
 
     @property
     def is_control(self) -> bool:

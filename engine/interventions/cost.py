@@ -60,7 +60,10 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int) -> Cost:
     started = time.monotonic()
     rows = worker.model.run(worker.pictures, items)
     seconds_per_row = (time.monotonic() - started) / n_one
-    n_bytes = len(encode("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in rows])))
+    empty, one = (
+        len(encode("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))
+        for each in ([], rows)
+    )
     counts = [
         count(len(sweep.rows(task)), sweep.conditions, sweep.job.batch_size, has_source=sweep.has_source)
         for task in (0, sweep.n_tasks - 1)
@@ -73,7 +76,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int) -> Cost:
         n_batches=n_batches,
         n_rows=n_rows,
         rows_per_edit=n_rows / sweep.n_edits,
-        total_bytes=n_bytes * sweep.n_items,
+        total_bytes=(one - empty) * sweep.n_items + empty * sweep.n_tasks,
         seconds=seconds_per_row * n_rows / min(n_actors, sweep.n_tasks),
         seconds_per_row=seconds_per_row,
         measured_rows=n_one,

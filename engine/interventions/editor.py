@@ -20,7 +20,8 @@ from engine.interventions.rows import Row
 from engine.statistics import STATISTICS
 from engine.taps import Site
 
-_MEASURES = ("n_channels", "energy_share", "token_share", "change")
+MEASURES = ("n_channels", "energy_share", "token_share", "change")
+"""How large an intervention was: columns of ``edits``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Editor:
     def __init__(self, rows: Sequence[Row], given: Given, n_channels: int) -> None:
         self._batch, self._given, self._n_channels = rows, given, n_channels
         self._active: dict[tuple[int, int, str], _Rows | None] = {}
+        self._alike: dict[tuple[int, ...], _Rows] = {}
         self._sums: Tensor | None = None  # on the model's device, which is not to wait
         self._counts = torch.zeros(len(rows))
 
@@ -67,7 +69,7 @@ class Editor:
         edited = x.clone()
         edited[rows.at] = cell.edited()
         if self._sums is None:
-            self._sums = torch.zeros(len(_MEASURES), len(self._batch), dtype=torch.float64, device=x.device)
+            self._sums = torch.zeros(len(MEASURES), len(self._batch), dtype=torch.float64, device=x.device)
         for sums, values in zip(self._sums, cell.measures(edited[rows.at]), strict=True):
             sums[rows.at] += values
         self._counts[rows.at] += 1
@@ -76,20 +78,22 @@ class Editor:
     def measures(self, row: int) -> dict[str, float | None]:
         """How large a row's intervention was: columns of ``edits``, null where nothing was edited."""
         if self._sums is None or not self._counts[row]:
-            return dict.fromkeys(_MEASURES)
-        means = dict(zip(_MEASURES, (self._sums[:, row] / float(self._counts[row])).tolist(), strict=True))
+            return dict.fromkeys(MEASURES)
+        means = dict(zip(MEASURES, (self._sums[:, row] / float(self._counts[row])).tolist(), strict=True))
         return means | {"change": means["change"] ** 0.5}
 
     def _rows(self, layer: int, step: int, stream: str) -> "_Rows | None":
-        at = [
+        at = tuple(
             i
             for i, row in enumerate(self._batch)
             if (condition := _edits(row)) is not None
             and layer in condition.layers
             and step in condition.steps
             and stream in condition.streams
-        ]
-        return _Rows(self._batch, at, self._n_channels) if at else None
+        )
+        if at and at not in self._alike:
+            self._alike[at] = _Rows(self._batch, at, self._n_channels)
+        return self._alike[at] if at else None
 
 
 def _edits(row: Row) -> Condition | None:
@@ -105,7 +109,7 @@ def _edits(row: Row) -> Condition | None:
 class _Rows:
     """The rows that are edited at a site, and all about them that does not depend on hidden states."""
 
-    def __init__(self, batch: Sequence[Row], at: list[int], n_channels: int) -> None:
+    def __init__(self, batch: Sequence[Row], at: Sequence[int], n_channels: int) -> None:
         rows = [batch[i] for i in at]
         self.at, self.n_channels = torch.tensor(at), n_channels
         self.conditions = [condition for row in rows if (condition := row.condition) is not None]

@@ -59,6 +59,7 @@ PROTOCOLS = {
                 actions=("zero",),
                 selections=("top", "bottom", "random", "matched", "scaled"),
                 k=(1, 2),
+                trials=1,
                 scores_from=("run",),
                 layers=("each",),
             ),

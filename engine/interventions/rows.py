@@ -72,7 +72,7 @@ class Batch:
 
     Attributes:
         rows: of the batch; those that a row is compared with are before it.
-        blended: edited pictures that are mixed from those of the rows, and not generated.
+        blended: edited pictures that are made from those of the rows, and not generated.
     """
 
     rows: tuple[Row, ...]
@@ -85,8 +85,8 @@ class Batch:
 
 
 def n_rows(condition: Condition) -> int:
-    """Rows that a condition needs: two to guide, none to blend pictures."""
-    return {GUIDE: 2, "pixels": 0}.get(condition.action, 1)
+    """Rows that a condition needs: two to guide, none to blend pictures, or to change nothing."""
+    return 0 if condition.is_nothing else {GUIDE: 2, "pixels": 0}.get(condition.action, 1)
 
 
 def check_batch_size(conditions: Sequence[Condition], batch_size: int, *, has_source: bool) -> None:
@@ -156,7 +156,7 @@ def _batch(items: Sequence[tuple[Item, list[tuple[int, Condition]]]]) -> Batch:
             rows.append(replace(rows[-1], role="source"))
         for place, condition in part:
             edited = Row(item, "edited", condition, place, at, source)
-            if condition.action == GUIDE:
+            if n_rows(condition) == 2:
                 rows.append(replace(edited, role="disturbed"))
             (rows if n_rows(condition) else blended).append(edited)
     return Batch(tuple(rows), tuple(blended))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.embeddings import Recent, remembering
 from engine.interventions.blends import Latents, guidance, prompts_blended, stepped
-from engine.interventions.editor import Editor, Given
+from engine.interventions.editor import MEASURES, Editor, Given
 from engine.interventions.measure import Measured, Measures, read_mask_at
 from engine.interventions.rows import Batch, Item, Row, batches
 from engine.interventions.sweep import PAIRS, RANKS, Sweep
@@ -204,11 +204,13 @@ class SweepWorker:
             if row.role != "disturbed"
         ]
         for row in batch.blended:
-            assert row.source is not None, "only a transport blends pictures"
-            assert row.condition is not None
-            made.append(
-                Measured(row, Image.blend(images[row.undisturbed], images[row.source], row.condition.amount), {})
-            )
+            assert row.condition is not None, "only edited pictures are blended"
+            if row.condition.is_nothing:
+                made.append(Measured(row, images[row.undisturbed], dict.fromkeys(MEASURES, 0.0)))
+                continue
+            assert row.source is not None, "only transports have baselines"
+            blend = Image.blend(images[row.undisturbed], images[row.source], row.condition.amount)
+            made.append(Measured(row, blend, {}))
         return made
 
     def _given(self, batch: Batch, settings: Settings) -> Given:

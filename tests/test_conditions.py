@@ -1,0 +1,196 @@
+"""From grids to conditions: every way once, with nothing in it that does nothing; and which source goes with which."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import manifest
+from engine.errors import InputError
+from engine.interventions.conditions import Condition, Grid, expand, in_short
+from engine.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
+from engine.interventions.protocols import PROTOCOLS
+from engine.interventions.rows import batches, check_batch_size, count
+from engine.interventions.settings import generation, grids_of
+from engine.models.family import Block
+
+BLOCKS = tuple(Block(i, f"blocks.{i}", "dual" if i < 2 else "single") for i in range(6))
+
+
+def expanded(**settings) -> list[Condition]:
+    return expand([Grid(**settings)], BLOCKS, 7, 128)
+
+
+def test_a_grid_is_the_product_of_its_axes() -> None:
+    found = expanded(k=(4, 8), selections=("top", "random"), trials=3, actions=("zero", "mean"))
+    assert len(found) == 2 * 2 * (1 + 3)
+    assert {(c.action, c.k, c.selection, c.trial) for c in found} >= {("mean", 8, "random", 2), ("zero", 4, "top", 0)}
+
+
+def test_layers_and_steps_are_named_in_every_way() -> None:
+    layers = expanded(selections=("top",), layers=("all", "dual", "each", "windows:4", "0,5"))
+    assert [c.layers for c in layers] == [
+        (0, 1, 2, 3, 4, 5),
+        (0, 1),
+        *((i,) for i in range(6)),
+        (0, 1, 2, 3),
+        (4, 5),
+        (0, 5),
+    ]
+    steps = expanded(selections=("top",), steps=("thirds", "last", "windows:5"))
+    assert [c.steps for c in steps] == [(0, 1), (2, 3, 4), (5, 6), (6,), (0, 1, 2, 3, 4)]  # 5,6 once
+    assert in_short((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
+    assert in_short(()) == "none"
+
+
+def test_settings_that_do_nothing_do_not_make_conditions() -> None:
+    assert len(expanded(selections=("all",), k=(4, 8))) == 1
+    of_sources = {"actions": ("transport",), "scores_from": ("source", "target", "union")}
+    assert len(expanded(selections=("random",), trials=1, **of_sources)) == 1
+    assert len(expanded(selections=("top",), **of_sources)) == 3
+    assert len(expanded(actions=("pixels",), selections=("top", "all"), k=(4, 8), scores_from=("source",))) == 1
+    assert len(expand([Grid(), Grid()], BLOCKS, 7, 128)) == len(expanded())
+
+
+def test_scaling_is_zeroing_part_of_the_way() -> None:
+    (found,) = expanded(actions=("scale:0.25",), selections=("top",))
+    assert (found.action, found.amount) == ("zero", 0.75)
+
+
+def test_ids_are_of_the_settings_alone() -> None:
+    one, other = expanded(selections=("top",)), expanded(selections=("bottom", "top"))
+    assert one[0].condition_id == other[1].condition_id
+    assert len({c.condition_id for c in expanded(k=(1, 2, 3))}) == len(expanded(k=(1, 2, 3)))
+    assert Condition.of(one[0].row(0)) == one[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"selections": ("tops",)}, "Did you mean 'top'"),
+        ({"actions": ("zeros",)}, "Did you mean 'zero'"),
+        ({"actions": ("scale:x",)}, "scale:F takes a number"),
+        ({"k": (129,), "selections": ("top",)}, "top takes 0 to 128 of the model's 128 channels"),
+        ({"k": (65,), "selections": ("matched",)}, "matched takes 1 to 64"),
+        ({"selections": ("listed",)}, "channels is empty"),
+        ({"selections": ("listed",), "channels": (3, 128)}, "list some of 0 to 127"),
+        ({"actions": ("transport",)}, "transport takes target, source, union, intersection"),
+        ({"scores_from": ("source",)}, "zero takes undisturbed, own or run"),
+        ({"layers": ("windows:7",)}, "N from 1 to 6"),
+        ({"layers": ("6",)}, "layer 6 does not exist"),
+        ({"tokens": ("foreground",), "streams": ("image,text",)}, "text tokens have no place"),
+        ({"tokens": ("target_foreground",)}, "only a transport has a source and a target"),
+        ({"trials": 0}, "trials is 0"),
+        ({"amounts": (float("nan"),)}, "it must be a finite number"),
+        ({"k": ()}, "k is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        expanded(**settings)
+
+
+def test_protocols_expand_and_say_what_is_not_published() -> None:
+    for protocol in PROTOCOLS.values():
+        found = expand(protocol.grids, BLOCKS, 7, 128)
+        assert {"top", "bottom", "random", "matched", "scaled"} <= {c.selection for c in found}
+        assert "arXiv" in protocol.source
+        assert protocol.unpublished
+
+
+@given(st.integers(1, 20), st.integers(1, 40), st.integers(3, 20), st.booleans())
+def test_every_item_meets_every_condition_once(n_items: int, n_conditions: int, size: int, has_source: bool) -> None:
+    from engine.interventions.rows import Item
+    from engine.manifest import Sample
+
+    action, whose = ("transport", "source") if has_source else ("zero", "undisturbed")
+    conditions = expand(
+        [Grid(actions=(action,), selections=("top",), k=tuple(range(n_conditions)), scores_from=(whose,))],
+        BLOCKS,
+        7,
+        128,
+    )
+    check_batch_size(conditions, size, has_source=has_source)
+    samples = [Sample(f"{i:016x}", str(i), i) for i in range(n_items)]
+    items = [Item(i, s.sample_id, s, s if has_source else None) for i, s in enumerate(samples)]
+    made = list(batches(items, conditions, size))
+    rows = [row for batch in made for row in (*batch.rows, *batch.blended)]  # with no channels, nothing is generated
+    edited = [(row.item.item, row.place) for row in rows if row.role == "edited"]
+    assert sorted(edited) == [(i, c) for i in range(n_items) for c in range(n_conditions)]
+    assert (len(made), sum(len(batch.rows) for batch in made)) == count(
+        n_items, conditions, size, has_source=has_source
+    )
+    for batch in made:
+        assert len(batch.rows) <= size
+        for row in batch.rows:
+            beside = batch.rows[row.undisturbed]
+            assert (beside.role, beside.item) == ("undisturbed", row.item)
+            if has_source:
+                assert row.source is not None
+                assert (batch.rows[row.source].role, batch.rows[row.source].item) == ("source", row.item)
+
+
+def test_a_batch_too_small_for_an_edit_is_refused() -> None:
+    (guide,) = expanded(actions=("guide",), selections=("top",))
+    with pytest.raises(InputError, match="batch_size is 2; an edit needs 3 rows"):
+        check_batch_size([guide], 2, has_source=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    manifest.ingest(["demo:12"], tmp_path / "world.parquet", seeds=[0, 1])
+    return tmp_path / "world.parquet"
+
+
+def test_pairs_keep_the_rule(world: Path) -> None:
+    rows = manifest.columns(world, ["prompt", "seed", "colour", "shape"])
+    every = pairs_of_samples(world, PairRule())
+    prompts = rows["prompt"]
+    expected = {(t, s) for t in range(24) for s in range(24) if prompts[t] != prompts[s]}
+    assert set(zip(every["target_row"], every["source_row"], strict=True)) == expected
+    assert list(every["source_seed"]) == [rows["seed"][t] for t in every["target_row"]]
+    drawn = pairs_of_samples(world, PairRule(n=10, across=("shape",), noise="separate", seed=3))
+    assert len(set(drawn["pair_id"])) == 10
+    for target, source, seed in zip(drawn["target_row"], drawn["source_row"], drawn["source_seed"], strict=True):
+        assert rows["shape"][target] != rows["shape"][source]
+        assert seed == rows["seed"][source]
+    again = pairs_of_samples(world, PairRule(n=10, across=("shape",), noise="separate", seed=3))
+    assert again == drawn
+    with pytest.raises(InputError, match="found only"):
+        pairs_of_samples(world, PairRule(n=600))
+    with pytest.raises(InputError, match="unknown column of the manifest 'shap'"):
+        pairs_of_samples(world, PairRule(n=1, within=("shap",)))
+
+
+def test_pairs_of_a_file_are_ids_or_prompts(world: Path, tmp_path: Path) -> None:
+    rows = manifest.columns(world, ["sample_id", "prompt"])
+    named = pd.DataFrame({"target": [rows["sample_id"][3]], "source": [rows["prompt"][6]]})
+    named.to_csv(tmp_path / "pairs.csv")
+    found = pairs_from_file(world, tmp_path / "pairs.csv", "shared")
+    first = rows["prompt"].index(rows["prompt"][6])
+    assert (list(found["target_row"]), list(found["source_row"])) == ([3], [first])
+    named["source"] = "a cat"
+    named.to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(InputError, match=r"row 1 of .* names 'a cat'"):
+        pairs_from_file(world, tmp_path / "pairs.parquet", "shared")
+
+
+def test_references_without_a_picture_are_refused(world: Path) -> None:
+    with pytest.raises(InputError, match=r"24 of 24 rows .* name no reference picture"):
+        pairs_with_pictures(world, world, PairRule(n=1))
+
+
+def test_a_file_of_settings_holds_grids_and_how_to_generate(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("num_inference_steps: 5\ngrids:\n- {k: [4, 8], layers: each}\n- {actions: mean, amounts: [1]}\n")
+    assert generation(path, {"height": None}).num_inference_steps == 5
+    one, other = grids_of(path)
+    assert (one.k, one.layers, other.actions, other.amounts) == ((4, 8), ("each",), ("mean",), (1.0,))
+    path.write_text("grids:\n- {kk: 4}\n")
+    with pytest.raises(InputError, match="Did you mean 'k'"):
+        grids_of(path)
+    path.write_text("grids:\n- {k: four}\n")
+    with pytest.raises(InputError, match="holds 'four'; it must be int"):
+        grids_of(path)

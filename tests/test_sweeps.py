@@ -1,0 +1,264 @@
+"""Sweeps from a manifest to the table of edits: what they are compared with, resuming, failing alone, refusing."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from engine import manifest
+from engine.catalog import Catalog
+from engine.cli import app
+from engine.config import CaptureConfig
+from engine.errors import InputError, RunConflictError
+from engine.interventions.conditions import Grid
+from engine.interventions.cost import cost
+from engine.interventions.pairs import PairRule
+from engine.interventions.sweep import Prepared, SweepSettings, begin_sweep, check_place, prepare_sweep
+from engine.interventions.worker import SweepWorker
+from engine.run import pending_tasks
+from engine.sampler import Settings
+from engine.tables import decode
+
+BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
+MOVES = Grid(("transport",), (0.5,), ("top", "all"), k=(4,), scores_from=("source",))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    manifest.ingest(["demo:5"], tmp_path / "world.parquet", seeds=[0])
+    return tmp_path / "world.parquet"
+
+
+@pytest.fixture
+def generation(tiny_model: Path) -> CaptureConfig:
+    return CaptureConfig(model=str(tiny_model), num_inference_steps=3, batch_size=8)
+
+
+def begun(world: Path, place: Path, settings: SweepSettings) -> Prepared:
+    prepared = prepare_sweep(world, place, settings)
+    begin_sweep(prepared)
+    return prepared
+
+
+def rows_of(prepared: Prepared, task: int) -> list[dict]:
+    return decode(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
+
+
+def pixels(row: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(row["image"])))
+
+
+def test_baselines_reach_from_the_target_to_the_source(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
+    settings = SweepSettings("text", replace(generation, batch_size=16), (BLENDS,), pairs=PairRule(n=2))
+    prepared = begun(world, tmp_path / "sweep", settings)
+    SweepWorker(prepared.sweep, 1)(0)
+    rows = [row for row in rows_of(prepared, 0) if row["item"] == 0]
+    ends = {row["role"]: pixels(row) for row in rows if row["role"] != "edited"}
+    edits = {(row["action"], row["amount"]): pixels(row) for row in rows if row["role"] == "edited"}
+    assert len(edits) == 9
+    for action in ("prompt", "latents", "pixels"):
+        assert np.array_equal(edits[action, 0.0], ends["undisturbed"]), action
+        # Rows of one batch may differ in the last bits of what the same arithmetic says of them.
+        assert np.abs(edits[action, 1.0].astype(int) - ends["source"]).max() <= 1, action
+        assert np.abs(edits[action, 0.5].astype(int) - ends["source"]).max() >= 3, action
+    half = (ends["undisturbed"].astype(float) + ends["source"]) / 2
+    assert np.abs(edits["pixels", 0.5] - half).max() <= 1
+
+
+def test_a_picture_as_the_source_is_noised_to_every_step(
+    world: Path, generation: CaptureConfig, tmp_path: Path
+) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "picture.png")
+    (tmp_path / "refs.csv").write_text(f"prompt,reference\na picture,{tmp_path / 'picture.png'}\n")
+    manifest.ingest([tmp_path / "refs.csv"], tmp_path / "refs.parquet")
+    settings = SweepSettings("image", generation, (MOVES,), pairs=PairRule(n=3), references=tmp_path / "refs.parquet")
+    prepared = begun(world, tmp_path / "sweep", settings)
+    worker = SweepWorker(prepared.sweep, 1)
+    worker(0)
+    rows = rows_of(prepared, 0)
+    source = next(row for row in rows if row["role"] == "source")
+    assert (source["source_prompt"], source["reference"]) == ("a picture", str(tmp_path / "picture.png"))
+    # The way there is the one of a capture from pictures, which has its own tests.
+    plain = prepared.sweep.job.settings(worker.items(range(1))[0].target)
+    alone = Settings(
+        plain.height, plain.width, 3, plain.guidance, 1.0, picture=str(tmp_path / "picture.png"), only_steps=(0, 1, 2)
+    )
+    sample = replace(worker.items(range(1))[0].target, prompt="a picture")
+    with torch.inference_mode():
+        (expected,) = worker.sampler.generate([sample], alone)
+    assert np.abs(pixels(source).astype(int) - np.asarray(expected)).max() <= 1
+    edits = [row for row in rows if row["role"] == "edited" and row["item"] == 0]
+    undisturbed = next(row for row in rows if row["role"] == "undisturbed" and row["item"] == 0)
+    assert all((pixels(row) != pixels(undisturbed)).any() for row in edits)
+
+
+def test_a_sweep_resumes_where_it_stopped_and_its_pictures_are_the_same(
+    world: Path, generation: CaptureConfig, tmp_path: Path
+) -> None:
+    settings = SweepSettings("disruption", generation, (Grid(k=(2, 4, 8), trials=2),))
+    one, other = (begun(world, tmp_path / name, settings) for name in ("one", "other"))
+    assert one.sweep.n_tasks > 1
+    worker = SweepWorker(one.sweep, 1)
+    worker(1)
+    assert pending_tasks(one.sweep) == [task for task in range(one.sweep.n_tasks) if task != 1]
+    for task in pending_tasks(one.sweep):
+        worker(task)
+    fresh = SweepWorker(other.sweep, 1)
+    for task in range(other.sweep.n_tasks):
+        fresh(task)
+    for task in range(other.sweep.n_tasks):
+        ours, theirs = rows_of(one, task), rows_of(other, task)
+        for row in (*ours, *theirs):
+            row["seconds"] = None
+        assert ours == theirs
+    n_items = manifest.count(world)
+    with Catalog(tmp_path / "one") as catalog:
+        assert catalog.sql("select n_tasks_done, n_edits from sweep").fetchone() == (
+            one.sweep.n_tasks,
+            n_items * len(one.sweep.conditions),
+        )
+        assert catalog.sql("select count(*) from edits where role = 'edited'").fetchone() == (one.sweep.n_edits,)
+        same = "select count(*) from edits join conditions using (condition_id) where edits.k != conditions.k"
+        assert catalog.sql(same).fetchone() == (0,)
+        with pytest.raises(InputError, match=r"asked of a run, and .* is a sweep"):
+            catalog.query("massive_channels")
+
+
+def test_an_item_fails_alone_and_its_task_is_tried_again(
+    world: Path, generation: CaptureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SweepSettings("disruption", generation, (Grid(k=(2,), selections=("top",)),))
+    prepared = begun(world, tmp_path / "sweep", settings)
+    worker = SweepWorker(prepared.sweep, 1)
+    generate, bad = worker.sampler.generate, worker.items(range(3))[2].target.prompt
+
+    def fails(samples, settings):
+        if any(sample.prompt == bad for sample in samples):
+            raise ValueError("no such thing")
+        return generate(samples, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.sampler, "generate", fails)
+        record = worker(0)
+    assert (record.n_done, record.n_failed) == (4, 1)
+    failed = [row for row in rows_of(prepared, 0) if row["status"] == "failed"]
+    assert {row["prompt"] for row in failed} == {bad}
+    assert {row["error"] for row in failed} == {"ValueError: no such thing"}
+    assert {row["role"] for row in failed} == {"undisturbed", "edited"}
+    assert pending_tasks(prepared.sweep) == [0]
+    assert worker(0).n_failed == 0
+    assert pending_tasks(prepared.sweep) == []
+
+
+def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: Path, tiny_model: Path) -> None:
+    from engine.job import begin, prepare
+    from engine.store import read
+    from engine.worker import CaptureWorker
+
+    config = CaptureConfig(model=str(tiny_model), num_inference_steps=3, top_k=2, shard_samples=2)
+    job = prepare(world, tmp_path / "run", config)
+    begin(job, world)
+    capture = CaptureWorker(job, 1)
+    for task in range(job.layout.n_tasks):
+        capture(task)
+    grid = Grid(selections=("top",), k=(3,), scores_from=("run",), layers=("each",))
+    settings = SweepSettings(
+        "disruption", replace(config, top_k=0), (grid,), channels_run=str(tmp_path / "run"), score="rms"
+    )
+    prepared = prepare_sweep(world, tmp_path / "sweep", settings)
+    ranks = decode(prepared.tables["channel_ranks.parquet"]).to_pandas()
+    scores = read(job.storage, ["rms"], 0, 5)["rms"].astype(np.float64).mean(axis=(0, 1))
+    for layer in range(scores.shape[0]):
+        own = ranks[ranks["layer"] == layer].sort_values("rank")
+        assert own["channel"].tolist() == np.argsort(-scores[layer], kind="stable").tolist()
+    with pytest.raises(InputError, match="none is named"):
+        prepare_sweep(world, tmp_path / "sweep", replace(settings, channels_run=None))
+
+
+def test_a_place_with_another_sweep_or_other_files_is_refused(
+    world: Path, generation: CaptureConfig, tmp_path: Path
+) -> None:
+    settings = SweepSettings("disruption", generation, (Grid(k=(2,)),))
+    begun(world, tmp_path / "sweep", settings)
+    other = prepare_sweep(world, tmp_path / "sweep", replace(settings, score="rms"))
+    with pytest.raises(RunConflictError, match="score: 'mean_abs' -> 'rms'"):
+        begin_sweep(other)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").write_text("mine")
+    with pytest.raises(RunConflictError, match=r"holds no sweep but other files \(notes.txt\)"):
+        check_place(prepare_sweep(world, tmp_path / "else", settings))
+
+
+def test_pairs_that_are_not_each_others_counterparts_are_refused(
+    tiny_model: Path, generation: CaptureConfig, manifest_of, tmp_path: Path
+) -> None:
+    table = manifest_of("prompt,seed,steps\na star,0,3\na ring,0,2\n")
+    with pytest.raises(InputError, match=r"pair 0: target .* and source .* differ in what one batch must share: steps"):
+        prepare_sweep(table, tmp_path / "sweep", SweepSettings("text", generation, (MOVES,)))
+
+
+def test_kinds_and_actions_belong_together(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="kind 'disruption' takes the actions zero"):
+        prepare_sweep(world, tmp_path / "sweep", SweepSettings("disruption", generation, (MOVES,)))
+    with pytest.raises(InputError, match="kind 'text' takes the actions transport"):
+        prepare_sweep(world, tmp_path / "sweep", SweepSettings("text", generation, (Grid(),)))
+    inside = Grid(tokens=("inside",))
+    with pytest.raises(InputError, match="5 of 5 items name no mask"):
+        prepare_sweep(world, tmp_path / "sweep", SweepSettings("disruption", generation, (inside,)))
+
+
+def test_the_cost_counts_every_row(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
+    settings = SweepSettings("disruption", generation, (Grid(k=(2, 4), trials=2),))
+    prepared = prepare_sweep(world, tmp_path / "sweep", settings)
+    expected = cost(prepared, 1, 1)
+    assert not (tmp_path / "sweep").exists()
+    begin_sweep(prepared)
+    worker = SweepWorker(prepared.sweep, 1)
+    generated: list[int] = []
+    generate = worker.sampler.generate
+    worker.sampler.generate = lambda samples, settings: (generated.append(len(samples)), generate(samples, settings))[1]
+    for task in range(prepared.sweep.n_tasks):
+        worker(task)
+    assert (expected.n_batches, expected.n_rows) == (len(generated), sum(generated))
+    n_bytes = sum(path.stat().st_size for path in (tmp_path / "sweep" / "edits").iterdir())
+    assert expected.total_bytes == pytest.approx(n_bytes, rel=0.3)
+
+
+def test_guided_pictures_differ_from_unguided_ones_and_share_their_latents(
+    world: Path, generation: CaptureConfig, tmp_path: Path
+) -> None:
+    guides = Grid(actions=("guide",), amounts=(0.0, 2.0), selections=("top",), k=(4,))
+    prepared = begun(world, tmp_path / "sweep", SweepSettings("disruption", generation, (guides,)))
+    worker = SweepWorker(prepared.sweep, 1)
+    seen: list[torch.Tensor] = []
+    transformer = worker.sampler.pipeline.transformer
+    handle = transformer.register_forward_pre_hook(
+        lambda module, arguments, keywords: seen.append(keywords["hidden_states"].clone()), with_kwargs=True
+    )
+    try:
+        rows = worker.model.run(worker.pictures, worker.items(range(1)))
+    finally:
+        handle.remove()
+    assert {len(latents) for latents in seen} == {3}  # undisturbed, then the guided row behind its companion
+    assert all(torch.equal(latents[1], latents[2]) for latents in seen)
+    assert not torch.equal(seen[-1][0], seen[-1][2])
+    of = {row.get("amount"): pixels(row) for row in rows}
+    undisturbed, unguided, guided = of[None], of[0.0], of[2.0]
+    assert np.array_equal(undisturbed, unguided)
+    assert not np.array_equal(undisturbed, guided)
+
+
+@pytest.mark.parametrize("command", ["probe disruption", "transport text", "transport image"])
+def test_a_users_mistake_has_no_traceback(command: str, world: Path, tmp_path: Path) -> None:
+    arguments = [*command.split(), "--manifest", str(world), "--out", str(tmp_path / "sweep"), "--layers", "9"]
+    if command.endswith("image"):
+        arguments += ["--references", str(world)]
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, InputError)
+    assert not (tmp_path / "sweep").exists()
