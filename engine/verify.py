@@ -12,7 +12,7 @@ from engine.ledger import Ledger, Record
 from engine.parts import FOLDER, TABLES, Compaction, Parts, part
 from engine.plan import Layout
 from engine.results import Results, finished
-from engine.runfile import EMBEDDINGS, MANIFEST, NAME, objects_of, read_description
+from engine.runfile import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
 from engine.storage import Storage, Stored
 from engine.tables import decode
 
@@ -77,17 +77,19 @@ class _Run:
 def verify(
     storage: Storage, *, quick: bool = False, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Report:
-    """Check a run. Reads only; memory is that of a few tasks.
+    """Check a run or a sweep. Reads only; memory is that of a few tasks.
 
     Args:
-        storage: of the run.
+        storage: of the run, or the sweep.
         quick: presence and sizes only, by one listing; otherwise every byte is read.
         on_progress: called with the tasks checked so far and in all.
 
     Raises:
-        InputError: there is no run, or one of format version 1.
-        StorageError: ``run.json`` itself is damaged, or the store refused.
+        InputError: there is neither, or a run of format version 1.
+        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or the store refused.
     """
+    if storage.exists(SWEEP):
+        return _verify_sweep(storage, quick, on_progress)
     description = read_description(storage)
     layout = Layout.of(description)
     sizes = storage.list()
@@ -135,18 +137,56 @@ def verify(
     for record in records.values():
         named |= record.objects.keys()
     for result in finished(storage, sizes):
-        named |= _result(run, result, quick, problems)
+        named |= _result(storage, sizes, result, quick, problems)
+    return _report(layout.n_tasks, records, named, sizes, problems)
+
+
+def _report(
+    n_tasks: int, records: Mapping[int, Record], named: set[str], sizes: Mapping[str, int], problems: list[Problem]
+) -> Report:
     n_bytes = sum(size for key, size in sizes.items() if key in named)
     unrecorded = [key for key in sizes if key not in named and not key.startswith(_READ_ANYWAY)]
     bad_records = {problem.key for problem in problems if problem.kind == "record"}
     return Report(
-        n_tasks=layout.n_tasks,
+        n_tasks=n_tasks,
         n_recorded=len(records),
         n_objects=len(named & sizes.keys()),
         n_bytes=n_bytes,
         problems=tuple(sorted(problems, key=lambda problem: (problem.key, problem.task or 0))),
         unrecorded=tuple(key for key in unrecorded if key not in bad_records),
     )
+
+
+def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int], None]) -> Report:
+    """Every record of a sweep, and every object that it or ``sweep.json`` or a result names."""
+    description = read_sweep(storage)
+    sizes = storage.list()
+    problems: list[Problem] = []
+    shared = objects_of(description)
+    for key, expected in shared.items():
+        _object(storage, sizes, key, expected, None, quick, problems)
+    records: dict[int, Record] = {}
+    keys = Ledger(storage).keys()
+    for done, (task, key) in enumerate(keys.items(), start=1):
+        try:
+            record = Record.decode(storage.get(key))
+            if record.fingerprint != description["fingerprint"]:
+                raise ValueError(
+                    f"its fingerprint is {record.fingerprint}, the sweep's is {description['fingerprint']}"
+                )
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(Problem(key, task, "record", str(error)))
+            continue
+        records[task] = record
+        for name, expected in record.objects.items():
+            _object(storage, sizes, name, expected, task, quick, problems)
+        on_progress(done, len(keys))
+    named = {SWEEP, LEASE, *shared, *(Ledger.key(task) for task in records)}
+    for record in records.values():
+        named |= record.objects.keys()
+    for result in finished(storage, sizes):
+        named |= _result(storage, sizes, result, quick, problems)
+    return _report(description["n_tasks"], records, named, sizes, problems)
 
 
 def repair(storage: Storage, report: Report) -> None:
@@ -158,7 +198,9 @@ def repair(storage: Storage, report: Report) -> None:
     storage.delete([p.key for p in report.problems if p.task is None and p.key != NAME])
 
 
-def _result(run: _Run, result: Results, quick: bool, problems: list[Problem]) -> set[str]:
+def _result(
+    storage: Storage, sizes: Mapping[str, int], result: Results, quick: bool, problems: list[Problem]
+) -> set[str]:
     """Check a finished analysis; returns its keys. Where an object is damaged, so is the end: it must be run again."""
     end = result.key("result.json")
     try:
@@ -168,7 +210,7 @@ def _result(run: _Run, result: Results, quick: bool, problems: list[Problem]) ->
         return {end}
     found: list[Problem] = []
     for key, stored in expected.items():
-        _object(run.storage, run.sizes, key, stored, None, quick, found)
+        _object(storage, sizes, key, stored, None, quick, found)
     if found:
         problems += [*found, Problem(end, None, "disagrees", f"{len(found)} of its objects are damaged")]
     return {end, *expected}

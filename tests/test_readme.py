@@ -20,7 +20,9 @@ def block(after: str) -> list[str]:
     return [line[4:] for line in re.search(r"\n((?:    .*\n|\n)+)", text)[1].splitlines() if line]
 
 
-COMMANDS = [line for heading in ("The main path", "Ask it", "Trust it, keep it") for line in block(heading)]
+COMMANDS = [
+    line for heading in ("The main path", "Ask it", "Change it", "Trust it, keep it") for line in block(heading)
+]
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess:
@@ -43,7 +45,7 @@ def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
-    assert len(COMMANDS) == 21
+    assert len(COMMANDS) == 25
     for line in COMMANDS:
         assert main_path[line].returncode == 0, (line, main_path[line].stderr)
         assert "Traceback" not in main_path[line].stderr

@@ -1,6 +1,7 @@
 """Sweeps from a manifest to the table of edits: what they are compared with, resuming, failing alone, refusing."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from engine import manifest
 from engine.catalog import Catalog
 from engine.cli import app
 from engine.config import CaptureConfig
-from engine.errors import InputError, RunConflictError
+from engine.errors import InputError, RunConflictError, StorageError
 from engine.interventions.conditions import Grid
 from engine.interventions.cost import cost
 from engine.interventions.pairs import PairRule
@@ -23,6 +24,7 @@ from engine.interventions.worker import SweepWorker
 from engine.run import pending_tasks
 from engine.sampler import Settings
 from engine.tables import decode
+from engine.verify import verify
 
 BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
 MOVES = Grid(("transport",), (0.5,), ("top", "all"), k=(4,), scores_from=("source",))
@@ -193,6 +195,31 @@ def test_a_place_with_another_sweep_or_other_files_is_refused(
     (tmp_path / "else" / "notes.txt").write_text("mine")
     with pytest.raises(RunConflictError, match=r"holds no sweep but other files \(notes.txt\)"):
         check_place(prepare_sweep(world, tmp_path / "else", settings))
+
+
+def test_what_a_sweep_is_can_be_shown_and_its_bytes_verified(
+    world: Path, generation: CaptureConfig, tmp_path: Path
+) -> None:
+    prepared = begun(world, tmp_path / "sweep", SweepSettings("disruption", generation, (Grid(k=(2,)),)))
+    worker = SweepWorker(prepared.sweep, 1)
+    worker(0)
+    shown = json.loads(CliRunner().invoke(app, ["runs", "show", str(tmp_path / "sweep"), "--json"]).stdout)
+    assert (shown["n_done"], shown["n_items"], shown["n_edits"]) == (5, 5, prepared.sweep.n_edits)
+    checked = verify(prepared.sweep.storage)
+    assert (checked.problems, checked.n_recorded, checked.unrecorded) == ((), 1, ())
+    part = tmp_path / "sweep" / "edits" / "00000.parquet"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    found = verify(prepared.sweep.storage)
+    assert [(problem.key, problem.task, problem.kind) for problem in found.problems] == [
+        ("edits/00000.parquet", 0, "checksum")
+    ]
+    result = CliRunner().invoke(app, ["runs", "verify", str(tmp_path / "sweep"), "--repair"])
+    assert isinstance(result.exception, StorageError)
+    assert pending_tasks(prepared.sweep) == [0]
+    worker(0)
+    assert verify(prepared.sweep.storage).problems == ()
 
 
 def test_pairs_that_are_not_each_others_counterparts_are_refused(

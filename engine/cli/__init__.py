@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from engine.cli import analyze, capture, compare, demo, manifest, models, query, runs
+from engine.cli import analyze, capture, compare, demo, manifest, models, plot, probe, query, runs, transport
 from engine.cli.console import say
 from engine.errors import FewchannelsError
 
@@ -19,6 +19,9 @@ app.add_typer(manifest.app, name="manifest", help="Make and look at manifests: t
 app.add_typer(models.app, name="models", help="Which models are known, and how to describe one that is not.")
 app.add_typer(runs.app, name="runs", help="Look at runs, check and keep them.")
 app.add_typer(analyze.app, name="analyze", help="Stability, concentration and alignment of a run's channels.")
+app.add_typer(probe.app, name="probe", help="Disturb channels, and see what becomes of the picture.")
+app.add_typer(transport.app, name="transport", help="Move a source's channels into a target's trajectory.")
+app.command("plot")(plot.plot)
 app.command("capture")(capture.capture)
 app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)

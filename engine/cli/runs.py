@@ -27,12 +27,17 @@ def show(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what a run is: model, settings, how far it is, and its size on disk.
+    """Show what a run or a sweep is: model, settings, how far it is, and its size on disk.
 
     Example: fewchannels runs show RUN
     """
     from engine.reader import open_run
+    from engine.runfile import SWEEP
+    from engine.storage import open_storage
 
+    if open_storage(run).exists(SWEEP):
+        _show_sweep(run, as_json)
+        return
     about = open_run(run).summary()
     if as_json:
         results.print_json(json.dumps(about))
@@ -53,6 +58,32 @@ def show(
         table.add_row("generation", f"{about['seconds_per_sample']:.3g} s a sample (mean)")
     if about["n_truncated"]:
         table.add_row("prompts cut", f"{about['n_truncated']:,}: longer than the model's text encoder takes")
+    table.add_row("fingerprint", about["fingerprint"])
+    table.add_row("begun", about["created"])
+    table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    results.print(table)
+
+
+def _show_sweep(place: str, as_json: bool) -> None:
+    from engine.interventions.sweep import summary
+    from engine.storage import open_storage
+
+    about = summary(open_storage(place))
+    if as_json:
+        results.print_json(json.dumps(about))
+        return
+    table = Table(title=place, title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value", overflow="fold")
+    table.add_row("done", f"{about['n_done']:,} of {about['n_items']:,} items, {about['n_failed']:,} failed")
+    table.add_row("tasks", f"{about['n_tasks_done']:,} of {about['n_tasks']:,}")
+    table.add_row("kind", about["kind"] + (f", protocol {about['protocol']}" if about["protocol"] else ""))
+    table.add_row("edits", f"{about['n_edits']:,}: {about['n_conditions']:,} conditions of each item")
+    table.add_row("model", f"{about['model']['name']} ({about['model']['family']})")
+    for name, value in about["generation"].items():
+        if value is not None:
+            table.add_row(name, str(value))
+    table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
     table.add_row("fingerprint", about["fingerprint"])
     table.add_row("begun", about["created"])
     table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))

@@ -31,6 +31,7 @@ from engine.interventions.conditions import BASELINES, Condition, Grid, expand
 from engine.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
 from engine.interventions.rows import check_batch_size
 from engine.job import Job, prepare
+from engine.ledger import Ledger
 from engine.models.family import Family
 from engine.runfile import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, read_sweep
 from engine.statistics import STATISTICS
@@ -384,3 +385,25 @@ def check_place(prepared: Prepared) -> None:
         raise RunConflictError(
             f"{prepared.sweep.job.run!r} holds no sweep but other files ({', '.join(others[:3])}); choose a new place."
         )
+
+
+def summary(storage: Storage) -> dict[str, Any]:
+    """What a sweep is and how far it is, in plain values.
+
+    Raises:
+        InputError: there is no sweep.
+    """
+    description = read_sweep(storage)
+    records = Ledger(storage).records(description["fingerprint"]).values()
+    sizes = storage.list()
+    names = ("protocol", "n_conditions", "n_edits", "n_tasks", "model", "fingerprint", "created", "versions")
+    return {name: description[name] for name in names} | {
+        "kind": description["identity"]["kind"],
+        "n_items": description["identity"]["n_items"],
+        "generation": description["identity"]["generation"],
+        "n_tasks_done": len(records),
+        "n_done": sum(record.n_done for record in records),
+        "n_failed": sum(record.n_failed for record in records),
+        "files": len(sizes),
+        "bytes": sum(sizes.values()),
+    }

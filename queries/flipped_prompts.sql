@@ -1,0 +1,112 @@
+-- purpose: Which prompts does an edit flip? Edited pictures that no longer show what the undisturbed picture of the
+--   prompt shows: shape, colour, size, position or background of the shapes world. Of a transport it also says which
+--   of these are the source's now. An attribute that the undisturbed picture lacks cannot flip. Beside each picture is
+--   how many of its condition flip, of those whose undisturbed picture shows what was asked for.
+-- of: sweep
+-- grain: one row per (item, condition) whose picture flips
+-- param attribute: str = any {any, shape, colour, size, position, background} -- what must have flipped
+-- param taken: bool = false -- only what has become the source's
+-- param condition: int = -1 -- place of a condition in the sweep; -1 takes all
+-- param top: int = 100 -- at most so many pictures, those that lost most first; 0 takes all
+-- column item: index -- row of the sweep's items, 0-based
+-- column item_id: id -- the sample's id, or the pair's
+-- column sample_id: id -- the manifest's id of the sample, the target of a pair
+-- column prompt: text -- the sample's prompt
+-- column source_prompt: text -- the source's prompt; null where there is none
+-- column seed: seed -- the sample's seed
+-- column condition: index -- place of the condition in the sweep
+-- column condition_id: id -- the condition's
+-- column action: name -- as in conditions
+-- column amount: of the edit -- as in conditions
+-- column selection: name -- as in conditions
+-- column trial: index -- as in conditions
+-- column k: channels -- as in conditions
+-- column scores_from: name -- as in conditions
+-- column layers_name: layers -- as in conditions
+-- column steps_name: steps -- as in conditions
+-- column tokens: name -- as in conditions
+-- column lost: names -- what flipped, in alphabetical order
+-- column taken_from_source: names -- of that, what is the source's now; null where nothing is
+-- column n_lost: attributes -- how many flipped
+-- column n_taken: attributes -- how many of them are the source's now
+-- column n_flipped: pictures -- of the condition, those that flip
+-- column n_pictures: pictures -- of the condition, those that could
+with attributes as (
+    select
+        item,
+        role,
+        condition_id,
+        unnest(['shape', 'colour', 'size', 'position', 'background']) as attribute,
+        unnest([shows_shape, shows_colour, shows_size, shows_position, shows_background]) as shows_it,
+        unnest([source_shape, source_colour, source_size, source_position, source_background]) as shows_sources
+    from edits
+    where status = 'done'
+),
+
+before as (
+    select distinct item, attribute
+    from attributes
+    where role = 'undisturbed' and shows_it and ($attribute = 'any' or attribute = $attribute)
+),
+
+judged as (
+    select
+        item,
+        condition_id,
+        attribute,
+        not shows_it and (not $taken or coalesce(shows_sources, false)) as flips,
+        coalesce(shows_sources, false) as is_sources
+    from attributes
+    join before using (item, attribute)
+    where role = 'edited' and shows_it is not null
+),
+
+by_picture as (
+    select
+        item,
+        condition_id,
+        string_agg(attribute, ', ' order by attribute) filter (flips) as lost,
+        string_agg(attribute, ', ' order by attribute) filter (flips and is_sources) as taken_from_source,
+        count(*) filter (flips) as n_lost,
+        count(*) filter (flips and is_sources) as n_taken
+    from judged
+    group by item, condition_id
+),
+
+counted as (
+    select
+        *,
+        count(*) filter (n_lost > 0) over (partition by condition_id) as n_flipped,
+        count(*) over (partition by condition_id) as n_pictures
+    from by_picture
+)
+
+select
+    item,
+    item_id,
+    sample_id,
+    prompt,
+    source_prompt,
+    seed,
+    condition,
+    condition_id,
+    action,
+    amount,
+    selection,
+    trial,
+    k,
+    scores_from,
+    layers_name,
+    steps_name,
+    tokens,
+    lost,
+    taken_from_source,
+    n_lost,
+    n_taken,
+    n_flipped,
+    n_pictures
+from counted
+join edits using (item, condition_id)
+where n_lost > 0 and ($condition = -1 or condition = $condition)
+qualify $top = 0 or row_number() over (order by n_lost desc, item, condition) <= $top
+order by n_lost desc, item, condition

@@ -1,0 +1,282 @@
+"""Means and contrasts of a sweep, against arithmetic by hand, SciPy, and effects that were planted."""
+
+import json
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted_edits import condition, edits_of, picture, planted
+from scipy import stats
+
+from engine.interventions.effects import DOSES, as_columns, contrasts, means, metrics, signed_rank, standardised
+from engine.interventions.summary import summarise
+from engine.tables import decode, encode
+
+SHIFT = {"top": 0.01, "bottom": 0.0, "random": 0.002, "matched": 0.004, "all": 0.02}
+
+
+def sweep(*conditions: dict[str, Any], values: dict[tuple[int, int], float], prompts: str = "abcdefgh") -> pd.DataFrame:
+    """Edited pictures whose mse is given by (item, condition)."""
+    return edits_of(
+        [
+            picture(item, prompt=prompts[item], **condition(place, **conditions[place]), mse=value)
+            for (item, place), value in values.items()
+        ]
+    )
+
+
+def row(table: pd.DataFrame, **where: Any) -> pd.Series:
+    """The one row where columns have these values."""
+    for name, value in where.items():
+        table = table[table[name] == value]
+    assert len(table) == 1, table
+    return table.iloc[0]
+
+
+def test_an_items_trials_are_averaged_before_items_are() -> None:
+    values = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): 10.0}  # item 1 has one trial only
+    edits = sweep({"selection": "random"}, {"selection": "random", "trial": 1}, values=values)
+    found = row(means(edits), metric="mse")
+    assert found["mean"] == (2.0 + 10.0) / 2
+    assert (found["n_items"], found["n_prompts"], found["condition"]) == (2, 2, 0)
+
+
+def test_failed_pictures_and_those_with_broken_latents_are_counted_and_only_the_failed_left_out() -> None:
+    rows = [
+        picture(0, **condition(0), mse=0.5),
+        picture(1, **condition(0), mse=0.7, nonfinite_steps=2),
+        picture(2, **condition(0), status="failed", error="it broke"),
+    ]
+    found = row(means(edits_of(rows)), metric="mse")
+    assert found["mean"] == pytest.approx(0.6)
+    assert (found["n_items"], found["n_failed"], found["n_nonfinite"]) == (2, 1, 1)
+
+
+def test_intervals_resample_prompts_and_not_items() -> None:
+    prompts = "aaaabbccccdde"
+    random = np.random.default_rng(3)
+    values = random.normal(size=len(prompts)).astype(np.float32).astype(float)
+    edits = sweep({}, values={(i, 0): value for i, value in enumerate(values)}, prompts=prompts)
+    found = row(means(edits, n_resamples=400, seed=7), metric="mse")
+    groups = [values[[p == name for p in prompts]] for name in "abcde"]
+    drawn = np.random.default_rng(7).integers(5, size=(400, 5))
+    resampled = [np.concatenate([groups[i] for i in each]).mean() for each in drawn]
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(resampled, [2.5, 97.5])))
+    assert found["n_prompts"] == 5
+
+
+def test_what_is_not_edited_is_a_group_of_its_own() -> None:
+    rows = [picture(0, role=role, shows_shape=role == "source", n_shown=4) for role in ("undisturbed", "source")]
+    rows += [picture(1, role="undisturbed", shows_shape=True), picture(0, **condition(0), shows_shape=False)]
+    found = means(edits_of(rows))
+    assert row(found, action="undisturbed", metric="shows_shape")["mean"] == 0.5
+    assert row(found, action="source", metric="shows_shape")["mean"] == 1.0
+    assert row(found, action="zero", metric="shows_shape")["mean"] == 0.0
+    assert found.loc[found["condition"].isna(), "selection"].isna().all()
+    assert not (found["metric"] == "mse").any()
+
+
+def test_planted_effects_are_found_and_their_signs_are_of_counterpart_less_control() -> None:
+    conditions = [
+        {"selection": name, "trial": t} for name, n in (("top", 1), ("bottom", 1), ("random", 3)) for t in range(n)
+    ]
+    found = contrasts(planted(conditions, SHIFT))
+    for control, planted_difference in (("bottom", 0.08), ("random", 0.064)):
+        each = row(found, selection=control, metric="mse")
+        assert each["low"] < planted_difference < each["high"]
+        assert each["mean"] == pytest.approx(planted_difference, abs=0.002)
+        assert each["effect_mean"] - each["control_mean"] == pytest.approx(each["mean"])
+        assert each["q"] < 0.01
+        assert row(found, selection=control, metric="shows_shape")["mean"] == -0.75
+    assert set(found["counterpart"]) == {"top"}
+
+
+def test_a_contrast_is_paired_by_item_and_counts_a_prompt_once() -> None:
+    prompts = "aaabbcd"
+    random = np.random.default_rng(11)
+    edits = sweep(
+        {},
+        {"selection": "random"},
+        {"selection": "random", "trial": 1},
+        values={(i, place): random.random() for i, place in product(range(7), range(3))},
+        prompts=prompts,
+    )
+    lacking = (edits["item"] == 6) & (edits["condition"] == 0)  # the only item of prompt d has no edit of the top
+    found = row(contrasts(edits[~lacking]), metric="mse")
+    wide = edits.pivot(index="item", columns="condition", values="mse").astype(float).drop(6)
+    differences = wide[0] - (wide[1] + wide[2]) / 2
+    by_prompt = differences.groupby(list("aaabbc")).mean()
+    assert found["mean"] == pytest.approx(differences.mean())
+    assert found["control_mean"] == pytest.approx((wide[1] + wide[2]).mean() / 2)
+    assert found["d_z"] == pytest.approx(by_prompt.mean() / by_prompt.std())
+    assert found["p"] == pytest.approx(stats.wilcoxon(by_prompt).pvalue)
+    assert (found["n_items"], found["n_prompts"]) == (6, 3)
+
+
+def test_q_is_the_step_up_procedure_over_all_tests_of_the_sweep() -> None:
+    random = np.random.default_rng(4)
+    conditions = [{"selection": name, "k": k} for k in (1, 8) for name in ("top", "bottom", "random", "redrawn")]
+    values = {(i, place): random.normal(0.5 * (place % 4)) for i, place in product(range(8), range(8))}
+    found = contrasts(sweep(*conditions, values=values))
+    tested = found[found["p"].notna()].sort_values("p")
+    assert tested["p"].nunique() > 3
+    m, least, expected = len(tested), 1.0, []
+    for rank, p in zip(range(m, 0, -1), reversed(tested["p"].tolist()), strict=True):
+        least = min(least, p * m / rank)
+        expected.append(least)
+    assert tested["q"].tolist() == pytest.approx(expected[::-1])
+
+
+def test_how_large_an_edit_was_is_compared_and_not_tested() -> None:
+    found = contrasts(planted([{"selection": "top"}, {"selection": "matched"}], SHIFT))
+    doses = found[found["metric"].isin(DOSES)]
+    assert set(doses["metric"]) == {"n_channels", "energy_share", "change"}
+    assert doses[["p", "q"]].isna().all(axis=None)
+    assert found.loc[~found["metric"].isin(DOSES), ["p", "q"]].notna().all(axis=None)
+    assert row(doses, metric="change")["mean"] == pytest.approx(8 * (0.01 - 0.004))
+
+
+def pairs_of(*conditions: dict[str, Any]) -> set[tuple[int, int, str, int]]:
+    """(control, counterpart, the counterpart's selection, k) of every contrast of mse."""
+    values = {(item, place): item + place / 7 for item in range(3) for place in range(len(conditions))}
+    found = contrasts(sweep(*conditions, values=values))
+    names = ["condition", "counterpart_condition", "counterpart", "k"]
+    return {tuple(each) for each in found[names].itertuples(index=False)}
+
+
+def test_a_control_is_compared_with_the_top_of_all_its_settings_and_no_other() -> None:
+    top = {"selection": "top"}
+    others = [
+        {"k": 4},
+        {"action": "mean"},
+        {"layers_name": "0"},
+        {"steps_name": "1"},
+        {"amount": 0.5},
+        {"tokens": "outside"},
+    ]
+    assert pairs_of(top, {"selection": "bottom"}, *others) == {(1, 0, "top", 8)}
+    for other in others:
+        assert pairs_of(top, {"selection": "bottom"} | other) == set()
+
+
+def test_listed_channels_stand_in_where_there_is_no_top() -> None:
+    listed, control = {"selection": "listed"}, {"selection": "random"}
+    assert pairs_of(listed, control) == {(1, 0, "listed", 8)}
+    assert pairs_of(listed, control, {"selection": "top"}) == {(1, 2, "top", 8)}
+
+
+def test_lists_of_other_channels_are_not_averaged_as_if_they_were_trials() -> None:
+    conditions = [
+        {"selection": "listed"},
+        {"selection": "random"},
+        {"selection": "listed"},
+        {"selection": "random", "trial": 1},
+    ]
+    assert pairs_of(*conditions) == {(1, 0, "listed", 8), (1, 2, "listed", 8)}
+    edits = sweep(*conditions, values={(0, place): float(place) for place in range(4)})
+    found = means(edits)
+    assert dict(zip(found["condition"], found["mean"], strict=True)) == {0: 0.0, 1: 2.0, 2: 2.0}
+
+
+def test_all_channels_are_compared_with_the_top_of_every_k() -> None:
+    every = {"selection": "all", "k": 0}
+    assert pairs_of({"k": 4}, {"k": 8}, every) == {(2, 0, "top", 4), (2, 1, "top", 8)}
+
+
+def test_baselines_are_compared_with_every_transport_of_their_amount() -> None:
+    pixels = {"action": "pixels", "selection": "none", "k": 0, "amount": 0.5}
+    moves = [{"action": "transport", "amount": amount, "k": k} for amount, k in ((0.5, 4), (0.5, 8), (1.0, 8))]
+    assert pairs_of(*moves, pixels) == {(3, 0, "top", 4), (3, 1, "top", 8)}
+    assert pairs_of({"action": "zero", "amount": 0.5}, pixels) == set()
+
+
+def test_controls_that_nobodys_scores_choose_are_of_every_one() -> None:
+    tops = [{"scores_from": whose} for whose in ("source", "union")]
+    random, bottom = ({"selection": word, "scores_from": "source"} for word in ("random", "bottom"))
+    assert pairs_of(*tops, random, bottom) == {(2, 0, "top", 8), (2, 1, "top", 8), (3, 0, "top", 8)}
+
+
+def test_nothing_is_claimed_of_one_prompt_and_null_is_what_parquet_gets() -> None:
+    edits = sweep({}, {"selection": "bottom"}, values={(0, 0): 0.5, (0, 1): 0.25})
+    found = contrasts(edits)
+    table = decode(encode("effects_contrasts", as_columns(found)))
+    assert table.column("mean").to_pylist() == [0.25]
+    for name in ("low", "high", "d_z", "p", "q"):
+        assert table.column(name).to_pylist() == [None]
+    averages = decode(encode("effects_means", as_columns(means(edits))))
+    assert averages.column("low").null_count == 2
+    assert averages.column("condition").to_pylist() == [0, 1]
+
+
+def test_controls_that_do_just_the_same_have_a_p_of_1_and_no_effect_size() -> None:
+    found = row(contrasts(sweep({}, {"selection": "bottom"}, values={(i, c): i for i in range(4) for c in (0, 1)})))
+    assert (found["mean"], found["p"], found["q"]) == (0.0, 1.0, 1.0)
+    assert math.isnan(found["d_z"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=9))
+def test_the_signed_rank_test_is_exact_with_ties_and_zeros(differences: list[int]) -> None:
+    d = np.array(differences, float)
+    size = np.abs(d)
+    ranks = np.array([np.sum(size < each) + (np.sum(size == each) + 1) / 2 for each in size])[d != 0]
+    sums = [np.dot(signs, ranks) for signs in product((0, 1), repeat=len(ranks))]
+    seen = np.dot(d[d != 0] > 0, ranks)
+    tails = np.mean([s <= seen for s in sums]), np.mean([s >= seen for s in sums])
+    assert signed_rank(d) == pytest.approx(min(1, 2 * min(tails)))
+
+
+@pytest.mark.parametrize("n", [5, 23, 50, 51, 300])
+def test_the_signed_rank_test_is_scipys_without_ties(n: int) -> None:
+    d = np.random.default_rng(n).normal(0.2, size=n)
+    assert signed_rank(d) == pytest.approx(stats.wilcoxon(d).pvalue)
+
+
+def test_the_effect_size_is_that_of_the_paired_t_test() -> None:
+    d = np.random.default_rng(2).normal(1, size=9)
+    assert standardised(d) * 3 == pytest.approx(stats.ttest_1samp(d, 0).statistic)
+
+
+def test_metrics_are_the_measured_columns_of_edits() -> None:
+    assert {"n_channels", "change", "mse", "shows_shape", "n_shown", "source_taken", "lpips"} <= set(metrics())
+    assert not {"k", "amount", "trial", "seed", "image", "width", "seconds"} & set(metrics())
+
+
+def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
+    found = summarise(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5))
+    for table, columns in found.tables.items():
+        encode(f"effects_{table}", columns)
+    assert json.loads(json.dumps(found.numbers, allow_nan=False)) == found.numbers
+    assert found.numbers["n_items"] == 10
+    assert found.numbers["metrics"] == ["n_shown", "mse", "clip_score"]
+    assert "10 items of 5 prompts, 2 conditions: 20 edited pictures, 0 of them failed" in found.text
+    (line,) = (line for line in found.text.splitlines() if line.startswith("| top, minus matched"))
+    contrast = row(
+        contrasts(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5)), metric="mse"
+    )
+    assert (
+        f"{contrast['mean']:.3g} ({contrast['low']:.3g} to {contrast['high']:.3g}), d_z {contrast['d_z']:.2f}" in line
+    )
+    assert "dino" in found.text.split("Not measured: ")[1]
+    assert "mse" not in found.text.split("Not measured: ")[1].split(".\n")[0].split(", ")
+    assert all(f"({name})" in found.text for name in found.files if name.endswith(".png"))
+
+
+def test_a_summary_without_controls_says_that_there_are_none() -> None:
+    found = summarise(planted([{"selection": "top"}], SHIFT, n_prompts=3))
+    assert "No contrasts: no control" in found.text
+    assert found.numbers["contrasts"] == []
+    assert all(len(values) == 0 for values in found.tables["contrasts"].values())
+
+
+def test_a_summary_of_many_settings_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.interventions.summary.default_figures", lambda edits, means: {})
+    conditions = [{"selection": name, "k": k} for k in range(1, 43) for name in ("top", "bottom")]
+    found = summarise(planted(conditions, SHIFT, n_prompts=8, n_seeds=1), n_resamples=20)
+    assert "| minus bottom | 0 higher, 42 lower, of 42 | 42 higher, 0 lower, of 42 |" in found.text
+    assert "The means of 84 settings" in found.text
