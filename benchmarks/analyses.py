@@ -27,6 +27,7 @@ from engine.analyses.concentration import Concentration
 from engine.analyses.kmeans import k_means
 from engine.analyses.localise import normalise
 from engine.analyses.selected import Selected
+from engine.cluster import one_thread
 from engine.draws import cell_keys, different_tokens
 from engine.models.family import Block
 from engine.plan import Layout
@@ -108,6 +109,8 @@ def streaming(side: int, n_channels: int, n_samples: int, rounds: int) -> dict[s
                     if array.dtype == "float32"
                     else np.broadcast_to(np.arange(N_CHANNELS, dtype=np.int32), shape)
                 )
+            rest = n_channels * np.ones_like(arrays["token_norm"])
+            arrays["token_norm"] = np.sqrt(np.square(arrays["massive_value"]).sum(axis=-2) + rest)
             store.write(i, arrays)
         selected = Selected(
             run=folder,
@@ -126,12 +129,13 @@ def streaming(side: int, n_channels: int, n_samples: int, rounds: int) -> dict[s
         analysis, results = Concentration(), Results(storage, "concentration")
         arms = {
             "reading": lambda: [read(storage, names, i, i + 1) for i in range(n_samples)],
-            "reading and measuring": lambda: [analysis.unit(selected, results, i) for i in range(n_samples)],
+            "reading and measuring": lambda: [analysis.unit(selected, results, i, "cpu") for i in range(n_samples)],
         }
         seconds: dict[str, list[float]] = {name: [] for name in arms}
-        for _ in range(rounds):
-            for name, work in arms.items():
-                seconds[name].append(timed(work))
+        with one_thread():  # as workers do
+            for _ in range(rounds):
+                for name, work in arms.items():
+                    seconds[name].append(timed(work))
     share = [a / b for a, b in zip(seconds["reading"], seconds["reading and measuring"], strict=True)]
     n_bytes = layout.sample_value_bytes * n_samples
     rate = n_bytes / statistics.median(seconds["reading and measuring"]) / 1e6

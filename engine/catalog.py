@@ -199,7 +199,7 @@ class Catalog:
             InputError: it is not one SELECT statement, DuckDB does not understand it, or it reads another file.
             StorageError: a file of the run cannot be read.
         """
-        return Answer(self._ask(text, None))
+        return Answer(self._ask(text))
 
     def query(self, name: str, /, **parameters: object) -> Answer:
         """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see :func:`queries`.
@@ -218,19 +218,24 @@ class Catalog:
                 "fewchannels query --list shows which are of which."
             )
         if missing := [label for label in chosen.needs if label not in self.results]:
-            commands = ", then ".join(f"fewchannels analyze {label} {self._storage.url}" for label in missing)
             raise InputError(
-                f"query {name!r} needs the result of an analysis that this run does not have: {commands}. Results "
-                "under another --label are read by fewchannels sql."
+                f"query {name!r} needs the result of what this {self.of} was not asked: {self._commands(missing)}. "
+                "Results under another --label are read by fewchannels sql."
             )
-        return Answer(self._ask(chosen.sql, values), chosen)
+        return Answer(self._ask(chosen.sql, values, chosen.needs), chosen)
+
+    def _commands(self, labels: Collection[str], option: str = "") -> str:
+        """The commands that make results."""
+        if self.of == "sweep":
+            return f"fewchannels plot {self._storage.url}"
+        return ", then ".join(f"fewchannels analyze {label} {self._storage.url}{option}" for label in labels)
 
     def picture(self, sample_id: str) -> bytes | None:
         """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""
         found = self._ask("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
         return next(iter(found.column("image").to_pylist()), None)
 
-    def _ask(self, text: str, parameters: dict[str, Any] | None) -> Any:
+    def _ask(self, text: str, parameters: dict[str, Any] | None = None, needs: Collection[str] = ()) -> Any:
         try:
             statements = self._connection.extract_statements(text)
             if len(statements) != 1:
@@ -244,6 +249,11 @@ class Catalog:
         except (duckdb.InternalException, duckdb.FatalException):
             raise  # a fault of DuckDB's own: its trace is wanted
         except duckdb.Error as error:
+            if needs and isinstance(error, duckdb.BinderException | duckdb.CatalogException):
+                raise InputError(
+                    f"the result {' or '.join(needs)} was written by an older version and lacks what the query reads. "
+                    f"Make it again: {self._commands(needs, ' --replace')}.\n{error}"
+                ) from None
             raise self._translated(error) from None
 
     def _translated(self, error: duckdb.Error) -> FewchannelsError:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from engine.errors import FewchannelsError
+from engine.errors import FewchannelsError, InputError
 
 MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
 _Item = TypeVar("_Item")
@@ -35,12 +35,26 @@ class Pool:
     cpus_per_actor: int
     address: str | None = None
 
+    @property
+    def device(self) -> str:
+        """Where an actor computes: on ``cuda`` if its share has a GPU, else on ``cpu``, whatever the machine has."""
+        return "cuda" if self.gpus_per_actor else "cpu"
+
 
 def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str | None = None) -> Pool:
-    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four."""
+    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four.
+
+    Raises:
+        InputError: each actor is to have more GPUs than this machine has.
+    """
     import torch
 
     n_gpus = torch.cuda.device_count() if address is None else 0
+    if address is None and (gpus_per_actor or 0) > n_gpus:
+        raise InputError(
+            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
+            "the --address of a Ray cluster that has them."
+        )
     gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
     n_cpus = os.cpu_count() or 1
     if n_actors is None:
@@ -114,7 +128,7 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
     Args:
         work: a plain function, safe to repeat.
         items: what it is given.
-        pool: of workers; one alone is this process.
+        pool: of workers; one alone is this process, unless a cluster's GPU is its share.
 
     Raises:
         FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.
@@ -124,7 +138,8 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
         with one_thread():
             return work(item)
 
-    if pool.n_actors == 1 or len(items) <= 1:
+    is_elsewhere = pool.address is not None and pool.gpus_per_actor > 0
+    if (pool.n_actors == 1 or len(items) <= 1) and not is_elsewhere:
         yield from ((item, by_one_thread(item)) for item in items)
         return
     with ray_session(pool), interrupts() as check_interrupted:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 
 from engine import documents
 from engine.errors import RunConflictError, StorageError
@@ -48,7 +49,7 @@ class Record:
         """The record's document."""
         return documents.encode(asdict(self))
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """CRC-32C of the record's document: tells this record from another of the same task."""
         return Stored.of([self.encode()]).crc32c

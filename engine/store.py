@@ -183,8 +183,16 @@ def read(
     group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
     if region is None:
         return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
-    steps, layers = (np.array(positions) for positions in region)
-    return {name: np.asarray(group[name].oindex[start:stop, steps, layers]) for name in names}  # type: ignore[union-attr]
+    chosen = (slice(start, stop), *(_neighbours(positions) for positions in region))
+    if all(isinstance(part, slice) for part in chosen):
+        return {name: np.asarray(group[name][chosen]) for name in names}  # type: ignore[index]
+    return {name: np.asarray(group[name].oindex[chosen]) for name in names}  # type: ignore[union-attr]
+
+
+def _neighbours(positions: Sequence[int]) -> slice | np.ndarray:
+    """As a slice, if they are neighbours: Zarr reads it four times as fast as a list of positions."""
+    first, last = positions[0], positions[-1]
+    return slice(first, last + 1) if last - first == len(positions) - 1 else np.array(positions)
 
 
 def decode(

@@ -42,15 +42,24 @@ def encode(name: str, columns: Columns) -> memoryview:
 
     Args:
         name: the table's.
-        columns: every column of the schema by name, equally long; a column of lists may be a 2-D array.
+        columns: every column of the schema by name, equally long; a column of lists may be a 2-D array. NaN is null
+            in a nullable column.
     """
-    return join([pa.Table.from_arrays([_array(columns[f.name], f.type) for f in schema(name)], schema=schema(name))])
+    return join([pa.Table.from_arrays([_array(columns[f.name], f) for f in schema(name)], schema=schema(name))])
 
 
-def join(tables: Sequence[pa.Table]) -> memoryview:
-    """Tables of one schema, one after another, as the bytes of one Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables), sink, compression="zstd", use_dictionary=False)
+def join(tables: Sequence[pa.Table], order: Sequence[str] = (), group_rows: int | None = None) -> memoryview:
+    """Tables of one schema as the bytes of one Parquet file.
+
+    Args:
+        tables: one after another.
+        order: columns to sort the rows by.
+        group_rows: most rows of a row group.
+    """
+    sink, rows = pa.BufferOutputStream(), pa.concat_tables(tables)
+    if order:
+        rows = rows.sort_by([(name, "ascending") for name in order])
+    pq.write_table(rows, sink, row_group_size=group_rows, compression="zstd", use_dictionary=False)
     return memoryview(sink.getvalue())
 
 
@@ -108,9 +117,9 @@ def as_columns(name: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
     return {column: [row.get(column) for row in rows] for column in schema(name).names}
 
 
-def _array(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
+def _array(values: Sequence[Any] | np.ndarray, field: pa.Field) -> pa.Array:
     if isinstance(values, np.ndarray) and values.ndim == 2:
         n, k = values.shape
         offsets = np.arange(0, n * k + 1, k, dtype=np.int32)
-        return pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), kind.value_type))
-    return pa.array(values, kind)
+        return pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), field.type.value_type))
+    return pa.array(values, field.type, from_pandas=field.nullable)

@@ -215,7 +215,7 @@ def test_a_result_goes_on_where_it_stopped_and_ends_the_same(path: Path, monkeyp
     (folder / "units" / "00001.json").unlink()
     done: list[int] = []
     own = Alignment.unit
-    monkeypatch.setattr(Alignment, "unit", lambda self, s, r, unit: done.append(unit) or own(self, s, r, unit))
+    monkeypatch.setattr(Alignment, "unit", lambda self, s, r, unit, d: done.append(unit) or own(self, s, r, unit, d))
     assert "alignment_samples" not in open_run(path).catalog.views
     analyse(analysis, selected, "alignment", ALONE)
     assert done == [1]

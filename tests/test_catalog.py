@@ -363,6 +363,17 @@ def test_an_unfit_parameter_is_refused_with_the_rule(
         catalog.query(name, **parameters)
 
 
+def test_a_query_of_an_older_versions_result_says_how_to_make_it_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", CELLS, results={"alignment": {"means": [{"iou": 0.5}]}})
+    part = run / "results" / "alignment" / "means" / "00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["over_random_low"]), part)
+    with Catalog(run) as older:
+        remedy = f"fewchannels analyze alignment {run} --replace"
+        with pytest.raises(InputError, match=rf"(?s)result alignment was written by an older version.*{remedy}"):
+            older.query("alignment_by_layer")
+        assert older.sql("select iou from alignment_means").fetchall() == [(0.5,)]
+
+
 def test_numpys_numbers_are_parameters_too(catalog: Catalog) -> None:
     answer = catalog.query("massive_channels", layer=np.int64(1), min_frequency=np.float32(0), top=np.int32(1))
     assert answer.df()["layer"].tolist() == [1]

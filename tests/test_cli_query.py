@@ -55,6 +55,13 @@ def test_a_long_table_says_how_much_is_shown(run: str) -> None:
     assert lines("sql", run, "select * from cells where false")[-1] == "0 rows"
 
 
+@pytest.mark.parametrize("text", ["-- how many\nselect count(*) as n from cells", "--how many?\nselect 60 as n"])
+def test_a_text_that_begins_with_a_comment_is_no_option(text: str, run: str) -> None:
+    for arguments in (("--csv", run, text), (run, text, "--csv"), (run, "--csv", "--", text)):
+        assert lines("sql", *arguments) == ["n", "60"]
+    assert "No such option: --jsn" in call("sql", run, "select 1", "--jsn").output
+
+
 def test_numbers_have_four_digits_and_align_right(run: str) -> None:
     shown = lines("sql", run, "select unnest([0.0, 1.23456, 98765.4, 1.5e-7, 'nan'::double, null]) as x, 7 as n")
     assert [line.split()[0] for line in shown[-7:-1]] == ["0", "1.235", "98765", "1.500e-07", "nan", "-"]

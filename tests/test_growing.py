@@ -6,15 +6,16 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
-from engine import copying, huggingface, manifest, open_run
+from engine import copying, huggingface, manifest, open_run, parts
 from engine.catalog import Catalog
 from engine.config import CaptureConfig
 from engine.errors import InputError, RunConflictError
 from engine.job import Job, begin, prepare
-from engine.ledger import Ledger
+from engine.ledger import Ledger, Record
 from engine.parts import compact
 from engine.run import pending_tasks
 from engine.storage import open_storage
@@ -266,6 +267,34 @@ def test_a_compacted_run_answers_the_same_from_fewer_files(capture: Callable[...
     assert pending_tasks(job) == []
     compacted(job.run)
     assert verify(open_storage(job.run)).problems == ()
+
+
+def test_a_compacted_part_tells_by_row_group_which_layers_it_has(
+    capture: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = capture("run", "demo:8")
+    monkeypatch.setitem(parts._COMPACTED["cells"], "group_rows", 8)
+    compacted(job.run)
+    file = pq.ParquetFile(tmp_path / "run" / "cells" / "00000-00001.parquet")
+    layer, step = (file.schema_arrow.names.index(name) for name in ("layer", "step"))
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    # 8 samples: a group is a layer and a step.
+    ranges = [[(at.min, at.max) for at in (g.column(layer).statistics, g.column(step).statistics)] for g in groups]
+    n_layers = len(prepare(tmp_path / "run.parquet", job.run, job.config).layout.blocks)
+    assert ranges == [[(i, i), (j, j)] for i in range(n_layers) for j in range(2)]
+    assert [row["sample"] for row in file.read(["sample"]).to_pylist()] == list(range(8)) * (2 * n_layers)
+
+
+def test_a_records_checksum_is_computed_once_when_a_compacted_run_is_opened(
+    capture: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = capture("run", "demo:8")
+    compacted(job.run)
+    encoded: list[int] = []
+    encode = Record.encode
+    monkeypatch.setattr(Record, "encode", lambda record: encoded.append(record.task) or encode(record))
+    Catalog(job.run).close()
+    assert sorted(encoded) == [0, 1]
 
 
 def test_a_compacted_run_grows_is_damaged_and_is_mended(

@@ -15,6 +15,8 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
@@ -31,6 +33,7 @@ from engine.query import parse_query, queries
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "queries"
+OF_RUNS = [name for name, query in queries().items() if query.of == "run"]  # tests/test_sweep_queries.py has the others
 FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))
 NO_ROWS: dict[str, Any] = {label: {} for label in RESULTS}
 
@@ -65,8 +68,24 @@ def test_a_query_answers_as_the_case_expects(folder: Path, tmp_path: Path) -> No
         assert not wrong, f"(got, expected) {wrong}"
 
 
+def test_older_results_have_nan_where_newer_ones_have_null(tmp_path: Path) -> None:
+    measured = {"iou": float("nan"), "iou_low": 0.25}
+    run = make_run(tmp_path / "run", [{"top_channels": [1]}], results={"alignment": {"means": [measured]}})
+    with Catalog(run) as catalog:
+        assert catalog.sql("select iou, iou_low from alignment_means").fetchall() == [(None, 0.25)]
+        answer = catalog.query("alignment_by_layer").arrow().to_pylist()
+    part = run / "results" / "alignment" / "means" / "00000.parquet"
+    table = pq.read_table(part)
+    i = table.column_names.index("iou")
+    pq.write_table(table.set_column(i, table.schema.field(i), pa.array([math.nan], pa.float32())), part)
+    with Catalog(run) as older:
+        assert older.sql("select isnan(iou) from alignment_means").fetchall() == [(True,)]
+        assert older.query("alignment_by_layer").arrow().to_pylist() == answer
+    assert (answer[0]["top"], answer[0]["top_low"]) == (None, 0.25)
+
+
 def test_every_query_has_a_case_and_every_case_says_why() -> None:
-    assert {folder.parent.name for folder in FOLDERS} == set(queries())
+    assert {folder.parent.name for folder in FOLDERS} == set(OF_RUNS)
     for folder in FOLDERS:
         case = yaml.safe_load((folder / "case.yaml").read_text(encoding="utf-8"))
         assert case["why"].strip()
@@ -85,7 +104,7 @@ def nothing_recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("nothing") / "run", cells, unrecorded=[0], results=results)
 
 
-@pytest.mark.parametrize("name", queries())
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_a_header_describes_the_result(name: str, three_samples: Path) -> None:
     query = queries()[name]
     with Catalog(three_samples) as catalog:
@@ -96,7 +115,7 @@ def test_a_header_describes_the_result(name: str, three_samples: Path) -> None:
     assert all(len(text) > 5 for text in [query.purpose, *(part.doc for part in (*query.parameters, *query.columns))])
 
 
-@pytest.mark.parametrize("name", queries())
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_every_interval_has_both_ends_and_every_mean_an_interval(name: str) -> None:
     columns = [column.name for column in queries()[name].columns]
     means = {"mean", "frequency", "within", "across", *(f"mean_{what}" for what in ("ratio", "rank"))} & set(columns)
@@ -109,7 +128,7 @@ def test_every_interval_has_both_ends_and_every_mean_an_interval(name: str) -> N
     assert not means or any(column.startswith("n_") for column in columns)
 
 
-@pytest.mark.parametrize("name", queries())
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_the_sql_keeps_the_house_style(name: str) -> None:
     sql = queries()[name].sql
     code = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
@@ -119,7 +138,7 @@ def test_the_sql_keeps_the_house_style(name: str) -> None:
     assert max(map(len, sql.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("name", queries())
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_a_query_of_a_run_without_records_has_no_rows(name: str, nothing_recorded: Path) -> None:
     with Catalog(nothing_recorded) as catalog:
         answer = catalog.query(name)
@@ -163,7 +182,7 @@ def test_a_query_of_a_result_that_is_not_there_names_the_command(label: str, tmp
         for name in needing:
             with pytest.raises(InputError, match=rf"'{name}' needs the result .*: fewchannels analyze {label} {run}\."):
                 catalog.query(name)
-        for name in set(queries()) - set(needing):
+        for name in set(OF_RUNS) - set(needing):
             catalog.query(name)
 
 
@@ -193,7 +212,7 @@ def test_listings_say_which_result_a_query_needs() -> None:
     assert described["needs"] == ["stability"]
 
 
-@pytest.mark.parametrize("name", queries())
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_a_query_needs_the_analyses_whose_tables_it_names(name: str) -> None:
     tables = {f"{label}_{table}": label for label, kinds in RESULTS.items() for table in kinds}
     named = set(re.findall(r"(?:from|join) (\w+)", queries()[name].sql))

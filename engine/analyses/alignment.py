@@ -123,7 +123,7 @@ class Alignment:
         """Tasks."""
         return selected.tasks
 
-    def unit(self, selected: Selected, results: Results, unit: int) -> dict[str, Columns]:
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
         """A task's rows."""
         masks = read_masks(Results(selected.storage, self.masks), unit)
         at = np.array([i for i in selected.of_task(unit) if int(selected.samples[i]) in masks], dtype=np.int64)
@@ -131,12 +131,12 @@ class Alignment:
         steps_at_once = max(1, _CELLS_AT_ONCE // max(1, len(at)))
         for layer in selected.layers if len(at) else ():
             for first in range(0, len(selected.steps), steps_at_once):
-                parts += self._rows(_Cells(selected, at, layer, slice(first, first + steps_at_once), masks))
+                parts += self._rows(_Cells(selected, at, layer, slice(first, first + steps_at_once), masks), device)
         names = parts[0] if parts else ()
         columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return {"samples": columns or as_columns("alignment_samples", [])}
 
-    def _rows(self, cells: "_Cells") -> Iterator[dict[str, np.ndarray]]:
+    def _rows(self, cells: "_Cells", device: str) -> Iterator[dict[str, np.ndarray]]:
         weights = self._weights(cells)
         n_left_out = (cells.own & ~weights).sum(dim=-1)
         mask_area = (cells.coverage * cells.own).sum(dim=-1) / cells.own.sum(dim=-1)
@@ -145,7 +145,7 @@ class Alignment:
             for trial in range(self.trials if word == "random" else 1):
                 chosen = self._chosen(cells, word, trial, weights)
                 for n_clusters in self.n_clusters:
-                    found, front = self._clusters(chosen, weights, n_clusters)
+                    found, front = self._clusters(chosen, weights, n_clusters, device)
                     fitted = fit(found.labels, front, cells.coverage, cells.own, n_clusters)
                     yield {
                         "sample_id": cells.sample_ids,
@@ -176,13 +176,16 @@ class Alignment:
             return cells.own
         return cells.own & ~registers_by_ratio(cells.norm, cells.own, self.register_threshold)
 
-    def _clusters(self, chosen: "_Chosen", weights: Tensor, n_clusters: int) -> tuple[Clusters, Tensor]:
+    def _clusters(
+        self, chosen: "_Chosen", weights: Tensor, n_clusters: int, device: str = "cpu"
+    ) -> tuple[Clusters, Tensor]:
         """K-means of every cell, from starts among the tokens that have a say, and which cluster is the foreground."""
         n_own = weights.sum(dim=-1).numpy()
         starts = different_tokens(cell_keys(n_clusters, chosen.keys), n_own, self.starts, n_clusters)
         with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
         tokens = with_a_say.gather(1, torch.from_numpy(starts).flatten(1)).view(starts.shape)
-        found = k_means(chosen.clustered, tokens, weights.to(chosen.clustered.dtype))
+        given = (chosen.clustered, tokens, weights.to(chosen.clustered.dtype))
+        found = k_means(*(each.to(device) for each in given)).to("cpu")
         return found, foreground(found.labels, chosen.heat, weights, n_clusters)
 
     def _chosen(self, cells: "_Cells", word: str, trial: int, weights: Tensor) -> "_Chosen":

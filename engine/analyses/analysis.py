@@ -51,8 +51,11 @@ class Analysis(Protocol):
     def units(self, selected: Selected) -> list[int]:
         """What can be done one by one: tasks, or layers."""
 
-    def unit(self, selected: Selected, results: Results, unit: int) -> dict[str, Columns]:
-        """Do one unit: its tables' columns. A pure function of its arguments, on any worker."""
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
+        """Do one unit: its tables' columns. A pure function of its arguments, on any worker.
+
+        ``device`` is where the worker's share lets it compute; what is quick on a CPU takes no notice of it.
+        """
 
     def end(self, selected: Selected, results: Results) -> Finding:
         """From the parts of all units to what was found."""
@@ -94,10 +97,16 @@ def analyse(
     started = time.monotonic()
     n_done = len(units) - len(waiting)
     on_progress(n_done, len(units))
-    for n, _ in enumerate(spread(partial(_work, analysis, selected, results), waiting, pool), start=n_done + 1):
+    for n, _ in enumerate(
+        spread(partial(_work, analysis, selected, results, pool.device), waiting, pool), start=n_done + 1
+    ):
         on_progress(n, len(units))
     finding = analysis.end(selected, results)
-    _finish(analysis, selected, results, settings, finding, round(time.monotonic() - started, 2))
+    about = settings | {
+        "seconds": round(time.monotonic() - started, 2),
+        "versions": versions() | {"device": pool.device},
+    }
+    _finish(analysis, selected, results, about, finding)
     return finding
 
 
@@ -127,8 +136,9 @@ def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> F
     analysis.check(selected)
     units = analysis.units(selected)
     started = time.monotonic()
+    device = pool.device if pool.address is None else "cpu"  # a cluster's GPU is not here
     with one_thread():
-        tables = analysis.unit(selected, Results(selected.storage, label), units[0])
+        tables = analysis.unit(selected, Results(selected.storage, label), units[0], device)
     seconds = (time.monotonic() - started) * len(units) / min(pool.n_actors, len(units))
     n_bytes = sum(len(encode(analysis.schemas[table], columns)) for table, columns in tables.items())
     return Foreseen(len(selected.samples), len(units), seconds, n_bytes * len(units))
@@ -144,18 +154,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")}
 
 
-def _work(analysis: Analysis, selected: Selected, results: Results, unit: int) -> None:
-    results.write_unit(unit, analysis.unit(selected, results, unit), analysis.schemas)
+def _work(analysis: Analysis, selected: Selected, results: Results, device: str, unit: int) -> None:
+    results.write_unit(unit, analysis.unit(selected, results, unit, device), analysis.schemas)
 
 
-def _finish(
-    analysis: Analysis, selected: Selected, results: Results, settings: dict[str, Any], finding: Finding, seconds: float
-) -> None:
+def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], finding: Finding) -> None:
     tables = {f"{table}/all.parquet": bytes(encode(analysis.schemas[table], c)) for table, c in finding.tables.items()}
-    about = settings | {
-        "selected": selected.identity(),
-        "numbers": finding.numbers,
-        "seconds": seconds,
-        "versions": versions(),
-    }
+    about = about | {"selected": selected.identity(), "numbers": finding.numbers}
     results.end(about, analysis.schemas, tables | finding.files | {"summary.md": finding.text.encode()})

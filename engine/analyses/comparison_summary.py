@@ -317,7 +317,7 @@ def _figures(
             least=0,
         )
         rows = tables["differences"][tables["differences"]["metric"] == metric]
-        drawn[f"difference_{metric}"] = _map(rows, f"{title}: B - A", unit, pairing)
+        drawn[f"difference_{metric}"] = _map(rows, f"{title}: B - A", unit, pairing, is_difference=True)
     agreement = tables["agreement"]
     if len(agreement):
         jaccard = agreement[agreement["measure"] == "jaccard"]
@@ -338,7 +338,9 @@ def _figures(
     return as_files(drawn)
 
 
-def _map(rows: pd.DataFrame, title: str, unit: str, pairing: Pairing) -> dict[str, bytes]:
+def _map(
+    rows: pd.DataFrame, title: str, unit: str, pairing: Pairing, *, is_difference: bool = False
+) -> dict[str, bytes]:
     return cell_map(
         rows,
         "mean",
@@ -346,6 +348,7 @@ def _map(rows: pd.DataFrame, title: str, unit: str, pairing: Pairing) -> dict[st
         unit=unit,
         row=("layer_a", "layer" if pairing.layers_by == "number" else "layer of A"),
         column=("step_a", "step" if pairing.steps_by == "number" else "step of A"),
+        is_difference=is_difference,
     )
 
 

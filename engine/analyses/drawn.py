@@ -29,6 +29,7 @@ def cell_map(
     unit: str,
     row: tuple[str, str] = ("layer", "layer"),
     column: tuple[str, str] = ("step", "step"),
+    is_difference: bool = False,
 ) -> dict[str, bytes]:
     """A heat map of layers by steps.
 
@@ -39,6 +40,7 @@ def cell_map(
         unit: label of the scale.
         row: column of the vertical axis, and its label.
         column: likewise of the horizontal one.
+        is_difference: whether zero is the middle of the scale.
     """
     table = rows.pivot(index=row[0], columns=column[0], values=value)
     return heat_map(
@@ -49,6 +51,7 @@ def cell_map(
         row=row[1],
         column=column[1],
         value=unit,
+        is_difference=is_difference,
     )
 
 

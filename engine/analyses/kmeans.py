@@ -29,6 +29,10 @@ class Clusters:
     inertia: Tensor
     converged: Tensor
 
+    def to(self, device: str) -> "Clusters":
+        """The same on another device."""
+        return Clusters(*(each.to(device) for each in (self.labels, self.centres, self.inertia, self.converged)))
+
 
 def k_means(x: Tensor, starts: Tensor, weights: Tensor | None = None) -> Clusters:
     """Lloyd's algorithm from given tokens, until no token changes its cluster.

@@ -23,6 +23,7 @@ from engine.errors import InputError, unknown
 # and variances by what vanishes in float32, as the square of 1e-20 does.
 _SLACK = 1e-5
 _TINY = torch.finfo(torch.float32).tiny
+_LEAST = torch.finfo(torch.float64).tiny
 _HALVINGS = 12
 
 
@@ -123,15 +124,21 @@ def median_over(values: Tensor, own: Tensor) -> Tensor:
         ``(...)`` float32; NaN where an own entry is NaN, or there is none.
     """
     own = own.expand(values.shape)
-    counts = own.sum(-1)
-    medians = torch.full_like(counts, torch.nan, dtype=values.dtype)
     padded = values.where(own, torch.inf)
-    for n in counts.unique().tolist():
-        if n > 0:
-            # NumPy's partition is 15 times faster than torch.median, which cannot leave entries out either.
-            rows, middle = padded[counts == n].numpy(), (n - 1) // 2
-            medians[counts == n] = torch.from_numpy(np.partition(rows, middle, axis=-1)[..., middle])
-    return medians.where(~padded.isnan().any(-1), torch.nan)
+    medians = _by_rank(padded, (own.sum(-1) - 1).clamp(min=0) // 2)
+    return medians.where(own.any(-1) & ~padded.isnan().any(-1), torch.nan)
+
+
+def _by_rank(values: Tensor, rank: Tensor) -> Tensor:
+    """The entry of each row ``(..., entry)`` at its rank ``(...)``, from 0 for the least."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values.gather(-1, rank[..., None])[..., 0]
+    found = torch.empty_like(rank, dtype=values.dtype)
+    for at in rank.unique().tolist():
+        # NumPy's partition is 15 times faster than torch.median, which cannot leave entries out either.
+        rows = values[rank == at].numpy()
+        found[rank == at] = torch.from_numpy(np.partition(rows, at, axis=-1)[..., at])
+    return found
 
 
 def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
@@ -151,17 +158,17 @@ def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
         ``(..., 2)`` float64, at most and at least the median. Rounding of the statistics is allowed for; NaN where any
         statistic is NaN.
     """
-    mean, variance = mean_abs.double(), _variance(mean_abs, rms)
+    spread = _Spread.of(mean_abs, rms)
     half = mean_abs.shape[-1] / 2
     middle = lower_median(mean_abs).double()  # it satisfies both inequalities, so it lies between the bounds
     low, low_fails = torch.zeros_like(middle), middle
     high_fails, high = middle, largest.double()
     for _ in range(_HALVINGS):
         between = (low + low_fails) / 2
-        proved = _most_at_or_below(between, mean, variance).sum(-1) < half
+        proved = spread.most_at_or_below(between).sum(-1) < half
         low, low_fails = between.where(proved, low), low_fails.where(proved, between)
         between = (high_fails * high).sqrt()  # the largest may be a million times the median
-        proved = _most_at_or_above(between, mean, variance).sum(-1) <= half
+        proved = spread.most_at_or_above(between).sum(-1) <= half
         high, high_fails = between.where(proved, high), high_fails.where(proved, between)
     bounds = torch.stack([low * (1 - _SLACK), high * (1 + _SLACK)], dim=-1)
     return bounds.where(~(mean_abs.isnan() | rms.isnan()).any(-1)[..., None], torch.nan)
@@ -276,28 +283,51 @@ def _least_massive(absolute: float, relative: Tensor) -> Tensor:
 
 def _most_scalars(mean_abs: Tensor, rms: Tensor, cut: Tensor, n_tokens: Tensor) -> Tensor:
     """At most how many values of a channel reach the cut: ``(..., channel)`` float64."""
-    share = _most_at_or_above(cut.double(), mean_abs.double(), _variance(mean_abs, rms))
+    share = _Spread.of(mean_abs, rms).most_at_or_above(cut.double())
     return (share * (1 + _SLACK) * n_tokens[..., None]).floor()
 
 
-def _variance(mean_abs: Tensor, rms: Tensor) -> Tensor:
-    """Of ``|x|`` over tokens, not below the truth: rounding may hide what a nearly constant channel varies by."""
-    square = rms.double().square()
-    return (square - mean_abs.double().square()).clamp(min=0) + _SLACK * square + _TINY
+@dataclass(frozen=True)
+class _Spread:
+    """Means and deviations over tokens of ``|x|``, ``(..., channel)`` float64 each.
+
+    Attributes:
+        mean: of the channel.
+        standard: the mean in standard deviations; 0 where the deviation is infinite.
+        per_one: standard deviations in 1; likewise.
+    """
+
+    mean: Tensor
+    standard: Tensor
+    per_one: Tensor
+
+    @classmethod
+    def of(cls, mean_abs: Tensor, rms: Tensor) -> "_Spread":
+        mean, square = mean_abs.double(), rms.double().square()
+        # Not below the truth: rounding may hide what a nearly constant channel varies by.
+        variance = (square - mean.square()).clamp(min=0) + _SLACK * square + _TINY
+        # An infinite deviation says nothing of any share: every value is at none from the mean.
+        per_one = variance.rsqrt().nan_to_num(0.0)
+        return cls(mean, (mean * per_one).nan_to_num(0.0), per_one)
+
+    def most_at_or_above(self, h: Tensor) -> Tensor:
+        """Share of a channel's values, ``(..., channel)``."""
+        by_deviation = _cantelli(self._below_mean(h).clamp_(max=0))
+        # A channel that is all zero has nothing above any h, zero included.
+        return torch.minimum(by_deviation, self.mean / h[..., None].clamp(min=_LEAST))
+
+    def most_at_or_below(self, h: Tensor) -> Tensor:
+        """Likewise."""
+        return _cantelli(self._below_mean(h).clamp_(min=0))
+
+    def _below_mean(self, h: Tensor) -> Tensor:
+        """By how many standard deviations."""
+        return torch.addcmul(self.standard, h[..., None], self.per_one, value=-1)
 
 
-def _most_at_or_above(h: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    gap = h[..., None] - mean
-    # The other of the two where an infinite variance makes one NaN.
-    share = torch.fmin(variance / (variance + gap.square()), mean / h[..., None])
-    # A channel that is all zero has nothing above any h, zero included.
-    return share.where(gap >= 0, 1.0).where(mean > 0, 0.0)
-
-
-def _most_at_or_below(h: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    gap = mean - h[..., None]
-    # An infinite variance says nothing of the share.
-    return (variance / (variance + gap.square())).nan_to_num(1.0).where(gap > 0, 1.0)
+def _cantelli(away: Tensor) -> Tensor:
+    """At most this share is as many standard deviations away from the mean, to one side; changes its argument."""
+    return away.square_().add_(1).reciprocal_()
 
 
 def _check_positive(what: str, value: float) -> None:

@@ -11,11 +11,9 @@ A cell is one (sample, step, layer); ``...`` are any leading axes of cells, whic
 Norms and maps must be of single tokens: means over squares of tokens (``tokens: pool:N``) hide registers.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -24,6 +22,7 @@ from engine.errors import InputError
 
 _NORMAL_SIGMAS = 1.4826  # of a normal distribution the standard deviation, in median absolute deviations
 TWO_MODES = 5 / 9
+_ROUNDING = torch.finfo(torch.float64).eps  # deviations that are no more of the mean are not there
 
 
 def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
@@ -44,7 +43,7 @@ def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
         raise InputError(
             f"a grid has {counts.max()} tokens, the arrays {n_tokens}; give the grid of the stored tokens."
         )
-    return torch.arange(n_tokens) < counts[..., None]
+    return torch.arange(n_tokens, device=grid.device) < counts[..., None]
 
 
 def border_tokens(grid: Tensor, n_tokens: int) -> Tensor:
@@ -58,7 +57,8 @@ def border_tokens(grid: Tensor, n_tokens: int) -> Tensor:
         InputError: a grid has more tokens than the axis.
     """
     height, width = (side[..., None] for side in grid.unbind(-1))
-    row, column = torch.arange(n_tokens) // width, torch.arange(n_tokens) % width
+    token = torch.arange(n_tokens, device=grid.device)
+    row, column = token // width, token % width
     edge = (row == 0) | (row == height - 1) | (column == 0) | (column == width - 1)
     return edge & own_tokens(grid, n_tokens)
 
@@ -308,18 +308,14 @@ def bimodality(values: Tensor, own: Tensor) -> Tensor:
         ``(...)`` float32, 1 for two equal points; NaN for fewer than 4 tokens, equal values, or values that are not
         finite, such as the logarithm of zero.
     """
-    own = own.expand(values.shape)
-    counts = own.sum(-1)
-    coefficients = torch.full_like(counts, torch.nan, dtype=torch.float32)
-    for n in counts.unique().tolist():
-        if n < 4:
-            continue
-        cells = counts == n
-        rows = values[cells][own[cells]].view(-1, n).double().numpy()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # equal values: NaN says it
-            skewness = scipy.stats.skew(rows, axis=-1, bias=False)
-            kurtosis = scipy.stats.kurtosis(rows, axis=-1, bias=False)
-        coefficient = (skewness**2 + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
-        coefficients[cells] = torch.from_numpy(coefficient).float()
-    return coefficients
+    n = own.expand(values.shape).sum(-1).double()
+    x = values.double().where(own, 0.0)
+    mean = x.sum(-1) / n
+    x = (x - mean[..., None]).where(own, 0.0)
+    square = x.square()
+    second, third, fourth = (power.sum(-1) / n for power in (square, square * x, square.square()))
+    squared_skewness = n * (n - 1) / (n - 2) ** 2 * third.square() / second**3
+    kurtosis = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * fourth / second.square() - 3 * (n - 1))
+    coefficient = (squared_skewness + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+    varies = second > (_ROUNDING * mean).square()
+    return coefficient.float().where((n >= 4) & varies, torch.nan)

@@ -78,7 +78,7 @@ class Stability:
         """Layers, by number."""
         return [block.layer for block in selected.blocks]
 
-    def unit(self, selected: Selected, results: Results, unit: int) -> dict[str, Columns]:
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
         """A layer's rows, from its chunks of the store and, for the drift, those of the layer before."""
         layer = _Layer(self, selected, unit)
         rows = {

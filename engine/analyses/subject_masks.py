@@ -69,11 +69,11 @@ class SubjectMasks:
         """Tasks."""
         return selected.tasks
 
-    def unit(self, selected: Selected, results: Results, unit: int) -> dict[str, Columns]:
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
         """A task's masks."""
         at = selected.of_task(unit)
         pictures = _pictures(selected, unit, at, with_paths=self.source == "manifest")
-        found = self._open()(pictures)
+        found = self._open(device)(pictures)
         return {"samples": _columns(selected, at, found)}
 
     def end(self, selected: Selected, results: Results) -> Finding:
@@ -104,12 +104,10 @@ class SubjectMasks:
         )
         return Finding(numbers, text, {}, {})
 
-    def _open(self) -> MaskSource:
-        from engine.loaded import default_device
-
+    def _open(self, device: str = "cpu") -> MaskSource:
         return open_source(
             self.source,
-            default_device(),
+            device,
             labels=self.labels,
             trust_remote_code=self.trust_remote_code,
             revision=self.revision,

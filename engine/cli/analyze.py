@@ -31,6 +31,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Delete a result of oth
 Workers = Annotated[
     int | None, typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4")
 ]
+Gpus = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of each worker, where it does its arithmetic.")]
 Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, tell time and bytes of all; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
@@ -66,6 +67,9 @@ def masks(
     label: Label = None,
     replace: Replace = False,
     workers: Workers = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus-per-worker", help="GPUs of each worker.", show_default="1 if there are")
+    ] = None,
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -83,8 +87,7 @@ def masks(
         _selected(run, where=where),
         label,
         replace,
-        workers,
-        address,
+        workers_of(workers, address, gpus),
         dry_run,
         as_json,
     )
@@ -121,7 +124,7 @@ def stability(
 
     settings = Stability(_numbers("k", k), score or score_of(run), rank_pairs, persistence, by, seed)
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
-    _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
+    _analyse(settings, selected, label, replace, workers_of(workers, address), dry_run, as_json)
 
 
 @app.command()
@@ -144,6 +147,7 @@ def concentration(
     label: Label = None,
     replace: Replace = False,
     workers: Workers = None,
+    gpus: Gpus = 0,
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -165,7 +169,7 @@ def concentration(
         register_threshold,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
-    _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
+    _analyse(settings, selected, label, replace, workers_of(workers, address, gpus), dry_run, as_json)
 
 
 @app.command()
@@ -192,6 +196,7 @@ def alignment(
     label: Label = None,
     replace: Replace = False,
     workers: Workers = None,
+    gpus: Gpus = 0,
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -215,7 +220,7 @@ def alignment(
         seed,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
-    _analyse(settings, selected, label, replace, workers, address, dry_run, as_json)
+    _analyse(settings, selected, label, replace, workers_of(workers, address, gpus), dry_run, as_json)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
@@ -247,15 +252,13 @@ def _analyse(
     selected: "Selected",
     label: str | None,
     replace: bool,
-    workers: int | None,
-    address: str | None,
+    pool: "Pool",
     dry_run: bool,
     as_json: bool,
 ) -> None:
     from engine.analyses.analysis import analyse
     from engine.results import Results
 
-    pool = workers_of(workers, address)
     if dry_run:
         _print_foreseen(analysis, selected, label or analysis.name, pool, as_json)
         return
@@ -276,11 +279,11 @@ def _analyse(
     print_finding(finding, where, as_json)
 
 
-def workers_of(n_workers: int | None, address: str | None) -> "Pool":
+def workers_of(n_workers: int | None, address: str | None, gpus_per_worker: float | None = 0) -> "Pool":
     """Workers of one CPU each, as many as were asked for or as there would be actors."""
-    from engine.cluster import Pool, choose_pool
+    from engine.cluster import choose_pool
 
-    return Pool(choose_pool(n_workers, 0, address).n_actors, 0, 1, address)
+    return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
 
 
 def print_finding(finding: "Finding", where: str, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from engine.cli.console import errors, results
 from engine.errors import InputError, StorageError, unknown
@@ -42,7 +43,14 @@ Limit = Annotated[
 def register(app: typer.Typer) -> None:
     """Add ``query`` and ``sql`` to the command line."""
     app.command("query")(query)
-    app.command("sql")(sql)
+    app.command("sql", cls=_Sql)(sql)
+
+
+class _Sql(TyperCommand):
+    """A command whose text may begin with SQL's comment, ``--``, which is no option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f" {arg}" if re.match(r"--[^\s=]*\s", arg) else arg for arg in args])
 
 
 def query(
@@ -97,6 +105,8 @@ def sql(
     """Ask a run one read-only SQL question.
 
     Example: fewchannels sql RUN "select stream, layer, avg(ratio) from cells group by all order by all"
+
+    In a condition on Parquet, DuckDB may get isnan(x) and isfinite(x) wrong: ask if(isfinite(x), x, null) is not null.
     """
     from engine.catalog import Catalog
 

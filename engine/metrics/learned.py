@@ -1,16 +1,15 @@
 """Metrics that need weights: CLIP, DINO, aesthetic and preference models, LPIPS; each by folder or hub id."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import InputError, unknown
+from engine.metrics.encoders import Clip, Dino, opening
 
 KINDS = ("clip", "dino", "pickscore", "aesthetic", "lpips")
 
@@ -22,7 +21,7 @@ class LearnedMetrics:
         clip: folder or hub id of a CLIP model, for ``clip_score``, ``clip_source_score`` and ``clip_image``.
         dino: of a vision transformer whose first token says what a picture is.
         pickscore: of a CLIP-like preference model.
-        aesthetic: of a CLIP model, a comma, and a safetensors file with a linear head on its unit embeddings.
+        aesthetic: of a CLIP model, a comma, and the file of one of LAION's predictors on its unit embeddings.
         lpips: ``alex``, ``vgg`` or ``squeeze``.
         device: where they run.
 
@@ -40,9 +39,9 @@ class LearnedMetrics:
         lpips: str | None = None,
     ) -> None:
         self._device = device
-        self._clip = _Clip(clip, device) if clip else None
-        self._pickscore = _Clip(pickscore, device) if pickscore else None
-        self._dino = _Dino(dino, device) if dino else None
+        self._clip = Clip(clip, device) if clip else None
+        self._pickscore = Clip(pickscore, device) if pickscore else None
+        self._dino = Dino(dino, device) if dino else None
         self._aesthetic = _Aesthetic(aesthetic, device) if aesthetic else None
         self._lpips = _lpips(lpips, device) if lpips else None
 
@@ -116,101 +115,74 @@ def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _opening(kind: str, name: str) -> Iterator[None]:
-    """What transformers says against a model is about the user's input."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"the {kind} model {name!r} cannot be opened: {first}. Give a folder that transformers' from_pretrained "
-            "opens, or a hub id that can be had."
-        ) from None
-
-
-def _processed(processor: Any, pictures: Tensor, device: str) -> Tensor:
-    images = [Image.fromarray(each) for each in (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
-    return processor(images=images, return_tensors="pt")["pixel_values"].to(device)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return nn.functional.normalize(x.float(), dim=-1)
-
-
-class _Clip:
-    """A CLIP-like model: pictures and texts to unit vectors."""
-
-    def __init__(self, name: str, device: str) -> None:
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-        with _opening("CLIP", name):
-            self._model = AutoModel.from_pretrained(name).to(device).eval()
-            self._processor = AutoImageProcessor.from_pretrained(name)
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._features = {kind: getattr(self._model, f"get_{kind}_features") for kind in ("image", "text")}
-            self.scale = float(self._model.logit_scale.exp())
-        self._device = device
-
-    def pictures(self, pictures: Tensor) -> Tensor:
-        """``(picture, feature)`` unit vectors."""
-        return _unit(
-            _features(self._features["image"](pixel_values=_processed(self._processor, pictures, self._device)))
-        )
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """``(text, feature)`` unit vectors, each of its own text whatever is beside it."""
-        different = list(dict.fromkeys(texts))
-        given = self._tokenizer(different, padding=True, truncation=True, return_tensors="pt").to(self._device)
-        found = _unit(_features(self._features["text"](input_ids=given.input_ids, attention_mask=given.attention_mask)))
-        return found[[different.index(text) for text in texts]]
-
-
-def _features(result: Any) -> Tensor:
-    """transformers 5 returns what is around the features as well."""
-    return result if isinstance(result, Tensor) else result.pooler_output
-
-
-class _Dino:
-    """A vision transformer: pictures to unit vectors, of the first token."""
-
-    def __init__(self, name: str, device: str) -> None:
-        from transformers import AutoImageProcessor, AutoModel
-
-        with _opening("DINO", name):
-            self._model = AutoModel.from_pretrained(name).to(device).eval()
-            self._processor = AutoImageProcessor.from_pretrained(name)
-        self._device = device
-
-    def pictures(self, pictures: Tensor) -> Tensor:
-        """``(picture, feature)`` unit vectors."""
-        given = _processed(self._processor, pictures, self._device)
-        return _unit(self._model(pixel_values=given).last_hidden_state[:, 0])
-
-
 class _Aesthetic:
-    """A linear head on CLIP's unit vectors."""
+    """One of LAION's predictors on CLIP's unit vectors."""
 
     def __init__(self, text: str, device: str) -> None:
-        from safetensors.torch import load_file
-
         name, _, head = text.rpartition(",")
         if not name:
-            raise InputError(f"metric is aesthetic={text}; give a CLIP model, a comma and the head's safetensors file.")
-        self._clip = _Clip(name, device)
-        try:
-            weights = load_file(Path(head).expanduser(), device=device)
-        except (OSError, ValueError) as error:
-            raise InputError(f"the aesthetic head {head!r} cannot be read: {error}.") from None
-        if set(weights) != {"weight", "bias"} or weights["weight"].ndim != 2 or len(weights["weight"]) != 1:
-            raise InputError(
-                f"the aesthetic head {head!r} holds {', '.join(weights)}; it must hold weight (1, n) and bias."
-            )
-        self._weight, self._bias = weights["weight"], weights["bias"]
+            raise InputError(f"metric is aesthetic={text}; give a CLIP model, a comma and the head's file.")
+        self._clip = Clip(name, device)
+        weight, bias = as_one_map(read_head(Path(head).expanduser()), self._clip.n_features)
+        self._weight, self._bias = weight.to(device), bias.to(device)
 
     def score(self, pictures: Tensor) -> Tensor:
-        """``(picture,)``."""
-        return nn.functional.linear(self._clip.pictures(pictures), self._weight.float(), self._bias.float())[:, 0]
+        """``(picture,)`` float64."""
+        return self._clip.pictures(pictures).double() @ self._weight[0] + self._bias[0]
+
+
+_LINEAR = ("",)
+_IMPROVED = tuple(f"layers.{i}." for i in (0, 2, 4, 6, 7))
+
+
+def read_head(path: Path) -> dict[str, Tensor]:
+    """The weights in a head's file, by name.
+
+    Args:
+        path: a safetensors file, or one that ``torch.load`` reads without running code.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with opening("aesthetic", path, "Give a safetensors file, or a .pth file of weights alone"):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, Tensor]:
+    """A predictor as one linear map: weight ``(1, feature)`` and bias ``(1,)``, float64.
+
+    LAION's first predictor is one layer, its improved one five with nothing but dropout between them: a linear map
+    as well. A variant with ReLUs in between has other names and is refused.
+
+    Args:
+        weights: ``weight`` and ``bias``, or those of ``layers`` 0, 2, 4, 6 and 7.
+        n_features: of the embeddings.
+
+    Raises:
+        InputError: other names, or shapes that do not follow one on another from ``n_features`` to 1.
+    """
+    layers = _LINEAR if "weight" in weights else _IMPROVED
+    if set(weights) != {layer + part for layer in layers for part in ("weight", "bias")}:
+        raise InputError(
+            f"the aesthetic head holds {', '.join(sorted(weights))}; it must hold weight and bias, or those of "
+            f"{', '.join(layer.rstrip('.') for layer in _IMPROVED)}."
+        )
+    whole, offset = torch.eye(n_features, dtype=torch.float64), torch.zeros(n_features, dtype=torch.float64)
+    for layer in layers:
+        weight, bias = weights[f"{layer}weight"].double(), weights[f"{layer}bias"].double().flatten()
+        if weight.shape != (len(bias), len(whole)):
+            raise InputError(
+                f"the aesthetic head's {layer}weight is of shape {tuple(weight.shape)}; on {len(whole)} features and "
+                f"with a bias of {len(bias)} it must be ({len(bias)}, {len(whole)}). Is the head of this CLIP model?"
+            )
+        whole, offset = weight @ whole, weight @ offset + bias
+    if len(whole) != 1:
+        raise InputError(f"the aesthetic head puts out {len(whole)} values a picture; it must put out one score.")
+    return whole, offset
 
 
 def _lpips(network: Any, device: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -222,6 +194,6 @@ def _lpips(network: Any, device: str) -> Callable[[Tensor, Tensor], Tensor]:
         raise InputError("metric lpips needs torchvision, which is not installed. Install the one of your torch.")
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    with _opening("LPIPS", network):
+    with opening("LPIPS", network, "Its weights are downloaded once: let this machine reach download.pytorch.org"):
         model = _LPIPS(pretrained=True, net=network, pnet_rand=False).to(device).eval()
     return lambda edited, undisturbed: model(edited, undisturbed, normalize=True).flatten()

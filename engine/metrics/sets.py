@@ -2,8 +2,13 @@
 
 import numpy as np
 from scipy import linalg
+from scipy.spatial.distance import cdist
 
 from engine.errors import InputError
+
+CMMD_SIGMA = 10.0
+"""Of the Gaussian kernel; the distances it is of are those of unit vectors."""
+CMMD_SCALE = 1000
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -14,17 +19,18 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
         other: likewise.
 
     Raises:
-        InputError: a set has no more pictures than features: its covariance would be singular, the distance biased.
+        InputError: a set has no more pictures than features: its covariance would be singular, the distance biased;
+            or the sets are not of the same features, or not finite.
     """
+    one, other = _comparable(one, other, least=1)
     for each in (one, other):
         if len(each) <= each.shape[1]:
             raise InputError(
                 f"a Frechet distance over {each.shape[1]} features needs more than as many pictures; there are "
                 f"{len(each)}. Use the kernel distance or CMMD."
             )
-    one, other = one.astype(np.float64), other.astype(np.float64)
     apart = one.mean(axis=0) - other.mean(axis=0)
-    covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    covariances = [np.atleast_2d(np.cov(each, rowvar=False)) for each in (one, other)]
     root = linalg.sqrtm(covariances[0] @ covariances[1])
     return float(apart @ apart + np.trace(covariances[0] + covariances[1] - 2 * np.real(root)))
 
@@ -35,36 +41,48 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
     Args:
         one: ``(picture, feature)`` float, at least two.
         other: likewise.
+
+    Raises:
+        InputError: a set has fewer than two pictures, or the sets are not of the same features, or not finite.
     """
+    one, other = _comparable(one, other, least=2)
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
+        return (x @ y.T / x.shape[1] + 1) ** 3
 
-    return _mmd(kernel(one, one), kernel(other, other), kernel(one, other), unbiased=True)
+    def within(x: np.ndarray) -> float:
+        pairs = kernel(x, x)
+        return float(pairs.sum() - np.trace(pairs)) / (len(x) * (len(x) - 1))
+
+    return within(one) + within(other) - 2 * float(kernel(one, other).mean())
 
 
 def cmmd(one: np.ndarray, other: np.ndarray) -> float:
     """1000 x squared MMD of unit vectors, Gaussian kernel, sigma 10: CMMD (Jayasumana et al. 2024, arXiv 2401.09603).
 
+    Biased, as theirs is: a picture is paired with itself too, and equal sets are exactly 0 apart.
+
     Args:
         one: ``(picture, feature)`` float, such as CLIP's embeddings.
         other: likewise.
+
+    Raises:
+        InputError: a set is empty, or the sets are not of the same features, or not finite.
     """
+    one, other = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in _comparable(one, other, least=1))
 
-    def unit(x: np.ndarray) -> np.ndarray:
-        x = x.astype(np.float64)
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
+    def mean(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.exp(-cdist(x, y, "sqeuclidean") / (2 * CMMD_SIGMA**2)).mean())
 
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(-np.square(x[:, None] - y[None]).sum(axis=-1) / (2 * 10.0**2))
-
-    x, y = unit(one), unit(other)
-    return 1000 * _mmd(kernel(x, x), kernel(y, y), kernel(x, y), unbiased=False)
+    return CMMD_SCALE * (mean(one, one) + mean(other, other) - 2 * mean(one, other))
 
 
-def _mmd(within: np.ndarray, within_other: np.ndarray, across: np.ndarray, *, unbiased: bool) -> float:
-    def mean(kernel: np.ndarray) -> float:
-        n = len(kernel)
-        return float((kernel.sum() - np.trace(kernel)) / (n * (n - 1)) if unbiased else kernel.mean())
-
-    return mean(within) + mean(within_other) - 2 * float(across.mean())
+def _comparable(one: np.ndarray, other: np.ndarray, *, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both in float64, once they are found to be sets of the same features."""
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+        raise InputError(f"sets of shapes {one.shape} and {other.shape}; both must be (picture, feature) of one model.")
+    if min(len(one), len(other)) < least:
+        raise InputError(f"sets of {len(one)} and {len(other)} pictures; each must have at least {least}.")
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        raise InputError("a set has embeddings that are not finite; leave out the pictures that failed.")
+    return one.astype(np.float64), other.astype(np.float64)

@@ -85,7 +85,7 @@ def test_keys_of_results_are_unique(analysed: Path) -> None:
                 assert n == len(catalog.sql(f"select distinct {', '.join(key)} from {view}")) > 0, view
 
 
-@pytest.mark.parametrize("name", [name for name, query in queries().items() if query.needs])
+@pytest.mark.parametrize("name", [name for name, query in queries().items() if query.needs and query.of == "run"])
 def test_a_query_of_a_real_result_has_rows(name: str, analysed: Path) -> None:
     lenient = {"stability_core": {"min_frequency": 0.1}, "misaligned_samples": {"max_iou": 1.1}}
     with Catalog(analysed) as catalog:

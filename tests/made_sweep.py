@@ -1,0 +1,49 @@
+"""A sweep's folder made from a table of edits, with its effects: for questions whose answers are known."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from engine import documents, manifest
+from engine.interventions.end import end_sweep
+from engine.ledger import Ledger, Record
+from engine.runfile import SWEEP
+from engine.storage import open_storage
+from engine.tables import encode, schema
+
+
+def make_sweep(folder: Path, edits: pd.DataFrame) -> Path:
+    """Write ``sweep.json``, manifest, conditions, one part with its record, and the effects."""
+    storage = open_storage(folder)
+    manifest.ingest(["demo:1"], folder.parent / "manifest.parquet", seeds=[0])
+    objects = {"manifest.parquet": storage.put("manifest.parquet", [(folder.parent / "manifest.parquet").read_bytes()])}
+    conditions = edits[edits["role"] == "edited"].drop_duplicates("condition").sort_values("condition")
+    about = conditions.assign(
+        channels=[[]] * len(conditions), layers=[[0]] * len(conditions), steps=[[0]] * len(conditions)
+    )
+    columns = {name: about[name].tolist() for name in schema("conditions").names}
+    objects["conditions.parquet"] = storage.put("conditions.parquet", [encode("conditions", columns)])
+    description = {
+        "format_version": 1,
+        "fingerprint": "0" * 16,
+        "identity": {"kind": "text", "n_items": int(edits["item"].nunique()), "score": "mean_abs"},
+        "protocol": None,
+        "n_conditions": len(conditions),
+        "n_edits": int((edits["role"] == "edited").sum()),
+        "n_tasks": 1,
+        "model": {"name": "demo"},
+        "objects": {key: asdict(each) for key, each in objects.items()},
+    }
+    rows = {
+        name: edits[name].astype(object).where(edits[name].notna(), None).tolist() for name in schema("edits").names
+    }
+    part = storage.put("edits/00000.parquet", [encode("edits", rows)])
+    n = description["identity"]["n_items"]
+    record = Record(
+        0, 0, n, "0" * 16, 1, n, 0, 1.0, "2026-01-01T00:00:00", "here", "cpu", {"edits/00000.parquet": part}
+    )
+    Ledger(storage).write(record)
+    storage.put(SWEEP, [documents.encode(description)])
+    end_sweep(storage)
+    return folder

@@ -1,0 +1,114 @@
+"""Where analyses compute: on the GPU that is a worker's share, else on the CPU; and no step of theirs mixes the two.
+
+Without a GPU, PyTorch's fake tensors stand for those on one: they know shapes, types and devices, and refuse to mix.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from typer.testing import CliRunner
+
+from engine import manifest
+from engine.analyses import kmeans
+from engine.analyses.analysis import analyse
+from engine.analyses.concentration import RULES, Concentration
+from engine.analyses.kmeans import k_means
+from engine.analyses.selected import select
+from engine.cli import app
+from engine.cluster import Pool, choose_pool, spread
+from engine.config import CaptureConfig
+from engine.errors import InputError
+from engine.job import begin, prepare
+from engine.worker import CaptureWorker
+
+ELSEWHERE = torch.device("meta")
+N_CELLS, N_TOKENS, N_CHANNELS = 3, 49, 40
+
+
+@pytest.mark.parametrize("n_clusters", [2, 3])
+@pytest.mark.parametrize("answer", [False, True])
+def test_clustering_stays_on_the_device_of_its_tokens(
+    n_clusters: int, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "__bool__", lambda self: answer)  # a fake tensor has no values to branch by
+    monkeypatch.setattr(kmeans, "MOST_PASSES", 3)
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        x, weights = (torch.empty(N_CELLS, *shape, N_TOKENS, device=ELSEWHERE) for shape in ((12,), ()))
+        starts = torch.empty(N_CELLS, 4, n_clusters, dtype=torch.int64, device=ELSEWHERE)
+        found = k_means(x, starts, weights)
+        assert {each.device for each in vars(found).values()} == {ELSEWHERE}
+        assert {each.device.type for each in vars(found.to("cpu")).values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n_maps", [12, N_CHANNELS])
+def test_measuring_cells_stays_on_the_device_of_their_arrays(
+    rule: str, n_maps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "__bool__", lambda self: False)
+    with FakeTensorMode():
+        shapes = dict.fromkeys(("mean_abs", "abs_mean", "max_abs", "rms"), (N_CHANNELS,))
+        shapes |= {"massive_value": (n_maps, N_TOKENS), "token_norm": (N_TOKENS,)}
+        arrays = {name: torch.empty(N_CELLS, *shape, device=ELSEWHERE) for name, shape in shapes.items()}
+        arrays["massive_channel"] = torch.empty(N_CELLS, n_maps, dtype=torch.int32, device=ELSEWHERE)
+        arrays["grid"] = torch.empty(N_CELLS, 2, dtype=torch.int64, device=ELSEWHERE)
+        found = Concentration(registers=rule)._measure(arrays, rounded=True)
+        assert {each.device for each in found.values()} == {ELSEWHERE}
+        with pytest.raises(RuntimeError, match="devices"):
+            Concentration()._measure(arrays | {"token_norm": torch.empty(N_CELLS, N_TOKENS)}, rounded=True)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("devices")
+    manifest.ingest(["demo:2"], folder / "manifest.parquet", seeds=[0])
+    settings = {"model": str(tiny_model), "num_inference_steps": 1, "top_k": 2, "shard_samples": 1}
+    job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(**settings))
+    begin(job, folder / "manifest.parquet")
+    for task in range(job.layout.n_tasks):
+        CaptureWorker(job, 1)(task)
+    return folder / "run"
+
+
+def test_a_unit_computes_where_its_workers_share_lets_it_and_the_result_says_where(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what a machine has gives nobody a share of it
+    used: list[str] = []
+    own = Concentration.unit
+    monkeypatch.setattr(Concentration, "unit", lambda *given: used.append(given[-1]) or own(*given[:-1], "cpu"))
+    for gpus, device in ((0, "cpu"), (0.5, "cuda")):
+        analyse(Concentration(ks=(1,), k=2), select(str(path)), f"on_{device}", Pool(1, gpus, 1))
+        about = json.loads((path / "results" / f"on_{device}" / "result.json").read_text(encoding="utf-8"))
+        assert about["versions"]["device"] == device
+        assert set(used) == {device}
+        used.clear()
+
+
+def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_pool(None, None).device == "cuda"
+    assert choose_pool(None, 0).device == "cpu"
+    assert choose_pool(None, 0.5).n_actors == 4
+    with pytest.raises(InputError, match="to have 3 GPUs; PyTorch finds 2 on this machine"):
+        choose_pool(1, 3)
+    assert choose_pool(1, 3, "a-cluster").device == "cuda"
+
+
+def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.cluster.mapped", lambda work, items, pool: ((item, "there") for item in items))
+    monkeypatch.setattr("engine.cluster.ray.is_initialized", lambda: True)
+    for pool, where in ((Pool(1, 1, 1, "a-cluster"), "there"), (Pool(1, 0, 1, "a-cluster"), "here")):
+        assert list(spread(lambda item: "here", [7], pool)) == [(7, where)]
+
+
+def test_the_command_passes_the_share_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    command = ["analyze", "concentration", str(path), "--k", "2", "--shares", "1", "--gpus-per-worker", "1"]
+    with pytest.raises(InputError, match="PyTorch finds 0 on this machine"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
