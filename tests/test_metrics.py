@@ -81,9 +81,10 @@ def halved(x: np.ndarray) -> np.ndarray:
     return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
 
 
-def test_structural_similarity_is_that_of_the_papers() -> None:
-    before = pictures(1, 192)
-    after = (before + 0.3 * pictures(1, 192, seed=1)).clip(0, 1)
+@pytest.mark.parametrize("contrast", [0.6, 0.1])  # with little contrast the formula's constants count
+def test_structural_similarity_is_that_of_the_papers(contrast: float) -> None:
+    before = 0.1 + contrast * pictures(1, 192)
+    after = before + contrast / 2 * pictures(1, 192, seed=1)
     found = compare(after, before)
     x, y = after[0].numpy(), before[0].numpy()
     assert found["ssim"][0] == pytest.approx(structure(x, y)[0], rel=1e-3)

@@ -144,7 +144,8 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> dict[str, byte
     fixed = [name for name in SETTINGS if name not in (column, "selection")]
     named = [name for name in fixed if rows[name].nunique() > 1]
     parts = {in_words(part.iloc[0], named): part for _, part in rows.groupby(fixed, sort=False)}
-    shown = _thinned(list(parts), _MOST_PANELS)
+    varied = [heading for heading, part in parts.items() if _has_dose(part)]
+    shown = _thinned(varied or list(parts), _MOST_PANELS)
     drawn = {
         heading: {str(line): _line(each) for line, each in parts[heading].groupby("line", sort=False)}
         for heading in shown
@@ -291,6 +292,12 @@ def _beside(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
             others = edits[[*lacked, "amount"]].drop_duplicates()
             baselines = baselines.drop(columns=lacked).merge(others, on="amount")
     return pd.concat([edits, baselines])
+
+
+def _has_dose(rows: pd.DataFrame) -> bool:
+    """Whether the top or the listed channels are there at several places of the axis."""
+    effects = rows[rows["line"].isin(["top", "listed"])]
+    return bool((effects.groupby("line")["place"].nunique() > 1).any())
 
 
 def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:

@@ -62,7 +62,7 @@ class SetDistances:
             for model in models:
                 undisturbed = np.array(self._found[model, _UNDISTURBED])
                 edited = np.array(self._found[model, about["condition"]])
-                if len(edited) > 1:
+                if min(len(edited), len(undisturbed)) > 1:
                     rows.append(about | {"model": model} | _distances(edited, undisturbed))
         names = ("condition", "action", "amount", "selection", "trial", "k", "layers_name", "steps_name", "tokens")
         more = ("model", "n_edited", "n_undisturbed", "frechet", "kernel", "cmmd")

@@ -1,6 +1,7 @@
 """The project's figures: one look for all of them. Data in, PNG and SVG bytes out."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,7 +182,7 @@ def panels(
         axis.set_axis_off()
     shown = {}
     for axis, (heading, series) in zip(axes.flat, drawn.items(), strict=False):
-        axis.set_title(heading, fontsize=8, loc="left", parse_math=False)
+        axis.set_title("\n".join(textwrap.wrap(heading, 34)), fontsize=8, loc="left", parse_math=False)
         axis.set_xscale("log" if log else "linear")
         for name, each in series.items():
             look: Any = {"color": "#666666", "linestyle": ":", "linewidth": 0.9}
