@@ -237,6 +237,10 @@ def test_the_signed_rank_test_is_scipys_without_ties(n: int) -> None:
     assert signed_rank(d) == pytest.approx(stats.wilcoxon(d).pvalue)
 
 
+def test_no_difference_among_many_is_no_evidence() -> None:
+    assert signed_rank(np.zeros(60)) == 1.0
+
+
 def test_the_effect_size_is_that_of_the_paired_t_test() -> None:
     d = np.random.default_rng(2).normal(1, size=9)
     assert standardised(d) * 3 == pytest.approx(stats.ttest_1samp(d, 0).statistic)

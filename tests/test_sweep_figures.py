@@ -178,6 +178,14 @@ def test_a_strip_has_selections_as_rows_the_axis_as_columns_and_what_is_compared
     assert "item0: a blue one\nsource: a yellow one" in call["title"]
 
 
+def test_a_strip_is_of_the_remaining_setting_with_most_conditions_the_last_of_such(drawn: list) -> None:
+    places = [("0", 4), ("0", 8), ("1", 4), ("1", 8), ("2", 8), ("0", 16), ("1", 16), ("2", 16)]
+    rows = [picture(0, **condition(i, k=k, layers_name=at), image=png_of(i, 0, 0)) for i, (at, k) in enumerate(places)]
+    strip(pair(rows), 0, axis="layer")
+    assert [line[2:] for line in colours(drawn[0])] == [[(5, 0, 0), (6, 0, 0), (7, 0, 0)]]
+    assert "k 16" in drawn[0]["title"]
+
+
 def test_in_a_strip_grey_failed_and_white_is_not_there(drawn: list) -> None:
     rows = [
         picture(0, **condition(0, k=4), image=png_of(1, 1, 1)),

@@ -1,7 +1,6 @@
 """What is blended outside of hidden states: prompts, latents, predictions; the baselines of transport, and guidance."""
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,55 +17,47 @@ from engine.taps import Prediction
 
 @contextmanager
 def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
-    """Inside, each different prompt of a batch is encoded once, and rows that blend prompts get a mix of embeddings.
-
-    A row with amount ``a`` has the embeddings ``t + a (s - t)`` of its target's and its source's prompts.
+    """Inside, rows that blend prompts get a mix of embeddings: ``t + a (s - t)`` of the target's and the source's.
 
     Args:
         pipeline: with ``encode_prompt``; one without is left alone.
         batch: its rows.
     """
     own = getattr(pipeline, "encode_prompt", None)
-    if own is None:
-        yield
-        return
-    signature = inspect.signature(own)
     mixed = [
         (i, row.undisturbed, row.source, row.condition.amount)
         for i, row in enumerate(batch)
         if row.role == "edited" and row.condition and row.condition.action == "prompt" and row.source is not None
     ]
+    if own is None or not mixed:
+        yield
+        return
 
     @functools.wraps(own)
     def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
-        given = signature.bind(*arguments, **keywords).arguments
-        by_row = {n: value for n, value in given.items() if isinstance(value, list) and len(value) == len(batch)}
-        if not by_row:
-            return own(*arguments, **keywords)
-        asked = list(zip(*by_row.values(), strict=True))
-        different = list(dict.fromkeys(asked))
-        fewer = {name: list(values) for name, values in zip(by_row, zip(*different, strict=True), strict=True)}
-        result = own(**given | fewer)
-        return _by_row(result, [different.index(each) for each in asked], len(different), mixed)
+        return _mixed(own(*arguments, **keywords), len(batch), mixed)
 
     with replaced(pipeline, "encode_prompt", encode_prompt):
         yield
 
 
-def _by_row(result: Any, places: list[int], n: int, mixed: Sequence[tuple[int, int, int, float]]) -> Any:
-    """A result for ``n`` prompts as one for every row, in whatever nesting of tuples and lists it is."""
+def _mixed(result: Any, n: int, mixed: Sequence[tuple[int, int, int, float]]) -> Any:
+    """A result for ``n`` prompts with some of its rows mixed, in whatever nesting of tuples and lists it is."""
     if isinstance(result, Tensor):
-        if result.shape[:1] != (n,):
-            return result  # positions, the same for all
-        rows = result[places]
-        for row, target, source, amount in mixed:
-            if rows.is_floating_point():
-                rows[row] = torch.lerp(rows[target], rows[source], amount)
-            else:  # a mask of tokens
-                rows[row] = torch.maximum(rows[target], rows[source])
+        if len(result) not in (n, 2 * n):  # both branches may be in one; else positions, the same for all
+            return result
+        rows = result.clone()
+        for first in range(0, len(rows), n):
+            branch = rows[first : first + n]
+            for row, target, source, amount in mixed:
+                if rows.is_floating_point():
+                    branch[row] = torch.lerp(branch[target], branch[source], amount)
+                else:  # a mask of tokens: those of either prompt, and the source's own where nothing else is left
+                    either = torch.maximum(branch[target], branch[source])
+                    branch[row] = branch[source] if amount == 1 else either
         return rows
     if isinstance(result, list) and len(result) == n and all(isinstance(each, Tensor) for each in result):
-        listed = [result[place] for place in places]
+        listed = list(result)
         for row, target, source, amount in mixed:
             if listed[target].shape != listed[source].shape:
                 raise RuntimeError(
@@ -76,7 +67,7 @@ def _by_row(result: Any, places: list[int], n: int, mixed: Sequence[tuple[int, i
             listed[row] = torch.lerp(listed[target], listed[source], amount)
         return listed
     if isinstance(result, (tuple, list)):
-        return type(result)(_by_row(each, places, n, mixed) for each in result)
+        return type(result)(_mixed(each, n, mixed) for each in result)
     return result
 
 

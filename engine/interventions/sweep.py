@@ -40,6 +40,11 @@ from engine.tables import Columns, encode
 
 KINDS = ("disruption", "text", "image")
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
+UNBLENDABLE = {
+    "HiDreamImagePipeline": "its encoders' layers come before the prompts in one tensor",
+    "ZImagePipeline": "it pads no prompt, and two have different numbers of tokens",
+}
+"""Pipelines whose prompts are no baseline, with why; ``tests/test_edits_families.py`` holds the others to theirs."""
 _OF_CAPTURE = {
     "layers",
     "steps",
@@ -267,6 +272,11 @@ def _check(settings: SweepSettings, conditions: list[Condition], job: Job, path:
         wanted = "zero, mean, shuffle, scale:F or guide" if settings.kind == "disruption" else "transport and baselines"
         raise InputError(f"a sweep of kind {settings.kind!r} takes the actions {wanted}.")
     how = job.geometry
+    if how.pipeline_class in UNBLENDABLE and any(each.action == "prompt" for each in conditions):
+        raise InputError(
+            f"prompts of {how.pipeline_class} cannot be blended: {UNBLENDABLE[how.pipeline_class]}. Leave prompt out "
+            "of the baselines."
+        )
     if settings.kind == "image":
         if not how.takes_images:
             raise InputError(

@@ -1,0 +1,66 @@
+"""Edits of every family that makes pictures from text, guided where it can be: what comes out beside the pipeline's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import CASES
+
+from engine.config import CaptureConfig
+from engine.errors import InputError
+from engine.interventions.conditions import Grid
+from engine.interventions.pairs import PairRule
+from engine.interventions.rows import batches
+from engine.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from engine.interventions.worker import SweepWorker
+
+BY_NAME = {case.name: case for case in CASES if case.reference != "must" and case.name != "dit"}
+
+UNBLENDED = {"hidream", "z-image"}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_targets_sources_and_blends_are_the_pipelines_and_edits_are_not(name: str, tmp_path: Path, manifest_of) -> None:
+    case, folder = BY_NAME[name], tmp_path / "model"
+    case.build().save_pretrained(folder)
+    table = manifest_of(f"prompt,seed\n{case.prompts[0]},3\n{case.prompts[1]},4\n")
+    scales = case.guided or case.unguided
+    generation = CaptureConfig(
+        model=str(folder),
+        num_inference_steps=2,
+        height=case.square[0],
+        width=case.square[1],
+        guidance_scale=scales.get("guidance"),
+        true_cfg_scale=scales.get("true_cfg_scale"),
+        batch_size=8,
+    )
+    moves = Grid(("transport",), (1.0,), ("top", "all"), k=(3,), scores_from=("source",))
+    blends = Grid(("prompt",), (1.0,), ("all",), scores_from=("source",))
+    asked = SweepSettings("text", generation, (moves, blends), pairs=PairRule(n=1))
+    if name in UNBLENDED:
+        with pytest.raises(InputError, match=r"cannot be blended: .* Leave prompt out of the baselines"):
+            prepare_sweep(table, tmp_path / "sweep", asked)
+        asked = replace(asked, grids=(moves,))
+    prepared = prepare_sweep(table, tmp_path / "sweep", asked)
+    begin_sweep(prepared)
+    worker = SweepWorker(prepared.sweep, 1)
+    (item,) = worker.items(range(1))
+    (batch,) = batches([item], prepared.sweep.conditions, 8)
+    settings = prepared.sweep.job.settings(item.target)
+    made = {
+        row.row.condition.selection if row.row.condition else row.row.role: row
+        for row in worker.generate(batch, settings)
+    }
+    expected = [np.asarray(i) for i in worker.sampler.generate([row.sample for row in batch.rows], settings)]
+    pictures = {what: np.asarray(each.image).astype(int) for what, each in made.items()}
+    assert np.abs(pictures["undisturbed"] - expected[0]).max() <= 1
+    assert np.abs(pictures["source"] - expected[1]).max() <= 1
+    if name not in UNBLENDED:
+        assert np.abs(pictures["none"] - expected[1]).max() <= 2, (
+            "the source's prompt and noise make the source's picture"
+        )
+    for selection in ("top", "all"):
+        assert (pictures[selection] != pictures["undisturbed"]).any()
+    assert made["top"].columns["n_channels"] == 3
+    assert made["all"].columns["energy_share"] == pytest.approx(1, rel=1e-5)
