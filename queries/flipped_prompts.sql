@@ -40,7 +40,6 @@ with attributes as (
         unnest([shows_shape, shows_colour, shows_size, shows_position, shows_background]) as shows_it,
         unnest([source_shape, source_colour, source_size, source_position, source_background]) as shows_sources
     from edits
-    where status = 'done'
 ),
 
 before as (
