@@ -48,6 +48,7 @@ _SWEEP_TYPES = {
     "n_tasks": "bigint",
     "n_tasks_done": "bigint",
 }
+_ABOUT = {"run": _RUN_TYPES, "sweep": _SWEEP_TYPES}
 _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
 
 
@@ -278,19 +279,17 @@ class Catalog:
         """The one row of ``run`` or ``sweep``."""
         if self.of == "sweep":
             values = description | description["identity"] | {"model": description["model"]["name"]}
-            types = _SWEEP_TYPES
         else:
             values = description["geometry"] | description["config"] | description
             values |= {"model": description["config"]["model"]}
-            types = _RUN_TYPES
         values |= {"n_tasks_done": len(self._records)}
-        return {name: values[name] for name in types}
+        return {name: values[name] for name in _ABOUT[self.of]}
 
     def _add_views(self, about: dict[str, Any], description: dict[str, Any]) -> None:
         if self.of == "sweep":
-            stored, types = self._add_sweep(description), _SWEEP_TYPES
+            stored = self._add_sweep(description)
         else:
-            stored, types = self._add_run(about["n_samples"], description.get("shard_samples", 1)), _RUN_TYPES
+            stored = self._add_run(about["n_samples"], description.get("shard_samples", 1))
         self._add_results(stored)
         names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
         names["finished"] = "timestamp"
@@ -299,7 +298,7 @@ class Catalog:
             f"create table tasks as select {rows}",
             {name: [getattr(record, name) for record in self._records.values()] for name in names},
         )
-        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in types.items())
+        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _ABOUT[self.of].items())
         self._connection.execute(f"create table {self.of} as select {columns}", about)
         files = [self._storage.location(key) for key in self._keys]
         allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})

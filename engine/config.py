@@ -6,6 +6,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -130,17 +131,22 @@ class CaptureConfig:
                 raise InputError(f"{name} is {value}; it must be a finite number of at least 0.")
 
     @classmethod
-    def from_sources(cls, file: Path | None, given: dict[str, Any]) -> Self:
+    def from_sources(cls, file: Path | None, given: dict[str, Any], besides: Collection[str] = ()) -> Self:
         """Settle every field: what was given on the command line, else the YAML file, else the default.
 
         Args:
             file: a YAML mapping from field names to values, or None.
             given: field values, None where the command line was silent.
+            besides: names in the file that are no fields, and somebody else's.
 
         Raises:
             InputError: an unknown field or a value of the wrong kind.
         """
-        return cls(**_settings(cls, file) | {name: value for name, value in given.items() if value is not None})
+        loaded = {name: value for name, value in read_yaml(file).items() if name not in besides}
+        return cls(
+            **_settings(cls, file, loaded, besides)
+            | {name: value for name, value in given.items() if value is not None}
+        )
 
     @classmethod
     def of(cls, description: dict[str, Any]) -> Self:
@@ -149,7 +155,12 @@ class CaptureConfig:
         return cls(**settings | {name: ",".join(map(str, settings[name])) for name in ("layers", "steps")})
 
 
-def _settings(cls: type, file: Path | None) -> dict[str, Any]:
+def read_yaml(file: Path | None) -> dict[str, Any]:
+    """The mapping in a settings file; empty without one.
+
+    Raises:
+        InputError: it cannot be read, or holds no mapping.
+    """
     if file is None:
         return {}
     try:
@@ -158,11 +169,15 @@ def _settings(cls: type, file: Path | None) -> dict[str, Any]:
         raise InputError(f"cannot read the settings file {str(file)!r}: {error}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{str(file)!r} must hold a mapping such as 'top_k: 12'; it holds {type(loaded).__name__}.")
+    return loaded
+
+
+def _settings(cls: type, file: Path | None, loaded: dict[str, Any], besides: Collection[str]) -> dict[str, Any]:
     kinds = typing.get_type_hints(cls)
     settings = {}
     for name, value in loaded.items():
         if name not in kinds:
-            raise unknown(f"setting in {file}", name, kinds)
+            raise unknown(f"setting in {file}", name, [*besides, *kinds])
         allowed = typing.get_args(kinds[name]) if isinstance(kinds[name], types.UnionType) else (kinds[name],)
         if float in allowed and type(value) is int:
             value = float(value)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engine import manifest, store
 from engine.config import CaptureConfig, as_dict, differences, fingerprint
@@ -37,6 +37,25 @@ _FOLDERS = ("ledger/", "cells/", "samples/", "results/", EMBEDDINGS, f"{store.NA
 _FILES = (MANIFEST, LEASE)
 _MOST_BATCH_SIZE = 16
 _ELSEWHERE = ("model", "revision", "offload", "device_map", "transformer_file", "encode_first")
+
+
+class Work(Protocol):
+    """Tasks of one place, as actors and their driver see them: a capture's job, or a sweep's. Plain values only."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where they write."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what they do."""
+
+    @property
+    def n_tasks(self) -> int:
+        """How many there are."""
+
+    def rows(self, task: int) -> range:
+        """What a task owns, each of which is done or fails by itself."""
 
 
 @dataclass(frozen=True)

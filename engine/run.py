@@ -6,19 +6,18 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
 
 from engine.cluster import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
 from engine.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
-from engine.job import Job
+from engine.job import Job, Work
 from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
 from engine.runfile import EMBEDDINGS, MANIFEST
 from engine.sizes import size
-from engine.storage import Storage
 
 TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
 _FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
@@ -57,25 +56,6 @@ class Outcome:
         )
 
 
-class Work(Protocol):
-    """Tasks of one place, as actors and their driver see them: a capture's job, or a sweep's. Plain values only."""
-
-    @property
-    def storage(self) -> Storage:
-        """Where they write."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of what they do."""
-
-    @property
-    def n_tasks(self) -> int:
-        """How many there are."""
-
-    def rows(self, task: int) -> range:
-        """What a task owns, each of which is done or fails by itself."""
-
-
 Start = Callable[[Any, int], Callable[[int], Record]]
 """From work and a number of CPU threads to a worker: called with a task, it does it and returns its record."""
 
@@ -90,7 +70,9 @@ def _pending(work: Work, records: dict[int, Record]) -> list[int]:
 
 
 def _is_done(work: Work, record: Record | None) -> bool:
-    return record is not None and not record.n_failed and record.stop == work.rows(record.task).stop
+    if record is None or record.fingerprint != work.fingerprint:
+        return False
+    return not record.n_failed and record.stop == work.rows(record.task).stop
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -134,8 +116,7 @@ class Actor:
             if isinstance(self._worker, FewchannelsError):
                 raise self._worker
             # Ray asks again where it lost the answer. The record names what is there, bit by bit: it is left alone.
-            record = self._ledger.find(task)
-            if record is None or record.fingerprint != self._work.fingerprint or not _is_done(self._work, record):
+            if not _is_done(self._work, self._ledger.find(task)):
                 self._worker(task)
         except (StorageError, RunConflictError, InputError) as error:
             outcome |= {"error": str(error), "fatal": type(error).__name__}

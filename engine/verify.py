@@ -113,7 +113,7 @@ def verify(
     run = _Run(
         storage, layout, description["config"]["score"], description["fingerprint"], sizes, sample_ids, documents_read
     )
-    records = _records(run, problems)
+    records = _records(storage, problems, lambda task, record: _misplaced(run, task, record))
     parts = _parts(run, records, problems)
     named = {NAME, LEASE, *shared, *(Ledger.key(task) for task in records)}
     for compaction in parts.compactions:
@@ -165,22 +165,17 @@ def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int
     shared = objects_of(description)
     for key, expected in shared.items():
         _object(storage, sizes, key, expected, None, quick, problems)
-    records: dict[int, Record] = {}
-    keys = Ledger(storage).keys()
-    for done, (task, key) in enumerate(keys.items(), start=1):
-        try:
-            record = Record.decode(storage.get(key))
-            if record.fingerprint != description["fingerprint"]:
-                raise ValueError(
-                    f"its fingerprint is {record.fingerprint}, the sweep's is {description['fingerprint']}"
-                )
-        except (ValueError, FileNotFoundError) as error:
-            problems.append(Problem(key, task, "record", str(error)))
-            continue
-        records[task] = record
+    fingerprint = description["fingerprint"]
+
+    def misplaced(task: int, record: Record) -> str | None:
+        same = record.fingerprint == fingerprint
+        return None if same else f"its fingerprint is {record.fingerprint}, the sweep's is {fingerprint}"
+
+    records = _records(storage, problems, misplaced)
+    for done, (task, record) in enumerate(records.items(), start=1):
         for name, expected in record.objects.items():
             _object(storage, sizes, name, expected, task, quick, problems)
-        on_progress(done, len(keys))
+        on_progress(done, len(records))
     named = {SWEEP, LEASE, *shared, *(Ledger.key(task) for task in records)}
     for record in records.values():
         named |= record.objects.keys()
@@ -216,12 +211,15 @@ def _result(
     return {end, *expected}
 
 
-def _records(run: _Run, problems: list[Problem]) -> dict[int, Record]:
+def _records(
+    storage: Storage, problems: list[Problem], misplaced: Callable[[int, Record], str | None]
+) -> dict[int, Record]:
+    """Every record that is whole and in its place, by task; the others are problems."""
     records = {}
-    for task, key in Ledger(run.storage).keys().items():
+    for task, key in Ledger(storage).keys().items():
         try:
-            record = Record.decode(run.storage.get(key))
-            if reason := _misplaced(run, task, record):
+            record = Record.decode(storage.get(key))
+            if reason := misplaced(task, record):
                 raise ValueError(reason)
             records[task] = record
         except (ValueError, FileNotFoundError) as error:

@@ -3,7 +3,7 @@
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.embeddings import Kept, Recent, remembering
 from engine.errors import RunConflictError, StorageError
-from engine.job import Job
+from engine.job import Job, Work
 from engine.lease import Membership
 from engine.ledger import Ledger, Record
 from engine.loaded import LoadedModel
@@ -109,20 +109,7 @@ class CaptureWorker:
                 encoded = join([decode(storage.get(key)), decode(encoded)])
             objects[key] = storage.put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
-        record = Record(
-            task=task,
-            start=rows.start,
-            stop=rows.stop,
-            fingerprint=job.fingerprint,
-            attempt=attempt,
-            n_done=len(rows) - n_failed,
-            n_failed=n_failed,
-            seconds=round(time.monotonic() - started, 3),
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            host=platform.node(),
-            device=f"{self.model.device} {self.model.device_name}",
-            objects=objects,
-        )
+        record = recorded(job, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
         if self._membership:
             self._membership.check()
         self.ledger.write(record)
@@ -259,3 +246,40 @@ def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record
             ledger.write_failure(task, attempt, traceback.format_exc())
             if attempt % MAX_ATTEMPTS == 0:
                 raise
+
+
+def recorded(
+    work: Work,
+    task: int,
+    attempt: int,
+    n_failed: int,
+    seconds: float,
+    model: LoadedModel,
+    objects: Mapping[str, Stored],
+) -> Record:
+    """The record of a task whose objects are stored.
+
+    Args:
+        work: whose task.
+        task: its number.
+        attempt: 1 for the first.
+        n_failed: of what it owns, what failed by itself.
+        seconds: from its start to its last object.
+        model: that did it.
+        objects: what it stored, by key.
+    """
+    rows = work.rows(task)
+    return Record(
+        task=task,
+        start=rows.start,
+        stop=rows.stop,
+        fingerprint=work.fingerprint,
+        attempt=attempt,
+        n_done=len(rows) - n_failed,
+        n_failed=n_failed,
+        seconds=round(seconds, 3),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=platform.node(),
+        device=f"{model.device} {model.device_name}",
+        objects=objects,
+    )

@@ -12,6 +12,7 @@ from scipy import stats
 
 from engine.analyses.intervals import cluster_bootstrap
 from engine.interventions.conditions import BASELINES
+from engine.interventions.editor import MEASURES
 from engine.tables import Columns, schema
 
 SETTINGS = (
@@ -27,7 +28,7 @@ SETTINGS = (
     "placement",
 )
 """Columns that name a group. Groups of other listed channels differ in ``condition``, the first of their conditions."""
-DOSES = ("n_channels", "energy_share", "token_share", "change")
+DOSES = MEASURES
 """Metrics of how large an edit was, not of what it did: they are set by the conditions, so they are not tested."""
 _MOST_EXACT = 50
 _DECIMALS = 12  # a difference below is rounding, and would be ranked

@@ -14,6 +14,7 @@ from engine.masks.given import read_mask
 from engine.metrics.learned import LearnedMetrics
 from engine.metrics.pictures import compare
 from engine.metrics.world import judged, scene_of, shown
+from engine.pictures import pixels
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,17 @@ class Measures:
         Args:
             made: each item's undisturbed picture among them.
         """
-        pixels = torch.stack([_pixels(each.image) for each in made])
+        pictures = torch.stack([pixels(each.image) for each in made])
         undisturbed = {each.row.item.item: i for i, each in enumerate(made) if each.row.role == "undisturbed"}
         beside = torch.tensor([undisturbed[each.row.item.item] for each in made])
         scenes = [scene_of(each.row.item.target.prompt) for each in made]
-        verdicts, subjects = judged(pixels, scenes)
+        verdicts, subjects = judged(pictures, scenes)
         masks, has_mask = self._masks(made, subjects, beside)
-        columns: dict[str, Any] = compare(pixels, pixels[beside], masks, has_mask)
+        columns: dict[str, Any] = compare(pictures, pictures[beside], masks, has_mask)
         if self._learned is not None:
             prompts = [each.row.item.target.prompt for each in made]
             sources = [each.row.item.source.prompt if each.row.item.source else None for each in made]
-            columns |= self._learned.measure(pixels, pixels[beside], prompts, sources)
+            columns |= self._learned.measure(pictures, pictures[beside], prompts, sources)
         found = []
         for i, each in enumerate(made):
             edited = each.row.role == "edited"
@@ -86,10 +87,6 @@ _OF_ITSELF = ("clip_score", "clip_source_score", "aesthetic", "pickscore")
 def read_mask_at(path: str, size: tuple[int, int]) -> np.ndarray:
     """A mask's file at a picture's size (width, height): ``(y, x)`` bool."""
     return np.array(Image.fromarray(read_mask(path)).resize(size, Image.Resampling.NEAREST))
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
 
 
 def _plain(value: Any) -> Any:

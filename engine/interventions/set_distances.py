@@ -14,6 +14,7 @@ from engine.errors import InputError
 from engine.loaded import default_device
 from engine.metrics.learned import LearnedMetrics
 from engine.metrics.sets import cmmd, frechet_distance, kernel_distance
+from engine.pictures import pixels
 from engine.tables import Columns
 
 _BATCH = 64
@@ -44,7 +45,7 @@ class SetDistances:
         ]
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]
-            pictures = torch.stack([_pixels(image) for _, image in batch])
+            pictures = torch.stack([_decoded(image) for _, image in batch])
             for model, embedded in self._models.embeddings(pictures).items():
                 for (condition, _), row in zip(batch, embedded, strict=True):
                     self._found[model, condition].append(row)
@@ -83,6 +84,6 @@ def _distances(edited: np.ndarray, undisturbed: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _pixels(png: bytes) -> torch.Tensor:
+def _decoded(png: bytes) -> torch.Tensor:
     with Image.open(io.BytesIO(png)) as image:
-        return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+        return pixels(image)

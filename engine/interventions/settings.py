@@ -1,13 +1,10 @@
 """A sweep's settings from a YAML file: how pictures are generated, and grids of conditions."""
 
 import typing
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from engine.config import CaptureConfig
+from engine.config import CaptureConfig, read_yaml
 from engine.errors import InputError, unknown
 from engine.interventions.conditions import Grid
 
@@ -20,12 +17,7 @@ def generation(file: Path | None, given: dict[str, Any]) -> CaptureConfig:
     Raises:
         InputError: an unknown setting or a value of the wrong kind.
     """
-    config = {name: value for name, value in _read(file).items() if name != _GRIDS}
-    known = {field.name for field in fields(CaptureConfig)}
-    for name in config:
-        if name not in known:
-            raise unknown(f"setting in {file}", name, [_GRIDS, *sorted(known)])
-    return CaptureConfig(**config | {name: value for name, value in given.items() if value is not None})
+    return CaptureConfig.from_sources(file, given, besides=(_GRIDS,))
 
 
 def grids_of(file: Path | None) -> tuple[Grid, ...]:
@@ -34,7 +26,7 @@ def grids_of(file: Path | None) -> tuple[Grid, ...]:
     Raises:
         InputError: an unknown setting or a value of the wrong kind.
     """
-    listed = _read(file).get(_GRIDS, [])
+    listed = read_yaml(file).get(_GRIDS, [])
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise InputError(f"grids in {str(file)!r} must be a list of mappings, such as '- k: [4, 8]'.")
     return tuple(_grid(file, each) for each in listed)
@@ -57,15 +49,3 @@ def _grid(file: Path | None, values: dict[str, Any]) -> Grid:
             if type(each) is not wanted:
                 raise InputError(f"{name} of a grid in {str(file)!r} holds {each!r}; it must be {wanted.__name__}.")
     return Grid(**settled)
-
-
-def _read(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the settings file {str(file)!r}: {error}") from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{str(file)!r} must hold a mapping such as 'grids: [...]'; it holds {type(loaded).__name__}.")
-    return loaded

@@ -1,11 +1,9 @@
 """The sweep's worker: loads the model once, then turns tasks into rows of edited pictures. Needs no Ray."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, BinaryIO
 
@@ -28,26 +26,9 @@ from engine.noised import noised
 from engine.pictures import png
 from engine.runfile import MANIFEST
 from engine.sampler import Settings, open_picture
-from engine.tables import as_columns, decode, encode
+from engine.tables import as_columns, decode, encode, schema
 from engine.taps import predicted, tapped
-from engine.worker import tried
-
-_SETTINGS = (
-    "condition_id",
-    "condition",
-    "action",
-    "amount",
-    "selection",
-    "trial",
-    "k",
-    "scores_from",
-    "layers_name",
-    "steps_name",
-    "streams",
-    "tokens",
-    "placement",
-    "is_control",
-)
+from engine.worker import recorded, tried
 
 
 class SweepWorker:
@@ -73,8 +54,9 @@ class SweepWorker:
         self._embeddings = Recent()
         self._ranks = self._read_ranks()
         self._measures = self.model.run(Measures, sweep.metrics, self.model.device)
+        edits = set(schema("edits").names)
         self._settings_of = [
-            {name: value for name, value in condition.row(i).items() if name in _SETTINGS}
+            {name: value for name, value in condition.row(i).items() if name in edits}
             for i, condition in enumerate(sweep.conditions)
         ]
 
@@ -94,20 +76,7 @@ class SweepWorker:
         columns = as_columns("edits", [row | about for row in made])
         objects = {key: self.sweep.storage.put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
-        record = Record(
-            task=task,
-            start=rows.start,
-            stop=rows.stop,
-            fingerprint=self.sweep.fingerprint,
-            attempt=attempt,
-            n_done=len(rows) - n_failed,
-            n_failed=n_failed,
-            seconds=round(time.monotonic() - started, 3),
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            host=platform.node(),
-            device=f"{self.model.device} {self.model.device_name}",
-            objects=objects,
-        )
+        record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
         if self._membership:
             self._membership.check()
         self.ledger.write(record)
