@@ -24,6 +24,8 @@ SCORES = ("undisturbed", "own", "run", "target", "source", "union", "intersectio
 TOKENS = ("all", "foreground", "background", "target_foreground", "inside", "outside")
 PLACEMENTS = ("same", "aligned")
 """Where a source's tokens go: to their own places, or moved and scaled so that its foreground covers the target's."""
+MEASURES = ("n_channels", "energy_share", "token_share", "change")
+"""How large an edit was: columns of ``edits``."""
 _DRAWN = ("random", "redrawn", "scaled")
 _OF_TWO = ("target", "source", "union", "intersection")
 

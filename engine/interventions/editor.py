@@ -15,13 +15,10 @@ from torch import Tensor
 from engine.channels import statistics
 from engine.draws import cell_keys
 from engine.interventions import channel_masks, token_masks
-from engine.interventions.conditions import EDITS, GUIDE, Condition
+from engine.interventions.conditions import EDITS, GUIDE, MEASURES, Condition
 from engine.interventions.rows import Row
 from engine.statistics import STATISTICS
 from engine.taps import Site
-
-MEASURES = ("n_channels", "energy_share", "token_share", "change")
-"""How large an intervention was: columns of ``edits``."""
 
 
 @dataclass(frozen=True)

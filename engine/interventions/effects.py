@@ -11,8 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from engine.analyses.intervals import cluster_bootstrap
-from engine.interventions.conditions import BASELINES
-from engine.interventions.editor import MEASURES
+from engine.interventions.conditions import BASELINES, MEASURES
 from engine.tables import Columns, schema
 
 SETTINGS = (

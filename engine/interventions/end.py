@@ -1,19 +1,22 @@
 """The end of a sweep: from its parts to means, contrasts, figures and a summary, under ``results/effects/``."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from engine.analyses.analysis import Finding, plain, versions
 from engine.errors import InputError
 from engine.interventions.figures import shown_items
-from engine.interventions.set_distances import SetDistances
 from engine.interventions.summary import summarise
 from engine.ledger import Ledger
 from engine.results import Results
 from engine.runfile import read_sweep
 from engine.storage import Storage
 from engine.tables import decode, encode
+
+if TYPE_CHECKING:
+    from engine.interventions.set_distances import SetDistances
 
 LABEL = "effects"
 SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts"}
@@ -38,7 +41,7 @@ def end_sweep(
     tasks = sorted(Ledger(storage).records(description["fingerprint"]))
     if not tasks:
         raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to go on.")
-    sets = SetDistances(metrics) if metrics else None
+    sets = _set_distances(metrics) if metrics else None
     parts = []
     for n, task in enumerate(tasks, start=1):
         table = decode(storage.get(f"edits/{task:05d}.parquet"))
@@ -58,6 +61,12 @@ def end_sweep(
     about = {"analysis": LABEL, "settings": settings, "numbers": finding.numbers, "versions": versions()}
     results.end(about, schemas, encoded | finding.files | {"summary.md": finding.text.encode()})
     return finding
+
+
+def _set_distances(metrics: Sequence[str]) -> "SetDistances":
+    from engine.interventions.set_distances import SetDistances  # here: seconds to import, and seldom needed
+
+    return SetDistances(metrics)
 
 
 def _pictures(storage: Storage, edits: pd.DataFrame) -> pd.Series:

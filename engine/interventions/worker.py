@@ -12,7 +12,8 @@ from PIL import Image
 
 from engine.embeddings import Recent, remembering
 from engine.interventions.blends import Latents, guidance, prompts_blended, stepped
-from engine.interventions.editor import MEASURES, Editor, Given
+from engine.interventions.conditions import MEASURES
+from engine.interventions.editor import Editor, Given
 from engine.interventions.measure import Measured, Measures, read_mask_at
 from engine.interventions.rows import Batch, Item, Row, batches
 from engine.interventions.sweep import PAIRS, RANKS, Sweep
