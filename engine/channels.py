@@ -38,6 +38,11 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     return x.split(max(1, _CACHED_VALUES // (x.shape[0] * x.shape[2])), dim=1)
 
 
+def sum_squares(x: Tensor) -> Tensor:
+    """Sum of squares of every channel over tokens: ``(sample, token, channel)`` to ``(sample, channel)`` float32."""
+    return torch.stack([block.float().square().sum(dim=1) for block in _blocks(x)]).sum(dim=0)
+
+
 def token_norms(x: Tensor) -> Tensor:
     """Euclidean norm of every token over channels: ``(sample, token, channel)`` to ``(sample, token)`` float32."""
     return torch.cat([torch.linalg.vector_norm(block.float(), 2, dim=-1) for block in _blocks(x)], dim=1)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import CASES
+from PIL import Image
 
 from engine.config import CaptureConfig
 from engine.errors import InputError
@@ -14,6 +16,8 @@ from engine.interventions.pairs import PairRule
 from engine.interventions.rows import batches
 from engine.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
 from engine.interventions.worker import SweepWorker
+from engine.models.source import find, geometry
+from engine.taps import Site, tapped
 
 BY_NAME = {case.name: case for case in CASES if case.reference != "must" and case.name != "dit"}
 
@@ -64,3 +68,48 @@ def test_targets_sources_and_blends_are_the_pipelines_and_edits_are_not(name: st
         assert (pictures[selection] != pictures["undisturbed"]).any()
     assert made["top"].columns["n_channels"] == 3
     assert made["all"].columns["energy_share"] == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
+    name: str, tmp_path: Path, manifest_of
+) -> None:
+    case, folder = BY_NAME[name], tmp_path / "model"
+    case.build().save_pretrained(folder)
+    height, width = case.square
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    table = manifest_of(f"prompt,seed\n{case.prompts[0]},3\n")
+    references = manifest_of(f"prompt,reference\n{case.prompts[1]},{path}\n", "references")
+    generation = CaptureConfig(
+        model=str(folder), num_inference_steps=2, height=height, width=width, guidance_scale=1.0, batch_size=8
+    )
+    moves = Grid(("transport",), (1.0,), ("top", "all"), k=(3,), scores_from=("source",))
+    asked = SweepSettings("image", generation, (moves,), pairs=PairRule(n=1), references=references)
+    if not geometry(find(str(folder))).takes_images:
+        with pytest.raises(InputError, match="flow matching"):
+            prepare_sweep(table, tmp_path / "sweep", asked)
+        return
+    prepared = prepare_sweep(table, tmp_path / "sweep", asked)
+    begin_sweep(prepared)
+    worker = SweepWorker(prepared.sweep, 1)
+    (item,) = worker.items(range(1))
+    (batch,) = batches([item], prepared.sweep.conditions, 8)
+    settings = prepared.sweep.job.settings(item.target)
+    blocks = prepared.sweep.job.layout.blocks
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+
+    def look(site: Site, x: torch.Tensor) -> None:  # before the taps that edit, which generate() adds behind it
+        seen[site.block.layer, site.forward.step] = x.float().clone()
+
+    with tapped(worker.sampler, blocks, look):
+        made = worker.generate(batch, settings)
+    beside, source = dict(seen), batch.rows[0].source
+    with tapped(worker.sampler, blocks, look):
+        assert item.source is not None
+        worker.sampler.generate([item.source], replace(settings, picture=str(path), only_steps=(0, 1)))
+    assert len(seen) == len(beside) == 2 * len(blocks)
+    for cell, alone in seen.items():
+        torch.testing.assert_close(beside[cell][source], alone[0], rtol=1e-3, atol=1e-3 * float(alone.std()))
+    undisturbed, _, *edited = (np.asarray(each.image) for each in made)
+    assert all((picture != undisturbed).any() for picture in edited)

@@ -9,7 +9,8 @@ from planted_edits import condition, picture
 from engine.query import queries
 from engine.tables import as_columns, decode, encode
 
-NAMES = ("best_settings", "top_over_matched", "flipped_prompts")
+NAMES = ("best_settings", "top_over_matched", "flipped_prompts", "set_distances")
+TABLES = ("edits", "effects_means", "effects_contrasts", "effects_sets")
 SETTINGS = {name: value for name, value in condition(0).items() if name not in ("trial", "condition_id", "is_control")}
 
 
@@ -17,7 +18,7 @@ def ask(name: str, tables: dict[str, list[dict[str, Any]]], **parameters: object
     """A query's rows over tables of these rows, in the schemas' types."""
     query = queries()[name]
     with duckdb.connect() as connection:
-        for table in ("edits", "effects_means", "effects_contrasts"):
+        for table in TABLES:
             rows = decode(encode(table, as_columns(table, tables.get(table, []))))
             connection.register(table, rows)
         answer = connection.sql(query.sql, params=query.bind(parameters)).to_arrow_table()
@@ -44,7 +45,7 @@ def test_a_header_describes_what_is_answered(name: str) -> None:
     query = queries()[name]
     assert query.of == "sweep"
     with duckdb.connect() as connection:
-        for table in ("edits", "effects_means", "effects_contrasts"):
+        for table in TABLES:
             connection.register(table, decode(encode(table, as_columns(table, []))))
         answer = connection.sql(query.sql, params=query.bind({}))
         assert answer.columns == [column.name for column in query.columns]
@@ -193,3 +194,34 @@ def test_a_flip_says_which_sample_and_which_settings() -> None:
         "k": 8,
     }
     assert {name: found[name] for name in wanted} == wanted
+
+
+def set_row(place: int, selection: str, cmmd: float, **more: Any) -> dict[str, Any]:
+    """A row of ``effects_sets``."""
+    counts = {"n_edited": 6, "n_undisturbed": 6, "frechet": None, "kernel": 0.1}
+    about = {name: SETTINGS[name] for name in ("action", "amount", "k", "layers_name", "steps_name", "tokens")}
+    return (
+        about | counts | {"condition": place, "selection": selection, "trial": 0, "model": "clip", "cmmd": cmmd} | more
+    )
+
+
+def test_set_distances_are_beside_those_of_the_controls_trials() -> None:
+    rows = [
+        set_row(0, "top", 6.0),
+        set_row(1, "random", 1.0),
+        set_row(2, "random", 2.0, trial=1),
+        set_row(3, "top", 9.0, k=1024),
+        set_row(0, "top", 8.0, model="dino"),
+    ]
+    found = ask("set_distances", {"effects_sets": rows})
+    assert [(row["condition"], row["model"]) for row in found] == [
+        (3, "clip"),
+        (0, "dino"),
+        (0, "clip"),
+        (2, "clip"),
+        (1, "clip"),
+    ]
+    assert [row["cmmd_over_control"] for row in found] == [None, None, 4.0, None, None]
+    assert [row["condition"] for row in ask("set_distances", {"effects_sets": rows}, model="dino")] == [0]
+    by_top = ask("set_distances", {"effects_sets": rows}, control="matched", top=1)
+    assert [(row["condition"], row["cmmd_over_control"]) for row in by_top] == [(3, None)]

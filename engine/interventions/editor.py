@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.channels import statistics
+from engine.channels import statistics, sum_squares
 from engine.draws import cell_keys
 from engine.interventions import channel_masks, token_masks
 from engine.interventions.conditions import EDITS, GUIDE, MEASURES, Condition
@@ -63,13 +63,14 @@ class Editor:
         if rows is None:
             return None
         cell = _Cell(rows, self._given, site, x)
+        edited_rows = cell.edited()
         edited = x.clone()
-        edited[rows.at] = cell.edited()
+        edited[rows.place] = edited_rows
         if self._sums is None:
             self._sums = torch.zeros(len(MEASURES), len(self._batch), dtype=torch.float64, device=x.device)
-        for sums, values in zip(self._sums, cell.measures(edited[rows.at]), strict=True):
-            sums[rows.at] += values
-        self._counts[rows.at] += 1
+        for sums, values in zip(self._sums, cell.measures(edited_rows), strict=True):
+            sums[rows.place] += values
+        self._counts[rows.place] += 1
         return edited
 
     def measures(self, row: int) -> dict[str, float | None]:
@@ -109,6 +110,8 @@ class _Rows:
     def __init__(self, batch: Sequence[Row], at: Sequence[int], n_channels: int) -> None:
         rows = [batch[i] for i in at]
         self.at, self.n_channels = torch.tensor(at), n_channels
+        is_run = list(at) == list(range(at[0], at[-1] + 1))  # then its rows are a view, and not copied
+        self.place = slice(at[0], at[-1] + 1) if is_run else self.at
         self.conditions = [condition for row in rows if (condition := row.condition) is not None]
         self.items = [row.item.item for row in rows]
         self.ids = np.array([int(row.item.item_id, 16) for row in rows], dtype=np.uint64)
@@ -159,7 +162,7 @@ class _Cell:
 
     def __init__(self, rows: _Rows, given: Given, site: Site, x: Tensor) -> None:
         self._rows, self._given, self._site, self._x = rows, given, site, x
-        self._own = x[rows.at]
+        self._own = x[rows.place]
         self._device = x.device
         self._lengths = None if site.lengths is None else torch.tensor(site.lengths)[rows.at].to(x.device)
         self._token_mask, self._counterpart = self._tokens()
@@ -178,28 +181,41 @@ class _Cell:
     def measures(self, edited: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(row,)`` each: channels, their share of the squares, share of tokens, and squared relative change."""
         n = self._channel_mask.sum(dim=-1)
-        energy = self._own.float().square().sum(dim=1)
+        energy = sum_squares(self._own)
         share = (energy * self._channel_mask).sum(dim=-1) / energy.sum(dim=-1)
         tokens = torch.ones_like(share) if self._token_mask is None else self._token_mask.float().mean(dim=-1)
-        change = (edited - self._own).float().square().sum(dim=(1, 2)) / energy.sum(dim=-1)
+        change = sum_squares(edited - self._own).sum(dim=-1) / energy.sum(dim=-1)
         return n, share, tokens, change
 
     def _replacement(self) -> Tensor:
-        """What the chosen values would become, ``(row, token, channel)``."""
-        rows, x = self._rows, self._own
-        becomes = torch.zeros_like(x)
-        for action in set(rows.action) - {"zero", GUIDE}:
-            at = _where(rows.action, action)
-            if action == "mean":
-                becomes[at] = self._mean()[at].to(x.dtype)
-            elif action == "shuffle":
-                becomes[at] = x[at].gather(1, self._shuffled(at)[:, :, None].expand(-1, -1, x.shape[2]))
-            else:
-                becomes[at] = self._x[rows.source[at]]
+        """What the chosen values would become, ``(row, token, channel)``; a view where one tensor serves all rows."""
+        rows = self._rows
+        found = {action: _where(rows.action, action) for action in set(rows.action)}
+        parts = {action: self._becomes_of(action, at) for action, at in found.items()}
+        if len(parts) == 1:
+            (becomes,) = parts.values()
+        else:
+            becomes = torch.empty_like(self._own)
+            for action, part in parts.items():
+                becomes[found[action]] = part
         if self._counterpart is not None:
             at, places = rows.aligned, self._counterpart
-            becomes[at] = becomes[at].gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
+            becomes = becomes.clone()
+            becomes[at] = becomes[at].gather(1, places[:, :, None].expand(-1, -1, becomes.shape[2]))
         return becomes
+
+    def _becomes_of(self, action: str, at: list[int]) -> Tensor:
+        """What rows with one action would become, ``(row, token, channel)``."""
+        x = self._own[at] if len(at) < len(self._own) else self._own
+        if action in ("zero", GUIDE):
+            return x.new_zeros(()).expand_as(x)
+        if action == "mean":
+            return self._mean()[at].to(x.dtype).expand_as(x)
+        if action == "shuffle":
+            return x.gather(1, self._shuffled(at)[:, :, None].expand_as(x))
+        source = self._rows.source[at]
+        only = int(source[0])
+        return self._x[only].expand_as(x) if bool((source == only).all()) else self._x[source]
 
     def _mean(self) -> Tensor:
         """Means over each row's own tokens, ``(row, 1, channel)``; what is behind them is zero."""
@@ -253,7 +269,7 @@ class _Cell:
             mask[i] = channel_masks.matched(ranks[i : i + 1], energy[i : i + 1], rows.conditions[i].k)[0]
         gain = torch.ones(len(mask), device=self._device)
         if scaled := _where(rows.selection, "scaled"):
-            change = (self._becomes[scaled].float() - self._own[scaled].float()).square()
+            change = (self._becomes[scaled].float() - self._own[scaled].float()).square_()
             if self._token_mask is not None:
                 change = change * self._token_mask[scaled][:, :, None]
             change = change.sum(dim=1)

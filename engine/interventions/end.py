@@ -4,23 +4,25 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow as pa
 
 from engine.analyses.analysis import Finding, plain, versions
-from engine.errors import InputError
-from engine.interventions.figures import shown_items
+from engine.errors import InputError, unknown
+from engine.interventions.effects import means
+from engine.interventions.effects import metrics as all_metrics
+from engine.interventions.figures import AXES, dose_response, shown_items, strip, varying
 from engine.interventions.summary import summarise
 from engine.ledger import Ledger
 from engine.results import Results
 from engine.runfile import read_sweep
 from engine.storage import Storage
-from engine.tables import decode, encode
+from engine.tables import Columns, decode, encode, schema
 
 if TYPE_CHECKING:
     from engine.interventions.set_distances import SetDistances
 
 LABEL = "effects"
-SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts"}
-_SETS = {"sets": "effects_sets"}
+SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts", "sets": "effects_sets"}
 
 
 def end_sweep(
@@ -37,30 +39,85 @@ def end_sweep(
         InputError: there is no sweep, nothing of it is finished, or a model cannot be loaded.
         StorageError: a finished task's part is missing or damaged.
     """
-    description = read_sweep(storage)
-    tasks = sorted(Ledger(storage).records(description["fingerprint"]))
+    fingerprint, tasks = _finished(storage)
+    sets = _set_distances(metrics) if metrics else None
+    edits = _edits(storage, tasks, on_progress, sets.add if sets else None)
+    finding = summarise(edits.assign(image=_pictures(storage, edits, shown_items(edits))))
+    no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
+    tables = dict(finding.tables) | {"sets": sets.table(edits) if sets else no_sets}
+    results = Results(storage, LABEL)
+    settings = plain({"sweep": fingerprint, "tasks": tasks, "metrics": list(metrics)})
+    results.begin(settings, replace=True)
+    encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
+    about = {"analysis": LABEL, "settings": settings, "numbers": finding.numbers, "versions": versions()}
+    results.end(about, SCHEMAS, encoded | finding.files | {"summary.md": finding.text.encode()})
+    return finding
+
+
+def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> dict[str, bytes]:
+    """One metric of what is finished against one axis: :func:`engine.interventions.figures.dose_response`.
+
+    Args:
+        storage: of the sweep.
+        metric: a column of ``edits``.
+        axis: of :data:`engine.interventions.figures.AXES`; None for the first that varies.
+
+    Raises:
+        InputError: there is no sweep, nothing of it is finished, or it has no such metric or axis.
+        StorageError: a finished task's part is missing or damaged.
+    """
+    edits = _edits(storage, _finished(storage)[1])
+    measured = [name for name in all_metrics() if edits.loc[edits["role"] == "edited", name].notna().any()]
+    if metric not in measured:
+        raise unknown("metric of edited pictures", metric, measured)
+    others = [name for name in all_metrics() if name != metric]
+    averages = means(edits.assign(**dict.fromkeys(others, float("nan"))))
+    axes = [axis] if axis else varying(averages)
+    if not axes:
+        raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; name the axis all the same.")
+    return dose_response(averages, metric, axes[0])
+
+
+def draw_strip(storage: Storage, item: int, axis: str | None = None) -> dict[str, bytes]:
+    """The pictures of one item: :func:`engine.interventions.figures.strip`.
+
+    Args:
+        storage: of the sweep.
+        item: its place in the sweep.
+        axis: of :data:`engine.interventions.figures.AXES`; None for that with most places.
+
+    Raises:
+        InputError: there is no sweep, nothing of the item is finished, or there is no such axis.
+        StorageError: a finished task's part is missing or damaged.
+    """
+    edits = _edits(storage, _finished(storage)[1])
+    return strip(edits.assign(image=_pictures(storage, edits, [item])), item, axis=axis)
+
+
+def _finished(storage: Storage) -> tuple[str, list[int]]:
+    """The sweep's fingerprint, and its finished tasks."""
+    fingerprint = read_sweep(storage)["fingerprint"]
+    tasks = sorted(Ledger(storage).records(fingerprint))
     if not tasks:
         raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to go on.")
-    sets = _set_distances(metrics) if metrics else None
+    return fingerprint, tasks
+
+
+def _edits(
+    storage: Storage,
+    tasks: Sequence[int],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_pictures: Callable[[pa.Table], None] | None = None,
+) -> pd.DataFrame:
+    """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown task by task."""
     parts = []
     for n, task in enumerate(tasks, start=1):
         table = decode(storage.get(f"edits/{task:05d}.parquet"))
-        if sets:
-            sets.add(table)
+        if on_pictures:
+            on_pictures(table)
         parts.append(table.drop_columns(["image"]).to_pandas())
         on_progress(n, len(tasks))
-    edits = pd.concat(parts, ignore_index=True)
-    finding = summarise(edits.assign(image=_pictures(storage, edits)))
-    tables, schemas = dict(finding.tables), dict(SCHEMAS)
-    if sets:
-        tables["sets"], schemas = sets.table(edits), schemas | _SETS
-    results = Results(storage, LABEL)
-    settings = plain({"sweep": description["fingerprint"], "tasks": tasks, "metrics": list(metrics)})
-    results.begin(settings, replace=True)
-    encoded = {f"{table}/all.parquet": bytes(encode(schemas[table], columns)) for table, columns in tables.items()}
-    about = {"analysis": LABEL, "settings": settings, "numbers": finding.numbers, "versions": versions()}
-    results.end(about, schemas, encoded | finding.files | {"summary.md": finding.text.encode()})
-    return finding
+    return pd.concat(parts, ignore_index=True)
 
 
 def _set_distances(metrics: Sequence[str]) -> "SetDistances":
@@ -69,9 +126,9 @@ def _set_distances(metrics: Sequence[str]) -> "SetDistances":
     return SetDistances(metrics)
 
 
-def _pictures(storage: Storage, edits: pd.DataFrame) -> pd.Series:
-    """The pictures of the items that figures show; None of the others."""
-    wanted = edits["item"].isin(shown_items(edits))
+def _pictures(storage: Storage, edits: pd.DataFrame, items: Sequence[int]) -> pd.Series:
+    """The pictures of some items; None of the others."""
+    wanted = edits["item"].isin(list(items))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for task in sorted(edits.loc[wanted, "task"].unique().tolist()):
         images = decode(storage.get(f"edits/{task:05d}.parquet")).column("image").to_pylist()

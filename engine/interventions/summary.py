@@ -8,6 +8,7 @@ import pandas as pd
 from engine.analyses.analysis import Finding
 from engine.interventions.effects import as_columns, contrasts, means, metrics
 from engine.interventions.figures import default_figures, main_metrics, setting_words
+from engine.metrics import METRICS
 
 _MOST_ROWS = 40
 _Q = 0.05
@@ -68,7 +69,7 @@ def _head(numbers: dict[str, Any]) -> list[str]:
 
 
 def _undisturbed(averages: pd.DataFrame) -> list[str]:
-    rows = averages[(averages["action"] == "undisturbed") & averages["mean"].notna()]
+    rows = averages[(averages["action"] == "undisturbed") & averages["metric"].isin(METRICS) & averages["mean"].notna()]
     if rows.empty:
         return []
     shown = ", ".join(f"{row['metric']} {_ranged(row)}" for _, row in rows.iterrows())
