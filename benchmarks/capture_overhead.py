@@ -23,12 +23,13 @@ from pathlib import Path
 import torch
 
 from engine import manifest
+from engine.actors import outcomes
 from engine.cluster import Pool, ray_session
 from engine.config import CaptureConfig
 from engine.job import Job, begin, prepare
 from engine.manifest import read_samples
 from engine.recorder import Recorder
-from engine.run import outcomes, start_capture
+from engine.run import start_capture
 from engine.taps import tapped
 from engine.worker import CaptureWorker
 

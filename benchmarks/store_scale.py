@@ -129,9 +129,9 @@ def resume(n_tasks: int, rounds: int) -> dict[str, object]:
 def measure_memory(n_samples: int) -> None:
     """Call a worker as a Ray actor does, in this process; prints its resident memory as a JSON line."""
     from engine import manifest
+    from engine.actors import TASKS_AT_ONCE
     from engine.config import CaptureConfig
     from engine.job import begin, prepare
-    from engine.run import TASKS_AT_ONCE
     from engine.worker import CaptureWorker
 
     process = psutil.Process()

@@ -14,7 +14,7 @@ import ray
 
 from engine.errors import FewchannelsError, InputError
 
-MACHINE_FAULT_RETRIES = 3  # Ray's own defaults in Ray Data are "for ever"
+MACHINE_FAULT_RETRIES = 3
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -41,25 +41,57 @@ class Pool:
         return "cuda" if self.gpus_per_actor else "cpu"
 
 
-def choose_pool(n_actors: int | None, gpus_per_actor: float | None, address: str | None = None) -> Pool:
-    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four.
+def choose_pool(
+    n_actors: int | None, gpus_per_actor: float | None, address: str | None = None, cpus_per_actor: int | None = None
+) -> Pool:
+    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
+
+    Of a cluster, what its nodes have now is counted; one that has still to start them has none.
+
+    Args:
+        n_actors: at the most; None for what there is room for.
+        gpus_per_actor: None for 1 where there are any.
+        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
+        cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
 
     Raises:
-        InputError: each actor is to have more GPUs than this machine has.
+        InputError: each actor is to have more GPUs than this machine has, or actors are not counted and a cluster has
+            no node yet.
+        FewchannelsError: the cluster cannot be reached.
     """
     import torch
 
-    n_gpus = torch.cuda.device_count() if address is None else 0
-    if address is None and (gpus_per_actor or 0) > n_gpus:
+    if address is not None:
+        return _pool_of_cluster(n_actors, gpus_per_actor, address, cpus_per_actor)
+    n_gpus, n_cpus = torch.cuda.device_count(), os.cpu_count() or 1
+    if (gpus_per_actor or 0) > n_gpus:
         raise InputError(
             f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
             "the --address of a Ray cluster that has them."
         )
     gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
-    n_cpus = os.cpu_count() or 1
     if n_actors is None:
         n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
-    return Pool(n_actors, gpus, max(1, n_cpus // n_actors), address)
+    return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
+
+
+def _pool_of_cluster(
+    n_actors: int | None, gpus_per_actor: float | None, address: str, cpus_per_actor: int | None
+) -> Pool:
+    _connect(address)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_gpus = [node.get("GPU", 0.0) for node in nodes]
+    gpus = float(any(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    # How many actors' GPUs each node has; without GPUs, an actor for every CPU.
+    cpus = cpus_per_actor or 1
+    room = [int(n / gpus if gpus else node.get("CPU", 0) / cpus) for n, node in zip(n_gpus, nodes, strict=True)]
+    if n_actors is None and not any(room):
+        raise InputError(
+            f"the cluster at {address!r} has no node yet with {f'{gpus:g} GPUs' if gpus else 'a CPU'} for an actor, so "
+            "how many there are to be cannot be counted. Give --actors; those without room make it start nodes."
+        )
+    shares = [max(1, int(node.get("CPU", 1)) // n) for n, node in zip(room, nodes, strict=True) if n]
+    return Pool(n_actors or sum(room), gpus, cpus_per_actor or min(shares, default=1), address)
 
 
 @contextmanager
@@ -80,23 +112,31 @@ def ray_session(pool: Pool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if pool.address is None:
-        # One CPU more than the actors take, for Ray Data's own bookkeeping tasks.
-        options |= {"num_cpus": pool.n_actors * pool.cpus_per_actor + 1, "include_dashboard": False}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
-    try:
-        with _without_standard_error():  # Ray's core announces that very setting there
-            ray.init(address=pool.address, **options)
-    except Exception as error:  # what Ray raises while it starts has no common base class
-        raise FewchannelsError(
-            f"Ray could not {'start here' if pool.address is None else f'be reached at {pool.address!r}'}: "
-            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
-        ) from error
+    _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None, **options: Any) -> None:
+    """Reach a cluster, or start one here with these options.
+
+    Raises:
+        FewchannelsError: it cannot be reached or started.
+    """
+    if ray.is_initialized():
+        return
+    options = {"log_to_driver": False, "logging_level": logging.ERROR} | (options if address is None else {})
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
+    try:
+        with _without_standard_error():  # Ray's core announces that very setting there
+            ray.init(address=address, **options)
+    except Exception as error:  # what Ray raises while it starts has no common base class
+        raise FewchannelsError(
+            f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "
+            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
+        ) from error
 
 
 @contextmanager

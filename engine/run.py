@@ -1,16 +1,11 @@
-"""Runs a capture's tasks on a pool of Ray actors: bounded retries, progress, and an honest end."""
+"""Runs the tasks of a capture or a sweep that are not done: what to do, what became of it, and an honest end."""
 
-import json
-import logging
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
 import ray
 
+from engine.actors import Start, State, is_done, outcomes
 from engine.cluster import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
 from engine.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
 from engine.job import Job, Work
@@ -18,8 +13,9 @@ from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
 from engine.runfile import EMBEDDINGS, MANIFEST
 from engine.sizes import size
+from engine.storage import Stored
 
-TASKS_AT_ONCE = 2  # of an actor: one is generated, one is written; no more wait in its memory
+_READ_BYTES = 2**22
 _FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
 
 
@@ -56,8 +52,25 @@ class Outcome:
         )
 
 
-Start = Callable[[Any, int], Callable[[int], Record]]
-"""From work and a number of CPU threads to a worker: called with a task, it does it and returns its record."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        n_done: samples on disk, those of earlier calls included.
+        n_failed: samples and tasks that failed.
+        n_actors: actors that have loaded the model.
+        n_starting: actors that wait for room in the cluster, or load.
+        n_again: times that a task was handed out again because its actor died.
+        n_bytes: written by this call.
+    """
+
+    n_done: int
+    n_failed: int
+    n_actors: int = 0
+    n_starting: int = 0
+    n_again: int = 0
+    n_bytes: int = 0
 
 
 def pending_tasks(work: Work) -> list[int]:
@@ -66,13 +79,7 @@ def pending_tasks(work: Work) -> list[int]:
 
 
 def _pending(work: Work, records: dict[int, Record]) -> list[int]:
-    return [task for task in range(work.n_tasks) if not _is_done(work, records.get(task))]
-
-
-def _is_done(work: Work, record: Record | None) -> bool:
-    if record is None or record.fingerprint != work.fingerprint:
-        return False
-    return not record.n_failed and record.stop == work.rows(record.task).stop
+    return [task for task in range(work.n_tasks) if not is_done(work, records.get(task))]
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -90,77 +97,31 @@ def check_space(job: Job, tasks: list[int]) -> None:
         )
 
 
+def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
+    """Of tasks that were handed out again, those whose objects are not what their records say.
+
+    An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
+    place.
+    """
+    ledger = Ledger(work.storage)
+    records = [record for task in sorted(tasks) if (record := ledger.find(task)) is not None]
+    return [record.task for record in records if any(_differs(work, *each) for each in record.objects.items())]
+
+
+def _differs(work: Work, key: str, stored: Stored) -> bool:
+    try:
+        with work.storage.open(key) as file:
+            return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) != stored
+    except FileNotFoundError:
+        return True
+
+
 def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
     """A capture's worker."""
     from engine.embeddings import InStorage  # here: seconds to import, and the driver does not need them
     from engine.worker import CaptureWorker
 
     return CaptureWorker(job, n_threads, InStorage(job.storage) if job.config.encode_first else None)
-
-
-class Actor:
-    """A worker as Ray Data calls it: a batch of one task in, its outcome as JSON out."""
-
-    def __init__(self, work: Work, start: Start, n_threads: int) -> None:
-        self._work, self._ledger = work, Ledger(work.storage)
-        self._worker: Callable[[int], Record] | FewchannelsError
-        try:
-            self._worker = start(work, n_threads)
-        except FewchannelsError as error:  # Ray would start the actor again and again; the driver ends the run
-            self._worker = error
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        task = int(batch["task"][0])
-        outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None}
-        try:
-            if isinstance(self._worker, FewchannelsError):
-                raise self._worker
-            # Ray asks again where it lost the answer. The record names what is there, bit by bit: it is left alone.
-            if not _is_done(self._work, self._ledger.find(task)):
-                self._worker(task)
-        except (StorageError, RunConflictError, InputError) as error:
-            outcome |= {"error": str(error), "fatal": type(error).__name__}
-        except Exception as error:  # one task's failure must not end the others; the driver reports it
-            outcome |= {"error": f"{type(error).__name__}: {error}"}
-        return {"outcome": np.array([json.dumps(outcome)], dtype=object)}
-
-
-def outcomes(work: Work, start: Start, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
-    """Run tasks on the pool; yields each one's outcome as it ends, in any order."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # Use is measured against TASKS_AT_ONCE, which are also all that an actor is given: more than 1 is never reached.
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    n_actors = min(pool.n_actors, len(tasks))
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
-    rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-    with warnings.catch_warnings():
-        # Ray Data offers no other way to bound them than what Ray 2.64 will take away (pyproject.toml stays below it).
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        done = rows.map_batches(
-            Actor,
-            fn_constructor_kwargs={"work": work, "start": start, "n_threads": pool.cpus_per_actor},
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1,  # of a cluster that has no room for more yet
-                initial_size=n_actors,
-                max_size=n_actors,
-                max_tasks_in_flight_per_actor=TASKS_AT_ONCE,
-                max_concurrent_calls_per_actor=TASKS_AT_ONCE,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=pool.cpus_per_actor,
-            num_gpus=pool.gpus_per_actor,
-            max_restarts=MACHINE_FAULT_RETRIES,
-            max_task_retries=MACHINE_FAULT_RETRIES,
-        )
-    try:
-        for row in done.iter_rows():
-            yield json.loads(row["outcome"])
-    except BaseException as error:
-        # Ray's iterator, alive in the traceback, would else end after Ray has, and start it again.
-        traceback.clear_frames(error.__traceback__)
-        raise
 
 
 def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
@@ -207,7 +168,7 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
 def capture(
     job: Job,
     pool: Pool,
-    on_progress: Callable[[int, int], None] = lambda done, failed: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     on_encoded: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Run what is not done yet of a job that was begun. Call it again to resume.
@@ -215,7 +176,7 @@ def capture(
     Args:
         job: from :func:`engine.job.prepare`, begun on disk.
         pool: of actors.
-        on_progress: called with the samples done so far and those failed, after every task.
+        on_progress: called after every task, and at least once a second.
         on_encoded: called with the samples whose prompts are encoded, where that is done first.
 
     Raises:
@@ -240,7 +201,7 @@ def run_tasks(
     work: Work,
     start: Start,
     pool: Pool,
-    on_progress: Callable[[int, int], None] = lambda done, failed: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     before: Callable[[list[int]], None] = lambda tasks: None,
 ) -> Outcome:
     """Do the tasks that are not done yet. Call it again to resume.
@@ -249,7 +210,7 @@ def run_tasks(
         work: whose tasks.
         start: makes a worker.
         pool: of actors.
-        on_progress: called with the samples done so far and those failed, after every task.
+        on_progress: called after every task, and at least once a second.
         before: called with the tasks when Ray runs and no actor does yet.
 
     Raises:
@@ -263,24 +224,45 @@ def run_tasks(
         records = ledger.records(work.fingerprint)
         return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
 
-    records, n_resumed, n_failed = counted()
-    n_done = n_resumed
+    records, n_done, n_failed = counted()
+    n_resumed = n_done
     tasks = _pending(work, records)
+    progress = Progress(n_resumed, n_failed)
     failed_tasks: dict[int, str] = {}
-    on_progress(n_resumed, n_failed)
+    on_progress(progress)
     if tasks:
         try:
             with ray_session(pool), interrupts() as check_interrupted:
                 before(tasks)
-                for outcome in outcomes(work, start, tasks, pool):
+
+                def on_turn(state: State) -> None:
+                    nonlocal progress
                     check_interrupted()
-                    if outcome["fatal"]:
-                        refused = _FATAL[outcome["fatal"]]
-                        raise refused(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
-                    if outcome["error"]:
-                        failed_tasks[outcome["task"]] = outcome["error"]
-                    n_done += len(work.rows(outcome["task"])) if not outcome["error"] else 0
-                    on_progress(min(n_done, n_samples), len(failed_tasks))
+                    progress = replace(
+                        progress, n_actors=state.n_actors, n_starting=state.n_starting, n_again=state.n_again
+                    )
+                    on_progress(progress)
+                    reassigned.update(state.reassigned)
+
+                while tasks:
+                    reassigned: set[int] = set()
+                    for outcome in outcomes(work, start, tasks, pool, on_turn):
+                        check_interrupted()
+                        if outcome["fatal"]:
+                            refused = _FATAL[outcome["fatal"]]
+                            raise refused(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+                        if outcome["error"]:
+                            failed_tasks[outcome["task"]] = outcome["error"]
+                        n_new = 0 if outcome["error"] else len(work.rows(outcome["task"]))
+                        progress = replace(
+                            progress,
+                            n_done=min(progress.n_done + n_new, n_samples),
+                            n_failed=len(failed_tasks),
+                            n_bytes=progress.n_bytes + outcome["n_bytes"],
+                        )
+                        on_progress(progress)
+                    tasks = _overwritten(work, reassigned)
+                    ledger.delete(tasks)
         except ray.exceptions.RayError as error:
             raise FewchannelsError(
                 f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."

@@ -270,7 +270,7 @@ def _targets(victim: Victim, kind: str) -> list[psutil.Process]:
         return guards + [process for process in victim.family() if process.pid == victim.driver]
     if kind == "raylet":
         return victim.family("raylet")
-    actors = victim.family("MapWorker")[-1:]
+    actors = victim.family("ray::Actor")[-1:]
     if kind == "actor" or not actors:
         return actors
     with suppress(ProcessLookupError):
@@ -291,7 +291,7 @@ def strike(victim: Victim, run: Path, kill: Kill) -> tuple[list[str], list[psuti
     victim.wait_for(moments[kill.moment])
     victim.wait_for(lambda: _targets(victim, kill.kind))  # a kill of what has not started yet comes as soon as it has
     time.sleep(kill.delay)  # no event marks the moments in between
-    held = victim.family("MapWorker") if kill.kind == "driver, met" else []
+    held = victim.family("ray::Actor") if kill.kind == "driver, met" else []
     _each(held, psutil.Process.suspend)
     killed = _targets(victim, kill.kind)
     names = [process.name() for process in killed]
@@ -313,7 +313,7 @@ def play(stage: Stage, run: Path, kills: Sequence[Kill]) -> Round:
         if held:
             victim.wait_for(lambda: victim.said(WAITS, *BEGUN))
             _each(held, psutil.Process.resume)
-            until(lambda: not victims[-2].family("MapWorker"), ORPHANS_S)
+            until(lambda: not victims[-2].family("ray::Actor"), ORPHANS_S)
             _each(held, psutil.Process.kill)  # as Ray itself does where it sees that the raylet is gone
             held.clear()
         return victim
@@ -325,7 +325,7 @@ def play(stage: Stage, run: Path, kills: Sequence[Kill]) -> Round:
             marks.append(records_of(run))
             code = None
             if kill.kind == "driver":
-                until(lambda: not victim.family("MapWorker"), ORPHANS_S)  # noqa: B023
+                until(lambda: not victim.family("ray::Actor"), ORPHANS_S)  # noqa: B023
             if kill.kind != "driver, met":
                 code = victim.end(LIMIT_S if kill.kind in ("actor", "group", "raylet") else 0)
             blows.append(Blow(kill, len(marks[-1]), killed, code, victim.said("Traceback")))

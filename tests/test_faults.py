@@ -13,19 +13,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 from kill_harness import CLEAN, N_SAMPLES, N_TASKS, WAITS, Stage, Victim, records_of, until
-from ray.data.iterator import DataIterator
 
 from engine import lease, run, worker
+from engine.actors import Actor, Start
 from engine.cli.capture import run_job
 from engine.cluster import Pool, choose_pool
 from engine.errors import RunConflictError, StorageError
 from engine.job import Job
 from engine.lease import DRIVER_LOCK, hold
-from engine.run import Actor, Outcome, Start, start_capture
+from engine.run import Outcome, start_capture
 from engine.storage import open_storage
 from engine.worker import CaptureWorker
 
@@ -76,10 +75,10 @@ def capture(stage: Stage, out: Path) -> subprocess.CompletedProcess[str]:
 def capture_here(stage: Stage, job: Job, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     """All that the command does, with an actor in this process in place of Ray's."""
 
-    def outcomes(job: Job, start: Start, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+    def outcomes(job: Job, start: Start, tasks: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:
         actor = Actor(job, start, pool.cpus_per_actor)
         for task in tasks:
-            yield json.loads(actor({"task": np.array([task])})["outcome"][0])
+            yield actor.do(task)
 
     monkeypatch.setattr(run, "ray_session", lambda pool: nullcontext())
     monkeypatch.setattr(run, "outcomes", outcomes)
@@ -259,10 +258,9 @@ def test_a_task_whose_answer_was_lost_is_not_written_again(stage: Stage, tmp_pat
     out = tmp_path / "run"
     job = stage.begun(out)
     actor = Actor(job, start_capture, 1)
-    batch = {"task": np.array([0])}
-    actor(batch)
+    assert actor.do(0)["n_bytes"] > 0
     before = state(out)
-    assert json.loads(actor(batch)["outcome"][0]) == {"task": 0, "error": None, "fatal": None}
+    assert actor.do(0) == {"task": 0, "error": None, "fatal": None, "n_bytes": 0}
     assert state(out) == before
 
 
@@ -315,7 +313,7 @@ def test_a_capture_that_is_interrupted_while_ray_starts_its_work_does_not_start_
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(DataIterator, "_create_batch_iterator", interrupted)
+    monkeypatch.setattr(ray, "wait", interrupted)
     job = stage.begun(tmp_path / "run")
     # No pytest.raises: it would keep the traceback, and with it what must end here.
     with suppress(KeyboardInterrupt):
@@ -344,13 +342,13 @@ def test_half_a_file_that_a_killed_actor_left_is_gone_when_the_capture_ends(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray starts the actor again within the capture, so that no later one begins by clearing up."""
-    out, call = tmp_path / "run", Actor.__call__
+    out, do = tmp_path / "run", Actor.do
 
-    def killed_amid_a_put_before(self: Actor, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def killed_amid_a_put_before(self: Actor, task: int) -> dict[str, Any]:
         (out / ".00003.json.elsewhere-1-1.tmp").write_bytes(b"half")
-        return call(self, batch)
+        return do(self, task)
 
-    monkeypatch.setattr(Actor, "__call__", killed_amid_a_put_before)
+    monkeypatch.setattr(Actor, "do", killed_amid_a_put_before)
     assert capture_here(stage, stage.prepared(out), monkeypatch).n_done == N_SAMPLES
     assert stage.check(out) == CLEAN
 
@@ -360,12 +358,12 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
 ) -> None:
     job = stage.begun(tmp_path / "run")
 
-    def outcomes(job: Job, start: Start, tasks: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+    def outcomes(job: Job, start: Start, tasks: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:
         for task in tasks:
             with suppress(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(1)
-            yield {"task": task, "error": None, "fatal": None}
+            yield {"task": task, "error": None, "fatal": None, "n_bytes": 0}
 
     monkeypatch.setattr(run, "ray_session", lambda pool: nullcontext())
     monkeypatch.setattr(run, "outcomes", outcomes)

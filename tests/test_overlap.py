@@ -11,9 +11,10 @@ import pytest
 import xarray as xr
 
 from engine import manifest
+from engine.actors import TASKS_AT_ONCE
 from engine.config import CaptureConfig
 from engine.job import Job, begin, prepare
-from engine.run import TASKS_AT_ONCE, pending_tasks
+from engine.run import pending_tasks
 from engine.store import Store
 from engine.worker import CaptureWorker
 
@@ -97,7 +98,7 @@ import psutil
 from engine import manifest
 from engine.config import CaptureConfig
 from engine.job import begin, prepare
-from engine.run import TASKS_AT_ONCE
+from engine.actors import TASKS_AT_ONCE
 from engine.worker import CaptureWorker
 
 folder, model, n_tasks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -70,7 +70,7 @@ def actors_of(process: subprocess.Popen) -> list[psutil.Process]:
     actors = []
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended, or is a zombie
-            if "MapWorker" in " ".join(child.cmdline()) or "MapWorker" in child.name():
+            if "ray::Actor" in " ".join(child.cmdline()) or "ray::Actor" in child.name():
                 actors.append(child)
     return actors
 

@@ -58,7 +58,9 @@ ORDER = [
     "estimate",
     "recompute",
     "cluster",
+    "actors",
     "run",
+    "jobs",
     "query",
     "catalog",
     "copying",
@@ -79,7 +81,7 @@ ONLY_IMPORTERS = {
     "obstore": {"storage"},
     "fcntl": {"lease"},
     "xarray": {"store", "reader"},
-    "ray": {"cluster", "run"},
+    "ray": {"cluster", "actors", "jobs", "run"},
     "duckdb": {"catalog"},
     "typer": {"cli"},
 }

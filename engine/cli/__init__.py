@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from engine.cli import analyze, capture, compare, demo, manifest, models, plot, probe, query, runs, transport
+from engine.cli import analyze, capture, compare, demo, jobs, manifest, models, plot, probe, query, runs, transport
 from engine.cli.console import say
 from engine.errors import FewchannelsError
 
@@ -26,6 +26,7 @@ app.command("capture")(capture.capture)
 app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
 query.register(app)
+jobs.register(app)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.cli.console import duration, errors, progress_bar, results, say
+from engine.cli.console import duration, errors, results, say
+from engine.cli.progress import RunBar
 from engine.sizes import parse_size, size
 
 if TYPE_CHECKING:
@@ -103,7 +104,12 @@ def capture(
     gpus_per_actor: Annotated[
         float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")] = None,
+    cpus_per_actor: Annotated[
+        int | None, typer.Option(help="CPU threads of each actor.", show_default="its share of the node's")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, auto on one of its nodes; without it Ray starts here.")
+    ] = None,
     max_bytes: Annotated[
         str | None, typer.Option(help="Refuse a run that is expected to take more, such as 500MB or 2TB.")
     ] = None,
@@ -156,7 +162,7 @@ def capture(
 
         described = read_family(family) if family else None
         job = prepare(manifest, out, CaptureConfig.from_sources(config, given), described)
-        pool = choose_pool(actors, gpus_per_actor, address)
+        pool = choose_pool(actors, gpus_per_actor, address, cpus_per_actor)
     if job.config.dtype == "float16":
         errors.print(
             "float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow"
@@ -203,21 +209,14 @@ def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
 def _capture(job: "Job", pool: "Pool") -> "Outcome":
     from engine.run import capture as run_capture
 
-    with progress_bar() as bar:
-        shown = bar.add_task("starting Ray and loading the model", total=job.layout.n_samples, rate="")
-
-        def on_progress(done: int, failed: int) -> None:
-            speed = bar.tasks[shown].speed
-            rate = f"{speed:.1f} samples/s" if speed else ""
-            bar.update(shown, completed=done, rate=f"{rate}{f', {failed} failed' if failed else ''}")
-            if done or failed:
-                bar.update(shown, description="capturing")
+    n_samples = job.layout.n_samples
+    with RunBar("capturing", "samples", n_samples) as bar:
 
         def on_encoded(done: int) -> None:
-            bar.update(shown, description=f"encoding prompts, {done} of {job.layout.n_samples}")
+            bar.describe(f"encoding prompts, {done} of {n_samples}")
 
         try:
-            return run_capture(job, pool, on_progress, on_encoded)
+            return run_capture(job, pool, bar.show, on_encoded)
         except KeyboardInterrupt:
             say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
             raise typer.Exit(130) from None

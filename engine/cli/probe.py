@@ -61,6 +61,7 @@ def disruption(
     metric: sweeps.Metrics = None,
     actors: sweeps.Actors = None,
     gpus_per_actor: sweeps.GpusPerActor = None,
+    cpus_per_actor: sweeps.CpusPerActor = None,
     address: sweeps.Address = None,
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
@@ -124,7 +125,7 @@ def disruption(
             metrics=tuple(metric or ()),
         )
         prepared = prepare_sweep(Path(manifest), out, settings)
-        pool = choose_pool(actors, gpus_per_actor, address)
+        pool = choose_pool(actors, gpus_per_actor, address, cpus_per_actor)
     if protocol is not None:
         about = PROTOCOLS[protocol]
         say(f"{protocol} ({about.source}): {about.published}. Not published: {about.unpublished}.")

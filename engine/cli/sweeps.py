@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from engine.cli.console import duration, errors, progress_bar, results, say
+from engine.cli.progress import RunBar
 from engine.sizes import size
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ Metrics = Annotated[
 ]
 Actors = Annotated[int | None, typer.Option(help="Ray actors.", show_default="one per GPU, or per CPU, at most 4")]
 GpusPerActor = Annotated[float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")]
-Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
+CpusPerActor = Annotated[
+    int | None, typer.Option(help="CPU threads of each actor.", show_default="its share of the node's")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster, auto on one of its nodes; without it Ray starts here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
@@ -118,19 +122,9 @@ def _run(sweep: "Sweep", pool: "Pool") -> "Outcome":
     from engine.interventions.start import start_sweep
     from engine.run import run_tasks
 
-    n = len(sweep.conditions)
-    with progress_bar() as bar:
-        shown = bar.add_task("starting Ray and loading the model", total=sweep.n_edits, rate="")
-
-        def on_progress(done: int, failed: int) -> None:
-            speed = bar.tasks[shown].speed
-            rate = f"{speed:.1f} pictures/s" if speed else ""
-            bar.update(shown, completed=done * n, rate=f"{rate}{f', {failed} failed' if failed else ''}")
-            if done or failed:
-                bar.update(shown, description="editing")
-
+    with RunBar("editing", "pictures", sweep.n_items, len(sweep.conditions)) as bar:
         try:
-            return run_tasks(sweep, start_sweep, pool, on_progress)
+            return run_tasks(sweep, start_sweep, pool, bar.show)
         except KeyboardInterrupt:
             say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
             raise typer.Exit(130) from None

@@ -73,6 +73,7 @@ def text(
     metric: sweeps.Metrics = None,
     actors: sweeps.Actors = None,
     gpus_per_actor: sweeps.GpusPerActor = None,
+    cpus_per_actor: sweeps.CpusPerActor = None,
     address: sweeps.Address = None,
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
@@ -97,7 +98,7 @@ def text(
     }
     rule = {"n": pairs, "within": within, "across": across, "noise": noise, "seed": seed}
     more = {"pairs_file": pairs_file, "score": score, "cluster_k": cluster_k, "metrics": tuple(metric or ())}
-    pool = (actors, gpus_per_actor, address)
+    pool = (actors, gpus_per_actor, address, cpus_per_actor)
     _transport("text", manifest, out, config, grid, baselines, given, rule, more, pool, dry_run, as_json)
 
 
@@ -145,6 +146,7 @@ def image(
     metric: sweeps.Metrics = None,
     actors: sweeps.Actors = None,
     gpus_per_actor: sweeps.GpusPerActor = None,
+    cpus_per_actor: sweeps.CpusPerActor = None,
     address: sweeps.Address = None,
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
@@ -169,7 +171,7 @@ def image(
     }
     rule = {"n": pairs, "within": within, "across": across, "noise": noise, "seed": seed}
     more = {"references": references, "score": score, "cluster_k": cluster_k, "metrics": tuple(metric or ())}
-    pool = (actors, gpus_per_actor, address)
+    pool = (actors, gpus_per_actor, address, cpus_per_actor)
     _transport("image", manifest, out, config, grid, baselines, given, rule, more, pool, dry_run, as_json)
 
 
@@ -212,7 +214,7 @@ def _transport(
     given: dict[str, Any],
     rule: dict[str, Any],
     more: dict[str, Any],
-    pool: tuple[int | None, float | None, str | None],
+    pool: tuple[int | None, float | None, str | None, int | None],
     dry_run: bool,
     as_json: bool,
 ) -> None:

@@ -1,10 +1,9 @@
 """The end of a sweep: from its parts to means, contrasts, figures and a summary, under ``results/effects/``."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow as pa
 
 from engine.analyses.analysis import Finding, plain, versions
 from engine.errors import InputError, unknown
@@ -107,9 +106,9 @@ def _edits(
     storage: Storage,
     tasks: Sequence[int],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_pictures: Callable[[pa.Table], None] | None = None,
+    on_pictures: Callable[[Any], None] | None = None,
 ) -> pd.DataFrame:
-    """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown task by task."""
+    """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown, a ``pyarrow.Table`` of each task."""
     parts = []
     for n, task in enumerate(tasks, start=1):
         table = decode(storage.get(f"edits/{task:05d}.parquet"))

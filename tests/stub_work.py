@@ -1,0 +1,78 @@
+"""Work without a model for tests of the pool: a worker sleeps, and writes down which task it did and where."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from engine.ledger import Ledger, Record
+from engine.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class StubWork:
+    """Tasks that take so many seconds, on nodes in which a file ``slow-NODE`` lies ten times as many.
+
+    Attributes:
+        folder: where records and the diary lie.
+        n_tasks: how many.
+        seconds: of each.
+        deadly: the task that kills its actor's process; -1 for none.
+    """
+
+    folder: str
+    n_tasks: int
+    seconds: float = 0.05
+    deadly: int = -1
+    fingerprint: str = "0" * 16
+
+    @cached_property
+    def storage(self) -> Storage:
+        return open_storage(self.folder)
+
+    def rows(self, task: int) -> range:
+        return range(task, task + 1)
+
+    def diary(self) -> list[dict[str, Any]]:
+        """Every task that was begun or done: what, where and when."""
+        lines = [
+            json.loads(line) for path in Path(self.folder).glob("*.diary") for line in path.read_text().splitlines()
+        ]
+        return sorted(lines, key=lambda line: line["time"])
+
+
+def start_stub(work: StubWork, n_threads: int) -> Callable[[int], Record]:
+    """A worker that sleeps."""
+    node, pid = ray.get_runtime_context().get_node_id(), os.getpid()
+    path = Path(work.folder, f"{pid}.diary")
+
+    def note(what: str, task: int) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps({"what": what, "task": task, "node": node, "pid": pid, "time": time.time()}) + "\n")
+
+    def do(task: int) -> Record:
+        note("begun", task)
+        if task == work.deadly:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(work.seconds * (10 if Path(work.folder, f"slow-{node}").exists() else 1))
+        key = f"data/{task:05d}.bin"
+        objects = {key: work.storage.put(key, [task.to_bytes(8, "little")])}
+        record = Record(task, task, task + 1, work.fingerprint, 1, 1, 0, 0.0, "", node, "cpu", objects)
+        Ledger(work.storage).write(record)
+        note("done", task)
+        return record
+
+    return do
+
+
+def start_dead(work: StubWork, n_threads: int) -> Callable[[int], Record]:
+    """A worker whose process does not outlive its start."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError

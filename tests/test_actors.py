@@ -1,0 +1,168 @@
+"""The pool of actors on a real Ray of several nodes: nodes that join, die, leave and are slow; tasks that kill."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from stub_work import StubWork, start_dead, start_stub
+
+from engine import actors
+from engine.actors import State, outcomes
+from engine.cluster import Pool, choose_pool
+from engine.errors import FewchannelsError, InputError
+from engine.run import run_tasks
+
+TESTS = str(Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head without a CPU, as cluster.yaml has it."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    ray.init(address=made.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": TESTS}})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> Iterator[Callable[[], object]]:
+    """A function that adds a node of one CPU; nodes are gone after the test."""
+    added = []
+
+    def add() -> object:
+        added.append(cluster.add_node(num_cpus=1))
+        return added[-1]
+
+    yield add
+    for each in added:
+        if each in cluster.worker_nodes:
+            cluster.remove_node(each)
+
+
+def pool(n: int) -> Pool:
+    return Pool(n, 0, 1, "auto")
+
+
+def kinds(work: StubWork, what: str) -> Counter[int]:
+    return Counter(line["task"] for line in work.diary() if line["what"] == what)
+
+
+def nodes_of(work: StubWork) -> Counter[str]:
+    return Counter(line["node"] for line in work.diary() if line["what"] == "done")
+
+
+def test_a_node_that_joins_is_used_and_one_that_dies_costs_the_tasks_it_was_at(
+    cluster: Cluster, node: Callable, tmp_path: Path
+) -> None:
+    work, states = StubWork(str(tmp_path), 60, 0.4), []
+    first = node()
+    running = outcomes(work, start_stub, list(range(60)), pool(2), lambda state: states.append(State(**vars(state))))
+    done = [next(running)["task"] for _ in range(5)]
+    assert max(state.n_actors for state in states) == 1
+    assert states[-1].n_starting == 1, "the second waits for room"
+    second = node()
+    while len(nodes_of(work)) < 2:
+        done.append(next(running)["task"])
+    cluster.remove_node(first, allow_graceful=False)
+    done += [outcome["task"] for outcome in running]
+    assert sorted(done) == list(range(60)), "one outcome each"
+    assert set(nodes_of(work)) == {first.node_id, second.node_id}
+    again = sum(kinds(work, "begun").values()) - 60
+    assert 0 < again <= 2, "what it was at, and no more"
+    assert (states[-1].n_again, len(states[-1].reassigned), states[-1].n_lost) == (again, again, 1)
+
+
+def test_a_node_that_is_about_to_go_gets_no_more_tasks_and_nothing_is_done_twice(
+    cluster: Cluster, node: Callable, tmp_path: Path
+) -> None:
+    work = StubWork(str(tmp_path), 50, 0.25)
+    leaving, staying = node(), node()
+    running = outcomes(work, start_stub, list(range(50)), pool(2))
+    done = []
+    while len(nodes_of(work)) < 2:
+        done.append(next(running)["task"])
+    drain = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address, "--node-id"]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds"]
+    subprocess.run([*drain, leaving.node_id, *reason, "600"], check=True, capture_output=True)
+    noticed = time.time() + 2.5  # at the next look, and what it was handed before
+    done += [outcome["task"] for outcome in running]
+    late = [line for line in work.diary() if line["node"] == leaving.node_id and line["time"] > noticed]
+    assert late == []
+    assert sorted(done) == list(range(50))
+    assert set(kinds(work, "begun").values()) == {1}
+    assert nodes_of(work)[staying.node_id] > nodes_of(work)[leaving.node_id]
+
+
+def test_a_slow_node_does_less_and_the_last_tasks_do_not_wait_for_it(node: Callable, tmp_path: Path) -> None:
+    work = StubWork(str(tmp_path), 40, 0.15)
+    slow, _ = node(), node()
+    (tmp_path / f"slow-{slow.node_id}").touch()
+    list(outcomes(work, start_stub, list(range(40)), pool(2)))
+    assert 0 < nodes_of(work)[slow.node_id] <= 12
+    ends = {line["node"]: line["time"] for line in work.diary() if line["what"] == "done"}
+    assert abs(ends[slow.node_id] - max(ends.values())) < 2 * 1.5 + 1, "at most what it was at is waited for"
+
+
+def test_a_task_that_kills_its_actor_fails_alone(
+    node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "MACHINE_FAULT_RETRIES", 1)
+    node(), node()
+    work = StubWork(str(tmp_path), 10, deadly=4)
+    outcome = run_tasks(work, start_stub, pool(2))
+    assert (outcome.n_done, list(outcome.failed_tasks)) == (9, [4])
+    assert "its actor died 2 times" in outcome.failed_tasks[4]
+    assert kinds(work, "begun")[4] == 2
+    assert set(kinds(work, "done").values()) == {1}
+
+
+def test_actors_that_die_at_once_end_the_run_with_the_reason(
+    node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "MACHINE_FAULT_RETRIES", 1)
+    node()
+    with pytest.raises(FewchannelsError, match="2 actors died before any task was done"):
+        list(outcomes(StubWork(str(tmp_path), 3), start_dead, [0, 1, 2], pool(1)))
+
+
+def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(
+    cluster: Cluster, node: Callable, tmp_path: Path
+) -> None:
+    """The successor's record names other bytes than the late writer's, which are there."""
+    first = node()
+    node()
+    work, late = StubWork(str(tmp_path), 30, 0.3), []
+
+    def write_late() -> None:
+        for path in (tmp_path / "data").glob("*.bin"):
+            late.append(path.name)
+            path.write_bytes(b"late")
+
+    def on_progress(progress: object) -> None:
+        if first in cluster.worker_nodes and len(nodes_of(work)) == 2:
+            cluster.remove_node(first, allow_graceful=False)
+        if not late and work.diary() and sum(kinds(work, "done").values()) == 30:
+            write_late()
+
+    outcome = run_tasks(work, start_stub, pool(2), on_progress)
+    assert outcome.n_done == 30
+    assert late
+    begun_twice = {task for task, n in kinds(work, "begun").items() if n > 1}
+    assert begun_twice
+    for task in begun_twice:
+        assert (tmp_path / "data" / f"{task:05d}.bin").read_bytes() == task.to_bytes(8, "little")
+
+
+def test_a_cluster_is_counted_where_nothing_is_said(cluster: Cluster, node: Callable) -> None:
+    with pytest.raises(InputError, match="Give --actors"):
+        choose_pool(None, None, cluster.address)
+    assert choose_pool(3, 1, cluster.address, 8) == Pool(3, 1, 8, cluster.address)
+    node(), node()
+    assert choose_pool(None, None, cluster.address) == Pool(2, 0.0, 1, cluster.address)
