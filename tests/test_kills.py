@@ -2,13 +2,14 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import kill_harness
 import pytest
-from kill_harness import CLEAN, Findings, Kill, Stage, play
+from kill_harness import CLEAN, Blow, Findings, Kill, Round, Stage, play
 
 N_ARRAYS = 7
 
@@ -66,20 +67,29 @@ def test_the_harness_finds_what_is_wrong(
     assert found == findings if findings else found != CLEAN
 
 
-def test_the_long_version_prints_its_table_and_writes_it(tmp_path: Path) -> None:
-    harness = [sys.executable, str(Path(__file__).parent / "kill_harness.py")]
-    done = subprocess.run(
-        [*harness, "--rounds", "1", "--seed", "0", "--json", str(tmp_path / "kills.json")],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_long_version_prints_its_table_writes_it_and_keeps_what_is_wrong(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two rounds that were played, one of them not clean."""
+    blow = Blow(Kill("actor", "recording", 2), 3, ["an actor"], 0, False)
+    rounds = [Round([blow], 1, True, 0, 0, findings, 9.0) for findings in (CLEAN, Findings(2, 0, 0, 0, 0))]
+
+    def played(stage: Stage, run: Path, kills: object) -> Round:
+        run.mkdir()
+        return rounds[int(run.name[3:])]
+
+    monkeypatch.setattr(kill_harness, "play", played)
+    monkeypatch.setattr(kill_harness, "Stage", lambda folder, model: None)
+    monkeypatch.setattr(kill_harness, "build_pipeline", lambda *given, **named: SimpleNamespace(save_pretrained=str))
+    monkeypatch.setattr(kill_harness.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["kill_harness.py", "--rounds", "2", "--json", str(tmp_path / "kills.json")])
+    with pytest.raises(SystemExit, match="what is wrong is kept in"):
+        kill_harness.main()
     (row, all_of_them) = json.loads((tmp_path / "kills.json").read_text(encoding="utf-8"))["table"]
-    assert row["rounds"] == all_of_them["rounds"] == 1
-    assert {all_of_them[name] for name in ("lost", "duplicated", "differing", "stray")} == {0}
-    assert "duplicated" in done.stdout
+    assert row["rounds"] == all_of_them["rounds"] == 2
+    assert not (tmp_path / "run000").exists()
+    assert (tmp_path / "run001").exists()
+    assert "actor" in capsys.readouterr().out
 
 
 def shard_of(run: Path, task: int) -> Path:

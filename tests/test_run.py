@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -107,44 +106,3 @@ def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_mode
     assert process.returncode == 130
     assert "run the same command again to go on" in errors
     assert "Traceback" not in errors
-
-
-def test_a_killed_actor_costs_only_time(
-    manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = subprocess.Popen(command(manifest_path, tiny_model, run), stderr=subprocess.PIPE, text=True)
-    wait_for_records(run, 2, process)
-    actors = actors_of(process)
-    assert actors
-    actors[0].kill()
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    same(run, undisturbed)
-
-
-def test_a_killed_driver_leaves_a_run_that_goes_on_where_it_was(
-    manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        command(manifest_path, tiny_model, run), stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    wait_for_records(run, 2, process)
-    helpers = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGKILL)
-    for helper in helpers:
-        if helper.is_running():
-            helper.kill()
-    process.wait()
-    psutil.wait_procs(helpers, timeout=30)
-    finished = {path: path.stat().st_mtime_ns for path in (run / "ledger").glob("0*.json")}
-    assert 2 <= len(finished) < N_TASKS
-    done = subprocess.run(
-        command(manifest_path, tiny_model, run, "--json"), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n_resumed"] == 2 * len(finished)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    same(run, undisturbed)
-    assert not list(run.rglob("*.tmp"))
