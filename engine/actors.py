@@ -19,6 +19,7 @@ from engine.cluster import MACHINE_FAULT_RETRIES, Pool
 from engine.errors import FewchannelsError, InputError, RunConflictError, StorageError
 from engine.job import Work
 from engine.ledger import Ledger, Record
+from engine.telemetry import ActorTelemetry, PoolTelemetry, labels
 
 TASKS_AT_ONCE = 2
 """Of an actor: one is generated, one is written; no more wait in its memory."""
@@ -48,11 +49,13 @@ class Actor:
 
     def __init__(self, work: Work, start: Start, n_threads: int) -> None:
         self._work, self._ledger = work, Ledger(work.storage)
+        self._telemetry, failure = ActorTelemetry(work, start), None
         self._worker: Callable[[int], Record] | FewchannelsError
         try:
             self._worker = start(work, n_threads)
         except FewchannelsError as error:  # another actor would fare the same; the driver ends the run
-            self._worker = error
+            self._worker = failure = error
+        self._telemetry.started(failure)
 
     def node(self) -> str:
         """Ray's id of the node that it is on; answers when the model is loaded."""
@@ -60,7 +63,15 @@ class Actor:
 
     def do(self, task: int) -> dict[str, Any]:
         """A task's outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), and ``n_bytes`` written."""
+        self._telemetry.task_started(task)
+        outcome, record = self._done(task)
+        self._telemetry.task_ended(outcome, record)
+        return outcome
+
+    def _done(self, task: int) -> tuple[dict[str, Any], Record | None]:
+        """A task's outcome, and its record if it was not done before."""
         outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None, "n_bytes": 0}
+        record = None
         try:
             if isinstance(self._worker, FewchannelsError):
                 raise self._worker
@@ -72,7 +83,7 @@ class Actor:
             outcome |= {"error": str(error), "fatal": type(error).__name__}
         except Exception as error:  # one task's failure must not end the others; the driver reports it
             outcome |= {"error": f"{type(error).__name__}: {error}"}
-        return outcome
+        return outcome, record
 
 
 @dataclass
@@ -150,7 +161,7 @@ class _Crew:
             max_restarts=0,  # a new actor takes its place, on any node
             max_task_retries=0,
         )(Actor)
-        self._label = f"{start.__name__.removeprefix('start_')} {work.storage.url.rstrip('/').rpartition('/')[2]}"
+        self._label, self._telemetry = " ".join(labels(work, start).values()), PoolTelemetry(work, start)
         self._starting: dict[Any, _Member] = {}
         self._members: list[_Member] = []
         self._running: dict[Any, tuple[_Member, int]] = {}
@@ -170,6 +181,7 @@ class _Crew:
         self._hire()
         self._look_for_leaving_nodes()
         self._hand_out()
+        self._tell()
         waited = [*self._starting, *self._running]
         ready, _ = ray.wait(waited, timeout=_TURN_S)
         if ready:
@@ -185,6 +197,21 @@ class _Crew:
         """End all actors."""
         for member in (*self._members, *self._starting.values()):
             _kill(member)
+        for each in (self._members, self._starting, self._running):
+            each.clear()
+        self._tell(at_once=True)
+
+    def _tell(self, *, at_once: bool = False) -> None:
+        state = self.state()
+        told = {
+            "tasks_waiting": len(self._waiting),
+            "tasks_running": len(self._running),
+            "tasks_handed_out_again": state.n_again,
+            "actors_live": state.n_actors,
+            "actors_starting": state.n_starting,
+            "actors_lost": state.n_lost,
+        }
+        self._telemetry.tell(told, at_once=at_once)
 
     def _hire(self) -> None:
         staying = sum(not member.leaves for member in self._members) + len(self._starting)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import shlex
 import shutil
 import tempfile
@@ -90,6 +91,8 @@ class Jobs:
             sent, files = ship(words, Path(folder))
             environment: dict[str, Any] = {"env_vars": {"PYTHONUNBUFFERED": "1"}}
             if files:
+                # Ray names what is sent by its content, and deletes it when a job ends, though another has just begun.
+                Path(folder, ".job").write_text(secrets.token_hex(8), encoding="utf-8")
                 environment["working_dir"] = folder
             command = shlex.join(["fewchannels", *sent])
             job_id = self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)

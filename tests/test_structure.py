@@ -58,6 +58,7 @@ ORDER = [
     "estimate",
     "recompute",
     "cluster",
+    "telemetry",
     "actors",
     "run",
     "jobs",
@@ -81,7 +82,7 @@ ONLY_IMPORTERS = {
     "obstore": {"storage"},
     "fcntl": {"lease"},
     "xarray": {"store", "reader"},
-    "ray": {"cluster", "actors", "jobs", "run"},
+    "ray": {"cluster", "telemetry", "actors", "jobs", "run"},
     "duckdb": {"catalog"},
     "typer": {"cli"},
 }
