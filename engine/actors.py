@@ -1,7 +1,7 @@
 """Tasks on Ray actors: as many as there is room for, new ones where some die, and one outcome of every task.
 
-Not Ray Data: with it the driver needs 8 s of CPU and 20 MB for every 1,000 tasks, an actor that dies three times ends
-the run, and nothing tells how many there are (``benchmarks/scale.py``).
+Not Ray Data, which took 8 s of the driver's CPU and 20 MB for every 1,000 tasks (4,000 empty ones, Ray 2.60; this takes
+0.5 s and none), ended the run with an actor that had died three times, and could not tell how many there were.
 """
 
 import math

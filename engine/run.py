@@ -29,6 +29,7 @@ class Outcome:
         n_failed: samples that failed by themselves; the ``samples`` table says why.
         n_resumed: samples that an earlier call had already done.
         failed_tasks: tasks without a record, with the reason of each.
+        n_again: times that a task was handed out again because its actor died or was out of reach.
     """
 
     n_samples: int
@@ -36,6 +37,7 @@ class Outcome:
     n_failed: int
     n_resumed: int
     failed_tasks: dict[int, str]
+    n_again: int = 0
 
     def check_complete(self) -> None:
         """Raise unless every sample is done.
@@ -270,4 +272,4 @@ def run_tasks(
         work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
     missing = {task: failed_tasks.get(task, "no record") for task in range(work.n_tasks) if task not in records}
-    return Outcome(n_samples, n_done, n_failed, n_resumed, missing)
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, progress.n_again)

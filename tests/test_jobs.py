@@ -53,21 +53,31 @@ def fewchannels(line: str, folder: Path, address: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_job_runs_with_the_files_it_was_sent_is_followed_and_resumed(
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+LINES = [
+    line.strip() for line in README.split("## On a cluster")[1].splitlines() if line.startswith("    fewchannels ")
+]
+
+
+def test_the_readmes_jobs_run_with_the_files_they_were_sent_and_are_resumed(
     folder: Path, address: str, tiny_model: Path
 ) -> None:
-    capture = f"capture --model {tiny_model} --manifest manifest.parquet --config=settings.yaml --out {folder}/RUN"
-    done = fewchannels(f"submit --id first --follow --json -- {capture}", folder, address)
+    submit, status, logs, stop = (
+        line.replace("http://localhost:8265", address).replace("/mnt/runs", str(folder)).removeprefix("fewchannels ")
+        for line in LINES
+    )
+    submit += f" --model {tiny_model} --config=settings.yaml"
+    done = fewchannels(submit, folder, address)
     assert done.returncode == 0, done.stderr
-    state = json.loads(done.stdout)
-    assert (state["job_id"], state["status"], state["exit_code"]) == ("first", "SUCCEEDED", 0)
     assert "with manifest.parquet, settings.yaml" in done.stderr
     assert "4 of 4 samples" in done.stderr
-    n_samples = len(manifest.sample_ids(folder / "manifest.parquet"))
-    assert open_run(folder / "RUN").sql("select count(*) from samples").fetchone() == (n_samples,)
-    again = fewchannels(f"submit --follow -- {capture}", folder, address)
-    assert "resuming" in again.stderr, again.stderr
-    refused = fewchannels(f"submit --follow -- {capture} --top-k 5", folder, address)
+    assert open_run(folder / "RUN").sql("select count(*) from samples").fetchone() == (4,)
+    (state,) = json.loads(fewchannels(f"{status} --json", folder, address).stdout)
+    assert (state["job_id"], state["status"], state["exit_code"]) == ("first", "SUCCEEDED", 0)
+    assert "SUCCEEDED" in fewchannels(status, folder, address).stdout
+    assert "4 of 4 samples" in fewchannels(logs, folder, address).stdout
+    assert "had ended before" in fewchannels(stop, folder, address).stderr
+    refused = fewchannels(submit.replace("--id first ", "") + " --top-k 5", folder, address)
     assert refused.returncode == 3, "the exit code is the command's"
     assert "config.top_k: 4 -> 5" in refused.stderr
 
@@ -90,7 +100,6 @@ def test_jobs_are_listed_read_and_stopped(folder: Path, address: str, tiny_model
     }
     assert states["long"] == "STOPPED"
     assert "capturing" in fewchannels("logs long", folder, address).stdout
-    assert "had ended before" in fewchannels("stop long", folder, address).stderr
 
 
 def test_analyses_and_sweeps_are_jobs_too(folder: Path, address: str, tiny_model: Path) -> None:

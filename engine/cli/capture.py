@@ -179,9 +179,10 @@ def capture(
     if as_json:
         results.print_json(json.dumps(dataclasses.asdict(outcome)))
     else:
+        again = f", {outcome.n_again} tasks were handed out again" if outcome.n_again else ""
         say(
             f"{outcome.n_done} of {outcome.n_samples} samples are in {out} "
-            f"({outcome.n_resumed} were there before). Next: fewchannels query {out} massive_channels"
+            f"({outcome.n_resumed} were there before{again}). Next: fewchannels query {out} massive_channels"
         )
     outcome.check_complete()
 
