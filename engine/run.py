@@ -1,7 +1,8 @@
 """Runs the tasks of a capture or a sweep that are not done: what to do, what became of it, and an honest end."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
 
@@ -228,42 +229,19 @@ def run_tasks(
 
     records, n_done, n_failed = counted()
     n_resumed = n_done
-    tasks = _pending(work, records)
-    progress = Progress(n_resumed, n_failed)
-    failed_tasks: dict[int, str] = {}
-    on_progress(progress)
-    if tasks:
+    tally = _Tally(work, Progress(n_done, n_failed), on_progress)
+    if tasks := _pending(work, records):
         try:
             with ray_session(pool), interrupts() as check_interrupted:
                 before(tasks)
-
-                def on_turn(state: State) -> None:
-                    nonlocal progress
-                    check_interrupted()
-                    progress = replace(
-                        progress, n_actors=state.n_actors, n_starting=state.n_starting, n_again=state.n_again
-                    )
-                    on_progress(progress)
-                    reassigned.update(state.reassigned)
-
                 while tasks:
-                    reassigned: set[int] = set()
-                    for outcome in outcomes(work, start, tasks, pool, on_turn):
+                    tally.begin()
+                    for outcome in outcomes(
+                        work, start, tasks, pool, lambda state: tally.turn(state, check_interrupted)
+                    ):
                         check_interrupted()
-                        if outcome["fatal"]:
-                            refused = _FATAL[outcome["fatal"]]
-                            raise refused(f"{outcome['error']}\nWhat is done is kept; run again to resume.")
-                        if outcome["error"]:
-                            failed_tasks[outcome["task"]] = outcome["error"]
-                        n_new = 0 if outcome["error"] else len(work.rows(outcome["task"]))
-                        progress = replace(
-                            progress,
-                            n_done=min(progress.n_done + n_new, n_samples),
-                            n_failed=len(failed_tasks),
-                            n_bytes=progress.n_bytes + outcome["n_bytes"],
-                        )
-                        on_progress(progress)
-                    tasks = _overwritten(work, reassigned)
+                        tally.add(outcome)
+                    tasks = _overwritten(work, tally.reassigned)
                     ledger.delete(tasks)
         except ray.exceptions.RayError as error:
             raise FewchannelsError(
@@ -271,5 +249,49 @@ def run_tasks(
             ) from error
         work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
-    missing = {task: failed_tasks.get(task, "no record") for task in range(work.n_tasks) if task not in records}
-    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, progress.n_again)
+    missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again)
+
+
+class _Tally:
+    """What has become of tasks so far, told whenever it changes."""
+
+    def __init__(self, work: Work, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
+        self._work, self._on_progress = work, on_progress
+        self.progress, self.failed, self.reassigned = progress, dict[int, str](), set[int]()
+        self._n_again_before = 0
+        on_progress(progress)
+
+    def begin(self) -> None:
+        """A pool begins."""
+        self.reassigned.clear()
+        self._n_again_before = self.progress.n_again
+
+    def turn(self, state: State, check_interrupted: Callable[[], None]) -> None:
+        """How the pool stands now."""
+        check_interrupted()
+        self.reassigned |= state.reassigned
+        n_again = self._n_again_before + state.n_again
+        self._tell(n_actors=state.n_actors, n_starting=state.n_starting, n_again=n_again)
+
+    def add(self, outcome: Mapping[str, Any]) -> None:
+        """A task has ended.
+
+        Raises:
+            FewchannelsError: in a way in which every other would.
+        """
+        if outcome["fatal"]:
+            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+        n_done = self.progress.n_done
+        if outcome["error"]:
+            self.failed[outcome["task"]] = outcome["error"]
+        else:
+            n_done += len(self._work.rows(outcome["task"]))
+        # A task that is done again, or that had failed samples, is counted once more.
+        n_samples = self._work.rows(self._work.n_tasks - 1).stop
+        n_bytes = self.progress.n_bytes + outcome["n_bytes"]
+        self._tell(n_done=min(n_done, n_samples), n_failed=len(self.failed), n_bytes=n_bytes)
+
+    def _tell(self, **changes: int) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._on_progress(self.progress)

@@ -21,21 +21,23 @@ class StubWork:
     """Tasks that take so many seconds, on nodes in which a file ``slow-NODE`` lies ten times as many.
 
     Attributes:
-        folder: where records and the diary lie.
+        folder: where the diary lies, and records where there is no other place.
         n_tasks: how many.
         seconds: of each.
         deadly: the task that kills its actor's process; -1 for none.
+        place: URL of an object store for records.
     """
 
     folder: str
     n_tasks: int
     seconds: float = 0.05
     deadly: int = -1
+    place: str = ""
     fingerprint: str = "0" * 16
 
     @cached_property
     def storage(self) -> Storage:
-        return open_storage(self.folder)
+        return open_storage(self.place or self.folder)
 
     def rows(self, task: int) -> range:
         return range(task, task + 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import s3_server as s3
 from ray.cluster_utils import Cluster
 from stub_work import StubWork, start_dead, start_stub
 
@@ -16,7 +17,7 @@ from engine import actors
 from engine.actors import State, outcomes
 from engine.cluster import Pool, choose_pool
 from engine.errors import FewchannelsError, InputError
-from engine.run import run_tasks
+from engine.run import Progress, run_tasks
 
 TESTS = str(Path(__file__).parent)
 
@@ -77,6 +78,27 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_the_tasks_it_was_at(
     again = sum(kinds(work, "begun").values()) - 60
     assert 0 < again <= 2, "what it was at, and no more"
     assert (states[-1].n_again, len(states[-1].reassigned), states[-1].n_lost) == (again, again, 1)
+
+
+def test_a_node_that_dies_costs_no_task_in_an_object_store(
+    cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3.s3_server(seed=3) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)  # before there are nodes, whose actors have it from them
+        work = StubWork(str(tmp_path), 30, 0.3, place=f"s3://{s3.BUCKET}/RUN")
+        first, second = node(), node()
+
+        def on_progress(progress: Progress) -> None:
+            if first in cluster.worker_nodes and len(nodes_of(work)) == 2:
+                cluster.remove_node(first, allow_graceful=False)
+
+        with server.failing(0.05):
+            outcome = run_tasks(work, start_stub, pool(2), on_progress)
+        assert (outcome.n_done, outcome.failed_tasks) == (30, {})
+        assert outcome.n_again in (1, 2)
+        assert nodes_of(work)[second.node_id] > nodes_of(work)[first.node_id]
+        assert all(work.storage.get(f"data/{task:05d}.bin")[0] == task for task in range(30))
 
 
 def test_a_node_that_is_about_to_go_gets_no_more_tasks_and_nothing_is_done_twice(
@@ -145,7 +167,7 @@ def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(
             late.append(path.name)
             path.write_bytes(b"late")
 
-    def on_progress(progress: object) -> None:
+    def on_progress(progress: Progress) -> None:
         if first in cluster.worker_nodes and len(nodes_of(work)) == 2:
             cluster.remove_node(first, allow_graceful=False)
         if not late and work.diary() and sum(kinds(work, "done").values()) == 30:
@@ -153,6 +175,7 @@ def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(
 
     outcome = run_tasks(work, start_stub, pool(2), on_progress)
     assert outcome.n_done == 30
+    assert outcome.n_again in (1, 2), "of the first round, though a second one has followed"
     assert late
     begun_twice = {task for task, n in kinds(work, "begun").items() if n > 1}
     assert begun_twice
