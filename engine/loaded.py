@@ -13,6 +13,7 @@ from engine.job import Job, loading
 from engine.models.load import load
 from engine.models.source import find
 from engine.sampler import Sampler
+from engine.turns import after_the_first
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -42,8 +43,10 @@ class LoadedModel:
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
         self.device = default_device()
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
-        source, how = find(job.config.model, job.config.revision), loading(job.config)
-        pipeline = self.run(load, source, job.geometry, how, self.device, dict.fromkeys(without))
+        how = loading(job.config)
+        with after_the_first(f"load {job.config.model} {job.config.revision}"):
+            source = find(job.config.model, job.config.revision)
+            pipeline = self.run(load, source, job.geometry, how, self.device, dict.fromkeys(without))
         self.sampler = Sampler(pipeline, job.geometry)
 
     def run(
