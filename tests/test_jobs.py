@@ -144,7 +144,7 @@ def test_a_plain_ray_job_does_the_same(folder: Path, address: str, tiny_model: P
         ("analyze stability RUN", "run is 'RUN', a path of this machine"),
         ("capture --manifest nowhere.parquet --out /mnt/RUN", "no such file here to be sent"),
         ("capture --manifest manifest.parquet --oout /mnt/RUN", "No such option: --oout"),
-        ("captur --out /mnt/RUN", "would be refused"),
+        ("captur --out /mnt/RUN", "unknown command 'captur'. Did you mean 'capture'"),
         ("capture --help", "only prints help"),
         ("status", "is not for a cluster"),
     ],

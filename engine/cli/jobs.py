@@ -73,27 +73,26 @@ def checked(command: list[str]) -> list[str]:
         InputError: it is no command that can run there, or writes to a place of this machine.
     """
     from engine.cli import app
-    from engine.errors import InputError
+    from engine.errors import InputError, unknown
 
-    group: Any = typer.main.get_command(app)
     words = command[1:] if command[0] == "fewchannels" else command
-    names: list[str] = []
-    rest = words
+    parser: Any = typer.main.get_command(app)
+    name, rest = "", list(words)
+    while hasattr(parser, "commands"):  # a group of them
+        name = rest.pop(0) if rest else ""
+        if name not in parser.commands:
+            raise unknown("command", name, parser.commands)
+        parser = parser.commands[name]
+    if name in ("submit", "status", "logs", "stop"):
+        raise InputError(f"fewchannels {name} is not for a cluster; run it here.")
     try:
-        context = group.make_context("fewchannels", list(words))
-        while hasattr(group, "resolve_command"):
-            name, group, rest = group.resolve_command(context, rest)
-            names.append(name)
-            context = group.make_context(name, rest, parent=context)
-            rest = [*context._protected_args, *context.args] if hasattr(group, "resolve_command") else []
+        context = parser.make_context(name, rest)
     except typer.Exit:
         raise InputError(f"{' '.join(words)!r} only prints help; run it here.") from None
     except Exception as error:  # typer's own errors, which have no public base class
         if not hasattr(error, "format_message"):
             raise
         raise InputError(f"fewchannels {' '.join(words)} would be refused: {error.format_message()}") from None
-    if names[0] in ("submit", "status", "logs", "stop"):
-        raise InputError(f"fewchannels {names[0]} is not for a cluster; run it here.")
     for name in _PLACES:
         for place in _several(context.params.get(name)):
             if "://" not in str(place) and not str(place).startswith("/"):
