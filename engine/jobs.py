@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.packaging",
 )
+_PATIENCE_S = 60.0
 _MOST_BYTES = 100 * 2**20  # what is sent is kept by the cluster's head, and copied to its nodes
 
 
@@ -94,9 +96,17 @@ class Jobs:
                 # Ray names what is sent by its content, and deletes it when a job ends, though another has just begun.
                 Path(folder, ".job").write_text(secrets.token_hex(8), encoding="utf-8")
                 environment["working_dir"] = folder
-            command = shlex.join(["fewchannels", *sent])
-            job_id = self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)
-            return job_id, files
+            return self._submit(shlex.join(["fewchannels", *sent]), environment, job_id), files
+
+    def _submit(self, command: str, environment: dict[str, Any], job_id: str | None) -> str:
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)
+            except RuntimeError as error:  # a head that has just been started answers before it can take jobs
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def state(self, job_id: str) -> JobState:
         """How a job stands.

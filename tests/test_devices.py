@@ -97,7 +97,6 @@ def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyP
     assert choose_pool(None, 0.5).n_actors == 4
     with pytest.raises(InputError, match="to have 3 GPUs; PyTorch finds 2 on this machine"):
         choose_pool(1, 3)
-    assert choose_pool(1, 3, "a-cluster").device == "cuda"
 
 
 def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,16 +134,18 @@ def status(
     if not found:
         say("no job was submitted to this cluster.")
         return
-    table = Table()
-    for name in ("job", "status", "exit", "started, UTC", "took"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("command", no_wrap=True, overflow="ellipsis", min_width=20)
+    rows = []
     for each in found:
-        code = "" if each.exit_code is None else str(each.exit_code)
         began, ended = (None if text is None else datetime.fromisoformat(text) for text in (each.started, each.ended))
         took = duration((ended - began).total_seconds()) if began and ended else ""
-        started = f"{began:%m-%d %H:%M}" if began else ""
-        table.add_row(each.job_id, each.status, code, started, took, each.command)
+        code = "" if each.exit_code is None else str(each.exit_code)
+        rows.append((each.job_id, each.status, code, f"{began:%m-%d %H:%M}" if began else "", took, each.command))
+    table = Table()
+    for place, name in enumerate(("job", "status", "exit", "started, UTC", "took")):
+        table.add_column(name, no_wrap=True, min_width=max(len(row[place]) for row in rows))
+    table.add_column("command", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
     results.print(table)
     if job_id and found[0].message:
         say(found[0].message)
