@@ -11,6 +11,7 @@ from engine.storage import Storage, Stored
 
 _FOLDER = "ledger/"
 _READERS = 16
+_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,17 @@ class Ledger:
             return Record.decode(self._storage.get(self.key(task)))
         except (FileNotFoundError, ValueError):
             return None
+
+    def is_intact(self, record: Record) -> bool:
+        """Whether all that a record names is there, byte by byte what was stored."""
+        return all(self._is_stored(key, stored) for key, stored in record.objects.items())
+
+    def _is_stored(self, key: str, stored: Stored) -> bool:
+        try:
+            with self._storage.open(key) as file:
+                return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) == stored
+        except FileNotFoundError:
+            return False
 
     def keys(self) -> dict[int, str]:
         """The key of every finished task's record, by task."""

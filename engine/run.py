@@ -14,9 +14,7 @@ from engine.ledger import Ledger, Record
 from engine.manifest import Sample, read_samples
 from engine.runfile import EMBEDDINGS, MANIFEST
 from engine.sizes import size
-from engine.storage import Stored
 
-_READ_BYTES = 2**22
 _FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
 
 
@@ -108,15 +106,7 @@ def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
     """
     ledger = Ledger(work.storage)
     records = [record for task in sorted(tasks) if (record := ledger.find(task)) is not None]
-    return [record.task for record in records if any(_differs(work, *each) for each in record.objects.items())]
-
-
-def _differs(work: Work, key: str, stored: Stored) -> bool:
-    try:
-        with work.storage.open(key) as file:
-            return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) != stored
-    except FileNotFoundError:
-        return True
+    return [record.task for record in records if not ledger.is_intact(record)]
 
 
 def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
@@ -234,11 +224,14 @@ def run_tasks(
         try:
             with ray_session(pool), interrupts() as check_interrupted:
                 before(tasks)
+
+                def on_turn(state: State) -> None:
+                    check_interrupted()
+                    tally.turn(state)
+
                 while tasks:
                     tally.begin()
-                    for outcome in outcomes(
-                        work, start, tasks, pool, lambda state: tally.turn(state, check_interrupted)
-                    ):
+                    for outcome in outcomes(work, start, tasks, pool, on_turn):
                         check_interrupted()
                         tally.add(outcome)
                     tasks = _overwritten(work, tally.reassigned)
@@ -267,9 +260,8 @@ class _Tally:
         self.reassigned.clear()
         self._n_again_before = self.progress.n_again
 
-    def turn(self, state: State, check_interrupted: Callable[[], None]) -> None:
+    def turn(self, state: State) -> None:
         """How the pool stands now."""
-        check_interrupted()
         self.reassigned |= state.reassigned
         n_again = self._n_again_before + state.n_again
         self._tell(n_actors=state.n_actors, n_starting=state.n_starting, n_again=n_again)

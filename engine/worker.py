@@ -20,6 +20,7 @@ from engine.ledger import Ledger, Record
 from engine.loaded import LoadedModel
 from engine.manifest import Sample, read_samples
 from engine.models.source import find, text_encoders
+from engine.parts import part
 from engine.pictures import png
 from engine.recorder import Recorder
 from engine.runfile import MANIFEST
@@ -103,7 +104,7 @@ class CaptureWorker:
             self._membership.check()
         objects = self._store.write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated).items():
-            key = f"{table}/{task:05d}.parquet"
+            key = part(table, task)
             encoded = encode(table, columns)
             if kept:
                 encoded = join([decode(storage.get(key)), decode(encoded)])
@@ -122,12 +123,7 @@ class CaptureWorker:
             return None
         if record.n_failed or record.stop >= self.job.layout.rows(task).stop:
             return None
-        storage = self.job.storage
-        try:
-            intact = all(Stored.of([storage.get(key)]) == stored for key, stored in record.objects.items())
-        except FileNotFoundError:
-            return None
-        return record if intact else None
+        return record if self.ledger.is_intact(record) else None
 
     def tables(
         self,

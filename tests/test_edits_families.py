@@ -13,15 +13,26 @@ from engine.config import CaptureConfig
 from engine.errors import InputError
 from engine.interventions.conditions import Grid
 from engine.interventions.pairs import PairRule
-from engine.interventions.rows import batches
+from engine.interventions.rows import Batch, batches
 from engine.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
 from engine.interventions.worker import SweepWorker
 from engine.models.source import find, geometry
+from engine.sampler import Settings
 from engine.taps import Site, tapped
 
 BY_NAME = {case.name: case for case in CASES if case.reference != "must" and case.name != "dit"}
 
 UNBLENDED = {"hidream", "z-image"}
+
+
+def one_batch(table: Path, place: Path, asked: SweepSettings) -> tuple[SweepWorker, Batch, Settings]:
+    """A begun sweep of one item: its worker, its only batch, and what that is generated with."""
+    prepared = prepare_sweep(table, place, asked)
+    begin_sweep(prepared)
+    worker = SweepWorker(prepared.sweep, 1)
+    (item,) = worker.items(range(1))
+    (batch,) = batches([item], prepared.sweep.conditions, 8)
+    return worker, batch, prepared.sweep.job.settings(item.target)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -46,12 +57,7 @@ def test_targets_sources_and_blends_are_the_pipelines_and_edits_are_not(name: st
         with pytest.raises(InputError, match=r"cannot be blended: .* Leave prompt out of the baselines"):
             prepare_sweep(table, tmp_path / "sweep", asked)
         asked = replace(asked, grids=(moves,))
-    prepared = prepare_sweep(table, tmp_path / "sweep", asked)
-    begin_sweep(prepared)
-    worker = SweepWorker(prepared.sweep, 1)
-    (item,) = worker.items(range(1))
-    (batch,) = batches([item], prepared.sweep.conditions, 8)
-    settings = prepared.sweep.job.settings(item.target)
+    worker, batch, settings = one_batch(table, tmp_path / "sweep", asked)
     made = {
         row.row.condition.selection if row.row.condition else row.row.role: row
         for row in worker.generate(batch, settings)
@@ -90,13 +96,8 @@ def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
         with pytest.raises(InputError, match="flow matching"):
             prepare_sweep(table, tmp_path / "sweep", asked)
         return
-    prepared = prepare_sweep(table, tmp_path / "sweep", asked)
-    begin_sweep(prepared)
-    worker = SweepWorker(prepared.sweep, 1)
-    (item,) = worker.items(range(1))
-    (batch,) = batches([item], prepared.sweep.conditions, 8)
-    settings = prepared.sweep.job.settings(item.target)
-    blocks = prepared.sweep.job.layout.blocks
+    worker, batch, settings = one_batch(table, tmp_path / "sweep", asked)
+    blocks = worker.sweep.job.layout.blocks
     seen: dict[tuple[int, int], torch.Tensor] = {}
 
     def look(site: Site, x: torch.Tensor) -> None:  # before the taps that edit, which generate() adds behind it
@@ -105,9 +106,9 @@ def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
     with tapped(worker.sampler, blocks, look):
         made = worker.generate(batch, settings)
     beside, source = dict(seen), batch.rows[0].source
+    assert source is not None
     with tapped(worker.sampler, blocks, look):
-        assert item.source is not None
-        worker.sampler.generate([item.source], replace(settings, picture=str(path), only_steps=(0, 1)))
+        worker.sampler.generate([batch.rows[source].sample], replace(settings, picture=str(path), only_steps=(0, 1)))
     assert len(seen) == len(beside) == 2 * len(blocks)
     for cell, alone in seen.items():
         torch.testing.assert_close(beside[cell][source], alone[0], rtol=1e-3, atol=1e-3 * float(alone.std()))

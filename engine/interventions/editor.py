@@ -119,7 +119,8 @@ class _Rows:
         self.undisturbed = torch.tensor([row.undisturbed for row in rows])
         self.source = torch.tensor([row.undisturbed if row.source is None else row.source for row in rows])
         self.amount = torch.tensor([condition.amount for condition in self.conditions])
-        self.action = [condition.action for condition in self.conditions]
+        actions = [condition.action for condition in self.conditions]
+        self.by_action = {action: _where(actions, action) for action in set(actions)}
         self.selection = [condition.selection for condition in self.conditions]
         ends = [_ends(condition, n_channels) for condition in self.conditions]
         self.first, self.last = torch.tensor(ends).T
@@ -190,14 +191,13 @@ class _Cell:
     def _replacement(self) -> Tensor:
         """What the chosen values would become, ``(row, token, channel)``; a view where one tensor serves all rows."""
         rows = self._rows
-        found = {action: _where(rows.action, action) for action in set(rows.action)}
-        parts = {action: self._becomes_of(action, at) for action, at in found.items()}
+        parts = {action: self._becomes_of(action, at) for action, at in rows.by_action.items()}
         if len(parts) == 1:
             (becomes,) = parts.values()
         else:
             becomes = torch.empty_like(self._own)
             for action, part in parts.items():
-                becomes[found[action]] = part
+                becomes[rows.by_action[action]] = part
         if self._counterpart is not None:
             at, places = rows.aligned, self._counterpart
             becomes = becomes.clone()

@@ -11,7 +11,8 @@ from engine.interventions.effects import means
 from engine.interventions.effects import metrics as all_metrics
 from engine.interventions.figures import AXES, dose_response, shown_items, strip, varying
 from engine.interventions.summary import summarise
-from engine.ledger import Ledger
+from engine.ledger import Ledger, Record
+from engine.parts import part
 from engine.results import Results
 from engine.runfile import read_sweep
 from engine.storage import Storage
@@ -38,10 +39,11 @@ def end_sweep(
         InputError: there is no sweep, nothing of it is finished, or a model cannot be loaded.
         StorageError: a finished task's part is missing or damaged.
     """
-    fingerprint, tasks = _finished(storage)
+    fingerprint, records = _finished(storage)
+    tasks = list(records)
     sets = _set_distances(metrics) if metrics else None
     edits = _edits(storage, tasks, on_progress, sets.add if sets else None)
-    finding = summarise(edits.assign(image=_pictures(storage, edits, shown_items(edits))))
+    finding = summarise(edits.assign(image=_pictures(storage, edits)))
     no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
     tables = dict(finding.tables) | {"sets": sets.table(edits) if sets else no_sets}
     results = Results(storage, LABEL)
@@ -65,7 +67,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> dict[st
         InputError: there is no sweep, nothing of it is finished, or it has no such metric or axis.
         StorageError: a finished task's part is missing or damaged.
     """
-    edits = _edits(storage, _finished(storage)[1])
+    edits = _edits(storage, list(_finished(storage)[1]))
     measured = [name for name in all_metrics() if edits.loc[edits["role"] == "edited", name].notna().any()]
     if metric not in measured:
         raise unknown("metric of edited pictures", metric, measured)
@@ -89,17 +91,20 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> dict[str
         InputError: there is no sweep, nothing of the item is finished, or there is no such axis.
         StorageError: a finished task's part is missing or damaged.
     """
-    edits = _edits(storage, _finished(storage)[1])
-    return strip(edits.assign(image=_pictures(storage, edits, [item])), item, axis=axis)
+    records = _finished(storage)[1]
+    owners = [task for task, record in records.items() if record.start <= item < record.stop]
+    if not owners:
+        raise InputError(f"item {item} has no edited pictures: no finished task of {storage.url!r} owns it.")
+    return strip(decode(storage.get(part("edits", owners[0]))).to_pandas(), item, axis=axis)
 
 
-def _finished(storage: Storage) -> tuple[str, list[int]]:
-    """The sweep's fingerprint, and its finished tasks."""
+def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
+    """The sweep's fingerprint, and its finished tasks' records."""
     fingerprint = read_sweep(storage)["fingerprint"]
-    tasks = sorted(Ledger(storage).records(fingerprint))
-    if not tasks:
+    records = Ledger(storage).records(fingerprint)
+    if not records:
         raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to go on.")
-    return fingerprint, tasks
+    return fingerprint, records
 
 
 def _edits(
@@ -111,7 +116,7 @@ def _edits(
     """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown, a ``pyarrow.Table`` of each task."""
     parts = []
     for n, task in enumerate(tasks, start=1):
-        table = decode(storage.get(f"edits/{task:05d}.parquet"))
+        table = decode(storage.get(part("edits", task)))
         if on_pictures:
             on_pictures(table)
         parts.append(table.drop_columns(["image"]).to_pandas())
@@ -125,12 +130,12 @@ def _set_distances(metrics: Sequence[str]) -> "SetDistances":
     return SetDistances(metrics)
 
 
-def _pictures(storage: Storage, edits: pd.DataFrame, items: Sequence[int]) -> pd.Series:
-    """The pictures of some items; None of the others."""
-    wanted = edits["item"].isin(list(items))
+def _pictures(storage: Storage, edits: pd.DataFrame) -> pd.Series:
+    """The pictures of the items that figures show; None of the others."""
+    wanted = edits["item"].isin(shown_items(edits))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for task in sorted(edits.loc[wanted, "task"].unique().tolist()):
-        images = decode(storage.get(f"edits/{task:05d}.parquet")).column("image").to_pylist()
+        images = decode(storage.get(part("edits", task))).column("image").to_pylist()
         rows = edits.index[edits["task"] == task]
         found[rows] = [image if shown else None for image, shown in zip(images, wanted[rows], strict=True)]
     return found

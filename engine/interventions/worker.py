@@ -24,6 +24,7 @@ from engine.manifest import Sample, read_samples
 from engine.masks.coverage import token_coverage
 from engine.models.family import BRANCHES
 from engine.noised import noised
+from engine.parts import part
 from engine.pictures import png
 from engine.runfile import MANIFEST
 from engine.sampler import Settings, open_picture
@@ -73,7 +74,7 @@ class SweepWorker:
         about = {"task": task, "attempt": attempt}
         if self._membership:
             self._membership.check()
-        key = f"edits/{task:05d}.parquet"
+        key = part("edits", task)
         columns = as_columns("edits", [row | about for row in made])
         objects = {key: self.sweep.storage.put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
