@@ -45,6 +45,10 @@ def node(cluster: Cluster) -> Iterator[Callable[[], object]]:
     for each in added:
         if each in cluster.worker_nodes:
             cluster.remove_node(each)
+    ends = time.monotonic() + 60
+    while sum(each["Alive"] for each in ray.nodes()) > 1:  # a node that is gone may be counted for some seconds yet
+        assert time.monotonic() < ends
+        time.sleep(0.1)
 
 
 def pool(n: int) -> Pool:
