@@ -131,7 +131,8 @@ def _connect(address: str | None, **options: Any) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
     try:
         with _without_standard_error():  # Ray's core announces that very setting there
-            ray.init(address=address, **options)
+            # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
+            ray.init(address=address or "local", **options)
     except Exception as error:  # what Ray raises while it starts has no common base class
         raise FewchannelsError(
             f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -371,3 +372,16 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
     with pytest.raises(KeyboardInterrupt):
         run.capture(job, choose_pool(1, None))
     assert signal.getsignal(signal.SIGINT) is earlier
+
+
+def test_a_cluster_that_died_on_this_machine_is_not_joined() -> None:
+    """Ray keeps the address of the cluster that it last saw start, and leaves it there when that is killed."""
+    ask = "from engine.cluster import *\nwith ray_session(Pool(1, 0, 1)): print(int(ray.cluster_resources()['CPU']))"
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # short, as sockets' paths are
+        left = Path(folder, "ray", "ray_current_cluster")
+        left.parent.mkdir()
+        left.write_text("127.0.0.1:1", encoding="utf-8")
+        asked = subprocess.run(
+            [sys.executable, "-c", ask], env=os.environ | {"RAY_TMPDIR": folder}, capture_output=True, text=True
+        )
+    assert asked.stdout == "1\n", asked.stderr
