@@ -68,7 +68,7 @@ ORDER = [
     "copying",
     "huggingface",
     "reader",
-    "report",
+    "figures",
     "demo",
     "masks",
     "metrics",

@@ -9,27 +9,14 @@ import pytest
 from PIL import Image
 from planted_edits import condition, edits_of, picture, planted, png_of
 
+from engine.analyses.drawn import as_files
 from engine.errors import InputError
-from engine.interventions import figures
+from engine.figures.drawings import Dots, Panels, Pictures, Series
+from engine.figures.still import still
 from engine.interventions.effects import means
 from engine.interventions.figures import default_figures, dose_response, overview, shown_items, strip, varying
-from engine.report.plots import Series, dots, panels
 
 SHIFT = {"top": 0.01, "bottom": 0.001, "all": 0.02, "none": 0.005}
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What figures are asked for, call by call, in place of drawing them."""
-    calls: list[dict[str, Any]] = []
-
-    def kept(what: Any, labels: Any, *more: Any, **named: Any) -> dict[str, bytes]:
-        calls.append({"drawn": what, "labels": labels, "columns": more[0] if more else None, **named})
-        return {"png": b"", "svg": b""}
-
-    for name in ("panels", "dots", "pictures"):
-        monkeypatch.setattr(figures, name, kept)
-    return calls
 
 
 def mean_of(table: pd.DataFrame, metric: str = "mse", **where: Any) -> float:
@@ -62,74 +49,73 @@ def test_axes_are_what_varies_of_edits_and_not_what_a_control_lacks() -> None:
         assert varying(means(edits)) == expected
 
 
-def test_every_selection_is_a_line_of_its_means_with_their_band(drawn: list) -> None:
+def test_every_selection_is_a_line_of_its_means_with_their_band() -> None:
     table = means(planted(grid("bottom", "top", k=[8, 2, 4]), SHIFT, n_prompts=4))
-    dose_response(table, "mse", "k")
-    (call,) = drawn
-    (lines,) = call["drawn"].values()
+    drawn = dose_response(table, "mse", "k")
+    (lines,) = drawn.drawn.values()
     assert set(lines) == {"top", "bottom"}
     assert lines["top"].x.tolist() == [2, 4, 8]
     assert lines["top"].y.tolist() == [mean_of(table, selection="top", k=k) for k in (2, 4, 8)]
     assert (lines["top"].low < lines["top"].y).all()
     assert (lines["top"].high > lines["top"].y).all()
-    assert "n = 8 items of 4 prompts, bands: 95 %" in call["title"]
-    assert "layers 0-5" in call["title"]
-    assert not call["log"]
+    assert "n = 8 items of 4 prompts, bands: 95 %" in drawn.title
+    assert "layers 0-5" in drawn.title
+    assert not drawn.log
 
 
-def test_remaining_settings_are_panels_and_selections_have_the_same_colour_in_all(drawn: list) -> None:
+def test_remaining_settings_are_panels_and_selections_have_the_same_colour_in_all() -> None:
     conditions = [
         {"k": k, "layers_name": at, "selection": name} for at in "01" for k in (1, 64) for name in ("bottom", "top")
     ]
     table = means(planted(conditions, SHIFT, n_prompts=3))
-    dose_response(table, "mse", "k")
-    assert list(drawn[0]["drawn"]) == ["layers 0", "layers 1"]
-    assert drawn[0]["drawn"]["layers 1"]["top"].y[1] == mean_of(table, selection="top", k=64, layers_name="1")
-    assert drawn[0]["labels"].index("top") == 0
-    assert drawn[0]["log"]
+    drawn = dose_response(table, "mse", "k")
+    assert list(drawn.drawn) == ["layers 0", "layers 1"]
+    assert drawn.drawn["layers 1"]["top"].y[1] == mean_of(table, selection="top", k=64, layers_name="1")
+    assert list(drawn.names).index("top") == 0
+    assert drawn.log
 
 
-def test_the_undisturbed_level_is_a_thin_line_where_there_is_one(drawn: list) -> None:
+def test_the_undisturbed_level_is_a_thin_line_where_there_is_one() -> None:
     table = means(planted(grid("top", k=[2, 4]), SHIFT, n_prompts=3))
-    dose_response(table, "clip_score", "k")
-    dose_response(table, "mse", "k")
-    (level,) = (lines["undisturbed"] for lines in drawn[0]["drawn"].values())
+    drawn = dose_response(table, "clip_score", "k")
+    other = dose_response(table, "mse", "k")
+    (level,) = (lines["undisturbed"] for lines in drawn.drawn.values())
     assert level.reference
     assert (level.x.tolist(), level.y.tolist()) == ([2, 4], [30, 30])
-    assert all("undisturbed" not in lines for lines in drawn[1]["drawn"].values())
+    assert all("undisturbed" not in lines for lines in other.drawn.values())
 
 
-def test_controls_that_lack_a_setting_are_drawn_along_all_of_it(drawn: list) -> None:
+def test_controls_that_lack_a_setting_are_drawn_along_all_of_it() -> None:
     conditions = [*grid("top", k=[2, 4]), {"selection": "all", "k": 0}]
     conditions += [
         {"selection": "none", "action": "pixels", "k": 0, "amount": a, "layers_name": "none"} for a in (0.5, 1.0)
     ]
     table = means(planted(conditions, SHIFT, n_prompts=3))
-    dose_response(table, "mse", "k")
-    (lines,) = drawn[0]["drawn"].values()
+    drawn = dose_response(table, "mse", "k")
+    (lines,) = drawn.drawn.values()
     assert lines["all"].x.tolist() == [2, 4]
     assert lines["all"].y.tolist() == [mean_of(table, selection="all")] * 2
     assert lines["pixels"].y.tolist() == [mean_of(table, action="pixels", amount=1.0)] * 2
 
 
-def test_windows_are_behind_single_layers_and_not_joined_to_them(drawn: list) -> None:
+def test_windows_are_behind_single_layers_and_not_joined_to_them() -> None:
     table = means(planted(grid("top", layers_name=["0-5", "10", "2", "0-2", "3-5"]), SHIFT, n_prompts=3))
-    dose_response(table, "mse", "layer")
-    (lines,) = drawn[0]["drawn"].values()
-    assert drawn[0]["ticks"] == ["2", "10", "0-2", "3-5", "0-5"]
+    drawn = dose_response(table, "mse", "layer")
+    (lines,) = drawn.drawn.values()
+    assert drawn.ticks == ["2", "10", "0-2", "3-5", "0-5"]
     assert np.isnan(lines["top"].y).tolist() == [False, False, True, False, False, True, False]
     assert lines["top"].y[3] == mean_of(table, layers_name="0-2")
-    dose_response(means(planted(grid("top", layers_name=["10", "2"]), SHIFT, n_prompts=3)), "mse", "layer")
-    assert drawn[1]["ticks"] is None
-    assert next(iter(drawn[1]["drawn"].values()))["top"].x.tolist() == [2, 10]
+    other = dose_response(means(planted(grid("top", layers_name=["10", "2"]), SHIFT, n_prompts=3)), "mse", "layer")
+    assert other.ticks is None
+    assert next(iter(other.drawn.values()))["top"].x.tolist() == [2, 10]
 
 
-def test_of_many_panels_some_are_drawn_and_the_title_says_so(drawn: list) -> None:
+def test_of_many_panels_some_are_drawn_and_the_title_says_so() -> None:
     conditions = [{"k": k, "layers_name": str(layer)} for layer in range(20) for k in (2, 4)]
-    dose_response(means(planted(conditions, SHIFT, n_prompts=2)), "mse", "k")
-    headings = list(drawn[0]["drawn"])
+    drawn = dose_response(means(planted(conditions, SHIFT, n_prompts=2)), "mse", "k")
+    headings = list(drawn.drawn)
     assert (len(headings), headings[0], headings[-1]) == (9, "layers 0", "layers 19")
-    assert "9 of 20 settings" in drawn[0]["title"]
+    assert "9 of 20 settings" in drawn.title
 
 
 def test_an_axis_or_metric_that_is_not_there_is_refused() -> None:
@@ -140,13 +126,13 @@ def test_an_axis_or_metric_that_is_not_there_is_refused() -> None:
         dose_response(table, "dino", "k")
 
 
-def test_the_overview_has_every_setting_once(drawn: list) -> None:
+def test_the_overview_has_every_setting_once() -> None:
     table = means(planted([*grid("top", "bottom", k=[2, 4]), {"selection": "all", "k": 0}], SHIFT, n_prompts=3))
-    overview(table, ["mse", "n_shown"])
-    assert drawn[0]["labels"] == ["top, k 2", "bottom, k 2", "top, k 4", "bottom, k 4", "all"]
-    shown = drawn[0]["drawn"]["n_shown (of 5)"]
+    drawn = overview(table, ["mse", "n_shown"])
+    assert drawn.labels == ["top, k 2", "bottom, k 2", "top, k 4", "bottom, k 4", "all"]
+    shown = drawn.drawn["n_shown (of 5)"]
     assert shown.y[shown.x == 2].tolist() == [mean_of(table, "n_shown", selection="top", k=4)]
-    assert drawn[0]["levels"] == {"n_shown (of 5)": 5.0}
+    assert drawn.levels == {"n_shown (of 5)": 5.0}
 
 
 def pair(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -158,56 +144,55 @@ def pair(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return edits_of([{**row, "prompt": "a blue one", "source_prompt": "a yellow one"} for row in [*first, *rows]])
 
 
-def colours(call: dict[str, Any]) -> list[list[tuple[int, ...]]]:
-    return [[tuple(cell[0, 0].tolist()) for cell in line] for line in call["drawn"]]
+def colours(drawn: Pictures) -> list[list[tuple[int, ...]]]:
+    return [[tuple(cell[0, 0].tolist()) for cell in line] for line in drawn.rows]
 
 
-def test_a_strip_has_selections_as_rows_the_axis_as_columns_and_what_is_compared_first(drawn: list) -> None:
+def test_a_strip_has_selections_as_rows_the_axis_as_columns_and_what_is_compared_first() -> None:
     rows = [
         picture(0, **condition(i, selection=name, amount=amount, trial=trial), image=png_of(i, 10, 20))
         for i, (name, amount, trial) in enumerate(
             [("top", 1.0, 0), ("random", 1.0, 0), ("random", 1.0, 1), ("top", 0.5, 0), ("random", 0.5, 0)]
         )
     ]
-    strip(pair(rows), 0)
-    (call,) = drawn
-    assert call["labels"] == ["top", "random"]
-    assert call["columns"] == ["undisturbed", "source", "amount 0.5", "amount 1"]
+    drawn = strip(pair(rows), 0)
+    assert drawn.labels == ["top", "random"]
+    assert drawn.columns == ["undisturbed", "source", "amount 0.5", "amount 1"]
     blue, yellow = (0, 0, 255), (255, 255, 0)
-    assert colours(call) == [[blue, yellow, (3, 10, 20), (0, 10, 20)], [blue, yellow, (4, 10, 20), (1, 10, 20)]]
-    assert "item0: a blue one\nsource: a yellow one" in call["title"]
+    assert colours(drawn) == [[blue, yellow, (3, 10, 20), (0, 10, 20)], [blue, yellow, (4, 10, 20), (1, 10, 20)]]
+    assert "item0: a blue one\nsource: a yellow one" in drawn.title
 
 
-def test_a_strip_is_of_the_remaining_setting_with_most_conditions_the_last_of_such(drawn: list) -> None:
+def test_a_strip_is_of_the_remaining_setting_with_most_conditions_the_last_of_such() -> None:
     places = [("0", 4), ("0", 8), ("1", 4), ("1", 8), ("2", 8), ("0", 16), ("1", 16), ("2", 16)]
     rows = [picture(0, **condition(i, k=k, layers_name=at), image=png_of(i, 0, 0)) for i, (at, k) in enumerate(places)]
-    strip(pair(rows), 0, axis="layer")
-    assert [line[2:] for line in colours(drawn[0])] == [[(5, 0, 0), (6, 0, 0), (7, 0, 0)]]
-    assert "k 16" in drawn[0]["title"]
+    drawn = strip(pair(rows), 0, axis="layer")
+    assert [line[2:] for line in colours(drawn)] == [[(5, 0, 0), (6, 0, 0), (7, 0, 0)]]
+    assert "k 16" in drawn.title
 
 
-def test_in_a_strip_grey_failed_and_white_is_not_there(drawn: list) -> None:
+def test_in_a_strip_grey_failed_and_white_is_not_there() -> None:
     rows = [
         picture(0, **condition(0, k=4), image=png_of(1, 1, 1)),
         picture(0, **condition(1, k=8), status="failed", error="it broke"),
         picture(0, **condition(2, k=4, selection="bottom"), image=png_of(2, 2, 2)),
     ]
-    strip(pair(rows), 0)
-    assert [line[2:] for line in colours(drawn[0])] == [[(1, 1, 1), (200, 200, 200)], [(2, 2, 2), (255, 255, 255)]]
+    drawn = strip(pair(rows), 0)
+    assert [line[2:] for line in colours(drawn)] == [[(1, 1, 1), (200, 200, 200)], [(2, 2, 2), (255, 255, 255)]]
 
 
-def test_a_strip_of_named_conditions_has_just_those(drawn: list) -> None:
+def test_a_strip_of_named_conditions_has_just_those() -> None:
     rows = [picture(0, **condition(i, k=k, trial=i % 2), image=png_of(i, 0, 0)) for i, k in enumerate((2, 2, 4, 8))]
-    strip(pair(rows), 0, conditions=[condition(i)["condition_id"] for i in (1, 3)], axis="k")
-    assert colours(drawn[0])[0][2:] == [(1, 0, 0), (3, 0, 0)]
-    assert drawn[0]["columns"][2:] == ["k 2", "k 8"]
+    drawn = strip(pair(rows), 0, conditions=[condition(i)["condition_id"] for i in (1, 3)], axis="k")
+    assert colours(drawn)[0][2:] == [(1, 0, 0), (3, 0, 0)]
+    assert drawn.columns[2:] == ["k 2", "k 8"]
     with pytest.raises(InputError, match="item 7"):
         strip(pair(rows), 7)
 
 
-def test_large_pictures_are_made_smaller(drawn: list) -> None:
-    strip(pair([picture(0, **condition(0), image=png_of(1, 2, 3, size=(600, 300)))]), 0)
-    assert drawn[0]["drawn"][0][2].shape == (96, 192, 3)
+def test_large_pictures_are_made_smaller() -> None:
+    drawn = strip(pair([picture(0, **condition(0), image=png_of(1, 2, 3, size=(600, 300)))]), 0)
+    assert drawn.rows[0][2].shape == (96, 192, 3)
 
 
 def test_shown_items_are_finished_and_spread() -> None:
@@ -220,7 +205,7 @@ def test_shown_items_are_finished_and_spread() -> None:
 def test_default_figures_are_pictures_by_axis_and_metric() -> None:
     edits = planted(grid("top", "bottom", k=[2, 4]), SHIFT, n_prompts=1, n_seeds=1, with_images=True)
     edits[["n_shown", "clip_score"]] = np.nan
-    found = default_figures(edits, means(edits))
+    found = as_files(default_figures(edits, means(edits)))
     names = {"dose_k_mse", "effects", "strip_0"}
     assert set(found) == {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
     for name, data in found.items():
@@ -230,12 +215,10 @@ def test_default_figures_are_pictures_by_axis_and_metric() -> None:
             assert data.lstrip().startswith(b"<?xml")
 
 
-def test_without_pictures_there_are_no_strips(drawn: list) -> None:
+def test_without_pictures_there_are_no_strips() -> None:
     edits = planted(grid("top", k=[2, 4]), SHIFT, n_prompts=2)
     found = default_figures(edits.drop(columns="image"), means(edits))
-    assert {name.partition(".")[0] for name in found} == {
-        f"figures/{name}" for name in ("dose_k_n_shown", "dose_k_mse", "dose_k_clip_score", "effects")
-    }
+    assert set(found) == {"dose_k_n_shown", "dose_k_mse", "dose_k_clip_score", "effects"}
 
 
 def test_panels_and_dots_draw_gaps_lone_points_and_references() -> None:
@@ -243,9 +226,11 @@ def test_panels_and_dots_draw_gaps_lone_points_and_references() -> None:
     line = Series(x, np.array([1.0, np.nan, 2.0]), np.array([0.5, np.nan, np.nan]), np.array([1.5, np.nan, np.nan]))
     level = Series(x[[0, 2]], np.array([1.0, 1.0]), reference=True)
     many = {name: {"a": line, "b": line, "level": level} for name in ("", "u")}
-    for kinds in (
-        panels(many, ["a", "b"], title="t", x="x", y="y", log=True),
-        panels({"": {"a": Series(np.arange(3.0), x)}}, ["a"], title="t", x="x", y="y", ticks=["0", "1", "0-1"]),
-        dots({"m": line, "n": Series(x, x)}, ["r", "s", "t", "u", "v"], title="t", levels={"m": 1.0}),
+    for drawing in (
+        Panels(drawn=many, names=["a", "b"], title="t", x="x", y="y", log=True),
+        Panels(
+            drawn={"": {"a": Series(np.arange(3.0), x)}}, names=["a"], title="t", x="x", y="y", ticks=["0", "1", "0-1"]
+        ),
+        Dots(drawn={"m": line, "n": Series(x, x)}, labels=["r", "s", "t", "u", "v"], title="t", levels={"m": 1.0}),
     ):
-        assert np.asarray(Image.open(io.BytesIO(kinds["png"])).convert("L")).std() > 5
+        assert np.asarray(Image.open(io.BytesIO(still(drawing)["png"])).convert("L")).std() > 5

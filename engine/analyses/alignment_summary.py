@@ -14,7 +14,7 @@ from engine.analyses.localise import SELECTIONS
 from engine.analyses.means import means
 from engine.analyses.selected import Selected
 from engine.catalog import Catalog
-from engine.report.plots import Series, lines, pictures
+from engine.figures.drawings import Drawing, Lines, Pictures, Series
 from engine.results import Results
 from engine.tables import decode, schema
 
@@ -112,21 +112,21 @@ def _numbers(found: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, 
     }
 
 
-def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, dict[str, bytes]]:
-    drawn: dict[str, dict[str, bytes]] = {}
+def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, Drawing]:
+    drawn: dict[str, Drawing] = {}
     for n_clusters, rows in found.groupby("n_clusters"):
         last = rows[rows["step"] == rows["step"].max()]
         what = f"K = {n_clusters}, n = {n_samples:,} samples, bands: 95 % over prompts"
         about = "IoU of the foreground with the subject"
-        drawn[f"iou_by_layer_k{n_clusters}"] = lines(
-            _series(last, "layer", "iou"),
+        drawn[f"iou_by_layer_k{n_clusters}"] = Lines(
+            series=_series(last, "layer", "iou"),
             title=f"{about}, step {last['step'].iloc[0]}\n{what}",
             x="layer",
             y="mean IoU",
             least=0,
         )
-        drawn[f"best_iou_by_layer_k{n_clusters}"] = lines(
-            _series(last, "layer", "best_iou"),
+        drawn[f"best_iou_by_layer_k{n_clusters}"] = Lines(
+            series=_series(last, "layer", "best_iou"),
             title=f"IoU of the best union of clusters, which looks at the answer, step {last['step'].iloc[0]}\n{what}",
             x="layer",
             y="mean best IoU",
@@ -134,8 +134,8 @@ def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, dict[str, bytes]]
         )
         if rows["step"].nunique() > 1:
             layer = _best(rows)["layer"]
-            drawn[f"iou_by_step_k{n_clusters}"] = lines(
-                _series(rows[rows["layer"] == layer], "step", "iou"),
+            drawn[f"iou_by_step_k{n_clusters}"] = Lines(
+                series=_series(rows[rows["layer"] == layer], "step", "iou"),
                 title=f"{about}, layer {layer}\n{what}",
                 x="step",
                 y="mean IoU",
@@ -159,7 +159,7 @@ def _series(rows: pd.DataFrame, along: str, name: str) -> dict[str, Series]:
     return found
 
 
-def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd.Series) -> dict[str, bytes]:
+def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd.Series) -> Drawing:
     """Best, middle and worst samples of the best cell: picture, mask, heat and foreground."""
     ious: list[tuple[float, int]] = []
     for key in results.files("samples"):
@@ -180,7 +180,7 @@ def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd
                 drawn.append([np.asarray(image), shown.mask, shown.heat, shown.front])
             labels.append(f"IoU {iou:.2f}\nsample {sample}")
     title = f"{best['selection']} channels, layer {best['layer']}, step {best['step']}: best, middle and worst samples"
-    return pictures(drawn, labels, ("picture", "subject", "heat", "foreground"), title=title)
+    return Pictures(rows=drawn, labels=labels, columns=("picture", "subject", "heat", "foreground"), title=title)
 
 
 def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples: int) -> str:

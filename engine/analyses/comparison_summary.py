@@ -21,7 +21,7 @@ from engine.analyses.overlap import expected_jaccard, pair_overlap
 from engine.cluster import Pool, spread
 from engine.config import differences
 from engine.errors import InputError, RunConflictError, StorageError
-from engine.report.plots import Series, lines
+from engine.figures.drawings import Drawing, HeatMap, Lines, Series
 from engine.storage import Storage
 from engine.tables import Columns, as_columns, encode
 
@@ -305,12 +305,12 @@ def _figures(
         named = rows.rename(columns={"low": "mean_low", "high": "mean_high"})
         return series(named, x, "mean", scale=100 if x == "depth" else 1)
 
-    drawn = {}
+    drawn: dict[str, Drawing] = {}
     for metric, (text, unit) in _LABELS.items():
         title = text.format(k=criteria.k, score=criteria.score)
         both = {side: rows[rows["metric"] == metric] for side, rows in last.items()}
-        drawn[metric] = lines(
-            {side.title: line(both[side.name], axis) for side in (pairing.a, pairing.b)},
+        drawn[metric] = Lines(
+            series={side.title: line(both[side.name], axis) for side in (pairing.a, pairing.b)},
             title=f"{title}\n{about}",
             x=label,
             y=unit,
@@ -324,8 +324,8 @@ def _figures(
         here = jaccard[jaccard["step_a"] == step_a]
         kinds = {kind: line(here[here["kind"] == kind], "layer_a") for kind in _KINDS if kind in set(here["kind"])}
         x, chance = np.sort(here["layer_a"].unique()), here["chance"].iloc[0]
-        drawn["overlap"] = lines(
-            {_KINDS[kind]: each for kind, each in kinds.items()}
+        drawn["overlap"] = Lines(
+            series={_KINDS[kind]: each for kind, each in kinds.items()}
             | {"chance": Series(x, np.full(len(x), chance), reference=True)},
             title=f"Overlap of the top {criteria.k} channels by {criteria.score}\n{about}",
             x="layer" if axis == "layer" else "layer of A",
@@ -338,9 +338,7 @@ def _figures(
     return as_files(drawn)
 
 
-def _map(
-    rows: pd.DataFrame, title: str, unit: str, pairing: Pairing, *, is_difference: bool = False
-) -> dict[str, bytes]:
+def _map(rows: pd.DataFrame, title: str, unit: str, pairing: Pairing, *, is_difference: bool = False) -> HeatMap:
     return cell_map(
         rows,
         "mean",

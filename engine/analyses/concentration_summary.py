@@ -10,7 +10,7 @@ from engine.analyses.analysis import Finding
 from engine.analyses.drawn import as_files, cell_map, series
 from engine.analyses.means import means
 from engine.analyses.selected import Selected
-from engine.report.plots import Series, lines
+from engine.figures.drawings import Drawing, Lines, Series
 from engine.results import Results
 from engine.tables import decode
 
@@ -106,23 +106,23 @@ def _figures(analysis: "Concentration", found: pd.DataFrame, last: pd.DataFrame,
         return {label: series(last, "layer", name) for name, label in names.items()}
 
     ranks = [name for name in last.columns if name.startswith("ratio_rank_") and name[-1].isdigit()]
-    drawn = {
-        "energy_shares": lines(
-            by_layer({f"energy_share_{k}": f"top {k}" for k in analysis.ks}),
+    drawn: dict[str, Drawing] = {
+        "energy_shares": Lines(
+            series=by_layer({f"energy_share_{k}": f"top {k}" for k in analysis.ks}),
             title=f"Share of the squared values in the top channels by {analysis.score}\n{about}",
             x="layer",
             y="share of squared values",
             least=0,
         ),
-        "ratio_by_rank": lines(
-            by_layer({name: f"rank {name.rpartition('_')[2]}" for name in ranks}),
+        "ratio_by_rank": Lines(
+            series=by_layer({name: f"rank {name.rpartition('_')[2]}" for name in ranks}),
             title=f"Score of a rank over the median score, {analysis.score}\n{about}",
             x="layer",
             y="times the median",
             least=0,
         ),
-        "elevation": lines(
-            by_layer({"elevation": "as it is", "elevation_excised": f"without the top {analysis.k} channels"}),
+        "elevation": Lines(
+            series=by_layer({"elevation": "as it is", "elevation_excised": f"without the top {analysis.k} channels"}),
             title=f"Largest token norm over the median\n{about}",
             x="layer",
             y="times the median",

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from engine.report.plots import Series, heat_map
+from engine.figures.drawings import Drawing, HeatMap, Series
+from engine.figures.still import still
 
 
 def series(rows: pd.DataFrame, along: str, value: str, scale: float = 1.0) -> Series:
@@ -30,7 +31,7 @@ def cell_map(
     row: tuple[str, str] = ("layer", "layer"),
     column: tuple[str, str] = ("step", "step"),
     is_difference: bool = False,
-) -> dict[str, bytes]:
+) -> HeatMap:
     """A heat map of layers by steps.
 
     Args:
@@ -43,8 +44,8 @@ def cell_map(
         is_difference: whether zero is the middle of the scale.
     """
     table = rows.pivot(index=row[0], columns=column[0], values=value)
-    return heat_map(
-        table.to_numpy(float),
+    return HeatMap(
+        values=table.to_numpy(float),
         title=title,
         rows=list(table.index),
         columns=list(table.columns),
@@ -55,6 +56,6 @@ def cell_map(
     )
 
 
-def as_files(drawn: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
-    """Figures, by name and by kind of file, under the names of their files."""
-    return {f"figures/{name}.{kind}": data for name, saved in drawn.items() for kind, data in saved.items()}
+def as_files(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
+    """Drawings, by name, as PNG and SVG under the names of their files."""
+    return {f"figures/{name}.{kind}": data for name, drawing in drawn.items() for kind, data in still(drawing).items()}

@@ -8,7 +8,7 @@ import pandas as pd
 from engine.analyses.analysis import Finding
 from engine.analyses.drawn import as_files, cell_map, series
 from engine.analyses.selected import Selected
-from engine.report.plots import Series, lines
+from engine.figures.drawings import Drawing, Lines, Series
 from engine.results import Results
 from engine.tables import decode
 
@@ -76,9 +76,9 @@ def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, ste
     layers = np.sort(pairs["layer"].unique())
     if len(pairs):
         shown["chance"] = Series(layers, np.full(len(layers), pairs["chance"].iloc[0]), reference=True)
-    drawn = {
-        "overlap_by_layer": lines(
-            shown,
+    drawn: dict[str, Drawing] = {
+        "overlap_by_layer": Lines(
+            series=shown,
             title=f"Overlap of the top {k} by {analysis.score} of two samples, step {step}\nn = {n:,} samples, all "
             "pairs, bands: 95 % over prompts",
             x="layer",
@@ -93,8 +93,10 @@ def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, ste
         drawn["drift_over_steps"] = cell_map(drift, "jaccard", title=title, unit="mean Jaccard overlap")
     rows = tables["agreement"]
     rows = rows[(rows["k"] == k) & (rows["step"] == step) & (rows["kind"] == "definition")]
-    drawn["definitions"] = lines(
-        {f"{analysis.score} and {other}": series(each, "layer", "jaccard") for other, each in rows.groupby("other")},
+    drawn["definitions"] = Lines(
+        series={
+            f"{analysis.score} and {other}": series(each, "layer", "jaccard") for other, each in rows.groupby("other")
+        },
         title=f"Overlap of the top {k} by two definitions, same sample, step {step}\nn = {n:,} samples, bands: 95 % "
         "over prompts",
         x="layer",

@@ -26,8 +26,8 @@ def demo(
     from engine.cli.capture import run_job
     from engine.cluster import choose_pool
     from engine.config import CaptureConfig
+    from engine.figures.contact_sheet import contact_sheet
     from engine.job import prepare
-    from engine.report.contact_sheet import contact_sheet
 
     out.mkdir(parents=True, exist_ok=True)
     table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"

@@ -54,6 +54,7 @@ def plot(
 
 
 def _figure(storage: "Storage", of: str | None, item: int | None, axis: str | None) -> dict[str, bytes]:
+    from engine.figures.still import still
     from engine.interventions.end import draw_dose, draw_strip
 
-    return draw_strip(storage, item, axis) if item is not None else draw_dose(storage, of or "", axis)
+    return still(draw_strip(storage, item, axis) if item is not None else draw_dose(storage, of or "", axis))

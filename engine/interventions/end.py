@@ -7,6 +7,7 @@ import pandas as pd
 
 from engine.analyses.analysis import Finding, plain, versions
 from engine.errors import InputError, unknown
+from engine.figures.drawings import Panels, Pictures
 from engine.interventions.effects import means
 from engine.interventions.effects import metrics as all_metrics
 from engine.interventions.figures import AXES, dose_response, shown_items, strip, varying
@@ -55,7 +56,7 @@ def end_sweep(
     return finding
 
 
-def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> dict[str, bytes]:
+def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     """One metric of what is finished against one axis: :func:`engine.interventions.figures.dose_response`.
 
     Args:
@@ -79,7 +80,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> dict[st
     return dose_response(averages, metric, axes[0])
 
 
-def draw_strip(storage: Storage, item: int, axis: str | None = None) -> dict[str, bytes]:
+def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Pictures:
     """The pictures of one item: :func:`engine.interventions.figures.strip`.
 
     Args:

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from engine.analyses.drawn import as_files
 from engine.errors import InputError, unknown
+from engine.figures.drawings import Dots, Drawing, Panels, Pictures, Series
 from engine.interventions.conditions import BASELINES, SELECTIONS
 from engine.interventions.effects import SETTINGS
 from engine.metrics import METRICS
-from engine.report.plots import Series, dots, panels, pictures
 
 AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
 """What a figure's horizontal axis may be, and its column."""
@@ -92,8 +91,8 @@ def shown_items(edits: pd.DataFrame) -> list[int]:
     return _thinned(sorted(done["item"].unique().tolist()), _N_STRIPS)
 
 
-def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, bytes]:
-    """Every figure of a sweep, by the names of their files.
+def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawing]:
+    """Every figure of a sweep, by the names that their files have.
 
     ``dose_AXIS_METRIC`` for each axis that varies and each main metric, ``effects`` for all settings at once where they
     are few, and ``strip_ITEM`` for the items of :func:`shown_items` where ``edits`` has their pictures.
@@ -103,7 +102,7 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, bytes
         means: of :func:`engine.interventions.effects.means`.
     """
     metrics = main_metrics(means)
-    drawn = {
+    drawn: dict[str, Drawing] = {
         f"dose_{axis}_{metric}": dose_response(means, metric, axis) for axis in varying(means) for metric in metrics
     }
     if metrics and means["condition"].nunique() <= _MOST_DOTS:
@@ -111,10 +110,10 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, bytes
     if "image" in edits:
         pictured = set(edits.loc[(edits["role"] == "edited") & edits["image"].notna(), "item"])
         drawn |= {f"strip_{item}": strip(edits, item) for item in shown_items(edits) if item in pictured}
-    return as_files(drawn)
+    return drawn
 
 
-def dose_response(means: pd.DataFrame, metric: str, axis: str) -> dict[str, bytes]:
+def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     """A metric against what was varied: a line with its band for each selection, a panel for each remaining setting.
 
     All channels, which have no k, are drawn at every k, and baselines beside all edits of the same amount. Undisturbed
@@ -126,7 +125,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> dict[str, byte
         axis: of :data:`AXES`.
 
     Returns:
-        The figure as PNG and SVG, of at most 9 panels; its title says of how many.
+        At most 9 panels; its title says of how many.
 
     Raises:
         InputError: there is no such axis, or the metric was not measured.
@@ -156,9 +155,9 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> dict[str, byte
             lines["undisturbed"] = Series(ends, np.full(2, level), reference=True)
     unnamed = in_words(rows.iloc[0], ["action", *(name for name in AXES.values() if name not in (column, *named))])
     some = f", {len(shown)} of {len(parts)} settings" if len(shown) < len(parts) else ""
-    return panels(
-        drawn,
-        [*SELECTIONS, *BASELINES],
+    return Panels(
+        drawn=drawn,
+        names=[*SELECTIONS, *BASELINES],
         title=f"{_about(metric)}\n{unnamed}; mean over {_counted(rows)}{some}, bands: 95 % over prompts",
         x=_AXIS_LABELS[axis],
         y=_labelled(metric),
@@ -167,7 +166,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> dict[str, byte
     )
 
 
-def overview(means: pd.DataFrame, metrics: Sequence[str]) -> dict[str, bytes]:
+def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
     """Means of some metrics in every group of conditions, with the undisturbed pictures' level.
 
     Args:
@@ -183,18 +182,16 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> dict[str, bytes]:
         mean, low, high = (each[name].to_numpy(float) for name in ("mean", "low", "high"))
         drawn[_labelled(metric)] = Series(each["condition"].map(place).to_numpy(float), mean, low, high)
     levels = means[(means["action"] == "undisturbed") & means["metric"].isin(metrics)]
-    return dots(
-        drawn,
-        setting_words(groups),
+    return Dots(
+        drawn=drawn,
+        labels=setting_words(groups),
         title=f"Every setting: mean over {_counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
         + ("; dotted: undisturbed" if len(levels) else ""),
         levels={_labelled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
     )
 
 
-def strip(
-    edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None
-) -> dict[str, bytes]:
+def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Pictures:
     """An item's pictures: a row for each selection and remaining setting, a column for each place on an axis.
 
     The undisturbed picture begins every row, the source's is beside it. Grey is a picture that failed, white one that
@@ -208,7 +205,7 @@ def strip(
         axis: of :data:`AXES`; None for that with most places.
 
     Returns:
-        The figure as PNG and SVG, of at most 14 rows and 10 columns of pictures, spread over what there is.
+        At most 14 rows and 10 columns of pictures, spread over what there is.
 
     Raises:
         InputError: there is no such axis, or the item has no such edited picture.
@@ -244,10 +241,10 @@ def strip(
     title = [f"{about['item_id']}: {about['prompt']}"]
     title += [f"source: {about['source_prompt']}"] if pd.notna(about["source_prompt"]) else []
     title.append(in_words(rows.iloc[0], [name for name in ("action", *AXES.values()) if name not in (column, *named)]))
-    return pictures(
-        grid,
-        labels,
-        [*first["role"], *headings],
+    return Pictures(
+        rows=grid,
+        labels=labels,
+        columns=[*first["role"], *headings],
         title="\n".join(textwrap.shorten(text, 90, placeholder=" ...") for text in title),
     )
 

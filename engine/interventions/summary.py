@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from engine.analyses.analysis import Finding
+from engine.analyses.drawn import as_files
 from engine.interventions.effects import as_columns, contrasts, means, metrics
 from engine.interventions.figures import default_figures, main_metrics, setting_words
 from engine.metrics import METRICS
@@ -43,10 +44,10 @@ def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> Fi
         "means": _records(averages[averages["metric"].isin(main)]),
         "contrasts": _records(differences[differences["metric"].isin(main)]),
     }
-    drawn = default_figures(edits, averages)
+    files = as_files(default_figures(edits, averages))
     page = [*_head(numbers), *_undisturbed(averages), *_means(averages, main), *_contrasts(differences, main)]
-    text = "\n".join([*page, *_end(numbers, drawn)])
-    return Finding(numbers, text, {"means": as_columns(averages), "contrasts": as_columns(differences)}, drawn)
+    text = "\n".join([*page, *_end(numbers, files)])
+    return Finding(numbers, text, {"means": as_columns(averages), "contrasts": as_columns(differences)}, files)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
