@@ -74,6 +74,8 @@ ORDER = [
     "metrics",
     "analyses",
     "interventions",
+    "report",
+    "explore",
     "cli",
 ]
 ONLY_IMPORTERS = {
@@ -86,6 +88,10 @@ ONLY_IMPORTERS = {
     "ray": {"cluster", "telemetry", "actors", "jobs", "run"},
     "duckdb": {"catalog"},
     "typer": {"cli"},
+    "plotly": {"figures"},
+    "jinja2": {"report"},
+    "dash": {"explore"},
+    "flask": {"explore"},
 }
 
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Okabe and Ito 2008: told apart by people with any common colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-
 
 @dataclass(frozen=True)
 class Series:

@@ -10,7 +10,8 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from engine.figures.drawings import COLOURS, Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
+from engine.figures.colours import COLOURS, DIFFERENCE, MAP
+from engine.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
 
 _LINES = ("-", "--", "-.", ":")
 _LOOK: Any = {
@@ -66,8 +67,7 @@ def _lines(drawing: Lines) -> Figure:
 def _heat_map(drawing: HeatMap) -> Figure:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
-    # Purple and orange are told apart by people with any common colour vision.
-    scale: Any = {"cmap": "PuOr_r", "norm": CenteredNorm()} if drawing.is_difference else {"cmap": "viridis"}
+    scale: Any = {"cmap": DIFFERENCE, "norm": CenteredNorm()} if drawing.is_difference else {"cmap": MAP}
     axis.set_facecolor("#999999" if drawing.is_difference else "#ffffff")
     image = axis.imshow(drawing.values, aspect="auto", origin="lower", interpolation="nearest", **scale)
     axis.set_title(drawing.title, fontsize=9, loc="left", parse_math=False)
@@ -86,7 +86,7 @@ def _landscape(drawing: Landscape) -> Figure:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axis: Any = figure.add_subplot(projection="3d")
     columns, rows = np.meshgrid(drawing.columns, drawing.rows)
-    axis.plot_surface(columns, rows, drawing.values, cmap="viridis", rcount=200, ccount=400, linewidth=0)
+    axis.plot_surface(columns, rows, drawing.values, cmap=MAP, rcount=200, ccount=400, linewidth=0)
     axis.set_title(drawing.title, fontsize=9, loc="left", parse_math=False)
     axis.set_xlabel(drawing.column)
     axis.set_ylabel(drawing.row)
@@ -101,7 +101,7 @@ def _pictures(drawing: Pictures) -> Figure:
     axes = figure.subplots(len(drawing.rows), len(drawing.columns), squeeze=False)
     for line, row, label in zip(axes, drawing.rows, drawing.labels, strict=True):
         for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture, cmap="viridis", interpolation="nearest")
+            axis.imshow(picture, cmap=MAP, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center", parse_math=False)
