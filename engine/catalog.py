@@ -193,14 +193,18 @@ class Catalog:
         """Let go of the connection; answers already given stay valid."""
         self._connection.close()
 
-    def sql(self, text: str) -> Answer:
-        """Ask one read-only SQL question of the views.
+    def sql(self, text: str, parameters: dict[str, Any] | None = None) -> Answer:
+        """Ask one read-only SQL question of the views. Threads may ask at the same time.
+
+        Args:
+            text: one SELECT statement.
+            parameters: values of its ``$names``.
 
         Raises:
             InputError: it is not one SELECT statement, DuckDB does not understand it, or it reads another file.
             StorageError: a file of the run cannot be read.
         """
-        return Answer(self._ask(text))
+        return Answer(self._ask(text, parameters))
 
     def query(self, name: str, /, **parameters: object) -> Answer:
         """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see :func:`queries`.
@@ -246,7 +250,7 @@ class Catalog:
                 raise InputError("PIVOT must name its values, as in: pivot ... on column in ('a', 'b') using ...")
             if kind.name != "SELECT":
                 raise InputError(f"{kind.name} is refused: the catalog is read-only. Ask with one SELECT statement.")
-            return self._connection.sql(text, params=parameters).to_arrow_table()
+            return self._connection.cursor().sql(text, params=parameters).to_arrow_table()
         except (duckdb.InternalException, duckdb.FatalException):
             raise  # a fault of DuckDB's own: its trace is wanted
         except duckdb.Error as error:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from engine.analyses.analysis import Finding
-from engine.analyses.kmeans import Clusters, k_means
+from engine.analyses.kmeans import Clusters
 from engine.analyses.localise import (
     SELECTIONS,
+    clustered,
     fit,
-    foreground,
     matched_channels,
     normalise,
     principal_components,
@@ -22,7 +22,7 @@ from engine.analyses.registers import own_tokens, registers_by_ratio
 from engine.analyses.selected import Selected
 from engine.analyses.subject_masks import read_masks
 from engine.channels import energy_share
-from engine.draws import cell_keys, different_tokens, random_channels
+from engine.draws import cell_keys, random_channels
 from engine.errors import InputError, unknown
 from engine.masks.coverage import chance_iou, token_coverage
 from engine.results import Results
@@ -180,13 +180,8 @@ class Alignment:
         self, chosen: "_Chosen", weights: Tensor, n_clusters: int, device: str = "cpu"
     ) -> tuple[Clusters, Tensor]:
         """K-means of every cell, from starts among the tokens that have a say, and which cluster is the foreground."""
-        n_own = weights.sum(dim=-1).numpy()
-        starts = different_tokens(cell_keys(n_clusters, chosen.keys), n_own, self.starts, n_clusters)
-        with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
-        tokens = with_a_say.gather(1, torch.from_numpy(starts).flatten(1)).view(starts.shape)
-        given = (chosen.clustered, tokens, weights.to(chosen.clustered.dtype))
-        found = k_means(*(each.to(device) for each in given)).to("cpu")
-        return found, foreground(found.labels, chosen.heat, weights, n_clusters)
+        given = (chosen.clustered, chosen.heat, weights, cell_keys(n_clusters, chosen.keys))
+        return clustered(*given, n_clusters, self.starts, device)
 
     def _chosen(self, cells: "_Cells", word: str, trial: int, weights: Tensor) -> "_Chosen":
         k, n_cells = self.k, len(cells.order)

@@ -7,8 +7,12 @@ registers that are left out) have no say in where clusters lie.
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from engine.analyses.kmeans import Clusters, k_means
+from engine.draws import different_tokens
 
 SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
 """Which channels are clustered; the first is the effect, the others are its controls."""
@@ -53,6 +57,30 @@ def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -
     members = (labels[:, None] == torch.arange(n_clusters, device=labels.device)[:, None]) & weights[:, None]
     mean = (members * heat[:, None]).sum(dim=-1) / members.sum(dim=-1)
     return mean.nan_to_num(-torch.inf).argmax(dim=-1)
+
+
+def clustered(
+    x: Tensor, heat: Tensor, weights: Tensor, keys: np.ndarray, n_clusters: int, n_starts: int, device: str = "cpu"
+) -> tuple[Clusters, Tensor]:
+    """K-means of every cell's tokens, from starts among those that have a say, and which cluster is the foreground.
+
+    Args:
+        x: ``(cell, channel, token)`` float32, what is clustered.
+        heat: ``(cell, token)``.
+        weights: ``(cell, token)`` bool.
+        keys: ``(cell,)`` uint64, which decide the starts.
+        n_clusters: how many.
+        n_starts: of each cell.
+        device: that computes.
+
+    Returns:
+        The clusters, and ``(cell,)`` int64.
+    """
+    starts = different_tokens(keys, weights.sum(dim=-1).numpy(), n_starts, n_clusters)
+    with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
+    tokens = with_a_say.gather(1, torch.from_numpy(starts).flatten(1)).view(starts.shape)
+    found = k_means(*(each.to(device) for each in (x, tokens, weights.to(x.dtype)))).to("cpu")
+    return found, foreground(found.labels, heat, weights, n_clusters)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from engine.cli import analyze, capture, compare, demo, jobs, manifest, models, plot, probe, query, runs, transport
+from engine.cli import (
+    analyze,
+    capture,
+    compare,
+    demo,
+    explore,
+    jobs,
+    manifest,
+    models,
+    plot,
+    probe,
+    query,
+    runs,
+    transport,
+)
 from engine.cli.console import say
 from engine.errors import FewchannelsError
 
@@ -25,6 +39,7 @@ app.command("plot")(plot.plot)
 app.command("capture")(capture.capture)
 app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
+app.command("explore")(explore.explore)
 query.register(app)
 jobs.register(app)
 

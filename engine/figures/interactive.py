@@ -2,11 +2,13 @@
 
 import base64
 import io
+import json
 from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
+from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from engine.figures.colours import COLOURS, DIFFERENCE, MAP, as_rgb, coloured
@@ -40,10 +42,11 @@ def interactive(drawing: Drawing, theme: Theme = "light") -> go.Figure:
             figure = _panels(drawing, theme)
         case Dots():
             figure = _dots(drawing, theme)
-    return _dressed(figure, drawing.title, theme)
+    return dressed(figure, drawing.title, theme)
 
 
-def _dressed(figure: go.Figure, title: str, theme: Theme) -> go.Figure:
+def dressed(figure: go.Figure, title: str, theme: Theme) -> go.Figure:
+    """Give a figure the project's look, and its title."""
     ink, grid, _ = _INK[theme]
     n_lines = title.count("\n") + 1
     figure.update_layout(
@@ -51,9 +54,9 @@ def _dressed(figure: go.Figure, title: str, theme: Theme) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12, "color": ink},
-        title={"text": _text(title), "x": 0, "xref": "paper", "font": {"size": 13}, "y": 1, "yanchor": "top"},
-        title_pad={"t": 6},
-        margin={"l": 64, "r": 16, "t": 24 + 18 * n_lines, "b": 48},
+        title={"text": plain(title), "x": 0, "xref": "paper", "font": {"size": 13}, "y": 1, "yanchor": "top"},
+        title_pad={"t": 14},
+        margin={"l": 64, "r": 16, "t": 30 + 18 * n_lines, "b": 48},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
         legend={"font": {"size": 11}},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": grid, "activecolor": ink},
@@ -64,7 +67,7 @@ def _dressed(figure: go.Figure, title: str, theme: Theme) -> go.Figure:
     return figure
 
 
-def _text(text: str) -> str:
+def plain(text: str) -> str:
     """Plain text where Plotly would read a little HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", "<br>")
 
@@ -76,7 +79,7 @@ def _colour(n: int, theme: Theme) -> str:
 
 def _traces(name: str, series: Series, n: int, theme: Theme, **more: Any) -> list[go.Scatter]:
     """A line, and its interval below it."""
-    shown = _text(name)
+    shown = plain(name)
     if series.reference:
         line = {"color": _INK[theme][2], "width": 1, "dash": "dot"}
         return [go.Scatter(x=series.x, y=series.y, mode="lines", line=line, name=shown, legendgroup=name, **more)]
@@ -118,8 +121,8 @@ def _lines(drawing: Lines, theme: Theme) -> go.Figure:
         figure.add_traces(_traces(name, each, n, theme))
         n += not each.reference
     figure.update_layout(height=380, hovermode="closest")
-    figure.update_xaxes(title=_text(drawing.x))
-    figure.update_yaxes(title=_text(drawing.y))
+    figure.update_xaxes(title=plain(drawing.x))
+    figure.update_yaxes(title=plain(drawing.y))
     if drawing.least is not None:
         figure.update_yaxes(rangemode="tozero" if drawing.least == 0 else "normal")
     return figure
@@ -137,8 +140,8 @@ def _heat_map(drawing: HeatMap, theme: Theme) -> go.Figure:
             x=list(range(len(names[0]))),
             y=list(range(len(names[1]))),
             customdata=np.array([[[c, r] for c in names[0]] for r in names[1]], dtype=object),
-            colorbar={"title": {"text": _text(drawing.value), "side": "right"}},
-            hovertemplate=f"{_text(drawing.row)} %{{customdata[1]}}, {_text(drawing.column)} %{{customdata[0]}}: "
+            colorbar={"title": {"text": plain(drawing.value), "side": "right"}},
+            hovertemplate=f"{plain(drawing.row)} %{{customdata[1]}}, {plain(drawing.column)} %{{customdata[0]}}: "
             "%{z:.4g}<extra></extra>",
             **scale,
         )
@@ -150,7 +153,7 @@ def _heat_map(drawing: HeatMap, theme: Theme) -> go.Figure:
     ):
         every = max(1, -(-len(each) // 15))
         places = list(range(0, len(each), every))
-        update(title=_text(label), tickvals=places, ticktext=[each[i] for i in places], showgrid=False)
+        update(title=plain(label), tickvals=places, ticktext=[each[i] for i in places], showgrid=False)
     return figure
 
 
@@ -161,16 +164,16 @@ def _landscape(drawing: Landscape) -> go.Figure:
             x=list(drawing.columns),
             y=list(drawing.rows),
             colorscale=MAP,
-            colorbar={"title": {"text": _text(drawing.value), "side": "right"}},
-            hovertemplate=f"{_text(drawing.row)} %{{y}}, {_text(drawing.column)} %{{x}}: %{{z:.4g}}<extra></extra>",
+            colorbar={"title": {"text": plain(drawing.value), "side": "right"}},
+            hovertemplate=f"{plain(drawing.row)} %{{y}}, {plain(drawing.column)} %{{x}}: %{{z:.4g}}<extra></extra>",
         )
     )
     figure.update_layout(
         height=560,
         scene={
-            "xaxis": {"title": _text(drawing.column)},
-            "yaxis": {"title": _text(drawing.row)},
-            "zaxis": {"title": _text(drawing.value)},
+            "xaxis": {"title": plain(drawing.column)},
+            "yaxis": {"title": plain(drawing.row)},
+            "zaxis": {"title": plain(drawing.value)},
             "aspectmode": "manual",
             "aspectratio": {"x": 2, "y": 1, "z": 0.7},
             "camera": {"eye": {"x": 1.4, "y": -1.9, "z": 0.9}},
@@ -184,8 +187,8 @@ def _pictures(drawing: Pictures) -> go.Figure:
     figure = make_subplots(
         n_rows,
         n_columns,
-        column_titles=[_text(name) for name in drawing.columns],
-        row_titles=[_text(name) for name in drawing.labels],
+        column_titles=[plain(name) for name in drawing.columns],
+        row_titles=[plain(name) for name in drawing.labels],
         horizontal_spacing=0.004,
         vertical_spacing=0.006,
     )
@@ -213,9 +216,9 @@ def _panels(drawing: Panels, theme: Theme) -> go.Figure:
         n_columns,
         shared_xaxes="all",
         shared_yaxes="all",
-        subplot_titles=[_text(heading) for heading in drawing.drawn],
-        x_title=_text(drawing.x),
-        y_title=_text(drawing.y),
+        subplot_titles=[plain(heading) for heading in drawing.drawn],
+        x_title=plain(drawing.x),
+        y_title=plain(drawing.y),
         vertical_spacing=0.12 / n_rows,
         horizontal_spacing=0.03,
     )
@@ -231,7 +234,7 @@ def _panels(drawing: Panels, theme: Theme) -> go.Figure:
         figure.update_xaxes(type="log")
     if drawing.ticks is not None:
         places = list(range(len(drawing.ticks)))
-        figure.update_xaxes(tickvals=places, ticktext=[_text(tick) for tick in drawing.ticks])
+        figure.update_xaxes(tickvals=places, ticktext=[plain(tick) for tick in drawing.ticks])
     figure.update_annotations(font_size=12)
     figure.update_layout(height=380 if n_rows == 1 else 90 + 240 * n_rows)
     return figure
@@ -239,7 +242,7 @@ def _panels(drawing: Panels, theme: Theme) -> go.Figure:
 
 def _dots(drawing: Dots, theme: Theme) -> go.Figure:
     figure = make_subplots(
-        1, len(drawing.drawn), shared_yaxes=True, subplot_titles=[_text(name) for name in drawing.drawn]
+        1, len(drawing.drawn), shared_yaxes=True, subplot_titles=[plain(name) for name in drawing.drawn]
     )
     colour = _colour(0, theme)
     for place, (name, each) in enumerate(drawing.drawn.items(), start=1):
@@ -254,7 +257,7 @@ def _dots(drawing: Dots, theme: Theme) -> go.Figure:
                 mode="markers",
                 marker={"color": colour, "size": 7},
                 showlegend=False,
-                customdata=[[_text(drawing.labels[int(at)])] for at in each.x],
+                customdata=[[plain(drawing.labels[int(at)])] for at in each.x],
                 hovertemplate="%{customdata[0]}: %{x:.4g}<extra></extra>",
                 **bars,
             ),
@@ -267,7 +270,24 @@ def _dots(drawing: Dots, theme: Theme) -> go.Figure:
             )
     places = list(range(len(drawing.labels)))
     figure.update_yaxes(range=[len(places) - 0.4, -0.6], tickvals=places)
-    figure.update_yaxes(ticktext=[_text(label) for label in drawing.labels], automargin=True, row=1, col=1)
+    figure.update_yaxes(ticktext=[plain(label) for label in drawing.labels], automargin=True, row=1, col=1)
     figure.update_annotations(font_size=12)
     figure.update_layout(height=110 + 26 * len(places))
     return figure
+
+
+def as_json(what: Any) -> str:
+    """A figure, or plain values, as JSON for a page's script: no text in it can end the script or begin a comment."""
+    text = what.to_json() if isinstance(what, go.Figure) else json.dumps(what)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def dark_colours() -> dict[str, str]:
+    """What each colour of a light figure is in a dark one, where they differ."""
+    pairs = zip(_INK["light"], _INK["dark"], strict=True)
+    return dict(pairs) | {colour: _colour(n, "dark") for n, colour in enumerate(COLOURS) if _colour(n, "dark") != colour}
+
+
+def plotly_script() -> str:
+    """Plotly's JavaScript, which draws a figure in a page without a network."""
+    return str(get_plotlyjs())
