@@ -32,6 +32,7 @@ def layout(places: Places, given: Mapping[str, str]) -> list[Any]:
     first = run_of(places, sides["a"][0])
     usual = usual_view(first)
     view = View.of(given, usual)
+    first.check_kept(view.step, view.layer)
     controls: list[Any] = []
     for side, (name, sample_id) in sides.items():
         letter = side.upper()
@@ -68,16 +69,22 @@ def layout(places: Places, given: Mapping[str, str]) -> list[Any]:
 def _named(places: Places, text: str | None, n: int) -> tuple[str, str]:
     """Run and sample of ``NAME:ID``; of None the first run's, or the last's for the second side."""
     if text is None:
-        runs = list(runs_of(places).values())
-        run = runs[0] if n == 0 else runs[-1]
-        return run.name, _nth(run, 0 if n == 0 or len(runs) > 1 else 1)
+        named = [(name, found) for name, run in runs_of(places).items() if (found := _first(run))]
+        if not named:
+            return next(iter(runs_of(places))), ""
+        name, found = named[-1] if n else named[0]
+        return name, found[-1] if n and len(named) == 1 else found[0]
     name, _, sample_id = text.partition(":")
     return run_of(places, name).name, sample_id
 
 
-def _nth(run: OpenedRun, n: int) -> str:
-    found = run.catalog.sql("select sample_id from samples where status = 'done' order by sample").fetchall()
-    return found[min(n, len(found) - 1)][0] if found else ""
+def _first(run: OpenedRun) -> list[str]:
+    """Ids of a run's first two finished samples; none of a run that cannot be read."""
+    text = "select sample_id from samples where status = 'done' order by sample limit 2"
+    try:
+        return [sample_id for (sample_id,) in run.catalog.sql(text).fetchall()]
+    except FewchannelsError:
+        return []
 
 
 def _about(run: OpenedRun, text: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Finding:
         channel, page = number(given, "channel", 0), number(given, "page", 1)
         assert layer is not None
         assert step is not None
+        run.check_kept(step, layer)
         order = given.get("order", "least" if by in columns(run) else "largest")
         if order not in ("least", "largest"):
             raise InputError(f"order is {order!r} in the address; it takes least or largest.")

@@ -225,11 +225,7 @@ class OpenedRun(Opened):
         Raises:
             InputError: the run did not keep it.
         """
-        if step not in self.steps or layer not in self.layers or branch not in self.branches:
-            raise InputError(
-                f"{self.name!r} has not kept step {step}, layer {layer}, branch {branch!r}; it has steps "
-                f"{_listed(self.steps)}, layers {_listed(self.layers)}, branches {', '.join(self.branches)}."
-            )
+        self.check_kept(step, layer, branch)
         if not self.layout.has_maps:
             raise InputError(f"{self.name!r} keeps no token maps: it was captured with --top-k 0, or of text only.")
         sample, prefix = about["sample"], Track("image", branch).prefix
@@ -239,6 +235,18 @@ class OpenedRun(Opened):
         values, channels, scores = (found[name][0, 0, 0] for name in names)
         height, width = self.grid(about)
         return Cell(channels, values[:, : height * width].reshape(-1, height, width), scores)
+
+    def check_kept(self, step: int, layer: int, branch: str = "cond") -> None:
+        """Refuse what the store does not have.
+
+        Raises:
+            InputError: the run has not kept the step, the layer or the branch.
+        """
+        if step not in self.steps or layer not in self.layers or branch not in self.branches:
+            raise InputError(
+                f"{self.name!r} has not kept step {step}, layer {layer}, branch {branch!r}; it has steps "
+                f"{_listed(self.steps)}, layers {_listed(self.layers)}, branches {', '.join(self.branches)}."
+            )
 
     def course(self, sample: int, channel: int, branch: str = "cond") -> np.ndarray:
         """One channel's score at every step and layer, ``(step, layer)`` float32.

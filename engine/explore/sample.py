@@ -32,6 +32,7 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
     about = run.sample(sample_id)
     before, after = run.beside(about["sample"])
     view = View.of(given, usual_view(run))
+    run.check_kept(view.step, view.layer, view.branch)
     path = run_path(run.name, "sample")
     ways = [
         dcc.Link(word, href=address(f"{path}/{to}", view.as_query(usual_view(run))))

@@ -37,4 +37,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// A slider's handle has no name of its own: screen readers are to say which slider it is.
+new MutationObserver(() => {
+  for (const handle of document.querySelectorAll(".field [role=slider]:not([aria-label])")) {
+    handle.setAttribute("aria-label", handle.closest(".field").querySelector("label").textContent);
+  }
+}).observe(document.documentElement, { childList: true, subtree: true });
+
 document.addEventListener("submit", (event) => event.preventDefault());

@@ -1,0 +1,70 @@
+"""A real headless Chromium for tests, and servers whose pages it opens."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from werkzeug.serving import BaseWSGIServer
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on the PATH")
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser that lasts as long as the context."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and what went wrong on it.
+
+    Attributes:
+        page: Playwright's.
+        errors: of its console and scripts, and answers that are errors.
+        elsewhere: addresses of other servers that it asked for.
+    """
+
+    def __init__(self, browser: Browser, base: str, **options: Any) -> None:
+        self._context = browser.new_context(**{"viewport": {"width": 1366, "height": 900}} | options)
+        self.page: Page = self._context.new_page()
+        self.errors: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda asked: self._see(asked.url, base))
+
+    def _see(self, url: str, base: str) -> None:
+        if not url.startswith((base, "data:", "blob:")):
+            self.elsewhere.append(url)
+
+    def close(self) -> None:
+        """Let it go."""
+        self._context.close()
+
+
+@contextmanager
+def served(server: BaseWSGIServer) -> Iterator[None]:
+    """The server answers as long as the context lasts."""
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
