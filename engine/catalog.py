@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from engine.answer import Answer
 from engine.errors import FewchannelsError, InputError, StorageError, unknown
 from engine.ledger import Ledger, Record
 from engine.parts import TABLES, Parts
-from engine.query import Query, queries
+from engine.query import queries
 from engine.results import finished
 from engine.runfile import MANIFEST, NAME, SWEEP, read_description, read_sweep
-from engine.storage import FolderStorage, ObjectStorage, open_storage, replace_durably
+from engine.storage import FolderStorage, ObjectStorage, open_storage
 from engine.storage.requests import reason
 from engine.tables import schema
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 VIEWS = ("cells", "manifest", "run", "samples", "tasks")
 _RUN_TYPES = {
@@ -50,80 +51,6 @@ _SWEEP_TYPES = {
 }
 _ABOUT = {"run": _RUN_TYPES, "sweep": _SWEEP_TYPES}
 _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
-
-
-class Answer:
-    """What a question returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
-
-    Args:
-        table: a ``pyarrow.Table``.
-        query: the named query it answers, which says what its columns are; None for free SQL.
-    """
-
-    def __init__(self, table: Any, query: Query | None = None) -> None:
-        self.query = query
-        for i, field in enumerate(table.schema):
-            if str(field.type).startswith("decimal"):  # sums of integers and literals such as 0.5
-                table = table.set_column(i, field.name, _without_decimals(table.column(i)))
-        self._table = table
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns' names."""
-        return list(self._table.column_names)
-
-    def arrow(self) -> Any:
-        """As an Arrow table."""
-        return self._table
-
-    def df(self) -> "pd.DataFrame":
-        """As a pandas frame."""
-        return self._table.to_pandas()
-
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """Every row, as Python values."""
-        return list(zip(*(column.to_pylist() for column in self._table.columns), strict=True))
-
-    def fetchone(self) -> tuple[Any, ...] | None:
-        """The first row, or None when there is none."""
-        return next(iter(self.head(1).fetchall()), None)
-
-    def head(self, n: int) -> "Answer":
-        """The first ``n`` rows."""
-        return Answer(self._table.slice(0, n), self.query)
-
-    def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    def __repr__(self) -> str:
-        table = self._table
-        for i, field in enumerate(table.schema):
-            if str(field.type) == "binary":
-                sizes = [None if blob is None else f"<{len(blob)} bytes>" for blob in table.column(i).to_pylist()]
-                table = table.set_column(i, field.name, [sizes])
-        with duckdb.connect() as printer:
-            return str(printer.from_arrow(table))
-
-    def write_parquet(self, path: Path) -> None:
-        """Write it as one Parquet file, whole or not at all. Safe to repeat: it replaces the file.
-
-        Raises:
-            StorageError: the disk refused.
-        """
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with duckdb.connect() as writer:
-                writer.from_arrow(self._table).write_parquet(str(temporary), compression="zstd")
-            replace_durably(temporary, path)
-        except (OSError, duckdb.Error) as error:
-            raise StorageError(f"cannot write {str(path)!r}: {error}") from None
-
-
-def _without_decimals(column: Any) -> Any:
-    try:
-        return column.cast("int64" if column.type.scale == 0 else "double")
-    except ValueError:  # beyond 64 bits
-        return column.cast("double")
 
 
 def _literal(text: object) -> str:

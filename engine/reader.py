@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from engine.catalog import Answer, Catalog
+from engine.answer import Answer
+from engine.catalog import Catalog
 from engine.errors import InputError
 from engine.runfile import read_description
 from engine.storage import open_storage

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine.figures.contact_sheet import contact_sheet
 from PIL import Image
 
 import engine
@@ -12,7 +13,6 @@ from engine import manifest
 from engine.config import CaptureConfig
 from engine.errors import InputError, StorageError
 from engine.job import begin, prepare
-from engine.report.contact_sheet import contact_sheet
 from engine.worker import CaptureWorker
 
 

@@ -1,10 +1,6 @@
 """``fewchannels query`` and ``fewchannels sql``: ask a run, and print the answer as a table, JSON, CSV or a file."""
 
-import base64
-import csv
-import io
 import json
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -25,7 +21,7 @@ from engine.cli.console import errors, results
 from engine.errors import InputError, StorageError, unknown
 
 if TYPE_CHECKING:
-    from engine.catalog import Answer
+    from engine.answer import Answer
     from engine.query import Query
 
 DEFAULT_LIMIT = 40
@@ -207,7 +203,7 @@ def _deliver(answer: "Answer", as_json: bool, as_csv: bool, output: Path | None,
         errors.print(f"wrote {_rows(len(answer))} to {output}", markup=False)
     else:
         # Not typer.echo: it takes escape sequences out of the data when they go to a pipe.
-        sys.stdout.write(_json(answer) if as_json else _csv(answer))
+        sys.stdout.write(answer.as_json() if as_json else answer.as_csv())
 
 
 def _write(answer: "Answer", path: Path) -> None:
@@ -218,38 +214,9 @@ def _write(answer: "Answer", path: Path) -> None:
         answer.write_parquet(path)
         return
     try:
-        path.write_text(_json(answer) if suffix == ".json" else _csv(answer), encoding="utf-8")
+        path.write_text(answer.as_json() if suffix == ".json" else answer.as_csv(), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {str(path)!r}: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can say it."""
-    if isinstance(value, Decimal):  # inside lists; a column of them is made plain before
-        return float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | None) else str(value)
-
-
-def _json(answer: "Answer") -> str:
-    lines = [json.dumps(dict(zip(answer.columns, _plain(row), strict=True))) for row in answer.fetchall()]
-    return "[" + ",\n ".join(lines) + "]\n"
-
-
-def _csv(answer: "Answer") -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(answer.columns)
-    for row in answer.fetchall():
-        writer.writerow(json.dumps(_plain(v)) if isinstance(v, bool | list | dict) else _plain(v) for v in row)
-    return text.getvalue()
 
 
 def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:

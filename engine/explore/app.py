@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
 from engine.errors import FewchannelsError, InputError
-from engine.explore import compare, console, gallery, home, sample, sweep
+from engine.explore import compare, console, gallery, home, live, sample, sweep
 from engine.explore.address import asked
 from engine.explore.files import serve_files
 from engine.explore.guard import guard
@@ -18,12 +18,13 @@ from engine.explore.widgets import alert, heading
 ASSETS = Path(__file__).parent / "assets"
 
 
-def make_app(places: Places, hosts: Sequence[str]) -> Dash:
+def make_app(places: Places, hosts: Sequence[str], session: live.Live | None = None) -> Dash:
     """The application.
 
     Args:
         places: of :func:`engine.explore.opened.open_places`.
         hosts: ``host:port`` of every address that it is reached at.
+        session: a model for the live page; None for none.
     """
     app = Dash(
         "fewchannels",
@@ -34,10 +35,11 @@ def make_app(places: Places, hosts: Sequence[str]) -> Dash:
         add_log_handler=False,
         enable_mcp=False,
     )
-    app.layout = _shell()
+    app.layout = _shell(has_live=session is not None)
     for page in (gallery, sample, compare, sweep, console):
         page.register(app, places)
-    _route(app, places)
+    live.register(app, session)
+    _route(app, places, session)
     serve_files(app.server, places)
     app.clientside_callback(
         ClientsideFunction("fewchannels", "theme"),
@@ -49,7 +51,7 @@ def make_app(places: Places, hosts: Sequence[str]) -> Dash:
     return app
 
 
-def _shell() -> html.Div:
+def _shell(*, has_live: bool) -> html.Div:
     return html.Div(
         [
             dcc.Location(id="address", refresh="callback-nav"),
@@ -61,7 +63,12 @@ def _shell() -> html.Div:
                 [
                     dcc.Link("fewchannels", href="/", className="brand"),
                     html.Nav(
-                        [dcc.Link("Runs", href="/"), dcc.Link("Compare", href="/compare")], **{"aria-label": "Pages"}
+                        [
+                            dcc.Link("Runs", href="/"),
+                            dcc.Link("Compare", href="/compare"),
+                            *([dcc.Link("Live", href="/live")] * has_live),
+                        ],
+                        **{"aria-label": "Pages"},
                     ),
                     html.Button("Light or dark", id="theme-button", type="button"),
                 ]
@@ -71,16 +78,16 @@ def _shell() -> html.Div:
     )
 
 
-def _route(app: Dash, places: Places) -> None:
+def _route(app: Dash, places: Places, session: live.Live | None) -> None:
     @app.callback(Output("page", "children"), Input("address", "pathname"), Input("address", "search"))
     def show(path: str | None, search: str | None) -> Any:
         try:
-            return page_of(places, path or "/", asked(search))
+            return page_of(places, session, path or "/", asked(search))
         except FewchannelsError as error:
             return [heading("This cannot be shown"), alert(error)]
 
 
-def page_of(places: Places, path: str, given: Mapping[str, str]) -> Any:
+def page_of(places: Places, session: live.Live | None, path: str, given: Mapping[str, str]) -> Any:
     """What is at an address.
 
     Raises:
@@ -90,6 +97,8 @@ def page_of(places: Places, path: str, given: Mapping[str, str]) -> Any:
     match parts:
         case []:
             return home.layout(places)
+        case ["live"]:
+            return live.layout(session, given)
         case ["compare"]:
             return compare.layout(places, given)
         case ["run", name]:

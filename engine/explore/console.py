@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
-from engine.catalog import Answer
+from engine.answer import Answer
 from engine.errors import FewchannelsError, InputError
 from engine.explore.address import address, download_path, run_path, sweep_path
 from engine.explore.lookup import Places, place_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from flask import Flask, Response, abort, request
 from PIL import Image
 
-from engine.catalog import Answer
+from engine.answer import Answer
 from engine.errors import FewchannelsError
 from engine.explore.console import answer_of
 from engine.explore.lookup import Places, place_of, run_of, sweep_of
@@ -67,8 +67,9 @@ def _sent(data: bytes | None) -> Response:
 
 
 def _as_csv(answer: Answer) -> Response:
-    text = answer.df().to_csv(index=False)
-    return Response(text, mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=answer.csv"})
+    return Response(
+        answer.as_csv(), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=answer.csv"}
+    )
 
 
 def _as_parquet(answer: Answer) -> Response:

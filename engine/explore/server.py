@@ -8,6 +8,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from engine.errors import InputError
 from engine.explore.app import make_app
+from engine.explore.live import Live
 from engine.explore.lookup import Places
 
 HOST = "127.0.0.1"
@@ -20,13 +21,13 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-def bind(places: Places, port: int, live: Any = None) -> tuple[BaseWSGIServer, str]:
+def bind(places: Places, port: int, session: Live | None = None) -> tuple[BaseWSGIServer, str]:
     """A server that is ready to serve, and the address of its start page.
 
     Args:
         places: what is open.
         port: of 127.0.0.1; 0 takes a free one.
-        live: a model for the live page, or None.
+        session: a model for the live page; None for none.
 
     Raises:
         InputError: the port is taken.
@@ -39,7 +40,7 @@ def bind(places: Places, port: int, live: Any = None) -> tuple[BaseWSGIServer, s
             raise InputError(f"port {port} of this machine cannot be used: {error}. Give another --port.") from None
         port = free.getsockname()[1]
     hosts = [f"{HOST}:{port}", f"localhost:{port}"]
-    app = make_app(places, hosts)
+    app = make_app(places, hosts, session)
     server = make_server(HOST, port, app.server, threaded=True, request_handler=_Quiet)
     return server, f"http://{HOST}:{port}/"
 

@@ -60,6 +60,7 @@ class HeatMap:
         column: label of the horizontal axis.
         value: label of the scale.
         is_difference: whether zero is the middle of the scale, white, and what is below of another colour than above.
+        ends: of the scale, where several maps share one; None takes the values' own.
     """
 
     values: np.ndarray
@@ -70,6 +71,7 @@ class HeatMap:
     column: str
     value: str
     is_difference: bool = False
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,6 +133,8 @@ def _heat_map(drawing: HeatMap, theme: Theme) -> go.Figure:
     if drawing.is_difference:
         reach = float(np.nanmax(np.abs(drawing.values))) if np.isfinite(drawing.values).any() else 1.0
         scale = {"colorscale": DIFFERENCE, "zmin": -reach, "zmax": reach}
+    elif drawing.ends is not None:
+        scale |= {"zmin": drawing.ends[0], "zmax": drawing.ends[1]}
     names = [str(name) for name in drawing.columns], [str(name) for name in drawing.rows]
     figure = go.Figure(
         go.Heatmap(
@@ -284,8 +286,8 @@ def as_json(what: Any) -> str:
 
 def dark_colours() -> dict[str, str]:
     """What each colour of a light figure is in a dark one, where they differ."""
-    pairs = zip(_INK["light"], _INK["dark"], strict=True)
-    return dict(pairs) | {colour: _colour(n, "dark") for n, colour in enumerate(COLOURS) if _colour(n, "dark") != colour}
+    lines = {colour: _colour(n, "dark") for n, colour in enumerate(COLOURS)}
+    return dict(zip(_INK["light"], _INK["dark"], strict=True)) | {a: b for a, b in lines.items() if a != b}
 
 
 def plotly_script() -> str:

@@ -68,6 +68,8 @@ def _heat_map(drawing: HeatMap) -> Figure:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
     scale: Any = {"cmap": DIFFERENCE, "norm": CenteredNorm()} if drawing.is_difference else {"cmap": MAP}
+    if drawing.ends is not None:
+        scale |= {"vmin": drawing.ends[0], "vmax": drawing.ends[1]}
     axis.set_facecolor("#999999" if drawing.is_difference else "#ffffff")
     image = axis.imshow(drawing.values, aspect="auto", origin="lower", interpolation="nearest", **scale)
     axis.set_title(drawing.title, fontsize=9, loc="left", parse_math=False)

@@ -32,7 +32,7 @@ document.documentElement.dataset.theme =
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-    const ask = document.getElementById("console-ask");
+    const ask = document.getElementById("console-ask") || document.getElementById("live-go");
     if (ask) ask.click();
   }
 });

@@ -1,0 +1,108 @@
+"""The live page in a real browser: channels form step by step, and an edit is shown beside the original."""
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+from browser import Watched, chromium, needs_chromium, served
+from playwright.sync_api import Browser, expect
+
+from engine.explore.live import Live
+from engine.explore.server import bind
+from engine.interventions.live import LiveModel
+from engine.interventions.live_ask import Ask, Edit
+
+pytestmark = needs_chromium
+
+PROMPT = "a large red star in the center on a blue background"
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[LiveModel]:
+    with LiveModel("demo", 1) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def site(model: LiveModel) -> Iterator[str]:
+    server, address = bind({}, 0, Live(model, "demo"))
+    with served(server):
+        yield address.rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def watched(browser: Browser, site: str) -> Iterator[Watched]:
+    watched = Watched(browser, site)
+    yield watched
+    assert (watched.errors, watched.elsewhere) == ([], [])
+    watched.close()
+
+
+def pictures(watched: Watched) -> list[bytes]:
+    expect(watched.page.locator("#live-state")).to_contain_text("done", timeout=60_000)
+    sources = watched.page.locator("#live-rows img.picture")
+    expect(sources.first).to_be_visible()
+    found = [each.get_attribute("src") or "" for each in sources.all()]
+    return [base64.b64decode(source.partition(",")[2]) for source in found]
+
+
+def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, site: str, model: LiveModel) -> None:
+    page = watched.page
+    page.goto(f"{site}/live")
+    page.locator("#live-prompt").fill(PROMPT)
+    page.locator("#live-seed").fill("3")
+    page.locator("#live-n_steps").fill("6")
+    page.locator("#live-go").click()
+    (plain,) = pictures(watched)
+    expected = model.begin(Ask(PROMPT, seed=3, n_steps=6)).wait(60)
+    assert plain == expected.pictures["undisturbed"]
+    ratios = page.evaluate(
+        "Array.from(document.querySelector('#live-ratios .js-plotly-plot')._fullData[0].z, row => Array.from(row))"
+    )
+    assert [row[2] for row in ratios] == pytest.approx(expected.steps[2].rows["undisturbed"].ratio.tolist())
+    page.locator("#live-action").click()
+    page.get_by_role("option", name="zero").click()
+    page.locator("#live-k").fill("12")
+    page.locator("#live-go").click()
+    expect(page.locator("#live-rows img.picture")).to_have_count(2, timeout=60_000)
+    edit = Edit("zero", k=12)
+    beside = model.begin(Ask(PROMPT, seed=3, n_steps=6, edit=edit)).wait(60).pictures
+    assert pictures(watched) == [beside["undisturbed"], beside["edited"]]
+    assert beside["edited"] != beside["undisturbed"]
+    assert "action=zero" in page.url
+
+
+def test_an_address_is_generated_when_it_is_opened_and_steps_are_seen_one_by_one(
+    watched: Watched, site: str, model: LiveModel
+) -> None:
+    said = Ask(PROMPT, seed=4, n_steps=60).as_query()
+    watched.page.goto(f"{site}/live?" + "&".join(f"{name}={value}" for name, value in said.items()))
+    expect(watched.page.locator("#live-state")).to_contain_text("running", timeout=60_000)
+    (picture,) = pictures(watched)
+    assert picture == model.begin(Ask(PROMPT, seed=4, n_steps=60)).wait(60).pictures["undisturbed"]
+
+
+def test_what_cannot_be_is_refused_in_words(watched: Watched, site: str) -> None:
+    page = watched.page
+    page.goto(f"{site}/live")
+    for name, text in (("live-seed", "minus one"), ("live-n_steps", "0")):
+        page.locator(f"#{name}").fill(text)
+        page.locator("#live-go").click()
+        expect(page.locator("#live-error [role=alert]")).to_contain_text(text)
+        page.locator(f"#{name}").fill("1")
+
+
+def test_without_a_model_the_page_says_how_to_have_one(browser: Browser) -> None:
+    server, address = bind({}, 0)
+    with served(server):
+        watched = Watched(browser, address)
+        watched.page.goto(f"{address}live")
+        expect(watched.page.locator("[role=alert]")).to_contain_text("--model demo")
+        assert watched.errors == []
+        watched.close()
