@@ -18,10 +18,10 @@ from engine.channels import pool_tokens
 from engine.config import CaptureConfig
 from engine.errors import InputError
 from engine.estimate import estimate
+from engine.figures.contact_sheet import contact_sheet
 from engine.job import Job, begin, prepare
 from engine.models.family import Block
 from engine.plan import Layout, choose_pool_side, default_shard_samples
-from engine.report.contact_sheet import contact_sheet
 from engine.run import pending_tasks
 from engine.sizes import parse_size, size
 from engine.storage import open_storage
