@@ -16,6 +16,7 @@ from engine.cli import (
     plot,
     probe,
     query,
+    report,
     runs,
     transport,
 )
@@ -39,6 +40,7 @@ app.command("plot")(plot.plot)
 app.command("capture")(capture.capture)
 app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
+app.command("report")(report.report)
 app.command("explore")(explore.explore)
 query.register(app)
 jobs.register(app)

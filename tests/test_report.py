@@ -1,0 +1,342 @@
+"""``fewchannels report``: what it says is what was measured, and every command below a number gives that number."""
+
+import io
+import itertools
+import json
+import math
+import shlex
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_sweep import make_sweep
+from planted_edits import planted
+from typer.testing import CliRunner
+
+from engine import manifest, open_run
+from engine.analyses.alignment import Alignment
+from engine.analyses.analysis import analyse
+from engine.analyses.concentration import Concentration
+from engine.analyses.selected import select
+from engine.analyses.stability import Stability
+from engine.analyses.subject_masks import SubjectMasks
+from engine.cli import app
+from engine.cluster import Pool
+from engine.config import CaptureConfig
+from engine.errors import InputError, StorageError
+from engine.job import Job, begin, prepare
+from engine.report import landscape
+from engine.report.build import build
+from engine.report.document import Document, Finding, Gallery, How, Missing, Warnings, shell
+from engine.report.landscape import binned
+from engine.worker import CaptureWorker
+
+K, N_CHANNELS = 4, 32
+SETTINGS = [{"selection": word, "k": k} for k in (4, 8) for word in ("top", "random", "matched")]
+SHIFT = {"top": 0.01, "random": 0.0, "matched": 0.02}
+
+
+def captured(folder: Path, model: Path, **more: object) -> tuple[Path, Job]:
+    """A run of 3 prompts with 2 seeds each that was begun, and of which nothing is done."""
+    source = folder / "prompts.csv"
+    source.write_text("prompt\na red circle\na blue square\na small star\n")
+    manifest.ingest([str(source)], folder / "manifest.parquet", seeds=[0, 1])
+    settings = {"num_inference_steps": 3, "steps": "0,2", "top_k": N_CHANNELS, "shard_samples": 2} | more
+    job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(model=str(model), **settings))
+    begin(job, folder / "manifest.parquet")
+    return folder / "run", job
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    path, job = captured(tmp_path_factory.mktemp("report"), tiny_model)
+    worker = CaptureWorker(job, 1)
+    for task in range(job.n_tasks):
+        worker(task)
+    selected, alone = select(str(path)), Pool(1, 0, 1)
+    analyse(SubjectMasks("saliency"), selected, "masks", alone)
+    analyse(Alignment(k=K, trials=2), selected, "alignment", alone)
+    analyse(Stability(ks=(2, K), rank_pairs=4), selected, "stability", alone)
+    analyse(Concentration(ks=(1, K), k=K), selected, "concentration", alone)
+    return path
+
+
+@pytest.fixture(scope="module")
+def edits() -> pd.DataFrame:
+    return planted(SETTINGS, SHIFT, n_prompts=8, with_images=True)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, edits: pd.DataFrame) -> Path:
+    return make_sweep(tmp_path_factory.mktemp("made") / "sweep", edits)
+
+
+@pytest.fixture(scope="module")
+def document(run: Path, sweep: Path) -> Document:
+    return build([str(run), str(sweep)], None)
+
+
+def found(document: Document, part: int) -> dict[str, Finding]:
+    return {each.name: each for each in document.parts[part].findings()}
+
+
+def scores(run: Path, step: int = 2) -> np.ndarray:
+    """``(sample, layer, channel)``, by xarray."""
+    return open_run(run).activations["mean_abs"].sel(step=step).values.astype(np.float64)
+
+
+def test_the_ratio_is_that_of_the_layer_where_it_is_largest(document: Document, run: Path) -> None:
+    ranked = np.sort(scores(run), axis=-1)
+    ratio = (ranked[..., -1] / ranked[..., (N_CHANNELS - 1) // 2]).mean(axis=0)  # over the lower median
+    numbers = found(document, 0)["ratio"].numbers
+    assert numbers["layer"] == ratio.argmax()
+    assert numbers["mean"] == pytest.approx(ratio.max(), rel=1e-5)
+    assert numbers["least"]["mean"] == pytest.approx(ratio.min(), rel=1e-5)
+    assert numbers["low"] < numbers["mean"] < numbers["high"]
+    text = found(document, 0)["ratio"].text
+    assert f"{ratio.max():.3g}" in text
+    assert "n = 6 samples" in text
+    assert "chosen by looking" in text
+
+
+def test_the_most_frequent_channel_has_wilsons_interval_and_chance(document: Document, run: Path) -> None:
+    layer = found(document, 0)["ratio"].numbers["layer"]
+    tops = np.argsort(-scores(run)[:, layer], axis=-1, kind="stable")[:, :K]
+    counts = np.bincount(tops.ravel(), minlength=N_CHANNELS)
+    numbers = found(document, 0)["most_frequent_channel"].numbers
+    assert (numbers["channel"], numbers["n_selected"]) == (counts.argmax(), counts.max())
+    p, n, z = counts.max() / 6, 6, 1.959964
+    centre, margin = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert numbers["low"] == pytest.approx((centre - margin) / (1 + z**2 / n), abs=1e-6)
+    assert numbers["high"] == pytest.approx((centre + margin) / (1 + z**2 / n), abs=1e-6)
+    assert numbers["chance"] == K / N_CHANNELS
+    assert numbers["n_channels_seen"] == (counts > 0).sum()
+
+
+def test_overlap_is_of_all_pairs_beside_chance(document: Document, run: Path) -> None:
+    numbers = found(document, 0)["overlap"].numbers
+    tops = np.argsort(-scores(run)[:, numbers["layer"]], axis=-1, kind="stable")[:, :K]
+    prompts = open_run(run).sql("select prompt from samples order by sample").df()["prompt"]
+    by: dict[str, list[float]] = {"within": [], "across": []}
+    for a, b in itertools.combinations(range(6), 2):
+        shared = len(set(tops[a]) & set(tops[b]))
+        by["within" if prompts[a] == prompts[b] else "across"].append(shared / (2 * K - shared))
+    for kind, values in by.items():
+        assert numbers[kind]["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert numbers[kind]["n_pairs"] == len(values)
+    chance = sum(
+        math.comb(K, i) * math.comb(N_CHANNELS - K, K - i) / math.comb(N_CHANNELS, K) * i / (2 * K - i)
+        for i in range(K + 1)
+    )
+    assert numbers["chance"] == pytest.approx(chance, rel=1e-5)
+
+
+def test_energy_is_the_top_channels_share_beside_an_even_spread(document: Document, run: Path) -> None:
+    numbers = found(document, 0)["energy_share"].numbers
+    rms = open_run(run).activations["rms"].sel(step=2, layer=numbers["layer"]).values.astype(np.float64)
+    tops = np.argsort(-scores(run)[:, numbers["layer"]], axis=-1, kind="stable")[:, :K]
+    share = np.take_along_axis(rms**2, tops, axis=-1).sum(axis=-1) / (rms**2).sum(axis=-1)
+    assert numbers["mean"] == pytest.approx(share.mean(), rel=1e-5)
+    assert numbers["chance"] == K / N_CHANNELS
+
+
+def test_iou_is_compared_sample_by_sample_with_every_control(document: Document, run: Path) -> None:
+    numbers = found(document, 0)["alignment"].numbers
+    rows = open_run(run).sql("select * from alignment_samples").df()
+    means = rows[rows["selection"] == "top"].groupby(["layer", "step"])["iou"].mean()
+    assert (numbers["layer"], numbers["step"]) == means.idxmax()
+    here = rows[(rows["layer"] == numbers["layer"]) & (rows["step"] == numbers["step"])]
+    wide = here.groupby(["sample", "selection"])["iou"].mean().unstack()
+    assert set(numbers["top_minus"]) == {"random", "matched", "bottom", "all", "pca"}
+    for name, each in numbers["top_minus"].items():
+        assert each["mean"] == pytest.approx((wide["top"] - wide[name]).mean(), abs=1e-6), name
+        assert each["low"] <= each["mean"] <= each["high"]
+    assert numbers["selections"]["top"]["chance"] == pytest.approx(
+        here[here["selection"] == "top"]["chance_iou"].mean(), abs=1e-6
+    )
+    assert "chosen by looking" in found(document, 0)["alignment"].text
+
+
+def test_a_sweep_says_which_controls_are_exceeded_and_which_are_not(document: Document, edits: pd.DataFrame) -> None:
+    findings = found(document, 1)
+    rows = edits[(edits["role"] == "edited") & (edits["k"] == 4)]
+    wide = rows.pivot(index="item", columns="selection", values="mse").astype(float)
+    for control, verdict in (("random", "more"), ("matched", "less")):
+        numbers = findings[f"against_{control}"].numbers["metrics"]["mse"]
+        assert numbers["mean"] == pytest.approx((wide["top"] - wide[control]).mean(), rel=1e-4)
+        assert numbers["effect_mean"] == pytest.approx(wide["top"].mean(), rel=1e-4)
+        assert numbers["control_mean"] == pytest.approx(wide[control].mean(), rel=1e-4)
+        assert numbers["verdict"] == verdict
+        assert numbers["q"] < 0.05
+    assert "do NOT exceed" not in findings["against_random"].text
+    assert "do LESS by mse" in findings["against_matched"].text
+    assert findings["all_settings"].numbers["random"]["mse"] == {"more": 2, "less": 0, "alike": 0}
+    undisturbed = findings["setting"].numbers["metrics"]["n_shown"]["undisturbed"]
+    assert undisturbed["mean"] == 5
+
+
+def test_with_few_prompts_nothing_is_claimed(tmp_path: Path) -> None:
+    place = make_sweep(tmp_path / "sweep", planted(SETTINGS, SHIFT, n_prompts=5))
+    findings = found(build([str(place)], None), 0)
+    assert {each["verdict"] for each in findings["against_random"].numbers["metrics"].values()} == {"alike"}
+    assert "channels cannot be told from as many random channels" in findings["against_random"].text
+    assert "fewer than 6 prompts" in findings["against_random"].text
+
+
+def test_effects_that_were_not_measured_are_and_the_command_is_named(tmp_path: Path) -> None:
+    place = make_sweep(tmp_path / "sweep", planted(SETTINGS, SHIFT, n_prompts=8))
+    (place / "results" / "effects" / "result.json").unlink()
+    finding = found(build([str(place)], None), 0)["against_random"]
+    assert finding.numbers["metrics"]["mse"]["verdict"] == "more"
+    assert finding.how[0] == shell("fewchannels", "plot", str(place))
+
+
+def ran(how: How) -> int:
+    """Rows that a command prints, or files that it writes; of a program, lines that it prints."""
+    if how.language == "python":
+        with redirect_stdout(io.StringIO()) as said:
+            exec(how.text, {})
+        return len(said.getvalue().splitlines())
+    words = shlex.split(how.text)
+    assert words[0] == "fewchannels"
+    answers = words[1] in ("sql", "query")
+    answer = CliRunner().invoke(app, [*words[1:], *(["--json"] if answers else [])])
+    assert answer.exit_code == 0, (how.text, answer.output, answer.exception)
+    if answers:
+        return len(json.loads(answer.stdout))
+    return sum(path.stat().st_size > 0 for path in Path().iterdir()) if "--out" in words else 1
+
+
+def test_every_command_of_a_report_gives_its_numbers(
+    document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = document.commands()
+    assert len(commands) > 30
+    for part in document.parts:
+        assert all(figure.how for figure in part.figures())
+        assert all(finding.how for finding in part.findings())
+    for how in commands:
+        assert ran(how) > 0, how.text
+
+
+def test_commands_of_a_run_without_analyses_work_too(tiny_model: Path, tmp_path: Path) -> None:
+    path, job = captured(tmp_path, tiny_model, top_k=0, shard_samples=6)
+    CaptureWorker(job, 1)(0)
+    document = build([str(path)], None)
+    assert [each.name for each in document.parts[0].findings()] == ["ratio", "most_frequent_channel", "energy_share"]
+    for how in document.commands():
+        assert ran(how) > 0, how.text
+    missing = {
+        block.what.partition(":")[0]: block for block in document.parts[0].blocks() if isinstance(block, Missing)
+    }
+    assert missing["Stability"].how == [shell("fewchannels", "analyze", "stability", str(path))]
+    assert not missing["Alignment"].how
+    assert "--top-k" in missing["Alignment"].why
+
+
+def test_the_program_below_the_landscape_gives_its_values(document: Document) -> None:
+    figure = next(each for each in document.parts[0].figures() if each.name == "landscape")
+    program = figure.how[0].text.replace("print(", "found = (").partition("  #")[0]
+    values: dict = {}
+    exec(program, values)
+    np.testing.assert_allclose(values["found"].values, figure.drawing.values, rtol=1e-6)
+
+
+def test_of_many_samples_whole_tasks_are_read_evenly_spread(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landscape, "MOST_SAMPLES", 4)
+    figure = next(each for each in build([str(run)], None).parts[0].figures() if each.name == "landscape")
+    np.testing.assert_allclose(figure.drawing.values, scores(run)[[0, 1, 4, 5]].mean(axis=0), rtol=1e-6)
+    assert "n = 4 of 6 samples" in figure.drawing.title
+    assert ran(figure.how[0]) > 0
+
+
+def test_no_channel_vanishes_from_a_landscape_of_many() -> None:
+    values = np.ones((3, 1001))
+    values[1, 777] = 50
+    values[2, 1000] = np.nan
+    drawn, width = binned(values)
+    assert (drawn.shape, width) == ((3, 334), 3)
+    assert drawn[1, 777 // 3] == 50
+    assert drawn.sum(where=np.isfinite(drawn)) == 3 * 334 - 1 + 50
+    assert drawn[2, -1] == 1
+
+
+def test_a_gallery_is_ordered_by_its_column(run: Path, document: Document) -> None:
+    gallery = next(block for block in document.parts[0].blocks() if isinstance(block, Gallery))
+    values = [each.value for each in gallery.shown]
+    assert values == sorted(values, reverse=True)
+    assert [each.rank for each in gallery.shown] == ["highest"] * 2 + ["median"] * 2 + ["lowest"] * 2
+    other = build([str(run)], "token_norm_ratio").parts[0]
+    gallery = next(block for block in other.blocks() if isinstance(block, Gallery))
+    rows = open_run(run).sql(
+        f"select token_norm_ratio as v from cells where step = 2 and layer = "
+        f"{found(document, 0)['ratio'].numbers['layer']}"
+    )
+    assert gallery.shown[0].value == pytest.approx(rows.df()["v"].max())
+    with pytest.raises(InputError, match=r"'depth'.*Valid: iou"):
+        build([str(run)], "depth")
+
+
+def test_an_unfinished_run_and_an_empty_one_say_so(tiny_model: Path, tmp_path: Path) -> None:
+    path, job = captured(tmp_path, tiny_model)
+    empty = build([str(path)], None).parts[0]
+    (warning,) = (block for block in empty.blocks() if isinstance(block, Warnings))
+    assert "Nothing of this run is finished: 0 of 6 samples" in warning.texts[0]
+    assert not empty.findings()
+    assert not empty.figures()
+    CaptureWorker(job, 1)(1)
+    part = build([str(path)], None).parts[0]
+    (warning,) = (block for block in part.blocks() if isinstance(block, Warnings))
+    assert "unfinished: 4 of 6 samples" in warning.texts[0]
+    assert part.findings()[0].numbers["n_samples"] == 2
+
+
+def test_a_damaged_store_is_refused_with_the_remedy(tiny_model: Path, tmp_path: Path) -> None:
+    path, job = captured(tmp_path, tiny_model)
+    CaptureWorker(job, 1)(0)
+    (shard,) = (path / "activations.zarr" / "mean_abs").glob("c*")
+    data = bytearray(shard.read_bytes())
+    data[: len(data) // 2] = bytes(len(data) // 2)
+    shard.write_bytes(data)
+    with pytest.raises(StorageError, match="runs verify"):
+        build([str(path)], None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["-o", "report.txt"], "'report.txt'; its ending decides"),
+        (["-o", "nowhere/report.html"], "no folder 'nowhere'"),
+        ([], "say where the report goes"),
+        (["-o", "report.md", "--pdf"], "--pdf prints a page"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused(
+    asked: list[str], says: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["report", str(run), *asked])
+    assert isinstance(answer.exception, InputError)
+    assert says in str(answer.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_browser_a_pdf_is_refused_with_the_remedy(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = CliRunner().invoke(app, ["report", str(run), "-o", str(tmp_path / "a.pdf")])
+    assert isinstance(answer.exception, InputError)
+    assert "Install one" in str(answer.exception)
+
+
+def test_findings_are_printed_for_programs(run: Path, sweep: Path) -> None:
+    answer = CliRunner().invoke(app, ["report", str(run), str(sweep), "--json"])
+    assert answer.exit_code == 0
+    parts = json.loads(answer.stdout)["parts"]
+    assert [(part["of"], part["kind"]) for part in parts] == [(str(run), "run"), (str(sweep), "sweep")]
+    assert parts[0]["what_was_run"]["n_prompts"] == 3
+    assert {each["name"] for each in parts[0]["findings"]} >= {"ratio", "overlap", "alignment"}
