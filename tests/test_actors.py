@@ -81,7 +81,8 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_the_tasks_it_was_at(
     assert set(nodes_of(work)) == {first.node_id, second.node_id}
     again = sum(kinds(work, "begun").values()) - 60
     assert 0 < again <= 2, "what it was at, and no more"
-    assert (states[-1].n_again, len(states[-1].reassigned), states[-1].n_lost) == (again, again, 1)
+    assert again <= states[-1].n_again <= 2, "one of them may not have begun"
+    assert (len(states[-1].reassigned), states[-1].n_lost) == (states[-1].n_again, 1)
 
 
 def test_a_node_that_dies_costs_no_task_in_an_object_store(

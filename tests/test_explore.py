@@ -197,7 +197,7 @@ def test_a_thumbnail_shows_its_channel_and_its_course(go: Callable[[str], Page],
     chosen = channels[4]
     assert (drawn(page, title=f"Channel {chosen}, step 3") == stored(whole, 4, 3, 3, chosen)).all()
     course = whole.activations["mean_abs"].isel(sample=4).sel(channel=chosen).values
-    assert (drawn(page, "#sample-course", f"Channel {chosen} of this sample") == course.T).all()
+    assert (drawn(page, "#sample-course", f"Channel {chosen}: mean_abs") == course.T).all()
     score, scores = float(cell["mean_abs"].sel(channel=chosen)), np.sort(cell["mean_abs"].values)
     expect(page.locator("#sample-text")).to_contain_text("rank 5 of 128")
     expect(page.locator("#sample-text")).to_contain_text(f"{score / scores[63]:.4g} times the median")

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -25,13 +26,13 @@ BIN = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of the dashboard of a Ray whose nodes find this environment's commands."""
-    if not os.environ.get("FEWCHANNELS_CLUSTER_TESTS"):
-        pytest.skip(
-            "set FEWCHANNELS_CLUSTER_TESTS=1 to start a cluster's job server; nothing else may run Ray meanwhile"
-        )
+    with socket.socket() as free:  # the port that every Ray takes by itself may be another's
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     kept = os.environ["PATH"]
     os.environ["PATH"] = f"{BIN}:{kept}"  # as on nodes where the project is installed
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True})
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_agent_listen_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield f"http://{cluster.head_node.address_info['webui_url']}"
     cluster.shutdown()
     os.environ["PATH"] = kept

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine.figures.contact_sheet import contact_sheet
 from PIL import Image
 
 import engine
 from engine import manifest
 from engine.config import CaptureConfig
 from engine.errors import InputError, StorageError
+from engine.figures.contact_sheet import contact_sheet
 from engine.job import begin, prepare
 from engine.worker import CaptureWorker
 

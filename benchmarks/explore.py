@@ -1,0 +1,233 @@
+"""How long people wait for the explorer on 10,000 samples: ``python benchmarks/explore.py --json FILE``.
+
+A run of FLUX.1's shape is made without a model: 57 layers and 4 steps, four statistics of 3,072 channels and the top 12
+channels' maps over 4,096 tokens, in 625 tasks of 16 samples, each with its part of ``cells`` and ``samples`` with
+pictures of 512 x 512 pixels. All tasks share the first one's shards by hard links, as the store of so many would
+take 1 TB; each is read through its own name. It takes some GB in a temporary folder.
+
+A headless Chromium opens pages and moves sliders; times are in the page, from the key or the navigation until Plotly
+has drawn. ``by hand`` is what a notebook does for the same move: the map by Xarray from an open store, drawn over the
+picture by Matplotlib and encoded as PNG. The goal is 200 ms for a move.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from engine.explore.opened import OpenedRun, open_places
+from engine.explore.server import bind
+from engine.ledger import Ledger, Record
+from engine.models.family import Block
+from engine.parts import part
+from engine.plan import Layout
+from engine.runfile import write_description
+from engine.storage import open_storage
+from engine.store import NAME, Store, lay_out
+from engine.tables import encode, schema
+
+GOAL_MS = 200
+FINGERPRINT = "0123456789abcdef"
+STEPS, N_LAYERS, N_CHANNELS, N_TOKENS, K, SHARD_SAMPLES, SIDE = (6, 13, 20, 27), 57, 3072, 4096, 12, 16, 512
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
+
+
+def make(path: Path, n_samples: int) -> Layout:
+    """Write a finished run of so many samples."""
+    random = np.random.default_rng(0)
+    blocks = tuple(Block(i, f"blocks.{i}", "dual" if i < 19 else "single") for i in range(N_LAYERS))
+    layout = Layout(n_samples, STEPS, blocks, N_CHANNELS, N_TOKENS, K, SHARD_SAMPLES)
+    storage = open_storage(path)
+    ids = [f"{i:016x}" for i in random.integers(0, 2**63, n_samples)]
+    lay_out(storage, layout, ids)
+    arrays = {}
+    for plan in layout.arrays():
+        shape = (SHARD_SAMPLES, *plan.shape[1:])
+        if plan.dtype == "int32":
+            drawn = random.permuted(np.tile(np.arange(N_CHANNELS, dtype=np.int32), (SHARD_SAMPLES, 1)), axis=1)[:, :K]
+            arrays[plan.name] = np.broadcast_to(drawn[:, None, None], shape).copy()
+        else:
+            arrays[plan.name] = random.standard_normal(shape, np.float32)
+    Store(storage, layout).write(0, arrays)
+    pictures = [_picture(random) for _ in range(SHARD_SAMPLES)]
+    ledger = Ledger(storage)
+    for task in range(layout.n_tasks):
+        rows = layout.rows(task)
+        if task:
+            for plan in layout.arrays():
+                os.link(path / NAME / plan.key(0), path / NAME / plan.key(task))
+        tables = {"cells": _cells(random, ids, rows, layout), "samples": _samples("samples", ids, rows, pictures)}
+        objects = {part(name, task): storage.put(part(name, task), [encode(name, t)]) for name, t in tables.items()}
+        finished = "2026-01-02T03:04:05+00:00"
+        record = Record(
+            task, rows.start, rows.stop, FINGERPRINT, 1, len(rows), 0, 1.0, finished, "here", "cpu", objects
+        )
+        ledger.write(record)
+    storage.put("manifest.parquet", [encode("manifest", _samples("manifest", ids, range(n_samples), []))])
+    config = {"model": "made up", "score": "mean_abs", "top_k": K, "steps": list(STEPS), "tokens": "all"}
+    config |= {"value_precision": "float32", "dtype": "float32"}
+    geometry = {"n_samples": n_samples, "n_steps": 28, "n_layers": N_LAYERS, "n_channels": N_CHANNELS}
+    geometry |= {"n_tokens": N_TOKENS, "blocks": [{"layer": b.layer, "path": b.path, "kind": b.kind} for b in blocks]}
+    description = {"format_version": 2, "fingerprint": FINGERPRINT, "config": config, "geometry": geometry}
+    description |= {"n_tasks": layout.n_tasks, "shard_samples": SHARD_SAMPLES, "model": {"name": "made up"}}
+    write_description(storage, description)
+    return layout
+
+
+def _picture(random: np.random.Generator) -> bytes:
+    noise = random.integers(0, 255, (SIDE // 8, SIDE // 8, 3), np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(data, "PNG")
+    return data.getvalue()
+
+
+def _filled(table: str, known: dict[str, object], n: int) -> dict[str, object]:
+    """The columns that are known, and nothing, or naught, for the others."""
+    naught = {"string": "", "bool": False}
+    empty = {f.name: [None if f.nullable else naught.get(str(f.type), 0)] * n for f in schema(table)}
+    return {name: known.get(name, values) for name, values in empty.items()}
+
+
+def _samples(table: str, ids: list[str], rows: range, pictures: list[bytes]) -> dict[str, object]:
+    n, side = len(rows), int(N_TOKENS**0.5)
+    known: dict[str, object] = {
+        "sample_id": [ids[i] for i in rows],
+        "sample": list(rows),
+        "task": [i // SHARD_SAMPLES for i in rows],
+        "prompt": [f"prompt {i // 4}" for i in rows],
+        "seed": [i % 4 for i in rows],
+        "status": ["done"] * n,
+        "image": pictures[:n],
+        "grid_width": [side] * n,
+        "grid_height": [side] * n,
+    }
+    return _filled(table, known, n)
+
+
+def _cells(random: np.random.Generator, ids: list[str], rows: range, layout: Layout) -> dict[str, object]:
+    step, layer = np.repeat(layout.steps, N_LAYERS), np.tile(np.arange(N_LAYERS), len(layout.steps))
+    n = len(rows) * len(step)
+    scores = np.sort(random.lognormal(0, 1, (n, K)).astype(np.float32), axis=1)[:, ::-1]
+    known: dict[str, object] = {
+        "sample_id": np.repeat([ids[i] for i in rows], len(step)),
+        "sample": np.repeat(np.array(rows), len(step)),
+        "step": np.tile(step, len(rows)),
+        "layer": np.tile(layer, len(rows)),
+        "stream": ["image"] * n,
+        "branch": ["cond"] * n,
+        "top_channels": random.integers(0, N_CHANNELS, (n, K), np.int32),
+        "top_scores": np.ascontiguousarray(scores),
+        "ratio": scores[:, 0],
+    }
+    return _filled("cells", known, n)
+
+
+def moves(page: Page, slider: str, n: int) -> list[float]:
+    """Milliseconds of each of some moves of a slider, back and forth, from the key until Plotly has drawn."""
+    page.evaluate(
+        """() => {
+            window.taken = [];
+            document.addEventListener("keydown", () => { window.since = performance.now(); }, true);
+            document.querySelector("#sample-figure .js-plotly-plot").on("plotly_afterplot", () => {
+                if (window.since) { window.taken.push(performance.now() - window.since); window.since = null; }
+            });
+        }"""
+    )
+    for i in range(n):
+        page.locator(f"{slider} [role=slider]").press("ArrowRight" if i < n / 2 else "ArrowLeft")
+        page.wait_for_function(f"window.taken.length > {i}")
+        page.wait_for_timeout(150)
+    return page.evaluate("window.taken")
+
+
+def by_hand(path: Path, run: OpenedRun, n: int) -> list[float]:
+    """Milliseconds of each of some looks with Xarray and Matplotlib, the store and the picture open."""
+    taken = []
+    data = xr.open_zarr(path / NAME, chunks=None)
+    picture = Image.open(io.BytesIO(run.picture(5_000) or b""))
+    for i in range(n):
+        began = time.perf_counter()
+        values = data["massive_value"].isel(sample=5_000, k=0).sel(step=27, layer=i).values.reshape(64, 64)
+        figure = Figure(figsize=(6, 5), layout="constrained")
+        axis = figure.subplots()
+        axis.imshow(picture, extent=(-0.5, 63.5, 63.5, -0.5))
+        figure.colorbar(axis.imshow(values, alpha=0.75), ax=axis, label="signed value")
+        figure.savefig(io.BytesIO(), format="png")
+        taken.append(1000 * (time.perf_counter() - began))
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--moves", type=int, default=40)
+    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="explore-") as folder:
+        path = Path(folder, "RUN")
+        make(path, given.samples)
+        began = time.perf_counter()
+        places = open_places([str(path)])
+        server, address = bind(places, 0)
+        opened_s = time.perf_counter() - began
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run = places["RUN"]
+        assert isinstance(run, OpenedRun)
+        found: dict[str, object] = {"samples": given.samples, "cpus": os.cpu_count(), "machine": platform.machine()}
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=given.chromium, args=list(FLAGS))
+            page = browser.new_page(viewport={"width": 1366, "height": 900}, bypass_csp=True)
+            times: dict[str, float] = {"opened": 1000 * opened_s}
+            began = time.perf_counter()
+            page.goto(f"{address}run/RUN")
+            page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth)")
+            times["gallery, first picture"] = 1000 * (time.perf_counter() - began)
+            page.wait_for_function("document.images.length >= 48 && [...document.images].every(i => i.naturalWidth)")
+            times["gallery, all 48 pictures"] = 1000 * (time.perf_counter() - began)
+            began = time.perf_counter()
+            page.goto(f"{address}run/RUN?by=ratio&order=largest&layer=30&step=27")
+            page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth)")
+            times["gallery by ratio, first picture"] = 1000 * (time.perf_counter() - began)
+            sample_id = run.catalog.sql("select sample_id from samples where sample = 5000").fetchall()[0][0]
+            began = time.perf_counter()
+            page.goto(f"{address}run/RUN/sample/{sample_id}?layer=10&step=27")
+            page.wait_for_selector("#sample-figure .hm image")
+            times["sample, first map"] = 1000 * (time.perf_counter() - began)
+            page.wait_for_timeout(1500)
+            layer = moves(page, "#sample-layer", given.moves)
+            browser.close()
+        hand = by_hand(path, run, given.moves)
+        server.shutdown()
+    ordered = sorted(layer)
+    found |= {
+        "ms": {name: round(value) for name, value in times.items()},
+        "layer move ms": {
+            "median": round(statistics.median(layer)),
+            "95 %": round(ordered[int(0.95 * len(ordered))]),
+            "most": round(ordered[-1]),
+        },
+        "by hand ms": {"median": round(statistics.median(hand))},
+        "ratio to by hand": round(statistics.median(layer) / statistics.median(hand), 2),
+        "goal ms": GOAL_MS,
+    }
+    print(json.dumps(found, indent=1))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
