@@ -174,7 +174,7 @@ def _shown(answer: Answer, name: str, said: Mapping[str, str]) -> tuple[Any, Any
                 "headerTooltip": units.get(column, column),
                 "type": "rightAligned" if column in numbers else None,
                 "valueFormatter": {"function": "d3.format('.6~g')(params.value)"}
-                if table[column].dtype == float
+                if pd.api.types.is_float_dtype(table[column])
                 else None,
             }
             for column in table.columns
@@ -192,7 +192,7 @@ def _shown(answer: Answer, name: str, said: Mapping[str, str]) -> tuple[Any, Any
     ]
     plotted: Any = None
     if len(numbers) > 1 and n > 1:
-        x, y = numbers[0], next((name for name in numbers[1:] if table[name].dtype == float), numbers[1])
+        x, y = numbers[0], next((name for name in numbers[1:] if pd.api.types.is_float_dtype(table[name])), numbers[1])
         plotted = html.Section(
             [
                 html.Div(

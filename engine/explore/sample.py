@@ -245,7 +245,7 @@ def register(app: Dash, places: Places) -> None:
 def course(run: OpenedRun, about: dict[str, Any], channel: int, branch: str) -> HeatMap | Lines:
     """A channel's score over layers and steps; by layer alone where one step is kept."""
     values = run.course(about["sample"], channel, branch)
-    title = f"Channel {channel} of this sample: {run.score} at every layer and step that is kept"
+    title = f"Channel {channel}: {run.score}\nof this sample, at every layer and step that is kept"
     if len(run.steps) == 1:
         series = Series(np.array(run.layers, float), values[0])
         return Lines(series={f"step {run.steps[0]}": series}, title=title, x="layer", y=run.score, least=0)

@@ -233,7 +233,8 @@ def _panels(drawing: Panels, theme: Theme) -> go.Figure:
                 figure.add_trace(trace, **at)
             seen.add(name)
     if drawing.log:
-        figure.update_xaxes(type="log")
+        named = sorted({float(x) for series in drawing.drawn.values() for each in series.values() for x in each.x})
+        figure.update_xaxes(type="log", tickvals=named, ticktext=[f"{x:g}" for x in named])
     if drawing.ticks is not None:
         places = list(range(len(drawing.ticks)))
         figure.update_xaxes(tickvals=places, ticktext=[plain(tick) for tick in drawing.ticks])

@@ -186,19 +186,20 @@ def _energy(source: Source, found: Extreme) -> Finding | None:
             f"'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
         )
         rows, how, score = source.ask(text), source.sql(text), result["settings"]["score"]
+        over = "samples"
     else:
         k = int(source.ask(f"select max(len(top_channels)) as k from cells where {source.of_track}")["k"].iloc[0])
         asked = {"step": found.step, "measure": "energy_share", "stream": source.stream, "branch": source.branch}
         rows = source.query("layer_profile", **asked).rename(columns={"mean_low": "low", "mean_high": "high"})
         rows, how = rows[rows["layer"] == found.layer], source.named("layer_profile", **asked)
-        score = source.description["config"]["score"]
+        score, over = source.description["config"]["score"], "samples, each taken as independent"
     if rows.empty or k >= n_channels or pd.isna(rows["mean"].iloc[0]):
         return None
     row, numbers, hows = rows.iloc[0], {"layer": found.layer, "step": found.step, "k": k}, [how]
     numbers |= _record(row) | {"chance": k / n_channels}
     sentence = (
         f"The top {k} of {n_channels:,} channels by {score} hold {_ranged(row)} of the squared values "
-        f"({_where(source, found)}, n = {int(row['n_samples']):,} samples); spread evenly it would be "
+        f"({_where(source, found)}, n = {int(row['n_samples']):,} {over}); spread evenly it would be "
         f"{number(k / n_channels)}."
     )
     matched = _matched(source, found)
