@@ -19,6 +19,7 @@ from engine.cluster import MACHINE_FAULT_RETRIES, Pool
 from engine.errors import FewchannelsError, InputError, RunConflictError, StorageError
 from engine.job import Work
 from engine.ledger import Ledger, Record
+from engine.stages import collected
 from engine.telemetry import ActorTelemetry, PoolTelemetry, labels
 
 TASKS_AT_ONCE = 2
@@ -64,8 +65,9 @@ class Actor:
     def do(self, task: int) -> dict[str, Any]:
         """A task's outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), and ``n_bytes`` written."""
         self._telemetry.task_started(task)
-        outcome, record = self._done(task)
-        self._telemetry.task_ended(outcome, record)
+        with collected() as stages:
+            outcome, record = self._done(task)
+        self._telemetry.task_ended(outcome, record, stages)
         return outcome
 
     def _done(self, task: int) -> tuple[dict[str, Any], Record | None]:

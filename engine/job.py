@@ -13,7 +13,7 @@ from engine import manifest, store
 from engine.config import CaptureConfig, as_dict, differences, fingerprint
 from engine.errors import InputError, RunConflictError
 from engine.lease import LEASE
-from engine.manifest import Sample
+from engine.manifest import Sample, read_samples
 from engine.models.family import BRANCHES, STREAMS, Family, ModelGeometry
 from engine.models.family_file import as_fields
 from engine.models.loading import Loading
@@ -56,6 +56,9 @@ class Work(Protocol):
 
     def rows(self, task: int) -> range:
         """What a task owns, each of which is done or fails by itself."""
+
+    def ids(self, task: int) -> list[str]:
+        """The ids of what it owns, of samples or of pairs."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ class Job:
     def rows(self, task: int) -> range:
         """Manifest rows that a task owns."""
         return self.layout.rows(task)
+
+    def ids(self, task: int) -> list[str]:
+        """Ids of its samples, from the run's manifest."""
+        rows = self.rows(task)
+        with self.storage.open(MANIFEST) as file:
+            return [sample.sample_id for sample in read_samples(file, rows.start, rows.stop)]
 
     def leased(self, token: str) -> "Job":
         """The same job as part of the capture that holds a lease."""

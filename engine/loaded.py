@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -13,6 +14,7 @@ from engine.job import Job, loading
 from engine.models.load import load
 from engine.models.source import find
 from engine.sampler import Sampler
+from engine.stages import took
 from engine.turns import after_the_first
 
 _Arguments = ParamSpec("_Arguments")
@@ -52,8 +54,23 @@ class LoadedModel:
     def run(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **keywords: _Arguments.kwargs
     ) -> _Result:
-        """Do work in the model's thread."""
-        return self._thread.submit(work, *arguments, **keywords).result()
+        """Do work in the model's thread. Its time is the stage ``model``, that until it begins ``wait``."""
+        asked = time.monotonic()
+        begun = ended = asked
+
+        def timed() -> _Result:
+            nonlocal begun, ended
+            begun = time.monotonic()
+            try:
+                return work(*arguments, **keywords)
+            finally:
+                ended = time.monotonic()
+
+        try:
+            return self._thread.submit(timed).result()
+        finally:
+            took("wait", begun - asked)
+            took("model", ended - begun)
 
     def let_go(self) -> None:
         """Let the device's memory go that a failed batch has left."""

@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
+from engine.errors import FewchannelsError
 from engine.job import Work
 from engine.ledger import Record
 
@@ -61,8 +62,8 @@ class ActorTelemetry:
         self._written = self._counter("written_bytes", "Bytes of the objects that done tasks have stored (bytes).")
         self._seconds = Histogram(
             "fewchannels_task_seconds",
-            "By stage: task, a done task from its start to its record, its wait for the model's thread included; load, "
-            "an actor from its start until its model is loaded (seconds).",
+            "By stage: task, a done task until its record is written, of which wait, until the model's thread is free; "
+            "model, in that thread; store, the rest; and load, an actor until its model is loaded (seconds).",
             _SECONDS,
             (*_LABELS, "stage"),
         ).set_default_tags(self._labels)
@@ -79,14 +80,15 @@ class ActorTelemetry:
     def task_started(self, task: int) -> None:
         """A task begins."""
         self._begun[task] = time.monotonic()
-        self._tell("task_started", task=task)
+        self._tell("task_started", task=task, samples=self._ids(task))
 
-    def task_ended(self, outcome: dict[str, Any], record: Record | None) -> None:
+    def task_ended(self, outcome: dict[str, Any], record: Record | None, stages: Mapping[str, float]) -> None:
         """A task has its outcome.
 
         Args:
             outcome: as the driver gets it.
             record: of the task, if it was written now; one that was done before is not counted again.
+            stages: seconds of its stages ``wait`` and ``model``.
         """
         task, error = outcome["task"], outcome["error"]
         seconds, rows = time.monotonic() - self._begun.pop(task), self._work.rows(task)
@@ -101,9 +103,18 @@ class ActorTelemetry:
             _add(self._samples_done, record.n_done)
             _add(self._samples_failed, record.n_failed)
             _add(self._written, outcome["n_bytes"])
-            self._seconds.observe(seconds, {"stage": "task"})
+            spent = {"task": seconds, **stages, "store": max(0.0, seconds - sum(stages.values()))}
+            for stage, each in spent.items():
+                self._seconds.observe(each, {"stage": stage})
             about |= {"attempt": record.attempt, "n_failed": record.n_failed}
+            about["stages"] = {stage: round(each, 3) for stage, each in spent.items() if stage != "task"}
         self._tell("task_done", **about)
+
+    def _ids(self, task: int) -> list[str] | None:
+        try:
+            return self._work.ids(task)
+        except (FewchannelsError, OSError, ValueError):  # the task itself meets it, and says so
+            return None
 
     def _counter(self, name: str, description: str) -> Metric:
         return Counter(f"fewchannels_{name}", description, _LABELS).set_default_tags(self._labels)

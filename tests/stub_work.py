@@ -42,6 +42,9 @@ class StubWork:
     def rows(self, task: int) -> range:
         return range(task, task + 1)
 
+    def ids(self, task: int) -> list[str]:
+        return [f"{row:016x}" for row in self.rows(task)]
+
     def diary(self) -> list[dict[str, Any]]:
         """Every task that was begun or done: what, where and when."""
         lines = [

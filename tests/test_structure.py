@@ -40,6 +40,7 @@ ORDER = [
     "budget",
     "embeddings",
     "noised",
+    "stages",
     "sampler",
     "taps",
     "transfer",

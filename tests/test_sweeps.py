@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -27,6 +28,7 @@ from engine.tables import decode
 from engine.verify import verify
 
 BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
+ZERO = Grid(("zero",), (1.0,), ("top",), k=(4,))
 MOVES = Grid(("transport",), (0.5,), ("top", "all"), k=(4,), scores_from=("source",))
 
 
@@ -70,6 +72,17 @@ def test_baselines_reach_from_the_target_to_the_source(world: Path, generation: 
         assert np.abs(edits[action, 0.5].astype(int) - ends["source"]).max() >= 3, action
     half = (ends["undisturbed"].astype(float) + ends["source"]) / 2
     assert np.abs(edits["pixels", 0.5] - half).max() <= 1
+
+
+def test_a_tasks_ids_are_those_of_its_items(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
+    settings = SweepSettings("text", generation, (MOVES,), pairs=PairRule(n=3))
+    sweep = replace(begun(world, tmp_path / "pairs", settings).sweep, shard_items=2)
+    pairs = pd.read_parquet(tmp_path / "pairs" / "pairs.parquet")["pair_id"].tolist()
+    assert [sweep.ids(task) for task in range(sweep.n_tasks)] == [pairs[:2], pairs[2:]]
+    samples = pd.read_parquet(world)["sample_id"].tolist()
+    settings = SweepSettings("disruption", generation, (ZERO,))
+    sweep = replace(begun(world, tmp_path / "samples", settings).sweep, shard_items=2)
+    assert [sweep.ids(task) for task in range(sweep.n_tasks)] == [samples[:2], samples[2:4], samples[4:]]
 
 
 def test_a_picture_as_the_source_is_noised_to_every_step(

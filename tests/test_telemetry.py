@@ -25,12 +25,14 @@ from engine.actors import Actor, State, outcomes
 from engine.cluster import Pool
 from engine.errors import InputError
 from engine.ledger import Ledger, Record
+from engine.stages import took
 
 TESTS = str(Path(__file__).parent)
 DASHBOARD = Path(__file__).parent.parent / "docs" / "cluster" / "grafana.json"
 PREFIX = "ray_fewchannels_"
 N_TASKS, ROWS, FAULTY, PARTLY = 8, 3, 5, 2
 N_DONE = N_TASKS - 1
+MODEL_S = 0.125
 N_BYTES = N_DONE * 8
 
 
@@ -61,6 +63,9 @@ def start_sleeping(work: Work, n_threads: int) -> Callable[[int], Record]:
 
     def do(task: int) -> Record:
         time.sleep(work.seconds)
+        took("model", MODEL_S)
+        took("wait", 0.25)
+        took("wait", 0.25)
         if task == FAULTY:
             raise ValueError(f"task {task} went\nwrong")
         n_failed, rows = int(task == PARTLY), work.rows(task)
@@ -163,6 +168,10 @@ def test_seconds_are_counted_by_stage(told: Told) -> None:
     assert told.total("task_seconds_count", "load") == 2
     slow = sum(v for (name, _, stage, le), v in told.newest.items() if stage == "task" and le == "0.5")
     assert slow == 0, "each takes a second"
+    spent = {stage: told.total("task_seconds_sum", stage) for stage in ("task", "wait", "model", "store")}
+    assert (spent["wait"], spent["model"]) == (0.5 * N_DONE, MODEL_S * N_DONE)
+    assert spent["task"] == pytest.approx(spent["wait"] + spent["model"] + spent["store"])
+    assert told.total("task_seconds_count", "store") == N_DONE
 
 
 def test_the_driver_tells_how_the_pool_stands(told: Told) -> None:
@@ -222,7 +231,10 @@ def test_every_event_is_a_line_of_json_with_its_ids(told: Told) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"])
     assert {line["node"] for line in told.events} == told.nodes
     assert all(line["seconds"] >= 0 for line in told.of("actor_started"))
-    assert Counter(line["task"] for line in told.of("task_started")) == Counter([*range(N_TASKS), 0])
+    started = told.of("task_started")
+    assert Counter(line["task"] for line in started) == Counter([*range(N_TASKS), 0])
+    for line in started:
+        assert line["samples"] == [f"{row:016x}" for row in range(ROWS * line["task"], ROWS * (line["task"] + 1))]
 
 
 def test_a_done_task_tells_its_rows_and_sizes(told: Told) -> None:
@@ -232,6 +244,9 @@ def test_a_done_task_tells_its_rows_and_sizes(told: Told) -> None:
         assert line["rows"] == [ROWS * task, ROWS * (task + 1)]
         assert (line["n_bytes"], line["attempt"]) == (8, 1)
         assert 0.9 < line["seconds"] < 50
+        spent = line["stages"]
+        assert (spent["wait"], spent["model"]) == (0.5, MODEL_S)
+        assert sum(spent.values()) == pytest.approx(line["seconds"], abs=0.01)
         assert (line["n_failed"], line["level"]) == ((1, "WARNING") if task == PARTLY else (0, "INFO"))
     (again,) = (line for line in told.of("task_done") if "attempt" not in line)
     assert (again["task"], again["n_bytes"]) == (0, 0), "it was done already"

@@ -36,7 +36,7 @@ from engine.models.family import Family
 from engine.runfile import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, read_sweep
 from engine.statistics import STATISTICS
 from engine.storage import Storage
-from engine.tables import Columns, encode
+from engine.tables import Columns, decode, encode
 
 KINDS = ("disruption", "text", "image")
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
@@ -155,6 +155,14 @@ class Sweep:
     def rows(self, task: int) -> range:
         """Items that a task owns."""
         return range(task * self.shard_items, min((task + 1) * self.shard_items, self.n_items))
+
+    def ids(self, task: int) -> list[str]:
+        """Ids of its items: of samples, or of pairs."""
+        rows, is_pair = self.rows(task), self.has_source
+        with self.storage.open(PAIRS if is_pair else MANIFEST) as file:
+            if is_pair:
+                return decode(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
+            return [sample.sample_id for sample in manifest.read_samples(file, rows.start, rows.stop)]
 
     def leased(self, token: str) -> "Sweep":
         """The same sweep under a lease."""
