@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/fewchannels demo
 
 test: $(READY) lint
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

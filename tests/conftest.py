@@ -29,18 +29,25 @@ TINY = Architecture(
 )
 
 
-# Ray clusters of several nodes or with a job server, one after another: their processes would be too many at once.
-CLUSTERS = ("test_hosts", "test_jobs", "test_actors", "test_telemetry")
-SLOW = ("test_readme", "test_kills", "test_paper_models", "test_object_runs", "test_faults", "test_explore")
+# What takes longest begins first; between what starts clusters of several nodes or hosts is something else.
+FIRST = (
+    "test_hosts",
+    "test_readme",
+    "test_jobs",
+    "test_kills",
+    "test_actors",
+    "test_paper_models",
+    "test_object_runs",
+    "test_telemetry",
+    "test_faults",
+    "test_explore",
+)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``-n 2 --dist loadgroup``: a file's tests stay together, and what takes longest begins first."""
-    first = [*CLUSTERS, *SLOW]
-    items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
-    for item in items:
-        name = "clusters" if item.path.stem in CLUSTERS else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name))
+    """For ``-n 2 --dist loadfile``."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session", autouse=True)

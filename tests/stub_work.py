@@ -56,11 +56,12 @@ class StubWork:
 def start_stub(work: StubWork, n_threads: int) -> Callable[[int], Record]:
     """A worker that sleeps."""
     node, pid = ray.get_runtime_context().get_node_id(), os.getpid()
-    path = Path(work.folder, f"{pid}.diary")
+    path, gpus = Path(work.folder, f"{pid}.diary"), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def note(what: str, task: int) -> None:
         with path.open("a") as file:
-            file.write(json.dumps({"what": what, "task": task, "node": node, "pid": pid, "time": time.time()}) + "\n")
+            line = {"what": what, "task": task, "node": node, "pid": pid, "time": time.time(), "gpus": gpus}
+            file.write(json.dumps(line) + "\n")
 
     def do(task: int) -> Record:
         note("begun", task)

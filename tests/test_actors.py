@@ -34,11 +34,11 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def node(cluster: Cluster) -> Iterator[Callable[[], object]]:
-    """A function that adds a node of one CPU; nodes are gone after the test."""
+    """A function that adds a node, of one CPU if nothing else is said; nodes are gone after the test."""
     added = []
 
-    def add() -> object:
-        added.append(cluster.add_node(num_cpus=1))
+    def add(num_cpus: int = 1, num_gpus: int = 0) -> object:
+        added.append(cluster.add_node(num_cpus=num_cpus, num_gpus=num_gpus))
         return added[-1]
 
     yield add
@@ -186,6 +186,19 @@ def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(
     assert begun_twice
     for task in begun_twice:
         assert (tmp_path / "data" / f"{task:05d}.bin").read_bytes() == task.to_bytes(8, "little")
+
+
+def test_actors_share_a_gpu_or_own_several(cluster: Cluster, node: Callable, tmp_path: Path) -> None:
+    """Ray's own count of GPUs, which a node may be given without having any; it says which are whose."""
+    node(num_cpus=4, num_gpus=2)
+    owners: dict[float, set[tuple[str, int]]] = {}
+    for gpus, n_actors in ((0.5, 4), (2, 1)):
+        (tmp_path / str(gpus)).mkdir()
+        work = StubWork(str(tmp_path / str(gpus)), 12, 0.5)
+        assert len(list(outcomes(work, start_stub, list(range(12)), Pool(n_actors, gpus, 1, "auto")))) == 12
+        owners[gpus] = {(line["gpus"], line["pid"]) for line in work.diary()}
+    assert sorted(gpus for gpus, _ in owners[0.5]) == ["0", "0", "1", "1"]
+    assert [gpus for gpus, _ in owners[2]] == ["0,1"]
 
 
 def test_a_cluster_is_counted_where_nothing_is_said(cluster: Cluster, node: Callable) -> None:

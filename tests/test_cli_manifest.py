@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from engine import manifest
+from engine.cli.console import results
 from engine.cli.manifest import app
 from engine.errors import InputError
 
@@ -17,6 +18,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that runs a command line in a folder with ``prompts.csv``; errors of this project are raised."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.csv").write_text("prompt,kind\na red star,[bold]x[/bold]\na blue ring,\x1b[31my\na red star,z\n")
+
+    monkeypatch.setattr(results, "_width", None)  # which a COLUMNS of this process would have settled
 
     def invoke(*arguments: str) -> Result:
         result = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)

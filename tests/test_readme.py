@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,9 @@ def block(after: str) -> list[str]:
     return [line[4:] for line in re.search(r"\n((?:    .*\n|\n)+)", text)[1].splitlines() if line]
 
 
-COMMANDS = [
-    line for heading in ("The main path", "Ask it", "Change it", "Trust it, keep it") for line in block(heading)
-]
+HEADINGS = ("The main path", "Ask it", "Change it", "See it", "Trust it, keep it")
+EXPLORE = next(line for line in block("See it") if line.startswith("fewchannels explore"))
+COMMANDS = [line for heading in HEADINGS for line in block(heading) if line != EXPLORE]
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess:
@@ -47,10 +49,32 @@ def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
-    assert len(COMMANDS) == 25
+    assert len(COMMANDS) == 27
     for line in COMMANDS:
         assert main_path[line].returncode == 0, (line, main_path[line].stderr)
         assert "Traceback" not in main_path[line].stderr
+
+
+def test_the_reports_hold_what_was_asked(main_path: dict) -> None:
+    folder = main_path["folder"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("MAPS", "ZEROED", "a small pink star at the left on a gray background"))
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[.*?\]\((.+?)\)", text)
+    assert pictures
+    assert all((folder / each).read_bytes().startswith(b"\x89PNG") for each in pictures)
+
+
+def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: dict) -> None:
+    words = [*shlex.split(EXPLORE), "--no-browser", "--port", "0"]
+    command = [str(BIN / words[0]), *words[1:]]
+    with subprocess.Popen(command, cwd=main_path["folder"], stdout=subprocess.PIPE, text=True) as explorer:
+        assert explorer.stdout is not None
+        address = explorer.stdout.readline().strip()
+        with urllib.request.urlopen(f"{address}_dash-layout") as answer:
+            assert "fewchannels" in answer.read().decode()
+        explorer.send_signal(signal.SIGINT)
+        assert explorer.wait(60) == 0
 
 
 def test_the_manifest_has_a_row_per_prompt_and_seed(main_path: dict) -> None:

@@ -166,11 +166,16 @@ def test_counters_say_what_was_done(told: Told) -> None:
 def test_seconds_are_counted_by_stage(told: Told) -> None:
     assert told.total("task_seconds_count", "task") == N_DONE
     assert told.total("task_seconds_count", "load") == 2
-    slow = sum(v for (name, _, stage, le), v in told.newest.items() if stage == "task" and le == "0.5")
-    assert slow == 0, "each takes a second"
-    spent = {stage: told.total("task_seconds_sum", stage) for stage in ("task", "wait", "model", "store")}
-    assert (spent["wait"], spent["model"]) == (0.5 * N_DONE, MODEL_S * N_DONE)
-    assert spent["task"] == pytest.approx(spent["wait"] + spent["model"] + spent["store"])
+
+    def within(stage: str, le: str) -> float:
+        """How many took at most so long; Ray makes sums of these."""
+        return sum(
+            v for (name, _, s, bound), v in told.newest.items() if (s, bound) == (stage, le) and "bucket" in name
+        )
+
+    assert within("task", "0.5") == 0, "each takes a second"
+    assert (within("wait", "0.25"), within("wait", "0.5")) == (0, N_DONE)
+    assert within("model", "0.125") == N_DONE
     assert told.total("task_seconds_count", "store") == N_DONE
 
 

@@ -9,7 +9,7 @@ import torch
 from engine.analyses.alignment import Alignment
 from engine.analyses.localise import clustered, normalise
 from engine.draws import cell_keys
-from engine.explore.address import View
+from engine.explore.address import View, picture_path
 from engine.explore.opened import Cell, OpenedRun
 from engine.figures.overlay import Overlay
 
@@ -22,13 +22,13 @@ class Seen:
 
     Attributes:
         cell: what the store holds.
-        channel: that is shown; None for what is of several.
+        channel: that is shown; of what is of several, the one of the view's rank.
         drawing: over the picture.
         text: what it says in numbers.
     """
 
     cell: Cell
-    channel: int | None
+    channel: int
     drawing: Overlay
     text: str
 
@@ -75,7 +75,7 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
         text = f"The foreground, the cluster of larger mean heat, has {front.mean():.0%} of the tokens."
     low, high = (0.0, 1.0) if view.show == "clusters" else (None, None)
     drawing = Overlay(
-        run.picture(about["sample"]),
+        picture_path(run.name, about["sample"]),
         values,
         f"{title}\nscores: {run.score}",
         unit,
@@ -84,7 +84,7 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
         view.opacity / 100,
         outlines,
     )
-    return Seen(cell, channel if view.show == "channel" else None, drawing, text)
+    return Seen(cell, max(0, min(channel, len(cell.scores) - 1)), drawing, text)
 
 
 def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str:

@@ -29,6 +29,7 @@ from engine.tables import decode
 _LOOK_AGAIN_S = 2.0
 _LOOK_AGAIN_FAR_S = 10.0  # where every listing is a request
 _TASKS_KEPT = 16
+_SAMPLES_KEPT = 4  # their scores of all channels: 20 MB each of FLUX.1 at 28 steps
 _Value = TypeVar("_Value")
 
 
@@ -148,6 +149,8 @@ class OpenedRun(Opened):
         self.layout = Layout.of(self.description)
         self.score = str(self.description["config"]["score"])
         self._masks: _Recent[dict[int, np.ndarray]] = _Recent(_TASKS_KEPT)
+        self._samples: _Recent[dict[str, Any]] = _Recent(_TASKS_KEPT)
+        self._scores: _Recent[np.ndarray] = _Recent(_SAMPLES_KEPT)
 
     @property
     def layers(self) -> list[int]:
@@ -170,8 +173,12 @@ class OpenedRun(Opened):
         Raises:
             InputError: no finished task has such a sample.
         """
+        catalog = self.catalog
+        return self._samples.get((catalog, sample_id), lambda: self._about(catalog, sample_id))
+
+    def _about(self, catalog: Catalog, sample_id: str) -> dict[str, Any]:
         text = "select * exclude (image) from samples where sample_id = $id"
-        found = self.catalog.sql(text, {"id": sample_id})
+        found = catalog.sql(text, {"id": sample_id})
         row = found.fetchone()
         if row is None:
             raise InputError(
@@ -179,7 +186,7 @@ class OpenedRun(Opened):
                 "The gallery shows those that have."
             )
         about = dict(zip(found.columns, row, strict=True))
-        more = self.catalog.sql("select * from manifest where sample_id = $id", {"id": sample_id})
+        more = catalog.sql("select * from manifest where sample_id = $id", {"id": sample_id})
         return dict(zip(more.columns, more.fetchone() or (), strict=True)) | about
 
     def beside(self, sample: int) -> tuple[str | None, str | None]:
@@ -257,7 +264,8 @@ class OpenedRun(Opened):
             branch: of guidance.
         """
         name = Track("image", branch).prefix + self.score
-        return read(self.storage, [name], sample, sample + 1)[name][0, :, :, channel]
+        scores = self._scores.get((sample, name), lambda: read(self.storage, [name], sample, sample + 1)[name][0])
+        return scores[:, :, channel]
 
 
 def _listed(numbers: list[int]) -> str:

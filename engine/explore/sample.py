@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.errors import FewchannelsError
 from engine.explore.address import SHOWN, View, address, picture_path, run_path
-from engine.explore.cells import Seen, see, usual_view
+from engine.explore.cells import see, usual_view
 from engine.explore.finding import CHANNEL
 from engine.explore.lookup import Places, run_of
 from engine.explore.opened import Cell, OpenedRun
@@ -50,6 +50,7 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
         return [head, note("This run keeps no token maps: capture with --top-k to see them."), picture, details]
     return [
         dcc.Store(id="sample-which", data={"run": run.name, "id": sample_id}),
+        dcc.Store(id="sample-shown"),
         head,
         html.Div(
             [
@@ -127,7 +128,7 @@ def register(app: Dash, places: Places) -> None:
         Output("sample-figure", "figure"),
         Output("sample-text", "children"),
         Output("sample-error", "children"),
-        Output("sample-thumbnails", "children"),
+        Output("sample-shown", "data"),
         Output("link", "data", allow_duplicate=True),
         Input("sample-layer", "value"),
         Input("sample-step", "value"),
@@ -165,7 +166,24 @@ def register(app: Dash, places: Places) -> None:
             return no_update, "", alert(error), no_update, no_update
         figure = overlay(seen.drawing, theme or "light")
         to = address(run_path(run.name, "sample", which["id"]), view.as_query(usual_view(run)))
-        return figure, seen.text, None, _thumbnails(seen), to
+        shown = {"channel": seen.channel, "layer": view.layer, "step": view.step, "branch": branch, "show": show}
+        return figure, seen.text, None, shown, to
+
+    # After the figure, which a slider's move is about.
+    @app.callback(
+        Output("sample-thumbnails", "children"),
+        Input("sample-shown", "data"),
+        State("sample-which", "data"),
+        prevent_initial_call=True,
+    )
+    def list_channels(shown: dict[str, Any], which: dict[str, str]) -> Any:
+        try:
+            run = run_of(places, which["run"])
+            cell = run.cell(run.sample(which["id"]), shown["step"], shown["layer"], shown["branch"])
+        except FewchannelsError as error:
+            return alert(error)
+        chosen = shown["channel"] if shown["show"] == "channel" else None
+        return [_thumbnail(cell, i, chosen) for i in range(min(_THUMBNAILS, len(cell.channels)))]
 
     @app.callback(
         Output("sample-channel", "value"),
@@ -205,38 +223,20 @@ def register(app: Dash, places: Places) -> None:
     @app.callback(
         Output("sample-course", "figure"),
         Output("sample-elsewhere", "children"),
-        Input("sample-text", "children"),
-        State("sample-channel", "value"),
-        State("sample-rank", "value"),
-        State("sample-layer", "value"),
-        State("sample-step", "value"),
-        State("sample-branch", "value"),
+        Input("sample-shown", "data"),
         State("theme", "data"),
         State("sample-which", "data"),
+        prevent_initial_call=True,
     )
-    def follow(
-        text: str | None,
-        channel: int | None,
-        rank: int | None,
-        layer: int,
-        step: int,
-        branch: str,
-        theme: Theme | None,
-        which: dict[str, str],
-    ) -> tuple[Any, Any]:
+    def follow(shown: dict[str, Any], theme: Theme | None, which: dict[str, str]) -> tuple[Any, Any]:
         try:
             run = run_of(places, which["run"])
-            about = run.sample(which["id"])
-            if channel is None:
-                cell = run.cell(about, run.steps[step], run.layers[layer], branch)
-                channel = int(cell.channels[min(rank or 1, len(cell.channels)) - 1])
-            drawing = course(run, about, channel, branch)
+            drawing = course(run, run.sample(which["id"]), shown["channel"], shown["branch"])
         except FewchannelsError as error:
             return no_update, alert(error)
-        most = {"by": CHANNEL, "order": "largest", "channel": channel}
-        most |= {"layer": run.layers[layer], "step": run.steps[step]}
+        most = {"by": CHANNEL, "order": "largest"} | {name: shown[name] for name in ("channel", "layer", "step")}
         link = dcc.Link(
-            f"Samples where channel {channel} is largest at this layer and step",
+            f"Samples where channel {shown['channel']} is largest at this layer and step",
             href=address(run_path(run.name), most),
         )
         return interactive(drawing, theme or "light"), link
@@ -252,11 +252,6 @@ def course(run: OpenedRun, about: dict[str, Any], channel: int, branch: str) -> 
     return HeatMap(
         values=values.T, title=title, rows=run.layers, columns=run.steps, row="layer", column="step", value=run.score
     )
-
-
-def _thumbnails(seen: Seen) -> list[html.Button]:
-    cell = seen.cell
-    return [_thumbnail(cell, i, seen.channel) for i in range(min(_THUMBNAILS, len(cell.channels)))]
 
 
 def _thumbnail(cell: Cell, i: int, chosen: int | None) -> html.Button:

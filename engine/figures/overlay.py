@@ -19,7 +19,7 @@ class Overlay:
     """A token map over its picture.
 
     Attributes:
-        picture: PNG bytes; None where there is none.
+        picture: PNG bytes, or where a browser finds it, which it then keeps; None where there is none.
         values: ``(y, x)`` on the token grid; NaN is see-through.
         title: says what, of what.
         unit: label of the scale.
@@ -29,7 +29,7 @@ class Overlay:
         outlines: masks ``(y, x)`` bool of any resolution that are drawn as lines, by name.
     """
 
-    picture: bytes | None
+    picture: bytes | str | None
     values: np.ndarray
     title: str
     unit: str
@@ -58,7 +58,7 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
         figure.add_trace(_outline(name, mask, (height, width), COLOURS[1 + n]))
     if drawing.picture is not None:
         figure.add_layout_image(
-            source=f"data:image/png;base64,{base64.b64encode(drawing.picture).decode('ascii')}",
+            source=drawing.picture if isinstance(drawing.picture, str) else _uri(drawing.picture),
             xref="x",
             yref="y",
             x=-0.5,
@@ -80,6 +80,10 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
         legend={"orientation": "h", "y": -0.02},
     )
     return figure
+
+
+def _uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def _outline(name: str, mask: np.ndarray, grid: tuple[int, int], colour: str) -> go.Contour:
