@@ -73,8 +73,11 @@ def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: d
         address = explorer.stdout.readline().strip()
         with urllib.request.urlopen(f"{address}_dash-layout") as answer:
             assert "fewchannels" in answer.read().decode()
-        explorer.send_signal(signal.SIGINT)
-        assert explorer.wait(60) == 0
+        try:
+            explorer.send_signal(signal.SIGINT)
+            assert explorer.wait(60) == 0
+        finally:
+            explorer.kill()
 
 
 def test_the_manifest_has_a_row_per_prompt_and_seed(main_path: dict) -> None:

@@ -1,5 +1,6 @@
 """The explorer's server: on this machine alone."""
 
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -46,9 +47,15 @@ def bind(places: Places, port: int, session: Live | None = None) -> tuple[BaseWS
 
 
 def serve(server: BaseWSGIServer, on_ready: Callable[[], object] = lambda: None) -> None:
-    """Serve until interrupted."""
-    on_ready()
+    """Serve until interrupted or told to end, also where a shell has had interrupts ignored. In the main thread."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     try:
+        on_ready()
         server.serve_forever()
     except KeyboardInterrupt:
         pass
