@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 
@@ -19,9 +19,6 @@ from engine.runfile import MANIFEST, NAME, SWEEP, read_description, read_sweep
 from engine.storage import FolderStorage, ObjectStorage, open_storage
 from engine.storage.requests import reason
 from engine.tables import schema
-
-if TYPE_CHECKING:
-    pass
 
 VIEWS = ("cells", "manifest", "run", "samples", "tasks")
 _RUN_TYPES = {
@@ -55,6 +52,11 @@ _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
 
 def _literal(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL takes it, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _pattern(path: str) -> str:
@@ -161,6 +163,15 @@ class Catalog:
         if self.of == "sweep":
             return f"fewchannels plot {self._storage.url}"
         return ", then ".join(f"fewchannels analyze {label} {self._storage.url}{option}" for label in labels)
+
+    def joined(self) -> str:
+        """A question for all of a run's samples: their columns but for the picture, then the manifest's others."""
+        own = set(self.sql("select * from samples limit 0").columns) - {"sample_id"}
+        others = [name for name in self.sql("select * from manifest limit 0").columns if name not in own]
+        return (
+            "select * from (select * exclude (image) from samples) join "
+            f"(select {', '.join(map(quoted, others))} from manifest) using (sample_id)"
+        )
 
     def picture(self, sample_id: str) -> bytes | None:
         """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""

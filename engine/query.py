@@ -97,6 +97,15 @@ class Query:
     columns: tuple[Column, ...]
     sql: str
 
+    def parse(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Parameters' texts as values; one that the query does not have is left to :meth:`bind` to refuse.
+
+        Raises:
+            InputError: a text means none.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        return {name: known[name].parse(text) if name in known else text for name, text in texts.items()}
+
     def bind(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Every parameter's value: the given one, checked, or the default.
 

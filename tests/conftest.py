@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -14,6 +14,9 @@ import torch
 
 from engine import manifest
 from engine.demo.build import Architecture, build_pipeline
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TINY = Architecture(
     grid=4,
@@ -44,7 +47,6 @@ FIRST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For ``-n 2 --dist loadfile``."""
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
@@ -67,6 +69,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build_pipeline(TINY, seed=1).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A real headless Chromium."""
+    from browser import chromium
+
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture

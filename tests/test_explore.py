@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pandas as pd
 import pytest
-from browser import Watched, chromium, needs_chromium, served
+from browser import Watched, needs_chromium, served
 from made_sweep import make_sweep
 from PIL import Image
 from planted_edits import planted
@@ -89,12 +89,6 @@ def site(folder: Path) -> Iterator[str]:
     server, address = bind(open_places([str(folder / name) for name in names]), 0)
     with served(server):
         yield address.rstrip("/")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

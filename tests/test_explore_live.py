@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterator
 
 import pytest
-from browser import Watched, chromium, needs_chromium, served
+from browser import Watched, needs_chromium, served
 from playwright.sync_api import Browser, expect
 
 from engine.explore.live import Live
@@ -28,12 +28,6 @@ def site(model: LiveModel) -> Iterator[str]:
     server, address = bind({}, 0, Live(model, "demo"))
     with served(server):
         yield address.rstrip("/")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -62,9 +56,9 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, sit
     (plain,) = pictures(watched)
     expected = model.begin(Ask(PROMPT, seed=3, n_steps=6)).wait(60)
     assert plain == expected.pictures["undisturbed"]
-    ratios = page.evaluate(
-        "Array.from(document.querySelector('#live-ratios .js-plotly-plot')._fullData[0].z, row => Array.from(row))"
-    )
+    expect(page.locator("#live-ratios .gtitle")).to_contain_text("undisturbed")
+    graph = page.locator("#live-ratios .js-plotly-plot")
+    ratios = graph.evaluate("graph => Array.from(graph._fullData[0].z, row => Array.from(row))")
     assert [row[2] for row in ratios] == pytest.approx(expected.steps[2].rows["undisturbed"].ratio.tolist())
     page.locator("#live-action").click()
     page.get_by_role("option", name="zero").click()

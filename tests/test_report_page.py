@@ -3,13 +3,12 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from browser import Watched, chromium, needs_chromium
+from browser import Watched, needs_chromium
 from made_sweep import make_sweep
 from planted_edits import planted
 from playwright.sync_api import Browser
@@ -60,12 +59,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         assert answer.exit_code == 0, answer.exception
         assert f"wrote {folder / name}" in answer.stderr.replace("\n", "")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
 
 
 def opened(browser: Browser, path: Path, **options: object) -> Watched:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.catalog import Catalog
+from engine.catalog import Catalog, quoted
 from engine.errors import InputError, unknown
 from engine.models.family import BRANCHES, STREAMS, Block
 from engine.plan import Layout, Track, choose_layers, choose_words
@@ -142,17 +142,14 @@ def select(
     chosen_layers = _kept("layer", layers, [block.layer for block in layout.blocks], layout)
     chosen_steps = _kept("step", steps, list(layout.steps), layout)
     with Catalog(run) as catalog:
-        shared = set(catalog.sql("select * from samples limit 0").columns) - {"sample_id"}
-        extra = [name for name in catalog.sql("select * from manifest limit 0").columns if name not in shared]
-        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in extra)
         columns = "sample, sample_id, prompt, grid_height, grid_width"
         if by is not None:
-            if by not in {*extra, *shared}:
-                raise unknown("column", by, sorted({*extra, *shared}))
-            columns += ', "' + by.replace('"', '""') + '"::varchar as category'
+            names = catalog.sql(f"{catalog.joined()} limit 0").columns
+            if by not in names:
+                raise unknown("column", by, sorted(names))
+            columns += f", {quoted(by)}::varchar as category"
         table = catalog.sql(
-            f"select {columns} from (select * exclude (image) from samples) join (select {quoted} from manifest) "
-            f"using (sample_id) where status = 'done' and ({where or 'true'}) order by sample"
+            f"select {columns} from ({catalog.joined()}) where status = 'done' and ({where or 'true'}) order by sample"
         ).df()
     if table.empty:
         raise InputError(

@@ -221,14 +221,13 @@ def _write(answer: "Answer", path: Path) -> None:
 
 def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:
     """``name=value`` texts as values of the query's parameters."""
-    known = {parameter.name: parameter for parameter in query.parameters}
-    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--param {text!r} is not name=value, as in --param layer=3.")
-        values[name] = known[name].parse(value) if name in known else value
-    return values
+        texts[name] = value
+    return query.parse(texts)
 
 
 def _described(query: "Query") -> dict[str, Any]:

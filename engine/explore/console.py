@@ -35,14 +35,13 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
         raise InputError(f"query is {name!r} in the address; it takes one of {', '.join(known)}.")
     path = (run_path if place.of == "run" else sweep_path)(place.name)
     views = ", ".join(place.catalog.views)
-    values = {key[2:]: value for key, value in given.items() if key.startswith("p.")}
     return [
         dcc.Store(id="console-place", data={"name": place.name, "path": path}),
         heading(f"Ask {place.name}", dcc.Link("Back to it", href=path)),
         html.Section(
             [
                 field("Question", choice("console-query", [_FREE, *known], name)),
-                html.Div(_parameters(queries().get(name), values), id="console-parameters"),
+                html.Div(_parameters(queries().get(name), _texts(given)), id="console-parameters"),
                 html.Div(
                     field(
                         "SQL",
@@ -75,10 +74,12 @@ def answer_of(place: Opened, given: Mapping[str, str]) -> Answer:
         return place.catalog.sql(given.get("sql") or _EXAMPLE[place.of])
     if name not in queries():
         raise InputError(f"there is no query {name!r}; there are {', '.join(queries())}.")
-    known = {parameter.name: parameter for parameter in queries()[name].parameters}
-    texts = {key[2:]: value for key, value in given.items() if key.startswith("p.")}
-    values = {key: known[key].parse(text) if key in known else text for key, text in texts.items()}
-    return place.catalog.query(name, **values)
+    return place.catalog.query(name, **queries()[name].parse(_texts(given)))
+
+
+def _texts(given: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of an address, ``p.NAME``, by name."""
+    return {key.removeprefix("p."): value for key, value in given.items() if key.startswith("p.")}
 
 
 def register(app: Dash, places: Places) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.catalog import quoted
 from engine.errors import InputError, unknown
 from engine.explore.address import number
 from engine.explore.opened import OpenedRun
@@ -16,7 +17,6 @@ CELL_MEASURES = {
     "token_norm_ratio": "largest token norm / median",
 }
 CHANNEL = "channel"
-IOU = "iou"
 _ALIGNED = ("iou", "best_iou", "complement_iou", "area")
 _NOT_SORTED = {"sample_id", "image", "mask", "error", "task"}
 
@@ -103,9 +103,8 @@ class Found:
 
 def columns(run: OpenedRun) -> list[str]:
     """Columns of samples and manifest that samples can be ordered by."""
-    shared = run.catalog.sql("select * exclude (image) from samples limit 0").columns
-    extra = run.catalog.sql("select * from manifest limit 0").columns
-    return [name for name in dict.fromkeys([*shared, *extra]) if name not in _NOT_SORTED]
+    names = run.catalog.sql(f"{run.catalog.joined()} limit 0").columns
+    return [name for name in names if name not in _NOT_SORTED]
 
 
 def measures(run: OpenedRun) -> dict[str, str]:
@@ -131,14 +130,9 @@ def find(run: OpenedRun, finding: Finding) -> Found:
     if finding.by not in known:
         raise unknown("column or measure", finding.by, known)
     measured, joined = _measured(finding)
-    shared = set(run.catalog.sql("select * from samples limit 0").columns) - {"sample_id"}
-    extra = [name for name in run.catalog.sql("select * from manifest limit 0").columns if name not in shared]
-    quoted = ", ".join(_quoted(name) for name in extra)
     order = "asc" if finding.is_ascending else "desc"
     text = f"""
-        with everything as (
-            select * from (select * exclude (image) from samples) join (select {quoted} from manifest) using (sample_id)
-        ),
+        with everything as ({run.catalog.joined()}),
         chosen as (
             select * from everything
             where contains(lower(prompt), lower($text)) and (
@@ -176,9 +170,5 @@ def _measured(finding: Finding) -> tuple[str, str]:
             "and n_clusters = (select min(n_clusters) from alignment_samples)"
         )
     else:
-        return _quoted(finding.by), ""
+        return quoted(finding.by), ""
     return "measure", f"left join ({of}) using (sample)"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -10,7 +10,7 @@ from engine.explore.address import address, picture_path, run_path
 from engine.explore.finding import CHANNEL, PER_PAGE, Finding, find, measures
 from engine.explore.lookup import Places, run_of
 from engine.explore.opened import OpenedRun
-from engine.explore.widgets import alert, choice, field, heading, note, shown
+from engine.explore.widgets import alert, choice, field, heading, note, shown, unfinished
 
 _ORDERS = {"least": "least first", "largest": "largest first"}
 
@@ -19,7 +19,6 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
     """Its controls, and the page of pictures that the address asks for."""
     known = measures(run)
     finding = Finding.of(given, run)
-    state = run.state()
     controls = [
         field("Prompt contains", dcc.Input(id="find-text", value=finding.text, debounce=0.4, type="search")),
         field(
@@ -36,12 +35,11 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
             dcc.Input(id="find-channel", type="number", value=finding.channel, min=0, max=run.layout.n_channels - 1),
         ),
     ]
-    unfinished = state["n_tasks_done"] < state["n_tasks"]
     return [
         dcc.Store(id="find-run", data=run.name),
         dcc.Store(id="find-page", data=finding.page),
         heading(run.name, dcc.Link("SQL", href=run_path(run.name, "sql"))),
-        *([note(f"{state['n_tasks_done']:,} of {state['n_tasks']:,} tasks are done; more appears.")] * unfinished),
+        *unfinished(run.state()),
         html.Form(controls, className="controls", **{"aria-label": "Which samples"}),
         html.Div(_shown(run, finding), id="find-results"),
         html.Nav(

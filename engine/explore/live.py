@@ -1,6 +1,5 @@
 """The live page: a prompt, its massive channels as they form step by step, and an edit beside the original."""
 
-import base64
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from engine.explore.address import address
 from engine.explore.widgets import alert, choice, drawn, heading, note, places_slider
 from engine.explore.widgets import field as labelled
 from engine.figures.drawings import HeatMap
-from engine.figures.interactive import Theme, interactive
+from engine.figures.interactive import Theme, data_uri, interactive
 from engine.figures.overlay import Overlay, overlay
 from engine.interventions.conditions import SELECTIONS
 from engine.interventions.live import LiveModel
@@ -218,7 +217,7 @@ def _rows(generation: Generation, now: Snapshot, at: int, layer: int, rank: int,
         drawing = Overlay(now.pictures.get(role), one, title, "signed value", low, high, 0.6 if now.pictures else 1.0)
         parts: list[Any] = [drawn(overlay(drawing, theme).update_layout(height=380))]
         if role in now.pictures:
-            parts.append(html.Img(src=_uri(now.pictures[role]), alt=f"picture, {role}", className="picture"))
+            parts.append(html.Img(src=data_uri(now.pictures[role]), alt=f"picture, {role}", className="picture"))
         sections.append(html.Section(parts))
     return sections
 
@@ -252,7 +251,3 @@ def ratio_maps(generation: Generation, now: Snapshot) -> list[HeatMap]:
         )
         for role, each in values.items()
     ]
-
-
-def _uri(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"

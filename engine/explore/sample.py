@@ -1,6 +1,5 @@
 """One sample's page: its picture under any channel's map, by layer and step; its channels, its tokens."""
 
-import base64
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,7 @@ from engine.explore.opened import Cell, OpenedRun
 from engine.explore.widgets import alert, choice, drawn, facts, field, graph, heading, note, places_slider
 from engine.figures.colours import coloured
 from engine.figures.drawings import HeatMap, Lines, Series
-from engine.figures.interactive import Theme, interactive
+from engine.figures.interactive import Theme, data_uri, interactive
 from engine.figures.overlay import HEIGHT as OVERLAY_HEIGHT
 from engine.figures.overlay import overlay
 
@@ -265,9 +264,8 @@ def _thumbnail(cell: Cell, i: int, chosen: int | None) -> html.Button:
     picture.resize((max(1, round(width * side)), max(1, round(height * side))), Image.Resampling.NEAREST).save(
         data, "PNG"
     )
-    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
     return html.Button(
-        [html.Img(src=source, alt=""), html.Span(f"{channel}"), html.Small(text)],
+        [html.Img(src=data_uri(data.getvalue()), alt=""), html.Span(f"{channel}"), html.Small(text)],
         id={"kind": "thumbnail", "channel": channel},
         type="button",
         title=f"Show channel {channel}",

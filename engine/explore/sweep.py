@@ -10,7 +10,7 @@ from engine.errors import FewchannelsError, InputError
 from engine.explore.address import address, edit_path, number, sweep_path
 from engine.explore.lookup import Places, sweep_of
 from engine.explore.opened import OpenedSweep
-from engine.explore.widgets import alert, choice, drawn, facts, field, heading, note, shown
+from engine.explore.widgets import alert, choice, drawn, facts, field, heading, note, shown, unfinished
 from engine.figures.interactive import Theme, interactive
 from engine.interventions.effects import SETTINGS, metrics
 from engine.interventions.end import draw_dose
@@ -53,11 +53,10 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
     ):
         if value not in known:
             raise InputError(f"{name} is {value!r} in the address; it takes one of {', '.join(known)}.")
-    unfinished = state["n_tasks_done"] < state["n_tasks"]
     return [
         dcc.Store(id="sweep-name", data=sweep.name),
         head,
-        *([note(f"{state['n_tasks_done']:,} of {state['n_tasks']:,} tasks are done; more appears.")] * unfinished),
+        *unfinished(state),
         html.Section(
             [
                 field(

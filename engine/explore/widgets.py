@@ -51,6 +51,16 @@ def note(text: str) -> html.P:
     return html.P(text, className="note", role="status")
 
 
+def unfinished(state: Mapping[str, int]) -> list[html.P]:
+    """A note where tasks are still to be done; nothing where all are.
+
+    Args:
+        state: of :meth:`engine.explore.opened.Opened.state`.
+    """
+    done, whole = state["n_tasks_done"], state["n_tasks"]
+    return [note(f"{done:,} of {whole:,} tasks are done; more appears.")] if done < whole else []
+
+
 def heading(text: str, *more: Any) -> html.Div:
     """The heading of a page."""
     return html.Div([html.H1(text), *more], className="heading")

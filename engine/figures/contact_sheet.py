@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine.errors import InputError
+from engine.plan import choose_pool_side
 
 if TYPE_CHECKING:
     from engine.reader import Run
@@ -51,7 +52,7 @@ def contact_sheet(
         raise InputError(f"{run} has no finished sample to show.")
     maps = data["massive_value"].sel(layer=layer, step=step).isel(k=0, sample=[row[0] for row in rows]).values
     pictures = [np.asarray(run.image(row[1])) for row in rows]
-    pool = int(run.description["config"].get("tokens", "all").removeprefix("pool:").replace("all", "1"))
+    pool = choose_pool_side(run.description["config"].get("tokens", "all"))
     rows = [(*row[:3], row[3] // pool, row[4] // pool, *row[5:]) for row in rows]
     grids = [values[: h * w].reshape(h, w) for values, (_, _, _, h, w, _, _) in zip(maps, rows, strict=True)]
     labels = [

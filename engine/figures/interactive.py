@@ -196,7 +196,7 @@ def _pictures(drawing: Pictures) -> go.Figure:
     )
     for i, row in enumerate(drawing.rows, start=1):
         for j, picture in enumerate(row, start=1):
-            figure.add_trace(go.Image(source=_data_uri(picture), hoverinfo="skip"), row=i, col=j)
+            figure.add_trace(go.Image(source=_picture_uri(picture), hoverinfo="skip"), row=i, col=j)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_annotations(font_size=11)
@@ -204,10 +204,10 @@ def _pictures(drawing: Pictures) -> go.Figure:
     return figure
 
 
-def _data_uri(picture: np.ndarray) -> str:
+def _picture_uri(picture: np.ndarray) -> str:
     data = io.BytesIO()
     Image.fromarray(picture if picture.ndim == 3 else coloured(picture)).save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    return data_uri(data.getvalue())
 
 
 def _panels(drawing: Panels, theme: Theme) -> go.Figure:
@@ -277,6 +277,11 @@ def _dots(drawing: Dots, theme: Theme) -> go.Figure:
     figure.update_annotations(font_size=12)
     figure.update_layout(height=110 + 26 * len(places))
     return figure
+
+
+def data_uri(picture: bytes, kind: str = "png") -> str:
+    """A picture's file as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def as_json(what: Any) -> str:

@@ -1,6 +1,5 @@
 """A token map over its picture, for a browser: values under the pointer, tokens to be clicked."""
 
-import base64
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from engine.figures.colours import COLOURS, MAP
-from engine.figures.interactive import Theme, dressed, plain
+from engine.figures.interactive import Theme, data_uri, dressed, plain
 
 HEIGHT = 520  # pixels
 _OUTLINE_SIDE = 160  # places along the longer side of an outline that is of pixels
@@ -58,7 +57,7 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
         figure.add_trace(_outline(name, mask, (height, width), COLOURS[1 + n]))
     if drawing.picture is not None:
         figure.add_layout_image(
-            source=drawing.picture if isinstance(drawing.picture, str) else _uri(drawing.picture),
+            source=drawing.picture if isinstance(drawing.picture, str) else data_uri(drawing.picture),
             xref="x",
             yref="y",
             x=-0.5,
@@ -80,10 +79,6 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
         legend={"orientation": "h", "y": -0.02},
     )
     return figure
-
-
-def _uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def _outline(name: str, mask: np.ndarray, grid: tuple[int, int], colour: str) -> go.Contour:

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from engine.errors import StorageError, unknown
+from engine.errors import unknown
 from engine.figures.colours import coloured
 from engine.interventions.effects import metrics as edit_metrics
 from engine.metrics import METRICS
+from engine.plan import Track, choose_pool_side
 from engine.report.document import Gallery, Shown
 from engine.report.findings import Cell, Extreme
 from engine.report.source import Source
@@ -123,7 +124,7 @@ def _places(n: int, each: int) -> list[tuple[str, int]]:
 
 def _token_map(source: Source, sample: int, ranking: _Ranking, height: int, width: int) -> np.ndarray | None:
     """The largest channel's map as colours, token by token; None where no maps are kept."""
-    name = ("uncond_" if source.branch == "uncond" else "") + "massive_value"
+    name = Track("image", source.branch).prefix + "massive_value"
     try:
         data = open_dataset(source.storage)
         if source.stream != "image" or name not in data:
@@ -132,11 +133,8 @@ def _token_map(source: Source, sample: int, ranking: _Ranking, height: int, widt
         region = ([steps.index(ranking.step)], [layers.index(ranking.layer)])
         values = read(source.storage, [name], sample, sample + 1, region)[name][0, 0, 0, 0]
     except (ValueError, OSError) as error:
-        raise StorageError(
-            f"the array {name} of {source.place!r} cannot be read: {error}. fewchannels runs verify {source.place} "
-            "says what is damaged, and with --repair drops it."
-        ) from None
-    pool = int(source.description["config"].get("tokens", "all").removeprefix("pool:").replace("all", "1"))
+        raise source.unreadable(name, error) from None
+    pool = choose_pool_side(source.description["config"].get("tokens", "all"))
     height, width = height // pool, width // pool
     grid = values[: height * width].reshape(height, width)
     every = -(-max(grid.shape) // SIDE)

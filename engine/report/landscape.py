@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import StorageError
 from engine.figures.drawings import HeatMap, Landscape
 from engine.plan import Track
 from engine.report.document import Figure, How
@@ -80,10 +79,7 @@ def magnitudes(source: Source, on_progress: Callable[[int, int], None] = lambda 
             sums, counts = part if n == 1 else (sums + part[0], counts + part[1])
             on_progress(n, len(tasks))
     except (ValueError, KeyError, OSError) as error:
-        raise StorageError(
-            f"the array {name} of {source.place!r} cannot be read: {error}. fewchannels runs verify {source.place} "
-            "says what is damaged, and with --repair drops it."
-        ) from None
+        raise source.unreadable(name, error) from None
     mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return Magnitudes(mean, layers, steps[-1], name, int(counts.max(initial=0)), n_finished, text)
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from engine.figures.drawings import Dots, Landscape, Panels, Pictures
-from engine.figures.interactive import as_json, dark_colours, interactive, plotly_script
+from engine.figures.interactive import as_json, dark_colours, data_uri, interactive, plotly_script
 from engine.figures.still import still
 from engine.report.document import Block, Document, Figure, Gallery, Part, described, number
 from engine.report.gallery import SIDE, alternative
@@ -133,7 +133,7 @@ def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
         "wide": isinstance(drawing, Panels | Dots),
         "height": int(shown.layout.height),
         # A surface does not print: its graphics context is not kept.
-        "still": _png_uri(still(drawing)["png"]) if isinstance(drawing, Landscape) else None,
+        "still": data_uri(still(drawing)["png"]) if isinstance(drawing, Landscape) else None,
         "data": _trusted(as_json(shown)),
     }
 
@@ -161,10 +161,5 @@ def _picture(caption: str, prompt: str, pixels: np.ndarray | None) -> dict[str, 
         # Small pictures and token maps are exact; photographs at full size would not fit in a page.
         lossless = max(pixels.shape) <= SIDE // 4
         Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=82, method=4)
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        shown |= {"source": f"data:image/webp;base64,{data}", "width": pixels.shape[1], "height": pixels.shape[0]}
+        shown |= {"source": data_uri(buffer.getvalue(), "webp"), "width": pixels.shape[1], "height": pixels.shape[0]}
     return shown
-
-
-def _png_uri(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.catalog import Catalog
+from engine.errors import StorageError
 from engine.query import queries
 from engine.report.document import How, shell
 from engine.results import Results, finished
@@ -37,6 +38,13 @@ class Source:
     branch: str
     results: Mapping[str, Mapping[str, Any]]
     labels: Mapping[str, str]
+
+    def unreadable(self, name: str, error: Exception) -> StorageError:
+        """What to raise where an array of the store cannot be read."""
+        return StorageError(
+            f"the array {name} of {self.place!r} cannot be read: {error}. fewchannels runs verify {self.place} "
+            "says what is damaged, and with --repair drops it."
+        )
 
     def ask(self, text: str) -> Any:
         """The answer to SQL, a pandas frame."""
