@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts for minutes beside two busy tests
 
 import numpy as np
 import pytest
