@@ -1,4 +1,4 @@
-"""A run, or a sweep, as SQL: DuckDB views over its tables, read-only."""
+"""A run, a sweep or a comparison, as SQL: DuckDB views over its tables, read-only."""
 
 import re
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from engine.ledger import Ledger, Record
 from engine.parts import TABLES, Parts
 from engine.query import queries
 from engine.results import finished
-from engine.runfile import MANIFEST, NAME, SWEEP, read_description, read_sweep
+from engine.runfile import COMPARISON, MANIFEST, NAME, SWEEP, read_comparison, read_description, read_sweep
 from engine.storage import FolderStorage, ObjectStorage, open_storage
 from engine.storage.requests import reason
 from engine.tables import schema
@@ -46,7 +46,25 @@ _SWEEP_TYPES = {
     "n_tasks": "bigint",
     "n_tasks_done": "bigint",
 }
-_ABOUT = {"run": _RUN_TYPES, "sweep": _SWEEP_TYPES}
+_COMPARISON_TYPES = {
+    "run_a": "varchar",
+    "run_b": "varchar",
+    "n_samples": "bigint",
+    "n_prompts": "bigint",
+    "n_only_a": "bigint",
+    "n_only_b": "bigint",
+    "n_channels_a": "integer",
+    "n_channels_b": "integer",
+    "layers_by": "varchar",
+    "steps_by": "varchar",
+    "step_a": "integer",
+    "step_b": "integer",
+    "score": "varchar",
+    "k": "integer",
+}
+_ABOUT = {"run": _RUN_TYPES, "sweep": _SWEEP_TYPES, "comparison": _COMPARISON_TYPES}
+_READ = {"run": read_description, "sweep": read_sweep, "comparison": read_comparison}
+_FILES = {"run": NAME, "sweep": SWEEP, "comparison": COMPARISON}
 _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
 
 
@@ -65,18 +83,19 @@ def _pattern(path: str) -> str:
 
 
 class Catalog:
-    """Read-only SQL over one run or sweep, as its ledger was when the catalog was opened.
+    """Read-only SQL over one run, sweep or comparison, as its ledger was when the catalog was opened.
 
     Views of a run: ``manifest``, ``samples`` and ``cells`` (``schemas/*.yaml``; only files of tasks that have a
     record), ``tasks`` (the records, one row each, ``finished`` in UTC) and ``run`` (one row). Of a sweep: ``manifest``,
     ``conditions``, ``edits``, ``pairs`` and ``channel_ranks`` where it has them, ``tasks`` and ``sweep``.
+    Of a comparison: ``agreement``, ``differences``, ``profiles``, ``samples`` and ``comparison``.
     Nothing can be written and no other file can be read.
 
     Args:
-        path: the folder or URL of a run or a sweep.
+        path: the folder or URL of a run, a sweep or a comparison.
 
     Raises:
-        InputError: there is neither, or one of a newer format.
+        InputError: there is none, or one of a newer format.
         StorageError: a file of a recorded task is missing or damaged.
         RunConflictError: a record belongs to another run.
     """
@@ -89,14 +108,15 @@ class Catalog:
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
             )
-        self.of = "sweep" if self._storage.exists(SWEEP) else "run"
-        description = (read_sweep if self.of == "sweep" else read_description)(self._storage)
+        self.of = next((kind for kind in ("sweep", "comparison") if self._storage.exists(_FILES[kind])), "run")
+        description = _READ[self.of](self._storage)
+        self._records: dict[int, Record] = {}
         try:
-            self._records = Ledger(self._storage).records(description["fingerprint"])
+            if self.of != "comparison":
+                self._records = Ledger(self._storage).records(description["fingerprint"])
             about = self._about(description)
         except KeyError as error:
-            name = SWEEP if self.of == "sweep" else NAME
-            raise StorageError(f"{self._storage.location(name)} is damaged: it has no {error}.") from None
+            raise StorageError(f"{self._storage.location(_FILES[self.of])} is damaged: it has no {error}.") from None
         self._connection = duckdb.connect(":memory:")
         if isinstance(self._storage, ObjectStorage):
             self._connection.register_filesystem(self._storage.filesystem())
@@ -204,13 +224,13 @@ class Catalog:
         if isinstance(error, duckdb.PermissionException):
             self._check_files()  # a file that has gone is searched for as a pattern, which is not permitted
             return InputError(
-                f"a question reads this run's tables only ({', '.join(self.views)}), no other file or address. "
+                f"a question reads this {self.of}'s tables only ({', '.join(self.views)}), no other file or address. "
                 f"{message}"
             )
         if isinstance(self._storage, ObjectStorage) and message.startswith("Traceback"):
-            return StorageError(f"the run {self._storage.url!r} cannot be read: {reason(message)}")
+            return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {reason(message)}")
         if isinstance(error, duckdb.IOException) or f"{self._storage.location('')}" in message:
-            return StorageError(f"the run {self._storage.url!r} cannot be read: {message}")
+            return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException):
             return FewchannelsError(f"the answer does not fit in memory; ask for fewer rows or columns. {message}")
         if isinstance(error, duckdb.CatalogException) and "Table" in message:
@@ -218,8 +238,10 @@ class Catalog:
         return InputError(message)
 
     def _about(self, description: dict[str, Any]) -> dict[str, Any]:
-        """The one row of ``run`` or ``sweep``."""
-        if self.of == "sweep":
+        """The one row of ``run``, ``sweep`` or ``comparison``."""
+        if self.of == "comparison":
+            values = description["numbers"] | {f"run_{side}": run for side, run in description["runs"].items()}
+        elif self.of == "sweep":
             values = description | description["identity"] | {"model": description["model"]["name"]}
         else:
             values = description["geometry"] | description["config"] | description
@@ -228,11 +250,22 @@ class Catalog:
         return {name: values[name] for name in _ABOUT[self.of]}
 
     def _add_views(self, about: dict[str, Any], description: dict[str, Any]) -> None:
-        if self.of == "sweep":
-            stored = self._add_sweep(description)
+        if self.of == "comparison":
+            self._add_comparison(description["tables"])
         else:
-            stored = self._add_run(about["n_samples"], description.get("shard_samples", 1))
-        self._add_results(stored)
+            if self.of == "sweep":
+                stored = self._add_sweep(description)
+            else:
+                stored = self._add_run(about["n_samples"], description.get("shard_samples", 1))
+            self._add_results(stored)
+            self._add_tasks()
+        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _ABOUT[self.of].items())
+        self._connection.execute(f"create table {self.of} as select {columns}", about)
+        files = [self._storage.location(key) for key in self._keys]
+        allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})
+        self._connection.execute(f"set allowed_paths = [{allowed}]")
+
+    def _add_tasks(self) -> None:
         names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
         names["finished"] = "timestamp"
         rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
@@ -240,11 +273,6 @@ class Catalog:
             f"create table tasks as select {rows}",
             {name: [getattr(record, name) for record in self._records.values()] for name in names},
         )
-        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _ABOUT[self.of].items())
-        self._connection.execute(f"create table {self.of} as select {columns}", about)
-        files = [self._storage.location(key) for key in self._keys]
-        allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})
-        self._connection.execute(f"set allowed_paths = [{allowed}]")
 
     def _add_run(self, n_samples: int, shard_samples: int) -> Collection[str]:
         """A run's tables; returns what is stored."""
@@ -276,6 +304,15 @@ class Catalog:
         self._add_view("edits", "edits", dict.fromkeys(edits, "true"), ", ".join(schema("edits").names))
         return stored
 
+    def _add_comparison(self, tables: dict[str, str]) -> None:
+        parts = [key for key in self._storage.list("samples/") if key.endswith(".parquet")]
+        files = {name: parts if name == "samples" else [f"{name}.parquet"] for name in tables}
+        self._keys = [key for keys in files.values() for key in keys]
+        self._check_files()
+        self.views = sorted({"comparison", *tables})
+        for name, kind in tables.items():
+            self._add_view(name, kind, dict.fromkeys(files[name], "true"), ", ".join(schema(kind).names))
+
     def _add_results(self, stored: Collection[str]) -> None:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""
         for result in finished(self._storage, stored):
@@ -296,9 +333,15 @@ class Catalog:
         stored = self._storage.list()
         for key in self._keys:
             if key not in stored:
+                url = self._storage.url
+                remedy = (
+                    "make it again with fewchannels compare --replace"
+                    if self.of == "comparison"
+                    else f"let fewchannels runs verify {url} --repair drop its record and run its command again"
+                )
                 raise StorageError(
-                    f"{self._storage.location(key)} is missing, and run and ledger name it. Restore it, or let "
-                    f"fewchannels runs verify {self._storage.url} --repair drop its record and capture again."
+                    f"{self._storage.location(key)} is missing, and the {self.of} {url!r} names it. Restore it, or "
+                    f"{remedy}."
                 )
         return stored
 

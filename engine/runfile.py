@@ -1,4 +1,7 @@
-"""``run.json``: what a run is, and ``sweep.json``, a sweep. Written last of what begins it, and again when it grows."""
+"""``run.json``: what a run is; ``sweep.json``, a sweep; ``comparison.json``, a comparison of two runs.
+
+The first two are written last of what begins it, and a run's again when it grows; the third is written last of all.
+"""
 
 from typing import Any
 
@@ -12,6 +15,8 @@ EMBEDDINGS = "embeddings/"
 FORMAT_VERSION = 2
 SWEEP = "sweep.json"
 SWEEP_FORMAT_VERSION = 1
+COMPARISON = "comparison.json"
+COMPARISON_FORMAT_VERSION = 1
 
 
 def read_description(storage: Storage) -> dict[str, Any]:
@@ -32,6 +37,16 @@ def read_sweep(storage: Storage) -> dict[str, Any]:
         StorageError: the file is damaged.
     """
     return _read(storage, SWEEP, SWEEP_FORMAT_VERSION, "sweep", "probe or fewchannels transport")
+
+
+def read_comparison(storage: Storage) -> dict[str, Any]:
+    """``comparison.json`` of a comparison.
+
+    Raises:
+        InputError: there is no comparison, or one of a newer format.
+        StorageError: the file is damaged.
+    """
+    return _read(storage, COMPARISON, COMPARISON_FORMAT_VERSION, "comparison", "compare")
 
 
 def _read(storage: Storage, name: str, latest: int, what: str, command: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A sweep's folder made from a table of edits, with its effects: for questions whose answers are known."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine.storage import open_storage
 from engine.tables import encode, schema
 
 
-def make_sweep(folder: Path, edits: pd.DataFrame) -> Path:
+def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -> Path:
     """Write ``sweep.json``, manifest, conditions, one part with its record, and the effects."""
     storage = open_storage(folder)
     manifest.ingest(["demo:1"], folder.parent / "manifest.parquet", seeds=[0])
@@ -45,5 +46,5 @@ def make_sweep(folder: Path, edits: pd.DataFrame) -> Path:
     )
     Ledger(storage).write(record)
     storage.put(SWEEP, [documents.encode(description)])
-    end_sweep(storage)
+    end_sweep(storage, metrics)
     return folder

@@ -1,7 +1,6 @@
 """Two runs side by side: small models' runs against brute force, planted channels, another order, depth and width."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -17,44 +16,23 @@ from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner, Result
 
-from engine import manifest, open_run
-from engine.analyses import comparison
-from engine.analyses.comparison import METRICS, Criteria, cells, partners, side_by_side, spearman
+from engine import open_run
+from engine.analyses import comparison, comparison_summary
+from engine.analyses.comparison import METRICS, Criteria, Pairing, Unit, cells, partners, side_by_side, spearman
 from engine.analyses.comparison_summary import TABLES, compare, tabulate
 from engine.analyses.intervals import cluster_bootstrap
 from engine.cli import app
 from engine.cluster import Pool
-from engine.config import CaptureConfig
 from engine.demo.build import build_pipeline
 from engine.errors import InputError, RunConflictError
-from engine.job import begin, prepare
-from engine.plan import Layout
-from engine.runfile import read_description
 from engine.storage import open_storage
-from engine.store import Store, read
-from engine.worker import CaptureWorker
+from engine.store import read
 
 K = 3
 ALONE = Pool(1, 0, 1)
-ROWS = [f"{prompt},{seed}" for prompt in ("a red star", "two blue rings", "a heart", "night") for seed in (1, 2)]
-Arrays = dict[str, np.ndarray]
-
-
-def captured(
-    folder: Path, name: str, model: Path, rows: list[str], columns: str = "prompt,seed", **settings: Any
-) -> Path:
-    source, path = folder / f"{name}.csv", folder / f"{name}.parquet"
-    source.write_text("\n".join([columns, *rows]), encoding="utf-8")
-    manifest.ingest([str(source)], path)
-    chosen = {"num_inference_steps": 2, "top_k": K, "batch_size": 4, "shard_samples": 3} | settings
-    job = prepare(path, folder / name, CaptureConfig(model=str(model), **chosen))
-    begin(job, path)
-    worker = CaptureWorker(job, 1)
-    for task in range(job.layout.n_tasks):
-        worker(task)
-    return folder / name
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +58,7 @@ def run_b(folder: Path) -> Path:
 def planted(folder: Path, run_a: Path) -> Callable[[str, Callable[[Arrays], None]], Path]:
     """A function that copies run A and changes its arrays ``(sample, step, layer, ...)``, task by task."""
 
-    def make(name: str, change: Callable[[Arrays], None]) -> Path:
-        path = folder / name
-        shutil.copytree(run_a, path)
-        storage = open_storage(path)
-        layout = Layout.of(read_description(storage))
-        for task in range(layout.n_tasks):
-            rows = layout.rows(task)
-            arrays = read(storage, [array.name for array in layout.arrays()], rows.start, rows.stop)
-            change(arrays)
-            Store(storage, layout).write(rows.start, arrays)
-        return path
-
-    return make
+    return lambda name, change: changed(run_a, folder / name, change)
 
 
 def compared(a: Path, b: Path, score: str = "mean_abs", k: int = K, **choice: Any) -> dict[str, pd.DataFrame]:
@@ -448,3 +414,36 @@ def test_another_comparison_and_other_files_are_not_overwritten(run_a: Path, tmp
     for inside in (run_a, run_a / "results" / "here"):
         with pytest.raises(InputError, match="is in the run"):
             call(run_a, run_a, "--out", inside)
+
+
+def test_an_interrupted_comparison_goes_on_with_the_layers_that_are_left(
+    run_a: Path, run_b: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out, done = tmp_path / "whole", tmp_path / "out", []
+    pairing, criteria = side_by_side(str(run_a), str(run_b)), Criteria(k=K)
+    compare(pairing, criteria, open_storage(whole), ALONE)
+
+    def interrupt(n_done: int, total: int) -> None:
+        if n_done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(pairing, criteria, open_storage(out), ALONE, on_progress=interrupt)
+    assert not (out / "comparison.json").exists()
+    with pytest.raises(RunConflictError, match=r"another comparison:\n  criteria.k: 3 -> 2"):
+        compare(pairing, Criteria(k=2), open_storage(out), ALONE)
+    record = out / "units" / "00001.json"
+    record.write_bytes(record.read_bytes()[:-40])
+    work = comparison_summary._work
+
+    def counting(pairing: Pairing, criteria: Criteria, units: list[Unit], number: int) -> Any:
+        done.append(number)
+        return work(pairing, criteria, units, number)
+
+    monkeypatch.setattr(comparison_summary, "_work", counting)
+    compare(pairing, criteria, open_storage(out), ALONE)
+    assert done == [1, 2, 3]
+    names = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    for name in names - {Path("comparison.json")}:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name

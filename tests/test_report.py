@@ -1,18 +1,17 @@
 """``fewchannels report``: what it says is what was measured, and every command below a number gives that number."""
 
-import io
 import itertools
 import json
 import math
-import shlex
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from made_sweep import make_sweep
+from metric_models import clip
 from planted_edits import planted
+from report_commands import ran
 from typer.testing import CliRunner
 
 from engine import manifest, open_run
@@ -29,7 +28,7 @@ from engine.errors import InputError, StorageError
 from engine.job import Job, begin, prepare
 from engine.report import landscape
 from engine.report.build import build
-from engine.report.document import Document, Finding, Gallery, How, Missing, Warnings, shell
+from engine.report.document import Document, Finding, Gallery, Missing, Warnings, shell
 from engine.report.landscape import binned
 from engine.worker import CaptureWorker
 
@@ -185,28 +184,28 @@ def test_with_few_prompts_nothing_is_claimed(tmp_path: Path) -> None:
     assert "fewer than 6 prompts" in findings["against_random"].text
 
 
+def test_distances_of_sets_stand_beside_those_of_the_controls(tmp_path: Path) -> None:
+    edits = planted(SETTINGS, SHIFT, n_prompts=8, with_images=True)
+    place = make_sweep(tmp_path / "sweep", edits, [f"clip={clip(tmp_path / 'clip')}"])
+    finding = found(build([str(place)], None), 0)["sets"]
+    stored = pd.read_parquet(place / "results" / "effects" / "sets" / "all.parquet").set_index("condition")
+    measured = {each["condition"]: each for each in finding.numbers["sets"]}
+    assert [stored.loc[condition, "selection"] for condition in measured] == ["top", "random", "matched"]
+    for condition, each in measured.items():
+        assert (each["kernel"], each["cmmd"]) == tuple(stored.loc[condition, ["kernel", "cmmd"]])
+        assert each["n_edited"] == each["n_undisturbed"] == 16
+    assert f"CMMD {stored.loc[0, 'cmmd']:.3g}" in finding.text
+    assert finding.table is not None
+    assert [row[1] for row in finding.table.rows] == ["top", "random", "matched"]
+    assert ran(finding.how[0]) == 3
+
+
 def test_effects_that_were_not_measured_are_and_the_command_is_named(tmp_path: Path) -> None:
     place = make_sweep(tmp_path / "sweep", planted(SETTINGS, SHIFT, n_prompts=8))
     (place / "results" / "effects" / "result.json").unlink()
     finding = found(build([str(place)], None), 0)["against_random"]
     assert finding.numbers["metrics"]["mse"]["verdict"] == "more"
     assert finding.how[0] == shell("fewchannels", "plot", str(place))
-
-
-def ran(how: How) -> int:
-    """Rows that a command prints, or files that it writes; of a program, lines that it prints."""
-    if how.language == "python":
-        with redirect_stdout(io.StringIO()) as said:
-            exec(how.text, {})
-        return len(said.getvalue().splitlines())
-    words = shlex.split(how.text)
-    assert words[0] == "fewchannels"
-    answers = words[1] in ("sql", "query")
-    answer = CliRunner().invoke(app, [*words[1:], *(["--json"] if answers else [])])
-    assert answer.exit_code == 0, (how.text, answer.output, answer.exception)
-    if answers:
-        return len(json.loads(answer.stdout))
-    return sum(path.stat().st_size > 0 for path in Path().iterdir()) if "--out" in words else 1
 
 
 def test_every_command_of_a_report_gives_its_numbers(

@@ -1,7 +1,6 @@
 """What the cells of a comparison say together: tables with intervals, figures and a page, in a folder of their own."""
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,42 +11,23 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from engine import documents
 from engine.analyses.analysis import Finding, plain, versions
 from engine.analyses.comparison import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place
-from engine.analyses.drawn import as_files, cell_map, series
+from engine.analyses.comparison_figures import figures
+from engine.analyses.comparison_place import Rows, begin, end, write_unit
+from engine.analyses.drawn import as_files
 from engine.analyses.intervals import Interval, cluster_bootstrap, pair_bootstrap
 from engine.analyses.overlap import expected_jaccard, pair_overlap
 from engine.cluster import Pool, spread
-from engine.config import differences
-from engine.errors import InputError, RunConflictError, StorageError
-from engine.figures.drawings import Drawing, HeatMap, Lines, Series
+from engine.errors import InputError
+from engine.runfile import COMPARISON_FORMAT_VERSION
 from engine.storage import Storage
 from engine.tables import Columns, as_columns, encode
 
 TABLES = ("agreement", "differences", "profiles", "samples")
-_END = "comparison.json"
-_OURS = re.compile(
-    rf"{re.escape(_END)}|summary\.md|(agreement|differences|profiles)\.parquet|samples/\d+\.parquet|"
-    r"figures/\w+\.(png|svg)"
-)
 _RESAMPLES = 1000
-_LABELS = {
-    "ratio": ("Largest score over the median score, {score}", "times the median"),
-    "energy_share": ("Share of the squared values in the top {k} channels by {score}", "share of squared values"),
-    "gini": ("Gini coefficient of the 32 largest scores, {score}", "Gini coefficient"),
-    "token_norm_ratio": ("Largest token norm over the median", "times the median"),
-}
-_KINDS = {
-    "matched": "A and B, same sample",
-    "within_a": "A, same prompt, other seed",
-    "within_b": "B, same prompt, other seed",
-    "across_a": "A, other prompt",
-    "across_b": "B, other prompt",
-}
-_Rows = list[dict[str, Any]]
-_Means = tuple[str, _Rows, dict[str, Any], np.ndarray]
-_Found = tuple[dict[str, _Rows], Columns | None]
+_Means = tuple[str, Rows, dict[str, Any], np.ndarray]
+_Found = tuple[dict[str, Rows], Columns | None]
 _Progress = Callable[[int, int], None]
 
 
@@ -60,7 +40,7 @@ def compare(
     replace: bool = False,
     on_progress: _Progress = lambda done, total: None,
 ) -> Finding:
-    """Compare two runs, and write what is found; ``comparison.json`` last. Safe to repeat: it is made anew.
+    """Compare two runs, and write what is found; ``comparison.json`` last. One that was interrupted goes on.
 
     Args:
         pairing: what of the runs.
@@ -78,15 +58,14 @@ def compare(
         raise InputError(f"k is {criteria.k}; the runs have {' and '.join(map(str, pairing.n_channels))} channels.")
     units = pairing.units()
     identity = plain(_identity(pairing, criteria))
-    _begin(pairing, out, identity, replace)
-    started = time.monotonic()
-    rows: dict[int, dict[str, _Rows]] = {}
-    on_progress(0, len(units))
-    for i, (found, samples) in spread(partial(_work, pairing, criteria, units), range(len(units)), pool):
-        rows[i] = found
-        if samples is not None:
-            layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
-            out.put(f"samples/{layer:05d}.parquet", [encode("comparison_samples", samples)])
+    _refuse_runs(pairing, out)
+    rows = begin(out, identity, replace=replace)
+    started, left = time.monotonic(), [i for i in range(len(units)) if i not in rows]
+    on_progress(len(rows), len(units))
+    for i, (found, samples) in spread(partial(_work, pairing, criteria, units), left, pool):
+        rows[i] = plain(found)
+        layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
+        write_unit(out, i, rows[i], layer, samples)
         on_progress(len(rows), len(units))
     tables = {name: [row for i in range(len(units)) for row in rows[i][name]] for name in TABLES[:-1]}
     finding = summarise(pairing, criteria, {name: pd.DataFrame(each) for name, each in tables.items()})
@@ -94,9 +73,8 @@ def compare(
         f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", tables[name]))
         for name in tables
     }
-    for name, data in (files | finding.files | {"summary.md": finding.text.encode()}).items():
-        out.put(name, [data])
     about = {
+        "format_version": COMPARISON_FORMAT_VERSION,
         "identity": identity,
         "runs": {"a": pairing.a.selected.run, "b": pairing.b.selected.run},
         "numbers": finding.numbers,
@@ -104,8 +82,15 @@ def compare(
         "seconds": round(time.monotonic() - started, 2),
         "versions": versions(),
     }
-    out.put(_END, [documents.encode(about)])
+    end(out, about, files | finding.files | {"summary.md": finding.text.encode()}, range(len(units)))
     return finding
+
+
+def _refuse_runs(pairing: Pairing, out: Storage) -> None:
+    for side in (pairing.a, pairing.b):
+        run = side.selected.storage.location("").rstrip("/")
+        if f"{out.location('')}/".startswith(f"{run}/"):
+            raise InputError(f"{out.url!r} is in the run {side.selected.run!r}; choose a place outside of both runs.")
 
 
 def _identity(pairing: Pairing, criteria: Criteria) -> dict[str, Any]:
@@ -118,31 +103,6 @@ def _identity(pairing: Pairing, criteria: Criteria) -> dict[str, Any]:
         "layers_by": pairing.layers_by,
         "steps_by": pairing.steps_by,
     }
-
-
-def _begin(pairing: Pairing, out: Storage, identity: dict[str, Any], replace: bool) -> None:
-    """Refuse a place that holds something else, and empty one that holds this comparison, or one to be replaced."""
-    for side in (pairing.a, pairing.b):
-        run = side.selected.storage.location("").rstrip("/")
-        if f"{out.location('')}/".startswith(f"{run}/"):
-            raise InputError(f"{out.url!r} is in the run {side.selected.run!r}; choose a place outside of both runs.")
-    stored = out.list()
-    if others := [key for key in stored if not _OURS.fullmatch(key)]:
-        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
-    if _END in stored and not replace:
-        try:
-            begun = documents.decode(out.get(_END))["identity"]
-        except (documents.DamagedDocumentError, KeyError) as error:
-            raise StorageError(f"{out.location(_END)} is damaged: {error}. Give --replace.") from None
-        if lines_of_text := differences(identity, begun):
-            raise RunConflictError(
-                f"{out.url!r} holds another comparison:\n  "
-                + "\n  ".join(lines_of_text)
-                + "\nGive --replace to delete "
-                "it, or choose another place."
-            )
-    out.delete([_END])
-    out.delete(stored)
 
 
 def _work(pairing: Pairing, criteria: Criteria, units: list[Unit], number: int) -> _Found:
@@ -160,7 +120,7 @@ def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> 
         for i in range(len(own))
         for j, metric in enumerate(METRICS)
     ]
-    rows: dict[str, _Rows] = {name: [] for name in TABLES[:-1]}
+    rows: dict[str, Rows] = {name: [] for name in TABLES[:-1]}
     samples = None
     if len(own) == 2:
         both = [
@@ -191,7 +151,7 @@ def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> 
     return rows, samples
 
 
-def _places(side: Side, layer: int, steps: Sequence[int]) -> _Rows:
+def _places(side: Side, layer: int, steps: Sequence[int]) -> Rows:
     """What names a run's cells, step by step."""
     layout = side.selected.layout
     number = layout.blocks[layer].layer
@@ -204,7 +164,7 @@ def _ends(interval: Interval, column: int) -> dict[str, float | None]:
     return {name: float(values[column]) if np.isfinite(values[column]) else None for name, values in found}
 
 
-def _samples(pairing: Pairing, places: _Rows, found: Cells) -> Columns:
+def _samples(pairing: Pairing, places: Rows, found: Cells) -> Columns:
     n, n_steps = found.jaccard.shape
     named = {name: np.tile([at[name] for at in places], n) for name in places[0]}
     metrics = {
@@ -216,7 +176,7 @@ def _samples(pairing: Pairing, places: _Rows, found: Cells) -> Columns:
     return {"sample_id": ids, "jaccard": found.jaccard.ravel(), "spearman": found.spearman.ravel()} | named | metrics
 
 
-def _pairs(pairing: Pairing, criteria: Criteria, places: _Rows, found: Cells) -> Iterator[dict[str, Any]]:
+def _pairs(pairing: Pairing, criteria: Criteria, places: Rows, found: Cells) -> Iterator[dict[str, Any]]:
     """Overlap of two samples of one run, against which that of one sample in two runs is read."""
     n_prompts = int(pairing.prompts.max()) + 1
     known = np.isfinite(found.jaccard)
@@ -276,7 +236,8 @@ def summarise(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFra
         "layers": by_layer,
     }
     text = _text(pairing, numbers)
-    return Finding(numbers, text, {}, _figures(pairing, criteria, tables, last, step_a, step_b))
+    titles = {side.name: side.title for side in (pairing.a, pairing.b)}
+    return Finding(numbers, text, {}, as_files(figures(numbers, titles, tables)))
 
 
 def _key(row: pd.Series) -> str:
@@ -285,69 +246,6 @@ def _key(row: pd.Series) -> str:
 
 def _ranged(row: pd.Series) -> list[float | None]:
     return [None if pd.isna(row[name]) else float(f"{row[name]:.6g}") for name in ("mean", "low", "high")]
-
-
-def _figures(
-    pairing: Pairing,
-    criteria: Criteria,
-    tables: dict[str, pd.DataFrame],
-    last: dict[str, pd.DataFrame],
-    step_a: int,
-    step_b: int,
-) -> dict[str, bytes]:
-    n = len(pairing.sample_ids)
-    steps = f"step {step_a}" if step_a == step_b else f"step {step_a} of A and {step_b} of B"
-    about = f"{steps}, n = {n:,} samples of both, bands: 95 % over prompts"
-    axis = "layer" if pairing.layers_by == "number" else "depth"
-    label = "layer" if axis == "layer" else "relative depth in %: 0 is the first layer, 100 the last"
-
-    def line(rows: pd.DataFrame, x: str) -> Series:
-        named = rows.rename(columns={"low": "mean_low", "high": "mean_high"})
-        return series(named, x, "mean", scale=100 if x == "depth" else 1)
-
-    drawn: dict[str, Drawing] = {}
-    for metric, (text, unit) in _LABELS.items():
-        title = text.format(k=criteria.k, score=criteria.score)
-        both = {side: rows[rows["metric"] == metric] for side, rows in last.items()}
-        drawn[metric] = Lines(
-            series={side.title: line(both[side.name], axis) for side in (pairing.a, pairing.b)},
-            title=f"{title}\n{about}",
-            x=label,
-            y=unit,
-            least=0,
-        )
-        rows = tables["differences"][tables["differences"]["metric"] == metric]
-        drawn[f"difference_{metric}"] = _map(rows, f"{title}: B - A", unit, pairing, is_difference=True)
-    agreement = tables["agreement"]
-    if len(agreement):
-        jaccard = agreement[agreement["measure"] == "jaccard"]
-        here = jaccard[jaccard["step_a"] == step_a]
-        kinds = {kind: line(here[here["kind"] == kind], "layer_a") for kind in _KINDS if kind in set(here["kind"])}
-        x, chance = np.sort(here["layer_a"].unique()), here["chance"].iloc[0]
-        drawn["overlap"] = Lines(
-            series={_KINDS[kind]: each for kind, each in kinds.items()}
-            | {"chance": Series(x, np.full(len(x), chance), reference=True)},
-            title=f"Overlap of the top {criteria.k} channels by {criteria.score}\n{about}",
-            x="layer" if axis == "layer" else "layer of A",
-            y="mean Jaccard overlap",
-            least=0,
-        )
-        rows = jaccard[jaccard["kind"] == "matched"]
-        title = f"Overlap of the top {criteria.k} channels by {criteria.score}, same sample"
-        drawn["overlap_map"] = _map(rows, title, "mean Jaccard overlap", pairing)
-    return as_files(drawn)
-
-
-def _map(rows: pd.DataFrame, title: str, unit: str, pairing: Pairing, *, is_difference: bool = False) -> HeatMap:
-    return cell_map(
-        rows,
-        "mean",
-        title=f"{title}\nn = {len(pairing.sample_ids):,} samples of both",
-        unit=unit,
-        row=("layer_a", "layer" if pairing.layers_by == "number" else "layer of A"),
-        column=("step_a", "step" if pairing.steps_by == "number" else "step of A"),
-        is_difference=is_difference,
-    )
 
 
 def _text(pairing: Pairing, numbers: dict[str, Any]) -> str:

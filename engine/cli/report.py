@@ -1,4 +1,4 @@
-"""``fewchannels report``: runs and sweeps as one page, to read or to send to someone."""
+"""``fewchannels report``: runs, sweeps and comparisons as one page, to read or to send to someone."""
 
 import json
 import tempfile
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def report(
-    places: Annotated[list[str], typer.Argument(help="Folders or URLs of runs and sweeps, finished or not.")],
+    places: Annotated[
+        list[str], typer.Argument(help="Folders or URLs of runs and sweeps, finished or not, and of comparisons.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="FILE.html, one file; FILE.md and its pictures; or FILE.pdf."),

@@ -21,7 +21,7 @@ from engine.ledger import Ledger
 from engine.parts import Parts, part
 from engine.plan import Layout, Track
 from engine.results import Results
-from engine.runfile import SWEEP, read_description, read_sweep
+from engine.runfile import COMPARISON, SWEEP, read_description, read_sweep
 from engine.storage import FolderStorage, open_storage
 from engine.store import read
 from engine.tables import decode
@@ -72,6 +72,11 @@ class Opened:
     def __init__(self, name: str, path: str | Path) -> None:
         self.name, self.path = name, str(path)
         self.storage = open_storage(path)
+        if self.storage.exists(COMPARISON):
+            raise InputError(
+                f"{self.path!r} is a comparison of two runs, which fewchannels report shows. Give the two runs: the "
+                "explorer puts their samples side by side."
+            )
         self.of = "sweep" if self.storage.exists(SWEEP) else "run"
         read_it = read_sweep if self.of == "sweep" else read_description
         self.description = read_it(self.storage)

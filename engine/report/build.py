@@ -1,9 +1,10 @@
-"""From runs and sweeps to a report: read, say, and write it as one of the kinds."""
+"""From runs, sweeps and comparisons to a report: read, say, and write it as one of the kinds."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.errors import InputError, StorageError
+from engine.report.comparison_part import comparison_part
 from engine.report.document import Document, Part
 from engine.report.run_part import run_part
 from engine.report.source import open_source
@@ -32,15 +33,15 @@ def check_out(out: Path) -> None:
 
 
 def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda what, done, total: None) -> Document:
-    """Read runs and sweeps, finished or not, into a report.
+    """Read runs and sweeps, finished or not, and comparisons into a report.
 
     Args:
-        places: folders or URLs of runs and sweeps.
+        places: folders or URLs of runs, sweeps and comparisons.
         by: the column that samples are shown by; None for each part's own.
         on_progress: called with what is done, how much of it, and of how much.
 
     Raises:
-        InputError: there is no run or sweep in a place, or no such column.
+        InputError: there is none of these in a place, or no such column.
         StorageError: one is damaged.
         RunConflictError: one holds records of another.
     """
@@ -51,8 +52,11 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
         on_progress(f"reading {name}", len(parts), len(places))
         source = open_source(place)
         with source.catalog:
-            make = sweep_part if source.catalog.of == "sweep" else run_part
-            parts.append(make(source, name, by, on_progress))
+            if source.catalog.of == "comparison":
+                parts.append(comparison_part(source, name))
+            else:
+                make = sweep_part if source.catalog.of == "sweep" else run_part
+                parts.append(make(source, name, by, on_progress))
     return Document(f"Report of {', '.join(part.title for part in parts)}", parts)
 
 

@@ -152,11 +152,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """One run or sweep.
+    """One run, sweep or comparison.
 
     Attributes:
         place: as it was named on the command line.
-        kind: ``run`` or ``sweep``.
+        kind: ``run``, ``sweep`` or ``comparison``.
         title: its name.
         sections: in order.
         numbers: what was run, in plain values, for programs.
@@ -183,7 +183,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Document:
-    """A report: its title, and a part for each run and sweep."""
+    """A report: its title, and a part for each run, sweep and comparison."""
 
     title: str
     parts: Sequence[Part]

@@ -54,7 +54,7 @@ def of_run(source: Source, found: Extreme, best: Cell | None, by: str | None) ->
     if rows.empty:
         return None
     shown = []
-    for rank, place in _places(len(rows), _EACH):
+    for rank, place in places(len(rows), _EACH):
         row = rows.iloc[place]
         (about,) = source.ask(
             "select sample_id, prompt, seed, grid_height, grid_width, image, top_channels[1] as channel, ratio from "
@@ -109,8 +109,8 @@ def _numeric(source: Source, view: str) -> list[str]:
     return [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
 
 
-def _places(n: int, each: int) -> list[tuple[str, int]]:
-    """Which of ``n`` ranked rows are shown, and why: each once, the highest first."""
+def places(n: int, each: int) -> list[tuple[str, int]]:
+    """Which of ``n`` ranked rows are shown, ``each`` for a rank, and why: each once, the highest first."""
     each = min(each, max(1, n // 3))
     middle = (n - each) // 2
     wanted = [("highest", i) for i in range(each)]
@@ -178,7 +178,7 @@ def of_sweep(source: Source, columns: Sequence[str], condition: int, words: str)
         rows = source.ask(text)
         if rows.empty:
             continue
-        shown = [_item(source, rows.iloc[place], rank, condition) for rank, place in _places(len(rows), 1)]
+        shown = [_item(source, rows.iloc[place], rank, condition) for rank, place in places(len(rows), 1)]
         about = f"{column}, {METRICS[column].about} ({METRICS[column].unit})" if column in METRICS else column
         title = f"Items by {about}\n{words}; n = {len(rows):,} items"
         drawn.append(Gallery(f"gallery_{column}", title, shown, [source.sql(text)]))

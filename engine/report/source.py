@@ -1,4 +1,4 @@
-"""What a part of a report reads: one run or sweep, its questions, and the commands that ask the same."""
+"""What a part of a report reads: one run, sweep or comparison, its questions, and the commands that ask the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from engine.errors import StorageError
 from engine.query import queries
 from engine.report.document import How, shell
 from engine.results import Results, finished
-from engine.runfile import read_description, read_sweep
+from engine.runfile import read_comparison, read_description, read_sweep
 from engine.storage import Storage, open_storage
 
 ANALYSES = ("stability", "concentration", "masks", "alignment")
@@ -17,14 +17,14 @@ ANALYSES = ("stability", "concentration", "masks", "alignment")
 
 @dataclass(frozen=True)
 class Source:
-    """A run or a sweep that is read.
+    """A run, a sweep or a comparison that is read.
 
     Attributes:
         place: as it was named.
         catalog: its tables.
         storage: where it is.
-        description: ``run.json`` or ``sweep.json``.
-        stream: of a run, whose tokens the report is about: the image's where they were kept.
+        description: ``run.json``, ``sweep.json`` or ``comparison.json``.
+        stream: of a run, whose tokens the report is about: the image's where they were kept; of a comparison its own.
         branch: likewise, ``cond`` where it was kept.
         results: content of the result of each analysis of that stream, by the analysis.
         labels: the results' labels, by the analysis: what their tables' names begin with.
@@ -66,7 +66,7 @@ class Source:
         return shell("fewchannels", "query", self.place, name, *options)
 
     def command(self, *words: str) -> How:
-        """Another command, of this run or sweep."""
+        """Another command."""
         return shell("fewchannels", *words)
 
     def table(self, analysis: str, name: str) -> str:
@@ -83,10 +83,10 @@ class Source:
 
 
 def open_source(place: str) -> Source:
-    """Open a run or a sweep for a report. Close its catalog after use.
+    """Open a run, a sweep or a comparison for a report. Close its catalog after use.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is none.
         StorageError: it is damaged.
     """
     storage = open_storage(place)
@@ -94,6 +94,10 @@ def open_source(place: str) -> Source:
     try:
         if catalog.of == "sweep":
             return Source(place, catalog, storage, read_sweep(storage), "image", "cond", {}, {})
+        if catalog.of == "comparison":
+            about = read_comparison(storage)
+            of_a = about["identity"]["a"]
+            return Source(place, catalog, storage, about, of_a["stream"], of_a["branch"], {}, {})
         tracks = catalog.sql("select distinct stream, branch from cells order by stream, branch desc").fetchall()
         # The image's tokens come before the text's, and what is guided before what it is guided away from.
         stream, branch = min(

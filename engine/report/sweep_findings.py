@@ -102,7 +102,8 @@ def of_sweep(
         )
     if differences["counterpart_condition"].nunique() > 1:
         found.append(_everywhere(source, differences, main, first))
-    return found
+    sets = _sets(source, [chosen.condition, *own["condition"].unique().tolist()], chosen)
+    return found if sets is None else [*found, sets]
 
 
 def _level(
@@ -226,6 +227,50 @@ def _everywhere(source: Source, differences: pd.DataFrame, main: Sequence[str], 
     )
     table = Table("Settings by control and metric", ["minus", *shown], body)
     return Finding("all_settings", sentence, numbers, [*first, source.sql(text)], table)
+
+
+def _sets(source: Source, conditions: Sequence[int], chosen: Headline) -> Finding | None:
+    """How far the pictures of a setting, and those of its controls, are as a set from the undisturbed ones."""
+    if "effects" not in source.catalog.results:
+        return None
+    text = (
+        "select model, condition, action, selection, trial, k, n_edited, n_undisturbed, frechet, kernel, cmmd from "
+        f"effects_sets where condition in ({', '.join(f'{each:d}' for each in conditions)}) order by model, condition"
+    )
+    rows = source.ask(text)
+    if rows.empty:
+        return None
+    own = rows[rows["condition"] == chosen.condition]
+    told = [
+        f"by {row.model} kernel distance {number(row.kernel)}, CMMD {number(row.cmmd)}"
+        + ("" if pd.isna(row.frechet) else f", Fréchet distance {number(row.frechet)}")
+        + f" ({row.n_edited:,} edited, {row.n_undisturbed:,} undisturbed pictures)"
+        for row in own.itertuples()
+    ]
+    sentence = (
+        f"As a set, the edited pictures of the {chosen.selection} channels are from the undisturbed ones "
+        f"{'; '.join(told)}. Each is one number of two sets, without an interval; 0 is no difference, the kernel "
+        "distance may be a little below, and Fréchet's needs more pictures than features. The controls' stand beside."
+    )
+    table = Table(
+        "Distance of edited from undisturbed pictures, as sets of embeddings",
+        ["embedded by", "channels", "edited", "undisturbed", "kernel (KID)", "CMMD", "Fréchet (FID)"],
+        [
+            [
+                str(row.model),
+                _control(pd.Series(row._asdict())) + (f", draw {row.trial}" if row.trial else ""),
+                f"{row.n_edited:,}",
+                f"{row.n_undisturbed:,}",
+                number(row.kernel),
+                number(row.cmmd),
+                "" if pd.isna(row.frechet) else number(row.frechet),
+            ]
+            for row in rows.itertuples()
+        ],
+    )
+    names = ("model", "condition", "n_edited", "n_undisturbed", "frechet", "kernel", "cmmd")
+    sets = [{name: None if pd.isna(row[name]) else row[name] for name in names} for row in rows.to_dict("records")]
+    return Finding("sets", sentence, {"sets": sets}, [source.sql(text)], table)
 
 
 def _control(row: pd.Series) -> str:
