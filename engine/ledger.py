@@ -118,7 +118,7 @@ class Ledger:
     def keys(self) -> dict[int, str]:
         """The key of every finished task's record, by task."""
         names = {key: key.removeprefix(_FOLDER).removesuffix(".json") for key in self._storage.list(_FOLDER)}
-        return {int(name): key for key, name in names.items() if name.isdigit() and key.endswith(".json")}
+        return {int(name): key for key, name in names.items() if name.isdecimal() and key.endswith(".json")}
 
     def records(self, fingerprint: str) -> dict[int, Record]:
         """Every finished task's record, by task, ascending.

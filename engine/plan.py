@@ -253,7 +253,7 @@ def choose_pool_side(text: str) -> int:
     if text == "all":
         return 1
     side = text.removeprefix("pool:")
-    if side == text or not side.isdigit() or int(side) < 2:
+    if side == text or not side.isdecimal() or int(side) < 2:
         raise InputError(
             f"tokens is {text!r}; it must be 'all', or 'pool:N' with N of at least 2: the mean over squares of N x N "
             "tokens."
@@ -274,7 +274,7 @@ def choose_controls(text: str) -> tuple[str, ...]:
         word, colon, number = part.strip().partition(":")
         if word == "bottom" and not colon:
             chosen.append("bottom")
-        elif word == "random" and number.isdigit() and int(number) > 0:
+        elif word == "random" and number.isdecimal() and int(number) > 0:
             chosen += [f"random_{i}" for i in range(int(number))]
         else:
             raise InputError(
@@ -301,7 +301,7 @@ def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
 def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:
     chosen = set()
     for part in text.split(","):
-        if not part.strip().isdigit():
+        if not part.strip().isdecimal():
             raise InputError(f"{kind} {part.strip()!r} is not an index; give e.g. 0,{n - 1}, each from 0 to {n - 1}.")
         if int(part) >= n:
             raise InputError(f"{kind} {int(part)} does not exist; the valid ones are 0 to {n - 1}.")

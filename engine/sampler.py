@@ -186,7 +186,7 @@ class Sampler:
         labels = self.pipeline.labels
         if prompt in labels:
             return labels[prompt]
-        if prompt.isdigit() and int(prompt) < self.pipeline.transformer.config.num_embeds_ada_norm:
+        if prompt.isdecimal() and int(prompt) < self.pipeline.transformer.config.num_embeds_ada_norm:
             return int(prompt)
         raise InputError(f"the prompt {prompt!r} is neither a class name of this model nor the number of one.")
 

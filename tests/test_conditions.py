@@ -79,6 +79,7 @@ def test_ids_are_of_the_settings_alone() -> None:
         ({"actions": ("transport",)}, "transport takes target, source, union, intersection"),
         ({"scores_from": ("source",)}, "zero takes undisturbed, own or run"),
         ({"layers": ("windows:7",)}, "N from 1 to 6"),
+        ({"steps": ("windows:²",)}, "'windows:²' is no window"),
         ({"layers": ("6",)}, "layer 6 does not exist"),
         ({"tokens": ("foreground",), "streams": ("image,text",)}, "text tokens have no place"),
         ({"tokens": ("target_foreground",)}, "only a transport has a source and a target"),

@@ -52,9 +52,10 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, sit
     page.locator("#live-prompt").fill(PROMPT)
     page.locator("#live-seed").fill("3")
     page.locator("#live-n_steps").fill("6")
+    page.locator("#live-guidance").fill("5.5")
     page.locator("#live-go").click()
     (plain,) = pictures(watched)
-    expected = model.begin(Ask(PROMPT, seed=3, n_steps=6)).wait(60)
+    expected = model.begin(Ask(PROMPT, seed=3, n_steps=6, guidance=5.5)).wait(60)
     assert plain == expected.pictures["undisturbed"]
     expect(page.locator("#live-ratios .gtitle")).to_contain_text("undisturbed")
     graph = page.locator("#live-ratios .js-plotly-plot")
@@ -66,7 +67,7 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, sit
     page.locator("#live-go").click()
     expect(page.locator("#live-rows img.picture")).to_have_count(2, timeout=60_000)
     edit = Edit("zero", k=12)
-    beside = model.begin(Ask(PROMPT, seed=3, n_steps=6, edit=edit)).wait(60).pictures
+    beside = model.begin(Ask(PROMPT, seed=3, n_steps=6, guidance=5.5, edit=edit)).wait(60).pictures
     assert pictures(watched) == [beside["undisturbed"], beside["edited"]]
     assert beside["edited"] != beside["undisturbed"]
     assert "action=zero" in page.url

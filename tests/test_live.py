@@ -46,7 +46,9 @@ def live(tiny_model: Path) -> Iterator[LiveModel]:
         yield session
 
 
-def by_hand(name: str, prompts: list[str], hook: Hook, n_steps: int = N_STEPS) -> list[np.ndarray]:
+def by_hand(
+    name: str, prompts: list[str], hook: Hook, n_steps: int = N_STEPS, guidance: float = 3.5
+) -> list[np.ndarray]:
     """Pictures of diffusers' own pipeline; the hook is called with step, layer and the image tokens behind it."""
     pipeline = FluxPipeline.from_pretrained(find(name).folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -67,7 +69,7 @@ def by_hand(name: str, prompts: list[str], hook: Hook, n_steps: int = N_STEPS) -
             height=pipeline.vae.config.sample_size,
             width=pipeline.vae.config.sample_size,
             num_inference_steps=n_steps,
-            guidance_scale=3.5,
+            guidance_scale=guidance,
             max_sequence_length=16,
             generator=[torch.Generator().manual_seed(SEED) for _ in prompts],
         ).images
@@ -282,7 +284,7 @@ def test_a_cancelled_generation_ends_before_its_next_block_and_leaves_nothing(li
 def test_an_ask_of_the_same_effect_is_answered_by_a_finished_generation(live: LiveModel) -> None:
     generation = live.begin(Ask(PROMPT, SEED, edit=Edit("zero", layers="all")))
     generation.wait(WAIT_S)
-    same = Ask(f" {PROMPT} ", SEED, N_STEPS, 16, 16, Edit("scale", 0.0, layers="0,1,2,3", steps="2,1,0"))
+    same = Ask(f" {PROMPT} ", SEED, N_STEPS, 16, 16, 3.5, Edit("scale", 0.0, layers="0,1,2,3", steps="2,1,0"))
     assert live.begin(same) is generation
     assert live.begin(Ask(PROMPT, SEED + 1, edit=Edit("zero"))) is not generation
 
@@ -384,7 +386,14 @@ def edits(draw: st.DrawFn) -> Edit:
 
 SIDES = st.none() | st.integers(1, 4096)
 ASKS = st.builds(
-    Ask, TEXTS, st.integers(0, 2**63 - 1), st.none() | st.integers(1, 200), SIDES, SIDES, st.none() | edits()
+    Ask,
+    TEXTS,
+    st.integers(0, 2**63 - 1),
+    st.none() | st.integers(1, 200),
+    SIDES,
+    SIDES,
+    st.none() | st.floats(0, 1000),
+    st.none() | edits(),
 )
 
 
@@ -410,6 +419,8 @@ REFUSED = [
     (P + f"seed={'1' * 5000}", r"seed is '1+\.\.\.1+'; it must be a whole number. Give digits alone"),
     (P + "n_steps=201", "n_steps is 201; it must be a whole number from 1 to 200. Give one"),
     (P + "n_steps=²", "n_steps is '²'; it must be a whole number. Give digits alone"),
+    (P + "guidance=-1", "guidance is -1; it must be a number from 0 to 1000. Give one"),
+    (P + "guidance=nan", "guidance is nan; it must be a number from 0"),
     (P + "k=3", "k is '3' and there is no action; it is a setting of an edit. Give an action"),
     (Z + "tokens=inside", "unknown tokens 'inside'.* Valid: all, foreground, background"),
     (Z + "factor=2", "factor is 2.0 and action is 'zero'; factor belongs to the action scale.* Leave factor out"),
@@ -431,6 +442,25 @@ REFUSED_BY_THE_MODEL = [
     (Z + "k=33", "k is 33; top takes 0 to 32 of the model's 32 channels"),
     (L + "channels=32", "channels is 32; list some of 0 to 31"),
 ]
+
+
+def test_guidance_is_the_pipelines_own_and_refused_where_it_does_nothing(
+    live: LiveModel, tiny_model: Path, tmp_path: Path
+) -> None:
+    (expected,) = by_hand(str(tiny_model), [PROMPT], lambda step, layer, x: None, guidance=9.0)
+    guided = answer(live, parse({"prompt": PROMPT, "seed": str(SEED), "guidance": "9"}))
+    np.testing.assert_array_equal(pixels(guided.pictures["undisturbed"]), expected)
+    usual = answer(live, Ask(PROMPT, SEED))
+    assert (pixels(usual.pictures["undisturbed"]) != expected).any()
+    pipeline = FluxPipeline.from_pretrained(tiny_model)
+    pipeline.transformer.register_to_config(guidance_embeds=False)
+    del pipeline.transformer.time_text_embed.guidance_embedder
+    pipeline.save_pretrained(tmp_path / "plain")
+    with (
+        LiveModel(str(tmp_path / "plain"), 1, n_steps=N_STEPS) as plain,
+        pytest.raises(InputError, match=r"guidance is 2; with this model .* FluxPipeline does nothing. Leave guidance"),
+    ):
+        plain.begin(Ask(PROMPT, guidance=2.0))
 
 
 @pytest.mark.parametrize(("query", "text"), REFUSED)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.models.family import Block
-from engine.plan import Layout, choose_layers, choose_steps
+from engine.plan import Layout, choose_controls, choose_layers, choose_pool_side, choose_steps
 
 BLOCKS = tuple(Block(i, f"b.{i}", "dual" if i < 2 else "single") for i in range(6))
 
@@ -62,6 +62,9 @@ def test_steps_are_chosen_by_word_and_by_index() -> None:
         (lambda t: choose_layers(t, BLOCKS), "6", "layer 6 does not exist; the valid ones are 0 to 5"),
         (lambda t: choose_layers(t, BLOCKS), "-1", "layer '-1' is not an index"),
         (lambda t: choose_layers(t, BLOCKS), "", "is not an index"),
+        (lambda t: choose_layers(t, BLOCKS), "²", "layer '²' is not an index"),
+        (choose_pool_side, "pool:²", "tokens is 'pool:²'"),
+        (choose_controls, "random:²", "controls is 'random:²'"),
         (lambda t: choose_steps(t, 20), "lost", "Did you mean 'last'"),
         (lambda t: choose_steps(t, 20), "20", "step 20 does not exist; the valid ones are 0 to 19"),
         (lambda t: choose_steps(t, 20, same_for_all=False), "last", "the manifest has several"),

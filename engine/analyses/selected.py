@@ -182,7 +182,7 @@ def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, .
         wanted = [block.layer for block in choose_layers(text, layout.blocks)]
     else:
         parts = [part.strip() for part in text.split(",")]
-        if not all(part.isdigit() for part in parts):
+        if not all(part.isdecimal() for part in parts):
             raise InputError(f"{kind}s is {text!r}; give all, last or indices such as {kept[0]},{kept[-1]}.")
         wanted = sorted({int(part) for part in parts})
     for number in wanted:

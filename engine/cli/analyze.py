@@ -227,7 +227,7 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
     from engine.errors import InputError
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isdecimal() for part in parts):
         raise InputError(f"{name} is {text!r}; give whole numbers, comma-separated, such as 4,8,12.")
     return tuple(sorted({int(part) for part in parts}))
 

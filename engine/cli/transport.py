@@ -227,7 +227,7 @@ def _transport(
         from engine.interventions.settings import generation, grids_of
         from engine.interventions.sweep import SweepSettings, prepare_sweep
 
-        if rule["n"] != "all" and not rule["n"].isdigit():
+        if rule["n"] != "all" and not rule["n"].isdecimal():
             raise InputError(f"pairs is {rule['n']!r}; give a number, or all.")
         chosen = PairRule(
             n=None if rule["n"] == "all" else int(rule["n"]),

@@ -89,7 +89,7 @@ def _first(run: OpenedRun) -> list[str]:
 
 def _about(run: OpenedRun, text: str) -> dict[str, Any]:
     """A sample by its id, or by its number."""
-    if text.isdigit() and len(text) < 16:
+    if text.isdecimal() and len(text) < 16:
         row = run.catalog.sql("select sample_id from samples where sample = $n", {"n": int(text)}).fetchone()
         if row is None:
             raise InputError(f"no finished sample of {run.name!r} has the number {text}.")

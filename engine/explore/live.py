@@ -26,7 +26,8 @@ _MOST_KNOWN = 64
 _NONE = "none"
 _FIRST = "a large red star in the center on a blue background"
 _EDIT_FIELDS = ("action", "factor", "alpha", "source", "selection", "k", "channels", "layers", "steps", "tokens")
-_FIELDS = ("prompt", "seed", "n_steps", *_EDIT_FIELDS)
+_PICTURE_FIELDS = ("prompt", "seed", "n_steps", "guidance")
+_FIELDS = (*_PICTURE_FIELDS, *_EDIT_FIELDS)
 
 
 @dataclass
@@ -70,10 +71,14 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
     said = {"prompt": _FIRST, "seed": "0", "action": _NONE, "selection": "top", "k": "8", "layers": "all"}
     said |= {"steps": "all", "tokens": "all"} | {name: given[name] for name in _FIELDS if name in given}
     layers = [block.layer for block in live.model.geometry.blocks]
+    shape = live.model.geometry
+    usual = f"the usual, {shape.pipeline.default_guidance:g}" if shape.takes_guidance else "none with this model"
+    guidance = {"placeholder": usual, "disabled": not shape.takes_guidance}
     controls = [
         labelled("Prompt", dcc.Textarea(id="live-prompt", value=said["prompt"], rows=3)),
         labelled("Seed", dcc.Input(id="live-seed", value=said["seed"])),
         labelled("Steps", dcc.Input(id="live-n_steps", value=said.get("n_steps", ""), placeholder="the usual")),
+        labelled("Guidance scale", dcc.Input(id="live-guidance", value=said.get("guidance", ""), **guidance)),
         html.H2("Edit"),
         labelled("Action", choice("live-action", [_NONE, *ACTIONS], said["action"])),
         labelled("Factor of scale", dcc.Input(id="live-factor", value=said.get("factor", ""))),
@@ -182,7 +187,7 @@ def _query(values: Mapping[str, Any]) -> dict[str, str]:
     """What is filled in; an edit's settings only where there is one."""
     said = {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
     if said.get("action", _NONE) == _NONE:
-        return {name: said[name] for name in ("prompt", "seed", "n_steps") if name in said}
+        return {name: said[name] for name in _PICTURE_FIELDS if name in said}
     for name, owner in (("factor", "scale"), ("source", "transport")):
         if said["action"] != owner:
             said.pop(name, None)

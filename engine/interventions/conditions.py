@@ -243,7 +243,7 @@ def _windows(text: str, n: int) -> list[range] | None:
     word, _, number = text.partition(":")
     if word != "windows":
         return None
-    if not number.isdigit() or not 1 <= int(number) <= n:
+    if not number.isdecimal() or not 1 <= int(number) <= n:
         raise InputError(f"{text!r} is no window; give windows:N, N from 1 to {n}.")
     size = int(number)
     return [range(i, min(i + size, n)) for i in range(0, n, size)]

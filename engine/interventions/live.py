@@ -185,11 +185,16 @@ class LiveModel:
 
     def _settle(self, ask: Ask) -> _Settled:
         how, side = self.geometry.pipeline, self.geometry.default_side
+        if ask.guidance is not None and not self.geometry.takes_guidance:
+            raise InputError(
+                f"guidance is {ask.guidance:g}; with this model the guidance scale of {self.geometry.pipeline_class} "
+                "does nothing. Leave guidance out."
+            )
         settings = Settings(
             height=ask.height or side,
             width=ask.width or side,
             steps=ask.n_steps or self._n_steps,
-            guidance=how.default_guidance,
+            guidance=how.default_guidance if ask.guidance is None else ask.guidance,
             true_cfg_scale=how.default_true_cfg,
         )
         height, width = self.geometry.grid(settings.height, settings.width)

@@ -22,6 +22,7 @@ MOST_CHARACTERS = 2_000
 MOST_STEPS = 200
 MOST_SIDE = 16_384
 _MOST_CHANNELS = 16_384
+_MOST_GUIDANCE = 1_000
 _SHORT = reprlib.Repr()  # repr would show all of a value that may come from anywhere
 _SHORT.maxstring = 60
 
@@ -136,6 +137,7 @@ class Ask:
         n_steps: denoising steps, at most :data:`MOST_STEPS`; None for the session's own.
         height: of the picture, pixels; None for the model's own size.
         width: likewise.
+        guidance: the guidance scale that the model's pipeline takes; None for its default.
         edit: made beside the undisturbed picture; None for none.
 
     Raises:
@@ -147,6 +149,7 @@ class Ask:
     n_steps: int | None = None
     height: int | None = None
     width: int | None = None
+    guidance: float | None = None
     edit: Edit | None = None
 
     def __post_init__(self) -> None:
@@ -159,6 +162,10 @@ class Ask:
         ):
             if value is not None:
                 _check_whole(name, value, 1, most)
+        if self.guidance is not None and not 0 <= self.guidance <= _MOST_GUIDANCE:
+            raise InputError(
+                f"guidance is {self.guidance:g}; it must be a number from 0 to {_MOST_GUIDANCE}. Give one, such as 3.5."
+            )
 
     @property
     def item(self) -> Item:
@@ -236,7 +243,7 @@ def _wholes(name: str, text: str) -> tuple[int, ...]:
 
 _READ: dict[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(("seed", "n_steps", "height", "width", "k"), _whole),
-    **dict.fromkeys(("factor", "alpha"), _number),
+    **dict.fromkeys(("guidance", "factor", "alpha"), _number),
     "channels": _wholes,
 }
 
