@@ -6,13 +6,17 @@ import secrets
 import shlex
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -24,6 +28,8 @@ _TALKATIVE = (
     "ray._private.runtime_env.packaging",
 )
 _PATIENCE_S = 60.0
+_LOOK_EVERY_S = 5.0
+_MOST_MISSED = 6
 _MOST_BYTES = 100 * 2**20  # what is sent is kept by the cluster's head, and copied to its nodes
 
 
@@ -135,6 +141,9 @@ class Jobs:
     def follow(self, job_id: str, on_text: Callable[[str], None]) -> JobState:
         """Hand on what a job prints, from its beginning, until it has ended.
 
+        Ray's client waits without end for a cluster whose head died in the wrong moment. So it waits in a thread of its
+        own, and the head is asked in between whether it lives.
+
         Raises:
             FewchannelsError: there is no such job, or the cluster cannot be reached any more.
         """
@@ -143,9 +152,33 @@ class Jobs:
             async for text in self._client.tail_job_logs(job_id):
                 on_text(text)
 
-        with self._translated():
-            asyncio.run(tail())
-        return self.state(job_id)
+        def follow() -> JobState:
+            with self._translated():
+                asyncio.run(tail())
+            return self.state(job_id)
+
+        found: Future[JobState] = Future()
+        thread = threading.Thread(target=_settle, args=(found, follow), daemon=True)
+        can_be_asked, n_missed = self._answers(), 0
+        thread.start()
+        while n_missed < _MOST_MISSED:
+            thread.join(_LOOK_EVERY_S)
+            if not thread.is_alive():
+                return found.result()
+            n_missed = n_missed + 1 if can_be_asked and not self._answers() else 0
+        raise FewchannelsError(
+            f"the head of {self._where} has not answered {n_missed} times; it may have died. What the job has finished "
+            "is in its run: once a cluster is up, send the same command again, and it goes on."
+        )
+
+    def _answers(self) -> bool:
+        """Whether the cluster's head says that it is well."""
+        url = f"{self._client.get_address()}/api/gcs_healthz"
+        try:
+            with urlopen(url, timeout=_LOOK_EVERY_S) as answer:  # noqa: S310 - Ray's client has taken the address
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:
+            return False
 
     def stop(self, job_id: str) -> bool:
         """Ask a job to stop; returns whether it was running. What it has finished is kept.
@@ -156,9 +189,13 @@ class Jobs:
         with self._translated():
             return self._client.stop_job(job_id)
 
+    @property
+    def _where(self) -> str:
+        return f"the cluster at {self._address!r}" if self._address else "a Ray cluster"
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        where = f"the cluster at {self._address!r}" if self._address else "a Ray cluster"
+        where = self._where
         try:
             yield
         except ConnectionError as error:
@@ -169,6 +206,13 @@ class Jobs:
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             text = str(error).strip().splitlines()
             raise FewchannelsError(f"{where} refused: {text[-1] if text else type(error).__name__}") from None
+
+
+def _settle(found: "Future[JobState]", follow: Callable[[], JobState]) -> None:
+    try:
+        found.set_result(follow())
+    except BaseException as error:  # it is raised again where the result is wanted
+        found.set_exception(error)
 
 
 def ship(words: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:

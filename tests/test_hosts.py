@@ -140,7 +140,7 @@ def test_a_head_that_dies_leaves_a_run_that_goes_on_on_the_next(site: Site) -> N
     job = site.submit("HEAD", "head")
     until(lambda: len(site.records("HEAD")) >= 2)
     ssh(site.head, site.folder, "pkill -9 gcs_server; pkill -9 raylet; pkill -9 -f fewchannels")
-    job.communicate(timeout=120)
+    job.communicate(timeout=240)
     done = len(site.records("HEAD"))
     assert job.returncode != 0
     assert 2 <= done < N_TASKS

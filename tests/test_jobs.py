@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
+from engine import jobs as jobs_module
 from engine import manifest, open_run
 from engine.cli import app
 from engine.cli.jobs import checked
@@ -185,6 +187,34 @@ def test_files_are_sent_once_each_and_two_of_one_name_are_told_apart(
         file.truncate(101 * 2**20)
     with pytest.raises(InputError, match=r"large\.bin and what else .* more than 100 MiB"):
         ship(["large.bin"], tmp_path / "sent")
+
+
+def test_whoever_follows_a_job_learns_that_the_head_is_silent(
+    folder: Path, address: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "_LOOK_EVERY_S", 1.0)
+    monkeypatch.setattr(jobs_module, "_MOST_MISSED", 3)
+    jobs = Jobs(address)
+    command = f"capture --model {tiny_model} --manifest {folder}/manifest.parquet --out {folder}/SILENT"
+    job_id, _ = jobs.submit([*shlex.split(command), "--num-inference-steps", "5000"])
+    head = [each for each in psutil.Process().children(recursive=True) if each.name() == "gcs_server"]
+    said: list[str] = []
+
+    def stop_the_head(text: str) -> None:
+        said.append(text)
+        if "capturing" in text:
+            for each in head:
+                each.suspend()
+
+    try:
+        with pytest.raises(FewchannelsError, match=r"has not answered 3 times; it may have died.*the same command"):
+            jobs.follow(job_id, stop_the_head)
+    finally:
+        for each in head:
+            each.resume()
+    assert head
+    assert "capturing" in "".join(said)
+    assert jobs.stop(job_id)
 
 
 def test_a_cluster_that_does_not_answer_is_named() -> None:
