@@ -114,7 +114,7 @@ def test_analyses_and_sweeps_are_jobs_too(folder: Path, address: str, tiny_model
     sweep = (
         f"probe disruption --model {tiny_model} --manifest manifest.parquet --num-inference-steps 2 --out {folder}/ZERO"
     )
-    for line in (capture, f"analyze stability {folder}/SEEN", sweep):
+    for line in (capture, f"analyze stability {folder}/SEEN --workers 2", sweep):
         done = fewchannels(f"submit --follow -- {line}", folder, address)
         assert done.returncode == 0, (line, done.stderr)
     assert (folder / "SEEN" / "results" / "stability" / "summary.md").exists()

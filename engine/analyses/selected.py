@@ -69,6 +69,11 @@ class Selected:
         return tuple(self.layout.steps[i] for i in self.steps)
 
     @property
+    def n_scores(self) -> int:
+        """Scores of one kind: one for each sample, step, layer and channel."""
+        return len(self.samples) * len(self.steps) * len(self.layers) * self.layout.n_channels
+
+    @property
     def tasks(self) -> list[int]:
         """Tasks that own any of the samples, ascending."""
         return sorted(set((self.samples // self.layout.shard_samples).tolist()))

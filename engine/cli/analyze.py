@@ -29,13 +29,16 @@ Label = Annotated[
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Delete a result of other settings under this name.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4")
+    int | None,
+    typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4; 1 for little"),
 ]
 Gpus = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of each worker, where it does its arithmetic.")]
 Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, tell time and bytes of all; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
+
+_FEW_SCORES = 250_000  # analysed by one process before Ray has started
 
 
 @app.callback()
@@ -80,14 +83,15 @@ def masks(
     """
     from engine.analyses.subject_masks import SubjectMasks, usual_source
 
+    selected = _selected(run, where=where)
     _analyse(
         SubjectMasks(
             source or usual_source(run), tuple(labels.split(",")) if labels else (), revision, trust_remote_code, side
         ),
-        _selected(run, where=where),
+        selected,
         label,
         replace,
-        workers_of(workers, address, gpus),
+        workers_of(workers, address, selected.n_scores, gpus),
         dry_run,
         as_json,
     )
@@ -124,7 +128,7 @@ def stability(
 
     settings = Stability(_numbers("k", k), score or score_of(run), rank_pairs, persistence, by, seed)
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
-    _analyse(settings, selected, label, replace, workers_of(workers, address), dry_run, as_json)
+    _analyse(settings, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
 
 
 @app.command()
@@ -169,7 +173,8 @@ def concentration(
         register_threshold,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
-    _analyse(settings, selected, label, replace, workers_of(workers, address, gpus), dry_run, as_json)
+    pool = workers_of(workers, address, selected.n_scores, gpus)
+    _analyse(settings, selected, label, replace, pool, dry_run, as_json)
 
 
 @app.command()
@@ -220,7 +225,8 @@ def alignment(
         seed,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
-    _analyse(settings, selected, label, replace, workers_of(workers, address, gpus), dry_run, as_json)
+    pool = workers_of(workers, address, selected.n_scores, gpus)
+    _analyse(settings, selected, label, replace, pool, dry_run, as_json)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
@@ -279,10 +285,12 @@ def _analyse(
     print_finding(finding, where, as_json)
 
 
-def workers_of(n_workers: int | None, address: str | None, gpus_per_worker: float | None = 0) -> "Pool":
-    """Workers of one CPU each, as many as were asked for or as there would be actors."""
+def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> "Pool":
+    """Workers of one CPU each, as many as were asked for or as there would be actors; for little work this process."""
     from engine.cluster import choose_pool
 
+    if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
+        n_workers = 1
     return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
 
 

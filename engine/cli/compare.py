@@ -69,7 +69,7 @@ def compare(
                 pairing,
                 criteria,
                 target,
-                workers_of(workers, address),
+                workers_of(workers, address, sum(side.selected.n_scores for side in (pairing.a, pairing.b))),
                 replace=replace,
                 on_progress=lambda done, total: bar.update(shown, completed=done, total=total),
             )
