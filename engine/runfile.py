@@ -53,9 +53,10 @@ def _read(storage: Storage, name: str, latest: int, what: str, command: str) -> 
     try:
         description = documents.decode(storage.get(name))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{storage.url!r} holds no {what}: it has no {name}. Make one with fewchannels {command}."
-        ) from None
+        remedy = f"Make one with fewchannels {command}."
+        if storage.exists(COMPARISON):
+            remedy = "It holds a comparison of two runs: fewchannels report and fewchannels sql take that."
+        raise InputError(f"{storage.url!r} holds no {what}: it has no {name}. {remedy}") from None
     except documents.DamagedDocumentError as error:
         raise StorageError(
             f"{storage.location(name)} is damaged: {error}. Delete it and run the {what}'s command again: it writes "
