@@ -159,13 +159,17 @@ class Jobs:
 
         found: Future[JobState] = Future()
         thread = threading.Thread(target=_settle, args=(found, follow), daemon=True)
+        # What stands between may let Ray's client through and not this question, which then says nothing.
         can_be_asked, n_missed = self._answers(), 0
         thread.start()
         while n_missed < _MOST_MISSED:
             thread.join(_LOOK_EVERY_S)
             if not thread.is_alive():
                 return found.result()
-            n_missed = n_missed + 1 if can_be_asked and not self._answers() else 0
+            if self._answers():
+                can_be_asked, n_missed = True, 0
+            elif can_be_asked:
+                n_missed += 1
         raise FewchannelsError(
             f"the head of {self._where} has not answered {n_missed} times; it may have died. What the job has finished "
             "is in its run: once a cluster is up, send the same command again, and it goes on."

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if lane := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Of all clusters below one folder, Ray gives a job the address of the one that was started last.
+    os.environ["RAY_TMPDIR"] = f"/tmp/fewchannels-{lane}"
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts for minutes beside two busy tests
 
 import numpy as np

@@ -25,7 +25,7 @@ class StubWork:
         n_tasks: how many.
         seconds: of each.
         deadly: the task that kills its actor's process; -1 for none.
-        n_nodes: the second half of the tasks waits until so many nodes have begun one.
+        n_actors: the second half of the tasks waits until so many actors have begun one.
         place: URL of an object store for records.
     """
 
@@ -33,7 +33,7 @@ class StubWork:
     n_tasks: int
     seconds: float = 0.05
     deadly: int = -1
-    n_nodes: int = 1
+    n_actors: int = 1
     place: str = ""
     fingerprint: str = "0" * 16
 
@@ -69,7 +69,7 @@ def start_stub(work: StubWork, n_threads: int) -> Callable[[int], Record]:
         note("begun", task)
         if task == work.deadly:
             os.kill(pid, signal.SIGKILL)
-        while task >= work.n_tasks // 2 and len({line["node"] for line in work.diary()}) < work.n_nodes:
+        while task >= work.n_tasks // 2 and len({line["pid"] for line in work.diary()}) < work.n_actors:
             time.sleep(0.1)
         time.sleep(work.seconds * (10 if Path(work.folder, f"slow-{node}").exists() else 1))
         key = f"data/{task:05d}.bin"

@@ -66,7 +66,7 @@ def nodes_of(work: StubWork) -> Counter[str]:
 def test_a_node_that_joins_is_used_and_one_that_dies_costs_the_tasks_it_was_at(
     cluster: Cluster, node: Callable, tmp_path: Path
 ) -> None:
-    work, states = StubWork(str(tmp_path), 60, 0.4, n_nodes=2), []
+    work, states = StubWork(str(tmp_path), 60, 0.4, n_actors=2), []
     first = node()
     running = outcomes(work, start_stub, list(range(60)), pool(2), lambda state: states.append(State(**vars(state))))
     done = [next(running)["task"] for _ in range(5)]
@@ -91,7 +91,7 @@ def test_a_node_that_dies_costs_no_task_in_an_object_store(
     with s3.s3_server(seed=3) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)  # before there are nodes, whose actors have it from them
-        work = StubWork(str(tmp_path), 30, 0.3, n_nodes=2, place=f"s3://{s3.BUCKET}/RUN")
+        work = StubWork(str(tmp_path), 30, 0.3, n_actors=2, place=f"s3://{s3.BUCKET}/RUN")
         first, second = node(), node()
 
         def on_progress(progress: Progress) -> None:
@@ -109,7 +109,7 @@ def test_a_node_that_dies_costs_no_task_in_an_object_store(
 def test_a_node_that_is_about_to_go_gets_no_more_tasks_and_nothing_is_done_twice(
     cluster: Cluster, node: Callable, tmp_path: Path
 ) -> None:
-    work = StubWork(str(tmp_path), 50, 0.25, n_nodes=2)
+    work = StubWork(str(tmp_path), 50, 0.25, n_actors=2)
     leaving, staying = node(), node()
     running = outcomes(work, start_stub, list(range(50)), pool(2))
     done = []
@@ -128,7 +128,7 @@ def test_a_node_that_is_about_to_go_gets_no_more_tasks_and_nothing_is_done_twice
 
 
 def test_a_slow_node_does_less_and_the_last_tasks_do_not_wait_for_it(node: Callable, tmp_path: Path) -> None:
-    work = StubWork(str(tmp_path), 40, 0.15, n_nodes=2)
+    work = StubWork(str(tmp_path), 40, 0.15, n_actors=2)
     slow, _ = node(), node()
     (tmp_path / f"slow-{slow.node_id}").touch()
     list(outcomes(work, start_stub, list(range(40)), pool(2)))
@@ -165,7 +165,7 @@ def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(
     """The successor's record names other bytes than the late writer's, which are there."""
     first = node()
     node()
-    work, late = StubWork(str(tmp_path), 30, 0.3, n_nodes=2), []
+    work, late = StubWork(str(tmp_path), 30, 0.3, n_actors=2), []
 
     def write_late() -> None:
         for path in (tmp_path / "data").glob("*.bin"):
@@ -194,7 +194,7 @@ def test_actors_share_a_gpu_or_own_several(cluster: Cluster, node: Callable, tmp
     owners: dict[float, set[tuple[str, int]]] = {}
     for gpus, n_actors in ((0.5, 4), (2, 1)):
         (tmp_path / str(gpus)).mkdir()
-        work = StubWork(str(tmp_path / str(gpus)), 12, 0.5)
+        work = StubWork(str(tmp_path / str(gpus)), 12, 0.1, n_actors=n_actors)
         assert len(list(outcomes(work, start_stub, list(range(12)), Pool(n_actors, gpus, 1, "auto")))) == 12
         owners[gpus] = {(line["gpus"], line["pid"]) for line in work.diary()}
     assert sorted(gpus for gpus, _ in owners[0.5]) == ["0", "0", "1", "1"]

@@ -192,8 +192,7 @@ def test_files_are_sent_once_each_and_two_of_one_name_are_told_apart(
 def test_whoever_follows_a_job_learns_that_the_head_is_silent(
     folder: Path, address: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_module, "_LOOK_EVERY_S", 1.0)
-    monkeypatch.setattr(jobs_module, "_MOST_MISSED", 3)
+    monkeypatch.setattr(jobs_module, "_MOST_MISSED", 2)
     jobs = Jobs(address)
     command = f"capture --model {tiny_model} --manifest {folder}/manifest.parquet --out {folder}/SILENT"
     job_id, _ = jobs.submit([*shlex.split(command), "--num-inference-steps", "5000"])
@@ -207,7 +206,7 @@ def test_whoever_follows_a_job_learns_that_the_head_is_silent(
                 each.suspend()
 
     try:
-        with pytest.raises(FewchannelsError, match=r"has not answered 3 times; it may have died.*the same command"):
+        with pytest.raises(FewchannelsError, match=r"has not answered 2 times; it may have died.*the same command"):
             jobs.follow(job_id, stop_the_head)
     finally:
         for each in head:
