@@ -122,6 +122,11 @@ class Criteria:
             raise InputError(f"k is {self.k}; a set of channels has at least 1.")
 
 
+def title(name: str, run: str) -> str:
+    """What figures call one of two runs, such as ``A: my-run``."""
+    return f"{name.upper()}: {PurePosixPath(run).name}"
+
+
 @dataclass(frozen=True)
 class Side:
     """One of two runs. Plain values only: it travels to workers.
@@ -143,7 +148,7 @@ class Side:
     @property
     def title(self) -> str:
         """What figures call it, such as ``A: my-run``."""
-        return f"{self.name.upper()}: {PurePosixPath(self.selected.run).name}"
+        return title(self.name, self.selected.run)
 
     def read(self, names: Sequence[str], at: slice, layer: int, steps: Sequence[int]) -> dict[str, np.ndarray]:
         """Arrays ``(sample, step, channel)`` of some of the comparison's samples, of one layer.

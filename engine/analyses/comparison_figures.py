@@ -77,10 +77,14 @@ def _overlap(numbers: Mapping[str, Any], agreement: pd.DataFrame) -> dict[str, D
     }
 
 
-def _about(numbers: Mapping[str, Any]) -> str:
+def steps_in_words(numbers: Mapping[str, Any]) -> str:
+    """The last step that both runs have, as people read it."""
     a, b = numbers["step_a"], numbers["step_b"]
-    steps = f"step {a}" if a == b else f"step {a} of A and {b} of B"
-    return f"{steps}, n = {numbers['n_samples']:,} samples of both, bands: 95 % over prompts"
+    return f"step {a}" if a == b else f"step {a} of A and {b} of B"
+
+
+def _about(numbers: Mapping[str, Any]) -> str:
+    return f"{steps_in_words(numbers)}, n = {numbers['n_samples']:,} samples of both, bands: 95 % over prompts"
 
 
 def _line(rows: pd.DataFrame, x: str) -> Series:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from engine.analyses.comparison_figures import LABELS
-from engine.report.document import Finding, Table, number, ranged
+from engine.analyses.comparison_figures import LABELS, steps_in_words
+from engine.report.document import Finding, Table, ends, number, ranged_row
 from engine.report.source import Source
 
 _SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
@@ -27,7 +27,7 @@ def of_comparison(source: Source) -> list[Finding]:
 
 def _overlap(source: Source) -> Finding | None:
     numbers = source.description["numbers"]
-    step, k = numbers["step_a"], numbers["k"]
+    step, k, when = numbers["step_a"], numbers["k"], steps_in_words(numbers)
     text = (
         "select layer_a, layer_b, kind, n, mean, low, high, chance from agreement where measure = 'jaccard' and "
         f"step_a = {step} order by layer_a, kind"
@@ -42,22 +42,22 @@ def _overlap(source: Source) -> Finding | None:
 
     def against(layer: int) -> str:
         told = {words: by[kind].loc[layer] for kind, words in _SEEDS.items() if kind in by and layer in by[kind].index}
-        return "; ".join(f"{words} {_ranged(row)}" for words, row in told.items())
+        return "; ".join(f"{words} {ranged_row(row)}" for words, row in told.items())
 
     layers = {most: "most ", least: "least "} if most != least else {most: ""}
     told = [
-        f"{rank}at layer {_layers(numbers, layer, matched.loc[layer])}: {_ranged(matched.loc[layer])}"
+        f"{rank}at layer {_layers(numbers, layer, matched.loc[layer])}: {ranged_row(matched.loc[layer])}"
         + (f" ({others})" if (others := against(layer)) else "")
         for layer, rank in layers.items()
     ]
     sentence = (
-        f"The top {k} channels by {numbers['score']} of one sample in A and in B overlap (Jaccard, {_steps(numbers)}) "
+        f"The top {k} channels by {numbers['score']} of one sample in A and in B overlap (Jaccard, {when}) "
         f"{'; '.join(told)}. Two random sets of {k} overlap by {number(chance)}; n = {int(matched['n'].max()):,} "
         f"samples of {numbers['n_prompts']:,} prompts; {_CHOSEN}."
     )
     measured: dict[str, Any] = {"k": k, "chance": chance, "most_layer": most, "least_layer": least}
     measured["layers"] = {
-        str(layer): {kind: _record(own.loc[layer]) for kind, own in by.items() if layer in own.index}
+        str(layer): {kind: ends(own.loc[layer]) for kind, own in by.items() if layer in own.index}
         for layer in matched.index
     }
     if seeds:
@@ -70,7 +70,7 @@ def _overlap(source: Source) -> Finding | None:
         )
     shown = [kind for kind in _HEADS if kind in by]
     table = Table(
-        f"Mean Jaccard overlap of the top {k}, {_steps(numbers)}, 95 % over prompts; by chance {number(chance)}",
+        f"Mean Jaccard overlap of the top {k}, {when}, 95 % over prompts; by chance {number(chance)}",
         [_layer_head(numbers), *(_HEADS[kind] for kind in shown), "n"],
         [
             [
@@ -86,6 +86,7 @@ def _overlap(source: Source) -> Finding | None:
 
 def _ranks(source: Source) -> Finding | None:
     numbers = source.description["numbers"]
+    when = steps_in_words(numbers)
     text = (
         "select layer_a, layer_b, n, mean, low, high from agreement where measure = 'spearman' and kind = 'matched' "
         f"and step_a = {numbers['step_a']} order by layer_a"
@@ -94,20 +95,20 @@ def _ranks(source: Source) -> Finding | None:
     if rows.empty:
         return None
     most, least = int(rows["mean"].idxmax()), int(rows["mean"].idxmin())
-    told = " and ".join(f"{_ranged(rows.loc[layer])} at layer {layer}" for layer in dict.fromkeys((least, most)))
+    told = " and ".join(f"{ranged_row(rows.loc[layer])} at layer {layer}" for layer in dict.fromkeys((least, most)))
     sentence = (
         "Of all channels' scores, not only the top ones, the Spearman correlation of one sample in A and in B is "
-        f"{'between ' if most != least else ''}{told} ({_steps(numbers)}, n = {int(rows['n'].max()):,} samples; 0 for "
+        f"{'between ' if most != least else ''}{told} ({when}, n = {int(rows['n'].max()):,} samples; 0 for "
         "channels that have nothing to do with each other, 1 for one order)."
     )
     measured = {"most_layer": most, "least_layer": least}
-    layers = {"layers": {str(layer): _record(row) for layer, row in rows.iterrows()}}
+    layers = {"layers": {str(layer): ends(row) for layer, row in rows.iterrows()}}
     return Finding("spearman", sentence, measured | layers, [source.sql(text)])
 
 
 def _difference(source: Source, metric: str) -> Finding | None:
     numbers = source.description["numbers"]
-    step_a, step_b = numbers["step_a"], numbers["step_b"]
+    step_a, step_b, when = numbers["step_a"], numbers["step_b"], steps_in_words(numbers)
     text = (
         "with change as (select layer_a, layer_b, n_samples, mean, low, high from differences where metric = "
         f"'{metric}' and step_a = {step_a}), own as (select run, layer, mean from profiles where metric = '{metric}' "
@@ -123,12 +124,12 @@ def _difference(source: Source, metric: str) -> Finding | None:
     row, known = rows.loc[most], rows.dropna(subset=["low", "high"])
     more, less = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
     sentence = (
-        f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {_ranged(row)} (A "
-        f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {_steps(numbers)}, n = {int(row['n_samples']):,} "
+        f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {ranged_row(row)} (A "
+        f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {when}, n = {int(row['n_samples']):,} "
         f"samples). Of {len(rows):,} layers the interval lies above 0 in {more:,} and below in {less:,}; nothing is "
         f"corrected for there being many layers: about {number(len(rows) / 20)} would do so without any difference."
         if rows["mean"].any()
-        else f"{name}: A and B are equal at every layer, {_steps(numbers)}, n = {int(row['n_samples']):,} samples."
+        else f"{name}: A and B are equal at every layer, {when}, n = {int(row['n_samples']):,} samples."
     )
     measured: dict[str, Any] = {
         "layer": most,
@@ -136,16 +137,16 @@ def _difference(source: Source, metric: str) -> Finding | None:
         "mean_b": float(row["mean_b"]),
         "n_layers": len(rows),
     }
-    measured |= _record(row) | {"n_above": more, "n_below": less}
+    measured |= ends(row) | {"n_above": more, "n_below": less}
     table = Table(
-        f"{name}, {_steps(numbers)}, 95 % over prompts",
+        f"{name}, {when}, 95 % over prompts",
         [_layer_head(numbers), "A", "B", "B - A", "n"],
         [
             [
                 _layers(numbers, layer, each),
                 number(each["mean_a"]),
                 number(each["mean_b"]),
-                _ranged(each),
+                ranged_row(each),
                 f"{int(each['n_samples']):,}",
             ]
             for layer, each in rows.iterrows()
@@ -159,11 +160,6 @@ def _is_below(lower: Any, upper: Any, layer: int) -> bool:
     return layer in lower.index and layer in upper.index and bool(lower.loc[layer, "high"] < upper.loc[layer, "low"])
 
 
-def _steps(numbers: dict[str, Any]) -> str:
-    a, b = numbers["step_a"], numbers["step_b"]
-    return f"step {a}" if a == b else f"step {a} of A and {b} of B"
-
-
 def _layer_head(numbers: dict[str, Any]) -> str:
     return "layer" if numbers["layers_by"] == "number" else "layer of A, of B"
 
@@ -173,12 +169,4 @@ def _layers(numbers: dict[str, Any], layer: int, row: pd.Series) -> str:
 
 
 def _cell(rows: Any, layer: int) -> str:
-    return _ranged(rows.loc[layer]) if layer in rows.index and pd.notna(rows.loc[layer, "mean"]) else ""
-
-
-def _ranged(row: pd.Series) -> str:
-    return ranged(float(row["mean"]), float(row["low"]), float(row["high"]))
-
-
-def _record(row: pd.Series) -> dict[str, float | None]:
-    return {name: None if pd.isna(row[name]) else float(row[name]) for name in ("mean", "low", "high")}
+    return ranged_row(rows.loc[layer]) if layer in rows.index and pd.notna(rows.loc[layer, "mean"]) else ""

@@ -1,9 +1,9 @@
 """A comparison's part of a report: which two runs, what their massive channels share, figures, samples of both."""
 
 import re
-from pathlib import PurePosixPath
 from typing import Any
 
+from engine.analyses.comparison import title as side_title
 from engine.analyses.comparison_figures import figures
 from engine.catalog import Catalog
 from engine.errors import FewchannelsError, InputError
@@ -31,7 +31,7 @@ def comparison_part(source: Source, title: str) -> Part:
         StorageError: the comparison is damaged.
     """
     numbers = source.description["numbers"]
-    titles = {side: f"{side.upper()}: {PurePosixPath(run).name}" for side, run in source.description["runs"].items()}
+    titles = {side: side_title(side, run) for side, run in source.description["runs"].items()}
     tables = {name: source.ask(f"select * from {name}") for name in ("agreement", "differences", "profiles")}
     drawn: list[Block] = [
         Figure(name, drawing, [_how(source, name, numbers)], less_important="gini" in name or "token_norm" in name)

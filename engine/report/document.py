@@ -264,3 +264,18 @@ def ranged(mean: float, low: float, high: float) -> str:
     """A mean with its 95 % interval."""
     ends = f"95 %: {number(low)} to {number(high)}" if np.isfinite(low) and np.isfinite(high) else "no interval"
     return f"{number(mean)} ({ends})"
+
+
+def ranged_row(row: Any) -> str:
+    """The same of a row of a frame that has ``mean``, ``low`` and ``high``."""
+    return ranged(float(row["mean"]), float(row["low"]), float(row["high"]))
+
+
+def ends(row: Any) -> dict[str, float | None]:
+    """The row's ``mean``, ``low`` and ``high`` in plain values; None where one is not finite."""
+    return {name: finite(row[name]) for name in ("mean", "low", "high")}
+
+
+def finite(value: Any) -> float | None:
+    """A plain number; None where it is missing or not finite."""
+    return float(value) if value is not None and np.isfinite(value) else None

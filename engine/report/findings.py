@@ -1,6 +1,5 @@
 """What was found in a run, as sentences: every number is one that a query returns, with what it is read against."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from engine.analyses.intervals import cluster_bootstrap
-from engine.report.document import Finding, How, Table, number, ranged
+from engine.report.document import Finding, How, Table, ends, finite, number, ranged, ranged_row
 from engine.report.source import Source
 
 _MOST_TOP = 12
@@ -85,13 +84,13 @@ def _ratio(source: Source, found: Extreme) -> Finding:
     score = source.description["config"]["score"]
     where = _where(source, found)
     text = (
-        f"The largest channel scores {_ranged(top)} times the median channel ({score}, {where}, "
+        f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where}, "
         f"n = {int(top['n_samples']):,} samples); the median channel's ratio is 1 by definition. The layer was "
         f"chosen by looking, as that of the largest mean, so it is a little high"
     )
     if len(rows) > 1:
         other = rows.loc[least]
-        text += f"; at layer {least}, where it is smallest, the ratio is {_ranged(other)}"
+        text += f"; at layer {least}, where it is smallest, the ratio is {ranged_row(other)}"
     numbers = {"layer": found.layer, "step": found.step, "chosen_by_looking": True, "reference": 1.0}
     numbers |= _record(top) | {"least_layer": least, "least": _record(rows.loc[least])}
     return Finding("ratio", f"{text}.", numbers, [found.how])
@@ -157,7 +156,7 @@ def _overlap(source: Source, found: Extreme) -> Finding | None:
     )
     words = {"within": "same prompt, other seed", "across": "other prompt", "category": "other prompt, same category"}
     parts = [
-        f"{_ranged(rows.loc[kind])} for two samples of the {name} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs)"
+        f"{ranged_row(rows.loc[kind])} for two samples of the {name} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs)"
         for kind, name in words.items()
         if kind in rows.index and pd.notna(rows.loc[kind, "mean"])
     ]
@@ -172,7 +171,7 @@ def _overlap(source: Source, found: Extreme) -> Finding | None:
     numbers: dict[str, Any] = {"layer": found.layer, "step": found.step, "k": k, "chance": chance}
     for kind in rows.index:
         about = {"n_pairs": int(rows.loc[kind, "n_pairs"]), "n_prompts": int(rows.loc[kind, "n_prompts"])}
-        numbers[str(kind)] = _ends(rows.loc[kind]) | about
+        numbers[str(kind)] = ends(rows.loc[kind]) | about
     return Finding("overlap", sentence, numbers, [source.sql(text)])
 
 
@@ -198,7 +197,7 @@ def _energy(source: Source, found: Extreme) -> Finding | None:
     row, numbers, hows = rows.iloc[0], {"layer": found.layer, "step": found.step, "k": k}, [how]
     numbers |= _record(row) | {"chance": k / n_channels}
     sentence = (
-        f"The top {k} of {n_channels:,} channels by {score} hold {_ranged(row)} of the squared values "
+        f"The top {k} of {n_channels:,} channels by {score} hold {ranged_row(row)} of the squared values "
         f"({_where(source, found)}, n = {int(row['n_samples']):,} {over}); spread evenly it would be "
         f"{number(k / n_channels)}."
     )
@@ -243,8 +242,8 @@ def _registers(source: Source, found: Extreme) -> Finding | None:
     tokens, channels = rows.loc["n_registers"], rows.loc["n_token_outliers"]
     k = result["settings"]["k"]
     sentence = (
-        f"Channels or a few tokens? A sample has {_ranged(tokens)} tokens of outlying norm (registers), which hold "
-        f"half or more of {_ranged(channels)} of the top {k} channels ({_where(source, found)}, "
+        f"Channels or a few tokens? A sample has {ranged_row(tokens)} tokens of outlying norm (registers), which hold "
+        f"half or more of {ranged_row(channels)} of the top {k} channels ({_where(source, found)}, "
         f"n = {int(channels['n_samples']):,} samples); 0 where channels stand out at every token, {k} where tokens do."
     )
     numbers = {"layer": found.layer, "step": found.step, "k": k}
@@ -320,12 +319,12 @@ def _alignment(source: Source) -> Finding | None:
     )
     numbers: dict[str, Any] = {"layer": best.layer, "step": best.step, "chosen_by_looking": True}
     numbers["selections"] = {
-        str(name): {"mean": _plain(row["iou"]), "low": _plain(row["iou_low"]), "high": _plain(row["iou_high"])}
-        | {"n_samples": int(row["n_samples"]), "chance": _plain(row["chance_iou"]), "best": _plain(row["best_iou"])}
+        str(name): {"mean": finite(row["iou"]), "low": finite(row["iou_low"]), "high": finite(row["iou_high"])}
+        | {"n_samples": int(row["n_samples"]), "chance": finite(row["chance_iou"]), "best": finite(row["best_iou"])}
         for name, row in rows.iterrows()
     }
     numbers["top_minus"] = {
-        name: {"mean": _plain(mean), "low": _plain(low), "high": _plain(high), "n_samples": n}
+        name: {"mean": finite(mean), "low": finite(low), "high": finite(high), "n_samples": n}
         for name, (mean, low, high, n) in differences.items()
     }
     return Finding("alignment", sentence, numbers, [source.sql(means_text), source.sql(difference_text)], table)
@@ -386,21 +385,9 @@ def _where(source: Source, found: Extreme) -> str:
     return f"layer {found.layer}, step {found.step}{tokens}"
 
 
-def _ranged(row: pd.Series) -> str:
-    return ranged(float(row["mean"]), float(row["low"]), float(row["high"]))
-
-
 def _iou(row: pd.Series) -> str:
     return ranged(float(row["iou"]), float(row["iou_low"]), float(row["iou_high"]))
 
 
-def _ends(row: pd.Series) -> dict[str, Any]:
-    return {name: _plain(row[name]) for name in ("mean", "low", "high")}
-
-
 def _record(row: pd.Series) -> dict[str, Any]:
-    return _ends(row) | {"n_samples": int(row["n_samples"])}
-
-
-def _plain(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    return ends(row) | {"n_samples": int(row["n_samples"])}

@@ -9,7 +9,7 @@ import pandas as pd
 from engine.interventions.conditions import BASELINES
 from engine.interventions.figures import in_words
 from engine.metrics import METRICS
-from engine.report.document import Finding, How, Table, number, ranged
+from engine.report.document import Finding, How, Table, number, ranged_row
 from engine.report.source import Source
 
 _Q = 0.05
@@ -114,10 +114,10 @@ def _level(
     parts, numbers = [], {}
     for metric in (name for name in main if name in own.index):
         row = own.loc[metric]
-        text = f"{metric} {_ranged(row)}"
+        text = f"{metric} {ranged_row(row)}"
         numbers[metric] = _record(row)
         if metric in plain.index and pd.notna(plain.loc[metric, "mean"]):
-            text += f", undisturbed pictures {_ranged(plain.loc[metric])}"
+            text += f", undisturbed pictures {ranged_row(plain.loc[metric])}"
             numbers[metric]["undisturbed"] = _record(plain.loc[metric])
         parts.append(text)
     n, n_prompts = int(own["n_items"].max()), int(own["n_prompts"].max())
@@ -138,7 +138,7 @@ def _against(
     every = rows
     rows = every[every["metric"].isin(main)]
     for _, each in rows.iterrows():
-        by[verdict(each)].append(f"{each['metric']} {_ranged(each)}")
+        by[verdict(each)].append(f"{each['metric']} {ranged_row(each)}")
     words = {"more": "they do more by", "less": "they do LESS by", "alike": "not told apart are"}
     parts = [f"{words[name]} {', '.join(each)}" for name, each in by.items() if each]
     exceeded = bool(by["more"]) and not by["less"] and not by["alike"]
@@ -158,7 +158,7 @@ def _against(
                 str(each["metric"]),
                 number(each["effect_mean"]),
                 number(each["control_mean"]),
-                _ranged(each),
+                ranged_row(each),
                 "" if pd.isna(each["d_z"]) else f"{each['d_z']:.2f}",
                 "" if pd.isna(each["q"]) else f"{each['q']:.2g}",
                 f"{int(each['n_items']):,}",
@@ -275,10 +275,6 @@ def _sets(source: Source, conditions: Sequence[int], chosen: Headline) -> Findin
 
 def _control(row: pd.Series) -> str:
     return str(row["action"] if row["action"] in BASELINES else row["selection"])
-
-
-def _ranged(row: pd.Series) -> str:
-    return ranged(float(row["mean"]), float(row["low"]), float(row["high"]))
 
 
 def _record(row: pd.Series) -> dict[str, Any]:
