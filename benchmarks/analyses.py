@@ -23,18 +23,18 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from engine.analyses.concentration import Concentration
-from engine.analyses.kmeans import k_means
-from engine.analyses.localise import normalise
-from engine.analyses.selected import Selected
-from engine.cluster import one_thread
-from engine.draws import cell_keys, different_tokens
-from engine.models.family import Block
-from engine.plan import Layout
-from engine.results import Results
-from engine.statistics import STATISTICS
-from engine.storage import open_storage
-from engine.store import Store, lay_out, read
+from fewchannels.analyses.concentration.units import Concentration
+from fewchannels.analyses.selected import Selected
+from fewchannels.cluster.session import one_thread
+from fewchannels.measures.draws import cell_keys, different_tokens
+from fewchannels.measures.kmeans import k_means
+from fewchannels.measures.localise import normalise
+from fewchannels.measures.statistics import STATISTICS
+from fewchannels.models.family import Block
+from fewchannels.runs.arrays import Store, lay_out, read
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.results import Results
+from fewchannels.runs.storage import open_storage
 
 N_CHANNELS, N_STARTS = 12, 4
 

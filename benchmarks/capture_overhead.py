@@ -22,16 +22,16 @@ from pathlib import Path
 
 import torch
 
-from engine import manifest
-from engine.actors import outcomes
-from engine.cluster import Pool, ray_session
-from engine.config import CaptureConfig
-from engine.job import Job, begin, prepare
-from engine.manifest import read_samples
-from engine.recorder import Recorder
-from engine.run import start_capture
-from engine.taps import tapped
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.recorder import Recorder
+from fewchannels.capture.run import start_capture
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.pool import outcomes
+from fewchannels.cluster.session import Pool, ray_session
+from fewchannels.manifest import read_samples
+from fewchannels.models.taps import tapped
 
 
 def timed(work: Callable[[], object]) -> float:

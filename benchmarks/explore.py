@@ -28,16 +28,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from engine.explore.opened import OpenedRun, open_places
-from engine.explore.server import bind
-from engine.ledger import Ledger, Record
-from engine.models.family import Block
-from engine.parts import part
-from engine.plan import Layout
-from engine.runfile import write_description
-from engine.storage import open_storage
-from engine.store import NAME, Store, lay_out
-from engine.tables import encode, schema
+from fewchannels.models.family import Block
+from fewchannels.runs.arrays import NAME, Store, lay_out
+from fewchannels.runs.description import write_description
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import part
+from fewchannels.runs.storage import open_storage
+from fewchannels.tables import encode, schema
+from fewchannels.views.explore.opened import OpenedRun, open_places
+from fewchannels.views.explore.server import bind
 
 GOAL_MS = 200
 FINGERPRINT = "0123456789abcdef"

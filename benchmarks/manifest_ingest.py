@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine.manifest import ingest
+from fewchannels.manifest import ingest
 
 
 def make_csv(path: Path, n_rows: int) -> None:

@@ -32,8 +32,8 @@ import zarr.codecs
 from numcodecs import blosc, zstd
 from store_write import ZARRS, layout, open_tensorstore, real_values
 
-from engine.channels import round_to_bfloat16
-from engine.plan import ArrayPlan
+from fewchannels.measures.scores import round_to_bfloat16
+from fewchannels.runs.layout import ArrayPlan
 
 SPECIAL = {
     "91,648": 91_648.0,

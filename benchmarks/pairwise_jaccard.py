@@ -34,7 +34,7 @@ import torch
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from engine.analyses.overlap import pair_overlap
+from fewchannels.measures.overlap import pair_overlap
 
 K, N_CHANNELS, N_SEEDS, N_CELLS = 12, 3072, 4, 1596
 N_SETS = 500

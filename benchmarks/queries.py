@@ -31,13 +31,13 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from engine.catalog import Catalog
-from engine.ledger import Ledger, Record
-from engine.parts import compact, part
-from engine.results import Results
-from engine.runfile import write_description
-from engine.storage import open_storage
-from engine.tables import Columns, encode, schema
+from fewchannels.runs.description import write_description
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import compact, part
+from fewchannels.runs.results import Results
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.storage import open_storage
+from fewchannels.tables import Columns, encode, schema
 
 GOAL_S = 2.0
 N_LAYERS, N_STEPS, N_CHANNELS, K, N_MASSIVE = 57, 28, 3072, 12, 8

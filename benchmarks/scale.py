@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from engine.cluster import Pool, ray_session
-from engine.ledger import Ledger, Record
-from engine.models.family import Block
-from engine.plan import Layout
-from engine.run import Progress, run_tasks
-from engine.storage import Storage, Stored, open_storage
-from engine.store import Store, lay_out
+from fewchannels.capture.run import Progress, run_tasks
+from fewchannels.cluster.session import Pool, ray_session
+from fewchannels.models.family import Block
+from fewchannels.runs.arrays import Store, lay_out
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.storage import Storage, Stored, open_storage
 
 
 @dataclass(frozen=True)

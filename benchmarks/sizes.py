@@ -6,10 +6,10 @@ formats. For a model at hand, ``fewchannels capture --dry-run`` measures them on
 
 from dataclasses import dataclass, replace
 
-from engine.budget import expected_bytes
-from engine.models.family import Block
-from engine.plan import Layout, default_shard_samples
-from engine.sizes import size
+from fewchannels.capture.budget import expected_bytes
+from fewchannels.models.family import Block
+from fewchannels.runs.layout import Layout, default_shard_samples
+from fewchannels.units import size
 
 
 @dataclass(frozen=True)

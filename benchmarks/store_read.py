@@ -1,6 +1,6 @@
 """How fast parts of a run are read: ``python benchmarks/store_read.py --samples 512``.
 
-A store of demo-shaped samples with random values, written by :meth:`engine.store.Store.write`, against the obvious
+A store of demo-shaped samples with random values, written by :meth:`fewchannels.runs.arrays.Store.write`, against the obvious
 alternatives that hold the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5 file with
 our chunks and no codec; a safetensors file per sample. Three questions:
 
@@ -30,9 +30,9 @@ import xarray as xr
 import zarr
 from store_write import ZARRS, files_of, laid_out, layout, open_tensorstore, random_values
 
-from engine import store
-from engine.plan import Layout
-from engine.storage import open_storage
+from fewchannels.runs import arrays as store
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.storage import open_storage
 
 Where = tuple[int | slice, ...]
 Read = Callable[[str, Where], np.ndarray]

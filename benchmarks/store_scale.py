@@ -5,7 +5,7 @@ then per task a real record and every file that the record names, small ones wit
 ``fewchannels capture`` resumes it as a process of its own, which finds nothing to do; and its parts are timed one by
 one, in a process of their own too. Medians; the goal is less than 5 s in all.
 
-``memory``: a process calls one :class:`engine.worker.CaptureWorker` from as many threads as a Ray actor does, with
+``memory``: a process calls one :class:`fewchannels.capture.worker.CaptureWorker` from as many threads as a Ray actor does, with
 one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another is under
 way. The whole pipeline runs, made cheap: one denoising step, one layer.
 """
@@ -29,12 +29,12 @@ PARTS = """
 import json, sys, time
 from pathlib import Path
 marks = [time.perf_counter()]
-from engine import cli
-from engine.config import CaptureConfig
-from engine.job import begin, check_place, prepare
-from engine.lease import hold
-from engine.ledger import Ledger
-from engine.cluster import choose_pool
+from fewchannels import cli
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, check_place, prepare
+from fewchannels.runs.lease import hold
+from fewchannels.runs.ledger import Ledger
+from fewchannels.cluster.session import choose_pool
 marks.append(time.perf_counter())
 path, run = Path(sys.argv[1]), sys.argv[2]
 job = prepare(path, run, CaptureConfig(shard_samples=1))
@@ -57,13 +57,13 @@ print(json.dumps(dict(zip(names, [b - a for a, b in zip(marks, marks[1:])]))))
 
 def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
     """A finished run of one-sample tasks with made-up data; its manifest and itself."""
-    from engine import manifest
-    from engine.config import CaptureConfig
-    from engine.job import begin, prepare
-    from engine.ledger import Ledger, Record
-    from engine.parts import TABLES, part
-    from engine.storage import Stored
-    from engine.store import NAME
+    from fewchannels import manifest
+    from fewchannels.capture.config import CaptureConfig
+    from fewchannels.capture.job import begin, prepare
+    from fewchannels.runs.arrays import NAME
+    from fewchannels.runs.ledger import Ledger, Record
+    from fewchannels.runs.parts import TABLES, part
+    from fewchannels.runs.storage import Stored
 
     path, run = folder / "manifest.parquet", folder / "run"
     manifest.ingest([f"demo:{n_tasks}"], path)
@@ -102,7 +102,7 @@ def resume(n_tasks: int, rounds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as temporary:
         path, run = make_finished_run(Path(temporary), n_tasks)
         n_files = sum(1 for each in run.rglob("*") if each.is_file())
-        command = [sys.executable, "-c", "from engine.cli import main; main()", "capture", "--json"]
+        command = [sys.executable, "-c", "from fewchannels.cli import main; main()", "capture", "--json"]
         command += ["--manifest", str(path), "--out", str(run), "--shard-samples", "1"]
         whole: list[float] = []
         parts: dict[str, list[float]] = {}
@@ -128,11 +128,11 @@ def resume(n_tasks: int, rounds: int) -> dict[str, object]:
 
 def measure_memory(n_samples: int) -> None:
     """Call a worker as a Ray actor does, in this process; prints its resident memory as a JSON line."""
-    from engine import manifest
-    from engine.actors import TASKS_AT_ONCE
-    from engine.config import CaptureConfig
-    from engine.job import begin, prepare
-    from engine.worker import CaptureWorker
+    from fewchannels import manifest
+    from fewchannels.capture.config import CaptureConfig
+    from fewchannels.capture.job import begin, prepare
+    from fewchannels.capture.worker import CaptureWorker
+    from fewchannels.cluster.pool import TASKS_AT_ONCE
 
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as temporary:

@@ -5,7 +5,7 @@ The same values, interleaved in one process, round by round in rotated order, ea
 - ``one file``: a plain write of the raw values, the limit that a file system sets;
 - ``one file, flushed early``: the same, told to the kernel to flush what is written at once;
 - ``one file, our bytes``: a plain write of what our store has compressed already;
-- ``ours``: :meth:`engine.store.Store.write`;
+- ``ours``: :meth:`fewchannels.runs.arrays.Store.write`;
 - Zarr v3 by zarr-python (its defaults; sharded without a codec; sharded with our codecs), tensorstore and the zarrs
   pipeline (sharded), HDF5 by h5py (our chunks, no codec), and one safetensors file.
 
@@ -34,13 +34,15 @@ import xarray as xr
 import zarr
 import zarrs  # noqa: F401 - registers its pipeline
 
-from engine import manifest, shards, store
-from engine.config import CaptureConfig
-from engine.job import begin, prepare
-from engine.models.family import Block
-from engine.plan import Layout
-from engine.storage import open_storage
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.models.family import Block
+from fewchannels.runs import arrays as store
+from fewchannels.runs import shards
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.storage import open_storage
 
 Arrays = dict[str, np.ndarray]
 Write = Callable[[], object]

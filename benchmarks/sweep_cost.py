@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine import manifest
-from engine.channels import statistics as channel_statistics
-from engine.config import CaptureConfig
-from engine.interventions.conditions import Grid
-from engine.interventions.pairs import PairRule
-from engine.interventions.rows import batches
-from engine.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
-from engine.interventions.worker import SweepWorker
-from engine.taps import Site, tapped
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.pairs import PairRule
+from fewchannels.interventions.rows import batches
+from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.worker import SweepWorker
+from fewchannels.measures.scores import statistics as channel_statistics
+from fewchannels.models.taps import Site, tapped
 
 
 def main() -> None:

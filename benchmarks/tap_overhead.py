@@ -19,12 +19,12 @@ from types import SimpleNamespace
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
-from engine.models.families import FAMILIES
-from engine.models.family import ModelGeometry
-from engine.plan import Layout
-from engine.recorder import Recorder
-from engine.sampler import Sampler, Settings
-from engine.taps import tapped
+from fewchannels.capture.recorder import Recorder
+from fewchannels.models.families import FAMILIES
+from fewchannels.models.family import ModelGeometry
+from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.taps import tapped
+from fewchannels.runs.layout import Layout
 
 _SIDE = 1024
 _TEXT_TOKENS = 512

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from engine.explore.live import Live
-from engine.explore.opened import OpenedRun, open_places
-from engine.explore.server import bind
-from engine.interventions.live import LiveModel
+from fewchannels.interventions.live.session import LiveModel
+from fewchannels.views.explore.live import Live
+from fewchannels.views.explore.opened import OpenedRun, open_places
+from fewchannels.views.explore.server import bind
 
 DOCS = Path(__file__).parent
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine import manifest
-from engine.demo.build import Architecture, build_pipeline
+from fewchannels import manifest
+from fewchannels.demo.build import Architecture, build_pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

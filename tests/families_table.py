@@ -2,8 +2,8 @@
 
 from checkpoints import CASES
 
-from engine.models.families import FAMILIES
-from engine.models.family import Family, Pipeline
+from fewchannels.models.families import FAMILIES
+from fewchannels.models.family import Family, Pipeline
 
 _GUIDANCE = {"none": "", "batched": "in one batch", "sequential": "one forward each", "component": "by the guider"}
 

@@ -35,17 +35,17 @@ from typing import Any
 import psutil
 from conftest import TINY
 
-from engine import manifest, open_run
-from engine.cli.console import results, say
-from engine.cluster import choose_pool
-from engine.config import CaptureConfig
-from engine.demo.build import build_pipeline
-from engine.job import Job, begin, prepare
-from engine.lease import DRIVER_LOCK, WORKERS_LOCK
-from engine.ledger import Ledger
-from engine.runfile import NAME, objects_of, read_description
-from engine.storage import Stored, open_storage
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli.console import results, say
+from fewchannels.cluster.session import choose_pool
+from fewchannels.demo.build import build_pipeline
+from fewchannels.runs.description import NAME, objects_of, read_description
+from fewchannels.runs.lease import DRIVER_LOCK, WORKERS_LOCK
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.storage import Stored, open_storage
 
 N_SAMPLES, N_TASKS = 24, 12
 FLAGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}

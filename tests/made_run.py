@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.results import Results
-from engine.storage import open_storage
-from engine.tables import as_columns, encode, schema
+from fewchannels.runs.results import Results
+from fewchannels.runs.storage import open_storage
+from fewchannels.tables import as_columns, encode, schema
 
 FINGERPRINT = "0123456789abcdef"
 RESULTS = {

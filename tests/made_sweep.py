@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine import documents, manifest
-from engine.interventions.end import end_sweep
-from engine.ledger import Ledger, Record
-from engine.runfile import SWEEP
-from engine.storage import open_storage
-from engine.tables import encode, schema
+from fewchannels import manifest
+from fewchannels.interventions.effects.measure import end_sweep
+from fewchannels.runs import documents
+from fewchannels.runs.description import SWEEP
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.storage import open_storage
+from fewchannels.tables import encode, schema
 
 
 def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -> Path:

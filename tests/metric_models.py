@@ -20,8 +20,8 @@ from transformers import (
     SwinModel,
 )
 
-from engine.demo.build import build_tokenizers
-from engine.metrics.encoders import quietly
+from fewchannels.demo.build import build_tokenizers
+from fewchannels.interventions.metrics.encoders import quietly
 
 _LAYER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 _PATCHES = {"image_size": 32, "patch_size": 16}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from engine.tables import as_columns, decode, encode
+from fewchannels.tables import as_columns, decode, encode
 
 
 def condition(place: int, **settings: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from engine.cli import app
-from engine.report.document import How
+from fewchannels.analyses.document import How
+from fewchannels.cli import app
 
 
 def ran(how: How) -> int:

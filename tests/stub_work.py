@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 
-from engine.ledger import Ledger, Record
-from engine.storage import Storage, open_storage
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)

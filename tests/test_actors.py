@@ -13,11 +13,11 @@ import s3_server as s3
 from ray.cluster_utils import Cluster
 from stub_work import StubWork, start_dead, start_stub
 
-from engine import actors
-from engine.actors import State, outcomes
-from engine.cluster import Pool, choose_pool
-from engine.errors import FewchannelsError, InputError
-from engine.run import Progress, run_tasks
+from fewchannels.capture.run import Progress, run_tasks
+from fewchannels.cluster import pool as actors
+from fewchannels.cluster.pool import State, outcomes
+from fewchannels.cluster.session import Pool, choose_pool
+from fewchannels.errors import FewchannelsError, InputError
 
 TESTS = str(Path(__file__).parent)
 

@@ -11,22 +11,22 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from typer.testing import CliRunner
 
-from engine import manifest, open_run
-from engine.analyses.alignment import Alignment
-from engine.analyses.analysis import analyse
-from engine.analyses.concentration import Concentration
-from engine.analyses.selected import select
-from engine.analyses.stability import Stability
-from engine.analyses.subject_masks import SubjectMasks
-from engine.cli import app
-from engine.cluster import Pool
-from engine.config import CaptureConfig
-from engine.demo.judge import judge
-from engine.errors import InputError, RunConflictError
-from engine.job import begin, prepare
-from engine.reader import Run
-from engine.storage import open_storage
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.concentration.units import Concentration
+from fewchannels.analyses.masks.units import SubjectMasks
+from fewchannels.analyses.selected import select
+from fewchannels.analyses.stability.units import Stability
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli import app
+from fewchannels.cluster.session import Pool
+from fewchannels.demo.judge import judge
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.runs.run import Run
+from fewchannels.runs.storage import open_storage
 
 ALONE = Pool(1, 0, 1)
 K = 6
@@ -308,7 +308,7 @@ def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
 
 
 def test_a_damaged_result_is_found_dropped_and_made_again(path: Path) -> None:
-    from engine.verify import repair, verify
+    from fewchannels.runs.upkeep.verify import repair, verify
 
     storage = open_storage(str(path))
     report = verify(storage)

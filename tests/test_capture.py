@@ -12,13 +12,13 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from engine import manifest, open_run
-from engine.config import CaptureConfig
-from engine.errors import InputError, RunConflictError, StorageError
-from engine.job import Job, begin, check_place, prepare
-from engine.ledger import Ledger
-from engine.run import check_space, pending_tasks
-from engine.worker import MAX_ATTEMPTS, CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, check_place, prepare
+from fewchannels.capture.run import check_space, pending_tasks
+from fewchannels.capture.worker import MAX_ATTEMPTS, CaptureWorker
+from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.runs.ledger import Ledger
 
 PROMPTS = 'prompt,seed\na small red star,3\na large blue ring,4\na green heart,5\n"one, two",6\nlast of all,7\n'
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from made_run import FINGERPRINT, make_run
 
-from engine.catalog import VIEWS, Catalog
-from engine.errors import FewchannelsError, InputError, RunConflictError, StorageError
-from engine.query import queries
-from engine.tables import schema
+from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError
+from fewchannels.runs.sql.catalog import VIEWS, Catalog
+from fewchannels.runs.sql.named_queries import queries
+from fewchannels.tables import schema
 
 CELLS = [{"sample": i, "layer": layer, "top_channels": [3, 1]} for i in range(5) for layer in (0, 1)]
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from engine import manifest
-from engine.cli.console import results
-from engine.cli.manifest import app
-from engine.errors import InputError
+from fewchannels import manifest
+from fewchannels.cli.console import results
+from fewchannels.cli.manifest import app
+from fewchannels.errors import InputError
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from made_run import make_run
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from engine.cli import query as cli
-from engine.errors import InputError, StorageError
-from engine.query import queries
+from fewchannels.cli import query as cli
+from fewchannels.errors import InputError, StorageError
+from fewchannels.runs.sql.named_queries import queries
 
 app = typer.Typer()
 cli.register(app)
@@ -93,7 +93,7 @@ def test_every_column_is_printed_when_it_is_not_to_a_terminal(run: str) -> None:
 def test_a_terminal_gets_the_columns_that_fit_and_the_names_of_the_rest(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.catalog import Catalog
+    from fewchannels.runs.sql.catalog import Catalog
 
     screen = io.StringIO()
     monkeypatch.setattr(cli, "results", Console(file=screen, force_terminal=True, width=60, color_system=None))

@@ -19,17 +19,27 @@ from scipy.stats import spearmanr
 from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner, Result
 
-from engine import open_run
-from engine.analyses import comparison, comparison_summary
-from engine.analyses.comparison import METRICS, Criteria, Pairing, Unit, cells, partners, side_by_side, spearman
-from engine.analyses.comparison_summary import TABLES, compare, tabulate
-from engine.analyses.intervals import cluster_bootstrap
-from engine.cli import app
-from engine.cluster import Pool
-from engine.demo.build import build_pipeline
-from engine.errors import InputError, RunConflictError
-from engine.storage import open_storage
-from engine.store import read
+from fewchannels import open_run
+from fewchannels.analyses.comparison import compare as comparison_summary
+from fewchannels.analyses.comparison import pairing as comparison
+from fewchannels.analyses.comparison.compare import TABLES, compare, tabulate
+from fewchannels.analyses.comparison.pairing import (
+    METRICS,
+    Criteria,
+    Pairing,
+    Unit,
+    cells,
+    partners,
+    side_by_side,
+    spearman,
+)
+from fewchannels.cli import app
+from fewchannels.cluster.session import Pool
+from fewchannels.demo.build import build_pipeline
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.measures.intervals import cluster_bootstrap
+from fewchannels.runs.arrays import read
+from fewchannels.runs.storage import open_storage
 
 K = 3
 ALONE = Pool(1, 0, 1)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import manifest
-from engine.errors import InputError
-from engine.interventions.conditions import Condition, Grid, expand, in_short
-from engine.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
-from engine.interventions.protocols import PROTOCOLS
-from engine.interventions.rows import batches, check_batch_size, count
-from engine.interventions.settings import generation, grids_of
-from engine.models.family import Block
+from fewchannels import manifest
+from fewchannels.errors import InputError
+from fewchannels.interventions.conditions import Condition, Grid, expand, in_short
+from fewchannels.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
+from fewchannels.interventions.protocols import PROTOCOLS
+from fewchannels.interventions.rows import batches, check_batch_size, count
+from fewchannels.interventions.settings import generation, grids_of
+from fewchannels.models.family import Block
 
 BLOCKS = tuple(Block(i, f"blocks.{i}", "dual" if i < 2 else "single") for i in range(6))
 
@@ -103,8 +103,8 @@ def test_protocols_expand_and_say_what_is_not_published() -> None:
 
 @given(st.integers(1, 20), st.integers(1, 40), st.integers(3, 20), st.booleans())
 def test_every_item_meets_every_condition_once(n_items: int, n_conditions: int, size: int, has_source: bool) -> None:
-    from engine.interventions.rows import Item
-    from engine.manifest import Sample
+    from fewchannels.interventions.rows import Item
+    from fewchannels.manifest import Sample
 
     action, whose = ("transport", "source") if has_source else ("zero", "undisturbed")
     conditions = expand(

@@ -5,20 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import manifest, open_run
-from engine.analyses.alignment import Alignment
-from engine.analyses.analysis import analyse
-from engine.analyses.selected import select
-from engine.analyses.subject_masks import SubjectMasks
-from engine.cluster import Pool
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import begin, prepare
-from engine.plan import choose_controls
-from engine.recompute import recompute
-from engine.storage import open_storage
-from engine.verify import verify
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.masks.units import SubjectMasks
+from fewchannels.analyses.selected import select
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.recompute import recompute
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.session import Pool
+from fewchannels.errors import InputError
+from fewchannels.runs.layout import choose_controls
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.verify import verify
 
 K = 6
 SETTINGS = {"num_inference_steps": 3, "steps": "2", "layers": "0,4", "shard_samples": 3}

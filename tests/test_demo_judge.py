@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from engine.demo import evaluate
-from engine.demo import judge as judging
-from engine.demo.build import Architecture, build_pipeline
-from engine.demo.judge import ATTRIBUTES, Verdict, agreement, judge
-from engine.demo.world import COLOURS, POSITIONS, SHAPES, Scene, choose_scenes, draw
-from engine.errors import FewchannelsError, InputError
+from fewchannels.demo import evaluate
+from fewchannels.demo import judge as judging
+from fewchannels.demo.build import Architecture, build_pipeline
+from fewchannels.demo.judge import ATTRIBUTES, Verdict, agreement, judge
+from fewchannels.demo.world import COLOURS, POSITIONS, SHAPES, Scene, choose_scenes, draw
+from fewchannels.errors import FewchannelsError, InputError
 
 N = 1000
 CHANCE = {"shape": 1 / 8, "colour": 1 / 12, "size": 1 / 2, "position": 1 / 5, "background": 1 / 12}
@@ -296,7 +296,7 @@ def test_a_judge_that_is_wrong_on_drawn_scenes_stops_the_evaluation(monkeypatch)
 
 def test_a_missing_model_ends_with_the_remedy_and_no_traceback(tmp_path, capsys):
     assert evaluate.main(["--model", str(tmp_path / "none")]) == InputError.exit_code
-    assert "python -m engine.demo.train" in capsys.readouterr().err
+    assert "python -m fewchannels.demo.train" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_flux_is_refused_by_name(tmp_path):

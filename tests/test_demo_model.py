@@ -8,9 +8,9 @@ import torch
 from conftest import TINY
 from diffusers import DiffusionPipeline, FluxPipeline
 
-from engine.demo import train
-from engine.demo.build import build_tokenizers, world_words
-from engine.demo.evaluate import TARGETS, evaluate, weights_sha256
+from fewchannels.demo import train
+from fewchannels.demo.build import build_tokenizers, world_words
+from fewchannels.demo.evaluate import TARGETS, evaluate, weights_sha256
 
 DEMO = Path(train.__file__).parent
 RECIPE = train.Recipe(

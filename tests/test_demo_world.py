@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
-from engine.demo import world
-from engine.demo.world import COLOURS, POSITIONS, SHAPES, SIZES, Scene, all_scenes, choose_scenes, coverage, draw
+from fewchannels.demo import world
+from fewchannels.demo.world import COLOURS, POSITIONS, SHAPES, SIZES, Scene, all_scenes, choose_scenes, coverage, draw
 
 scenes = st.builds(
     Scene,

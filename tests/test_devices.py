@@ -13,18 +13,18 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from typer.testing import CliRunner
 
-from engine import manifest
-from engine.analyses import kmeans
-from engine.analyses.analysis import analyse
-from engine.analyses.concentration import RULES, Concentration
-from engine.analyses.kmeans import k_means
-from engine.analyses.selected import select
-from engine.cli import app
-from engine.cluster import Pool, choose_pool, spread
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import begin, prepare
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.concentration.units import RULES, Concentration
+from fewchannels.analyses.selected import select
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli import app
+from fewchannels.cluster.session import Pool, choose_pool, spread
+from fewchannels.errors import InputError
+from fewchannels.measures import kmeans
+from fewchannels.measures.kmeans import k_means
 
 ELSEWHERE = torch.device("meta")
 N_CELLS, N_TOKENS, N_CHANNELS = 3, 49, 40
@@ -100,8 +100,10 @@ def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyP
 
 
 def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.cluster.mapped", lambda work, items, pool: ((item, "there") for item in items))
-    monkeypatch.setattr("engine.cluster.ray.is_initialized", lambda: True)
+    monkeypatch.setattr(
+        "fewchannels.cluster.session.mapped", lambda work, items, pool: ((item, "there") for item in items)
+    )
+    monkeypatch.setattr("fewchannels.cluster.session.ray.is_initialized", lambda: True)
     for pool, where in ((Pool(1, 1, 1, "a-cluster"), "there"), (Pool(1, 0, 1, "a-cluster"), "here")):
         assert list(spread(lambda item: "here", [7], pool)) == [(7, where)]
 

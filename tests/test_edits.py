@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.config import CaptureConfig
-from engine.interventions.conditions import Condition, Grid
-from engine.interventions.pairs import PairRule
-from engine.interventions.rows import Item, batches
-from engine.interventions.sweep import SweepSettings, prepare_sweep
-from engine.interventions.worker import SweepWorker
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.interventions.conditions import Condition, Grid
+from fewchannels.interventions.pairs import PairRule
+from fewchannels.interventions.rows import Item, batches
+from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
+from fewchannels.interventions.worker import SweepWorker
 
 PROMPTS = "prompt,seed\na small red star,7\na large blue ring,8\na green heart,9\n"
 

@@ -9,16 +9,16 @@ import torch
 from checkpoints import CASES
 from PIL import Image
 
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.interventions.conditions import Grid
-from engine.interventions.pairs import PairRule
-from engine.interventions.rows import Batch, batches
-from engine.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
-from engine.interventions.worker import SweepWorker
-from engine.models.source import find, geometry
-from engine.sampler import Settings
-from engine.taps import Site, tapped
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.errors import InputError
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.pairs import PairRule
+from fewchannels.interventions.rows import Batch, batches
+from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.worker import SweepWorker
+from fewchannels.models.sampler import Settings
+from fewchannels.models.source import find, geometry
+from fewchannels.models.taps import Site, tapped
 
 BY_NAME = {case.name: case for case in CASES if case.reference != "must" and case.name != "dit"}
 

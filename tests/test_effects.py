@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from planted_edits import condition, edits_of, picture, planted
 from scipy import stats
 
-from engine.interventions.effects import DOSES, as_columns, contrasts, means, metrics, signed_rank, standardised
-from engine.interventions.summary import summarise
-from engine.tables import decode, encode
+from fewchannels.interventions.effects.contrasts import (
+    DOSES,
+    as_columns,
+    contrasts,
+    means,
+    metrics,
+    signed_rank,
+    standardised,
+)
+from fewchannels.interventions.effects.summary import summarise
+from fewchannels.tables import decode, encode
 
 SHIFT = {"top": 0.01, "bottom": 0.0, "random": 0.002, "matched": 0.004, "all": 0.02}
 
@@ -279,7 +287,7 @@ def test_a_summary_without_controls_says_that_there_are_none() -> None:
 
 
 def test_a_summary_of_many_settings_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.interventions.summary.default_figures", lambda edits, means: {})
+    monkeypatch.setattr("fewchannels.interventions.effects.summary.default_figures", lambda edits, means: {})
     conditions = [{"selection": name, "k": k} for k in range(1, 43) for name in ("top", "bottom")]
     found = summarise(planted(conditions, SHIFT, n_prompts=8, n_seeds=1), n_resamples=20)
     assert "| minus bottom | 0 higher, 42 lower, of 42 | 42 higher, 0 lower, of 42 |" in found.text

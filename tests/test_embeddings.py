@@ -19,21 +19,21 @@ from PIL import Image
 from transformers import T5EncoderModel
 from typer.testing import CliRunner
 
-from engine import store
-from engine.cli import app
-from engine.config import CaptureConfig
-from engine.embeddings import InStorage, Recent, digest, remembering
-from engine.encode import encode
-from engine.errors import InputError
-from engine.job import prepare
-from engine.manifest import Sample, read_samples
-from engine.models.load import load
-from engine.models.loading import Loading
-from engine.models.source import find, text_encoders
-from engine.recorder import Recorder
-from engine.sampler import Sampler
-from engine.storage import FolderStorage
-from engine.worker import CaptureWorker
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.encode_prompts import encode
+from fewchannels.capture.job import prepare
+from fewchannels.capture.recorder import Recorder
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli import app
+from fewchannels.errors import InputError
+from fewchannels.manifest import Sample, read_samples
+from fewchannels.models.embeddings import InStorage, Recent, digest, remembering
+from fewchannels.models.load import load
+from fewchannels.models.load_options import Loading
+from fewchannels.models.sampler import Sampler
+from fewchannels.models.source import find, text_encoders
+from fewchannels.runs import arrays as store
+from fewchannels.runs.storage import FolderStorage
 
 BY_NAME = {case.name: case for case in CASES if case.name != "dit"}
 

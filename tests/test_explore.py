@@ -15,18 +15,18 @@ from PIL import Image
 from planted_edits import planted
 from playwright.sync_api import Browser, Page, expect
 
-from engine import manifest, open_run
-from engine.analyses.alignment import Alignment
-from engine.analyses.analysis import analyse
-from engine.analyses.selected import select
-from engine.analyses.subject_masks import SubjectMasks
-from engine.cluster import Pool
-from engine.config import CaptureConfig
-from engine.explore.opened import open_places
-from engine.explore.server import bind
-from engine.job import Job, begin, prepare
-from engine.reader import Run
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.masks.units import SubjectMasks
+from fewchannels.analyses.selected import select
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.session import Pool
+from fewchannels.runs.run import Run
+from fewchannels.views.explore.opened import open_places
+from fewchannels.views.explore.server import bind
 
 pytestmark = needs_chromium
 

@@ -9,10 +9,10 @@ import pytest
 from browser import Watched, chromium, needs_chromium, served
 from werkzeug.test import Client
 
-from engine.errors import InputError
-from engine.explore.app import make_app
-from engine.explore.opened import open_places
-from engine.explore.server import bind
+from fewchannels.errors import InputError
+from fewchannels.views.explore.app import make_app
+from fewchannels.views.explore.opened import open_places
+from fewchannels.views.explore.server import bind
 
 HOST = "127.0.0.1:8050"
 

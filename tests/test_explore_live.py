@@ -7,10 +7,10 @@ import pytest
 from browser import Watched, needs_chromium, served
 from playwright.sync_api import Browser, expect
 
-from engine.explore.live import Live
-from engine.explore.server import bind
-from engine.interventions.live import LiveModel
-from engine.interventions.live_ask import Ask, Edit
+from fewchannels.interventions.live.ask import Ask, Edit
+from fewchannels.interventions.live.session import LiveModel
+from fewchannels.views.explore.live import Live
+from fewchannels.views.explore.server import bind
 
 pytestmark = needs_chromium
 

@@ -19,15 +19,15 @@ from diffusers.utils import torch_utils
 from PIL import Image
 from torch import Tensor, nn
 
-from engine.manifest import Sample
-from engine.models.families import FAMILIES
-from engine.models.load import load
-from engine.models.loading import Loading
-from engine.models.source import find, geometry
-from engine.plan import Layout
-from engine.recorder import Recorder
-from engine.sampler import Sampler, Settings
-from engine.taps import Site, Tap, tapped
+from fewchannels.capture.recorder import Recorder
+from fewchannels.manifest import Sample
+from fewchannels.models.families import FAMILIES
+from fewchannels.models.load import load
+from fewchannels.models.load_options import Loading
+from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.source import find, geometry
+from fewchannels.models.taps import Site, Tap, tapped
+from fewchannels.runs.layout import Layout
 
 BY_NAME = {case.name: case for case in CASES}
 

@@ -16,17 +16,17 @@ from diffusers import DiffusionPipeline
 from outsider import FAMILY, build
 from torch import Tensor
 
-from engine import open_run
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import begin, prepare
-from engine.models.families import FAMILIES
-from engine.models.family_file import as_fields, family_of, read_family
-from engine.models.probe import UnsettledError, probe
-from engine.models.source import find, geometry
-from engine.recompute import recompute
-from engine.storage import open_storage
-from engine.worker import CaptureWorker
+from fewchannels import open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.recompute import recompute
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError
+from fewchannels.models.families import FAMILIES
+from fewchannels.models.family_file import as_fields, family_of, read_family
+from fewchannels.models.probe import UnsettledError, probe
+from fewchannels.models.source import find, geometry
+from fewchannels.runs.storage import open_storage
 
 SIZE = {"height": 16, "width": 16, "num_inference_steps": 2, "top_k": 4}
 

@@ -18,23 +18,24 @@ import pytest
 import ray
 from kill_harness import CLEAN, N_SAMPLES, N_TASKS, WAITS, Stage, Victim, records_of, until
 
-from engine import lease, run, worker
-from engine.actors import Actor, Start
-from engine.cli.capture import run_job
-from engine.cluster import Pool, choose_pool
-from engine.errors import RunConflictError, StorageError
-from engine.job import Job
-from engine.lease import DRIVER_LOCK, hold
-from engine.run import Outcome, start_capture
-from engine.storage import open_storage
-from engine.worker import CaptureWorker
+from fewchannels.capture import run, worker
+from fewchannels.capture.job import Job
+from fewchannels.capture.run import Outcome, start_capture
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli.capture import run_job
+from fewchannels.cluster.pool import Actor, Start
+from fewchannels.cluster.session import Pool, choose_pool
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs import lease
+from fewchannels.runs.lease import DRIVER_LOCK, hold
+from fewchannels.runs.storage import open_storage
 
 HALF = N_TASKS // 2
 # Holds a worker's share of a run, as a worker that outlives its driver does, until its standard input ends.
 ORPHAN = """
 import sys
-from engine.lease import Membership
-from engine.storage import open_storage
+from fewchannels.runs.lease import Membership
+from fewchannels.runs.storage import open_storage
 share = Membership(open_storage(sys.argv[1]), sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()
@@ -161,7 +162,7 @@ def test_a_clock_that_goes_back_changes_nothing(stage: Stage, tmp_path: Path, mo
             return datetime.now(tz) - timedelta(days=365)
 
     monkeypatch.setattr(worker, "datetime", YearAgo)
-    monkeypatch.setattr("engine.job.datetime", YearAgo)
+    monkeypatch.setattr("fewchannels.capture.job.datetime", YearAgo)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 365 * 86400)
     assert capture_here(stage, job, monkeypatch).n_resumed == 2 * HALF
@@ -376,7 +377,7 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
 
 def test_a_cluster_that_died_on_this_machine_is_not_joined() -> None:
     """Ray keeps the address of the cluster that it last saw start, and leaves it there when that is killed."""
-    ask = "from engine.cluster import *\nwith ray_session(Pool(1, 0, 1)): print(int(ray.cluster_resources()['CPU']))"
+    ask = "from fewchannels.cluster.session import *\nwith ray_session(Pool(1, 0, 1)): print(int(ray.cluster_resources()['CPU']))"
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # short, as sockets' paths are
         left = Path(folder, "ray", "ray_current_cluster")
         left.parent.mkdir()

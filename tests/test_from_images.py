@@ -9,17 +9,17 @@ import torch
 from checkpoints import CASES
 from PIL import Image
 
-from engine import open_run
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import begin, prepare
-from engine.manifest import Sample
-from engine.models.load import load
-from engine.models.loading import Loading
-from engine.models.source import find, geometry
-from engine.sampler import Sampler, Settings
-from engine.taps import tapped
-from engine.worker import CaptureWorker
+from fewchannels import open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError
+from fewchannels.manifest import Sample
+from fewchannels.models.load import load
+from fewchannels.models.load_options import Loading
+from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.source import find, geometry
+from fewchannels.models.taps import tapped
 
 # Whose pipelines are of flow matching with a VAE that the engine can encode with; the others are refused.
 TAKES = {

@@ -10,17 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
-from engine import copying, huggingface, manifest, open_run, parts
-from engine.catalog import Catalog
-from engine.config import CaptureConfig
-from engine.errors import InputError, RunConflictError
-from engine.job import Job, begin, prepare
-from engine.ledger import Ledger, Record
-from engine.parts import compact
-from engine.run import pending_tasks
-from engine.storage import open_storage
-from engine.verify import repair, verify
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.run import pending_tasks
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.runs import parts
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import compact
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep import datasets as huggingface
+from fewchannels.runs.upkeep import merge as copying
+from fewchannels.runs.upkeep.verify import repair, verify
 
 ALL = "select sample_id, prompt, image, status from samples order by sample_id"
 CELLS = "select * exclude (sample) from cells order by sample_id, step, layer"

@@ -16,13 +16,13 @@ import yaml
 from conftest import TINY
 from hosts import ROOT, Host, NoHostsError, hosts, ssh
 
-from engine import manifest, open_run
-from engine.config import CaptureConfig
-from engine.demo.build import build_pipeline
-from engine.job import begin, prepare
-from engine.storage import open_storage
-from engine.verify import verify
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.demo.build import build_pipeline
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.verify import verify
 
 BIN = Path(sys.executable).parent
 N_SAMPLES, N_TASKS = 24, 12

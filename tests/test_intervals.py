@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from engine.analyses import intervals
-from engine.analyses.intervals import cluster_bootstrap, pair_bootstrap
-from engine.analyses.overlap import pair_overlap
-from engine.errors import InputError
+from fewchannels.errors import InputError
+from fewchannels.measures import intervals
+from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
+from fewchannels.measures.overlap import pair_overlap
 
 
 def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,12 @@ import pytest
 from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
-from engine import jobs as jobs_module
-from engine import manifest, open_run
-from engine.cli import app
-from engine.cli.jobs import checked
-from engine.errors import FewchannelsError, InputError
-from engine.jobs import Jobs, ship
+from fewchannels import manifest, open_run
+from fewchannels.cli import app
+from fewchannels.cli.jobs import checked
+from fewchannels.cluster import jobs as jobs_module
+from fewchannels.cluster.jobs import Jobs, ship
+from fewchannels.errors import FewchannelsError, InputError
 
 BIN = Path(sys.executable).parent
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import open_run
-from engine.errors import InputError
-from engine.plan import Layout
-from engine.storage import open_storage
-from engine.verify import verify
+from fewchannels import open_run
+from fewchannels.errors import InputError
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.verify import verify
 
 KEPT = Path(__file__).parent / "kept_runs"
 DONE = {"format_1": [0, 1, 4], "format_2": [0, 1, 2, 3, 6]}

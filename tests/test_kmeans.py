@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from engine.analyses.kmeans import k_means
-from engine.draws import cell_keys, different_tokens
+from fewchannels.measures.draws import cell_keys, different_tokens
+from fewchannels.measures.kmeans import k_means
 
 
 def blobs(n_cells: int, n_channels: int, n_tokens: int, n_clusters: int, apart: float, seed: int = 0) -> torch.Tensor:

@@ -17,16 +17,16 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch import Tensor
 
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.interventions.conditions import Grid
-from engine.interventions.live import LiveModel
-from engine.interventions.live_ask import Ask, Edit, parse
-from engine.interventions.live_generation import Generation, Snapshot
-from engine.interventions.rows import batches
-from engine.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
-from engine.interventions.worker import SweepWorker
-from engine.models.source import find
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.errors import InputError
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.live.ask import Ask, Edit, parse
+from fewchannels.interventions.live.generation import Generation, Snapshot
+from fewchannels.interventions.live.session import LiveModel
+from fewchannels.interventions.rows import batches
+from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.worker import SweepWorker
+from fewchannels.models.source import find
 
 PROMPT, OTHER, SEED, N_STEPS = "a small red star", "a large blue ring", 7, 3
 WAIT_S = 120

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import InputError
-from engine.interventions.conditions import SELECTIONS
-from engine.interventions.live_ask import ACTIONS, MOST_CHARACTERS, TOKENS, Ask, Edit, parse
+from fewchannels.errors import InputError
+from fewchannels.interventions.conditions import SELECTIONS
+from fewchannels.interventions.live.ask import ACTIONS, MOST_CHARACTERS, TOKENS, Ask, Edit, parse
 
 PROMPT = "a small red star"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)

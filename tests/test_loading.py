@@ -17,15 +17,15 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import prepare
-from engine.manifest import Sample
-from engine.models.load import load
-from engine.models.loading import Loading
-from engine.models.source import find, geometry
-from engine.sampler import Sampler, Settings
-from engine.taps import tapped
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import prepare
+from fewchannels.errors import InputError
+from fewchannels.manifest import Sample
+from fewchannels.models.load import load
+from fewchannels.models.load_options import Loading
+from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.source import find, geometry
+from fewchannels.models.taps import tapped
 
 SETTINGS = Settings(height=16, width=16, steps=2, guidance=3.5, true_cfg_scale=1.0)
 SAMPLES = [Sample("0", "a small red star", 7), Sample("1", "a large blue ring", 8)]

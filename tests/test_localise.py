@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from engine.analyses.kmeans import k_means
-from engine.analyses.localise import (
+from fewchannels.measures.draws import cell_keys, different_tokens, random_channels
+from fewchannels.measures.kmeans import k_means
+from fewchannels.measures.localise import (
     fit,
     foreground,
     matched_channels,
     normalise,
     principal_components,
 )
-from engine.draws import cell_keys, different_tokens, random_channels
 
 
 def all_tokens(n_cells: int, n_tokens: int) -> torch.Tensor:

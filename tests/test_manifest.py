@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifest_files import FORMATS, PROMPTS, expected_id, expected_prompt, rows_of, write
 
-from engine import manifest
-from engine.errors import InputError
-from engine.manifest.rows import OPTIONAL_COLUMNS
-from engine.tables import schema
+from fewchannels import manifest
+from fewchannels.errors import InputError
+from fewchannels.manifest.rows import OPTIONAL_COLUMNS
+from fewchannels.tables import schema
 
 
 def test_an_id_is_that_of_its_written_definition() -> None:

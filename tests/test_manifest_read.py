@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifest_files import FORMATS, rows_of
 
-from engine import manifest
-from engine.errors import FewchannelsError, InputError
-from engine.manifest.rows import OPTIONAL_COLUMNS
-from engine.manifest.write import ROW_GROUP_ROWS
+from fewchannels import manifest
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.manifest.rows import OPTIONAL_COLUMNS
+from fewchannels.manifest.write import ROW_GROUP_ROWS
 
 
 def test_the_demo_world_gives_captions_with_the_scene_they_tell(tmp_path: Path) -> None:
-    from engine.demo.world import Scene, choose_scenes
+    from fewchannels.demo.world import Scene, choose_scenes
 
     report = manifest.ingest(["demo:30"], tmp_path / "m.parquet")
     rows = rows_of(report.output)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from manifest_files import rows_of
 
-from engine import manifest
-from engine.errors import InputError, StorageError
-from engine.manifest.rows import MAX_CHARACTERS
+from fewchannels import manifest
+from fewchannels.errors import InputError, StorageError
+from fewchannels.manifest.rows import MAX_CHARACTERS
 
 
 @pytest.mark.parametrize(

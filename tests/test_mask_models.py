@@ -18,9 +18,9 @@ from transformers import (
     SegformerModel,
 )
 
-from engine.errors import InputError
-from engine.masks import NoMask, Picture, SubjectMask, open_source
-from engine.masks.segmenters import Segment, is_background, main_object, subject_of
+from fewchannels.analyses.masks import NoMask, Picture, SubjectMask, open_source
+from fewchannels.analyses.masks.segmenters import Segment, is_background, main_object, subject_of
+from fewchannels.errors import InputError
 
 HEIGHT, WIDTH = 96, 128
 SIZE = (HEIGHT, WIDTH)

@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from sklearn.metrics import jaccard_score
 
-from engine.demo.world import choose_scenes, draw
-from engine.errors import InputError
-from engine.masks import NoMask, OneByOne, Picture, SubjectMask, open_source
-from engine.masks.coverage import area, chance_iou, pixel_iou, token_coverage, upsample_tokens, weighted_iou
-from engine.masks.given import read_mask
-from engine.masks.png import from_png, to_png
-from engine.masks.saliency import border_contrast, otsu
+from fewchannels.analyses.masks import NoMask, OneByOne, Picture, SubjectMask, open_source
+from fewchannels.analyses.masks.given import read_mask
+from fewchannels.analyses.masks.png import from_png, to_png
+from fewchannels.analyses.masks.saliency import border_contrast, otsu
+from fewchannels.demo.world import choose_scenes, draw
+from fewchannels.errors import InputError
+from fewchannels.measures.coverage import area, chance_iou, pixel_iou, token_coverage, upsample_tokens, weighted_iou
 
 Mask = NDArray[np.bool_]
 few = st.integers(1, 4)

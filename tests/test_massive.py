@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
 
-from engine.analyses.massive import (
+from fewchannels.errors import InputError
+from fewchannels.measures.massive import (
     ScalarTest,
     effective_channels,
     energy_shares,
@@ -23,8 +24,7 @@ from engine.analyses.massive import (
     ratio_by_rank,
     scalar_test,
 )
-from engine.channels import statistics, take_channels, top_k
-from engine.errors import InputError
+from fewchannels.measures.scores import statistics, take_channels, top_k
 
 magnitudes = st.just(0.0) | st.floats(2.0**-20, 1e8, width=32)
 some_scores = arrays(np.float32, array_shapes(min_dims=1, max_dims=1, max_side=12), elements=magnitudes)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from engine.demo.world import Scene, draw
-from engine.metrics import METRICS
-from engine.metrics.pictures import FIVE_SCALES, LOW_PASS, VISIBLE, compare
-from engine.metrics.world import judged, scene_of, shown
-from engine.tables import schema
+from fewchannels.demo.world import Scene, draw
+from fewchannels.interventions.metrics import METRICS
+from fewchannels.interventions.metrics.pictures import FIVE_SCALES, LOW_PASS, VISIBLE, compare
+from fewchannels.interventions.metrics.world import judged, scene_of, shown
+from fewchannels.tables import schema
 
 
 def pictures(n: int, side: int = 32, seed: int = 0) -> torch.Tensor:

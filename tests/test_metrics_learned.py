@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Dinov2Model
 
-from engine.errors import InputError
-from engine.metrics import METRICS
-from engine.metrics.learned import KINDS, LearnedMetrics, as_one_map, read_head, read_specifications
+from fewchannels.errors import InputError
+from fewchannels.interventions.metrics import METRICS
+from fewchannels.interventions.metrics.learned import KINDS, LearnedMetrics, as_one_map, read_head, read_specifications
 
 PROMPTS = ["a small red star", "a large blue ring on a gray background"]
 SOURCES = ["a heart", None]

@@ -9,8 +9,8 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from engine.errors import InputError
-from engine.metrics.sets import cmmd, frechet_distance, kernel_distance
+from fewchannels.errors import InputError
+from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
 
 
 def two_sets() -> tuple[np.ndarray, np.ndarray]:

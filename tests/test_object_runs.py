@@ -14,22 +14,23 @@ import pytest
 import s3_server as s3
 import xarray as xr
 
-from engine import lease, manifest, open_run
-from engine.cluster import choose_pool
-from engine.config import CaptureConfig
-from engine.errors import RunConflictError, StorageError
-from engine.job import begin, prepare
-from engine.lease import LEASE, Membership, hold
-from engine.ledger import Record
-from engine.storage import ObjectStorage, Stored
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.session import choose_pool
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs import lease
+from fewchannels.runs.lease import LEASE, Membership, hold
+from fewchannels.runs.ledger import Record
+from fewchannels.runs.storage import ObjectStorage, Stored
 
 N_SAMPLES, N_TASKS = 20, 10
 FLAGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 # The command, with a lease that is waited out in 3 s instead of 30.
-COMMAND = "import engine.cluster, engine.lease; engine.lease.BEAT_S = 0.5; {}; from engine.cli import main; main()"
+COMMAND = "import fewchannels.cluster.session, fewchannels.runs.lease; fewchannels.runs.lease.BEAT_S = 0.5; {}; from fewchannels.cli import main; main()"
 # One thread, as the undisturbed run has: with more, sums come out otherwise.
-ONE_ACTOR = "engine.cluster.choose_pool = lambda *given: engine.cluster.Pool(1, 0, 1)"
+ONE_ACTOR = "fewchannels.cluster.session.choose_pool = lambda *given: fewchannels.cluster.session.Pool(1, 0, 1)"
 
 
 @pytest.fixture(scope="module")

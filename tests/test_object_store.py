@@ -13,12 +13,12 @@ import s3_server as s3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import cli, manifest, open_run
-from engine.config import CaptureConfig
-from engine.errors import InputError, StorageError
-from engine.job import begin, prepare
-from engine.storage import ObjectStorage, Storage, Stored, open_storage
-from engine.worker import CaptureWorker
+from fewchannels import cli, manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError, StorageError
+from fewchannels.runs.storage import ObjectStorage, Storage, Stored, open_storage
 
 N_TASKS = 4
 SETTINGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from engine import manifest
-from engine.actors import TASKS_AT_ONCE
-from engine.config import CaptureConfig
-from engine.job import Job, begin, prepare
-from engine.run import pending_tasks
-from engine.store import Store
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.run import pending_tasks
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.pool import TASKS_AT_ONCE
+from fewchannels.runs.arrays import Store
 
 SETTINGS = {"num_inference_steps": 2, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 LONG_S = 60
@@ -95,11 +95,11 @@ import json, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import psutil
-from engine import manifest
-from engine.config import CaptureConfig
-from engine.job import begin, prepare
-from engine.actors import TASKS_AT_ONCE
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.cluster.pool import TASKS_AT_ONCE
+from fewchannels.capture.worker import CaptureWorker
 
 folder, model, n_tasks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 manifest.ingest([f"demo:{16 * n_tasks}"], folder / "manifest.parquet")

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from engine.analyses import overlap
-from engine.analyses.overlap import (
+from fewchannels.errors import InputError
+from fewchannels.measures import overlap
+from fewchannels.measures.overlap import (
     PairSums,
     expected_jaccard,
     matched_jaccard,
     pair_overlap,
     selection_counts,
 )
-from engine.errors import InputError
 
 KINDS = ("within", "across", "within_category")
 

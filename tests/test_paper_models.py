@@ -13,9 +13,9 @@ from checkpoints import CASES
 from checkpoints.case import patched_forwards
 from diffusers import DiffusionPipeline
 
-from engine import open_run
-from engine.storage import open_storage
-from engine.verify import verify
+from fewchannels import open_run
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.verify import verify
 
 NAMES = {
     "flux": "FLUX.1-dev",

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import InputError
-from engine.models.family import Block
-from engine.plan import Layout, choose_controls, choose_layers, choose_pool_side, choose_steps
+from fewchannels.errors import InputError
+from fewchannels.models.family import Block
+from fewchannels.runs.layout import Layout, choose_controls, choose_layers, choose_pool_side, choose_steps
 
 BLOCKS = tuple(Block(i, f"b.{i}", "dual" if i < 2 else "single") for i in range(6))
 

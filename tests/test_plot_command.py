@@ -8,8 +8,8 @@ from PIL import Image
 from planted_edits import planted
 from typer.testing import CliRunner
 
-from engine.cli import app
-from engine.errors import InputError
+from fewchannels.cli import app
+from fewchannels.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from engine.figures.drawings import HeatMap
-from engine.figures.still import still
+from fewchannels.analyses.figures.drawings import HeatMap
+from fewchannels.analyses.figures.still import still
 
 
 def colours(values: list[float], **look: bool) -> np.ndarray:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from checkpoints import CASES
 
-from engine.manifest import Sample
-from engine.models.load import load
-from engine.models.loading import Loading
-from engine.models.source import find, geometry
-from engine.sampler import Sampler, Settings
+from fewchannels.manifest import Sample
+from fewchannels.models.load import load
+from fewchannels.models.load_options import Loading
+from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.source import find, geometry
 
 # DiT has no text; the edits of Qwen-Image cut no prompt, and Qwen-Image and HunyuanImage let the 34 tokens go that
 # their real tokenizers make of a template, which a tiny one does not.

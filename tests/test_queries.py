@@ -26,10 +26,10 @@ from made_run import RESULTS, make_run, read_csv
 from scipy import stats
 from typer.testing import CliRunner
 
-from engine.catalog import Catalog
-from engine.cli import query as cli
-from engine.errors import InputError
-from engine.query import parse_query, queries
+from fewchannels.cli import query as cli
+from fewchannels.errors import InputError
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.named_queries import parse_query, queries
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "queries"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.stats import chisquare, spearmanr
 
-from engine.analyses import ranks
-from engine.analyses.ranks import draw_pairs, kendall, mean_pairwise_spearman, rank_biased_overlap
-from engine.errors import InputError
+from fewchannels.errors import InputError
+from fewchannels.measures import ranks
+from fewchannels.measures.ranks import draw_pairs, kendall, mean_pairwise_spearman, rank_biased_overlap
 
 # Few different values, so that there are ties.
 scores_with_ties = arrays(

@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from engine.cli import app
+from fewchannels.cli import app
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "cluster" / "rayjob.yaml").read_text(encoding="utf-8")

@@ -9,11 +9,11 @@ from checkpoints import CASES
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from engine import open_run
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import begin, prepare
-from engine.worker import CaptureWorker
+from fewchannels import open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError
 
 
 def checkpoint(name: str, folder: Path) -> tuple[Path, dict[str, int]]:

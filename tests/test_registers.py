@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from engine.analyses.registers import (
+from fewchannels.errors import InputError
+from fewchannels.measures.registers import (
     TWO_MODES,
     bimodality,
     border_tokens,
@@ -29,8 +30,7 @@ from engine.analyses.registers import (
     token_outliers,
     typical_magnitude,
 )
-from engine.channels import lower_median, statistics, token_norms
-from engine.errors import InputError
+from fewchannels.measures.scores import lower_median, statistics, token_norms
 
 GRID = torch.tensor([8, 8])
 REGISTERS = [0, 29]  # a corner, and row 3, column 5

@@ -14,23 +14,23 @@ from planted_edits import planted
 from report_commands import ran
 from typer.testing import CliRunner
 
-from engine import manifest, open_run
-from engine.analyses.alignment import Alignment
-from engine.analyses.analysis import analyse
-from engine.analyses.concentration import Concentration
-from engine.analyses.selected import select
-from engine.analyses.stability import Stability
-from engine.analyses.subject_masks import SubjectMasks
-from engine.cli import app
-from engine.cluster import Pool
-from engine.config import CaptureConfig
-from engine.errors import InputError, StorageError
-from engine.job import Job, begin, prepare
-from engine.report import landscape
-from engine.report.build import build
-from engine.report.document import Document, Finding, Gallery, Missing, Warnings, shell
-from engine.report.landscape import binned
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.concentration.units import Concentration
+from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings, shell
+from fewchannels.analyses.masks.units import SubjectMasks
+from fewchannels.analyses.selected import select
+from fewchannels.analyses.stability.units import Stability
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli import app
+from fewchannels.cluster.session import Pool
+from fewchannels.errors import InputError, StorageError
+from fewchannels.views.report import landscape
+from fewchannels.views.report.build import build
+from fewchannels.views.report.landscape import binned
 
 K, N_CHANNELS = 4, 32
 SETTINGS = [{"selection": word, "k": k} for k in (4, 8) for word in ("top", "random", "matched")]

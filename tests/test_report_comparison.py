@@ -14,20 +14,21 @@ from report_commands import ran
 from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner
 
-from engine import documents, open_run
-from engine.analyses.comparison import Criteria, side_by_side
-from engine.analyses.comparison_summary import compare
-from engine.catalog import Catalog
-from engine.cli import app
-from engine.cluster import Pool
-from engine.demo.build import build_pipeline
-from engine.errors import InputError, StorageError
-from engine.explore.opened import Opened
-from engine.report.build import build
-from engine.report.document import Document, Finding, Gallery, Missing, Warnings
-from engine.report.gallery import thumbnail
-from engine.report.page import as_html
-from engine.storage import open_storage
+from fewchannels import open_run
+from fewchannels.analyses.comparison.compare import compare
+from fewchannels.analyses.comparison.pairing import Criteria, side_by_side
+from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings
+from fewchannels.cli import app
+from fewchannels.cluster.session import Pool
+from fewchannels.demo.build import build_pipeline
+from fewchannels.errors import InputError, StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.storage import open_storage
+from fewchannels.views.explore.opened import Opened
+from fewchannels.views.report.build import build
+from fewchannels.views.report.gallery import thumbnail
+from fewchannels.views.report.page import as_html
 
 K, N_CHANNELS, LAST = 3, 32, 1
 

@@ -14,17 +14,17 @@ from planted_edits import planted
 from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
-from engine import manifest
-from engine.cli import app
-from engine.config import CaptureConfig
-from engine.figures.drawings import HeatMap, Landscape
-from engine.figures.interactive import as_json
-from engine.job import begin, prepare
-from engine.report.document import Document, Figure, Gallery, How, Part, Section, Shown
-from engine.report.landscape import binned
-from engine.report.markdown import plain
-from engine.report.page import as_html
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.analyses.document import Document, Figure, Gallery, How, Part, Section, Shown
+from fewchannels.analyses.figures.drawings import HeatMap, Landscape
+from fewchannels.analyses.figures.interactive import as_json
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli import app
+from fewchannels.views.report.landscape import binned
+from fewchannels.views.report.markdown import plain
+from fewchannels.views.report.page import as_html
 
 HOSTILE = (
     "<script>window.hacked=1</script>",

@@ -12,11 +12,11 @@ import psutil
 import pytest
 import xarray as xr
 
-from engine import manifest, open_run
-from engine.cluster import choose_pool
-from engine.config import CaptureConfig
-from engine.job import begin, prepare
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.session import choose_pool
 
 N_SAMPLES, N_TASKS = 24, 12
 # Steps enough for a capture to last some seconds, so that it can be disturbed while it runs.

@@ -12,21 +12,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import manifest, open_run
-from engine.budget import check_budget, expected_bytes, options
-from engine.channels import pool_tokens
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.estimate import estimate
-from engine.figures.contact_sheet import contact_sheet
-from engine.job import Job, begin, prepare
-from engine.models.family import Block
-from engine.plan import Layout, choose_pool_side, default_shard_samples
-from engine.run import pending_tasks
-from engine.sizes import parse_size, size
-from engine.storage import open_storage
-from engine.verify import verify
-from engine.worker import CaptureWorker
+from fewchannels import manifest, open_run
+from fewchannels.analyses.figures.contact_sheet import contact_sheet
+from fewchannels.capture.budget import check_budget, expected_bytes, options
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.estimate import estimate
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.run import pending_tasks
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError
+from fewchannels.measures.scores import pool_tokens
+from fewchannels.models.family import Block
+from fewchannels.runs.layout import Layout, choose_pool_side, default_shard_samples
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.verify import verify
+from fewchannels.units import parse_size, size
 
 SHAPES = {"num_inference_steps": 3, "top_k": 4, "batch_size": 3, "shard_samples": 3}
 FLUX = Layout(

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from engine import shards, store
-from engine.channels import round_to_bfloat16
-from engine.models.family import Block
-from engine.plan import ArrayPlan, Layout
-from engine.storage import open_storage
+from fewchannels.measures.scores import round_to_bfloat16
+from fewchannels.models.family import Block
+from fewchannels.runs import arrays as store
+from fewchannels.runs import shards
+from fewchannels.runs.layout import ArrayPlan, Layout
+from fewchannels.runs.storage import open_storage
 
 ODD_VALUES = [0.0, -0.0, 91_648.0, 2e7, 1e8, -1e8, np.nan, np.inf, -np.inf, 1e-45, np.finfo(np.float32).max]
 

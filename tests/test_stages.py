@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from engine import manifest
-from engine.config import CaptureConfig
-from engine.job import Job, begin, prepare
-from engine.stages import collected, took
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.models.timings import collected, took
 
 N_SAMPLES, SHARD = 5, 2
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.analyses.stopping import stopping_point
-from engine.errors import InputError
+from fewchannels.errors import InputError
+from fewchannels.measures.stopping import stopping_point
 
 
 def by_the_letter(

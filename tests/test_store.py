@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from engine import store
-from engine.models.family import Block
-from engine.plan import Layout
-from engine.storage import open_storage
+from fewchannels.models.family import Block
+from fewchannels.runs import arrays as store
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.storage import open_storage
 
 BLOCKS = tuple(Block(2 * i, f"blocks.{2 * i}", "dual") for i in range(3))
 LAYOUT = Layout(n_samples=11, steps=(0, 3), blocks=BLOCKS, n_channels=8, n_tokens=6, top_k=2, shard_samples=4)

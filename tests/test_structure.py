@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.tables import schema
+from fewchannels.tables import schema
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "engine"
@@ -145,7 +145,9 @@ def test_files_are_of_a_length_that_can_be_read() -> None:
 
 
 def test_nothing_heavy_is_imported_to_show_help() -> None:
-    code = "import sys, engine.cli; print(sorted({'torch', 'ray', 'diffusers', 'duckdb', 'zarr'} & set(sys.modules)))"
+    code = (
+        "import sys, fewchannels.cli; print(sorted({'torch', 'ray', 'diffusers', 'duckdb', 'zarr'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -159,8 +161,8 @@ def test_every_column_is_documented(table: str) -> None:
 
 
 def test_the_specification_names_every_array_of_the_store() -> None:
-    from engine.models.family import Block
-    from engine.plan import Layout
+    from fewchannels.models.family import Block
+    from fewchannels.runs.layout import Layout
 
     text = (ROOT / "schemas" / "store.md").read_text(encoding="utf-8")
     for array in Layout(1, (0,), (Block(0, "b", "dual"),), 4, 4, 2, 1, controls=("bottom",)).arrays():
@@ -183,8 +185,12 @@ def test_a_wheel_carries_schemas_and_queries(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"engine/schemas/cells.yaml", "engine/schemas/store.md", "engine/queries/massive_channels.sql"} <= names
-    assert "engine/demo/model/model_index.json" in names
+    assert {
+        "fewchannels/schemas/cells.yaml",
+        "fewchannels/schemas/store.md",
+        "fewchannels/queries/massive_channels.sql",
+    } <= names
+    assert "engine/fewchannels/demo/model/model_index.json" in names
 
 
 def test_the_cluster_file_fits_rays_schema() -> None:

@@ -6,8 +6,8 @@ import duckdb
 import pytest
 from planted_edits import condition, picture
 
-from engine.query import queries
-from engine.tables import as_columns, decode, encode
+from fewchannels.runs.sql.named_queries import queries
+from fewchannels.tables import as_columns, decode, encode
 
 NAMES = ("best_settings", "top_over_matched", "flipped_prompts", "set_distances")
 TABLES = ("edits", "effects_means", "effects_contrasts", "effects_sets")

@@ -9,12 +9,19 @@ import pytest
 from PIL import Image
 from planted_edits import condition, edits_of, picture, planted, png_of
 
-from engine.analyses.drawn import as_files
-from engine.errors import InputError
-from engine.figures.drawings import Dots, Panels, Pictures, Series
-from engine.figures.still import still
-from engine.interventions.effects import means
-from engine.interventions.figures import default_figures, dose_response, overview, shown_items, strip, varying
+from fewchannels.analyses.drawn import as_files
+from fewchannels.analyses.figures.drawings import Dots, Panels, Pictures, Series
+from fewchannels.analyses.figures.still import still
+from fewchannels.errors import InputError
+from fewchannels.interventions.effects.contrasts import means
+from fewchannels.interventions.effects.figures import (
+    default_figures,
+    dose_response,
+    overview,
+    shown_items,
+    strip,
+    varying,
+)
 
 SHIFT = {"top": 0.01, "bottom": 0.001, "all": 0.02, "none": 0.005}
 

@@ -7,9 +7,9 @@ import pytest
 from made_sweep import make_sweep
 from planted_edits import condition, edits_of, picture, planted
 
-from engine.catalog import Catalog
-from engine.errors import InputError
-from engine.query import queries
+from fewchannels.errors import InputError
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.named_queries import queries
 
 OF_SWEEPS = sorted(name for name, query in queries().items() if query.of == "sweep")
 

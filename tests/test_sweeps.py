@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from engine import manifest
-from engine.catalog import Catalog
-from engine.cli import app
-from engine.config import CaptureConfig
-from engine.errors import InputError, RunConflictError, StorageError
-from engine.interventions.conditions import Grid
-from engine.interventions.cost import cost
-from engine.interventions.pairs import PairRule
-from engine.interventions.sweep import Prepared, SweepSettings, begin_sweep, check_place, prepare_sweep
-from engine.interventions.worker import SweepWorker
-from engine.run import pending_tasks
-from engine.sampler import Settings
-from engine.tables import decode
-from engine.verify import verify
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.run import pending_tasks
+from fewchannels.cli import app
+from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.estimate import cost
+from fewchannels.interventions.pairs import PairRule
+from fewchannels.interventions.sweep import Prepared, SweepSettings, begin_sweep, check_place, prepare_sweep
+from fewchannels.interventions.worker import SweepWorker
+from fewchannels.models.sampler import Settings
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.upkeep.verify import verify
+from fewchannels.tables import decode
 
 BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
 ZERO = Grid(("zero",), (1.0,), ("top",), k=(4,))
@@ -172,9 +172,9 @@ def test_an_item_fails_alone_and_its_task_is_tried_again(
 
 
 def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: Path, tiny_model: Path) -> None:
-    from engine.job import begin, prepare
-    from engine.store import read
-    from engine.worker import CaptureWorker
+    from fewchannels.capture.job import begin, prepare
+    from fewchannels.capture.worker import CaptureWorker
+    from fewchannels.runs.arrays import read
 
     config = CaptureConfig(model=str(tiny_model), num_inference_steps=3, top_k=2, shard_samples=2)
     job = prepare(world, tmp_path / "run", config)

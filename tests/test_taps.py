@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.manifest import Sample
-from engine.models.family import Block
-from engine.models.load import load
-from engine.models.loading import Loading
-from engine.models.source import find, geometry
-from engine.sampler import Sampler, Settings
-from engine.taps import Site, tapped
+from fewchannels.manifest import Sample
+from fewchannels.models.family import Block
+from fewchannels.models.load import load
+from fewchannels.models.load_options import Loading
+from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.source import find, geometry
+from fewchannels.models.taps import Site, tapped
 
 SETTINGS = Settings(height=16, width=16, steps=3, guidance=3.5, true_cfg_scale=1.0)
 

@@ -20,12 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 from stub_work import StubWork
 
-from engine import telemetry
-from engine.actors import Actor, State, outcomes
-from engine.cluster import Pool
-from engine.errors import InputError
-from engine.ledger import Ledger, Record
-from engine.stages import took
+from fewchannels.cluster import telemetry
+from fewchannels.cluster.pool import Actor, State, outcomes
+from fewchannels.cluster.session import Pool
+from fewchannels.errors import InputError
+from fewchannels.models.timings import took
+from fewchannels.runs.ledger import Ledger, Record
 
 TESTS = str(Path(__file__).parent)
 DASHBOARD = Path(__file__).parent.parent / "docs" / "cluster" / "grafana.json"

@@ -8,15 +8,15 @@ import torch
 from checkpoints import CASES
 from diffusers import DiffusionPipeline
 
-from engine import open_run
-from engine.agreement import disagreements
-from engine.config import CaptureConfig
-from engine.errors import InputError
-from engine.job import Job, begin, prepare
-from engine.recompute import recompute
-from engine.storage import open_storage
-from engine.verify import verify
-from engine.worker import CaptureWorker
+from fewchannels import open_run
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.recompute import recompute
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError
+from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.consistency import disagreements
+from fewchannels.runs.upkeep.verify import verify
 
 PROMPTS = "prompt,negative_prompt,seed\na small red star,a large blue ring,3\na green heart,,4\nlast of all,,5\n"
 ALL = {"streams": "text,image", "branches": "uncond,cond", "num_inference_steps": 3, "top_k": 4, "shard_samples": 2}
@@ -109,7 +109,7 @@ def test_what_a_track_says_must_agree_with_its_own_arrays(run: Path, monkeypatch
         found.extend(disagreements(layout, score, record, ids, arrays, samples, cells))
         return iter(())
 
-    monkeypatch.setattr("engine.verify.disagreements", planted)
+    monkeypatch.setattr("fewchannels.runs.upkeep.verify.disagreements", planted)
     verify(open_storage(run))
     assert found == [("cells", "top_scores are not the store's text_mean_abs at top_channels")] * 2
 

@@ -14,17 +14,18 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import documents, manifest
-from engine.config import CaptureConfig
-from engine.errors import InputError, StorageError
-from engine.job import begin, prepare
-from engine.ledger import Ledger, Record
-from engine.recompute import recompute, summary
-from engine.run import pending_tasks
-from engine.storage import FolderStorage, open_storage
-from engine.tables import as_columns, decode, encode
-from engine.verify import check_report, repair, verify
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.recompute import recompute, summary
+from fewchannels.capture.run import pending_tasks
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.errors import InputError, StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.storage import FolderStorage, open_storage
+from fewchannels.runs.upkeep.verify import check_report, repair, verify
+from fewchannels.tables import as_columns, decode, encode
 
 N_SAMPLES = 6
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from engine import manifest
-from engine.config import CaptureConfig
-from engine.job import begin, prepare
-from engine.plan import Layout
-from engine.runfile import read_description
-from engine.storage import open_storage
-from engine.store import Store, read
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.runs.arrays import Store, read
+from fewchannels.runs.description import read_description
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.storage import open_storage
 
 Arrays = dict[str, np.ndarray]
 

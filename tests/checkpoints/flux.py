@@ -9,7 +9,7 @@ from torch import Tensor
 
 from checkpoints.case import Case, listed, seeded
 from checkpoints.parts import vae
-from engine.demo.build import build_pipeline
+from fewchannels.demo.build import build_pipeline
 
 
 def _build_schnell() -> FluxPipeline:

@@ -25,7 +25,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from engine.demo.build import build_tokenizers
+from fewchannels.demo.build import build_tokenizers
 
 
 def clip(width: int = 16, *, projection: bool = False) -> tuple[CLIPTokenizer, CLIPTextModel]:

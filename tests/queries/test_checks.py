@@ -7,19 +7,19 @@ import pytest
 import yaml
 from made_run import RESULTS, make_run
 
-from engine import manifest
-from engine.analyses.alignment import Alignment
-from engine.analyses.analysis import analyse
-from engine.analyses.concentration import Concentration
-from engine.analyses.selected import select
-from engine.analyses.stability import Stability
-from engine.analyses.subject_masks import SubjectMasks
-from engine.catalog import Catalog
-from engine.cluster import Pool
-from engine.config import CaptureConfig
-from engine.job import begin, prepare
-from engine.query import queries
-from engine.worker import CaptureWorker
+from fewchannels import manifest
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.concentration.units import Concentration
+from fewchannels.analyses.masks.units import SubjectMasks
+from fewchannels.analyses.selected import select
+from fewchannels.analyses.stability.units import Stability
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.session import Pool
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.named_queries import queries
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent.parent / "schemas"

@@ -1,0 +1,316 @@
+"""The analysis ``alignment``: does clustering tokens by their massive channels find the subject? With its controls."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.masks.units import read_masks
+from fewchannels.analyses.selected import Selected
+from fewchannels.errors import InputError, unknown
+from fewchannels.measures.coverage import chance_iou, token_coverage
+from fewchannels.measures.draws import cell_keys, random_channels
+from fewchannels.measures.kmeans import Clusters
+from fewchannels.measures.localise import (
+    SELECTIONS,
+    clustered,
+    fit,
+    matched_channels,
+    normalise,
+    principal_components,
+)
+from fewchannels.measures.registers import own_tokens, registers_by_ratio
+from fewchannels.measures.scores import energy_share
+from fewchannels.runs.results import Results
+from fewchannels.tables import Columns, as_columns
+
+REGISTERS = ("keep", "drop", "clip")
+_CELLS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Settings of the analysis.
+
+    Attributes:
+        k: channels of a selection; 12 in the localisation figure of arXiv 2605.13974.
+        selections: which channels are clustered, of :data:`SELECTIONS`.
+        trials: how often random channels are drawn for each sample, step and layer.
+        n_clusters: values of K.
+        starts: first centres that K-means is run from.
+        registers: tokens of outlying norm are kept; have no say in clusters (``drop``); or every channel is cut at its
+            outermost tokens (``clip``).
+        register_threshold: of ``drop``: times the lower median of a cell's token norms.
+        clip: of ``clip``: share of tokens at either end.
+        masks: label of the masks' result.
+        seed: of starts and of random channels.
+    """
+
+    k: int = 12
+    selections: tuple[str, ...] = SELECTIONS
+    trials: int = 5
+    n_clusters: tuple[int, ...] = (2,)
+    starts: int = 4
+    registers: str = "keep"
+    register_threshold: float = 4.0
+    clip: float = 0.01
+    masks: str = "masks"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for word in self.selections:
+            if word not in SELECTIONS:
+                raise unknown("selection", word, SELECTIONS)
+        if self.registers not in REGISTERS:
+            raise unknown("registers", self.registers, REGISTERS)
+        for name, value, least, most in (
+            ("k", self.k, 1, 10**6),
+            ("trials", self.trials, 1, 1000),
+            ("starts", self.starts, 1, 1000),
+            *(("clusters", n, 2, 6) for n in self.n_clusters),
+        ):
+            if not least <= value <= most:
+                raise InputError(f"{name} is {value}; it must be {least} to {most}.")
+        if not 0 < self.clip < 0.5:
+            raise InputError(f"clip is {self.clip}; it is a share of tokens at either end, above 0 and below 0.5.")
+
+    @property
+    def name(self) -> str:
+        """``alignment``."""
+        return "alignment"
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """The schema of each table."""
+        return {"samples": "alignment_samples", "means": "alignment_means"}
+
+    def identity(self, selected: Selected) -> dict[str, Any]:
+        """Its settings, and those of the masks."""
+        masks = Results(selected.storage, self.masks).read()
+        return asdict(self) | {"masks": masks["settings"] | {"selected": masks["selected"]["samples"]}}
+
+    def check(self, selected: Selected) -> None:
+        """Refuse a run without the maps, or without masks."""
+        layout = selected.layout
+        if selected.stream != "image":
+            raise InputError(f"stream is {selected.stream!r}; alignment needs the image's tokens, which have a grid.")
+        if not layout.has_maps or layout.top_k < self.k:
+            raise InputError(
+                f"k is {self.k}, and {selected.run!r} keeps the maps of {layout.top_k} channels. Choose a smaller k, "
+                "or capture with a larger --top-k."
+            )
+        missing = [word for word in self.selections if not self._is_kept(word, selected)]
+        if missing:
+            raise InputError(
+                f"the maps of {', '.join(missing)} channels are not in {selected.run!r}. Capture with --controls "
+                f"bottom,random:{self.trials} for those two, or for all of them with --top-k {layout.n_channels} "
+                "(fewer --layers and --steps save space); or leave them out with --selections."
+            )
+        Results(selected.storage, self.masks).read()
+
+    def _is_kept(self, word: str, selected: Selected) -> bool:
+        layout = selected.layout
+        kept = {"top"} | ({"bottom"} & set(layout.controls))
+        if f"random_{self.trials - 1}" in layout.controls:
+            kept.add("random")
+        return layout.top_k == layout.n_channels or word in kept
+
+    def units(self, selected: Selected) -> list[int]:
+        """Tasks."""
+        return selected.tasks
+
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
+        """A task's rows."""
+        masks = read_masks(Results(selected.storage, self.masks), unit)
+        at = np.array([i for i in selected.of_task(unit) if int(selected.samples[i]) in masks], dtype=np.int64)
+        parts: list[dict[str, np.ndarray]] = []
+        steps_at_once = max(1, _CELLS_AT_ONCE // max(1, len(at)))
+        for layer in selected.layers if len(at) else ():
+            for first in range(0, len(selected.steps), steps_at_once):
+                parts += self._rows(_Cells(selected, at, layer, slice(first, first + steps_at_once), masks), device)
+        names = parts[0] if parts else ()
+        columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return {"samples": columns or as_columns("alignment_samples", [])}
+
+    def _rows(self, cells: "_Cells", device: str) -> Iterator[dict[str, np.ndarray]]:
+        weights = self._weights(cells)
+        n_left_out = (cells.own & ~weights).sum(dim=-1)
+        mask_area = (cells.coverage * cells.own).sum(dim=-1) / cells.own.sum(dim=-1)
+        n = len(weights)
+        for word in self.selections:
+            for trial in range(self.trials if word == "random" else 1):
+                chosen = self._chosen(cells, word, trial, weights)
+                for n_clusters in self.n_clusters:
+                    found, front = self._clusters(chosen, weights, n_clusters, device)
+                    fitted = fit(found.labels, front, cells.coverage, cells.own, n_clusters)
+                    yield {
+                        "sample_id": cells.sample_ids,
+                        "sample": cells.samples,
+                        "step": cells.steps,
+                        "layer": np.full(n, cells.layer),
+                        "selection": np.full(n, word, dtype=object),
+                        "trial": np.full(n, trial),
+                        "n_clusters": np.full(n, n_clusters),
+                        "n_channels": chosen.n.numpy(),
+                        "energy_share": chosen.energy.numpy(),
+                        "iou": fitted.iou.numpy(),
+                        "complement_iou": fitted.complement.numpy(),
+                        "best_iou": fitted.best.numpy(),
+                        "chance_iou": chance_iou(fitted.area, mask_area).numpy(),
+                        "area": fitted.area.numpy(),
+                        "mask_area": mask_area.numpy(),
+                        "ari": fitted.ari.numpy(),
+                        "nmi": fitted.nmi.numpy(),
+                        "n_left_out": n_left_out.numpy(),
+                        "n_constant": chosen.n_constant.numpy(),
+                        "converged": found.converged.numpy(),
+                    }
+
+    def _weights(self, cells: "_Cells") -> Tensor:
+        """Tokens that have a say, ``(cell, token)`` bool."""
+        if self.registers != "drop":
+            return cells.own
+        return cells.own & ~registers_by_ratio(cells.norm, cells.own, self.register_threshold)
+
+    def _clusters(
+        self, chosen: "_Chosen", weights: Tensor, n_clusters: int, device: str = "cpu"
+    ) -> tuple[Clusters, Tensor]:
+        """K-means of every cell, from starts among the tokens that have a say, and which cluster is the foreground."""
+        given = (chosen.clustered, chosen.heat, weights, cell_keys(n_clusters, chosen.keys))
+        return clustered(*given, n_clusters, self.starts, device)
+
+    def _chosen(self, cells: "_Cells", word: str, trial: int, weights: Tensor) -> "_Chosen":
+        k, n_cells = self.k, len(cells.order)
+        keys = cell_keys(self.seed, cells.ids, cells.layer, cells.steps, SELECTIONS.index(word), trial)
+        energy = cells.rms.double().square()
+        if word == "pca":
+            x, share = principal_components(cells.values, weights, k)
+            n = torch.full((n_cells,), k)
+        elif word == "matched":
+            channels = matched_channels(cells.order, energy, k)
+            x = cells.values * channels.gather(1, cells.order)[:, :, None]
+            n, share = channels.sum(dim=-1), (energy * channels).sum(dim=-1) / energy.sum(dim=-1)
+        else:
+            x, channels = cells.maps(word, trial, k, keys)
+            n, share = torch.full((n_cells,), x.shape[1]), energy_share(cells.rms, channels)
+        scaled, n_constant = normalise(x, weights, self.clip if self.registers == "clip" else 0.0)
+        return _Chosen(
+            keys=keys,
+            # Scaled, the last component would weigh as much as the first.
+            clustered=x if word == "pca" else scaled,
+            heat=scaled.sum(dim=1),
+            n=n,
+            energy=share,
+            n_constant=n_constant - (x.shape[1] - n),  # the channels that were not chosen are 0 in x
+        )
+
+    def end(self, selected: Selected, results: Results) -> Finding:
+        """Means with intervals, figures and a summary."""
+        from fewchannels.analyses.alignment.findings import summarise
+
+        return summarise(self, selected, results)
+
+    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> "Shown":
+        """What the protocol sees of one sample at one cell, with the fewest clusters.
+
+        Args:
+            selected: what of the run.
+            at: the sample's position among the selected ones.
+            layer: number of the layer.
+            step: number of the step.
+            selection: of :data:`SELECTIONS`.
+        """
+        position = next(i for i in selected.layers if selected.layout.blocks[i].layer == layer)
+        first = selected.step_numbers.index(step)
+        sample = int(selected.samples[at])
+        masks = read_masks(Results(selected.storage, self.masks), sample // selected.layout.shard_samples)
+        cells = _Cells(selected, np.array([at]), position, slice(first, first + 1), masks)
+        weights = self._weights(cells)
+        chosen = self._chosen(cells, selection, 0, weights)
+        found, front = self._clusters(chosen, weights, min(self.n_clusters))
+        height, width = selected.grids[at].tolist()
+        n = height * width
+        heat, labels = chosen.heat[0, :n], found.labels[0, :n] == front[0]
+        return Shown(masks[sample], heat.view(height, width).numpy(), labels.view(height, width).numpy())
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample at one cell.
+
+    Attributes:
+        mask: ``(y, x)`` bool, the subject in pixels.
+        heat: ``(y, x)`` float32 on the token grid.
+        front: ``(y, x)`` bool on the token grid, the foreground.
+    """
+
+    mask: np.ndarray
+    heat: np.ndarray
+    front: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A selection's channels in every cell: what is clustered, and how many and how large they are."""
+
+    keys: np.ndarray
+    clustered: Tensor
+    heat: Tensor
+    n: Tensor
+    energy: Tensor
+    n_constant: Tensor
+
+
+class _Cells:
+    """The samples of one task at one layer and some steps: one cell each, steps of a sample side by side."""
+
+    def __init__(
+        self, selected: Selected, at: np.ndarray, layer: int, steps: slice, masks: Mapping[int, np.ndarray]
+    ) -> None:
+        numbers = np.array(selected.step_numbers[steps])
+        part = replace(selected, steps=selected.steps[steps])
+        names = ["massive_value", "massive_channel", "token_norm", "rms"]
+        controls = ["control_value", "control_channel"] if selected.layout.controls else []
+        arrays = {n: torch.from_numpy(a).flatten(0, 2) for n, a in part.read([*names, *controls], at, [layer]).items()}
+        values, order, self.norm, self.rms = (arrays[name] for name in names)
+        self._controls = {
+            name: (arrays["control_value"][:, i], arrays["control_channel"][:, i].long())
+            for i, name in enumerate(selected.layout.controls)
+        }
+        self.layer = selected.layout.blocks[layer].layer
+        self.steps = np.tile(numbers, len(at))
+        sample = np.repeat(np.arange(len(at)), len(numbers))
+        self.samples = selected.samples[at][sample]
+        self.sample_ids = np.array([selected.sample_ids[i] for i in at], dtype=object)[sample]
+        self.ids = np.array([int(sample_id, 16) for sample_id in self.sample_ids], dtype=np.uint64)
+        n_tokens = values.shape[-1]
+        self.own = own_tokens(torch.from_numpy(selected.grids[at][sample]), n_tokens)
+        self.values, self.order = values.masked_fill(~self.own[:, None], 0.0), order.long()
+        coverage = torch.zeros(len(at), n_tokens, dtype=torch.float64)
+        for row, i in zip(coverage, at.tolist(), strict=True):
+            height, width = selected.grids[i].tolist()
+            covered = token_coverage(torch.from_numpy(masks[int(selected.samples[i])]), (height, width))
+            row[: len(covered)] = covered
+        self.coverage = coverage[torch.from_numpy(sample)]
+
+    def maps(self, word: str, trial: int, k: int, keys: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Maps ``(cell, k, token)`` of a selection, and its channels ``(cell, k)``."""
+        kept = self._controls.get(f"random_{trial}" if word == "random" else word)
+        if kept is not None:
+            values, channels = kept
+            values, channels = (
+                (values[:, -k:], channels[:, -k:]) if word == "bottom" else (values[:, :k], channels[:, :k])
+            )
+            return values.masked_fill(~self.own[:, None], 0.0), channels
+        n_all, n_cells = self.order.shape[1], len(self.order)
+        if word == "random":
+            ranks = torch.from_numpy(random_channels(keys, n_all, k))
+        else:
+            first, last = {"top": (0, k), "bottom": (n_all - k, n_all), "all": (0, n_all)}[word]
+            ranks = torch.arange(first, last).expand(n_cells, -1)
+        x = self.values.gather(1, ranks[:, :, None].expand(-1, -1, self.values.shape[2]))
+        return x, self.order.gather(1, ranks)

@@ -1,0 +1,164 @@
+"""What an analysis is, and how one is run: its units on workers, then its end, into a run's ``results/``."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from fewchannels.analyses.selected import Selected
+from fewchannels.cluster.session import Pool, one_thread, spread
+from fewchannels.runs.results import Results
+from fewchannels.tables import Columns, encode, schema
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an analysis found.
+
+    Attributes:
+        numbers: the answers in plain values, for ``result.json`` and ``--json``.
+        text: a short summary in Markdown; figures are named in it.
+        tables: further tables' columns, by table.
+        files: figures and the like, by name.
+    """
+
+    numbers: dict[str, Any]
+    text: str
+    tables: dict[str, Columns]
+    files: dict[str, bytes]
+
+
+class Analysis(Protocol):
+    """An analysis: a frozen dataclass of settings that can do its units and draw its end from their parts."""
+
+    @property
+    def name(self) -> str:
+        """Its name, such as ``stability``."""
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """The schema of each of its tables, by table."""
+
+    def identity(self, selected: Selected) -> dict[str, Any]:
+        """What decides its numbers beside the selection, in plain values."""
+
+    def check(self, selected: Selected) -> None:
+        """Refuse what the run cannot answer; raises InputError. Reads only."""
+
+    def units(self, selected: Selected) -> list[int]:
+        """What can be done one by one: tasks, or layers."""
+
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
+        """Do one unit: its tables' columns. A pure function of its arguments, on any worker.
+
+        ``device`` is where the worker's share lets it compute; what is quick on a CPU takes no notice of it.
+        """
+
+    def end(self, selected: Selected, results: Results) -> Finding:
+        """From the parts of all units to what was found."""
+
+
+Progress = Callable[[int, int], None]
+
+
+def analyse(
+    analysis: Analysis,
+    selected: Selected,
+    label: str,
+    pool: Pool,
+    *,
+    replace: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> Finding:
+    """Do what is not done yet of an analysis, and write its result. Call it again to resume.
+
+    Args:
+        analysis: with its settings.
+        selected: what of the run.
+        label: of the result.
+        pool: of workers; one alone works in this process, without Ray.
+        replace: whether to delete a result of other settings.
+        on_progress: called with the units done so far and in all.
+
+    Raises:
+        InputError: the run cannot answer.
+        RunConflictError: there is a result of other settings under the label.
+    """
+    analysis.check(selected)
+    results = Results(selected.storage, label)
+    settings = {"analysis": analysis.name, "settings": plain(analysis.identity(selected))}
+    columns = {table: schema(name).names for table, name in analysis.schemas.items()}
+    done = results.begin(settings | {"selected": selected.identity(), "columns": columns}, replace=replace)
+    units = analysis.units(selected)
+    waiting = [unit for unit in units if unit not in done]
+    started = time.monotonic()
+    n_done = len(units) - len(waiting)
+    on_progress(n_done, len(units))
+    for n, _ in enumerate(
+        spread(partial(_work, analysis, selected, results, pool.device), waiting, pool), start=n_done + 1
+    ):
+        on_progress(n, len(units))
+    finding = analysis.end(selected, results)
+    about = settings | {
+        "seconds": round(time.monotonic() - started, 2),
+        "versions": versions() | {"device": pool.device},
+    }
+    _finish(analysis, selected, results, about, finding)
+    return finding
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What an analysis will take, from its first unit.
+
+    Attributes:
+        n_samples: that are looked at.
+        n_units: to do.
+        seconds: of all units, with the pool's workers; Ray's start and the end's figures not counted.
+        table_bytes: of the units' tables.
+    """
+
+    n_samples: int
+    n_units: int
+    seconds: float
+    table_bytes: int
+
+
+def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> Foreseen:
+    """Do the first unit without writing it, and scale what it took.
+
+    Raises:
+        InputError: the run cannot answer.
+    """
+    analysis.check(selected)
+    units = analysis.units(selected)
+    started = time.monotonic()
+    device = pool.device if pool.address is None else "cpu"  # a cluster's GPU is not here
+    with one_thread():
+        tables = analysis.unit(selected, Results(selected.storage, label), units[0], device)
+    seconds = (time.monotonic() - started) * len(units) / min(pool.n_actors, len(units))
+    n_bytes = sum(len(encode(analysis.schemas[table], columns)) for table, columns in tables.items())
+    return Foreseen(len(selected.samples), len(units), seconds, n_bytes * len(units))
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON has them: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that do the arithmetic."""
+    return {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")}
+
+
+def _work(analysis: Analysis, selected: Selected, results: Results, device: str, unit: int) -> None:
+    results.write_unit(unit, analysis.unit(selected, results, unit, device), analysis.schemas)
+
+
+def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], finding: Finding) -> None:
+    tables = {f"{table}/all.parquet": bytes(encode(analysis.schemas[table], c)) for table, c in finding.tables.items()}
+    about = about | {"selected": selected.identity(), "numbers": finding.numbers}
+    results.end(about, analysis.schemas, tables | finding.files | {"summary.md": finding.text.encode()})

@@ -1,0 +1,316 @@
+"""What the cells of a comparison say together: tables with intervals, figures and a page, in a folder of their own."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+
+from fewchannels.analyses.analysis import Finding, plain, versions
+from fewchannels.analyses.comparison.figures import figures
+from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place
+from fewchannels.analyses.comparison.place import Rows, begin, end, write_unit
+from fewchannels.analyses.drawn import as_files
+from fewchannels.cluster.session import Pool, spread
+from fewchannels.errors import InputError
+from fewchannels.measures.intervals import Interval, cluster_bootstrap, pair_bootstrap
+from fewchannels.measures.overlap import expected_jaccard, pair_overlap
+from fewchannels.runs.description import COMPARISON_FORMAT_VERSION
+from fewchannels.runs.storage import Storage
+from fewchannels.tables import Columns, as_columns, encode
+
+TABLES = ("agreement", "differences", "profiles", "samples")
+_RESAMPLES = 1000
+_Means = tuple[str, Rows, dict[str, Any], np.ndarray]
+_Found = tuple[dict[str, Rows], Columns | None]
+_Progress = Callable[[int, int], None]
+
+
+def compare(
+    pairing: Pairing,
+    criteria: Criteria,
+    out: Storage,
+    pool: Pool,
+    *,
+    replace: bool = False,
+    on_progress: _Progress = lambda done, total: None,
+) -> Finding:
+    """Compare two runs, and write what is found; ``comparison.json`` last. One that was interrupted goes on.
+
+    Args:
+        pairing: what of the runs.
+        criteria: by what.
+        out: the place of its own that it gets.
+        pool: of workers; one alone works in this process, without Ray.
+        replace: whether to delete another comparison there.
+        on_progress: called with the layers done so far and in all.
+
+    Raises:
+        InputError: the runs cannot be compared.
+        RunConflictError: something else is in the place.
+    """
+    if criteria.k > min(pairing.n_channels):
+        raise InputError(f"k is {criteria.k}; the runs have {' and '.join(map(str, pairing.n_channels))} channels.")
+    units = pairing.units()
+    identity = plain(_identity(pairing, criteria))
+    _refuse_runs(pairing, out)
+    rows = begin(out, identity, replace=replace)
+    started, left = time.monotonic(), [i for i in range(len(units)) if i not in rows]
+    on_progress(len(rows), len(units))
+    for i, (found, samples) in spread(partial(_work, pairing, criteria, units), left, pool):
+        rows[i] = plain(found)
+        layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
+        write_unit(out, i, rows[i], layer, samples)
+        on_progress(len(rows), len(units))
+    tables = {name: [row for i in range(len(units)) for row in rows[i][name]] for name in TABLES[:-1]}
+    finding = summarise(pairing, criteria, {name: pd.DataFrame(each) for name, each in tables.items()})
+    files = {
+        f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", tables[name]))
+        for name in tables
+    }
+    about = {
+        "format_version": COMPARISON_FORMAT_VERSION,
+        "identity": identity,
+        "runs": {"a": pairing.a.selected.run, "b": pairing.b.selected.run},
+        "numbers": finding.numbers,
+        "tables": {name: f"comparison_{name}" for name in TABLES},
+        "seconds": round(time.monotonic() - started, 2),
+        "versions": versions(),
+    }
+    end(out, about, files | finding.files | {"summary.md": finding.text.encode()}, range(len(units)))
+    return finding
+
+
+def _refuse_runs(pairing: Pairing, out: Storage) -> None:
+    for side in (pairing.a, pairing.b):
+        run = side.selected.storage.location("").rstrip("/")
+        if f"{out.location('')}/".startswith(f"{run}/"):
+            raise InputError(f"{out.url!r} is in the run {side.selected.run!r}; choose a place outside of both runs.")
+
+
+def _identity(pairing: Pairing, criteria: Criteria) -> dict[str, Any]:
+    ids = hashlib.sha256("\n".join(pairing.sample_ids).encode()).hexdigest()[:16]
+    return {
+        "a": pairing.a.selected.identity(),
+        "b": pairing.b.selected.identity(),
+        "criteria": asdict(criteria),
+        "sample_ids": ids,
+        "layers_by": pairing.layers_by,
+        "steps_by": pairing.steps_by,
+    }
+
+
+def _work(pairing: Pairing, criteria: Criteria, units: list[Unit], number: int) -> _Found:
+    return tabulate(pairing, criteria, units[number], cells(pairing, criteria, units[number]))
+
+
+def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> _Found:
+    """A unit's rows of ``agreement``, ``differences`` and ``profiles``; of a layer of both, its columns of ``samples``.
+
+    A mean is of the samples where its value is finite, and its row counts them.
+    """
+    own = [_places(side, layer, steps) for side, layer, steps in zip(unit.sides, unit.layers, unit.steps, strict=True)]
+    means: list[_Means] = [
+        ("profiles", own[i], {"metric": metric}, found.metrics[i][j])
+        for i in range(len(own))
+        for j, metric in enumerate(METRICS)
+    ]
+    rows: dict[str, Rows] = {name: [] for name in TABLES[:-1]}
+    samples = None
+    if len(own) == 2:
+        both = [
+            {"layer_a": a["layer"], "step_a": a["step"], "layer_b": b["layer"], "step_b": b["step"]}
+            for a, b in zip(*own, strict=True)
+        ]
+        change = found.metrics[1] - found.metrics[0]
+        means += [("differences", both, {"metric": metric}, change[j]) for j, metric in enumerate(METRICS)]
+        samples = _samples(pairing, both, found)
+        if len(set(pairing.n_channels)) == 1:
+            chance = expected_jaccard(criteria.k, pairing.n_channels[0])
+            about = {"score": criteria.score, "k": criteria.k, "measure": "jaccard", "chance": chance}
+            ranks = about | {"k": None, "measure": "spearman", "chance": 0.0}
+            means += [("agreement", both, about | {"kind": "matched"}, found.jaccard)]
+            means += [("agreement", both, ranks | {"kind": "matched"}, found.spearman)]
+            rows["agreement"] += [row | about for row in _pairs(pairing, criteria, both, found)]
+    of_prompt = csr_array((np.ones(len(pairing.prompts)), (pairing.prompts, np.arange(len(pairing.prompts)))))
+    values = np.concatenate([each for *_, each in means], axis=1)
+    known = np.isfinite(values)
+    counts = of_prompt @ known.astype(np.float64)
+    interval = cluster_bootstrap(of_prompt @ np.where(known, values, 0), counts, _RESAMPLES, criteria.seed)
+    column = 0
+    for table, places, about, _ in means:
+        for at in places:
+            n = {"n" if table == "agreement" else "n_samples": int(counts[:, column].sum())}
+            rows[table].append(at | about | n | _ends(interval, column))
+            column += 1
+    return rows, samples
+
+
+def _places(side: Side, layer: int, steps: Sequence[int]) -> Rows:
+    """What names a run's cells, step by step."""
+    layout = side.selected.layout
+    number = layout.blocks[layer].layer
+    about = {"run": side.name, "layer": number, "depth": place(number, side.n_layers)}
+    return [about | {"step": layout.steps[i], "progress": place(layout.steps[i], side.n_steps)} for i in steps]
+
+
+def _ends(interval: Interval, column: int) -> dict[str, float | None]:
+    found = zip(("mean", "low", "high"), interval, strict=True)
+    return {name: float(values[column]) if np.isfinite(values[column]) else None for name, values in found}
+
+
+def _samples(pairing: Pairing, places: Rows, found: Cells) -> Columns:
+    n, n_steps = found.jaccard.shape
+    named = {name: np.tile([at[name] for at in places], n) for name in places[0]}
+    metrics = {
+        f"{metric}_{side}": found.metrics[i][j].ravel()
+        for j, metric in enumerate(METRICS)
+        for i, side in enumerate("ab")
+    }
+    ids = np.repeat(np.array(pairing.sample_ids, object), n_steps)
+    return {"sample_id": ids, "jaccard": found.jaccard.ravel(), "spearman": found.spearman.ravel()} | named | metrics
+
+
+def _pairs(pairing: Pairing, criteria: Criteria, places: Rows, found: Cells) -> Iterator[dict[str, Any]]:
+    """Overlap of two samples of one run, against which that of one sample in two runs is read."""
+    n_prompts = int(pairing.prompts.max()) + 1
+    known = np.isfinite(found.jaccard)
+    for side, channels in zip("ab", found.channels, strict=True):
+        sums = {kind: np.zeros((2, n_prompts, len(places))) for kind in ("within", "across")}
+        for step in range(len(places)):
+            if not (own := known[:, step]).any():
+                continue
+            overlap = pair_overlap(channels[own, step], pairing.prompts[own])
+            for kind, pairs in (("within", overlap.within), ("across", overlap.across)):
+                sums[kind][:, overlap.groups, step] = pairs.jaccard, pairs.n_pairs
+        for kind, bootstrap, prompts_per_pair in (("within", cluster_bootstrap, 1), ("across", pair_bootstrap, 2)):
+            jaccard, counts = sums[kind]
+            interval = bootstrap(jaccard, counts, _RESAMPLES, criteria.seed)
+            for step, at in enumerate(places):
+                if n := int(counts[:, step].sum()) // prompts_per_pair:
+                    yield at | {"kind": f"{kind}_{side}", "n": n} | _ends(interval, step)
+
+
+def summarise(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFrame]) -> Finding:
+    """Numbers of the last step that both have, figures and a page."""
+    differing, agreement, profiles = (tables[name] for name in ("differences", "agreement", "profiles"))
+    step_a = int(differing["step_a"].max())
+    step_b = int(differing.loc[differing["step_a"] == step_a, "step_b"].iloc[0])
+    last = {
+        "a": profiles[(profiles["run"] == "a") & (profiles["step"] == step_a)],
+        "b": profiles[(profiles["run"] == "b") & (profiles["step"] == step_b)],
+    }
+    by_layer = []
+    for layer_a, rows in differing[differing["step_a"] == step_a].groupby("layer_a"):
+        layer_b = rows["layer_b"].iloc[0]
+        found: dict[str, Any] = {"layer_a": int(rows["layer_a"].iloc[0]), "layer_b": int(layer_b)}
+        for side, layer in (("a", layer_a), ("b", layer_b)):
+            own = last[side][last[side]["layer"] == layer]
+            found |= {f"{row['metric']}_{side}": _ranged(row) for _, row in own.iterrows()}
+        found |= {f"{row['metric']}_difference": _ranged(row) for _, row in rows.iterrows()}
+        if len(agreement):
+            own = agreement[(agreement["step_a"] == step_a) & (agreement["layer_a"] == layer_a)]
+            found |= {_key(row): _ranged(row) for _, row in own.iterrows()}
+            found["chance"] = [float(own["chance"].max())]
+        by_layer.append(found)
+    n_known = differing.loc[differing["metric"] == METRICS[0], "n_samples"]
+    numbers = {
+        "n_samples": len(pairing.sample_ids),
+        "n_prompts": int(pairing.prompts.max()) + 1,
+        "n_only_a": pairing.n_only[0],
+        "n_only_b": pairing.n_only[1],
+        "n_cells_left_out": int((len(pairing.sample_ids) - n_known).sum()),
+        "n_channels_a": pairing.n_channels[0],
+        "n_channels_b": pairing.n_channels[1],
+        "layers_by": pairing.layers_by,
+        "steps_by": pairing.steps_by,
+        "settings": list(pairing.settings),
+        **asdict(criteria),
+        "step_a": step_a,
+        "step_b": step_b,
+        "layers": by_layer,
+    }
+    text = _text(pairing, numbers)
+    titles = {side.name: side.title for side in (pairing.a, pairing.b)}
+    return Finding(numbers, text, {}, as_files(figures(numbers, titles, tables)))
+
+
+def _key(row: pd.Series) -> str:
+    return row["measure"] if row["kind"] == "matched" else row["kind"]
+
+
+def _ranged(row: pd.Series) -> list[float | None]:
+    return [None if pd.isna(row[name]) else float(f"{row[name]:.6g}") for name in ("mean", "low", "high")]
+
+
+def _text(pairing: Pairing, numbers: dict[str, Any]) -> str:
+    k, step_a, step_b = numbers["k"], numbers["step_a"], numbers["step_b"]
+    same = numbers["n_channels_a"] == numbers["n_channels_b"]
+    by_number = pairing.layers_by == "number"
+    page = [
+        f"# {pairing.a.title} against {pairing.b.title}",
+        "",
+        f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts that both finished, matched by "
+        f"sample_id; {numbers['n_only_a']:,} of A and {numbers['n_only_b']:,} of B are left out. Layers go by "
+        f"{pairing.layers_by}, steps by {pairing.steps_by}. Channels are ranked by `{numbers['score']}` in both, k = "
+        f"{k}. Step {step_a}{'' if step_a == step_b else f' of A and {step_b} of B'}; means, with 95 % intervals over "
+        "prompts in brackets.",
+        "",
+    ]
+    if numbers["n_cells_left_out"]:
+        why = "a value is not finite, or the sample has no such step"
+        page += [f"Cells left out, because {why}: {numbers['n_cells_left_out']:,}.", ""]
+    layers = [
+        (str(row["layer_a"] if by_number else f"{row['layer_a']}, {row['layer_b']}"), row) for row in numbers["layers"]
+    ]
+    heads = ["layer" if by_number else "layer of A, of B"]
+    if same:
+        page += _table(
+            [*heads, "overlap of A and B", "same prompt in A", "in B", "chance", "Spearman of A and B"],
+            [
+                [layer, *(_shown(row.get(name)) for name in ("jaccard", "within_a", "within_b", "chance", "spearman"))]
+                for layer, row in layers
+            ],
+        )
+        page += [
+            f"Jaccard overlap of the top {k} channels: of one sample in A and in B; and, to read it against, of two "
+            "seeds of one prompt in one run. Spearman: of the scores of all channels.",
+            "",
+        ]
+    else:
+        page += [
+            f"Channels are not compared: A has {numbers['n_channels_a']} of them and B {numbers['n_channels_b']}, so "
+            "none of the one is any of the other's.",
+            "",
+        ]
+    columns = [f"{metric}_{end}" for metric in ("ratio", "energy_share") for end in ("a", "b", "difference")]
+    page += _table(
+        [*heads, "largest over median, A", "B", "B - A", f"top {k} hold, A", "B", "B - A"],
+        [
+            [layer, *(_shown(row[name] if name.endswith("difference") else row[name][:1]) for name in columns)]
+            for layer, row in layers
+        ],
+    )
+    page += [
+        "Captured with other settings, A's -> B's:" if pairing.settings else "Captured with the same settings.",
+        "",
+    ]
+    page += [f"- `{line}`" for line in pairing.settings]
+    shown = ["overlap"] * same + ["ratio", "energy_share", "difference_ratio"]
+    return "\n".join([*page, "", *(f"![{name}](figures/{name}.png)" for name in shown), ""])
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)] + [""]
+
+
+def _shown(values: list[float | None] | None) -> str:
+    if not values or values[0] is None:
+        return ""
+    ends = f" ({values[1]:.3g} to {values[2]:.3g})" if len(values) > 1 and values[1] is not None else ""
+    return f"{values[0]:.3g}{ends}"

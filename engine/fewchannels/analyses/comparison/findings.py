@@ -1,0 +1,172 @@
+"""What was found between two runs: which massive channels they share, and how much more one's stand out."""
+
+from typing import Any
+
+import pandas as pd
+
+from fewchannels.analyses.comparison.figures import LABELS, steps_in_words
+from fewchannels.analyses.document import Finding, Table, ends, number, ranged_row
+from fewchannels.analyses.source import Source
+
+_SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
+_HEADS = {
+    "matched": "A and B, same sample",
+    "within_a": "two seeds in A",
+    "within_b": "two seeds in B",
+    "across_a": "two prompts in A",
+    "across_b": "two prompts in B",
+}
+_CHOSEN = "layers that a sentence names were chosen by looking, so they are a little extreme"
+
+
+def of_comparison(source: Source) -> list[Finding]:
+    """Every finding of a comparison, in the order in which they are read."""
+    found = [_overlap(source), _ranks(source), *(_difference(source, metric) for metric in LABELS)]
+    return [each for each in found if each is not None]
+
+
+def _overlap(source: Source) -> Finding | None:
+    numbers = source.description["numbers"]
+    step, k, when = numbers["step_a"], numbers["k"], steps_in_words(numbers)
+    text = (
+        "select layer_a, layer_b, kind, n, mean, low, high, chance from agreement where measure = 'jaccard' and "
+        f"step_a = {step} order by layer_a, kind"
+    )
+    rows = source.ask(text)
+    if not rows["mean"].notna().any():
+        return None
+    by: dict[str, Any] = {kind: own.set_index("layer_a") for kind, own in rows.groupby("kind")}
+    matched, chance = by["matched"].dropna(subset=["mean"]), float(rows["chance"].iloc[0])
+    seeds = [by[kind] for kind in _SEEDS if kind in by]
+    most, least = int(matched["mean"].idxmax()), int(matched["mean"].idxmin())
+
+    def against(layer: int) -> str:
+        told = {words: by[kind].loc[layer] for kind, words in _SEEDS.items() if kind in by and layer in by[kind].index}
+        return "; ".join(f"{words} {ranged_row(row)}" for words, row in told.items())
+
+    layers = {most: "most ", least: "least "} if most != least else {most: ""}
+    told = [
+        f"{rank}at layer {_layers(numbers, layer, matched.loc[layer])}: {ranged_row(matched.loc[layer])}"
+        + (f" ({others})" if (others := against(layer)) else "")
+        for layer, rank in layers.items()
+    ]
+    sentence = (
+        f"The top {k} channels by {numbers['score']} of one sample in A and in B overlap (Jaccard, {when}) "
+        f"{'; '.join(told)}. Two random sets of {k} overlap by {number(chance)}; n = {int(matched['n'].max()):,} "
+        f"samples of {numbers['n_prompts']:,} prompts; {_CHOSEN}."
+    )
+    measured: dict[str, Any] = {"k": k, "chance": chance, "most_layer": most, "least_layer": least}
+    measured["layers"] = {
+        str(layer): {kind: ends(own.loc[layer]) for kind, own in by.items() if layer in own.index}
+        for layer in matched.index
+    }
+    if seeds:
+        below = [layer for layer in matched.index if all(_is_below(matched, each, layer) for each in seeds)]
+        above = [layer for layer in matched.index if all(_is_below(each, matched, layer) for each in seeds)]
+        measured |= {"below_seeds": [int(each) for each in below], "above_seeds": [int(each) for each in above]}
+        sentence += (
+            f" In {len(below):,} of {len(matched):,} layers the whole interval lies below those of two seeds of one "
+            f"prompt, which is less than seeds share; in {len(above):,} it lies above them."
+        )
+    shown = [kind for kind in _HEADS if kind in by]
+    table = Table(
+        f"Mean Jaccard overlap of the top {k}, {when}, 95 % over prompts; by chance {number(chance)}",
+        [_layer_head(numbers), *(_HEADS[kind] for kind in shown), "n"],
+        [
+            [
+                _layers(numbers, layer, row),
+                *(_cell(by[kind], layer) for kind in shown),
+                f"{int(row['n']):,}",
+            ]
+            for layer, row in matched.iterrows()
+        ],
+    )
+    return Finding("overlap", sentence, measured, [source.sql(text)], table)
+
+
+def _ranks(source: Source) -> Finding | None:
+    numbers = source.description["numbers"]
+    when = steps_in_words(numbers)
+    text = (
+        "select layer_a, layer_b, n, mean, low, high from agreement where measure = 'spearman' and kind = 'matched' "
+        f"and step_a = {numbers['step_a']} order by layer_a"
+    )
+    rows: Any = source.ask(text).dropna(subset=["mean"]).set_index("layer_a")
+    if rows.empty:
+        return None
+    most, least = int(rows["mean"].idxmax()), int(rows["mean"].idxmin())
+    told = " and ".join(f"{ranged_row(rows.loc[layer])} at layer {layer}" for layer in dict.fromkeys((least, most)))
+    sentence = (
+        "Of all channels' scores, not only the top ones, the Spearman correlation of one sample in A and in B is "
+        f"{'between ' if most != least else ''}{told} ({when}, n = {int(rows['n'].max()):,} samples; 0 for "
+        "channels that have nothing to do with each other, 1 for one order)."
+    )
+    measured = {"most_layer": most, "least_layer": least}
+    layers = {"layers": {str(layer): ends(row) for layer, row in rows.iterrows()}}
+    return Finding("spearman", sentence, measured | layers, [source.sql(text)])
+
+
+def _difference(source: Source, metric: str) -> Finding | None:
+    numbers = source.description["numbers"]
+    step_a, step_b, when = numbers["step_a"], numbers["step_b"], steps_in_words(numbers)
+    text = (
+        "with change as (select layer_a, layer_b, n_samples, mean, low, high from differences where metric = "
+        f"'{metric}' and step_a = {step_a}), own as (select run, layer, mean from profiles where metric = '{metric}' "
+        f"and step = if(run = 'a', {step_a}, {step_b})) select change.*, a.mean as mean_a, b.mean as mean_b from "
+        "change join own as a on a.run = 'a' and a.layer = layer_a join own as b on b.run = 'b' and b.layer = layer_b "
+        "order by layer_a"
+    )
+    rows: Any = source.ask(text).dropna(subset=["mean"]).set_index("layer_a")
+    if rows.empty:
+        return None
+    name = LABELS[metric][0].format(**numbers)
+    most = int(rows["mean"].abs().idxmax())
+    row, known = rows.loc[most], rows.dropna(subset=["low", "high"])
+    more, less = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
+    sentence = (
+        f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {ranged_row(row)} (A "
+        f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {when}, n = {int(row['n_samples']):,} "
+        f"samples). Of {len(rows):,} layers the interval lies above 0 in {more:,} and below in {less:,}; nothing is "
+        f"corrected for there being many layers: about {number(len(rows) / 20)} would do so without any difference."
+        if rows["mean"].any()
+        else f"{name}: A and B are equal at every layer, {when}, n = {int(row['n_samples']):,} samples."
+    )
+    measured: dict[str, Any] = {
+        "layer": most,
+        "mean_a": float(row["mean_a"]),
+        "mean_b": float(row["mean_b"]),
+        "n_layers": len(rows),
+    }
+    measured |= ends(row) | {"n_above": more, "n_below": less}
+    table = Table(
+        f"{name}, {when}, 95 % over prompts",
+        [_layer_head(numbers), "A", "B", "B - A", "n"],
+        [
+            [
+                _layers(numbers, layer, each),
+                number(each["mean_a"]),
+                number(each["mean_b"]),
+                ranged_row(each),
+                f"{int(each['n_samples']):,}",
+            ]
+            for layer, each in rows.iterrows()
+        ],
+    )
+    return Finding(metric, sentence, measured, [source.sql(text)], table)
+
+
+def _is_below(lower: Any, upper: Any, layer: int) -> bool:
+    """Whether one's interval lies below the other's; not where either is missing."""
+    return layer in lower.index and layer in upper.index and bool(lower.loc[layer, "high"] < upper.loc[layer, "low"])
+
+
+def _layer_head(numbers: dict[str, Any]) -> str:
+    return "layer" if numbers["layers_by"] == "number" else "layer of A, of B"
+
+
+def _layers(numbers: dict[str, Any], layer: int, row: pd.Series) -> str:
+    return f"{layer}" if numbers["layers_by"] == "number" else f"{layer}, {int(row['layer_b'])}"
+
+
+def _cell(rows: Any, layer: int) -> str:
+    return ranged_row(rows.loc[layer]) if layer in rows.index and pd.notna(rows.loc[layer, "mean"]) else ""

@@ -1,0 +1,102 @@
+"""Where a comparison is written: begun, layer by layer, and whole once ``comparison.json`` is there.
+
+``begun.json`` says what is compared; ``units/NNNNN.json`` holds a unit's rows and is written after its part of
+``samples``. So a comparison that was interrupted goes on with the layers that are left. Both are deleted at the end.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fewchannels.capture.config import differences
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.description import COMPARISON
+from fewchannels.runs.storage import Storage
+from fewchannels.tables import Columns, encode
+
+_BEGUN = "begun.json"
+_OURS = re.compile(
+    rf"{re.escape(COMPARISON)}|{re.escape(_BEGUN)}|units/\d+\.json|summary\.md|samples/\d+\.parquet|"
+    r"(agreement|differences|profiles)\.parquet|figures/\w+\.(png|svg)"
+)
+Rows = list[dict[str, Any]]
+
+
+def begin(out: Storage, identity: Mapping[str, Any], *, replace: bool) -> dict[int, dict[str, Rows]]:
+    """Take a place for a comparison, or go on with it there. A finished one is made anew.
+
+    Args:
+        out: the place.
+        identity: what is compared, in plain values.
+        replace: whether to delete another comparison there.
+
+    Returns:
+        Rows of the units that are done, by table.
+
+    Raises:
+        RunConflictError: something else is in the place.
+        StorageError: what says which comparison is there is damaged.
+    """
+    stored = out.list()
+    if others := [key for key in stored if not _OURS.fullmatch(key)]:
+        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    found = next((key for key in (COMPARISON, _BEGUN) if key in stored), None)
+    lines = differences(dict(identity), _identity(out, found)) if found and not replace else []
+    if lines:
+        raise RunConflictError(
+            f"{out.url!r} holds another comparison:\n  " + "\n  ".join(lines) + "\nGive --replace to delete it, or "
+            "choose another place."
+        )
+    if found == _BEGUN and not replace:
+        return _units(out, stored)
+    out.delete([COMPARISON])
+    out.delete(stored)
+    out.put(_BEGUN, [documents.encode({"identity": dict(identity)})])
+    return {}
+
+
+def write_unit(out: Storage, unit: int, rows: Mapping[str, Rows], layer: int, samples: Columns | None) -> None:
+    """Write a unit's part of ``samples`` if it has one, then its rows. Safe to repeat.
+
+    Args:
+        out: the place.
+        unit: its number.
+        rows: in plain values, by table.
+        layer: whose ``samples`` they are.
+        samples: columns of ``comparison_samples``.
+    """
+    objects = {}
+    if samples is not None:
+        key = f"samples/{layer:05d}.parquet"
+        objects[key] = out.put(key, [encode("comparison_samples", samples)]).n_bytes
+    out.put(f"units/{unit:05d}.json", [documents.encode({"unit": unit, "objects": objects, "rows": dict(rows)})])
+
+
+def end(out: Storage, about: Mapping[str, Any], files: Mapping[str, bytes | memoryview], units: Iterable[int]) -> None:
+    """Write tables and figures, then ``comparison.json``; then delete what only an interrupted comparison needs."""
+    for name, data in files.items():
+        out.put(name, [data])
+    out.put(COMPARISON, [documents.encode(dict(about))])
+    out.delete([*(f"units/{unit:05d}.json" for unit in units), _BEGUN])
+
+
+def _identity(out: Storage, key: str) -> dict[str, Any]:
+    try:
+        return dict(documents.decode(out.get(key))["identity"])
+    except (documents.DamagedDocumentError, KeyError) as error:
+        raise StorageError(f"{out.location(key)} is damaged: {error}. Give --replace.") from None
+
+
+def _units(out: Storage, stored: Mapping[str, int]) -> dict[int, dict[str, Rows]]:
+    found = {}
+    for key in stored:
+        if not key.startswith("units/"):
+            continue
+        try:
+            unit = documents.decode(out.get(key))
+        except documents.DamagedDocumentError:
+            continue
+        if all(stored.get(part) == n_bytes for part, n_bytes in unit["objects"].items()):
+            found[int(unit["unit"])] = unit["rows"]
+    return found

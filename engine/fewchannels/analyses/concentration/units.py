@@ -1,0 +1,210 @@
+"""The analysis ``concentration``: is it massive, and how; and is it channels or tokens that stand out?"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.selected import Selected
+from fewchannels.errors import InputError, unknown
+from fewchannels.measures.massive import (
+    effective_channels,
+    energy_shares,
+    n_massive_channels,
+    ratio_by_rank,
+    scalar_test,
+)
+from fewchannels.measures.registers import (
+    bimodality,
+    elevation,
+    excised_norms,
+    own_tokens,
+    register_share,
+    register_summary,
+    registers_by_mad,
+    registers_by_ratio,
+    selectivity,
+    token_outliers,
+)
+from fewchannels.measures.scores import gini, top_k
+from fewchannels.measures.statistics import STATISTICS
+from fewchannels.runs.results import Results
+from fewchannels.tables import Columns
+
+RULES = ("ratio", "mad")
+_RANKS = 32
+_ROUNDED = 2**-8
+_READ_BYTES = 2**26  # at once: a call to the store costs more than what it reads of one layer
+_CACHED_BYTES = 2**20  # of cells that stay in a CPU's cache while they are measured, twice as fast
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """Settings of the analysis.
+
+    Attributes:
+        ks: numbers of top channels whose share of the squared values is wanted.
+        k: the massive channels that are taken out of token norms, and asked whether registers explain them.
+        score: the statistic that ranks channels.
+        threshold: of the channel test, times the lower median score.
+        absolute: of the scalar test; Sun et al. 2024 take 100.
+        relative: of the scalar test, times the lower median ``|x|``; Sun et al. 2024 take 1000.
+        registers: rule for outlying tokens: ``ratio`` to the lower median norm, or ``mad``, robust standard deviations.
+        register_threshold: of the rule.
+    """
+
+    ks: tuple[int, ...] = (1, 2, 4, 8, 12)
+    k: int = 8
+    score: str = "mean_abs"
+    threshold: float = 10.0
+    absolute: float = 100.0
+    relative: float = 1000.0
+    registers: str = "ratio"
+    register_threshold: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.score not in STATISTICS:
+            raise unknown("score", self.score, STATISTICS)
+        if self.registers not in RULES:
+            raise unknown("rule for registers", self.registers, RULES)
+        if not self.ks or min(*self.ks, self.k) < 1:
+            raise InputError(f"k is {self.k} and ks are {self.ks}; each is at least 1.")
+
+    @property
+    def name(self) -> str:
+        """``concentration``."""
+        return "concentration"
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """The schema of each table."""
+        return {"cells": "concentration_cells", "means": "concentration_means"}
+
+    def identity(self, selected: Selected) -> dict[str, Any]:
+        """Its settings."""
+        return asdict(self)
+
+    def check(self, selected: Selected) -> None:
+        """Refuse what a run without maps, or of another stream, cannot say."""
+        layout = selected.layout
+        if not layout.has_maps or selected.stream != "image":
+            raise InputError(
+                f"{selected.run!r} keeps no token maps of this stream; concentration needs them to tell channels from "
+                "tokens. Capture with --top-k of at least 1 and the image stream."
+            )
+        if layout.pool > 1:
+            raise InputError(
+                f"{selected.run!r} keeps means over {layout.pool} x {layout.pool} tokens, which hide token outliers. "
+                "Capture with --tokens all."
+            )
+        if most := max(self.k if self.k > layout.top_k else 0, max(self.ks) if max(self.ks) > layout.n_channels else 0):
+            raise InputError(
+                f"k is {most}; {selected.run!r} keeps {layout.top_k} maps of {layout.n_channels} channels."
+            )
+
+    def units(self, selected: Selected) -> list[int]:
+        """Tasks."""
+        return selected.tasks
+
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
+        """A task's rows."""
+        at = selected.of_task(unit)
+        layout = selected.layout
+        layer_bytes = (
+            layout.sample_value_bytes * len(selected.steps) * len(at) // (len(layout.steps) * len(layout.blocks))
+        )
+        n = max(1, _READ_BYTES // max(1, layer_bytes))
+        parts = [
+            self._layers(selected, at, selected.layers[i : i + n], device) for i in range(0, len(selected.layers), n)
+        ]
+        return {"cells": {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}}
+
+    def _layers(
+        self, selected: Selected, at: np.ndarray, layers: tuple[int, ...], device: str
+    ) -> dict[str, np.ndarray]:
+        names = [*STATISTICS, "massive_value", "massive_channel", "token_norm"]
+        arrays = {name: torch.from_numpy(a).flatten(0, 2) for name, a in selected.read(names, at, layers).items()}
+        n_steps, n_layers = len(selected.steps), len(layers)
+        sample = np.repeat(np.arange(len(at)), n_steps * n_layers)
+        arrays["grid"] = torch.from_numpy(selected.grids[at][sample])
+        cell_bytes = sum(array[0].nbytes for array in arrays.values())
+        n = max(1, (_CACHED_BYTES if device == "cpu" else _READ_BYTES) // cell_bytes)
+        blocks = [
+            self._measure(
+                {name: array[i : i + n].to(device) for name, array in arrays.items()}, selected.layout.rounded
+            )
+            for i in range(0, len(sample), n)
+        ]
+        found = {name: torch.cat([block[name] for block in blocks]).cpu() for name in blocks[0]}
+        registers = np.empty(len(sample), dtype=object)
+        registers[:] = [each.nonzero()[:, 0].tolist() for each in found.pop("registers")]
+        return {
+            "sample_id": np.array([selected.sample_ids[i] for i in at], dtype=object)[sample],
+            "sample": selected.samples[at][sample],
+            "step": np.tile(np.repeat(selected.step_numbers, n_layers), len(at)),
+            "layer": np.tile([selected.layout.blocks[layer].layer for layer in layers], len(at) * n_steps),
+            "registers": registers,
+        } | {name: values.numpy() for name, values in found.items()}
+
+    def _measure(self, arrays: Mapping[str, Tensor], rounded: bool) -> dict[str, Tensor]:
+        """All that is said of cells, from their arrays ``(cell, ...)``, on whatever device those are."""
+        scores, norm, values, grid = (arrays[name] for name in (self.score, "token_norm", "massive_value", "grid"))
+        own = own_tokens(grid, norm.shape[-1])
+        order = top_k(scores, max(*self.ks, min(_RANKS, scores.shape[-1])))
+        # The maps are those of the run's own score, and of its k channels.
+        massive = values[:, : self.k]
+        rule = registers_by_ratio if self.registers == "ratio" else registers_by_mad
+        registers = rule(norm, own, self.register_threshold)
+        summary = register_summary(norm, registers, own, grid)
+        held = register_share(massive, registers, own)
+        tested = scalar_test(
+            arrays["mean_abs"],
+            arrays["rms"],
+            arrays["max_abs"],
+            values,
+            arrays["massive_channel"],
+            own,
+            self.absolute,
+            self.relative,
+        )
+        excised = excised_norms(norm, massive, _ROUNDED if rounded else 0.0)
+        n_ranks = min(_RANKS, scores.shape[-1])
+        by_rank = ratio_by_rank(scores, n_ranks)
+        return {
+            "registers": registers,
+            "ratio": by_rank[:, 0],
+            "ratio_by_rank": by_rank,
+            "gini": gini(scores.topk(n_ranks).values),
+            "energy_shares": energy_shares(arrays["rms"], order, self.ks),
+            "effective_channels": effective_channels(arrays["rms"]),
+            "n_massive_channels": n_massive_channels(scores, self.threshold).float(),
+            "largest": tested.largest,
+            "median_low": tested.median_bounds[:, 0].float(),
+            "median_high": tested.median_bounds[:, 1].float(),
+            "is_massive": tested.passes,
+            "n_massive_scalars_low": tested.n_scalars[:, 0].float(),
+            "n_massive_scalars_high": tested.n_scalars[:, 1].float(),
+            "n_registers": summary.n,
+            "register_share": summary.share,
+            "register_norm_ratio": summary.mean_ratio,
+            "registers_on_border": summary.border,
+            "border_share": summary.border_by_chance,
+            "held_by_registers": held,
+            "n_token_outliers": token_outliers(held, summary.share).sum(dim=-1).float(),
+            "elevation": elevation(norm, own),
+            "elevation_excised": elevation(excised.norm, own),
+            "n_below_zero": (excised.below_zero & own).sum(dim=-1),
+            "selectivity": selectivity(norm, excised.norm, registers, own),
+            "bimodality": bimodality(norm, own),
+            "bimodality_log": bimodality(norm.log(), own),
+        }
+
+    def end(self, selected: Selected, results: Results) -> Finding:
+        """Means with intervals, figures and a summary."""
+        from fewchannels.analyses.concentration.findings import summarise
+
+        return summarise(self, selected, results)

@@ -1,0 +1,157 @@
+"""What the project's figures show, before anything is drawn: one description for paper, page and screen.
+
+:mod:`fewchannels.analyses.figures.still` makes PNG and SVG of a drawing, :mod:`fewchannels.analyses.figures.interactive` what a browser shows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a figure.
+
+    Attributes:
+        x: ``(point,)``.
+        y: ``(point,)``; NaN leaves a gap.
+        low: ``(point,)`` lower ends of intervals; None draws none.
+        high: likewise.
+        reference: whether it is a reference, such as chance, drawn thin and grey.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    reference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Lines with their intervals as bands.
+
+    Attributes:
+        series: by name, as the legend has them.
+        title: says what, of what, and n; a second line is kept.
+        x: label of the axis, with its unit.
+        y: likewise.
+        least: lower end of the vertical axis; None leaves it open.
+    """
+
+    series: Mapping[str, Series]
+    title: str
+    x: str
+    y: str
+    least: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """A matrix as colours, its numbers beside a scale.
+
+    Attributes:
+        values: ``(row, column)``; NaN is left white, and grey where white is zero.
+        title: says what, of what, and n.
+        rows: names of the rows, bottom first.
+        columns: names of the columns.
+        row: label of the vertical axis.
+        column: label of the horizontal axis.
+        value: label of the scale.
+        is_difference: whether zero is the middle of the scale, white, and what is below of another colour than above.
+        ends: of the scale, where several maps share one; None takes the values' own.
+    """
+
+    values: np.ndarray
+    title: str
+    rows: Sequence[object]
+    columns: Sequence[object]
+    row: str
+    column: str
+    value: str
+    is_difference: bool = False
+    ends: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landscape:
+    """Magnitudes as a surface in three dimensions, as Sun et al. 2024 (arXiv 2402.17762) draw massive activations.
+
+    Attributes:
+        values: ``(row, column)``, heights.
+        title: says what, of what, and n.
+        rows: places of the rows, ascending numbers.
+        columns: places of the columns, ascending numbers.
+        row: label of one horizontal axis.
+        column: label of the other.
+        value: label of the vertical axis.
+    """
+
+    values: np.ndarray
+    title: str
+    rows: Sequence[float]
+    columns: Sequence[float]
+    row: str
+    column: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Rows of small pictures, such as a sample's image, mask and clusters.
+
+    Attributes:
+        rows: pictures ``(y, x)`` or ``(y, x, rgb)``, one inner sequence a row.
+        labels: of the rows.
+        columns: their headings.
+        title: of all.
+    """
+
+    rows: Sequence[Sequence[np.ndarray]]
+    labels: Sequence[str]
+    columns: Sequence[str]
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panels:
+    """Lines with their intervals, side by side on the same axes: one panel for each setting.
+
+    Attributes:
+        drawn: each panel's lines by name, by its heading; a heading may be empty.
+        names: every name that a line may have: the same name has the same colour in all figures of these names.
+        title: says what, of what, and n; a second line is kept.
+        x: label of the axis, with its unit.
+        y: likewise.
+        ticks: names of the places 0, 1, ... of an axis that is not of numbers.
+        log: whether the horizontal axis is logarithmic.
+    """
+
+    drawn: Mapping[str, Mapping[str, Series]]
+    names: Sequence[str]
+    title: str
+    x: str
+    y: str
+    ticks: Sequence[str] | None = None
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dots:
+    """Means with their intervals one below another, a panel for each measure.
+
+    Attributes:
+        drawn: by measure, which heads its panel; ``x`` are places in ``labels``.
+        labels: of the places, the first on top.
+        title: says what, of what, and n; a second line is kept.
+        levels: a measure's level that its means are read against, drawn thin and grey.
+    """
+
+    drawn: Mapping[str, Series]
+    labels: Sequence[str]
+    title: str
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+Drawing = Lines | HeatMap | Landscape | Pictures | Panels | Dots

@@ -1,0 +1,102 @@
+"""A token map over its picture, for a browser: values under the pointer, tokens to be clicked."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from fewchannels.analyses.figures.colours import COLOURS, MAP
+from fewchannels.analyses.figures.interactive import Theme, data_uri, dressed, plain
+
+HEIGHT = 520  # pixels
+_OUTLINE_SIDE = 160  # places along the longer side of an outline that is of pixels
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A token map over its picture.
+
+    Attributes:
+        picture: PNG bytes, or where a browser finds it, which it then keeps; None where there is none.
+        values: ``(y, x)`` on the token grid; NaN is see-through.
+        title: says what, of what.
+        unit: label of the scale.
+        low: what is darkest; None for the least value.
+        high: what is brightest; None for the largest.
+        opacity: of the map over the picture, 0 to 1.
+        outlines: masks ``(y, x)`` bool of any resolution that are drawn as lines, by name.
+    """
+
+    picture: bytes | str | None
+    values: np.ndarray
+    title: str
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    opacity: float = 0.75
+    outlines: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
+    """It as a Plotly figure, whose one heat map has a token at every place ``(x, y)``."""
+    height, width = drawing.values.shape
+    scale: dict[str, Any] = {"zmin": drawing.low, "zmax": drawing.high} if drawing.low is not None else {}
+    figure = go.Figure(
+        go.Heatmap(
+            z=drawing.values,
+            colorscale=MAP,
+            opacity=drawing.opacity,
+            colorbar={"title": {"text": plain(drawing.unit), "side": "right"}, "thickness": 12},
+            hovertemplate="row %{y}, column %{x}: %{z:.4g}<extra></extra>",
+            hoverongaps=False,
+            **scale,
+        )
+    )
+    for n, (name, mask) in enumerate(drawing.outlines.items()):
+        figure.add_trace(_outline(name, mask, (height, width), COLOURS[1 + n]))
+    if drawing.picture is not None:
+        figure.add_layout_image(
+            source=drawing.picture if isinstance(drawing.picture, str) else data_uri(drawing.picture),
+            xref="x",
+            yref="y",
+            x=-0.5,
+            y=-0.5,
+            sizex=width,
+            sizey=height,
+            sizing="stretch",
+            layer="below",
+        )
+    dressed(figure, drawing.title, theme)
+    hidden = {"showgrid": False, "zeroline": False, "showline": False, "ticks": "", "showticklabels": False}
+    figure.update_xaxes(range=[-0.5, width - 0.5], constrain="domain", **hidden)
+    figure.update_yaxes(range=[height - 0.5, -0.5], scaleanchor="x", constrain="domain", **hidden)
+    figure.update_layout(
+        height=HEIGHT,
+        margin={"l": 8, "r": 8, "b": 8},
+        uirevision=drawing.title,
+        showlegend=bool(drawing.outlines),
+        legend={"orientation": "h", "y": -0.02},
+    )
+    return figure
+
+
+def _outline(name: str, mask: np.ndarray, grid: tuple[int, int], colour: str) -> go.Contour:
+    """The border of a mask in places of the token grid."""
+    every = max(1, -(-max(mask.shape) // _OUTLINE_SIDE))
+    thin = mask[::every, ::every].astype(np.float32)
+    places = [
+        (np.arange(n) * every + 0.5) * side / whole - 0.5
+        for n, whole, side in zip(thin.shape, mask.shape, grid, strict=True)
+    ]
+    return go.Contour(
+        z=np.pad(thin, 1),
+        x=np.concatenate([[-0.5], places[1], [grid[1] - 0.5]]),
+        y=np.concatenate([[-0.5], places[0], [grid[0] - 0.5]]),
+        contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"},
+        line={"color": colour, "width": 3},
+        showscale=False,
+        hoverinfo="skip",
+        name=plain(name),
+        showlegend=True,
+    )

@@ -1,0 +1,56 @@
+"""Where a picture's subject is: sources of masks, and the geometry that compares masks of pixels and of tokens.
+
+A source takes pictures and gives one mask each (:class:`MaskSource`); :func:`open_source` finds one by name. What goes
+wrong with one picture is a :class:`NoMask` in its place and stops nothing.
+"""
+
+from collections.abc import Callable, Sequence
+
+from fewchannels.analyses.masks.base import MaskSource, NoMask, OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.given import manifest_masks
+from fewchannels.analyses.masks.saliency import saliency_masks
+from fewchannels.analyses.masks.segmenters import model_masks
+from fewchannels.analyses.masks.shapes import demo_masks
+from fewchannels.errors import InputError
+
+__all__ = ["SOURCES", "MaskSource", "NoMask", "OneByOne", "Picture", "SubjectMask", "open_source"]
+
+SOURCES: dict[str, Callable[[], OneByOne]] = {
+    "manifest": manifest_masks,
+    "demo": demo_masks,
+    "saliency": saliency_masks,
+}
+"""The sources that are no model, by name."""
+
+
+def open_source(
+    text: str,
+    device: str = "cpu",
+    *,
+    labels: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    side: int | None = None,
+) -> MaskSource:
+    """The source of masks that a person named; a model is loaded.
+
+    Args:
+        text: ``manifest`` (files that the manifest's ``mask`` column names), ``demo`` (the judge of the shapes
+            world), ``saliency`` (colour contrast with the border), or a segmentation model's folder or hub id.
+        device: where a model runs.
+        labels: of a model that labels, which are the subject.
+        trust_remote_code: whether Python code that comes with a model may run on this machine.
+        revision: of a hub model.
+        side: at which a model with its own code looks at a picture, in pixels.
+
+    Raises:
+        InputError: there is no such source, it cannot be opened, or an option does not fit it.
+    """
+    if text not in SOURCES:
+        return model_masks(
+            text, device, labels=labels, trust_remote_code=trust_remote_code, revision=revision, side=side
+        )
+    for name, value in (("labels", labels), ("revision", revision), ("side", side)):
+        if value:
+            raise InputError(f"{name} {value!r} was given; the source {text!r} takes none. Leave it out.")
+    return SOURCES[text]()

@@ -1,0 +1,101 @@
+"""What every source of subject masks takes and gives."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewchannels.errors import InputError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture whose subject is wanted.
+
+    Attributes:
+        image: RGB.
+        mask: path in the ``mask`` column of the sample's manifest row; None where it has none.
+
+    Raises:
+        ValueError: the picture is not RGB.
+    """
+
+    image: Image.Image
+    mask: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.mode != "RGB":
+            raise ValueError(f"a picture of mode {self.image.mode!r}; sources of masks take RGB")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.height, self.image.width
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectMask:
+    """Where a picture's subject is.
+
+    Attributes:
+        pixels: ``(y, x)`` bool of the picture's own size; all False where the source sees no subject.
+        score: how sure the source is, larger is surer, on its own scale; None where it does not say.
+        resized_from: height and width of the mask in pixels before it was brought to the picture's size; None where
+            it had that size.
+    """
+
+    pixels: NDArray[np.bool_]
+    score: float | None = None
+    resized_from: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class NoMask:
+    """A picture for which the source failed; the others of its batch are not touched. ``reason`` is for a person."""
+
+    reason: str
+
+
+class MaskSource(Protocol):
+    """Finds the subject of pictures.
+
+    A picture's mask depends on that picture alone, never on the others of the call or on their order.
+    """
+
+    @property
+    def description(self) -> Mapping[str, str]:
+        """What decides the masks (source, model, revision, rule), to be kept beside them."""
+
+    def __call__(self, pictures: Sequence[Picture]) -> list[SubjectMask | NoMask]:
+        """One result a picture, in their order; never raises for what is wrong with one picture."""
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """A :class:`MaskSource` that looks at one picture at a time, which keeps its masks independent of the batch.
+
+    Attributes:
+        find: gives one picture's mask, or raises.
+        description: see :class:`MaskSource`.
+    """
+
+    find: Callable[[Picture], SubjectMask]
+    description: Mapping[str, str]
+
+    def __call__(self, pictures: Sequence[Picture]) -> list[SubjectMask | NoMask]:
+        """One result a picture, in their order; whatever ``find`` raises becomes a :class:`NoMask`."""
+        return [self._one(picture) for picture in pictures]
+
+    def _one(self, picture: Picture) -> SubjectMask | NoMask:
+        try:
+            found = self.find(picture)
+        except InputError as error:
+            return NoMask(str(error))
+        except Exception as error:  # a model's code may raise anything
+            return NoMask(f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no reason given'}")
+        if found.pixels.shape != picture.size:
+            return NoMask(f"the mask is {found.pixels.shape}, its picture {picture.size}")
+        return found

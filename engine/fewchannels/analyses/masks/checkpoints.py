@@ -1,0 +1,161 @@
+"""From a segmentation model's name (a folder, a hub id) to the model in memory, by transformers."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fewchannels.errors import InputError
+
+CUSTOM_CODE = "AutoModelForImageSegmentation"
+"""The entry of a configuration's ``auto_map`` that BiRefNet and models like it have."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A segmentation model that was found; nothing but its ``config.json`` is read yet.
+
+    Attributes:
+        name: a folder or a hub id, as transformers takes it.
+        revision: commit of a hub model; None for a folder.
+        config: of its ``config.json``.
+    """
+
+    name: str
+    revision: str | None
+    config: Mapping[str, Any]
+
+    @property
+    def code(self) -> str | None:
+        """Where its own Python code is, as its configuration names it; None for an architecture of transformers."""
+        code = (self.config.get("auto_map") or {}).get(CUSTOM_CODE)
+        return code[0] if isinstance(code, list) else code
+
+
+def find(name: str, revision: str | None = None) -> Checkpoint:
+    """Find a segmentation model by name; a hub model's configuration is downloaded if it is not here.
+
+    Raises:
+        InputError: there is no such model, or it is gated, or it has no configuration.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"a revision, {revision!r}, was given for the folder {name!r}; only hub models have one.")
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"the folder {name!r} holds no config.json; a segmentation model is a folder that "
+                "transformers' from_pretrained can open."
+            )
+        return Checkpoint(str(folder), None, _read(folder / "config.json", name))
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(
+            f"{name!r} is no source of masks and no folder. Valid: manifest, demo, saliency, the folder of a "
+            "segmentation model, or a hub id such as owner/model."
+        )
+    from huggingface_hub import hf_hub_download  # slow to import, and a folder does not need it
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        path = Path(hf_hub_download(name, "config.json", revision=revision))
+    except GatedRepoError:
+        raise InputError(
+            f"the hub model {name!r} is gated: accept its licence on https://huggingface.co/{name} with the "
+            "account whose token 'hf auth login' stores on this machine, then try again."
+        ) from None
+    except Exception as error:  # the hub's own errors have no common base class
+        raise InputError(
+            f"there is no folder {name!r}, and the hub model of that name cannot be had: {_brief(error)}. Use a "
+            "folder or a hub id; HF_HUB_OFFLINE=1 allows only what was downloaded before."
+        ) from None
+    return Checkpoint(name, path.parent.name, _read(path, name))
+
+
+def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+    """Load a model in float32, ready to infer, whose output is refused when it has NaN values.
+
+    Args:
+        auto: the class of transformers whose ``from_pretrained`` loads it.
+        checkpoint: the model.
+        trust_remote_code: whether its own Python code may run.
+
+    Raises:
+        InputError: it cannot be loaded, or its files lack some of its weights.
+    """
+    options = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    try:
+        with quietly():
+            model, loading = auto.from_pretrained(
+                checkpoint.name, output_loading_info=True, trust_remote_code=trust_remote_code, **options
+            )
+    except ImportError as error:
+        raise InputError(f"{checkpoint.name!r} needs a library that is not here: {_brief(error)}") from None
+    except Exception as error:  # as many kinds as there are broken checkpoints
+        raise InputError(f"{checkpoint.name!r} cannot be loaded: {_brief(error)}") from None
+    if missing := sorted({name for name, _ in model.named_parameters()} & set(loading["missing_keys"])):
+        raise InputError(
+            f"the files of {checkpoint.name!r} lack {len(missing)} of the weights of {type(model).__name__}, such as "
+            f"{missing[0]!r}; they would be random. Use a checkpoint that was trained for segmentation."
+        )
+    model.float().eval()  # many checkpoints are stored in float16, which a CPU can hardly compute with
+    model.register_forward_hook(_refuse_nan)
+    return model
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' own bars and advice, some of which it gives for every picture."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of the weights, code and settings of a model's folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin", ".json", ".py"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name!r} has no readable config.json: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"the config.json of {name!r} is no JSON object.")
+    return config
+
+
+def _brief(error: Exception) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+    return f"{type(error).__name__}: {text.strip()}"
+
+
+def _refuse_nan(model: Any, inputs: Any, output: Any) -> None:
+    if _has_nan(output):
+        raise ValueError(f"{type(model).__name__} put out values that are not a number")
+
+
+def _has_nan(output: Any) -> bool:
+    if isinstance(output, Mapping):
+        return any(map(_has_nan, output.values()))
+    if isinstance(output, list | tuple):
+        return any(map(_has_nan, output))
+    return isinstance(output, Tensor) and output.is_floating_point() and bool(output.isnan().any())

@@ -1,0 +1,85 @@
+"""A subject without any model: what differs in colour from the picture's border.
+
+That the border is mostly background is the prior of Wei et al. 2012 ("Geodesic Saliency Using Background Priors").
+Here the border's colours are one Gaussian, fitted to its commonest ones by the concentration steps of Rousseeuw and
+Van Driessen 1999 (FAST-MCD), so that a subject may touch the border; a pixel's contrast is its Mahalanobis distance
+from it; and Otsu 1979 says which contrast is the subject's. It is a stand-in where there is no segmentation model: it
+finds a subject of another colour than its surroundings and is misled by a background of several colours.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.errors import InputError
+
+_BLUR = 1 / 256  # standard deviation, share of the longer side: below it is grain, not a subject
+_BORDER = 0.05  # width, share of the shorter side
+_COMMON = 0.7  # share of the border's pixels that the Gaussian is fitted to
+_STEPS = 2  # of concentration
+_SMALLEST = 16  # pixels; below it the border has too few to fit a Gaussian to
+_GRAIN = 1e-3  # variance added to each colour: flat backgrounds would make every difference infinite
+
+
+def saliency_masks() -> OneByOne:
+    """Masks by :func:`border_contrast` and :func:`otsu`; the score is Otsu's separability, in [0, 1]."""
+    return OneByOne(_find, {"source": "saliency", "method": "border contrast, Otsu"})
+
+
+def border_contrast(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each pixel's colour is from those of the border.
+
+    Args:
+        picture: ``(y, x, rgb)`` in [0, 1].
+
+    Returns:
+        ``(y, x)`` Mahalanobis distances, at least 0.
+    """
+    height, width = picture.shape[:2]
+    sigma = _BLUR * max(height, width)
+    smooth = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
+    n = max(1, round(_BORDER * min(height, width)))
+    at_border = np.ones((height, width), bool)
+    at_border[n:-n, n:-n] = False
+    border = smooth[at_border]
+    common = border
+    for _ in range(_STEPS):
+        distance = _mahalanobis(border, common)
+        common = border[distance <= np.quantile(distance, _COMMON)]
+    return _mahalanobis(smooth, common)
+
+
+def otsu(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Otsu's threshold: the cut that leaves the least variance within the two classes (Otsu 1979).
+
+    Args:
+        values: of any shape, finite.
+
+    Returns:
+        The largest value of the lower class (the upper one is what is above it), and the share of the variance that
+        lies between the classes, in [0, 1]; the value and 0 where all are equal.
+    """
+    ranked = np.sort(values, axis=None)
+    n = ranked.size
+    below = np.arange(1, n)
+    sums = np.cumsum(ranked - ranked.mean())[:-1]
+    between = np.where(ranked[1:] > ranked[:-1], sums**2 / (below * (n - below)), 0)
+    if not between.any():
+        return float(ranked[-1]), 0.0
+    best = int(between.argmax())
+    return float(ranked[best]), float(between[best] / ranked.var())
+
+
+def _mahalanobis(colours: NDArray[np.float64], sample: NDArray[np.float64]) -> NDArray[np.float64]:
+    away = colours - sample.mean(axis=0)
+    precision = np.linalg.inv(np.cov(sample, rowvar=False) + _GRAIN * np.eye(3))
+    return np.sqrt(np.einsum("...i,ij,...j->...", away, precision, away))
+
+
+def _find(picture: Picture) -> SubjectMask:
+    if min(picture.size) < _SMALLEST:
+        raise InputError(f"the picture's size is {picture.size}; saliency wants sides of at least {_SMALLEST} pixels.")
+    contrast = border_contrast(np.asarray(picture.image, dtype=np.float64) / 255)
+    threshold, separability = otsu(contrast)
+    return SubjectMask(contrast > threshold, score=separability)

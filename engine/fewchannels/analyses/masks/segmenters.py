@@ -1,0 +1,291 @@
+"""Masks by a segmentation model: how each kind of model is run, and which of what it finds is the subject."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.checkpoints import CUSTOM_CODE, Checkpoint, find, load, quietly, weights_digest
+from fewchannels.errors import InputError, unknown
+
+BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabelled")
+"""Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""
+
+SIDE = 1024
+"""Height and width in pixels at which a model with its own code looks at a picture, as BiRefNet was trained."""
+
+MAX_BORDER = 0.25
+"""Share of a picture's outermost pixels above which a mask of a mask generator is taken for background."""
+
+# The mean and standard deviation of ImageNet's colours, in RGB of [0, 1].
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One thing that a labelling model found.
+
+    Attributes:
+        label: in the model's words.
+        pixels: ``(y, x)`` bool.
+        score: in [0, 1]; None from a semantic model.
+    """
+
+    label: str
+    pixels: NDArray[np.bool_]
+    score: float | None
+
+
+def model_masks(
+    name: str,
+    device: str = "cpu",
+    *,
+    labels: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    side: int | None = None,
+) -> OneByOne:
+    """Masks by a segmentation model, loaded by transformers in float32.
+
+    Three kinds of model are told apart by their ``config.json``:
+
+    - a model with its own code under ``AutoModelForImageSegmentation``, such as BiRefNet and RMBG-2.0: see
+      :func:`foreground`;
+    - an architecture of the ``image-segmentation`` pipeline (semantic, instance or panoptic): see :func:`subject_of`;
+    - an architecture of the ``mask-generation`` pipeline, such as SAM: see :func:`main_object`.
+
+    Args:
+        name: a folder or a hub id.
+        device: where it runs.
+        labels: which labels are the subject, for a model that labels; empty for the rule of :func:`subject_of`.
+        trust_remote_code: whether Python code that comes with the model may run on this machine.
+        revision: of a hub model; None for its newest.
+        side: at which a model with its own code looks at a picture, in pixels; None for :data:`SIDE`.
+
+    Raises:
+        InputError: there is no such model, it is of no kind above, needs what is not here, or an option does not
+            fit it.
+    """
+    from transformers.models.auto import modeling_auto as auto  # seconds to import, and other sources need none of it
+
+    checkpoint = find(name, revision)
+    kind = checkpoint.config.get("model_type")
+    labelling = [
+        each
+        for each, names in (
+            (auto.AutoModelForUniversalSegmentation, auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES),
+            (auto.AutoModelForInstanceSegmentation, auto.MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES),
+            (auto.AutoModelForImageSegmentation, auto.MODEL_FOR_IMAGE_SEGMENTATION_MAPPING_NAMES),
+            (auto.AutoModelForSemanticSegmentation, auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES),
+        )
+        if kind in names
+    ]
+    if kind == "oneformer" and checkpoint.code is None:
+        raise InputError(f"{name!r} is a OneFormer, which wants its task as text. Use a Mask2Former or a MaskFormer.")
+    if labels and not (labelling and checkpoint.code is None):
+        raise InputError(f"labels {', '.join(labels)} were given, and {name!r} labels nothing. Leave them out.")
+    if side is not None and checkpoint.code is None:
+        raise InputError(f"side {side} was given, and {name!r} has its own size. Leave it out.")
+    if checkpoint.code is not None:
+        return _custom(checkpoint, device, trust_remote_code, SIDE if side is None else side)
+    if labelling:
+        return _labelling(labelling[0], checkpoint, device, labels)
+    if kind in auto.MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
+        return _generating(checkpoint, device)
+    raise InputError(
+        f"the model type {kind!r} of {name!r} finds no masks. Use one of transformers' image-segmentation or "
+        f"mask-generation pipelines, or one whose auto_map has {CUSTOM_CODE}."
+    )
+
+
+@torch.inference_mode()
+def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.bool_]:
+    """What BiRefNet, or a model that is called like it, takes for the foreground (arXiv 2401.03407, its model card).
+
+    The picture is resized to ``side`` x ``side`` (bilinear) and normalised by ImageNet's colours; the sigmoid of the
+    model's last output, resized to the picture (bilinear), is the foreground where it exceeds 0.5.
+
+    Args:
+        model: takes ``(1, rgb, y, x)`` float32, gives logits ``(1, 1, y, x)`` or a list whose last are.
+        image: RGB.
+        side: pixels.
+
+    Returns:
+        ``(y, x)`` bool of the picture's size.
+
+    Raises:
+        InputError: the model gives something else.
+    """
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    normal = (torch.from_numpy(pixels) - torch.tensor(_MEAN)) / torch.tensor(_STD)
+    output = model(normal.permute(2, 0, 1)[None].to(next(model.parameters()).device))
+    last = output[-1] if isinstance(output, list | tuple) else output
+    shape = tuple(getattr(last, "shape", ()))
+    if len(shape) != 4 or shape[:2] != (1, 1):
+        raise InputError(
+            f"the last output of {type(model).__name__} is {type(last).__name__} {shape}; a model like BiRefNet gives "
+            "logits (1, 1, y, x). Use another model."
+        )
+    probability = functional.interpolate(
+        last.float().sigmoid(), size=(image.height, image.width), mode="bilinear", antialias=True
+    )
+    return (probability[0, 0] > 0.5).cpu().numpy()
+
+
+def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[int, int]) -> SubjectMask:
+    """Which of the things that a labelling model found are the subject.
+
+    With ``wanted`` labels: all pixels of these labels. Without, where things have scores (instance and panoptic
+    models): the one thing of the largest score, of several the largest, that is not of :data:`BACKGROUND`; a panoptic
+    model may well be surest of the sky, so name labels for it. Without scores (semantic models): every pixel that is
+    not of :data:`BACKGROUND`.
+
+    Args:
+        segments: of one picture.
+        wanted: labels, in any case.
+        size: of the picture, height and width in pixels.
+
+    Returns:
+        The mask, empty where there is no such thing, and the score of the one thing that was chosen.
+    """
+    names = {_plain(label) for label in wanted}
+    kept = [each for each in segments if (_plain(each.label) in names if names else not is_background(each.label))]
+    if not names and any(each.score is not None for each in kept):
+        best = max(kept, key=lambda each: (each.score or 0, int(each.pixels.sum())))
+        return SubjectMask(best.pixels, score=best.score)
+    pixels = np.zeros(size, bool)
+    for each in kept:
+        pixels |= each.pixels
+    return SubjectMask(pixels)
+
+
+def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[int, int]) -> SubjectMask:
+    """Which of the masks that a mask generator found is the subject: the largest that is not background.
+
+    A mask is background where it has more than :data:`MAX_BORDER` of the picture's outermost pixels. The generator
+    has already dropped what it is unsure of. The largest rather than the surest, since parts of a thing are found as
+    surely as the whole.
+
+    Args:
+        masks: ``(y, x)`` bool and predicted IoU of each.
+        size: of the picture, height and width in pixels.
+
+    Returns:
+        The mask, of several of one size the surest, and its predicted IoU; empty where there is none.
+    """
+    border = np.ones(size, bool)
+    border[1:-1, 1:-1] = False
+    best, rank = SubjectMask(np.zeros(size, bool)), (0, 0.0)
+    for pixels, score in masks:
+        here = (int(pixels.sum()), score)
+        if here[0] and here > rank and pixels[border].mean() <= MAX_BORDER:
+            best, rank = SubjectMask(pixels, score=score), here
+    return best
+
+
+def is_background(label: str) -> bool:
+    """Whether a label is one of :data:`BACKGROUND`."""
+    return _plain(label).strip("_ ") in BACKGROUND
+
+
+def _plain(label: str) -> str:
+    return label.strip().casefold()
+
+
+def _custom(checkpoint: Checkpoint, device: str, trust_remote_code: bool, side: int) -> OneByOne:
+    from transformers import AutoModelForImageSegmentation
+
+    if not trust_remote_code:
+        raise InputError(
+            f"{checkpoint.name!r} comes with its own Python code ({checkpoint.code}), which would run on this machine "
+            "with your rights. Read it, then allow it with trust_remote_code, best with a fixed revision."
+        )
+    if side < 1:
+        raise InputError(f"side is {side}; it is a number of pixels, for example {SIDE}.")
+    model = load(AutoModelForImageSegmentation, checkpoint, trust_remote_code=True).to(device)
+
+    def one(picture: Picture) -> SubjectMask:
+        return SubjectMask(foreground(model, picture.image, side))
+
+    return OneByOne(one, _description(checkpoint, f"sigmoid > 0.5 at {side} x {side}", code=str(checkpoint.code)))
+
+
+def _labelling(auto: Any, checkpoint: Checkpoint, device: str, labels: Sequence[str]) -> OneByOne:
+    model = load(auto, checkpoint)
+    names = list(model.config.id2label.values())
+    for label in labels:
+        if _plain(label) not in map(_plain, names):
+            raise unknown(f"label of {checkpoint.name!r}", label, names)
+    pipe = _pipeline("image-segmentation", model, checkpoint, device)
+    counts_things = any(
+        hasattr(pipe.image_processor, f"post_process_{kind}_segmentation") for kind in ("panoptic", "instance")
+    )
+    if not (labels or counts_things or any(map(is_background, names))):
+        raise InputError(
+            f"{checkpoint.name!r} labels every pixel and has no label for the background, so that all of a picture "
+            f"would be its subject. Name the subject's labels, of {', '.join(names[:5])}, ..."
+        )
+
+    def one(picture: Picture) -> SubjectMask:
+        # Not the pipeline's own call, which warns on a GPU and hands out batches of its own making.
+        with quietly():
+            found = pipe.postprocess(pipe.forward(pipe.preprocess(picture.image)))
+        segments = [Segment(each["label"], np.asarray(each["mask"]) > 127, each["score"]) for each in found]
+        return subject_of(segments, labels, picture.size)
+
+    rule = f"labels {', '.join(labels)}" if labels else "surest thing" if counts_things else "all but background"
+    return OneByOne(one, _description(checkpoint, rule))
+
+
+def _generating(checkpoint: Checkpoint, device: str) -> OneByOne:
+    from transformers import AutoModelForMaskGeneration
+
+    pipe = _pipeline("mask-generation", load(AutoModelForMaskGeneration, checkpoint), checkpoint, device)
+
+    def masks(image: Image.Image) -> Iterable[tuple[NDArray[np.bool_], float]]:
+        # The pipeline's last part, which drops duplicates, needs torchvision and never drops the one we want.
+        for chunk in pipe.preprocess(image):
+            found = pipe.forward(chunk)
+            for runs, score in zip(found["masks"], found["iou_scores"].tolist(), strict=True):
+                yield _from_runs(runs), score
+
+    def one(picture: Picture) -> SubjectMask:
+        return main_object(masks(picture.image), picture.size)
+
+    return OneByOne(one, _description(checkpoint, "largest mask off the border"))
+
+
+def _from_runs(runs: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """A mask from the lengths of its runs of False and True, in turn, down its columns."""
+    height, width = runs["size"]
+    values = np.repeat(np.arange(len(runs["counts"])) % 2 == 1, runs["counts"])
+    return values.reshape(width, height).T
+
+
+def _pipeline(task: str, model: Any, checkpoint: Checkpoint, device: str) -> Any:
+    from transformers import AutoImageProcessor, pipeline
+
+    options = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    try:
+        with quietly():
+            processor = AutoImageProcessor.from_pretrained(checkpoint.name, **options)
+            return pipeline(task, model=model, image_processor=processor, device=device)
+    except ImportError as error:
+        raise InputError(f"{checkpoint.name!r} needs a library that is not here: {error}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{checkpoint.name!r} has no image processor that transformers can use: {error}") from None
+
+
+def _description(checkpoint: Checkpoint, rule: str, **more: str) -> dict[str, str]:
+    if checkpoint.revision is None:
+        more["digest"] = weights_digest(Path(checkpoint.name))
+    else:
+        more["revision"] = checkpoint.revision
+    return {"source": checkpoint.name, "rule": rule, **more}

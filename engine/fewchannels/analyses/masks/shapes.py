@@ -1,0 +1,25 @@
+"""Masks of pictures of the shapes world, by the demo's own judge."""
+
+import numpy as np
+import torch
+
+from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.demo.judge import judge
+from fewchannels.errors import InputError
+
+
+def demo_masks() -> OneByOne:
+    """The judge's subjects, by geometry alone; the score is the overlap with the best shape, in [0, 1]."""
+    return OneByOne(_find, {"source": "demo"})
+
+
+def _find(picture: Picture) -> SubjectMask:
+    height, width = picture.size
+    if height != width or height < 16:
+        raise InputError(
+            f"the picture is {height} x {width} pixels; the source 'demo' judges pictures of the shapes world, which "
+            "are square and at least 16 pixels wide. Use another source."
+        )
+    pixels = torch.from_numpy(np.array(picture.image)).permute(2, 0, 1)[None].float() / 255
+    (verdict,), masks = judge(pixels)
+    return SubjectMask(masks[0].numpy(), score=verdict.template_iou)

@@ -1,0 +1,166 @@
+"""The analysis ``masks``: where each generated picture's subject is, computed once and kept for all that ask."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
+from fewchannels.analyses.masks.png import from_png, to_png
+from fewchannels.analyses.selected import Selected
+from fewchannels.errors import InputError
+from fewchannels.manifest import read_samples
+from fewchannels.runs.description import MANIFEST
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.parts import Parts
+from fewchannels.runs.results import Results
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.tables import Columns, decode
+
+
+@dataclass(frozen=True)
+class SubjectMasks:
+    """Settings of the analysis.
+
+    Attributes:
+        source: ``manifest``, ``demo``, ``saliency``, or a segmentation model's folder or hub id.
+        labels: of a model that labels, which are the subject.
+        revision: of a hub model.
+        trust_remote_code: whether Python code that comes with the model may run on this machine.
+        side: at which a model with its own code looks at pictures, pixels.
+    """
+
+    source: str
+    labels: tuple[str, ...] = ()
+    revision: str | None = None
+    trust_remote_code: bool = False
+    side: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``masks``."""
+        return "masks"
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """The schema of each table."""
+        return {"samples": "subject_masks"}
+
+    def identity(self, selected: Selected) -> dict[str, Any]:
+        """Its settings."""
+        return asdict(self)
+
+    def check(self, selected: Selected) -> None:
+        """Refuse a source that cannot be opened, and masks that a manifest does not name."""
+        self._open()
+        if self.source == "manifest":
+            with Catalog(selected.run) as catalog:
+                if "mask" not in catalog.sql("select * from manifest limit 0").columns:
+                    raise InputError(
+                        f"masks from 'manifest' need its mask column; the manifest of {selected.run!r} has none. "
+                        "Ingest one with it, or choose another source."
+                    )
+
+    def units(self, selected: Selected) -> list[int]:
+        """Tasks."""
+        return selected.tasks
+
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
+        """A task's masks."""
+        at = selected.of_task(unit)
+        pictures = _pictures(selected, unit, at, with_paths=self.source == "manifest")
+        found = self._open(device)(pictures)
+        return {"samples": _columns(selected, at, found)}
+
+    def end(self, selected: Selected, results: Results) -> Finding:
+        """How many have a subject, and how large they are."""
+        areas, errors, n_resized = [], [], 0
+        for key in results.files("samples"):
+            table = decode(results.storage.get(key))
+            areas += [area for area in table.column("area").to_pylist() if area is not None]
+            errors += [error for error in table.column("error").to_pylist() if error is not None]
+            n_resized += sum(table.column("resized").to_pylist())
+        if not areas:
+            raise InputError(f"the source {self.source!r} gave no mask for any of {len(errors)} pictures: {errors[0]}")
+        n_empty = sum(area == 0 for area in areas)
+        numbers = {
+            "source": dict(self._open().description),
+            "n_masks": len(areas),
+            "n_failed": len(errors),
+            "n_empty": n_empty,
+            "n_resized": n_resized,
+            "mean_area": float(np.mean(areas)),
+        }
+        reasons = f" The first failure: {errors[0]}." if errors else ""
+        text = (
+            f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "
+            f"a picture on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
+            f"{n_empty:,} show no subject, {len(errors):,} failed, {n_resized:,} had another size than their "
+            f"picture.{reasons}\n"
+        )
+        return Finding(numbers, text, {}, {})
+
+    def _open(self, device: str = "cpu") -> MaskSource:
+        return open_source(
+            self.source,
+            device,
+            labels=self.labels,
+            trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            side=self.side,
+        )
+
+
+def usual_source(run: str) -> str:
+    """The best source of masks that a run has: its manifest, the demo world's judge, else saliency."""
+    with Catalog(run) as catalog:
+        columns = catalog.sql("select * from manifest limit 0").columns
+        if "mask" in columns and catalog.sql("select count(mask) from manifest").fetchone() != (0,):
+            return "manifest"
+        return "demo" if catalog.sql("select model from run").fetchone() == ("demo",) else "saliency"
+
+
+def _pictures(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool) -> list[Picture]:
+    storage = selected.storage
+    parts = Parts(storage, Ledger(storage).records(selected.fingerprint))
+    rows = parts.rows("samples", task)
+    images = dict(zip(rows.column("sample").to_pylist(), rows.column("image").to_pylist(), strict=True))
+    paths: dict[int, str | None] = {}
+    if with_paths:
+        first, last = int(selected.samples[at[0]]), int(selected.samples[at[-1]])
+        with storage.open(MANIFEST) as file:
+            paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
+    pictures = []
+    for sample in selected.samples[at].tolist():
+        with Image.open(io.BytesIO(images[sample])) as image:
+            pictures.append(Picture(image.convert("RGB"), paths.get(sample)))
+    return pictures
+
+
+def _columns(selected: Selected, at: np.ndarray, found: Sequence[SubjectMask | NoMask]) -> Columns:
+    masks = [each if isinstance(each, SubjectMask) else None for each in found]
+    return {
+        "sample_id": [selected.sample_ids[i] for i in at],
+        "sample": selected.samples[at],
+        "mask": [None if mask is None else to_png(mask.pixels) for mask in masks],
+        "area": [None if mask is None else float(mask.pixels.mean()) for mask in masks],
+        "score": [None if mask is None else mask.score for mask in masks],
+        "resized": [mask is not None and mask.resized_from is not None for mask in masks],
+        "error": [each.reason if isinstance(each, NoMask) else None for each in found],
+    }
+
+
+def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:
+    """A task's masks ``(y, x)`` bool by sample; one that failed is not among them.
+
+    Args:
+        results: of the analysis, finished.
+        unit: the task.
+    """
+    table = decode(results.storage.get(results.key(f"samples/{unit:05d}.parquet")))
+    samples, masks = table.column("sample").to_pylist(), table.column("mask").to_pylist()
+    return {sample: from_png(mask) for sample, mask in zip(samples, masks, strict=True) if mask is not None}

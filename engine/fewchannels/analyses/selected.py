@@ -1,0 +1,196 @@
+"""What of a run an analysis looks at: which samples, layers and steps; and their arrays."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.models.family import BRANCHES, STREAMS, Block
+from fewchannels.runs.arrays import read
+from fewchannels.runs.description import read_description
+from fewchannels.runs.layout import Layout, Track, choose_layers, choose_words
+from fewchannels.runs.sql.catalog import Catalog, quoted
+from fewchannels.runs.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Samples, layers and steps of a run. Plain values only: it travels to workers.
+
+    Attributes:
+        run: path or URL of the run.
+        layout: of its store.
+        stream: ``image`` or ``text``.
+        branch: ``cond`` or ``uncond``.
+        layers: positions on the store's layer axis, ascending.
+        steps: positions on its step axis, ascending.
+        samples: indices on its sample axis, ascending: finished, and chosen by ``where``.
+        sample_ids: their ids.
+        prompts: number of each sample's prompt; samples with other seeds share it.
+        grids: ``(sample, 2)`` tokens along height and width, as the store keeps them.
+        categories: number of each sample's category; empty where none was asked for.
+        fingerprint: of the run.
+    """
+
+    run: str
+    layout: Layout
+    stream: str
+    branch: str
+    layers: tuple[int, ...]
+    steps: tuple[int, ...]
+    samples: np.ndarray
+    sample_ids: tuple[str, ...]
+    prompts: np.ndarray
+    grids: np.ndarray
+    fingerprint: str
+    categories: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def storage(self) -> Storage:
+        """Where the run is."""
+        return open_storage(self.run)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its arrays begin with."""
+        return Track(self.stream, self.branch).prefix
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers."""
+        return tuple(self.layout.blocks[i] for i in self.layers)
+
+    @property
+    def step_numbers(self) -> tuple[int, ...]:
+        """The steps, as the sampler counts them."""
+        return tuple(self.layout.steps[i] for i in self.steps)
+
+    @property
+    def n_scores(self) -> int:
+        """Scores of one kind: one for each sample, step, layer and channel."""
+        return len(self.samples) * len(self.steps) * len(self.layers) * self.layout.n_channels
+
+    @property
+    def tasks(self) -> list[int]:
+        """Tasks that own any of the samples, ascending."""
+        return sorted(set((self.samples // self.layout.shard_samples).tolist()))
+
+    def of_task(self, task: int) -> np.ndarray:
+        """Positions, among the samples, of those that a task owns."""
+        return np.flatnonzero(self.samples // self.layout.shard_samples == task)
+
+    def read(self, names: Sequence[str], at: np.ndarray, layers: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+        """Arrays ``(sample, step, layer, ...)`` of some samples of one task, of the chosen steps and layers.
+
+        Args:
+            names: without the stream's prefix.
+            at: positions among the samples.
+            layers: positions on the store's layer axis; None for the chosen ones.
+        """
+        rows = self.samples[at]
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        region = (list(self.steps), list(self.layers if layers is None else layers))
+        found = read(self.storage, [self.prefix + name for name in names], start, stop, region)
+        return {name: found[self.prefix + name][rows - start] for name in names}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its numbers, in plain values."""
+        return {
+            "run": self.fingerprint,
+            "stream": self.stream,
+            "branch": self.branch,
+            "layers": [block.layer for block in self.blocks],
+            "steps": list(self.step_numbers),
+            "n_samples": len(self.samples),
+            "samples": _digest(self.samples, self.categories),
+        }
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()[:16]
+
+
+def select(
+    run: str,
+    *,
+    where: str | None = None,
+    layers: str = "all",
+    steps: str = "all",
+    stream: str = "image",
+    branch: str = "cond",
+    by: str | None = None,
+) -> Selected:
+    """Choose what of a run an analysis looks at.
+
+    Args:
+        run: path or URL.
+        where: an SQL condition on columns of ``samples`` and ``manifest``; None takes every finished sample.
+        layers: ``all``, a kind, or indices such as ``0,5``: of those that the run kept.
+        steps: ``all``, ``last``, or indices such as ``0,9,19``: likewise.
+        stream: which tokens.
+        branch: which branch.
+        by: a column that puts samples into categories.
+
+    Raises:
+        InputError: there is no run, nothing is chosen, or something that the run did not keep.
+    """
+    storage = open_storage(run)
+    description = read_description(storage)
+    layout = Layout.of(description)
+    for kind, word, known in (("stream", stream, STREAMS), ("branch", branch, BRANCHES)):
+        kept = getattr(layout, "streams" if kind == "stream" else "branches")
+        if choose_words(kind, word, known) != (word,) or word not in kept:
+            raise unknown(f"{kind} of this run", word, kept)
+    chosen_layers = _kept("layer", layers, [block.layer for block in layout.blocks], layout)
+    chosen_steps = _kept("step", steps, list(layout.steps), layout)
+    with Catalog(run) as catalog:
+        columns = "sample, sample_id, prompt, grid_height, grid_width"
+        if by is not None:
+            names = catalog.sql(f"{catalog.joined()} limit 0").columns
+            if by not in names:
+                raise unknown("column", by, sorted(names))
+            columns += f", {quoted(by)}::varchar as category"
+        table = catalog.sql(
+            f"select {columns} from ({catalog.joined()}) where status = 'done' and ({where or 'true'}) order by sample"
+        ).df()
+    if table.empty:
+        raise InputError(
+            f"no finished sample of {run!r} is chosen" + (f" by where {where!r}." if where else "; capture it first.")
+        )
+    pool = layout.pool
+    return Selected(
+        run=str(run),
+        layout=layout,
+        stream=stream,
+        branch=branch,
+        layers=chosen_layers,
+        steps=chosen_steps,
+        samples=table["sample"].to_numpy(np.int64),
+        sample_ids=tuple(table["sample_id"]),
+        prompts=table["prompt"].factorize()[0].astype(np.int64),
+        grids=table[["grid_height", "grid_width"]].to_numpy(np.int64) // pool,
+        fingerprint=description["fingerprint"],
+        categories=table["category"].factorize()[0].astype(np.int64) if by is not None else np.zeros(0, np.int64),
+    )
+
+
+def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, ...]:
+    """Positions of layers or steps among those that were kept."""
+    if text == "all":
+        return tuple(range(len(kept)))
+    if text == "last":
+        return (len(kept) - 1,)
+    if kind == "layer" and text[:1].isalpha():
+        wanted = [block.layer for block in choose_layers(text, layout.blocks)]
+    else:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise InputError(f"{kind}s is {text!r}; give all, last or indices such as {kept[0]},{kept[-1]}.")
+        wanted = sorted({int(part) for part in parts})
+    for number in wanted:
+        if number not in kept:
+            raise InputError(f"{kind} {number} was not kept by this run; it has {', '.join(map(str, kept))}.")
+    return tuple(kept.index(number) for number in wanted)

@@ -1,0 +1,128 @@
+"""What a part of a report reads: one run, sweep or comparison, its questions, and the commands that ask the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fewchannels.analyses.document import How, shell
+from fewchannels.errors import StorageError
+from fewchannels.runs.description import read_comparison, read_description, read_sweep
+from fewchannels.runs.results import Results, finished
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.named_queries import queries
+from fewchannels.runs.storage import Storage, open_storage
+
+ANALYSES = ("stability", "concentration", "masks", "alignment")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run, a sweep or a comparison that is read.
+
+    Attributes:
+        place: as it was named.
+        catalog: its tables.
+        storage: where it is.
+        description: ``run.json``, ``sweep.json`` or ``comparison.json``.
+        stream: of a run, whose tokens the report is about: the image's where they were kept; of a comparison its own.
+        branch: likewise, ``cond`` where it was kept.
+        results: content of the result of each analysis of that stream, by the analysis.
+        labels: the results' labels, by the analysis: what their tables' names begin with.
+    """
+
+    place: str
+    catalog: Catalog
+    storage: Storage
+    description: Mapping[str, Any]
+    stream: str
+    branch: str
+    results: Mapping[str, Mapping[str, Any]]
+    labels: Mapping[str, str]
+
+    def unreadable(self, name: str, error: Exception) -> StorageError:
+        """What to raise where an array of the store cannot be read."""
+        return StorageError(
+            f"the array {name} of {self.place!r} cannot be read: {error}. fewchannels runs verify {self.place} "
+            "says what is damaged, and with --repair drops it."
+        )
+
+    def ask(self, text: str) -> Any:
+        """The answer to SQL, a pandas frame."""
+        return self.catalog.sql(text).df()
+
+    def query(self, name: str, **parameters: object) -> Any:
+        """The answer to a named query, a pandas frame."""
+        return self.catalog.query(name, **parameters).df()
+
+    def sql(self, text: str) -> How:
+        """The command that asks SQL."""
+        return shell("fewchannels", "sql", self.place, text)
+
+    def named(self, name: str, **parameters: object) -> How:
+        """The command that asks a named query; parameters of its own defaults are left out."""
+        defaults = {each.name: each.default for each in queries()[name].parameters}
+        given = [f"{key}={value}" for key, value in parameters.items() if value != defaults[key]]
+        options = [word for each in given for word in ("--param", each)]
+        return shell("fewchannels", "query", self.place, name, *options)
+
+    def command(self, *words: str) -> How:
+        """Another command."""
+        return shell("fewchannels", *words)
+
+    def table(self, analysis: str, name: str) -> str:
+        """The view of a table of an analysis."""
+        return f"{self.labels[analysis]}_{name}"
+
+    @property
+    def of_track(self) -> str:
+        """The SQL condition on ``cells`` for usable cells of the stream and branch."""
+        return (
+            f"stream = '{self.stream}' and branch = '{self.branch}' and nonfinite = 0 "
+            "and if(isfinite(ratio), ratio, null) is not null"
+        )
+
+
+def open_source(place: str) -> Source:
+    """Open a run, a sweep or a comparison for a report. Close its catalog after use.
+
+    Raises:
+        InputError: there is none.
+        StorageError: it is damaged.
+    """
+    storage = open_storage(place)
+    catalog = Catalog(place)
+    try:
+        if catalog.of == "sweep":
+            return Source(place, catalog, storage, read_sweep(storage), "image", "cond", {}, {})
+        if catalog.of == "comparison":
+            about = read_comparison(storage)
+            of_a = about["identity"]["a"]
+            return Source(place, catalog, storage, about, of_a["stream"], of_a["branch"], {}, {})
+        tracks = catalog.sql("select distinct stream, branch from cells order by stream, branch desc").fetchall()
+        # The image's tokens come before the text's, and what is guided before what it is guided away from.
+        stream, branch = min(
+            tracks, key=lambda each: (each[0] != "image", each[1] != "cond"), default=("image", "cond")
+        )
+        results, labels = _results(storage, catalog, stream, branch)
+        return Source(place, catalog, storage, read_description(storage), stream, branch, results, labels)
+    except BaseException:
+        catalog.close()
+        raise
+
+
+def _results(
+    storage: Storage, catalog: Catalog, stream: str, branch: str
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """Results of a track by their analysis; of two, the one that bears the analysis' own name, else the first."""
+    contents: dict[str, Mapping[str, Any]] = {}
+    labels: dict[str, str] = {}
+    for result in finished(storage, storage.list("results/")):
+        if result.label not in catalog.results:
+            continue
+        content = Results(storage, result.label).read()
+        analysis, selected = content.get("analysis"), content.get("selected", {})
+        if analysis not in ANALYSES or (selected.get("stream"), selected.get("branch")) != (stream, branch):
+            continue
+        if analysis not in labels or result.label == analysis:
+            contents[analysis], labels[analysis] = content, result.label
+    return contents, labels

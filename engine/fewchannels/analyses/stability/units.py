@@ -1,0 +1,278 @@
+"""The analysis ``stability``: are massive channels the same across prompts, seeds, steps, layers, definitions?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.selected import Selected
+from fewchannels.errors import InputError, unknown
+from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
+from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
+from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
+from fewchannels.measures.scores import top_k
+from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures.stopping import stopping_point
+from fewchannels.runs.results import Results
+from fewchannels.tables import Columns, as_columns
+
+SPARK_K = 8
+_RESAMPLES = 1000
+_Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Settings of the analysis.
+
+    Attributes:
+        ks: sizes of the top-k sets.
+        score: the statistic that ranks channels; agreement of definitions is with the others.
+        rank_pairs: pairs of samples, drawn at random for each kind, whose rankings of all channels are compared.
+        persistence: of rank-biased overlap.
+        by: column of the manifest whose categories are compared within; None for none.
+        seed: of the draw of pairs and of the bootstrap.
+    """
+
+    ks: tuple[int, ...] = (4, 8, 12)
+    score: str = "mean_abs"
+    rank_pairs: int = 64
+    persistence: float = 0.9
+    by: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.score not in STATISTICS:
+            raise unknown("score", self.score, STATISTICS)
+        for k in self.ks or (0,):
+            if k < 1:
+                raise InputError(f"k is {k}; a set of channels has at least 1.")
+        if self.rank_pairs < 2:
+            raise InputError(f"rank_pairs is {self.rank_pairs}; an interval needs at least 2.")
+
+    @property
+    def name(self) -> str:
+        """``stability``."""
+        return "stability"
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """The schema of each table."""
+        tables = ("channels", "pairs", "ranks", "agreement", "stopping")
+        return {table: f"stability_{table}" for table in tables}
+
+    def identity(self, selected: Selected) -> dict[str, Any]:
+        """Its settings."""
+        return asdict(self)
+
+    def check(self, selected: Selected) -> None:
+        """Refuse sets larger than there are channels."""
+        if max(self.ks) > selected.layout.n_channels:
+            raise InputError(f"k is {max(self.ks)}; {selected.run!r} has {selected.layout.n_channels} channels.")
+
+    def units(self, selected: Selected) -> list[int]:
+        """Layers, by number."""
+        return [block.layer for block in selected.blocks]
+
+    def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
+        """A layer's rows, from its chunks of the store and, for the drift, those of the layer before."""
+        layer = _Layer(self, selected, unit)
+        rows = {
+            "channels": layer.channels(),
+            "pairs": layer.pairs(),
+            "ranks": layer.ranks(),
+            "agreement": layer.agreement(),
+            "stopping": layer.stopping(),
+        }
+        return {table: as_columns(self.schemas[table], found) for table, found in rows.items()}
+
+    def end(self, selected: Selected, results: Results) -> Finding:
+        """Figures and a summary."""
+        from fewchannels.analyses.stability.findings import summarise
+
+        return summarise(self, selected, results)
+
+
+class _Layer:
+    """One layer: every sample's top-k sets by each definition, and the scores of those whose ranks are compared."""
+
+    def __init__(self, settings: Stability, selected: Selected, number: int) -> None:
+        self.settings, self.selected, self.number = settings, selected, number
+        self.steps = np.array(selected.step_numbers)
+        self.drawn = {
+            kind: draw_pairs(selected.prompts, settings.rank_pairs, kind, settings.seed)
+            for kind in ("within", "across")
+        }
+        ranked = np.unique(np.concatenate([pairs.ravel() for pairs in self.drawn.values()])).astype(np.int64)
+        self._ranked_at = {int(sample): i for i, sample in enumerate(ranked)}
+        most = max(settings.ks)
+        n, n_steps = len(selected.samples), len(self.steps)
+        self.sets = {score: np.empty((n, n_steps, most), np.int32) for score in STATISTICS}
+        self.scores = np.empty((len(ranked), n_steps, selected.layout.n_channels), np.float32)
+        for at, stats in _stream(selected, number, STATISTICS):
+            for score, values in stats.items():
+                self.sets[score][at] = top_k(torch.from_numpy(values), most).numpy()
+            for i, position in enumerate(at):
+                if (place := self._ranked_at.get(int(position))) is not None:
+                    self.scores[place] = stats[settings.score][i]
+
+    def _about(self, step: int, k: int | None = None) -> dict[str, Any]:
+        about = {"layer": self.number, "step": int(step), "score": self.settings.score}
+        return about if k is None else about | {"k": k}
+
+    def channels(self) -> _Rows:
+        """How often each channel is among the top k."""
+        rows, n = [], len(self.selected.samples)
+        for i, step in enumerate(self.steps):
+            for k in self.settings.ks:
+                chosen = self.sets[self.settings.score][:, i, :k]
+                counts = selection_counts(chosen, self.selected.layout.n_channels)
+                for channel in np.flatnonzero(counts):
+                    count = int(counts[channel])
+                    found = {"channel": int(channel), "n_selected": count, "n_samples": n, "frequency": count / n}
+                    rows.append(self._about(step, k) | found)
+        return rows
+
+    def pairs(self) -> _Rows:
+        """Exact overlap over all pairs of samples, of one prompt, of two, and of one category."""
+        rows = []
+        selected = self.selected
+        categories = selected.categories if len(selected.categories) else None
+        for i, step in enumerate(self.steps):
+            for k in self.settings.ks:
+                found = pair_overlap(self.sets[self.settings.score][:, i, :k], selected.prompts, categories)
+                chance = expected_jaccard(k, selected.layout.n_channels)
+                kinds = {"within": found.within, "across": found.across, "category": found.within_category}
+                for kind, sums in kinds.items():
+                    if sums is not None and sums.total_pairs:
+                        interval = self._interval(sums)
+                        rows.append(self._about(step, k) | {"kind": kind, "chance": chance} | interval)
+        return rows
+
+    def _interval(self, sums: PairSums) -> dict[str, Any]:
+        bootstrap = cluster_bootstrap if sums.groups_per_pair == 1 else pair_bootstrap
+        mean, low, high = bootstrap(sums.jaccard[:, None], sums.n_pairs[:, None], _RESAMPLES, self.settings.seed)
+        return {
+            "n_pairs": sums.total_pairs,
+            "n_prompts": int((sums.n_pairs > 0).sum()),
+            "jaccard": float(mean[0]),
+            "jaccard_low": _finite(low[0]),
+            "jaccard_high": _finite(high[0]),
+            "overlap": sums.mean_overlap,
+        }
+
+    def ranks(self) -> _Rows:
+        """Agreement of the rankings of all channels, over pairs drawn at random."""
+        rows = []
+        for kind, pairs in self.drawn.items():
+            if not len(pairs):
+                continue
+            one, other = (np.array([self._ranked_at[int(s)] for s in side]) for side in pairs.T)
+            prompts, clusters = np.unique(self.selected.prompts[pairs[:, 0]], return_inverse=True)
+            for i, step in enumerate(self.steps):
+                a, b = self.scores[one, i], self.scores[other, i]
+                measures = {
+                    "spearman": np.array([spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]),
+                    "kendall": kendall(a, b),
+                    "rbo": rank_biased_overlap(a, b, self.settings.persistence),
+                }
+                for measure, values in measures.items():
+                    sums = np.bincount(clusters, values, len(prompts))
+                    counts = np.bincount(clusters, minlength=len(prompts))
+                    mean, low, high = cluster_bootstrap(sums[:, None], counts[:, None], _RESAMPLES, self.settings.seed)
+                    rows.append(
+                        self._about(step)
+                        | {"kind": kind, "measure": measure, "n_pairs": len(pairs)}
+                        | {"mean": _finite(mean[0]), "low": _finite(low[0]), "high": _finite(high[0])}
+                    )
+        return rows
+
+    def agreement(self) -> _Rows:
+        """Overlap of a sample's own sets: with its next and last step, with the layer before, by other definitions."""
+        rows = []
+        mine = self.sets[self.settings.score]
+        before = self._layer_before()
+        for k in self.settings.ks:
+            for i, step in enumerate(self.steps):
+                about = self._about(step, k)
+                here = mine[:, i, :k]
+                if i + 1 < len(self.steps):
+                    rows.append(about | self._matched("next_step", self.steps[i + 1], here, mine[:, i + 1, :k]))
+                    rows.append(about | self._matched("last_step", self.steps[-1], here, mine[:, -1, :k]))
+                if before is not None:
+                    number, sets = before
+                    rows.append(about | self._matched("layer_before", number, here, sets[:, i, :k]))
+                for score, sets in self.sets.items():
+                    if score != self.settings.score:
+                        rows.append(about | self._matched("definition", score, here, sets[:, i, :k]))
+        return rows
+
+    def _layer_before(self) -> tuple[int, np.ndarray] | None:
+        numbers = [block.layer for block in self.selected.blocks]
+        at = numbers.index(self.number)
+        if at == 0:
+            return None
+        sets = np.empty_like(self.sets[self.settings.score])
+        for rows, stats in _stream(self.selected, numbers[at - 1], (self.settings.score,)):
+            sets[rows] = top_k(torch.from_numpy(stats[self.settings.score]), sets.shape[-1]).numpy()
+        return numbers[at - 1], sets
+
+    def _matched(self, kind: str, other: object, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+        jaccard = matched_jaccard(a, b)
+        n_prompts = int(self.selected.prompts.max()) + 1
+        sums = np.bincount(self.selected.prompts, jaccard, n_prompts)[:, None]
+        counts = np.bincount(self.selected.prompts, minlength=n_prompts)[:, None]
+        mean, low, high = cluster_bootstrap(sums, counts, _RESAMPLES, self.settings.seed)
+        return {
+            "kind": kind,
+            "other": str(other),
+            "n_samples": len(jaccard),
+            "jaccard": float(mean[0]),
+            "jaccard_low": _finite(low[0]),
+            "jaccard_high": _finite(high[0]),
+            "chance": expected_jaccard(a.shape[1], self.selected.layout.n_channels),
+        }
+
+    def stopping(self) -> _Rows:
+        """After how many samples SPARK's rule would have stopped, at each step and for the mean over steps."""
+        score, window, threshold = self.settings.score, 4, 0.9
+        together = (
+            np.concatenate([values.mean(axis=0, keepdims=True), values])
+            for _, stats in _stream(self.selected, self.number, (score,))
+            for values in stats[score]
+        )
+        k = min(SPARK_K, self.selected.layout.n_channels)
+        seen = stopping_point(together, k=k, window=window, threshold=threshold)
+        rows = []
+        for i, step in enumerate([None, *self.steps.tolist()]):
+            settled = [
+                float(np.mean(seen.jaccard[end - window : end, i])) for end in range(window, len(seen.jaccard) + 1)
+            ]
+            first = next((at for at, value in enumerate(settled) if value >= threshold), None)
+            rows.append(
+                {
+                    "layer": self.number,
+                    "step": step,
+                    "score": score,
+                    "n_samples": len(self.selected.samples),
+                    "n_needed": None if first is None else int(seen.snapshots[first + window]),
+                    "settled": settled[-1 if first is None else first] if settled else None,
+                }
+            )
+        return rows
+
+
+def _stream(selected: Selected, layer: int, scores: tuple[str, ...]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """A layer's statistics ``(sample, step, channel)`` task by task, with the samples' positions."""
+    position = next(i for i in selected.layers if selected.layout.blocks[i].layer == layer)
+    for task in selected.tasks:
+        at = selected.of_task(task)
+        yield at, {name: values[:, :, 0] for name, values in selected.read(scores, at, [position]).items()}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

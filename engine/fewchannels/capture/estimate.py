@@ -1,0 +1,101 @@
+"""What a capture will take, before it starts: bytes by array from the plan, seconds and tables from one real batch."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fewchannels.capture.encode_prompts import encoded
+from fewchannels.capture.job import Job
+from fewchannels.capture.recorder import Recorder
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.manifest import Sample, read_samples
+from fewchannels.models.loaded import default_device
+from fewchannels.runs import shards
+from fewchannels.runs.layout import ArrayPlan
+from fewchannels.tables import encode
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, files and time of a whole capture.
+
+    Attributes:
+        n_samples: samples.
+        n_tasks: tasks.
+        n_files: files that the finished run has.
+        shapes: of the arrays, by name.
+        array_bytes: by array name, as the batch below compressed.
+        table_bytes: of the ``cells`` and ``samples`` tables (pictures included) and the manifest.
+        total_bytes: all of it.
+        seconds: with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_sample: as measured on the batch below, with this process's threads.
+        measured_samples: samples in the batch that was measured.
+    """
+
+    n_samples: int
+    n_tasks: int
+    n_files: int
+    shapes: dict[str, tuple[int, ...]]
+    array_bytes: dict[str, int]
+    table_bytes: dict[str, int]
+    total_bytes: int
+    seconds: float
+    seconds_per_sample: float
+    measured_samples: int
+
+
+def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Estimate:
+    """Generate the manifest's first batch without writing it, and scale what it took to the whole run.
+
+    Args:
+        job: from :func:`fewchannels.capture.job.prepare`.
+        manifest_path: the manifest.
+        n_actors: actors that will share the work.
+        n_threads: CPU threads of each.
+    """
+    n_measured = min(job.batch_size, job.layout.shard_samples, job.layout.n_samples)
+    samples = read_samples(manifest_path, 0, n_measured)
+    with encoded(job, samples, default_device()) as embeddings:
+        worker = CaptureWorker(job, n_threads, embeddings)
+        return _measure(job, worker, samples, manifest_path, n_actors)
+
+
+def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_path: Path, n_actors: int) -> Estimate:
+    ids = [sample.sample_id for sample in samples]
+    recorder = Recorder(job.layout, job.config.score, ids)
+    worker.generate(samples[:1], Recorder(job.layout, job.config.score, ids[:1]))  # the first generation also warms up
+    started = time.monotonic()
+    generated = worker.generate(samples, recorder)
+    tables = worker.tables(0, 0, 1, samples, generated)
+    seconds = (time.monotonic() - started) / len(samples)
+    scale = job.layout.n_samples / len(samples)
+    table_bytes = {
+        **{name: round(len(encode(name, columns)) * scale) for name, columns in tables.items()},
+        "manifest": manifest_path.stat().st_size,
+    }
+    measured = recorder.arrays()
+    array_bytes = {
+        array.name: replace(array, ratio=_ratio(array, measured[array.name])).expected_bytes
+        for array in job.layout.arrays()
+    }
+    return Estimate(
+        n_samples=job.layout.n_samples,
+        n_tasks=job.layout.n_tasks,
+        n_files=job.layout.n_files,
+        shapes={array.name: array.shape for array in job.layout.arrays()},
+        array_bytes=array_bytes,
+        table_bytes=table_bytes,
+        total_bytes=sum(array_bytes.values()) + sum(table_bytes.values()),
+        seconds=seconds * job.layout.n_samples / min(n_actors, job.layout.n_tasks),
+        seconds_per_sample=seconds,
+        measured_samples=len(samples),
+    )
+
+
+def _ratio(array: ArrayPlan, values: np.ndarray) -> float:
+    """Bytes stored per byte of values, without what a chunk costs whatever is in it."""
+    one_shard = replace(array, shape=array.shard, ratio=0)
+    n_bytes = sum(map(len, shards.encode(values, array))) - one_shard.expected_bytes
+    return max(0.0, n_bytes / values.nbytes)

@@ -1,0 +1,289 @@
+"""Runs the tasks of a capture or a sweep that are not done: what to do, what became of it, and an honest end."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from fewchannels.capture.job import Job, Work
+from fewchannels.cluster.pool import Start, State, is_done, outcomes
+from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
+from fewchannels.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
+from fewchannels.manifest import Sample, read_samples
+from fewchannels.runs.description import EMBEDDINGS, MANIFEST
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.units import size
+
+_FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a capture ended.
+
+    Attributes:
+        n_samples: rows of the manifest.
+        n_done: samples on disk, whole.
+        n_failed: samples that failed by themselves; the ``samples`` table says why.
+        n_resumed: samples that an earlier call had already done.
+        failed_tasks: tasks without a record, with the reason of each.
+        n_again: times that a task was handed out again because its actor died or was out of reach.
+    """
+
+    n_samples: int
+    n_done: int
+    n_failed: int
+    n_resumed: int
+    failed_tasks: dict[int, str]
+    n_again: int = 0
+
+    def check_complete(self) -> None:
+        """Raise unless every sample is done.
+
+        Raises:
+            IncompleteRunError: saying what is missing.
+        """
+        if self.n_done == self.n_samples:
+            return
+        reasons = "".join(f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:5])
+        raise IncompleteRunError(
+            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
+            f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        n_done: samples on disk, those of earlier calls included.
+        n_failed: samples and tasks that failed.
+        n_actors: actors that have loaded the model.
+        n_starting: actors that wait for room in the cluster, or load.
+        n_again: times that a task was handed out again because its actor died.
+        n_bytes: written by this call.
+    """
+
+    n_done: int
+    n_failed: int
+    n_actors: int = 0
+    n_starting: int = 0
+    n_again: int = 0
+    n_bytes: int = 0
+
+
+def pending_tasks(work: Work) -> list[int]:
+    """Tasks without a record, those with failed samples, and one that owns more samples since the run has grown."""
+    return _pending(work, Ledger(work.storage).records(work.fingerprint))
+
+
+def _pending(work: Work, records: dict[int, Record]) -> list[int]:
+    return [task for task in range(work.n_tasks) if not is_done(work, records.get(task))]
+
+
+def check_space(job: Job, tasks: list[int]) -> None:
+    """Refuse work that cannot fit on the disk.
+
+    Raises:
+        StorageError: less is free than the pending tasks' arrays take.
+    """
+    free = job.storage.free_bytes()
+    needed = job.layout.expected_bytes * len(tasks) // job.layout.n_tasks
+    if free is not None and needed > free:
+        raise StorageError(
+            f"{len(tasks)} tasks will write about {size(needed)} of arrays and {job.run!r} has "
+            f"{size(free)} free. Free space, keep fewer --layers or --steps, or lower --top-k."
+        )
+
+
+def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
+    """Of tasks that were handed out again, those whose objects are not what their records say.
+
+    An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
+    place.
+    """
+    ledger = Ledger(work.storage)
+    records = [record for task in sorted(tasks) if (record := ledger.find(task)) is not None]
+    return [record.task for record in records if not ledger.is_intact(record)]
+
+
+def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
+    """A capture's worker."""
+    from fewchannels.capture.worker import CaptureWorker
+    from fewchannels.models.embeddings import InStorage  # here: seconds to import, and the driver does not need them
+
+    return CaptureWorker(job, n_threads, InStorage(job.storage) if job.config.encode_first else None)
+
+
+def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
+    """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
+    import torch
+
+    from fewchannels.capture.encode_prompts import encode
+    from fewchannels.models.embeddings import InStorage
+    from fewchannels.models.loaded import default_device
+
+    torch.set_num_threads(n_threads)
+
+    def samples() -> Iterator[Sample]:
+        for task in tasks:
+            rows = job.layout.rows(task)
+            with job.storage.open(MANIFEST) as file:
+                yield from read_samples(file, rows.start, rows.stop)
+
+    yield from encode(job, samples(), InStorage(job.storage), default_device())
+
+
+def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:
+    """Encode the prompts of tasks with what one actor owns, before there are actors.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    remote = ray.remote(
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        num_returns="streaming",
+        max_calls=1,  # its process ends, and with it all that the encoders took
+        max_retries=MACHINE_FAULT_RETRIES,
+    )(_encode)
+    try:
+        for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor), start=1):
+            ray.get(reference)
+            on_encoded(done)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, FewchannelsError) else error from None
+
+
+def capture(
+    job: Job,
+    pool: Pool,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_encoded: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Run what is not done yet of a job that was begun. Call it again to resume.
+
+    Args:
+        job: from :func:`fewchannels.capture.job.prepare`, begun on disk.
+        pool: of actors.
+        on_progress: called after every task, and at least once a second.
+        on_encoded: called with the samples whose prompts are encoded, where that is done first.
+
+    Raises:
+        StorageError: the disk is full or refused; what is done stays done.
+        FewchannelsError: Ray could not run the actors.
+    """
+
+    def before(tasks: list[int]) -> None:
+        if job.config.encode_first:
+            encode_prompts(job, tasks, pool, on_encoded)
+
+    tasks = pending_tasks(job)
+    if tasks:
+        check_space(job, tasks)
+    outcome = run_tasks(job, start_capture, pool, on_progress, before)
+    if job.config.encode_first and outcome.n_done == outcome.n_samples:
+        job.storage.delete(job.storage.list(EMBEDDINGS))
+    return outcome
+
+
+def run_tasks(
+    work: Work,
+    start: Start,
+    pool: Pool,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    before: Callable[[list[int]], None] = lambda tasks: None,
+) -> Outcome:
+    """Do the tasks that are not done yet. Call it again to resume.
+
+    Args:
+        work: whose tasks.
+        start: makes a worker.
+        pool: of actors.
+        on_progress: called after every task, and at least once a second.
+        before: called with the tasks when Ray runs and no actor does yet.
+
+    Raises:
+        StorageError: the disk is full or refused; what is done stays done.
+        FewchannelsError: Ray could not run the actors.
+    """
+    ledger = Ledger(work.storage)
+    n_samples = work.rows(work.n_tasks - 1).stop
+
+    def counted() -> tuple[dict[int, Record], int, int]:
+        records = ledger.records(work.fingerprint)
+        return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
+
+    records, n_done, n_failed = counted()
+    n_resumed = n_done
+    tally = _Tally(work, Progress(n_done, n_failed), on_progress)
+    if tasks := _pending(work, records):
+        try:
+            with ray_session(pool), interrupts() as check_interrupted:
+                before(tasks)
+
+                def on_turn(state: State) -> None:
+                    check_interrupted()
+                    tally.turn(state)
+
+                while tasks:
+                    tally.begin()
+                    for outcome in outcomes(work, start, tasks, pool, on_turn):
+                        check_interrupted()
+                        tally.add(outcome)
+                    tasks = _overwritten(work, tally.reassigned)
+                    ledger.delete(tasks)
+        except ray.exceptions.RayError as error:
+            raise FewchannelsError(
+                f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
+            ) from error
+        work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
+        records, n_done, n_failed = counted()
+    missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again)
+
+
+class _Tally:
+    """What has become of tasks so far, told whenever it changes."""
+
+    def __init__(self, work: Work, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
+        self._work, self._on_progress = work, on_progress
+        self.progress, self.failed, self.reassigned = progress, dict[int, str](), set[int]()
+        self._n_again_before = 0
+        on_progress(progress)
+
+    def begin(self) -> None:
+        """A pool begins."""
+        self.reassigned.clear()
+        self._n_again_before = self.progress.n_again
+
+    def turn(self, state: State) -> None:
+        """How the pool stands now."""
+        self.reassigned |= state.reassigned
+        n_again = self._n_again_before + state.n_again
+        self._tell(n_actors=state.n_actors, n_starting=state.n_starting, n_again=n_again)
+
+    def add(self, outcome: Mapping[str, Any]) -> None:
+        """A task has ended.
+
+        Raises:
+            FewchannelsError: in a way in which every other would.
+        """
+        if outcome["fatal"]:
+            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+        n_done = self.progress.n_done
+        if outcome["error"]:
+            self.failed[outcome["task"]] = outcome["error"]
+        else:
+            n_done += len(self._work.rows(outcome["task"]))
+        # A task that is done again, or that had failed samples, is counted once more.
+        n_samples = self._work.rows(self._work.n_tasks - 1).stop
+        n_bytes = self.progress.n_bytes + outcome["n_bytes"]
+        self._tell(n_done=min(n_done, n_samples), n_failed=len(self.failed), n_bytes=n_bytes)
+
+    def _tell(self, **changes: int) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._on_progress(self.progress)

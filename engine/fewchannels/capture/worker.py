@@ -1,0 +1,281 @@
+"""The capture worker: loads the model once, then turns tasks into shards, tables and records. Needs no Ray."""
+
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fewchannels.capture.job import Job, Work
+from fewchannels.capture.recorder import Recorder
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.manifest import Sample, read_samples
+from fewchannels.models.embeddings import Kept, Recent, remembering
+from fewchannels.models.loaded import LoadedModel
+from fewchannels.models.sampler import Settings
+from fewchannels.models.source import find, text_encoders
+from fewchannels.models.taps import tapped
+from fewchannels.runs.arrays import Store, read
+from fewchannels.runs.description import MANIFEST
+from fewchannels.runs.lease import Membership
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import part
+from fewchannels.runs.pictures import png
+from fewchannels.runs.storage import Stored
+from fewchannels.tables import Columns, as_columns, decode, encode, join, schema
+
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What one sample's generation left besides arrays.
+
+    Attributes:
+        row: of ``samples``, without the picture and the columns that name the sample.
+        image: the picture; None where there is none.
+        cells: its columns of ``cells``, as :meth:`Recorder.cells` has them; empty where there is no picture.
+    """
+
+    row: dict[str, Any]
+    image: Image.Image | None
+    cells: dict[str, np.ndarray]
+
+
+class CaptureWorker:
+    """Runs tasks of one capture. Two threads may call it: one task is then written while the next is generated.
+
+    Args:
+        job: what to do.
+        n_threads: CPU threads for PyTorch.
+        embeddings: of prompts that were encoded before; None where the worker is to encode them itself.
+
+    Raises:
+        InputError: the model cannot be loaded.
+        RunConflictError: the capture that this worker belongs to has ended.
+    """
+
+    def __init__(self, job: Job, n_threads: int, embeddings: Kept | None = None) -> None:
+        self.job = job
+        self._encodes, self._embeddings = embeddings is None, embeddings or Recent()
+        self._membership = Membership(job.storage, job.lease) if job.lease else None
+        source = find(job.config.model, job.config.revision)
+        self.model = LoadedModel(job, n_threads, without=() if self._encodes else text_encoders(source))
+        self.sampler = self.model.sampler
+        self.ledger = Ledger(job.storage)
+        self._store = Store(job.storage, job.layout)
+
+    def __call__(self, task: int) -> Record:
+        """Run one task, trying again a bounded number of times, and write its record. Safe to repeat.
+
+        Raises:
+            StorageError: the store refused; trying again would not help.
+            RunConflictError: another capture has taken this one's place.
+            Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`; each is in the ledger.
+        """
+        return tried(self.ledger, task, self.capture)
+
+    def capture(self, task: int, attempt: int = 1) -> Record:
+        """One attempt at a task: generate, write the shards, then the tables, then the record.
+
+        A task that was finished when the run had fewer samples keeps those, bit by bit, and gets the new ones.
+        """
+        job, storage = self.job, self.job.storage
+        rows = job.layout.rows(task)
+        kept = self._kept(task)
+        first = kept.stop if kept else rows.start
+        with storage.open(MANIFEST) as file:
+            samples = read_samples(file, first, rows.stop)
+        recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
+        generated = self.generate(samples, recorder)
+        # Without the time that the task before it took to be generated.
+        started = time.monotonic() - sum(made.row["seconds"] for made in generated)
+        arrays = recorder.arrays()
+        if kept:
+            earlier = read(storage, list(arrays), rows.start, first)
+            arrays = {name: np.concatenate([earlier[name], values]) for name, values in arrays.items()}
+        if self._membership:
+            self._membership.check()
+        objects = self._store.write(rows.start, arrays)
+        for table, columns in self.tables(task, first, attempt, samples, generated).items():
+            key = part(table, task)
+            encoded = encode(table, columns)
+            if kept:
+                encoded = join([decode(storage.get(key)), decode(encoded)])
+            objects[key] = storage.put(key, [encoded])
+        n_failed = sum(made.row["status"] == "failed" for made in generated)
+        record = recorded(job, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
+        if self._membership:
+            self._membership.check()
+        self.ledger.write(record)
+        return record
+
+    def _kept(self, task: int) -> Record | None:
+        """The record of a task whose samples are all done and intact, and fewer than it owns now."""
+        record = self.ledger.find(task)
+        if record is None or record.fingerprint != self.job.fingerprint:
+            return None
+        if record.n_failed or record.stop >= self.job.layout.rows(task).stop:
+            return None
+        return record if self.ledger.is_intact(record) else None
+
+    def tables(
+        self,
+        task: int,
+        start: int,
+        attempt: int,
+        samples: list[Sample],
+        generated: list[Generated],
+    ) -> dict[str, Columns]:
+        """A task's ``cells`` and ``samples``; a sample without a picture has no cells."""
+        sample_rows, cells = [], []
+        for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
+            name = {"sample_id": sample.sample_id, "sample": start + position}
+            about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
+            picture = {"image": None if made.image is None else png(made.image)}
+            sample_rows.append(name | about | made.row | picture)
+            if made.image is not None:
+                n = len(made.cells["step"])
+                cells.append({key: np.full(n, value) for key, value in name.items()} | made.cells)
+        names = schema("cells").names
+        return {
+            "cells": {key: np.concatenate([part[key] for part in cells]) if cells else [] for key in names},
+            "samples": as_columns("samples", sample_rows),
+        }
+
+    def generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
+        """Generate samples in batches that share settings, recording into their positions."""
+        return self.model.run(self._generate, samples, recorder)
+
+    def _generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
+        generated: list[Generated] = []
+        for settings, batch in self._batches(samples):
+            generated += self._batch(batch, slice(len(generated), len(generated) + len(batch)), settings, recorder)
+        return generated
+
+    def _batches(self, samples: list[Sample]) -> Iterator[tuple[Settings, list[Sample]]]:
+        size = self.job.batch_size
+        for settings, group in groupby(samples, self.job.settings):
+            alike = list(group)
+            n_together = 1 if settings.reference or settings.picture else size
+            for i in range(0, len(alike), n_together):
+                yield settings, alike[i : i + n_together]
+
+    def _batch(self, samples: list[Sample], rows: slice, settings: Settings, recorder: Recorder) -> list[Generated]:
+        """One batch; if it fails, its samples one by one, so that a sample fails alone."""
+        started = time.monotonic()
+        lengths = self.sampler.prompt_lengths([sample.prompt for sample in samples])
+        grid_height, grid_width = self.job.geometry.grid(settings.height, settings.width)
+        images: list[Image.Image | None]
+        failure = None
+        try:
+            layout = self.job.layout
+            with (
+                remembering(self.sampler.pipeline, self._embeddings, encodes=self._encodes),
+                tapped(self.sampler, layout.blocks, recorder.tap(rows), layout.streams, layout.branches),
+            ):
+                images = list(self.sampler.generate(samples, settings))
+        except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
+            recorder.discard(rows)
+            self.model.let_go()
+            if len(samples) > 1:
+                alone = range(rows.start, rows.stop)
+                return [
+                    made
+                    for sample, row in zip(samples, alone, strict=True)
+                    for made in self._batch([sample], slice(row, row + 1), settings, recorder)
+                ]
+            images, failure = [None], f"{type(error).__name__}: {error}"
+        timesteps, sigmas = self.sampler.schedule()
+        seconds = (time.monotonic() - started) / len(samples)
+        generated = []
+        for row, image, (n_tokens, cut) in zip(range(rows.start, rows.stop), images, lengths, strict=True):
+            bad_cells = recorder.nonfinite_cells(row)
+            nonfinite = f"non-finite hidden states in {bad_cells} of the recorded cells"
+            error_text = nonfinite if bad_cells else failure
+            about = {
+                "status": "failed" if error_text else "done",
+                "error": error_text,
+                "width": settings.width,
+                "height": settings.height,
+                "grid_width": grid_width,
+                "grid_height": grid_height,
+                "n_steps": settings.steps,
+                "guidance": settings.guidance if self.job.geometry.takes_guidance else None,
+                "prompt_tokens": n_tokens,
+                "prompt_truncated": cut,
+                "seconds": seconds,
+                "batch_size": len(samples),
+                "peak_memory_bytes": self.model.peak_memory_bytes(),
+            }
+            cells = {} if image is None else recorder.cells(row, timesteps, sigmas)
+            generated.append(Generated(about, image, cells))
+        return generated
+
+
+def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record:
+    """Try a task a bounded number of times; a failed attempt is in the ledger.
+
+    Args:
+        ledger: of the run.
+        task: what to do.
+        do: called with the task and the number of the attempt.
+
+    Raises:
+        StorageError: the store refused; trying again would not help.
+        RunConflictError: another capture has taken this one's place.
+        Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
+    """
+    while True:
+        attempt = ledger.next_attempt(task)
+        try:
+            return do(task, attempt)
+        except (StorageError, RunConflictError):
+            raise
+        except Exception:
+            ledger.write_failure(task, attempt, traceback.format_exc())
+            if attempt % MAX_ATTEMPTS == 0:
+                raise
+
+
+def recorded(
+    work: Work,
+    task: int,
+    attempt: int,
+    n_failed: int,
+    seconds: float,
+    model: LoadedModel,
+    objects: Mapping[str, Stored],
+) -> Record:
+    """The record of a task whose objects are stored.
+
+    Args:
+        work: whose task.
+        task: its number.
+        attempt: 1 for the first.
+        n_failed: of what it owns, what failed by itself.
+        seconds: from its start to its last object.
+        model: that did it.
+        objects: what it stored, by key.
+    """
+    rows = work.rows(task)
+    return Record(
+        task=task,
+        start=rows.start,
+        stop=rows.stop,
+        fingerprint=work.fingerprint,
+        attempt=attempt,
+        n_done=len(rows) - n_failed,
+        n_failed=n_failed,
+        seconds=round(seconds, 3),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=platform.node(),
+        device=f"{model.device} {model.device_name}",
+        objects=objects,
+    )

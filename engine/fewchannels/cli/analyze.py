@@ -1,0 +1,322 @@
+"""``fewchannels analyze``: ask a run's analyses."""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewchannels.cli.console import duration, errors, progress_bar, results, say
+from fewchannels.units import size
+
+if TYPE_CHECKING:
+    from fewchannels.analyses.analysis import Analysis, Finding
+    from fewchannels.analyses.selected import Selected
+    from fewchannels.cluster.session import Pool
+
+app = typer.Typer(no_args_is_help=True)
+
+Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
+Where = Annotated[
+    str | None, typer.Option(help="SQL condition on samples' and the manifest's columns.", show_default="all finished")
+]
+Layers = Annotated[str, typer.Option(help="all, dual, single, or indices: 0,5.")]
+Steps = Annotated[str, typer.Option(help="all, last, or indices: 0,9,19.")]
+Stream = Annotated[str, typer.Option(help="image or text.")]
+Branch = Annotated[str, typer.Option(help="cond or uncond.")]
+Label = Annotated[
+    str | None, typer.Option(help="Name of the result and of its tables.", show_default="the analysis' own")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete a result of other settings under this name.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4; 1 for little"),
+]
+Gpus = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of each worker, where it does its arithmetic.")]
+Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, tell time and bytes of all; write nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
+
+_FEW_SCORES = 250_000  # analysed by one process before Ray has started
+
+
+@app.callback()
+def _group() -> None:
+    """Ask a run's analyses. Results are kept in RUN/results/, an interrupted one goes on where it stopped."""
+
+
+@app.command()
+def masks(
+    run: Run,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="manifest (its mask column), demo (the shapes world), saliency, or a segmentation model's folder "
+            "or hub id.",
+            show_default="manifest if it has masks, demo for the demo model, else saliency",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels of a labelling model that are the subject, comma-separated.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let Python code that comes with the model run.")
+    ] = False,
+    side: Annotated[int | None, typer.Option(help="Pixels at which a model with its own code looks.")] = None,
+    where: Where = None,
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus-per-worker", help="GPUs of each worker.", show_default="1 if there are")
+    ] = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find each generated picture's subject, once: what alignment compares with.
+
+    Example: fewchannels analyze masks RUN --from demo
+    """
+    from fewchannels.analyses.masks.units import SubjectMasks, usual_source
+
+    selected = _selected(run, where=where)
+    _analyse(
+        SubjectMasks(
+            source or usual_source(run), tuple(labels.split(",")) if labels else (), revision, trust_remote_code, side
+        ),
+        selected,
+        label,
+        replace,
+        workers_of(workers, address, selected.n_scores, gpus),
+        dry_run,
+        as_json,
+    )
+
+
+@app.command()
+def stability(
+    run: Run,
+    k: Annotated[str, typer.Option(help="Sizes of the top sets, comma-separated.")] = "4,8,12",
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="the run's")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Column of the manifest with categories to compare within.")] = None,
+    rank_pairs: Annotated[int, typer.Option(help="Pairs drawn to compare the rankings of all channels.")] = 64,
+    persistence: Annotated[float, typer.Option(help="Of rank-biased overlap.")] = 0.9,
+    seed: Seed = 0,
+    where: Where = None,
+    layers: Layers = "all",
+    steps: Steps = "all",
+    stream: Stream = "image",
+    branch: Branch = "cond",
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the massive channels across prompts, seeds, steps, layers and definitions.
+
+    Example: fewchannels analyze stability RUN --k 8
+    """
+    from fewchannels.analyses.stability.units import Stability
+
+    settings = Stability(_numbers("k", k), score or score_of(run), rank_pairs, persistence, by, seed)
+    selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
+    _analyse(settings, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
+
+
+@app.command()
+def concentration(
+    run: Run,
+    shares: Annotated[str, typer.Option(help="Numbers of top channels whose share of energy is told.")] = "1,2,4,8,12",
+    k: Annotated[int, typer.Option(help="Massive channels that are taken out of token norms.")] = 8,
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="the run's")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Of the channel test, times the median score.")] = 10.0,
+    absolute: Annotated[float, typer.Option(help="Of the scalar test.")] = 100.0,
+    relative: Annotated[float, typer.Option(help="Of the scalar test, times the median |x|.")] = 1000.0,
+    registers: Annotated[str, typer.Option(help="Rule for outlying tokens: ratio or mad.")] = "ratio",
+    register_threshold: Annotated[float, typer.Option(help="Of that rule.")] = 4.0,
+    where: Where = None,
+    layers: Layers = "all",
+    steps: Steps = "all",
+    branch: Branch = "cond",
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    gpus: Gpus = 0,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how few channels hold how much, and tell outlying channels from outlying tokens.
+
+    Example: fewchannels analyze concentration RUN
+    """
+    from fewchannels.analyses.concentration.units import Concentration
+
+    settings = Concentration(
+        _numbers("shares", shares),
+        k,
+        score or score_of(run),
+        threshold,
+        absolute,
+        relative,
+        registers,
+        register_threshold,
+    )
+    selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
+    pool = workers_of(workers, address, selected.n_scores, gpus)
+    _analyse(settings, selected, label, replace, pool, dry_run, as_json)
+
+
+@app.command()
+def alignment(
+    run: Run,
+    k: Annotated[int, typer.Option(help="Channels of a selection.")] = 12,
+    selections: Annotated[
+        str, typer.Option(help="Of top, bottom, random, matched, all, pca.")
+    ] = "top,bottom,random,matched,all,pca",
+    trials: Annotated[int, typer.Option(help="Draws of random channels for each sample, step and layer.")] = 5,
+    clusters: Annotated[str, typer.Option(help="Values of K, 2 to 6, comma-separated.")] = "2",
+    starts: Annotated[int, typer.Option(help="First centres that K-means is run from.")] = 4,
+    registers: Annotated[
+        str, typer.Option(help="Tokens of outlying norm: keep, drop, or clip every channel's outermost tokens.")
+    ] = "keep",
+    register_threshold: Annotated[float, typer.Option(help="Of drop: times the median token norm.")] = 4.0,
+    clip: Annotated[float, typer.Option(help="Of clip: share of tokens at either end.")] = 0.01,
+    masks: Annotated[str, typer.Option(help="Label of the masks.")] = "masks",
+    seed: Seed = 0,
+    where: Where = None,
+    layers: Layers = "all",
+    steps: Steps = "all",
+    branch: Branch = "cond",
+    label: Label = None,
+    replace: Replace = False,
+    workers: Workers = None,
+    gpus: Gpus = 0,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cluster tokens by their massive channels, and compare the clusters with the subject; controls beside.
+
+    Example: fewchannels analyze alignment RUN --steps last
+    """
+    from fewchannels.analyses.alignment.units import Alignment
+
+    settings = Alignment(
+        k,
+        tuple(selections.split(",")),
+        trials,
+        _numbers("clusters", clusters),
+        starts,
+        registers,
+        register_threshold,
+        clip,
+        masks,
+        seed,
+    )
+    selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
+    pool = workers_of(workers, address, selected.n_scores, gpus)
+    _analyse(settings, selected, label, replace, pool, dry_run, as_json)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    from fewchannels.errors import InputError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"{name} is {text!r}; give whole numbers, comma-separated, such as 4,8,12.")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def score_of(run: str) -> str:
+    """The statistic that a run ranks channels by."""
+    from fewchannels.runs.description import read_description
+    from fewchannels.runs.storage import open_storage
+
+    return read_description(open_storage(run))["config"]["score"]
+
+
+def _selected(run: str, **choice: Any) -> "Selected":
+    with errors.status(f"looking at {run}"):
+        from fewchannels.analyses.selected import select
+
+        return select(run, **choice)
+
+
+def _analyse(
+    analysis: "Analysis",
+    selected: "Selected",
+    label: str | None,
+    replace: bool,
+    pool: "Pool",
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from fewchannels.analyses.analysis import analyse
+    from fewchannels.runs.results import Results
+
+    if dry_run:
+        _print_foreseen(analysis, selected, label or analysis.name, pool, as_json)
+        return
+    with progress_bar() as bar:
+        shown = bar.add_task(analysis.name, total=None, rate="")
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        try:
+            finding = analyse(
+                analysis, selected, label or analysis.name, pool, replace=replace, on_progress=on_progress
+            )
+        except KeyboardInterrupt:
+            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            raise typer.Exit(130) from None
+    where = selected.storage.location(Results(selected.storage, label or analysis.name).key(""))
+    print_finding(finding, where, as_json)
+
+
+def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> "Pool":
+    """Workers of one CPU each, as many as were asked for or as there would be actors; for little work this process."""
+    from fewchannels.cluster.session import choose_pool
+
+    if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
+        n_workers = 1
+    return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
+
+
+def print_finding(finding: "Finding", where: str, as_json: bool) -> None:
+    """Print the numbers as JSON, or the page without its pictures and where the rest is."""
+    if as_json:
+        results.print_json(json.dumps(finding.numbers))
+        return
+    from rich.markdown import Markdown
+
+    results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
+    say(f"tables, figures and summary are in {where}")
+
+
+def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: "Pool", as_json: bool) -> None:
+    from fewchannels.analyses.analysis import foresee
+
+    with errors.status("doing one unit to measure its time"):
+        foreseen = foresee(analysis, selected, label, pool)
+    if as_json:
+        results.print_json(json.dumps(dataclasses.asdict(foreseen)))
+        return
+    results.print(
+        f"{analysis.name} of {foreseen.n_samples:,} samples: {foreseen.n_units:,} units, about "
+        f"{duration(foreseen.seconds)} with {pool.n_actors} worker{'s' * (pool.n_actors > 1)}, "
+        f"{size(foreseen.table_bytes)} of tables",
+        markup=False,
+        soft_wrap=True,
+    )

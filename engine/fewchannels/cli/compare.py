@@ -1,0 +1,79 @@
+"""``fewchannels compare``: two runs of the same samples, side by side."""
+
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import typer
+
+from fewchannels.cli.analyze import (
+    Address,
+    AsJson,
+    Branch,
+    Seed,
+    Steps,
+    Stream,
+    Where,
+    Workers,
+    print_finding,
+    score_of,
+    workers_of,
+)
+from fewchannels.cli.console import errors, progress_bar, say
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
+    run_b: Annotated[str, typer.Argument(help="Folder or URL of the other; differences are B - A.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", help="Folder or URL for the comparison.", show_default="compare-RUN_A-RUN_B, here"),
+    ] = None,
+    k: Annotated[int, typer.Option(help="Size of the sets of top channels.")] = 12,
+    score: Annotated[
+        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="run A's")
+    ] = None,
+    match: Annotated[
+        str,
+        typer.Option(
+            help="Match layers by number or by relative depth. auto: by depth where two whole models differ in it."
+        ),
+    ] = "auto",
+    where: Where = None,
+    layers: Annotated[str, typer.Option(help="Of either run: all, dual, single, or indices: 0,5.")] = "all",
+    steps: Steps = "all",
+    stream: Stream = "image",
+    branch: Branch = "cond",
+    seed: Seed = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Delete another comparison in that place.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the massive channels of two models, checkpoints or settings, sample by sample.
+
+    Example: fewchannels compare RUN_A RUN_B --k 8 --out COMPARISON
+    """
+    with errors.status(f"looking at {run_a} and {run_b}"):
+        from fewchannels.analyses.comparison.compare import compare
+        from fewchannels.analyses.comparison.pairing import Criteria, side_by_side
+        from fewchannels.runs.storage import open_storage
+
+        criteria = Criteria(score or score_of(run_a), k, seed)
+        choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
+        pairing = side_by_side(run_a, run_b, match=match, **choice)
+    target = open_storage(out or f"compare-{PurePosixPath(run_a).name}-{PurePosixPath(run_b).name}")
+    with progress_bar() as bar:
+        shown = bar.add_task("comparing layers", total=None, rate="")
+        try:
+            finding = compare(
+                pairing,
+                criteria,
+                target,
+                workers_of(workers, address, sum(side.selected.n_scores for side in (pairing.a, pairing.b))),
+                replace=replace,
+                on_progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            say("stopped; the same command goes on with the layers that are left", style="yellow")
+            raise typer.Exit(130) from None
+    print_finding(finding, target.url, as_json)

@@ -1,0 +1,57 @@
+"""``fewchannels demo``: the whole main path on the bundled model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewchannels.cli.console import results, say
+from fewchannels.cli.query import print_relation
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path(
+        "runs/demo"
+    ),
+    prompts: Annotated[int, typer.Option(help="How many prompts of the shapes world.", min=1)] = 256,
+    actors: Annotated[
+        int | None, typer.Option(help="Ray actors.", show_default="one per GPU; without, one per CPU, at most 4")
+    ] = None,
+) -> None:
+    """See it work: capture the bundled model on prompts of its shapes world, and read the answers.
+
+    Example: fewchannels demo --out runs/demo --prompts 256
+    """
+    from fewchannels import manifest, open_run
+    from fewchannels.analyses.figures.contact_sheet import contact_sheet
+    from fewchannels.capture.config import CaptureConfig
+    from fewchannels.capture.job import prepare
+    from fewchannels.cli.capture import run_job
+    from fewchannels.cluster.session import choose_pool
+
+    out.mkdir(parents=True, exist_ok=True)
+    table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"
+    say(f"1. a manifest of {prompts} prompts: {table}")
+    manifest.ingest([f"demo:{prompts}"], table)
+    say(f"2. a capture of every layer and step: {run_path}")
+    job = prepare(table, run_path, CaptureConfig(model="demo"))
+    outcome = run_job(job, table, choose_pool(actors, None))
+    outcome.check_complete()
+    run = open_run(run_path)
+    last = max(job.layout.steps)
+    say("3. two questions")
+    results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")
+    print_relation(run.query("massive_channels", step=last, top=3))
+    results.print("\nStability: are the top channels the same from prompt to prompt?")
+    print_relation(run.query("channel_stability", step=last))
+    shown = contact_sheet(run, sheet)
+    say(f"4. a contact sheet ({shown}): {sheet}")
+    results.print(
+        f"\nTry next:\n"
+        f"  fewchannels query --list\n"
+        f"  fewchannels query {run_path} step_profile\n"
+        f'  fewchannels sql {run_path} "select prompt, seconds from samples limit 5"\n'
+        f"  fewchannels runs show {run_path}",
+        markup=False,
+        soft_wrap=True,
+    )

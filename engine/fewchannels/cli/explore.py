@@ -1,0 +1,61 @@
+"""``fewchannels explore``: look at runs and sweeps in a browser."""
+
+import os
+import webbrowser
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewchannels.cli.console import errors, results, say
+from fewchannels.errors import InputError
+
+if TYPE_CHECKING:
+    from fewchannels.views.explore.live import Live
+
+
+def explore(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders or URLs of runs and sweeps, finished or not.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model for the live page: demo, a folder or a hub id.", show_default="no live page"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8050,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
+) -> None:
+    """Look at runs and sweeps in a browser: galleries, maps over pictures, sweeps as grids, SQL, a live model.
+
+    It serves this machine alone, at an address of 127.0.0.1, until it is interrupted. Every view has its own address.
+
+    Example: fewchannels explore RUN SWEEP
+    Example: fewchannels explore --model demo
+    Example: ssh -L 8050:127.0.0.1:8050 NODE fewchannels explore RUN --no-browser
+    """
+    with errors.status("opening"):
+        from fewchannels.views.explore.opened import open_places
+        from fewchannels.views.explore.server import bind, serve
+
+        if not places and model is None:
+            raise InputError("there is nothing to look at; give a run, a sweep, or --model demo for the live page.")
+        opened = open_places(places or [])
+        session = _session(model) if model else None
+        server, address = bind(opened, port, session)
+    for name, place in opened.items():
+        if isinstance(place, str):
+            say(f"{name} cannot be shown: {place}", style="yellow")
+    results.print(address, markup=False)
+    say("Interrupt with Ctrl+C.")
+    try:
+        serve(server, lambda: webbrowser.open(address) if browser else None)
+    finally:
+        if session:
+            session.model.close()
+
+
+def _session(model: str) -> "Live":
+    from fewchannels.interventions.live.session import LiveModel
+    from fewchannels.views.explore.live import Live
+
+    return Live(LiveModel(model, max(1, (os.cpu_count() or 2) - 1)), model)

@@ -1,0 +1,199 @@
+"""``fewchannels submit``, ``status``, ``logs`` and ``stop``: commands as jobs of a Ray cluster."""
+
+import dataclasses
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fewchannels.cli.console import duration, errors, results, say
+
+if TYPE_CHECKING:
+    from fewchannels.cluster.jobs import JobState
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's dashboard, http://HEAD:8265.", show_default="RAY_ADDRESS, or the cluster on this machine"
+    ),
+]
+JobId = Annotated[str, typer.Argument(help="From fewchannels submit, or the table of fewchannels status.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_PLACES = ("out", "run", "runs", "sweep", "url", "other")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("submit", context_settings={"ignore_unknown_options": True})(submit)
+    app.command("status")(status)
+    app.command("logs")(logs)
+    app.command("stop")(stop)
+
+
+def submit(
+    command: Annotated[list[str], typer.Argument(help="A command of fewchannels and its options, behind --.")],
+    address: Address = None,
+    job_id: Annotated[str | None, typer.Option("--id", help="To know the job by.", show_default="made up")] = None,
+    follow: Annotated[bool, typer.Option(help="Print what the job prints until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a command on a Ray cluster; it goes on when this machine is gone.
+
+    Files that the command names and this machine has (manifest, settings) are sent along. The run itself must be where
+    every node can write it: a URL, or an absolute path on shared storage. With --follow the exit code is the command's.
+
+    Example: fewchannels submit --address http://HEAD:8265 --follow -- capture --manifest m.parquet --out s3://B/RUN
+    """
+    words = checked(command)
+    with errors.status("sending the job"):
+        from fewchannels.cluster.jobs import Jobs
+
+        jobs = Jobs(address)
+        job_id, files = jobs.submit(words, job_id)
+    sent = f", with {', '.join(files)}" if files else ""
+    say(f"job {job_id} is on the cluster{sent}")
+    if not follow:
+        if as_json:
+            results.print_json(json.dumps({"job_id": job_id, "files": files}))
+        else:
+            say(f"fewchannels logs {job_id} --follow shows what it prints, fewchannels stop {job_id} stops it.")
+            results.print(job_id, markup=False)
+        return
+    _follow(address, job_id, as_json)
+
+
+def checked(command: list[str]) -> list[str]:
+    """A command's words, with ``--address auto`` where it takes one: it is parsed here as it will be on the cluster.
+
+    Raises:
+        InputError: it is no command that can run there, or writes to a place of this machine.
+    """
+    from fewchannels.cli import app
+    from fewchannels.errors import InputError, unknown
+
+    words = command[1:] if command[0] == "fewchannels" else command
+    parser: Any = typer.main.get_command(app)
+    name, rest = "", list(words)
+    while hasattr(parser, "commands"):  # a group of them
+        name = rest.pop(0) if rest else ""
+        if name not in parser.commands:
+            raise unknown("command", name, parser.commands)
+        parser = parser.commands[name]
+    if name in ("submit", "status", "logs", "stop"):
+        raise InputError(f"fewchannels {name} is not for a cluster; run it here.")
+    try:
+        context = parser.make_context(name, rest)
+    except typer.Exit:
+        raise InputError(f"{' '.join(words)!r} only prints help; run it here.") from None
+    except Exception as error:  # typer's own errors, which have no public base class
+        if not hasattr(error, "format_message"):
+            raise
+        raise InputError(f"fewchannels {' '.join(words)} would be refused: {error.format_message()}") from None
+    for name in _PLACES:
+        for place in _several(context.params.get(name)):
+            if "://" not in str(place) and not str(place).startswith("/"):
+                raise InputError(
+                    f"{name} is {str(place)!r}, a path of this machine. Give a URL such as s3://BUCKET/RUN, or the "
+                    "absolute path of a folder that every node of the cluster has at the same place."
+                )
+    for name, value in context.params.items():
+        for place in _several(value):
+            if name not in _PLACES and isinstance(place, Path) and not (place.is_absolute() or place.is_file()):
+                raise InputError(f"{name} is {str(place)!r}, and there is no such file here to be sent.")
+    if context.params.get("address", "") is None:
+        words = [*words, "--address", "auto"]
+    return words
+
+
+def _several(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def status(
+    job_id: Annotated[str | None, typer.Argument(help="Of one job.", show_default="all jobs")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """How the cluster's jobs stand, the latest first.
+
+    Example: fewchannels status --address http://HEAD:8265
+    """
+    from fewchannels.cluster.jobs import Jobs
+
+    with errors.status("asking the cluster"):
+        jobs = Jobs(address)
+        found = [jobs.state(job_id)] if job_id else jobs.all()
+    if as_json:
+        content = [dataclasses.asdict(each) for each in found]
+        results.print_json(json.dumps(content[0] if job_id else content))
+        return
+    if not found:
+        say("no job was submitted to this cluster.")
+        return
+    rows = []
+    for each in found:
+        began, ended = (None if text is None else datetime.fromisoformat(text) for text in (each.started, each.ended))
+        took = duration((ended - began).total_seconds()) if began and ended else ""
+        code = "" if each.exit_code is None else str(each.exit_code)
+        rows.append((each.job_id, each.status, code, f"{began:%m-%d %H:%M}" if began else "", took, each.command))
+    table = Table()
+    for place, name in enumerate(("job", "status", "exit", "started, UTC", "took")):
+        table.add_column(name, no_wrap=True, min_width=max(len(row[place]) for row in rows))
+    table.add_column("command", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
+    results.print(table)
+    if job_id and found[0].message:
+        say(found[0].message)
+
+
+def logs(
+    job_id: JobId,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option(help="Go on until the job ends; the exit code is then its own.")] = False,
+) -> None:
+    """Print what a job has printed.
+
+    Example: fewchannels logs JOB --follow
+    """
+    from fewchannels.cluster.jobs import Jobs
+
+    if follow:
+        _follow(address, job_id, as_json=False)
+    else:
+        sys.stdout.write(Jobs(address).log(job_id))
+
+
+def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> None:
+    """Stop a job. What it has finished is kept; submit the same command again to go on.
+
+    Example: fewchannels stop JOB
+    """
+    from fewchannels.cluster.jobs import Jobs
+
+    was_running = Jobs(address).stop(job_id)
+    if as_json:
+        results.print_json(json.dumps({"job_id": job_id, "was_running": was_running}))
+    else:
+        say(f"job {job_id} {'is being stopped' if was_running else 'had ended before'}")
+
+
+def _follow(address: str | None, job_id: str, as_json: bool) -> None:
+    """Print a job's output on standard error until it ends, and end with its exit code."""
+    from fewchannels.cluster.jobs import Jobs
+
+    jobs = Jobs(address)
+    try:
+        state: JobState = jobs.follow(job_id, lambda text: errors.out(text, end=""))
+    except KeyboardInterrupt:
+        say(f"the job goes on; fewchannels logs {job_id} --follow shows it, fewchannels stop {job_id} stops it.")
+        raise typer.Exit(130) from None
+    if as_json:
+        results.print_json(json.dumps(dataclasses.asdict(state)))
+    say(f"job {job_id}: {state.status}{'' if state.exit_code is None else f', exit code {state.exit_code}'}")
+    if state.status != "SUCCEEDED":
+        raise typer.Exit(state.exit_code or 1)

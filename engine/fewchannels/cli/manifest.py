@@ -1,0 +1,175 @@
+"""``fewchannels manifest``: make manifests and look at them."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fewchannels.cli.console import duration, errors, progress_bar, results
+from fewchannels.units import size
+
+if TYPE_CHECKING:
+    from fewchannels.manifest import IngestReport
+
+app = typer.Typer(no_args_is_help=True)
+_BAR_AFTER_S = 2.0
+
+
+class OnError(StrEnum):
+    """What to do about bad rows."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@app.callback()
+def _group() -> None:
+    """Make and look at manifests: tables of prompts and seeds."""
+
+
+@app.command()
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt: one prompt a line), or demo:N for N "
+            "captions of the demo world."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    prompt_column: Annotated[
+        str | None, typer.Option(help="The prompts' column.", show_default="prompt, caption, text, description, ...")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds of each prompt: 0,1,2 or 0:4.", show_default="the seed column, else 0")
+    ] = None,
+    on_error: Annotated[OnError, typer.Option(help="Bad rows: fail and write nothing, or skip them.")] = OnError.FAIL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Make a manifest of tables of prompts: check every row, give every sample its id, drop duplicates.
+
+    Columns called seed, negative_prompt, width, height, steps, guidance, mask and reference set a sample's own; every
+    other column is kept. In TSV, quotes are part of the text.
+
+    Example: fewchannels manifest ingest prompts.csv more.jsonl -o manifest.parquet --seeds 0:4
+    """
+    from fewchannels import manifest
+
+    began = time.monotonic()
+    with _progress() as progress:
+        report = manifest.ingest(
+            sources,
+            output,
+            prompt_column=prompt_column,
+            seeds=None if seeds is None else manifest.parse_seeds(seeds),
+            on_error=on_error.value,
+            progress=progress,
+        )
+    if as_json:
+        results.print_json(json.dumps(asdict(report) | {"output": str(report.output)}))
+    else:
+        _print_report(report, time.monotonic() - began)
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="The manifest.", metavar="MANIFEST")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Check a manifest and show what is in it: samples, prompts, seeds, settings and extra columns.
+
+    Example: fewchannels manifest show manifest.parquet
+    """
+    from fewchannels import manifest
+
+    manifest.validate(path)
+    about = manifest.summary(path) | {"digest": manifest.digest(path)}
+    if as_json:
+        results.print_json(json.dumps(about))
+    else:
+        _print_summary(path, about)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, int], None]]:
+    """What to call with bytes read, all bytes and rows read; draws a bar once the work has taken a while."""
+    began = time.monotonic()
+    bar = progress_bar()
+    shown = bar.add_task("reading rows", total=None, rate="")
+
+    def update(done_bytes: int, total_bytes: int, n_rows: int) -> None:
+        if not bar.live.is_started and errors.is_terminal and time.monotonic() - began > _BAR_AFTER_S:
+            bar.start()
+        n_expected = n_rows * total_bytes // done_bytes if done_bytes else None
+        bar.update(shown, completed=n_rows, total=n_expected)
+
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+def _print_report(report: "IngestReport", seconds: float) -> None:
+    for row in report.bad_rows:
+        errors.print(f"skipped {row}", markup=False, style="yellow", soft_wrap=True)
+    if report.n_bad > len(report.bad_rows):
+        errors.print(f"skipped {report.n_bad - len(report.bad_rows):,} more", style="yellow")
+    for note in report.notes:
+        errors.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+    table = _table(report.output)
+    table.add_row("samples", f"{report.n_written:,}")
+    table.add_row("rows read", f"{report.n_rows:,}")
+    table.add_row("prompts from", _literal(report.prompt_column))
+    table.add_row("duplicates", f"{report.n_duplicates:,} left out")
+    table.add_row("bad rows", f"{report.n_bad:,} left out")
+    table.add_row("blank lines", f"{report.n_blank:,}")
+    table.add_row("took", duration(seconds))
+    results.print(table)
+    errors.print(
+        f"Next: fewchannels capture --model demo --manifest {report.output} --out RUN", markup=False, soft_wrap=True
+    )
+
+
+def _print_summary(path: Path, about: dict[str, Any]) -> None:
+    table = _table(path)
+    seeds, lengths = about["seeds"], about["prompt_characters"]
+    table.add_row("samples", f"{about['n_samples']:,}")
+    table.add_row("prompts", f"{about['n_prompts']:,} distinct")
+    table.add_row("seeds", f"{seeds['n']:,} distinct, {seeds['min']} to {seeds['max']}")
+    table.add_row(
+        "characters", f"{lengths['0']} to {lengths['100']}, median {lengths['50']}, 95 % have at most {lengths['95']}"
+    )
+    for name, n in about["optional"].items():
+        if n:
+            table.add_row(name, f"set in {n:,}")
+    table.add_row("not set", ", ".join(name for name, n in about["optional"].items() if not n))
+    for side in about["sizes"]:
+        if side["height"] or side["width"]:
+            table.add_row("size", f"{side['height'] or 'any'} high, {side['width'] or 'any'} wide: {side['n']:,}")
+    for name, column in about["extra"].items():
+        commonest = ", ".join(f"{value['value']!r} {value['n']:,}" for value in column["commonest"])
+        many = "" if column["n_distinct"] is None else f"{column['n_distinct']:,} distinct: "
+        table.add_row(_literal(name), Text(f"{column['type']}, {many}{commonest}".removesuffix(", ")))
+    table.add_row("file", size(about["bytes"]))
+    table.add_row("digest", about["digest"])
+    results.print(table)
+
+
+def _table(path: Path) -> Table:
+    table = Table(title=_literal(str(path)), title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value", overflow="fold")
+    return table
+
+
+def _literal(text: str) -> Text:
+    """Text of unknown origin: brackets are no markup, and control characters are spelled out."""
+    return Text(text if text.isprintable() else repr(text))

@@ -1,0 +1,132 @@
+"""``fewchannels models``: which models are known, what one is, and what an unknown one seems to be."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Column, Table
+
+from fewchannels.cli.console import errors, results, say
+from fewchannels.errors import InputError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Which models are known, and how to describe one that is not."""
+
+
+@app.command("list")
+def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the pipelines that are known: their kinds of layers, streams and guidance.
+
+    Example: fewchannels models list
+    """
+    from fewchannels.models.families import FAMILIES
+    from fewchannels.models.family_file import as_fields
+
+    if as_json:
+        results.print_json(json.dumps({name: as_fields(family) for name, family in FAMILIES.items()}))
+        return
+    table = Table(Column("pipeline", no_wrap=True), "layers", "streams", "guidance", "reference", box=SIMPLE)
+    for family in FAMILIES.values():
+        kinds = ", ".join(each.kind for each in family.lists)
+        streams = ", ".join(family.streams)
+        for pipeline, how in family.pipelines.items():
+            guidance = ", ".join(part for part in ("distilled" if how.embedded else "", how.guidance) if part != "none")
+            reference = "needed" if how.needs_reference else "may be" if how.reference else "no"
+            table.add_row(pipeline, kinds, streams, guidance.strip(", ") or "none", reference)
+    results.print(table)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="demo, a folder, or a hub id.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    family: Annotated[Path | None, typer.Option(help="YAML file that describes its transformer class.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show a model's layers, width, grid and guidance, from its configuration; no weights are loaded.
+
+    Example: fewchannels models show demo
+    """
+    from fewchannels.models.family_file import read_family
+    from fewchannels.models.source import find, geometry
+
+    shape = geometry(find(model, revision), read_family(family) if family else None)
+    side = shape.default_side
+    height, width = shape.grid(side, side)
+    kinds: dict[str, int] = {}
+    for block in shape.blocks:
+        kinds[block.kind] = kinds.get(block.kind, 0) + 1
+    about: dict[str, Any] = {
+        "model": model,
+        "transformer": shape.transformer,
+        "pipeline": shape.pipeline_class,
+        "n_layers": len(shape.blocks),
+        "layers": kinds,
+        "n_channels": shape.n_channels,
+        "pixels_per_token": shape.pixels_per_token,
+        "default_size": [side, side],
+        "default_grid": [height, width],
+        "streams": ["image", "text"] if shape.family.has_text(shape.blocks) else ["image"],
+        "takes_guidance": shape.takes_guidance,
+        "default_guidance": shape.pipeline.default_guidance,
+        "can_be_guided": shape.can_be_guided,
+        "reference": "needed" if shape.pipeline.needs_reference else "may" if shape.pipeline.reference else "no",
+    }
+    if as_json:
+        results.print_json(json.dumps(about))
+        return
+    table = Table(title=model, title_justify="left", show_header=False)
+    for name, value in about.items():
+        table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict | list) else str(value))
+    results.print(table)
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Argument(help="A folder or a hub id.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Family file to write, for --family.")] = None,
+    height: Annotated[int, typer.Option(help="Height of the pictures that are tried, pixels.")] = 384,
+    width: Annotated[int, typer.Option(help="Width of them, pixels; best not the height.")] = 256,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Find where an unknown model keeps its image stream, by changing its initial noise and seeing what moves.
+
+    It runs the model a few dozen times for one step, says what it found and what it doubts, and writes a family file.
+
+    Example: fewchannels models probe FOLDER -o family.yaml
+    """
+    with errors.status("loading the model"):
+        import torch
+        import yaml
+
+        from fewchannels.models.family_file import as_fields
+        from fewchannels.models.load import open_pipeline
+        from fewchannels.models.probe import probe as look
+        from fewchannels.models.source import find
+
+        pipeline = open_pipeline(find(model, revision), "cuda" if torch.cuda.is_available() else "cpu")
+    with errors.status("changing the noise and seeing what moves"):
+        found = look(pipeline, height, width)
+    written = yaml.safe_dump({found.transformer: as_fields(found.family)}, sort_keys=False)
+    if output is not None:
+        if output.exists():
+            raise InputError(f"{str(output)!r} is there already; give another name, or remove it.")
+        output.write_text(written, encoding="utf-8")
+    if as_json:
+        about = {"family": {found.transformer: as_fields(found.family)}, "evidence": found.evidence}
+        results.print_json(json.dumps(about | {"doubts": found.doubts}))
+        return
+    for line in found.evidence:
+        say(f"found: {line}")
+    for line in found.doubts:
+        say(f"doubtful: {line}", style="yellow")
+    results.print(written, markup=False, soft_wrap=True)
+    if output is not None:
+        say(f"wrote {output}; read it, then give --family {output} to fewchannels capture")

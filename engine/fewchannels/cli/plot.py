@@ -1,0 +1,60 @@
+"""``fewchannels plot``: a sweep's means, contrasts and figures, drawn again over what is finished; or one figure."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.sweeps import Metrics, effects
+
+if TYPE_CHECKING:
+    from fewchannels.runs.storage import Storage
+
+
+def plot(
+    sweep: Annotated[str, typer.Argument(help="Folder or URL of the sweep, finished or not.")],
+    metric: Metrics = None,
+    of: Annotated[str | None, typer.Option(help="One figure: this column of edits against --axis.")] = None,
+    item: Annotated[int | None, typer.Option(help="One figure: the pictures of this item.")] = None,
+    axis: Annotated[str | None, typer.Option(help="k, amount, layer or step.", show_default="what varies")] = None,
+    out: Annotated[Path | None, typer.Option(help="Of one figure: FILE.png or FILE.svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure a sweep's effects over what is finished, and draw dose-response curves and strips of pictures.
+
+    With --of or --item it draws that one figure instead, to --out.
+
+    Example: fewchannels plot SWEEP
+    Example: fewchannels plot SWEEP --of ssim --axis k --out ssim.svg
+    """
+    from fewchannels.errors import InputError
+    from fewchannels.runs.storage import open_storage
+
+    storage = open_storage(sweep)
+    if of is None and item is None:
+        if axis is not None or out is not None:
+            raise InputError("--axis and --out are of one figure; name it with --of METRIC or --item N.")
+        finding = effects(storage, metric or ())
+        if as_json:
+            results.print_json(json.dumps(finding.numbers))
+            return
+        results.print(Markdown(finding.text))
+        say(f"figures: {', '.join(sorted(finding.files))}, in {sweep}/results/effects/")
+        return
+    if of is not None and item is not None:
+        raise InputError("--of and --item name two figures; ask for one.")
+    if out is None or out.suffix not in (".png", ".svg"):
+        raise InputError(f"out is {str(out or '')!r}; name where the figure goes: FILE.png or FILE.svg.")
+    with errors.status(f"drawing {out}"):
+        out.write_bytes(_figure(storage, of, item, axis)[out.suffix[1:]])
+    say(f"wrote {out}")
+
+
+def _figure(storage: "Storage", of: str | None, item: int | None, axis: str | None) -> dict[str, bytes]:
+    from fewchannels.analyses.figures.still import still
+    from fewchannels.interventions.effects.measure import draw_dose, draw_strip
+
+    return still(draw_strip(storage, item, axis) if item is not None else draw_dose(storage, of or "", axis))

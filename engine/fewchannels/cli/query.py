@@ -1,0 +1,271 @@
+"""``fewchannels query`` and ``fewchannels sql``: ask a run, and print the answer as a table, JSON, CSV or a file."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+
+from fewchannels.cli.console import errors, results
+from fewchannels.errors import InputError, StorageError, unknown
+
+if TYPE_CHECKING:
+    from fewchannels.runs.sql.answer import Answer
+    from fewchannels.runs.sql.named_queries import Query
+
+DEFAULT_LIMIT = 40
+LONGEST_TEXT = 48
+FORMATS = (".parquet", ".csv", ".json")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print records as JSON: null for NaN, base64 for binary.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: JSON for lists, base64 for binary.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file: .parquet, .csv or .json.")]
+Limit = Annotated[
+    int | None, typer.Option(min=0, help=f"Most rows, 0 for all. Unless given: {DEFAULT_LIMIT} in a table, else all.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``query`` and ``sql`` to the command line."""
+    app.command("query")(query)
+    app.command("sql", cls=_Sql)(sql)
+
+
+class _Sql(TyperCommand):
+    """A command whose text may begin with SQL's comment, ``--``, which is no option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f" {arg}" if re.match(r"--[^\s=]*\s", arg) else arg for arg in args])
+
+
+def query(
+    run: Annotated[str | None, typer.Argument(help="Folder or URL of the run.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="The query; --list shows them.", show_default=False)] = None,
+    param: Annotated[list[str] | None, typer.Option(help="A parameter, name=value; repeat for more.")] = None,
+    as_list: Annotated[bool, typer.Option("--list", help="List the queries; with a query's name, explain it.")] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    output: Output = None,
+    limit: Limit = None,
+) -> None:
+    """Run a named query on a run, finished or not; --list says which need the result of an analysis first.
+
+    Example: fewchannels query RUN massive_channels --param step=19 --param top=3
+    """
+    from fewchannels.runs.sql.catalog import Catalog
+    from fewchannels.runs.sql.named_queries import queries
+
+    if as_list:
+        wanted = name or run
+        if wanted is not None and wanted not in queries():
+            raise unknown("query", wanted, queries())
+        chosen = [queries()[wanted]] if wanted else list(queries().values())
+        if as_json:
+            typer.echo(json.dumps([_described(one) for one in chosen], indent=1))
+        elif wanted:
+            _explain(chosen[0])
+        else:
+            _list(chosen)
+        return
+    if run is None or name is None:
+        raise InputError("give a run and a query, as in: fewchannels query RUN massive_channels. --list shows them.")
+    if name not in queries():
+        raise unknown("query", name, queries())
+    parameters = _parameters(queries()[name], param or [])
+    with Catalog(run) as catalog:
+        answer = catalog.query(name, **parameters)
+    _deliver(answer, as_json, as_csv, output, limit)
+
+
+def sql(
+    run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
+    text: Annotated[
+        str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks, run and results, LABEL_TABLE.")
+    ],
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    output: Output = None,
+    limit: Limit = None,
+) -> None:
+    """Ask a run one read-only SQL question.
+
+    Example: fewchannels sql RUN "select stream, layer, avg(ratio) from cells group by all order by all"
+
+    In a condition on Parquet, DuckDB may get isnan(x) and isfinite(x) wrong: ask if(isfinite(x), x, null) is not null.
+    """
+    from fewchannels.runs.sql.catalog import Catalog
+
+    with Catalog(run) as catalog:
+        answer = catalog.sql(text)
+    _deliver(answer, as_json, as_csv, output, limit)
+
+
+def print_relation(answer: "Answer", limit: int = DEFAULT_LIMIT) -> None:
+    """Print an answer as a table for people: numbers to 4 digits, long texts cut, units under the names.
+
+    Args:
+        answer: of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
+        limit: most rows to print; 0 for all.
+    """
+    units = {column.name: column.unit for column in answer.query.columns} if answer.query else {}
+    shown = answer.head(limit) if limit else answer
+    values = shown.fetchall()
+    columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    cells: list[list[Text]] = []
+    used, available = 2, results.width if results.is_terminal else sys.maxsize
+    for name, column in zip(answer.columns, columns, strict=True):
+        head, texts = _head(name, units.get(name, "")), [_cell(value) for value in column]
+        width = max(cell_len(line) for text in (head, *texts) for line in text.plain.split("\n"))
+        if used + width + 2 > available and cells:
+            break
+        used += width + 2
+        right = all(value is None or isinstance(value, int | float) for value in column)
+        table.add_column(head, justify="right" if right else "left", no_wrap=True, min_width=width)
+        cells.append(texts)
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    # In a file or a pipe every column is printed, however long the lines become.
+    console = results if results.is_terminal else Console(file=results.file, width=used, highlight=False)
+    console.print(table)
+    counted = (
+        f"{len(shown)} of {len(answer)} rows; --limit 0 for all" if len(shown) < len(answer) else _rows(len(answer))
+    )
+    results.print(counted, markup=False)
+    if len(cells) < len(columns):
+        left_out = ", ".join(answer.columns[len(cells) :])
+        results.print(f"columns that do not fit: {left_out}. A wider window, --json or --csv shows them.", markup=False)
+
+
+def _rows(n: int) -> str:
+    return f"{n} row{'s' * (n != 1)}"
+
+
+def _head(name: str, unit: str) -> Text:
+    """A column's name, broken where it has an underscore so that numbers decide the width, and its unit."""
+    head = Text(_visible(name).replace("_", "_\n"), style="bold")
+    return head.append(f"\n{unit}", style="dim") if unit else head
+
+
+def _visible(text: str) -> str:
+    """The text on one line; what could move the cursor or colour the terminal is shown as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1].rstrip() + "…"
+
+
+def _cell(value: Any) -> Text:
+    return Text(_cut(_visible(_short(value))))
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, float | Decimal):
+        return _number(float(value))
+    if isinstance(value, list):
+        return "[" + " ".join(_short(item) for item in value) + "]"
+    return str(value)
+
+
+def _number(value: float) -> str:
+    """4 significant digits; the integer part of a number below ten million is never rounded away."""
+    if value == 0 or 1000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:#.4g}"
+
+
+def _deliver(answer: "Answer", as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> None:
+    if as_json + as_csv + (output is not None) > 1:
+        raise InputError("give one of --json, --csv and --output.")
+    if not (as_json or as_csv or output):
+        print_relation(answer, DEFAULT_LIMIT if limit is None else limit)
+        return
+    if limit:
+        answer = answer.head(limit)
+    if output is not None:
+        _write(answer, output)
+        errors.print(f"wrote {_rows(len(answer))} to {output}", markup=False)
+    else:
+        # Not typer.echo: it takes escape sequences out of the data when they go to a pipe.
+        sys.stdout.write(answer.as_json() if as_json else answer.as_csv())
+
+
+def _write(answer: "Answer", path: Path) -> None:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"--output {str(path)!r} ends in {suffix or 'nothing'!r}; give one of {', '.join(FORMATS)}.")
+    if suffix == ".parquet":
+        answer.write_parquet(path)
+        return
+    try:
+        path.write_text(answer.as_json() if suffix == ".json" else answer.as_csv(), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {str(path)!r}: {error}") from None
+
+
+def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` texts as values of the query's parameters."""
+    texts: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--param {text!r} is not name=value, as in --param layer=3.")
+        texts[name] = value
+    return query.parse(texts)
+
+
+def _described(query: "Query") -> dict[str, Any]:
+    described = asdict(query)
+    for parameter in described["parameters"]:
+        parameter["type"] = parameter["type"].__name__
+    return described
+
+
+def _list(chosen: Sequence["Query"]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("query", style="bold", no_wrap=True)
+    table.add_column("what it answers")
+    table.add_column("parameters")
+    for one in chosen:
+        sentence = re.split(r"(?<=[.?]) ", one.purpose)[0]
+        sentence += f" Needs analyze {', '.join(one.needs)}." if one.needs else ""
+        parameters = " ".join(f"{p.name}={p.default}" for p in one.parameters)
+        table.add_row(one.name, Text(sentence), Text(parameters))
+    results.print(table)
+    results.print("fewchannels query --list NAME explains one.", markup=False)
+
+
+def _explain(query: "Query") -> None:
+    results.print(Text(query.name, style="bold"))
+    results.print(query.purpose, markup=False)
+    for label in query.needs:
+        results.print(f"Needs: fewchannels analyze {label} RUN.", markup=False)
+    results.print(f"One row: {query.grain.removeprefix('one row per ')}.", markup=False)
+    for title, lines in (
+        (
+            "parameters",
+            [(f"{p.name}={p.default}", " or ".join(p.choices) or p.type.__name__, p.doc) for p in query.parameters],
+        ),
+        ("columns", [(column.name, column.unit, column.doc) for column in query.columns]),
+    ):
+        table = Table(box=None, title=title, title_justify="left", show_header=False, pad_edge=False)
+        for line in lines:
+            table.add_row(*map(Text, line))
+        if lines:
+            results.print(table)

@@ -1,0 +1,89 @@
+"""``fewchannels report``: runs, sweeps and comparisons as one page, to read or to send to someone."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewchannels.cli.console import errors, progress_bar, results, say
+from fewchannels.units import size
+
+if TYPE_CHECKING:
+    from fewchannels.analyses.document import Document
+    from fewchannels.views.report.build import Progress
+
+
+def report(
+    places: Annotated[
+        list[str], typer.Argument(help="Folders or URLs of runs and sweeps, finished or not, and of comparisons.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="FILE.html, one file; FILE.md and its pictures; or FILE.pdf."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Column to show best, median and worst samples by.",
+            show_default="iou, else ratio; of sweeps each main metric",
+        ),
+    ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Beside FILE.html, print FILE.pdf with a Chromium.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON; needs no --out.")] = False,
+) -> None:
+    """Write what was run and found as a page: sentences with intervals and controls, figures, samples, commands.
+
+    Example: fewchannels report RUN SWEEP -o report.html
+    Example: fewchannels report RUN -o report.md --by best_iou
+    """
+    from fewchannels.errors import InputError
+    from fewchannels.views.report.build import build, check_out
+    from fewchannels.views.report.pdf import find_browser
+
+    if out is None and not as_json:
+        raise InputError("say where the report goes: -o report.html, report.md or report.pdf. --json alone prints it.")
+    if out is not None:
+        check_out(out)
+    if pdf and (out is None or out.suffix.lower() != ".html"):
+        raise InputError(f"--pdf prints a page, and out is {str(out or '')!r}. Give -o report.html, or -o report.pdf.")
+    browser = find_browser() if pdf or (out is not None and out.suffix.lower() == ".pdf") else ""
+    with progress_bar() as bar:
+        shown = bar.add_task("reading", total=len(places), rate="")
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            bar.update(shown, description=what, completed=done, total=total)
+
+        document = build(places, by, on_progress)
+        said = _write(document, out, pdf, browser, on_progress) if out is not None else []
+    for line in said:
+        say(line)
+    if as_json:
+        results.print_json(json.dumps(document.numbers()))
+
+
+def _write(document: "Document", out: Path, pdf: bool, browser: str, on_progress: "Progress") -> list[str]:
+    """Write the report; returns what to tell."""
+    from fewchannels.views.report.build import write_html
+
+    kind = out.suffix.lower()
+    if kind == ".md":
+        from fewchannels.views.report.markdown import write_markdown
+
+        n_bytes = write_markdown(document, out, on_progress)
+        return [f"wrote {out} and {out.with_name(f'{out.stem}_figures')}/ ({size(n_bytes)})"]
+    if kind == ".html":
+        said = [f"wrote {out} ({size(write_html(document, out, on_progress))}), open it with a browser"]
+        return [*said, *([_print(out, out.with_suffix(".pdf"), browser)] if pdf else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        write_html(document, page, on_progress)
+        return [_print(page, out, browser)]
+
+
+def _print(page: Path, out: Path, browser: str) -> str:
+    from fewchannels.views.report.pdf import print_pdf
+
+    with errors.status(f"printing {out}"):
+        return f"wrote {out} ({size(print_pdf(page, out, browser))})"

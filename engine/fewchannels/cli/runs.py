@@ -1,0 +1,101 @@
+"""``fewchannels runs``: look at runs on disk."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fewchannels.cli import upkeep, verify
+from fewchannels.cli.console import results
+from fewchannels.units import size
+
+app = typer.Typer(no_args_is_help=True)
+app.command("verify")(verify.verify)
+app.command("merge")(upkeep.merge)
+app.command("compact")(upkeep.compact)
+app.command("export")(upkeep.export)
+
+
+@app.callback()
+def _group() -> None:
+    """Look at runs, check and keep them."""
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what a run or a sweep is: model, settings, how far it is, and its size on disk.
+
+    Example: fewchannels runs show RUN
+    """
+    from fewchannels.runs.description import SWEEP
+    from fewchannels.runs.run import open_run
+    from fewchannels.runs.storage import open_storage
+
+    if open_storage(run).exists(SWEEP):
+        _show_sweep(run, as_json)
+        return
+    about = open_run(run).summary()
+    if as_json:
+        results.print_json(json.dumps(about))
+        return
+    table = Table(title=run, title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value", overflow="fold")
+    table.add_row("done", f"{about['n_done']:,} of {about['n_samples']:,} samples, {about['n_failed']:,} failed")
+    table.add_row("tasks", f"{about['n_tasks_done']:,} of {about['n_tasks']:,}")
+    table.add_row("model", f"{about['model']['name']} ({about['model']['family']})")
+    table.add_row("weights", about["model"]["weights_sha256"])
+    for name, value in about["config"].items():
+        if name not in ("model", "revision") and value is not None:
+            table.add_row(name, _indices(value) if isinstance(value, list) else str(value))
+    table.add_row("kept", " x ".join(f"{about['geometry'][f'n_{d}']} {d}" for d in ("layers", "channels", "tokens")))
+    table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
+    if about["seconds_per_sample"] is not None:
+        table.add_row("generation", f"{about['seconds_per_sample']:.3g} s a sample (mean)")
+    if about["n_truncated"]:
+        table.add_row("prompts cut", f"{about['n_truncated']:,}: longer than the model's text encoder takes")
+    table.add_row("fingerprint", about["fingerprint"])
+    table.add_row("begun", about["created"])
+    table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    results.print(table)
+
+
+def _show_sweep(place: str, as_json: bool) -> None:
+    from fewchannels.interventions.sweep import summary
+    from fewchannels.runs.storage import open_storage
+
+    about = summary(open_storage(place))
+    if as_json:
+        results.print_json(json.dumps(about))
+        return
+    table = Table(title=place, title_justify="left", show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value", overflow="fold")
+    table.add_row("done", f"{about['n_done']:,} of {about['n_items']:,} items, {about['n_failed']:,} failed")
+    table.add_row("tasks", f"{about['n_tasks_done']:,} of {about['n_tasks']:,}")
+    table.add_row("kind", about["kind"] + (f", protocol {about['protocol']}" if about["protocol"] else ""))
+    table.add_row("edits", f"{about['n_edits']:,}: {about['n_conditions']:,} conditions of each item")
+    table.add_row("model", f"{about['model']['name']} ({about['model']['family']})")
+    for name, value in about["generation"].items():
+        if value is not None:
+            table.add_row(name, str(value))
+    table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
+    table.add_row("fingerprint", about["fingerprint"])
+    table.add_row("begun", about["created"])
+    table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    results.print(table)
+
+
+def _indices(values: list[int]) -> str:
+    """Ascending indices with runs of neighbours shortened: ``0-19, 25``."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

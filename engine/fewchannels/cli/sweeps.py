@@ -1,0 +1,170 @@
+"""What ``fewchannels probe`` and ``fewchannels transport`` share: options, the run of a sweep, and its end."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+from rich.table import Table
+
+from fewchannels.cli.console import duration, errors, progress_bar, results, say
+from fewchannels.cli.progress import RunBar
+from fewchannels.units import size
+
+if TYPE_CHECKING:
+    from fewchannels.analyses.analysis import Finding
+    from fewchannels.capture.run import Outcome
+    from fewchannels.cluster.session import Pool
+    from fewchannels.interventions.estimate import Cost
+    from fewchannels.interventions.sweep import Prepared, Sweep
+    from fewchannels.runs.storage import Storage
+
+Manifest = Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")]
+Out = Annotated[str, typer.Option(help="Folder or URL of the sweep; an interrupted one goes on.")]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML: generation settings, and grids, a list of settings to combine.")
+]
+Model = Annotated[str | None, typer.Option(help="demo, a folder, or a hub id.", show_default="demo")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="20")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default="the model's")]
+TrueCfg = Annotated[float | None, typer.Option(help="Classifier-free guidance beside a distilled one; 1 is off.")]
+Height = Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")]
+Width = Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows of a batch, compared ones included.", show_default="16")]
+K = Annotated[str, typer.Option(help="Channels of a selection, comma-separated: 4,8,12.")]
+Trials = Annotated[int, typer.Option(help="Draws of random channels for each sample.")]
+AtLayers = Annotated[
+    list[str] | None,
+    typer.Option(help="all, dual, single, each, windows:N, or indices 0,5; repeat for more.", show_default="all"),
+]
+AtSteps = Annotated[
+    list[str] | None,
+    typer.Option(help="all, last, each, thirds, windows:N, or indices 0,9; repeat for more.", show_default="all"),
+]
+Score = Annotated[str, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.")]
+ClusterK = Annotated[int, typer.Option(help="Top channels that tokens are clustered by, for --tokens foreground.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", help="clip=, dino=, pickscore=, aesthetic= FOLDER or hub id, lpips=alex; repeat for more."
+    ),
+]
+Actors = Annotated[int | None, typer.Option(help="Ray actors.", show_default="one per GPU, or per CPU, at most 4")]
+GpusPerActor = Annotated[float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")]
+CpusPerActor = Annotated[
+    int | None, typer.Option(help="CPU threads of each actor.", show_default="its share of the node's")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster, auto on one of its nodes; without it Ray starts here.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    """Numbers of a comma-separated list.
+
+    Raises:
+        InputError: one is none.
+    """
+    from fewchannels.errors import InputError
+
+    try:
+        return tuple(kind(part) for part in words(text))
+    except ValueError:
+        raise InputError(
+            f"{name} is {text!r}; give numbers such as {'0.25,0.5' if kind is float else '4,8'}."
+        ) from None
+
+
+def run_sweep(prepared: "Prepared", pool: "Pool", *, dry_run: bool, as_json: bool) -> None:
+    """Run what is not done of a prepared sweep, measure its effects, and print them."""
+    from fewchannels.interventions.sweep import begin_sweep, check_place
+    from fewchannels.runs.lease import hold
+
+    sweep = prepared.sweep
+    if dry_run:
+        _print_cost(prepared, pool, as_json)
+        return
+    with errors.status(f"looking at {sweep.job.run}"):
+        check_place(prepared)
+    with hold(sweep.storage, on_wait=say) as token:
+        sweep.storage.clean()
+        resumed = begin_sweep(prepared)
+        leased = sweep.leased(token)
+        n, items = len(sweep.conditions), "pairs" if sweep.has_source else "samples"
+        say(
+            f"{'resuming' if resumed else 'editing'} {sweep.n_items} {items} under {n} condition{'s' * (n > 1)}: "
+            f"{sweep.n_edits} edited pictures in {sweep.n_tasks} tasks, "
+            f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
+        )
+        outcome = _run(leased, pool)
+        finding = effects(sweep.storage, sweep.metrics) if outcome.n_done else None
+    if as_json:
+        content = dataclasses.asdict(outcome) | {"effects": finding.numbers if finding else None}
+        results.print_json(json.dumps(content))
+    else:
+        if finding:
+            results.print(Markdown(finding.text))
+        say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.job.run}, figures in results/effects/.")
+    outcome.check_complete()
+
+
+def _run(sweep: "Sweep", pool: "Pool") -> "Outcome":
+    from fewchannels.capture.run import run_tasks
+    from fewchannels.interventions.begin import start_sweep
+
+    with RunBar("editing", "pictures", sweep.n_items, len(sweep.conditions)) as bar:
+        try:
+            return run_tasks(sweep, start_sweep, pool, bar.show)
+        except KeyboardInterrupt:
+            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            raise typer.Exit(130) from None
+
+
+def effects(storage: "Storage", metrics: Sequence[str]) -> "Finding":
+    """Measure a sweep's effects over what is finished, with a progress bar."""
+    from fewchannels.interventions.effects.measure import end_sweep
+
+    with progress_bar() as bar:
+        shown = bar.add_task("measuring effects and drawing", total=None, rate="")
+        return end_sweep(storage, metrics, lambda done, total: bar.update(shown, completed=done, total=total))
+
+
+def _print_cost(prepared: "Prepared", pool: "Pool", as_json: bool) -> None:
+    from fewchannels.interventions.estimate import cost
+
+    with errors.status("generating one batch to measure its time"):
+        expected: Cost = cost(prepared, pool.n_actors, pool.cpus_per_actor)
+    if as_json:
+        results.print_json(json.dumps(dataclasses.asdict(expected)))
+        return
+    sweep = prepared.sweep
+    table = Table(title=f"What {sweep.job.run} would hold", title_justify="left")
+    for name in ("action", "selection", "k", "layers", "steps", "tokens", "conditions"):
+        table.add_column(name, justify="right" if name == "conditions" else "left")
+    kinds: dict[tuple[str, ...], int] = {}
+    for i, condition in enumerate(sweep.conditions):
+        row = condition.row(i)
+        key = tuple(str(row[each]) for each in ("action", "selection", "k", "layers_name", "steps_name", "tokens"))
+        kinds[key] = kinds.get(key, 0) + 1
+    for key, n in kinds.items():
+        table.add_row(*key, str(n))
+    results.print(table)
+    results.print(
+        f"{expected.n_items} items x {expected.n_conditions} conditions = {expected.n_edits} edited pictures, "
+        f"{expected.n_rows} rows in {expected.n_batches} batches ({expected.rows_per_edit:.2f} rows an edit), about "
+        f"{size(expected.total_bytes)} and {duration(expected.seconds)} with {pool.n_actors} "
+        f"actor{'s' * (pool.n_actors > 1)} ({expected.seconds_per_row:.3g} s a row, measured on "
+        f"{expected.measured_rows}; loading the model, starting Ray and figures not counted).",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,249 @@
+"""``fewchannels transport``: move a source's channels into a target's trajectory."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewchannels.cli import sweeps
+from fewchannels.cli.console import errors
+
+if TYPE_CHECKING:
+    from fewchannels.interventions.conditions import Grid
+
+app = typer.Typer(no_args_is_help=True)
+
+Alpha = Annotated[str, typer.Option(help="Strengths: 0 is the target, 1 the source's values; comma-separated.")]
+Selection = Annotated[
+    str, typer.Option(help="top, bottom, random, redrawn, matched, scaled, all, listed: which channels.")
+]
+Channels = Annotated[str, typer.Option(help="Of selection listed: 154,1446.")]
+ScoresFrom = Annotated[str, typer.Option(help="Whose top channels: source, target, union, intersection.")]
+Baselines = Annotated[
+    str, typer.Option(help="prompt, latents, pixels: blends at the same strengths; none for none, comma-separated.")
+]
+Pairs = Annotated[str, typer.Option(help="How many pairs are drawn, or all.")]
+Within = Annotated[list[str] | None, typer.Option(help="Column in which both must agree; repeat for more.")]
+Across = Annotated[list[str] | None, typer.Option(help="Column in which they must differ; repeat for more.")]
+Noise = Annotated[str, typer.Option(help="shared: the source begins with the target's noise; separate: with its own.")]
+Seed = Annotated[int, typer.Option(help="Of the drawn pairs.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Transport massive channels between trajectories, with controls and baselines in the same batches."""
+
+
+@app.command()
+def text(
+    manifest: sweeps.Manifest,
+    out: sweeps.Out,
+    pairs: Pairs = "100",
+    pairs_file: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet with target and source: sample ids or prompts.")
+    ] = None,
+    within: Within = None,
+    across: Across = None,
+    noise: Noise = "shared",
+    seed: Seed = 0,
+    config: sweeps.Config = None,
+    alpha: Alpha = "1",
+    selection: Selection = "top,bottom,random,matched,scaled,all",
+    channels: Channels = "",
+    scores_from: ScoresFrom = "source",
+    k: sweeps.K = "8",
+    trials: sweeps.Trials = 1,
+    layers: sweeps.AtLayers = None,
+    steps: sweeps.AtSteps = None,
+    tokens: Annotated[
+        str, typer.Option(help="all, foreground, background, target_foreground, inside, outside; comma-separated.")
+    ] = "all",
+    baselines: Baselines = "prompt,latents,pixels",
+    score: sweeps.Score = "mean_abs",
+    cluster_k: sweeps.ClusterK = 12,
+    model: sweeps.Model = None,
+    revision: sweeps.Revision = None,
+    num_inference_steps: sweeps.Steps = None,
+    guidance_scale: sweeps.Guidance = None,
+    true_cfg_scale: sweeps.TrueCfg = None,
+    height: sweeps.Height = None,
+    width: sweeps.Width = None,
+    dtype: sweeps.Dtype = None,
+    batch_size: sweeps.BatchSize = None,
+    metric: sweeps.Metrics = None,
+    actors: sweeps.Actors = None,
+    gpus_per_actor: sweeps.GpusPerActor = None,
+    cpus_per_actor: sweeps.CpusPerActor = None,
+    address: sweeps.Address = None,
+    dry_run: sweeps.DryRun = False,
+    as_json: sweeps.AsJson = False,
+) -> None:
+    """From the trajectory of one prompt into that of another: does the picture take the source's meaning?
+
+    Run the same command again to resume. Exit code 5 says that pairs are missing or failed.
+
+    Example: fewchannels transport text --manifest manifest.parquet --out SWEEP --pairs 500 --alpha 0.5,1 --k 8,16
+    """
+    grid = _grid(alpha, selection, channels, scores_from, k, trials, layers, steps, tokens, "same")
+    given = {
+        "model": model,
+        "revision": revision,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
+        "height": height,
+        "width": width,
+        "dtype": dtype,
+        "batch_size": batch_size,
+    }
+    rule = {"n": pairs, "within": within, "across": across, "noise": noise, "seed": seed}
+    more = {"pairs_file": pairs_file, "score": score, "cluster_k": cluster_k, "metrics": tuple(metric or ())}
+    pool = (actors, gpus_per_actor, address, cpus_per_actor)
+    _transport("text", manifest, out, config, grid, baselines, given, rule, more, pool, dry_run, as_json)
+
+
+@app.command()
+def image(
+    manifest: sweeps.Manifest,
+    references: Annotated[
+        Path,
+        typer.Option(help="Manifest whose reference column names pictures, mask their subjects' masks, if any."),
+    ],
+    out: sweeps.Out,
+    pairs: Pairs = "100",
+    within: Within = None,
+    across: Across = None,
+    noise: Noise = "shared",
+    seed: Seed = 0,
+    config: sweeps.Config = None,
+    alpha: Alpha = "1",
+    selection: Selection = "top,bottom,random,matched,scaled,all",
+    channels: Channels = "",
+    scores_from: ScoresFrom = "source",
+    k: sweeps.K = "8",
+    trials: sweeps.Trials = 1,
+    layers: sweeps.AtLayers = None,
+    steps: sweeps.AtSteps = None,
+    tokens: Annotated[
+        str,
+        typer.Option(help="all, foreground, background, target_foreground, inside (reference mask), outside."),
+    ] = "all",
+    placement: Annotated[
+        str, typer.Option(help="same: tokens keep their places; aligned: the source's subject onto the target's.")
+    ] = "same",
+    baselines: Baselines = "latents,pixels",
+    score: sweeps.Score = "mean_abs",
+    cluster_k: sweeps.ClusterK = 12,
+    model: sweeps.Model = None,
+    revision: sweeps.Revision = None,
+    num_inference_steps: sweeps.Steps = None,
+    guidance_scale: sweeps.Guidance = None,
+    true_cfg_scale: sweeps.TrueCfg = None,
+    height: sweeps.Height = None,
+    width: sweeps.Width = None,
+    dtype: sweeps.Dtype = None,
+    batch_size: sweeps.BatchSize = None,
+    metric: sweeps.Metrics = None,
+    actors: sweeps.Actors = None,
+    gpus_per_actor: sweeps.GpusPerActor = None,
+    cpus_per_actor: sweeps.CpusPerActor = None,
+    address: sweeps.Address = None,
+    dry_run: sweeps.DryRun = False,
+    as_json: sweeps.AsJson = False,
+) -> None:
+    """From a reference picture, noised to each step's level, into a prompt's trajectory: does its subject come along?
+
+    Run the same command again to resume. Exit code 5 says that pairs are missing or failed.
+
+    Example: fewchannels transport image --manifest manifest.parquet --references refs.parquet --out SWEEP --k 8
+    """
+    grid = _grid(alpha, selection, channels, scores_from, k, trials, layers, steps, tokens, placement)
+    given = {
+        "model": model,
+        "revision": revision,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
+        "height": height,
+        "width": width,
+        "dtype": dtype,
+        "batch_size": batch_size,
+    }
+    rule = {"n": pairs, "within": within, "across": across, "noise": noise, "seed": seed}
+    more = {"references": references, "score": score, "cluster_k": cluster_k, "metrics": tuple(metric or ())}
+    pool = (actors, gpus_per_actor, address, cpus_per_actor)
+    _transport("image", manifest, out, config, grid, baselines, given, rule, more, pool, dry_run, as_json)
+
+
+def _grid(
+    alpha: str,
+    selection: str,
+    channels: str,
+    scores_from: str,
+    k: str,
+    trials: int,
+    layers: list[str] | None,
+    steps: list[str] | None,
+    tokens: str,
+    placement: str,
+) -> "Grid":
+    from fewchannels.interventions.conditions import Grid
+
+    return Grid(
+        actions=("transport",),
+        amounts=sweeps.numbers("alpha", alpha, float),
+        selections=sweeps.words(selection),
+        trials=trials,
+        k=sweeps.numbers("k", k, int),
+        scores_from=sweeps.words(scores_from),
+        channels=sweeps.numbers("channels", channels, int),
+        layers=tuple(layers or ["all"]),
+        steps=tuple(steps or ["all"]),
+        tokens=sweeps.words(tokens),
+        placements=sweeps.words(placement),
+    )
+
+
+def _transport(
+    kind: str,
+    manifest: Path,
+    out: str,
+    config: Path | None,
+    grid: "Grid",
+    baselines: str,
+    given: dict[str, Any],
+    rule: dict[str, Any],
+    more: dict[str, Any],
+    pool: tuple[int | None, float | None, str | None, int | None],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    with errors.status("checking the manifest and the model"):
+        import dataclasses
+
+        from fewchannels.cluster.session import choose_pool
+        from fewchannels.errors import InputError
+        from fewchannels.interventions.pairs import PairRule
+        from fewchannels.interventions.settings import generation, grids_of
+        from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
+
+        if rule["n"] != "all" and not rule["n"].isdecimal():
+            raise InputError(f"pairs is {rule['n']!r}; give a number, or all.")
+        chosen = PairRule(
+            n=None if rule["n"] == "all" else int(rule["n"]),
+            within=tuple(rule["within"] or ()),
+            across=tuple(rule["across"] or ()),
+            noise=rule["noise"],
+            seed=rule["seed"],
+        )
+        grids = grids_of(config) or (grid,)
+        if baselines != "none":
+            # At the strengths of the first grid, and wherever the transport is.
+            blends = dataclasses.replace(
+                grids[0], actions=sweeps.words(baselines), selections=("all",), layers=("all",), steps=("last",)
+            )
+            grids = (*grids, dataclasses.replace(blends, tokens=("all",), placements=("same",)))
+        settings = SweepSettings(kind=kind, generation=generation(config, given), grids=grids, pairs=chosen, **more)
+        prepared = prepare_sweep(manifest, out, settings)
+        workers = choose_pool(*pool)
+    sweeps.run_sweep(prepared, workers, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,269 @@
+"""Commands as Ray jobs: sent to a cluster with the files that they read, followed, looked at and stopped."""
+
+import asyncio
+import logging
+import secrets
+import shlex
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from fewchannels.errors import FewchannelsError, InputError
+
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+_PATIENCE_S = 60.0
+_LOOK_EVERY_S = 5.0
+_MOST_MISSED = 6
+_MOST_BYTES = 100 * 2**20  # what is sent is kept by the cluster's head, and copied to its nodes
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What is known of a job.
+
+    Attributes:
+        job_id: its submission id.
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        command: that it runs.
+        message: Ray's own words.
+        exit_code: of the command; None where it has not ended by itself.
+        started: UTC time, ISO 8601; None before.
+        ended: likewise.
+    """
+
+    job_id: str
+    status: str
+    command: str
+    message: str
+    exit_code: int | None
+    started: str | None
+    ended: str | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, one way or another."""
+        return JobStatus(self.status).is_terminal()
+
+
+class Jobs:
+    """The jobs of a Ray cluster.
+
+    Args:
+        address: of the cluster's dashboard, such as ``http://HEAD:8265``; None for what RAY_ADDRESS names, or the
+            cluster on this machine.
+
+    Raises:
+        FewchannelsError: it cannot be reached.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with self._translated():
+            self._client = JobSubmissionClient(address)
+
+    def submit(self, words: Sequence[str], job_id: str | None = None) -> tuple[str, list[str]]:
+        """Start a command of ``fewchannels`` on the cluster's head.
+
+        Files on this machine that the command names are sent along; the job finds them in its working directory.
+
+        Args:
+            words: of the command, without ``fewchannels``.
+            job_id: to know it by; None for one that Ray makes up.
+
+        Returns:
+            The job's id, and the files that were sent.
+
+        Raises:
+            InputError: a file is too large to be sent, or the id is taken.
+            FewchannelsError: the cluster refused.
+        """
+        with tempfile.TemporaryDirectory() as folder, self._translated():
+            sent, files = ship(words, Path(folder))
+            environment: dict[str, Any] = {"env_vars": {"PYTHONUNBUFFERED": "1"}}
+            if files:
+                # Ray names what is sent by its content, and deletes it when a job ends, though another has just begun.
+                Path(folder, ".job").write_text(secrets.token_hex(8), encoding="utf-8")
+                environment["working_dir"] = folder
+            return self._submit(shlex.join(["fewchannels", *sent]), environment, job_id), files
+
+    def _submit(self, command: str, environment: dict[str, Any], job_id: str | None) -> str:
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)
+            except RuntimeError as error:  # a head that has just been started answers before it can take jobs
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(1)
+
+    def state(self, job_id: str) -> JobState:
+        """How a job stands.
+
+        Raises:
+            FewchannelsError: there is no such job.
+        """
+        with self._translated():
+            return _state(self._client.get_job_info(job_id))
+
+    def all(self) -> list[JobState]:
+        """Every submitted job, the latest first."""
+        with self._translated():
+            found = [each for each in self._client.list_jobs() if each.submission_id]
+        return [_state(each) for each in sorted(found, key=lambda each: -(each.start_time or 0))]
+
+    def log(self, job_id: str) -> str:
+        """All that a job has printed.
+
+        Raises:
+            FewchannelsError: there is no such job.
+        """
+        with self._translated():
+            return self._client.get_job_logs(job_id)
+
+    def follow(self, job_id: str, on_text: Callable[[str], None]) -> JobState:
+        """Hand on what a job prints, from its beginning, until it has ended.
+
+        Ray's client waits without end for a cluster whose head died in the wrong moment. So it waits in a thread of its
+        own, and the head is asked in between whether it lives.
+
+        Raises:
+            FewchannelsError: there is no such job, or the cluster cannot be reached any more.
+        """
+
+        async def tail() -> None:
+            async for text in self._client.tail_job_logs(job_id):
+                on_text(text)
+
+        def follow() -> JobState:
+            with self._translated():
+                asyncio.run(tail())
+            return self.state(job_id)
+
+        found: Future[JobState] = Future()
+        thread = threading.Thread(target=_settle, args=(found, follow), daemon=True)
+        # What stands between may let Ray's client through and not this question, which then says nothing.
+        can_be_asked, n_missed = self._answers(), 0
+        thread.start()
+        while n_missed < _MOST_MISSED:
+            thread.join(_LOOK_EVERY_S)
+            if not thread.is_alive():
+                return found.result()
+            if self._answers():
+                can_be_asked, n_missed = True, 0
+            elif can_be_asked:
+                n_missed += 1
+        raise FewchannelsError(
+            f"the head of {self._where} has not answered {n_missed} times; it may have died. What the job has finished "
+            "is in its run: once a cluster is up, send the same command again, and it goes on."
+        )
+
+    def _answers(self) -> bool:
+        """Whether the cluster's head says that it is well."""
+        url = f"{self._client.get_address()}/api/gcs_healthz"
+        try:
+            with urlopen(url, timeout=_LOOK_EVERY_S) as answer:  # noqa: S310 - Ray's client has taken the address
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:
+            return False
+
+    def stop(self, job_id: str) -> bool:
+        """Ask a job to stop; returns whether it was running. What it has finished is kept.
+
+        Raises:
+            FewchannelsError: there is no such job.
+        """
+        with self._translated():
+            return self._client.stop_job(job_id)
+
+    @property
+    def _where(self) -> str:
+        return f"the cluster at {self._address!r}" if self._address else "a Ray cluster"
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        where = self._where
+        try:
+            yield
+        except ConnectionError as error:
+            raise FewchannelsError(
+                f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, where its "
+                "dashboard answers; from outside, ray dashboard cluster.yaml makes that http://localhost:8265."
+            ) from None
+        except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
+            text = str(error).strip().splitlines()
+            raise FewchannelsError(f"{where} refused: {text[-1] if text else type(error).__name__}") from None
+
+
+def _settle(found: "Future[JobState]", follow: Callable[[], JobState]) -> None:
+    try:
+        found.set_result(follow())
+    except BaseException as error:  # it is raised again where the result is wanted
+        found.set_exception(error)
+
+
+def ship(words: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
+    """Copy the files that a command names into a folder; the command is then run in it.
+
+    Args:
+        words: of the command.
+        folder: where copies go, under their own names, with a number before those that are there already.
+
+    Returns:
+        The command's words with the copies' names, and the paths of what was copied.
+
+    Raises:
+        InputError: they are more than 100 MiB.
+    """
+    sent: list[str] = []
+    files: list[str] = []
+    n_bytes = 0
+    for word in words:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        path = Path(value)
+        if not (value and path.is_file()):
+            sent.append(word)
+            continue
+        n_bytes += path.stat().st_size
+        if n_bytes > _MOST_BYTES:
+            raise InputError(
+                f"{value} and what else the command names are more than {_MOST_BYTES >> 20} MiB, the most that is sent "
+                "with a job. Put it where every node of the cluster can read it, and name it by its absolute path."
+            )
+        name = path.name if not (folder / path.name).exists() else f"{len(files)}-{path.name}"
+        shutil.copy(path, folder / name)
+        sent.append(f"{option}{equals}{name}")
+        files.append(value)
+    return sent, files
+
+
+def _state(details: JobDetails) -> JobState:
+    def time(milliseconds: int | None) -> str | None:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds") if milliseconds else None
+
+    return JobState(
+        job_id=details.submission_id,
+        status=str(details.status),
+        command=details.entrypoint,
+        message=details.message or "",
+        exit_code=details.driver_exit_code,
+        started=time(details.start_time),
+        ended=time(details.end_time),
+    )

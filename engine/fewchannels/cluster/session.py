@@ -1,0 +1,237 @@
+"""Ray, quietly: what each worker owns, a session on this machine or on a cluster, and work handed to it."""
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from fewchannels.errors import FewchannelsError, InputError
+
+MACHINE_FAULT_RETRIES = 3
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each one owns.
+
+    Attributes:
+        n_actors: actors at the most.
+        gpus_per_actor: GPUs of each, may be a fraction.
+        cpus_per_actor: CPUs of each, and its PyTorch threads.
+        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
+    """
+
+    n_actors: int
+    gpus_per_actor: float
+    cpus_per_actor: int
+    address: str | None = None
+
+    @property
+    def device(self) -> str:
+        """Where an actor computes: on ``cuda`` if its share has a GPU, else on ``cpu``, whatever the machine has."""
+        return "cuda" if self.gpus_per_actor else "cpu"
+
+
+def choose_pool(
+    n_actors: int | None, gpus_per_actor: float | None, address: str | None = None, cpus_per_actor: int | None = None
+) -> Pool:
+    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
+
+    Of a cluster, what its nodes have now is counted; one that has still to start them has none.
+
+    Args:
+        n_actors: at the most; None for what there is room for.
+        gpus_per_actor: None for 1 where there are any.
+        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
+        cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
+
+    Raises:
+        InputError: each actor is to have more GPUs than this machine has, or actors are not counted and a cluster has
+            no node yet.
+        FewchannelsError: the cluster cannot be reached.
+    """
+    import torch
+
+    if address is not None:
+        return _pool_of_cluster(n_actors, gpus_per_actor, address, cpus_per_actor)
+    n_gpus, n_cpus = torch.cuda.device_count(), os.cpu_count() or 1
+    if (gpus_per_actor or 0) > n_gpus:
+        raise InputError(
+            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
+            "the --address of a Ray cluster that has them."
+        )
+    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    if n_actors is None:
+        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
+    return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
+
+
+def _pool_of_cluster(
+    n_actors: int | None, gpus_per_actor: float | None, address: str, cpus_per_actor: int | None
+) -> Pool:
+    _connect(address)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_gpus = [node.get("GPU", 0.0) for node in nodes]
+    gpus = float(any(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    # How many actors' GPUs each node has; without GPUs, an actor for every CPU.
+    cpus = cpus_per_actor or 1
+    room = [int(n / gpus if gpus else node.get("CPU", 0) / cpus) for n, node in zip(n_gpus, nodes, strict=True)]
+    if n_actors is None and not any(room):
+        raise InputError(
+            f"the cluster at {address!r} has no node yet with {f'{gpus:g} GPUs' if gpus else 'a CPU'} for an actor, so "
+            "how many there are to be cannot be counted. Give --actors; those without room make it start nodes."
+        )
+    shares = [max(1, int(node.get("CPU", 1)) // n) for n, node in zip(room, nodes, strict=True) if n]
+    return Pool(n_actors or sum(room), gpus, cpus_per_actor or min(shares, default=1), address)
+
+
+@contextmanager
+def _without_standard_error() -> Iterator[None]:
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def ray_session(pool: Pool) -> Iterator[None]:
+    """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
+    if ray.is_initialized():
+        yield
+        return
+    _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, **options: Any) -> None:
+    """Reach a cluster, or start one here with these options.
+
+    Raises:
+        FewchannelsError: it cannot be reached or started.
+    """
+    if ray.is_initialized():
+        return
+    options = {"log_to_driver": False, "logging_level": logging.ERROR} | (options if address is None else {})
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
+    try:
+        with _without_standard_error():  # Ray's core announces that very setting there
+            # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
+            ray.init(address=address or "local", **options)
+    except Exception as error:  # what Ray raises while it starts has no common base class
+        raise FewchannelsError(
+            f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "
+            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
+        ) from error
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises KeyboardInterrupt if one was asked for: amid Ray's own code, one can get lost."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGINT, ask)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
+    """Do small work, each item by one thread: on Ray as :func:`mapped` does, or here where one worker is enough.
+
+    Args:
+        work: a plain function, safe to repeat.
+        items: what it is given.
+        pool: of workers; one alone is this process, unless a cluster's GPU is its share.
+
+    Raises:
+        FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.
+    """
+
+    def by_one_thread(item: _Item) -> _Result:
+        with one_thread():
+            return work(item)
+
+    is_elsewhere = pool.address is not None and pool.gpus_per_actor > 0
+    if (pool.n_actors == 1 or len(items) <= 1) and not is_elsewhere:
+        yield from ((item, by_one_thread(item)) for item in items)
+        return
+    with ray_session(pool), interrupts() as check_interrupted:
+        for found in mapped(by_one_thread, items, pool):
+            check_interrupted()
+            yield found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread: a second gains little on small work, and loses much on a busy CPU."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
+    """Do work on Ray, a few items ahead of what is taken; yields each item with its result as it ends, in any order.
+
+    Args:
+        work: a plain function, safe to repeat: it is done again elsewhere where a machine fails.
+        items: what it is given.
+        pool: each of its actors' share is one worker's.
+
+    Raises:
+        FewchannelsError: what the work raised, or that it failed, with its own words.
+    """
+
+    def one(item: _Item) -> _Result:  # Ray takes plain functions only
+        return work(item)
+
+    remote = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, max_retries=MACHINE_FAULT_RETRIES)(
+        one
+    )
+    waiting = deque(items)
+    running: dict[Any, _Item] = {}
+    while waiting or running:
+        while waiting and len(running) < 2 * pool.n_actors:
+            item = waiting.popleft()
+            running[remote.remote(item)] = item
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        item = running.pop(done)
+        try:
+            yield item, ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, FewchannelsError):
+                raise cause from None
+            raise FewchannelsError(f"{item!r} failed: {type(cause).__name__}: {cause}") from error

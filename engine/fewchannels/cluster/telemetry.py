@@ -1,0 +1,217 @@
+"""What actors tell while they work: counters for Prometheus, and a line of JSON for every event.
+
+Ray serves the metrics at every node's own endpoint, with ``ray_`` before each name; ``docs/cluster/grafana.json`` draws
+them. It keeps the lines, as all that an actor writes on standard error, in the log files of its workers. An actor that
+is killed from outside takes up to ten seconds of counts with it, and of the task that it was at there is a
+``task_started`` alone.
+"""
+
+import json
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
+
+from fewchannels.capture.job import Work
+from fewchannels.errors import FewchannelsError
+from fewchannels.runs.ledger import Record
+
+_LABELS = ("kind", "run")
+_SECONDS = [2.0**k for k in range(-3, 14)]  # an eighth of a second to more than two hours
+_MEMORY_S = 5.0  # Ray forgets a gauge that is not set again for two of its reports, of 10 s each
+_POOL_S = 1.0
+_POOL = {
+    "tasks_waiting": "Tasks that no actor has yet (count).",
+    "tasks_running": "Tasks that actors are at (count).",
+    "tasks_handed_out_again": "Times that a task of this call was handed out again as its actor was lost (count).",
+    "actors_live": "Actors that have loaded the model (count).",
+    "actors_starting": "Actors that wait for room in the cluster, or load (count).",
+    "actors_lost": "Actors of this call that died, or were on a node that did (count).",
+}
+
+
+def labels(work: Work, start: Callable[..., Any]) -> dict[str, str]:
+    """What tells one run from others: its ``kind``, such as ``capture``, and ``run``, the last part of its URL."""
+    return {"kind": start.__name__.removeprefix("start_"), "run": work.storage.url.rstrip("/").rpartition("/")[2]}
+
+
+class ActorTelemetry:
+    """What one actor tells. Two threads may call it, each about its own task. Needs no Ray, but then nobody listens.
+
+    Args:
+        work: whose tasks.
+        start: makes the worker, from now on.
+    """
+
+    def __init__(self, work: Work, start: Callable[..., Any]) -> None:
+        self._work, self._labels = work, labels(work, start)
+        self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+        self._log, self._made, self._begun = _logger(), time.monotonic(), dict[int, float]()
+        self._tasks_done = self._counter("tasks_done", "Tasks whose record was written (count).")
+        self._tasks_failed = self._counter("tasks_failed", "Tasks that ended without a record (count).")
+        self._samples_done = self._counter("samples_done", "Samples of done tasks, but for failed ones (count).")
+        self._samples_failed = self._counter("samples_failed", "Samples that failed by themselves (count).")
+        self._written = self._counter("written_bytes", "Bytes of the objects that done tasks have stored (bytes).")
+        self._seconds = Histogram(
+            "fewchannels_task_seconds",
+            "By stage: task, a done task until its record is written, of which wait, until the model's thread is free; "
+            "model, in that thread; store, the rest; and load, an actor until its model is loaded (seconds).",
+            _SECONDS,
+            (*_LABELS, "stage"),
+        ).set_default_tags(self._labels)
+
+    def started(self, error: Exception | None) -> None:
+        """The actor has its worker, or the error that left it without one."""
+        seconds = time.monotonic() - self._made
+        self._tell("actor_started", seconds=round(seconds, 3), error=error and str(error))
+        if error is None:
+            self._seconds.observe(seconds, {"stage": "load"})
+            if ray.is_initialized():
+                threading.Thread(target=self._tell_memory, name="memory gauge", daemon=True).start()
+
+    def task_started(self, task: int) -> None:
+        """A task begins."""
+        self._begun[task] = time.monotonic()
+        self._tell("task_started", task=task, samples=self._ids(task))
+
+    def task_ended(self, outcome: dict[str, Any], record: Record | None, stages: Mapping[str, float]) -> None:
+        """A task has its outcome.
+
+        Args:
+            outcome: as the driver gets it.
+            record: of the task, if it was written now; one that was done before is not counted again.
+            stages: seconds of its stages ``wait`` and ``model``.
+        """
+        task, error = outcome["task"], outcome["error"]
+        seconds, rows = time.monotonic() - self._begun.pop(task), self._work.rows(task)
+        about = {"task": task, "rows": [rows.start, rows.stop], "seconds": round(seconds, 3)}
+        if error is not None:
+            _add(self._tasks_failed, 1)
+            self._tell("task_failed", **about, error=error)
+            return
+        about["n_bytes"] = outcome["n_bytes"]
+        if record is not None:
+            _add(self._tasks_done, 1)
+            _add(self._samples_done, record.n_done)
+            _add(self._samples_failed, record.n_failed)
+            _add(self._written, outcome["n_bytes"])
+            spent = {"task": seconds, **stages, "store": max(0.0, seconds - sum(stages.values()))}
+            for stage, each in spent.items():
+                self._seconds.observe(each, {"stage": stage})
+            about |= {"attempt": record.attempt, "n_failed": record.n_failed}
+            about["stages"] = {stage: round(each, 3) for stage, each in spent.items() if stage != "task"}
+        self._tell("task_done", **about)
+
+    def _ids(self, task: int) -> list[str] | None:
+        try:
+            return self._work.ids(task)
+        except (FewchannelsError, OSError, ValueError):  # the task itself meets it, and says so
+            return None
+
+    def _counter(self, name: str, description: str) -> Metric:
+        return Counter(f"fewchannels_{name}", description, _LABELS).set_default_tags(self._labels)
+
+    def _tell(self, event: str, **about: Any) -> None:
+        level = logging.WARNING if about.get("n_failed") else logging.INFO
+        known = {key: value for key, value in {**about, "node": self._node}.items() if value is not None}
+        self._log.log(logging.ERROR if "error" in known else level, event, extra={"about": self._labels | known})
+
+    def _tell_memory(self) -> None:
+        gpu, resident = (
+            Gauge(f"fewchannels_{name}_bytes", description, _LABELS).set_default_tags(self._labels)
+            for name, description in (
+                ("gpu_memory", "GPU memory that PyTorch holds in an actor (bytes)."),
+                ("resident", "Resident memory of an actor's process (bytes)."),
+            )
+        )
+        while True:
+            gpu.set(_gpu_bytes())
+            resident.set(_resident_bytes())
+            time.sleep(_MEMORY_S)
+
+
+class PoolTelemetry:
+    """What the driver tells of its actors and tasks.
+
+    Args:
+        work: whose tasks.
+        start: makes a worker.
+    """
+
+    def __init__(self, work: Work, start: Callable[..., Any]) -> None:
+        tags = labels(work, start)
+        self._gauges = {
+            name: Gauge(f"fewchannels_{name}", description, _LABELS).set_default_tags(tags)
+            for name, description in _POOL.items()
+        }
+        self._told = -math.inf
+
+    def tell(self, values: dict[str, int], *, at_once: bool = False) -> None:
+        """Set the gauges, at most once a second.
+
+        Args:
+            values: of all of them, by name.
+            at_once: even within that second.
+        """
+        if at_once or time.monotonic() >= self._told + _POOL_S:
+            self._told = time.monotonic()
+            for name, gauge in self._gauges.items():
+                gauge.set(values[name])
+
+
+class _JsonLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        about = {"time": at, "level": record.levelname, "event": record.getMessage(), **vars(record).get("about", {})}
+        return json.dumps(about, default=str)
+
+
+class _StandardError(logging.Handler):
+    """Writes on what is standard error at that time, as tests and notebooks exchange it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # a line that cannot be written must not fail a task
+            self.handleError(record)
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger("fewchannels")
+    if not any(isinstance(each, _StandardError) for each in logger.handlers):
+        handler = _StandardError()
+        handler.setFormatter(_JsonLine())
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # else a handler of the root logger would write each line once more
+    return logger
+
+
+def _add(counter: Metric, value: int) -> None:
+    if value:  # Ray's counters refuse 0
+        counter.inc(value)
+
+
+def _gpu_bytes() -> int | None:
+    """What PyTorch holds of this process's GPU; None where it does not use one. Imports nothing, and starts no CUDA."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.memory_reserved() if torch and torch.cuda.is_initialized() else None
+
+
+def _resident_bytes() -> int | None:
+    """None where the system has no ``/proc``."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,272 @@
+"""A sweep's conditions: every way to edit, expanded from a small grid. Pure."""
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.models.family import STREAMS, Block
+from fewchannels.runs.layout import choose_layers, choose_steps, choose_words
+
+EDITS = ("zero", "mean", "shuffle", "transport")
+"""Actions on hidden states: what the chosen values become."""
+BASELINES = ("prompt", "latents", "pixels")
+"""Actions that blend target and source elsewhere."""
+GUIDE = "guide"
+"""The action that guides by a prediction from zeroed values (detail guidance of arXiv 2510.11538)."""
+SELECTIONS = ("top", "bottom", "random", "redrawn", "matched", "scaled", "all", "listed")
+"""Which channels; the first is the effect, all but it and ``listed`` are controls."""
+SCORES = ("undisturbed", "own", "run", "target", "source", "union", "intersection")
+TOKENS = ("all", "foreground", "background", "target_foreground", "inside", "outside")
+PLACEMENTS = ("same", "aligned")
+"""Where a source's tokens go: to their own places, or moved and scaled so that its foreground covers the target's."""
+MEASURES = ("n_channels", "energy_share", "token_share", "change")
+"""How large an edit was: columns of ``edits``."""
+_DRAWN = ("random", "redrawn", "scaled")
+_OF_TWO = ("target", "source", "union", "intersection")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to edit. The attributes are the columns of ``schemas/conditions.yaml``."""
+
+    action: str
+    amount: float
+    selection: str
+    trial: int
+    k: int
+    scores_from: str
+    channels: tuple[int, ...]
+    layers: tuple[int, ...]
+    steps: tuple[int, ...]
+    streams: tuple[str, ...]
+    tokens: str
+    placement: str
+
+    @property
+    def condition_id(self) -> str:
+        """16 hex digits: the same settings have the same in any sweep."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether hidden states are edited."""
+        return self.action in EDITS or self.action == GUIDE
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it leaves every picture as it is, to the last bit: of no strength, or of no channels."""
+        return self.amount == 0 or (self.is_edit and self.k == 0 and self.selection != "all")
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is what an effect is compared with."""
+        return self.selection not in ("top", "listed")
+
+    def row(self, condition: int) -> dict[str, Any]:
+        """Its row of ``conditions``."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return plain | {
+            "condition_id": self.condition_id,
+            "condition": condition,
+            "layers_name": in_short(self.layers),
+            "steps_name": in_short(self.steps),
+            "streams": ",".join(self.streams),
+            "is_control": self.is_control,
+        }
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Condition":
+        """The condition of a row of ``conditions``."""
+        values: dict[str, Any] = {field.name: row[field.name] for field in fields(cls)}
+        values["streams"] = row["streams"].split(",")
+        for name in ("channels", "layers", "steps", "streams"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings to combine, each with each. A sweep may have several grids.
+
+    Attributes:
+        actions: ``zero``, ``mean``, ``shuffle``, ``scale:F`` (by a factor), ``transport``, ``guide``, or a baseline.
+        amounts: strengths, of all actions but ``scale:F``.
+        selections: of :data:`SELECTIONS`.
+        trials: draws of random channels.
+        k: sizes of selections.
+        scores_from: of :data:`SCORES`.
+        channels: of ``listed``.
+        layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``.
+        steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices.
+        streams: ``image``, ``text`` or ``image,text``.
+        tokens: of :data:`TOKENS`.
+        placements: of :data:`PLACEMENTS`.
+    """
+
+    actions: tuple[str, ...] = ("zero",)
+    amounts: tuple[float, ...] = (1.0,)
+    selections: tuple[str, ...] = ("top", "bottom", "random", "matched", "scaled")
+    trials: int = 3
+    k: tuple[int, ...] = (8,)
+    scores_from: tuple[str, ...] = ("undisturbed",)
+    channels: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ("all",)
+    steps: tuple[str, ...] = ("all",)
+    streams: tuple[str, ...] = ("image",)
+    tokens: tuple[str, ...] = ("all",)
+    placements: tuple[str, ...] = ("same",)
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise InputError(f"trials is {self.trials}; it must be at least 1.")
+        for field in fields(self):
+            if field.name not in ("trials", "channels") and not getattr(self, field.name):
+                raise InputError(f"{field.name} is empty; a grid needs at least one value of each.")
+        for kind, words, known in (
+            ("selection", self.selections, SELECTIONS),
+            ("scores_from", self.scores_from, SCORES),
+            ("tokens", self.tokens, TOKENS),
+            ("placement", self.placements, PLACEMENTS),
+        ):
+            for word in words:
+                if word not in known:
+                    raise unknown(kind, word, known)
+        for amount in self.amounts:
+            if not math.isfinite(amount):
+                raise InputError(f"amount is {amount}; it must be a finite number, such as 0.5.")
+
+
+def expand(grids: Sequence[Grid], blocks: Sequence[Block], n_steps: int, n_channels: int) -> list[Condition]:
+    """Every condition of grids, each once, in the order in which they first come.
+
+    Args:
+        grids: of the sweep.
+        blocks: of the model.
+        n_steps: denoising steps.
+        n_channels: width of the hidden state.
+
+    Raises:
+        InputError: a setting that the model has not, or that does not go with another.
+    """
+    found: dict[Condition, None] = {}
+    for grid in grids:
+        layers = [each for text in grid.layers for each in _layers(text, blocks)]
+        steps = [each for text in grid.steps for each in _steps(text, n_steps)]
+        actions = [each for text in grid.actions for each in _amounts(text, grid.amounts)]
+        streams = [choose_words("streams", text, STREAMS) for text in grid.streams]
+        for (action, amount), word, k, whose, at, when, stream, where, placement in itertools.product(
+            actions, grid.selections, grid.k, grid.scores_from, layers, steps, streams, grid.tokens, grid.placements
+        ):
+            for trial in range(grid.trials if word in _DRAWN else 1):
+                one = Condition(
+                    action, amount, word, trial, k, whose, grid.channels, at, when, stream, where, placement
+                )
+                found.setdefault(_settled(one, blocks, n_channels))
+    return list(found)
+
+
+def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condition:
+    """The condition without the settings that do nothing in it, so that two of the same effect are one."""
+    if one.action in BASELINES:
+        everywhere = tuple(block.layer for block in blocks)
+        steps = one.steps if one.action == "latents" else ()
+        layers = everywhere if one.action == "prompt" else ()
+        return Condition(one.action, one.amount, "none", 0, 0, "source", (), layers, steps, ("image",), "all", "same")
+    if (one.action == "transport") != (one.scores_from in _OF_TWO):
+        wanted = ", ".join(_OF_TWO) if one.action == "transport" else "undisturbed, own or run"
+        raise InputError(f"scores_from is {one.scores_from!r}; {one.action} takes {wanted}.")
+    if one.action == "transport" and one.streams != ("image",):
+        raise InputError("a transport moves image tokens; two prompts' text tokens are not each other's counterparts.")
+    if one.action != "transport" and (one.tokens == "target_foreground" or one.placement != "same"):
+        raise InputError(
+            f"tokens is {one.tokens!r} and placement {one.placement!r}; only a transport has a source and a target. "
+            "Give tokens foreground and placement same."
+        )
+    if one.placement == "aligned" and one.tokens not in ("foreground", "inside"):
+        raise InputError(
+            f"placement is 'aligned', which moves the source's foreground onto the target's; tokens is {one.tokens!r}. "
+            "Give tokens foreground or inside."
+        )
+    if one.tokens != "all" and "text" in one.streams:
+        raise InputError(f"tokens is {one.tokens!r}, and text tokens have no place in the picture. Give streams image.")
+    if one.scores_from in ("union", "intersection") and one.selection not in ("top", "bottom"):
+        one = replace(one, scores_from="source")
+    if one.selection == "listed":
+        wrong = [c for c in one.channels if not 0 <= c < n_channels]
+        if wrong or not one.channels:
+            raise InputError(
+                f"channels is {','.join(map(str, one.channels)) or 'empty'}; list some of 0 to {n_channels - 1}."
+            )
+        return replace(one, channels=tuple(sorted(set(one.channels))), k=len(set(one.channels)), trial=0)
+    one = replace(one, channels=())
+    if one.selection in ("all", "random", "redrawn"):  # the same channels whoever ranks them
+        anyone = "source" if one.action == "transport" else "undisturbed"
+        one = replace(one, scores_from=anyone)
+    if one.selection == "all":
+        return replace(one, k=0, trial=0)
+    least = 0 if one.selection in ("top", "bottom", "random", "redrawn") else 1
+    most = n_channels if one.selection in ("top", "bottom", "random", "redrawn") else n_channels // 2
+    if not least <= one.k <= most:
+        raise InputError(f"k is {one.k}; {one.selection} takes {least} to {most} of the model's {n_channels} channels.")
+    return one
+
+
+def _amounts(text: str, amounts: Sequence[float]) -> list[tuple[str, float]]:
+    word, colon, number = text.partition(":")
+    if word == "scale" and colon:
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = math.nan
+        if not math.isfinite(factor):
+            raise InputError(f"action is {text!r}; scale:F takes a number, such as scale:0.5.")
+        return [("zero", 1 - factor)]  # f x = x + (1 - f) (0 - x)
+    known = (*EDITS, GUIDE, *BASELINES)
+    if text not in known:
+        raise unknown("action", text, [*known, "scale:F"])
+    return [(text, float(amount)) for amount in amounts]
+
+
+def _windows(text: str, n: int) -> list[range] | None:
+    """Ranges of ``each``, ``thirds`` and ``windows:N``; None for another text."""
+    if text == "each":
+        return [range(i, i + 1) for i in range(n)]
+    if text == "thirds":
+        ends = [round(n * i / 3) for i in range(4)]
+        return [range(a, b) for a, b in itertools.pairwise(ends) if a < b]
+    word, _, number = text.partition(":")
+    if word != "windows":
+        return None
+    if not number.isdecimal() or not 1 <= int(number) <= n:
+        raise InputError(f"{text!r} is no window; give windows:N, N from 1 to {n}.")
+    size = int(number)
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _layers(text: str, blocks: Sequence[Block]) -> list[tuple[int, ...]]:
+    windows = _windows(text, len(blocks))
+    if windows is None:
+        return [tuple(block.layer for block in choose_layers(text, blocks))]
+    return [tuple(blocks[i].layer for i in window) for window in windows]
+
+
+def _steps(text: str, n_steps: int) -> list[tuple[int, ...]]:
+    windows = _windows(text, n_steps)
+    return [choose_steps(text, n_steps)] if windows is None else [tuple(window) for window in windows]
+
+
+def in_short(numbers: Sequence[int]) -> str:
+    """Ascending numbers with their runs drawn together: ``0-5,8``; ``none`` for none."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"

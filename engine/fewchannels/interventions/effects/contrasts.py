@@ -1,0 +1,275 @@
+"""What a sweep's edits did: means of every group of conditions, and contrasts of effects with their controls. Pure.
+
+A *group* is a condition without its trial: an item's draws of random channels are averaged first. A control's
+*counterpart* is the group of the same settings whose channels are the top ones, or where there is none, listed ones.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fewchannels.interventions.conditions import BASELINES, MEASURES
+from fewchannels.measures.intervals import cluster_bootstrap
+from fewchannels.tables import Columns, schema
+
+SETTINGS = (
+    "action",
+    "amount",
+    "selection",
+    "k",
+    "scores_from",
+    "layers_name",
+    "steps_name",
+    "streams",
+    "tokens",
+    "placement",
+)
+"""Columns that name a group. Groups of other listed channels differ in ``condition``, the first of their conditions."""
+DOSES = MEASURES
+"""Metrics of how large an edit was, not of what it did: they are set by the conditions, so they are not tested."""
+_MOST_EXACT = 50
+_DECIMALS = 12  # a difference below is rounding, and would be ranked
+
+
+def metrics() -> list[str]:
+    """Columns of ``edits`` that have means, in its order."""
+    names = schema("edits").names
+    return list(names[names.index("n_channels") : names.index("image")])
+
+
+def means(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Mean of every metric in every group over items, with 95 % intervals that resample prompts.
+
+    A pair's prompt is its target's; that pairs may share sources is not accounted for.
+
+    Args:
+        edits: rows of ``schemas/edits.yaml``; the pictures are not needed.
+        n_resamples: of the bootstrap.
+        seed: of its draws.
+
+    Returns:
+        The columns of ``schemas/effects_means.yaml``: groups in the sweep's order, then pictures that are not edited,
+        as the actions ``undisturbed`` and ``source``. A metric without a value in any of these three has no rows there.
+    """
+    tables = []
+    for role in ("edited", "undisturbed", "source"):
+        grouped = _grouped(edits, role)
+        parts = []
+        for metric in metrics():
+            values = grouped.values(metric)
+            if not (known := np.isfinite(values)).any():
+                continue
+            sums, counts = grouped.by_prompt(values)
+            mean, low, high = cluster_bootstrap(sums, counts, n_resamples, seed)
+            found = {"n_items": known.sum(axis=0), "n_prompts": (counts > 0).sum(axis=0)}
+            found |= {"mean": mean, "low": low, "high": high}
+            parts.append(grouped.groups.assign(metric=metric, **found))
+        tables.append(parts)
+    return _table("effects_means", tables)
+
+
+def contrasts(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Every control's counterpart minus the control, item by item, for every metric.
+
+    The interval resamples prompts. Effect size and test are of prompts, each the mean of its items' differences:
+    Cohen's d_z is their mean over their standard deviation (with n - 1); the test is Wilcoxon's signed-rank test, two
+    sides, with Pratt's zeros (:func:`signed_rank`). q is Benjamini and Hochberg's over all tests of the sweep. How
+    large edits were (:data:`DOSES`) is set, and has no p; nor has a contrast of one prompt.
+
+    Args:
+        edits: as of :func:`means`.
+        n_resamples: of the bootstrap.
+        seed: of its draws.
+
+    Returns:
+        The columns of ``schemas/effects_contrasts.yaml``, controls in the sweep's order; NaN where not defined. The
+        control ``all`` has no k, and is compared with the counterpart of every k.
+    """
+    grouped = _grouped(edits, "edited")
+    pairs = _counterparts(grouped.groups)
+    about = pairs.drop(columns=["effect", "control"])
+    parts = []
+    for metric in metrics() if len(pairs) else ():
+        values = grouped.values(metric)
+        effect, control = values[:, pairs["effect"]], values[:, pairs["control"]]
+        difference = effect - control
+        if not (known := np.isfinite(difference)).any():
+            continue
+        sums, counts = grouped.by_prompt(difference)
+        mean, low, high = cluster_bootstrap(sums, counts, n_resamples, seed)
+        by_prompt = np.round(_ratio(sums, counts), _DECIMALS)
+        found = {"n_items": known.sum(axis=0), "n_prompts": (counts > 0).sum(axis=0)}
+        found |= {
+            "effect_mean": _ratio(np.where(known, effect, 0).sum(axis=0), known.sum(axis=0)),
+            "control_mean": _ratio(np.where(known, control, 0).sum(axis=0), known.sum(axis=0)),
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "d_z": [standardised(each[np.isfinite(each)]) for each in by_prompt.T],
+            "p": [np.nan if metric in DOSES else signed_rank(each[np.isfinite(each)]) for each in by_prompt.T],
+        }
+        parts.append(about.assign(metric=metric, **found))
+    table = _table("effects_contrasts", [parts])
+    tested = table["p"].notna()
+    if tested.any():
+        table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    return table
+
+
+def standardised(differences: np.ndarray) -> float:
+    """Cohen's d_z, mean over standard deviation; NaN with fewer than 2 differences, or where all are the same."""
+    if len(differences) < 2 or not np.ptp(differences):
+        return np.nan
+    return float(differences.mean() / differences.std(ddof=1))
+
+
+def signed_rank(differences: np.ndarray) -> float:
+    """p of Wilcoxon's signed-rank test, two sides: are differences as likely to have the one sign as the other?
+
+    Zeros are ranked and then left out, so that many of them count against an effect (Pratt 1959); ties get their mean
+    rank. Up to 50 differences p is exact given the ranks, ties and zeros included: the ranks' signs are flipped in all
+    ways, by adding up the distribution rank by rank. Above, it is the normal approximation.
+
+    Args:
+        differences: one each of independent units.
+
+    Returns:
+        0 to 1; 1 where all are zero, NaN with fewer than 2.
+    """
+    if len(differences) < 2:
+        return np.nan
+    if not differences.any():
+        return 1.0
+    if len(differences) > _MOST_EXACT:
+        return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+    twice = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)  # whole, as mean ranks are halves
+    ways = np.ones(1)
+    for rank in twice[differences != 0]:
+        ways = (np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))) / 2
+    positive = twice[differences > 0].sum()
+    return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum())))
+
+
+def as_columns(frame: pd.DataFrame) -> Columns:
+    """A table's columns with None where there is no value, as Parquet has it."""
+    return {name: frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns}
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """The rows of one role, by item and group.
+
+    Attributes:
+        rows: of ``edits``.
+        item: place of each row's item in ``prompt``.
+        group: place of each row's group in ``groups``.
+        groups: what names each, and its ``n_failed`` and ``n_nonfinite`` pictures.
+        prompt: number of each item's prompt.
+        n_prompts: numbers there are.
+    """
+
+    rows: pd.DataFrame
+    item: np.ndarray
+    group: np.ndarray
+    groups: pd.DataFrame
+    prompt: np.ndarray
+    n_prompts: int
+
+    def values(self, metric: str) -> np.ndarray:
+        """A metric as ``(item, group)`` float64, the mean over trials that have it; NaN where none has."""
+        values = self.rows[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+        known = np.isfinite(values)
+        shape = len(self.prompt), len(self.groups)
+        at = self.item[known] * shape[1] + self.group[known]
+        n = np.bincount(at, minlength=shape[0] * shape[1])
+        return _ratio(np.bincount(at, values[known], len(n)), n).reshape(shape)
+
+    def by_prompt(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums and counts of ``(item, cell)``: ``(prompt, cell)`` each."""
+        known = np.isfinite(values)
+        sums, counts = np.zeros((2, self.n_prompts, values.shape[1]))
+        np.add.at(sums, self.prompt, np.where(known, values, 0))
+        np.add.at(counts, self.prompt, known)
+        return sums, counts
+
+
+def _grouped(edits: pd.DataFrame, role: str) -> _Grouped:
+    rows = edits[edits["role"] == role]
+    items = edits.drop_duplicates("item").sort_values("item")
+    prompts, names = pd.factorize(items["prompt"], sort=True)
+    if role == "edited":
+        conditions = _conditions(rows)
+        place = rows["condition_id"].map(conditions["group"]).to_numpy(int)
+        groups = conditions.drop_duplicates("group").set_index("group")[["condition", *SETTINGS]]
+    else:
+        place = np.zeros(len(rows), int)
+        groups = pd.DataFrame([{"action": role}], columns=["condition", *SETTINGS])
+    n_failed = np.bincount(place, rows["status"] != "done", len(groups))
+    n_nonfinite = np.bincount(place, rows["nonfinite_steps"].fillna(0) > 0, len(groups))
+    groups = groups.assign(n_failed=n_failed.astype(int), n_nonfinite=n_nonfinite.astype(int))
+    item = np.searchsorted(items["item"].to_numpy(), rows["item"].to_numpy())
+    return _Grouped(rows, item, place, groups, prompts, len(names))
+
+
+def _conditions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every condition by its id, in the sweep's order, with the number of its group."""
+    found = rows.drop_duplicates("condition_id").sort_values("condition").set_index("condition_id")
+    alike = found.groupby([*SETTINGS, "trial"], sort=False).cumcount()  # listed channels differ, and name no setting
+    group = found.groupby([*(found[name] for name in SETTINGS), alike], sort=False).ngroup()
+    return found.assign(group=group)[["condition", "group", *SETTINGS]]
+
+
+def _counterparts(groups: pd.DataFrame) -> pd.DataFrame:
+    """Controls with what they are compared with: places in ``groups``, and the columns that name a contrast.
+
+    What a control lacks, such as the k of all channels, is its counterpart's.
+    """
+    rows = groups.reset_index(names="place")
+    is_effect, is_baseline = rows["selection"].isin(["top", "listed"]), rows["action"].isin(BASELINES)
+    shared = [name for name in SETTINGS if name != "selection"]
+    effects = rows.loc[is_effect, ["place", "condition", "selection", *shared]]
+
+    def beside(controls: pd.DataFrame, effects: pd.DataFrame, lacked: list[str]) -> pd.DataFrame:
+        on = [name for name in shared if name not in lacked]
+        return controls.drop(columns=[n for n in lacked if n in effects]).merge(
+            effects, on=on, suffixes=("", "_effect")
+        )
+
+    of_all, drawn = rows["selection"] == "all", rows["selection"].isin(["random", "redrawn"])
+    pairs = pd.concat(
+        [
+            beside(rows[~is_effect & ~is_baseline & ~of_all & ~drawn], effects, []),
+            beside(rows[drawn & ~is_baseline], effects, ["scores_from"]),  # the same channels whoever ranks them
+            beside(rows[of_all & ~is_baseline], effects, ["k", "scores_from"]),
+            beside(
+                rows[is_baseline],
+                effects[effects["action"] == "transport"].drop(columns="action"),
+                [name for name in shared if name != "amount"],
+            ),
+        ]
+    )
+    has_top = (pairs["selection_effect"] == "top").groupby([pairs["place"], pairs["k"]]).transform("any")
+    pairs = pairs[~has_top | (pairs["selection_effect"] == "top")].sort_values(["place", "place_effect"])
+    names = {
+        "place": "control",
+        "place_effect": "effect",
+        "selection_effect": "counterpart",
+        "condition_effect": "counterpart_condition",
+    }
+    kept = ["condition", *SETTINGS, *names.values()]
+    return pairs.rename(columns=names)[kept].reset_index(drop=True)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
+def _table(name: str, tables: list[list[pd.DataFrame]]) -> pd.DataFrame:
+    """Tables of the same groups, one for each metric, drawn together group by group; then the next such list."""
+    ordered = [pd.concat(parts).sort_index(kind="stable") for parts in tables if parts]
+    table = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame()
+    kinds = {"int32": "Int64", "int64": "Int64", "float": "float64", "string": "object"}
+    fields = {field.name: kinds[str(field.type)] for field in schema(name)}
+    return table.reindex(columns=list(fields)).astype(fields)

@@ -1,0 +1,351 @@
+"""Pictures of what a sweep did: means against what was varied, and edited pictures side by side."""
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fewchannels.analyses.figures.drawings import Dots, Drawing, Panels, Pictures, Series
+from fewchannels.errors import InputError, unknown
+from fewchannels.interventions.conditions import BASELINES, SELECTIONS
+from fewchannels.interventions.effects.contrasts import SETTINGS
+from fewchannels.interventions.metrics import METRICS
+
+AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
+"""What a figure's horizontal axis may be, and its column."""
+MAIN = (
+    "source_taken",
+    "target_kept",
+    "n_shown",
+    "mse",
+    "ssim",
+    "lpips",
+    "dino",
+    "clip_image",
+    "clip_score",
+    "aesthetic",
+)
+"""The main metrics, those that say most first."""
+_WORDS = {
+    "action": "{}",
+    "selection": "{}",
+    "amount": "amount {:g}",
+    "k": "k {:g}",
+    "scores_from": "scores from {}",
+    "layers_name": "layers {}",
+    "steps_name": "steps {}",
+    "streams": "stream {}",
+    "tokens": "tokens {}",
+    "placement": "places {}",
+}
+_AXIS_LABELS = {"k": "k, channels", "amount": "amount", "layer": "layers", "step": "denoising steps"}
+_MOST_MAIN = 5
+_MOST_PANELS = 9
+_MOST_DOTS = 36
+_MOST_STRIP = (14, 10)  # rows and columns of pictures
+_N_STRIPS = 3
+_SIDE = 192  # pixels
+_Value = TypeVar("_Value")
+_FAILED, _NONE = (np.full((1, 1, 3), grey, np.uint8) for grey in (200, 255))
+
+
+def varying(edits: pd.DataFrame) -> list[str]:
+    """Axes of :data:`AXES` along which a sweep varies its edits, or its baselines where it has no others.
+
+    Args:
+        edits: rows of ``schemas/edits.yaml``, or their means.
+    """
+    rows, with_k = _own(edits[edits["condition"].notna()])
+    return [axis for axis, name in AXES.items() if (with_k if axis == "k" else rows)[name].nunique() > 1]
+
+
+def main_metrics(means: pd.DataFrame) -> list[str]:
+    """The first 5 of :data:`MAIN` that were measured of edited pictures."""
+    found = set(means.loc[means["condition"].notna() & means["mean"].notna(), "metric"])
+    return [metric for metric in MAIN if metric in found][:_MOST_MAIN]
+
+
+def in_words(row: pd.Series, names: Sequence[str]) -> str:
+    """Some of a condition's settings as people read them, such as ``top, k 8, layers 0-5``."""
+    return ", ".join(text.format(row[name]) for name, text in _WORDS.items() if name in names)
+
+
+def setting_words(groups: pd.DataFrame) -> list[str]:
+    """Each group's selection or baseline with those settings that not all groups share: ``top, k 8``.
+
+    Args:
+        groups: one row each, with the settings' columns.
+    """
+    named = [name for name in SETTINGS if _own(groups)[0][name].nunique() > 1]
+    return [_label(row, named) for _, row in _with_lines(groups).iterrows()]
+
+
+def shown_items(edits: pd.DataFrame) -> list[int]:
+    """Items whose pictures :func:`default_figures` shows: 3 that were finished, spread over the sweep."""
+    done = edits[(edits["role"] == "undisturbed") & (edits["status"] == "done")]
+    return _thinned(sorted(done["item"].unique().tolist()), _N_STRIPS)
+
+
+def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawing]:
+    """Every figure of a sweep, by the names that their files have.
+
+    ``dose_AXIS_METRIC`` for each axis that varies and each main metric, ``effects`` for all settings at once where they
+    are few, and ``strip_ITEM`` for the items of :func:`shown_items` where ``edits`` has their pictures.
+
+    Args:
+        edits: rows of ``schemas/edits.yaml``.
+        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+    """
+    metrics = main_metrics(means)
+    drawn: dict[str, Drawing] = {
+        f"dose_{axis}_{metric}": dose_response(means, metric, axis) for axis in varying(means) for metric in metrics
+    }
+    if metrics and means["condition"].nunique() <= _MOST_DOTS:
+        drawn["effects"] = overview(means, metrics)
+    if "image" in edits:
+        pictured = set(edits.loc[(edits["role"] == "edited") & edits["image"].notna(), "item"])
+        drawn |= {f"strip_{item}": strip(edits, item) for item in shown_items(edits) if item in pictured}
+    return drawn
+
+
+def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
+    """A metric against what was varied: a line with its band for each selection, a panel for each remaining setting.
+
+    All channels, which have no k, are drawn at every k, and baselines beside all edits of the same amount. Undisturbed
+    pictures are a thin line, where they have the metric.
+
+    Args:
+        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        metric: a column of ``edits``.
+        axis: of :data:`AXES`.
+
+    Returns:
+        At most 9 panels; its title says of how many.
+
+    Raises:
+        InputError: there is no such axis, or the metric was not measured.
+    """
+    if axis not in AXES:
+        raise unknown("axis", axis, AXES)
+    measured = means[means["condition"].notna() & means["mean"].notna()]
+    if metric not in set(measured["metric"]):
+        raise unknown("metric of edited pictures", metric, measured["metric"].unique())
+    column = AXES[axis]
+    rows = _beside(measured[measured["metric"] == metric], column)
+    place, ticks = _places(rows[column])
+    reach = [_extent(str(name))[0] for name in rows[column]] if ticks else 0
+    rows = rows.assign(place=place, reach=reach).sort_values("place", kind="stable")
+    fixed = [name for name in SETTINGS if name not in (column, "selection")]
+    named = [name for name in fixed if rows[name].nunique() > 1]
+    parts = {in_words(part.iloc[0], named): part for _, part in rows.groupby(fixed, sort=False)}
+    varied = [heading for heading, part in parts.items() if _has_dose(part)]
+    shown = _thinned(varied or list(parts), _MOST_PANELS)
+    drawn = {
+        heading: {str(line): _line(each) for line, each in parts[heading].groupby("line", sort=False)}
+        for heading in shown
+    }
+    for level in means.loc[(means["action"] == "undisturbed") & (means["metric"] == metric), "mean"]:
+        ends = np.array([place.min(), place.max()])
+        for lines in drawn.values():
+            lines["undisturbed"] = Series(ends, np.full(2, level), reference=True)
+    unnamed = in_words(rows.iloc[0], ["action", *(name for name in AXES.values() if name not in (column, *named))])
+    some = f", {len(shown)} of {len(parts)} settings" if len(shown) < len(parts) else ""
+    return Panels(
+        drawn=drawn,
+        names=[*SELECTIONS, *BASELINES],
+        title=f"{_about(metric)}\n{unnamed}; mean over {_counted(rows)}{some}, bands: 95 % over prompts",
+        x=_AXIS_LABELS[axis],
+        y=_labelled(metric),
+        ticks=ticks,
+        log=axis == "k" and place.min() > 0 and place.max() >= 8 * place.min(),
+    )
+
+
+def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
+    """Means of some metrics in every group of conditions, with the undisturbed pictures' level.
+
+    Args:
+        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        metrics: columns of ``edits``, a panel for each.
+    """
+    rows = means[means["condition"].notna()]
+    groups = rows.drop_duplicates("condition").reset_index(drop=True)
+    place = pd.Series(groups.index, index=groups["condition"])
+    drawn = {}
+    for metric in metrics:
+        each = rows[rows["metric"] == metric]
+        mean, low, high = (each[name].to_numpy(float) for name in ("mean", "low", "high"))
+        drawn[_labelled(metric)] = Series(each["condition"].map(place).to_numpy(float), mean, low, high)
+    levels = means[(means["action"] == "undisturbed") & means["metric"].isin(metrics)]
+    return Dots(
+        drawn=drawn,
+        labels=setting_words(groups),
+        title=f"Every setting: mean over {_counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
+        + ("; dotted: undisturbed" if len(levels) else ""),
+        levels={_labelled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
+    )
+
+
+def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Pictures:
+    """An item's pictures: a row for each selection and remaining setting, a column for each place on an axis.
+
+    The undisturbed picture begins every row, the source's is beside it. Grey is a picture that failed, white one that
+    the sweep does not have.
+
+    Args:
+        edits: rows of ``schemas/edits.yaml``, those of the item with their pictures.
+        item: its place in the sweep.
+        conditions: ids of the conditions to show; None for first trials of the remaining setting that has most of
+            them, the last of such.
+        axis: of :data:`AXES`; None for that with most places.
+
+    Returns:
+        At most 14 rows and 10 columns of pictures, spread over what there is.
+
+    Raises:
+        InputError: there is no such axis, or the item has no such edited picture.
+    """
+    if axis is not None and axis not in AXES:
+        raise unknown("axis", axis, AXES)
+    own = edits[edits["item"] == item]
+    chosen = own["trial"] == 0 if conditions is None else own["condition_id"].isin(list(conditions))
+    rows = own[(own["role"] == "edited") & chosen].sort_values("condition")
+    if rows.empty:
+        raise InputError(f"item {item} has no edited pictures of these conditions. Choose another item or others.")
+    column = AXES[axis or max(AXES, key=lambda name: _own(rows)[1][AXES[name]].nunique())]
+    rows = _beside(rows, column)
+    place, ticks = _places(rows[column])
+    rows = rows.assign(place=place)
+    fixed = [name for name in SETTINGS if name not in (column, "selection")]
+    if conditions is None:
+        parts = [part for _, part in rows.groupby(fixed, sort=False)]
+        rows = max(reversed(parts), key=len)
+    named = [name for name in SETTINGS if name != column and rows[name].nunique() > 1]
+    rows = rows.assign(label=[_label(row, named) for _, row in rows.iterrows()])
+    cells = {(row["label"], row["place"]): row["image"] for _, row in rows.iterrows()}
+    labels = _thinned(list(dict.fromkeys(rows["label"])), _MOST_STRIP[0])
+    places = _thinned(sorted(set(rows["place"])), _MOST_STRIP[1])
+    first = own[own["role"] != "edited"].sort_values("role", ascending=False).drop_duplicates("role")
+    beside = [_decoded(image) for image in first["image"]]
+    grid = [
+        [*beside, *(_decoded(cells[label, at]) if (label, at) in cells else _NONE for at in places)] for label in labels
+    ]
+    word = _WORDS[column].partition(" ")[0]
+    headings = [f"{word} {ticks[int(at)] if ticks else f'{at:g}'}" for at in places]
+    about = own.iloc[0]
+    title = [f"{about['item_id']}: {about['prompt']}"]
+    title += [f"source: {about['source_prompt']}"] if pd.notna(about["source_prompt"]) else []
+    title.append(in_words(rows.iloc[0], [name for name in ("action", *AXES.values()) if name not in (column, *named)]))
+    return Pictures(
+        rows=grid,
+        labels=labels,
+        columns=[*first["role"], *headings],
+        title="\n".join(textwrap.shorten(text, 90, placeholder=" ...") for text in title),
+    )
+
+
+def _label(row: pd.Series, names: Sequence[str]) -> str:
+    """What a group is, its selection or baseline first, without settings that it does not have."""
+    lacked = set(SETTINGS) - {"amount"} if row["line"] in BASELINES else {"k"} if row["line"] == "all" else set()
+    rest = in_words(row, [name for name in names if name not in lacked and name != "selection"])
+    return f"{row['line']}, {rest}" if rest else str(row["line"])
+
+
+def _own(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Edits of hidden states, and those of them that have a k; all that there is where there are none."""
+    edits = rows[~rows["action"].isin(BASELINES)]
+    edits = edits if len(edits) else rows
+    with_k = edits[edits["selection"] != "all"]
+    return edits, with_k if len(with_k) else edits
+
+
+def _with_lines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the ``line`` that each belongs to: its selection, or its baseline."""
+    return rows.assign(line=rows["action"].where(rows["action"].isin(BASELINES), rows["selection"]))
+
+
+def _beside(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Rows with their lines; those that lack a setting are repeated for all values that others have of it.
+
+    Baselines of amounts that no edit has are left out, but where the amount is the axis.
+    """
+    rows = _with_lines(rows)
+    is_baseline, is_all = rows["line"].isin(BASELINES), rows["line"] == "all"
+    edits, every_k, baselines = rows[~is_baseline & ~is_all], rows[is_all], rows[is_baseline]
+    if len(edits):
+        every_k = every_k.drop(columns="k").merge(edits[["k"]].drop_duplicates(), how="cross")
+    edits = pd.concat([edits, every_k])
+    if len(edits):
+        lacked = [name for name in SETTINGS if name not in ("amount", "selection")]
+        if axis == "amount":
+            others = edits[lacked].drop_duplicates()
+            baselines = baselines.drop(columns=lacked).merge(others, how="cross")
+        else:
+            others = edits[[*lacked, "amount"]].drop_duplicates()
+            baselines = baselines.drop(columns=lacked).merge(others, on="amount")
+    return pd.concat([edits, baselines])
+
+
+def _has_dose(rows: pd.DataFrame) -> bool:
+    """Whether the top or the listed channels are there at several places of the axis."""
+    effects = rows[rows["line"].isin(["top", "listed"])]
+    return bool((effects.groupby("line")["place"].nunique() > 1).any())
+
+
+def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
+    """Where each value is on its axis; and where they are names, such as 0-5, the names of the places 0, 1, ..."""
+    if pd.api.types.is_numeric_dtype(values) or values.str.isdigit().all():
+        return values.to_numpy(float), None
+    names = sorted(values.unique(), key=_extent)
+    return values.map({name: place for place, name in enumerate(names)}).to_numpy(float), names
+
+
+def _extent(name: str) -> tuple[int, int]:
+    """How far a name such as 2-5 reaches, and from where: windows are behind single ones, and all behind windows."""
+    numbers = [int(number) for number in re.findall(r"\d+", name)] or [0]
+    return numbers[-1] - numbers[0], numbers[0]
+
+
+def _line(rows: pd.DataFrame) -> Series:
+    """A line along places, broken between single ones and windows of each size."""
+    values = rows[["place", "mean", "low", "high"]].to_numpy(float)
+    at = np.flatnonzero(np.diff(rows["reach"])) + 1
+    gaps = np.full((len(at), 4), np.nan)
+    gaps[:, 0] = values[at, 0]
+    place, mean, low, high = np.insert(values, at, gaps, axis=0).T
+    return Series(place, mean, low, high)
+
+
+def _labelled(metric: str) -> str:
+    return f"{metric} ({METRICS[metric].unit})" if metric in METRICS else metric
+
+
+def _about(metric: str) -> str:
+    return f"{metric}: {METRICS[metric].about}" if metric in METRICS else metric
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """How many items a mean is of, as titles say it."""
+    ends = [f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())})]
+    return f"n = {' to '.join(ends)} items of {int(rows['n_prompts'].max()):,} prompts"
+
+
+def _thinned(values: list[_Value], most: int) -> list[_Value]:
+    """At most so many of a list, its ends and others evenly between them."""
+    if len(values) <= most:
+        return values
+    return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
+
+
+def _decoded(image: bytes | None) -> np.ndarray:
+    if image is None:
+        return _FAILED
+    with Image.open(io.BytesIO(image)) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((_SIDE, _SIDE))
+    return np.asarray(small)

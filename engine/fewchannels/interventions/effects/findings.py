@@ -1,0 +1,293 @@
+"""What was found in a sweep: the top channels against every control, said as plainly where they do not exceed it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from fewchannels.analyses.document import Finding, How, Table, number, ranged_row
+from fewchannels.analyses.source import Source
+from fewchannels.interventions.conditions import BASELINES
+from fewchannels.interventions.effects.figures import in_words
+from fewchannels.interventions.metrics import METRICS
+
+_Q = 0.05
+_FEWEST = 6  # prompts: of fewer, even when all differ alike, the exact p is above 0.05
+_DOSES = ("energy_share", "change")
+_WORDS = {
+    "bottom": "as many channels of smallest score (bottom)",
+    "random": "as many random channels (random)",
+    "redrawn": "as many random channels, drawn anew at every layer and step (redrawn)",
+    "matched": "as many other channels as hold the same energy (matched)",
+    "scaled": "as many random channels, moved by as much (scaled)",
+    "all": "all channels",
+    "prompt": "prompts blended at the same strength",
+    "latents": "latents blended at the same strength",
+    "pixels": "pixels blended at the same strength",
+}
+_SETTINGS = ("action", "amount", "k", "scores_from", "layers_name", "steps_name", "streams", "tokens", "placement")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The setting that is told in full.
+
+    Attributes:
+        condition: its place in the sweep.
+        selection: ``top`` or ``listed``.
+        words: the setting, as people read it.
+    """
+
+    condition: int
+    selection: str
+    words: str
+
+
+def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | None:
+    """The setting of top channels with most controls, the first of those; without controls the first setting at all.
+
+    Args:
+        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+
+    Returns:
+        None where nothing was edited.
+    """
+    groups: Any = averages[averages["condition"].notna()].drop_duplicates("condition").set_index("condition")
+    if groups.empty:
+        return None
+    if len(differences):
+        counts: Any = differences.groupby("counterpart_condition")["condition"].nunique()
+        condition = int(counts.sort_index().idxmax())
+    else:
+        condition = int(groups.index.min())
+    row = groups.loc[condition]
+    return Headline(condition, str(row["selection"]), f"{row['selection']} channels: {in_words(row, _SETTINGS)}")
+
+
+def of_sweep(
+    source: Source,
+    averages: pd.DataFrame,
+    differences: pd.DataFrame,
+    main: Sequence[str],
+    chosen: Headline | None,
+    first: Sequence[How],
+) -> list[Finding]:
+    """Every finding of a sweep, in the order in which they are read.
+
+    Args:
+        source: the sweep.
+        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        main: the main metrics.
+        chosen: the setting that is told in full.
+        first: commands that make the tables which the questions read, where they are not there.
+    """
+    if chosen is None:
+        return []
+    found = [_level(source, averages, main, chosen, first)]
+    own: Any = differences[differences["counterpart_condition"] == chosen.condition]
+    for condition, rows in own[own["metric"].isin([*main, *_DOSES])].groupby("condition", sort=False):
+        if rows["metric"].isin(main).any():
+            found.append(_against(source, rows, int(condition), chosen, main, first))
+    if not len(own):
+        found.append(
+            Finding(
+                "no_control",
+                "The sweep has no control of this setting, so nothing can be said of the channels.",
+                {},
+                [],
+            )
+        )
+    if differences["counterpart_condition"].nunique() > 1:
+        found.append(_everywhere(source, differences, main, first))
+    sets = _sets(source, [chosen.condition, *own["condition"].unique().tolist()], chosen)
+    return found if sets is None else [*found, sets]
+
+
+def _level(
+    source: Source, averages: pd.DataFrame, main: Sequence[str], chosen: Headline, first: Sequence[How]
+) -> Finding:
+    own: Any = averages[(averages["condition"] == chosen.condition) & averages["metric"].isin(main)].set_index("metric")
+    plain: Any = averages[(averages["action"] == "undisturbed") & averages["metric"].isin(main)].set_index("metric")
+    parts, numbers = [], {}
+    for metric in (name for name in main if name in own.index):
+        row = own.loc[metric]
+        text = f"{metric} {ranged_row(row)}"
+        numbers[metric] = _record(row)
+        if metric in plain.index and pd.notna(plain.loc[metric, "mean"]):
+            text += f", undisturbed pictures {ranged_row(plain.loc[metric])}"
+            numbers[metric]["undisturbed"] = _record(plain.loc[metric])
+        parts.append(text)
+    n, n_prompts = int(own["n_items"].max()), int(own["n_prompts"].max())
+    text = (
+        "select action, selection, metric, n_items, n_prompts, mean, low, high from effects_means where (condition = "
+        f"{chosen.condition} or action = 'undisturbed') and metric in ({_listed(main)}) order by metric, condition"
+    )
+    sentence = f"{_upper(chosen.words)}. {'; '.join(parts)}; n = {n:,} items of {n_prompts:,} prompts."
+    return Finding("setting", sentence, {"condition": chosen.condition, "metrics": numbers}, [*first, source.sql(text)])
+
+
+def _against(
+    source: Source, rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequence[str], first: Sequence[How]
+) -> Finding:
+    row = rows.iloc[0]
+    control = _control(row)
+    by: dict[str, list[str]] = {"more": [], "less": [], "alike": []}
+    every = rows
+    rows = every[every["metric"].isin(main)]
+    for _, each in rows.iterrows():
+        by[verdict(each)].append(f"{each['metric']} {ranged_row(each)}")
+    words = {"more": "they do more by", "less": "they do LESS by", "alike": "not told apart are"}
+    parts = [f"{words[name]} {', '.join(each)}" for name, each in by.items() if each]
+    exceeded = bool(by["more"]) and not by["less"] and not by["alike"]
+    lead = "exceed" if exceeded else "exceed only in part" if by["more"] else "do NOT exceed"
+    lead = lead if by["more"] or by["less"] else "cannot be told from"
+    n, n_prompts = int(rows["n_items"].max()), int(rows["n_prompts"].max())
+    too_few = f"; the test finds nothing with fewer than {_FEWEST} prompts" if n_prompts < _FEWEST else ""
+    sentence = (
+        f"The {chosen.selection} channels {lead} {_WORDS.get(control, control)}: {'; '.join(parts)}; "
+        f"n = {n:,} items of {n_prompts:,} prompts{too_few}."
+    )
+    table = Table(
+        f"{chosen.selection} minus {control}; energy_share and change say how alike the edits were",
+        ["metric", chosen.selection, control, "difference", "d_z", "q", "n"],
+        [
+            [
+                str(each["metric"]),
+                number(each["effect_mean"]),
+                number(each["control_mean"]),
+                ranged_row(each),
+                "" if pd.isna(each["d_z"]) else f"{each['d_z']:.2f}",
+                "" if pd.isna(each["q"]) else f"{each['q']:.2g}",
+                f"{int(each['n_items']):,}",
+            ]
+            for _, each in pd.concat([rows, every[every["metric"].isin(_DOSES) & every["mean"].notna()]]).iterrows()
+        ],
+    )
+    text = (
+        "select metric, n_items, n_prompts, effect_mean, control_mean, mean, low, high, d_z, p, q from "
+        f"effects_contrasts where condition = {condition} and counterpart_condition = {chosen.condition} and metric in "
+        f"({_listed([*main, *_DOSES])}) order by metric"
+    )
+    numbers: dict[str, Any] = {"control": control, "condition": condition, "counterpart_condition": chosen.condition}
+    numbers |= {"exceeded": exceeded}
+    numbers["metrics"] = {
+        str(each["metric"]): _record(each)
+        | {name: _plain(each[name]) for name in ("effect_mean", "control_mean", "d_z", "q")}
+        | {"verdict": verdict(each)}
+        for _, each in rows.iterrows()
+    }
+    return Finding(f"against_{control}", sentence, numbers, [*first, source.sql(text)], table)
+
+
+def verdict(row: pd.Series) -> str:
+    """Whether the channels do ``more`` or ``less`` than their control, or both are ``alike``.
+
+    More is: further from the undisturbed picture and from what its prompt asks for, or nearer to the source.
+
+    Args:
+        row: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+    """
+    if pd.isna(row["q"]) or pd.isna(row["low"]) or row["q"] >= _Q or row["low"] <= 0 <= row["high"]:
+        return "alike"
+    rises = METRICS[row["metric"]].more in ("change", "source") if row["metric"] in METRICS else True
+    return "more" if (row["mean"] > 0) == rises else "less"
+
+
+def _everywhere(source: Source, differences: pd.DataFrame, main: Sequence[str], first: Sequence[How]) -> Finding:
+    """Of all settings, in how many the channels do more than each control."""
+    rows = differences[differences["metric"].isin(main)]
+    rows = rows.assign(control=[_control(row) for _, row in rows.iterrows()])
+    rows = rows.assign(verdict=[verdict(row) for _, row in rows.iterrows()])
+    shown = [metric for metric in main if metric in set(rows["metric"])]
+    body, numbers, plain = [], {}, []
+    for control, own in rows.groupby("control", sort=False):
+        cells, counts = [str(control)], {}
+        for metric in shown:
+            each = own[own["metric"] == metric]["verdict"].value_counts()
+            counts[metric] = {name: int(each.get(name, 0)) for name in ("more", "less", "alike")}
+            total = sum(counts[metric].values())
+            cells.append(f"{counts[metric]['more']} more, {counts[metric]['less']} less, of {total}" if total else "")
+        body.append(cells)
+        numbers[str(control)] = counts
+        if not any(each["more"] for each in counts.values()):
+            plain.append(str(control))
+    n_settings = int(rows["counterpart_condition"].nunique())
+    not_exceeded = f" In no setting and by no metric do they exceed {', '.join(plain)}." if plain else ""
+    sentence = (
+        f"Over all {n_settings:,} settings, in how many the channels do more than a control, or less, by each main "
+        f"metric; the rest cannot be told apart.{not_exceeded}"
+    )
+    text = (
+        "select action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, effect_mean, "
+        f"control_mean, mean, low, high, d_z, q from effects_contrasts where metric in ({_listed(main)}) "
+        "order by condition, counterpart_condition, metric"
+    )
+    table = Table("Settings by control and metric", ["minus", *shown], body)
+    return Finding("all_settings", sentence, numbers, [*first, source.sql(text)], table)
+
+
+def _sets(source: Source, conditions: Sequence[int], chosen: Headline) -> Finding | None:
+    """How far the pictures of a setting, and those of its controls, are as a set from the undisturbed ones."""
+    if "effects" not in source.catalog.results:
+        return None
+    text = (
+        "select model, condition, action, selection, trial, k, n_edited, n_undisturbed, frechet, kernel, cmmd from "
+        f"effects_sets where condition in ({', '.join(f'{each:d}' for each in conditions)}) order by model, condition"
+    )
+    rows = source.ask(text)
+    if rows.empty:
+        return None
+    own = rows[rows["condition"] == chosen.condition]
+    told = [
+        f"by {row.model} kernel distance {number(row.kernel)}, CMMD {number(row.cmmd)}"
+        + ("" if pd.isna(row.frechet) else f", Fréchet distance {number(row.frechet)}")
+        + f" ({row.n_edited:,} edited, {row.n_undisturbed:,} undisturbed pictures)"
+        for row in own.itertuples()
+    ]
+    sentence = (
+        f"As a set, the edited pictures of the {chosen.selection} channels are from the undisturbed ones "
+        f"{'; '.join(told)}. Each is one number of two sets, without an interval; 0 is no difference, the kernel "
+        "distance may be a little below, and Fréchet's needs more pictures than features. The controls' stand beside."
+    )
+    table = Table(
+        "Distance of edited from undisturbed pictures, as sets of embeddings",
+        ["embedded by", "channels", "edited", "undisturbed", "kernel (KID)", "CMMD", "Fréchet (FID)"],
+        [
+            [
+                str(row.model),
+                _control(pd.Series(row._asdict())) + (f", draw {row.trial}" if row.trial else ""),
+                f"{row.n_edited:,}",
+                f"{row.n_undisturbed:,}",
+                number(row.kernel),
+                number(row.cmmd),
+                "" if pd.isna(row.frechet) else number(row.frechet),
+            ]
+            for row in rows.itertuples()
+        ],
+    )
+    names = ("model", "condition", "n_edited", "n_undisturbed", "frechet", "kernel", "cmmd")
+    sets = [{name: None if pd.isna(row[name]) else row[name] for name in names} for row in rows.to_dict("records")]
+    return Finding("sets", sentence, {"sets": sets}, [source.sql(text)], table)
+
+
+def _control(row: pd.Series) -> str:
+    return str(row["action"] if row["action"] in BASELINES else row["selection"])
+
+
+def _record(row: pd.Series) -> dict[str, Any]:
+    return {name: _plain(row[name]) for name in ("mean", "low", "high")} | {"n_items": int(row["n_items"])}
+
+
+def _plain(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

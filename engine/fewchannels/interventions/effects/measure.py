@@ -1,0 +1,144 @@
+"""The end of a sweep: from its parts to means, contrasts, figures and a summary, under ``results/effects/``."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fewchannels.analyses.analysis import Finding, plain, versions
+from fewchannels.analyses.figures.drawings import Panels, Pictures
+from fewchannels.errors import InputError, unknown
+from fewchannels.interventions.effects.contrasts import means
+from fewchannels.interventions.effects.contrasts import metrics as all_metrics
+from fewchannels.interventions.effects.figures import AXES, dose_response, shown_items, strip, varying
+from fewchannels.interventions.effects.summary import summarise
+from fewchannels.runs.description import read_sweep
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import part
+from fewchannels.runs.results import Results
+from fewchannels.runs.storage import Storage
+from fewchannels.tables import Columns, decode, encode, schema
+
+if TYPE_CHECKING:
+    from fewchannels.interventions.effects.set_distances import SetDistances
+
+LABEL = "effects"
+SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts", "sets": "effects_sets"}
+
+
+def end_sweep(
+    storage: Storage, metrics: Sequence[str] = (), on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Finding:
+    """Measure a sweep's effects over what is finished, and write them. Safe to repeat: it replaces them.
+
+    Args:
+        storage: of the sweep.
+        metrics: learned metrics whose models say how far the sets of edited pictures are from the undisturbed ones.
+        on_progress: called with the tasks read so far and in all.
+
+    Raises:
+        InputError: there is no sweep, nothing of it is finished, or a model cannot be loaded.
+        StorageError: a finished task's part is missing or damaged.
+    """
+    fingerprint, records = _finished(storage)
+    tasks = list(records)
+    sets = _set_distances(metrics) if metrics else None
+    edits = _edits(storage, tasks, on_progress, sets.add if sets else None)
+    finding = summarise(edits.assign(image=_pictures(storage, edits)))
+    no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
+    tables = dict(finding.tables) | {"sets": sets.table(edits) if sets else no_sets}
+    results = Results(storage, LABEL)
+    settings = plain({"sweep": fingerprint, "tasks": tasks, "metrics": list(metrics)})
+    results.begin(settings, replace=True)
+    encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
+    about = {"analysis": LABEL, "settings": settings, "numbers": finding.numbers, "versions": versions()}
+    results.end(about, SCHEMAS, encoded | finding.files | {"summary.md": finding.text.encode()})
+    return finding
+
+
+def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
+    """One metric of what is finished against one axis: :func:`fewchannels.interventions.effects.figures.dose_response`.
+
+    Args:
+        storage: of the sweep.
+        metric: a column of ``edits``.
+        axis: of :data:`fewchannels.interventions.effects.figures.AXES`; None for the first that varies.
+
+    Raises:
+        InputError: there is no sweep, nothing of it is finished, or it has no such metric or axis.
+        StorageError: a finished task's part is missing or damaged.
+    """
+    edits = _edits(storage, list(_finished(storage)[1]))
+    measured = [name for name in all_metrics() if edits.loc[edits["role"] == "edited", name].notna().any()]
+    if metric not in measured:
+        raise unknown("metric of edited pictures", metric, measured)
+    others = [name for name in all_metrics() if name != metric]
+    averages = means(edits.assign(**dict.fromkeys(others, float("nan"))))
+    axes = [axis] if axis else varying(averages)
+    if not axes:
+        raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; name the axis all the same.")
+    return dose_response(averages, metric, axes[0])
+
+
+def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Pictures:
+    """The pictures of one item: :func:`fewchannels.interventions.effects.figures.strip`.
+
+    Args:
+        storage: of the sweep.
+        item: its place in the sweep.
+        axis: of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
+
+    Raises:
+        InputError: there is no sweep, nothing of the item is finished, or there is no such axis.
+        StorageError: a finished task's part is missing or damaged.
+    """
+    records = _finished(storage)[1]
+    owners = [task for task, record in records.items() if record.start <= item < record.stop]
+    if not owners:
+        raise InputError(f"item {item} has no edited pictures: no finished task of {storage.url!r} owns it.")
+    return strip(decode(storage.get(part("edits", owners[0]))).to_pandas(), item, axis=axis)
+
+
+def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
+    """The sweep's fingerprint, and its finished tasks' records."""
+    fingerprint = read_sweep(storage)["fingerprint"]
+    records = Ledger(storage).records(fingerprint)
+    if not records:
+        raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to go on.")
+    return fingerprint, records
+
+
+def _edits(
+    storage: Storage,
+    tasks: Sequence[int],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_pictures: Callable[[Any], None] | None = None,
+) -> pd.DataFrame:
+    """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown, a ``pyarrow.Table`` of each task."""
+    parts = []
+    for n, task in enumerate(tasks, start=1):
+        table = decode(storage.get(part("edits", task)))
+        if on_pictures:
+            on_pictures(table)
+        parts.append(table.drop_columns(["image"]).to_pandas())
+        on_progress(n, len(tasks))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _set_distances(metrics: Sequence[str]) -> "SetDistances":
+    from fewchannels.interventions.effects.set_distances import (
+        SetDistances,  # here: seconds to import, and seldom needed
+    )
+
+    return SetDistances(metrics)
+
+
+def _pictures(storage: Storage, edits: pd.DataFrame) -> pd.Series:
+    """The pictures of the items that figures show; None of the others."""
+    wanted = edits["item"].isin(shown_items(edits))
+    found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
+    for task in sorted(edits.loc[wanted, "task"].unique().tolist()):
+        images = decode(storage.get(part("edits", task))).column("image").to_pylist()
+        rows = edits.index[edits["task"] == task]
+        found[rows] = [image if shown else None for image, shown in zip(images, wanted[rows], strict=True)]
+    return found

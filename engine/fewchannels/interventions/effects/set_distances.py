@@ -1,0 +1,89 @@
+"""How far the set of edited pictures is from the set of undisturbed ones, condition by condition."""
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from fewchannels.errors import InputError
+from fewchannels.interventions.metrics.learned import LearnedMetrics
+from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
+from fewchannels.models.loaded import default_device
+from fewchannels.runs.pictures import pixels
+from fewchannels.tables import Columns
+
+_BATCH = 64
+_UNDISTURBED = -1
+
+
+class SetDistances:
+    """Collects embeddings of a sweep's pictures, part by part; a few hundred numbers a picture.
+
+    Args:
+        metrics: learned metrics, of which CLIP and DINO embed pictures.
+
+    Raises:
+        InputError: a model cannot be loaded.
+    """
+
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._models = LearnedMetrics.of(metrics, default_device())
+        self._found: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+
+    def add(self, table: Any) -> None:
+        """Embed the pictures of one part, a ``pyarrow.Table`` of ``edits``."""
+        columns = {name: table.column(name).to_pylist() for name in ("role", "condition", "image")}
+        rows = [
+            (_UNDISTURBED if role == "undisturbed" else condition, image)
+            for role, condition, image in zip(*columns.values(), strict=True)
+            if image is not None and role in ("undisturbed", "edited")
+        ]
+        for first in range(0, len(rows), _BATCH):
+            batch = rows[first : first + _BATCH]
+            pictures = torch.stack([_decoded(image) for _, image in batch])
+            for model, embedded in self._models.embeddings(pictures).items():
+                for (condition, _), row in zip(batch, embedded, strict=True):
+                    self._found[model, condition].append(row)
+
+    def table(self, edits: pd.DataFrame) -> Columns:
+        """Columns of ``schemas/effects_sets.yaml``, a row for every condition and model.
+
+        Args:
+            edits: the sweep's table, of which the conditions' settings are taken.
+        """
+        rows = []
+        settings = edits[edits["role"] == "edited"].drop_duplicates("condition").sort_values("condition")
+        models = sorted({model for model, _ in self._found})
+        for about in settings.to_dict("records"):
+            for model in models:
+                undisturbed = np.array(self._found[model, _UNDISTURBED])
+                edited = np.array(self._found[model, about["condition"]])
+                if min(len(edited), len(undisturbed)) > 1:
+                    rows.append(about | {"model": model} | _distances(edited, undisturbed))
+        names = ("condition", "action", "amount", "selection", "trial", "k", "layers_name", "steps_name", "tokens")
+        more = ("model", "n_edited", "n_undisturbed", "frechet", "kernel", "cmmd")
+        return {name: [row[name] for row in rows] for name in (*names, *more)}
+
+
+def _distances(edited: np.ndarray, undisturbed: np.ndarray) -> dict[str, Any]:
+    try:
+        frechet: float | None = frechet_distance(edited, undisturbed)
+    except InputError:  # fewer pictures than features
+        frechet = None
+    return {
+        "n_edited": len(edited),
+        "n_undisturbed": len(undisturbed),
+        "frechet": frechet,
+        "kernel": kernel_distance(edited, undisturbed),
+        "cmmd": cmmd(edited, undisturbed),
+    }
+
+
+def _decoded(png: bytes) -> torch.Tensor:
+    with Image.open(io.BytesIO(png)) as image:
+        return pixels(image)

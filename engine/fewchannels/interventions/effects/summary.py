@@ -1,0 +1,158 @@
+"""What the edits of a sweep say together: means, contrasts with controls, figures, and a page of text."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.drawn import as_files
+from fewchannels.interventions.effects.contrasts import as_columns, contrasts, means, metrics
+from fewchannels.interventions.effects.figures import default_figures, main_metrics, setting_words
+from fewchannels.interventions.metrics import METRICS
+
+_MOST_ROWS = 40
+_Q = 0.05
+
+
+def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> Finding:
+    """From a sweep's pictures to what they say of its conditions.
+
+    Args:
+        edits: every row of ``schemas/edits.yaml``. Pictures are looked at of the items that
+            :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips are drawn.
+        n_resamples: of the bootstrap of intervals.
+        seed: of its draws.
+
+    Returns:
+        The numbers of the main metrics, the page, the tables ``means`` and ``contrasts`` (``schemas/effects_*.yaml``),
+        and the figures.
+    """
+    averages, differences = means(edits, n_resamples, seed), contrasts(edits, n_resamples, seed)
+    edited = edits[edits["role"] == "edited"]
+    main = main_metrics(averages)
+    found = set(averages.loc[averages["condition"].notna(), "metric"])
+    numbers = {
+        "n_items": int(edits["item"].nunique()),
+        "n_prompts": int(edits["prompt"].nunique()),
+        "n_conditions": int(edited["condition_id"].nunique()),
+        "n_edited": len(edited),
+        "n_failed": int((edited["status"] != "done").sum()),
+        "n_nonfinite": int((edited["nonfinite_steps"].fillna(0) > 0).sum()),
+        "metrics": main,
+        "not_measured": [metric for metric in metrics() if metric not in found],
+        "means": _records(averages[averages["metric"].isin(main)]),
+        "contrasts": _records(differences[differences["metric"].isin(main)]),
+    }
+    files = as_files(default_figures(edits, averages))
+    page = [*_head(numbers), *_undisturbed(averages), *_means(averages, main), *_contrasts(differences, main)]
+    text = "\n".join([*page, *_end(numbers, files)])
+    return Finding(numbers, text, {"means": as_columns(averages), "contrasts": as_columns(differences)}, files)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    columns = as_columns(table)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+
+
+def _head(numbers: dict[str, Any]) -> list[str]:
+    n = numbers["n_conditions"]
+    return [
+        "# Effects",
+        "",
+        f"{numbers['n_items']:,} items of {numbers['n_prompts']:,} prompts, {n:,} condition{'s' * (n != 1)}: "
+        f"{numbers['n_edited']:,} edited pictures, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
+        "with latents that were not finite. Means are over items, each item's trials averaged first; brackets hold "
+        "95 % intervals over prompts.",
+        "",
+    ]
+
+
+def _undisturbed(averages: pd.DataFrame) -> list[str]:
+    rows = averages[(averages["action"] == "undisturbed") & averages["metric"].isin(METRICS) & averages["mean"].notna()]
+    if rows.empty:
+        return []
+    shown = ", ".join(f"{row['metric']} {_ranged(row)}" for _, row in rows.iterrows())
+    return [f"Undisturbed, n = {rows['n_items'].max():,}: {shown}.", ""]
+
+
+def _means(averages: pd.DataFrame, main: Sequence[str]) -> list[str]:
+    rows = averages[averages["condition"].notna() & averages["metric"].isin([*main, "change"])]
+    groups = rows.drop_duplicates("condition")
+    if len(groups) > _MOST_ROWS:
+        return [f"The means of {len(groups):,} settings are in the table `effects_means`.", ""]
+    columns = [metric for metric in (*main, "change") if metric in set(rows["metric"])]
+    body = []
+    for (_, group), words in zip(groups.iterrows(), setting_words(groups), strict=True):
+        own = rows[rows["condition"] == group["condition"]]
+        cells = {row["metric"]: _ranged(row) for _, row in own.iterrows()}
+        body.append([words, f"{own['n_items'].max()}", *(cells.get(metric, "") for metric in columns)])
+    return _table(["setting", "n", *columns], body)
+
+
+def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
+    if differences.empty:
+        return [
+            "No contrasts: no control of this sweep (bottom, random, matched, ...) has the settings of a top or listed "
+            "selection, so nothing here says what the top channels do more than others.",
+            "",
+        ]
+    rows = differences[differences["metric"].isin(main)]
+    pairs = rows.drop_duplicates(["condition", "counterpart_condition"])
+    about = [
+        "## Against controls",
+        "",
+        "Top channels, or listed ones where there are no top ones, minus the control, item by item: difference "
+        "(95 % interval over prompts), d_z over prompts, q of Wilcoxon's signed-rank test (Benjamini and Hochberg's, "
+        f"over {int(differences['p'].notna().sum()):,} tests of all metrics).",
+        "",
+    ]
+    if len(pairs) > _MOST_ROWS:
+        return [*about, *_counts(rows, main), "Every contrast is in the table `effects_contrasts`.", ""]
+    body = []
+    effects = setting_words(pairs.assign(selection=pairs["counterpart"]))
+    for (_, pair), effect in zip(pairs.iterrows(), effects, strict=True):
+        names = ["condition", "counterpart_condition"]
+        own = rows[(rows[names] == pair[names]).all(axis=1)]
+        cells = {row["metric"]: _contrast(row) for _, row in own.iterrows()}
+        ends = [f"{effect}, minus {pair['selection']}", f"{own['n_items'].max()}"]
+        body.append([*ends, *(cells.get(metric, "") for metric in main)])
+    return about + _table(["", "n", *main], body)
+
+
+def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
+    """In how many settings the difference is beyond doubt, by control."""
+    body = []
+    for selection, own in rows.groupby("selection", sort=False):
+        cells = []
+        for metric in main:
+            each = own[own["metric"] == metric]
+            clear = each[each["q"] < _Q]
+            cells.append(f"{(clear['mean'] > 0).sum()} higher, {(clear['mean'] < 0).sum()} lower, of {len(each)}")
+        body.append([f"minus {selection}", *cells])
+    return [f"Settings whose q is below {_Q:g}, by control:", "", *_table(["", *main], body)]
+
+
+def _end(numbers: dict[str, Any], files: Iterable[str]) -> list[str]:
+    lacking = ", ".join(numbers["not_measured"])
+    pictures = [f"![{name[8:-4]}]({name})" for name in files if name.endswith(".png")]
+    return [*([f"Not measured: {lacking}.", ""] if lacking else []), *pictures, ""]
+
+
+def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *body]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def _ranged(row: pd.Series) -> str:
+    if pd.isna(row["mean"]):
+        return ""
+    return f"{row['mean']:.3g}" + ("" if pd.isna(row["low"]) else f" ({row['low']:.3g} to {row['high']:.3g})")
+
+
+def _contrast(row: pd.Series) -> str:
+    parts = [_ranged(row)]
+    parts += [f"d_z {row['d_z']:.2f}"] if pd.notna(row["d_z"]) else []
+    parts += [f"q {row['q']:.2g}"] if pd.notna(row["q"]) else []
+    return ", ".join(parts)

@@ -1,0 +1,83 @@
+"""What a sweep will take, before it starts: rows and batches from its plan, time and bytes from one real batch."""
+
+import io
+import time
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from fewchannels.interventions.rows import count
+from fewchannels.interventions.sweep import Prepared
+from fewchannels.interventions.worker import SweepWorker
+from fewchannels.runs.description import MANIFEST
+from fewchannels.tables import as_columns, encode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Pictures, batches, bytes and time of a whole sweep.
+
+    Attributes:
+        n_items: samples, or pairs.
+        n_conditions: ways to edit.
+        n_edits: edited pictures.
+        n_batches: that are generated.
+        n_rows: rows of all batches: what is generated.
+        rows_per_edit: rows over edited pictures; 1 would be to generate the edited ones only.
+        total_bytes: of the ``edits`` table, pictures included.
+        seconds: with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_row: as measured, with this process's threads.
+        measured_rows: rows of the batch that was measured.
+    """
+
+    n_items: int
+    n_conditions: int
+    n_edits: int
+    n_batches: int
+    n_rows: int
+    rows_per_edit: float
+    total_bytes: int
+    seconds: float
+    seconds_per_row: float
+    measured_rows: int
+
+
+def cost(prepared: Prepared, n_actors: int, n_threads: int) -> Cost:
+    """Generate and measure the sweep's first task's first item without writing it, and scale what it took.
+
+    Args:
+        prepared: the sweep, not begun.
+        n_actors: actors that will share the work.
+        n_threads: CPU threads of each.
+    """
+    sweep = prepared.sweep
+
+    def opened(key: str) -> BinaryIO:
+        return prepared.manifest.open("rb") if key == MANIFEST else io.BytesIO(prepared.tables[key])
+
+    worker = SweepWorker(sweep, n_threads, opened)
+    items = worker.items(range(1))
+    n_one = count(1, sweep.conditions, sweep.job.batch_size, has_source=sweep.has_source)[1]
+    started = time.monotonic()
+    rows = worker.model.run(worker.pictures, items)
+    seconds_per_row = (time.monotonic() - started) / n_one
+    empty, one = (
+        len(encode("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))
+        for each in ([], rows)
+    )
+    counts = [
+        count(len(sweep.rows(task)), sweep.conditions, sweep.job.batch_size, has_source=sweep.has_source)
+        for task in (0, sweep.n_tasks - 1)
+    ]
+    n_batches, n_rows = (first * (sweep.n_tasks - 1) + last for first, last in zip(*counts, strict=True))
+    return Cost(
+        n_items=sweep.n_items,
+        n_conditions=len(sweep.conditions),
+        n_edits=sweep.n_edits,
+        n_batches=n_batches,
+        n_rows=n_rows,
+        rows_per_edit=n_rows / sweep.n_edits,
+        total_bytes=(one - empty) * sweep.n_items + empty * sweep.n_tasks,
+        seconds=seconds_per_row * n_rows / min(n_actors, sweep.n_tasks),
+        seconds_per_row=seconds_per_row,
+        measured_rows=n_one,
+    )

@@ -1,0 +1,200 @@
+"""One generation of a live session: what it has shown so far, for any thread that asks."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from fewchannels.interventions.live.ask import Ask
+from fewchannels.models.family import Block
+
+STATES = ("waiting", "running", "done", "failed", "cancelled")
+"""How far a generation is; the last three are ends."""
+_ENDS = STATES[2:]
+
+
+@dataclass(frozen=True, eq=False)
+class RowStep:
+    """What one row's image stream was behind every layer in one step. The arrays cannot be written to.
+
+    Attributes:
+        channels: ``(layer, k)`` int32, this row's own, largest score first.
+        scores: ``(layer, k)`` float32, theirs.
+        median_score: ``(layer,)`` float32, the lower median over all channels.
+        ratio: ``(layer,)`` float32, the largest score divided by that.
+        energy_share: ``(layer,)`` float32, share of the squared values that the ``k`` channels hold.
+        maps: ``(layer, k, y, x)`` float32, their signed values over the grid of tokens.
+    """
+
+    channels: np.ndarray
+    scores: np.ndarray
+    median_score: np.ndarray
+    ratio: np.ndarray
+    energy_share: np.ndarray
+    maps: np.ndarray
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            getattr(self, field.name).flags.writeable = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its arrays."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step.
+
+    Attributes:
+        step: 0-based.
+        timestep: the scheduler's.
+        sigma: the scheduler's noise level; None where it has none.
+        rows: by role: ``undisturbed``, ``source`` of a transport, ``edited``. The edited row is as later blocks see it,
+            after the edit.
+    """
+
+    step: int
+    timestep: float
+    sigma: float | None
+    rows: Mapping[str, RowStep]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its arrays, each counted once."""
+        return sum(row.n_bytes for row in {id(row): row for row in self.rows.values()}.values())
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A generation at one moment.
+
+    Attributes:
+        state: of :data:`STATES`.
+        error: why it failed or was cancelled, for a person; None else.
+        steps: those that are finished, in order.
+        pictures: PNG files by role, once it is done.
+        measures: how large the edit was, the columns :data:`fewchannels.interventions.conditions.MEASURES` of ``edits``,
+            once it is done; empty without an edit.
+    """
+
+    state: str
+    error: str | None
+    steps: tuple[Step, ...]
+    pictures: Mapping[str, bytes]
+    measures: Mapping[str, float | None]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in _ENDS
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its arrays and pictures."""
+        return sum(step.n_bytes for step in self.steps) + sum(map(len, self.pictures.values()))
+
+
+class CancelledError(Exception):
+    """Ends a generation from inside the pipeline."""
+
+
+class Generation:
+    """A generation that was asked for. Any thread may look at it, wait for it and cancel it.
+
+    Args:
+        ask: what for.
+        n_steps: denoising steps.
+        grid: tokens along height and width.
+        blocks: of the model, in the order of the arrays' layers.
+        roles: of its rows.
+
+    Attributes:
+        ask: likewise, as are the others.
+    """
+
+    def __init__(
+        self, ask: Ask, n_steps: int, grid: tuple[int, int], blocks: tuple[Block, ...], roles: tuple[str, ...]
+    ) -> None:
+        self.ask, self.n_steps, self.grid, self.blocks, self.roles = ask, n_steps, grid, blocks, roles
+        self._changed = threading.Condition()
+        self._now = Snapshot("waiting", None, (), MappingProxyType({}), MappingProxyType({}))
+        self._cancelled: str | None = None
+
+    def snapshot(self) -> Snapshot:
+        """What it is now; what is returned does not change."""
+        with self._changed:
+            return self._now
+
+    def wait(self, timeout_s: float | None = None, *, after_steps: int | None = None) -> Snapshot:
+        """Wait until it has ended or, with ``after_steps``, until more steps than those are finished.
+
+        Args:
+            timeout_s: at most, seconds; None for ever.
+            after_steps: steps that are known already.
+
+        Returns:
+            What it is then, also when the time is over.
+        """
+
+        def is_awaited() -> bool:
+            more = after_steps is not None and len(self._now.steps) > after_steps
+            return more or self._now.has_ended
+
+        with self._changed:
+            self._changed.wait_for(is_awaited, timeout_s)
+            return self._now
+
+    def cancel(self, why: str = "it was cancelled") -> None:
+        """End it: at once where it waits, before the next block where it runs. One that has ended stays as it is."""
+        with self._changed:
+            if self._cancelled is None and not self._now.has_ended:
+                self._cancelled = why
+            if self._now.state == "waiting":
+                self._become(state="cancelled", error=self._cancelled)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it has been, or is about to be."""
+        with self._changed:
+            return self._cancelled is not None
+
+    def begin(self) -> None:
+        """It runs, unless it was cancelled while it waited. For whoever runs it, like all below."""
+        with self._changed:
+            if self._now.state == "waiting":
+                self._become(state="running")
+
+    def check(self) -> None:
+        """Go on, or not.
+
+        Raises:
+            CancelledError: it was cancelled.
+        """
+        with self._changed:
+            if self._cancelled is not None:
+                raise CancelledError(self._cancelled)
+
+    def add(self, step: Step) -> None:
+        """A step is finished."""
+        with self._changed:
+            self._become(steps=(*self._now.steps, step))
+
+    def finish(self, pictures: Mapping[str, bytes], measures: Mapping[str, float | None]) -> None:
+        """All is done."""
+        with self._changed:
+            self._become(
+                state="done", pictures=MappingProxyType(dict(pictures)), measures=MappingProxyType(dict(measures))
+            )
+
+    def end(self, state: str, why: str) -> None:
+        """It failed, or was cancelled; its finished steps stay."""
+        with self._changed:
+            self._become(state=state, error=why)
+
+    def _become(self, **changed: object) -> None:
+        self._now = replace(self._now, **changed)  # type: ignore[arg-type]
+        self._changed.notify_all()

@@ -1,0 +1,141 @@
+"""Models that turn pictures and texts into unit vectors: CLIP and its like, DINO; by folder or hub id."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fewchannels.analyses.masks.checkpoints import quietly
+from fewchannels.errors import InputError
+
+
+class Clip:
+    """A CLIP-like model.
+
+    Args:
+        name: folder or hub id, with its image processor and tokenizer.
+        device: where it runs.
+
+    Attributes:
+        scale: what its cosines are multiplied by to be logits.
+        n_features: length of its vectors.
+
+    Raises:
+        InputError: it cannot be opened, lacks weights, or embeds no texts.
+    """
+
+    def __init__(self, name: str, device: str) -> None:
+        from transformers import AutoTokenizer
+
+        self._device = device
+        self._model, self._processor = _opened("CLIP", name, device)
+        if not all(hasattr(self._model, part) for part in ("get_image_features", "get_text_features", "logit_scale")):
+            raise InputError(
+                f"{name!r} is a {type(self._model).__name__}, which does not compare pictures with texts. Give a CLIP "
+                "model, such as openai/clip-vit-large-patch14."
+            )
+        with opening("CLIP", name):
+            self._tokenizer = AutoTokenizer.from_pretrained(_expanded(name), trust_remote_code=False)
+            longest = self._model.config.text_config.max_position_embeddings
+            self._n_tokens = min(self._tokenizer.model_max_length, longest)
+            self.scale = self._model.logit_scale.detach().exp().item()
+            self.n_features = self.texts([""]).shape[1]
+
+    @torch.inference_mode()
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """Unit vectors ``(picture, feature)`` float32 of pictures ``(picture, rgb, y, x)`` in [0, 1]."""
+        given = _processed(self._processor, pictures, self._device)
+        return _unit(_features(self._model.get_image_features(pixel_values=given)))
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors ``(text, feature)`` float32; what is too long for the model is cut off."""
+        different = list(dict.fromkeys(texts))
+        # Always as long as it can be: models whose text is not causal were trained so, others do not see the padding.
+        given = self._tokenizer(
+            different, padding="max_length", max_length=self._n_tokens, truncation=True, return_tensors="pt"
+        )
+        found = _unit(_features(self._model.get_text_features(**given.to(self._device))))
+        return found[[different.index(text) for text in texts]]
+
+
+class Dino:
+    """A vision transformer whose first token says what a picture is.
+
+    Args:
+        name: folder or hub id, with its image processor.
+        device: where it runs.
+
+    Raises:
+        InputError: it cannot be opened, lacks weights, or has no such token.
+    """
+
+    def __init__(self, name: str, device: str) -> None:
+        self._device = device
+        self._model, self._processor = _opened("DINO", name, device)
+        if not any(weight.endswith("cls_token") for weight, _ in self._model.named_parameters()):
+            raise InputError(
+                f"{name!r} is a {type(self._model).__name__}, which has no class token. Give a DINO model, such as "
+                "facebook/dino-vits16 or facebook/dinov2-base."
+            )
+
+    @torch.inference_mode()
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """Unit vectors ``(picture, feature)`` float32 of pictures ``(picture, rgb, y, x)`` in [0, 1]."""
+        given = _processed(self._processor, pictures, self._device)
+        return _unit(self._model(pixel_values=given).last_hidden_state[:, 0])
+
+
+@contextmanager
+def opening(
+    kind: str, name: object, remedy: str = "Give a folder that transformers' from_pretrained opens, or a hub id"
+) -> Iterator[None]:
+    """What a library says against a model is about the user's input."""
+    try:
+        with quietly():
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # as many kinds as there are broken checkpoints
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        reason = f"{type(error).__name__}: {first.rstrip('.')}"
+        raise InputError(f"the {kind} model {str(name)!r} cannot be opened: {reason}. {remedy}.") from None
+
+
+def _opened(kind: str, name: str, device: str) -> tuple[Any, Any]:
+    """A model in float32, all of whose weights come from its files, and its image processor."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    with opening(kind, name):
+        model, loading = AutoModel.from_pretrained(_expanded(name), output_loading_info=True, trust_remote_code=False)
+        if missing := sorted({weight for weight, _ in model.named_parameters()} & set(loading["missing_keys"])):
+            raise InputError(
+                f"the files of the {kind} model {name!r} lack {len(missing)} of the weights of "
+                f"{type(model).__name__}, such as {missing[0]!r}; they would be random. Give a complete checkpoint."
+            )
+        processor = AutoImageProcessor.from_pretrained(_expanded(name), trust_remote_code=False)
+        return model.float().to(device).eval(), processor
+
+
+def _expanded(name: str) -> str:
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
+def _processed(processor: Any, pictures: Tensor, device: str) -> Tensor:
+    images = [Image.fromarray(each) for each in (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
+    with quietly():
+        return processor(images=images, return_tensors="pt")["pixel_values"].to(device)
+
+
+def _features(result: Any) -> Tensor:
+    """transformers 5 returns what is around the features as well."""
+    return result if isinstance(result, Tensor) else result.pooler_output
+
+
+def _unit(x: Tensor) -> Tensor:
+    return nn.functional.normalize(x.float(), dim=-1)

@@ -1,0 +1,106 @@
+"""How much, and where, a picture differs from another: pixels against pixels. Pure tensors."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+LOW_PASS = 1 / 16
+"""Standard deviation of the Gaussian that parts layout from detail, as a share of the picture's shorter side."""
+VISIBLE = 0.1
+"""RGB distance above which a pixel counts as changed: about 6 % of the way from black to white."""
+FIVE_SCALES = 176
+"""Pixels of the shorter side from which there is an MS-SSIM: halved four times, its window of 11 still fits."""
+
+
+def compare(
+    edited: Tensor, undisturbed: Tensor, masks: Tensor | None = None, has_mask: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """Metrics of pictures against others; each picture's own to the last bit, whatever is beside it.
+
+    Args:
+        edited: ``(picture, rgb, y, x)`` floating point in [0, 1].
+        undisturbed: likewise.
+        masks: ``(picture, y, x)`` bool, the undisturbed subject; None where no picture's is known.
+        has_mask: ``(picture,)`` bool, whether that is known; None where each picture's is.
+
+    Returns:
+        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(picture,)`` float64; NaN where there is none: ``psnr`` of equal
+        pictures, ``ms_ssim`` of pictures smaller than :data:`FIVE_SCALES`, and what needs a mask that is unknown or
+        empty, or, for ``mse_outside``, one that leaves nothing outside.
+
+    Raises:
+        ValueError: pictures or masks have other shapes, or pictures are not floating point.
+    """
+    if edited.ndim != 4 or edited.shape[1] != 3 or edited.shape != undisturbed.shape or not len(edited):
+        raise ValueError(
+            f"pictures of shapes {tuple(edited.shape)} and {tuple(undisturbed.shape)}; both must be the same "
+            "(picture, 3, y, x), at least one picture"
+        )
+    if not (edited.is_floating_point() and undisturbed.is_floating_point()):
+        raise ValueError(f"pictures of {edited.dtype} and {undisturbed.dtype}; both must be floating point in [0, 1]")
+    n, _, *size = edited.shape
+    if masks is None:
+        masks = torch.zeros(n, *size, dtype=torch.bool)
+    elif masks.shape != (n, *size):
+        raise ValueError(f"masks of shape {tuple(masks.shape)} for pictures of shape {tuple(edited.shape)}")
+    elif has_mask is not None:
+        masks = masks & has_mask.to(masks.device)[:, None, None]
+    # One by one: in a batch, sums and convolutions are rounded by how many pictures there are.
+    found = [
+        _compare_one(edited[i].float().clone(), undisturbed[i].float().clone(), masks[i].to(edited.device, copy=True))
+        for i in range(n)
+    ]
+    return {name: np.array([float(each[name]) for each in found]) for name in found[0]}
+
+
+def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor) -> dict[str, Tensor | float]:
+    """Of one picture ``(rgb, y, x)``; an empty mask says nothing."""
+    difference = edited.double() - undisturbed.double()
+    by_pixel = difference.square().mean(dim=0)
+    mse = by_pixel.mean()
+    low = _low_pass(difference)
+    changed = difference.square().sum(dim=0).sqrt() > VISIBLE
+    known = bool(mask.any())
+    return {
+        "psnr": -10 * mse.log10() if mse > 0 else torch.nan,
+        "mse": mse,
+        "ssim": _ssim(edited, undisturbed),
+        "ms_ssim": _ms_ssim(edited, undisturbed) if min(edited.shape[1:]) >= FIVE_SCALES else torch.nan,
+        "mse_low": low.square().mean(),
+        "mse_high": (difference - low).square().mean(),
+        "mse_inside": by_pixel[mask].mean(),
+        "mse_outside": by_pixel[~mask].mean() if known else torch.nan,
+        "changed_share": changed.double().mean(),
+        "change_iou": (changed & mask).sum() / (changed | mask).sum() if known else torch.nan,
+    }
+
+
+def _low_pass(difference: Tensor) -> Tensor:
+    """The Gaussian's ``(rgb, y, x)``, edges repeated outwards."""
+    height, width = difference.shape[1:]
+    sigma = LOW_PASS * min(height, width)
+    along_y, along_x = (_smoothing(side, sigma).to(difference.device) for side in (height, width))
+    return along_y @ difference @ along_x.T
+
+
+@lru_cache(maxsize=4)
+def _smoothing(side: int, sigma: float) -> Tensor:
+    """The Gaussian over one axis as a matrix ``(to, from)``: for one this wide, several times faster than a filter."""
+    return torch.from_numpy(ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="nearest"))
+
+
+def _ssim(edited: Tensor, undisturbed: Tensor) -> Tensor:
+    found = structural_similarity_index_measure(edited[None], undisturbed[None], data_range=1.0)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _ms_ssim(edited: Tensor, undisturbed: Tensor) -> Tensor:
+    return multiscale_structural_similarity_index_measure(edited[None], undisturbed[None], data_range=1.0)

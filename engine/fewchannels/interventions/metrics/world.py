@@ -1,0 +1,62 @@
+"""The shapes world's exact metrics: what a picture shows of what its prompt asks for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewchannels.demo.judge import ATTRIBUTES, Verdict, judge
+from fewchannels.demo.world import Scene
+
+
+def scene_of(prompt: str) -> Scene | None:
+    """The scene that a prompt asks for; None where it is not a caption of the world."""
+    try:
+        return Scene.from_caption(prompt)
+    except ValueError:
+        return None
+
+
+def judged(pictures: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict | None], Tensor]:
+    """Verdicts on pictures whose prompts are of the world, and their subjects' masks.
+
+    Args:
+        pictures: ``(picture, rgb, y, x)`` float32 in [0, 1].
+        scenes: that their prompts ask for; None where they are not of the world.
+
+    Returns:
+        A verdict or None for each, and masks ``(picture, y, x)`` bool, empty where there is no verdict or no subject.
+    """
+    masks = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
+    verdicts: list[Verdict | None] = [None] * len(pictures)
+    known = [i for i, scene in enumerate(scenes) if scene is not None]
+    if known and pictures.shape[2] == pictures.shape[3]:
+        found, masks[known] = judge(pictures[known])
+        for i, verdict in zip(known, found, strict=True):
+            verdicts[i] = verdict
+    return verdicts, masks
+
+
+def shown(verdict: Verdict | None, target: Scene | None, source: Scene | None) -> dict[str, Any]:
+    """What a picture shows of its target and its source, as columns of ``edits``.
+
+    Args:
+        verdict: the judge's; None where there is none.
+        target: what the prompt asks for; None where it is not of the world.
+        source: likewise of the source.
+    """
+    if verdict is None or target is None:
+        return {}
+    right = {name: getattr(verdict, name) == getattr(target, name) for name in ATTRIBUTES}
+    columns: dict[str, Any] = {f"shows_{name}": value for name, value in right.items()}
+    columns["n_shown"] = sum(right.values())
+    if source is None:
+        return columns
+    differ = [name for name in ATTRIBUTES if getattr(target, name) != getattr(source, name)]
+    taken = {name: getattr(verdict, name) == getattr(source, name) for name in differ}
+    columns |= {f"source_{name}": value for name, value in taken.items()}
+    if differ:
+        columns["target_kept"] = sum(right[name] for name in differ) / len(differ)
+        columns["source_taken"] = sum(taken.values()) / len(differ)
+    return columns

@@ -1,0 +1,209 @@
+"""Which source goes with which target: pairs of prompts, or of prompts and reference pictures."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewchannels import manifest
+from fewchannels.errors import InputError, unknown
+from fewchannels.tables import Columns, as_columns
+
+NOISE = ("shared", "separate")
+_MOST_TRIES = 200
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """How pairs are chosen.
+
+    Attributes:
+        n: how many; None takes all that the rule allows.
+        within: columns of the manifest in which target and source must agree.
+        across: columns in which they must differ.
+        noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
+        seed: of the draw.
+    """
+
+    n: int | None = None
+    within: tuple[str, ...] = ()
+    across: tuple[str, ...] = ()
+    noise: str = "shared"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.noise not in NOISE:
+            raise unknown("noise", self.noise, NOISE)
+        if self.n is not None and self.n < 1:
+            raise InputError(f"pairs is {self.n}; it must be at least 1, or all.")
+
+
+def pairs_of_samples(path: Path, rule: PairRule) -> Columns:
+    """Pairs of a manifest's samples with different prompts, in the columns of ``schemas/pairs.yaml``.
+
+    Args:
+        path: the manifest.
+        rule: how they are chosen; drawn pairs are different, all allowed ones equally likely.
+
+    Raises:
+        InputError: the manifest lacks a column, or has not so many pairs.
+    """
+    rows = manifest.columns(path, ["sample_id", "prompt", "seed", "mask", *rule.within, *rule.across])
+    n = len(rows["prompt"])
+    codes = {name: _codes(rows[name]) for name in ("prompt", *rule.within, *rule.across)}
+
+    def allowed(target: np.ndarray, source: np.ndarray) -> np.ndarray:
+        fits = codes["prompt"][target] != codes["prompt"][source]
+        for name in rule.within:
+            fits &= codes[name][target] == codes[name][source]
+        for name in rule.across:
+            fits &= codes[name][target] != codes[name][source]
+        return fits
+
+    return _columns(
+        [
+            {
+                "target_id": rows["sample_id"][target],
+                "target_row": target,
+                "source_id": rows["sample_id"][source],
+                "source_row": source,
+                "source_prompt": rows["prompt"][source],
+                "source_seed": rows["seed"][target if rule.noise == "shared" else source],
+                "mask": rows["mask"][target],
+            }
+            for target, source in _chosen(n, n, allowed, rule)
+        ]
+    )
+
+
+def pairs_with_pictures(path: Path, references: Path, rule: PairRule) -> Columns:
+    """Pairs of a manifest's samples with reference pictures, likewise.
+
+    Args:
+        path: the manifest of targets.
+        references: a manifest whose ``reference`` column names pictures, and ``mask`` their subjects' masks; its
+            prompts are the pictures' captions.
+        rule: how they are chosen; a column must be in both manifests.
+
+    Raises:
+        InputError: a manifest lacks a column or a picture, or has not so many pairs.
+    """
+    names = [*rule.within, *rule.across]
+    targets = manifest.columns(path, ["sample_id", "seed", *names])
+    pictures = manifest.columns(references, ["prompt", "seed", "reference", "mask", *names])
+    missing = [i for i, each in enumerate(pictures["reference"]) if each is None]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(pictures['prompt'])} rows of {str(references)!r} name no reference picture, the "
+            f"first is row {missing[0]}. Fill its reference column."
+        )
+    both = {name: _codes([*targets[name], *pictures[name]]) for name in names}
+    n_targets = len(targets["seed"])
+
+    def allowed(target: np.ndarray, source: np.ndarray) -> np.ndarray:
+        fits = np.ones(len(target), dtype=bool)
+        for name in rule.within:
+            fits &= both[name][target] == both[name][n_targets + source]
+        for name in rule.across:
+            fits &= both[name][target] != both[name][n_targets + source]
+        return fits
+
+    return _columns(
+        [
+            {
+                "target_id": targets["sample_id"][target],
+                "target_row": target,
+                "source_prompt": pictures["prompt"][source],
+                "source_seed": targets["seed"][target] if rule.noise == "shared" else pictures["seed"][source],
+                "reference": pictures["reference"][source],
+                "mask": pictures["mask"][source],
+            }
+            for target, source in _chosen(n_targets, len(pictures["prompt"]), allowed, rule)
+        ]
+    )
+
+
+def pairs_from_file(path: Path, file: Path, noise: str) -> Columns:
+    """Pairs that a table names: its columns ``target`` and ``source`` hold sample ids, or prompts, of a manifest.
+
+    Args:
+        path: the manifest; a prompt with several seeds stands for its first row.
+        file: CSV or Parquet.
+        noise: of :data:`NOISE`.
+
+    Raises:
+        InputError: the file cannot be read, has not the columns, or names what the manifest has not.
+    """
+    import pandas as pd
+
+    rows = manifest.columns(path, ["sample_id", "prompt", "seed", "mask"])
+    places = {text: i for name in ("prompt", "sample_id") for i, text in reversed(list(enumerate(rows[name])))}
+    try:
+        named = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the pairs in {str(file)!r} cannot be read: {error}") from None
+    if not {"target", "source"} <= set(named.columns):
+        raise InputError(f"{str(file)!r} has the columns {', '.join(named.columns)}; pairs need target and source.")
+    found = []
+    for number, (target, source) in enumerate(zip(named["target"], named["source"], strict=True), start=1):
+        for text in (target, source):
+            if text not in places:
+                raise InputError(
+                    f"row {number} of {str(file)!r} names {text!r}, which is neither a sample_id nor a prompt of "
+                    f"{str(path)!r}."
+                )
+        found.append((places[target], places[source]))
+    return _columns(
+        [
+            {
+                "target_id": rows["sample_id"][target],
+                "target_row": target,
+                "source_id": rows["sample_id"][source],
+                "source_row": source,
+                "source_prompt": rows["prompt"][source],
+                "source_seed": rows["seed"][target if noise == "shared" else source],
+                "mask": rows["mask"][target],
+            }
+            for target, source in found
+        ]
+    )
+
+
+def _codes(values: Sequence[Any]) -> np.ndarray:
+    return np.unique(np.array([str(value) for value in values]), return_inverse=True)[1]
+
+
+def _chosen(
+    n_targets: int, n_sources: int, allowed: Callable[[np.ndarray, np.ndarray], np.ndarray], rule: PairRule
+) -> list[tuple[int, int]]:
+    """Pairs of target and source, in the order of targets, then sources."""
+    if rule.n is None:
+        every = np.arange(n_sources)
+        return [(t, int(s)) for t in range(n_targets) for s in every[allowed(np.full(n_sources, t), every)]]
+    random = np.random.default_rng(rule.seed)
+    found: dict[tuple[int, int], None] = {}
+    for _ in range(_MOST_TRIES):
+        target, source = random.integers(n_targets, size=rule.n), random.integers(n_sources, size=rule.n)
+        fits = allowed(target, source)
+        found |= dict.fromkeys(zip(target[fits].tolist(), source[fits].tolist(), strict=True))
+        if len(found) >= rule.n:
+            return sorted(list(found)[: rule.n])
+    raise InputError(
+        f"pairs is {rule.n}, and {_MOST_TRIES} rounds of drawing found only {len(found)} that differ and that the rule "
+        "allows. Ask for fewer, or for all."
+    )
+
+
+def _columns(rows: list[dict[str, Any]]) -> Columns:
+    if not rows:
+        raise InputError("no pair of the manifest's samples is allowed. Loosen --within and --across.")
+    for i, row in enumerate(rows):
+        of_source = row.get("source_id") or row.get("reference")
+        text = "\0".join(str(each) for each in (row["target_id"], of_source, row["source_seed"], row.get("mask")))
+        row |= {"pair": i, "pair_id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    if len({row["pair_id"] for row in rows}) < len(rows):
+        raise InputError("a pair is there twice; name each once.")
+    return as_columns("pairs", rows)

@@ -1,0 +1,162 @@
+"""From items and conditions to batches: which row of a batch is what. Pure.
+
+Everything that an edit is compared with, or copied from, is a row of its own batch: the undisturbed sample and the
+source run once for all the conditions beside them, and nothing of a trajectory is ever stored.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from fewchannels.errors import InputError
+from fewchannels.interventions.conditions import GUIDE, Condition
+from fewchannels.manifest import Sample
+
+ROLES = ("undisturbed", "source", "edited", "disturbed")
+"""What a row is; a ``disturbed`` row is only there to guide the row after it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is edited: a sample, or a target with a source.
+
+    Attributes:
+        item: its place in the sweep.
+        item_id: the sample's id, or the pair's.
+        target: the sample.
+        source: whose hidden states are transported; None where there is none. Of a picture, its prompt and its noise.
+        picture: path of the picture whose noised latents are the source's trajectory; None for a generated source.
+        mask: path of the mask of what is transported: the target's of text sources, the picture's own else.
+    """
+
+    item: int
+    item_id: str
+    target: Sample
+    source: Sample | None = None
+    picture: str | None = None
+    mask: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch.
+
+    Attributes:
+        item: whose it is.
+        role: of :data:`ROLES`.
+        condition: how it is edited; None where it is not.
+        place: of the condition in the sweep; -1 where there is none.
+        undisturbed: the batch's row of the same item without an edit.
+        source: the batch's row of the item's source; None where there is none.
+    """
+
+    item: Item
+    role: str
+    condition: Condition | None
+    place: int
+    undisturbed: int
+    source: int | None
+
+    @property
+    def sample(self) -> Sample:
+        """What the pipeline is asked for."""
+        if self.role == "source":
+            assert self.item.source is not None
+            return self.item.source
+        return self.item.target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is generated together.
+
+    Attributes:
+        rows: of the batch; those that a row is compared with are before it.
+        blended: edited pictures that are made from those of the rows, and not generated.
+    """
+
+    rows: tuple[Row, ...]
+    blended: tuple[Row, ...]
+
+    @property
+    def items(self) -> list[Item]:
+        """Its items, each once."""
+        return list({row.item.item: row.item for row in self.rows}.values())
+
+
+def n_rows(condition: Condition) -> int:
+    """Rows that a condition needs: two to guide, none to blend pictures, or to change nothing."""
+    return 0 if condition.is_nothing else {GUIDE: 2, "pixels": 0}.get(condition.action, 1)
+
+
+def check_batch_size(conditions: Sequence[Condition], batch_size: int, *, has_source: bool) -> None:
+    """Refuse batches that cannot hold an edit beside what it is compared with.
+
+    Raises:
+        InputError: saying how many rows are needed.
+    """
+    least = 1 + has_source + max(map(n_rows, conditions))
+    if batch_size < least:
+        raise InputError(
+            f"batch_size is {batch_size}; an edit needs {least} rows of one batch: its own, the undisturbed sample's"
+            f"{' and the source' if has_source else ''}."
+        )
+
+
+def batches(items: Sequence[Item], conditions: Sequence[Condition], batch_size: int) -> Iterator[Batch]:
+    """Batches of all items under all conditions; items whose conditions fit share one.
+
+    Args:
+        items: with the same settings, and all with a source or none.
+        conditions: of the sweep.
+        batch_size: rows at the most.
+    """
+    has_source = items[0].source is not None
+    fixed = 1 + has_source
+    parts = list(_parts(conditions, batch_size - fixed))
+    if len(parts) == 1:
+        n = fixed + sum(n_rows(condition) for _, condition in parts[0])
+        together = max(1, batch_size // n)
+        for first in range(0, len(items), together):
+            yield _batch([(item, parts[0]) for item in items[first : first + together]])
+    else:
+        for item, part in itertools.product(items, parts):
+            yield _batch([(item, part)])
+
+
+def count(n_items: int, conditions: Sequence[Condition], batch_size: int, *, has_source: bool) -> tuple[int, int]:
+    """Batches, and rows in them, of so many items with the same settings."""
+    fixed = 1 + has_source
+    parts = [sum(n_rows(condition) for _, condition in part) for part in _parts(conditions, batch_size - fixed)]
+    together = max(1, batch_size // (fixed + parts[0])) if len(parts) == 1 else 1
+    return len(parts) * -(-n_items // together), n_items * (len(parts) * fixed + sum(parts))
+
+
+def _parts(conditions: Sequence[Condition], most: int) -> Iterator[list[tuple[int, Condition]]]:
+    part: list[tuple[int, Condition]] = []
+    n = 0
+    for place, condition in enumerate(conditions):
+        if n + n_rows(condition) > most:
+            yield part
+            part, n = [], 0
+        part.append((place, condition))
+        n += n_rows(condition)
+    if part:
+        yield part
+
+
+def _batch(items: Sequence[tuple[Item, list[tuple[int, Condition]]]]) -> Batch:
+    rows: list[Row] = []
+    blended: list[Row] = []
+    for item, part in items:
+        at = len(rows)
+        source = at + 1 if item.source is not None else None
+        rows.append(Row(item, "undisturbed", None, -1, at, source))
+        if source is not None:
+            rows.append(replace(rows[-1], role="source"))
+        for place, condition in part:
+            edited = Row(item, "edited", condition, place, at, source)
+            if n_rows(condition) == 2:
+                rows.append(replace(edited, role="disturbed"))
+            (rows if n_rows(condition) else blended).append(edited)
+    return Batch(tuple(rows), tuple(blended))

@@ -1,0 +1,428 @@
+"""A sweep: what is edited, how, of which model. Checked before any work; on disk it is a folder like a run's.
+
+SWEEP/
+  sweep.json              settings, fingerprint, model, versions; written last of what begins a sweep
+  manifest.parquet        the frozen manifest
+  conditions.parquet      every way to edit
+  pairs.parquet           targets and sources, of transports
+  channel_ranks.parquet   where channels are fixed from a capture
+  edits/*.parquet         one row per picture, one part per task
+  ledger/*.json           one record per finished task, written last
+  results/effects/        means, contrasts and figures
+"""
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewchannels import manifest
+from fewchannels.analyses.selected import select
+from fewchannels.capture.config import CaptureConfig, differences, fingerprint
+from fewchannels.capture.job import Job, prepare
+from fewchannels.errors import InputError, RunConflictError, unknown
+from fewchannels.interventions.conditions import BASELINES, Condition, Grid, expand
+from fewchannels.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
+from fewchannels.interventions.rows import check_batch_size
+from fewchannels.measures.statistics import STATISTICS
+from fewchannels.models.family import Family
+from fewchannels.runs import documents
+from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, read_sweep
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.storage import Storage
+from fewchannels.tables import Columns, decode, encode
+
+KINDS = ("disruption", "text", "image")
+CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
+UNBLENDABLE = {
+    "HiDreamImagePipeline": "its encoders' layers come before the prompts in one tensor",
+    "ZImagePipeline": "it pads no prompt, and two have different numbers of tokens",
+}
+"""Pipelines whose prompts are no baseline, with why; ``tests/test_edits_families.py`` holds the others to theirs."""
+_OF_CAPTURE = {
+    "layers",
+    "steps",
+    "top_k",
+    "tokens",
+    "value_precision",
+    "controls",
+    "score",
+    "streams",
+    "branches",
+    "from_images",
+    "encode_first",
+    "shard_samples",
+    "n_tokens",
+}
+_BATCH_ROWS = 16
+_TASK_EDITS = 64
+_MOST_TASK_ITEMS = 16
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What a sweep was asked to do.
+
+    Attributes:
+        kind: of :data:`KINDS`.
+        generation: how pictures are generated; what it says of recording is not used.
+        grids: of conditions.
+        protocol: name of the published protocol that the grids are of; None for the user's own.
+        score: the statistic that ranks channels.
+        cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
+        channels_run: run whose mean scores rank channels, for conditions that say so.
+        pairs: how targets and sources are paired.
+        pairs_file: table of pairs instead.
+        references: manifest of reference pictures, of kind ``image``.
+        metrics: learned metrics, such as ``clip=FOLDER``.
+    """
+
+    kind: str
+    generation: CaptureConfig
+    grids: tuple[Grid, ...]
+    protocol: str | None = None
+    score: str = "mean_abs"
+    cluster_k: int = 12
+    channels_run: str | None = None
+    pairs: PairRule = field(default_factory=PairRule)
+    pairs_file: Path | None = None
+    references: Path | None = None
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("kind of sweep", self.kind, KINDS)
+        if self.score not in STATISTICS:
+            raise unknown("score", self.score, STATISTICS)
+        if self.cluster_k < 1:
+            raise InputError(f"cluster_k is {self.cluster_k}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that can run. Plain values only: it travels to Ray's actors.
+
+    Attributes:
+        job: how its model is loaded and its samples generated; its ``run`` is the sweep's place.
+        kind: of :data:`KINDS`.
+        conditions: every way to edit.
+        n_items: samples, or pairs.
+        shard_items: items of a task.
+        score: the statistic that ranks channels.
+        cluster_k: top channels that tokens are clustered by.
+        metrics: learned metrics.
+        identity: what decides its pictures and numbers.
+        fingerprint: of the identity.
+    """
+
+    job: Job
+    kind: str
+    conditions: tuple[Condition, ...]
+    n_items: int
+    shard_items: int
+    score: str
+    cluster_k: int
+    metrics: tuple[str, ...]
+    identity: Mapping[str, Any]
+    fingerprint: str
+
+    @property
+    def storage(self) -> Storage:
+        """Where the sweep is."""
+        return self.job.storage
+
+    @property
+    def has_source(self) -> bool:
+        """Whether items have a source."""
+        return self.kind != "disruption"
+
+    @property
+    def n_edits(self) -> int:
+        """Edited pictures."""
+        return self.n_items * len(self.conditions)
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the sweep."""
+        return -(-self.n_items // self.shard_items)
+
+    def rows(self, task: int) -> range:
+        """Items that a task owns."""
+        return range(task * self.shard_items, min((task + 1) * self.shard_items, self.n_items))
+
+    def ids(self, task: int) -> list[str]:
+        """Ids of its items: of samples, or of pairs."""
+        rows, is_pair = self.rows(task), self.has_source
+        with self.storage.open(PAIRS if is_pair else MANIFEST) as file:
+            if is_pair:
+                return decode(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
+            return [sample.sample_id for sample in manifest.read_samples(file, rows.start, rows.stop)]
+
+    def leased(self, token: str) -> "Sweep":
+        """The same sweep under a lease."""
+        return dataclasses.replace(self, job=self.job.leased(token))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that was checked, and what it begins with.
+
+    Attributes:
+        sweep: that can run.
+        manifest: path of the manifest.
+        tables: encoded, by key.
+        about: what ``sweep.json`` says beside the identity.
+    """
+
+    sweep: Sweep
+    manifest: Path
+    tables: Mapping[str, bytes]
+    about: Mapping[str, Any]
+
+
+def prepare_sweep(
+    manifest_path: Path, place: str | Path, settings: SweepSettings, family: tuple[str, Family] | None = None
+) -> Prepared:
+    """Check a sweep's inputs against each other. Reads only; writes nothing.
+
+    Raises:
+        InputError: the manifest, the model, a pair or a setting cannot work.
+    """
+    n_rows = settings.generation.batch_size or _BATCH_ROWS
+    job = prepare(manifest_path, place, dataclasses.replace(settings.generation, top_k=0, batch_size=n_rows), family)
+    how, used = job.geometry, manifest.settings_used(manifest_path)
+    if how.pipeline.needs_reference or used.n_references:
+        raise InputError(
+            "a sweep edits pictures made from text; this manifest or model wants reference pictures for the pipeline "
+            "itself. Leave the manifest's reference column out, or take another model."
+        )
+    conditions = expand(settings.grids, how.blocks, max(job.layout.steps) + 1, how.n_channels)
+    has_source = settings.kind != "disruption"
+    check_batch_size(conditions, n_rows, has_source=has_source)
+    tables: dict[str, Columns] = {CONDITIONS: _as_columns(conditions)}
+    pairs = _pairs(manifest_path, settings)
+    if pairs is not None:
+        tables[PAIRS] = pairs
+    _check(settings, conditions, job, manifest_path, pairs)
+    if any(each.scores_from == "run" for each in conditions):
+        tables[RANKS] = _ranks(settings, conditions, how.n_channels)
+    encoded = {key: bytes(encode(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
+    n_items = job.layout.n_samples if pairs is None else len(pairs["pair"])
+    shard_items = max(1, min(_MOST_TASK_ITEMS, _TASK_EDITS // max(1, len(conditions))))
+    generation = {name: value for name, value in job.identity["config"].items() if name not in _OF_CAPTURE}
+    identity = {
+        "format_version": SWEEP_FORMAT_VERSION,
+        "kind": settings.kind,
+        "generation": generation,
+        "weights": job.identity["weights"],
+        "manifest": job.manifest_sha256,
+        "score": settings.score,
+        "cluster_k": settings.cluster_k,
+        "metrics": list(settings.metrics),
+        "shard_items": shard_items,
+        "n_items": n_items,
+        **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
+    }
+    sweep = Sweep(
+        job=job,
+        kind=settings.kind,
+        conditions=tuple(conditions),
+        n_items=n_items,
+        shard_items=shard_items,
+        score=settings.score,
+        cluster_k=settings.cluster_k,
+        metrics=settings.metrics,
+        identity=identity,
+        fingerprint=fingerprint(identity),
+    )
+    about = {
+        "protocol": settings.protocol,
+        "grids": [dataclasses.asdict(grid) for grid in settings.grids],
+        "channels_run": settings.channels_run,
+        "pairs": dataclasses.asdict(settings.pairs),
+        "model": {"name": job.config.model, "family": how.transformer, "pipeline": how.pipeline_class},
+        "n_tasks": sweep.n_tasks,
+        "n_conditions": len(conditions),
+        "n_edits": sweep.n_edits,
+        "batch_size": n_rows,
+    }
+    return Prepared(sweep, manifest_path, encoded, about)
+
+
+def _as_columns(conditions: list[Condition]) -> Columns:
+    rows = [condition.row(i) for i, condition in enumerate(conditions)]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _pairs(path: Path, settings: SweepSettings) -> Columns | None:
+    if settings.kind == "disruption":
+        return None
+    if settings.kind == "image":
+        if settings.references is None:
+            raise InputError("a transport from pictures needs --references: a manifest with a reference column.")
+        return pairs_with_pictures(path, settings.references, settings.pairs)
+    if settings.pairs_file is not None:
+        return pairs_from_file(path, settings.pairs_file, settings.pairs.noise)
+    return pairs_of_samples(path, settings.pairs)
+
+
+def _check(settings: SweepSettings, conditions: list[Condition], job: Job, path: Path, pairs: Columns | None) -> None:
+    of_source = [each for each in conditions if each.action in ("transport", *BASELINES)]
+    if (settings.kind != "disruption") != (len(of_source) == len(conditions)) or (
+        settings.kind == "disruption" and of_source
+    ):
+        wanted = "zero, mean, shuffle, scale:F or guide" if settings.kind == "disruption" else "transport and baselines"
+        raise InputError(f"a sweep of kind {settings.kind!r} takes the actions {wanted}.")
+    how = job.geometry
+    if how.pipeline_class in UNBLENDABLE and any(each.action == "prompt" for each in conditions):
+        raise InputError(
+            f"prompts of {how.pipeline_class} cannot be blended: {UNBLENDABLE[how.pipeline_class]}. Leave prompt out "
+            "of the baselines."
+        )
+    if settings.kind == "image":
+        if not how.takes_images:
+            raise InputError(
+                f"a transport from pictures needs flow matching and a VAE of a known kind; {how.pipeline_class} has "
+                "another."
+            )
+        if any(each.action == "prompt" and not 0 <= each.amount <= 1 for each in conditions):
+            raise InputError("amounts of prompt blends lie between 0 and 1.")
+    if any("text" in each.streams for each in conditions) and not how.family.has_text(how.blocks):
+        raise InputError(f"streams names text; the blocks of {how.transformer} have no text stream. Leave it out.")
+    if any(each.tokens in ("inside", "outside") for each in conditions):
+        masks = manifest.columns(path, ["mask"])["mask"] if pairs is None else list(pairs["mask"])
+        if missing := [i for i, mask in enumerate(masks) if mask is None]:
+            raise InputError(
+                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items name no mask, the first is "
+                f"number {missing[0]}. Fill the mask column of the "
+                f"{'references' if settings.kind == 'image' else 'manifest'}, or take foreground."
+            )
+    if pairs is not None and settings.kind == "text":
+        _check_sizes(job, path, pairs)
+
+
+def _check_sizes(job: Job, path: Path, pairs: Columns) -> None:
+    """Refuse pairs whose trajectories are not each other's counterparts, step by step and token by token."""
+    samples = manifest.read_samples(path, 0, job.layout.n_samples)
+    settings = [job.settings(sample) for sample in samples]
+    for pair, target, source in zip(pairs["pair"], pairs["target_row"], pairs["source_row"], strict=True):
+        ours, theirs = dataclasses.asdict(settings[target]), dataclasses.asdict(settings[source])
+        if lines := differences(theirs, ours):
+            raise InputError(
+                f"pair {pair}: target {samples[target].sample_id} and source {samples[source].sample_id} differ in "
+                f"what one batch must share: {'; '.join(lines)}. A transport needs the same tokens, steps and guidance "
+                "on both sides."
+            )
+
+
+def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int) -> Columns:
+    if settings.channels_run is None:
+        raise InputError(
+            "channels are fixed from a capture (scores_from run), and none is named. Give --channels-from RUN."
+        )
+    selected = select(settings.channels_run)
+    layers = [block.layer for block in selected.blocks]
+    needed = sorted({layer for each in conditions if each.scores_from == "run" for layer in each.layers})
+    if missing := [layer for layer in needed if layer not in layers]:
+        raise InputError(
+            f"{settings.channels_run!r} kept no scores of layer {missing[0]} (it has {', '.join(map(str, layers))}). "
+            "Capture those layers, or choose others."
+        )
+    if selected.layout.n_channels != n_channels:
+        raise InputError(
+            f"{settings.channels_run!r} is of a model with {selected.layout.n_channels} channels; this one has "
+            f"{n_channels}."
+        )
+    sums = np.zeros((len(layers), n_channels))
+    for task in selected.tasks:
+        at = selected.of_task(task)
+        sums += selected.read([settings.score], at)[settings.score].mean(axis=1, dtype=np.float64).sum(axis=0)
+    scores = sums / len(selected.samples)
+    ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    return {
+        "layer": np.repeat(layers, n_channels),
+        "channel": np.tile(np.arange(n_channels), len(layers)),
+        "score": scores.ravel(),
+        "rank": ranks.ravel(),
+    }
+
+
+def begin_sweep(prepared: Prepared) -> bool:
+    """Create the sweep, or recognise it as this one's own to be resumed. Safe to repeat.
+
+    Returns:
+        True where the sweep was there already.
+
+    Raises:
+        RunConflictError: there is another sweep, or something else.
+    """
+    sweep, storage = prepared.sweep, prepared.sweep.storage
+    if storage.exists(SWEEP):
+        begun = read_sweep(storage)
+        if begun["fingerprint"] != sweep.fingerprint:
+            lines = "\n  ".join(differences(dict(sweep.identity), begun["identity"]))
+            raise RunConflictError(
+                f"the sweep in {sweep.job.run!r} was begun with something else:\n  {lines}\nGive it the settings it "
+                "was begun with, or choose another place."
+            )
+        return True
+    objects = {MANIFEST: storage.put(MANIFEST, [prepared.manifest.read_bytes()])}
+    objects |= {key: storage.put(key, [data]) for key, data in prepared.tables.items()}
+    content = {
+        "format_version": SWEEP_FORMAT_VERSION,
+        "fingerprint": sweep.fingerprint,
+        "identity": dict(sweep.identity),
+        **prepared.about,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("fewchannels", "torch", "diffusers", "transformers", "numpy")},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
+    }
+    storage.put(SWEEP, [documents.encode(content)])
+    return False
+
+
+def check_place(prepared: Prepared) -> None:
+    """Refuse a place that holds other files than a sweep's. Reads only.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    storage = prepared.sweep.storage
+    if storage.exists(SWEEP):
+        return
+    own = (MANIFEST, CONDITIONS, PAIRS, RANKS, "lease.json")
+    folders = ("edits/", "ledger/", "results/")
+    if others := [key for key in storage.list() if key not in own and not key.startswith(folders)]:
+        raise RunConflictError(
+            f"{prepared.sweep.job.run!r} holds no sweep but other files ({', '.join(others[:3])}); choose a new place."
+        )
+
+
+def summary(storage: Storage) -> dict[str, Any]:
+    """What a sweep is and how far it is, in plain values.
+
+    Raises:
+        InputError: there is no sweep.
+    """
+    description = read_sweep(storage)
+    records = Ledger(storage).records(description["fingerprint"]).values()
+    sizes = storage.list()
+    names = ("protocol", "n_conditions", "n_edits", "n_tasks", "model", "fingerprint", "created", "versions")
+    return {name: description[name] for name in names} | {
+        "kind": description["identity"]["kind"],
+        "n_items": description["identity"]["n_items"],
+        "generation": description["identity"]["generation"],
+        "n_tasks_done": len(records),
+        "n_done": sum(record.n_done for record in records),
+        "n_failed": sum(record.n_failed for record in records),
+        "files": len(sizes),
+        "bytes": sum(sizes.values()),
+    }

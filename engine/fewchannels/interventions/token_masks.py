@@ -1,0 +1,64 @@
+"""Which tokens a condition edits: clusters of the tokens' massive channels, given masks, and where they go. Pure."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewchannels.measures.draws import cell_keys, different_tokens
+from fewchannels.measures.kmeans import k_means
+from fewchannels.measures.localise import foreground, normalise
+from fewchannels.measures.scores import take_channels
+
+_STARTS = 4
+
+
+def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) -> Tensor:
+    """The foreground of two clusters of tokens by their top ``k`` channels: the protocol of arXiv 2605.13974.
+
+    Args:
+        x: hidden state ``(row, token, channel)``.
+        ranks: ``(row, channel)`` of its channels.
+        k: channels to cluster by.
+        ids: ``(row,)`` uint64, of the samples.
+        cell: layer and step, on which the starts depend.
+
+    Returns:
+        ``(row, token)`` bool, the cluster of larger mean heat.
+    """
+    values, _ = normalise(take_channels(x, ranks.argsort(dim=-1)[:, :k]), x.new_ones(x.shape[:2], dtype=torch.bool))
+    n_tokens = np.full(len(x), x.shape[1])
+    starts = different_tokens(cell_keys(2, ids, *cell), n_tokens, _STARTS, 2)
+    found = k_means(values, torch.from_numpy(starts).to(x.device))
+    own = torch.ones_like(found.labels, dtype=torch.bool)
+    front = foreground(found.labels, values.sum(dim=1), own, 2)
+    return found.labels == front[:, None]
+
+
+def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where each target token finds its counterpart, so that the source's mask covers the target's.
+
+    The source is moved so that the masks' centres of gravity meet, and scaled by the root of the masks' areas' ratio;
+    a token takes its nearest counterpart. Where a mask is empty, tokens keep their places.
+
+    Args:
+        source: ``(row, token)`` bool, row-major over the grid.
+        target: likewise.
+        grid: tokens along height and width.
+
+    Returns:
+        The counterpart ``(row, token)`` int64 of each token, and ``(row, token)`` bool: whether that is in the source's
+        mask.
+    """
+    height, width = grid
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([y, x], dim=-1).reshape(-1, 2).to(source.device, torch.float64)
+    sizes = [mask.sum(dim=-1, dtype=torch.float64) for mask in (source, target)]
+    centres = [mask.double() @ places / mask.sum(dim=-1).clamp_min(1)[:, None] for mask in (source, target)]
+    both = (sizes[0] > 0) & (sizes[1] > 0)
+    shrink = torch.where(both, (sizes[0] / sizes[1].clamp_min(1)).sqrt(), 1.0)
+    offset = torch.where(both[:, None], centres[0] - shrink[:, None] * centres[1], 0.0)
+    found = (places * shrink[:, None, None] + offset[:, None]).round().long()
+    last = torch.tensor([height - 1, width - 1], device=source.device)
+    inside = ((found >= 0) & (found <= last)).all(dim=-1)
+    counterpart = (found.clamp_min(0).minimum(last) * torch.tensor([width, 1], device=source.device)).sum(dim=-1)
+    return counterpart, source.gather(1, counterpart) & inside

@@ -1,0 +1,223 @@
+"""The sweep's worker: loads the model once, then turns tasks into rows of edited pictures. Needs no Ray."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, BinaryIO
+
+import torch
+from PIL import Image
+
+from fewchannels.capture.worker import recorded, tried
+from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
+from fewchannels.interventions.conditions import MEASURES
+from fewchannels.interventions.editor import Editor, Given
+from fewchannels.interventions.measure import Measured, Measures, read_mask_at
+from fewchannels.interventions.rows import Batch, Item, Row, batches
+from fewchannels.interventions.sweep import PAIRS, RANKS, Sweep
+from fewchannels.manifest import Sample, read_samples
+from fewchannels.measures.coverage import token_coverage
+from fewchannels.models.embeddings import Recent, remembering
+from fewchannels.models.family import BRANCHES
+from fewchannels.models.from_images import noised
+from fewchannels.models.loaded import LoadedModel
+from fewchannels.models.sampler import Settings, open_picture
+from fewchannels.models.taps import predicted, tapped
+from fewchannels.runs.description import MANIFEST
+from fewchannels.runs.lease import Membership
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import part
+from fewchannels.runs.pictures import png
+from fewchannels.tables import as_columns, decode, encode, schema
+
+
+class SweepWorker:
+    """Runs tasks of one sweep. Two threads may call it: one task is then written while the next is generated.
+
+    Args:
+        sweep: what to do.
+        n_threads: CPU threads for PyTorch.
+        opened: opens one of the sweep's files by key; None for those in its storage.
+
+    Raises:
+        InputError: the model, or that of a metric, cannot be loaded.
+        RunConflictError: the call that this worker belongs to has ended.
+    """
+
+    def __init__(self, sweep: Sweep, n_threads: int, opened: Callable[[str], BinaryIO] | None = None) -> None:
+        self.sweep, job = sweep, sweep.job
+        self._opened = opened or job.storage.open
+        self._membership = Membership(job.storage, job.lease) if job.lease else None
+        self.model = LoadedModel(job, n_threads)
+        self.sampler = self.model.sampler
+        self.ledger = Ledger(job.storage)
+        self._embeddings = Recent()
+        self._ranks = self._read_ranks()
+        self._measures = self.model.run(Measures, sweep.metrics, self.model.device)
+        edits = set(schema("edits").names)
+        self._settings_of = [
+            {name: value for name, value in condition.row(i).items() if name in edits}
+            for i, condition in enumerate(sweep.conditions)
+        ]
+
+    def __call__(self, task: int) -> Record:
+        """Run one task, trying again a bounded number of times, and write its record. Safe to repeat."""
+        return tried(self.ledger, task, self.edit)
+
+    def edit(self, task: int, attempt: int = 1) -> Record:
+        """One attempt at a task: generate and measure, write the part, then the record."""
+        started = time.monotonic()
+        rows = self.sweep.rows(task)
+        made = self.model.run(self.pictures, self.items(rows))
+        about = {"task": task, "attempt": attempt}
+        if self._membership:
+            self._membership.check()
+        key = part("edits", task)
+        columns = as_columns("edits", [row | about for row in made])
+        objects = {key: self.sweep.storage.put(key, [encode("edits", columns)])}
+        n_failed = len({row["item"] for row in made if row["status"] == "failed"})
+        record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
+        if self._membership:
+            self._membership.check()
+        self.ledger.write(record)
+        return record
+
+    def items(self, rows: range) -> list[Item]:
+        """Items of the sweep by their places."""
+        if not self.sweep.has_source:
+            with self._opened(MANIFEST) as file:
+                samples = read_samples(file, rows.start, rows.stop)
+            return [Item(i, s.sample_id, s, mask=s.mask) for i, s in zip(rows, samples, strict=True)]
+        return [self._pair(pair) for pair in self._read(PAIRS).slice(rows.start, len(rows)).to_pylist()]
+
+    def _pair(self, pair: dict[str, Any]) -> Item:
+        target = self._sample(pair["target_row"])
+        source = target if pair["source_row"] is None else self._sample(pair["source_row"])
+        source = replace(source, prompt=pair["source_prompt"], seed=pair["source_seed"])
+        if pair["source_row"] is None:  # it shares all that is the target's but what it shows
+            source = replace(source, sample_id=pair["pair_id"])
+        return Item(pair["pair"], pair["pair_id"], target, source, pair["reference"], pair["mask"])
+
+    def _sample(self, row: int) -> Sample:
+        with self._opened(MANIFEST) as file:
+            return read_samples(file, row, row + 1)[0]
+
+    def _read(self, key: str) -> Any:
+        with self._opened(key) as file:
+            return decode(file.read())
+
+    def pictures(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """Every picture of items under all conditions: rows of ``edits`` but for the columns that name the task."""
+        made: list[dict[str, Any]] = []
+        shown: set[tuple[int, str]] = set()
+        for settings, batch in self._batches(items):
+            for row in self._batch(batch, settings):
+                if row["role"] == "edited" or row["status"] == "failed" or (row["item"], row["role"]) not in shown:
+                    made.append(row)
+                shown.add((row["item"], row["role"]))
+        return made
+
+    def _batches(self, items: Sequence[Item]) -> Iterator[tuple[Settings, Batch]]:
+        def settings(item: Item) -> Settings:
+            return self.sweep.job.settings(item.target)
+
+        for shared, group in groupby(items, settings):
+            for batch in batches(list(group), self.sweep.conditions, self.sweep.job.batch_size):
+                yield shared, batch
+
+    def _batch(self, batch: Batch, settings: Settings) -> list[dict[str, Any]]:
+        """A batch's rows; if it fails, its items one by one, so that an item fails alone."""
+        started = time.monotonic()
+        try:
+            generated = self.generate(batch, settings)
+        except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
+            self.model.let_go()
+            if len(batch.items) > 1:
+                return [row for item in batch.items for one in self._again(item) for row in self._batch(one, settings)]
+            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            kept = [row for row in (*batch.rows, *batch.blended) if row.role != "disturbed"]
+            return [self._row(row, settings, failed) for row in kept]
+        seconds = (time.monotonic() - started) / len(batch.rows)
+        measured = self._measures.of(generated)
+        done: dict[str, Any] = {"status": "done", "seconds": seconds, "batch_rows": len(batch.rows)}
+        return [self._row(each.row, settings, done | each.columns | {"image": png(each.image)}) for each in measured]
+
+    def _again(self, item: Item) -> Iterator[Batch]:
+        return batches([item], self.sweep.conditions, self.sweep.job.batch_size)
+
+    def generate(self, batch: Batch, settings: Settings) -> list[Measured]:
+        """Generate a batch: every row's picture, with what its edit was; blended pictures behind them."""
+        layout, pipeline = self.sweep.job.layout, self.sampler.pipeline
+        editor = Editor(batch.rows, self._given(batch, settings), layout.n_channels)
+        latents = Latents(batch.rows)
+        streams = {stream for each in self.sweep.conditions for stream in each.streams}
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(remembering(pipeline, self._embeddings))
+            stack.enter_context(prompts_blended(pipeline, batch.rows))
+            if pictures := {
+                i: open_picture(row.item.picture)
+                for i, row in enumerate(batch.rows)
+                if row.role == "source" and row.item.picture is not None
+            }:
+                stack.enter_context(noised(pipeline, pictures, settings.height, settings.width))
+            stack.enter_context(stepped(pipeline, latents.edit))
+            stack.enter_context(tapped(self.sampler, layout.blocks, editor.tap, sorted(streams), BRANCHES))
+            if (guide := guidance(batch.rows)) is not None:
+                stack.enter_context(predicted(self.sampler, guide))
+            images = self.sampler.generate([row.sample for row in batch.rows], settings)
+        nonfinite = latents.nonfinite_steps()
+        made = [
+            Measured(row, image, editor.measures(i) | {"nonfinite_steps": nonfinite[i]})
+            for i, (row, image) in enumerate(zip(batch.rows, images, strict=True))
+            if row.role != "disturbed"
+        ]
+        for row in batch.blended:
+            assert row.condition is not None, "only edited pictures are blended"
+            if row.condition.is_nothing:
+                made.append(Measured(row, images[row.undisturbed], dict.fromkeys(MEASURES, 0.0)))
+                continue
+            assert row.source is not None, "only transports have baselines"
+            blend = Image.blend(images[row.undisturbed], images[row.source], row.condition.amount)
+            made.append(Measured(row, blend, {}))
+        return made
+
+    def _given(self, batch: Batch, settings: Settings) -> Given:
+        masks = {}
+        if any(each.tokens in ("inside", "outside") for each in self.sweep.conditions):
+            size, grid = (
+                (settings.width, settings.height),
+                self.sweep.job.geometry.grid(settings.height, settings.width),
+            )
+            for item in batch.items:
+                assert item.mask is not None, "prepare_sweep() has refused it"
+                mask = torch.from_numpy(read_mask_at(item.mask, size))
+                masks[item.item] = token_coverage(mask, grid) >= 0.5
+        return Given(self.sweep.score, self.sweep.cluster_k, self._ranks, masks)
+
+    def _read_ranks(self) -> dict[int, torch.Tensor]:
+        if not any(each.scores_from == "run" for each in self.sweep.conditions):
+            return {}
+        table = self._read(RANKS)
+        layers = table.column("layer").to_numpy()
+        ranks = torch.from_numpy(table.column("rank").to_numpy().astype("int64"))
+        return {int(layer): ranks[torch.from_numpy(layers == layer)] for layer in set(layers.tolist())}
+
+    def _row(self, row: Row, settings: Settings, columns: dict[str, Any]) -> dict[str, Any]:
+        item = row.item
+        about = {
+            "item": item.item,
+            "item_id": item.item_id,
+            "sample_id": item.target.sample_id,
+            "source_id": item.source.sample_id if item.source and item.picture is None else None,
+            "reference": item.picture,
+            "role": row.role,
+            "prompt": item.target.prompt,
+            "source_prompt": item.source.prompt if item.source else None,
+            "seed": item.target.seed,
+            "width": settings.width,
+            "height": settings.height,
+        }
+        return about | (self._settings_of[row.place] if row.role == "edited" else {}) | columns

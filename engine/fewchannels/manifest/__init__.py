@@ -1,0 +1,44 @@
+"""Manifests: any table of prompts becomes one validated Parquet file, one row per sample (a prompt and a seed).
+
+``ingest`` writes a manifest, everything else reads one. The columns are those of ``schemas/manifest.yaml``, then the
+source's own. A sample's id says what decides its picture, so the same prompt and seed have the same id in any file.
+"""
+
+from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
+from fewchannels.manifest.read import (
+    Sample,
+    SettingsUsed,
+    columns,
+    count,
+    digest,
+    read_samples,
+    sample_ids,
+    settings_used,
+    summary,
+    validate,
+)
+from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
+from fewchannels.manifest.select import select
+from fewchannels.manifest.write import IngestReport, ingest, parse_seeds
+
+__all__ = [
+    "ALIASES",
+    "PROMPT_COLUMNS",
+    "BadRow",
+    "BadRowsError",
+    "IngestReport",
+    "Sample",
+    "SettingsUsed",
+    "columns",
+    "count",
+    "digest",
+    "ingest",
+    "parse_seeds",
+    "read_samples",
+    "sample_id",
+    "sample_ids",
+    "select",
+    "settings_used",
+    "summary",
+    "validate",
+]

@@ -1,0 +1,172 @@
+"""Which column of each source becomes which column of the manifest, decided before any row is read."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.manifest.rows import NOT_UTF8, OPTIONAL_COLUMNS, is_unicode
+from fewchannels.tables import schema
+
+#: The names of a prompt column, the likeliest first, in any case.
+PROMPT_COLUMNS = ("prompt", "caption", "text", "description", "sentence", "instruction")
+
+#: Other names of the manifest's columns, in any case, ``-`` and spaces as ``_``.
+ALIASES = {
+    "negative": "negative_prompt",
+    "step": "steps",
+    "num_steps": "steps",
+    "num_inference_steps": "steps",
+    "cfg": "guidance",
+    "cfg_scale": "guidance",
+    "guidance_scale": "guidance",
+    "mask_path": "mask",
+    "reference_path": "reference",
+}
+
+Survey = Mapping[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Where the columns of all sources go."""
+
+    taken: tuple[dict[str, str], ...]  # of each source: manifest column -> source column
+    extras: dict[str, pa.DataType]  # manifest column -> type, in the order of first appearance
+    notes: tuple[str, ...]  # what a person should know
+
+
+def map_columns(
+    names: Sequence[str], surveys: Sequence[Survey], prompt_columns: Sequence[str | None], *, seeds_given: bool
+) -> Mapped:
+    """Decide where the columns of every source go.
+
+    Args:
+        names: of the sources, for messages.
+        surveys: each source's columns and their types.
+        prompt_columns: of each source, or None to pick the obvious one.
+        seeds_given: whether the caller chose the seeds.
+
+    Raises:
+        InputError: no column is the prompt, two columns mean the same, or a column has types that do not go together.
+    """
+    taken: list[dict[str, str]] = []
+    extras: dict[str, pa.DataType] = {}
+    spelled: dict[str, str] = {}  # casefolded -> the first spelling, because SQL does not tell them apart
+    notes: list[str] = []
+    for name, survey, prompt_column in zip(names, surveys, prompt_columns, strict=True):
+        prompt = _prompt_column(name, survey, prompt_column)
+        known = _known_columns(name, survey, prompt)
+        if seeds_given and "seed" in known:
+            raise InputError(
+                f"{name}: has a seed column, {known['seed']!r}, and --seeds was given as well. Leave --seeds out to "
+                "use the column, or rename the column to use --seeds."
+            )
+        for column, kind in survey.items():
+            if column in known.values() or column.casefold() == "sample_id":
+                continue
+            target = column
+            if column.casefold() == "prompt":
+                target = "source_prompt"
+                notes.append(f"{name}: column {column!r} is kept as 'source_prompt', for {prompt!r} is the prompt")
+            target = spelled.setdefault(target.casefold(), target)
+            if target in known:
+                raise InputError(
+                    f"{name}: columns {known[target]!r} and {column!r} would both be {target!r}; rename one."
+                )
+            known[target] = column
+            extras[target], note = _common_type(name, target, extras.get(target, pa.null()), kind)
+            notes += note
+        taken.append(known)
+    return Mapped(tuple(taken), {k: pa.string() if pa.types.is_null(v) else v for k, v in extras.items()}, tuple(notes))
+
+
+def check_names(source: str, columns: Iterable[str]) -> None:
+    """Hold column names against the rules.
+
+    Raises:
+        InputError: two names are the same but for case, or one is not UTF-8.
+    """
+    seen: dict[str, str] = {}
+    for column in columns:
+        if not is_unicode(column) or "\0" in column:
+            raise InputError(f"{source}: the name of column {column!r} {NOT_UTF8}.")
+        if other := seen.get(column.casefold()):
+            raise InputError(
+                f"{source}: columns {other!r} and {column!r} have one name (SQL tells no case apart); rename one."
+            )
+        seen[column.casefold()] = column
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type without its encoding: dictionaries and the several layouts of a text are one type here."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds both: itself, the wider number, or text."""
+    if one.equals(other) or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if all((pa.types.is_integer(kind) and kind != pa.uint64()) or pa.types.is_floating(kind) for kind in (one, other)):
+        pair = [pa.schema([("column", kind)]) for kind in (one, other)]
+        return pa.unify_schemas(pair, promote_options="permissive").field("column").type
+    return pa.string()
+
+
+def _common_type(source: str, column: str, one: pa.DataType, other: pa.DataType) -> tuple[pa.DataType, list[str]]:
+    """The common type over sources, with a note where it is text only because the types differ."""
+    common = common_type(one, other)
+    if not pa.types.is_string(common) or {one, other} <= {common, pa.null()}:
+        return common, []
+    for kind in (one, other):
+        if _is_compound(kind):
+            raise InputError(
+                f"{source}: column {column!r} is {other}, elsewhere {one}; no type holds both. Rename one of them."
+            )
+    return common, [f"{source}: column {column!r} is {other}, elsewhere {one}; kept as text"]
+
+
+def _is_compound(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _prompt_column(source: str, survey: Survey, wanted: str | None) -> str:
+    candidates = PROMPT_COLUMNS if wanted is None else (wanted,)
+    if wanted in survey:
+        found: str | None = wanted
+    else:
+        folded = {column.casefold(): column for column in survey}
+        found = next((folded[name.casefold()] for name in candidates if name.casefold() in folded), None)
+    if found is None:
+        if wanted is not None:
+            raise unknown(f"prompt column of {source}", wanted, survey)
+        raise InputError(
+            f"{source}: no column is called {', '.join(PROMPT_COLUMNS[:-1])} or {PROMPT_COLUMNS[-1]}; it has "
+            f"{', '.join(map(repr, survey)) or 'none'}. Name the one to use with --prompt-column."
+        )
+    if not (pa.types.is_string(survey[found]) or pa.types.is_null(survey[found])):
+        raise InputError(f"{source}: column {found!r} is {survey[found]}, and prompts are text. Name another column.")
+    return found
+
+
+def _known_columns(source: str, survey: Survey, prompt: str) -> dict[str, str]:
+    known = {"prompt": prompt}
+    for column, kind in survey.items():
+        name = column.casefold().replace("-", "_").replace(" ", "_")
+        name = ALIASES.get(name, name)
+        if column == prompt or name not in ("seed", *OPTIONAL_COLUMNS):
+            continue
+        if name in known:
+            raise InputError(
+                f"{source}: columns {known[name]!r} and {column!r} both mean {name!r}; rename or drop one."
+            )
+        if _is_compound(kind):
+            wants = schema("manifest").field(name).type
+            raise InputError(f"{source}: column {column!r} is {kind}, and {name!r} is {wants}; rename or drop it.")
+        known[name] = column
+    return known

@@ -1,0 +1,307 @@
+"""Read a manifest: its samples, its digest, what is in it, and whether it is one."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.manifest.columns import plain
+from fewchannels.manifest.rows import OPTIONAL_COLUMNS, sample_id, settings_text
+from fewchannels.tables import schema
+
+_PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+_MOST_DISTINCT = 10_000  # values of an extra column that are told apart
+_COMMONEST = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One manifest row. The attributes are the columns of ``schemas/manifest.yaml``; None means the run's setting."""
+
+    sample_id: str
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    width: int | None = None  # pixels
+    height: int | None = None  # pixels
+    steps: int | None = None
+    guidance: float | None = None
+    mask: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class SettingsUsed:
+    """Which settings the samples of a manifest have of their own; None in a set stands for the run's."""
+
+    has_negative_prompt: bool
+    n_references: int  # samples with a reference picture
+    references: frozenset[str]  # their paths
+    guidance: frozenset[float]  # of the samples that have one
+    sizes: frozenset[tuple[int | None, int | None]]  # (height, width) in pixels
+    steps: frozenset[int | None]
+
+
+ManifestFile = str | Path | BinaryIO
+"""A manifest by its path, or opened."""
+
+_COLUMNS = [field.name for field in fields(Sample)]
+
+
+def count(path: ManifestFile) -> int:
+    """How many samples a manifest has; reads the file's footer only.
+
+    Raises:
+        InputError: the file is not a manifest.
+    """
+    with _open(path) as file:
+        return file.metadata.num_rows
+
+
+def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
+    """The samples ``[start, stop)``; reads only the row groups that hold them.
+
+    Raises:
+        InputError: the file is not a manifest, or has no such samples.
+    """
+    with _open(path) as file:
+        metadata = file.metadata
+        if not 0 <= start <= stop <= metadata.num_rows:
+            raise InputError(
+                f"{str(path)!r} has the samples [0, {metadata.num_rows}); [{start}, {stop}) are not in it."
+            )
+        groups: list[int] = []
+        first = before = 0
+        for group in range(metadata.num_row_groups):
+            after = before + metadata.row_group(group).num_rows
+            if before < stop and after > start:
+                first = first if groups else before
+                groups.append(group)
+            before = after
+        table = file.read_row_groups(groups, columns=_COLUMNS)
+        return [Sample(**row) for row in table.slice(start - first, stop - start).to_pylist()]
+
+
+def sample_ids(path: ManifestFile) -> list[str]:
+    """The id of every sample, in order.
+
+    Raises:
+        InputError: the file is not a manifest.
+    """
+    with _open(path) as file:
+        return file.read(columns=["sample_id"]).column("sample_id").to_pylist()
+
+
+def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a manifest as Python values, the source's own among them.
+
+    Raises:
+        InputError: the file is not a manifest, or has no such column.
+    """
+    with _open(path) as file:
+        there = file.schema_arrow.names
+        for name in names:
+            if name not in there:
+                raise unknown("column of the manifest", name, there)
+        return file.read(columns=list(dict.fromkeys(names))).to_pydict()
+
+
+def settings_used(path: ManifestFile) -> SettingsUsed:
+    """Which settings any of the samples has of its own.
+
+    Raises:
+        InputError: the file is not a manifest.
+    """
+    has_negative_prompt, n_references = False, 0
+    references: set[str] = set()
+    guidance: set[float] = set()
+    sizes: set[tuple[int | None, int | None]] = set()
+    steps: set[int | None] = set()
+    names = ["negative_prompt", "width", "height", "steps", "reference", "guidance"]
+    with _open(path) as file:
+        for batch in file.iter_batches(columns=names):
+            negative_prompt, width, height, n_steps, reference, scales = (batch.column(name) for name in names)
+            has_negative_prompt |= negative_prompt.null_count < len(batch)
+            n_references += len(batch) - reference.null_count
+            references.update(reference.unique().drop_null().to_pylist())
+            guidance.update(scales.unique().drop_null().to_pylist())
+            sizes.update(zip(height.to_pylist(), width.to_pylist(), strict=True))
+            steps.update(n_steps.unique().to_pylist())
+    return SettingsUsed(
+        has_negative_prompt,
+        n_references,
+        frozenset(references),
+        frozenset(guidance),
+        frozenset(sizes),
+        frozenset(steps),
+    )
+
+
+def digest(path: ManifestFile, n_samples: int | None = None) -> str:
+    """SHA-256 over the content, 64 hex digits: every sample's id and columns, in order.
+
+    How the Parquet file is encoded and which extra columns it has make no difference.
+
+    Args:
+        path: the manifest.
+        n_samples: how many samples to take, from the first on; None for all.
+
+    Raises:
+        InputError: the file is not a manifest.
+    """
+    whole = hashlib.sha256()
+    with _open(path) as file:
+        for row in islice(_rows(file), n_samples):
+            text = f"{row['sample_id']}\0{row['prompt']}\0{row['seed']}{settings_text(row)}"
+            whole.update(hashlib.sha256(text.encode()).digest())  # of a fixed length, so no two rows run together
+    return whole.hexdigest()
+
+
+def validate(path: ManifestFile) -> None:
+    """Check that a file is a manifest: columns, types, no nulls where none may be, and each row's own id, once.
+
+    Raises:
+        InputError: it is not; the message says where and how to make one.
+    """
+    seen: set[int] = set()
+    with _open(path) as file:
+        for number, row in enumerate(_rows(file), start=1):
+            for name in ("sample_id", "prompt", "seed"):
+                if row[name] is None:
+                    raise _not_a_manifest(path, f"row {number} has no {name}")
+            found = row["sample_id"]
+            if found != sample_id(row["prompt"], row["seed"], **{name: row[name] for name in OPTIONAL_COLUMNS}):
+                raise _not_a_manifest(
+                    path, f"the sample_id of row {number}, {found!r}, is not that of its prompt and settings"
+                )
+            if int(found, 16) in seen:
+                raise _not_a_manifest(path, f"the sample_id of row {number}, {found!r}, is there twice")
+            seen.add(int(found, 16))
+    if not seen:
+        raise _not_a_manifest(path, "it has no rows")
+
+
+def summary(path: str | Path) -> dict[str, Any]:
+    """What is in a manifest, in values that JSON can hold.
+
+    Returns:
+        ``n_samples``; ``n_prompts`` (distinct); ``seeds``: ``n``, ``min``, ``max``; ``prompt_characters``: percentile
+        to length; ``optional``: column to the samples that set it; ``sizes``: height, width and samples, the commonest
+        first; ``extra``: column to ``type``, ``n_distinct`` and ``commonest``; ``bytes`` of the file. ``n_distinct`` is
+        None where there are more than 10,000 values or they are lists or bytes.
+
+    Raises:
+        InputError: the file is not a manifest.
+    """
+    prompts: set[bytes] = set()
+    seeds: set[int] = set()
+    lengths: Counter[int] = Counter()
+    optional: Counter[str] = Counter()
+    sizes: Counter[tuple[int | None, int | None]] = Counter()
+    with _open(path) as file:
+        extra = {column.name: _Values(column.type) for column in file.schema_arrow if column.name not in _COLUMNS}
+        for batch in file.iter_batches(columns=[*_COLUMNS[1:], *extra]):
+            for prompt in batch.column("prompt").to_pylist():
+                prompts.add(hashlib.sha256(prompt.encode()).digest()[:8])
+                lengths[len(prompt)] += 1
+            seeds.update(batch.column("seed").to_pylist())
+            for name in OPTIONAL_COLUMNS:
+                optional[name] += len(batch) - batch.column(name).null_count
+            sizes.update(zip(batch.column("height").to_pylist(), batch.column("width").to_pylist(), strict=True))
+            for name, values in extra.items():
+                values.add(batch.column(name))
+        n_samples = file.metadata.num_rows
+    return {
+        "n_samples": n_samples,
+        "n_prompts": len(prompts),
+        "seeds": {"n": len(seeds), "min": min(seeds, default=None), "max": max(seeds, default=None)},
+        "prompt_characters": {str(percent): _percentile(lengths, percent) for percent in _PERCENTILES if lengths},
+        "optional": dict(optional),
+        "sizes": [{"height": h, "width": w, "n": n} for (h, w), n in sizes.most_common(_COMMONEST)],
+        "extra": {name: values.summary() for name, values in extra.items()},
+        "bytes": Path(path).stat().st_size,
+    }
+
+
+class _Values:
+    """The distinct values of a column, as long as they are few."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._counts: Counter[Any] | None = None
+        if not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            self._counts = Counter()
+
+    def add(self, column: pa.Array) -> None:
+        if self._counts is None:
+            return
+        for pair in column.cast(plain(self._kind)).value_counts():
+            value = pair["values"].as_py()
+            if not (
+                value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+            ):
+                value = str(value)
+            self._counts[value] += pair["counts"].as_py()
+        if len(self._counts) > _MOST_DISTINCT:
+            self._counts = None
+
+    def summary(self) -> dict[str, Any]:
+        if self._counts is None:
+            return {"type": str(self._kind), "n_distinct": None, "commonest": []}
+        commonest = [{"value": value, "n": n} for value, n in self._counts.most_common(_COMMONEST)]
+        return {"type": str(self._kind), "n_distinct": len(self._counts), "commonest": commonest}
+
+
+def _percentile(counts: Counter[int], percent: int) -> int:
+    """The smallest value with at least ``percent`` % of all values at or below it."""
+    needed = percent / 100 * counts.total()
+    at_or_below = 0
+    for value in sorted(counts):
+        at_or_below += counts[value]
+        if at_or_below >= needed:
+            break
+    return value
+
+
+def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
+    for batch in file.iter_batches(columns=_COLUMNS):
+        columns = [batch.column(name).to_pylist() for name in _COLUMNS]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(_COLUMNS, values, strict=True))
+
+
+@contextmanager
+def _open(path: ManifestFile) -> Iterator[pq.ParquetFile]:
+    """The Parquet file, once its columns and their types are a manifest's."""
+    if isinstance(path, str | Path) and not Path(path).is_file():
+        raise InputError(
+            f"there is no manifest {str(path)!r}. Make one: fewchannels manifest ingest prompts.csv -o {str(path)!r}."
+        )
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow
+            for column in schema("manifest"):
+                if column.name not in found.names:
+                    raise _not_a_manifest(path, f"it has no column {column.name!r}")
+                if found.field(column.name).type != column.type:
+                    kind = found.field(column.name).type
+                    raise _not_a_manifest(path, f"column {column.name!r} is {kind}, not {column.type}")
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} is not readable Parquet: {error}. Make the manifest again.") from error
+
+
+def _not_a_manifest(path: ManifestFile, why: str) -> InputError:
+    return InputError(
+        f"{str(path)!r} is not a manifest: {why}. Make one of it: fewchannels manifest ingest {str(path)!r} -o "
+        "manifest.parquet."
+    )

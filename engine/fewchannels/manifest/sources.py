@@ -1,0 +1,124 @@
+"""What can be ingested: files by their ending, and the demo world."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fewchannels.errors import InputError
+from fewchannels.manifest.columns import Survey, check_names, plain
+from fewchannels.manifest.rows import Batch
+from fewchannels.manifest.text_sources import BATCH_ROWS, Delimited, JsonArray, JsonLines, Lines, Source, Tabbed
+
+_BATCH_BYTES = 64 * 2**20  # rows with pictures in them come in smaller batches
+DEMO = "demo:"
+
+
+def open_source(name: str) -> Source:
+    """A source by its name: a file with a known ending, or ``demo:N``.
+
+    Raises:
+        InputError: there is no such file, or its ending is unknown.
+    """
+    if name.startswith(DEMO) or name == DEMO.rstrip(":"):
+        return _Demo(name)
+    path = Path(name)
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"{name!r} ends in {path.suffix or 'nothing'}; a source ends in {', '.join(_KINDS)}, or is demo:N."
+        )
+    if path.is_dir():
+        raise InputError(f"{name!r} is a folder; name the files in it.")
+    if not path.is_file():
+        raise InputError(f"there is no file {name!r}.")
+    return kind(name)
+
+
+class _Parquet(Source):
+    """A Parquet file. Its rows are counted from 1."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.n_bytes = Path(name).stat().st_size
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(self.name) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.name}: is not readable Parquet: {error}. Write it again.") from error
+
+    def survey(self) -> Survey:
+        with self._open() as file:
+            found = file.schema_arrow
+        check_names(self.name, found.names)
+        return {column.name: plain(column.type) for column in found}
+
+    def batches(self) -> Iterator[Batch]:
+        with self._open() as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            row_bytes = sum(group.total_byte_size for group in groups) // max(metadata.num_rows, 1)
+            n_done = 0
+            for part in file.iter_batches(batch_size=max(1, min(BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1)))):
+                columns = {name: _decoded(column) for name, column in zip(part.schema.names, part.columns, strict=True)}
+                lines = list(range(n_done + 1, n_done + part.num_rows + 1))
+                n_done += part.num_rows
+                yield Batch(lines, columns, done_bytes=self.n_bytes * n_done // metadata.num_rows)
+
+
+def _decoded(column: pa.Array) -> Any:
+    """The column in its plain type; as a list with surrogates where its texts are not UTF-8."""
+    kind = plain(column.type)
+    try:
+        column = column.cast(kind)
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        if not pa.types.is_string(kind):
+            raise
+        values = column.cast(pa.binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
+    return column
+
+
+class _Demo(Source):
+    """``demo:N``: captions of the demo world, the same for the same N."""
+
+    prompt_column = "prompt"
+
+    def survey(self) -> Survey:
+        from fewchannels.demo.world import Scene  # imports torch, which no other source needs
+
+        count = self.name.removeprefix(DEMO)
+        if not re.fullmatch(r"[0-9]{1,7}", count) or int(count) == 0:
+            raise InputError(f"{self.name!r} is not demo:N with N from 1 to 9999999, as in demo:256.")
+        self._n = int(count)
+        return dict.fromkeys(("prompt", *(field.name for field in fields(Scene))), pa.string())
+
+    def batches(self) -> Iterator[Batch]:
+        from fewchannels.demo.world import choose_scenes
+
+        scenes = choose_scenes(self._n, seed=0)
+        for start in range(0, self._n, BATCH_ROWS):
+            part = scenes[start : start + BATCH_ROWS]
+            rows = zip(*((scene.caption, *astuple(scene)) for scene in part), strict=True)
+            columns = {name: list(values) for name, values in zip(self.survey(), rows, strict=True)}
+            yield Batch(list(range(start + 1, start + len(part) + 1)), columns)
+
+
+_KINDS: dict[str, type[Source]] = {
+    ".csv": Delimited,
+    ".tsv": Tabbed,
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".json": JsonArray,
+    ".parquet": _Parquet,
+    ".txt": Lines,
+}

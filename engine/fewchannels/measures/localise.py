@@ -1,0 +1,213 @@
+"""The localisation protocol on arrays: channels to clusters of tokens, clusters to a foreground, that to a mask.
+
+A *cell* is one (sample, step, layer) with one selection of channels. Tokens of weight 0 (padding of smaller pictures,
+registers that are left out) have no say in where clusters lie.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewchannels.measures.draws import different_tokens
+from fewchannels.measures.kmeans import Clusters, k_means
+
+SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
+"""Which channels are clustered; the first is the effect, the others are its controls."""
+
+
+def normalise(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Each channel to [0, 1] over its cell's tokens: step 2 of the protocol of arXiv 2605.13974.
+
+    Args:
+        values: ``(cell, channel, token)`` float32, finite where the weight is 1.
+        weights: ``(cell, token)`` bool; others' values are brought to the ends.
+        clip: share of a channel's tokens at either end that is cut to the rest's largest or least; 0 cuts none.
+
+    Returns:
+        The values, and the number ``(cell,)`` of channels that are constant, which become 0.
+    """
+    own = weights[:, None].expand_as(values)
+    if clip > 0:
+        ends = torch.tensor([clip, 1 - clip], dtype=values.dtype, device=values.device)
+        low, high = torch.nanquantile(values.masked_fill(~own, torch.nan), ends, dim=-1, keepdim=True)
+    else:
+        low = values.masked_fill(~own, torch.inf).amin(dim=-1, keepdim=True)
+        high = values.masked_fill(~own, -torch.inf).amax(dim=-1, keepdim=True)
+    constant = high <= low
+    scaled = (values - low) / (high - low).masked_fill(constant, 1)
+    scaled = scaled.masked_fill(constant, 0).nan_to_num(0.0).clamp_(0, 1)
+    return scaled, constant[..., 0].sum(dim=-1)
+
+
+def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -> Tensor:
+    """The cluster of larger mean heat: step 3 of the protocol.
+
+    Args:
+        labels: ``(cell, token)`` int64.
+        heat: ``(cell, token)``, the sum of a token's normalised channels.
+        weights: ``(cell, token)`` bool.
+        n_clusters: of the labels.
+
+    Returns:
+        ``(cell,)`` int64, the cluster; of equals the first.
+    """
+    members = (labels[:, None] == torch.arange(n_clusters, device=labels.device)[:, None]) & weights[:, None]
+    mean = (members * heat[:, None]).sum(dim=-1) / members.sum(dim=-1)
+    return mean.nan_to_num(-torch.inf).argmax(dim=-1)
+
+
+def clustered(
+    x: Tensor, heat: Tensor, weights: Tensor, keys: np.ndarray, n_clusters: int, n_starts: int, device: str = "cpu"
+) -> tuple[Clusters, Tensor]:
+    """K-means of every cell's tokens, from starts among those that have a say, and which cluster is the foreground.
+
+    Args:
+        x: ``(cell, channel, token)`` float32, what is clustered.
+        heat: ``(cell, token)``.
+        weights: ``(cell, token)`` bool.
+        keys: ``(cell,)`` uint64, which decide the starts.
+        n_clusters: how many.
+        n_starts: of each cell.
+        device: that computes.
+
+    Returns:
+        The clusters, and ``(cell,)`` int64.
+    """
+    starts = different_tokens(keys, weights.sum(dim=-1).numpy(), n_starts, n_clusters)
+    with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
+    tokens = with_a_say.gather(1, torch.from_numpy(starts).flatten(1)).view(starts.shape)
+    found = k_means(*(each.to(device) for each in (x, tokens, weights.to(x.dtype)))).to("cpu")
+    return found, foreground(found.labels, heat, weights, n_clusters)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How clusters fit a subject's mask; each ``(cell,)`` float64.
+
+    Attributes:
+        iou: of the foreground; NaN where it and the subject are empty.
+        complement: of all that is not foreground.
+        best: of the union of clusters, neither none nor all, that fits best.
+        area: share of tokens that are foreground.
+        ari: adjusted Rand index of clusters and subject tokens, those covered by half or more (Hubert and Arabie 1985).
+        nmi: their mutual information over the mean of their entropies, as scikit-learn normalises it.
+    """
+
+    iou: Tensor
+    complement: Tensor
+    best: Tensor
+    area: Tensor
+    ari: Tensor
+    nmi: Tensor
+
+
+def fit(labels: Tensor, front: Tensor, coverage: Tensor, own: Tensor, n_clusters: int) -> Fit:
+    """Compare clusters with a mask of pixels, through its coverage of tokens.
+
+    Args:
+        labels: ``(cell, token)`` int64.
+        front: ``(cell,)`` int64, the foreground's cluster.
+        coverage: ``(cell, token)`` float64, share of each token that is subject.
+        own: ``(cell, token)`` bool, the picture's own tokens.
+        n_clusters: of the labels.
+    """
+    members = (labels[:, None] == torch.arange(n_clusters, device=labels.device)[:, None]) & own[:, None]
+    sizes = members.sum(dim=-1).double()
+    covered = torch.where(members, coverage[:, None], 0.0).sum(dim=-1)
+    total, subject = sizes.sum(dim=-1), covered.sum(dim=-1)
+
+    def iou(shared: Tensor, size: Tensor) -> Tensor:
+        return shared / (size + subject[:, None] - shared)
+
+    front = front[:, None]
+    shared, size = covered.gather(1, front), sizes.gather(1, front)
+    unions = [subset for n in range(1, n_clusters) for subset in itertools.combinations(range(n_clusters), n)]
+    chosen = torch.zeros(n_clusters, len(unions), dtype=torch.float64, device=labels.device)
+    for i, subset in enumerate(unions):
+        chosen[list(subset), i] = 1
+    inside = (members & (coverage >= 0.5)[:, None]).sum(dim=-1).double()
+    table = torch.stack([inside, sizes - inside], dim=-1)
+    return Fit(
+        iou=iou(shared, size)[:, 0],
+        complement=iou(subject[:, None] - shared, total[:, None] - size)[:, 0],
+        best=iou(covered @ chosen, sizes @ chosen).nan_to_num(-1.0).amax(dim=-1),
+        area=size[:, 0] / total,
+        ari=_adjusted_rand(table),
+        nmi=_mutual_information(table),
+    )
+
+
+def _pairs(n: Tensor) -> Tensor:
+    return n * (n - 1) / 2
+
+
+def _adjusted_rand(table: Tensor) -> Tensor:
+    """Of contingency tables ``(cell, cluster, class)``."""
+    together = _pairs(table).sum(dim=(-2, -1))
+    clusters, classes = _pairs(table.sum(dim=-1)).sum(-1), _pairs(table.sum(dim=-2)).sum(-1)
+    expected = clusters * classes / _pairs(table.sum(dim=(-2, -1)))
+    most = (clusters + classes) / 2
+    return torch.where(most == expected, 1.0, (together - expected) / (most - expected))
+
+
+def _mutual_information(table: Tensor) -> Tensor:
+    p = table / table.sum(dim=(-2, -1), keepdim=True)
+    clusters, classes = _entropy(p.sum(dim=-1)), _entropy(p.sum(dim=-2))
+    shared = clusters + classes - _entropy(p.flatten(-2))
+    mean = (clusters + classes) / 2
+    alone = (clusters == 0) & (classes == 0)
+    return torch.where(alone, 1.0, (shared / mean.clamp_min(1e-300)).clamp(0, 1))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return torch.special.entr(p).sum(dim=-1)
+
+
+def matched_channels(order: Tensor, energy: Tensor, k: int) -> Tensor:
+    """Which channels hold as much energy as the top ``k`` do, without them: the fair control of a small selection.
+
+    From rank ``k + 1`` on, in order of score, as many as are needed; where all the others together hold less, all.
+
+    Args:
+        order: ``(cell, channel)`` int64, every channel, largest score first.
+        energy: ``(cell, channel)`` of each channel, such as its mean square.
+        k: of the top selection.
+
+    Returns:
+        ``(cell, channel)`` bool, by channel.
+    """
+    ranked = energy.gather(1, order).double()
+    held = ranked[:, k:].cumsum(dim=1)
+    before = held - ranked[:, k:]
+    wanted = ranked[:, :k].sum(dim=1, keepdim=True)
+    chosen = torch.zeros_like(order, dtype=torch.bool)
+    return chosen.scatter(1, order[:, k:], before < wanted)
+
+
+def principal_components(values: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Tokens on the first ``k`` principal components of all channels.
+
+    Signs are as scikit-learn fixes them: each component's channel of largest loading is positive.
+
+    Args:
+        values: ``(cell, channel, token)`` float32, finite.
+        weights: ``(cell, token)`` bool, the tokens that decide.
+        k: components.
+
+    Returns:
+        ``(cell, k, token)`` float32, and the share ``(cell,)`` of the variance that they explain.
+    """
+    w = weights[:, None].double()
+    x = values.double()
+    n = w.sum(dim=-1, keepdim=True)
+    x = x - (x * w).sum(dim=-1, keepdim=True) / n
+    covariance = torch.bmm(x * w, x.transpose(1, 2)) / n
+    variance, axes = torch.linalg.eigh(covariance)
+    axes = axes[:, :, -k:].flip(-1)
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    axes = axes * torch.where(largest < 0, -1.0, 1.0)
+    share = variance[:, -k:].sum(dim=-1) / variance.sum(dim=-1)
+    return torch.bmm(axes.transpose(1, 2), x).float(), share

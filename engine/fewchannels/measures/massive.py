@@ -1,0 +1,335 @@
+"""How concentrated a cell's channels are, and whether they pass the published tests of being massive. Pure.
+
+A cell is one (sample, step, layer); ``...`` are any leading axes of cells. Scores are one statistic over the image
+tokens, ``(..., channel)``. ``own`` is ``(..., token)`` bool, True at the picture's own tokens and False at the padding
+behind a smaller picture's last. Gini over the top 32 and one energy share are :mod:`fewchannels.measures.scores`'s.
+
+Maps are ``massive_value`` of a run that kept every token: means over squares of tokens are not values of the hidden
+state, and maps rounded to bfloat16 may differ from the statistics by 1 part in 256.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.measures.scores import energy_share, lower_median
+
+# The statistics are sums in float32, good to about 1 part in a million: the bounds are widened by ten times that,
+# and variances by what vanishes in float32, as the square of 1e-20 does.
+_SLACK = 1e-5
+_TINY = torch.finfo(torch.float32).tiny
+_LEAST = torch.finfo(torch.float64).tiny
+_HALVINGS = 12
+
+
+def ratio_by_rank(scores: Tensor, n_ranks: int, over: str = "median") -> Tensor:
+    """How many times the middle channel's score the largest scores are; the first is the cell's headline ratio.
+
+    Args:
+        scores: ``(..., channel)`` float32, non-negative.
+        n_ranks: how many ranks, from the largest.
+        over: ``median``, the lower median over channels, or ``mean``, as SPARK (arXiv 2609.03813) compares ranks 1 to 8
+            with all channels of the block.
+
+    Returns:
+        ``(..., rank)`` float32, falling; infinite over a median of zero or beyond float32, NaN for zero over zero.
+        All NaN where any score is NaN.
+
+    Raises:
+        InputError: there are fewer channels than ranks, or ``over`` is neither.
+    """
+    if not 1 <= n_ranks <= scores.shape[-1]:
+        raise InputError(f"{n_ranks} ranks are asked for; give 1 to {scores.shape[-1]}, the number of channels.")
+    if over not in ("median", "mean"):
+        raise unknown("reference for ratios", over, ("median", "mean"))
+    middle = lower_median(scores).double() if over == "median" else scores.double().mean(-1)
+    return (scores.topk(n_ranks).values / middle[..., None]).float()
+
+
+def energy_shares(rms: Tensor, order: Tensor, ks: Sequence[int]) -> Tensor:
+    """Share of the hidden state's squared values in the first k channels of any order, for several k.
+
+    Args:
+        rms: ``(..., channel)`` float32 root mean squares.
+        order: ``(..., rank)`` int64 channels, such as :func:`fewchannels.measures.scores.top_k` of any score.
+        ks: numbers of channels, each at most the number of ranks.
+
+    Returns:
+        ``(..., k)`` float32 in [0, 1], in the order of ``ks``; NaN where the hidden state is all zero or not finite.
+
+    Raises:
+        InputError: a k is not in range.
+    """
+    if wrong := [k for k in ks if not 1 <= k <= order.shape[-1]]:
+        raise InputError(
+            f"shares of the top {wrong} are asked for; give each k from 1 to {order.shape[-1]}, the ranks."
+        )
+    return torch.stack([energy_share(rms, order[..., :k]) for k in ks], dim=-1)
+
+
+def n_massive_channels(scores: Tensor, threshold: float) -> Tensor:
+    """The channel test: how many channels score at least ``threshold`` times the lower median score.
+
+    They are the first of the ranking. Zero never passes; over a median of zero every other score does.
+
+    Args:
+        scores: ``(..., channel)`` float32, non-negative.
+        threshold: positive.
+
+    Returns:
+        ``(...)`` float64 counts; NaN where any score is NaN.
+
+    Raises:
+        InputError: the threshold is not positive.
+    """
+    _check_positive("threshold of the channel test", threshold)
+    median = lower_median(scores).double()
+    # A product and no quotient: of float32 scores and a whole threshold it is exact in float64.
+    passing = (scores > 0) & (scores >= threshold * median[..., None])
+    return passing.sum(-1).double().where(~median.isnan(), torch.nan)
+
+
+def participation_ratio(energy: Tensor) -> Tensor:
+    """Over how many entries energy is spread: 1 if one has all of it, their number if all have the same.
+
+    ``(sum e)^2 / sum e^2``, the inverse of the sum of squared shares.
+
+    Args:
+        energy: ``(..., entry)`` float64, non-negative.
+
+    Returns:
+        ``(...)`` float32; NaN where all are zero or any is not finite.
+    """
+    return (1 / (energy / energy.sum(-1, keepdim=True)).square().sum(-1)).float()
+
+
+def effective_channels(rms: Tensor) -> Tensor:
+    """Effective number of channels: :func:`participation_ratio` of the squares of ``rms``, ``(..., channel)``."""
+    return participation_ratio(rms.double().square())
+
+
+def median_over(values: Tensor, own: Tensor) -> Tensor:
+    """The lower median over the picture's own entries.
+
+    Args:
+        values: ``(..., token)`` float32; what they are at other tokens does not matter.
+        own: bool, broadcast to ``values``.
+
+    Returns:
+        ``(...)`` float32; NaN where an own entry is NaN, or there is none.
+    """
+    own = own.expand(values.shape)
+    padded = values.where(own, torch.inf)
+    medians = _by_rank(padded, (own.sum(-1) - 1).clamp(min=0) // 2)
+    return medians.where(own.any(-1) & ~padded.isnan().any(-1), torch.nan)
+
+
+def _by_rank(values: Tensor, rank: Tensor) -> Tensor:
+    """The entry of each row ``(..., entry)`` at its rank ``(...)``, from 0 for the least."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values.gather(-1, rank[..., None])[..., 0]
+    found = torch.empty_like(rank, dtype=values.dtype)
+    for at in rank.unique().tolist():
+        # NumPy's partition is 15 times faster than torch.median, which cannot leave entries out either.
+        rows = values[rank == at].numpy()
+        found[rank == at] = torch.from_numpy(np.partition(rows, at, axis=-1)[..., at])
+    return found
+
+
+def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
+    """What two statistics per channel say of the lower median ``|x|`` over all tokens and channels.
+
+    Of a channel with mean ``a`` and variance ``v`` of ``|x|``, at most ``min(a / h, v / (v + (h - a)^2))`` of the
+    values reach ``h > a``, and at most ``v / (v + (a - h)^2)`` stay at or below ``h < a`` (Markov, Cantelli). Were the
+    median above ``h``, more than half of all values would be. No closer bounds follow from means and mean squares when
+    tokens are many. For normal channels of one scale they are 0.3 and 2.1 times the median.
+
+    Args:
+        mean_abs: ``(..., channel)`` float32, over any number of tokens.
+        rms: likewise.
+        largest: ``(...)`` float32, the largest ``|x|``.
+
+    Returns:
+        ``(..., 2)`` float64, at most and at least the median. Rounding of the statistics is allowed for; NaN where any
+        statistic is NaN.
+    """
+    spread = _Spread.of(mean_abs, rms)
+    half = mean_abs.shape[-1] / 2
+    middle = lower_median(mean_abs).double()  # it satisfies both inequalities, so it lies between the bounds
+    low, low_fails = torch.zeros_like(middle), middle
+    high_fails, high = middle, largest.double()
+    for _ in range(_HALVINGS):
+        between = (low + low_fails) / 2
+        proved = spread.most_at_or_below(between).sum(-1) < half
+        low, low_fails = between.where(proved, low), low_fails.where(proved, between)
+        between = (high_fails * high).sqrt()  # the largest may be a million times the median
+        proved = spread.most_at_or_above(between).sum(-1) <= half
+        high, high_fails = between.where(proved, high), high_fails.where(proved, between)
+    bounds = torch.stack([low * (1 - _SLACK), high * (1 + _SLACK)], dim=-1)
+    return bounds.where(~(mean_abs.isnan() | rms.isnan()).any(-1)[..., None], torch.nan)
+
+
+@dataclass(frozen=True)
+class ScalarTest:
+    """The scalar test of Sun et al. 2024 (arXiv 2402.17762), as far as what was stored decides it.
+
+    Pairs are ``(..., 2)`` float64, the least and the most that agree with what was stored; equal, they are exact. All
+    is NaN in a cell with a NaN.
+
+    Attributes:
+        largest: ``(...)`` float32, the largest ``|x|`` of the hidden state; exact.
+        median: ``(...)`` float32, the lower median ``|x|`` over tokens and channels; NaN unless every channel's map is
+            there.
+        median_bounds: a pair; the median twice where it is known.
+        n_scalars: a pair, massive scalars.
+        n_channels: a pair, channels with a massive scalar; exact whenever the median is.
+        n_tokens: a pair, tokens with a massive scalar.
+    """
+
+    largest: Tensor
+    median: Tensor
+    median_bounds: Tensor
+    n_scalars: Tensor
+    n_channels: Tensor
+    n_tokens: Tensor
+
+    @property
+    def passes(self) -> Tensor:
+        """``(...)`` float32: 1 where there is a massive scalar for certain, 0 for certain none, NaN undecided."""
+        least, most = self.n_channels.unbind(-1)
+        decided = torch.full_like(self.largest, torch.nan)
+        return decided.masked_fill(least > 0, 1.0).masked_fill(most == 0, 0.0)
+
+
+def scalar_test(
+    mean_abs: Tensor,
+    rms: Tensor,
+    max_abs: Tensor,
+    values: Tensor,
+    channels: Tensor,
+    own: Tensor,
+    absolute: float = 100.0,
+    relative: float = 1000.0,
+) -> ScalarTest:
+    """Massive scalars: ``|x| > absolute`` and ``|x| >= relative`` times the lower median ``|x|`` of the hidden state.
+
+    With every channel's map all is exact. With the top-k maps the median is known within :func:`median_bounds`, and
+    of a channel without a map its ``max_abs`` says whether it has massive scalars, its mean and mean square at most
+    how many. Where ``relative`` times the median is certainly below ``absolute`` the median does not matter.
+
+    Args:
+        mean_abs: ``(..., channel)`` float32, of all channels; likewise ``rms`` and ``max_abs``.
+        rms: see ``mean_abs``.
+        max_abs: see ``mean_abs``.
+        values: ``(..., k, token)`` float32 signed maps.
+        channels: ``(..., k)`` integers, whose maps those are, each once.
+        own: ``(..., token)`` bool.
+        absolute: positive; Sun et al. take 100.
+        relative: positive; Sun et al. take "around 1000".
+
+    Raises:
+        InputError: a threshold is not positive.
+    """
+    _check_positive("absolute threshold of the scalar test", absolute)
+    _check_positive("relative threshold of the scalar test", relative)
+    largest, magnitude = max_abs.amax(-1), values.abs().flatten(-2)
+    every_channel = values.shape[-2] == max_abs.shape[-1]
+    if every_channel:
+        median = median_over(magnitude, own[..., None, :].expand(values.shape).flatten(-2))
+        bounds = median.double()[..., None].expand(*median.shape, 2)
+    else:
+        median = torch.full_like(largest, torch.nan)
+        bounds = median_bounds(mean_abs, rms, largest)
+    # Channel -1 marks a cell that did not run, whose statistics are NaN.
+    stored = torch.zeros_like(max_abs, dtype=torch.bool).scatter(-1, channels.long().clamp(min=0), True)
+    cuts = [_least_massive(absolute, relative * bounds[..., i]) for i in (1, 0)]
+    passing = [max_abs >= cut[..., None] for cut in cuts]
+    mapped = [(magnitude >= cut[..., None]).view(values.shape) & own[..., None, :] for cut in cuts]
+    # A sum into 32 bits is ten times as fast as torch's own way with bool, and as `any`.
+    per_token = [found.sum(-2, dtype=torch.int32) for found in mapped]
+    n_own = own.sum(-1)
+    n_unmapped = _most_scalars(mean_abs, rms, cuts[1], n_own).where(passing[1] & ~stored, 0.0).sum(-1)
+    n_mapped = [found.sum(-1) for found in per_token]
+    scalars = n_mapped[0] + (passing[0] & ~stored).sum(-1), n_mapped[1] + n_unmapped
+    tokens = [(found > 0).sum(-1) for found in per_token]
+    least_tokens = torch.maximum(tokens[0], passing[0].any(-1).long())
+    most_tokens = torch.minimum(tokens[1] + n_unmapped, n_own)
+    spoilt = largest.isnan() | bounds.isnan().any(-1)
+
+    def pair(least: Tensor, most: Tensor) -> Tensor:
+        return torch.stack([least.double(), most.double()], dim=-1).where(~spoilt[..., None], torch.nan)
+
+    return ScalarTest(
+        largest=largest,
+        median=median,
+        median_bounds=bounds,
+        n_scalars=pair(*scalars),
+        n_channels=pair(*(p.sum(-1) for p in passing)),
+        n_tokens=pair(least_tokens, most_tokens),
+    )
+
+
+def _least_massive(absolute: float, relative: Tensor) -> Tensor:
+    """The smallest float32 above ``absolute`` and not below ``relative`` (float64): comparing in float32 is exact."""
+    least = relative.clamp(min=math.nextafter(absolute, math.inf))
+    near = least.float()
+    return near.nextafter(torch.full_like(near, torch.inf)).where(near.double() < least, near)
+
+
+def _most_scalars(mean_abs: Tensor, rms: Tensor, cut: Tensor, n_tokens: Tensor) -> Tensor:
+    """At most how many values of a channel reach the cut: ``(..., channel)`` float64."""
+    share = _Spread.of(mean_abs, rms).most_at_or_above(cut.double())
+    return (share * (1 + _SLACK) * n_tokens[..., None]).floor()
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Means and deviations over tokens of ``|x|``, ``(..., channel)`` float64 each.
+
+    Attributes:
+        mean: of the channel.
+        standard: the mean in standard deviations; 0 where the deviation is infinite.
+        per_one: standard deviations in 1; likewise.
+    """
+
+    mean: Tensor
+    standard: Tensor
+    per_one: Tensor
+
+    @classmethod
+    def of(cls, mean_abs: Tensor, rms: Tensor) -> "_Spread":
+        mean, square = mean_abs.double(), rms.double().square()
+        # Not below the truth: rounding may hide what a nearly constant channel varies by.
+        variance = (square - mean.square()).clamp(min=0) + _SLACK * square + _TINY
+        # An infinite deviation says nothing of any share: every value is at none from the mean.
+        per_one = variance.rsqrt().nan_to_num(0.0)
+        return cls(mean, (mean * per_one).nan_to_num(0.0), per_one)
+
+    def most_at_or_above(self, h: Tensor) -> Tensor:
+        """Share of a channel's values, ``(..., channel)``."""
+        by_deviation = _cantelli(self._below_mean(h).clamp_(max=0))
+        # A channel that is all zero has nothing above any h, zero included.
+        return torch.minimum(by_deviation, self.mean / h[..., None].clamp(min=_LEAST))
+
+    def most_at_or_below(self, h: Tensor) -> Tensor:
+        """Likewise."""
+        return _cantelli(self._below_mean(h).clamp_(min=0))
+
+    def _below_mean(self, h: Tensor) -> Tensor:
+        """By how many standard deviations."""
+        return torch.addcmul(self.standard, h[..., None], self.per_one, value=-1)
+
+
+def _cantelli(away: Tensor) -> Tensor:
+    """At most this share is as many standard deviations away from the mean, to one side; changes its argument."""
+    return away.square_().add_(1).reciprocal_()
+
+
+def _check_positive(what: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f"the {what} is {value}; it must be positive.")

@@ -1,0 +1,57 @@
+"""Means over samples with intervals over prompts, from rows that come part by part."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fewchannels.measures.intervals import cluster_bootstrap
+
+
+def means(
+    parts: Iterable[pd.DataFrame],
+    cell: Sequence[str],
+    plain: Sequence[str],
+    with_interval: Sequence[str],
+    n_prompts: int,
+) -> pd.DataFrame:
+    """Means of columns by cell.
+
+    Args:
+        parts: rows, one for each sample in each cell, with a column ``prompt`` of numbers below ``n_prompts``; NaN is
+            no value.
+        cell: columns that name a cell.
+        plain: columns whose mean is wanted.
+        with_interval: columns whose mean is wanted with its 95 % interval, resampling prompts.
+        n_prompts: numbers of prompts there are.
+
+    Returns:
+        One row per cell, ascending: its columns, ``n_samples`` and ``n_prompts`` with a value in the first column of
+        ``with_interval``, and the means; where wanted with ``NAME_low``, ``NAME_high`` and ``NAME_n`` values. No rows
+        give no columns.
+    """
+    names = [*with_interval, *plain]
+    totals: pd.DataFrame | None = None
+    for rows in parts:
+        groups = rows.groupby([*cell, "prompt"], sort=False)[names]
+        part = groups.sum().join(groups.count(), rsuffix=" n")
+        totals = part if totals is None else totals.add(part, fill_value=0)
+    if totals is None:
+        return pd.DataFrame()
+    by_cell = totals.groupby(level=list(cell), sort=True).sum()
+    row = totals.index.get_level_values("prompt").to_numpy(int)
+    column = by_cell.index.get_indexer(pd.MultiIndex.from_frame(totals.index.to_frame()[list(cell)]))
+    first = f"{with_interval[0]} n"
+    found = {
+        "n_samples": by_cell[first].to_numpy(int),
+        "n_prompts": (totals[first] > 0).groupby(level=list(cell), sort=True).sum().to_numpy(int),
+    }
+    for name in with_interval:
+        sums, counts = np.zeros((n_prompts, len(by_cell))), np.zeros((n_prompts, len(by_cell)))
+        sums[row, column], counts[row, column] = totals[name], totals[f"{name} n"]
+        found[f"{name}_n"] = by_cell[f"{name} n"].to_numpy(int)
+        found[name], found[f"{name}_low"], found[f"{name}_high"] = cluster_bootstrap(sums, counts)
+    for name in plain:
+        with np.errstate(invalid="ignore"):
+            found[name] = (by_cell[name] / by_cell[f"{name} n"]).to_numpy()
+    return pd.DataFrame(found, index=by_cell.index).reset_index()

@@ -1,0 +1,117 @@
+"""How far samples agree on the ranking of all channels: Spearman, Kendall, rank-biased overlap."""
+
+import numpy as np
+from scipy.stats import kendalltau, rankdata
+
+from fewchannels.errors import InputError, unknown
+
+_BLOCK_SCORES = 2**20
+
+
+def mean_pairwise_spearman(scores: np.ndarray) -> float:
+    """Mean Spearman correlation over all pairs of samples, none left out, without going through pairs.
+
+    Each sample's ranks (average ranks for ties) are centred and scaled to length 1, so that a pair's correlation is
+    their product; of N such rows with sum z, the mean product of two is ``(|z|^2 - N) / (N (N - 1))``. The mean across
+    groups follows from this function's of all samples and of each group, weighted by pairs.
+
+    Args:
+        scores: ``(sample, channel)`` float; infinities rank at the ends.
+
+    Returns:
+        -1 to 1. NaN for fewer than 2 samples, and where a sample has a NaN or the same score everywhere: its ranks are
+        not defined.
+    """
+    n, n_channels = scores.shape
+    if n < 2:
+        return float("nan")
+    total = np.zeros(n_channels)
+    step = max(1, _BLOCK_SCORES // n_channels)
+    for start in range(0, n, step):
+        ranks = rankdata(scores[start : start + step], axis=1, nan_policy="propagate") - (n_channels + 1) / 2
+        lengths = np.sqrt(np.square(ranks).sum(axis=1, keepdims=True))
+        total += np.divide(ranks, lengths, out=np.full_like(ranks, np.nan), where=lengths > 0).sum(axis=0)
+    return float((total @ total - n) / (n * (n - 1)))
+
+
+def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b, which corrects for ties, of given pairs; a millisecond for each of 3,072 channels.
+
+    Args:
+        a: ``(pair, channel)`` float scores.
+        b: likewise, of the other sample of each pair.
+
+    Returns:
+        ``(pair,)`` float64, -1 to 1; NaN where a sample has a NaN or the same score everywhere.
+    """
+    return np.array([kendalltau(one, other).statistic for one, other in zip(a, b, strict=True)], np.float64)
+
+
+def rank_biased_overlap(a: np.ndarray, b: np.ndarray, p: float = 0.9) -> np.ndarray:
+    """Extrapolated rank-biased overlap of rankings by falling score, ties by ascending channel.
+
+    RBO_ext of Webber, Moffat and Zobel 2010 (A similarity measure for indefinite rankings, equation 30): the overlap
+    ``X_d`` of the first d channels as a share of d, weighted by ``(1 - p) p^(d - 1)``. Both rankings hold all D
+    channels, so the extrapolated rest is ``p^D``. A channel counts in ``X_d`` from the later of its two ranks on,
+    so that one table of the weights from a rank on gives the sum exactly.
+
+    Args:
+        a: ``(..., channel)`` float scores.
+        b: likewise, the same shape.
+        p: persistence, between 0 and 1: the first ``1 / (1 - p)`` ranks or so count most; at 0.9 the first 10 have 86 %
+            of the weight.
+
+    Returns:
+        ``(...)`` float64, above 0 and at most 1, which is the same ranking; NaN where a sample has a NaN.
+
+    Raises:
+        InputError: ``p`` is not between 0 and 1.
+    """
+    if not 0 < p < 1:
+        raise InputError(f"the persistence p of rank-biased overlap is {p}; it lies between 0 and 1, such as 0.9.")
+    n_channels = a.shape[-1]
+    depth = np.arange(1, n_channels + 1)
+    weight = (1 - p) * p ** (depth - 1.0) / depth
+    from_rank = np.cumsum(weight[::-1])[::-1]
+    overlap = from_rank[np.maximum(_places(a), _places(b))].sum(axis=-1) + p**n_channels
+    return np.where(np.isnan(a).any(axis=-1) | np.isnan(b).any(axis=-1), np.nan, overlap)
+
+
+def _places(scores: np.ndarray) -> np.ndarray:
+    """Each channel's 0-based place by falling score, ties by ascending channel."""
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.arange(order.shape[-1]), axis=-1)
+    return places
+
+
+def draw_pairs(groups: np.ndarray, n_pairs: int, kind: str, seed: int) -> np.ndarray:
+    """Draw different pairs of samples, uniformly among all of their kind, without listing them.
+
+    With samples sorted by group, a sample's partners before it are a run: those of its own group or all before that.
+    So a pair is a number below the total, and numbers are what is drawn.
+
+    Args:
+        groups: ``(sample,)`` int, such as the prompt.
+        n_pairs: how many; all, if there are fewer.
+        kind: ``within`` groups or ``across`` them.
+        seed: of the draw.
+
+    Returns:
+        ``(pair, 2)`` int64 samples, the lower first, in the order of the draw's numbers.
+
+    Raises:
+        InputError: ``kind`` is neither.
+    """
+    if kind not in ("within", "across"):
+        raise unknown("kind of pair", kind, ("within", "across"))
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    start = np.repeat(starts, sizes)
+    first, n_partners = (start, np.arange(len(order)) - start) if kind == "within" else (np.zeros_like(start), start)
+    ends = np.cumsum(n_partners)
+    total = int(ends[-1]) if len(ends) else 0
+    drawn = np.sort(np.random.default_rng(seed).choice(total, min(n_pairs, total), replace=False))
+    later = np.searchsorted(ends, drawn, side="right")
+    earlier = first[later] + drawn - (ends - n_partners)[later]
+    return np.sort(np.stack([order[earlier], order[later]], axis=1), axis=1)

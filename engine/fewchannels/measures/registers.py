@@ -1,0 +1,321 @@
+"""Token outliers (registers, attention sinks) told from channel outliers. Pure.
+
+A cell is one (sample, step, layer); ``...`` are any leading axes of cells, which all arguments share or broadcast over.
+
+- ``norm``: ``(..., token)`` float32, Euclidean norm of each token over **all** channels.
+- ``values``: ``(..., k, token)`` float32, signed maps of some channels.
+- ``own``: ``(..., token)`` bool, the picture's own tokens (:func:`own_tokens`); what stands elsewhere does not matter.
+- ``registers``: ``(..., token)`` bool, the tokens that one of the two rules names.
+- ``grid``: ``(..., 2)`` int64, tokens along height and width, row-major.
+
+Norms and maps must be of single tokens: means over squares of tokens (``tokens: pool:N``) hide registers.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewchannels.errors import InputError
+from fewchannels.measures.massive import median_over, participation_ratio
+
+_NORMAL_SIGMAS = 1.4826  # of a normal distribution the standard deviation, in median absolute deviations
+TWO_MODES = 5 / 9
+_ROUNDING = torch.finfo(torch.float64).eps  # deviations that are no more of the mean are not there
+
+
+def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
+    """Which entries of a stored token axis are the picture's own: the first height x width.
+
+    Args:
+        grid: ``(..., 2)`` int64.
+        n_tokens: length of the token axis.
+
+    Returns:
+        ``(..., token)`` bool.
+
+    Raises:
+        InputError: a grid has more tokens than the axis.
+    """
+    counts = grid.prod(-1)
+    if (counts > n_tokens).any():
+        raise InputError(
+            f"a grid has {counts.max()} tokens, the arrays {n_tokens}; give the grid of the stored tokens."
+        )
+    return torch.arange(n_tokens, device=grid.device) < counts[..., None]
+
+
+def border_tokens(grid: Tensor, n_tokens: int) -> Tensor:
+    """The picture's own tokens in its first or last row or column: ``(..., token)`` bool.
+
+    Args:
+        grid: ``(..., 2)`` int64.
+        n_tokens: length of the token axis.
+
+    Raises:
+        InputError: a grid has more tokens than the axis.
+    """
+    height, width = (side[..., None] for side in grid.unbind(-1))
+    token = torch.arange(n_tokens, device=grid.device)
+    row, column = token // width, token % width
+    edge = (row == 0) | (row == height - 1) | (column == 0) | (column == width - 1)
+    return edge & own_tokens(grid, n_tokens)
+
+
+def registers_by_ratio(norm: Tensor, own: Tensor, threshold: float) -> Tensor:
+    """Tokens whose norm is above ``threshold`` times the lower median norm of the cell's own tokens.
+
+    Vision transformers' registers (Darcet et al. 2024, arXiv 2309.16588) are about 10 times the others; no source
+    gives a number for diffusion transformers.
+
+    Args:
+        norm: see the module.
+        own: see the module.
+        threshold: at least 1, so that registers are less than half of the tokens.
+
+    Returns:
+        ``(..., token)`` bool; none in a cell with a NaN norm, whose :func:`register_summary` is NaN.
+
+    Raises:
+        InputError: the threshold is below 1.
+    """
+    if not threshold >= 1:
+        raise InputError(f"the threshold of registers is {threshold} median norms; it must be at least 1.")
+    median = median_over(norm, own).double()
+    return own & (norm > threshold * median[..., None])
+
+
+def registers_by_mad(norm: Tensor, own: Tensor, n_sigmas: float) -> Tensor:
+    """Tokens more than ``n_sigmas`` robust standard deviations above the lower median norm.
+
+    The robust standard deviation is 1.4826 times the median absolute deviation (MAD), lower medians both; Iglewicz and
+    Hoaglin (1993) take 3.5. Norms that nearly all are equal have a MAD near zero, and every token a little above them
+    is named: look at :attr:`RegisterSummary.least_ratio`.
+
+    Args:
+        norm: see the module.
+        own: see the module.
+        n_sigmas: not negative.
+
+    Returns:
+        ``(..., token)`` bool; none in a cell with a NaN norm, whose :func:`register_summary` is NaN.
+
+    Raises:
+        InputError: ``n_sigmas`` is negative or NaN.
+    """
+    if not n_sigmas >= 0:
+        raise InputError(
+            f"the threshold of registers is {n_sigmas} robust standard deviations; it must not be negative."
+        )
+    median = median_over(norm, own)[..., None]
+    mad = median_over((norm - median).abs(), own)[..., None]
+    return own & (norm > median.double() + n_sigmas * _NORMAL_SIGMAS * mad.double())
+
+
+@dataclass(frozen=True)
+class RegisterSummary:
+    """A cell's registers, ``(...)`` float32 each; all is NaN where an own norm is NaN.
+
+    Attributes:
+        n: how many.
+        share: of the own tokens; what chance gives any share that registers are compared with.
+        least_ratio: the smallest register's norm over the lower median norm of the own tokens; NaN without registers.
+        mean_ratio: the mean register's; likewise.
+        border: share of the registers on the border of the grid; likewise.
+        border_by_chance: share of the own tokens on the border.
+    """
+
+    n: Tensor
+    share: Tensor
+    least_ratio: Tensor
+    mean_ratio: Tensor
+    border: Tensor
+    border_by_chance: Tensor
+
+
+def register_summary(norm: Tensor, registers: Tensor, own: Tensor, grid: Tensor) -> RegisterSummary:
+    """How many registers a cell has, how large they are and whether they sit on the border."""
+    border = border_tokens(grid, norm.shape[-1])
+    median = median_over(norm, own).double()
+    n, n_own = registers.sum(-1).double(), own.sum(-1)
+    least = norm.double().where(registers, torch.inf).amin(-1)
+    total = norm.double().where(registers, 0.0).sum(-1)
+
+    def shown(value: Tensor, needs_registers: bool = False) -> Tensor:
+        known = ~median.isnan() & (n > 0) if needs_registers else ~median.isnan()
+        return value.float().where(known, torch.nan)
+
+    return RegisterSummary(
+        n=shown(n),
+        share=shown(n / n_own),
+        least_ratio=shown(least / median, needs_registers=True),
+        mean_ratio=shown(total / n / median, needs_registers=True),
+        border=shown((registers & border).sum(-1) / n, needs_registers=True),
+        border_by_chance=shown((border & own).sum(-1) / n_own),
+    )
+
+
+def register_positions(registers: Tensor, grid: Tensor) -> Tensor:
+    """Where every register is.
+
+    Returns:
+        ``(register, axes + 2)`` int64: its indices along the leading axes, then its row and its column; in that order.
+    """
+    found = registers.nonzero()
+    cells, token = found[:, :-1], found[:, -1]
+    width = grid[..., 1].expand(registers.shape[:-1])[tuple(cells.T)]
+    return torch.cat([cells, (token // width)[:, None], (token % width)[:, None]], dim=1)
+
+
+def register_share(values: Tensor, registers: Tensor, own: Tensor) -> Tensor:
+    """Share of each channel's squared values that the registers hold.
+
+    Returns:
+        ``(..., k)`` float32 in [0, 1]; compare with :attr:`RegisterSummary.share`, what as many tokens hold of a
+        channel that is equally large at every token. NaN where the channel is all zero or not finite.
+    """
+    energy = _energy(values, own)
+    held = energy @ registers.double()[..., None]
+    return (held.squeeze(-1) / energy.sum(-1)).float()
+
+
+def token_outliers(held: Tensor, by_chance: Tensor, least_held: float = 0.5, most_tokens: float = 0.1) -> Tensor:
+    """Which channels are token outliers: few tokens, the registers, explain most of them.
+
+    A channel may be large at every token too; :func:`typical_magnitude` says so.
+
+    Args:
+        held: ``(..., k)``, of :func:`register_share`.
+        by_chance: ``(...)``, :attr:`RegisterSummary.share`.
+        least_held: of the channel's squared values, that count as most of it.
+        most_tokens: of the own tokens, that count as few.
+
+    Returns:
+        ``(..., k)`` bool; False where ``held`` or ``by_chance`` is NaN, so count those beside it.
+
+    Raises:
+        InputError: a share is not in (0, 1].
+    """
+    for what, share in (("share of squared values", least_held), ("share of tokens", most_tokens)):
+        if not 0 < share <= 1:
+            raise InputError(f"the {what} that makes a token outlier is {share}; give one above 0, at most 1.")
+    return (held >= least_held) & (by_chance <= most_tokens)[..., None]
+
+
+def typical_magnitude(values: Tensor, own: Tensor) -> Tensor:
+    """The lower median over tokens of each channel's ``|x|``, which a few registers cannot move.
+
+    Over the median score of channels it tells a channel outlier, with or without registers, from a token outlier.
+
+    Returns:
+        ``(..., k)`` float32; NaN where an own value is NaN.
+    """
+    return median_over(values.abs(), own[..., None, :])
+
+
+def effective_tokens(values: Tensor, own: Tensor) -> Tensor:
+    """Over how many tokens each channel's squared values are spread, without any rule for registers.
+
+    Returns:
+        ``(..., k)`` float32 participation ratios: 1 if one token holds all, the number of own tokens if the channel is
+        constant, a third of it if normal about zero. NaN where the channel is all zero or not finite.
+    """
+    return participation_ratio(_energy(values, own))
+
+
+def _energy(values: Tensor, own: Tensor) -> Tensor:
+    return values.double().square().where(own[..., None, :], 0.0)
+
+
+class Excised(NamedTuple):
+    """Token norms without some channels.
+
+    Attributes:
+        norm: ``(..., token)`` float32, ``sqrt(norm^2 - sum x_c^2)``; 0 where rounding made the difference negative.
+        floor: ``(..., token)`` float32; a norm at or below it cannot be told from zero.
+        below_zero: ``(..., token)`` bool, where the difference was negative.
+    """
+
+    norm: Tensor
+    floor: Tensor
+    below_zero: Tensor
+
+
+def excised_norms(norm: Tensor, values: Tensor, value_error: float = 0.0, norm_error: float = 2**-16) -> Excised:
+    """Token norms with the channels of ``values`` left out.
+
+    The difference of two nearly equal squares keeps few digits: a channel of 2e7 hides all others where their norm is
+    below 8e4. Where all channels' maps are stored, :func:`torch.linalg.vector_norm` of the others' is exact instead.
+
+    Args:
+        norm: see the module.
+        values: ``(..., k, token)``, the channels to leave out.
+        value_error: largest relative error of ``values``: 2^-8 where the run rounded float32 values to bfloat16. A
+            model in bfloat16 loses nothing by it.
+        norm_error: largest relative error of ``norm^2``; a float32 sum over 12,288 channels with one outlier of 2e7 is
+            off by 1.2e-5.
+    """
+    square, held = norm.double().square(), values.double().square().sum(-2)
+    rest = square - held
+    floor = (norm_error * square + (2 + value_error) * value_error * held).sqrt()
+    return Excised(rest.clamp(min=0).sqrt().float(), floor.float(), rest < 0)
+
+
+def elevation(norm: Tensor, own: Tensor) -> Tensor:
+    """The largest own token's norm over the lower median: ``(...)`` float32, NaN where an own norm is NaN.
+
+    Before and after :func:`excised_norms` it says whether the massive channels are what makes some tokens large.
+    Infinite over a median of zero, NaN for zero over zero.
+    """
+    return (norm.where(own, -torch.inf).amax(-1).double() / median_over(norm, own).double()).float()
+
+
+def selectivity(norm: Tensor, excised: Tensor, registers: Tensor, own: Tensor) -> Tensor:
+    """Share of the registers' excess norm that vanishes with the excised channels; this project's own definition.
+
+    ``1 - sum(excised - median excised) / sum(norm - median norm)``, sums over the registers, lower medians over all own
+    tokens. 1: without these channels the registers are ordinary tokens. 0: they stand out as before, so others make
+    them large. Above 1: they end up below the median. Below 0: they stand out by more.
+
+    Args:
+        norm: see the module.
+        excised: ``(..., token)``, the same tokens' norms without the channels.
+        registers: as found with ``norm``.
+        own: see the module.
+
+    Returns:
+        ``(...)`` float32; NaN without registers, or where an own norm is NaN.
+    """
+    before, after = (
+        (n.double() - median_over(n, own).double()[..., None]).where(registers, 0.0).sum(-1) for n in (norm, excised)
+    )
+    return (1 - after / before).float()
+
+
+def bimodality(values: Tensor, own: Tensor) -> Tensor:
+    """Sarle's bimodality coefficient over own tokens, corrected for small samples (Pfister et al. 2013).
+
+    ``(G1^2 + 1) / (G2 + 3 (n - 1)^2 / ((n - 2) (n - 3)))`` with the unbiased skewness and excess kurtosis. Above
+    :data:`TWO_MODES`, the uniform distribution's, it suggests two modes; so does one mode with a heavy tail on one
+    side, which is why norms are looked at by their logarithm as well: ``bimodality(norm.log(), own)``.
+
+    Args:
+        values: ``(..., token)`` float32, such as norms.
+        own: see the module.
+
+    Returns:
+        ``(...)`` float32, 1 for two equal points; NaN for fewer than 4 tokens, equal values, or values that are not
+        finite, such as the logarithm of zero.
+    """
+    n = own.expand(values.shape).sum(-1).double()
+    x = values.double().where(own, 0.0)
+    mean = x.sum(-1) / n
+    x = (x - mean[..., None]).where(own, 0.0)
+    square = x.square()
+    second, third, fourth = (power.sum(-1) / n for power in (square, square * x, square.square()))
+    squared_skewness = n * (n - 1) / (n - 2) ** 2 * third.square() / second**3
+    kurtosis = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * fourth / second.square() - 3 * (n - 1))
+    coefficient = (squared_skewness + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+    varies = second > (_ROUNDING * mean).square()
+    return coefficient.float().where((n >= 4) & varies, torch.nan)

@@ -1,0 +1,189 @@
+"""Text embeddings, kept: what a pipeline's ``encode_prompt`` returned, by what it was asked."""
+
+import functools
+import hashlib
+import inspect
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from crc32c import crc32c
+from PIL import Image
+from safetensors import torch as safetensors
+
+from fewchannels.models.patching import replaced
+from fewchannels.runs.description import EMBEDDINGS
+from fewchannels.runs.storage import Storage
+
+_RECENT_BYTES = 256 * 2**20
+_CHECKSUM_BYTES = 4
+_PLACES = ("device", "dtype")  # where a result goes, not what it is
+
+
+class Kept(Protocol):
+    """Results of ``encode_prompt`` by key: tensors in tuples and lists, as each pipeline returns them."""
+
+    def find(self, key: str, device: torch.device) -> Any:
+        """A result on a device; raises KeyError where there is none."""
+
+    def put(self, key: str, result: Any) -> None:
+        """Keep a result."""
+
+
+class Recent:
+    """The latest results, in memory: at most 256 MiB of them."""
+
+    def __init__(self) -> None:
+        self._results: OrderedDict[str, Any] = OrderedDict()
+        self._n_bytes = 0
+
+    def find(self, key: str, device: torch.device) -> Any:
+        """A result on a device; raises KeyError where there is none."""
+        self._results.move_to_end(key)
+        return _moved(self._results[key], device)
+
+    def put(self, key: str, result: Any) -> None:
+        """Keep a result, and let the oldest ones go."""
+        self._results[key] = result
+        self._n_bytes += _n_bytes(result)
+        while self._n_bytes > _RECENT_BYTES:
+            self._n_bytes -= _n_bytes(self._results.popitem(last=False)[1])
+
+
+class InStorage:
+    """Results in a run's storage, under ``embeddings/``, each with its checksum. Safe to put twice.
+
+    Args:
+        storage: of the run.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def find(self, key: str, device: torch.device) -> Any:
+        """A result on a device; raises KeyError where there is none, or a damaged one, which is deleted."""
+        try:
+            data = self._storage.get(EMBEDDINGS + key)
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        payload, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+        if crc32c(payload).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+            self._storage.delete([EMBEDDINGS + key])
+            raise KeyError(key)
+        n = int.from_bytes(payload[:8], "little")
+        shape = json.loads(json.loads(payload[8 : 8 + n])["__metadata__"]["shape"])
+        return _moved(_rebuilt(shape, safetensors.load(payload)), device)
+
+    def put(self, key: str, result: Any) -> None:
+        """Keep a result."""
+        tensors: dict[str, torch.Tensor] = {}
+        shape = _taken_apart(result, tensors)
+        payload = safetensors.save(tensors, {"shape": json.dumps(shape)})
+        self._storage.put(EMBEDDINGS + key, [payload, crc32c(payload).to_bytes(_CHECKSUM_BYTES, "little")])
+
+
+@contextmanager
+def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[None]:
+    """Inside, the pipeline's ``encode_prompt`` runs once for all equal questions; one without it is left alone.
+
+    Args:
+        pipeline: as loaded.
+        kept: what it knows already, and learns.
+        encodes: whether there are text encoders for what is not known.
+
+    Raises:
+        LookupError: inside, where something is not known and there are none.
+    """
+    own = getattr(pipeline, "encode_prompt", None)
+    if own is None:
+        yield
+        return
+    signature = inspect.signature(own)
+
+    @functools.wraps(own)  # whoever comes between looks at its signature
+    def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
+        given = signature.bind(*arguments, **keywords)
+        given.apply_defaults()
+        device = torch.device(given.arguments.get("device") or pipeline._execution_device)
+        asked = {name: value for name, value in given.arguments.items() if name not in _PLACES}
+        key = digest(asked)
+        try:
+            return kept.find(key, device)
+        except KeyError:
+            if not encodes:
+                raise LookupError("its text embeddings are not there; run again to encode its prompt again") from None
+        result = own(*arguments, **keywords)
+        kept.put(key, result)
+        return result
+
+    with replaced(pipeline, "encode_prompt", encode_prompt):
+        yield
+
+
+def digest(value: Any) -> str:
+    """A key for plain values, pictures and tensors in any nesting; equal for equal ones."""
+    found = hashlib.sha256()
+
+    def add(each: Any) -> None:
+        found.update(type(each).__name__.encode() + b"(")
+        if isinstance(each, dict):
+            for name, inner in sorted(each.items()):
+                add(name)
+                add(inner)
+        elif isinstance(each, (list, tuple)):
+            for inner in each:
+                add(inner)
+        elif isinstance(each, Image.Image):
+            found.update(f"{each.mode}{each.size}".encode() + each.tobytes())
+        elif isinstance(each, torch.Tensor):
+            values = each.detach().cpu().contiguous()
+            found.update(f"{values.dtype}{tuple(values.shape)}".encode() + values.view(torch.uint8).numpy().tobytes())
+        elif each is None or isinstance(each, (str, int, float, bool)):
+            text = repr(each).encode()
+            found.update(f"{len(text)}:".encode() + text)
+        else:
+            raise TypeError(f"encode_prompt was given a {type(each).__name__}, which makes no key")
+        found.update(b")")
+
+    add(value)
+    return found.hexdigest()
+
+
+def _taken_apart(result: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """A result's shape in plain values, its tensors put aside under the names that the shape has in their place."""
+    if isinstance(result, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = result.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return name
+    if isinstance(result, (list, tuple)):
+        return {type(result).__name__: [_taken_apart(each, tensors) for each in result]}
+    if result is None:
+        return None
+    raise TypeError(f"encode_prompt returned a {type(result).__name__}, which cannot be kept")
+
+
+def _rebuilt(shape: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(shape, str):
+        return tensors[shape]
+    if shape is None:
+        return None
+    ((kind, each),) = shape.items()
+    parts = [_rebuilt(part, tensors) for part in each]
+    return tuple(parts) if kind == "tuple" else parts
+
+
+def _moved(result: Any, device: torch.device) -> Any:
+    if isinstance(result, torch.Tensor):
+        return result.to(device)
+    if isinstance(result, (list, tuple)):
+        return type(result)(_moved(each, device) for each in result)
+    return result
+
+
+def _n_bytes(result: Any) -> int:
+    if isinstance(result, torch.Tensor):
+        return result.nbytes
+    return sum(map(_n_bytes, result)) if isinstance(result, (list, tuple)) else 0

@@ -1,0 +1,115 @@
+"""A picture's own trajectory: its latent noised to each step's level instead of being drawn from noise.
+
+``z_t = (1 - sigma_t) z + sigma_t noise``, as DiTF (arXiv 2505.18584) does it. The pipeline runs its own loop; only what
+its scheduler hands on is replaced, so that every forward is one that the pipeline would make.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewchannels.errors import InputError
+from fewchannels.models.initial_noise import drawn_by
+from fewchannels.models.patching import replaced
+
+
+def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tensor:
+    """A picture's latent as the pipeline's denoising loop has it before packing, ``(1, ...)``.
+
+    Args:
+        pipeline: whose VAE is one of :data:`fewchannels.models.families.NOISED_VAES`.
+        picture: of any size; it is resized.
+        height: pixels.
+        width: pixels.
+    """
+    vae = pipeline.vae
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32) / 127.5 - 1
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(vae.device, vae.dtype)
+    config, kind = vae.config, type(vae).__name__
+    if kind == "AutoencoderKLFlux2":
+        return pipeline._encode_vae_image(x, generator=torch.Generator())
+    if kind == "AutoencoderDC":
+        return vae.encode(x).latent * config.scaling_factor
+    if kind == "AutoencoderKLQwenImage":
+        mean, std = (
+            torch.tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (config.latents_mean, config.latents_std)
+        )
+        return ((vae.encode(x[:, :, None]).latent_dist.mode() - mean) / std).transpose(1, 2)
+    return (vae.encode(x).latent_dist.mode() - (config.shift_factor or 0)) * config.scaling_factor
+
+
+@contextmanager
+def noised(
+    pipeline: Any,
+    pictures: Mapping[int, Image.Image],
+    height: int,
+    width: int,
+    runs: Callable[[], bool] = lambda: True,
+) -> Iterator[None]:
+    """Inside, rows of the pipeline's latents are pictures', noised to each step's level, whatever the transformer says.
+
+    Args:
+        pipeline: flow matching.
+        pictures: of any size, by row of the batch; other rows are left alone.
+        height: of the pictures that the pipeline makes, pixels.
+        width: likewise.
+        runs: whether the transformer runs at all in the step that is due, which only pictures can do without.
+
+    Raises:
+        InputError: the pipeline's noise has another shape than a picture's latent.
+    """
+    scheduler, transformer = pipeline.scheduler, pipeline.transformer
+    rows = {row: latent(pipeline, picture, height, width) for row, picture in pictures.items()}
+    at = list(rows)
+    kept: dict[str, Tensor] = {}
+    own_prepare, own_step, own_forward = pipeline.prepare_latents, scheduler.step, transformer.forward
+
+    def first(prepared: Any) -> Tensor:
+        return prepared[0] if isinstance(prepared, tuple) else prepared
+
+    def pictures_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
+        latents = torch.zeros(tuple(shape)).to(kept["noise"])
+        for row, clean in rows.items():
+            # Kandinsky 5 has frames and channels elsewhere.
+            other = clean.permute(0, 2, 3, 1)[:, None] if clean.ndim == 4 else clean
+            found = next((each for each in (clean, other) if each.shape[1:] == latents.shape[1:]), None)
+            if found is None:
+                raise InputError(f"the picture's latent is {tuple(clean.shape)}, the pipeline's noise {tuple(shape)}")
+            latents[row] = found[0].to(latents)
+        return latents
+
+    def prepare_latents(*arguments: Any, **keywords: Any) -> Any:
+        prepared = own_prepare(*arguments, **keywords)  # the noise first: it is the one that a generation begins with
+        kept["noise"] = first(prepared)
+        with drawn_by(pipeline, lambda own: pictures_for_noise):
+            kept["clean"] = first(own_prepare(*arguments, **keywords))
+        kept["noise"] = kept["noise"].clone()  # a pipeline may go on in the very tensor
+        return prepared
+
+    @functools.wraps(own_step)  # pipelines look at its signature
+    def step(*arguments: Any, **keywords: Any) -> Any:
+        latents, *rest = own_step(*arguments, **keywords)
+        sigma = float(scheduler.sigmas[scheduler.step_index])
+        latents[at] = ((1 - sigma) * kept["clean"][at] + sigma * kept["noise"][at]).to(latents.dtype)
+        return (latents, *rest)
+
+    @functools.wraps(own_forward)
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        if runs():
+            return own_forward(*arguments, **keywords)
+        latents = arguments[0] if arguments else next(iter(keywords.values()))
+        return (
+            [torch.zeros_like(each) for each in latents] if isinstance(latents, list) else torch.zeros_like(latents),
+        )
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(pipeline, "prepare_latents", prepare_latents))
+        stack.enter_context(replaced(scheduler, "step", step))
+        stack.enter_context(replaced(transformer, "forward", forward))
+        yield

@@ -1,0 +1,165 @@
+"""From a model that was found to a loaded pipeline, the way that people run large ones."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline, attention_backend
+
+from fewchannels.errors import InputError
+from fewchannels.models.family import Block, ModelGeometry
+from fewchannels.models.load_options import Loading
+from fewchannels.models.source import ModelSource
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the libraries' own bars and advice, which would end up between ours."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
+        try:
+            yield
+        finally:
+            for library, level in zip(libraries, levels, strict=True):
+                library.set_verbosity(level)
+                library.enable_progress_bar()
+
+
+@contextmanager
+def _opening(source: ModelSource) -> Iterator[None]:
+    """Quietly, and what diffusers says against a model is about the user's input."""
+    try:
+        with _quietly():
+            yield
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
+        raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+
+
+def load(
+    source: ModelSource,
+    geometry: ModelGeometry,
+    loading: Loading,
+    device: str,
+    components: Mapping[str, torch.nn.Module | None] | None = None,
+) -> DiffusionPipeline:
+    """Load a pipeline's weights onto a device, with its own progress bars off.
+
+    Args:
+        source: the model.
+        geometry: of it.
+        loading: how.
+        device: where its components run.
+        components: to take instead of the model's own, which are not read; None is left out.
+
+    Raises:
+        InputError: diffusers cannot open the model, or cannot load it in this way on this machine.
+    """
+    if device == "cpu" and (loading.offload in ("model", "sequential") or loading.device_map):
+        name = f"offload {loading.offload!r}" if loading.offload != "none" else f"device_map {loading.device_map!r}"
+        raise InputError(f"{name} moves weights between a GPU and memory, and this machine has no GPU.")
+    with _opening(source):
+        pipeline = _pipeline(source, geometry, loading, components or {})
+        adapters = {f"lora_{i}": adapter for i, adapter in enumerate(loading.adapters())}
+        for name, (path, _) in adapters.items():
+            pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=name)
+        if adapters:
+            pipeline.set_adapters(list(adapters), [strength for _, strength in adapters.values()])
+        if loading.attention:
+            with attention_backend(loading.attention):  # which it sets for every other model in the process, too
+                pipeline.transformer.set_attention_backend(loading.attention)
+        _place(pipeline, loading, device)
+    if loading.compile:
+        _compile(pipeline.transformer, geometry.blocks)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def open_pipeline(source: ModelSource, device: str) -> DiffusionPipeline:
+    """Load a pipeline of any class, float32 on the CPU and bfloat16 elsewhere.
+
+    Raises:
+        InputError: diffusers cannot open the model.
+    """
+    with _opening(source):
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _pipeline(
+    source: ModelSource,
+    geometry: ModelGeometry,
+    loading: Loading,
+    components: Mapping[str, torch.nn.Module | None],
+) -> DiffusionPipeline:
+    dtype = getattr(torch, loading.dtype)
+    more: dict[str, Any] = {}
+    if loading.quantization != "none":
+        more["quantization_config"] = diffusers.PipelineQuantizationConfig(
+            quant_mapping={"transformer": _quantization(loading.quantization, dtype)}
+        )
+    if loading.device_map:
+        more["device_map"] = loading.device_map
+    if loading.transformer_file:
+        path = Path(loading.transformer_file).expanduser()
+        if path.suffix == ".gguf":
+            more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+        transformer = getattr(diffusers, geometry.transformer).from_single_file(
+            str(path), config=str(source.folder), subfolder="transformer", torch_dtype=dtype, **more
+        )
+        more = {"transformer": transformer} | ({"device_map": loading.device_map} if loading.device_map else {})
+    pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype, **more, **components)
+    for name in [name for name, component in components.items() if component is None]:
+        setattr(pipeline, name, None)  # HunyuanDiTPipeline reads one all the same
+    return pipeline
+
+
+def _quantization(name: str, dtype: torch.dtype) -> Any:
+    if name == "bitsandbytes-8bit":
+        return diffusers.BitsAndBytesConfig(load_in_8bit=True)
+    if name == "bitsandbytes-4bit":
+        return diffusers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    from torchao import quantization as torchao
+
+    kinds = {
+        "torchao-int8": torchao.Int8WeightOnlyConfig,
+        "torchao-int4": torchao.Int4WeightOnlyConfig,
+        "torchao-float8": torchao.Float8WeightOnlyConfig,
+    }
+    return diffusers.TorchAoConfig(kinds[name]())
+
+
+def _place(pipeline: DiffusionPipeline, loading: Loading, device: str) -> None:
+    if loading.device_map:
+        return
+    if loading.offload == "model":
+        pipeline.enable_model_cpu_offload()
+    elif loading.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload()
+    elif loading.offload == "group":
+        pipeline.enable_group_offload(
+            onload_device=torch.device(device),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=device == "cuda",
+        )
+    else:
+        pipeline.to(device)
+
+
+def _compile(transformer: torch.nn.Module, blocks: tuple[Block, ...]) -> None:
+    # The forward, not the module: hooks stay outside of what is compiled, whatever a compiler makes of them.
+    for block in blocks:
+        module = transformer.get_submodule(block.path)
+        module.forward = torch.compile(module.forward)

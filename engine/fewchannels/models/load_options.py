@@ -1,0 +1,110 @@
+"""How a model is loaded: settings that are checked before anything is, without the libraries that do it."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewchannels.errors import InputError, unknown
+
+OFFLOADS = ("none", "model", "sequential", "group")
+QUANTIZATIONS = {
+    "none": "",
+    "bitsandbytes-8bit": "bitsandbytes",
+    "bitsandbytes-4bit": "bitsandbytes",
+    "torchao-int8": "torchao",
+    "torchao-int4": "torchao",
+    "torchao-float8": "torchao",
+}
+"""Ways to quantise the transformer, and the library that does it."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded.
+
+    Attributes:
+        dtype: of the weights and arithmetic.
+        offload: ``none``; ``model``: whole components move to the GPU while they run; ``sequential``: single layers do;
+            ``group``: blocks do.
+        quantization: of the transformer's weights, a key of :data:`QUANTIZATIONS`.
+        compile: whether each block's forward is compiled. Taps stay outside of it.
+        attention: diffusers' attention backend of the transformer; None for its own.
+        device_map: how diffusers spreads the components over several GPUs; None for one.
+        lora: adapters as ``FILE@STRENGTH``, comma-separated; None for none.
+        transformer_file: a single file (safetensors or GGUF) whose weights replace the transformer's; None for none.
+    """
+
+    dtype: str = "float32"
+    offload: str = "none"
+    quantization: str = "none"
+    compile: bool = False
+    attention: str | None = None
+    device_map: str | None = None
+    lora: str | None = None
+    transformer_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.offload not in OFFLOADS:
+            raise unknown("offload", self.offload, OFFLOADS)
+        if self.quantization not in QUANTIZATIONS:
+            raise unknown("quantization", self.quantization, QUANTIZATIONS)
+        for other, value, reason in (
+            ("offload", self.offload != "none", "both decide where weights are"),
+            ("compile", self.compile, "compiled blocks stay on one device"),
+        ):
+            if self.device_map and value:
+                raise InputError(f"device_map and {other} do not work together: {reason}. Leave one out.")
+        if self.compile and self.offload in ("sequential", "group"):
+            raise InputError(
+                f"compile and offload {self.offload!r} do not work together: weights that move inside a block make it "
+                "compile again at every step. Use offload 'model' or 'none'."
+            )
+        if self.quantization.startswith("bitsandbytes") and self.offload in ("sequential", "group"):
+            raise InputError(
+                f"quantization {self.quantization!r} and offload {self.offload!r} do not work together: bitsandbytes' "
+                "weights cannot be moved layer by layer. Use offload 'model' or 'none'."
+            )
+        if self.transformer_file and self.quantization != "none":
+            raise InputError(
+                "transformer_file and quantization do not work together; a GGUF file is quantised already."
+            )
+        library = QUANTIZATIONS[self.quantization]
+        if library and importlib.util.find_spec(library) is None:
+            raise InputError(
+                f"quantization {self.quantization!r} needs a library that is not here: pip install {library}"
+            )
+        if self.lora and importlib.util.find_spec("peft") is None:
+            raise InputError("lora needs a library that is not here: pip install peft")
+        for path in (*(path for path, _ in self.adapters()), self.transformer_file):
+            if path is not None and not Path(path).expanduser().is_file():
+                raise InputError(
+                    f"there is no file {path!r}; adapters and transformer files are read from this machine."
+                )
+
+    def adapters(self) -> list[tuple[str, float]]:
+        """File and strength of every LoRA adapter.
+
+        Raises:
+            InputError: a strength is not a number.
+        """
+        found = []
+        for part in self.lora.split(",") if self.lora else []:
+            path, at, strength = part.strip().rpartition("@")
+            try:
+                found.append((path, float(strength)) if at else (strength, 1.0))
+            except ValueError:
+                raise InputError(
+                    f"lora {part!r} ends in @{strength}; after the @ stands a strength, as in style.safetensors@0.8"
+                ) from None
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file that changes the weights, by its place in the settings."""
+        files = [(f"lora.{i}", path) for i, (path, _) in enumerate(self.adapters())]
+        files += [("transformer_file", self.transformer_file)] if self.transformer_file else []
+        digests = {}
+        for name, path in files:
+            with Path(path).expanduser().open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests

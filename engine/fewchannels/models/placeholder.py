@@ -1,0 +1,35 @@
+"""Something to load in a transformer's place, for as much of a pipeline as comes before it."""
+
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+
+from fewchannels.models.source import ModelSource, transformer_config
+
+
+class Reached(BaseException):
+    """The pipeline has come to its transformer."""
+
+
+def stand_in(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module:
+    """An object of the transformer's class with its configuration and no weights; to run it raises :class:`Reached`.
+
+    Args:
+        source: the model.
+        name: of the transformer's class.
+        dtype: that it says it has.
+    """
+
+    def forward(*arguments: Any, **keywords: Any) -> None:
+        raise Reached
+
+    with init_empty_weights():
+        module = getattr(diffusers, name).from_config(transformer_config(source))
+    for held in (module._modules, module._parameters, module._buffers):
+        held.clear()
+    module.register_parameter("nothing", nn.Parameter(torch.zeros(1, dtype=dtype), requires_grad=False))
+    module.forward = forward
+    return module

@@ -1,0 +1,305 @@
+"""Runs a pipeline for samples, one noise generator each, and declares where in the sampling it is."""
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from fewchannels.errors import InputError
+from fewchannels.manifest import Sample
+from fewchannels.models.family import ModelGeometry
+from fewchannels.models.from_images import noised
+from fewchannels.models.patching import replaced
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_CONTEXTS = {"cond": "cond", "uncond": "uncond", "pred_cond": "cond", "pred_uncond": "uncond"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every sample of a batch shares.
+
+    Attributes:
+        height: of the pictures, pixels.
+        width: of the pictures, pixels.
+        steps: denoising steps.
+        guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
+        true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
+        reference: path of the reference picture; a batch with one has one sample.
+        picture: path of the picture that is noised to each step's level, instead of generating one; likewise.
+        only_steps: of a picture's, the steps in which the transformer runs.
+    """
+
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    true_cfg_scale: float
+    reference: str | None = None
+    picture: str | None = None
+    only_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of the transformer, as the sampler declares it.
+
+    Attributes:
+        step: 0-based loop index of the step that runs now.
+        leads: whether this is the step's forward at its own timestep. A second-order scheduler adds one at the next.
+        rows: the batch's rows of each branch in it.
+        grid: image tokens along height and width.
+        n_before_text: tokens of the image stream, with reference tokens and padding.
+        n_text: tokens of the text stream that are each row's own; None where that was not asked for.
+    """
+
+    step: int
+    leads: bool
+    rows: Mapping[str, slice]
+    grid: tuple[int, int]
+    n_before_text: int
+    n_text: tuple[int, ...] | None
+
+    @property
+    def n_image(self) -> int:
+        """Tokens of the picture that is generated."""
+        return self.grid[0] * self.grid[1]
+
+
+class Sampler:
+    """A pipeline that knows, while it runs, which step and which guidance branch it is at.
+
+    A step ends when the pipeline tells its scheduler so. The branch is the one under whose name the pipeline enters
+    its transformer's cache context or, where it names none, what its family says of the order. Neither is guessed from
+    shapes, and forwards that are not what was declared are an error.
+
+    Args:
+        pipeline: as loaded.
+        geometry: of the model.
+    """
+
+    def __init__(self, pipeline: "DiffusionPipeline", geometry: ModelGeometry) -> None:
+        self.pipeline, self.geometry = pipeline, geometry
+        self._signature = inspect.signature(type(pipeline.transformer).forward)
+        self._settings: Settings | None = None
+        self._n_samples = self._n_ended = self._n_forwards = 0
+        self._is_forward = False
+        self._context: str | None = None
+        self._timesteps: list[float] = []
+        self._sigmas: list[float | None] = []
+
+    def schedule(self) -> tuple[list[float], list[float | None]]:
+        """Timestep and noise level (sigma; None where the scheduler has none) of every step of the last generation."""
+        return self._timesteps, self._sigmas
+
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that the sequence text encoder takes, tokens."""
+        tokenizer, how = self._tokenizer(), self.geometry.pipeline
+        if tokenizer is None or how.length is None:
+            return how.max_tokens
+        return min(how.max_tokens, tokenizer.model_max_length)
+
+    def _tokenizer(self) -> Any:
+        name = self.geometry.pipeline.tokenizer
+        found = getattr(self.pipeline, name) if name else None
+        return getattr(found, "tokenizer", found)  # a processor holds one
+
+    def prompt_lengths(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
+        """For each prompt: its tokens for the sequence text encoder before truncation, and whether that one cuts it.
+
+        A pooled encoder may read a shorter prefix of a long prompt; that does not count as cut.
+        """
+        tokenizer, limit = self._tokenizer(), self.max_prompt_tokens()
+        if tokenizer is None:
+            return [(1, False)] * len(prompts)
+        how = self.geometry.pipeline
+        texts = [how.before + (prompt.lower().strip() if how.lower_case else prompt) for prompt in prompts]
+        lengths = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids]
+        return [(length, length > limit) for length in lengths]
+
+    def generate(self, samples: Sequence[Sample], settings: Settings) -> list[Image.Image]:
+        """Generate one picture per sample.
+
+        Each sample's noise comes from its own CPU generator, so it is the same in any batch and on any device.
+
+        Args:
+            samples: the batch.
+            settings: shared by all of it.
+
+        Raises:
+            InputError: a prompt or a reference that the model cannot take.
+            RuntimeError: the pipeline did something else than its family says.
+        """
+        with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
+            images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
+        if len(self._timesteps) > settings.steps:
+            scheduler = type(self.pipeline.scheduler).__name__
+            raise RuntimeError(f"{scheduler} ran {len(self._timesteps)} steps where {settings.steps} were asked for")
+        if images[0].size != (settings.width, settings.height):
+            raise RuntimeError(f"the pipeline made {images[0].size} of {settings.width} x {settings.height} pixels")
+        return images
+
+    def _noised(self, settings: Settings) -> AbstractContextManager[None]:
+        if settings.picture is None:
+            return nullcontext()
+        pictures, size = {0: open_picture(settings.picture)}, (settings.height, settings.width)
+        return noised(self.pipeline, pictures, *size, lambda: self._step() in settings.only_steps)
+
+    def _arguments(self, samples: Sequence[Sample], settings: Settings) -> dict[str, Any]:
+        how = self.geometry.pipeline
+        arguments: dict[str, Any] = {
+            how.prompt: [sample.prompt for sample in samples],
+            "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in samples],
+            "num_inference_steps": settings.steps,
+            **how.fixed,
+        }
+        if how.prompt == "class_labels":
+            arguments[how.prompt] = [self._class_label(sample.prompt) for sample in samples]
+        if how.sizes != "default":
+            arguments |= {"height": settings.height, "width": settings.width}
+        if how.area:
+            arguments[how.area] = settings.height * settings.width
+        if how.length:
+            arguments[how.length] = self.max_prompt_tokens()
+        if how.two_steps and settings.steps != 2:
+            arguments[how.two_steps] = None
+        if how.embedded and self.geometry.embeds_guidance:
+            arguments[how.embedded] = settings.guidance
+        if how.classifier_free:
+            arguments[how.classifier_free] = settings.true_cfg_scale if how.has_true_cfg else settings.guidance
+        if how.negative and self.geometry.is_guided(settings.guidance, settings.true_cfg_scale):
+            arguments["negative_prompt"] = [sample.negative_prompt or "" for sample in samples]
+        if settings.reference is not None:
+            assert how.reference is not None
+            arguments[how.reference] = open_picture(settings.reference)
+            arguments[how.prompt] = samples[0].prompt
+        return arguments
+
+    def _class_label(self, prompt: str) -> int:
+        labels = self.pipeline.labels
+        if prompt in labels:
+            return labels[prompt]
+        if prompt.isdecimal() and int(prompt) < self.pipeline.transformer.config.num_embeds_ada_norm:
+            return int(prompt)
+        raise InputError(f"the prompt {prompt!r} is neither a class name of this model nor the number of one.")
+
+    def forward_begins(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], *, text: bool) -> Forward:
+        """What the transformer's forward that begins now is.
+
+        Args:
+            arguments: that the transformer is called with.
+            keywords: likewise.
+            text: whether to tell how long the text is, for which a GPU may have to be waited for.
+
+        Raises:
+            RuntimeError: it has not the rows that the branches should have.
+        """
+        assert self._settings is not None, "the transformer runs outside generate()"
+        if not self._is_forward:  # several taps may ask about one
+            self._is_forward = True
+            self._n_forwards += 1
+        # Without self, which a bound call does not show.
+        given = self._signature.bind(None, *arguments, **keywords).arguments
+        family, how, settings = self.geometry.family, self.geometry.pipeline, self._settings
+        grid = self.geometry.grid(settings.height, settings.width)
+        latents, n = given[family.image_argument], self._n_samples
+        order = how.order if self.geometry.is_guided(settings.guidance, settings.true_cfg_scale) else ("cond",)
+        if how.guidance == "batched":
+            rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(order)}
+        else:
+            branch = _CONTEXTS.get(self._context or "") or order[(self._n_forwards - 1) % len(order)]
+            rows = {branch: slice(0, n)}
+        if len(latents) != len(rows) * n:
+            raise RuntimeError(
+                f"{type(self.pipeline).__name__} ran {len(latents)} rows for {n} samples and {' and '.join(rows)}"
+            )
+        n_image = grid[0] * grid[1]
+        multiple = family.image_multiple
+        return Forward(
+            step=self._step(),
+            leads=self._n_ended % self._order() == 0,
+            rows=rows,
+            grid=grid,
+            n_before_text=latents.shape[1] if family.packed else -(-n_image // multiple) * multiple,
+            n_text=self._n_text(given, len(latents)) if text else None,
+        )
+
+    def forward_ends(self) -> None:
+        """The transformer's forward is over; asking again is about the next."""
+        self._is_forward = False
+
+    def _n_text(self, given: Mapping[str, Any], n_rows: int) -> tuple[int, ...] | None:
+        text = self.geometry.family.text
+        if text is None:
+            return None
+        masks = [given[name] for name in text.masks if given.get(name) is not None]
+        if masks:
+            lengths = sum(mask.sum(dim=-1) for mask in masks)
+            return tuple(int(length) + text.extra for length in lengths)
+        first, *more = (given[name] for name in text.arguments if given.get(name) is not None)
+        if isinstance(first, list):
+            return tuple(len(tokens) + text.extra for tokens in first)
+        return (first.shape[-2] + sum(each.shape[-2] for each in more) + text.extra,) * n_rows
+
+    def _order(self) -> int:
+        return getattr(self.pipeline.scheduler, "order", 1)
+
+    def _step(self) -> int:
+        return self._n_ended // self._order()
+
+    @contextmanager
+    def declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
+        """The transformer's forwards inside are those of one batch; :meth:`generate` is within it."""
+        transformer, scheduler = self.pipeline.transformer, self.pipeline.scheduler
+        self._settings, self._n_samples, self._n_ended, self._n_forwards = settings, n_samples, 0, 0
+        self._is_forward = False
+        self._context, self._timesteps, self._sigmas = None, [], []
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_settings", None)
+            if enter := getattr(transformer, "cache_context", None):
+
+                @contextmanager
+                def cache_context(name: str) -> Iterator[None]:
+                    self._context = name
+                    try:
+                        with enter(name):
+                            yield
+                    finally:
+                        self._context = None
+
+                stack.enter_context(replaced(transformer, "cache_context", cache_context))
+            end_step = scheduler.step
+
+            @functools.wraps(end_step)  # pipelines look at its signature
+            def step(*arguments: Any, **keywords: Any) -> Any:
+                if self._n_ended % self._order() == 0:
+                    timestep = arguments[1] if len(arguments) > 1 else keywords["timestep"]
+                    self._timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
+                    sigmas = getattr(scheduler, "sigmas", None)
+                    self._sigmas.append(None if sigmas is None else float(sigmas[self._n_ended]))
+                self._n_ended += 1
+                self._n_forwards, self._is_forward = 0, False
+                return end_step(*arguments, **keywords)
+
+            stack.enter_context(replaced(scheduler, "step", step))
+            yield
+
+
+def open_picture(path: str) -> Image.Image:
+    """A picture file in RGB.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the picture {path!r} cannot be read: {error}") from None

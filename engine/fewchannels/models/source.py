@@ -1,0 +1,167 @@
+"""From a model's name (``demo``, a folder, a hub id) to its files and its geometry; no weights are loaded."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
+from fewchannels.models.family import Family, ModelGeometry, Pipeline
+
+# As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
+_FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: where its files are on this machine.
+        revision: commit of a hub model; None for a folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+
+def find(name: str, revision: str | None = None) -> ModelSource:
+    """Find a model by name, downloading a hub model's files if they are not here.
+
+    Raises:
+        InputError: there is no such model, or its files cannot be had.
+    """
+    bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
+    folder = bundled if name == "demo" else Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"the folder {str(folder)!r} holds no model_index.json; a model is a folder that "
+                "diffusers.DiffusionPipeline.from_pretrained can open."
+            )
+        return ModelSource(name, folder)
+    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not looks_like_hub_id:
+        raise unknown("model", name, ["demo", "a folder with a model_index.json", "a hub id such as owner/model"])
+    from diffusers import DiffusionPipeline  # seconds to import, and a folder does not need it
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        snapshot = Path(DiffusionPipeline.download(name, revision=revision))
+    except Exception as error:  # the hub's own errors have no common base class
+        if any(isinstance(each, GatedRepoError) for each in (error, error.__cause__, error.__context__)):
+            raise InputError(
+                f"the hub model {name!r} is gated: accept its licence on https://huggingface.co/{name} with the "
+                "account whose token 'hf auth login' stores on this machine, then try again."
+            ) from None
+        raise InputError(
+            f"there is no folder {name!r}, and the hub model of that name cannot be had: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}. Use demo, a "
+            "folder, or a hub id; HF_HUB_OFFLINE=1 allows only what was downloaded before."
+        ) from None
+    return ModelSource(name, snapshot, snapshot.name)
+
+
+def weights_digest(source: ModelSource) -> str:
+    """SHA-256 over the names and contents of a model's weight files."""
+    digest = hashlib.sha256()
+    for path in sorted(source.folder.glob("*/*.safetensors")):
+        digest.update(str(path.relative_to(source.folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def text_encoders(source: ModelSource) -> list[str]:
+    """Names of a model's text encoders among its components."""
+    index = _read_config(source, "model_index.json")
+    return [
+        name for name, kind in index.items() if name.startswith("text_encoder") and isinstance(kind, list) and kind[0]
+    ]
+
+
+def transformer_config(source: ModelSource) -> dict[str, Any]:
+    """The configuration of a model's transformer."""
+    return _read_config(source, "transformer/config.json")
+
+
+def _read_config(source: ModelSource, key: str) -> dict[str, Any]:
+    try:
+        return json.loads((source.folder / key).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source.name!r} has no readable {key}: {error}") from None
+
+
+def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> ModelGeometry:
+    """Read a model's geometry from its configuration files; no weights are loaded.
+
+    Args:
+        source: the model.
+        family: of the transformer class with this name, beside :data:`FAMILIES`.
+
+    Raises:
+        InputError: the transformer's or the pipeline's class is in neither, or a file is missing.
+    """
+    index, config = _read_config(source, "model_index.json"), _read_config(source, "transformer/config.json")
+    vae = _read_config(source, "vae/config.json")
+    families = FAMILIES | dict([family] if family else [])
+    name, pipeline_class = config.get("_class_name", ""), index.get("_class_name", "")
+    if name == "Transformer2DModel":
+        name = _FORMERLY.get(config.get("norm_type", ""), name)
+    if name not in families:
+        raise InputError(
+            f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models probe "
+            f"{source.name}' looks where its image stream is and writes a family file for --family."
+        )
+    found = families[name]
+    if pipeline_class not in found.pipelines:
+        raise InputError(
+            f"{name} is known to be run by {' and '.join(found.pipelines)}; {source.name!r} is a {pipeline_class!r}, "
+            "which may guide it otherwise. Describe it in a family file (--family)."
+        )
+    pipeline = found.pipelines[pipeline_class]
+    try:
+        factor = _pixels_per_cell(vae)
+        sides = {"vae": lambda: vae["sample_size"], "transformer": lambda: config["sample_size"] * factor}
+        return ModelGeometry(
+            transformer=name,
+            pipeline_class=pipeline_class,
+            family=found,
+            pipeline=pipeline,
+            blocks=found.blocks(config),
+            n_channels=found.n_channels(config),
+            pixels_per_token=found.cells_per_token(config) * factor,
+            default_side=found.default_side if isinstance(found.default_side, int) else sides[found.default_side](),
+            embeds_guidance=pipeline.embedded is not None
+            and bool(config.get("guidance_embeds", found.embeds_guidance)),
+            can_be_guided=_can_be_guided(pipeline, index),
+            takes_images=vae.get("_class_name") in NOISED_VAES
+            and not pipeline.needs_reference
+            and _is_flow(_read_config(source, "scheduler/scheduler_config.json")),
+        )
+    except KeyError as error:
+        raise InputError(f"{source.name!r}: the transformer's or the VAE's config.json has no {error}.") from None
+
+
+def _can_be_guided(pipeline: Pipeline, index: dict[str, Any]) -> bool:
+    if pipeline.guidance == "component":
+        return bool((index.get("guider") or [None])[0])
+    return pipeline.guidance != "none" and not index.get("is_distilled", False)
+
+
+def _is_flow(scheduler: dict[str, Any]) -> bool:
+    flow = scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction"
+    return scheduler.get("_class_name", "").startswith("FlowMatch") or bool(flow)
+
+
+def _pixels_per_cell(vae: dict[str, Any]) -> int:
+    value = vae[VAE_FACTORS.get(vae.get("_class_name", ""), "block_out_channels")]
+    if isinstance(value, int):
+        return value
+    # One halving between each two widths; the one list of another kind holds the halvings themselves.
+    return 2 ** (len(value) - (vae.get("_class_name") != "AutoencoderKLQwenImage"))

@@ -1,0 +1,231 @@
+"""The Zarr store of a run: lay it out, write whole shards, read it back. See ``schemas/store.md``."""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.errors import ZarrUserWarning
+from zarr.storage import LocalStore, MemoryStore, ObjectStore
+
+from fewchannels.runs import shards
+from fewchannels.runs.layout import ArrayPlan, Layout
+from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage, Stored, open_storage
+
+NAME = "activations.zarr"
+_FILES_AT_ONCE = 3
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def lay_out(storage: Storage, layout: Layout, sample_ids: Sequence[str]) -> dict[str, Stored]:
+    """Write every array's metadata, and the coordinates. Shards are not touched: safe to repeat, and to grow a run.
+
+    Args:
+        storage: of the run.
+        layout: the run's shape.
+        sample_ids: one per manifest row.
+
+    Returns:
+        What was stored, by key.
+    """
+    documents: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(documents), zarr_format=3, attributes={"format_version": 2})
+    compressors = [
+        BloscCodec(typesize=4, cname="lz4", clevel=shards.LEVEL, shuffle="bitshuffle"),
+        Crc32cCodec(),
+    ]
+    for array in layout.arrays():
+        group.create_array(
+            array.name,
+            shape=array.shape,
+            shards=array.shard,
+            chunks=array.chunk,
+            dtype=array.dtype,
+            fill_value=array.fill,
+            compressors=compressors,
+            filters=None,
+            dimension_names=array.dims,
+            chunk_key_encoding={"name": "default", "separator": "."},  # one folder an array, whatever its dimensions
+        )
+    for name, (dim, values) in _coordinates(layout, sample_ids).items():
+        group.create_array(name, data=values, dimension_names=(dim,), compressors=None)
+    group.attrs["coordinates"] = "sample_id block"
+    with warnings.catch_warnings():
+        # Readers without support for it ignore it; with it xarray opens the store in one read and no warning.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
+    return {
+        f"{NAME}/{key}": storage.put(f"{NAME}/{key}", [document.to_bytes()])
+        for key, document in sorted(documents.items())
+    }
+
+
+def _coordinates(layout: Layout, sample_ids: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
+    coordinates: dict[str, tuple[str, np.ndarray]] = {
+        "sample": ("sample", np.arange(layout.n_samples, dtype=np.int64)),
+        "sample_id": ("sample", np.array(sample_ids, dtype=np.dtypes.StringDType())),
+        "step": ("step", np.array(layout.steps, dtype=np.int32)),
+        "layer": ("layer", np.array([block.layer for block in layout.blocks], dtype=np.int32)),
+        "block": ("layer", np.array([block.path for block in layout.blocks], dtype=np.dtypes.StringDType())),
+        "channel": ("channel", np.arange(layout.n_channels, dtype=np.int32)),
+    }
+    if layout.has_ranks:
+        coordinates["k"] = ("k", np.arange(layout.top_k, dtype=np.int32))
+    if layout.controls:
+        coordinates["control"] = ("control", np.array(layout.controls, dtype=np.dtypes.StringDType()))
+    if layout.has_maps:
+        coordinates["token"] = ("token", np.arange(layout.n_tokens, dtype=np.int32))
+    return coordinates
+
+
+def validate_region(array: ArrayPlan, start: int, stop: int, n_samples: int) -> None:
+    """Check that samples ``[start, stop)`` are one whole shard of an array.
+
+    Raises:
+        ValueError: they are not; writing them could lose another writer's samples.
+    """
+    length = array.shard[0]
+    if start % length or not start < stop <= min(start + length, n_samples):
+        raise ValueError(
+            f"region [{start}, {stop}) of {array.name!r} is not a whole shard of {length} samples out of "
+            f"{n_samples}; tasks start at a multiple of {length} (schemas/store.md, Regions)"
+        )
+
+
+class Store:
+    """A store that was laid out, for writing whole shards.
+
+    Args:
+        storage: of the run.
+        layout: the run's shape.
+        n_threads: that compress.
+    """
+
+    def __init__(self, storage: Storage, layout: Layout, n_threads: int = os.cpu_count() or 1) -> None:
+        self._storage, self._layout, self._n_threads = storage, layout, n_threads
+        self._plans = {array.name: array for array in layout.arrays()}
+
+    def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Stored]:
+        """Write every array's shard that begins at a sample, durably. Safe to repeat: it overwrites.
+
+        Args:
+            start: first sample.
+            arrays: by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long. Fewer samples than a
+                shard has are filled up.
+
+        Returns:
+            What was stored, by key.
+
+        Raises:
+            ValueError: an array is missing, or the region is not a whole shard.
+            StorageError: the store refused.
+        """
+        if arrays.keys() != self._plans.keys():
+            raise ValueError(f"got arrays {sorted(arrays)}, the store has {sorted(self._plans)}")
+        for name, values in arrays.items():
+            validate_region(self._plans[name], start, start + len(values), self._layout.n_samples)
+        task = start // self._layout.shard_samples
+        largest_first = sorted(arrays, key=lambda name: -arrays[name].nbytes)
+        with ThreadPoolExecutor(self._n_threads) as compressing, ThreadPoolExecutor(_FILES_AT_ONCE) as writing:
+
+            def put(name: str) -> tuple[str, Stored]:
+                key = f"{NAME}/{self._plans[name].key(task)}"
+                apply = partial(_map_ahead, compressing, self._n_threads + 1)
+                return key, self._storage.put(key, shards.encode(arrays[name], self._plans[name], apply))
+
+            return dict(writing.map(put, largest_first))
+
+
+def _map_ahead(
+    pool: Executor, most: int, work: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Iterator[_Result]:
+    """As ``pool.map``, with at most so many items that are worked on or not yet taken: little memory, used again."""
+    if len(items) == 1:  # handing it over takes longer than it saves
+        yield work(items[0])
+        return
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(work, item))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read(
+    storage: Storage,
+    names: Sequence[str],
+    start: int,
+    stop: int,
+    region: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Samples ``[start, stop)`` of arrays, as any Zarr reader has them: ``(sample, step, layer, ...)`` each.
+
+    Args:
+        storage: of the run.
+        names: which arrays.
+        start: first sample.
+        stop: one past the last.
+        region: positions on the step and on the layer axis, ascending; None for all. Other chunks are not read.
+
+    Raises:
+        ValueError: a chunk is damaged.
+    """
+    group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
+    if region is None:
+        return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+    chosen = (slice(start, stop), *(_neighbours(positions) for positions in region))
+    if all(isinstance(part, slice) for part in chosen):
+        return {name: np.asarray(group[name][chosen]) for name in names}  # type: ignore[index]
+    return {name: np.asarray(group[name].oindex[chosen]) for name in names}  # type: ignore[union-attr]
+
+
+def _neighbours(positions: Sequence[int]) -> slice | np.ndarray:
+    """As a slice, if they are neighbours: Zarr reads it four times as fast as a list of positions."""
+    first, last = positions[0], positions[-1]
+    return slice(first, last + 1) if last - first == len(positions) - 1 else np.array(positions)
+
+
+def decode(
+    documents: Mapping[str, bytes], objects: Mapping[str, bytes], names: Sequence[str], start: int, stop: int
+) -> dict[str, np.ndarray]:
+    """Samples ``[start, stop)`` of arrays from objects in memory, as any Zarr reader has them.
+
+    Args:
+        documents: the store's metadata, by key.
+        objects: the shards, by key.
+        names: which arrays.
+        start: first sample.
+        stop: one past the last.
+
+    Raises:
+        ValueError: a shard is damaged.
+    """
+    held: dict[str, Any] = {
+        key.removeprefix(f"{NAME}/"): default_buffer_prototype().buffer.from_bytes(data)
+        for key, data in (documents | objects).items()  # type: ignore[operator]
+    }
+    group = zarr.open_group(MemoryStore(held), mode="r", zarr_format=3)
+    return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+
+
+def open_dataset(storage: Storage) -> xr.Dataset:
+    """The run's arrays, labelled and lazy: values are read from the store when they are asked for."""
+    return xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
+
+
+def _zarr_store(storage: Storage) -> LocalStore | ObjectStore:
+    root = open_storage(storage.location(NAME))
+    if isinstance(root, FolderStorage):
+        return LocalStore(root.path, read_only=True)
+    assert isinstance(root, ObjectStorage)
+    return ObjectStore(root.store, read_only=True)

@@ -1,0 +1,347 @@
+"""From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.measures.statistics import STATISTICS
+from fewchannels.models.family import BRANCHES, STREAMS, Block
+
+TOKENS = ("all", "pool:N")
+RANKED = 12  # channels that ``cells`` names where no token maps are kept
+_CHUNK_BYTES = 256 * 1024
+_TASK_BYTES = 512 * 2**20
+_MOST_SHARD_SAMPLES = 16
+_CHUNK_OVERHEAD_BYTES = 36  # Blosc's header and a CRC-32C, then offset and length in the shard's index
+# Bytes stored per byte of values, where nothing has been measured: benchmarks/README.md, Number formats.
+_EXACT, _ROUNDED, _INDICES = 0.88, 0.40, 0.40
+
+
+@dataclass(frozen=True)
+class ArrayPlan:
+    """One array of the store.
+
+    Attributes:
+        name: its path in the Zarr group.
+        dims: names of its dimensions, sample first.
+        shape: one extent per dimension.
+        shard: extents of a shard, the unit of write.
+        chunk: extents of a chunk, the unit of read.
+        dtype: numpy name; every dtype here takes 4 bytes.
+        ratio: bytes stored per byte of values that is to be expected.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: str
+    ratio: float
+
+    @property
+    def fill(self) -> float:
+        """What an unwritten element reads as: NaN, or -1 where the dtype has none."""
+        return -1 if self.dtype == "int32" else math.nan
+
+    @property
+    def n_shards(self) -> int:
+        """Files that the finished array has."""
+        return math.ceil(self.shape[0] / self.shard[0])
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of the finished array's values in memory."""
+        return 4 * math.prod(self.shape)
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of the finished array's shards that are to be expected on disk."""
+        n_chunks = math.prod(self.shard) // math.prod(self.chunk)
+        return round(self.ratio * self.value_bytes) + self.n_shards * n_chunks * _CHUNK_OVERHEAD_BYTES
+
+    def key(self, task: int) -> str:
+        """Where a task's shard is, below the group: a pure function of the task."""
+        return "/".join((self.name, ".".join(("c", str(task), *["0"] * (len(self.shape) - 1)))))
+
+
+@dataclass(frozen=True)
+class Track:
+    """One stream of one branch.
+
+    Attributes:
+        stream: ``image`` or ``text``. Token maps are kept of the image only: text has no grid.
+        branch: ``cond`` or ``uncond``.
+    """
+
+    stream: str
+    branch: str
+
+    @property
+    def prefix(self) -> str:
+        """What its arrays' names begin with: nothing for the image's conditional branch."""
+        stream = "text_" if self.stream == "text" else ""
+        return stream + ("uncond_" if self.branch == "uncond" else "")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a run: what is kept of how many samples.
+
+    Attributes:
+        n_samples: rows of the manifest.
+        steps: step indices kept, ascending.
+        blocks: layers kept, ascending.
+        n_channels: width of the hidden state.
+        n_tokens: tokens kept of the largest picture; smaller pictures leave NaN behind their last token.
+        top_k: channels whose token maps are kept; 0 keeps the channels' statistics only.
+        shard_samples: samples in a task and a shard.
+        pool: side of the square of tokens whose mean is kept as one token; 1 keeps them all.
+        rounded: whether token maps have bfloat16's mantissa, which compresses better.
+        streams: that are kept.
+        branches: that are kept.
+        controls: further selections of as many channels whose token maps are kept of the image: ``bottom``,
+            ``random_0``, ``random_1``, ...
+    """
+
+    n_samples: int
+    steps: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    n_channels: int
+    n_tokens: int
+    top_k: int
+    shard_samples: int
+    pool: int = 1
+    rounded: bool = False
+    streams: tuple[str, ...] = ("image",)
+    branches: tuple[str, ...] = ("cond",)
+    controls: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> "Layout":
+        """The layout of a run, from its ``run.json``.
+
+        Raises:
+            InputError: the run has format version 1, whose stores are laid out otherwise.
+        """
+        if description["format_version"] < 2:
+            raise InputError(
+                "this run has format version 1: it can be read and asked, and holds no checksums to verify, and its "
+                "store cannot be merged, grown or exported. Capture it anew for that."
+            )
+        config, geometry = description["config"], description["geometry"]
+        return cls(
+            n_samples=geometry["n_samples"],
+            steps=tuple(config["steps"]),
+            blocks=tuple(Block(block["layer"], block["path"], block["kind"]) for block in geometry["blocks"]),
+            n_channels=geometry["n_channels"],
+            n_tokens=geometry["n_tokens"],
+            top_k=config["top_k"],
+            shard_samples=description["shard_samples"],
+            pool=choose_pool_side(config["tokens"]),
+            rounded=is_rounded(config["value_precision"], config["dtype"], config["tokens"]),
+            streams=choose_words("streams", config.get("streams", "image"), STREAMS),
+            branches=choose_words("branches", config.get("branches", "cond"), BRANCHES),
+            controls=choose_controls(config.get("controls", "none")),
+        )
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Every stream of every branch."""
+        return tuple(Track(stream, branch) for stream in self.streams for branch in self.branches)
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the run; task ``t`` owns manifest rows ``[t*S, min((t+1)*S, n))``."""
+        return math.ceil(self.n_samples / self.shard_samples)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the store names the largest channels."""
+        return self.top_k > 0
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the store keeps token maps."""
+        return self.top_k > 0 and "image" in self.streams
+
+    @property
+    def n_ranked(self) -> int:
+        """Channels that ``cells`` names, largest score first."""
+        return self.top_k or min(RANKED, self.n_channels)
+
+    def rows(self, task: int) -> range:
+        """Manifest rows, which are indices on the sample axis, that a task owns."""
+        start = task * self.shard_samples
+        return range(start, min(start + self.shard_samples, self.n_samples))
+
+    def arrays(self) -> tuple[ArrayPlan, ...]:
+        """Every array of the store.
+
+        A chunk holds one layer of all of a shard's samples, and as many steps as stay within a chunk's size: so that
+        one (step, layer) of all samples can be read without the rest, and small models do not make small chunks.
+        """
+        n_steps, n_layers = len(self.steps), len(self.blocks)
+
+        def array(name: str, dtype: str, ratio: float, **rest: int) -> ArrayPlan:
+            head, tail = (self.n_samples, n_steps, n_layers), tuple(rest.values())
+            most_steps = _CHUNK_BYTES // (4 * self.shard_samples * math.prod(tail))
+            chunk_steps = max(d for d in range(1, n_steps + 1) if n_steps % d == 0 and d <= max(1, most_steps))
+            return ArrayPlan(
+                name,
+                dims=("sample", "step", "layer", *rest),
+                shape=(*head, *tail),
+                shard=(self.shard_samples, n_steps, n_layers, *tail),
+                chunk=(self.shard_samples, chunk_steps, 1, *tail),
+                dtype=dtype,
+                ratio=ratio,
+            )
+
+        maps = _ROUNDED if self.rounded else _EXACT
+        arrays = []
+        for track in self.tracks:
+            name = track.prefix
+            arrays += [array(name + each, "float32", _EXACT, channel=self.n_channels) for each in STATISTICS]
+            if self.top_k and track.stream == "image":
+                arrays.append(array(name + "massive_value", "float32", maps, k=self.top_k, token=self.n_tokens))
+            if self.top_k:
+                arrays.append(array(name + "massive_channel", "int32", _INDICES, k=self.top_k))
+            if self.top_k and track.stream == "image":
+                arrays.append(array(name + "token_norm", "float32", _EXACT, token=self.n_tokens))
+            if self.controls and track.stream == "image":
+                each = {"control": len(self.controls), "k": self.top_k}
+                arrays.append(array(name + "control_value", "float32", maps, **each, token=self.n_tokens))
+                arrays.append(array(name + "control_channel", "int32", _INDICES, **each))
+        return tuple(arrays)
+
+    @property
+    def sample_value_bytes(self) -> int:
+        """Bytes of one sample's values in memory."""
+        return sum(array.value_bytes for array in self.arrays()) // self.n_samples
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of all arrays that are to be expected on disk."""
+        return sum(array.expected_bytes for array in self.arrays())
+
+    @property
+    def n_files(self) -> int:
+        """Files of the finished run: shards, two Parquet parts and a record per task, and what is written once."""
+        n_coordinates = 6 + self.has_ranks + self.has_maps + bool(self.controls)
+        n_metadata, n_once = len(self.arrays()) + n_coordinates + 1, 2
+        return sum(array.n_shards for array in self.arrays()) + 3 * self.n_tasks + n_coordinates + n_metadata + n_once
+
+
+def default_shard_samples(layout: Layout) -> int:
+    """Samples per task where the user leaves it open: as many as keep a task's values within 512 MiB, 1 to 16."""
+    return max(1, min(_MOST_SHARD_SAMPLES, _TASK_BYTES // layout.sample_value_bytes))
+
+
+def is_rounded(value_precision: str, dtype: str, tokens: str) -> bool:
+    """Whether token maps have bfloat16's mantissa: by choice, or because a bfloat16 model has no other values."""
+    return value_precision == "bfloat16" or (dtype == "bfloat16" and choose_pool_side(tokens) == 1)
+
+
+def choose_pool_side(text: str) -> int:
+    """The side of the square of tokens that becomes one, of ``all`` (1) or ``pool:N`` (N).
+
+    Raises:
+        InputError: the text is neither.
+    """
+    if text == "all":
+        return 1
+    side = text.removeprefix("pool:")
+    if side == text or not side.isdecimal() or int(side) < 2:
+        raise InputError(
+            f"tokens is {text!r}; it must be 'all', or 'pool:N' with N of at least 2: the mean over squares of N x N "
+            "tokens."
+        )
+    return int(side)
+
+
+def choose_controls(text: str) -> tuple[str, ...]:
+    """Selections named by ``none``, or a list of ``bottom`` and ``random:N`` (N draws of random channels).
+
+    Raises:
+        InputError: the text is neither.
+    """
+    if text == "none":
+        return ()
+    chosen: list[str] = []
+    for part in text.split(","):
+        word, colon, number = part.strip().partition(":")
+        if word == "bottom" and not colon:
+            chosen.append("bottom")
+        elif word == "random" and number.isdecimal() and int(number) > 0:
+            chosen += [f"random_{i}" for i in range(int(number))]
+        else:
+            raise InputError(
+                f"controls is {text!r}; give none, or a list of bottom and random:N, such as bottom,random:3."
+            )
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"controls is {text!r}; name each once.")
+    return tuple(chosen)
+
+
+def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Words of a comma-separated list, in the order in which they are known.
+
+    Raises:
+        InputError: an unknown word.
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise unknown(kind, word, known)
+    return tuple(word for word in known if word in words)
+
+
+def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:
+    chosen = set()
+    for part in text.split(","):
+        if not part.strip().isdecimal():
+            raise InputError(f"{kind} {part.strip()!r} is not an index; give e.g. 0,{n - 1}, each from 0 to {n - 1}.")
+        if int(part) >= n:
+            raise InputError(f"{kind} {int(part)} does not exist; the valid ones are 0 to {n - 1}.")
+        chosen.add(int(part))
+    return tuple(sorted(chosen))
+
+
+def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Layers named by ``all``, ``dual``, ``single`` or indices such as ``0,5``.
+
+    Raises:
+        InputError: an unknown word, or an index that the model does not have.
+    """
+    kinds = sorted({block.kind for block in blocks})
+    if text == "all":
+        return tuple(blocks)
+    if text in kinds:
+        return tuple(block for block in blocks if block.kind == text)
+    if text[:1].isalpha():
+        raise unknown("layers", text, ["all", *kinds, f"indices 0 to {len(blocks) - 1} such as 0,{len(blocks) - 1}"])
+    return tuple(blocks[i] for i in _indices("layer", text, len(blocks)))
+
+
+def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple[int, ...]:
+    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19``.
+
+    Args:
+        text: the choice.
+        n_steps: denoising steps of the longest sample.
+        same_for_all: whether every sample has ``n_steps``; ``last`` needs it.
+
+    Raises:
+        InputError: an unknown word, a step that is never run, or ``last`` where samples differ in their steps.
+    """
+    if text == "all":
+        return tuple(range(n_steps))
+    if text == "last":
+        if not same_for_all:
+            raise InputError("steps 'last' needs one number of steps for all samples; the manifest has several.")
+        return (n_steps - 1,)
+    if text[:1].isalpha():
+        raise unknown("steps", text, ["all", "last", f"indices 0 to {n_steps - 1} such as 0,{n_steps - 1}"])
+    return _indices("step", text, n_steps)

@@ -1,0 +1,226 @@
+"""One capture at a time: a second one on the same run is refused, and workers that outlive their capture stop.
+
+On a folder the lease is a pair of flocks, which end with the process that holds them: the driver holds one alone, its
+workers share the other. On an object store it is an object that only its owner can replace, and that its owner replaces
+every few seconds: whoever finds it unchanged for long enough may take it over. No clock is compared with another.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage
+
+DRIVER_LOCK = ".capture.lock"
+WORKERS_LOCK = ".workers.lock"
+LEASE = "lease.json"
+BEAT_S = 5.0
+MISSED_BEATS = 6
+_ORPHANS_TIMEOUT_S = 120.0
+
+Wait = Callable[[str], None]
+
+
+@contextmanager
+def hold(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[str]:
+    """Hold a run's lease while the context lasts; yields the token that workers check with :class:`Membership`.
+
+    Args:
+        storage: of the run.
+        on_wait: told why, when an earlier capture's end must be waited for.
+
+    Raises:
+        RunConflictError: another capture holds it.
+        StorageError: the store refused.
+    """
+    holding = _hold_folder if isinstance(storage, FolderStorage) else _hold_objects
+    with holding(storage, on_wait) as token:  # type: ignore[arg-type]
+        yield token
+
+
+class Membership:
+    """A worker's share in its capture's lease.
+
+    Args:
+        storage: of the run.
+        token: of the capture.
+
+    Raises:
+        RunConflictError: the capture has ended or another has taken its place.
+    """
+
+    def __init__(self, storage: Storage, token: str) -> None:
+        self._storage, self._token = storage, token
+        self._lock: int | None = None
+        if isinstance(storage, FolderStorage):
+            self._lock = os.open(storage.path / WORKERS_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse to go on when the capture is not this worker's own any more.
+
+        Raises:
+            RunConflictError: another capture has taken its place.
+        """
+        owner = _owner(self._storage)
+        if owner.get("token") != self._token:
+            raise RunConflictError(
+                f"this worker's capture of {self._storage.url!r} has ended, and another has taken its place "
+                f"({_named(owner)}); the worker writes nothing more."
+            )
+
+
+class _Beating:
+    """Replaces the lease object every few seconds, so that it is seen to live."""
+
+    def __init__(self, storage: ObjectStorage, token: str) -> None:
+        # A beat that waits for a store out of reach is late; the next one is as good.
+        self.storage, self.token = ObjectStorage(storage.url, patience_s=BEAT_S), token
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End beating and give the lease up."""
+        self._end.set()
+        self._thread.join()
+        with suppress(StorageError):  # whoever comes next then waits for the beats that do not come
+            if (found := self.storage.get_tagged(LEASE)) and json.loads(found[0]).get("token") == self.token:
+                self.storage.put_if(LEASE, b"{}\n", found[1])
+
+    def _run(self) -> None:
+        beat = 0
+        while not self._end.wait(BEAT_S):
+            beat += 1
+            try:
+                found = self.storage.get_tagged(LEASE)
+                if found is None or json.loads(found[0]).get("token") != self.token:
+                    return  # taken over: the workers find out before their next record
+                self.storage.put_if(LEASE, _document(self.token, beat), found[1])
+            except StorageError:
+                continue  # the store is out of reach: the next beat may get through
+
+
+def _document(token: str, beat: int) -> bytes:
+    about = {"token": token, "host": platform.node(), "pid": os.getpid(), "beat": beat}
+    return (json.dumps(about) + "\n").encode()
+
+
+def _named(owner: dict[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner['host']}" if "pid" in owner else "its process is not known"
+
+
+def _owner(storage: Storage) -> dict[str, Any]:
+    try:
+        return json.loads(storage.get(DRIVER_LOCK if isinstance(storage, FolderStorage) else LEASE))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _refused(storage: Storage, owner: dict[str, Any]) -> RunConflictError:
+    return RunConflictError(
+        f"another capture is writing to {storage.url!r} ({_named(owner)}). Wait for it, or stop it, or choose another "
+        "run."
+    )
+
+
+@contextmanager
+def _hold_folder(storage: FolderStorage, on_wait: Wait) -> Iterator[str]:
+    token = secrets.token_hex(8)
+    with _opened(storage, DRIVER_LOCK) as driver, _opened(storage, WORKERS_LOCK) as workers:
+        if not _locked(driver):
+            raise _refused(storage, _owner(storage))
+        earlier = _owner(storage)
+        with _writing(storage):  # before the wait: whoever comes meanwhile is told of this process
+            os.ftruncate(driver, 0)
+            os.pwrite(driver, _document(token, 0), 0)
+        _wait_for_orphans(storage, workers, earlier, on_wait)
+        fcntl.flock(workers, fcntl.LOCK_UN)
+        yield token
+
+
+def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, Any], on_wait: Wait) -> None:
+    """Workers whose driver was killed may still be writing; they end when Ray notices."""
+    deadline = time.monotonic() + _ORPHANS_TIMEOUT_S
+    told = False
+    while not _locked(workers):
+        if not told:
+            on_wait("workers of an earlier capture are still writing; waiting for them to end")
+            told = True
+        if time.monotonic() > deadline:
+            raise RunConflictError(
+                f"workers of an earlier capture ({_named(earlier)}) still write to {storage.url!r} after "
+                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, and run again to resume."
+            )
+        time.sleep(0.2)
+
+
+@contextmanager
+def _writing(storage: FolderStorage) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {storage.url!r}: {error.strerror}. Nothing was changed; mend that, and run again."
+        ) from error
+
+
+@contextmanager
+def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
+    with _writing(storage):
+        storage.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(storage.path / name, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _hold_objects(storage: ObjectStorage, on_wait: Wait) -> Iterator[str]:
+    token = secrets.token_hex(8)
+    found = storage.get_tagged(LEASE)
+    if found is not None and json.loads(found[0] or b"{}"):
+        found = _outwaited(storage, found, on_wait)
+    if not storage.put_if(LEASE, _document(token, 0), found and found[1]):
+        raise _refused(storage, _owner(storage))
+    beating = _Beating(storage, token)
+    beating.start()
+    try:
+        yield token
+    finally:
+        beating.stop()
+
+
+def _outwaited(storage: ObjectStorage, found: tuple[bytes, Any], on_wait: Wait) -> tuple[bytes, Any] | None:
+    """The lease, once it has not been replaced for long enough by this process' own measure of time."""
+    owner = json.loads(found[0])
+    on_wait(f"an earlier capture ({_named(owner)}) did not give the run back; waiting {BEAT_S * MISSED_BEATS:.0f} s")
+    deadline = time.monotonic() + BEAT_S * MISSED_BEATS
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_S / 5)
+        again = storage.get_tagged(LEASE)
+        if again is None or not json.loads(again[0] or b"{}"):
+            return again
+        if again[0] != found[0]:
+            raise _refused(storage, json.loads(again[0]))
+    return found

@@ -1,0 +1,158 @@
+"""The ledger: one record per finished task, written last. A task exists for readers if and only if its record does."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.storage import Storage, Stored
+
+_FOLDER = "ledger/"
+_READERS = 16
+_READ_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one finished task.
+
+    Attributes:
+        task: its number.
+        start: first manifest row.
+        stop: one past the last manifest row; fewer than the task owns where the run has grown since.
+        fingerprint: of the run that wrote it.
+        attempt: 1 for the first.
+        n_done: samples generated.
+        n_failed: samples that failed by themselves; the samples table says why.
+        seconds: from the task's start to its last file.
+        finished: UTC time, ISO 8601; for people, nothing depends on it.
+        host: node that ran it.
+        device: ``cpu`` or ``cuda:...`` with its name.
+        objects: what the task stored, by key; empty in runs of format version 1.
+    """
+
+    task: int
+    start: int
+    stop: int
+    fingerprint: str
+    attempt: int
+    n_done: int
+    n_failed: int
+    seconds: float
+    finished: str
+    host: str
+    device: str
+    objects: Mapping[str, Stored] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The record's document."""
+        return documents.encode(asdict(self))
+
+    @cached_property
+    def checksum(self) -> str:
+        """CRC-32C of the record's document: tells this record from another of the same task."""
+        return Stored.of([self.encode()]).crc32c
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Record":
+        """The record of a document.
+
+        Raises:
+            ValueError: it is damaged, or no record.
+        """
+        content = documents.decode(data)
+        content["objects"] = {key: Stored(**stored) for key, stored in content.get("objects", {}).items()}
+        try:
+            return cls(**{each.name: content[each.name] for each in fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no record: {error}") from None
+
+
+class Ledger:
+    """The records of the run in a storage, under ``ledger/``."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    @staticmethod
+    def key(task: int) -> str:
+        """Where a task's record is."""
+        return f"{_FOLDER}{task:05d}.json"
+
+    def write(self, record: Record) -> None:
+        """Write a finished task's record; all of its data must be on disk before."""
+        self._storage.put(self.key(record.task), [record.encode()])
+
+    def write_failure(self, task: int, attempt: int, error: str) -> None:
+        """Write down a failed attempt of a task."""
+        content = {"task": task, "attempt": attempt, "error": error}
+        self._storage.put(self._failure(task, attempt), [documents.encode(content)])
+
+    def next_attempt(self, task: int) -> int:
+        """1 plus the number of attempts that are written down as failed."""
+        attempt = 1
+        while self._storage.exists(self._failure(task, attempt)):
+            attempt += 1
+        return attempt
+
+    def find(self, task: int) -> Record | None:
+        """A task's record; None where it has none, or a damaged one."""
+        try:
+            return Record.decode(self._storage.get(self.key(task)))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def is_intact(self, record: Record) -> bool:
+        """Whether all that a record names is there, byte by byte what was stored."""
+        return all(self._is_stored(key, stored) for key, stored in record.objects.items())
+
+    def _is_stored(self, key: str, stored: Stored) -> bool:
+        try:
+            with self._storage.open(key) as file:
+                return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) == stored
+        except FileNotFoundError:
+            return False
+
+    def keys(self) -> dict[int, str]:
+        """The key of every finished task's record, by task."""
+        names = {key: key.removeprefix(_FOLDER).removesuffix(".json") for key in self._storage.list(_FOLDER)}
+        return {int(name): key for key, name in names.items() if name.isdecimal() and key.endswith(".json")}
+
+    def records(self, fingerprint: str) -> dict[int, Record]:
+        """Every finished task's record, by task, ascending.
+
+        Raises:
+            StorageError: a record cannot be read, or is damaged.
+            RunConflictError: a record belongs to a run with another fingerprint.
+        """
+        keys = self.keys()
+        # One at a time where reading is no wait; object stores answer each request after some milliseconds.
+        with ThreadPoolExecutor(_READERS) as pool:
+            read = map if self._storage.free_bytes() is not None else pool.map
+            found = dict(zip(keys, read(self._read, keys.values()), strict=True))
+        for task, record in found.items():
+            if record.fingerprint != fingerprint:
+                raise RunConflictError(
+                    f"the record {self._storage.location(keys[task])} has fingerprint {record.fingerprint}, the run "
+                    f"has {fingerprint}; it was written by another run. Choose another folder."
+                )
+        return dict(sorted(found.items()))
+
+    def delete(self, tasks: Iterable[int]) -> None:
+        """Delete tasks' records: the next capture does those tasks again."""
+        self._storage.delete([self.key(task) for task in tasks])
+
+    def _read(self, key: str) -> Record:
+        try:
+            return Record.decode(self._storage.get(key))
+        except ValueError as error:
+            raise StorageError(
+                f"the record {self._storage.location(key)} is damaged: {error}. fewchannels runs verify --repair "
+                "drops it, and the next capture does its task again."
+            ) from None
+
+    @staticmethod
+    def _failure(task: int, attempt: int) -> str:
+        return f"{_FOLDER}failed/{task:05d}.{attempt}.json"

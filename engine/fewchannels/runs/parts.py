@@ -1,0 +1,184 @@
+"""Which Parquet files hold a run's rows: one part per task, or, once compacted, one for many tasks.
+
+A compaction is a part with a record of its own, ``ledger/compact/FIRST-LAST.json``, written after the part. It speaks
+for a task if and only if it names that task's record by checksum: a task that is done again has another record, and
+its own part speaks for it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fewchannels.errors import StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.ledger import Record
+from fewchannels.runs.storage import Storage, Stored
+from fewchannels.tables import decode, join, of_samples
+
+FOLDER = "ledger/compact/"
+TABLES = ("cells", "samples")
+_PART_BYTES = 256 * 2**20
+# Questions are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
+_COMPACTED: Mapping[str, Mapping[str, Any]] = {
+    "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
+    "samples": {"group_rows": 32},  # of one picture, few others are read
+}
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """One compaction.
+
+    Attributes:
+        first: its first task.
+        last: its last task.
+        records: checksum of each task's record, by task.
+        objects: its parts, by key.
+    """
+
+    first: int
+    last: int
+    records: Mapping[int, str]
+    objects: Mapping[str, Stored]
+
+    @property
+    def key(self) -> str:
+        """Where its record is."""
+        return f"{FOLDER}{self.first:05d}-{self.last:05d}.json"
+
+    def part(self, table: str) -> str:
+        """The key of its part of a table."""
+        return f"{table}/{self.first:05d}-{self.last:05d}.parquet"
+
+    def speaks_for(self, records: Mapping[int, Record]) -> list[int]:
+        """Tasks whose rows are its own."""
+        return [t for t, checksum in self.records.items() if t in records and records[t].checksum == checksum]
+
+
+def part(table: str, task: int) -> str:
+    """The key of one task's part of a table."""
+    return f"{table}/{task:05d}.parquet"
+
+
+class Parts:
+    """The parts of a run's tables.
+
+    Args:
+        storage: of the run.
+        records: of its finished tasks.
+        damaged: gets the reason for each compaction whose record is damaged, by key; None raises it.
+
+    Raises:
+        StorageError: a compaction's record is damaged.
+    """
+
+    def __init__(self, storage: Storage, records: Mapping[int, Record], damaged: dict[str, str] | None = None) -> None:
+        self._storage, self._records = storage, records
+        self.compactions: list[Compaction] = []
+        for key in storage.list(FOLDER):
+            try:
+                self.compactions.append(_compaction(storage.get(key)))
+            except (ValueError, KeyError, TypeError) as error:
+                if damaged is None:
+                    raise StorageError(f"the record {storage.location(key)} is damaged: {error}.") from None
+                damaged[key] = str(error)
+        self.compacted = {t: each for each in self.compactions for t in each.speaks_for(records)}
+
+    def files(self, table: str) -> dict[str, list[int] | None]:
+        """Every file with rows of a table, by key, with the tasks that it speaks for; None where that is all it has."""
+        files: dict[str, list[int] | None] = {}
+        for task in sorted(self._records):
+            compaction = self.compacted.get(task)
+            if compaction is None:
+                files[part(table, task)] = None
+            elif compaction.part(table) not in files:
+                spoken = compaction.speaks_for(self._records)
+                files[compaction.part(table)] = None if len(spoken) == len(compaction.records) else spoken
+        return files
+
+    def rows(self, table: str, task: int) -> Any:
+        """One task's rows, a ``pyarrow.Table``.
+
+        Raises:
+            FileNotFoundError: its part is missing.
+            ValueError: its part is damaged.
+        """
+        compaction, record = self.compacted.get(task), self._records[task]
+        if compaction is None:
+            return decode(self._storage.get(part(table, task)))
+        return of_samples(decode(self._storage.get(compaction.part(table))), record.start, record.stop)
+
+
+def _compaction(data: bytes) -> Compaction:
+    content = documents.decode(data)
+    return Compaction(
+        content["first"],
+        content["last"],
+        {int(task): checksum for task, checksum in content["records"].items()},
+        {key: Stored(**stored) for key, stored in content["objects"].items()},
+    )
+
+
+def compact(
+    storage: Storage,
+    records: Mapping[int, Record],
+    shard_samples: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Compaction]:
+    """Merge the parts of finished tasks into fewer, larger ones. Only while no capture runs.
+
+    Tasks with fewer samples than a shard, or with failed ones, keep their own parts: they may still be added to. The
+    small parts are deleted when the large ones and their record are durable; interrupted anywhere, it can be repeated.
+
+    Args:
+        storage: of the run.
+        records: of its finished tasks.
+        shard_samples: samples in a whole task.
+        on_progress: called with the parts read so far and in all.
+    """
+    parts = Parts(storage, records)
+    single = [
+        task
+        for task, record in sorted(records.items())
+        if task not in parts.compacted and not record.n_failed and record.stop - record.start == shard_samples
+    ]
+    groups = [group for group in _groups(single, records) if len(group) > 1]
+    made, done, total = [], 0, sum(map(len, groups))
+    for group in groups:
+        objects: dict[str, Stored] = {}
+        about = Compaction(group[0], group[-1], {task: records[task].checksum for task in group}, objects)
+        for table in TABLES:
+            merged = join([decode(storage.get(part(table, task))) for task in group], **_COMPACTED[table])
+            objects[about.part(table)] = storage.put(about.part(table), [merged])
+        storage.put(about.key, [documents.encode(asdict(about))])
+        storage.delete([part(table, task) for table in TABLES for task in group])
+        made.append(about)
+        done += len(group)
+        on_progress(done, total)
+    _delete_stale(storage, records)
+    return made
+
+
+def _groups(tasks: list[int], records: Mapping[int, Record]) -> list[list[int]]:
+    """Neighbouring tasks whose parts together stay within a part's size."""
+    groups: list[list[int]] = []
+    n_bytes = 0
+    for task in tasks:
+        mine = sum(records[task].objects[part(table, task)].n_bytes for table in TABLES)
+        if not groups or n_bytes + mine > _PART_BYTES or task != groups[-1][-1] + 1:
+            groups.append([])
+            n_bytes = 0
+        groups[-1].append(task)
+        n_bytes += mine
+    return groups
+
+
+def _delete_stale(storage: Storage, records: Mapping[int, Record]) -> None:
+    """Drop small parts whose rows are in a large one, as an interruption leaves them, and large ones nobody needs."""
+    parts = Parts(storage, records)
+    stored = storage.list()
+    storage.delete([key for task in parts.compacted for t in TABLES if (key := part(t, task)) in stored])
+    for compaction in parts.compactions:
+        if not compaction.speaks_for(records):
+            storage.delete([compaction.key])
+            storage.delete(compaction.objects)

@@ -1,0 +1,159 @@
+"""What analyses leave in a run, under ``results/LABEL/``: Parquet parts unit by unit, then figures, text and the end.
+
+A unit is a piece of the work that is done, and written, whole: a task's samples, or a layer. Its record is written
+after its parts and names them; ``result.json`` is written last of all. So a result that was interrupted goes on where
+it stopped, and one without ``result.json`` is none for readers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fewchannels.capture.config import differences
+from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.storage import Storage, Stored
+from fewchannels.tables import Columns, encode
+
+FOLDER = "results/"
+_LABEL = re.compile(r"[a-z][a-z0-9_]{0,40}")
+
+
+@dataclass(frozen=True)
+class Results:
+    """One analysis' place in a run. Plain values only: it travels to workers.
+
+    Attributes:
+        storage: of the run.
+        label: its folder's name, and what its tables' names begin with.
+    """
+
+    storage: Storage
+    label: str
+
+    def __post_init__(self) -> None:
+        if not _LABEL.fullmatch(self.label):
+            raise InputError(f"label is {self.label!r}; it names tables: lower-case letters, digits and _, e.g. early.")
+
+    def key(self, name: str) -> str:
+        """Where one of its files is."""
+        return f"{FOLDER}{self.label}/{name}"
+
+    def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
+        """Say what is to be computed, or recognise what an earlier call began.
+
+        Args:
+            identity: all that decides the numbers, in plain values.
+            replace: whether to delete a result of other settings.
+
+        Returns:
+            The units that are done, and whose parts are there.
+
+        Raises:
+            RunConflictError: there is a result of other settings, naming them.
+        """
+        begun = self._document("begun.json")
+        if begun is not None and begun != identity:
+            if not replace:
+                lines = "\n  ".join(differences(dict(identity), begun))
+                raise RunConflictError(
+                    f"{self.key('')} holds a result of something else:\n  {lines}\nGive --replace to delete it, or "
+                    "--label for a name of its own."
+                )
+            self.delete()
+            begun = None
+        if begun is None:
+            self.storage.put(self.key("begun.json"), [documents.encode(dict(identity))])
+        return set(self._units())
+
+    def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
+        """Write a unit's parts, then its record. Safe to repeat.
+
+        Args:
+            unit: its number.
+            tables: columns by table.
+            schemas: each table's schema, by table.
+        """
+        objects = {}
+        for table, columns in tables.items():
+            key = self.key(f"{table}/{unit:05d}.parquet")
+            objects[key] = asdict(self.storage.put(key, [encode(schemas[table], columns)]))
+        self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.encode({"unit": unit, "objects": objects})])
+
+    def files(self, table: str) -> list[str]:
+        """Keys of a table's parts, ascending."""
+        return list(self.storage.list(self.key(f"{table}/")))
+
+    def end(self, about: Mapping[str, Any], tables: Mapping[str, str], files: Mapping[str, bytes]) -> None:
+        """Write what a result ends with, ``result.json`` last. Safe to repeat.
+
+        Args:
+            about: the numbers that answer, settings, versions.
+            tables: schema of every table, by table.
+            files: further files by name, such as figures.
+        """
+        objects = {self.key(name): asdict(self.storage.put(self.key(name), [data])) for name, data in files.items()}
+        for parts in self._units().values():
+            objects |= parts
+        content = {**about, "tables": dict(tables), "objects": objects}
+        self.storage.put(self.key("result.json"), [documents.encode(content)])
+
+    def read(self) -> dict[str, Any]:
+        """``result.json``.
+
+        Raises:
+            InputError: the analysis was not run, or did not come to its end.
+        """
+        content = self._document("result.json")
+        if content is None:
+            raise InputError(f"{self.storage.url!r} has no finished result {self.label!r}; see fewchannels analyze.")
+        return content
+
+    def delete(self) -> None:
+        """Delete all of it, ``result.json`` first."""
+        keys = list(self.storage.list(self.key("")))
+        self.storage.delete([self.key("result.json")])
+        self.storage.delete(keys)
+
+    def _units(self) -> dict[int, dict[str, Any]]:
+        """What each finished unit stored, by unit; one whose record or part is gone or cut short is not finished."""
+        sizes = self.storage.list(self.key(""))
+        found = {}
+        for key in sizes:
+            if not key.startswith(self.key("units/")):
+                continue
+            try:
+                unit = documents.decode(self.storage.get(key))
+            except documents.DamagedDocumentError:
+                continue
+            if all(sizes.get(part) == each["n_bytes"] for part, each in unit["objects"].items()):
+                found[unit["unit"]] = unit["objects"]
+        return found
+
+    def _document(self, name: str) -> dict[str, Any] | None:
+        try:
+            return documents.decode(self.storage.get(self.key(name)))
+        except FileNotFoundError:
+            return None
+        except documents.DamagedDocumentError as error:
+            raise StorageError(
+                f"{self.storage.location(self.key(name))} is damaged: {error}. Give --replace."
+            ) from None
+
+
+def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
+    """Every result that has come to its end.
+
+    Args:
+        storage: of the run.
+        keys: its listing.
+    """
+    ends = [key for key in keys if key.startswith(FOLDER) and key.endswith("/result.json")]
+    labels = [key.removeprefix(FOLDER).removesuffix("/result.json") for key in ends]
+    return [Results(storage, label) for label in sorted(labels) if _LABEL.fullmatch(label)]
+
+
+def objects_of(content: Mapping[str, Any]) -> dict[str, Stored]:
+    """The objects that ``result.json`` names, by key."""
+    return {key: Stored(**each) for key, each in content["objects"].items()}

@@ -1,0 +1,177 @@
+"""Named queries: each is one file of ``queries/``, described by its own comment header."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Any
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.resources import folder
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a query.
+
+    Attributes:
+        name: as in ``--param name=value``.
+        type: int, float, str or bool.
+        default: what it is when it is not given.
+        choices: the valid values; empty where every value of the type is valid.
+        doc: what it does.
+    """
+
+    name: str
+    type: type
+    default: int | float | str | bool
+    choices: tuple[str, ...]
+    doc: str
+
+    def parse(self, text: str) -> int | float | str | bool:
+        """The value that a text such as ``0.5`` or ``true`` means, checked.
+
+        Raises:
+            InputError: it means none.
+        """
+        try:
+            if self.type is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return self.check(self.type(text))
+        except (KeyError, ValueError):
+            raise self._refused(text) from None
+
+    def check(self, value: object) -> int | float | str | bool:
+        """The value as DuckDB is given it.
+
+        Raises:
+            InputError: it has another type, is not finite, or is not one of the choices.
+        """
+        if self.type is bool or isinstance(value, bool):
+            valid = self.type is bool and isinstance(value, bool)
+        else:
+            valid = isinstance(value, {int: Integral, float: Real, str: str}[self.type])
+        if not valid or (self.type is float and not math.isfinite(value)):  # type: ignore[arg-type]
+            raise self._refused(value)
+        if self.choices and value not in self.choices:
+            raise unknown(f"value of parameter {self.name!r}", value, self.choices)
+        return self.type(value)  # numpy's numbers become Python's
+
+    def _refused(self, value: object) -> InputError:
+        kind = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}[self.type]
+        return InputError(f"parameter {self.name!r} is {value!r}; it takes {kind}, for example {self.default!r}.")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a query's result: its name, its unit or kind, and what it says."""
+
+    name: str
+    unit: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A named query: one file of ``queries/``, described by its own comment header.
+
+    Attributes:
+        name: the file's name without ``.sql``.
+        purpose: what it answers, and the definitions it uses.
+        of: what it is asked of, ``run`` or ``sweep``.
+        needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
+        grain: what one row is.
+        parameters: by position in the header.
+        columns: of the result, in order.
+        sql: the whole file.
+    """
+
+    name: str
+    purpose: str
+    of: str
+    needs: tuple[str, ...]
+    grain: str
+    parameters: tuple[Parameter, ...]
+    columns: tuple[Column, ...]
+    sql: str
+
+    def parse(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Parameters' texts as values; one that the query does not have is left to :meth:`bind` to refuse.
+
+        Raises:
+            InputError: a text means none.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        return {name: known[name].parse(text) if name in known else text for name, text in texts.items()}
+
+    def bind(self, given: Mapping[str, object]) -> dict[str, Any]:
+        """Every parameter's value: the given one, checked, or the default.
+
+        Raises:
+            InputError: an unknown parameter or an unfit value.
+        """
+        names = [parameter.name for parameter in self.parameters]
+        for name in given:
+            if not names:
+                raise InputError(f"query {self.name!r} takes no parameters, and {name!r} was given. Leave it out.")
+            if name not in names:
+                raise unknown(f"parameter of query {self.name!r}", name, names)
+        return {p.name: p.check(given[p.name]) if p.name in given else p.default for p in self.parameters}
+
+
+def _sections(sql: str) -> Iterator[tuple[str, str]]:
+    """``(keyword, text)`` of a header; a line indented under its section belongs to it."""
+    section: list[str] = []
+    for line in sql.splitlines():
+        if not line.startswith("--"):
+            break
+        if line.startswith("--   ") and section:
+            section.append(line[2:].strip())
+            continue
+        if section:
+            yield section[0], " ".join(section[1:])
+        keyword, _, rest = line[2:].strip().partition(" ")
+        section = [keyword.removesuffix(":"), rest]
+    if section:
+        yield section[0], " ".join(section[1:])
+
+
+_PARAMETER = re.compile(r"(\w+): (int|float|str|bool) = (\S+)(?: \{(.+?)\})? -- (.+)")
+_COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
+
+
+def parse_query(name: str, sql: str) -> Query:
+    """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
+
+    ``-- needs:`` is optional: analyses, comma-separated. So is ``-- of: sweep``; other queries are of runs.
+
+    Raises:
+        ValueError: a line of the header is none of these or is not written as they are.
+    """
+    texts: dict[str, str] = {}
+    parameters, columns = [], []
+    for keyword, text in _sections(sql):
+        if keyword in ("purpose", "of", "needs", "grain"):
+            texts[keyword] = text
+        elif keyword == "param" and (match := _PARAMETER.fullmatch(text)):
+            kind = {"int": int, "float": float, "str": str, "bool": bool}[match[2]]
+            choices = tuple(match[4].split(", ")) if match[4] else ()
+            blank = Parameter(match[1], kind, "", choices, match[5])
+            parameters.append(Parameter(match[1], kind, blank.parse(match[3]), choices, match[5]))
+        elif keyword == "column" and (match := _COLUMN.fullmatch(text)):
+            columns.append(Column(match[1], match[2], match[3]))
+        else:
+            raise ValueError(f"queries/{name}.sql: cannot read the header at {keyword!r} {text!r}")
+    needs = tuple(texts["needs"].split(", ")) if "needs" in texts else ()
+    of = texts.get("of", "run")
+    return Query(name, texts["purpose"], of, needs, texts["grain"], tuple(parameters), tuple(columns), sql)
+
+
+@cache
+def queries() -> dict[str, Query]:
+    """Every query of ``queries/``, by name, in alphabetical order."""
+    files = sorted((file for file in folder("queries").iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
+    names = [file.name.removesuffix(".sql") for file in files]
+    return {name: parse_query(name, file.read_text(encoding="utf-8")) for name, file in zip(names, files, strict=True)}

@@ -1,0 +1,52 @@
+"""Where a run lives: a folder or an object store (``s3://``, ``gs://``, ``az://``), behind one set of verbs.
+
+Every verb is whole or not at all: a reader never sees half an object, and what :meth:`Storage.put` has returned from
+is durable. What each kind of store must offer for that is in ``schemas/store.md``.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fewchannels.errors import InputError
+from fewchannels.runs.storage.base import Buffer, Storage, Stored
+from fewchannels.runs.storage.folder import FolderStorage, replace_durably
+from fewchannels.runs.storage.objects import ObjectStorage
+
+__all__ = ["Buffer", "FolderStorage", "ObjectStorage", "Storage", "Stored", "open_storage", "replace_durably"]
+
+SCHEMES = ("s3", "gs", "az")
+
+
+def open_storage(url: str | Path) -> Storage:
+    """The storage at a path or URL; nothing is read or written yet.
+
+    Object stores take their credentials and endpoints from the environment, as their own tools do
+    (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_NAME``,
+    instance roles, ...).
+
+    Raises:
+        InputError: an unknown kind of URL, or one with credentials in it.
+    """
+    text = str(url)
+    if "://" not in text:
+        return FolderStorage(Path(text))
+    parts = urlsplit(text)
+    if parts.scheme == "file":
+        return FolderStorage(Path(parts.path))
+    if parts.scheme not in SCHEMES:
+        raise InputError(
+            f"{parts.scheme}:// is no place for a run; give a folder, or a URL that begins with "
+            f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
+        )
+    if re.search("[:@]", parts.netloc) or parts.query or parts.fragment:  # a secret may have a slash, an @ after it
+        raise InputError(
+            f"the URL {parts.scheme}://... of the run has credentials or options in it; they would end up in logs. "
+            "Give the bare URL, and credentials through the environment, as the store's own tools take them."
+        )
+    if not re.fullmatch(r"[\w.-]+", parts.netloc):
+        raise InputError(f"{text!r} names no bucket; give {parts.scheme}://BUCKET/RUN.")
+    path = parts.path.rstrip("/")
+    if re.search(r"[*\[\]%\\]|//|/\.\.?(/|$)", path):  # not every reader means the same by them
+        raise InputError(f"{text!r} has *, [, ], %, \\, // or a part of dots in it; choose a plain name for the run.")
+    return ObjectStorage(f"{parts.scheme}://{parts.netloc}{path}")

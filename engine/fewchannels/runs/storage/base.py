@@ -1,0 +1,109 @@
+"""What every place for a run can do: verbs on whole objects, by key."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from crc32c import crc32c
+
+Buffer = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object that was stored: its size, and the CRC-32C of its bytes as 8 hex digits."""
+
+    n_bytes: int
+    crc32c: str
+
+    @classmethod
+    def of(cls, parts: Iterable[Buffer]) -> "Stored":
+        """What an object made of these parts, one after another, is."""
+        n_bytes = checksum = 0
+        for part in parts:
+            n_bytes += len(part)
+            checksum = crc32c(part, checksum)
+        return cls(n_bytes, f"{checksum:08x}")
+
+
+class Storage(ABC):
+    """Objects by key, such as ``ledger/00000.json``. Keys have forward slashes on every system.
+
+    Attributes:
+        url: where it is, as a path or URL without credentials.
+    """
+
+    url: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from fewchannels.runs.storage import open_storage
+
+        return open_storage, (self.url,)
+
+    @abstractmethod
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
+        """Store an object, its parts one after another, durably and whole. Safe to repeat: it replaces the object.
+
+        Raises:
+            StorageError: the store refused; nothing is there under the key, or what was there before.
+        """
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """An object's bytes.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            StorageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """An object as a file for random access; raises as :meth:`get` does."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Keys that begin with a prefix, ascending, with their sizes in bytes; unfinished objects are not among them.
+
+        Args:
+            prefix: empty, or whole parts of a key that end in a slash.
+
+        Raises:
+            StorageError: the store refused.
+        """
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; one that is not there is no error.
+
+        Raises:
+            StorageError: the store refused.
+        """
+
+    @abstractmethod
+    def location(self, key: str) -> str:
+        """The path or URL by which :meth:`filesystem`, or DuckDB with it, finds an object."""
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """An object's size in bytes; None where there is no such object.
+
+        Raises:
+            StorageError: the store refused.
+        """
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of that key."""
+        return self.size(key) is not None
+
+    def clean(self) -> int:
+        """Remove what interrupted puts have left; returns how many. Only while nobody writes."""
+        return 0
+
+    def free_bytes(self) -> int | None:
+        """Bytes that are free; None where there is no limit to ask for."""
+        return None

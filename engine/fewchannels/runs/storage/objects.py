@@ -1,0 +1,145 @@
+"""A run in a bucket: an object for each, below a prefix."""
+
+import io
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from fewchannels.errors import StorageError
+from fewchannels.runs.storage import requests
+from fewchannels.runs.storage.base import Buffer, Storage, Stored
+
+_MULTIPART_BYTES = 16 * 2**20
+_READ_AHEAD_BYTES = 2**20
+_NO_UPLOAD = "NoSuchUpload"
+
+Answer = TypeVar("Answer")
+
+
+class ObjectStorage(Storage):
+    """A bucket's objects below a prefix. Needs strong read-after-write, and conditional puts for its lease."""
+
+    def __init__(self, url: str, patience_s: float | None = None) -> None:
+        """As :func:`open_storage` does, with another patience than the environment's where one is given."""
+        from obstore.store import from_url
+
+        self.url = url
+        self._scheme = urlsplit(url).scheme
+        self._patience_s = requests.retry_seconds() if patience_s is None else patience_s
+        self.store: Any = self._ask("open", "", lambda: from_url(url, **requests.options(patience_s)))
+
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
+        import obstore
+
+        parts = list(parts)  # its size decides how, and a request may be sent again
+        stored, options = Stored.of(parts), {"chunk_size": _MULTIPART_BYTES, "max_concurrency": 4}
+        if stored.n_bytes <= _MULTIPART_BYTES:
+            whole = b"".join(parts)
+            self._ask("write", key, lambda: obstore.put(self.store, key, whole, use_multipart=False))
+        else:
+            self._ask("write", key, lambda: obstore.put(self.store, key, iter(parts), use_multipart=True, **options))
+        return stored
+
+    def get(self, key: str) -> bytes:
+        import obstore
+
+        return self._ask("read", key, lambda: obstore.get(self.store, key).bytes().to_bytes())
+
+    def open(self, key: str) -> BinaryIO:
+        import obstore
+
+        def read(start: int, end: int) -> bytes:
+            return self._ask("read", key, lambda: bytes(obstore.get_range(self.store, key, start=start, end=end)))
+
+        size = self._ask("read", key, lambda: obstore.head(self.store, key)["size"])
+        return io.BufferedReader(requests.RangeFile(read, size), _READ_AHEAD_BYTES)
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        import obstore
+
+        def found() -> dict[str, int]:
+            pages = obstore.list(self.store, prefix or None)
+            return {item["path"]: item["size"] for page in pages for item in page}
+
+        return dict(sorted(self._ask("list", prefix, found).items()))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        import obstore
+
+        def delete(key: str) -> None:
+            with suppress(FileNotFoundError):
+                obstore.delete(self.store, key)
+
+        for key in keys:
+            self._ask("delete", key, partial(delete, key))
+
+    def location(self, key: str) -> str:
+        return f"{self.url}/{key}"
+
+    def size(self, key: str) -> int | None:
+        import obstore
+
+        try:
+            return self._ask("read", key, lambda: obstore.head(self.store, key)["size"])
+        except FileNotFoundError:
+            return None
+
+    def filesystem(self) -> Any:
+        """The object store as an fsspec file system, for readers such as DuckDB."""
+        from obstore.fsspec import FsspecStore
+
+        return FsspecStore(self._scheme, skip_instance_cache=True, **requests.options())
+
+    def get_tagged(self, key: str) -> tuple[bytes, Any] | None:
+        """An object with a tag that changes whenever it does; None where there is none."""
+        import obstore
+
+        def get() -> tuple[bytes, Any]:
+            found = obstore.get(self.store, key)
+            tag = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+            return found.bytes().to_bytes(), tag
+
+        try:
+            return self._ask("read", key, get)
+        except FileNotFoundError:
+            return None
+
+    def put_if(self, key: str, data: bytes, tag: Any | None) -> bool:
+        """Store an object only if it is still the tagged one (None: only if there is none); False where it is not.
+
+        A put whose answer was lost is sent again and then finds its own object: that counts as stored. So no two
+        writers may put the same bytes.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        def put() -> bool:
+            try:
+                obstore.put(self.store, key, data, mode="create" if tag is None else tag, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                found = self.get_tagged(key)
+                return found is not None and found[0] == data
+            return True
+
+        return self._ask("write", key, put)
+
+    def _ask(self, verb: str, key: str, request: Callable[[], Answer]) -> Answer:
+        """A request's answer. obstore sends some again itself, but none with a condition, nor after half an answer."""
+        from obstore.exceptions import BaseError, GenericError
+
+        started, pause = time.monotonic(), requests.FIRST_PAUSE_S
+        while True:
+            try:
+                return request()
+            except (BaseError, OSError) as error:
+                if isinstance(error, FileNotFoundError) and verb == "read":
+                    raise FileNotFoundError(f"there is no {self.location(key)}") from None
+                # The end of a multipart upload that was sent again finds no upload: the first one had ended it.
+                again = _NO_UPLOAD in str(error) or (isinstance(error, GenericError) and requests.may_pass(error))
+                if verb == "open" or not again or time.monotonic() - started > self._patience_s:
+                    raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: {requests.reason(error)}") from None
+            time.sleep(pause)
+            pause = min(2 * pause, requests.LONGEST_PAUSE_S)

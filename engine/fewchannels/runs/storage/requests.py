@@ -1,0 +1,118 @@
+"""How object stores are asked: time-outs, patience, reasons without secrets, and objects as files."""
+
+import io
+import os
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from fewchannels.errors import InputError
+
+REQUEST_TIMEOUT_VARIABLE = "FEWCHANNELS_REQUEST_TIMEOUT_S"
+RETRY_VARIABLE = "FEWCHANNELS_RETRY_S"
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+_ALLOW_HTTP_VARIABLES = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+# Time-outs of requests (408) and too many of them (429) pass; other refusals of what was asked for do not.
+_LASTING = re.compile(r"status code: 4(?!08|29)|redirect without LOCATION|builder error")
+
+
+def options(patience_s: float | None = None) -> dict[str, Any]:
+    """obstore's options for any store.
+
+    Args:
+        patience_s: instead of :func:`retry_seconds`; no single request takes longer either.
+
+    Raises:
+        InputError: a variable of the environment is no number of seconds.
+    """
+    timeout = _seconds(REQUEST_TIMEOUT_VARIABLE, "60")
+    # They replace those that obstore reads from the environment.
+    allow_http = any(os.environ.get(name, "").lower() in ("true", "1", "yes", "on") for name in _ALLOW_HTTP_VARIABLES)
+    return {
+        "client_options": {
+            "timeout": timedelta(seconds=timeout if patience_s is None else min(timeout, patience_s)),
+            "connect_timeout": timedelta(seconds=10),
+            "allow_http": allow_http,
+        },
+        "retry_config": {
+            "max_retries": 10**6,  # the time decides
+            "backoff": {
+                "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
+                "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
+                "base": 2,
+            },
+            "retry_timeout": timedelta(seconds=retry_seconds() if patience_s is None else patience_s),
+        },
+    }
+
+
+def retry_seconds() -> float:
+    """How long a request that may yet be answered is sent again.
+
+    Raises:
+        InputError: the variable of the environment is no number of seconds.
+    """
+    return _seconds(RETRY_VARIABLE, "300")
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether what a store answered, or that it did not, may be another thing when it is asked again."""
+    return not _LASTING.search(str(error))
+
+
+def reason(error: Exception | str) -> str:
+    """One line, without what stores add for their own support: keys and signatures are among it."""
+    text = str(error)
+    if found := re.search(r"<Code>(.*?)</Code>(?:\s*<Message>([^<\n]*))?", text):
+        return f"{found[1]}: {found[2]}" if found[2] else found[1]
+    raised = re.search(r"^\w+Error: (.*)", text, re.MULTILINE)  # a traceback's last line
+    line = (raised[1] if raised else text.strip().split("\n")[0]).partition("<?xml")[0]
+    line = re.sub(r", after (\d+) retries, .*? - ", r", after \1 retries - ", line).rstrip(": ")
+    cause = re.search(r'kind: \w+, message: "([^"]+)"', text)
+    line = re.sub(r"\?\S+", "?...", line)  # a signed URL's query is a credential
+    return f"{line}: {cause[1]}" if cause else line or type(error).__name__
+
+
+def _seconds(variable: str, default: str) -> float:
+    text = os.environ.get(variable, default)
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) == 0:
+        raise InputError(f"{variable} is {text!r}; it must be a number of seconds above 0.")
+    return float(text)
+
+
+class RangeFile(io.RawIOBase):
+    """An object as a file for random access.
+
+    Args:
+        read: the bytes from a start to an end.
+        size: of the object.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self._size, self._at = read, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._at_most(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._at_most(self._size)
+
+    def _at_most(self, n: int) -> bytes:
+        end = min(self._at + n, self._size)
+        data = self._read(self._at, end) if self._at < end else b""
+        self._at += len(data)
+        return data

@@ -1,0 +1,109 @@
+"""Export a run's tables as a folder that ``datasets.load_dataset`` opens, pictures as pictures."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.runs.parts import TABLES
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.storage import Storage
+from fewchannels.runs.upkeep.merge import Source
+from fewchannels.tables import for_datasets, join, of_samples
+
+_PART_BYTES = 256 * 2**20
+_CARD = """---
+configs:
+- config_name: samples
+  default: true
+  data_files: samples/*.parquet
+- config_name: cells
+  data_files: cells/*.parquet
+---
+
+{n} samples of a run of {model} (fingerprint {fingerprint}, weights {weights}), captured with fewchannels.
+
+- `samples`: one row per sample: prompt, seed, picture.
+- `cells`: one row per (sample, step, layer, stream, branch): the channels of largest `{score}` score, their scores,
+  ratio to the median, share of energy.
+
+Columns are described in the Parquet files' field metadata.
+"""
+
+
+def chosen_samples(catalog: Catalog, where: str) -> list[int]:
+    """Indices of the finished samples for which an SQL condition holds, ascending.
+
+    Args:
+        catalog: of the run.
+        where: over the columns of ``samples`` and the manifest's own ones, such as ``prompt like '%star%'``.
+
+    Raises:
+        InputError: DuckDB does not understand it.
+    """
+    known = {name for name, *_ in catalog.sql("describe samples").fetchall()} - {"sample_id"}
+    own = [name for name, *_ in catalog.sql("describe manifest").fetchall() if name not in known]
+    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in own)
+    found = catalog.sql(
+        f"select sample from samples join (select {columns} from manifest) using (sample_id) "
+        f"where status = 'done' and ({where}\n) order by sample"
+    )
+    return [sample for (sample,) in found.fetchall()]
+
+
+def export(
+    storage: Storage,
+    samples: Sequence[int],
+    out: Storage,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write ``samples`` and ``cells`` of chosen samples, and a card. Safe to repeat: it overwrites.
+
+    Args:
+        storage: of the run.
+        samples: indices of samples that are done, ascending.
+        out: an empty place, or one with an earlier export.
+        on_progress: called with the samples written so far and in all.
+
+    Raises:
+        InputError: no sample is given.
+        RunConflictError: ``out`` holds other files.
+    """
+    if not samples:
+        raise InputError("no finished sample fulfils the condition; nothing was written.")
+    ours = re.compile(r"README\.md|(samples|cells)/part-\d+\.parquet")
+    if others := [key for key in out.list() if not ours.fullmatch(key)]:
+        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    out.delete(out.list())
+    source = Source(storage)
+    by_task: dict[int, list[int]] = {}
+    for sample in samples:
+        by_task.setdefault(sample // source.layout.shard_samples, []).append(sample)
+    pending: dict[str, list[Any]] = {table: [] for table in TABLES}
+    n_parts, n_written = dict.fromkeys(TABLES, 0), 0
+
+    def flush(table: str) -> None:
+        out.put(f"{table}/part-{n_parts[table]:05d}.parquet", [join([for_datasets(each) for each in pending[table]])])
+        n_parts[table] += 1
+        pending[table] = []
+
+    for task, chosen in by_task.items():
+        for table in TABLES:
+            rows = source.parts.rows(table, task)
+            pending[table] += [of_samples(rows, sample, sample + 1) for sample in chosen]
+            if sum(each.nbytes for each in pending[table]) > _PART_BYTES:
+                flush(table)
+        n_written += len(chosen)
+        on_progress(n_written, len(samples))
+    for table in TABLES:
+        if pending[table]:
+            flush(table)
+    about = source.description
+    card = _CARD.format(
+        n=len(samples),
+        model=about["config"]["model"],
+        fingerprint=about["fingerprint"],
+        weights=about["model"]["weights_sha256"][:16],
+        score=about["config"]["score"],
+    )
+    out.put("README.md", [card.encode()])

@@ -1,0 +1,231 @@
+"""Make a run of samples of others, without generating anything: merge runs, or export a part of one.
+
+Samples keep their values, pictures and ids; their indices, and so their tasks, are the new run's.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fewchannels import manifest
+from fewchannels.capture.config import differences
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.runs import arrays as store
+from fewchannels.runs.description import MANIFEST, NAME, read_description, write_description
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.lease import LEASE
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import TABLES, Parts, part
+from fewchannels.runs.storage import Storage
+from fewchannels.tables import join, of_samples, renumbered
+
+Progress = Callable[[int, int], None]
+Pick = tuple[int, int]
+"""A source, by position, and a sample's index in it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run to copy from."""
+
+    storage: Storage
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Its ``run.json``."""
+        return read_description(self.storage)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Its layout."""
+        return Layout.of(self.description)
+
+    @cached_property
+    def records(self) -> dict[int, Record]:
+        """Of its finished tasks."""
+        return Ledger(self.storage).records(self.description["fingerprint"])
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Of its tables."""
+        return Parts(self.storage, self.records)
+
+    @cached_property
+    def sample_ids(self) -> list[str]:
+        """Of all its samples."""
+        with self.storage.open(MANIFEST) as file:
+            return manifest.sample_ids(file)[: self.layout.n_samples]
+
+    @cached_property
+    def done(self) -> list[int]:
+        """Samples that are done, ascending."""
+        found: list[int] = []
+        for task, record in self.records.items():
+            if not record.n_failed:
+                found += range(record.start, record.stop)
+                continue
+            rows = self.parts.rows("samples", task)
+            statuses = zip(rows.column("sample").to_pylist(), rows.column("status").to_pylist(), strict=True)
+            found += [sample for sample, status in statuses if status == "done"]
+        return found
+
+
+def merge(
+    storages: Sequence[Storage], out: Storage, on_progress: Progress = lambda done, total: None
+) -> dict[str, int]:
+    """Join runs of the same settings and weights into a new one. Safe to repeat: an interrupted merge goes on.
+
+    Samples that any of the runs has done come first, in the runs' order; then those that none has. One that several
+    have done is taken from the first. Capturing with the new run's own manifest generates what is missing.
+
+    Returns:
+        ``n_samples``, ``n_done`` and ``n_twice``, the samples that were done in more than one run.
+
+    Raises:
+        RunConflictError: the runs' settings differ, naming the fields; or ``out`` holds something else.
+        InputError: fewer than two runs, or manifests that do not fit together.
+    """
+    if len(storages) < 2:
+        raise InputError("give at least two runs to merge.")
+    sources = [Source(storage) for storage in storages]
+    first = sources[0]
+    for other in sources[1:]:
+        if lines := differences(other.description["identity"], first.description["identity"]):
+            raise RunConflictError(
+                f"{first.storage.url!r} and {other.storage.url!r} were captured with different settings, and are not "
+                "one run:\n  " + "\n  ".join(lines)
+            )
+    done: dict[str, Pick] = {}
+    n_twice = 0
+    for i, source in enumerate(sources):
+        for sample in source.done:
+            sample_id = source.sample_ids[sample]
+            n_twice += sample_id in done
+            done.setdefault(sample_id, (i, sample))
+    rest: dict[str, Pick] = {}
+    for i, source in enumerate(sources):
+        for sample, sample_id in enumerate(source.sample_ids):
+            if sample_id not in done:
+                rest.setdefault(sample_id, (i, sample))
+    _copy(sources, list(done.values()), list(rest.values()), out, on_progress)
+    return {"n_samples": len(done) + len(rest), "n_done": len(done), "n_twice": n_twice}
+
+
+def export(
+    storage: Storage, samples: Sequence[int], out: Storage, on_progress: Progress = lambda done, total: None
+) -> None:
+    """Make a run of some of a run's samples. Safe to repeat: an interrupted export goes on.
+
+    Args:
+        storage: of the run.
+        samples: indices of samples that are done, ascending.
+        out: where the new run goes.
+        on_progress: called with the samples copied so far and in all.
+
+    Raises:
+        InputError: no sample is given.
+        RunConflictError: ``out`` holds something else.
+    """
+    if not samples:
+        raise InputError("no finished sample fulfils the condition; nothing was written.")
+    _copy([Source(storage)], [(0, sample) for sample in samples], [], out, on_progress)
+
+
+def _copy(sources: Sequence[Source], done: list[Pick], rest: list[Pick], out: Storage, on_progress: Progress) -> None:
+    layout = replace(sources[0].layout, n_samples=len(done) + len(rest))
+    _begin(sources, [*done, *rest], layout, out)
+    fingerprint = sources[0].description["fingerprint"]
+    ledger, target = Ledger(out), store.Store(out, layout)
+    finished = ledger.records(fingerprint)
+    for start in range(0, len(done), layout.shard_samples):
+        task = start // layout.shard_samples
+        picks = done[start : start + layout.shard_samples]
+        if task not in finished:
+            ledger.write(_copy_task(sources, picks, layout, task, out, target))
+        on_progress(start + len(picks), len(done))
+
+
+def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: Storage) -> None:
+    files = [source.storage.open(MANIFEST) for source in sources]
+    try:
+        merged = manifest.select(files, picks)
+    finally:
+        for file in files:
+            file.close()
+    sample_ids = [sources[i].sample_ids[sample] for i, sample in picks]
+    sha256 = manifest.digest(io.BytesIO(merged))
+    if out.exists(NAME):
+        there = read_description(out)
+        if there["fingerprint"] != sources[0].description["fingerprint"] or there["manifest"]["sha256"] != sha256:
+            raise RunConflictError(f"{out.url!r} holds another run; choose a new place.")
+        return
+    if others := [key for key in out.list() if not key.startswith(store.NAME) and key not in (MANIFEST, LEASE)]:
+        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    objects = {MANIFEST: out.put(MANIFEST, [merged])} | store.lay_out(out, layout, sample_ids)
+    about = sources[0].description
+    write_description(
+        out,
+        about
+        | {
+            "manifest": {"n_samples": layout.n_samples, "sha256": sha256},
+            "geometry": about["geometry"] | {"n_samples": layout.n_samples},
+            "n_tasks": layout.n_tasks,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "copied_from": [
+                {"run": source.storage.url, "manifest_sha256": source.description["manifest"]["sha256"]}
+                for source in sources
+            ],
+            "objects": {key: asdict(each) for key, each in objects.items()},
+        },
+    )
+
+
+def _copy_task(
+    sources: Sequence[Source], picks: list[Pick], layout: Layout, task: int, out: Storage, target: store.Store
+) -> Record:
+    start = layout.rows(task).start
+    names = [array.name for array in layout.arrays()]
+    pieces: list[dict[str, np.ndarray]] = []
+    rows: dict[str, list[Any]] = {table: [] for table in TABLES}
+    at = start
+    origins: list[Record] = []
+    for source, first, stop in _stretches(picks, layout.shard_samples):
+        origin = sources[source]
+        old_task = first // layout.shard_samples
+        pieces.append(store.read(origin.storage, names, first, stop))
+        for table in TABLES:
+            old = of_samples(origin.parts.rows(table, old_task), first, stop)
+            rows[table].append(renumbered(old, at - first, task))
+        origins.append(origin.records[old_task])
+        at += stop - first
+    objects = target.write(start, {name: np.concatenate([piece[name] for piece in pieces]) for name in names})
+    for table in TABLES:
+        objects[part(table, task)] = out.put(part(table, task), [join(rows[table])])
+    return replace(
+        origins[0],
+        task=task,
+        start=start,
+        stop=at,
+        n_done=at - start,
+        n_failed=0,
+        finished=max(record.finished for record in origins),
+        objects=objects,
+    )
+
+
+def _stretches(picks: list[Pick], shard_samples: int) -> Iterator[tuple[int, int, int]]:
+    """``(source, first sample, one past the last)`` of neighbouring picks that one task of a source holds."""
+    first = last = picks[0]
+    for pick in [*picks[1:], None]:
+        follows = pick == (last[0], last[1] + 1) and (last[1] + 1) % shard_samples
+        if not follows:
+            yield first[0], first[1], last[1] + 1
+            if pick is not None:
+                first = pick
+        if pick is not None:
+            last = pick

@@ -1,0 +1,325 @@
+"""Every record of a run against every object that it names: presence, size, checksum, and that they agree."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from fewchannels import manifest
+from fewchannels.errors import InputError, StorageError
+from fewchannels.runs import arrays as store
+from fewchannels.runs import results
+from fewchannels.runs.description import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.lease import LEASE
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.parts import FOLDER, TABLES, Compaction, Parts, part
+from fewchannels.runs.results import Results, finished
+from fewchannels.runs.storage import Storage, Stored
+from fewchannels.runs.upkeep.consistency import disagreements
+from fewchannels.tables import decode
+
+_TASKS_AT_ONCE = 2
+_READ_ANYWAY = ("results/", "ledger/failed/", EMBEDDINGS)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written.
+
+    Attributes:
+        key: the object.
+        task: whose it is; None for what the whole run shares.
+        kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
+        detail: what was found, and what was expected.
+    """
+
+    key: str
+    task: int | None
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found.
+
+    Attributes:
+        n_tasks: tasks of the run.
+        n_recorded: tasks with a record.
+        n_objects: objects that were checked.
+        n_bytes: of those.
+        problems: all of them, by key.
+        unrecorded: keys that no record names: what unfinished tasks have left.
+    """
+
+    n_tasks: int
+    n_recorded: int
+    n_objects: int
+    n_bytes: int
+    problems: tuple[Problem, ...]
+    unrecorded: tuple[str, ...]
+
+    @property
+    def tasks(self) -> list[int]:
+        """Tasks to do again."""
+        return sorted({problem.task for problem in self.problems if problem.task is not None})
+
+
+@dataclass(frozen=True)
+class _Run:
+    storage: Storage
+    layout: Layout
+    score: str
+    fingerprint: str
+    sizes: Mapping[str, int]
+    sample_ids: list[str]
+    documents: Mapping[str, bytes]
+
+
+def verify(
+    storage: Storage, *, quick: bool = False, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
+    """Check a run or a sweep. Reads only; memory is that of a few tasks.
+
+    Args:
+        storage: of the run, or the sweep.
+        quick: presence and sizes only, by one listing; otherwise every byte is read.
+        on_progress: called with the tasks checked so far and in all.
+
+    Raises:
+        InputError: there is neither, or a run of format version 1.
+        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or the store refused.
+    """
+    if storage.exists(SWEEP):
+        return _verify_sweep(storage, quick, on_progress)
+    description = read_description(storage)
+    layout = Layout.of(description)
+    sizes = storage.list()
+    problems: list[Problem] = []
+    shared = objects_of(description)
+    documents_read = {}
+    for key, expected in shared.items():
+        data = _object(storage, sizes, key, expected, None, quick, problems)
+        if data is not None and key.startswith(store.NAME):
+            documents_read[key] = data
+    whole = not problems
+    sample_ids: list[str] = []
+    if whole and not quick:
+        try:
+            with storage.open(MANIFEST) as file:
+                manifest.validate(file)
+            with storage.open(MANIFEST) as file:
+                sample_ids = manifest.sample_ids(file)
+        except InputError as error:
+            problems.append(Problem(MANIFEST, None, "undecodable", str(error)))
+    run = _Run(
+        storage, layout, description["config"]["score"], description["fingerprint"], sizes, sample_ids, documents_read
+    )
+    records = _records(storage, problems, lambda task, record: _misplaced(run, task, record))
+    parts = _parts(run, records, problems)
+    named = {NAME, LEASE, *shared, *(Ledger.key(task) for task in records)}
+    for compaction in parts.compactions:
+        named |= {compaction.key, *compaction.objects}
+        for key, expected in compaction.objects.items():
+            found: list[Problem] = []
+            _object(storage, sizes, key, expected, None, quick, found)
+            problems += [
+                Problem(p.key, task, p.kind, p.detail) for p in found for task in compaction.speaks_for(records)
+            ]
+    damaged = {problem.task for problem in problems}
+    checks = [(task, record) for task, record in records.items()]
+
+    def check(item: tuple[int, Record]) -> list[Problem]:
+        return list(_task(run, parts, *item, deep=whole and not quick and item[0] not in damaged, quick=quick))
+
+    with ThreadPoolExecutor(_TASKS_AT_ONCE) as pool:
+        for done, found in enumerate(pool.map(check, checks), start=1):
+            problems += found
+            on_progress(done, len(checks))
+    for record in records.values():
+        named |= record.objects.keys()
+    for result in finished(storage, sizes):
+        named |= _result(storage, sizes, result, quick, problems)
+    return _report(layout.n_tasks, records, named, sizes, problems)
+
+
+def _report(
+    n_tasks: int, records: Mapping[int, Record], named: set[str], sizes: Mapping[str, int], problems: list[Problem]
+) -> Report:
+    n_bytes = sum(size for key, size in sizes.items() if key in named)
+    unrecorded = [key for key in sizes if key not in named and not key.startswith(_READ_ANYWAY)]
+    bad_records = {problem.key for problem in problems if problem.kind == "record"}
+    return Report(
+        n_tasks=n_tasks,
+        n_recorded=len(records),
+        n_objects=len(named & sizes.keys()),
+        n_bytes=n_bytes,
+        problems=tuple(sorted(problems, key=lambda problem: (problem.key, problem.task or 0))),
+        unrecorded=tuple(key for key in unrecorded if key not in bad_records),
+    )
+
+
+def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int], None]) -> Report:
+    """Every record of a sweep, and every object that it or ``sweep.json`` or a result names."""
+    description = read_sweep(storage)
+    sizes = storage.list()
+    problems: list[Problem] = []
+    shared = objects_of(description)
+    for key, expected in shared.items():
+        _object(storage, sizes, key, expected, None, quick, problems)
+    fingerprint = description["fingerprint"]
+
+    def misplaced(task: int, record: Record) -> str | None:
+        same = record.fingerprint == fingerprint
+        return None if same else f"its fingerprint is {record.fingerprint}, the sweep's is {fingerprint}"
+
+    records = _records(storage, problems, misplaced)
+    for done, (task, record) in enumerate(records.items(), start=1):
+        for name, expected in record.objects.items():
+            _object(storage, sizes, name, expected, task, quick, problems)
+        on_progress(done, len(records))
+    named = {SWEEP, LEASE, *shared, *(Ledger.key(task) for task in records)}
+    for record in records.values():
+        named |= record.objects.keys()
+    for result in finished(storage, sizes):
+        named |= _result(storage, sizes, result, quick, problems)
+    return _report(description["n_tasks"], records, named, sizes, problems)
+
+
+def repair(storage: Storage, report: Report) -> None:
+    """Drop the records of damaged tasks, and what is damaged of the whole run's: the next capture makes them again.
+
+    Only while no capture runs. Safe to repeat.
+    """
+    Ledger(storage).delete(report.tasks)
+    storage.delete([p.key for p in report.problems if p.task is None and p.key != NAME])
+
+
+def _result(
+    storage: Storage, sizes: Mapping[str, int], result: Results, quick: bool, problems: list[Problem]
+) -> set[str]:
+    """Check a finished analysis; returns its keys. Where an object is damaged, so is the end: it must be run again."""
+    end = result.key("result.json")
+    try:
+        expected = results.objects_of(result.read())
+    except StorageError as error:
+        problems.append(Problem(end, None, "record", str(error)))
+        return {end}
+    found: list[Problem] = []
+    for key, stored in expected.items():
+        _object(storage, sizes, key, stored, None, quick, found)
+    if found:
+        problems += [*found, Problem(end, None, "disagrees", f"{len(found)} of its objects are damaged")]
+    return {end, *expected}
+
+
+def _records(
+    storage: Storage, problems: list[Problem], misplaced: Callable[[int, Record], str | None]
+) -> dict[int, Record]:
+    """Every record that is whole and in its place, by task; the others are problems."""
+    records = {}
+    for task, key in Ledger(storage).keys().items():
+        try:
+            record = Record.decode(storage.get(key))
+            if reason := misplaced(task, record):
+                raise ValueError(reason)
+            records[task] = record
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(Problem(key, task, "record", str(error)))
+    return dict(sorted(records.items()))
+
+
+def _misplaced(run: _Run, task: int, record: Record) -> str | None:
+    layout = run.layout
+    if record.fingerprint != run.fingerprint:
+        return f"its fingerprint is {record.fingerprint}, the run's is {run.fingerprint}"
+    if record.task != task or not 0 <= task < layout.n_tasks:
+        return f"it is task {record.task}'s; the run has tasks 0 to {layout.n_tasks - 1}"
+    rows = layout.rows(task)
+    if record.start != rows.start or not rows.start < record.stop <= rows.stop:
+        return f"it has samples [{record.start}, {record.stop}), the task owns [{rows.start}, {rows.stop})"
+    expected = {f"{store.NAME}/{array.key(task)}" for array in layout.arrays()} | {part(t, task) for t in TABLES}
+    if record.objects.keys() != expected:
+        return f"it names other objects than a task has: {sorted(record.objects.keys() ^ expected)[0]}"
+    return None
+
+
+def _parts(run: _Run, records: Mapping[int, Record], problems: list[Problem]) -> Parts:
+    damaged: dict[str, str] = {}
+    parts = Parts(run.storage, records, damaged)
+    for key, reason in damaged.items():
+        first, last = key.removeprefix(FOLDER).removesuffix(".json").split("-")
+        tasks = [task for task in records if int(first) <= task <= int(last)]
+        problems += [Problem(key, task, "record", reason) for task in (None, *tasks)]
+    return parts
+
+
+def _object(
+    storage: Storage,
+    sizes: Mapping[str, int],
+    key: str,
+    expected: Stored,
+    task: int | None,
+    quick: bool,
+    problems: list[Problem],
+) -> bytes | None:
+    """An object's bytes if they are those that were stored; None, and a problem, if not; None for a quick look."""
+    if key not in sizes:
+        problems.append(Problem(key, task, "missing", f"{expected.n_bytes:,} bytes were stored"))
+    elif sizes[key] != expected.n_bytes:
+        problems.append(Problem(key, task, "size", f"{sizes[key]:,} bytes; {expected.n_bytes:,} were stored"))
+    elif not quick:
+        data = storage.get(key)
+        if (found := Stored.of([data])) == expected:
+            return data
+        problems.append(Problem(key, task, "checksum", f"CRC-32C {found.crc32c}; {expected.crc32c} was stored"))
+    return None
+
+
+def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, quick: bool) -> Iterator[Problem]:
+    problems: list[Problem] = []
+    compacted: Compaction | None = parts.compacted.get(task)
+    data = {}
+    for key, expected in record.objects.items():
+        if compacted is None or key.startswith(store.NAME):
+            data[key] = _object(run.storage, run.sizes, key, expected, task, quick, problems)
+    yield from problems
+    if problems or not deep:
+        return
+    shards = {key: value for key, value in data.items() if value is not None and key.startswith(store.NAME)}
+    try:
+        names = [array.name for array in run.layout.arrays()]
+        arrays = store.decode(run.documents, shards, names, record.start, record.stop)
+    except Exception as error:  # each codec has errors of its own
+        yield Problem(next(iter(shards)), task, "undecodable", f"{type(error).__name__}: {error}")
+        return
+    rows = {}
+    for table in TABLES:
+        key = compacted.part(table) if compacted else part(table, task)
+        try:
+            rows[table] = parts.rows(table, task) if compacted else decode(data[key] or b"")
+        except (ValueError, FileNotFoundError) as error:
+            yield Problem(key, task, "undecodable", str(error))
+            return
+    sample_ids = run.sample_ids[record.start : record.stop]
+    for table, detail in disagreements(
+        run.layout, run.score, record, sample_ids, arrays, rows["samples"], rows["cells"]
+    ):
+        yield Problem(part(table, task), task, "disagrees", detail)
+
+
+def check_report(report: Report, place: str) -> None:
+    """Raise if something is damaged.
+
+    Raises:
+        StorageError: saying how much, and the remedy.
+    """
+    if report.problems:
+        tasks = report.tasks
+        shown = ", ".join(map(str, tasks[:10])) + (", ..." if len(tasks) > 10 else "")
+        raise StorageError(
+            f"{place!r} has {len(report.problems)} damaged objects"
+            + (f", of the tasks {shown}" if tasks else "")
+            + f". fewchannels runs verify {place} --repair drops what is damaged; then run the capture's or the "
+            "analysis' command again."
+        )

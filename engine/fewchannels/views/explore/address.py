@@ -1,0 +1,128 @@
+"""Addresses of views: what can be pasted to a colleague. From an address to what it asks for, and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode
+
+from fewchannels.errors import InputError
+
+SHOWN = {
+    "channel": "one channel",
+    "heat": "sum of the top k, each from 0 to 1",
+    "clusters": "foreground of two clusters by the top k",
+    "picture": "picture only",
+}
+"""What may lie over a picture."""
+
+
+def asked(search: str | None) -> dict[str, str]:
+    """The last value of every name of an address' query."""
+    found = parse_qs((search or "").removeprefix("?"), keep_blank_values=False)
+    return {name: values[-1] for name, values in found.items()}
+
+
+def address(path: str, values: Mapping[str, object]) -> str:
+    """A path with a query of what is given: None and the empty text are left out."""
+    kept = {name: str(value) for name, value in values.items() if value not in (None, "")}
+    return path + (f"?{urlencode(kept, quote_via=quote)}" if kept else "")
+
+
+def run_path(name: str, *parts: str) -> str:
+    """The path of a run's page."""
+    return "/".join(("", "run", quote(name, safe=""), *(quote(part, safe="") for part in parts)))
+
+
+def sweep_path(name: str, *parts: str) -> str:
+    """The path of a sweep's page."""
+    return "/".join(("", "sweep", quote(name, safe=""), *(quote(part, safe="") for part in parts)))
+
+
+def picture_path(name: str, sample: int, side: int | None = None) -> str:
+    """The path of a sample's picture, no larger than ``side`` pixels if that is given."""
+    return address(f"/picture/{quote(name, safe='')}/{sample}.png", {"side": side})
+
+
+def edit_path(name: str, item: int, row: int, side: int | None = None) -> str:
+    """The path of one picture of a sweep's item, by its row among the item's."""
+    return address(f"/edit/{quote(name, safe='')}/{item}/{row}.png", {"side": side})
+
+
+def download_path(name: str, kind: str, said: Mapping[str, object]) -> str:
+    """The path of an answer to be downloaded."""
+    return address(f"/download/{quote(name, safe='')}/answer.{kind}", said)
+
+
+def number(given: Mapping[str, str], name: str, default: int | None = None) -> int | None:
+    """A whole number of a query.
+
+    Raises:
+        InputError: it is something else.
+    """
+    text = given.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} is {text!r} in the address; it takes a whole number.") from None
+
+
+@dataclass(frozen=True)
+class View:
+    """How a sample is looked at.
+
+    Attributes:
+        step: number of the step.
+        layer: number of the layer.
+        branch: of guidance.
+        show: of :data:`SHOWN`.
+        channel: which channel; None for that of ``rank``.
+        rank: place of the channel among the largest, from 1.
+        k: channels of ``heat`` and ``clusters``.
+        opacity: of the map over the picture, 0 to 100 %.
+        outline: whether the subject's mask is drawn.
+    """
+
+    step: int
+    layer: int
+    branch: str = "cond"
+    show: str = "channel"
+    channel: int | None = None
+    rank: int = 1
+    k: int = 12
+    opacity: int = 75
+    outline: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, str], usual: "View") -> "View":
+        """The view that a query asks for; what it does not say is as usual.
+
+        Raises:
+            InputError: a value that cannot be.
+        """
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            if each.name not in given:
+                continue
+            text = given[each.name]
+            if each.name in ("branch", "show"):
+                values[each.name] = text
+            elif each.name == "outline":
+                values[each.name] = text == "1"
+            else:
+                values[each.name] = number(given, each.name)
+        view = replace(usual, **values)
+        if view.show not in SHOWN:
+            raise InputError(f"show is {view.show!r} in the address; it takes one of {', '.join(SHOWN)}.")
+        for name, least, most in (("rank", 1, 10**6), ("k", 1, 10**6), ("opacity", 0, 100)):
+            if not least <= getattr(view, name) <= most:
+                raise InputError(f"{name} is {getattr(view, name)} in the address; it is {least} to {most}.")
+        return view
+
+    def as_query(self, usual: "View") -> dict[str, object]:
+        """What it has beside the usual, and always step and layer: as they are said, a link needs no defaults."""
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        said["outline"] = int(self.outline)
+        same = {each.name for each in fields(self) if getattr(self, each.name) == getattr(usual, each.name)}
+        return {name: value for name, value in said.items() if name in ("step", "layer") or name not in same}

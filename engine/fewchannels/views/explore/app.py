@@ -1,0 +1,112 @@
+"""The explorer: a Dash application over open runs and sweeps, for this machine's own browser."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.views.explore import compare, console, gallery, home, live, sample, sweep
+from fewchannels.views.explore.address import asked
+from fewchannels.views.explore.files import serve_files
+from fewchannels.views.explore.guard import guard
+from fewchannels.views.explore.lookup import Places, place_of, run_of, sweep_of
+from fewchannels.views.explore.widgets import alert, heading
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def make_app(places: Places, hosts: Sequence[str], session: live.Live | None = None) -> Dash:
+    """The application.
+
+    Args:
+        places: of :func:`fewchannels.views.explore.opened.open_places`.
+        hosts: ``host:port`` of every address that it is reached at.
+        session: a model for the live page; None for none.
+    """
+    app = Dash(
+        "fewchannels",
+        title="fewchannels",
+        update_title="",
+        assets_folder=str(ASSETS),
+        suppress_callback_exceptions=True,
+        add_log_handler=False,
+        enable_mcp=False,
+    )
+    app.layout = _shell(has_live=session is not None)
+    for page in (gallery, sample, compare, sweep, console):
+        page.register(app, places)
+    live.register(app, session)
+    _route(app, places, session)
+    serve_files(app.server, places)
+    app.clientside_callback(
+        ClientsideFunction("fewchannels", "theme"),
+        Output("theme", "data"),
+        Input("theme-button", "n_clicks"),
+    )
+    app.clientside_callback(ClientsideFunction("fewchannels", "link"), Output("linked", "data"), Input("link", "data"))
+    guard(app.server, hosts, app.csp_hashes())
+    return app
+
+
+def _shell(*, has_live: bool) -> html.Div:
+    return html.Div(
+        [
+            dcc.Location(id="address", refresh="callback-nav"),
+            dcc.Store(id="theme"),
+            dcc.Store(id="link"),
+            dcc.Store(id="linked"),
+            html.A("Skip to the page", href="#page", className="skip"),
+            html.Header(
+                [
+                    dcc.Link("fewchannels", href="/", className="brand"),
+                    html.Nav(
+                        [
+                            dcc.Link("Runs", href="/"),
+                            dcc.Link("Compare", href="/compare"),
+                            *([dcc.Link("Live", href="/live")] * has_live),
+                        ],
+                        **{"aria-label": "Pages"},
+                    ),
+                    html.Button("Light or dark", id="theme-button", type="button"),
+                ]
+            ),
+            html.Main(id="page", tabIndex="-1"),
+        ]
+    )
+
+
+def _route(app: Dash, places: Places, session: live.Live | None) -> None:
+    @app.callback(Output("page", "children"), Input("address", "pathname"), Input("address", "search"))
+    def show(path: str | None, search: str | None) -> Any:
+        try:
+            return page_of(places, session, path or "/", asked(search))
+        except FewchannelsError as error:
+            return [heading("This cannot be shown"), alert(error)]
+
+
+def page_of(places: Places, session: live.Live | None, path: str, given: Mapping[str, str]) -> Any:
+    """What is at an address.
+
+    Raises:
+        FewchannelsError: nothing is, or it cannot be read.
+    """
+    parts = [unquote(part) for part in path.strip("/").split("/") if part]
+    match parts:
+        case []:
+            return home.layout(places)
+        case ["live"]:
+            return live.layout(session, given)
+        case ["compare"]:
+            return compare.layout(places, given)
+        case ["run", name]:
+            return gallery.layout(run_of(places, name), given)
+        case ["run", name, "sample", sample_id]:
+            return sample.layout(run_of(places, name), sample_id, given)
+        case ["sweep", name]:
+            return sweep.layout(sweep_of(places, name), given)
+        case ["run" | "sweep", name, "sql"]:
+            return console.layout(place_of(places, name), given)
+    raise InputError(f"there is no page {path!r}. The start page lists what is open.")

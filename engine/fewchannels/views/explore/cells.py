@@ -1,0 +1,112 @@
+"""What of a sample's cell is laid over its picture, and what is said of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.figures.overlay import Overlay
+from fewchannels.measures.draws import cell_keys
+from fewchannels.measures.localise import clustered, normalise
+from fewchannels.views.explore.address import View, picture_path
+from fewchannels.views.explore.opened import Cell, OpenedRun
+
+_STARTS = Alignment.starts
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A cell as a view shows it.
+
+    Attributes:
+        cell: what the store holds.
+        channel: that is shown; of what is of several, the one of the view's rank.
+        drawing: over the picture.
+        text: what it says in numbers.
+    """
+
+    cell: Cell
+    channel: int
+    drawing: Overlay
+    text: str
+
+
+def usual_view(run: OpenedRun) -> View:
+    """What a sample's page begins with: the last step, the middle layer, the largest channel."""
+    layers = run.layers
+    return View(step=run.steps[-1], layer=layers[len(layers) // 2], k=max(1, min(12, run.layout.top_k)))
+
+
+def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
+    """One sample at one step and layer.
+
+    Args:
+        run: that is looked at.
+        about: of :meth:`OpenedRun.sample`.
+        view: what to show.
+
+    Raises:
+        InputError: the run has not kept it.
+    """
+    cell = run.cell(about, view.step, view.layer, view.branch)
+    kept = cell.channels.tolist()
+    at = kept.index(view.channel) if view.channel in kept else min(view.rank, len(kept)) - 1
+    is_missing = view.channel is not None and view.channel not in kept
+    channel = int(view.channel if view.channel is not None else kept[at])
+    where = f"step {view.step}, layer {view.layer}" + (f", {view.branch}" if len(run.branches) > 1 else "")
+    k = min(view.k, len(kept))
+    outlines = {}
+    if view.outline and (mask := run.mask(about["sample"])) is not None:
+        outlines["subject"] = mask
+    empty = np.full(cell.maps.shape[1:], np.nan, np.float32)
+    if view.show == "picture":
+        values, title, unit, text = empty, "Picture", "", ""
+    elif view.show == "channel":
+        values = empty if is_missing else cell.maps[at]
+        title, unit = f"Channel {channel}, {where}", "signed value"
+        text = _of_channel(run, cell, channel, None if is_missing else at)
+    else:
+        heat, front = _clusters(about, view, cell, k)
+        values = front.astype(np.float32) if view.show == "clusters" else heat
+        title = f"{'Foreground' if view.show == 'clusters' else 'Heat'} of the top {k}, {where}"
+        unit = "foreground" if view.show == "clusters" else f"sum of {k} channels, each 0 to 1"
+        text = f"The foreground, the cluster of larger mean heat, has {front.mean():.0%} of the tokens."
+    low, high = (0.0, 1.0) if view.show == "clusters" else (None, None)
+    drawing = Overlay(
+        picture_path(run.name, about["sample"]),
+        values,
+        f"{title}\nscores: {run.score}",
+        unit,
+        low,
+        high,
+        view.opacity / 100,
+        outlines,
+    )
+    return Seen(cell, max(0, min(channel, len(cell.scores) - 1)), drawing, text)
+
+
+def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str:
+    if not 0 <= channel < len(cell.scores):
+        return f"There is no channel {channel}: the model has {len(cell.scores)}, from 0."
+    score, median = float(cell.scores[channel]), cell.median
+    rank = int((cell.scores > cell.scores[channel]).sum()) + 1
+    text = f"Channel {channel} has rank {rank} of {len(cell.scores)} here, {run.score} {score:.4g}"
+    text += f", {score / median:.4g} times the median." if median > 0 else "; the median is 0."
+    if at is None:
+        return f"{text} Its map is not kept: only those of the top {len(cell.channels)} are."
+    return text
+
+
+def _clusters(about: dict[str, Any], view: View, cell: Cell, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Heat ``(y, x)``, and the foreground ``(y, x)`` bool, as alignment's top channels have them by default."""
+    shape = cell.maps.shape[1:]
+    values = torch.from_numpy(np.ascontiguousarray(cell.maps[:k])).reshape(1, k, -1)
+    own = torch.ones(1, values.shape[2], dtype=torch.bool)
+    scaled, _ = normalise(values.nan_to_num(0.0), own)
+    heat = scaled.sum(dim=1)
+    sample_id = np.array([int(about["sample_id"], 16)], np.uint64)
+    keys = cell_keys(2, cell_keys(0, sample_id, view.layer, view.step, 0, 0))
+    found, front = clustered(scaled, heat, own, keys, 2, _STARTS)
+    return heat[0].numpy().reshape(shape), (found.labels[0] == front[0]).numpy().reshape(shape)

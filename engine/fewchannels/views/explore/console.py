@@ -1,0 +1,243 @@
+"""The SQL console: free questions and named queries, the answer as a table and a plot, to be downloaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dash_ag_grid as dag
+import numpy as np
+import pandas as pd
+from dash import ALL, Dash, Input, Output, State, dcc, html
+
+from fewchannels.analyses.figures.drawings import Lines, Series
+from fewchannels.analyses.figures.interactive import Theme, interactive
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.runs.sql.answer import Answer
+from fewchannels.runs.sql.named_queries import Query, queries
+from fewchannels.views.explore.address import address, download_path, run_path, sweep_path
+from fewchannels.views.explore.lookup import Places, place_of
+from fewchannels.views.explore.opened import Opened
+from fewchannels.views.explore.widgets import alert, choice, field, graph, heading, note
+
+_MOST_ROWS = 2_000
+_FREE = "(free SQL)"
+_EXAMPLE = {
+    "run": "select layer, step, avg(ratio) as mean_ratio, count(*) as n from cells group by all order by all",
+    "sweep": "select selection, k, avg(mse) as mse, count(*) as n from edits where role = 'edited' group by all "
+    "order by all",
+}
+
+
+def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
+    """The question that the address asks, or an example."""
+    known = [name for name, query in queries().items() if query.of == place.of]
+    name = given.get("query", _FREE)
+    if name not in [_FREE, *known]:
+        raise InputError(f"query is {name!r} in the address; it takes one of {', '.join(known)}.")
+    path = (run_path if place.of == "run" else sweep_path)(place.name)
+    views = ", ".join(place.catalog.views)
+    return [
+        dcc.Store(id="console-place", data={"name": place.name, "path": path}),
+        heading(f"Ask {place.name}", dcc.Link("Back to it", href=path)),
+        html.Section(
+            [
+                field("Question", choice("console-query", [_FREE, *known], name)),
+                html.Div(_parameters(queries().get(name), _texts(given)), id="console-parameters"),
+                html.Div(
+                    field(
+                        "SQL",
+                        dcc.Textarea(
+                            id="console-sql", value=given.get("sql", _EXAMPLE[place.of]), spellCheck="false", rows=6
+                        ),
+                        f"Tables: {views}. Nothing can be written, and nothing else read.",
+                    ),
+                    id="console-free",
+                    hidden=name != _FREE,
+                ),
+                html.Button("Ask", id="console-ask", type="button", title="Ctrl+Enter"),
+            ],
+            className="console",
+        ),
+        dcc.Loading(html.Div(id="console-answer"), delay_show=400),
+        html.Div(id="console-plot"),
+    ]
+
+
+def answer_of(place: Opened, given: Mapping[str, str]) -> Answer:
+    """The answer to what an address asks: ``sql``, or ``query`` with its parameters ``p.NAME``.
+
+    Raises:
+        InputError: it is no question, or one that cannot be answered.
+        StorageError: a file of the run cannot be read.
+    """
+    name = given.get("query", _FREE)
+    if name == _FREE:
+        return place.catalog.sql(given.get("sql") or _EXAMPLE[place.of])
+    if name not in queries():
+        raise InputError(f"there is no query {name!r}; there are {', '.join(queries())}.")
+    return place.catalog.query(name, **queries()[name].parse(_texts(given)))
+
+
+def _texts(given: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of an address, ``p.NAME``, by name."""
+    return {key.removeprefix("p."): value for key, value in given.items() if key.startswith("p.")}
+
+
+def register(app: Dash, places: Places) -> None:
+    """Its callbacks."""
+
+    @app.callback(
+        Output("console-parameters", "children"),
+        Output("console-free", "hidden"),
+        Input("console-query", "value"),
+        prevent_initial_call=True,
+    )
+    def choose(name: str) -> tuple[Any, bool]:
+        return _parameters(queries().get(name), {}), name != _FREE
+
+    @app.callback(
+        Output("console-answer", "children"),
+        Output("console-plot", "children"),
+        Output("link", "data", allow_duplicate=True),
+        Input("console-ask", "n_clicks"),
+        State("console-query", "value"),
+        State("console-sql", "value"),
+        State({"kind": "parameter", "name": ALL}, "value"),
+        State({"kind": "parameter", "name": ALL}, "id"),
+        State("console-place", "data"),
+        prevent_initial_call="initial_duplicate",
+    )
+    def ask(
+        clicks: int | None,
+        name: str,
+        text: str | None,
+        values: list[Any],
+        ids: list[dict[str, str]],
+        place: dict[str, str],
+    ) -> tuple[Any, Any, str]:
+        if name == _FREE:
+            said: dict[str, str] = {"sql": text or ""}
+        else:
+            given = {
+                f"p.{each['name']}": str(value) for each, value in zip(ids, values, strict=True) if value is not None
+            }
+            said = {"query": name} | given
+        to = address(place["path"] + "/sql", said)
+        try:
+            answer = answer_of(place_of(places, place["name"]), said)
+        except FewchannelsError as error:
+            return alert(error), None, to
+        return *_shown(answer, place["name"], said), to
+
+    @app.callback(
+        Output("console-figure", "figure"),
+        Input("console-x", "value"),
+        Input("console-y", "value"),
+        State("console-table", "rowData"),
+        State("theme", "data"),
+        prevent_initial_call=True,
+    )
+    def plot(x: str, y: str, rows: list[dict[str, Any]], theme: Theme | None) -> Any:
+        return interactive(plotted_columns(pd.DataFrame(rows), x, y), theme or "light")
+
+
+def _parameters(query: Query | None, values: Mapping[str, str]) -> list[Any]:
+    if query is None:
+        return []
+    found: list[Any] = []
+    for each in query.parameters:
+        value = values.get(each.name, str(each.default).lower() if each.type is bool else str(each.default))
+        given = {"kind": "parameter", "name": each.name}
+        options = each.choices or (("true", "false") if each.type is bool else ())
+        control = (
+            dcc.Dropdown(id=given, options=list(options), value=value, clearable=False)
+            if options
+            else dcc.Input(id=given, value=value)
+        )
+        found.append(
+            html.Div([html.Label([each.name, control]), html.Span(each.doc, className="hint")], className="field")
+        )
+    sql = html.Details([html.Summary("Its SQL"), html.Pre(query.sql)])
+    return [note(query.purpose), html.Div(found, className="controls"), sql]
+
+
+def _shown(answer: Answer, name: str, said: Mapping[str, str]) -> tuple[Any, Any]:
+    """The answer as a table, and what plots it."""
+    table = _readable(answer.head(_MOST_ROWS))
+    numbers = [column for column in table.columns if pd.api.types.is_numeric_dtype(table[column])]
+    units = {column.name: f"{column.unit}: {column.doc}" for column in answer.query.columns} if answer.query else {}
+    grid = dag.AgGrid(
+        id="console-table",
+        rowData=table.to_dict("records"),
+        columnDefs=[
+            {
+                "field": column,
+                "headerName": column,
+                "headerTooltip": units.get(column, column),
+                "type": "rightAligned" if column in numbers else None,
+                "valueFormatter": {"function": "d3.format('.6~g')(params.value)"}
+                if pd.api.types.is_float_dtype(table[column])
+                else None,
+            }
+            for column in table.columns
+        ],
+        defaultColDef={"resizable": True, "sortable": True, "filter": True},
+        dashGridOptions={"suppressFieldDotNotation": True, "enableCellTextSelection": True, "tooltipShowDelay": 300},
+        columnSize="autoSize",
+        className="ag-theme-alpine",
+    )
+    n = len(answer)
+    counted = f"{n:,} row{'s' * (n != 1)}" + (f"; the first {_MOST_ROWS:,} are shown" if n > _MOST_ROWS else "")
+    links = [
+        html.A(f"as {label}", href=download_path(name, kind, said))
+        for kind, label in (("csv", "CSV"), ("parquet", "Parquet"))
+    ]
+    plotted: Any = None
+    if len(numbers) > 1 and n > 1:
+        x, y = numbers[0], next((name for name in numbers[1:] if pd.api.types.is_float_dtype(table[name])), numbers[1])
+        plotted = html.Section(
+            [
+                html.Div(
+                    [
+                        field("Across", choice("console-x", numbers, x)),
+                        field("Up", choice("console-y", numbers, y)),
+                    ],
+                    className="controls",
+                ),
+                graph(400, name="console-figure", figure=interactive(plotted_columns(table, x, y))),
+            ]
+        )
+    return [html.P([counted, ". All of it ", links[0], " or ", links[1], "."], role="status"), grid], plotted
+
+
+def plotted_columns(table: pd.DataFrame, x: str, y: str) -> Lines:
+    """Two columns against each other: means of what shares a place, a line for each value of a column of few words."""
+    words = [name for name in table.columns if table[name].dtype == object and 1 < table[name].nunique() <= 8]
+    groups = table.groupby(words[0]) if words else [(y, table)]
+    series = {}
+    for name, rows in groups:
+        means = rows.groupby(x)[y].mean()
+        series[str(name)] = Series(means.index.to_numpy(float), means.to_numpy(float))
+    n = len(table)
+    about = f" by {words[0]}" if words else ""
+    return Lines(series=series, title=f"{y} against {x}{about}: means of {n:,} rows shown", x=x, y=y)
+
+
+def _readable(answer: Answer) -> pd.DataFrame:
+    """As the grid takes it: pictures as their size, lists as text, no NaN."""
+    table = answer.df()
+    for name in table.columns:
+        if table[name].dtype == object:
+            table[name] = [_plain(value) for value in table[name]]
+        elif str(table[name].dtype).startswith(("datetime", "timedelta")):
+            table[name] = table[name].astype(str)
+    return table.replace({np.nan: None}) if table.isna().any().any() else table
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray):
+        return f"<{len(value):,} bytes>"
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.ndarray | list):
+        return " ".join(str(_plain(each)) for each in value)
+    return str(value)

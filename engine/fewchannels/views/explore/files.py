@@ -1,0 +1,84 @@
+"""What the explorer serves besides pages: pictures, and answers to be downloaded."""
+
+import io
+import tempfile
+from pathlib import Path
+
+from flask import Flask, Response, abort, request
+from PIL import Image
+
+from fewchannels.errors import FewchannelsError
+from fewchannels.runs.sql.answer import Answer
+from fewchannels.views.explore.console import answer_of
+from fewchannels.views.explore.lookup import Places, place_of, run_of, sweep_of
+
+_SIDES = (96, 192, 384)
+
+
+def serve_files(server: Flask, places: Places) -> None:
+    """Add their routes.
+
+    Args:
+        server: of the application.
+        places: what is open.
+    """
+
+    @server.get("/picture/<name>/<int:sample>.png")
+    def picture(name: str, sample: int) -> Response:
+        try:
+            return _sent(run_of(places, name).picture(sample))
+        except FewchannelsError as error:
+            abort(404, str(error))
+
+    @server.get("/edit/<name>/<int:item>/<int:row>.png")
+    def edit(name: str, item: int, row: int) -> Response:
+        try:
+            images = sweep_of(places, name).item(item)["image"]
+        except FewchannelsError as error:
+            abort(404, str(error))
+        return _sent(images[row] if row < len(images) else None)
+
+    @server.get("/download/<name>/answer.<kind>")
+    def download(name: str, kind: str) -> Response:
+        if kind not in ("csv", "parquet"):
+            abort(404, f"an answer can be had as csv or parquet, not {kind!r}.")
+        try:
+            answer = answer_of(place_of(places, name), request.args)
+        except FewchannelsError as error:
+            abort(400, str(error))
+        return _as_csv(answer) if kind == "csv" else _as_parquet(answer)
+
+
+def _sent(data: bytes | None) -> Response:
+    """A picture, smaller if ``side`` asks for it."""
+    if data is None:
+        abort(404, "There is no such picture: its sample failed, or has none.")
+    side = request.args.get("side", type=int)
+    if side in _SIDES:
+        with Image.open(io.BytesIO(data)) as picture:
+            if max(picture.size) > side:
+                picture.thumbnail((side, side))
+                buffer = io.BytesIO()
+                picture.save(buffer, "PNG", compress_level=1)
+                data = buffer.getvalue()
+    response = Response(data, mimetype="image/png")
+    response.headers["Cache-Control"] = "private, max-age=60"
+    return response
+
+
+def _as_csv(answer: Answer) -> Response:
+    return Response(
+        answer.as_csv(), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=answer.csv"}
+    )
+
+
+def _as_parquet(answer: Answer) -> Response:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "answer.parquet")
+        answer.write_parquet(path)
+        data = path.read_bytes()
+    return Response(
+        data,
+        mimetype="application/vnd.apache.parquet",
+        headers={"Content-Disposition": "attachment; filename=answer.parquet"},
+    )

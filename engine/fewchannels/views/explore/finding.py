@@ -1,0 +1,174 @@
+"""Which samples a gallery shows: by prompt, SQL condition and any column, ordered by any of them or by a measure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.runs.sql.catalog import quoted
+from fewchannels.views.explore.address import number
+from fewchannels.views.explore.opened import OpenedRun
+
+PER_PAGE = 48
+CELL_MEASURES = {
+    "ratio": "ratio: largest score / median",
+    "energy_share": "energy share of the top k",
+    "gini": "Gini of the 32 largest scores",
+    "token_norm_ratio": "largest token norm / median",
+}
+CHANNEL = "channel"
+_ALIGNED = ("iou", "best_iou", "complement_iou", "area")
+_NOT_SORTED = {"sample_id", "image", "mask", "error", "task"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What to look for.
+
+    Attributes:
+        text: that the prompt contains, in any case.
+        where: an SQL condition on columns of ``samples`` and ``manifest``.
+        by: what samples are ordered by: a column, a measure of a cell, ``channel`` or ``iou``.
+        is_ascending: whether the least comes first.
+        layer: of the cell whose measure it is.
+        step: likewise.
+        channel: whose score it is.
+        page: from 1.
+    """
+
+    text: str = ""
+    where: str = ""
+    by: str = "sample"
+    is_ascending: bool = True
+    layer: int = 0
+    step: int = 0
+    channel: int = 0
+    page: int = 1
+
+    @classmethod
+    def of(cls, given: Mapping[str, str], run: OpenedRun) -> "Finding":
+        """What a query asks for.
+
+        Raises:
+            InputError: a value that cannot be.
+        """
+        by = given.get("by", "sample")
+        layer, step = number(given, "layer", run.layers[len(run.layers) // 2]), number(given, "step", run.steps[-1])
+        channel, page = number(given, "channel", 0), number(given, "page", 1)
+        assert layer is not None
+        assert step is not None
+        run.check_kept(step, layer)
+        order = given.get("order", "least" if by in columns(run) else "largest")
+        if order not in ("least", "largest"):
+            raise InputError(f"order is {order!r} in the address; it takes least or largest.")
+        return cls(
+            given.get("text", ""),
+            given.get("where", ""),
+            by,
+            order == "least",
+            layer,
+            step,
+            channel or 0,
+            max(1, page or 1),
+        )
+
+    @property
+    def needs_cell(self) -> bool:
+        """Whether layer and step decide."""
+        return self.by in CELL_MEASURES or self.by == CHANNEL or self.by in _ALIGNED
+
+    def as_query(self) -> dict[str, object]:
+        """It as a query; pages are numbered from the first again where it is changed."""
+        said: dict[str, object] = {"text": self.text, "where": self.where}
+        said |= {"by": self.by, "order": "least" if self.is_ascending else "largest"}
+        if self.needs_cell:
+            said |= {"layer": self.layer, "step": self.step}
+        if self.by == CHANNEL:
+            said["channel"] = self.channel
+        return said | ({"page": self.page} if self.page > 1 else {})
+
+
+@dataclass(frozen=True)
+class Found:
+    """One page of samples.
+
+    Attributes:
+        n: of all that were found.
+        rows: each a sample's ``sample``, ``sample_id``, ``prompt``, ``status`` and ``value``.
+    """
+
+    n: int
+    rows: list[dict[str, Any]]
+
+
+def columns(run: OpenedRun) -> list[str]:
+    """Columns of samples and manifest that samples can be ordered by."""
+    names = run.catalog.sql(f"{run.catalog.joined()} limit 0").columns
+    return [name for name in names if name not in _NOT_SORTED]
+
+
+def measures(run: OpenedRun) -> dict[str, str]:
+    """Everything that samples can be ordered by, with its label."""
+    named = {name: name for name in columns(run)}
+    named |= CELL_MEASURES | {CHANNEL: f"one channel's {run.score}"}
+    if "alignment" in run.catalog.results:
+        named |= {name: f"{name}: top channels' clusters and the subject" for name in _ALIGNED}
+    return named
+
+
+def find(run: OpenedRun, finding: Finding) -> Found:
+    """The samples of one page.
+
+    Args:
+        run: that is looked at.
+        finding: what to look for.
+
+    Raises:
+        InputError: there is nothing to order by of that name, or the condition is not SQL.
+    """
+    known = measures(run)
+    if finding.by not in known:
+        raise unknown("column or measure", finding.by, known)
+    measured, joined = _measured(finding)
+    order = "asc" if finding.is_ascending else "desc"
+    text = f"""
+        with everything as ({run.catalog.joined()}),
+        chosen as (
+            select * from everything
+            where contains(lower(prompt), lower($text)) and (
+                {finding.where or "true"}
+            )
+        )
+        select sample, sample_id, prompt, status, {measured} as value, count(*) over () as n
+        from chosen {joined}
+        order by value {order} nulls last, sample
+        limit {PER_PAGE} offset {(finding.page - 1) * PER_PAGE}
+    """
+    given: dict[str, Any] = {"text": finding.text}
+    if finding.needs_cell:
+        given |= {"layer": finding.layer, "step": finding.step}
+    if finding.by == CHANNEL:
+        given["channel"] = finding.channel
+    found = run.catalog.sql(text, given)
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+    return Found(rows[0]["n"] if rows else 0, rows)
+
+
+def _measured(finding: Finding) -> tuple[str, str]:
+    """The measure, and what is joined for it."""
+    cell = "layer = $layer and step = $step"
+    if finding.by in CELL_MEASURES:
+        of = f"select sample, {finding.by} as measure from cells where {cell} and stream = 'image' and branch = 'cond'"
+    elif finding.by == CHANNEL:
+        of = (
+            "select sample, top_scores[list_position(top_channels, $channel::integer)] as measure from cells "
+            f"where {cell} and stream = 'image' and branch = 'cond'"
+        )
+    elif finding.by in _ALIGNED:
+        of = (
+            f"select sample, {finding.by} as measure from alignment_samples where {cell} and selection = 'top' "
+            "and n_clusters = (select min(n_clusters) from alignment_samples)"
+        )
+    else:
+        return quoted(finding.by), ""
+    return "measure", f"left join ({of}) using (sample)"

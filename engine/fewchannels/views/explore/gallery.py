@@ -1,0 +1,117 @@
+"""A run's gallery: pictures, filtered and ordered."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dash import Dash, Input, Output, State, ctx, dcc, html
+
+from fewchannels.errors import FewchannelsError
+from fewchannels.views.explore.address import address, picture_path, run_path
+from fewchannels.views.explore.finding import CHANNEL, PER_PAGE, Finding, find, measures
+from fewchannels.views.explore.lookup import Places, run_of
+from fewchannels.views.explore.opened import OpenedRun
+from fewchannels.views.explore.widgets import alert, choice, field, heading, note, shown, unfinished
+
+_ORDERS = {"least": "least first", "largest": "largest first"}
+
+
+def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
+    """Its controls, and the page of pictures that the address asks for."""
+    known = measures(run)
+    finding = Finding.of(given, run)
+    controls = [
+        field("Prompt contains", dcc.Input(id="find-text", value=finding.text, debounce=0.4, type="search")),
+        field(
+            "SQL condition",
+            dcc.Input(id="find-where", value=finding.where, debounce=True, placeholder="seed = 0 and seconds < 2"),
+            "on columns of samples and manifest",
+        ),
+        field("Order by", choice("find-by", known, finding.by if finding.by in known else "sample")),
+        field("Order", choice("find-order", _ORDERS, "least" if finding.is_ascending else "largest")),
+        field("Layer", choice("find-layer", run.layers, finding.layer)),
+        field("Step", choice("find-step", run.steps, finding.step)),
+        field(
+            "Channel",
+            dcc.Input(id="find-channel", type="number", value=finding.channel, min=0, max=run.layout.n_channels - 1),
+        ),
+    ]
+    return [
+        dcc.Store(id="find-run", data=run.name),
+        dcc.Store(id="find-page", data=finding.page),
+        heading(run.name, dcc.Link("SQL", href=run_path(run.name, "sql"))),
+        *unfinished(run.state()),
+        html.Form(controls, className="controls", **{"aria-label": "Which samples"}),
+        html.Div(_shown(run, finding), id="find-results"),
+        html.Nav(
+            [
+                html.Button("Previous", id="find-previous", type="button"),
+                html.Button("Next", id="find-next", type="button"),
+            ],
+            className="pager",
+            **{"aria-label": "Pages of samples"},
+        ),
+    ]
+
+
+def register(app: Dash, places: Places) -> None:
+    """Its callbacks."""
+
+    @app.callback(
+        Output("find-results", "children"),
+        Output("find-page", "data"),
+        Output("link", "data", allow_duplicate=True),
+        Input("find-text", "value"),
+        Input("find-where", "value"),
+        Input("find-by", "value"),
+        Input("find-order", "value"),
+        Input("find-layer", "value"),
+        Input("find-step", "value"),
+        Input("find-channel", "value"),
+        Input("find-previous", "n_clicks"),
+        Input("find-next", "n_clicks"),
+        State("find-page", "data"),
+        State("find-run", "data"),
+        prevent_initial_call=True,
+    )
+    def find_again(
+        text: str | None,
+        where: str | None,
+        by: str,
+        order: str,
+        layer: int,
+        step: int,
+        channel: int | None,
+        previous: int | None,
+        following: int | None,
+        page: int,
+        name: str,
+    ) -> tuple[Any, int, str]:
+        page = {"find-previous": max(1, page - 1), "find-next": page + 1}.get(ctx.triggered_id, 1)
+        finding = Finding(text or "", where or "", by, order == "least", layer, step, channel or 0, page)
+        return _shown(run_of(places, name), finding), page, address(run_path(name), finding.as_query())
+
+
+def _shown(run: OpenedRun, finding: Finding) -> list[Any]:
+    try:
+        found = find(run, finding)
+    except FewchannelsError as error:
+        return [alert(error)]
+    if not found.rows:
+        return [note("No finished sample is like that." if finding.page == 1 else "There are no more.")]
+    first = (finding.page - 1) * PER_PAGE + 1
+    counted = f"{first:,} to {first + len(found.rows) - 1:,} of {found.n:,} samples"
+    return [note(counted), html.Ul([_card(run, finding, row) for row in found.rows], className="cards")]
+
+
+def _card(run: OpenedRun, finding: Finding, row: dict[str, Any]) -> html.Li:
+    view: dict[str, object] = {"layer": finding.layer, "step": finding.step} if finding.needs_cell else {}
+    if finding.by == CHANNEL:
+        view["channel"] = finding.channel
+    to = address(run_path(run.name, "sample", row["sample_id"]), view)
+    value = [] if row["value"] is None or finding.by == "prompt" else [html.B(shown(row["value"]))]
+    picture = (
+        html.Img(src=picture_path(run.name, row["sample"], 192), alt="")
+        if row["status"] == "done"
+        else html.Span("failed", className="no-picture")
+    )
+    return html.Li(dcc.Link([picture, html.Span(row["prompt"], className="prompt"), *value], href=to), className="card")

@@ -1,0 +1,258 @@
+"""The live page: a prompt, its massive channels as they form step by step, and an edit beside the original."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from dash import Dash, Input, Output, State, dcc, html, no_update
+
+from fewchannels.analyses.figures.drawings import HeatMap
+from fewchannels.analyses.figures.interactive import Theme, data_uri, interactive
+from fewchannels.analyses.figures.overlay import Overlay, overlay
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.interventions.conditions import SELECTIONS
+from fewchannels.interventions.live.ask import ACTIONS, TOKENS, Ask, parse
+from fewchannels.interventions.live.generation import Generation, RowStep, Snapshot
+from fewchannels.interventions.live.session import LiveModel
+from fewchannels.views.explore.address import address
+from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, places_slider
+from fewchannels.views.explore.widgets import field as labelled
+
+_EVERY_MS = 300
+_MOST_KNOWN = 64
+_NONE = "none"
+_FIRST = "a large red star in the center on a blue background"
+_EDIT_FIELDS = ("action", "factor", "alpha", "source", "selection", "k", "channels", "layers", "steps", "tokens")
+_PICTURE_FIELDS = ("prompt", "seed", "n_steps", "guidance")
+_FIELDS = (*_PICTURE_FIELDS, *_EDIT_FIELDS)
+
+
+@dataclass
+class Live:
+    """A model that the page asks, and the generations that pages look at.
+
+    Attributes:
+        model: the session.
+        name: of the model, for people.
+    """
+
+    model: LiveModel
+    name: str
+    _known: OrderedDict[Ask, Generation] = field(default_factory=OrderedDict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def begin(self, ask: Ask) -> Generation:
+        """Begin what is asked.
+
+        Raises:
+            InputError: the model cannot do it.
+        """
+        generation = self.model.begin(ask)
+        with self._lock:
+            self._known[ask] = generation
+            self._known.move_to_end(ask)
+            while len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return generation
+
+    def find(self, ask: Ask) -> Generation | None:
+        """What was begun of it; looking begins nothing, so that two windows do not end each other's."""
+        with self._lock:
+            return self._known.get(ask)
+
+
+def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
+    """Its controls, and the generation that the address asks for."""
+    if live is None:
+        raise InputError("no model is at hand. Start the explorer with --model demo, or a folder or hub id.")
+    said = {"prompt": _FIRST, "seed": "0", "action": _NONE, "selection": "top", "k": "8", "layers": "all"}
+    said |= {"steps": "all", "tokens": "all"} | {name: given[name] for name in _FIELDS if name in given}
+    layers = [block.layer for block in live.model.geometry.blocks]
+    shape = live.model.geometry
+    usual = f"the usual, {shape.pipeline.default_guidance:g}" if shape.takes_guidance else "none with this model"
+    guidance = {"placeholder": usual, "disabled": not shape.takes_guidance}
+    controls = [
+        labelled("Prompt", dcc.Textarea(id="live-prompt", value=said["prompt"], rows=3)),
+        labelled("Seed", dcc.Input(id="live-seed", value=said["seed"])),
+        labelled("Steps", dcc.Input(id="live-n_steps", value=said.get("n_steps", ""), placeholder="the usual")),
+        labelled("Guidance scale", dcc.Input(id="live-guidance", value=said.get("guidance", ""), **guidance)),
+        html.H2("Edit"),
+        labelled("Action", choice("live-action", [_NONE, *ACTIONS], said["action"])),
+        labelled("Factor of scale", dcc.Input(id="live-factor", value=said.get("factor", ""))),
+        labelled("Amount of the others, 1: all the way", dcc.Input(id="live-alpha", value=said.get("alpha", ""))),
+        labelled("Source prompt of transport", dcc.Textarea(id="live-source", value=said.get("source", ""), rows=2)),
+        labelled("Channels", choice("live-selection", SELECTIONS, said["selection"])),
+        labelled("k", dcc.Input(id="live-k", value=said["k"])),
+        labelled(
+            "Listed channels", dcc.Input(id="live-channels", value=said.get("channels", ""), placeholder="46,121")
+        ),
+        labelled("Layers", dcc.Input(id="live-layers", value=said["layers"]), "all, or such as 0,3"),
+        labelled("Steps of the edit", dcc.Input(id="live-steps", value=said["steps"]), "all, last, or such as 0,3"),
+        labelled("Tokens", choice("live-tokens", TOKENS, said["tokens"])),
+        html.Button("Generate", id="live-go", type="button", className="go", title="Ctrl+Enter"),
+    ]
+    looks = [
+        labelled("Layer", places_slider("live-layer", layers, layers[len(layers) // 2])),
+        labelled("Step", dcc.Slider(id="live-step", min=0, max=1, step=1, value=0, marks=None, updatemode="drag")),
+        dcc.Checklist(id="live-latest", options=[{"label": "follow the latest step", "value": "on"}], value=["on"]),
+        labelled("Rank of the channel", dcc.Input(id="live-rank", type="number", min=1, max=8, value=1)),
+    ]
+    return [
+        dcc.Store(id="live-ask"),
+        dcc.Interval(id="live-tick", interval=_EVERY_MS, disabled=True),
+        heading(f"Live: {live.name}"),
+        html.Div(
+            [
+                html.Section(controls, className="controls side", **{"aria-label": "What is generated"}),
+                html.Section(
+                    [
+                        html.Div(id="live-error"),
+                        html.Div(note("Generate to see its channels form."), id="live-state"),
+                        html.Div(looks, className="controls"),
+                        html.Div(id="live-rows", className="pair"),
+                        html.Div(id="live-ratios", className="pair"),
+                    ]
+                ),
+            ],
+            className="live",
+        ),
+        dcc.Store(id="live-begin", data="prompt" in given),
+    ]
+
+
+def register(app: Dash, live: Live | None) -> None:
+    """Its callbacks."""
+
+    @app.callback(
+        Output("live-ask", "data"),
+        Output("live-tick", "disabled", allow_duplicate=True),
+        Output("live-error", "children"),
+        Output("live-step", "max"),
+        Output("link", "data", allow_duplicate=True),
+        Input("live-go", "n_clicks"),
+        Input("live-begin", "data"),
+        *(State(f"live-{name}", "value") for name in _FIELDS),
+        prevent_initial_call="initial_duplicate",
+    )
+    def begin(clicks: int | None, begins: bool, *values: Any) -> tuple[Any, ...]:
+        assert live is not None
+        if not clicks and not begins:
+            return no_update, True, None, no_update, no_update
+        query = _query(dict(zip(_FIELDS, values, strict=True)))
+        try:
+            generation = live.begin(parse(query))
+        except FewchannelsError as error:
+            return no_update, True, alert(error), no_update, no_update
+        return query, False, None, max(1, generation.n_steps - 1), address("/live", query)
+
+    @app.callback(
+        Output("live-state", "children"),
+        Output("live-rows", "children"),
+        Output("live-ratios", "children"),
+        Output("live-step", "value"),
+        Output("live-tick", "disabled"),
+        Input("live-tick", "n_intervals"),
+        Input("live-layer", "value"),
+        Input("live-step", "value"),
+        Input("live-rank", "value"),
+        Input("live-latest", "value"),
+        State("live-ask", "data"),
+        State("theme", "data"),
+        prevent_initial_call=True,
+    )
+    def look(
+        tick: int | None,
+        layer: int,
+        step: int,
+        rank: int | None,
+        latest: list[str],
+        query: dict[str, str] | None,
+        theme: Theme | None,
+    ) -> tuple[Any, ...]:
+        assert live is not None
+        generation = live.find(parse(query)) if query else None
+        if generation is None:
+            return no_update, no_update, no_update, no_update, True
+        now = generation.snapshot()
+        at = len(now.steps) - 1 if latest else min(step, len(now.steps) - 1)
+        rows = _rows(generation, now, at, layer, rank or 1, theme or "light") if now.steps else no_update
+        ratios = [drawn(interactive(each, theme or "light")) for each in ratio_maps(generation, now)]
+        return _state(generation, now), rows, ratios if now.steps else no_update, max(0, at), now.has_ended
+
+
+def _query(values: Mapping[str, Any]) -> dict[str, str]:
+    """What is filled in; an edit's settings only where there is one."""
+    said = {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
+    if said.get("action", _NONE) == _NONE:
+        return {name: said[name] for name in _PICTURE_FIELDS if name in said}
+    for name, owner in (("factor", "scale"), ("source", "transport")):
+        if said["action"] != owner:
+            said.pop(name, None)
+    if said["action"] == "scale":
+        said.pop("alpha", None)
+    if said.get("selection") != "listed":
+        said.pop("channels", None)
+    return {name: text for name, text in said.items() if text}
+
+
+def _state(generation: Generation, now: Snapshot) -> Any:
+    if now.error:
+        return alert(f"{now.state}: {now.error}")
+    text = f"{now.state}, {len(now.steps)} of {generation.n_steps} steps"
+    if now.measures:
+        said = {name: value for name, value in now.measures.items() if value is not None}
+        text += "; the edit: " + ", ".join(f"{name} {value:.3g}" for name, value in said.items())
+    bar = html.Progress(value=str(len(now.steps)), max=str(generation.n_steps), **{"aria-label": "steps done"})
+    return html.P([bar, " ", text], role="status")
+
+
+def _rows(generation: Generation, now: Snapshot, at: int, layer: int, rank: int, theme: Theme) -> list[html.Section]:
+    """Each row of the batch at a step and layer: its map over its picture, where that is finished."""
+    step = now.steps[at]
+    shown = {role: _map(step.rows[role], layer, rank) for role in generation.roles}
+    values = np.stack([each[1] for each in shown.values()])
+    low, high = float(values.min()), float(values.max())
+    block = generation.blocks[layer]
+    sections = []
+    for role, (channel, one, text) in shown.items():
+        title = f"{role}: channel {channel}, step {step.step}, layer {block.layer}\n{text}"
+        drawing = Overlay(now.pictures.get(role), one, title, "signed value", low, high, 0.6 if now.pictures else 1.0)
+        parts: list[Any] = [drawn(overlay(drawing, theme).update_layout(height=380))]
+        if role in now.pictures:
+            parts.append(html.Img(src=data_uri(now.pictures[role]), alt=f"picture, {role}", className="picture"))
+        sections.append(html.Section(parts))
+    return sections
+
+
+def _map(row: RowStep, layer: int, rank: int) -> tuple[int, np.ndarray, str]:
+    """Channel, map ``(y, x)`` and text of one rank."""
+    k = min(rank, row.channels.shape[1]) - 1
+    channels = ", ".join(map(str, row.channels[layer].tolist()))
+    return int(row.channels[layer, k]), row.maps[layer, k], f"largest here: {channels}"
+
+
+def ratio_maps(generation: Generation, now: Snapshot) -> list[HeatMap]:
+    """How far the largest channel stands out by layer and step, of the undisturbed and the edited row on one scale."""
+    values = {
+        role: np.stack([step.rows[role].ratio for step in now.steps], axis=1)
+        for role in ("undisturbed", "edited")
+        if role in generation.roles and now.steps
+    }
+    missing = generation.n_steps - len(now.steps)
+    both = np.stack(list(values.values())) if values else np.zeros(0)
+    return [
+        HeatMap(
+            values=np.pad(each, ((0, 0), (0, missing)), constant_values=np.nan),
+            title=f"{role}: largest score over the median, one picture",
+            rows=[block.layer for block in generation.blocks],
+            columns=list(range(generation.n_steps)),
+            row="layer",
+            column="step",
+            value="times the median",
+            ends=(float(np.nanmin(both)), float(np.nanmax(both))),
+        )
+        for role, each in values.items()
+    ]

@@ -1,0 +1,217 @@
+"""A sweep's page: one item's pictures on a grid of settings, what a setting did, dose and response."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from dash import ALL, Dash, Input, Output, State, dcc, html
+
+from fewchannels.analyses.figures.interactive import Theme, interactive
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.interventions.effects.contrasts import SETTINGS, metrics
+from fewchannels.interventions.effects.measure import draw_dose
+from fewchannels.views.explore.address import address, edit_path, number, sweep_path
+from fewchannels.views.explore.lookup import Places, sweep_of
+from fewchannels.views.explore.opened import OpenedSweep
+from fewchannels.views.explore.widgets import alert, choice, drawn, facts, field, heading, note, shown, unfinished
+
+_GRID = (
+    "selection",
+    "k",
+    "amount",
+    "layers_name",
+    "steps_name",
+    "tokens",
+    "scores_from",
+    "action",
+    "trial",
+    "placement",
+)
+_ALL = "all"
+_MOST = 40  # rows or columns of a grid
+_NONE = "none"
+
+
+def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
+    """Its controls, and the item and the axes that the address asks for."""
+    state = sweep.state()
+    head = heading(sweep.name, dcc.Link("SQL", href=sweep_path(sweep.name, "sql")))
+    if not state["n_tasks_done"]:
+        return [head, note("No task of this sweep is finished yet. Its pictures appear here as tasks end.")]
+    names = varying(sweep)
+    measured = _measured(sweep)
+    item = number(given, "item", 0)
+    row = given.get("row", "selection")
+    axes = [name for name in names if name != row]
+    column = given.get("column", max(axes, key=lambda name: len(names[name])) if axes else _NONE)
+    metric = given.get("metric", "mse" if "mse" in measured else measured[0])
+    options = [*dict.fromkeys([*names, "selection"])]
+    for name, value, known in (
+        ("row", row, options),
+        ("column", column, [*options, _NONE]),
+        ("metric", metric, measured),
+    ):
+        if value not in known:
+            raise InputError(f"{name} is {value!r} in the address; it takes one of {', '.join(known)}.")
+    return [
+        dcc.Store(id="sweep-name", data=sweep.name),
+        head,
+        *unfinished(state),
+        html.Section(
+            [
+                field(
+                    f"Item, 0 to {state['n_items'] - 1:,}",
+                    dcc.Input(id="sweep-item", type="number", min=0, max=state["n_items"] - 1, value=item),
+                ),
+                field("Rows", choice("sweep-row", options, row)),
+                field("Columns", choice("sweep-column", [*options, _NONE], column)),
+                field("Number below", choice("sweep-metric", measured, metric)),
+                *(_only(name, values, given.get(f"only.{name}", _ALL)) for name, values in names.items()),
+            ],
+            className="controls",
+            **{"aria-label": "What is shown"},
+        ),
+        html.Div(id="sweep-grid"),
+        html.H2("Dose and response"),
+        html.Div(id="sweep-dose"),
+    ]
+
+
+def _only(name: str, values: list[Any], chosen: str) -> html.Div:
+    """A choice of one of a setting's values, or of all."""
+    given = {"kind": "only", "name": name}
+    options = [_ALL, *map(str, values)]
+    control = dcc.Dropdown(id=given, options=options, value=chosen if chosen in options else _ALL, clearable=False)
+    return html.Div([html.Label([f"Only {name}", control])], className="field")
+
+
+def varying(sweep: OpenedSweep) -> dict[str, list[Any]]:
+    """Settings of which the sweep has more than one value, with those, ascending."""
+    asked = ", ".join(f"list_sort(list(distinct {name})) as {name}" for name in _GRID)
+    answer = sweep.catalog.sql(f"select {asked} from edits where role = 'edited'")
+    found = dict(zip(answer.columns, answer.fetchall()[0], strict=True))
+    return {name: values for name, values in found.items() if values and len(values) > 1}
+
+
+def _measured(sweep: OpenedSweep) -> list[str]:
+    named = metrics()
+    asked = ", ".join(f"count({name}) as {name}" for name in named)
+    answer = sweep.catalog.sql(f"select {asked} from edits where role = 'edited'")
+    counts = dict(zip(answer.columns, answer.fetchall()[0], strict=True))
+    return [name for name in named if counts[name]] or ["n_channels"]
+
+
+def register(app: Dash, places: Places) -> None:
+    """Its callbacks."""
+
+    @app.callback(
+        Output("sweep-grid", "children"),
+        Output("link", "data", allow_duplicate=True),
+        Input("sweep-item", "value"),
+        Input("sweep-row", "value"),
+        Input("sweep-column", "value"),
+        Input("sweep-metric", "value"),
+        Input({"kind": "only", "name": ALL}, "value"),
+        State({"kind": "only", "name": ALL}, "id"),
+        State("sweep-name", "data"),
+        prevent_initial_call="initial_duplicate",
+    )
+    def look(
+        item: int | None, row: str, column: str, metric: str, values: list[str], ids: list[dict[str, str]], name: str
+    ) -> tuple[Any, str]:
+        only = {each["name"]: value for each, value in zip(ids, values, strict=True) if value != _ALL}
+        said: dict[str, object] = {"item": item or 0, "row": row, "column": column, "metric": metric}
+        said |= {f"only.{setting}": value for setting, value in only.items()}
+        to = address(sweep_path(name), said)
+        try:
+            return grid(sweep_of(places, name), item or 0, row, column, metric, only), to
+        except FewchannelsError as error:
+            return alert(error), to
+
+    @app.callback(
+        Output("sweep-dose", "children"),
+        Input("sweep-metric", "value"),
+        State("theme", "data"),
+        State("sweep-name", "data"),
+    )
+    def respond(metric: str, theme: Theme | None, name: str) -> Any:
+        try:
+            drawing = draw_dose(sweep_of(places, name).storage, metric)
+        except FewchannelsError as error:
+            return alert(error)
+        return drawn(interactive(drawing, theme or "light"))
+
+
+def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only: Mapping[str, str]) -> list[Any]:
+    """One item's edited pictures as a table; what shares a place there is side by side in it.
+
+    Args:
+        sweep: that is looked at.
+        item: its place in the sweep.
+        row: the setting whose values are rows.
+        column: likewise the columns; ``none`` for one column.
+        metric: of the numbers below pictures.
+        only: values of settings, as text, that pictures must have.
+
+    Raises:
+        InputError: no finished task has the item.
+    """
+    found = sweep.item(item)
+    table = pd.DataFrame({name: values for name, values in found.items() if name != "image"})
+    about = table.iloc[0]
+    compared = table[table["role"] != "edited"].drop_duplicates("role")
+    edited = table[table["role"] == "edited"]
+    for name, text in only.items():
+        edited = edited[[str(value) == text for value in edited[name]]]
+    rows = list(edited[row].drop_duplicates())[:_MOST]
+    columns = [None] if column == _NONE else sorted(edited[column].dropna().unique().tolist(), key=_in_order)[:_MOST]
+    heads = [
+        html.Th(row, scope="col"),
+        *(html.Th("" if c is None else _setting(column, c), scope="col") for c in columns),
+    ]
+    body = []
+    for value in rows:
+        here = edited[edited[row] == value]
+        cells = [here if c is None else here[here[column] == c] for c in columns]
+        body.append(
+            html.Tr(
+                [
+                    html.Th(_setting(row, value), scope="row"),
+                    *(
+                        html.Td([_picture(sweep, item, i, each, metric) for i, each in cell.iterrows()])
+                        for cell in cells
+                    ),
+                ]
+            )
+        )
+    texts = {
+        "prompt": about["prompt"],
+        "source": about["source_prompt"],
+        "item": about["item_id"],
+        "seed": about["seed"],
+    }
+    return [
+        facts({name: value for name, value in texts.items() if not pd.isna(value)}),
+        html.Div([_picture(sweep, item, i, each, metric) for i, each in compared.iterrows()], className="compared"),
+        html.Div(html.Table([html.Thead(html.Tr(heads)), html.Tbody(body)]), className="grid"),
+    ]
+
+
+def _in_order(value: Any) -> tuple[int, Any]:
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
+
+
+def _setting(name: str, value: object) -> str:
+    return shown(value) if name in ("selection", "action") else f"{name} {shown(value)}"
+
+
+def _picture(sweep: OpenedSweep, item: int, row: Any, about: pd.Series, metric: str) -> html.Figure:
+    is_edited = about["role"] == "edited"
+    what = [f"{name} {shown(about[name])}" for name in SETTINGS if is_edited and not pd.isna(about[name])]
+    title = ", ".join(what) or about["role"]
+    if about["status"] != "done":
+        return html.Figure([html.Span("failed", className="no-picture", title=str(about["error"]))], title=title)
+    value = about.get(metric)
+    text = about["role"] if not is_edited else ("-" if pd.isna(value) else shown(float(value)))
+    source = edit_path(sweep.name, item, row, 192)
+    return html.Figure([html.Img(src=source, alt=title), html.Figcaption(text)], title=title, className="edit")

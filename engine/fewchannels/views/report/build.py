@@ -1,0 +1,86 @@
+"""From runs, sweeps and comparisons to a report: read, say, and write it as one of the kinds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fewchannels.analyses.document import Document, Part
+from fewchannels.analyses.source import open_source
+from fewchannels.errors import InputError, StorageError
+from fewchannels.runs.storage import replace_durably
+from fewchannels.views.report.comparison_part import comparison_part
+from fewchannels.views.report.run_part import run_part
+from fewchannels.views.report.sweep_part import sweep_part
+
+KINDS = (".html", ".md", ".pdf")
+Progress = Callable[[str, int, int], None]
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that is of no kind that a report has, or in no folder.
+
+    Raises:
+        InputError: naming what is possible.
+    """
+    if out.suffix.lower() not in KINDS:
+        raise InputError(
+            f"out is {str(out)!r}; its ending decides what is written, {', '.join(KINDS[:-1])} or {KINDS[-1]}. Give "
+            "for example -o report.html."
+        )
+    if not out.parent.is_dir():
+        raise InputError(f"out is {str(out)!r}, and there is no folder {str(out.parent)!r}. Make it, or name another.")
+    if out.is_dir():
+        raise InputError(f"out is {str(out)!r}, which is a folder. Name a file.")
+
+
+def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda what, done, total: None) -> Document:
+    """Read runs and sweeps, finished or not, and comparisons into a report.
+
+    Args:
+        places: folders or URLs of runs, sweeps and comparisons.
+        by: the column that samples are shown by; None for each part's own.
+        on_progress: called with what is done, how much of it, and of how much.
+
+    Raises:
+        InputError: there is none of these in a place, or no such column.
+        StorageError: one is damaged.
+        RunConflictError: one holds records of another.
+    """
+    parts: list[Part] = []
+    titles = [Path(place.rstrip("/")).name or place for place in places]
+    for place, title in zip(places, titles, strict=True):
+        name = title if titles.count(title) == 1 else place
+        on_progress(f"reading {name}", len(parts), len(places))
+        source = open_source(place)
+        with source.catalog:
+            if source.catalog.of == "comparison":
+                parts.append(comparison_part(source, name))
+            else:
+                make = sweep_part if source.catalog.of == "sweep" else run_part
+                parts.append(make(source, name, by, on_progress))
+    return Document(f"Report of {', '.join(part.title for part in parts)}", parts)
+
+
+def write_html(document: Document, out: Path, on_progress: Progress = lambda what, done, total: None) -> int:
+    """Write the page, whole or not at all; returns its size in bytes.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    from fewchannels.views.report.page import as_html
+
+    return write(out, as_html(document, on_progress).encode())
+
+
+def write(out: Path, data: bytes) -> int:
+    """Write a file, whole or not at all; returns its size in bytes.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        replace_durably(temporary, out)
+    except OSError as error:
+        raise StorageError(f"cannot write {str(out)!r}: {error}") from None
+    return len(data)

@@ -1,0 +1,210 @@
+"""A run's part of a report: what was run, what was found, figures, samples, and what was not computed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fewchannels.analyses.document import Block, Facts, Findings, Missing, Part, Section, Warnings
+from fewchannels.analyses.source import ANALYSES, Source
+from fewchannels.interventions.conditions import in_short
+from fewchannels.units import size
+from fewchannels.views.report import findings, gallery, landscape, run_figures
+
+_QUIET = ("model", "revision", "layers", "steps")
+_ABOUT = (
+    "Brackets hold 95 % intervals; n counts what a mean is over. Intervals resample prompts where the sentence does "
+    "not say otherwise. What a number is read against stands beside it."
+)
+Progress = Callable[[str, int, int], None]
+
+
+def run_part(source: Source, title: str, by: str | None, on_progress: Progress) -> Part:
+    """A run's part.
+
+    Args:
+        source: the run, finished or not.
+        title: its name.
+        by: the column that samples are shown by; None for the IoU or the ratio.
+        on_progress: called with what is done, how much of it, and of how much.
+
+    Raises:
+        InputError: no such column.
+        StorageError: the run is damaged.
+    """
+    numbers = _numbers(source)
+    sections = [Section("What was run", [*_warnings(source, numbers), Facts(_facts(source, numbers))])]
+    found = findings.extreme(source)
+    best = findings.best_cell(source)
+    if found is not None:
+        each = findings.of_run(source, found)
+        sections.append(Section("What was found", [Findings(_ABOUT, each)]))
+        magnitudes = landscape.magnitudes(source, lambda done, total: on_progress("reading the store", done, total))
+        if magnitudes is not None:
+            sections.append(Section("Channel landscape", landscape.figures(source, magnitudes)))
+        sections.append(Section("How far the largest channel stands out", run_figures.ratios(source, found)))
+        for analysis, heading, figures in (
+            ("concentration", "Concentration", run_figures.concentration),
+            ("stability", "Stability", run_figures.stability),
+        ):
+            if analysis in source.results:
+                sections.append(Section(heading, figures(source)))
+        if best is not None:
+            sections.append(Section("Alignment with the subject", run_figures.alignment(source, best)))
+        shown = gallery.of_run(source, found, best, by)
+        if shown is not None:
+            sections.append(Section("Samples", [shown]))
+    missing = _missing(source, numbers)
+    if missing:
+        sections.append(Section("Not computed", missing))
+    return Part(source.place, "run", title, [each for each in sections if each.blocks], numbers)
+
+
+def _numbers(source: Source) -> dict[str, Any]:
+    about = source.description
+    ((n_prompts, n_seeds, first_seed, last_seed),) = source.catalog.sql(
+        "select count(distinct prompt), count(distinct seed), min(seed), max(seed) from manifest"
+    ).fetchall()
+    ((done, failed, truncated),) = source.catalog.sql(
+        "select count(*) filter (status = 'done'), count(*) filter (status = 'failed'), "
+        "count(*) filter (prompt_truncated) from samples"
+    ).fetchall()
+    ((n_nonfinite,),) = source.catalog.sql(
+        "select count(*) from cells where nonfinite > 0 or if(isfinite(ratio), ratio, null) is null"
+    ).fetchall()
+    ((tasks_done,),) = source.catalog.sql("select count(*) from tasks").fetchall()
+    return {
+        "model": about["config"]["model"],
+        "fingerprint": about["fingerprint"],
+        "n_samples": about["geometry"]["n_samples"],
+        "n_prompts": n_prompts,
+        "n_seeds": n_seeds,
+        "seeds": [first_seed, last_seed],
+        "n_done": done,
+        "n_failed": failed,
+        "n_truncated": truncated,
+        "n_nonfinite_cells": n_nonfinite,
+        "n_tasks": about["n_tasks"],
+        "n_tasks_done": tasks_done,
+    }
+
+
+def _facts(source: Source, numbers: dict[str, Any]) -> list[tuple[str, str]]:
+    about = source.description
+    config, geometry, model = about["config"], about["geometry"], about.get("model", {})
+    names = [config["model"], model.get("family"), config.get("revision")]
+    sizes = source.storage.list()
+    seeds = "-".join(dict.fromkeys(str(seed) for seed in numbers["seeds"]))
+    rows = [
+        ("model", ", ".join(str(name) for name in names if name)),
+        ("weights", str(model.get("weights_sha256", ""))),
+        (
+            "manifest",
+            f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts, "
+            f"{_counted(numbers['n_seeds'], 'seed')} ({seeds})",
+        ),
+        (
+            "finished",
+            f"{numbers['n_done']:,} of {numbers['n_samples']:,} samples, {numbers['n_failed']:,} failed, "
+            f"{numbers['n_truncated']:,} with a prompt that was cut; {numbers['n_tasks_done']:,} of "
+            f"{numbers['n_tasks']:,} tasks",
+        ),
+        (
+            "kept",
+            f"{geometry['n_layers']:,} layers ({in_short(config.get('layers', []))}), {geometry['n_steps']:,} steps "
+            f"({in_short(config.get('steps', []))}), {geometry['n_channels']:,} channels, {geometry['n_tokens']:,} "
+            "tokens",
+        ),
+        ("this report is of", f"{source.stream} tokens, {source.branch} branch"),
+    ]
+    settings = [f"{name} {value}" for name, value in config.items() if name not in _QUIET and value is not None]
+    rows += [
+        ("settings", ", ".join(settings)),
+        ("on disk", f"{size(sum(sizes.values()))} in {len(sizes):,} files"),
+        ("fingerprint", about["fingerprint"]),
+        ("begun", about.get("created", "")),
+        ("versions", ", ".join(f"{name} {value}" for name, value in about.get("versions", {}).items())),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
+    texts = []
+    left = numbers["n_samples"] - numbers["n_done"] - numbers["n_failed"]
+    if not numbers["n_done"] and not numbers["n_failed"]:
+        texts.append(
+            f"Nothing of this run is finished: 0 of {numbers['n_samples']:,} samples. Run its capture again to go on."
+        )
+    elif left > 0:
+        texts.append(
+            f"The run is unfinished: {left:,} of {numbers['n_samples']:,} samples are not there yet, and nothing below "
+            "is about them. Run its capture again to go on."
+        )
+    if numbers["n_failed"]:
+        reasons = source.ask(
+            "select error, count(*) as n from samples where status = 'failed' group by error order by n desc, error "
+            "limit 3"
+        )
+        listed = "; ".join(f"{row.n:,} x {row.error}" for row in reasons.itertuples())
+        texts.append(f"{numbers['n_failed']:,} samples failed, and are in no number below: {listed}")
+    if numbers["n_nonfinite_cells"]:
+        texts.append(
+            f"{numbers['n_nonfinite_cells']:,} cells (a sample, step and layer each) hold states or ratios that are "
+            "not finite; they are left out below."
+        )
+    if numbers["n_truncated"]:
+        texts.append(f"{numbers['n_truncated']:,} prompts are longer than the text encoder takes, and were cut.")
+    for analysis, result in source.results.items():
+        n = result["selected"]["n_samples"]
+        if n != numbers["n_done"]:
+            texts.append(f"The {analysis} looked at {n:,} of the {numbers['n_done']:,} samples that are finished now.")
+    return [Warnings(texts)] if texts else []
+
+
+def _missing(source: Source, numbers: dict[str, Any]) -> list[Missing]:
+    about = {
+        "concentration": "Concentration: how few channels hold how much, registers, the published tests",
+        "stability": "Stability: how much the top channels of two samples overlap",
+        "masks": "Subject masks, which the alignment needs",
+        "alignment": "Alignment: whether clusters of tokens find the subject",
+    }
+    if not numbers["n_done"]:
+        return [Missing("Findings and figures", [], "no sample is finished.")]
+    found = []
+    for analysis in ("concentration", "stability", "masks", "alignment"):
+        if analysis in source.results or (analysis == "masks" and "alignment" in source.results):
+            continue
+        options, why = _options(source, analysis)
+        how = [] if why else [source.command("analyze", analysis, source.place, *options)]
+        found.append(Missing(about[analysis], how, why))
+    assert set(about) == set(ANALYSES)
+    return found
+
+
+def _options(source: Source, analysis: str) -> tuple[list[str], str]:
+    """Options that the analysis needs for this run; or why it cannot be done."""
+    config, geometry = source.description["config"], source.description["geometry"]
+    top_k, n_channels = config["top_k"], geometry["n_channels"]
+    track = [] if source.stream == "image" else ["--stream", source.stream]
+    track += [] if source.branch == "cond" else ["--branch", source.branch]
+    if analysis in ("masks", "alignment") and source.stream != "image":
+        return [], "it needs the image's tokens, which this run did not keep."
+    if analysis == "stability":
+        ks = [str(k) for k in (4, 8, 12) if k <= n_channels]
+        return [*track, *(["--k", ",".join(ks or ["1"])] if len(ks) < 3 else [])], ""
+    if analysis == "concentration":
+        shares = [str(k) for k in (1, 2, 4, 8, 12) if k <= n_channels]
+        return [*track, *(["--shares", ",".join(shares)] if len(shares) < 5 else [])], ""
+    if analysis == "masks":
+        return [], ""
+    if not top_k:
+        return [], "this run kept no token maps (--top-k 0); it needs a capture with --top-k."
+    options = track + (["--k", str(top_k)] if top_k < 12 else [])
+    if top_k < n_channels:
+        controls = config.get("controls", "none")
+        kept = ["top", *(word for word in ("bottom", "random") if word in controls)]
+        trials = [part.partition(":")[2] for part in controls.split(",") if part.startswith("random:")]
+        options += ["--selections", ",".join(kept), *(["--trials", trials[0]] if trials else [])]
+    return options, ""

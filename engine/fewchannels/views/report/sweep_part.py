@@ -1,0 +1,226 @@
+"""A sweep's part of a report: what was run, top channels against every control, dose and response, samples."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fewchannels.analyses.document import Block, Facts, Figure, Findings, How, Missing, Part, Section, Warnings
+from fewchannels.analyses.figures.drawings import Drawing
+from fewchannels.analyses.source import Source
+from fewchannels.interventions.effects.contrasts import contrasts, means
+from fewchannels.interventions.effects.figures import AXES, default_figures, main_metrics, shown_items
+from fewchannels.interventions.effects.findings import headline, of_sweep
+from fewchannels.runs.results import Results
+from fewchannels.units import size
+from fewchannels.views.report import gallery
+
+_ABOUT = (
+    "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
+    "channels are averaged first. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
+    "deviation of prompts; q is Benjamini and Hochberg's over all tests of the sweep. A difference counts as found "
+    "where its interval leaves out zero and q is below 0.05."
+)
+_OPEN = 2  # metrics of an axis that are shown at once
+Progress = Callable[[str, int, int], None]
+
+
+def sweep_part(source: Source, title: str, by: str | None, on_progress: Progress) -> Part:
+    """A sweep's part.
+
+    Args:
+        source: the sweep, finished or not.
+        title: its name.
+        by: the column of ``edits`` that items are shown by; None for each main metric.
+        on_progress: called with what is done, how much of it, and of how much.
+
+    Raises:
+        InputError: no such column.
+        StorageError: the sweep is damaged.
+    """
+    edits = source.ask("select * exclude (image) from edits")
+    numbers = _numbers(source, edits)
+    sections = [Section("What was run", [*_warnings(source, numbers), Facts(_facts(source, numbers))])]
+    if (edits["role"] == "edited").any():
+        on_progress("measuring effects", 0, 3)
+        averages = means(edits)
+        on_progress("measuring effects", 1, 3)
+        differences = contrasts(edits)
+        on_progress("measuring effects", 2, 3)
+        main = main_metrics(averages)
+        first = [] if _has_effects(source) else [source.command("plot", source.place)]
+        chosen = headline(averages, differences)
+        if main:
+            each = of_sweep(source, averages, differences, main, chosen, first)
+            sections.append(Section("What was found", [Findings(_ABOUT, each)]))
+        drawn = default_figures(edits.assign(image=_pictures(source, edits)), averages)
+        on_progress("measuring effects", 3, 3)
+        sections += _figures(source, drawn, first)
+        columns = main if by is None else [by]
+        shown = gallery.of_sweep(source, columns, chosen.condition, chosen.words) if chosen else []
+        sections.append(Section("Items", shown))
+    sections.append(Section("Not computed", _missing(source, edits, numbers)))
+    return Part(source.place, "sweep", title, [each for each in sections if each.blocks], numbers)
+
+
+def _has_effects(source: Source) -> bool:
+    """Whether the stored effects are of all that is finished now."""
+    if "effects" not in source.catalog.results:
+        return False
+    tasks = [task for (task,) in source.catalog.sql("select task from tasks order by task").fetchall()]
+    return bool(Results(source.storage, "effects").read()["settings"].get("tasks") == tasks)
+
+
+def _pictures(source: Source, edits: pd.DataFrame) -> pd.Series:
+    """The pictures of the items that figures show; None of the others."""
+    found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
+    for item in shown_items(edits):
+        rows = source.ask(f"select role, condition_id, image from edits where item = {item:d}")
+        images = {(row.role, row.condition_id or ""): row.image for row in rows.itertuples()}
+        for i in edits.index[edits["item"] == item]:
+            found[i] = images[edits.at[i, "role"], edits.at[i, "condition_id"] or ""]
+    return found
+
+
+def _numbers(source: Source, edits: pd.DataFrame) -> dict[str, Any]:
+    ((n_prompts, n_samples, n_seeds, first_seed, last_seed),) = source.catalog.sql(
+        "select count(distinct prompt), count(*), count(distinct seed), min(seed), max(seed) from manifest"
+    ).fetchall()
+    edited = edits[edits["role"] == "edited"]
+    about = source.ask("select * from sweep").iloc[0]
+    return {
+        "sweep": str(about["kind"]),
+        "protocol": about["protocol"],
+        "model": str(about["model"]),
+        "fingerprint": str(about["fingerprint"]),
+        "n_items": int(about["n_items"]),
+        "n_items_done": int(edits["item"].nunique()),
+        "n_prompts": n_prompts,
+        "n_samples": n_samples,
+        "n_seeds": n_seeds,
+        "seeds": [first_seed, last_seed],
+        "n_conditions": int(about["n_conditions"]),
+        "n_edited": len(edited),
+        "n_failed": int((edits["status"] != "done").sum()),
+        "n_nonfinite": int((edited["nonfinite_steps"].fillna(0) > 0).sum()),
+        "n_tasks": int(about["n_tasks"]),
+        "n_tasks_done": int(about["n_tasks_done"]),
+    }
+
+
+def _facts(source: Source, numbers: dict[str, Any]) -> list[tuple[str, str]]:
+    about, sizes = source.description, source.storage.list()
+    model, settings = about["model"], about["identity"].get("generation", {})
+    seeds = "-".join(dict.fromkeys(str(seed) for seed in numbers["seeds"]))
+    n_seeds = numbers["n_seeds"]
+    rows = [
+        ("model", ", ".join(str(model[name]) for name in ("name", "family") if model.get(name))),
+        ("sweep", numbers["sweep"] + (f", protocol {numbers['protocol']}" if numbers["protocol"] else "")),
+        (
+            "manifest",
+            f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts, {n_seeds:,} "
+            f"seed{'s' * (n_seeds != 1)} ({seeds})",
+        ),
+        (
+            "finished",
+            f"{numbers['n_items_done']:,} of {numbers['n_items']:,} items; {numbers['n_tasks_done']:,} of "
+            f"{numbers['n_tasks']:,} tasks",
+        ),
+        (
+            "edits",
+            f"{numbers['n_edited']:,} edited pictures, {numbers['n_conditions']:,} conditions of each item; "
+            f"{numbers['n_failed']:,} pictures failed, {numbers['n_nonfinite']:,} came of latents that were not finite",
+        ),
+        ("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)),
+        ("on disk", f"{size(sum(sizes.values()))} in {len(sizes):,} files"),
+        ("fingerprint", numbers["fingerprint"]),
+        ("begun", about.get("created", "")),
+        ("versions", ", ".join(f"{name} {value}" for name, value in about.get("versions", {}).items())),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
+    texts, left = [], numbers["n_items"] - numbers["n_items_done"]
+    if not numbers["n_items_done"]:
+        texts.append(f"Nothing of this sweep is finished: 0 of {numbers['n_items']:,} items. Run its command again.")
+    elif left > 0:
+        texts.append(
+            f"The sweep is unfinished: {left:,} of {numbers['n_items']:,} items are not there yet, and nothing below "
+            "is about them. Run its command again to go on."
+        )
+    if numbers["n_failed"]:
+        reasons = source.ask(
+            "select error, count(*) as n from edits where status != 'done' group by error order by n desc, error "
+            "limit 3"
+        )
+        listed = "; ".join(f"{row.n:,} x {row.error}" for row in reasons.itertuples())
+        texts.append(f"{numbers['n_failed']:,} pictures failed, and are in no number below: {listed}")
+    if numbers["n_nonfinite"]:
+        texts.append(
+            f"{numbers['n_nonfinite']:,} edited pictures came of latents that held a NaN or an infinity; they are in "
+            "the means."
+        )
+    return [Warnings(texts)] if texts else []
+
+
+def _figures(source: Source, drawn: dict[str, Drawing], first: Sequence[How]) -> list[Section]:
+    """The sweep's figures under the axis that they are of."""
+    headings = {axis: f"Dose and response: {axis}" for axis in AXES} | {
+        "effects": "Every setting at once",
+        "strip": "Strips of pictures",
+    }
+    found: dict[str, list[Block]] = {key: [] for key in headings}
+    for name, drawing in drawn.items():
+        kind, _, rest = name.partition("_")
+        if kind == "dose":
+            axis, _, metric = rest.partition("_")
+            text = (
+                "select action, amount, selection, k, layers_name, steps_name, tokens, n_items, n_prompts, mean, low, "
+                f"high from effects_means where metric = '{metric}' order by condition"
+            )
+            one = source.command("plot", source.place, "--of", metric, "--axis", axis, "--out", f"{name}.svg")
+            how, key = [one, *first, source.sql(text)], axis
+        elif kind == "strip":
+            one = source.command("plot", source.place, "--item", rest, "--out", f"{name}.png")
+            text = f"select role, selection, k, amount, status, width, height from edits where item = {int(rest)}"
+            how, key = [one, source.sql(text)], "strip"
+        else:
+            metrics = ", ".join(f"'{each.partition(' (')[0]}'" for each in getattr(drawing, "drawn", {}))
+            text = (
+                "select action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, mean, low, "
+                f"high from effects_means where metric in ({metrics}) order by condition, metric"
+            )
+            how, key = [*first, source.sql(text)], "effects"
+        folded = kind == "dose" and len(found[key]) >= _OPEN
+        found[key].append(Figure(name, drawing, how, less_important=folded))
+    return [Section(headings[key], blocks) for key, blocks in found.items() if blocks]
+
+
+def _missing(source: Source, edits: pd.DataFrame, numbers: dict[str, Any]) -> list[Missing]:
+    if not numbers["n_items_done"]:
+        return [Missing("Findings and figures", [], "no item is finished.")]
+    learned = {
+        "lpips": ("lpips", "alex"),
+        "clip_image": ("clip", "FOLDER"),
+        "dino": ("dino", "FOLDER"),
+        "aesthetic": ("aesthetic", "FOLDER"),
+    }
+    absent = [name for name in learned if not edits[name].notna().any()]
+    found = []
+    if absent:
+        options = [word for name in absent for word in ("--metric", "=".join(learned[name]))]
+        kind = (
+            "probe disruption"
+            if source.description["identity"]["kind"] == "disruption"
+            else (f"transport {source.description['identity']['kind']}")
+        )
+        found.append(
+            Missing(
+                f"Learned metrics of the pictures ({', '.join(absent)})",
+                [],
+                f"they are measured as pictures are made: give the sweep's own command, fewchannels {kind}, also "
+                f"{' '.join(options)}, and a new place.",
+            )
+        )
+    return found
