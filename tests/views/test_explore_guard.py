@@ -19,7 +19,7 @@ HOST = "127.0.0.1:8050"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kept = Path(__file__).parent / "kept_runs" / "format_2"
+    kept = Path(__file__).parents[1] / "data" / "kept_runs" / "format_2"
     return Path(shutil.copytree(kept, tmp_path_factory.mktemp("guarded") / "run"))
 
 

@@ -1,4 +1,4 @@
-"""Checks of what analyses write, in ``tests/queries/checks/``: queries that return the rows that offend."""
+"""Checks of what analyses write, in ``tests/data/queries/checks/``: queries that return the rows that offend."""
 
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from fewchannels.cluster.session import Pool
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import queries
 
-HERE = Path(__file__).parent
-SCHEMAS = HERE.parent.parent / "schemas"
+HERE = Path(__file__).parents[1] / "data" / "queries"
+SCHEMAS = Path(__file__).parents[2] / "schemas"
 CHECKS = sorted(HERE.glob("checks/*.sql"))
 
 

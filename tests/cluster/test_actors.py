@@ -19,7 +19,7 @@ from fewchannels.cluster.pool import State, outcomes
 from fewchannels.cluster.session import Pool, choose_pool
 from fewchannels.errors import FewchannelsError, InputError
 
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1] / "helpers")
 
 
 @pytest.fixture(scope="module")

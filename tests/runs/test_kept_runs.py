@@ -17,7 +17,7 @@ from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 
-KEPT = Path(__file__).parent / "kept_runs"
+KEPT = Path(__file__).parents[1] / "data" / "kept_runs"
 DONE = {"format_1": [0, 1, 4], "format_2": [0, 1, 2, 3, 6]}
 
 

@@ -27,8 +27,8 @@ from fewchannels.errors import InputError
 from fewchannels.models.timings import took
 from fewchannels.runs.ledger import Ledger, Record
 
-TESTS = str(Path(__file__).parent)
-DASHBOARD = Path(__file__).parent.parent / "docs" / "cluster" / "grafana.json"
+TESTS = f"{Path(__file__).parent}:{Path(__file__).parents[1] / 'helpers'}"
+DASHBOARD = Path(__file__).parents[2] / "docs" / "cluster" / "grafana.json"
 PREFIX = "ray_fewchannels_"
 N_TASKS, ROWS, FAULTY, PARTLY = 8, 3, 5, 2
 N_DONE = N_TASKS - 1

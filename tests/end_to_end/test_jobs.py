@@ -60,7 +60,7 @@ def fewchannels(line: str, folder: Path, address: str) -> subprocess.CompletedPr
     )
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 LINES = [
     line.strip() for line in README.split("## On a cluster")[1].splitlines() if line.startswith("    fewchannels ")
 ]

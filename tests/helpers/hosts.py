@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.3"
 _BRIDGE, _KEPT = "fc-hosts", "/run/fc-kept"
 _SSHD = """ListenAddress {address}

@@ -13,7 +13,7 @@ import yaml
 
 from fewchannels.cli import app
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster" / "rayjob.yaml").read_text(encoding="utf-8")
 CLAIM, JOB = yaml.safe_load_all(TEXT)
 SPEC = JOB["spec"]
@@ -47,7 +47,7 @@ def volume_at(group: str, folder: str) -> dict[str, Any]:
 
 
 def test_kuberay_knows_every_field_of_the_job() -> None:
-    schema = json.loads((ROOT / "tests" / "rayjob_schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "tests" / "data" / "rayjob_schema.json").read_text(encoding="utf-8"))
     validator = jsonschema.Draft202012Validator
     validator.check_schema(schema)
     assert [f"{error.json_path}: {error.message}" for error in validator(schema).iter_errors(JOB)] == []

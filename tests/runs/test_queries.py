@@ -1,4 +1,4 @@
-"""The named queries: cases of data in ``tests/queries/<query>/<case>/``, and brute force over Python sets."""
+"""The named queries: cases of data in ``tests/data/queries/<query>/<case>/``, and brute force over Python sets."""
 
 import csv
 import hashlib
@@ -31,9 +31,11 @@ from fewchannels.errors import InputError
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import parse_query, queries
 
-ROOT = Path(__file__).parent.parent
-CASES = ROOT / "tests" / "queries"
-OF_RUNS = [name for name, query in queries().items() if query.of == "run"]  # tests/test_sweep_queries.py has the others
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "data" / "queries"
+OF_RUNS = [
+    name for name, query in queries().items() if query.of == "run"
+]  # tests/runs/test_sweep_queries.py has the others
 FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))
 NO_ROWS: dict[str, Any] = {label: {} for label in RESULTS}
 

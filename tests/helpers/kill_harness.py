@@ -1,6 +1,6 @@
 """Kills real captures at random moments, lets them resume, and counts what that cost.
 
-    python tests/kill_harness.py --rounds 50 --seed 0 --json kills.json
+    python tests/helpers/kill_harness.py --rounds 50 --seed 0 --json kills.json
 
 A round is one run: a capture through the real command is killed at a random moment, sometimes the next one too, then
 the same command is run until it ends well. What is killed:

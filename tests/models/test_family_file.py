@@ -121,7 +121,7 @@ def test_every_known_family_can_be_written_down_and_read_back(name: str, tmp_pat
 
 
 def test_the_example_in_the_docs_is_stable_diffusion_3(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "families.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
     (tmp_path / "sd3.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0], encoding="utf-8")
     assert read_family(tmp_path / "sd3.yaml") == ("SD3Transformer2DModel", FAMILIES["SD3Transformer2DModel"])
 
@@ -209,8 +209,8 @@ def test_a_model_whose_tokens_do_not_move_with_their_noise_is_not_guessed_at() -
 
 
 def test_the_table_in_the_docs_is_what_its_script_prints() -> None:
-    root = Path(__file__).parent.parent
-    script = [sys.executable, str(root / "tests" / "families_table.py")]
+    root = Path(__file__).parents[2]
+    script = [sys.executable, str(root / "tests" / "helpers" / "families_table.py")]
     printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     assert printed in (root / "docs" / "families.md").read_text(encoding="utf-8")
 
