@@ -1,8 +1,8 @@
 """How fast parts of a run are read: ``python benchmarks/store_read.py --samples 512``.
 
-A store of demo-shaped samples with random values, written by :meth:`fewchannels.runs.arrays.Store.write`, against the obvious
-alternatives that hold the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5 file with
-our chunks and no codec; a safetensors file per sample. Three questions:
+A store of demo-shaped samples with random values, written by :meth:`fewchannels.runs.arrays.Store.write`, against the
+obvious alternatives that hold the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5
+file with our chunks and no codec; a safetensors file per sample. Three questions:
 
 - ``massive_value`` and ``mean_abs``: one (step, layer) of all samples;
 - ``sample``: every array of one sample.

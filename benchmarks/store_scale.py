@@ -5,9 +5,9 @@ then per task a real record and every file that the record names, small ones wit
 ``fewchannels capture`` resumes it as a process of its own, which finds nothing to do; and its parts are timed one by
 one, in a process of their own too. Medians; the goal is less than 5 s in all.
 
-``memory``: a process calls one :class:`fewchannels.capture.worker.CaptureWorker` from as many threads as a Ray actor does, with
-one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another is under
-way. The whole pipeline runs, made cheap: one denoising step, one layer.
+``memory``: a process calls one :class:`fewchannels.capture.worker.CaptureWorker` from as many threads as a Ray actor
+does, with one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another
+is under way. The whole pipeline runs, made cheap: one denoising step, one layer.
 """
 
 import argparse

@@ -377,7 +377,10 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
 
 def test_a_cluster_that_died_on_this_machine_is_not_joined() -> None:
     """Ray keeps the address of the cluster that it last saw start, and leaves it there when that is killed."""
-    ask = "from fewchannels.cluster.session import *\nwith ray_session(Pool(1, 0, 1)): print(int(ray.cluster_resources()['CPU']))"
+    ask = (
+        "from fewchannels.cluster.session import *\n"
+        "with ray_session(Pool(1, 0, 1)): print(int(ray.cluster_resources()['CPU']))"
+    )
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # short, as sockets' paths are
         left = Path(folder, "ray", "ray_current_cluster")
         left.parent.mkdir()

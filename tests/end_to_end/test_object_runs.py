@@ -28,7 +28,10 @@ from fewchannels.runs.storage import ObjectStorage, Stored
 N_SAMPLES, N_TASKS = 20, 10
 FLAGS = {"num_inference_steps": 3, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 # The command, with a lease that is waited out in 3 s instead of 30.
-COMMAND = "import fewchannels.cluster.session, fewchannels.runs.lease; fewchannels.runs.lease.BEAT_S = 0.5; {}; from fewchannels.cli import main; main()"
+COMMAND = (
+    "import fewchannels.cluster.session, fewchannels.runs.lease; fewchannels.runs.lease.BEAT_S = 0.5; {}; "
+    "from fewchannels.cli import main; main()"
+)
 # One thread, as the undisturbed run has: with more, sums come out otherwise.
 ONE_ACTOR = "fewchannels.cluster.session.choose_pool = lambda *given: fewchannels.cluster.session.Pool(1, 0, 1)"
 

@@ -45,7 +45,10 @@ UNBLENDABLE = {
     "HiDreamImagePipeline": "its encoders' layers come before the prompts in one tensor",
     "ZImagePipeline": "it pads no prompt, and two have different numbers of tokens",
 }
-"""Pipelines whose prompts are no baseline, with why; ``tests/families/test_edits_families.py`` holds the others to theirs."""
+"""Pipelines whose prompts are no baseline, with why.
+
+``tests/families/test_edits_families.py`` holds the others to theirs.
+"""
 _OF_CAPTURE = {
     "layers",
     "steps",

@@ -16,8 +16,8 @@ def statistics(x: Tensor) -> Tensor:
         x: hidden state, ``(sample, token, channel)``, any float dtype.
 
     Returns:
-        ``(statistic, sample, channel)`` float32 in the order of :data:`fewchannels.measures.statistics.STATISTICS`. A channel
-        with a NaN token is NaN.
+        ``(statistic, sample, channel)`` float32 in the order of :data:`fewchannels.measures.statistics.STATISTICS`. A
+        channel with a NaN token is NaN.
     """
     n_tokens = x.shape[1]
     parts = torch.stack([_sums(block.float()) for block in _blocks(x)])

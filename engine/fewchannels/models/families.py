@@ -238,4 +238,7 @@ VAE_FACTORS: dict[str, str] = {
 """Where a VAE's configuration says how many pixels one latent cell is; ``block_out_channels`` where it is not named."""
 
 NOISED_VAES = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderKLFlux2")
-"""The VAEs whose latents are known well enough to put a picture among a pipeline's own (:mod:`fewchannels.models.from_images`)."""
+"""The VAEs whose latents are known well enough to put a picture among a pipeline's own.
+
+:mod:`fewchannels.models.from_images` does.
+"""

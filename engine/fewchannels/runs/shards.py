@@ -3,8 +3,8 @@
 The Zarr libraries that write shards reach a tenth to a half of the disk's rate (``benchmarks/store_write.py``), so this
 is the one place where the project writes Zarr itself: chunks of little-endian bytes, bit-shuffled and compressed by
 Blosc, each with its CRC-32C; then the index, as the specification of ``sharding_indexed`` has it. The metadata that say
-so, and all reading, are the Zarr libraries' (:mod:`fewchannels.runs.arrays`). Why this codec: ``benchmarks/README.md``, Number
-formats.
+so, and all reading, are the Zarr libraries' (:mod:`fewchannels.runs.arrays`). Why this codec: ``benchmarks/README.md``,
+Number formats.
 """
 
 import math

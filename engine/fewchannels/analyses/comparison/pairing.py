@@ -277,8 +277,8 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
         run_a: path or URL.
         run_b: likewise.
         match: ``auto``, or how layers go in any case: by ``number``, or by ``depth``, each run's last layer being 1.
-        choice: for both runs, as :func:`fewchannels.analyses.selected.select` takes it: ``where``, ``layers``, ``steps``,
-            ``stream`` and ``branch``.
+        choice: for both runs, as :func:`fewchannels.analyses.selected.select` takes it: ``where``, ``layers``,
+            ``steps``, ``stream`` and ``branch``.
 
     Raises:
         InputError: a run lacks what is chosen, or the two have no finished sample in common.

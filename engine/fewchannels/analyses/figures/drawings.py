@@ -1,6 +1,7 @@
 """What the project's figures show, before anything is drawn: one description for paper, page and screen.
 
-:mod:`fewchannels.analyses.figures.still` makes PNG and SVG of a drawing, :mod:`fewchannels.analyses.figures.interactive` what a browser shows.
+:mod:`fewchannels.analyses.figures.still` makes PNG and SVG of a drawing,
+:mod:`fewchannels.analyses.figures.interactive` what a browser shows.
 """
 
 from collections.abc import Mapping, Sequence

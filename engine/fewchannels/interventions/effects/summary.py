@@ -20,7 +20,8 @@ def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> Fi
 
     Args:
         edits: every row of ``schemas/edits.yaml``. Pictures are looked at of the items that
-            :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips are drawn.
+            :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips
+            are drawn.
         n_resamples: of the bootstrap of intervals.
         seed: of its draws.
 

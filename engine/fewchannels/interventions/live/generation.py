@@ -77,8 +77,8 @@ class Snapshot:
         error: why it failed or was cancelled, for a person; None else.
         steps: those that are finished, in order.
         pictures: PNG files by role, once it is done.
-        measures: how large the edit was, the columns :data:`fewchannels.interventions.conditions.MEASURES` of ``edits``,
-            once it is done; empty without an edit.
+        measures: how large the edit was, the columns :data:`fewchannels.interventions.conditions.MEASURES` of
+            ``edits``, once it is done; empty without an edit.
     """
 
     state: str

@@ -31,9 +31,9 @@ def compare(
         has_mask: ``(picture,)`` bool, whether that is known; None where each picture's is.
 
     Returns:
-        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(picture,)`` float64; NaN where there is none: ``psnr`` of equal
-        pictures, ``ms_ssim`` of pictures smaller than :data:`FIVE_SCALES`, and what needs a mask that is unknown or
-        empty, or, for ``mse_outside``, one that leaves nothing outside.
+        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(picture,)`` float64; NaN where there is none:
+        ``psnr`` of equal pictures, ``ms_ssim`` of pictures smaller than :data:`FIVE_SCALES`, and what needs a mask that
+        is unknown or empty, or, for ``mse_outside``, one that leaves nothing outside.
 
     Raises:
         ValueError: pictures or masks have other shapes, or pictures are not floating point.
