@@ -5,6 +5,5 @@ from importlib.resources.abc import Traversable
 
 
 def folder(name: str) -> Traversable:
-    """The folder ``schemas`` or ``queries``: inside the package in a wheel, beside it in a checkout."""
-    inside = resources.files("fewchannels").joinpath(name)
-    return inside if inside.is_dir() else resources.files("fewchannels").joinpath("..", "..", name)
+    """The folder ``schemas`` or ``queries`` of the package; in a checkout a link to the one at its top."""
+    return resources.files("fewchannels").joinpath(name)

@@ -1,0 +1,1 @@
+"""A run becomes results: tables, figures and findings."""

@@ -1,0 +1,1 @@
+"""A manifest, a model and settings become a run."""

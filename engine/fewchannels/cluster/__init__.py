@@ -1,0 +1,1 @@
+"""Ray: sessions, the pool of actors, submitted jobs and telemetry."""

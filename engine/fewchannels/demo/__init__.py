@@ -1,0 +1,1 @@
+"""The shapes world, and the small FLUX pipeline that draws it."""

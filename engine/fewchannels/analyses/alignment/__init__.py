@@ -1,0 +1,1 @@
+"""Whether clusters of tokens by their massive channels find the subject."""

@@ -1,0 +1,1 @@
+"""How few channels hold how much of the hidden states."""

@@ -1,0 +1,1 @@
+"""Figures: described once, drawn as files and for a browser."""

@@ -1,0 +1,1 @@
+"""Whether the top channels stay the same across samples, steps and layers."""

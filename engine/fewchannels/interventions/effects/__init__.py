@@ -1,0 +1,1 @@
+"""What edits do: contrasts with their controls, tests, figures and findings."""

@@ -1,0 +1,1 @@
+"""Questions to runs, sweeps and comparisons in SQL."""

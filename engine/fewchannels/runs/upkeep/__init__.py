@@ -1,0 +1,1 @@
+"""Runs verified, merged, exported and compacted."""

@@ -1,0 +1,1 @@
+"""One file of runs, sweeps and comparisons: HTML, Markdown or PDF."""
