@@ -15,26 +15,13 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from fewchannels import manifest
-from fewchannels.demo.build import Architecture, build_pipeline
+from fewchannels.demo.build import build_pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-TINY = Architecture(
-    grid=4,
-    n_dual=2,
-    n_single=2,
-    n_heads=2,
-    head_dim=16,
-    text_dim=32,
-    text_layers=1,
-    text_tokens=16,
-    pooled_dim=16,
-    vae_channels=(8, 16),
-)
-
 
 # What takes longest begins first; between what starts clusters of several nodes or hosts is something else.
 FIRST = (

@@ -5,140 +5,161 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
+from sent import send
 
 from fewchannels.tables import schema
 
 ROOT = Path(__file__).parent.parent
-ENGINE = ROOT / "engine"
+SOURCES = ROOT / "engine"
+PACKAGE = SOURCES / "fewchannels"
 
-# Each may import what stands above it.
-ORDER = [
+# Rooms: a package or a module at the top. Each may import what stands above it.
+ORDER = (
     "errors",
-    "sizes",
-    "storage",
-    "documents",
-    "replaced",
     "resources",
     "tables",
-    "runfile",
-    "lease",
-    "turns",
-    "statistics",
-    "channels",
-    "draws",
-    "config",
-    "demo.world",
-    "manifest",
-    "models.family",
-    "models",
-    "plan",
-    "budget",
-    "embeddings",
-    "noised",
-    "stages",
-    "sampler",
-    "taps",
-    "transfer",
-    "recorder",
-    "shards",
-    "store",
-    "ledger",
-    "parts",
-    "results",
-    "agreement",
-    "verify",
-    "job",
-    "encode",
-    "pictures",
-    "loaded",
-    "worker",
-    "estimate",
-    "recompute",
-    "cluster",
-    "telemetry",
-    "actors",
-    "run",
-    "jobs",
-    "query",
-    "answer",
-    "catalog",
-    "copying",
-    "huggingface",
-    "reader",
-    "figures",
+    "units",
     "demo",
-    "masks",
-    "metrics",
+    "manifest",
+    "measures",
+    "models",
+    "runs",
+    "cluster",
+    "capture",
     "analyses",
     "interventions",
-    "report",
-    "explore",
+    "views",
     "cli",
-]
+    "__main__",
+)
+APART = {("analyses", "capture")}  # the first knows nothing of the second, though it stands below
+
+# What still stands against that, each until the piece that is imported has been carved out to where it belongs.
+EXCEPTIONS = {
+    ("analyses.comparison.pairing", "capture.config"),
+    ("analyses.comparison.place", "capture.config"),
+    ("cluster.pool", "capture.job"),
+    ("cluster.telemetry", "capture.job"),
+    ("manifest.write", "runs.storage"),
+    ("models.embeddings", "runs.description"),
+    ("models.embeddings", "runs.storage"),
+    ("models.loaded", "capture.job"),
+    ("runs.results", "capture.config"),
+    ("runs.upkeep.merge", "capture.config"),
+}
+# Modules that import each other, inside functions.
+CIRCLES = {
+    frozenset({"analyses.alignment.findings", "analyses.alignment.units"}),
+    frozenset({"analyses.concentration.findings", "analyses.concentration.units"}),
+    frozenset({"analyses.stability.findings", "analyses.stability.units"}),
+    frozenset({"cli", "cli.jobs"}),
+    frozenset({"runs.storage", "runs.storage.base", "runs.storage.folder", "runs.storage.objects"}),
+}
 ONLY_IMPORTERS = {
     "pyarrow": {"manifest", "tables"},
-    "diffusers": {"models", "sampler", "demo"},
-    "zarr": {"store"},
-    "obstore": {"storage"},
-    "fcntl": {"lease", "turns"},
-    "xarray": {"store", "reader"},
-    "ray": {"cluster", "telemetry", "actors", "jobs", "run"},
-    "duckdb": {"answer", "catalog"},
+    "diffusers": {"models", "demo"},
+    "zarr": {"runs.arrays"},
+    "obstore": {"runs.storage"},
+    "fcntl": {"runs.lease", "models.turns"},
+    "xarray": {"runs.arrays", "runs.run"},
+    "ray": {"cluster", "capture.run"},
+    "duckdb": {"runs.sql"},
     "typer": {"cli"},
-    "plotly": {"figures"},
-    "jinja2": {"report"},
-    "dash": {"explore"},
-    "flask": {"explore"},
+    "matplotlib": {"analyses.figures"},
+    "plotly": {"analyses.figures"},
+    "jinja2": {"views.report"},
+    "dash": {"views.explore"},
+    "flask": {"views.explore"},
 }
 
 
-def place(module: str) -> str:
-    """The name in ORDER that a module such as ``models.load`` belongs to."""
-    parts = module.split(".")
-    return next((name for n in (2, 1) if (name := ".".join(parts[:n])) in ORDER), parts[0])
+def named(path: Path) -> str:
+    """The name of a module below the package; ``""`` for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports() -> list[tuple[str, str]]:
-    """Every (module of engine, imported module) pair, imports inside functions included."""
-    found = []
-    for path in ENGINE.rglob("*.py"):
-        module = ".".join(path.relative_to(ENGINE).with_suffix("").parts).removesuffix(".__init__")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found += [(module, alias.name) for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found += [(module, f"{node.module}.{alias.name}") for alias in node.names]
+MODULES = {named(path): path for path in PACKAGE.rglob("*.py")}
+
+
+@cache
+def imports(module: str) -> set[str]:
+    """Whatever a module imports, by full name, imports inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "relative imports hide where a module is"
+            assert not node.level, "relative imports hide where a module is"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
+def own_imports(module: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for name in imports(module):
+        if name.split(".")[0] == "fewchannels":
+            target = name.removeprefix("fewchannels").removeprefix(".")
+            while target not in MODULES:
+                target = target.rpartition(".")[0]
+            found.add(target)
+    return found - {module, ""}  # the package itself hands out names of every room, when they are used
+
+
+def is_within(module: str, places: set[str]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    assert sorted({module.split(".")[0] for module in MODULES if module}) == sorted(ORDER)
+
+
 def test_imports_run_one_way() -> None:
-    wrong = []
-    for module, imported in imports():
-        if not imported.startswith("engine.") or module == "__init__":
-            continue
-        target = imported.removeprefix("engine.")
-        if target in ("open_run", "Run"):
-            target = "reader"
-        if ORDER.index(place(target)) > ORDER.index(place(module)):
-            wrong.append(f"engine.{module} imports {imported}")
-    assert not wrong
+    against = set()
+    for module in set(MODULES) - {""}:
+        for target in own_imports(module):
+            rooms = module.split(".")[0], target.split(".")[0]
+            if ORDER.index(rooms[1]) > ORDER.index(rooms[0]) or rooms in APART:
+                against.add((module, target))
+    assert against == EXCEPTIONS
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {module: own_imports(module) for module in MODULES}
+    found = set()
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+            break
+        except CycleError as error:
+            circle = next((each for each in CIRCLES if set(error.args[1]) <= each), frozenset(error.args[1]))
+            found.add(circle)
+            for module in circle:
+                graph[module] -= circle
+    assert found == CIRCLES
 
 
 @pytest.mark.parametrize("library", ONLY_IMPORTERS)
 def test_each_library_has_its_own_module(library: str) -> None:
-    importers = {place(module) for module, imported in imports() if imported.split(".")[0] == library}
-    assert importers <= ONLY_IMPORTERS[library]
+    importers = {module for module in MODULES if library in {name.split(".")[0] for name in imports(module)}}
+    assert {module for module in importers if not is_within(module, ONLY_IMPORTERS[library])} == set()
+    assert all(any(is_within(module, {place}) for module in importers) for place in ONLY_IMPORTERS[library])
 
 
 def test_files_are_of_a_length_that_can_be_read() -> None:
     too_long = {
         str(path.relative_to(ROOT)): n
-        for path in [*ENGINE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+        for path in [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]
         if (n := len(path.read_text(encoding="utf-8").splitlines())) > 450
     }
     assert not too_long
@@ -169,28 +190,33 @@ def test_the_specification_names_every_array_of_the_store() -> None:
         assert re.search(rf"`{array.name}`.*\| {', '.join(array.dims)} \| {array.dtype}", text), array.name
 
 
-def test_a_wheel_carries_schemas_and_queries(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        ".",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def test_a_wheel_is_the_package_and_nothing_else(tmp_path: Path) -> None:
+    """Built from what a node of a cluster is sent, so that this is known to be enough."""
+    send(tmp_path / "node")
+    wheels = ["-w", str(tmp_path), str(tmp_path / "node")]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", *wheels]
+    subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {
-        "fewchannels/schemas/cells.yaml",
-        "fewchannels/schemas/store.md",
-        "fewchannels/queries/massive_channels.sql",
-    } <= names
-    assert "engine/fewchannels/demo/model/model_index.json" in names
+    assert {name.split("/")[0] for name in names} == {"fewchannels", f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
+    expected = {f"fewchannels/{path.relative_to(PACKAGE)}" for path in MODULES.values()}
+    for folder, kinds in (("schemas", ("*.yaml", "*.md")), ("queries", ("*.sql",))):
+        expected |= {f"fewchannels/{folder}/{path.name}" for kind in kinds for path in (ROOT / folder).glob(kind)}
+    assert expected - names == set()
+    assert {"fewchannels/demo/model/model_index.json", "fewchannels/views/explore/assets/explorer.js"} <= names
+    assert sum(name.endswith(".py") for name in names) == len(MODULES)
+
+
+def test_no_constraint_names_a_build_that_only_one_index_has() -> None:
+    """``torch==2.13.0`` takes the builds for CPUs and for any CUDA; ``2.13.0+cpu`` is on PyTorch's own index alone."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
+    names = [re.sub("[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins]
+    assert len(set(names)) == len(names)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.sub("[-_.]+", "-", re.match(r"[\w.-]+", each)[0]).lower() for each in wanted} - set(names) == set()
 
 
 def test_the_cluster_file_fits_rays_schema() -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from conftest import TINY
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from tiny import TINY
 from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner, Result
 
@@ -29,9 +26,7 @@ from fewchannels.analyses.comparison.pairing import (
     Pairing,
     Unit,
     cells,
-    partners,
     side_by_side,
-    spearman,
 )
 from fewchannels.cli import app
 from fewchannels.cluster.session import Pool
@@ -325,34 +320,6 @@ def test_another_stream_is_compared_by_its_own_arrays_as_the_capture_measured_th
         assert len(merged) == len(found) == 3 * 4 * 2
         for metric in METRICS:
             np.testing.assert_allclose(merged[f"{metric}_b"], merged[metric], rtol=1e-6)
-
-
-def relative(i: int, n: int) -> Fraction:
-    return Fraction(i, n - 1) if n > 1 else Fraction(1)
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.data())
-def test_partners_are_the_nearest_by_place_and_no_two_share_one(n_a: int, n_b: int, data: st.DataObject) -> None:
-    a, b = (sorted(data.draw(st.sets(st.integers(0, n - 1)))) for n in (n_a, n_b))
-    few, many = min(n_a, n_b), max(n_a, n_b)
-    expected = set()
-    for i in range(few):
-        nearest = min(range(many), key=lambda j: (abs(relative(j, many) - relative(i, few)), j))
-        expected.add((i, nearest) if n_a <= n_b else (nearest, i))
-    found = partners(a, b, n_a, n_b)
-    assert {(a[i], b[j]) for i, j in found} == {(x, y) for x, y in expected if x in a and y in b}
-    assert found == sorted(found)
-    assert len({j for _, j in found}) == len({i for i, _ in found}) == len(found)
-
-
-@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 10**6))
-def test_rank_correlation_is_scipys_with_ties_and_without_ranks(n_channels: int, n: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    a, b = random.integers(0, 4, (2, n, n_channels)).astype(np.float32)
-    a[random.random(n) < 0.2, 0] = np.nan
-    with np.errstate(invalid="ignore"):
-        expected = [spearmanr(x, y).statistic if np.ptp(x) and np.ptp(y) else np.nan for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(spearman(a, b), expected, atol=1e-12)
 
 
 def test_runs_that_cannot_be_compared_are_refused_with_the_reason(folder: Path, run_a: Path, tiny_model: Path) -> None:

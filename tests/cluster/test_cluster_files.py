@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
+from sent import send
 
 ROOT = Path(__file__).parents[2]
+PINS = "constraints.txt"
+NEEDED = {"pyproject.toml", PINS, "README.md", "LICENSE", "engine", "schemas", "queries"}
 FILES = ["cluster.yaml", "docs/cluster/gcp.yaml", "docs/cluster/on_premise.yaml"]
 
 
@@ -52,10 +56,47 @@ def test_the_head_takes_no_actor_and_ray_runs_where_the_project_is(name: str) ->
     for command in (config["head_start_ray_commands"][1], config["worker_start_ray_commands"][1]):
         assert "ulimit -n 65536; " in command
         assert "ray start" in command
-    assert (
-        "~/venv/bin/pip install --quiet --constraint ~/fewchannels/constraints.txt --editable ~/fewchannels"
-        in (config["setup_commands"])
-    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_node_installs_what_is_pinned_but_for_its_own_pytorch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, make, pick, install = filled(name)["setup_commands"]
+    assert make.endswith("python3.11 -m venv --system-site-packages ~/venv")
+    assert install == "~/venv/bin/pip install --quiet --constraint ~/constraints.txt --editable ~/fewchannels"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    send(tmp_path / "fewchannels", name)
+    subprocess.run(["bash", "-c", pick], check=True)
+    pinned, kept = (file.read_text(encoding="utf-8").splitlines() for file in (ROOT / PINS, tmp_path / PINS))
+    (torch,) = set(pinned) - set(kept)
+    assert torch.startswith("torch==")
+    assert len(kept) == len(pinned) - 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_node_is_sent_what_it_needs_however_much_lies_beside_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, node = tmp_path / "checkout", tmp_path / "node"
+    checkout.mkdir()
+    for entry in ROOT.iterdir():
+        if entry.name != "runs":
+            (checkout / entry.name).symlink_to(entry)
+    monkeypatch.chdir(checkout)
+    mounts = filled(name)["file_mounts"]
+    _, before = hash_runtime_conf(mounts, None, None, generate_file_mounts_contents_hash=True)
+    for folder in ("runs", "RUN"):
+        (checkout / folder).mkdir()
+        with (checkout / folder / "large").open("wb") as file:
+            file.truncate(2**30)
+    _, after = hash_runtime_conf(mounts, None, None, generate_file_mounts_contents_hash=True)
+    assert after == before, "Ray would send something again"
+    send(node, name, checkout)
+    assert {path.name for path in node.iterdir()} == NEEDED
+    assert not [path for path in node.rglob("*") if path.name.endswith((".egg-info", "__pycache__"))]
+    assert sum(path.stat().st_size for path in node.rglob("*") if path.is_file()) < 32 * 2**20
+    assert (node / "engine" / "fewchannels" / "schemas" / "cells.yaml").is_file()
 
 
 def test_the_launcher_is_the_one_that_is_pinned() -> None:

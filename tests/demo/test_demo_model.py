@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from diffusers import DiffusionPipeline, FluxPipeline
+from tiny import TINY
 
 from fewchannels.demo import train
 from fewchannels.demo.build import build_tokenizers, world_words

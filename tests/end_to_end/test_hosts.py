@@ -3,18 +3,21 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
-from conftest import TINY
 from hosts import ROOT, Host, NoHostsError, hosts, ssh
+from tiny import TINY
 
 from fewchannels import manifest, open_run
 from fewchannels.capture.config import CaptureConfig
@@ -79,6 +82,21 @@ def runs_ray(host: Host, folder: Path) -> bool:
     return "raylet" in ssh(host, folder, "ps", "axo", "comm").stdout
 
 
+@contextmanager
+def large_run() -> Iterator[None]:
+    """A run of 1 GB where the demo leaves its own, beside what nodes are sent; their home has room for 64 MB."""
+    place = ROOT / "runs" / "test-hosts"
+    place.mkdir(parents=True)
+    try:
+        with (place / "large").open("wb") as file:
+            file.truncate(2**30)
+        yield
+    finally:
+        shutil.rmtree(place)
+        with suppress(OSError):  # not empty: the user's own
+            place.parent.rmdir()
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not os.environ.get("FEWCHANNELS_CLUSTER_TESTS"):
@@ -95,13 +113,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             config["provider"] |= {"head_ip": head.address, "worker_ips": [each.address for each in workers]}
             config["auth"] = {"ssh_user": "root", "ssh_private_key": str(folder / "key")}
             # No package index is in reach: the environment is there.
-            *kept, make, install = config["setup_commands"]
+            *kept, make, pick, install = config["setup_commands"]
             assert ("venv" in make, "pip install" in install) == (True, True)
-            config["setup_commands"] = [*kept, f"ln -sfn {BIN.parent} ~/venv"]
+            config["setup_commands"] = [*kept, f"ln -sfn {BIN.parent} ~/venv", pick]
             config["head_start_ray_commands"][1] = f"export {IMPATIENT}; {config['head_start_ray_commands'][1]}"
             (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
             made = Site(head, workers, folder, folder / "cluster.yaml")
-            up = made.launcher("up")
+            with large_run():
+                up = made.launcher("up")
             assert up.returncode == 0, up.stdout + up.stderr
             until(lambda: all(runs_ray(host, folder) for host in workers))
             yield made
@@ -111,6 +130,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             until(lambda: not any(runs_ray(host, folder) for host in workers))
     except NoHostsError as error:
         pytest.skip(f"hosts cannot be made here: {error}")
+
+
+def test_every_host_got_what_it_needs_and_no_runs(site: Site) -> None:
+    for host in (site.head, *site.workers):
+        names = set(ssh(host, site.folder, "ls ~/fewchannels").stdout.split())
+        assert names == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "engine", "schemas", "queries"}
+        pins = ssh(host, site.folder, "cat ~/constraints.txt").stdout
+        assert f"ray=={ray.__version__}\n" in pins
+        assert "\ntorch==" not in pins
 
 
 def test_a_host_whose_network_is_cut_costs_time_and_no_sample(site: Site) -> None:

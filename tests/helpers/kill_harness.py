@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from conftest import TINY
+from tiny import TINY
 
 from fewchannels import manifest, open_run
 from fewchannels.capture.config import CaptureConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from report_commands import ran
+from tiny import TINY
 from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner
 

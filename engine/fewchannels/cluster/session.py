@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
+from ray.job_config import JobConfig
 
 from fewchannels.errors import FewchannelsError, InputError
 
@@ -119,6 +120,18 @@ def ray_session(pool: Pool) -> Iterator[None]:
         ray.shutdown()
 
 
+class _OwnPath(JobConfig):
+    """Workers import from where this process does.
+
+    Ray puts the driver's working directory in front of its workers' path, where any file of the user's that is called
+    as some library's module is (``profile.py``, ``statistics.py``) would be imported in its place. It does not for jobs
+    that have a working directory of their own, and asks this nowhere else.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
 def _connect(address: str | None, **options: Any) -> None:
     """Reach a cluster, or start one here with these options.
 
@@ -132,7 +145,7 @@ def _connect(address: str | None, **options: Any) -> None:
     try:
         with _without_standard_error():  # Ray's core announces that very setting there
             # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
-            ray.init(address=address or "local", **options)
+            ray.init(address=address or "local", job_config=_OwnPath(), **options)
     except Exception as error:  # what Ray raises while it starts has no common base class
         raise FewchannelsError(
             f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "

@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Any
 
-from conftest import TINY
 from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
+from tiny import TINY
 from torch import Tensor
 
 from checkpoints.case import Case, listed, seeded
