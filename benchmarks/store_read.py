@@ -30,7 +30,7 @@ import xarray as xr
 import zarr
 from store_write import ZARRS, files_of, laid_out, layout, open_tensorstore, random_values
 
-from fewchannels.runs import arrays as store
+from fewchannels.runs.arrays import NAME, Store
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
 
@@ -45,7 +45,7 @@ def build(folder: Path, shape: Layout) -> dict[str, tuple[Path, Callable[[], Rea
     for each in (group, npy, tensors):
         each.mkdir()
     laid_out(group, shape, "ours")
-    written = store.Store(open_storage(group), shape)
+    written = Store(open_storage(group), shape)
     hdf5 = folder / "hdf5"
     hdf5.mkdir()
     with h5py.File(hdf5 / "file.h5", "w") as file:
@@ -61,7 +61,7 @@ def build(folder: Path, shape: Layout) -> dict[str, tuple[Path, Callable[[], Rea
                 safetensors.numpy.save_file(sample, tensors / f"{row}.safetensors")
                 for name, array in sample.items():
                     np.save(npy / f"{row}.{name}.npy", array)
-    path = group / store.NAME
+    path = group / NAME
 
     def samples_of(where: Where) -> list[int]:
         return list(range(shape.n_samples)) if isinstance(where[0], slice) else [where[0]]

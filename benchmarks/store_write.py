@@ -39,8 +39,8 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import begin, prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.models.family import Block
-from fewchannels.runs import arrays as store
 from fewchannels.runs import shards
+from fewchannels.runs.arrays import NAME, Store, lay_out, read
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
 
@@ -86,15 +86,15 @@ def real_values() -> Arrays:
         job = prepare(path, Path(temporary, "run"), CaptureConfig(shard_samples=16))
         begin(job, path)
         CaptureWorker(job, os.cpu_count() or 1)(0)
-        return store.read(job.storage, [plan.name for plan in job.layout.arrays()], 0, 16)
+        return read(job.storage, [plan.name for plan in job.layout.arrays()], 0, 16)
 
 
 def laid_out(folder: Path, shape: Layout, codec: str) -> zarr.Group:
     """A Zarr group for the arrays: with zarr-python's ``defaults``, sharded with ``none``, or as ``ours``."""
     if codec == "ours":
-        store.lay_out(open_storage(folder), shape, [str(i) for i in range(shape.n_samples)])
-        return zarr.open_group(folder / store.NAME, mode="r+")
-    group = zarr.create_group(folder / store.NAME, zarr_format=3)
+        lay_out(open_storage(folder), shape, [str(i) for i in range(shape.n_samples)])
+        return zarr.open_group(folder / NAME, mode="r+")
+    group = zarr.create_group(folder / NAME, zarr_format=3)
     for plan in shape.arrays():
         sharded = {} if codec == "defaults" else {"shards": plan.shard, "chunks": plan.chunk, "compressors": None}
         group.create_array(plan.name, shape=plan.shape, dtype=plan.dtype, fill_value=plan.fill, **sharded)
@@ -124,7 +124,7 @@ def with_zarr(shape: Layout, values: Arrays, codec: str, config: dict[str, str])
     def prepare_group(folder: Path) -> Write:
         laid_out(folder, shape, codec)
         with zarr.config.set(config):
-            group = zarr.open_group(folder / store.NAME, mode="r+")
+            group = zarr.open_group(folder / NAME, mode="r+")
             arrays = {name: group[name] for name in values}
 
         def write() -> None:
@@ -142,7 +142,7 @@ def with_tensorstore(shape: Layout, values: Arrays, codec: str) -> Callable[[Pat
 
     def prepare_arrays(folder: Path) -> Write:
         laid_out(folder, shape, codec)
-        arrays = {name: open_tensorstore(folder / store.NAME / name) for name in values}
+        arrays = {name: open_tensorstore(folder / NAME / name) for name in values}
 
         def write() -> None:
             for written in [array.write(values[name]) for name, array in arrays.items()]:
@@ -163,7 +163,7 @@ def writers(shape: Layout, values: Arrays, n_threads: int) -> dict[str, Callable
 
     def ours(folder: Path) -> Write:
         laid_out(folder, shape, "ours")
-        written = store.Store(open_storage(folder), shape, n_threads)
+        written = Store(open_storage(folder), shape, n_threads)
         return lambda: written.write(0, values)
 
     def hdf5(folder: Path) -> Write:
@@ -224,17 +224,17 @@ def check_readers(shape: Layout, values: Arrays, folder: Path) -> list[str]:
         AssertionError: a reader sees something else.
     """
     laid_out(folder, shape, "ours")
-    store.Store(open_storage(folder), shape).write(0, values)
-    path = folder / store.NAME
+    Store(open_storage(folder), shape).write(0, values)
+    path = folder / NAME
     dataset = xr.open_zarr(path, chunks=None, zarr_format=3, mask_and_scale=False)
     readers: dict[str, Callable[[str], np.ndarray]] = {
         "zarr-python": lambda name: zarr.open_array(path / name, mode="r")[:],
         "xarray": lambda name: dataset[name].values,
         "tensorstore": lambda name: open_tensorstore(path / name).read().result(),
     }
-    for reader, read in readers.items():
+    for reader, stored in readers.items():
         for name, expected in values.items():
-            assert np.array_equal(read(name).view(np.uint32), expected.view(np.uint32)), f"{reader} misreads {name}"
+            assert np.array_equal(stored(name).view(np.uint32), expected.view(np.uint32)), f"{reader} misreads {name}"
     with zarr.config.set(ZARRS):
         for name, expected in values.items():
             read_back = zarr.open_array(path / name, mode="r")[:]

@@ -17,8 +17,8 @@ from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner, Result
 
 from fewchannels import open_run
-from fewchannels.analyses.comparison import compare as comparison_summary
-from fewchannels.analyses.comparison import pairing as comparison
+from fewchannels.analyses.comparison import compare as comparing
+from fewchannels.analyses.comparison import pairing
 from fewchannels.analyses.comparison.compare import TABLES, compare, tabulate
 from fewchannels.analyses.comparison.pairing import (
     METRICS,
@@ -213,9 +213,9 @@ def test_batches_of_any_size_find_the_same(
     run_a: Path, run_b: Path, most_bytes: int, n_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = compared(run_a, run_b)
-    monkeypatch.setattr(comparison.batches, "__defaults__", (most_bytes,))
-    monkeypatch.setattr(comparison, "_BLOCK_SCORES", 2 * 64)
-    assert len(list(comparison.batches(7, 2, 512))) == n_batches  # 7 samples, 2 steps, 2 arrays of 2 x 32 channels
+    monkeypatch.setattr(pairing.batches, "__defaults__", (most_bytes,))
+    monkeypatch.setattr(pairing, "_BLOCK_SCORES", 2 * 64)
+    assert len(list(pairing.batches(7, 2, 512))) == n_batches  # 7 samples, 2 steps, 2 arrays of 2 x 32 channels
     for name, table in compared(run_a, run_b).items():
         pd.testing.assert_frame_equal(table, whole[name])
 
@@ -230,7 +230,7 @@ def test_each_task_is_read_once_by_a_batch_in_whatever_order_its_samples_come(
         calls.append((start, stop))
         return read(storage, names, start, stop, region)
 
-    monkeypatch.setattr(comparison, "read", counting)
+    monkeypatch.setattr(pairing, "read", counting)
     pairing.b.read(["rms"], slice(0, 7), 0, [0])
     assert calls == [(0, 7)], "neighbouring tasks in one call"
     del calls[:]
@@ -411,13 +411,13 @@ def test_an_interrupted_comparison_goes_on_with_the_layers_that_are_left(
         compare(pairing, Criteria(k=2), open_storage(out), ALONE)
     record = out / "units" / "00001.json"
     record.write_bytes(record.read_bytes()[:-40])
-    work = comparison_summary._work
+    work = comparing._work
 
     def counting(pairing: Pairing, criteria: Criteria, units: list[Unit], number: int) -> Any:
         done.append(number)
         return work(pairing, criteria, units, number)
 
-    monkeypatch.setattr(comparison_summary, "_work", counting)
+    monkeypatch.setattr(comparing, "_work", counting)
     compare(pairing, criteria, open_storage(out), ALONE)
     assert done == [1, 2, 3]
     names = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}

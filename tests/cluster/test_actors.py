@@ -14,7 +14,6 @@ from ray.cluster_utils import Cluster
 from stub_work import StubWork, start_dead, start_stub
 
 from fewchannels.capture.run import Progress, run_tasks
-from fewchannels.cluster import pool as actors
 from fewchannels.cluster.pool import State, outcomes
 from fewchannels.cluster.session import Pool, choose_pool
 from fewchannels.errors import FewchannelsError, InputError
@@ -140,7 +139,7 @@ def test_a_slow_node_does_less_and_the_last_tasks_do_not_wait_for_it(node: Calla
 def test_a_task_that_kills_its_actor_fails_alone(
     node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "MACHINE_FAULT_RETRIES", 1)
+    monkeypatch.setattr("fewchannels.cluster.pool.MACHINE_FAULT_RETRIES", 1)
     node(), node()
     work = StubWork(str(tmp_path), 10, deadly=4)
     outcome = run_tasks(work, start_stub, pool(2))
@@ -153,7 +152,7 @@ def test_a_task_that_kills_its_actor_fails_alone(
 def test_actors_that_die_at_once_end_the_run_with_the_reason(
     node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "MACHINE_FAULT_RETRIES", 1)
+    monkeypatch.setattr("fewchannels.cluster.pool.MACHINE_FAULT_RETRIES", 1)
     node()
     with pytest.raises(FewchannelsError, match="2 actors died before any task was done"):
         list(outcomes(StubWork(str(tmp_path), 3), start_dead, [0, 1, 2], pool(1)))

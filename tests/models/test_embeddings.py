@@ -32,7 +32,7 @@ from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, text_encoders
-from fewchannels.runs import arrays as store
+from fewchannels.runs.arrays import NAME
 from fewchannels.runs.storage import FolderStorage
 
 BY_NAME = {case.name: case for case in CASES if case.name != "dit"}
@@ -114,9 +114,9 @@ def test_a_capture_that_encodes_first_holds_what_a_plain_one_holds(
         done = CliRunner().invoke(app, [*command, *more, "--out", str(tmp_path / name), *first])
         assert done.exit_code == 0, done.output
     plain, first = tmp_path / "plain", tmp_path / "first"
-    shards = sorted(path.relative_to(plain) for path in (plain / store.NAME).rglob("*") if path.is_file())
+    shards = sorted(path.relative_to(plain) for path in (plain / NAME).rglob("*") if path.is_file())
     assert len(shards) > 10
-    assert shards == sorted(path.relative_to(first) for path in (first / store.NAME).rglob("*") if path.is_file())
+    assert shards == sorted(path.relative_to(first) for path in (first / NAME).rglob("*") if path.is_file())
     assert all((plain / shard).read_bytes() == (first / shard).read_bytes() for shard in shards)
     fingerprints = {json.loads((run / "run.json").read_text())["fingerprint"] for run in (plain, first)}
     assert len(fingerprints) == 1, "where the encoders are does not change what a run holds"

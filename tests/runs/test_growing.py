@@ -21,8 +21,8 @@ from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import compact
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
-from fewchannels.runs.upkeep import datasets as huggingface
-from fewchannels.runs.upkeep import merge as copying
+from fewchannels.runs.upkeep import datasets as for_datasets
+from fewchannels.runs.upkeep import merge
 from fewchannels.runs.upkeep.verify import repair, verify
 
 ALL = "select sample_id, prompt, image, status from samples order by sample_id"
@@ -167,7 +167,7 @@ def test_merged_runs_hold_every_sample_once_and_the_rest_can_be_captured(
     steps: list[tuple[int, int]] = []
     storages = [open_storage(tmp_path / name) for name in ("a", "b")]
     out = open_storage(tmp_path / "merged")
-    counts = copying.merge(storages, out, lambda *step: steps.append(step))
+    counts = merge.merge(storages, out, lambda *step: steps.append(step))
     assert counts == {"n_samples": 11, "n_done": 11, "n_twice": 3}
     assert steps == [(4, 11), (8, 11), (11, 11)]
     assert verify(out).problems == ()
@@ -182,7 +182,7 @@ def test_what_no_merged_run_has_done_is_generated_by_capturing_with_the_new_mani
     capture("b", "demo:6", tasks=[1])  # 2 samples
     capture("whole", "demo:11")
     out = open_storage(tmp_path / "merged")
-    counts = copying.merge([open_storage(tmp_path / "a"), open_storage(tmp_path / "b")], out)
+    counts = merge.merge([open_storage(tmp_path / "a"), open_storage(tmp_path / "b")], out)
     assert counts == {"n_samples": 11, "n_done": 5, "n_twice": 0}
     assert verify(out).problems == ()
     kept = set(by_id(tmp_path / "merged")) & {
@@ -207,13 +207,13 @@ def test_an_interrupted_merge_goes_on_and_another_one_into_the_same_place_is_ref
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copying.merge(storages, out, stop)
+        merge.merge(storages, out, stop)
     first = (tmp_path / "merged" / "ledger" / "00000.json").stat().st_mtime_ns
-    copying.merge(storages, out)
+    merge.merge(storages, out)
     assert (tmp_path / "merged" / "ledger" / "00000.json").stat().st_mtime_ns == first
     assert verify(out).problems == ()
     with pytest.raises(RunConflictError, match="holds another run"):
-        copying.merge(storages[::-1], out)
+        merge.merge(storages[::-1], out)
 
 
 def test_runs_with_other_settings_are_not_merged(
@@ -222,9 +222,9 @@ def test_runs_with_other_settings_are_not_merged(
     capture("a", "demo:6", tasks=[0])
     captured(tmp_path / "b", tmp_path / "a.parquet", CaptureConfig(**{**vars(config), "top_k": 2}), [0])
     with pytest.raises(RunConflictError, match=r"config\.top_k: 3 -> 2"):
-        copying.merge([open_storage(tmp_path / "a"), open_storage(tmp_path / "b")], open_storage(tmp_path / "c"))
+        merge.merge([open_storage(tmp_path / "a"), open_storage(tmp_path / "b")], open_storage(tmp_path / "c"))
     with pytest.raises(InputError, match="at least two runs"):
-        copying.merge([open_storage(tmp_path / "a")], open_storage(tmp_path / "c"))
+        merge.merge([open_storage(tmp_path / "a")], open_storage(tmp_path / "c"))
 
 
 def test_failed_samples_are_left_to_be_done_by_a_merged_run(
@@ -243,7 +243,7 @@ def test_failed_samples_are_left_to_be_done_by_a_merged_run(
 
     monkeypatch.setattr(worker.sampler, "generate", fails)
     worker(0)
-    counts = copying.merge(
+    counts = merge.merge(
         [open_storage(tmp_path / name) for name in ("a", "b")], out := open_storage(tmp_path / "merged")
     )
     assert counts == {"n_samples": 11, "n_done": 6, "n_twice": 0}
@@ -372,10 +372,10 @@ def test_an_exported_run_has_the_samples_of_the_condition(capture: Callable[...,
     job = capture("run", "demo:11")
     where = "sample_id in (select sample_id from cells where layer = 1 and ratio > 1.0) and sample % 3 = 1"
     with Catalog(job.run) as catalog:
-        samples = huggingface.chosen_samples(catalog, where)
+        samples = for_datasets.chosen_samples(catalog, where)
     assert samples == [1, 4, 7, 10]
     out = open_storage(tmp_path / "part")
-    copying.export(open_storage(job.run), samples, out)
+    merge.export(open_storage(job.run), samples, out)
     assert verify(out).problems == ()
     same_samples(tmp_path / "part", job.run)
     run = open_run(tmp_path / "part")
@@ -387,7 +387,7 @@ def test_an_exported_run_has_the_samples_of_the_condition(capture: Callable[...,
 def test_exported_parquet_opens_in_datasets_with_pictures(capture: Callable[..., Job], tmp_path: Path) -> None:
     job = capture("run", "demo:11")
     out = open_storage(tmp_path / "hf")
-    huggingface.export(open_storage(job.run), [1, 2, 9], out)
+    for_datasets.export(open_storage(job.run), [1, 2, 9], out)
     cache = str(tmp_path / "cache")
     samples = datasets.load_dataset(str(tmp_path / "hf"), "samples", split="train", cache_dir=cache)
     assert samples.features["image"] == datasets.Image()
@@ -406,9 +406,9 @@ def test_exported_parquet_opens_in_datasets_with_pictures(capture: Callable[...,
 def test_an_export_of_nothing_or_over_other_files_is_refused(capture: Callable[..., Job], tmp_path: Path) -> None:
     job = capture("run", "demo:6")
     with Catalog(job.run) as catalog, pytest.raises(InputError, match="no_such_column"):
-        huggingface.chosen_samples(catalog, "no_such_column = 1")
+        for_datasets.chosen_samples(catalog, "no_such_column = 1")
     storage = open_storage(job.run)
-    for export in (copying.export, huggingface.export):
+    for export in (merge.export, for_datasets.export):
         with pytest.raises(InputError, match="no finished sample fulfils the condition"):
             export(storage, [], open_storage(tmp_path / "nothing"))
         with pytest.raises(RunConflictError, match="holds other"):

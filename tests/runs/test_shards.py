@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from fewchannels.measures.scores import round_to_bfloat16
 from fewchannels.models.family import Block
-from fewchannels.runs import arrays as store
 from fewchannels.runs import shards
+from fewchannels.runs.arrays import NAME, Store, lay_out
 from fewchannels.runs.layout import ArrayPlan, Layout
 from fewchannels.runs.storage import open_storage
 
@@ -53,7 +53,7 @@ READERS = [by_zarr, by_zarrs, by_tensorstore]
 def test_three_libraries_read_what_was_written(shape: tuple[int, ...], seed: int, tmp_path_factory) -> None:
     plan, random = layout(*shape), np.random.default_rng(seed)
     storage = open_storage(tmp_path_factory.mktemp("run"))
-    store.lay_out(storage, plan, [str(i) for i in range(plan.n_samples)])
+    lay_out(storage, plan, [str(i) for i in range(plan.n_samples)])
     written: dict[str, list[np.ndarray]] = {}
     for task in range(plan.n_tasks):
         arrays = {}
@@ -63,26 +63,26 @@ def test_three_libraries_read_what_was_written(shape: tuple[int, ...], seed: int
                 values.flat[:: random.integers(1, 9)] = random.choice(np.array(ODD_VALUES, np.float32))
             arrays[array.name] = values
             written.setdefault(array.name, []).append(values)
-        store.Store(storage, plan, n_threads=2).write(plan.rows(task).start, arrays)
+        Store(storage, plan, n_threads=2).write(plan.rows(task).start, arrays)
     for array in plan.arrays():
         expected = np.concatenate(written[array.name])
         for read in READERS:
-            found = read(Path(storage.url) / store.NAME / array.name)
+            found = read(Path(storage.url) / NAME / array.name)
             np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=read.__name__)
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_damaged_chunk_is_refused_by_every_reader(read, tmp_path: Path) -> None:
     plan, storage = layout(2, 2, 2, 8, 4, 2, 2), open_storage(tmp_path)
-    store.lay_out(storage, plan, ["a", "b"])
+    lay_out(storage, plan, ["a", "b"])
     arrays = {each.name: np.ones(each.shape, each.dtype) for each in plan.arrays()}
-    store.Store(storage, plan).write(0, arrays)
-    path = tmp_path / store.NAME / "rms" / "c.0.0.0.0"
+    Store(storage, plan).write(0, arrays)
+    path = tmp_path / NAME / "rms" / "c.0.0.0.0"
     damaged = bytearray(path.read_bytes())
     damaged[20] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(Exception, match=r"(?i)checksum|crc-?32c|digest|blosc"):
-        read(tmp_path / store.NAME / "rms")
+        read(tmp_path / NAME / "rms")
 
 
 def test_the_index_is_the_specifications_offsets_and_lengths_then_a_checksum() -> None:

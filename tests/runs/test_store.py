@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from fewchannels.models.family import Block
-from fewchannels.runs import arrays as store
+from fewchannels.runs.arrays import Store, lay_out, open_dataset
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
 
@@ -29,14 +29,14 @@ def task_arrays(task: int, value: float | None = None) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    store.lay_out(open_storage(tmp_path), LAYOUT, [f"{i:016x}" for i in range(11)])
+    lay_out(open_storage(tmp_path), LAYOUT, [f"{i:016x}" for i in range(11)])
     return tmp_path
 
 
 def test_what_is_written_is_read_back_by_xarray_with_labels_and_no_warning(run: Path) -> None:
     written = {task: task_arrays(task) for task in range(LAYOUT.n_tasks)}
     for task in (2, 0, 1):
-        store.Store(open_storage(run), LAYOUT).write(LAYOUT.rows(task).start, written[task])
+        Store(open_storage(run), LAYOUT).write(LAYOUT.rows(task).start, written[task])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = xr.open_zarr(run / "activations.zarr", chunks=None)
@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back_by_xarray_with_labels_and_no_warning(run: 
 
 
 def test_a_shard_is_one_file_whose_checksum_and_size_are_told(run: Path) -> None:
-    stored = store.Store(open_storage(run), LAYOUT).write(8, task_arrays(2))
+    stored = Store(open_storage(run), LAYOUT).write(8, task_arrays(2))
     files = {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("c.*")}
     assert {key: (each.n_bytes, each.crc32c) for key, each in stored.items()} == {
         key: (len(data), f"{google_crc32c.value(data):08x}") for key, data in files.items()
@@ -63,14 +63,14 @@ def test_a_shard_is_one_file_whose_checksum_and_size_are_told(run: Path) -> None
 def test_a_task_of_nothing_but_zeros_or_fill_values_is_stored_all_the_same(run: Path, value: float) -> None:
     with np.errstate(invalid="ignore"):
         arrays = task_arrays(0, value)
-    store.Store(open_storage(run), LAYOUT).write(0, arrays)
+    Store(open_storage(run), LAYOUT).write(0, arrays)
     for array in LAYOUT.arrays():
         assert list((run / "activations.zarr" / array.name).glob("c.*"))
 
 
 def test_unwritten_samples_read_as_nan_and_minus_one(run: Path) -> None:
-    store.Store(open_storage(run), LAYOUT).write(4, task_arrays(1))
-    data = store.open_dataset(open_storage(run))
+    Store(open_storage(run), LAYOUT).write(4, task_arrays(1))
+    data = open_dataset(open_storage(run))
     assert np.isnan(data["mean_abs"].values[:4]).all()
     assert (data["massive_channel"].values[8:] == -1).all()
     assert not np.isnan(data["mean_abs"].values[4:8]).any()
@@ -80,21 +80,21 @@ def test_unwritten_samples_read_as_nan_and_minus_one(run: Path) -> None:
 def test_a_region_that_is_not_whole_shards_is_refused(run: Path, start: int, n: int) -> None:
     arrays = {array.name: np.zeros((n, *array.shape[1:]), array.dtype) for array in LAYOUT.arrays()}
     with pytest.raises(ValueError, match="is not a whole shard of 4 samples"):
-        store.Store(open_storage(run), LAYOUT).write(start, arrays)
+        Store(open_storage(run), LAYOUT).write(start, arrays)
 
 
 def test_a_missing_array_is_refused(run: Path) -> None:
     arrays = task_arrays(0)
     del arrays["rms"]
     with pytest.raises(ValueError, match="got arrays"):
-        store.Store(open_storage(run), LAYOUT).write(0, arrays)
+        Store(open_storage(run), LAYOUT).write(0, arrays)
 
 
 def test_massive_values_survive_to_the_last_bit(run: Path) -> None:
     arrays = task_arrays(0)
     arrays["massive_value"][0, 0, 0, 0, :3] = [91_648.0, 2e7, 1e8]
-    store.Store(open_storage(run), LAYOUT).write(0, arrays)
-    assert store.open_dataset(open_storage(run))["massive_value"].values[0, 0, 0, 0, :3].tolist() == [
+    Store(open_storage(run), LAYOUT).write(0, arrays)
+    assert open_dataset(open_storage(run))["massive_value"].values[0, 0, 0, 0, :3].tolist() == [
         91_648.0,
         2e7,
         1e8,

@@ -18,7 +18,7 @@ from fewchannels.models.family_file import as_fields
 from fewchannels.models.load_options import Loading
 from fewchannels.models.sampler import Settings
 from fewchannels.models.source import find, geometry, text_encoders, weights_digest
-from fewchannels.runs import arrays as store
+from fewchannels.runs import arrays
 from fewchannels.runs.description import (
     EMBEDDINGS,
     FORMAT_VERSION,
@@ -42,7 +42,7 @@ from fewchannels.runs.lease import LEASE
 from fewchannels.runs.storage import Storage, open_storage
 
 _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
-_FOLDERS = ("ledger/", "cells/", "samples/", "results/", EMBEDDINGS, f"{store.NAME}/")
+_FOLDERS = ("ledger/", "cells/", "samples/", "results/", EMBEDDINGS, f"{arrays.NAME}/")
 _FILES = (MANIFEST, LEASE)
 _MOST_BATCH_SIZE = 16
 _ELSEWHERE = ("model", "revision", "offload", "device_map", "transformer_file", "encode_first")
@@ -374,7 +374,7 @@ def check_same(job: Job, manifest_path: Path) -> dict[str, Any]:
 def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
     layout, storage, settings = job.layout, job.storage, as_dict(job.config)
     objects = {MANIFEST: storage.put(MANIFEST, [manifest_path.read_bytes()])}
-    objects |= store.lay_out(storage, layout, manifest.sample_ids(manifest_path))
+    objects |= arrays.lay_out(storage, layout, manifest.sample_ids(manifest_path))
     description = {
         "format_version": FORMAT_VERSION,
         "fingerprint": job.fingerprint,

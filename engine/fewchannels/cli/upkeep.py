@@ -87,22 +87,21 @@ def export(
     from fewchannels.runs.lease import hold
     from fewchannels.runs.sql.catalog import Catalog
     from fewchannels.runs.storage import open_storage
-    from fewchannels.runs.upkeep import datasets as huggingface
-    from fewchannels.runs.upkeep import merge as copying
+    from fewchannels.runs.upkeep import datasets, merge
 
     storage, target = open_storage(run), open_storage(out)
     if storage.url.rstrip("/") == target.url.rstrip("/"):
         raise InputError(f"{out!r} is the run itself; choose a new place.")
     with errors.status("choosing samples"), Catalog(run) as catalog:
-        samples = huggingface.chosen_samples(catalog, where)
+        samples = datasets.chosen_samples(catalog, where)
     with _bar("exporting") as on_progress:
         if kind is Kind.parquet:
-            huggingface.export(storage, samples, target, on_progress)
+            datasets.export(storage, samples, target, on_progress)
         else:
             if not samples:
                 raise InputError("no finished sample fulfils the condition; nothing was written.")
             with hold(target, on_wait=say):
-                copying.export(storage, samples, target, on_progress)
+                merge.export(storage, samples, target, on_progress)
     _tell({"n_samples": len(samples), "out": out}, f"{len(samples):,} samples are in {out}", as_json)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from fewchannels import manifest
 from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError
-from fewchannels.runs import arrays as store
+from fewchannels.runs import arrays
 from fewchannels.runs.description import MANIFEST, NAME, read_description, write_description
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
@@ -140,7 +140,7 @@ def _copy(sources: Sequence[Source], done: list[Pick], rest: list[Pick], out: St
     layout = replace(sources[0].layout, n_samples=len(done) + len(rest))
     _begin(sources, [*done, *rest], layout, out)
     fingerprint = sources[0].description["fingerprint"]
-    ledger, target = Ledger(out), store.Store(out, layout)
+    ledger, target = Ledger(out), arrays.Store(out, layout)
     finished = ledger.records(fingerprint)
     for start in range(0, len(done), layout.shard_samples):
         task = start // layout.shard_samples
@@ -164,9 +164,9 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
         if there["fingerprint"] != sources[0].description["fingerprint"] or there["manifest"]["sha256"] != sha256:
             raise RunConflictError(f"{out.url!r} holds another run; choose a new place.")
         return
-    if others := [key for key in out.list() if not key.startswith(store.NAME) and key not in (MANIFEST, LEASE)]:
+    if others := [key for key in out.list() if not key.startswith(arrays.NAME) and key not in (MANIFEST, LEASE)]:
         raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
-    objects = {MANIFEST: out.put(MANIFEST, [merged])} | store.lay_out(out, layout, sample_ids)
+    objects = {MANIFEST: out.put(MANIFEST, [merged])} | arrays.lay_out(out, layout, sample_ids)
     about = sources[0].description
     write_description(
         out,
@@ -186,7 +186,7 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
 
 
 def _copy_task(
-    sources: Sequence[Source], picks: list[Pick], layout: Layout, task: int, out: Storage, target: store.Store
+    sources: Sequence[Source], picks: list[Pick], layout: Layout, task: int, out: Storage, target: arrays.Store
 ) -> Record:
     start = layout.rows(task).start
     names = [array.name for array in layout.arrays()]
@@ -197,7 +197,7 @@ def _copy_task(
     for source, first, stop in _stretches(picks, layout.shard_samples):
         origin = sources[source]
         old_task = first // layout.shard_samples
-        pieces.append(store.read(origin.storage, names, first, stop))
+        pieces.append(arrays.read(origin.storage, names, first, stop))
         for table in TABLES:
             old = of_samples(origin.parts.rows(table, old_task), first, stop)
             rows[table].append(renumbered(old, at - first, task))

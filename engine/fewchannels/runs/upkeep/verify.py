@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from fewchannels import manifest
 from fewchannels.errors import InputError, StorageError
-from fewchannels.runs import arrays as store
-from fewchannels.runs import results
+from fewchannels.runs import arrays, results
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
@@ -100,7 +99,7 @@ def verify(
     documents_read = {}
     for key, expected in shared.items():
         data = _object(storage, sizes, key, expected, None, quick, problems)
-        if data is not None and key.startswith(store.NAME):
+        if data is not None and key.startswith(arrays.NAME):
             documents_read[key] = data
     whole = not problems
     sample_ids: list[str] = []
@@ -238,7 +237,7 @@ def _misplaced(run: _Run, task: int, record: Record) -> str | None:
     rows = layout.rows(task)
     if record.start != rows.start or not rows.start < record.stop <= rows.stop:
         return f"it has samples [{record.start}, {record.stop}), the task owns [{rows.start}, {rows.stop})"
-    expected = {f"{store.NAME}/{array.key(task)}" for array in layout.arrays()} | {part(t, task) for t in TABLES}
+    expected = {f"{arrays.NAME}/{array.key(task)}" for array in layout.arrays()} | {part(t, task) for t in TABLES}
     if record.objects.keys() != expected:
         return f"it names other objects than a task has: {sorted(record.objects.keys() ^ expected)[0]}"
     return None
@@ -281,15 +280,15 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
     compacted: Compaction | None = parts.compacted.get(task)
     data = {}
     for key, expected in record.objects.items():
-        if compacted is None or key.startswith(store.NAME):
+        if compacted is None or key.startswith(arrays.NAME):
             data[key] = _object(run.storage, run.sizes, key, expected, task, quick, problems)
     yield from problems
     if problems or not deep:
         return
-    shards = {key: value for key, value in data.items() if value is not None and key.startswith(store.NAME)}
+    shards = {key: value for key, value in data.items() if value is not None and key.startswith(arrays.NAME)}
     try:
         names = [array.name for array in run.layout.arrays()]
-        arrays = store.decode(run.documents, shards, names, record.start, record.stop)
+        values = arrays.decode(run.documents, shards, names, record.start, record.stop)
     except Exception as error:  # each codec has errors of its own
         yield Problem(next(iter(shards)), task, "undecodable", f"{type(error).__name__}: {error}")
         return
@@ -303,7 +302,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
             return
     sample_ids = run.sample_ids[record.start : record.stop]
     for table, detail in disagreements(
-        run.layout, run.score, record, sample_ids, arrays, rows["samples"], rows["cells"]
+        run.layout, run.score, record, sample_ids, values, rows["samples"], rows["cells"]
     ):
         yield Problem(part(table, task), task, "disagrees", detail)
 
