@@ -29,7 +29,7 @@ FIRST = (
     "test_readme",
     "test_jobs",
     "test_kills",
-    "test_actors",
+    "test_pool",
     "test_paper_models",
     "test_object_runs",
     "test_telemetry",
