@@ -81,7 +81,7 @@ def test_a_node_is_sent_what_it_needs_however_much_lies_beside_it(
     checkout, node = tmp_path / "checkout", tmp_path / "node"
     checkout.mkdir()
     for entry in ROOT.iterdir():
-        if entry.name != "runs":
+        if entry.name not in ("runs", "RUN"):
             (checkout / entry.name).symlink_to(entry)
     monkeypatch.chdir(checkout)
     mounts = filled(name)["file_mounts"]

@@ -126,9 +126,8 @@ def _edits(
 
 
 def _set_distances(metrics: Sequence[str]) -> "SetDistances":
-    from fewchannels.interventions.effects.set_distances import (
-        SetDistances,  # here: seconds to import, and seldom needed
-    )
+    # Imported here: it takes seconds, and is seldom needed.
+    from fewchannels.interventions.effects.set_distances import SetDistances
 
     return SetDistances(metrics)
 
