@@ -34,6 +34,7 @@ FIRST = (
     "test_object_runs",
     "test_telemetry",
     "test_faults",
+    "test_foreign_folder",
     "test_explore",
 )
 

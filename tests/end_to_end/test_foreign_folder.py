@@ -95,19 +95,19 @@ def test_a_probe_edits(place: Place, tiny_model: Path) -> None:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a Ray that was started in such a folder, with it on the path of all its processes."""
-    folder, kept = tmp_path_factory.mktemp("head"), Path.cwd()
+    folder = tmp_path_factory.mktemp("head")
     fill(folder)
-    with socket.socket() as free, pytest.MonkeyPatch.context() as patched:
+    with socket.socket() as free:  # the port that every Ray takes by itself may be another's
         free.bind(("127.0.0.1", 0))
-        head = {"num_cpus": 2, "include_dashboard": True, "dashboard_agent_listen_port": free.getsockname()[1]}
-        free.close()
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
         patched.setenv("PYTHONPATH", str(folder))
         patched.chdir(folder)
+        head = {"num_cpus": 2, "include_dashboard": True, "dashboard_agent_listen_port": port}
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        os.chdir(kept)
-        yield f"http://{cluster.head_node.address_info['webui_url']}"
-        cluster.shutdown()
+    yield f"http://{cluster.head_node.address_info['webui_url']}"
+    cluster.shutdown()
 
 
 def test_a_job_captures(place: Place, address: str, tiny_model: Path) -> None:
