@@ -27,4 +27,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build engine/*.egg-info
+	rm -rf $(VENV) build *.egg-info engine/*.egg-info

@@ -60,7 +60,7 @@ class Format:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """The engine's own rounding to bfloat16's mantissa."""
+    """The package's own rounding to bfloat16's mantissa."""
     return round_to_bfloat16(torch.from_numpy(values)).numpy()
 
 

@@ -5,5 +5,5 @@ from importlib.resources.abc import Traversable
 
 
 def folder(name: str) -> Traversable:
-    """The folder ``schemas`` or ``queries`` of the package; in a checkout a link to the one at its top."""
+    """The folder ``schemas`` or ``queries`` of the package; in a checkout, a link to the one at its root."""
     return resources.files("fewchannels").joinpath(name)

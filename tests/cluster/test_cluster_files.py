@@ -58,20 +58,26 @@ def test_the_head_takes_no_actor_and_ray_runs_where_the_project_is(name: str) ->
         assert "ray start" in command
 
 
+@pytest.mark.parametrize("has_pytorch", [True, False])
 @pytest.mark.parametrize("name", FILES)
-def test_a_node_installs_what_is_pinned_but_for_its_own_pytorch(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_node_installs_what_is_pinned_and_keeps_a_pytorch_that_it_has(
+    name: str, has_pytorch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    *_, make, pick, install = filled(name)["setup_commands"]
+    path, make, pick, install = filled(name)["setup_commands"][-4:]
+    assert "export PATH=~/venv/bin:$PATH" in path
     assert make.endswith("python3.11 -m venv --system-site-packages ~/venv")
     assert install == "~/venv/bin/pip install --quiet --constraint ~/constraints.txt --editable ~/fewchannels"
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\nexit {int(not has_pytorch)}\n", encoding="utf-8")
+    python.chmod(0o755)
     monkeypatch.setenv("HOME", str(tmp_path))
     send(tmp_path / "fewchannels", name)
     subprocess.run(["bash", "-c", pick], check=True)
     pinned, kept = (file.read_text(encoding="utf-8").splitlines() for file in (ROOT / PINS, tmp_path / PINS))
-    (torch,) = set(pinned) - set(kept)
-    assert torch.startswith("torch==")
-    assert len(kept) == len(pinned) - 1
+    left_out = [line for line in pinned if line not in kept]
+    assert kept == [line for line in pinned if line not in left_out]
+    assert [line.split("==")[0] for line in left_out] == (["torch"] if has_pytorch else [])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -79,22 +85,21 @@ def test_a_node_is_sent_what_it_needs_however_much_lies_beside_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkout, node = tmp_path / "checkout", tmp_path / "node"
-    checkout.mkdir()
-    for entry in ROOT.iterdir():
-        if entry.name not in ("runs", "RUN"):
-            (checkout / entry.name).symlink_to(entry)
+    send(checkout, name)
     monkeypatch.chdir(checkout)
     mounts = filled(name)["file_mounts"]
     _, before = hash_runtime_conf(mounts, None, None, generate_file_mounts_contents_hash=True)
-    for folder in ("runs", "RUN"):
+    for folder in ("runs", "RUN", ".venv"):
         (checkout / folder).mkdir()
         with (checkout / folder / "large").open("wb") as file:
             file.truncate(2**30)
     _, after = hash_runtime_conf(mounts, None, None, generate_file_mounts_contents_hash=True)
     assert after == before, "Ray would send something again"
+    for folder in ("__pycache__", "fewchannels.egg-info"):
+        (checkout / "engine" / folder).mkdir()
     send(node, name, checkout)
     assert {path.name for path in node.iterdir()} == NEEDED
-    assert not [path for path in node.rglob("*") if path.name.endswith((".egg-info", "__pycache__"))]
+    assert {path.name for path in (node / "engine").iterdir()} == {"fewchannels"}
     assert sum(path.stat().st_size for path in node.rglob("*") if path.is_file()) < 32 * 2**20
     assert (node / "engine" / "fewchannels" / "schemas" / "cells.yaml").is_file()
 

@@ -1,22 +1,21 @@
 """The commands beside anybody's files: in a folder whose modules and packages have names of ours and of libraries'."""
 
 import os
-import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
 
 import pytest
+from job_server import BIN, job_server
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
-from ray.cluster_utils import Cluster
 
 from fewchannels import manifest, open_run
 
-BIN = Path(sys.executable).parent
 RAISES = "raise RuntimeError(f'a file of somebody else was imported: {__file__}')\n"
 FILES = ("engine", "store", "models", "manifest", "cluster", "worker", "tasks")
 FOLDERS = ("runs", "queries", "tests", "schemas", "capture", "analyses")
@@ -29,7 +28,7 @@ MODULE = [sys.executable, "-m", "fewchannels"]
 
 
 def fill(folder: Path, *files: str) -> None:
-    """Modules and packages whose import raises, and a folder that is called as the project and holds a checkout."""
+    """Modules and packages whose import raises, and a folder called ``fewchannels``, as a clone's parent has."""
     for name in (*FILES, *files):
         (folder / f"{name}.py").write_text(RAISES, encoding="utf-8")
     for name in FOLDERS:
@@ -97,17 +96,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a Ray that was started in such a folder, with it on the path of all its processes."""
     folder = tmp_path_factory.mktemp("head")
     fill(folder)
-    with socket.socket() as free:  # the port that every Ray takes by itself may be another's
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
-        patched.setenv("PYTHONPATH", str(folder))
-        patched.chdir(folder)
-        head = {"num_cpus": 2, "include_dashboard": True, "dashboard_agent_listen_port": port}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield f"http://{cluster.head_node.address_info['webui_url']}"
-    cluster.shutdown()
+    with job_server(folder, PYTHONPATH=str(folder)) as address:
+        yield address
 
 
 def test_a_job_captures(place: Place, address: str, tiny_model: Path) -> None:
@@ -123,12 +113,15 @@ def test_the_explorer_answers(place: Place) -> None:
     with subprocess.Popen(
         command, cwd=place.folder, env=place.environment, stdout=subprocess.PIPE, text=True
     ) as explorer:
+        patience = threading.Timer(120, explorer.kill)
+        patience.start()
         try:
             assert explorer.stdout is not None
             address = explorer.stdout.readline().strip()
-            with urllib.request.urlopen(f"{address}_dash-layout") as answer:
+            with urllib.request.urlopen(f"{address}_dash-layout", timeout=60) as answer:
                 assert "fewchannels" in answer.read().decode()
         finally:
+            patience.cancel()
             explorer.kill()
 
 

@@ -86,7 +86,7 @@ def runs_ray(host: Host, folder: Path) -> bool:
 def large_run() -> Iterator[None]:
     """A run of 1 GB where the demo leaves its own, beside what nodes are sent; their home has room for 64 MB."""
     place = ROOT / "runs" / "test-hosts"
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     try:
         with (place / "large").open("wb") as file:
             file.truncate(2**30)

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray.cluster_utils import Cluster
+from job_server import BIN, job_server
 from typer.testing import CliRunner
 
 from fewchannels import manifest, open_run
@@ -22,22 +21,12 @@ from fewchannels.cluster import jobs as jobs_module
 from fewchannels.cluster.jobs import Jobs, ship
 from fewchannels.errors import FewchannelsError, InputError
 
-BIN = Path(sys.executable).parent
-
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of the dashboard of a Ray whose nodes find this environment's commands."""
-    with socket.socket() as free:  # the port that every Ray takes by itself may be another's
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    kept = os.environ["PATH"]
-    os.environ["PATH"] = f"{BIN}:{kept}"  # as on nodes where the project is installed
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_agent_listen_port": port}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield f"http://{cluster.head_node.address_info['webui_url']}"
-    cluster.shutdown()
-    os.environ["PATH"] = kept
+    with job_server() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

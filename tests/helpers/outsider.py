@@ -1,4 +1,4 @@
-"""A real pipeline whose transformer class is in no table of the engine: Bria 3.2, tiny and random."""
+"""A real pipeline whose transformer class is in no table of the package: Bria 3.2, tiny and random."""
 
 from checkpoints.case import seeded
 from checkpoints.parts import t5, vae

@@ -1,4 +1,4 @@
-"""What Ray's launcher sends of this checkout to a node, by the files for clusters."""
+"""Copies what Ray's launcher sends to a node, according to a cluster file."""
 
 import shutil
 from pathlib import Path
@@ -9,12 +9,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def send(node: Path, name: str = "cluster.yaml", checkout: Path = ROOT) -> None:
-    """Copy what a cluster's file mounts below ``~/fewchannels`` to a folder, as rsync would.
+    """Copy what a cluster file mounts below ``~/fewchannels``, as rsync would.
 
     Args:
-        node: the folder, which is made.
-        name: of the cluster's file.
-        checkout: whose files are sent.
+        node: folder to copy to; it is created.
+        name: path of the cluster file in this project.
+        checkout: folder whose files are sent.
     """
     config = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
     for there, here in config["file_mounts"].items():

@@ -1,4 +1,4 @@
-"""Families that users describe themselves, on a real pipeline that the engine does not know."""
+"""Families that users describe themselves, on a real pipeline that the package does not know."""
 
 import json
 import re

@@ -21,7 +21,7 @@ from fewchannels.models.sampler import Sampler, Settings
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import tapped
 
-# Whose pipelines are of flow matching with a VAE that the engine can encode with; the others are refused.
+# Whose pipelines are of flow matching with a VAE that the package can encode with; the others are refused.
 TAKES = {
     *("flux", "flux-schnell", "flux-kontext", "flux2-klein", "flux2-klein-distilled", "flux2-dev", "chroma"),
     *(

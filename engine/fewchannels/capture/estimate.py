@@ -1,4 +1,4 @@
-"""What a capture will take, before it starts: bytes by array from the plan, seconds and tables from one real batch."""
+"""What a capture will take, before it starts: bytes by array from the layout, seconds and tables from one batch."""
 
 import time
 from dataclasses import dataclass, replace

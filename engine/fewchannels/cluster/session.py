@@ -121,11 +121,10 @@ def ray_session(pool: Pool) -> Iterator[None]:
 
 
 class _OwnPath(JobConfig):
-    """Workers import from where this process does.
+    """Keeps the driver's working directory and its script's folder off the workers' import path.
 
-    Ray puts the driver's working directory in front of its workers' path, where any file of the user's that is called
-    as some library's module is (``profile.py``, ``statistics.py``) would be imported in its place. It does not for jobs
-    that have a working directory of their own, and asks this nowhere else.
+    Ray puts them there, and a user's ``profile.py`` or ``statistics.py`` would then hide the library's. Ray skips that
+    for jobs with a ``working_dir``, and this method is how it asks; it uses it for nothing else (Ray 2.60).
     """
 
     def _runtime_env_has_working_dir(self) -> bool:

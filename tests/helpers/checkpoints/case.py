@@ -1,4 +1,4 @@
-"""What a test must know of a tiny checkpoint, said by hand and not read off the engine's family table."""
+"""What a test must know of a tiny checkpoint, said by hand and not read off the package's family table."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
