@@ -18,13 +18,13 @@ from typer.testing import CliRunner, Result
 
 from fewchannels import open_run
 from fewchannels.analyses.comparison import compare as comparing
-from fewchannels.analyses.comparison import pairing
 from fewchannels.analyses.comparison.compare import TABLES, compare, tabulate
 from fewchannels.analyses.comparison.pairing import (
     METRICS,
     Criteria,
     Pairing,
     Unit,
+    batches,
     cells,
     side_by_side,
 )
@@ -213,9 +213,9 @@ def test_batches_of_any_size_find_the_same(
     run_a: Path, run_b: Path, most_bytes: int, n_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = compared(run_a, run_b)
-    monkeypatch.setattr(pairing.batches, "__defaults__", (most_bytes,))
-    monkeypatch.setattr(pairing, "_BLOCK_SCORES", 2 * 64)
-    assert len(list(pairing.batches(7, 2, 512))) == n_batches  # 7 samples, 2 steps, 2 arrays of 2 x 32 channels
+    monkeypatch.setattr(batches, "__defaults__", (most_bytes,))
+    monkeypatch.setattr("fewchannels.analyses.comparison.pairing._BLOCK_SCORES", 2 * 64)
+    assert len(list(batches(7, 2, 512))) == n_batches  # 7 samples, 2 steps, 2 arrays of 2 x 32 channels
     for name, table in compared(run_a, run_b).items():
         pd.testing.assert_frame_equal(table, whole[name])
 
@@ -230,7 +230,7 @@ def test_each_task_is_read_once_by_a_batch_in_whatever_order_its_samples_come(
         calls.append((start, stop))
         return read(storage, names, start, stop, region)
 
-    monkeypatch.setattr(pairing, "read", counting)
+    monkeypatch.setattr("fewchannels.analyses.comparison.pairing.read", counting)
     pairing.b.read(["rms"], slice(0, 7), 0, [0])
     assert calls == [(0, 7)], "neighbouring tasks in one call"
     del calls[:]
