@@ -157,7 +157,9 @@ def execute(client: BlockingKernelClient, code: str) -> str:
             return "".join(printed)
 
 
-def test_a_notebook_captures_analyzes_probes_and_explores(kernel: BlockingKernelClient, tiny_model: Path) -> None:
+def test_a_notebook_captures_analyzes_probes_submits_and_explores(
+    kernel: BlockingKernelClient, address: str, tiny_model: Path, tmp_path: Path
+) -> None:
     execute(
         kernel,
         "import importlib.util, os, threading, urllib.request\n"
@@ -172,6 +174,8 @@ def test_a_notebook_captures_analyzes_probes_and_explores(kernel: BlockingKernel
     assert "4 of 4 samples" in execute(kernel, captured)
     execute(kernel, "call('analyze concentration RUN --workers 2')")
     execute(kernel, f"call('probe disruption --manifest prompts.parquet --out ZEROED {model} --k 2')")
+    job = f"capture --manifest prompts.parquet --out {tmp_path}/JOB {model}"
+    assert "4 of 4 samples" in execute(kernel, f"call('submit --address {address} --follow -- {job}')")
     assert "4 of 4" in execute(kernel, "call('runs show RUN')")
     counted = execute(kernel, "print(fewchannels.open_run('RUN').sql('select count(*) from samples').fetchone())")
     assert counted == "(4,)\n"
