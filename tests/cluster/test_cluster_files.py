@@ -11,11 +11,10 @@ import pytest
 import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
-from sent import send
+from sent import NEEDED, send
 
 ROOT = Path(__file__).parents[2]
 PINS = "constraints.txt"
-NEEDED = {"pyproject.toml", PINS, "README.md", "LICENSE", "engine", "schemas", "queries"}
 FILES = ["cluster.yaml", "docs/cluster/gcp.yaml", "docs/cluster/on_premise.yaml"]
 
 

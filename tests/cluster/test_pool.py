@@ -184,7 +184,7 @@ def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(
             path.write_bytes(b"late")
 
     def on_progress(progress: Progress) -> None:
-        if first in cluster.worker_nodes and len(nodes_of(work)) == 2:
+        if first in cluster.worker_nodes and len(nodes_of(work)) == 2 and is_at_a_long_task(work, first):
             cluster.remove_node(first, allow_graceful=False)
         if not late and work.diary() and sum(kinds(work, "done").values()) == 30:
             write_late()

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
 
 import pytest
+from explorer import explorer
 from job_server import BIN, job_server
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
@@ -109,20 +108,8 @@ def test_a_job_captures(place: Place, address: str, tiny_model: Path) -> None:
 
 
 def test_the_explorer_answers(place: Place) -> None:
-    command = [*place.command, "explore", "RUN", "--no-browser", "--port", "0"]
-    with subprocess.Popen(
-        command, cwd=place.folder, env=place.environment, stdout=subprocess.PIPE, text=True
-    ) as explorer:
-        patience = threading.Timer(120, explorer.kill)
-        patience.start()
-        try:
-            assert explorer.stdout is not None
-            address = explorer.stdout.readline().strip()
-            with urllib.request.urlopen(f"{address}_dash-layout", timeout=60) as answer:
-                assert "fewchannels" in answer.read().decode()
-        finally:
-            patience.cancel()
-            explorer.kill()
+    with explorer([*place.command, "explore", "RUN"], place.folder, place.environment) as (_, layout):
+        assert "fewchannels" in layout
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 import ray
 import yaml
 from hosts import ROOT, Host, NoHostsError, hosts, ssh
+from sent import NEEDED
 from tiny import TINY
 
 from fewchannels import manifest, open_run
@@ -135,7 +136,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_every_host_got_what_it_needs_and_no_runs(site: Site) -> None:
     for host in (site.head, *site.workers):
         names = set(ssh(host, site.folder, "ls ~/fewchannels").stdout.split())
-        assert names == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "engine", "schemas", "queries"}
+        assert names == NEEDED
         pins = ssh(host, site.folder, "cat ~/constraints.txt").stdout
         assert f"ray=={ray.__version__}\n" in pins
         assert "\ntorch==" not in pins

@@ -6,10 +6,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
+from explorer import explorer
 
 from fewchannels.cli import main
 
@@ -66,18 +66,11 @@ def test_the_reports_hold_what_was_asked(main_path: dict) -> None:
 
 
 def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: dict) -> None:
-    words = [*shlex.split(EXPLORE), "--no-browser", "--port", "0"]
-    command = [str(BIN / words[0]), *words[1:]]
-    with subprocess.Popen(command, cwd=main_path["folder"], stdout=subprocess.PIPE, text=True) as explorer:
-        assert explorer.stdout is not None
-        address = explorer.stdout.readline().strip()
-        with urllib.request.urlopen(f"{address}_dash-layout") as answer:
-            assert "fewchannels" in answer.read().decode()
-        try:
-            explorer.send_signal(signal.SIGINT)
-            assert explorer.wait(60) == 0
-        finally:
-            explorer.kill()
+    words = shlex.split(EXPLORE)
+    with explorer([str(BIN / words[0]), *words[1:]], main_path["folder"]) as (process, layout):
+        assert "fewchannels" in layout
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def test_the_manifest_has_a_row_per_prompt_and_seed(main_path: dict) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
+NEEDED = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "engine", "schemas", "queries"}
+"""What a node needs of a checkout to install it."""
 
 
 def send(node: Path, name: str = "cluster.yaml", checkout: Path = ROOT) -> None:
