@@ -66,6 +66,9 @@ def join(tables: Sequence[pa.Table], order: Sequence[str] = (), group_rows: int 
 def of_samples(table: pa.Table, start: int, stop: int) -> pa.Table:
     """The rows of samples ``[start, stop)``."""
     sample = table.column("sample")
+    found = pc.min_max(sample)
+    if len(table) and start <= found["min"].as_py() and found["max"].as_py() < stop:
+        return table
     return table.filter(pc.and_(pc.greater_equal(sample, start), pc.less(sample, stop)))
 
 

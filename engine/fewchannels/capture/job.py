@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +20,8 @@ from fewchannels.models.load_options import Loading
 from fewchannels.models.sampler import Settings
 from fewchannels.models.source import find, geometry, text_encoders, weights_digest
 from fewchannels.runs import arrays
+from fewchannels.runs.changes import FOLDER as CHANGES
+from fewchannels.runs.changes import RUN, Draft
 from fewchannels.runs.description import (
     EMBEDDINGS,
     FORMAT_VERSION,
@@ -39,10 +42,10 @@ from fewchannels.runs.layout import (
     is_rounded,
 )
 from fewchannels.runs.lease import LEASE
-from fewchannels.runs.storage import Storage, open_storage
+from fewchannels.runs.storage import Sink, Storage, open_storage
 
 _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
-_FOLDERS = ("ledger/", "cells/", "samples/", "results/", EMBEDDINGS, f"{arrays.NAME}/")
+_FOLDERS = ("ledger/", "cells/", "samples/", "results/", CHANGES, EMBEDDINGS, f"{arrays.NAME}/")
 _FILES = (MANIFEST, LEASE)
 _MOST_BATCH_SIZE = 16
 _ELSEWHERE = ("model", "revision", "offload", "device_map", "transformer_file", "encode_first")
@@ -333,12 +336,16 @@ def begin(job: Job, manifest_path: Path) -> bool:
     """
     storage = job.storage
     if not storage.exists(NAME):
-        _lay_out(job, manifest_path, datetime.now(UTC).isoformat(timespec="seconds"))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_description(storage, _laid_out(storage, job, manifest_path, now))
         return False
     begun = check_same(job, manifest_path)
-    whole = all(storage.size(key) == each.n_bytes for key, each in objects_of(begun).items())
-    if begun["manifest"]["n_samples"] < job.layout.n_samples or not whole:
-        _lay_out(job, manifest_path, begun["created"])
+    objects = objects_of(begun)
+    if begun["manifest"]["n_samples"] < job.layout.n_samples:
+        draft = Draft(storage, RUN)
+        draft.settle(NAME, _laid_out(draft, job, manifest_path, begun["created"], objects))
+    elif any(storage.size(key) != each.n_bytes for key, each in objects.items()):
+        write_description(storage, _laid_out(storage, job, manifest_path, begun["created"]))
     return True
 
 
@@ -371,11 +378,14 @@ def check_same(job: Job, manifest_path: Path) -> dict[str, Any]:
     return begun
 
 
-def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
-    layout, storage, settings = job.layout, job.storage, as_dict(job.config)
+def _laid_out(
+    storage: Sink, job: Job, manifest_path: Path, created: str, earlier: Collection[str] = ()
+) -> dict[str, Any]:
+    """Store what a run has once, and describe it."""
+    layout, settings = job.layout, as_dict(job.config)
     objects = {MANIFEST: storage.put(MANIFEST, [manifest_path.read_bytes()])}
-    objects |= arrays.lay_out(storage, layout, manifest.sample_ids(manifest_path))
-    description = {
+    objects |= arrays.lay_out(storage, layout, manifest.sample_ids(manifest_path), earlier)
+    return {
         "format_version": FORMAT_VERSION,
         "fingerprint": job.fingerprint,
         "identity": job.identity,
@@ -401,4 +411,3 @@ def _lay_out(job: Job, manifest_path: Path, created: str) -> None:
         "created": created,
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }
-    write_description(storage, description)

@@ -17,6 +17,7 @@ from fewchannels.manifest import Sample, read_samples
 from fewchannels.models.family_file import named_family
 from fewchannels.models.loaded import default_device
 from fewchannels.runs.arrays import read
+from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, read_description
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
@@ -58,7 +59,8 @@ def recompute(
     description = read_description(storage)
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / MANIFEST
-        local.write_bytes(storage.get(MANIFEST))
+        key = manifest_key(storage, description)
+        local.write_bytes(storage.get(key))
         described = description["identity"].get("family")
         family = named_family(described, storage.url) if described else None
         job = prepare(local, storage.url, CaptureConfig.of(description), family)
@@ -73,7 +75,7 @@ def recompute(
     chosen = [done[i * len(done) // n_tasks] for i in range(n_tasks)]
     samples = {}
     for task in chosen:
-        with storage.open(MANIFEST) as file:
+        with storage.open(key) as file:
             samples[task] = read_samples(file, job.layout.rows(task).start, records[task].stop)
     parts, compared = Parts(storage, records), []
     with encoded(job, [sample for each in samples.values() for sample in each], default_device()) as embeddings:

@@ -11,6 +11,7 @@ from fewchannels.cluster.pool import Start, State, is_done, outcomes
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
 from fewchannels.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
 from fewchannels.manifest import Sample, read_samples
+from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.units import size
@@ -234,6 +235,7 @@ def run_tasks(
                     for outcome in outcomes(work, start, tasks, pool, on_turn):
                         check_interrupted()
                         tally.add(outcome)
+                    finish_changes(work.storage)
                     tasks = _overwritten(work, tally.reassigned)
                     ledger.delete(tasks)
         except ray.exceptions.RayError as error:

@@ -22,13 +22,14 @@ from fewchannels.models.sampler import Settings
 from fewchannels.models.source import find, text_encoders
 from fewchannels.models.taps import tapped
 from fewchannels.runs.arrays import Store, read
+from fewchannels.runs.changes import Draft, find_change
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part
 from fewchannels.runs.pictures import png
 from fewchannels.runs.storage import Stored
-from fewchannels.tables import Columns, as_columns, decode, encode, join, schema
+from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
 
 MAX_ATTEMPTS = 3
 
@@ -69,7 +70,6 @@ class CaptureWorker:
         self.model = LoadedModel(job, n_threads, without=() if self._encodes else text_encoders(source))
         self.sampler = self.model.sampler
         self.ledger = Ledger(job.storage)
-        self._store = Store(job.storage, job.layout)
 
     def __call__(self, task: int) -> Record:
         """Run one task, trying again a bounded number of times, and write its record. Safe to repeat.
@@ -88,7 +88,12 @@ class CaptureWorker:
         """
         job, storage = self.job, self.job.storage
         rows = job.layout.rows(task)
-        kept = self._kept(task)
+        if change := find_change(storage, f"{task:05d}"):  # of an actor that died while it was finishing it
+            change.finish(storage)
+            if (record := self.ledger.find(task)) and record.stop == rows.stop and not record.n_failed:
+                return record
+        earlier = self.ledger.find(task)
+        kept = earlier if earlier and self._is_kept(earlier) else None
         first = kept.stop if kept else rows.start
         with storage.open(MANIFEST) as file:
             samples = read_samples(file, first, rows.stop)
@@ -98,32 +103,32 @@ class CaptureWorker:
         started = time.monotonic() - sum(made.row["seconds"] for made in generated)
         arrays = recorder.arrays()
         if kept:
-            earlier = read(storage, list(arrays), rows.start, first)
-            arrays = {name: np.concatenate([earlier[name], values]) for name, values in arrays.items()}
+            before = read(storage, list(arrays), rows.start, first)
+            arrays = {name: np.concatenate([before[name], values]) for name, values in arrays.items()}
         if self._membership:
             self._membership.check()
-        objects = self._store.write(rows.start, arrays)
+        # What a record names stays as it is until the new record does.
+        draft = Draft(storage, f"{task:05d}") if earlier else None
+        objects = Store(draft or storage, job.layout).write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated).items():
             key = part(table, task)
             encoded = encode(table, columns)
             if kept:
-                encoded = join([decode(storage.get(key)), decode(encoded)])
-            objects[key] = storage.put(key, [encoded])
+                before_rows = of_samples(decode(storage.get(key)), rows.start, first)
+                encoded = join([before_rows, decode(encoded)])
+            objects[key] = (draft or storage).put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
         record = recorded(job, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
         if self._membership:
             self._membership.check()
-        self.ledger.write(record)
+        self.ledger.write(record, draft)
         return record
 
-    def _kept(self, task: int) -> Record | None:
-        """The record of a task whose samples are all done and intact, and fewer than it owns now."""
-        record = self.ledger.find(task)
-        if record is None or record.fingerprint != self.job.fingerprint:
-            return None
-        if record.n_failed or record.stop >= self.job.layout.rows(task).stop:
-            return None
-        return record if self.ledger.is_intact(record) else None
+    def _is_kept(self, record: Record) -> bool:
+        """Whether a task's samples are all done and intact, and fewer than it owns now."""
+        is_own = record.fingerprint == self.job.fingerprint
+        is_short = record.stop < self.job.layout.rows(record.task).stop
+        return is_own and is_short and not record.n_failed and self.ledger.is_intact(record)
 
     def tables(
         self,

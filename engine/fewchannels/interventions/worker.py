@@ -25,6 +25,7 @@ from fewchannels.models.from_images import noised
 from fewchannels.models.loaded import LoadedModel
 from fewchannels.models.sampler import Settings, open_picture
 from fewchannels.models.taps import predicted, tapped
+from fewchannels.runs.changes import Draft
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
@@ -76,12 +77,14 @@ class SweepWorker:
             self._membership.check()
         key = part("edits", task)
         columns = as_columns("edits", [row | about for row in made])
-        objects = {key: self.sweep.storage.put(key, [encode("edits", columns)])}
+        # What a record names stays as it is until the new record does.
+        draft = Draft(self.sweep.storage, f"{task:05d}") if self.ledger.find(task) else None
+        objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
         record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
         if self._membership:
             self._membership.check()
-        self.ledger.write(record)
+        self.ledger.write(record, draft)
         return record
 
     def items(self, rows: range) -> list[Item]:

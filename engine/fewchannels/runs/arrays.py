@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
 from fewchannels.runs import shards
 from fewchannels.runs.layout import ArrayPlan, Layout
-from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage, Stored, open_storage
+from fewchannels.runs.storage import FolderStorage, ObjectStorage, Sink, Storage, Stored, open_storage
 
 NAME = "activations.zarr"
 _FILES_AT_ONCE = 3
@@ -26,18 +26,23 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def lay_out(storage: Storage, layout: Layout, sample_ids: Sequence[str]) -> dict[str, Stored]:
+def lay_out(
+    storage: Sink, layout: Layout, sample_ids: Sequence[str], earlier: Collection[str] = ()
+) -> dict[str, Stored]:
     """Write every array's metadata, and the coordinates. Shards are not touched: safe to repeat, and to grow a run.
 
     Args:
-        storage: of the run.
+        storage: of the run, or beside it.
         layout: the run's shape.
         sample_ids: one per manifest row.
+        earlier: keys of the run before it grows. Coordinates of samples get other ones, so that the earlier metadata
+            and the new find their own.
 
     Returns:
-        What was stored, by key.
+        What was stored, by key, in the order in which readers may find it: the group's own metadata is last.
     """
     documents: dict[str, Any] = {}
+    separator = "." if f"{NAME}/sample/c/0" in earlier else "/"
     group = zarr.create_group(MemoryStore(documents), zarr_format=3, attributes={"format_version": 2})
     compressors = [
         BloscCodec(typesize=4, cname="lz4", clevel=shards.LEVEL, shuffle="bitshuffle"),
@@ -57,16 +62,32 @@ def lay_out(storage: Storage, layout: Layout, sample_ids: Sequence[str]) -> dict
             chunk_key_encoding={"name": "default", "separator": "."},  # one folder an array, whatever its dimensions
         )
     for name, (dim, values) in _coordinates(layout, sample_ids).items():
-        group.create_array(name, data=values, dimension_names=(dim,), compressors=None)
+        group.create_array(
+            name,
+            data=values,
+            dimension_names=(dim,),
+            compressors=None,
+            chunk_key_encoding={"name": "default", "separator": separator if dim == "sample" else "/"},
+        )
     group.attrs["coordinates"] = "sample_id block"
     with warnings.catch_warnings():
         # Readers without support for it ignore it; with it xarray opens the store in one read and no warning.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=ZarrUserWarning)
         zarr.consolidate_metadata(group.store)
     return {
-        f"{NAME}/{key}": storage.put(f"{NAME}/{key}", [document.to_bytes()])
-        for key, document in sorted(documents.items())
+        f"{NAME}/{key}": storage.put(f"{NAME}/{key}", [documents[key].to_bytes()])
+        for key in sorted(documents, key=_rank)
     }
+
+
+def spare_keys() -> list[str]:
+    """Keys that the metadata of a run that has grown may no longer name, and that earlier readers still read."""
+    return [f"{NAME}/{name}/c{separator}0" for name in ("sample", "sample_id") for separator in "/."]
+
+
+def _rank(key: str) -> tuple[int, str]:
+    """Values before the metadata that tell of them, and those of arrays before the group's, which repeat them."""
+    return (2 if key == "zarr.json" else key.endswith("/zarr.json")), key
 
 
 def _coordinates(layout: Layout, sample_ids: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
@@ -105,12 +126,12 @@ class Store:
     """A store that was laid out, for writing whole shards.
 
     Args:
-        storage: of the run.
+        storage: of the run, or beside it.
         layout: the run's shape.
         n_threads: that compress.
     """
 
-    def __init__(self, storage: Storage, layout: Layout, n_threads: int = os.cpu_count() or 1) -> None:
+    def __init__(self, storage: Sink, layout: Layout, n_threads: int = os.cpu_count() or 1) -> None:
         self._storage, self._layout, self._n_threads = storage, layout, n_threads
         self._plans = {array.name: array for array in layout.arrays()}
 
@@ -218,9 +239,15 @@ def decode(
     return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
 
 
-def open_dataset(storage: Storage) -> xr.Dataset:
-    """The run's arrays, labelled and lazy: values are read from the store when they are asked for."""
-    return xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
+def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
+    """The run's arrays, labelled and lazy: values are read from the store when they are asked for.
+
+    Args:
+        storage: of the run.
+        n_samples: how many to take; while a run grows, its arrays may be longer than it.
+    """
+    data = xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
+    return data if n_samples in (None, data.sizes["sample"]) else data.isel(sample=slice(n_samples))
 
 
 def _zarr_store(storage: Storage) -> LocalStore | ObjectStore:

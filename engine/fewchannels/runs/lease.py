@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage
 
 DRIVER_LOCK = ".capture.lock"
@@ -33,6 +34,8 @@ Wait = Callable[[str], None]
 def hold(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[str]:
     """Hold a run's lease while the context lasts; yields the token that workers check with :class:`Membership`.
 
+    What an earlier capture had begun to replace is finished first.
+
     Args:
         storage: of the run.
         on_wait: told why, when an earlier capture's end must be waited for.
@@ -43,6 +46,7 @@ def hold(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[str]:
     """
     holding = _hold_folder if isinstance(storage, FolderStorage) else _hold_objects
     with holding(storage, on_wait) as token:  # type: ignore[arg-type]
+        finish_changes(storage)
         yield token
 
 

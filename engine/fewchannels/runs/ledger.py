@@ -7,11 +7,11 @@ from functools import cached_property
 
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import documents
+from fewchannels.runs.changes import Draft
 from fewchannels.runs.storage import Storage, Stored
 
 _FOLDER = "ledger/"
 _READERS = 16
-_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,17 @@ class Ledger:
         """Where a task's record is."""
         return f"{_FOLDER}{task:05d}.json"
 
-    def write(self, record: Record) -> None:
-        """Write a finished task's record; all of its data must be on disk before."""
-        self._storage.put(self.key(record.task), [record.encode()])
+    def write(self, record: Record, draft: Draft | None = None) -> None:
+        """Write a finished task's record; all of its data must be stored before.
+
+        Args:
+            record: the record.
+            draft: what its objects wait in, where the task has an earlier record.
+        """
+        if draft:
+            draft.settle(self.key(record.task), asdict(record))
+        else:
+            self._storage.put(self.key(record.task), [record.encode()])
 
     def write_failure(self, task: int, attempt: int, error: str) -> None:
         """Write down a failed attempt of a task."""
@@ -106,14 +114,7 @@ class Ledger:
 
     def is_intact(self, record: Record) -> bool:
         """Whether all that a record names is there, byte by byte what was stored."""
-        return all(self._is_stored(key, stored) for key, stored in record.objects.items())
-
-    def _is_stored(self, key: str, stored: Stored) -> bool:
-        try:
-            with self._storage.open(key) as file:
-                return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) == stored
-        except FileNotFoundError:
-            return False
+        return all(self._storage.holds(key, stored) for key, stored in record.objects.items())
 
     def keys(self) -> dict[int, str]:
         """The key of every finished task's record, by task."""

@@ -84,16 +84,21 @@ class Parts:
                 damaged[key] = str(error)
         self.compacted = {t: each for each in self.compactions for t in each.speaks_for(records)}
 
-    def files(self, table: str) -> dict[str, list[int] | None]:
-        """Every file with rows of a table, by key, with the tasks that it speaks for; None where that is all it has."""
-        files: dict[str, list[int] | None] = {}
-        for task in sorted(self._records):
+    def files(self, table: str, shard_samples: int) -> dict[str, list[tuple[int, int]] | None]:
+        """Every file with rows of a table, by key, with the samples ``[start, stop)`` that it speaks for.
+
+        None where that is all it has. A task that is not full may be about to get more samples than its record has.
+        """
+        files: dict[str, list[tuple[int, int]] | None] = {}
+        for task, record in sorted(self._records.items()):
             compaction = self.compacted.get(task)
             if compaction is None:
-                files[part(table, task)] = None
+                full = record.stop - record.start == shard_samples
+                files[part(table, task)] = None if full else [(record.start, record.stop)]
             elif compaction.part(table) not in files:
-                spoken = compaction.speaks_for(self._records)
-                files[compaction.part(table)] = None if len(spoken) == len(compaction.records) else spoken
+                spoken = [self._records[each] for each in compaction.speaks_for(self._records)]
+                ranges = [(each.start, each.stop) for each in spoken]
+                files[compaction.part(table)] = None if len(spoken) == len(compaction.records) else ranges
         return files
 
     def rows(self, table: str, task: int) -> Any:
@@ -104,9 +109,8 @@ class Parts:
             ValueError: its part is damaged.
         """
         compaction, record = self.compacted.get(task), self._records[task]
-        if compaction is None:
-            return decode(self._storage.get(part(table, task)))
-        return of_samples(decode(self._storage.get(compaction.part(table))), record.start, record.stop)
+        key = part(table, task) if compaction is None else compaction.part(table)
+        return of_samples(decode(self._storage.get(key)), record.start, record.stop)
 
 
 def _compaction(data: bytes) -> Compaction:

@@ -59,7 +59,7 @@ class Run:
         """The store as a lazy, labelled dataset; samples of unfinished tasks are NaN."""
         from fewchannels.runs.arrays import open_dataset
 
-        return open_dataset(self.storage)
+        return open_dataset(self.storage, self.description["geometry"]["n_samples"])
 
     def image(self, sample_id: str) -> Image.Image:
         """The generated picture of one sample.

@@ -10,9 +10,9 @@ from typing import Any
 import duckdb
 
 from fewchannels.errors import FewchannelsError, InputError, StorageError, unknown
+from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import (
     COMPARISON,
-    MANIFEST,
     NAME,
     SWEEP,
     read_comparison,
@@ -261,10 +261,7 @@ class Catalog:
         if self.of == "comparison":
             self._add_comparison(description["tables"])
         else:
-            if self.of == "sweep":
-                stored = self._add_sweep(description)
-            else:
-                stored = self._add_run(about["n_samples"], description.get("shard_samples", 1))
+            stored = self._add_sweep(description) if self.of == "sweep" else self._add_run(description)
             self._add_results(stored)
             self._add_tasks()
         columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _ABOUT[self.of].items())
@@ -282,19 +279,21 @@ class Catalog:
             {name: [getattr(record, name) for record in self._records.values()] for name in names},
         )
 
-    def _add_run(self, n_samples: int, shard_samples: int) -> Collection[str]:
+    def _add_run(self, description: dict[str, Any]) -> Collection[str]:
         """A run's tables; returns what is stored."""
+        shard_samples = description.get("shard_samples", 1)
         parts = Parts(self._storage, self._records)
-        parts_of = {table: parts.files(table) for table in TABLES}
-        self._keys = [MANIFEST, *(key for table in TABLES for key in parts_of[table])]
+        parts_of = {table: parts.files(table, shard_samples) for table in TABLES}
+        manifest = manifest_key(self._storage, description)
+        self._keys = [manifest, *(key for table in TABLES for key in parts_of[table])]
         stored = self._check_files()
-        # While a run grows, its manifest is longer than the run.
-        rows = f"file_row_number < {n_samples:d}"
-        self._add_view("manifest", "manifest", {MANIFEST: rows}, "* exclude (file_row_number)")
+        # While a run grows, its manifest may be longer than the run.
+        rows = f"file_row_number < {description['geometry']['n_samples']:d}"
+        self._add_view("manifest", "manifest", {manifest: rows}, "* exclude (file_row_number)")
         for table in TABLES:
             which = {
-                key: "true" if tasks is None else f"sample // {shard_samples:d} in ({', '.join(map(str, tasks))})"
-                for key, tasks in parts_of[table].items()
+                key: "true" if ranges is None else " or ".join(f"sample >= {a:d} and sample < {b:d}" for a, b in ranges)
+                for key, ranges in parts_of[table].items()
             }
             self._add_view(table, table, which, ", ".join(schema(table).names))
         return stored

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from crc32c import crc32c
+
+_READ_BYTES = 2**22
 
 Buffer = bytes | memoryview
 
@@ -25,6 +27,13 @@ class Stored:
             n_bytes += len(part)
             checksum = crc32c(part, checksum)
         return cls(n_bytes, f"{checksum:08x}")
+
+
+class Sink(Protocol):
+    """Where objects can be put."""
+
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
+        """As :meth:`Storage.put`."""
 
 
 class Storage(ABC):
@@ -85,6 +94,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def move(self, key: str, to: str) -> None:
+        """Give an object another key, durably, in place of what has it. Safe to repeat, and to do twice at once.
+
+        An object that is not there is taken as moved.
+
+        Raises:
+            StorageError: the store refused; the object is under one of the keys.
+        """
+
+    @abstractmethod
     def location(self, key: str) -> str:
         """The path or URL by which :meth:`filesystem`, or DuckDB with it, finds an object."""
 
@@ -100,9 +119,25 @@ class Storage(ABC):
         """Whether there is an object of that key."""
         return self.size(key) is not None
 
+    def holds(self, key: str, stored: Stored) -> bool:
+        """Whether an object is there, byte by byte what was stored.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            with self.open(key) as file:
+                return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) == stored
+        except FileNotFoundError:
+            return False
+
     def clean(self) -> int:
         """Remove what interrupted puts have left; returns how many. Only while nobody writes."""
         return 0
+
+    def prune(self, prefix: str) -> None:
+        """Remove folders below a prefix that hold nothing, where a store has folders."""
+        return
 
     def free_bytes(self) -> int | None:
         """Bytes that are free; None where there is no limit to ask for."""

@@ -6,7 +6,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,6 +64,17 @@ class FolderStorage(Storage):
             with self._refusals("delete", key):
                 (self.path / key).unlink(missing_ok=True)
 
+    def move(self, key: str, to: str) -> None:
+        source, target = self.path / key, self.path / to
+        with self._refusals("move", key):
+            self._make_folder(target.parent)
+            try:
+                os.replace(source, target)
+            except FileNotFoundError:
+                return
+            _make_durable(target.parent)
+            _make_durable(source.parent)
+
     def location(self, key: str) -> str:
         return str(self.path / key)
 
@@ -78,6 +89,12 @@ class FolderStorage(Storage):
             for path in left:
                 os.unlink(path)
         return len(left)
+
+    def prune(self, prefix: str) -> None:
+        with self._refusals("clean", prefix):
+            for folder, _, _ in os.walk(self.path / prefix, topdown=False):
+                with suppress(OSError):  # something is in it, or another has removed it
+                    os.rmdir(folder)
 
     def free_bytes(self) -> int | None:
         existing = next(path for path in (self.path, *self.path.parents) if path.exists())

@@ -76,6 +76,13 @@ class ObjectStorage(Storage):
         for key in keys:
             self._ask("delete", key, partial(delete, key))
 
+    def move(self, key: str, to: str) -> None:
+        import obstore
+
+        with suppress(FileNotFoundError):
+            self._ask("read", key, lambda: obstore.copy(self.store, key, to))
+            self.delete([key])
+
     def location(self, key: str) -> str:
         return f"{self.url}/{key}"
 

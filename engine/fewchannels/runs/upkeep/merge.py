@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fewchannels import manifest
 from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.runs import arrays
+from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, NAME, read_description, write_description
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
@@ -58,8 +59,12 @@ class Source:
     @cached_property
     def sample_ids(self) -> list[str]:
         """Of all its samples."""
-        with self.storage.open(MANIFEST) as file:
+        with self.open_manifest() as file:
             return manifest.sample_ids(file)[: self.layout.n_samples]
+
+    def open_manifest(self) -> BinaryIO:
+        """Its manifest."""
+        return self.storage.open(manifest_key(self.storage, self.description))
 
     @cached_property
     def done(self) -> list[int]:
@@ -151,7 +156,7 @@ def _copy(sources: Sequence[Source], done: list[Pick], rest: list[Pick], out: St
 
 
 def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: Storage) -> None:
-    files = [source.storage.open(MANIFEST) for source in sources]
+    files = [source.open_manifest() for source in sources]
     try:
         merged = manifest.select(files, picks)
     finally:

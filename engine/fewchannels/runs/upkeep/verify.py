@@ -1,12 +1,13 @@
 """Every record of a run against every object that it names: presence, size, checksum, and that they agree."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewchannels import manifest
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import arrays, results
+from fewchannels.runs.changes import RUN, Change, settled_changes
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
@@ -95,7 +96,8 @@ def verify(
     layout = Layout.of(description)
     sizes = storage.list()
     problems: list[Problem] = []
-    shared = objects_of(description)
+    changes = settled_changes(storage, sizes)
+    shared = _old_or_new(storage, objects_of(description), changes)
     documents_read = {}
     for key, expected in shared.items():
         data = _object(storage, sizes, key, expected, None, quick, problems)
@@ -108,7 +110,7 @@ def verify(
             with storage.open(MANIFEST) as file:
                 manifest.validate(file)
             with storage.open(MANIFEST) as file:
-                sample_ids = manifest.sample_ids(file)
+                sample_ids = manifest.sample_ids(file)[: layout.n_samples]
         except InputError as error:
             problems.append(Problem(MANIFEST, None, "undecodable", str(error)))
     run = _Run(
@@ -116,7 +118,13 @@ def verify(
     )
     records = _records(storage, problems, lambda task, record: _misplaced(run, task, record))
     parts = _parts(run, records, problems)
-    named = {NAME, LEASE, *shared, *(Ledger.key(task) for task in records)}
+    records = {
+        task: replace(record, objects=_old_or_new(storage, record.objects, changes)) if changes else record
+        for task, record in records.items()
+    }
+    named = {NAME, LEASE, *shared, *arrays.spare_keys(), *(Ledger.key(task) for task in records)}
+    for change in changes:
+        named |= {change.key, *change.objects, *storage.list(change.folder)}
     for compaction in parts.compactions:
         named |= {compaction.key, *compaction.objects}
         for key, expected in compaction.objects.items():
@@ -126,10 +134,11 @@ def verify(
                 Problem(p.key, task, p.kind, p.detail) for p in found for task in compaction.speaks_for(records)
             ]
     damaged = {problem.task for problem in problems}
-    checks = [(task, record) for task, record in records.items()]
+    unsettled = damaged | {int(change.name) for change in changes if change.name != RUN}
+    checks = list(records.items())
 
     def check(item: tuple[int, Record]) -> list[Problem]:
-        return list(_task(run, parts, *item, deep=whole and not quick and item[0] not in damaged, quick=quick))
+        return list(_task(run, parts, *item, deep=whole and not quick and item[0] not in unsettled, quick=quick))
 
     with ThreadPoolExecutor(_TASKS_AT_ONCE) as pool:
         for done, found in enumerate(pool.map(check, checks), start=1):
@@ -140,6 +149,12 @@ def verify(
     for result in finished(storage, sizes):
         named |= _result(storage, sizes, result, quick, problems)
     return _report(layout.n_tasks, records, named, sizes, problems)
+
+
+def _old_or_new(storage: Storage, objects: Mapping[str, Stored], changes: Sequence[Change]) -> Mapping[str, Stored]:
+    """Objects as they were, or where a change that is being finished has replaced them already, as they will be."""
+    new = {key: stored for change in changes for key, stored in change.objects.items() if key in objects}
+    return {**objects, **{key: stored for key, stored in new.items() if storage.holds(key, stored)}}
 
 
 def _report(
@@ -172,12 +187,18 @@ def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int
         same = record.fingerprint == fingerprint
         return None if same else f"its fingerprint is {record.fingerprint}, the sweep's is {fingerprint}"
 
-    records = _records(storage, problems, misplaced)
+    changes = settled_changes(storage, sizes)
+    records = {
+        task: replace(record, objects=_old_or_new(storage, record.objects, changes))
+        for task, record in _records(storage, problems, misplaced).items()
+    }
     for done, (task, record) in enumerate(records.items(), start=1):
         for name, expected in record.objects.items():
             _object(storage, sizes, name, expected, task, quick, problems)
         on_progress(done, len(records))
     named = {SWEEP, LEASE, *shared, *(Ledger.key(task) for task in records)}
+    for change in changes:
+        named |= {change.key, *storage.list(change.folder)}
     for record in records.values():
         named |= record.objects.keys()
     for result in finished(storage, sizes):

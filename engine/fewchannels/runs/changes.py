@@ -1,0 +1,170 @@
+"""Changes of several objects that take effect as one: a run that grows, a task that is done again.
+
+What is new is stored beside, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored: from here on the
+change is settled, and whoever holds the lease can finish it. Then each object is moved to its place, and last the
+document that names them, ``run.json`` or a record, which readers trust. See ``schemas/store.md``, Changes.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs import documents
+from fewchannels.runs.description import MANIFEST, NAME
+from fewchannels.runs.storage import Buffer, Storage, Stored
+
+FOLDER = "changes/"
+RUN = "run"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that is settled, and not finished yet.
+
+    Attributes:
+        name: of what changes: ``run``, or a task's number.
+        folder: where new objects wait.
+        target: key of the document that names them.
+        document: that document's new content.
+    """
+
+    name: str
+    folder: str
+    target: str
+    document: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Where the change itself is."""
+        return f"{FOLDER}{self.name}.json"
+
+    @cached_property
+    def objects(self) -> dict[str, Stored]:
+        """What the new document names, by key."""
+        return {key: Stored(**each) for key, each in self.document["objects"].items()}
+
+    def finish(self, storage: Storage) -> None:
+        """Move every object to its place, then put the document. Safe to repeat, and to do twice at once.
+
+        Raises:
+            RunConflictError: an object is neither beside nor in its place, so another change has overtaken this one.
+            StorageError: the store refused.
+        """
+        # The manifest comes after the document: readers of the earlier one take the first rows of the manifest, and
+        # the new manifest may have other values in columns that are the user's own.
+        early = [key for key in self.objects if key != MANIFEST]
+        late = [key for key in self.objects if key == MANIFEST]
+        self._move(storage, early)
+        storage.put(self.target, [documents.encode(self.document)])
+        self._move(storage, late)
+        storage.delete([self.key])
+        storage.prune(FOLDER)
+
+    def _move(self, storage: Storage, keys: Iterable[str]) -> None:
+        waiting = storage.list(self.folder)
+        for key in keys:
+            if self.folder + key in waiting:
+                storage.move(self.folder + key, key)
+            elif not storage.holds(key, self.objects[key]):
+                raise RunConflictError(
+                    f"{key!r} of {storage.url!r} was replaced while it was being written; nothing more is written."
+                )
+
+
+class Draft:
+    """New objects beside those that they are to replace.
+
+    Args:
+        storage: of the run.
+        name: of what changes, see :class:`Change`.
+    """
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name = storage, name
+        # Two attempts at one task may overlap on a cluster: each has a folder of its own.
+        self._folder = f"{FOLDER}{name}.{secrets.token_hex(8)}/"
+
+    def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
+        """Store an object beside the one that has its key; raises as :meth:`Storage.put` does."""
+        return self._storage.put(self._folder + key, parts)
+
+    def settle(self, target: str, document: Mapping[str, Any]) -> None:
+        """Make the change, now that all of its objects are stored.
+
+        Args:
+            target: key of the document that names them.
+            document: its new content, with ``objects`` in the order in which they are to be replaced.
+
+        Raises:
+            StorageError: the store refused. Either nothing has changed, or the change is finished by
+                :func:`finish_changes`.
+        """
+        change = Change(self._name, self._folder, target, dict(document))
+        content = {"folder": change.folder, "target": target, "document": change.document}
+        self._storage.put(change.key, [documents.encode(content)])
+        change.finish(self._storage)
+
+
+def find_change(storage: Storage, name: str) -> Change | None:
+    """The settled change of a name; None where there is none.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    key = f"{FOLDER}{name}.json"
+    try:
+        content = documents.decode(storage.get(key))
+        return Change(name, content["folder"], content["target"], content["document"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (documents.DamagedDocumentError, KeyError) as error:
+        raise StorageError(
+            f"{storage.location(key)} is damaged: {error}. Delete it: what it was to replace is still there, and the "
+            "next capture begins the change anew."
+        ) from None
+
+
+def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
+    """Every change that is settled and not finished, by name.
+
+    Args:
+        storage: of the run.
+        keys: its listing.
+
+    Raises:
+        StorageError: one is damaged.
+    """
+    names = [
+        key.removeprefix(FOLDER).removesuffix(".json")
+        for key in keys
+        if key.startswith(FOLDER) and key.count("/") == 1 and key.endswith(".json")
+    ]
+    return [change for name in sorted(names) if (change := find_change(storage, name)) is not None]
+
+
+def finish_changes(storage: Storage) -> int:
+    """Finish every settled change, and remove what was stored for others. Only with the lease; returns how many.
+
+    Raises:
+        StorageError: a change is damaged, or the store refused.
+    """
+    changes = settled_changes(storage, storage.list(FOLDER))
+    for change in changes:
+        with suppress(RunConflictError):  # what it was to replace is damaged, which the next capture mends
+            change.finish(storage)
+    storage.delete(storage.list(FOLDER))
+    storage.prune(FOLDER)
+    return len(changes)
+
+
+def manifest_key(storage: Storage, description: Mapping[str, Any]) -> str:
+    """Where the manifest of a run's description is: beside its place, while a growth is being finished."""
+    change = find_change(storage, RUN)
+    if change is None or change.target != NAME or change.document != description:
+        return MANIFEST
+    beside = change.folder + MANIFEST
+    return beside if storage.exists(beside) else MANIFEST
