@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fewchannels import manifest
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import arrays, results
-from fewchannels.runs.changes import RUN, Change, settled_changes
+from fewchannels.runs.changes import RUN, Change, manifest_key, settled_changes
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
@@ -97,7 +97,11 @@ def verify(
     sizes = storage.list()
     problems: list[Problem] = []
     changes = settled_changes(storage, sizes)
-    shared = _old_or_new(storage, objects_of(description), changes)
+    rows = manifest_key(storage, description)
+    shared = {
+        rows if key == MANIFEST else key: stored
+        for key, stored in _old_or_new(storage, objects_of(description), changes).items()
+    }
     documents_read = {}
     for key, expected in shared.items():
         data = _object(storage, sizes, key, expected, None, quick, problems)
@@ -107,12 +111,12 @@ def verify(
     sample_ids: list[str] = []
     if whole and not quick:
         try:
-            with storage.open(MANIFEST) as file:
+            with storage.open(rows) as file:
                 manifest.validate(file)
-            with storage.open(MANIFEST) as file:
+            with storage.open(rows) as file:
                 sample_ids = manifest.sample_ids(file)[: layout.n_samples]
         except InputError as error:
-            problems.append(Problem(MANIFEST, None, "undecodable", str(error)))
+            problems.append(Problem(rows, None, "undecodable", str(error)))
     run = _Run(
         storage, layout, description["config"]["score"], description["fingerprint"], sizes, sample_ids, documents_read
     )
