@@ -22,7 +22,7 @@ from fewchannels.models.sampler import Settings
 from fewchannels.models.source import find, text_encoders
 from fewchannels.models.taps import tapped
 from fewchannels.runs.arrays import Store, read
-from fewchannels.runs.changes import Draft, find_change
+from fewchannels.runs.changes import Draft
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
@@ -88,10 +88,6 @@ class CaptureWorker:
         """
         job, storage = self.job, self.job.storage
         rows = job.layout.rows(task)
-        if change := find_change(storage, f"{task:05d}"):  # of an actor that died while it was finishing it
-            change.finish(storage)
-            if (record := self.ledger.find(task)) and record.stop == rows.stop and not record.n_failed:
-                return record
         earlier = self.ledger.find(task)
         kept = earlier if earlier and self._is_kept(earlier) else None
         first = kept.stop if kept else rows.start

@@ -7,7 +7,6 @@ document that names them, ``run.json`` or a record, which readers trust. See ``s
 
 import secrets
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -146,19 +145,30 @@ def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
     return [change for name in sorted(names) if (change := find_change(storage, name)) is not None]
 
 
-def finish_changes(storage: Storage) -> int:
-    """Finish every settled change, and remove what was stored for others. Only with the lease; returns how many.
+def finish_change(storage: Storage, name: str) -> None:
+    """Finish the settled change of a name, if there is one; give it up if its objects are gone.
+
+    Raises:
+        StorageError: the change is damaged, or the store refused.
+    """
+    if (change := find_change(storage, name)) is None:
+        return
+    try:
+        change.finish(storage)
+    except RunConflictError:  # what it has replaced by then, the record does not have: the task is done again
+        storage.delete([change.key])
+
+
+def finish_changes(storage: Storage) -> None:
+    """Finish every settled change, and remove what was stored for others. Only with the lease.
 
     Raises:
         StorageError: a change is damaged, or the store refused.
     """
-    changes = settled_changes(storage, storage.list(FOLDER))
-    for change in changes:
-        with suppress(RunConflictError):  # what it was to replace is damaged, which the next capture mends
-            change.finish(storage)
+    for change in settled_changes(storage, storage.list(FOLDER)):
+        finish_change(storage, change.name)
     storage.delete(storage.list(FOLDER))
     storage.prune(FOLDER)
-    return len(changes)
 
 
 def manifest_key(storage: Storage, description: Mapping[str, Any]) -> str:
