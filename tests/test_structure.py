@@ -24,6 +24,7 @@ PACKAGE = SOURCES / "fewchannels"
 # Rooms: a package or a module at the top. Each may import what stands above it.
 ORDER = (
     "errors",
+    "files",
     "resources",
     "tables",
     "units",
@@ -48,7 +49,6 @@ EXCEPTIONS = {
     ("analyses.comparison.place", "capture.config"),
     ("cluster.pool", "capture.job"),
     ("cluster.telemetry", "capture.job"),
-    ("manifest.write", "runs.storage"),
     ("models.embeddings", "runs.description"),
     ("models.embeddings", "runs.storage"),
     ("models.loaded", "capture.job"),

@@ -1,5 +1,6 @@
 """The command ``fewchannels``: parse, call, print."""
 
+import signal
 import sys
 
 import typer
@@ -48,8 +49,16 @@ jobs.register(app)
 
 def main() -> None:
     """Run the command line; a :class:`FewchannelsError` ends it with a message and the error's own exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
+            signal.signal(number, _end)
     try:
         app()
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")
         sys.exit(error.exit_code)
+
+
+def _end(number: int, frame: object) -> None:
+    """End as after Ctrl+C, so that a file that is half written is removed, with the exit code that shells expect."""
+    sys.exit(128 + number)

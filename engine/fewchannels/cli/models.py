@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from fewchannels.cli.console import errors, results, say
 from fewchannels.errors import InputError
+from fewchannels.files import check_output, write
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -102,6 +103,10 @@ def probe(
 
     Example: fewchannels models probe FOLDER -o family.yaml
     """
+    if output is not None:
+        check_output(output)
+        if output.exists():
+            raise InputError(f"{str(output)!r} is there already; give another name, or remove it.")
     with errors.status("loading the model"):
         import torch
         import yaml
@@ -116,9 +121,7 @@ def probe(
         found = look(pipeline, height, width)
     written = yaml.safe_dump({found.transformer: as_fields(found.family)}, sort_keys=False)
     if output is not None:
-        if output.exists():
-            raise InputError(f"{str(output)!r} is there already; give another name, or remove it.")
-        output.write_text(written, encoding="utf-8")
+        write(output, written.encode())
     if as_json:
         about = {"family": {found.transformer: as_fields(found.family)}, "evidence": found.evidence}
         results.print_json(json.dumps(about | {"doubts": found.doubts}))

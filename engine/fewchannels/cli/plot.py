@@ -31,6 +31,7 @@ def plot(
     Example: fewchannels plot SWEEP --of ssim --axis k --out ssim.svg
     """
     from fewchannels.errors import InputError
+    from fewchannels.files import check_output, write
     from fewchannels.runs.storage import open_storage
 
     storage = open_storage(sweep)
@@ -48,8 +49,9 @@ def plot(
         raise InputError("--of and --item name two figures; ask for one.")
     if out is None or out.suffix not in (".png", ".svg"):
         raise InputError(f"out is {str(out or '')!r}; name where the figure goes: FILE.png or FILE.svg.")
+    check_output(out)
     with errors.status(f"drawing {out}"):
-        out.write_bytes(_figure(storage, of, item, axis)[out.suffix[1:]])
+        write(out, _figure(storage, of, item, axis)[out.suffix[1:]])
     say(f"wrote {out}")
 
 

@@ -18,7 +18,8 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from fewchannels.cli.console import errors, results
-from fewchannels.errors import InputError, StorageError, unknown
+from fewchannels.errors import InputError, unknown
+from fewchannels.files import write
 
 if TYPE_CHECKING:
     from fewchannels.runs.sql.answer import Answer
@@ -213,10 +214,7 @@ def _write(answer: "Answer", path: Path) -> None:
     if suffix == ".parquet":
         answer.write_parquet(path)
         return
-    try:
-        path.write_text(answer.as_json() if suffix == ".json" else answer.as_csv(), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {str(path)!r}: {error}") from None
+    write(path, (answer.as_json() if suffix == ".json" else answer.as_csv()).encode())
 
 
 def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from fewchannels.demo.build import flushed_denormals
 from fewchannels.demo.judge import ATTRIBUTES, Verdict, agreement, judge
 from fewchannels.demo.world import SHAPES, Scene, choose_scenes, draw
 from fewchannels.errors import FewchannelsError, InputError, StorageError
+from fewchannels.files import write, writing
 
 TARGETS = {"colour": 0.95, "background": 0.95, "position": 0.90, "shape": 0.80}
 JUDGE_MINIMUM = 0.99
@@ -198,8 +199,9 @@ def evaluate(
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        contact_sheet(rounds["held_out"]).save(out / "contact_sheet.png", optimize=True)
-        (out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        with writing(out / "contact_sheet.png") as file:
+            contact_sheet(rounds["held_out"]).save(file, "png", optimize=True)
+        write(out / "evaluation.json", f"{json.dumps(result, indent=2)}\n".encode())
     return result
 
 

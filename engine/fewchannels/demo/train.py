@@ -16,7 +16,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from fewchannels.demo.build import Architecture, build_pipeline, flushed_denormals
 from fewchannels.demo.world import all_scenes, choose_scenes, draw
+from fewchannels.files import writing
 
 GUIDANCE_RANGE = (1.0, 6.0)
 CAPTION_DROPOUT = 0.1
@@ -125,8 +125,8 @@ class Trainer:
                 losses.clear()
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
                 state = {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}
-                torch.save(state, path.with_suffix(".tmp"))
-                os.replace(path.with_suffix(".tmp"), path)
+                with writing(path) as file:
+                    torch.save(state, file)
         if mean is not None:
             learner.load_state_dict(mean.module.state_dict())
         learner.eval()

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError, StorageError, unknown
+from fewchannels.files import check_output, writing
 from fewchannels.manifest.columns import map_columns
 from fewchannels.manifest.rows import MAX_SEED, OPTIONAL_COLUMNS, BadRow, BadRowsError, Checked, check, settings_text
 from fewchannels.manifest.sources import open_source
-from fewchannels.runs.storage import replace_durably
 from fewchannels.tables import schema
 
 ROW_GROUP_ROWS = 16_384  # what a worker reads to get at its own rows
@@ -130,8 +130,7 @@ def ingest(
     )
     chosen_seeds = None if seeds is None else _checked_seeds(seeds)
     path = Path(output)
-    if path.is_dir():
-        raise InputError(f"{str(path)!r} is a folder; name the file to write, such as manifest.parquet.")
+    check_output(path)
 
     tally = _Tally()
     total_bytes = sum(source.n_bytes for source in opened)
@@ -270,16 +269,11 @@ def _settings(checked: Checked) -> list[str]:
 def _writing(path: Path, extras: dict[str, pa.DataType]) -> Iterator[_Writer]:
     """A writer whose file gets its name when the block ends well, and vanishes when it does not."""
     columns = pa.schema([*schema("manifest"), *(pa.field(name, kind) for name, kind in extras.items())])
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with pq.ParquetWriter(temporary, columns, compression="zstd") as file:
-                writer = _Writer(file, columns)
-                yield writer
-                writer.flush()
-            replace_durably(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {str(path)!r}: {error}. Free space or name another place.") from error
+        raise StorageError(f"cannot make the folder {str(path.parent)!r}: {error.strerror}.") from error
+    with writing(path) as file, pq.ParquetWriter(file, columns, compression="zstd") as parquet:
+        writer = _Writer(parquet, columns)
+        yield writer
+        writer.flush()

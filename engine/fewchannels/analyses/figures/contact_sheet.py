@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fewchannels.errors import InputError
+from fewchannels.files import writing
 from fewchannels.runs.layout import choose_pool_side
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def contact_sheet(
 
     Raises:
         InputError: no sample is finished, or the layer or step was not kept.
+        StorageError: the disk refused.
     """
     data = run.activations
     if "massive_value" not in data:
@@ -85,5 +87,5 @@ def _draw(
         lines = textwrap.wrap(prompt, 34, max_lines=2, placeholder=" ...")
         for axis, text in zip(pair, ("\n".join(lines), about), strict=True):
             axis.set_title(text, fontsize=6, loc="left", parse_math=False)
-    with matplotlib.rc_context({"savefig.dpi": 110}):
-        figure.savefig(path)
+    with matplotlib.rc_context({"savefig.dpi": 110}), writing(path) as file:
+        figure.savefig(file, format=path.suffix[1:])

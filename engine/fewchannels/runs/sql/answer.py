@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from fewchannels.errors import StorageError
+from fewchannels.files import writing
 from fewchannels.runs.sql.named_queries import Query
-from fewchannels.runs.storage import replace_durably
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,12 +91,12 @@ class Answer:
         Raises:
             StorageError: the disk refused.
         """
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            with duckdb.connect() as writer:
-                writer.from_arrow(self._table).write_parquet(str(temporary), compression="zstd")
-            replace_durably(temporary, path)
-        except (OSError, duckdb.Error) as error:
+            with writing(path) as file, duckdb.connect() as writer:
+                writer.register("answer", self._table)
+                place = file.name.replace("'", "''")
+                writer.execute(f"copy answer to '{place}' (format parquet, compression zstd, use_tmp_file false)")
+        except duckdb.Error as error:
             raise StorageError(f"cannot write {str(path)!r}: {error}") from None
 
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from fewchannels.errors import InputError
 from fewchannels.runs.storage.base import Buffer, Sink, Storage, Stored
-from fewchannels.runs.storage.folder import FolderStorage, replace_durably
+from fewchannels.runs.storage.folder import FolderStorage
 from fewchannels.runs.storage.objects import ObjectStorage
 
-__all__ = ["Buffer", "FolderStorage", "ObjectStorage", "Sink", "Storage", "Stored", "open_storage", "replace_durably"]
+__all__ = ["Buffer", "FolderStorage", "ObjectStorage", "Sink", "Storage", "Stored", "open_storage"]
 
 SCHEMES = ("s3", "gs", "az")
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from crc32c import crc32c
 
 from fewchannels.errors import StorageError
+from fewchannels.files import make_durable
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
@@ -39,7 +40,7 @@ class FolderStorage(Storage):
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _make_durable(path.parent)
+            make_durable(path.parent)
         return stored
 
     def get(self, key: str) -> bytes:
@@ -72,8 +73,8 @@ class FolderStorage(Storage):
                 os.replace(source, target)
             except FileNotFoundError:
                 return
-            _make_durable(target.parent)
-            _make_durable(source.parent)
+            make_durable(target.parent)
+            make_durable(source.parent)
 
     def location(self, key: str) -> str:
         return str(self.path / key)
@@ -104,7 +105,7 @@ class FolderStorage(Storage):
         if not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
-            _make_durable(folder.parent)
+            make_durable(folder.parent)
 
     @contextmanager
     def _refusals(self, verb: str, key: str) -> Iterator[None]:
@@ -157,21 +158,6 @@ def _write_rest(descriptor: int, parts: Sequence[Buffer], written: int) -> None:
         written -= min(written, len(part))
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file its name, so that readers see all of it or none of it, even after a crash."""
-    _make_durable(temporary)
-    os.replace(temporary, path)
-    _make_durable(path.parent)
 
 
 def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fewchannels.analyses.document import Document, Part
 from fewchannels.analyses.source import open_source
-from fewchannels.errors import InputError, StorageError
-from fewchannels.runs.storage import replace_durably
+from fewchannels.errors import InputError
+from fewchannels.files import check_output, write
 from fewchannels.views.report.comparison_part import comparison_part
 from fewchannels.views.report.run_part import run_part
 from fewchannels.views.report.sweep_part import sweep_part
@@ -26,10 +26,9 @@ def check_out(out: Path) -> None:
             f"out is {str(out)!r}; its ending decides what is written, {', '.join(KINDS[:-1])} or {KINDS[-1]}. Give "
             "for example -o report.html."
         )
+    check_output(out)
     if not out.parent.is_dir():
         raise InputError(f"out is {str(out)!r}, and there is no folder {str(out.parent)!r}. Make it, or name another.")
-    if out.is_dir():
-        raise InputError(f"out is {str(out)!r}, which is a folder. Name a file.")
 
 
 def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda what, done, total: None) -> Document:
@@ -69,18 +68,3 @@ def write_html(document: Document, out: Path, on_progress: Progress = lambda wha
     from fewchannels.views.report.page import as_html
 
     return write(out, as_html(document, on_progress).encode())
-
-
-def write(out: Path, data: bytes) -> int:
-    """Write a file, whole or not at all; returns its size in bytes.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        replace_durably(temporary, out)
-    except OSError as error:
-        raise StorageError(f"cannot write {str(out)!r}: {error}") from None
-    return len(data)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.files import write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _QUIET = (
@@ -64,6 +65,4 @@ def print_pdf(page: Path, out: Path, browser: str) -> int:
             said = [f"it took more than {_SECONDS} s"]
         if not printed.exists() or not printed.stat().st_size:
             raise FewchannelsError(f"{browser} printed nothing: {said[0]}. Open {page} in a browser and print it.")
-        from fewchannels.views.report.build import write
-
         return write(out, printed.read_bytes())
