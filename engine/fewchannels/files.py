@@ -1,6 +1,12 @@
-"""Files that a user names: written whole or not at all, beside their place and then renamed, even after a crash."""
+"""Files are written whole or not at all, beside their place and then renamed, even after a crash.
+
+What is not finished has a name that says which process writes it. One that was killed leaves its file; whoever comes
+next may remove it, since a writer that is gone never ends it. Of processes on other hosts nobody here knows whether
+they are gone.
+"""
 
 import os
+import platform
 import re
 import secrets
 import stat
@@ -19,6 +25,12 @@ _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
 )
+
+UNFINISHED = re.compile(r"\..+\.tmp")
+_HOST = re.sub(r"[^\w-]", "_", platform.node())  # without dots, so that one host's name is not the end of another's
+_OURS = re.compile(rf"\..+\.{re.escape(_HOST)}-([0-9]+)-[0-9a-f]+\.tmp")
+_STEM = "fewchannels"
+_written: set[Path] = set()  # by this process, now
 
 
 def check_output(path: Path) -> None:
@@ -53,10 +65,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         StorageError: the disk refused, or an OSError in the block was not caught there.
     """
     check_output(path)
-    # Not the name itself with something around it, which may be too long.
-    temporary = path.with_name(f".fewchannels-{secrets.token_hex(8)}.tmp")
     try:
-        try:
+        _clean(path.parent)
+        # Not the name itself with something around it, which may be too long.
+        with unfinished(path.with_name(_STEM)) as temporary:
             with open(temporary, "xb") as file:
                 yield file
                 file.flush()
@@ -64,10 +76,6 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                     os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
         make_durable(path.parent)
     except OSError as error:
         why = error.strerror or str(error)
@@ -84,6 +92,59 @@ def write(path: Path, data: bytes) -> int:
     with writing(path) as file:
         file.write(data)
     return len(data)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A path beside a file's own that nothing else writes to; what is there is removed when the block fails.
+
+    Args:
+        path: of the file that is to be written.
+    """
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    _written.add(temporary)
+    try:
+        yield temporary
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    finally:
+        _written.discard(temporary)
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether the writer of an unfinished file was a process of this host that is gone.
+
+    Args:
+        path: of a file whose name is like :data:`UNFINISHED`, in the words of its writer.
+    """
+    found = _OURS.fullmatch(path.name)
+    if found is None:
+        return False
+    return path not in _written if int(found[1]) == os.getpid() else not _lives(int(found[1]))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return about.rpartition(")")[2].split()[0] not in "ZX"  # what was killed and is not waited for keeps its number
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed commands have left in a folder of the user's, of files as :func:`writing` names them."""
+    for path in folder.glob(f".{_STEM}.*.tmp"):
+        if is_left_over(path):
+            with suppress(OSError):
+                path.unlink()
 
 
 def make_durable(path: Path) -> None:

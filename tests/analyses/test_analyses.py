@@ -308,7 +308,8 @@ def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
 
 
 def test_a_damaged_result_is_found_dropped_and_made_again(path: Path) -> None:
-    from fewchannels.runs.upkeep.verify import repair, verify
+    from fewchannels.runs.upkeep.repair import plan, repair
+    from fewchannels.runs.upkeep.verify import verify
 
     storage = open_storage(str(path))
     report = verify(storage)
@@ -322,7 +323,7 @@ def test_a_damaged_result_is_found_dropped_and_made_again(path: Path) -> None:
         "results/concentration/cells/00001.parquet",
         "results/concentration/result.json",
     }
-    repair(storage, report)
+    repair(storage, plan(report, "run"))
     assert "concentration_cells" not in open_run(path).catalog.views
     analyse(CONCENTRATION, select(str(path)), "concentration", ALONE)
     assert part.read_bytes() == whole

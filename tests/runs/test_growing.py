@@ -23,7 +23,8 @@ from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep import datasets as for_datasets
 from fewchannels.runs.upkeep import merge
-from fewchannels.runs.upkeep.verify import repair, verify
+from fewchannels.runs.upkeep.repair import plan, repair
+from fewchannels.runs.upkeep.verify import verify
 
 ALL = "select sample_id, prompt, image, status from samples order by sample_id"
 CELLS = "select * exclude (sample) from cells order by sample_id, step, layer"
@@ -313,7 +314,7 @@ def test_a_compacted_run_grows_is_damaged_and_is_mended(
         ("samples/00000-00001.parquet", 0),
         ("samples/00000-00001.parquet", 1),
     }
-    repair(storage, report)
+    repair(storage, plan(report, "run"))
     job = capture("run", "demo:13")
     assert verify(storage).problems == ()
     capture("once", "demo:13")

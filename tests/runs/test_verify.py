@@ -24,7 +24,8 @@ from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import FolderStorage, open_storage
-from fewchannels.runs.upkeep.verify import check_report, repair, verify
+from fewchannels.runs.upkeep.repair import check_report, plan, repair
+from fewchannels.runs.upkeep.verify import verify
 from fewchannels.tables import as_columns, decode, encode
 
 N_SAMPLES = 6
@@ -117,7 +118,7 @@ def test_damage_is_named_dropped_by_repair_and_mended_by_the_next_capture(
         check_report(report, str(run))
     quick = verify(storage, quick=True)
     assert [problem.kind for problem in quick.problems] == ([] if kind == "checksum" else [kind])
-    repair(storage, report)
+    repair(storage, plan(report, "run"))
     config = CaptureConfig(model=str(tiny_model), num_inference_steps=2, top_k=3, batch_size=2, shard_samples=2)
     job = prepare(made / "manifest.parquet", run, config)
     assert pending_tasks(job) == [1]
@@ -138,7 +139,7 @@ def test_what_the_whole_run_shares_is_laid_out_again_after_repair(
     storage = open_storage(run)
     report = verify(storage)
     assert [(problem.key, problem.task, problem.kind) for problem in report.problems] == [(key, None, "checksum")]
-    repair(storage, report)
+    repair(storage, plan(report, "run"))
     config = CaptureConfig(model=str(tiny_model), num_inference_steps=2, top_k=3, batch_size=2, shard_samples=2)
     job = prepare(made / "manifest.parquet", run, config)
     assert begin(job, made / "manifest.parquet")

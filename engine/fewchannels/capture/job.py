@@ -341,11 +341,10 @@ def begin(job: Job, manifest_path: Path) -> bool:
         return False
     begun = check_same(job, manifest_path)
     objects = objects_of(begun)
-    if begun["manifest"]["n_samples"] < job.layout.n_samples:
+    whole = all(storage.holds(key, stored) for key, stored in objects.items())
+    if begun["manifest"]["n_samples"] < job.layout.n_samples or not whole:
         draft = Draft(storage, RUN)
         draft.settle(NAME, _laid_out(draft, job, manifest_path, begun["created"], objects))
-    elif any(storage.size(key) != each.n_bytes for key, each in objects.items()):
-        write_description(storage, _laid_out(storage, job, manifest_path, begun["created"]))
     return True
 
 

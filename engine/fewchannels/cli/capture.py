@@ -196,7 +196,6 @@ def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
         check_place(job)
     with hold(job.storage, on_wait=say) as token:
         leased = job.leased(token)
-        job.storage.clean()
         resumed = begin(leased, manifest)
         layout = job.layout
         say(

@@ -97,7 +97,6 @@ def run_sweep(prepared: "Prepared", pool: "Pool", *, dry_run: bool, as_json: boo
     with errors.status(f"looking at {sweep.job.run}"):
         check_place(prepared)
     with hold(sweep.storage, on_wait=say) as token:
-        sweep.storage.clean()
         resumed = begin_sweep(prepared)
         leased = sweep.leased(token)
         n, items = len(sweep.conditions), "pairs" if sweep.has_source else "samples"

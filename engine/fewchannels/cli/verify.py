@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from fewchannels.cli.console import errors, progress_bar, results, say
-from fewchannels.errors import StorageError
+from fewchannels.errors import InputError, StorageError
 from fewchannels.units import size
 
 if TYPE_CHECKING:
     from fewchannels.runs.storage import Storage
-    from fewchannels.runs.upkeep.verify import Report
+    from fewchannels.runs.upkeep.problems import Report
+    from fewchannels.runs.upkeep.repair import Repair
 
 _SHOWN = 20
 TOLERANCE = 1e-3
@@ -24,33 +27,45 @@ def verify(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     quick: Annotated[bool, typer.Option("--quick", help="Presence and sizes only; no byte is read.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop damaged tasks' records, so that the next capture redoes them.")
+        bool,
+        typer.Option("--repair", help="Remove the records of what is damaged, so that its command makes it again."),
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of --repair: list what it would remove.")] = False,
     recompute: Annotated[int, typer.Option(help="Generate at least so many samples again and compare.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Check every record of a run against every object it names. Exit code 4 says that something is damaged.
 
+    --repair removes records only: never data, a manifest, or a file that is not the run's.
+
     Example: fewchannels runs verify RUN --repair
     """
+    from fewchannels.runs.lease import hold
     from fewchannels.runs.storage import open_storage
+    from fewchannels.runs.upkeep.repair import plan
+    from fewchannels.runs.upkeep.repair import repair as remove_records
+    from fewchannels.runs.upkeep.verify import check_exists
 
+    if dry_run and not repair:
+        raise InputError("--dry-run is of --repair: give both, or neither.")
     storage = open_storage(run)
-    report = _verified(storage, quick)
-    compared = _recomputed(storage, recompute) if recompute and not report.problems else None
-    if as_json:
-        results.print_json(json.dumps(dataclasses.asdict(report) | {"tasks": report.tasks, "recomputed": compared}))
-    else:
-        _print(run, report, quick)
-        if compared:
-            results.print(
-                f"{compared['n_samples']} samples generated again: {compared['n_equal']} equal to the last bit; "
-                f"largest difference {compared['largest_difference']:.2g} of an array's largest value; "
-                f"{compared['n_other_channels']} cells with other channels",
-                soft_wrap=True,
-            )
-    if report.problems:
-        _end_damaged(storage, run, report, repair)
+    check_exists(storage)
+    # What is removed is what is damaged while nobody else writes.
+    with hold(storage, on_wait=say) if repair and not dry_run else nullcontext():
+        report = _verified(storage, quick)
+        planned = plan(report, run) if repair and report.problems else None
+        compared = _recomputed(storage, recompute) if recompute and not report.problems else None
+        if as_json:
+            content = dataclasses.asdict(report) | {"tasks": report.tasks, "recomputed": compared}
+            content["repair"] = planned and dataclasses.asdict(planned)
+            results.print_json(json.dumps(content))
+        else:
+            _print(run, report, quick, compared)
+            if planned:
+                _print_removed(planned, dry_run)
+        if planned and not dry_run:
+            remove_records(storage, planned)
+    _end(run, report, planned, dry_run)
     if compared and compared["largest_difference"] > TOLERANCE:
         raise StorageError(f"samples generated again differ by more than {TOLERANCE:g} from what {run!r} holds.")
 
@@ -82,7 +97,7 @@ def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
         )
 
 
-def _print(run: str, report: "Report", quick: bool) -> None:
+def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] | None) -> None:
     if report.problems:
         table = Table(title=f"{run}: damaged", title_justify="left")
         for name in ("object", "task", "problem", "detail"):
@@ -105,20 +120,46 @@ def _print(run: str, report: "Report", quick: bool) -> None:
             "writes them anew",
             soft_wrap=True,
         )
+    if report.left_over:
+        results.print(left_over(report.left_over), markup=False, soft_wrap=True)
+    if compared:
+        results.print(
+            f"{compared['n_samples']} samples generated again: {compared['n_equal']} equal to the last bit; "
+            f"largest difference {compared['largest_difference']:.2g} of an array's largest value; "
+            f"{compared['n_other_channels']} cells with other channels",
+            soft_wrap=True,
+        )
 
 
-def _end_damaged(storage: "Storage", run: str, report: "Report", repair: bool) -> None:
-    from fewchannels.runs.lease import hold
-    from fewchannels.runs.upkeep.verify import check_report
-    from fewchannels.runs.upkeep.verify import repair as drop_records
+def left_over(sizes: Mapping[str, int]) -> str:
+    """What people are told of temporary files.
 
-    if not repair:
-        check_report(report, run)
-    with hold(storage, on_wait=say):
-        drop_records(storage, report)
-    tasks = ", ".join(map(str, report.tasks[:_SHOWN])) + (", ..." if len(report.tasks) > _SHOWN else "")
-    raise StorageError(
-        f"{run!r} was damaged; "
-        + (f"the tasks {tasks} have no record any more" if tasks else "what the whole run shares is dropped")
-        + ". Run the capture's command again to redo them."
+    Args:
+        sizes: in bytes, by name; at least one.
+    """
+    first = next(iter(sizes))
+    return (
+        f"{len(sizes):,} temporary file{'s' * (len(sizes) != 1)}, {size(sum(sizes.values()))}, such as {first}: of "
+        "writers that were stopped or still write. The next command that writes there, and verify --repair, remove "
+        "those whose process ran on the same host and has ended"
     )
+
+
+def _print_removed(planned: "Repair", dry_run: bool) -> None:
+    if not planned.removed:
+        results.print("nothing is to be removed: what is damaged is no record", soft_wrap=True)
+        return
+    results.print(f"records that {'would be' if dry_run else 'are'} removed:")
+    for key in planned.removed:
+        results.print(f"  {key}", markup=False, soft_wrap=True)
+
+
+def _end(run: str, report: "Report", planned: "Repair | None", dry_run: bool) -> None:
+    from fewchannels.runs.upkeep.repair import check_report
+
+    if planned is None or dry_run:
+        check_report(report, run)
+        return
+    n = len(planned.removed)
+    done = f"{n} record{'s' * (n != 1)} {'is' if n == 1 else 'are'} removed" if n else "nothing was removed"
+    raise StorageError(f"{run!r} was damaged; {done}. {' '.join(planned.steps)}")

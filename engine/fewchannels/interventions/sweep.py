@@ -34,7 +34,7 @@ from fewchannels.interventions.rows import check_batch_size
 from fewchannels.measures.statistics import STATISTICS
 from fewchannels.models.family import Family
 from fewchannels.runs import documents
-from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, read_sweep
+from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, objects_of, read_sweep
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, decode, encode
@@ -367,15 +367,16 @@ def begin_sweep(prepared: Prepared) -> bool:
         RunConflictError: there is another sweep, or something else.
     """
     sweep, storage = prepared.sweep, prepared.sweep.storage
-    if storage.exists(SWEEP):
-        begun = read_sweep(storage)
+    begun = read_sweep(storage) if storage.exists(SWEEP) else None
+    if begun is not None:
         if begun["fingerprint"] != sweep.fingerprint:
             lines = "\n  ".join(differences(dict(sweep.identity), begun["identity"]))
             raise RunConflictError(
                 f"the sweep in {sweep.job.run!r} was begun with something else:\n  {lines}\nGive it the settings it "
                 "was begun with, or choose another place."
             )
-        return True
+        if all(storage.holds(key, stored) for key, stored in objects_of(begun).items()):
+            return True
     objects = {MANIFEST: storage.put(MANIFEST, [prepared.manifest.read_bytes()])}
     objects |= {key: storage.put(key, [data]) for key, data in prepared.tables.items()}
     content = {
@@ -385,11 +386,11 @@ def begin_sweep(prepared: Prepared) -> bool:
         **prepared.about,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("fewchannels", "torch", "diffusers", "transformers", "numpy")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds"),
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }
     storage.put(SWEEP, [documents.encode(content)])
-    return False
+    return begun is not None
 
 
 def check_place(prepared: Prepared) -> None:

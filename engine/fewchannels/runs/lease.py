@@ -34,7 +34,7 @@ Wait = Callable[[str], None]
 def hold(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[str]:
     """Hold a run's lease while the context lasts; yields the token that workers check with :class:`Membership`.
 
-    What an earlier capture had begun to replace is finished first.
+    What killed writers have left is removed first, and what an earlier capture had begun to replace is finished.
 
     Args:
         storage: of the run.
@@ -46,6 +46,7 @@ def hold(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[str]:
     """
     holding = _hold_folder if isinstance(storage, FolderStorage) else _hold_objects
     with holding(storage, on_wait) as token:  # type: ignore[arg-type]
+        storage.clean()
         finish_changes(storage)
         yield token
 

@@ -17,6 +17,8 @@ from fewchannels.runs.storage import Storage, Stored
 from fewchannels.tables import Columns, encode
 
 FOLDER = "results/"
+BEGUN = "begun.json"
+END = "result.json"
 _LABEL = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -41,7 +43,7 @@ class Results:
         return f"{FOLDER}{self.label}/{name}"
 
     def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
-        """Say what is to be computed, or recognise what an earlier call began.
+        """Say what is to be computed, or recognise what an earlier call began. What killed writers left is removed.
 
         Args:
             identity: all that decides the numbers, in plain values.
@@ -53,18 +55,17 @@ class Results:
         Raises:
             RunConflictError: there is a result of other settings, naming them.
         """
-        begun = self._document("begun.json")
-        if begun is not None and begun != identity:
-            if not replace:
+        self.storage.clean()
+        begun = self._begun(replace)
+        if begun != identity:
+            if begun is not None and not replace:
                 lines = "\n  ".join(differences(dict(identity), begun))
                 raise RunConflictError(
                     f"{self.key('')} holds a result of something else:\n  {lines}\nGive --replace to delete it, or "
                     "--label for a name of its own."
                 )
             self.delete()
-            begun = None
-        if begun is None:
-            self.storage.put(self.key("begun.json"), [documents.encode(dict(identity))])
+            self.storage.put(self.key(BEGUN), [documents.encode(dict(identity))])
         return set(self._units())
 
     def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
@@ -97,7 +98,7 @@ class Results:
         for parts in self._units().values():
             objects |= parts
         content = {**about, "tables": dict(tables), "objects": objects}
-        self.storage.put(self.key("result.json"), [documents.encode(content)])
+        self.storage.put(self.key(END), [documents.encode(content)])
 
     def read(self) -> dict[str, Any]:
         """``result.json``.
@@ -105,7 +106,7 @@ class Results:
         Raises:
             InputError: the analysis was not run, or did not come to its end.
         """
-        content = self._document("result.json")
+        content = self._document(END)
         if content is None:
             raise InputError(f"{self.storage.url!r} has no finished result {self.label!r}; see fewchannels analyze.")
         return content
@@ -113,8 +114,17 @@ class Results:
     def delete(self) -> None:
         """Delete all of it, ``result.json`` first."""
         keys = list(self.storage.list(self.key("")))
-        self.storage.delete([self.key("result.json")])
+        self.storage.delete([self.key(END)])
         self.storage.delete(keys)
+
+    def _begun(self, replace: bool) -> dict[str, Any] | None:
+        """What an earlier call began; None where there is nothing, or something damaged that is to be replaced."""
+        try:
+            return self._document(BEGUN)
+        except StorageError:
+            if replace:
+                return None
+            raise
 
     def _units(self) -> dict[int, dict[str, Any]]:
         """What each finished unit stored, by unit; one whose record or part is gone or cut short is not finished."""
@@ -140,6 +150,16 @@ class Results:
             raise StorageError(
                 f"{self.storage.location(self.key(name))} is damaged: {error}. Give --replace."
             ) from None
+
+
+def labels(keys: Iterable[str]) -> list[str]:
+    """The label of every result, finished or not.
+
+    Args:
+        keys: the run's listing.
+    """
+    found = {key.removeprefix(FOLDER).partition("/")[0] for key in keys if key.startswith(FOLDER)}
+    return sorted(label for label in found if _LABEL.fullmatch(label))
 
 
 def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:

@@ -38,6 +38,7 @@ def begin(out: Storage, identity: Mapping[str, Any], *, replace: bool) -> dict[i
         RunConflictError: something else is in the place.
         StorageError: what says which comparison is there is damaged.
     """
+    out.clean()
     stored = out.list()
     if others := [key for key in stored if not _OURS.fullmatch(key)]:
         raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")

@@ -7,9 +7,8 @@ from typing import Any, BinaryIO, Protocol
 
 from crc32c import crc32c
 
-_READ_BYTES = 2**22
-
 Buffer = bytes | memoryview
+_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Storage(ABC):
         """Whether an object is there, byte by byte what was stored.
 
         Raises:
-            StorageError: it cannot be read.
+            StorageError: the store refused.
         """
         try:
             with self.open(key) as file:
@@ -131,8 +130,20 @@ class Storage(ABC):
         except FileNotFoundError:
             return False
 
+    def left_over(self) -> dict[str, int]:
+        """Sizes in bytes of the files that puts have begun and not ended, by name; some may still be written.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        return {}
+
     def clean(self) -> int:
-        """Remove what interrupted puts have left; returns how many. Only while nobody writes."""
+        """Remove what interrupted puts have left; returns how many. What another process still writes is left alone.
+
+        Raises:
+            StorageError: the store refused.
+        """
         return 0
 
     def prune(self, prefix: str) -> None:

@@ -1,10 +1,7 @@
 """A run in a folder: a file for each object, written beside its place, made durable, renamed."""
 
 import os
-import platform
-import re
 import shutil
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import BinaryIO
 from crc32c import crc32c
 
 from fewchannels.errors import StorageError
-from fewchannels.files import make_durable
+from fewchannels.files import UNFINISHED, is_left_over, make_durable, unfinished
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
@@ -29,17 +26,12 @@ class FolderStorage(Storage):
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         path = self.path / key
-        # Two attempts at one task may overlap on a cluster: each has its own unfinished file.
-        writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
-        temporary = path.with_name(f".{path.name}.{writer}.tmp")
         with self._refusals("write", key):
-            try:
+            # Two attempts at one task may overlap on a cluster: each has its own unfinished file.
+            with unfinished(path) as temporary:
                 self._make_folder(path.parent)
                 stored = _write_file(temporary, parts)
                 os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
             make_durable(path.parent)
         return stored
 
@@ -84,12 +76,23 @@ class FolderStorage(Storage):
         with self._refusals("look at", key):
             return path.stat().st_size if path.is_file() else None
 
+    def left_over(self) -> dict[str, int]:
+        found = {}
+        with self._refusals("list", ""):
+            for entry in _files(self.path):
+                if UNFINISHED.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):  # its writer has just renamed it
+                        found[os.path.relpath(entry.path, self.path)] = entry.stat().st_size
+        return dict(sorted(found.items()))
+
     def clean(self) -> int:
+        n_removed = 0
         with self._refusals("clean", ""):
-            left = [entry.path for entry in _files(self.path) if re.fullmatch(r"\..+\.tmp", entry.name)]
-            for path in left:
-                os.unlink(path)
-        return len(left)
+            for entry in _files(self.path):
+                if UNFINISHED.fullmatch(entry.name) and is_left_over(Path(entry.path)):
+                    Path(entry.path).unlink(missing_ok=True)
+                    n_removed += 1
+        return n_removed
 
     def prune(self, prefix: str) -> None:
         with self._refusals("clean", prefix):

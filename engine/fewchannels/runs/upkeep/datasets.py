@@ -74,6 +74,7 @@ def export(
     ours = re.compile(r"README\.md|(samples|cells)/part-\d+\.parquet")
     if others := [key for key in out.list() if not ours.fullmatch(key)]:
         raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    out.clean()
     out.delete(out.list())
     source = Source(storage)
     by_task: dict[int, list[int]] = {}

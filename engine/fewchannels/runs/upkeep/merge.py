@@ -17,7 +17,7 @@ from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.runs import arrays
 from fewchannels.runs.changes import manifest_key
-from fewchannels.runs.description import MANIFEST, NAME, read_description, write_description
+from fewchannels.runs.description import MANIFEST, NAME, objects_of, read_description, write_description
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger, Record
@@ -164,12 +164,13 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
             file.close()
     sample_ids = [sources[i].sample_ids[sample] for i, sample in picks]
     sha256 = manifest.digest(io.BytesIO(merged))
-    if out.exists(NAME):
-        there = read_description(out)
+    there = read_description(out) if out.exists(NAME) else None
+    if there is not None:
         if there["fingerprint"] != sources[0].description["fingerprint"] or there["manifest"]["sha256"] != sha256:
             raise RunConflictError(f"{out.url!r} holds another run; choose a new place.")
-        return
-    if others := [key for key in out.list() if not key.startswith(arrays.NAME) and key not in (MANIFEST, LEASE)]:
+        if all(out.holds(key, stored) for key, stored in objects_of(there).items()):
+            return
+    elif others := [key for key in out.list() if not key.startswith(arrays.NAME) and key not in (MANIFEST, LEASE)]:
         raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
     objects = {MANIFEST: out.put(MANIFEST, [merged])} | arrays.lay_out(out, layout, sample_ids)
     about = sources[0].description
@@ -180,7 +181,7 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
             "manifest": {"n_samples": layout.n_samples, "sha256": sha256},
             "geometry": about["geometry"] | {"n_samples": layout.n_samples},
             "n_tasks": layout.n_tasks,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": there["created"] if there else datetime.now(UTC).isoformat(timespec="seconds"),
             "copied_from": [
                 {"run": source.storage.url, "manifest_sha256": source.description["manifest"]["sha256"]}
                 for source in sources

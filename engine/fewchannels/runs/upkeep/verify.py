@@ -5,64 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from fewchannels import manifest
-from fewchannels.errors import InputError, StorageError
-from fewchannels.runs import arrays, results
+from fewchannels.errors import InputError
+from fewchannels.runs import arrays
 from fewchannels.runs.changes import RUN, Change, manifest_key, settled_changes
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import FOLDER, TABLES, Compaction, Parts, part
-from fewchannels.runs.results import Results, finished
 from fewchannels.runs.storage import Storage, Stored
+from fewchannels.runs.upkeep.checked_results import check_results
 from fewchannels.runs.upkeep.consistency import disagreements
+from fewchannels.runs.upkeep.problems import Problem, Report, check_object
 from fewchannels.tables import decode
 
 _TASKS_AT_ONCE = 2
-_READ_ANYWAY = ("results/", "ledger/failed/", EMBEDDINGS)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is not as it was written.
-
-    Attributes:
-        key: the object.
-        task: whose it is; None for what the whole run shares.
-        kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
-        detail: what was found, and what was expected.
-    """
-
-    key: str
-    task: int | None
-    kind: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What :func:`verify` found.
-
-    Attributes:
-        n_tasks: tasks of the run.
-        n_recorded: tasks with a record.
-        n_objects: objects that were checked.
-        n_bytes: of those.
-        problems: all of them, by key.
-        unrecorded: keys that no record names: what unfinished tasks have left.
-    """
-
-    n_tasks: int
-    n_recorded: int
-    n_objects: int
-    n_bytes: int
-    problems: tuple[Problem, ...]
-    unrecorded: tuple[str, ...]
-
-    @property
-    def tasks(self) -> list[int]:
-        """Tasks to do again."""
-        return sorted({problem.task for problem in self.problems if problem.task is not None})
+_NAMED_BY_NOTHING = ("results/", "ledger/failed/", EMBEDDINGS)
 
 
 @dataclass(frozen=True)
@@ -104,7 +62,7 @@ def verify(
     }
     documents_read = {}
     for key, expected in shared.items():
-        data = _object(storage, sizes, key, expected, None, quick, problems)
+        data = check_object(storage, sizes, key, expected, None, quick, problems)
         if data is not None and key.startswith(arrays.NAME):
             documents_read[key] = data
     whole = not problems
@@ -133,7 +91,7 @@ def verify(
         named |= {compaction.key, *compaction.objects}
         for key, expected in compaction.objects.items():
             found: list[Problem] = []
-            _object(storage, sizes, key, expected, None, quick, found)
+            check_object(storage, sizes, key, expected, None, quick, found)
             problems += [
                 Problem(p.key, task, p.kind, p.detail) for p in found for task in compaction.speaks_for(records)
             ]
@@ -150,9 +108,18 @@ def verify(
             on_progress(done, len(checks))
     for record in records.values():
         named |= record.objects.keys()
-    for result in finished(storage, sizes):
-        named |= _result(storage, sizes, result, quick, problems)
-    return _report(layout.n_tasks, records, named, sizes, problems)
+    made_by = "merge's or export's" if "copied_from" in description else "capture's"
+    return _report(storage, layout.n_tasks, records, named, sizes, problems, quick=quick, made_by=made_by)
+
+
+def check_exists(storage: Storage) -> None:
+    """Refuse a place without a run or a sweep. Reads only.
+
+    Raises:
+        InputError: there is neither, or one of a newer format.
+        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or the store refused.
+    """
+    read_sweep(storage) if storage.exists(SWEEP) else read_description(storage)
 
 
 def _old_or_new(storage: Storage, objects: Mapping[str, Stored], changes: Sequence[Change]) -> Mapping[str, Stored]:
@@ -162,18 +129,30 @@ def _old_or_new(storage: Storage, objects: Mapping[str, Stored], changes: Sequen
 
 
 def _report(
-    n_tasks: int, records: Mapping[int, Record], named: set[str], sizes: Mapping[str, int], problems: list[Problem]
+    storage: Storage,
+    n_tasks: int,
+    records: Mapping[int, Record],
+    named: set[str],
+    sizes: Mapping[str, int],
+    problems: list[Problem],
+    *,
+    quick: bool,
+    made_by: str,
 ) -> Report:
-    n_bytes = sum(size for key, size in sizes.items() if key in named)
-    unrecorded = [key for key in sizes if key not in named and not key.startswith(_READ_ANYWAY)]
+    of_results = check_results(storage, sizes, quick)
+    named, problems = named | of_results.named, problems + of_results.problems
+    unrecorded = [key for key in sizes if key not in named and not key.startswith(_NAMED_BY_NOTHING)]
     bad_records = {problem.key for problem in problems if problem.kind == "record"}
     return Report(
         n_tasks=n_tasks,
         n_recorded=len(records),
         n_objects=len(named & sizes.keys()),
-        n_bytes=n_bytes,
+        n_bytes=sum(size for key, size in sizes.items() if key in named),
         problems=tuple(sorted(problems, key=lambda problem: (problem.key, problem.task or 0))),
         unrecorded=tuple(key for key in unrecorded if key not in bad_records),
+        left_over=storage.left_over(),
+        made_by=made_by,
+        analyses=of_results.analyses,
     )
 
 
@@ -184,7 +163,7 @@ def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int
     problems: list[Problem] = []
     shared = objects_of(description)
     for key, expected in shared.items():
-        _object(storage, sizes, key, expected, None, quick, problems)
+        check_object(storage, sizes, key, expected, None, quick, problems)
     fingerprint = description["fingerprint"]
 
     def misplaced(task: int, record: Record) -> str | None:
@@ -198,43 +177,15 @@ def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int
     }
     for done, (task, record) in enumerate(records.items(), start=1):
         for name, expected in record.objects.items():
-            _object(storage, sizes, name, expected, task, quick, problems)
+            check_object(storage, sizes, name, expected, task, quick, problems)
         on_progress(done, len(records))
     named = {SWEEP, LEASE, *shared, *(Ledger.key(task) for task in records)}
     for change in changes:
         named |= {change.key, *storage.list(change.folder)}
     for record in records.values():
         named |= record.objects.keys()
-    for result in finished(storage, sizes):
-        named |= _result(storage, sizes, result, quick, problems)
-    return _report(description["n_tasks"], records, named, sizes, problems)
-
-
-def repair(storage: Storage, report: Report) -> None:
-    """Drop the records of damaged tasks, and what is damaged of the whole run's: the next capture makes them again.
-
-    Only while no capture runs. Safe to repeat.
-    """
-    Ledger(storage).delete(report.tasks)
-    storage.delete([p.key for p in report.problems if p.task is None and p.key != NAME])
-
-
-def _result(
-    storage: Storage, sizes: Mapping[str, int], result: Results, quick: bool, problems: list[Problem]
-) -> set[str]:
-    """Check a finished analysis; returns its keys. Where an object is damaged, so is the end: it must be run again."""
-    end = result.key("result.json")
-    try:
-        expected = results.objects_of(result.read())
-    except StorageError as error:
-        problems.append(Problem(end, None, "record", str(error)))
-        return {end}
-    found: list[Problem] = []
-    for key, stored in expected.items():
-        _object(storage, sizes, key, stored, None, quick, found)
-    if found:
-        problems += [*found, Problem(end, None, "disagrees", f"{len(found)} of its objects are damaged")]
-    return {end, *expected}
+    made_by = "probe's" if description["identity"]["kind"] == "disruption" else "transport's"
+    return _report(storage, description["n_tasks"], records, named, sizes, problems, quick=quick, made_by=made_by)
 
 
 def _records(
@@ -278,35 +229,13 @@ def _parts(run: _Run, records: Mapping[int, Record], problems: list[Problem]) ->
     return parts
 
 
-def _object(
-    storage: Storage,
-    sizes: Mapping[str, int],
-    key: str,
-    expected: Stored,
-    task: int | None,
-    quick: bool,
-    problems: list[Problem],
-) -> bytes | None:
-    """An object's bytes if they are those that were stored; None, and a problem, if not; None for a quick look."""
-    if key not in sizes:
-        problems.append(Problem(key, task, "missing", f"{expected.n_bytes:,} bytes were stored"))
-    elif sizes[key] != expected.n_bytes:
-        problems.append(Problem(key, task, "size", f"{sizes[key]:,} bytes; {expected.n_bytes:,} were stored"))
-    elif not quick:
-        data = storage.get(key)
-        if (found := Stored.of([data])) == expected:
-            return data
-        problems.append(Problem(key, task, "checksum", f"CRC-32C {found.crc32c}; {expected.crc32c} was stored"))
-    return None
-
-
 def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, quick: bool) -> Iterator[Problem]:
     problems: list[Problem] = []
     compacted: Compaction | None = parts.compacted.get(task)
     data = {}
     for key, expected in record.objects.items():
         if compacted is None or key.startswith(arrays.NAME):
-            data[key] = _object(run.storage, run.sizes, key, expected, task, quick, problems)
+            data[key] = check_object(run.storage, run.sizes, key, expected, task, quick, problems)
     yield from problems
     if problems or not deep:
         return
@@ -330,20 +259,3 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
         run.layout, run.score, record, sample_ids, values, rows["samples"], rows["cells"]
     ):
         yield Problem(part(table, task), task, "disagrees", detail)
-
-
-def check_report(report: Report, place: str) -> None:
-    """Raise if something is damaged.
-
-    Raises:
-        StorageError: saying how much, and the remedy.
-    """
-    if report.problems:
-        tasks = report.tasks
-        shown = ", ".join(map(str, tasks[:10])) + (", ..." if len(tasks) > 10 else "")
-        raise StorageError(
-            f"{place!r} has {len(report.problems)} damaged objects"
-            + (f", of the tasks {shown}" if tasks else "")
-            + f". fewchannels runs verify {place} --repair drops what is damaged; then run the capture's or the "
-            "analysis' command again."
-        )

@@ -1,0 +1,77 @@
+"""What verification finds: problems, one by one, and the report of them all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fewchannels.runs.storage import Storage, Stored
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written.
+
+    Attributes:
+        key: the object.
+        task: whose it is; None for what the whole run shares.
+        kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
+        detail: what was found, and what was expected.
+    """
+
+    key: str
+    task: int | None
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`fewchannels.runs.upkeep.verify.verify` found.
+
+    Attributes:
+        n_tasks: tasks of the run.
+        n_recorded: tasks with a record.
+        n_objects: objects that were checked.
+        n_bytes: of those.
+        problems: all of them, by key.
+        unrecorded: keys that no record names: what unfinished tasks have left.
+        left_over: sizes of the temporary files of writers that were interrupted, or that still write, by name.
+        made_by: the command that made the run or the sweep, as people call it.
+        analyses: which analysis made each result, by label; only of results that have a problem.
+    """
+
+    n_tasks: int
+    n_recorded: int
+    n_objects: int
+    n_bytes: int
+    problems: tuple[Problem, ...]
+    unrecorded: tuple[str, ...]
+    left_over: Mapping[str, int] = field(default_factory=dict)
+    made_by: str = "capture"
+    analyses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[int]:
+        """Tasks to do again."""
+        return sorted({problem.task for problem in self.problems if problem.task is not None})
+
+
+def check_object(
+    storage: Storage,
+    sizes: Mapping[str, int],
+    key: str,
+    expected: Stored,
+    task: int | None,
+    quick: bool,
+    problems: list[Problem],
+) -> bytes | None:
+    """An object's bytes if they are those that were stored; None, and a problem, if not; None for a quick look."""
+    if key not in sizes:
+        problems.append(Problem(key, task, "missing", f"{expected.n_bytes:,} bytes were stored"))
+    elif sizes[key] != expected.n_bytes:
+        problems.append(Problem(key, task, "size", f"{sizes[key]:,} bytes; {expected.n_bytes:,} were stored"))
+    elif not quick:
+        data = storage.get(key)
+        if (found := Stored.of([data])) == expected:
+            return data
+        problems.append(Problem(key, task, "checksum", f"CRC-32C {found.crc32c}; {expected.crc32c} was stored"))
+    return None

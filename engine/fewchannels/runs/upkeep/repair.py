@@ -1,0 +1,108 @@
+"""Repair removes records, so that the command that wrote them does their work again; it never removes what they name.
+
+A manifest, arrays, tables, pictures, masks and files of a user's own are left as they are, damaged or not: what is
+made again takes their place, and what cannot be made again is still there for whoever wants to mend it.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fewchannels.errors import StorageError
+from fewchannels.runs.description import MANIFEST
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.parts import FOLDER as COMPACTIONS
+from fewchannels.runs.results import BEGUN, FOLDER
+from fewchannels.runs.storage import Storage
+from fewchannels.runs.upkeep.checked_results import records_of
+from fewchannels.runs.upkeep.problems import Report
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair does.
+
+    Attributes:
+        removed: keys of records, in the order in which they are removed; any first ones of them may go alone.
+        steps: what to do then, a sentence each.
+    """
+
+    removed: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+def plan(report: Report, place: str) -> Repair:
+    """What is to be removed of a damaged run or sweep, and what makes it again. Reads and removes nothing.
+
+    Args:
+        report: from :func:`fewchannels.runs.upkeep.verify.verify`.
+        place: of the run or the sweep, as its commands are given it.
+    """
+    keys = {problem.key for problem in report.problems}
+    records = [Ledger.key(task) for task in report.tasks]
+    compactions = sorted(key for key in keys if re.fullmatch(rf"{COMPACTIONS}\d+-\d+\.json", key))
+    results = [key for label in report.analyses for key in records_of(report.problems, label)]
+    return Repair((*records, *compactions, *results), tuple(_steps(report, keys, shlex.quote(place))))
+
+
+def repair(storage: Storage, planned: Repair) -> None:
+    """Remove what was planned. Only while nothing else writes; safe to repeat, and to go on with after an error.
+
+    Raises:
+        StorageError: the store refused.
+    """
+    storage.delete(planned.removed)
+
+
+def check_report(report: Report, place: str) -> None:
+    """Raise if something is damaged.
+
+    Raises:
+        StorageError: saying how much, and the remedy.
+    """
+    if not report.problems:
+        return
+    planned = plan(report, place)
+    keys = {problem.key for problem in report.problems}
+    of_tasks = f", of the tasks {_listed(report.tasks)}" if report.tasks else ""
+    first = ""
+    if planned.removed:
+        first = (
+            f"fewchannels runs verify {shlex.quote(place)} --repair removes the records of what is damaged "
+            "(with --dry-run it only lists them), so that it is made again. Then: "
+        )
+    raise StorageError(
+        f"{place!r} has {len(keys)} damaged object{'s' * (len(keys) != 1)}{of_tasks}. {first}{' '.join(planned.steps)}"
+    )
+
+
+def _steps(report: Report, keys: set[str], place: str) -> Iterator[str]:
+    shared = {p.key for p in report.problems if p.task is None and not p.key.startswith((FOLDER, "ledger/"))}
+    again = f"the {report.made_by} command"
+    if any(key.endswith(MANIFEST) for key in shared):
+        yield (
+            f"{MANIFEST} is damaged, and is not removed: it cannot be made of the rest. Restore it from a copy, or "
+            f"run {again} again with the manifest that it was given: that writes it anew."
+        )
+    if report.tasks or [key for key in shared if not key.endswith(MANIFEST)]:
+        done = f"the tasks {_listed(report.tasks)}" if report.tasks else "what the whole of it shares"
+        yield f"Run {again} again with the same settings: it makes {done} again."
+    for label, analysis in report.analyses.items():
+        begun = f"{FOLDER}{label}/{BEGUN}" in keys
+        yield _of_result(label, analysis, place, replace=begun)
+
+
+def _of_result(label: str, analysis: str, place: str, *, replace: bool) -> str:
+    if label == "effects":
+        return f"Run fewchannels plot {place}: it makes the result {label!r} again."
+    named = f" --label {label}" if label != analysis else ""
+    command = f"fewchannels analyze {analysis or 'ANALYSIS'} {place}{named}{' --replace' * replace}"
+    files = " Masks of files are read from them again: first see that they are in place." * (analysis == "masks")
+    return f"Run {command} with the settings it had: it makes the result {label!r} again.{files}"
+
+
+def _listed(tasks: list[int]) -> str:
+    return ", ".join(map(str, tasks[:_SHOWN])) + (", ..." if len(tasks) > _SHOWN else "")
