@@ -341,10 +341,11 @@ def begin(job: Job, manifest_path: Path) -> bool:
         return False
     begun = check_same(job, manifest_path)
     objects = objects_of(begun)
-    whole = all(storage.holds(key, stored) for key, stored in objects.items())
-    if begun["manifest"]["n_samples"] < job.layout.n_samples or not whole:
+    if begun["manifest"]["n_samples"] < job.layout.n_samples:
         draft = Draft(storage, RUN)
         draft.settle(NAME, _laid_out(draft, job, manifest_path, begun["created"], objects))
+    elif not all(storage.holds(key, stored) for key, stored in objects.items()):
+        write_description(storage, _laid_out(storage, job, manifest_path, begun["created"]))
     return True
 
 

@@ -82,12 +82,13 @@ def check_report(report: Report, place: str) -> None:
 def _steps(report: Report, keys: set[str], place: str) -> Iterator[str]:
     shared = {p.key for p in report.problems if p.task is None and not p.key.startswith((FOLDER, "ledger/"))}
     again = f"the {report.made_by} command"
-    if any(key.endswith(MANIFEST) for key in shared):
+    rest = [key for key in shared if not key.endswith(MANIFEST)]
+    if len(rest) < len(shared):
         yield (
             f"{MANIFEST} is damaged, and is not removed: it cannot be made of the rest. Restore it from a copy, or "
             f"run {again} again with the manifest that it was given: that writes it anew."
         )
-    if report.tasks or [key for key in shared if not key.endswith(MANIFEST)]:
+    if report.tasks or rest:
         done = f"the tasks {_listed(report.tasks)}" if report.tasks else "what the whole of it shares"
         yield f"Run {again} again with the same settings: it makes {done} again."
     for label, analysis in report.analyses.items():
