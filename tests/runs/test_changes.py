@@ -16,7 +16,8 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import Job, begin, prepare
 from fewchannels.capture.run import pending_tasks
 from fewchannels.capture.worker import CaptureWorker
-from fewchannels.errors import RunConflictError
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs import documents
 from fewchannels.runs.arrays import open_dataset
 from fewchannels.runs.changes import FOLDER, Change, Draft, finish_change, finish_changes, settled_changes
 from fewchannels.runs.lease import hold
@@ -315,6 +316,34 @@ def test_an_attempt_that_was_overtaken_writes_no_record(tmp_path: Path) -> None:
         late.settle("ledger/00000.json", documents[0])
     assert storage.get("ledger/00000.json") == record
     assert storage.get("cells/00000.parquet") == b"early"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"target": "notes.txt"},
+        {"target": "../notes.txt"},
+        {"folder": "../"},
+        {"folder": "samples/"},
+        {"document": {"objects": {"notes.txt": {"n_bytes": 3, "crc32c": "00000000"}}}},
+        {"document": {"objects": {"samples/../../notes.txt": {"n_bytes": 3, "crc32c": "00000000"}}}},
+        {"document": {"objects": []}},
+        {"document": 7},
+    ],
+    ids=str,
+)
+def test_a_change_replaces_nothing_but_its_own(tmp_path: Path, forged: dict[str, Any]) -> None:
+    """A run from elsewhere may hold any change, with a right checksum."""
+    storage = open_storage(tmp_path / "run")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    storage.put("notes.txt", [b"mine"])
+    storage.put(f"{FOLDER}00000.ab/notes.txt", [b"not"])
+    whole = {"folder": f"{FOLDER}00000.ab/", "target": "ledger/00000.json", "document": {"objects": {}}}
+    storage.put(f"{FOLDER}00000.json", [documents.encode(whole | forged)])
+    with pytest.raises(StorageError), hold(storage):
+        pass
+    assert storage.get("notes.txt") == (tmp_path / "notes.txt").read_bytes() == b"mine"
+    assert not storage.list("ledger/")
 
 
 def test_a_change_whose_objects_are_gone_is_given_up(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -253,6 +253,37 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
 def _zarr_store(storage: Storage) -> LocalStore | ObjectStore:
     root = open_storage(storage.location(NAME))
     if isinstance(root, FolderStorage):
-        return LocalStore(root.path, read_only=True)
+        return _FolderStore(root)
     assert isinstance(root, ObjectStorage)
     return ObjectStore(root.store, read_only=True)
+
+
+class _FolderStore(LocalStore):
+    """A folder's own files as Zarr's store, for reading: a link in it is refused as :class:`FolderStorage` does."""
+
+    def __init__(self, storage: FolderStorage) -> None:
+        super().__init__(storage.path, read_only=True)
+        self._storage = storage
+
+    def with_read_only(self, read_only: bool = True) -> Self:
+        """Itself: there is no other."""
+        if not read_only:
+            raise ValueError("this store is for reading")
+        return self
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        """As Zarr has it."""
+        self._storage.location(key)
+        return await super().get(key, *args, **options)
+
+    def get_sync(self, key: str, **options: Any) -> Any:
+        """As Zarr has it."""
+        self._storage.location(key)
+        return super().get_sync(key, **options)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
+        """As Zarr has it."""
+        asked = list(key_ranges)
+        for key, _ in asked:
+            self._storage.location(key)
+        return await super().get_partial_values(prototype, asked)

@@ -5,6 +5,7 @@ change is settled, and whoever holds the lease can finish it. Then each object i
 document that names them, ``run.json`` or a record, which readers trust. See ``schemas/store.md``, Changes.
 """
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from fewchannels.runs.storage import Buffer, Storage, Stored
 
 FOLDER = "changes/"
 RUN = "run"
+_MOVED = re.compile(r"manifest\.parquet$|(activations\.zarr|cells|samples|edits)/")
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,23 @@ def find_change(storage: Storage, name: str) -> Change | None:
     """
     key = f"{FOLDER}{name}.json"
     try:
-        content = documents.decode(storage.get(key))
-        return Change(name, content["folder"], content["target"], content["document"])
+        return _change(name, documents.decode(storage.get(key)))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (documents.DamagedDocumentError, KeyError) as error:
+    except (documents.DamagedDocumentError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{storage.location(key)} is damaged: {error}. Delete it: what it was to replace is still there, and the "
             "next capture begins the change anew."
         ) from None
+
+
+def _change(name: str, content: dict[str, Any]) -> Change:
+    """The change of a document, which replaces nothing but what a run or a task of that name has."""
+    change = Change(name, content["folder"], content["target"], content["document"])
+    own = change.target == (NAME if name == RUN else f"ledger/{name}.json")
+    if not own or not change.folder.startswith(f"{FOLDER}{name}.") or not all(map(_MOVED.match, change.objects)):
+        raise documents.DamagedDocumentError("it replaces what is not its own")
+    return change
 
 
 def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:

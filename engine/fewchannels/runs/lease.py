@@ -5,15 +5,18 @@ workers share the other. On an object store it is an object that only its owner 
 every few seconds: whoever finds it unchanged for long enough may take it over. No clock is compared with another.
 """
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from fewchannels.errors import RunConflictError, StorageError
@@ -66,7 +69,7 @@ class Membership:
         self._storage, self._token = storage, token
         self._lock: int | None = None
         if isinstance(storage, FolderStorage):
-            self._lock = os.open(storage.path / WORKERS_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock = _open_lock(storage.path / WORKERS_LOCK)
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         self.check()
 
@@ -101,7 +104,7 @@ class _Beating:
         self._end.set()
         self._thread.join()
         with suppress(StorageError):  # whoever comes next then waits for the beats that do not come
-            if (found := self.storage.get_tagged(LEASE)) and json.loads(found[0]).get("token") == self.token:
+            if (found := self.storage.get_tagged(LEASE)) and _read(found[0]).get("token") == self.token:
                 self.storage.put_if(LEASE, b"{}\n", found[1])
 
     def _run(self) -> None:
@@ -110,7 +113,7 @@ class _Beating:
             beat += 1
             try:
                 found = self.storage.get_tagged(LEASE)
-                if found is None or json.loads(found[0]).get("token") != self.token:
+                if found is None or _read(found[0]).get("token") != self.token:
                     return  # taken over: the workers find out before their next record
                 self.storage.put_if(LEASE, _document(self.token, beat), found[1])
             except StorageError:
@@ -122,14 +125,24 @@ def _document(token: str, beat: int) -> bytes:
     return (json.dumps(about) + "\n").encode()
 
 
+def _read(data: bytes) -> dict[str, Any]:
+    """What a lease says; nothing where it is free, or is no lease's document."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _named(owner: dict[str, Any]) -> str:
-    return f"process {owner['pid']} on {owner['host']}" if "pid" in owner else "its process is not known"
+    known = {"pid", "host"} <= owner.keys()
+    return f"process {owner['pid']!s:.20} on {owner['host']!s:.80}" if known else "its process is not known"
 
 
 def _owner(storage: Storage) -> dict[str, Any]:
     try:
-        return json.loads(storage.get(DRIVER_LOCK if isinstance(storage, FolderStorage) else LEASE))
-    except (FileNotFoundError, ValueError):
+        return _read(storage.get(DRIVER_LOCK if isinstance(storage, FolderStorage) else LEASE))
+    except FileNotFoundError:
         return {}
 
 
@@ -185,11 +198,30 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
 def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
     with _writing(storage):
         storage.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(storage.path / name, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open_lock(storage.path / name)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """A lock's file, made where there is none. What a lock is written into is never another file of the user's."""
+    refusal = (
+        f"{path} is not a plain file with one name, and what is written into it could go into another file. Delete "
+        "it, and run again."
+    )
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StorageError(refusal) from None
+        raise
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+        os.close(descriptor)
+        raise StorageError(refusal)
+    return descriptor
 
 
 def _locked(descriptor: int) -> bool:
@@ -204,7 +236,7 @@ def _locked(descriptor: int) -> bool:
 def _hold_objects(storage: ObjectStorage, on_wait: Wait) -> Iterator[str]:
     token = secrets.token_hex(8)
     found = storage.get_tagged(LEASE)
-    if found is not None and json.loads(found[0] or b"{}"):
+    if found is not None and _read(found[0]):
         found = _outwaited(storage, found, on_wait)
     if not storage.put_if(LEASE, _document(token, 0), found and found[1]):
         raise _refused(storage, _owner(storage))
@@ -218,14 +250,14 @@ def _hold_objects(storage: ObjectStorage, on_wait: Wait) -> Iterator[str]:
 
 def _outwaited(storage: ObjectStorage, found: tuple[bytes, Any], on_wait: Wait) -> tuple[bytes, Any] | None:
     """The lease, once it has not been replaced for long enough by this process' own measure of time."""
-    owner = json.loads(found[0])
+    owner = _read(found[0])
     on_wait(f"an earlier capture ({_named(owner)}) did not give the run back; waiting {BEAT_S * MISSED_BEATS:.0f} s")
     deadline = time.monotonic() + BEAT_S * MISSED_BEATS
     while time.monotonic() < deadline:
         time.sleep(BEAT_S / 5)
         again = storage.get_tagged(LEASE)
-        if again is None or not json.loads(again[0] or b"{}"):
+        if again is None or not _read(again[0]):
             return again
         if again[0] != found[0]:
-            raise _refused(storage, json.loads(again[0]))
+            raise _refused(storage, _read(again[0]))
     return found

@@ -340,6 +340,7 @@ class Catalog:
         stored = self._storage.list()
         for key in self._keys:
             if key not in stored:
+                self._storage.size(key)  # says so if a link stands in its place
                 url = self._storage.url
                 remedy = (
                     "make it again with fewchannels compare --replace"

@@ -1,5 +1,6 @@
 """What every place for a run can do: verbs on whole objects, by key."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,8 +8,18 @@ from typing import Any, BinaryIO, Protocol
 
 from crc32c import crc32c
 
-Buffer = bytes | memoryview
+from fewchannels.errors import StorageError
+
 _READ_BYTES = 2**22
+
+Buffer = bytes | memoryview
+_PART = r"(?!\.{1,2}(?:/|\Z))(?![A-Za-z]:)[^/\\\0]+"  # no dots alone, no drive letter, no backslash, no NUL
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+
+
+def is_key(text: str) -> bool:
+    """Whether a text names a place inside a run, on every system and in every kind of store."""
+    return _KEY.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,9 @@ class Sink(Protocol):
 class Storage(ABC):
     """Objects by key, such as ``ledger/00000.json``. Keys have forward slashes on every system.
 
+    A run's documents name keys, and a run may come from anywhere: every verb refuses a key that is not plain names
+    with single slashes between them, so that none reaches outside the run.
+
     Attributes:
         url: where it is, as a path or URL without credentials.
     """
@@ -51,6 +65,23 @@ class Storage(ABC):
         from fewchannels.runs.storage import open_storage
 
         return open_storage, (self.url,)
+
+    def check_key(self, key: str) -> None:
+        """Refuse what is no key: every verb calls it.
+
+        Raises:
+            StorageError: the text could name a place outside the run.
+        """
+        if not is_key(key):
+            raise StorageError(
+                f"{key!r} does not name a place inside {self.url!r}: a key is plain names with single slashes between "
+                "them. A file of the run that holds this key is damaged or forged; get the run again from its author."
+            )
+
+    def check_prefix(self, prefix: str) -> None:
+        """Refuse what is no prefix of keys, as :meth:`check_key` does."""
+        if prefix:
+            self.check_key(prefix.removesuffix("/"))
 
     @abstractmethod
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
@@ -104,7 +135,11 @@ class Storage(ABC):
 
     @abstractmethod
     def location(self, key: str) -> str:
-        """The path or URL by which :meth:`filesystem`, or DuckDB with it, finds an object."""
+        """The path or URL by which :meth:`filesystem`, or DuckDB with it, finds an object.
+
+        Args:
+            key: of the object, or a prefix as :meth:`list` takes it.
+        """
 
     @abstractmethod
     def size(self, key: str) -> int | None:
@@ -137,6 +172,10 @@ class Storage(ABC):
             StorageError: the store refused.
         """
         return {}
+
+    def is_linked(self, key: str) -> bool:
+        """Whether a symbolic link stands in the object's place."""
+        return False
 
     def clean(self) -> int:
         """Remove what interrupted puts have left; returns how many. What another process still writes is left alone.

@@ -1,7 +1,13 @@
-"""A run in a folder: a file for each object, written beside its place, made durable, renamed."""
+"""A run in a folder: a file for each object, written beside its place, made durable, renamed.
+
+A folder may come from somebody else, and a symbolic link in it may name any file of the user's. So nothing is read,
+written or deleted through a link. One use is real, and allowed for reading: arrays that their owner keeps on another
+disk, ``activations.zarr`` linked to a Zarr group.
+"""
 
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +21,7 @@ from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
 _BUFFERS_PER_WRITE = 512  # half of what POSIX lets one writev take
+_LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, and what is then at its other end
 
 
 class FolderStorage(Storage):
@@ -25,7 +32,7 @@ class FolderStorage(Storage):
         self.url = str(path)
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
-        path = self.path / key
+        path = self._place(key, to_write=True)
         with self._refusals("write", key):
             # Two attempts at one task may overlap on a cluster: each has its own unfinished file.
             with unfinished(path) as temporary:
@@ -36,29 +43,36 @@ class FolderStorage(Storage):
         return stored
 
     def get(self, key: str) -> bytes:
+        path = self._place(key)
         with self._refusals("read", key):
-            return (self.path / key).read_bytes()
+            return path.read_bytes()
 
     def open(self, key: str) -> BinaryIO:
+        path = self._place(key)
         with self._refusals("read", key):
-            return (self.path / key).open("rb")
+            return path.open("rb")
 
     def list(self, prefix: str = "") -> dict[str, int]:
+        folders = [self.path] if not prefix else [self._place(prefix.removesuffix("/"))]
+        if not prefix and self._is_linked_group(linked := self.path / _LINKED):
+            folders.append(linked)
         with self._refusals("list", prefix):
             found = {
                 entry.path.removeprefix(f"{self.path}{os.sep}").replace(os.sep, "/"): entry.stat().st_size
-                for entry in _files(self.path / prefix)
+                for folder in folders
+                for entry in _files(folder)
                 if not entry.name.startswith(".")
             }
         return dict(sorted(found.items()))
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
+            path = self._place(key, to_write=True)
             with self._refusals("delete", key):
-                (self.path / key).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     def move(self, key: str, to: str) -> None:
-        source, target = self.path / key, self.path / to
+        source, target = self._place(key, to_write=True), self._place(to, to_write=True)
         with self._refusals("move", key):
             self._make_folder(target.parent)
             try:
@@ -69,10 +83,10 @@ class FolderStorage(Storage):
             make_durable(source.parent)
 
     def location(self, key: str) -> str:
-        return str(self.path / key)
+        return str(self._place(key.removesuffix("/")) if key else self.path)
 
     def size(self, key: str) -> int | None:
-        path = self.path / key
+        path = self._place(key)
         with self._refusals("look at", key):
             return path.stat().st_size if path.is_file() else None
 
@@ -85,6 +99,10 @@ class FolderStorage(Storage):
                         found[os.path.relpath(entry.path, self.path)] = entry.stat().st_size
         return dict(sorted(found.items()))
 
+    def is_linked(self, key: str) -> bool:
+        self.check_key(key)
+        return (self.path / key).is_symlink()
+
     def clean(self) -> int:
         n_removed = 0
         with self._refusals("clean", ""):
@@ -95,14 +113,38 @@ class FolderStorage(Storage):
         return n_removed
 
     def prune(self, prefix: str) -> None:
+        top = self._place(prefix.removesuffix("/"))
         with self._refusals("clean", prefix):
-            for folder, _, _ in os.walk(self.path / prefix, topdown=False):
+            for folder, _, _ in os.walk(top, topdown=False):
                 with suppress(OSError):  # something is in it, or another has removed it
                     os.rmdir(folder)
 
     def free_bytes(self) -> int | None:
         existing = next(path for path in (self.path, *self.path.parents) if path.exists())
         return shutil.disk_usage(existing).free
+
+    def _place(self, key: str, *, to_write: bool = False) -> Path:
+        """Where an object is, with no link on the way. One in its own place is replaced or removed, never read."""
+        self.check_key(key)
+        parts = key.split("/")
+        path = str(self.path)
+        for part in parts[:-1] if to_write else parts:
+            path = f"{path}{os.sep}{part}"
+            try:
+                mode = os.lstat(path).st_mode
+            except OSError:  # whoever opens it is told
+                break
+            if stat.S_ISLNK(mode) and (to_write or not self._is_linked_group(Path(path))):
+                raise StorageError(
+                    f"{path} is a symbolic link, and a run's files are not {'written' if to_write else 'read'} through "
+                    "one: it may lead to any file of yours. If it is your own, put what it names in its place."
+                )
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise StorageError(f"{path} is neither a file nor a folder; a run has nothing else. Delete it.")
+        return self.path / key
+
+    def _is_linked_group(self, path: Path) -> bool:
+        return path == self.path / _LINKED and path.is_symlink() and (path / _LINKED_HOLDS).is_file()
 
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -124,7 +166,7 @@ class FolderStorage(Storage):
 
 def _write_file(path: Path, parts: Iterable[Buffer]) -> Stored:
     n_bytes = checksum = 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = _create(path)
     try:
         for batch in _batches(parts):
             expected = sum(map(len, batch))
@@ -140,6 +182,16 @@ def _write_file(path: Path, parts: Iterable[Buffer]) -> Stored:
     finally:
         os.close(descriptor)
     return Stored(n_bytes, f"{checksum:08x}")
+
+
+def _create(path: Path) -> int:
+    """A new file, opened for writing, that nobody else has; what an interrupted process of this name left goes."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, 0o666)
 
 
 def _batches(parts: Iterable[Buffer]) -> Iterator[list[Buffer]]:
@@ -172,5 +224,5 @@ def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(entry.path)
-        elif entry.is_file():
+        elif entry.is_file(follow_symlinks=False):
             yield entry

@@ -79,11 +79,13 @@ class ObjectStorage(Storage):
     def move(self, key: str, to: str) -> None:
         import obstore
 
+        self.check_key(to)
         with suppress(FileNotFoundError):
             self._ask("read", key, lambda: obstore.copy(self.store, key, to))
             self.delete([key])
 
     def location(self, key: str) -> str:
+        self.check_prefix(key)
         return f"{self.url}/{key}"
 
     def size(self, key: str) -> int | None:
@@ -137,6 +139,8 @@ class ObjectStorage(Storage):
         """A request's answer. obstore sends some again itself, but none with a condition, nor after half an answer."""
         from obstore.exceptions import BaseError, GenericError
 
+        if verb != "open":
+            (self.check_prefix if verb == "list" else self.check_key)(key)
         started, pause = time.monotonic(), requests.FIRST_PAUSE_S
         while True:
             try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fewchannels import manifest
 from fewchannels.capture.config import differences
-from fewchannels.errors import InputError, RunConflictError
+from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.runs import arrays
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, NAME, objects_of, read_description, write_description
@@ -38,7 +38,17 @@ class Source:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Its ``run.json``."""
+        """Its ``run.json``.
+
+        Raises:
+            StorageError: its arrays are behind a link: what is made of the run, and maybe given away, has only what
+                lies in the run.
+        """
+        if self.storage.is_linked(arrays.NAME):
+            raise StorageError(
+                f"{self.storage.location(arrays.NAME)} is a symbolic link; it can be read, and is not copied into "
+                "another run. Put the folder that it names in its place."
+            )
         return read_description(self.storage)
 
     @cached_property
