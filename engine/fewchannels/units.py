@@ -1,8 +1,12 @@
 """Bytes for people, both ways."""
 
 import re
+from dataclasses import dataclass
+from typing import Any
 
-from fewchannels.errors import InputError
+from fewchannels.ranges import Whole, parsed
+
+_MOST_BYTES = 10**18
 
 
 def size(n_bytes: float) -> str:
@@ -14,14 +18,33 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.3g} TB"
 
 
+@dataclass(frozen=True)
+class Size:
+    """The rule of a number of bytes, which is written such as ``500MB`` or ``2e9``, in powers of ten."""
+
+    def parse(self, text: str) -> Any:
+        """The bytes; the text itself where it means none."""
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(k|m|g|t|p)?b?\s*", text.lower())
+        try:
+            return int(float(match[1]) * 1000 ** " kmgtp".index(match[2] or " "))  # type: ignore[index]
+        except (TypeError, ValueError, OverflowError):
+            return text
+
+    def fault(self, value: Any) -> str:
+        """See :class:`fewchannels.ranges.Rule`."""
+        if isinstance(value, str):
+            return "it must be bytes up to 1e18, or kB, MB, GB, TB: 500MB"
+        return Whole(1, _MOST_BYTES).fault(value)
+
+    def in_short(self) -> str:
+        """See :class:`fewchannels.ranges.Rule`."""
+        return ""
+
+
 def parse_size(text: str) -> int:
     """The bytes that a text such as ``500MB`` or ``2e9`` means, in powers of ten.
 
     Raises:
-        InputError: it means none.
+        InputError: it means none, or one that no store has.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(k|m|g|t|p)?b?\s*", text.lower())
-    try:
-        return int(float(match[1]) * 1000 ** " kmgtp".index(match[2] or " "))  # type: ignore[index]
-    except (TypeError, ValueError):
-        raise InputError(f"{text!r} is no size; give bytes, or kB, MB, GB, TB: 500MB.") from None
+    return parsed("the size", text, Size())

@@ -1,6 +1,7 @@
 """What of a run an analysis looks at: which samples, layers and steps; and their arrays."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import BRANCHES, STREAMS, Block
+from fewchannels.ranges import shown
 from fewchannels.runs.arrays import read
 from fewchannels.runs.description import read_description
 from fewchannels.runs.layout import Layout, Track, choose_layers, choose_words
@@ -187,8 +189,8 @@ def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, .
         wanted = [block.layer for block in choose_layers(text, layout.blocks)]
     else:
         parts = [part.strip() for part in text.split(",")]
-        if not all(part.isdecimal() for part in parts):
-            raise InputError(f"{kind}s is {text!r}; give all, last or indices such as {kept[0]},{kept[-1]}.")
+        if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
+            raise InputError(f"{kind}s is {shown(text)}; give all, last or indices such as {kept[0]},{kept[-1]}.")
         wanted = sorted({int(part) for part in parts})
     for number in wanted:
         if number not in kept:

@@ -3,19 +3,19 @@
 import dataclasses
 import hashlib
 import json
-import math
-import types
 import typing
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
+from fewchannels.capture.settings_file import read_yaml, settled
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.statistics import STATISTICS
+from fewchannels.ranges import MOST_INDEX, check, text, within
 
+MOST_SIDE = 65_536
+"""Pixels of a picture's side; a manifest takes as much."""
 DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("float32", "bfloat16")
 _LATER = {
@@ -73,48 +73,57 @@ class CaptureConfig:
         shard_samples: samples in one task and one shard; None for as many as fit 512 MiB of values, at most 16.
     """
 
-    model: str = "demo"
-    revision: str | None = None
-    layers: str = "all"
-    steps: str = "all"
-    top_k: int = 12
-    tokens: str = "all"
-    value_precision: str = "float32"
-    controls: str = "none"
-    score: str = "mean_abs"
-    streams: str = "image"
-    branches: str = "cond"
-    num_inference_steps: int = 20
-    guidance_scale: float | None = None
-    true_cfg_scale: float | None = None
-    height: int | None = None
-    width: int | None = None
-    dtype: str = "float32"
+    model: str = field(default="demo", metadata=text("demo, a folder, or a hub id."))
+    revision: str | None = field(default=None, metadata=text("Branch, tag or commit of a hub id."))
+    layers: str = field(default="all", metadata=text("all, dual, single, or indices: 0,5."))
+    steps: str = field(default="all", metadata=text("all, last, or indices: 0,9,19."))
+    top_k: int = field(
+        default=12, metadata=within(0, MOST_INDEX, "Channels whose token maps are kept; 0: statistics only.")
+    )
+    tokens: str = field(default="all", metadata=text("all, or pool:N: means over N x N tokens."))
+    value_precision: str = field(
+        default="float32", metadata=text("float32, or bfloat16: token maps rounded, under half the bytes.")
+    )
+    controls: str = field(default="none", metadata=text("Also keep the maps of as many others: bottom, random:N."))
+    score: str = field(default="mean_abs", metadata=text("mean_abs, abs_mean, max_abs or rms: ranks channels."))
+    streams: str = field(default="image", metadata=text("image, text or image,text: whose tokens."))
+    branches: str = field(default="cond", metadata=text("cond, uncond or cond,uncond: guidance branches."))
+    num_inference_steps: int = field(default=20, metadata=within(1, 10_000, "Denoising steps."))
+    guidance_scale: float | None = field(
+        default=None,
+        metadata=within(0.0, 1000.0, "Distilled guidance; classifier-free where there is no other."),
+    )
+    true_cfg_scale: float | None = field(
+        default=None, metadata=within(0.0, 1000.0, "Classifier-free guidance beside a distilled one; 1 is off.")
+    )
+    height: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture height, pixels."))
+    width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture width, pixels."))
+    dtype: str = field(default="float32", metadata=text("float32, bfloat16 or float16."))
     from_images: bool = False
-    offload: str = "none"
-    quantization: str = "none"
+    offload: str = field(
+        default="none", metadata=text("model, sequential or group: what is on the GPU only while it runs.")
+    )
+    quantization: str = field(
+        default="none",
+        metadata=text("bitsandbytes-8bit, -4bit, torchao-int8, -int4, -float8: the transformer's."),
+    )
     compile: bool = False
-    attention: str | None = None
-    device_map: str | None = None
-    lora: str | None = None
-    transformer_file: str | None = None
+    attention: str | None = field(default=None, metadata=text("diffusers' attention backend, such as native or flash."))
+    device_map: str | None = field(default=None, metadata=text("balanced: one model over several GPUs."))
+    lora: str | None = field(default=None, metadata=text("Adapters: FILE@STRENGTH, comma-separated."))
+    transformer_file: str | None = field(
+        default=None,
+        metadata=text("Single file (safetensors, GGUF) whose weights replace the transformer's."),
+    )
     encode_first: bool = False
-    batch_size: int | None = None
-    shard_samples: int | None = None
+    batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples generated together."))
+    shard_samples: int | None = field(default=None, metadata=within(1, 100_000, "Samples in a task and a shard."))
 
     def __post_init__(self) -> None:
-        if self.score not in STATISTICS:
-            raise unknown("score", self.score, STATISTICS)
-        if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
-        if self.value_precision not in PRECISIONS:
-            raise unknown("value_precision", self.value_precision, PRECISIONS)
-        if self.top_k < 0:
-            raise InputError(f"top_k is {self.top_k}; it must be at least 0, which keeps statistics only.")
-        for name in ("num_inference_steps", "batch_size", "shard_samples", "height", "width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1.")
+        check(self)
+        for name, known in (("score", STATISTICS), ("dtype", DTYPES), ("value_precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
         if self.encode_first and self.batch_size not in (None, 1):
             raise InputError(
                 f"batch_size is {self.batch_size}; with encode_first it is 1: prompts are encoded one by one, each "
@@ -125,10 +134,6 @@ class CaptureConfig:
                 "encode_first and lora do not work together: an adapter may change the text encoders, which are loaded "
                 "without it. Leave one out."
             )
-        for name in ("guidance_scale", "true_cfg_scale"):
-            value = getattr(self, name)
-            if value is not None and (not math.isfinite(value) or value < 0):
-                raise InputError(f"{name} is {value}; it must be a finite number of at least 0.")
 
     @classmethod
     def from_sources(cls, file: Path | None, given: dict[str, Any], besides: Collection[str] = ()) -> Self:
@@ -144,7 +149,7 @@ class CaptureConfig:
         """
         loaded = {name: value for name, value in read_yaml(file).items() if name not in besides}
         return cls(
-            **_settings(cls, file, loaded, besides)
+            **settled(cls, loaded, repr(str(file)), besides)
             | {name: value for name, value in given.items() if value is not None}
         )
 
@@ -153,43 +158,6 @@ class CaptureConfig:
         """The settings of a run, from its ``run.json``."""
         settings = {name: value for name, value in description["config"].items() if name in typing.get_type_hints(cls)}
         return cls(**settings | {name: ",".join(map(str, settings[name])) for name in ("layers", "steps")})
-
-
-def read_yaml(file: Path | None) -> dict[str, Any]:
-    """The mapping in a settings file; empty without one.
-
-    Raises:
-        InputError: it cannot be read, or holds no mapping.
-    """
-    if file is None:
-        return {}
-    try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the settings file {str(file)!r}: {error}") from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{str(file)!r} must hold a mapping such as 'top_k: 12'; it holds {type(loaded).__name__}.")
-    return loaded
-
-
-def _settings(cls: type, file: Path | None, loaded: dict[str, Any], besides: Collection[str]) -> dict[str, Any]:
-    kinds = typing.get_type_hints(cls)
-    settings = {}
-    for name, value in loaded.items():
-        if name not in kinds:
-            raise unknown(f"setting in {file}", name, [*besides, *kinds])
-        allowed = typing.get_args(kinds[name]) if isinstance(kinds[name], types.UnionType) else (kinds[name],)
-        if float in allowed and type(value) is int:
-            value = float(value)
-        if str in allowed and type(value) is int:  # `layers: 3` and `layers: "3"` mean the same
-            value = str(value)
-        if str in allowed and isinstance(value, list):  # `layers: [0, 5]` means "0,5"
-            value = ",".join(map(str, value))
-        if type(value) not in allowed:
-            wanted = " or ".join(kind.__name__ for kind in allowed)
-            raise InputError(f"{name} in {str(file)!r} is {value!r}; it must be {wanted}.")
-        settings[name] = value
-    return settings
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

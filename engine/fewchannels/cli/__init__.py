@@ -3,8 +3,6 @@
 import signal
 import sys
 
-import typer
-
 from fewchannels.cli import (
     analyze,
     capture,
@@ -21,10 +19,11 @@ from fewchannels.cli import (
     runs,
     transport,
 )
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError
 
-app = typer.Typer(
+app = Commands(
     name="fewchannels",
     help="Dataset-scale analysis of massive channels in diffusion transformers.",
     no_args_is_help=True,

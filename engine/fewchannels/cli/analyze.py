@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewchannels.analyses.settings import AlignmentSettings, ConcentrationSettings, MaskSettings, StabilitySettings
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
+from fewchannels.cli.options import given, option, ruled
+from fewchannels.cluster.shares import Pool
+from fewchannels.ranges import name
 from fewchannels.units import size
 
 if TYPE_CHECKING:
     from fewchannels.analyses.analysis import Analysis, Finding
     from fewchannels.analyses.selected import Selected
-    from fewchannels.cluster.session import Pool
 
-app = typer.Typer(no_args_is_help=True)
+app = Commands(no_args_is_help=True)
 
 Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
 Where = Annotated[
@@ -25,18 +29,27 @@ Steps = Annotated[str, typer.Option(help="all, last, or indices: 0,9,19.")]
 Stream = Annotated[str, typer.Option(help="image or text.")]
 Branch = Annotated[str, typer.Option(help="cond or uncond.")]
 Label = Annotated[
-    str | None, typer.Option(help="Name of the result and of its tables.", show_default="the analysis' own")
+    str | None,
+    ruled(name("Name of the result and of its tables."), show_default="the analysis' own"),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Delete a result of other settings under this name.")]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Ray workers; 1 works without Ray.", show_default="one per CPU, at most 4; 1 for little"),
+    option(
+        Pool,
+        "n_actors",
+        about="Ray workers; 1 works without Ray.",
+        show_default="one per CPU, at most 4; 1 for little",
+    ),
 ]
-Gpus = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of each worker, where it does its arithmetic.")]
-Address = Annotated[str | None, typer.Option(help="Running Ray cluster; without it Ray starts here.")]
+Gpus = Annotated[
+    float,
+    option(Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs of each worker, where it does its arithmetic."),
+]
+Address = Annotated[str | None, option(Pool, "address", about="Running Ray cluster; without it Ray starts here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, tell time and bytes of all; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
+Seed = Annotated[int, option(StabilitySettings, "seed")]
 
 _FEW_SCORES = 250_000  # analysed by one process before Ray has started
 
@@ -58,20 +71,21 @@ def masks(
             show_default="manifest if it has masks, demo for the demo model, else saliency",
         ),
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Labels of a labelling model that are the subject, comma-separated.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+    labels: Annotated[str | None, option(MaskSettings, "labels")] = None,
+    revision: Annotated[str | None, option(MaskSettings, "revision")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let Python code that comes with the model run.")
     ] = False,
-    side: Annotated[int | None, typer.Option(help="Pixels at which a model with its own code looks.")] = None,
+    side: Annotated[int | None, option(MaskSettings, "side")] = None,
     where: Where = None,
     label: Label = None,
     replace: Replace = False,
     workers: Workers = None,
     gpus: Annotated[
-        float | None, typer.Option("--gpus-per-worker", help="GPUs of each worker.", show_default="1 if there are")
+        float | None,
+        option(
+            Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs of each worker.", show_default="1 if there are"
+        ),
     ] = None,
     address: Address = None,
     dry_run: DryRun = False,
@@ -86,7 +100,11 @@ def masks(
     selected = _selected(run, where=where)
     _analyse(
         SubjectMasks(
-            source or usual_source(run), tuple(labels.split(",")) if labels else (), revision, trust_remote_code, side
+            source=usual_source(run) if source is None else source,
+            labels=given(MaskSettings, "labels", labels) if labels else (),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            side=side,
         ),
         selected,
         label,
@@ -100,13 +118,11 @@ def masks(
 @app.command()
 def stability(
     run: Run,
-    k: Annotated[str, typer.Option(help="Sizes of the top sets, comma-separated.")] = "4,8,12",
-    score: Annotated[
-        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="the run's")
-    ] = None,
-    by: Annotated[str | None, typer.Option(help="Column of the manifest with categories to compare within.")] = None,
-    rank_pairs: Annotated[int, typer.Option(help="Pairs drawn to compare the rankings of all channels.")] = 64,
-    persistence: Annotated[float, typer.Option(help="Of rank-biased overlap.")] = 0.9,
+    k: Annotated[str, option(StabilitySettings, "ks")] = "4,8,12",
+    score: Annotated[str | None, option(StabilitySettings, "score", show_default="the run's")] = None,
+    by: Annotated[str | None, option(StabilitySettings, "by")] = None,
+    rank_pairs: Annotated[int, option(StabilitySettings, "rank_pairs")] = 64,
+    persistence: Annotated[float, option(StabilitySettings, "persistence")] = 0.9,
     seed: Seed = 0,
     where: Where = None,
     layers: Layers = "all",
@@ -126,7 +142,14 @@ def stability(
     """
     from fewchannels.analyses.stability.units import Stability
 
-    settings = Stability(_numbers("k", k), score or score_of(run), rank_pairs, persistence, by, seed)
+    settings = Stability(
+        ks=_ascending(given(StabilitySettings, "ks", k)),
+        score=score_of(run) if score is None else score,
+        rank_pairs=rank_pairs,
+        persistence=persistence,
+        by=by,
+        seed=seed,
+    )
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
     _analyse(settings, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
 
@@ -134,16 +157,14 @@ def stability(
 @app.command()
 def concentration(
     run: Run,
-    shares: Annotated[str, typer.Option(help="Numbers of top channels whose share of energy is told.")] = "1,2,4,8,12",
-    k: Annotated[int, typer.Option(help="Massive channels that are taken out of token norms.")] = 8,
-    score: Annotated[
-        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="the run's")
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="Of the channel test, times the median score.")] = 10.0,
-    absolute: Annotated[float, typer.Option(help="Of the scalar test.")] = 100.0,
-    relative: Annotated[float, typer.Option(help="Of the scalar test, times the median |x|.")] = 1000.0,
-    registers: Annotated[str, typer.Option(help="Rule for outlying tokens: ratio or mad.")] = "ratio",
-    register_threshold: Annotated[float, typer.Option(help="Of that rule.")] = 4.0,
+    shares: Annotated[str, option(ConcentrationSettings, "ks")] = "1,2,4,8,12",
+    k: Annotated[int, option(ConcentrationSettings, "k")] = 8,
+    score: Annotated[str | None, option(ConcentrationSettings, "score", show_default="the run's")] = None,
+    threshold: Annotated[float, option(ConcentrationSettings, "threshold")] = 10.0,
+    absolute: Annotated[float, option(ConcentrationSettings, "absolute")] = 100.0,
+    relative: Annotated[float, option(ConcentrationSettings, "relative")] = 1000.0,
+    registers: Annotated[str, option(ConcentrationSettings, "registers")] = "ratio",
+    register_threshold: Annotated[float, option(ConcentrationSettings, "register_threshold")] = 4.0,
     where: Where = None,
     layers: Layers = "all",
     steps: Steps = "all",
@@ -163,14 +184,14 @@ def concentration(
     from fewchannels.analyses.concentration.units import Concentration
 
     settings = Concentration(
-        _numbers("shares", shares),
-        k,
-        score or score_of(run),
-        threshold,
-        absolute,
-        relative,
-        registers,
-        register_threshold,
+        ks=_ascending(given(ConcentrationSettings, "ks", shares)),
+        k=k,
+        score=score_of(run) if score is None else score,
+        threshold=threshold,
+        absolute=absolute,
+        relative=relative,
+        registers=registers,
+        register_threshold=register_threshold,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
@@ -180,19 +201,15 @@ def concentration(
 @app.command()
 def alignment(
     run: Run,
-    k: Annotated[int, typer.Option(help="Channels of a selection.")] = 12,
-    selections: Annotated[
-        str, typer.Option(help="Of top, bottom, random, matched, all, pca.")
-    ] = "top,bottom,random,matched,all,pca",
-    trials: Annotated[int, typer.Option(help="Draws of random channels for each sample, step and layer.")] = 5,
-    clusters: Annotated[str, typer.Option(help="Values of K, 2 to 6, comma-separated.")] = "2",
-    starts: Annotated[int, typer.Option(help="First centres that K-means is run from.")] = 4,
-    registers: Annotated[
-        str, typer.Option(help="Tokens of outlying norm: keep, drop, or clip every channel's outermost tokens.")
-    ] = "keep",
-    register_threshold: Annotated[float, typer.Option(help="Of drop: times the median token norm.")] = 4.0,
-    clip: Annotated[float, typer.Option(help="Of clip: share of tokens at either end.")] = 0.01,
-    masks: Annotated[str, typer.Option(help="Label of the masks.")] = "masks",
+    k: Annotated[int, option(AlignmentSettings, "k")] = 12,
+    selections: Annotated[str, option(AlignmentSettings, "selections")] = "top,bottom,random,matched,all,pca",
+    trials: Annotated[int, option(AlignmentSettings, "trials")] = 5,
+    clusters: Annotated[str, option(AlignmentSettings, "n_clusters")] = "2",
+    starts: Annotated[int, option(AlignmentSettings, "starts")] = 4,
+    registers: Annotated[str, option(AlignmentSettings, "registers")] = "keep",
+    register_threshold: Annotated[float, option(AlignmentSettings, "register_threshold")] = 4.0,
+    clip: Annotated[float, option(AlignmentSettings, "clip")] = 0.01,
+    masks: Annotated[str, option(AlignmentSettings, "masks")] = "masks",
     seed: Seed = 0,
     where: Where = None,
     layers: Layers = "all",
@@ -213,29 +230,24 @@ def alignment(
     from fewchannels.analyses.alignment.units import Alignment
 
     settings = Alignment(
-        k,
-        tuple(selections.split(",")),
-        trials,
-        _numbers("clusters", clusters),
-        starts,
-        registers,
-        register_threshold,
-        clip,
-        masks,
-        seed,
+        k=k,
+        selections=given(AlignmentSettings, "selections", selections),
+        trials=trials,
+        n_clusters=_ascending(given(AlignmentSettings, "n_clusters", clusters)),
+        starts=starts,
+        registers=registers,
+        register_threshold=register_threshold,
+        clip=clip,
+        masks=masks,
+        seed=seed,
     )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
     _analyse(settings, selected, label, replace, pool, dry_run, as_json)
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    from fewchannels.errors import InputError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"{name} is {text!r}; give whole numbers, comma-separated, such as 4,8,12.")
-    return tuple(sorted({int(part) for part in parts}))
+def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(numbers)))
 
 
 def score_of(run: str) -> str:
@@ -258,15 +270,16 @@ def _analyse(
     selected: "Selected",
     label: str | None,
     replace: bool,
-    pool: "Pool",
+    pool: Pool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     from fewchannels.analyses.analysis import analyse
     from fewchannels.runs.results import Results
 
+    label = analysis.name if label is None else label
     if dry_run:
-        _print_foreseen(analysis, selected, label or analysis.name, pool, as_json)
+        _print_foreseen(analysis, selected, label, pool, as_json)
         return
     with progress_bar() as bar:
         shown = bar.add_task(analysis.name, total=None, rate="")
@@ -276,16 +289,21 @@ def _analyse(
 
         try:
             finding = analyse(
-                analysis, selected, label or analysis.name, pool, replace=replace, on_progress=on_progress
+                analysis,
+                selected,
+                label,
+                pool,
+                replace=replace,
+                on_progress=on_progress,
             )
         except KeyboardInterrupt:
             say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
             raise typer.Exit(130) from None
-    where = selected.storage.location(Results(selected.storage, label or analysis.name).key(""))
+    where = selected.storage.location(Results(selected.storage, label).key(""))
     print_finding(finding, where, as_json)
 
 
-def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> "Pool":
+def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
     """Workers of one CPU each, as many as were asked for or as there would be actors; for little work this process."""
     from fewchannels.cluster.session import choose_pool
 
@@ -305,7 +323,7 @@ def print_finding(finding: "Finding", where: str, as_json: bool) -> None:
     say(f"tables, figures and summary are in {where}")
 
 
-def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: "Pool", as_json: bool) -> None:
+def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: Pool, as_json: bool) -> None:
     from fewchannels.analyses.analysis import foresee
 
     with errors.status("doing one unit to measure its time"):

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, results, say
+from fewchannels.cli.options import option, ruled
 from fewchannels.cli.progress import RunBar
-from fewchannels.units import parse_size, size
+from fewchannels.cluster.shares import Pool
+from fewchannels.units import Size, parse_size, size
 
 if TYPE_CHECKING:
     from fewchannels.capture.estimate import Estimate
     from fewchannels.capture.job import Job
     from fewchannels.capture.run import Outcome
-    from fewchannels.cluster.session import Pool
+
+
+_MAX_BYTES = {
+    "rule": Size(),
+    "about": "Refuse a run that is expected to take more, such as 500MB or 2TB.",
+}
 
 
 def capture(
@@ -25,66 +33,36 @@ def capture(
         str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run; an interrupted run goes on.")
     ],
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
-    model: Annotated[str | None, typer.Option(help="demo, a folder, or a hub id.", show_default="demo")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    layers: Annotated[str | None, typer.Option(help="all, dual, single, or indices: 0,5.", show_default="all")] = None,
-    steps: Annotated[str | None, typer.Option(help="all, last, or indices: 0,9,19.", show_default="all")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Channels whose token maps are kept; 0: statistics only.", show_default="12")
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="all, or pool:N: means over N x N tokens.", show_default="all")
-    ] = None,
-    value_precision: Annotated[
-        str | None,
-        typer.Option(help="float32, or bfloat16: token maps rounded, under half the bytes.", show_default="float32"),
-    ] = None,
-    controls: Annotated[
-        str | None,
-        typer.Option(help="Also keep the maps of as many others: bottom, random:N.", show_default="none"),
-    ] = None,
-    score: Annotated[
-        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="mean_abs")
-    ] = None,
-    streams: Annotated[
-        str | None, typer.Option(help="image, text or image,text: whose tokens.", show_default="image")
-    ] = None,
-    branches: Annotated[
-        str | None, typer.Option(help="cond, uncond or cond,uncond: guidance branches.", show_default="cond")
-    ] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="20")] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(help="Distilled guidance; classifier-free where there is no other.", show_default="the model's"),
-    ] = None,
-    true_cfg_scale: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance beside a distilled one; 1 is off.", show_default="the model's"),
-    ] = None,
-    height: Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")] = None,
-    width: Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")] = None,
+    model: Annotated[str | None, option(CaptureConfig, "model", show_default="demo")] = None,
+    revision: Annotated[str | None, option(CaptureConfig, "revision")] = None,
+    layers: Annotated[str | None, option(CaptureConfig, "layers", show_default="all")] = None,
+    steps: Annotated[str | None, option(CaptureConfig, "steps", show_default="all")] = None,
+    top_k: Annotated[int | None, option(CaptureConfig, "top_k", show_default="12")] = None,
+    tokens: Annotated[str | None, option(CaptureConfig, "tokens", show_default="all")] = None,
+    value_precision: Annotated[str | None, option(CaptureConfig, "value_precision", show_default="float32")] = None,
+    controls: Annotated[str | None, option(CaptureConfig, "controls", show_default="none")] = None,
+    score: Annotated[str | None, option(CaptureConfig, "score", show_default="mean_abs")] = None,
+    streams: Annotated[str | None, option(CaptureConfig, "streams", show_default="image")] = None,
+    branches: Annotated[str | None, option(CaptureConfig, "branches", show_default="cond")] = None,
+    num_inference_steps: Annotated[int | None, option(CaptureConfig, "num_inference_steps", show_default="20")] = None,
+    guidance_scale: Annotated[float | None, option(CaptureConfig, "guidance_scale", show_default="the model's")] = None,
+    true_cfg_scale: Annotated[float | None, option(CaptureConfig, "true_cfg_scale", show_default="the model's")] = None,
+    height: Annotated[int | None, option(CaptureConfig, "height", show_default="the model's")] = None,
+    width: Annotated[int | None, option(CaptureConfig, "width", show_default="the model's")] = None,
+    dtype: Annotated[str | None, option(CaptureConfig, "dtype", show_default="float32")] = None,
     from_images: Annotated[
         bool | None,
         typer.Option(
             "--from-images", help="Noise the manifest's reference pictures to each step's level; generate none."
         ),
     ] = None,
-    offload: Annotated[
-        str | None, typer.Option(help="model, sequential or group: what is on the GPU only while it runs.")
-    ] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="bitsandbytes-8bit, -4bit, torchao-int8, -int4, -float8: the transformer's.")
-    ] = None,
+    offload: Annotated[str | None, option(CaptureConfig, "offload")] = None,
+    quantization: Annotated[str | None, option(CaptureConfig, "quantization")] = None,
     compile_blocks: Annotated[bool | None, typer.Option("--compile", help="Compile each block.")] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="diffusers' attention backend, such as native or flash.")
-    ] = None,
-    device_map: Annotated[str | None, typer.Option(help="balanced: one model over several GPUs.")] = None,
-    lora: Annotated[str | None, typer.Option(help="Adapters: FILE@STRENGTH, comma-separated.")] = None,
-    transformer_file: Annotated[
-        str | None, typer.Option(help="Single file (safetensors, GGUF) whose weights replace the transformer's.")
-    ] = None,
+    attention: Annotated[str | None, option(CaptureConfig, "attention")] = None,
+    device_map: Annotated[str | None, option(CaptureConfig, "device_map")] = None,
+    lora: Annotated[str | None, option(CaptureConfig, "lora")] = None,
+    transformer_file: Annotated[str | None, option(CaptureConfig, "transformer_file")] = None,
     encode_first: Annotated[
         bool | None,
         typer.Option("--encode-first", help="Encode all prompts first; text encoders and transformer never meet."),
@@ -92,27 +70,19 @@ def capture(
     family: Annotated[
         Path | None, typer.Option(help="YAML file that describes a transformer class (docs/families.md).")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Samples generated together.", show_default="at most 16")
-    ] = None,
+    batch_size: Annotated[int | None, option(CaptureConfig, "batch_size", show_default="at most 16")] = None,
     shard_samples: Annotated[
-        int | None, typer.Option(help="Samples in a task and a shard.", show_default="up to 512 MiB, at most 16")
+        int | None, option(CaptureConfig, "shard_samples", show_default="up to 512 MiB, at most 16")
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(help="Ray actors.", show_default="one per GPU; without, one per CPU, at most 4")
+        int | None, option(Pool, "n_actors", show_default="one per GPU; without, one per CPU, at most 4")
     ] = None,
-    gpus_per_actor: Annotated[
-        float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")
-    ] = None,
+    gpus_per_actor: Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are")] = None,
     cpus_per_actor: Annotated[
-        int | None, typer.Option(help="CPU threads of each actor.", show_default="its share of the node's")
+        int | None, option(Pool, "cpus_per_actor", show_default="its share of the node's")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster, auto on one of its nodes; without it Ray starts here.")
-    ] = None,
-    max_bytes: Annotated[
-        str | None, typer.Option(help="Refuse a run that is expected to take more, such as 500MB or 2TB.")
-    ] = None,
+    address: Annotated[str | None, option(Pool, "address")] = None,
+    max_bytes: Annotated[str | None, ruled(_MAX_BYTES)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")
     ] = False,
@@ -155,7 +125,6 @@ def capture(
         "shard_samples": shard_samples,
     }
     with errors.status("checking the manifest and the model"):
-        from fewchannels.capture.config import CaptureConfig
         from fewchannels.capture.job import prepare
         from fewchannels.cluster.session import choose_pool
         from fewchannels.models.family_file import read_family
@@ -187,7 +156,7 @@ def capture(
     outcome.check_complete()
 
 
-def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
+def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
     """Begin, resume or grow a prepared job's run and capture it with a progress bar."""
     from fewchannels.capture.job import begin, check_place
     from fewchannels.runs.lease import hold
@@ -206,7 +175,7 @@ def run_job(job: "Job", manifest: Path, pool: "Pool") -> "Outcome":
         return _capture(leased, pool)
 
 
-def _capture(job: "Job", pool: "Pool") -> "Outcome":
+def _capture(job: "Job", pool: Pool) -> "Outcome":
     from fewchannels.capture.run import capture as run_capture
 
     n_samples = job.layout.n_samples
@@ -222,7 +191,7 @@ def _capture(job: "Job", pool: "Pool") -> "Outcome":
             raise typer.Exit(130) from None
 
 
-def _print_estimate(job: "Job", manifest: Path, pool: "Pool", as_json: bool) -> None:
+def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> None:
     from fewchannels.capture.estimate import estimate
 
     with errors.status("generating one batch to measure its time"):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fewchannels.analyses.settings import Criteria
 from fewchannels.cli.analyze import (
     Address,
     AsJson,
@@ -19,6 +20,7 @@ from fewchannels.cli.analyze import (
     workers_of,
 )
 from fewchannels.cli.console import errors, progress_bar, say
+from fewchannels.cli.options import option
 
 
 def compare(
@@ -28,10 +30,8 @@ def compare(
         str | None,
         typer.Option("--out", "-o", help="Folder or URL for the comparison.", show_default="compare-RUN_A-RUN_B, here"),
     ] = None,
-    k: Annotated[int, typer.Option(help="Size of the sets of top channels.")] = 12,
-    score: Annotated[
-        str | None, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.", show_default="run A's")
-    ] = None,
+    k: Annotated[int, option(Criteria, "k")] = 12,
+    score: Annotated[str | None, option(Criteria, "score", show_default="run A's")] = None,
     match: Annotated[
         str,
         typer.Option(
@@ -55,10 +55,10 @@ def compare(
     """
     with errors.status(f"looking at {run_a} and {run_b}"):
         from fewchannels.analyses.comparison.compare import compare
-        from fewchannels.analyses.comparison.pairing import Criteria, side_by_side
+        from fewchannels.analyses.comparison.pairing import side_by_side
         from fewchannels.runs.storage import open_storage
 
-        criteria = Criteria(score or score_of(run_a), k, seed)
+        criteria = Criteria(score_of(run_a) if score is None else score, k, seed)
         choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
         pairing = side_by_side(run_a, run_b, match=match, **choice)
     target = open_storage(out or f"compare-{PurePosixPath(run_a).name}-{PurePosixPath(run_b).name}")

@@ -6,16 +6,19 @@ from typing import Annotated
 import typer
 
 from fewchannels.cli.console import results, say
+from fewchannels.cli.options import option, ruled
 from fewchannels.cli.query import print_relation
+from fewchannels.cluster.shares import Pool
+from fewchannels.ranges import within
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path(
         "runs/demo"
     ),
-    prompts: Annotated[int, typer.Option(help="How many prompts of the shapes world.", min=1)] = 256,
+    prompts: Annotated[int, ruled(within(1, 100_000, "How many prompts of the shapes world."))] = 256,
     actors: Annotated[
-        int | None, typer.Option(help="Ray actors.", show_default="one per GPU; without, one per CPU, at most 4")
+        int | None, option(Pool, "n_actors", show_default="one per GPU; without, one per CPU, at most 4")
     ] = None,
 ) -> None:
     """See it work: capture the bundled model on prompts of its shapes world, and read the answers.

@@ -13,13 +13,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, progress_bar, results
 from fewchannels.units import size
 
 if TYPE_CHECKING:
     from fewchannels.manifest import IngestReport
 
-app = typer.Typer(no_args_is_help=True)
+app = Commands(no_args_is_help=True)
 _BAR_AFTER_S = 2.0
 
 

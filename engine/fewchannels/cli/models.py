@@ -8,11 +8,14 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Column, Table
 
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError
 from fewchannels.files import check_output, write
+from fewchannels.ranges import within
 
-app = typer.Typer(no_args_is_help=True)
+app = Commands(no_args_is_help=True)
 
 
 @app.callback()
@@ -92,8 +95,8 @@ def show(
 def probe(
     model: Annotated[str, typer.Argument(help="A folder or a hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Family file to write, for --family.")] = None,
-    height: Annotated[int, typer.Option(help="Height of the pictures that are tried, pixels.")] = 384,
-    width: Annotated[int, typer.Option(help="Width of them, pixels; best not the height.")] = 256,
+    height: Annotated[int, ruled(within(16, 4096, "Height of the pictures that are tried, pixels."))] = 384,
+    width: Annotated[int, ruled(within(16, 4096, "Width of them, pixels; best not the height."))] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:

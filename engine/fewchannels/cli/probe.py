@@ -6,9 +6,13 @@ from typing import Annotated
 import typer
 
 from fewchannels.cli import sweeps
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors, say
+from fewchannels.cli.options import given, option
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.settings import SweepSettings
 
-app = typer.Typer(no_args_is_help=True)
+app = Commands(no_args_is_help=True)
 
 
 @app.callback()
@@ -25,27 +29,34 @@ def disruption(
     ] = None,
     config: sweeps.Config = None,
     action: Annotated[
-        str, typer.Option(help="zero, mean, shuffle, scale:F, guide; comma-separated for more.")
+        str, option(Grid, "actions", about="zero, mean, shuffle, scale:F, guide; comma-separated for more.")
     ] = "zero",
-    amount: Annotated[str, typer.Option(help="How far values go towards that, 1: all the way; comma-separated.")] = "1",
-    selection: Annotated[
-        str,
-        typer.Option(help="top, bottom, random, redrawn, matched, scaled, all, listed: which channels."),
-    ] = "top,bottom,random,matched,scaled",
-    channels: Annotated[str, typer.Option(help="Of selection listed: 154,1446.")] = "",
+    amount: sweeps.Amounts = "1",
+    selection: sweeps.Selections = "top,bottom,random,matched,scaled",
+    channels: sweeps.Channels = None,
     channels_from: Annotated[
         str,
-        typer.Option(help="Whose scores rank channels: undisturbed, own, or a captured RUN (its means, by layer)."),
+        option(
+            SweepSettings,
+            "channels_run",
+            about="Whose scores rank channels: undisturbed, own, or a captured RUN (its means, by layer).",
+        ),
     ] = "undisturbed",
     k: sweeps.K = "8",
     trials: sweeps.Trials = 3,
     layers: sweeps.AtLayers = None,
     steps: sweeps.AtSteps = None,
     streams: Annotated[
-        list[str] | None, typer.Option(help="image, text or image,text; repeat for more.", show_default="image")
+        list[str] | None,
+        option(Grid, "streams", about="image, text or image,text; repeat for more.", show_default="image"),
     ] = None,
     tokens: Annotated[
-        str, typer.Option(help="all, foreground, background (of two clusters), inside, outside (the manifest's mask).")
+        str,
+        option(
+            Grid,
+            "tokens",
+            about="all, foreground, background (of two clusters), inside, outside (the manifest's mask).",
+        ),
     ] = "all",
     score: sweeps.Score = "mean_abs",
     cluster_k: sweeps.ClusterK = 12,
@@ -75,10 +86,9 @@ def disruption(
     with errors.status("checking the manifest and the model"):
         from fewchannels.cluster.session import choose_pool
         from fewchannels.errors import InputError, unknown
-        from fewchannels.interventions.conditions import Grid
         from fewchannels.interventions.protocols import PROTOCOLS
         from fewchannels.interventions.settings import generation, grids_of
-        from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
+        from fewchannels.interventions.sweep import prepare_sweep
 
         if protocol is not None and protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
@@ -90,20 +100,20 @@ def disruption(
         else:
             grids = grids_of(config) or (
                 Grid(
-                    actions=sweeps.words(action),
-                    amounts=sweeps.numbers("amount", amount, float),
-                    selections=sweeps.words(selection),
+                    actions=given(Grid, "actions", action),
+                    amounts=given(Grid, "amounts", amount),
+                    selections=given(Grid, "selections", selection),
                     trials=trials,
-                    k=sweeps.numbers("k", k, int),
+                    k=given(Grid, "k", k),
                     scores_from=("run" if run else channels_from,),
-                    channels=sweeps.numbers("channels", channels, int),
+                    channels=given(Grid, "channels", channels) if channels else (),
                     layers=tuple(layers or ["all"]),
                     steps=tuple(steps or ["all"]),
                     streams=tuple(streams or ["image"]),
-                    tokens=sweeps.words(tokens),
+                    tokens=given(Grid, "tokens", tokens),
                 ),
             )
-        given = {
+        chosen = {
             "model": model,
             "revision": revision,
             "num_inference_steps": num_inference_steps,
@@ -116,7 +126,7 @@ def disruption(
         }
         settings = SweepSettings(
             kind="disruption",
-            generation=generation(config, given),
+            generation=generation(config, chosen),
             grids=grids,
             protocol=protocol,
             score=score,

@@ -15,8 +15,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
 
+from fewchannels.cli.commands import Command
 from fewchannels.cli.console import errors, results
 from fewchannels.errors import InputError, unknown
 from fewchannels.files import write
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("sql", cls=_Sql)(sql)
 
 
-class _Sql(TyperCommand):
+class _Sql(Command):
     """A command whose text may begin with SQL's comment, ``--``, which is no option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -7,10 +7,11 @@ import typer
 from rich.table import Table
 
 from fewchannels.cli import upkeep, verify
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import results
 from fewchannels.units import size
 
-app = typer.Typer(no_args_is_help=True)
+app = Commands(no_args_is_help=True)
 app.command("verify")(verify.verify)
 app.command("merge")(upkeep.merge)
 app.command("compact")(upkeep.compact)

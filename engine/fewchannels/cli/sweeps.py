@@ -4,20 +4,24 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markdown import Markdown
 from rich.table import Table
 
+from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
+from fewchannels.cli.options import option
 from fewchannels.cli.progress import RunBar
+from fewchannels.cluster.shares import Pool
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.settings import SweepSettings
 from fewchannels.units import size
 
 if TYPE_CHECKING:
     from fewchannels.analyses.analysis import Finding
     from fewchannels.capture.run import Outcome
-    from fewchannels.cluster.session import Pool
     from fewchannels.interventions.estimate import Cost
     from fewchannels.interventions.sweep import Prepared, Sweep
     from fewchannels.runs.storage import Storage
@@ -27,65 +31,57 @@ Out = Annotated[str, typer.Option(help="Folder or URL of the sweep; an interrupt
 Config = Annotated[
     Path | None, typer.Option(help="YAML: generation settings, and grids, a list of settings to combine.")
 ]
-Model = Annotated[str | None, typer.Option(help="demo, a folder, or a hub id.", show_default="demo")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="20")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default="the model's")]
-TrueCfg = Annotated[float | None, typer.Option(help="Classifier-free guidance beside a distilled one; 1 is off.")]
-Height = Annotated[int | None, typer.Option(help="Picture height, pixels.", show_default="the model's")]
-Width = Annotated[int | None, typer.Option(help="Picture width, pixels.", show_default="the model's")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")]
-BatchSize = Annotated[int | None, typer.Option(help="Rows of a batch, compared ones included.", show_default="16")]
-K = Annotated[str, typer.Option(help="Channels of a selection, comma-separated: 4,8,12.")]
-Trials = Annotated[int, typer.Option(help="Draws of random channels for each sample.")]
+Model = Annotated[str | None, option(CaptureConfig, "model", show_default="demo")]
+Revision = Annotated[str | None, option(CaptureConfig, "revision")]
+Steps = Annotated[int | None, option(CaptureConfig, "num_inference_steps", show_default="20")]
+Guidance = Annotated[
+    float | None, option(CaptureConfig, "guidance_scale", about="Guidance scale.", show_default="the model's")
+]
+TrueCfg = Annotated[float | None, option(CaptureConfig, "true_cfg_scale")]
+Height = Annotated[int | None, option(CaptureConfig, "height", show_default="the model's")]
+Width = Annotated[int | None, option(CaptureConfig, "width", show_default="the model's")]
+Dtype = Annotated[str | None, option(CaptureConfig, "dtype", show_default="float32")]
+BatchSize = Annotated[
+    int | None,
+    option(CaptureConfig, "batch_size", about="Rows of a batch, compared ones included.", show_default="16"),
+]
+Amounts = Annotated[
+    str, option(Grid, "amounts", about="How far values go towards that, 1: all the way; comma-separated.")
+]
+Selections = Annotated[str, option(Grid, "selections")]
+Channels = Annotated[str | None, option(Grid, "channels")]
+K = Annotated[str, option(Grid, "k")]
+Trials = Annotated[int, option(Grid, "trials")]
 AtLayers = Annotated[
     list[str] | None,
-    typer.Option(help="all, dual, single, each, windows:N, or indices 0,5; repeat for more.", show_default="all"),
+    option(
+        Grid,
+        "layers",
+        about="all, dual, single, each, windows:N, or indices 0,5; repeat for more.",
+        show_default="all",
+    ),
 ]
 AtSteps = Annotated[
     list[str] | None,
-    typer.Option(help="all, last, each, thirds, windows:N, or indices 0,9; repeat for more.", show_default="all"),
-]
-Score = Annotated[str, typer.Option(help="mean_abs, abs_mean, max_abs or rms: ranks channels.")]
-ClusterK = Annotated[int, typer.Option(help="Top channels that tokens are clustered by, for --tokens foreground.")]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric", help="clip=, dino=, pickscore=, aesthetic= FOLDER or hub id, lpips=alex; repeat for more."
+    option(
+        Grid,
+        "steps",
+        about="all, last, each, thirds, windows:N, or indices 0,9; repeat for more.",
+        show_default="all",
     ),
 ]
-Actors = Annotated[int | None, typer.Option(help="Ray actors.", show_default="one per GPU, or per CPU, at most 4")]
-GpusPerActor = Annotated[float | None, typer.Option(help="GPUs of each actor.", show_default="1 if there are")]
-CpusPerActor = Annotated[
-    int | None, typer.Option(help="CPU threads of each actor.", show_default="its share of the node's")
-]
-Address = Annotated[str | None, typer.Option(help="Ray cluster, auto on one of its nodes; without it Ray starts here.")]
+Score = Annotated[str, option(SweepSettings, "score")]
+ClusterK = Annotated[int, option(SweepSettings, "cluster_k")]
+Metrics = Annotated[list[str] | None, option(SweepSettings, "metrics", "--metric")]
+Actors = Annotated[int | None, option(Pool, "n_actors", show_default="one per GPU, or per CPU, at most 4")]
+GpusPerActor = Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are")]
+CpusPerActor = Annotated[int | None, option(Pool, "cpus_per_actor", show_default="its share of the node's")]
+Address = Annotated[str | None, option(Pool, "address")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated list."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
-    """Numbers of a comma-separated list.
-
-    Raises:
-        InputError: one is none.
-    """
-    from fewchannels.errors import InputError
-
-    try:
-        return tuple(kind(part) for part in words(text))
-    except ValueError:
-        raise InputError(
-            f"{name} is {text!r}; give numbers such as {'0.25,0.5' if kind is float else '4,8'}."
-        ) from None
-
-
-def run_sweep(prepared: "Prepared", pool: "Pool", *, dry_run: bool, as_json: bool) -> None:
+def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool) -> None:
     """Run what is not done of a prepared sweep, measure its effects, and print them."""
     from fewchannels.interventions.sweep import begin_sweep, check_place
     from fewchannels.runs.lease import hold
@@ -117,7 +113,7 @@ def run_sweep(prepared: "Prepared", pool: "Pool", *, dry_run: bool, as_json: boo
     outcome.check_complete()
 
 
-def _run(sweep: "Sweep", pool: "Pool") -> "Outcome":
+def _run(sweep: "Sweep", pool: Pool) -> "Outcome":
     from fewchannels.capture.run import run_tasks
     from fewchannels.interventions.begin import start_sweep
 
@@ -138,7 +134,7 @@ def effects(storage: "Storage", metrics: Sequence[str]) -> "Finding":
         return end_sweep(storage, metrics, lambda done, total: bar.update(shown, completed=done, total=total))
 
 
-def _print_cost(prepared: "Prepared", pool: "Pool", as_json: bool) -> None:
+def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
     from fewchannels.interventions.estimate import cost
 
     with errors.status("generating one batch to measure its time"):

@@ -1,32 +1,40 @@
 """``fewchannels transport``: move a source's channels into a target's trajectory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from fewchannels.cli import sweeps
+from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors
+from fewchannels.cli.options import given, option, ruled
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.settings import PairRule, SweepSettings
+from fewchannels.ranges import OrWord, rules
 
-if TYPE_CHECKING:
-    from fewchannels.interventions.conditions import Grid
+_PAIRS = {"rule": OrWord("all", rules(PairRule)["n"]), "about": "How many pairs are drawn."}
+app = Commands(no_args_is_help=True)
 
-app = typer.Typer(no_args_is_help=True)
-
-Alpha = Annotated[str, typer.Option(help="Strengths: 0 is the target, 1 the source's values; comma-separated.")]
-Selection = Annotated[
-    str, typer.Option(help="top, bottom, random, redrawn, matched, scaled, all, listed: which channels.")
+Alpha = Annotated[
+    str, option(Grid, "amounts", about="Strengths: 0 is the target, 1 the source's values; comma-separated.")
 ]
-Channels = Annotated[str, typer.Option(help="Of selection listed: 154,1446.")]
-ScoresFrom = Annotated[str, typer.Option(help="Whose top channels: source, target, union, intersection.")]
+ScoresFrom = Annotated[
+    str, option(Grid, "scores_from", about="Whose top channels: source, target, union, intersection.")
+]
 Baselines = Annotated[
-    str, typer.Option(help="prompt, latents, pixels: blends at the same strengths; none for none, comma-separated.")
+    str,
+    option(
+        Grid,
+        "actions",
+        about="prompt, latents, pixels: blends at the same strengths; none for none, comma-separated.",
+    ),
 ]
-Pairs = Annotated[str, typer.Option(help="How many pairs are drawn, or all.")]
-Within = Annotated[list[str] | None, typer.Option(help="Column in which both must agree; repeat for more.")]
-Across = Annotated[list[str] | None, typer.Option(help="Column in which they must differ; repeat for more.")]
-Noise = Annotated[str, typer.Option(help="shared: the source begins with the target's noise; separate: with its own.")]
-Seed = Annotated[int, typer.Option(help="Of the drawn pairs.")]
+Pairs = Annotated[str, ruled(_PAIRS)]
+Within = Annotated[list[str] | None, option(PairRule, "within")]
+Across = Annotated[list[str] | None, option(PairRule, "across")]
+Noise = Annotated[str, option(PairRule, "noise")]
+Seed = Annotated[int, option(PairRule, "seed")]
 
 
 @app.callback()
@@ -48,15 +56,20 @@ def text(
     seed: Seed = 0,
     config: sweeps.Config = None,
     alpha: Alpha = "1",
-    selection: Selection = "top,bottom,random,matched,scaled,all",
-    channels: Channels = "",
+    selection: sweeps.Selections = "top,bottom,random,matched,scaled,all",
+    channels: sweeps.Channels = None,
     scores_from: ScoresFrom = "source",
     k: sweeps.K = "8",
     trials: sweeps.Trials = 1,
     layers: sweeps.AtLayers = None,
     steps: sweeps.AtSteps = None,
     tokens: Annotated[
-        str, typer.Option(help="all, foreground, background, target_foreground, inside, outside; comma-separated.")
+        str,
+        option(
+            Grid,
+            "tokens",
+            about="all, foreground, background, target_foreground, inside, outside; comma-separated.",
+        ),
     ] = "all",
     baselines: Baselines = "prompt,latents,pixels",
     score: sweeps.Score = "mean_abs",
@@ -85,7 +98,7 @@ def text(
     Example: fewchannels transport text --manifest manifest.parquet --out SWEEP --pairs 500 --alpha 0.5,1 --k 8,16
     """
     grid = _grid(alpha, selection, channels, scores_from, k, trials, layers, steps, tokens, "same")
-    given = {
+    generated = {
         "model": model,
         "revision": revision,
         "num_inference_steps": num_inference_steps,
@@ -99,7 +112,7 @@ def text(
     rule = {"n": pairs, "within": within, "across": across, "noise": noise, "seed": seed}
     more = {"pairs_file": pairs_file, "score": score, "cluster_k": cluster_k, "metrics": tuple(metric or ())}
     pool = (actors, gpus_per_actor, address, cpus_per_actor)
-    _transport("text", manifest, out, config, grid, baselines, given, rule, more, pool, dry_run, as_json)
+    _transport("text", manifest, out, config, grid, baselines, generated, rule, more, pool, dry_run, as_json)
 
 
 @app.command()
@@ -117,8 +130,8 @@ def image(
     seed: Seed = 0,
     config: sweeps.Config = None,
     alpha: Alpha = "1",
-    selection: Selection = "top,bottom,random,matched,scaled,all",
-    channels: Channels = "",
+    selection: sweeps.Selections = "top,bottom,random,matched,scaled,all",
+    channels: sweeps.Channels = None,
     scores_from: ScoresFrom = "source",
     k: sweeps.K = "8",
     trials: sweeps.Trials = 1,
@@ -126,10 +139,19 @@ def image(
     steps: sweeps.AtSteps = None,
     tokens: Annotated[
         str,
-        typer.Option(help="all, foreground, background, target_foreground, inside (reference mask), outside."),
+        option(
+            Grid,
+            "tokens",
+            about="all, foreground, background, target_foreground, inside (reference mask), outside.",
+        ),
     ] = "all",
     placement: Annotated[
-        str, typer.Option(help="same: tokens keep their places; aligned: the source's subject onto the target's.")
+        str,
+        option(
+            Grid,
+            "placements",
+            about="same: tokens keep their places; aligned: the source's subject onto the target's.",
+        ),
     ] = "same",
     baselines: Baselines = "latents,pixels",
     score: sweeps.Score = "mean_abs",
@@ -158,7 +180,7 @@ def image(
     Example: fewchannels transport image --manifest manifest.parquet --references refs.parquet --out SWEEP --k 8
     """
     grid = _grid(alpha, selection, channels, scores_from, k, trials, layers, steps, tokens, placement)
-    given = {
+    generated = {
         "model": model,
         "revision": revision,
         "num_inference_steps": num_inference_steps,
@@ -172,13 +194,13 @@ def image(
     rule = {"n": pairs, "within": within, "across": across, "noise": noise, "seed": seed}
     more = {"references": references, "score": score, "cluster_k": cluster_k, "metrics": tuple(metric or ())}
     pool = (actors, gpus_per_actor, address, cpus_per_actor)
-    _transport("image", manifest, out, config, grid, baselines, given, rule, more, pool, dry_run, as_json)
+    _transport("image", manifest, out, config, grid, baselines, generated, rule, more, pool, dry_run, as_json)
 
 
 def _grid(
     alpha: str,
     selection: str,
-    channels: str,
+    channels: str | None,
     scores_from: str,
     k: str,
     trials: int,
@@ -186,21 +208,19 @@ def _grid(
     steps: list[str] | None,
     tokens: str,
     placement: str,
-) -> "Grid":
-    from fewchannels.interventions.conditions import Grid
-
+) -> Grid:
     return Grid(
         actions=("transport",),
-        amounts=sweeps.numbers("alpha", alpha, float),
-        selections=sweeps.words(selection),
+        amounts=given(Grid, "amounts", alpha),
+        selections=given(Grid, "selections", selection),
         trials=trials,
-        k=sweeps.numbers("k", k, int),
-        scores_from=sweeps.words(scores_from),
-        channels=sweeps.numbers("channels", channels, int),
+        k=given(Grid, "k", k),
+        scores_from=given(Grid, "scores_from", scores_from),
+        channels=given(Grid, "channels", channels) if channels else (),
         layers=tuple(layers or ["all"]),
         steps=tuple(steps or ["all"]),
-        tokens=sweeps.words(tokens),
-        placements=sweeps.words(placement),
+        tokens=given(Grid, "tokens", tokens),
+        placements=given(Grid, "placements", placement),
     )
 
 
@@ -209,9 +229,9 @@ def _transport(
     manifest: Path,
     out: str,
     config: Path | None,
-    grid: "Grid",
+    grid: Grid,
     baselines: str,
-    given: dict[str, Any],
+    generated: dict[str, Any],
     rule: dict[str, Any],
     more: dict[str, Any],
     pool: tuple[int | None, float | None, str | None, int | None],
@@ -222,15 +242,11 @@ def _transport(
         import dataclasses
 
         from fewchannels.cluster.session import choose_pool
-        from fewchannels.errors import InputError
-        from fewchannels.interventions.pairs import PairRule
         from fewchannels.interventions.settings import generation, grids_of
-        from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
+        from fewchannels.interventions.sweep import prepare_sweep
 
-        if rule["n"] != "all" and not rule["n"].isdecimal():
-            raise InputError(f"pairs is {rule['n']!r}; give a number, or all.")
         chosen = PairRule(
-            n=None if rule["n"] == "all" else int(rule["n"]),
+            n=None if rule["n"] == "all" else given(PairRule, "n", rule["n"]),
             within=tuple(rule["within"] or ()),
             across=tuple(rule["across"] or ()),
             noise=rule["noise"],
@@ -240,10 +256,14 @@ def _transport(
         if baselines != "none":
             # At the strengths of the first grid, and wherever the transport is.
             blends = dataclasses.replace(
-                grids[0], actions=sweeps.words(baselines), selections=("all",), layers=("all",), steps=("last",)
+                grids[0],
+                actions=given(Grid, "actions", baselines),
+                selections=("all",),
+                layers=("all",),
+                steps=("last",),
             )
             grids = (*grids, dataclasses.replace(blends, tokens=("all",), placements=("same",)))
-        settings = SweepSettings(kind=kind, generation=generation(config, given), grids=grids, pairs=chosen, **more)
+        settings = SweepSettings(kind=kind, generation=generation(config, generated), grids=grids, pairs=chosen, **more)
         prepared = prepare_sweep(manifest, out, settings)
         workers = choose_pool(*pool)
     sweeps.run_sweep(prepared, workers, dry_run=dry_run, as_json=as_json)

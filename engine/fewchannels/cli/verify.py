@@ -11,7 +11,9 @@ import typer
 from rich.table import Table
 
 from fewchannels.cli.console import errors, progress_bar, results, say
+from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError, StorageError
+from fewchannels.ranges import within
 from fewchannels.units import size
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from fewchannels.runs.upkeep.repair import Repair
 
 _SHOWN = 20
+_RECOMPUTED = within(0, 1_000_000, "Generate at least so many samples again and compare.")
 TOLERANCE = 1e-3
 
 
@@ -31,7 +34,7 @@ def verify(
         typer.Option("--repair", help="Remove the records of what is damaged, so that its command makes it again."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Of --repair: list what it would remove.")] = False,
-    recompute: Annotated[int, typer.Option(help="Generate at least so many samples again and compare.", min=0)] = 0,
+    recompute: Annotated[int, ruled(_RECOMPUTED)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Check every record of a run against every object it names. Exit code 4 says that something is damaged.

@@ -7,39 +7,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
 from ray.job_config import JobConfig
 
+from fewchannels.cluster.shares import Pool, check_room, check_shares
 from fewchannels.errors import FewchannelsError, InputError
 
 MACHINE_FAULT_RETRIES = 3
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """How many actors, and what each one owns.
-
-    Attributes:
-        n_actors: actors at the most.
-        gpus_per_actor: GPUs of each, may be a fraction.
-        cpus_per_actor: CPUs of each, and its PyTorch threads.
-        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
-    """
-
-    n_actors: int
-    gpus_per_actor: float
-    cpus_per_actor: int
-    address: str | None = None
-
-    @property
-    def device(self) -> str:
-        """Where an actor computes: on ``cuda`` if its share has a GPU, else on ``cpu``, whatever the machine has."""
-        return "cuda" if self.gpus_per_actor else "cpu"
 
 
 def choose_pool(
@@ -56,10 +34,11 @@ def choose_pool(
         cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
 
     Raises:
-        InputError: each actor is to have more GPUs than this machine has, or actors are not counted and a cluster has
-            no node yet.
+        InputError: a number is out of its range, or each actor is to have more CPUs or GPUs than this machine or any
+            node of a cluster has; or actors are not counted and a cluster has no node yet.
         FewchannelsError: the cluster cannot be reached.
     """
+    check_shares(n_actors=n_actors, gpus_per_actor=gpus_per_actor, cpus_per_actor=cpus_per_actor, address=address)
     import torch
 
     if address is not None:
@@ -70,6 +49,7 @@ def choose_pool(
             f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
             "the --address of a Ray cluster that has them."
         )
+    check_room(n_actors, cpus_per_actor, n_cpus)
     gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
     if n_actors is None:
         n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)

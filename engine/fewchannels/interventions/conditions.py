@@ -5,11 +5,12 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import STREAMS, Block
+from fewchannels.ranges import MOST_INDEX, Number, Text, Whole, check, parsed, several, shown, within
 from fewchannels.runs.layout import choose_layers, choose_steps, choose_words
 
 EDITS = ("zero", "mean", "shuffle", "transport")
@@ -26,6 +27,9 @@ PLACEMENTS = ("same", "aligned")
 """Where a source's tokens go: to their own places, or moved and scaled so that its foreground covers the target's."""
 MEASURES = ("n_channels", "energy_share", "token_share", "change")
 """How large an edit was: columns of ``edits``."""
+AMOUNT = Number(-1000, 1000)
+"""How far an edit may go; farther, latents are no longer finite."""
+_MOST_CONDITIONS = 100_000
 _DRAWN = ("random", "redrawn", "scaled")
 _OF_TWO = ("target", "source", "union", "intersection")
 
@@ -109,25 +113,30 @@ class Grid:
         placements: of :data:`PLACEMENTS`.
     """
 
-    actions: tuple[str, ...] = ("zero",)
-    amounts: tuple[float, ...] = (1.0,)
-    selections: tuple[str, ...] = ("top", "bottom", "random", "matched", "scaled")
-    trials: int = 3
-    k: tuple[int, ...] = (8,)
-    scores_from: tuple[str, ...] = ("undisturbed",)
-    channels: tuple[int, ...] = ()
-    layers: tuple[str, ...] = ("all",)
-    steps: tuple[str, ...] = ("all",)
-    streams: tuple[str, ...] = ("image",)
-    tokens: tuple[str, ...] = ("all",)
-    placements: tuple[str, ...] = ("same",)
+    actions: tuple[str, ...] = field(default=("zero",), metadata=several(Text(), "What is done to values."))
+    amounts: tuple[float, ...] = field(
+        default=(1.0,), metadata=several(AMOUNT, "How far values go towards that, 1: all the way.")
+    )
+    selections: tuple[str, ...] = field(
+        default=("top", "bottom", "random", "matched", "scaled"),
+        metadata=several(Text(), "top, bottom, random, redrawn, matched, scaled, all, listed: which channels."),
+    )
+    trials: int = field(default=3, metadata=within(1, 1000, "Draws of random channels for each sample."))
+    k: tuple[int, ...] = field(
+        default=(8,), metadata=several(Whole(0, MOST_INDEX), "Channels of a selection, comma-separated: 4,8,12.")
+    )
+    scores_from: tuple[str, ...] = field(default=("undisturbed",), metadata=several(Text(), "Whose top channels."))
+    channels: tuple[int, ...] = field(
+        default=(), metadata=several(Whole(0, MOST_INDEX), "Of selection listed: 154,1446.", least=0)
+    )
+    layers: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which layers."))
+    steps: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which steps."))
+    streams: tuple[str, ...] = field(default=("image",), metadata=several(Text(), "image, text or image,text."))
+    tokens: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which tokens."))
+    placements: tuple[str, ...] = field(default=("same",), metadata=several(Text(), "Where a source's tokens go."))
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise InputError(f"trials is {self.trials}; it must be at least 1.")
-        for field in fields(self):
-            if field.name not in ("trials", "channels") and not getattr(self, field.name):
-                raise InputError(f"{field.name} is empty; a grid needs at least one value of each.")
+        check(self)
         for kind, words, known in (
             ("selection", self.selections, SELECTIONS),
             ("scores_from", self.scores_from, SCORES),
@@ -137,9 +146,6 @@ class Grid:
             for word in words:
                 if word not in known:
                     raise unknown(kind, word, known)
-        for amount in self.amounts:
-            if not math.isfinite(amount):
-                raise InputError(f"amount is {amount}; it must be a finite number, such as 0.5.")
 
 
 def expand(grids: Sequence[Grid], blocks: Sequence[Block], n_steps: int, n_channels: int) -> list[Condition]:
@@ -155,11 +161,20 @@ def expand(grids: Sequence[Grid], blocks: Sequence[Block], n_steps: int, n_chann
         InputError: a setting that the model has not, or that does not go with another.
     """
     found: dict[Condition, None] = {}
+    n = 0
     for grid in grids:
         layers = [each for text in grid.layers for each in _layers(text, blocks)]
         steps = [each for text in grid.steps for each in _steps(text, n_steps)]
         actions = [each for text in grid.actions for each in _amounts(text, grid.amounts)]
         streams = [choose_words("streams", text, STREAMS) for text in grid.streams]
+        drawn = sum(grid.trials if word in _DRAWN else 1 for word in grid.selections)
+        others = (actions, grid.k, grid.scores_from, layers, steps, streams, grid.tokens, grid.placements)
+        n += drawn * math.prod(map(len, others))
+        if n > _MOST_CONDITIONS:
+            raise InputError(
+                f"the grids have {n:,} conditions or more; a sweep takes at most {_MOST_CONDITIONS:,}. Give fewer "
+                "trials, amounts, k, layers or steps, or make several sweeps."
+            )
         for (action, amount), word, k, whose, at, when, stream, where, placement in itertools.product(
             actions, grid.selections, grid.k, grid.scores_from, layers, steps, streams, grid.tokens, grid.placements
         ):
@@ -220,12 +235,7 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
 def _amounts(text: str, amounts: Sequence[float]) -> list[tuple[str, float]]:
     word, colon, number = text.partition(":")
     if word == "scale" and colon:
-        try:
-            factor = float(number)
-        except ValueError:
-            factor = math.nan
-        if not math.isfinite(factor):
-            raise InputError(f"action is {text!r}; scale:F takes a number, such as scale:0.5.")
+        factor = parsed(f"F of action {shown(text)}", number, AMOUNT)
         return [("zero", 1 - factor)]  # f x = x + (1 - f) (0 - x)
     known = (*EDITS, GUIDE, *BASELINES)
     if text not in known:
@@ -243,9 +253,7 @@ def _windows(text: str, n: int) -> list[range] | None:
     word, _, number = text.partition(":")
     if word != "windows":
         return None
-    if not number.isdecimal() or not 1 <= int(number) <= n:
-        raise InputError(f"{text!r} is no window; give windows:N, N from 1 to {n}.")
-    size = int(number)
+    size = parsed(f"N of {shown(text)}", number, Whole(1, n))
     return [range(i, min(i + size, n)) for i in range(0, n, size)]
 
 

@@ -2,43 +2,17 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fewchannels import manifest
-from fewchannels.errors import InputError, unknown
+from fewchannels.errors import InputError
+from fewchannels.interventions.settings import MOST_PAIRS, PairRule
 from fewchannels.tables import Columns, as_columns
 
-NOISE = ("shared", "separate")
 _MOST_TRIES = 200
-
-
-@dataclass(frozen=True)
-class PairRule:
-    """How pairs are chosen.
-
-    Attributes:
-        n: how many; None takes all that the rule allows.
-        within: columns of the manifest in which target and source must agree.
-        across: columns in which they must differ.
-        noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
-        seed: of the draw.
-    """
-
-    n: int | None = None
-    within: tuple[str, ...] = ()
-    across: tuple[str, ...] = ()
-    noise: str = "shared"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.noise not in NOISE:
-            raise unknown("noise", self.noise, NOISE)
-        if self.n is not None and self.n < 1:
-            raise InputError(f"pairs is {self.n}; it must be at least 1, or all.")
 
 
 def pairs_of_samples(path: Path, rule: PairRule) -> Columns:
@@ -132,7 +106,7 @@ def pairs_from_file(path: Path, file: Path, noise: str) -> Columns:
     Args:
         path: the manifest; a prompt with several seeds stands for its first row.
         file: CSV or Parquet.
-        noise: of :data:`NOISE`.
+        noise: of :data:`fewchannels.interventions.settings.NOISE`.
 
     Raises:
         InputError: the file cannot be read, has not the columns, or names what the manifest has not.
@@ -181,8 +155,12 @@ def _chosen(
 ) -> list[tuple[int, int]]:
     """Pairs of target and source, in the order of targets, then sources."""
     if rule.n is None:
-        every = np.arange(n_sources)
-        return [(t, int(s)) for t in range(n_targets) for s in every[allowed(np.full(n_sources, t), every)]]
+        return _every(n_targets, n_sources, allowed)
+    if rule.n > n_targets * n_sources:
+        raise InputError(
+            f"pairs is {rule.n}; {n_targets} targets and {n_sources} sources make {n_targets * n_sources} at most. "
+            "Ask for fewer, or for all."
+        )
     random = np.random.default_rng(rule.seed)
     found: dict[tuple[int, int], None] = {}
     for _ in range(_MOST_TRIES):
@@ -195,6 +173,18 @@ def _chosen(
         f"pairs is {rule.n}, and {_MOST_TRIES} rounds of drawing found only {len(found)} that differ and that the rule "
         "allows. Ask for fewer, or for all."
     )
+
+
+def _every(
+    n_targets: int, n_sources: int, allowed: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    every = np.arange(n_sources)
+    for target in range(n_targets):
+        found += [(target, int(source)) for source in every[allowed(np.full(n_sources, target), every)]]
+        if len(found) > MOST_PAIRS:
+            raise InputError(f"all pairs are more than {MOST_PAIRS:,}, the most that a sweep takes. Ask for a number.")
+    return found
 
 
 def _columns(rows: list[dict[str, Any]]) -> Columns:

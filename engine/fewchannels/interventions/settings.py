@@ -1,21 +1,106 @@
-"""A sweep's settings from a YAML file: how pictures are generated, and grids of conditions."""
+"""What a sweep was asked to do: its settings and ranges, and those that a YAML file has."""
 
-import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewchannels.capture.config import CaptureConfig, read_yaml
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.settings_file import read_yaml, settled
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
+from fewchannels.measures.statistics import STATISTICS
+from fewchannels.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
 
+KINDS = ("disruption", "text", "image")
+NOISE = ("shared", "separate")
+MOST_PAIRS = 1_000_000
 _GRIDS = "grids"
+_SEED = within(0, MOST_SEED, "Of the drawn pairs.")  # the class below has a field called `within`
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """How pairs are chosen.
+
+    Attributes:
+        n: how many; None takes all that the rule allows.
+        within: columns of the manifest in which target and source must agree.
+        across: columns in which they must differ.
+        noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
+        seed: of the draw.
+    """
+
+    n: int | None = field(default=None, metadata=within(1, MOST_PAIRS, "How many pairs are drawn, or all."))
+    within: tuple[str, ...] = field(
+        default=(), metadata=several(Text(), "Column in which both must agree; repeat for more.", least=0)
+    )
+    across: tuple[str, ...] = field(
+        default=(), metadata=several(Text(), "Column in which they must differ; repeat for more.", least=0)
+    )
+    noise: str = field(
+        default="shared", metadata=text("shared: the source begins with the target's noise; separate: with its own.")
+    )
+    seed: int = field(default=0, metadata=_SEED)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.noise not in NOISE:
+            raise unknown("noise", self.noise, NOISE)
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What a sweep was asked to do.
+
+    Attributes:
+        kind: of :data:`KINDS`.
+        generation: how pictures are generated; what it says of recording is not used.
+        grids: of conditions.
+        protocol: name of the published protocol that the grids are of; None for the user's own.
+        score: the statistic that ranks channels.
+        cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
+        channels_run: run whose mean scores rank channels, for conditions that say so.
+        pairs: how targets and sources are paired.
+        pairs_file: table of pairs instead.
+        references: manifest of reference pictures, of kind ``image``.
+        metrics: learned metrics, such as ``clip=FOLDER``.
+    """
+
+    kind: str
+    generation: CaptureConfig
+    grids: tuple[Grid, ...]
+    protocol: str | None = None
+    score: str = field(default="mean_abs", metadata=text("mean_abs, abs_mean, max_abs or rms: ranks channels."))
+    cluster_k: int = field(
+        default=12,
+        metadata=within(1, MOST_INDEX, "Top channels that tokens are clustered by, for --tokens foreground."),
+    )
+    channels_run: str | None = field(default=None, metadata=text("A captured run."))
+    pairs: PairRule = field(default_factory=PairRule)
+    pairs_file: Path | None = None
+    references: Path | None = None
+    metrics: tuple[str, ...] = field(
+        default=(),
+        metadata=several(
+            Text(), "clip=, dino=, pickscore=, aesthetic= FOLDER or hub id, lpips=alex; repeat for more.", least=0
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.kind not in KINDS:
+            raise unknown("kind of sweep", self.kind, KINDS)
+        if self.score not in STATISTICS:
+            raise unknown("score", self.score, STATISTICS)
+        if not self.grids:
+            raise InputError("grids is empty; a sweep needs at least one.")
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> CaptureConfig:
     """How pictures are generated: what was given, else the file's, else the defaults.
 
     Raises:
-        InputError: an unknown setting or a value of the wrong kind.
+        InputError: an unknown setting, a value of the wrong kind, or one out of its range.
     """
     return CaptureConfig.from_sources(file, given, besides=(_GRIDS,))
 
@@ -24,28 +109,9 @@ def grids_of(file: Path | None) -> tuple[Grid, ...]:
     """The file's grids; none where it has none.
 
     Raises:
-        InputError: an unknown setting or a value of the wrong kind.
+        InputError: an unknown setting, a value of the wrong kind, or one out of its range.
     """
     listed = read_yaml(file).get(_GRIDS, [])
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise InputError(f"grids in {str(file)!r} must be a list of mappings, such as '- k: [4, 8]'.")
-    return tuple(_grid(file, each) for each in listed)
-
-
-def _grid(file: Path | None, values: dict[str, Any]) -> Grid:
-    kinds = typing.get_type_hints(Grid)
-    settled: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in kinds:
-            raise unknown(f"setting of a grid in {file}", name, kinds)
-        if name == "trials":
-            settled[name] = value
-            wanted: type = int
-        else:
-            wanted = typing.get_args(kinds[name])[0]
-            listed = value if isinstance(value, list) else [value]
-            settled[name] = tuple(wanted(each) if wanted is not int else each for each in listed)
-        for each in settled[name] if isinstance(settled[name], tuple) else (settled[name],):
-            if type(each) is not wanted:
-                raise InputError(f"{name} of a grid in {str(file)!r} holds {each!r}; it must be {wanted.__name__}.")
-    return Grid(**settled)
+    return tuple(Grid(**settled(Grid, each, f"a grid of {str(file)!r}")) for each in listed)

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +25,13 @@ import numpy as np
 
 from fewchannels import manifest
 from fewchannels.analyses.selected import select
-from fewchannels.capture.config import CaptureConfig, differences, fingerprint
+from fewchannels.capture.config import differences, fingerprint
 from fewchannels.capture.job import Job, prepare
-from fewchannels.errors import InputError, RunConflictError, unknown
-from fewchannels.interventions.conditions import BASELINES, Condition, Grid, expand
-from fewchannels.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.interventions.conditions import BASELINES, Condition, expand
+from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_pictures
 from fewchannels.interventions.rows import check_batch_size
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.interventions.settings import SweepSettings
 from fewchannels.models.family import Family
 from fewchannels.runs import documents
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, objects_of, read_sweep
@@ -39,7 +39,6 @@ from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, decode, encode
 
-KINDS = ("disruption", "text", "image")
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
 UNBLENDABLE = {
     "HiDreamImagePipeline": "its encoders' layers come before the prompts in one tensor",
@@ -70,51 +69,12 @@ _MOST_TASK_ITEMS = 16
 
 
 @dataclass(frozen=True)
-class SweepSettings:
-    """What a sweep was asked to do.
-
-    Attributes:
-        kind: of :data:`KINDS`.
-        generation: how pictures are generated; what it says of recording is not used.
-        grids: of conditions.
-        protocol: name of the published protocol that the grids are of; None for the user's own.
-        score: the statistic that ranks channels.
-        cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
-        channels_run: run whose mean scores rank channels, for conditions that say so.
-        pairs: how targets and sources are paired.
-        pairs_file: table of pairs instead.
-        references: manifest of reference pictures, of kind ``image``.
-        metrics: learned metrics, such as ``clip=FOLDER``.
-    """
-
-    kind: str
-    generation: CaptureConfig
-    grids: tuple[Grid, ...]
-    protocol: str | None = None
-    score: str = "mean_abs"
-    cluster_k: int = 12
-    channels_run: str | None = None
-    pairs: PairRule = field(default_factory=PairRule)
-    pairs_file: Path | None = None
-    references: Path | None = None
-    metrics: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown("kind of sweep", self.kind, KINDS)
-        if self.score not in STATISTICS:
-            raise unknown("score", self.score, STATISTICS)
-        if self.cluster_k < 1:
-            raise InputError(f"cluster_k is {self.cluster_k}; it must be at least 1.")
-
-
-@dataclass(frozen=True)
 class Sweep:
     """A sweep that can run. Plain values only: it travels to Ray's actors.
 
     Attributes:
         job: how its model is loaded and its samples generated; its ``run`` is the sweep's place.
-        kind: of :data:`KINDS`.
+        kind: of :data:`fewchannels.interventions.settings.KINDS`.
         conditions: every way to edit.
         n_items: samples, or pairs.
         shard_items: items of a task.

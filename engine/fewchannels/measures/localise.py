@@ -14,9 +14,6 @@ from torch import Tensor
 from fewchannels.measures.draws import different_tokens
 from fewchannels.measures.kmeans import Clusters, k_means
 
-SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
-"""Which channels are clustered; the first is the effect, the others are its controls."""
-
 
 def normalise(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor]:
     """Each channel to [0, 1] over its cell's tokens: step 2 of the protocol of arXiv 2605.13974.

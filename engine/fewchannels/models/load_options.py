@@ -2,10 +2,11 @@
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.ranges import Number, check, parsed, text
 
 OFFLOADS = ("none", "model", "sequential", "group")
 QUANTIZATIONS = {
@@ -17,6 +18,8 @@ QUANTIZATIONS = {
     "torchao-float8": "torchao",
 }
 """Ways to quantise the transformer, and the library that does it."""
+
+_STRENGTH = Number(-100, 100)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ class Loading:
     offload: str = "none"
     quantization: str = "none"
     compile: bool = False
-    attention: str | None = None
-    device_map: str | None = None
-    lora: str | None = None
-    transformer_file: str | None = None
+    attention: str | None = field(default=None, metadata=text("diffusers' attention backend."))
+    device_map: str | None = field(default=None, metadata=text("balanced: one model over several GPUs."))
+    lora: str | None = field(default=None, metadata=text("Adapters: FILE@STRENGTH, comma-separated."))
+    transformer_file: str | None = field(default=None, metadata=text("Single file with the transformer's weights."))
 
     def __post_init__(self) -> None:
+        check(self)
         if self.offload not in OFFLOADS:
             raise unknown("offload", self.offload, OFFLOADS)
         if self.quantization not in QUANTIZATIONS:
@@ -77,7 +81,7 @@ class Loading:
         if self.lora and importlib.util.find_spec("peft") is None:
             raise InputError("lora needs a library that is not here: pip install peft")
         for path in (*(path for path, _ in self.adapters()), self.transformer_file):
-            if path is not None and not Path(path).expanduser().is_file():
+            if path is not None and not _is_file(path):
                 raise InputError(
                     f"there is no file {path!r}; adapters and transformer files are read from this machine."
                 )
@@ -86,17 +90,15 @@ class Loading:
         """File and strength of every LoRA adapter.
 
         Raises:
-            InputError: a strength is not a number.
+            InputError: one names no file, or a strength is not a number of the range.
         """
         found = []
         for part in self.lora.split(",") if self.lora else []:
             path, at, strength = part.strip().rpartition("@")
-            try:
-                found.append((path, float(strength)) if at else (strength, 1.0))
-            except ValueError:
-                raise InputError(
-                    f"lora {part!r} ends in @{strength}; after the @ stands a strength, as in style.safetensors@0.8"
-                ) from None
+            file, strength = (path, strength) if at else (strength, "1")
+            if not file:
+                raise InputError(f"lora is {self.lora!r}, and an adapter in it has no file; give FILE@STRENGTH.")
+            found.append((file, parsed(f"the strength of lora {file!r}", strength, _STRENGTH)))
         return found
 
     def digests(self) -> dict[str, str]:
@@ -108,3 +110,10 @@ class Loading:
             with Path(path).expanduser().open("rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         return digests
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):  # a name that is too long, or ~ of nobody
+        return False

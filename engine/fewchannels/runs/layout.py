@@ -1,6 +1,7 @@
 """From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.statistics import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, Block
+from fewchannels.ranges import Whole, parsed, shown
 
 TOKENS = ("all", "pool:N")
 RANKED = 12  # channels that ``cells`` names where no token maps are kept
 _CHUNK_BYTES = 256 * 1024
 _TASK_BYTES = 512 * 2**20
 _MOST_SHARD_SAMPLES = 16
+_MOST_DRAWS = 1_000
 _CHUNK_OVERHEAD_BYTES = 36  # Blosc's header and a CRC-32C, then offset and length in the shard's index
 # Bytes stored per byte of values, where nothing has been measured: benchmarks/README.md, Number formats.
 _EXACT, _ROUNDED, _INDICES = 0.88, 0.40, 0.40
@@ -253,7 +256,7 @@ def choose_pool_side(text: str) -> int:
     if text == "all":
         return 1
     side = text.removeprefix("pool:")
-    if side == text or not side.isdecimal() or int(side) < 2:
+    if side == text or not re.fullmatch(r"[0-9]{1,6}", side) or int(side) < 2:
         raise InputError(
             f"tokens is {text!r}; it must be 'all', or 'pool:N' with N of at least 2: the mean over squares of N x N "
             "tokens."
@@ -274,11 +277,12 @@ def choose_controls(text: str) -> tuple[str, ...]:
         word, colon, number = part.strip().partition(":")
         if word == "bottom" and not colon:
             chosen.append("bottom")
-        elif word == "random" and number.isdecimal() and int(number) > 0:
-            chosen += [f"random_{i}" for i in range(int(number))]
+        elif word == "random" and colon:
+            drawn = parsed(f"N of controls {shown(text)}", number, Whole(1, _MOST_DRAWS))
+            chosen += [f"random_{i}" for i in range(drawn)]
         else:
             raise InputError(
-                f"controls is {text!r}; give none, or a list of bottom and random:N, such as bottom,random:3."
+                f"controls is {shown(text)}; give none, or a list of bottom and random:N, such as bottom,random:3."
             )
     if len(set(chosen)) < len(chosen):
         raise InputError(f"controls is {text!r}; name each once.")
@@ -301,8 +305,8 @@ def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
 def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:
     chosen = set()
     for part in text.split(","):
-        if not part.strip().isdecimal():
-            raise InputError(f"{kind} {part.strip()!r} is not an index; give e.g. 0,{n - 1}, each from 0 to {n - 1}.")
+        if not re.fullmatch(r"[0-9]{1,18}", part.strip()):
+            raise InputError(f"{kind} {shown(part.strip())} is not an index; give e.g. 0,{n - 1}, each 0 to {n - 1}.")
         if int(part) >= n:
             raise InputError(f"{kind} {int(part)} does not exist; the valid ones are 0 to {n - 1}.")
         chosen.add(int(part))

@@ -5,13 +5,13 @@ after its parts and names them; ``result.json`` is written last of all. So a res
 it stopped, and one without ``result.json`` is none for readers.
 """
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
 from fewchannels.runs.storage import Storage, Stored
 from fewchannels.tables import Columns, encode
@@ -19,7 +19,6 @@ from fewchannels.tables import Columns, encode
 FOLDER = "results/"
 BEGUN = "begun.json"
 END = "result.json"
-_LABEL = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,10 @@ class Results:
     """
 
     storage: Storage
-    label: str
+    label: str = field(metadata=name("Name of the result and of its tables."))
 
     def __post_init__(self) -> None:
-        if not _LABEL.fullmatch(self.label):
-            raise InputError(f"label is {self.label!r}; it names tables: lower-case letters, digits and _, e.g. early.")
+        check(self)
 
     def key(self, name: str) -> str:
         """Where one of its files is."""
@@ -171,7 +169,7 @@ def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
     """
     ends = [key for key in keys if key.startswith(FOLDER) and key.endswith("/result.json")]
     labels = [key.removeprefix(FOLDER).removesuffix("/result.json") for key in ends]
-    return [Results(storage, label) for label in sorted(labels) if _LABEL.fullmatch(label)]
+    return [Results(storage, label) for label in sorted(labels) if not NAME.fault(label)]
 
 
 def objects_of(content: Mapping[str, Any]) -> dict[str, Stored]:

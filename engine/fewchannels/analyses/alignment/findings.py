@@ -12,8 +12,8 @@ from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.drawn import as_files, cell_map, series
 from fewchannels.analyses.figures.drawings import Drawing, Lines, Pictures, Series
 from fewchannels.analyses.selected import Selected
-from fewchannels.measures.localise import SELECTIONS
 from fewchannels.measures.means import means
+from fewchannels.measures.statistics import SELECTIONS
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import decode, schema

@@ -11,12 +11,12 @@ from torch import Tensor
 from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.masks.units import read_masks
 from fewchannels.analyses.selected import Selected
-from fewchannels.errors import InputError, unknown
+from fewchannels.analyses.settings import AlignmentSettings
+from fewchannels.errors import InputError
 from fewchannels.measures.coverage import chance_iou, token_coverage
 from fewchannels.measures.draws import cell_keys, random_channels
 from fewchannels.measures.kmeans import Clusters
 from fewchannels.measures.localise import (
-    SELECTIONS,
     clustered,
     fit,
     matched_channels,
@@ -25,58 +25,16 @@ from fewchannels.measures.localise import (
 )
 from fewchannels.measures.registers import own_tokens, registers_by_ratio
 from fewchannels.measures.scores import energy_share
+from fewchannels.measures.statistics import SELECTIONS
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns
 
-REGISTERS = ("keep", "drop", "clip")
 _CELLS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """Settings of the analysis.
-
-    Attributes:
-        k: channels of a selection; 12 in the localisation figure of arXiv 2605.13974.
-        selections: which channels are clustered, of :data:`SELECTIONS`.
-        trials: how often random channels are drawn for each sample, step and layer.
-        n_clusters: values of K.
-        starts: first centres that K-means is run from.
-        registers: tokens of outlying norm are kept; have no say in clusters (``drop``); or every channel is cut at its
-            outermost tokens (``clip``).
-        register_threshold: of ``drop``: times the lower median of a cell's token norms.
-        clip: of ``clip``: share of tokens at either end.
-        masks: label of the masks' result.
-        seed: of starts and of random channels.
-    """
-
-    k: int = 12
-    selections: tuple[str, ...] = SELECTIONS
-    trials: int = 5
-    n_clusters: tuple[int, ...] = (2,)
-    starts: int = 4
-    registers: str = "keep"
-    register_threshold: float = 4.0
-    clip: float = 0.01
-    masks: str = "masks"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for word in self.selections:
-            if word not in SELECTIONS:
-                raise unknown("selection", word, SELECTIONS)
-        if self.registers not in REGISTERS:
-            raise unknown("registers", self.registers, REGISTERS)
-        for name, value, least, most in (
-            ("k", self.k, 1, 10**6),
-            ("trials", self.trials, 1, 1000),
-            ("starts", self.starts, 1, 1000),
-            *(("clusters", n, 2, 6) for n in self.n_clusters),
-        ):
-            if not least <= value <= most:
-                raise InputError(f"{name} is {value}; it must be {least} to {most}.")
-        if not 0 < self.clip < 0.5:
-            raise InputError(f"clip is {self.clip}; it is a share of tokens at either end, above 0 and below 0.5.")
+class Alignment(AlignmentSettings):
+    """The analysis, with its settings."""
 
     @property
     def name(self) -> str:

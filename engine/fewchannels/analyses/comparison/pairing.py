@@ -19,12 +19,12 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from fewchannels.analyses.selected import Selected, select
+from fewchannels.analyses.settings import Criteria
 from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.massive import ratio_by_rank
 from fewchannels.measures.overlap import matched_jaccard
 from fewchannels.measures.scores import energy_share, gini, top_k
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.runs.arrays import read
 from fewchannels.runs.description import read_description
 from fewchannels.runs.sql.catalog import Catalog
@@ -99,27 +99,6 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
         "energy_share": energy_share(rms, channels),
         "gini": gini(largest),
     }
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """By what two runs are compared.
-
-    Attributes:
-        score: the statistic that ranks channels, in both.
-        k: size of the sets of top channels, in both.
-        seed: of the bootstrap.
-    """
-
-    score: str = "mean_abs"
-    k: int = 12
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.score not in STATISTICS:
-            raise unknown("score", self.score, STATISTICS)
-        if self.k < 1:
-            raise InputError(f"k is {self.k}; a set of channels has at least 1.")
 
 
 def title(name: str, run: str) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.selected import Selected
-from fewchannels.errors import InputError, unknown
+from fewchannels.analyses.settings import ConcentrationSettings
+from fewchannels.errors import InputError
 from fewchannels.measures.massive import (
     effective_channels,
     energy_shares,
@@ -35,7 +36,6 @@ from fewchannels.measures.statistics import STATISTICS
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns
 
-RULES = ("ratio", "mad")
 _RANKS = 32
 _ROUNDED = 2**-8
 _READ_BYTES = 2**26  # at once: a call to the store costs more than what it reads of one layer
@@ -43,36 +43,8 @@ _CACHED_BYTES = 2**20  # of cells that stay in a CPU's cache while they are meas
 
 
 @dataclass(frozen=True)
-class Concentration:
-    """Settings of the analysis.
-
-    Attributes:
-        ks: numbers of top channels whose share of the squared values is wanted.
-        k: the massive channels that are taken out of token norms, and asked whether registers explain them.
-        score: the statistic that ranks channels.
-        threshold: of the channel test, times the lower median score.
-        absolute: of the scalar test; Sun et al. 2024 take 100.
-        relative: of the scalar test, times the lower median ``|x|``; Sun et al. 2024 take 1000.
-        registers: rule for outlying tokens: ``ratio`` to the lower median norm, or ``mad``, robust standard deviations.
-        register_threshold: of the rule.
-    """
-
-    ks: tuple[int, ...] = (1, 2, 4, 8, 12)
-    k: int = 8
-    score: str = "mean_abs"
-    threshold: float = 10.0
-    absolute: float = 100.0
-    relative: float = 1000.0
-    registers: str = "ratio"
-    register_threshold: float = 4.0
-
-    def __post_init__(self) -> None:
-        if self.score not in STATISTICS:
-            raise unknown("score", self.score, STATISTICS)
-        if self.registers not in RULES:
-            raise unknown("rule for registers", self.registers, RULES)
-        if not self.ks or min(*self.ks, self.k) < 1:
-            raise InputError(f"k is {self.k} and ks are {self.ks}; each is at least 1.")
+class Concentration(ConcentrationSettings):
+    """The analysis, with its settings."""
 
     @property
     def name(self) -> str:

@@ -51,6 +51,6 @@ def open_source(
             text, device, labels=labels, trust_remote_code=trust_remote_code, revision=revision, side=side
         )
     for name, value in (("labels", labels), ("revision", revision), ("side", side)):
-        if value:
+        if value not in (None, ()):
             raise InputError(f"{name} {value!r} was given; the source {text!r} takes none. Leave it out.")
     return SOURCES[text]()

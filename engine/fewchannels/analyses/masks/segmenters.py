@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
 from fewchannels.analyses.masks.checkpoints import CUSTOM_CODE, Checkpoint, find, load, quietly, weights_digest
+from fewchannels.analyses.settings import MaskSettings
 from fewchannels.errors import InputError, unknown
+from fewchannels.ranges import check_given
 
 BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabelled")
 """Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""
@@ -207,8 +209,7 @@ def _custom(checkpoint: Checkpoint, device: str, trust_remote_code: bool, side: 
             f"{checkpoint.name!r} comes with its own Python code ({checkpoint.code}), which would run on this machine "
             "with your rights. Read it, then allow it with trust_remote_code, best with a fixed revision."
         )
-    if side < 1:
-        raise InputError(f"side is {side}; it is a number of pixels, for example {SIDE}.")
+    check_given(MaskSettings, {"side": side})
     model = load(AutoModelForImageSegmentation, checkpoint, trust_remote_code=True).to(device)
 
     def one(picture: Picture) -> SubjectMask:

@@ -12,6 +12,7 @@ from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
 from fewchannels.analyses.masks.png import from_png, to_png
 from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.settings import MaskSettings
 from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
@@ -23,22 +24,8 @@ from fewchannels.tables import Columns, decode
 
 
 @dataclass(frozen=True)
-class SubjectMasks:
-    """Settings of the analysis.
-
-    Attributes:
-        source: ``manifest``, ``demo``, ``saliency``, or a segmentation model's folder or hub id.
-        labels: of a model that labels, which are the subject.
-        revision: of a hub model.
-        trust_remote_code: whether Python code that comes with the model may run on this machine.
-        side: at which a model with its own code looks at pictures, pixels.
-    """
-
-    source: str
-    labels: tuple[str, ...] = ()
-    revision: str | None = None
-    trust_remote_code: bool = False
-    side: int | None = None
+class SubjectMasks(MaskSettings):
+    """The analysis, with its settings."""
 
     @property
     def name(self) -> str:

@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 
 from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.selected import Selected
-from fewchannels.errors import InputError, unknown
+from fewchannels.analyses.settings import StabilitySettings
+from fewchannels.errors import InputError
 from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
 from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
 from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
@@ -26,33 +27,8 @@ _Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Stability:
-    """Settings of the analysis.
-
-    Attributes:
-        ks: sizes of the top-k sets.
-        score: the statistic that ranks channels; agreement of definitions is with the others.
-        rank_pairs: pairs of samples, drawn at random for each kind, whose rankings of all channels are compared.
-        persistence: of rank-biased overlap.
-        by: column of the manifest whose categories are compared within; None for none.
-        seed: of the draw of pairs and of the bootstrap.
-    """
-
-    ks: tuple[int, ...] = (4, 8, 12)
-    score: str = "mean_abs"
-    rank_pairs: int = 64
-    persistence: float = 0.9
-    by: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.score not in STATISTICS:
-            raise unknown("score", self.score, STATISTICS)
-        for k in self.ks or (0,):
-            if k < 1:
-                raise InputError(f"k is {k}; a set of channels has at least 1.")
-        if self.rank_pairs < 2:
-            raise InputError(f"rank_pairs is {self.rank_pairs}; an interval needs at least 2.")
+class Stability(StabilitySettings):
+    """The analysis, with its settings."""
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from fewchannels.analyses.document import Figure
 from fewchannels.analyses.drawn import cell_map, series
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.source import Source
-from fewchannels.measures.localise import SELECTIONS
+from fewchannels.measures.statistics import SELECTIONS
 from fewchannels.views.report.findings import Cell, Extreme
 
 _BANDS = "bands: 95 % over prompts"

@@ -1,0 +1,26 @@
+"""Groups of commands, every one of which looks at its words before it does anything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from fewchannels.cli.options import check_words
+
+
+class Command(TyperCommand):
+    """A command that refuses words that can be no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse them as Typer does."""
+        check_words(args)
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """A Typer application whose commands are of that kind."""
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any) -> Callable:
+        """Add a command, as Typer does."""
+        return super().command(name, cls=cls or Command, **more)

@@ -1,0 +1,80 @@
+"""How many actors, and what each one owns."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewchannels.errors import InputError
+from fewchannels.ranges import check, check_given, text, within
+
+_LEAST_GPU = 0.01
+_ACTORS_OF_A_CPU = 16
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each one owns.
+
+    Attributes:
+        n_actors: actors at the most.
+        gpus_per_actor: GPUs of each, may be a fraction.
+        cpus_per_actor: CPUs of each, and its PyTorch threads.
+        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
+    """
+
+    n_actors: int = field(metadata=within(1, 10_000, "Ray actors."))
+    gpus_per_actor: float = field(metadata=within(0.0, 64.0, "GPUs of each actor."))
+    cpus_per_actor: int = field(metadata=within(1, 1_024, "CPU threads of each actor."))
+    address: str | None = field(
+        default=None, metadata=text("Ray cluster, auto on one of its nodes; without it Ray starts here.")
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        _check_parts(self.gpus_per_actor)
+
+    @property
+    def device(self) -> str:
+        """Where an actor computes: on ``cuda`` if its share has a GPU, else on ``cpu``, whatever the machine has."""
+        return "cuda" if self.gpus_per_actor else "cpu"
+
+
+def check_shares(**given: Any) -> None:
+    """Hold what was asked for of a pool against the ranges of its fields; None is not given.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    check_given(Pool, given)
+    _check_parts(given.get("gpus_per_actor") or 0)
+
+
+def _check_parts(n_gpus: float) -> None:
+    """Ray hands out hundredths of one GPU, or whole ones."""
+    if n_gpus and (n_gpus < _LEAST_GPU or (n_gpus > 1 and n_gpus != int(n_gpus))):
+        raise InputError(
+            f"gpus_per_actor is {n_gpus:g}; it must be 0, a share of one GPU of at least {_LEAST_GPU}, or a whole "
+            "number of GPUs."
+        )
+
+
+def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) -> None:
+    """Refuse what one machine cannot hold.
+
+    Args:
+        n_actors: that were asked for; None for none in particular.
+        cpus_per_actor: CPU threads of each, likewise.
+        n_cpus: of the machine.
+
+    Raises:
+        InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
+    """
+    if cpus_per_actor is not None and cpus_per_actor > n_cpus:
+        raise InputError(
+            f"cpus_per_actor is {cpus_per_actor}; this machine has {n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or "
+            "the --address of a Ray cluster that has them."
+        )
+    if n_actors is not None and n_actors > _ACTORS_OF_A_CPU * n_cpus:
+        raise InputError(
+            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of its "
+            f"{n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or the --address of a Ray cluster."
+        )
