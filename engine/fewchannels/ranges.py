@@ -266,6 +266,8 @@ def parsed(subject: str, text: str, rule: Rule) -> Any:
 
 def shown(value: Any) -> str:
     """A value as a message shows it: short, on one line, printable."""
+    if value in ((), [], ""):
+        return "empty"
     try:
         return ascii(value) if isinstance(value, str) and not value.isprintable() else _SHORT.repr(value)
     except ValueError:  # Python does not print a whole number of more than 4,300 digits

@@ -331,7 +331,7 @@ def test_other_weights_make_another_fingerprint(
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"top_k": -1}, "top_k is -1; it must be at least 0"),
+        ({"top_k": -1}, "top_k is -1; it must be 0 to 1,000,000"),
         ({"value_precision": "float16"}, "Did you mean 'bfloat16'"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan; it must be a finite number"),

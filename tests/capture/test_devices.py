@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from fewchannels import manifest
 from fewchannels.analyses.analysis import analyse
-from fewchannels.analyses.concentration.units import RULES, Concentration
+from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selected import select
+from fewchannels.analyses.settings import RULES
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import begin, prepare
 from fewchannels.capture.worker import CaptureWorker

@@ -198,7 +198,7 @@ def test_sizes_are_read_in_powers_of_ten(text: str, n_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "many", "1 XB", "1.2.3MB", "-4"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no size; give bytes, or kB, MB, GB, TB"):
+    with pytest.raises(InputError, match="it must be bytes up to 1e18, or kB, MB, GB, TB"):
         parse_size(text)
 
 

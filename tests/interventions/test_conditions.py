@@ -71,21 +71,21 @@ def test_ids_are_of_the_settings_alone() -> None:
     [
         ({"selections": ("tops",)}, "Did you mean 'top'"),
         ({"actions": ("zeros",)}, "Did you mean 'zero'"),
-        ({"actions": ("scale:x",)}, "scale:F takes a number"),
+        ({"actions": ("scale:x",)}, "F of action 'scale:x' is 'x'; it must be a number"),
         ({"k": (129,), "selections": ("top",)}, "top takes 0 to 128 of the model's 128 channels"),
         ({"k": (65,), "selections": ("matched",)}, "matched takes 1 to 64"),
         ({"selections": ("listed",)}, "channels is empty"),
         ({"selections": ("listed",), "channels": (3, 128)}, "list some of 0 to 127"),
         ({"actions": ("transport",)}, "transport takes target, source, union, intersection"),
         ({"scores_from": ("source",)}, "zero takes undisturbed, own or run"),
-        ({"layers": ("windows:7",)}, "N from 1 to 6"),
-        ({"steps": ("windows:²",)}, "'windows:²' is no window"),
+        ({"layers": ("windows:7",)}, "N of 'windows:7' is 7; it must be 1 to 6"),
+        ({"steps": ("windows:²",)}, "N of 'windows:²' is '²'; it must be a whole number, 1 to 7"),
         ({"layers": ("6",)}, "layer 6 does not exist"),
         ({"tokens": ("foreground",), "streams": ("image,text",)}, "text tokens have no place"),
         ({"tokens": ("target_foreground",)}, "only a transport has a source and a target"),
         ({"trials": 0}, "trials is 0"),
-        ({"amounts": (float("nan"),)}, "it must be a finite number"),
-        ({"k": ()}, "k is empty"),
+        ({"amounts": (float("nan"),)}, "each must be a finite number, -1,000 to 1,000"),
+        ({"k": ()}, "k is empty; it must list 1 to 1,000 values"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict, why: str) -> None:
@@ -159,7 +159,7 @@ def test_pairs_keep_the_rule(world: Path) -> None:
         assert seed == rows["seed"][source]
     again = pairs_of_samples(world, PairRule(n=10, across=("shape",), noise="separate", seed=3))
     assert again == drawn
-    with pytest.raises(InputError, match="found only"):
+    with pytest.raises(InputError, match="24 targets and 24 sources make 576 at most"):
         pairs_of_samples(world, PairRule(n=600))
     with pytest.raises(InputError, match="unknown column of the manifest 'shap'"):
         pairs_of_samples(world, PairRule(n=1, within=("shap",)))
@@ -193,5 +193,5 @@ def test_a_file_of_settings_holds_grids_and_how_to_generate(tmp_path: Path) -> N
     with pytest.raises(InputError, match="Did you mean 'k'"):
         grids_of(path)
     path.write_text("grids:\n- {k: four}\n")
-    with pytest.raises(InputError, match="holds 'four'; it must be int"):
+    with pytest.raises(InputError, match="is 'four'; it must be a list of int"):
         grids_of(path)

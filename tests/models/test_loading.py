@@ -147,7 +147,10 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
         ({"quantization": "torchao-int4"}, "pip install torchao"),
         ({"attention": "quick"}, "quick"),
         ({"lora": "nowhere.safetensors"}, "no file 'nowhere.safetensors'"),
-        ({"lora": "style.safetensors@much"}, "after the @ stands a strength"),
+        (
+            {"lora": "style.safetensors@much"},
+            "strength of lora 'style.safetensors' is 'much'; it must be a number, -100 to",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_reason(tiny_model: Path, how: dict[str, Any], says: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.statistics import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, Block
-from fewchannels.ranges import Whole, parsed, shown
+from fewchannels.ranges import Whole, shown
 
 TOKENS = ("all", "pool:N")
 RANKED = 12  # channels that ``cells`` names where no token maps are kept
@@ -273,16 +273,17 @@ def choose_controls(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
     chosen: list[str] = []
+    rule = Whole(1, _MOST_DRAWS)
     for part in text.split(","):
         word, colon, number = part.strip().partition(":")
         if word == "bottom" and not colon:
             chosen.append("bottom")
-        elif word == "random" and colon:
-            drawn = parsed(f"N of controls {shown(text)}", number, Whole(1, _MOST_DRAWS))
-            chosen += [f"random_{i}" for i in range(drawn)]
+        elif word == "random" and not rule.fault(n := rule.parse(number)):
+            chosen += [f"random_{i}" for i in range(n)]
         else:
             raise InputError(
-                f"controls is {shown(text)}; give none, or a list of bottom and random:N, such as bottom,random:3."
+                f"controls is {shown(text)}; give none, or a list of bottom and random:N with N of {rule.in_short()}, "
+                "such as bottom,random:3."
             )
     if len(set(chosen)) < len(chosen):
         raise InputError(f"controls is {text!r}; name each once.")
