@@ -321,6 +321,7 @@ def test_a_damaged_result_is_found_dropped_and_made_again(path: Path) -> None:
     report = verify(storage)
     assert {problem.key for problem in report.problems} == {
         "results/concentration/cells/00001.parquet",
+        "results/concentration/units/00001.json",
         "results/concentration/result.json",
     }
     repair(storage, plan(report, "run"))

@@ -157,7 +157,7 @@ def labels(keys: Iterable[str]) -> list[str]:
         keys: the run's listing.
     """
     found = {key.removeprefix(FOLDER).partition("/")[0] for key in keys if key.startswith(FOLDER)}
-    return sorted(label for label in found if _LABEL.fullmatch(label))
+    return sorted(label for label in found if not NAME.fault(label))
 
 
 def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
