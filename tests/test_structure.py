@@ -65,11 +65,11 @@ CIRCLES = {
     frozenset({"runs.storage", "runs.storage.base", "runs.storage.folder", "runs.storage.objects"}),
 }
 ONLY_IMPORTERS = {
-    "pyarrow": {"manifest", "tables"},
+    "pyarrow": {"manifest", "runs.sql", "tables"},
     "diffusers": {"models", "demo"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
-    "fcntl": {"runs.lease", "models.turns"},
+    "fcntl": {"runs.lease", "runs.sql.spill", "models.turns"},
     "xarray": {"runs.arrays", "runs.run"},
     "ray": {"cluster", "capture.run"},
     "duckdb": {"runs.sql"},

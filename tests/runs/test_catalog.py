@@ -310,10 +310,10 @@ def test_numbers_are_plain_whatever_duckdb_sums_them_to(catalog: Catalog) -> Non
         "select sum(sample) as s, 0.5 as half, 1e30::hugeint as huge, 'nan'::float as lost from samples"
     )
     total, half, huge, lost = answer.fetchone() or ()
-    assert (total, half, huge) == (5, 0.5, pytest.approx(1e30))
+    assert (total, half, huge) == (5, 0.5, f"{int(1e30)}")
     assert isinstance(total, int)
     assert math.isnan(lost)
-    assert [kind.kind for kind in answer.df().dtypes] == ["i", "f", "f", "f"]
+    assert [kind.kind for kind in answer.df().dtypes] == ["i", "f", "O", "f"]
 
 
 def test_an_answer_prints_as_a_table_without_its_pictures(catalog: Catalog) -> None:

@@ -1,6 +1,7 @@
 """``fewchannels query`` and ``fewchannels sql``: ask a run, and print the answer as a table, JSON, CSV or a file."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -19,21 +20,29 @@ from rich.text import Text
 from fewchannels.cli.commands import Command
 from fewchannels.cli.console import errors, results
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import write
+from fewchannels.files import check_output
 
 if TYPE_CHECKING:
     from fewchannels.runs.sql.answer import Answer
+    from fewchannels.runs.sql.limits import Limits
     from fewchannels.runs.sql.named_queries import Query
+    from fewchannels.runs.sql.question import Question
 
 DEFAULT_LIMIT = 40
 LONGEST_TEXT = 48
-FORMATS = (".parquet", ".csv", ".json")
+MOST_COUNTED = 10_000_000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print records as JSON: null for NaN, base64 for binary.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: JSON for lists, base64 for binary.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file: .parquet, .csv or .json.")]
 Limit = Annotated[
-    int | None, typer.Option(min=0, help=f"Most rows, 0 for all. Unless given: {DEFAULT_LIMIT} in a table, else all.")
+    int | None,
+    typer.Option(
+        min=0, max=2**63 - 1, help=f"Most rows, 0 for all. Unless given: {DEFAULT_LIMIT} in a table, else all."
+    ),
+]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Stop the question when it takes longer.", show_default=False)
 ]
 
 
@@ -59,6 +68,7 @@ def query(
     as_csv: AsCsv = False,
     output: Output = None,
     limit: Limit = None,
+    timeout: Timeout = None,
 ) -> None:
     """Run a named query on a run, finished or not; --list says which need the result of an analysis first.
 
@@ -84,9 +94,9 @@ def query(
     if name not in queries():
         raise unknown("query", name, queries())
     parameters = _parameters(queries()[name], param or [])
+    limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
-        answer = catalog.query(name, **parameters)
-    _deliver(answer, as_json, as_csv, output, limit)
+        _deliver(catalog.ask_query(name, limits, **parameters), as_json, as_csv, output, limit)
 
 
 def sql(
@@ -98,6 +108,7 @@ def sql(
     as_csv: AsCsv = False,
     output: Output = None,
     limit: Limit = None,
+    timeout: Timeout = None,
 ) -> None:
     """Ask a run one read-only SQL question.
 
@@ -107,21 +118,21 @@ def sql(
     """
     from fewchannels.runs.sql.catalog import Catalog
 
+    limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
-        answer = catalog.sql(text)
-    _deliver(answer, as_json, as_csv, output, limit)
+        _deliver(catalog.ask(text, limits=limits), as_json, as_csv, output, limit)
 
 
-def print_relation(answer: "Answer", limit: int = DEFAULT_LIMIT) -> None:
+def print_relation(answer: "Answer", n_rows: int | None = None) -> None:
     """Print an answer as a table for people: numbers to 4 digits, long texts cut, units under the names.
 
     Args:
         answer: of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
-        limit: most rows to print; 0 for all.
+        n_rows: how many rows there are, where the answer has only the first of them; above :data:`MOST_COUNTED` it says
+            no more than that.
     """
     units = {column.name: column.unit for column in answer.query.columns} if answer.query else {}
-    shown = answer.head(limit) if limit else answer
-    values = shown.fetchall()
+    values = answer.fetchall()
     columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     cells: list[list[Text]] = []
@@ -140,13 +151,17 @@ def print_relation(answer: "Answer", limit: int = DEFAULT_LIMIT) -> None:
     # In a file or a pipe every column is printed, however long the lines become.
     console = results if results.is_terminal else Console(file=results.file, width=used, highlight=False)
     console.print(table)
-    counted = (
-        f"{len(shown)} of {len(answer)} rows; --limit 0 for all" if len(shown) < len(answer) else _rows(len(answer))
-    )
-    results.print(counted, markup=False)
+    results.print(_counted(len(answer), len(answer) if n_rows is None else n_rows), markup=False)
     if len(cells) < len(columns):
         left_out = ", ".join(answer.columns[len(cells) :])
         results.print(f"columns that do not fit: {left_out}. A wider window, --json or --csv shows them.", markup=False)
+
+
+def _counted(n_shown: int, n_rows: int) -> str:
+    if n_shown == n_rows:
+        return _rows(n_rows)
+    n = f"{n_rows}" if n_rows <= MOST_COUNTED else f"more than {MOST_COUNTED:,}"
+    return f"{n_shown} of {n} rows; --limit 0 for all"
 
 
 def _rows(n: int) -> str:
@@ -191,30 +206,36 @@ def _number(value: float) -> str:
     return f"{value:#.4g}"
 
 
-def _deliver(answer: "Answer", as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> None:
+def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> "Limits":
+    """What a question may take, once the options are found to fit together."""
+    from fewchannels.runs.sql.limits import Limits, default_limits
+    from fewchannels.runs.sql.writing import check_format
+
     if as_json + as_csv + (output is not None) > 1:
         raise InputError("give one of --json, --csv and --output.")
-    if not (as_json or as_csv or output):
-        print_relation(answer, DEFAULT_LIMIT if limit is None else limit)
-        return
-    if limit:
-        answer = answer.head(limit)
     if output is not None:
-        _write(answer, output)
-        errors.print(f"wrote {_rows(len(answer))} to {output}", markup=False)
-    else:
+        check_format(output)
+        check_output(output)
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+        raise InputError(f"--timeout {timeout:g} is no time; give a number of seconds above 0.")
+    whole_table = limit == 0 and not (as_json or as_csv or output)
+    return Limits(seconds=timeout, n_bytes=default_limits().n_bytes if whole_table else None)
+
+
+def _deliver(question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> None:
+    """Ask, and print or write the answer as it comes; only the rows of a table that are shown are held in memory."""
+    from fewchannels.runs.sql import writing
+
+    if output is not None:
+        n = writing.write(output, lambda: question.batches(limit))
+        errors.print(f"wrote {_rows(n)} to {output}", markup=False)
+    elif as_json or as_csv:
         # Not typer.echo: it takes escape sequences out of the data when they go to a pipe.
-        sys.stdout.write(answer.as_json() if as_json else answer.as_csv())
-
-
-def _write(answer: "Answer", path: Path) -> None:
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"--output {str(path)!r} ends in {suffix or 'nothing'!r}; give one of {', '.join(FORMATS)}.")
-    if suffix == ".parquet":
-        answer.write_parquet(path)
-        return
-    write(path, (answer.as_json() if suffix == ".json" else answer.as_csv()).encode())
+        for text in (writing.json_texts if as_json else writing.csv_texts)(question.batches(limit)):
+            sys.stdout.write(text)
+    else:
+        answer, n_rows = question.first(DEFAULT_LIMIT if limit is None else limit, MOST_COUNTED)
+        print_relation(answer, n_rows)
 
 
 def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:

@@ -1,19 +1,15 @@
 """What a question returned: a table in memory, as pandas, Arrow, JSON, CSV or Parquet."""
 
-import base64
-import csv
-import io
-import json
-import math
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import pyarrow as pa
 
-from fewchannels.errors import StorageError
-from fewchannels.files import writing
+from fewchannels.runs.sql import writing
 from fewchannels.runs.sql.named_queries import Query
+from fewchannels.runs.sql.values import plain, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +17,9 @@ if TYPE_CHECKING:
 
 class Answer:
     """What a question returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+
+    Decimals and huge integers become plain numbers where that loses nothing, and text otherwise. A column of dates or
+    times is text where Python cannot hold one of them, such as ``infinity``.
 
     Args:
         table: a ``pyarrow.Table``.
@@ -30,8 +29,9 @@ class Answer:
     def __init__(self, table: Any, query: Query | None = None) -> None:
         self.query = query
         for i, field in enumerate(table.schema):
-            if str(field.type).startswith("decimal"):  # sums of integers and literals such as 0.5
-                table = table.set_column(i, field.name, _without_decimals(table.column(i)))
+            column = readable(plain(table.column(i)))
+            if column.type != field.type:
+                table = table.set_column(i, field.name, column)
         self._table = table
 
     @property
@@ -73,17 +73,11 @@ class Answer:
 
     def as_json(self) -> str:
         """Records as JSON: null for NaN, base64 for binary."""
-        lines = [json.dumps(dict(zip(self.columns, _plain(row), strict=True))) for row in self.fetchall()]
-        return "[" + ",\n ".join(lines) + "]\n"
+        return "".join(writing.json_texts(self._batches()))
 
     def as_csv(self) -> str:
         """CSV: JSON for lists, base64 for binary."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        for row in self.fetchall():
-            writer.writerow(json.dumps(_plain(v)) if isinstance(v, bool | list | dict) else _plain(v) for v in row)
-        return text.getvalue()
+        return "".join(writing.csv_texts(self._batches()))
 
     def write_parquet(self, path: Path) -> None:
         """Write it as one Parquet file, whole or not at all. Safe to repeat: it replaces the file.
@@ -91,32 +85,8 @@ class Answer:
         Raises:
             StorageError: the disk refused.
         """
-        try:
-            with writing(path) as file, duckdb.connect() as writer:
-                writer.register("answer", self._table)
-                place = file.name.replace("'", "''")
-                writer.execute(f"copy answer to '{place}' (format parquet, compression zstd, use_tmp_file false)")
-        except duckdb.Error as error:
-            raise StorageError(f"cannot write {str(path)!r}: {error}") from None
+        writing.write(path, self._batches)
 
-
-def _without_decimals(column: Any) -> Any:
-    try:
-        return column.cast("int64" if column.type.scale == 0 else "double")
-    except ValueError:  # beyond 64 bits
-        return column.cast("double")
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can say it."""
-    if isinstance(value, Decimal):  # inside lists; a column of them is made plain before
-        return float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | None) else str(value)
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """At least one."""
+        return iter(self._table.to_batches() or [pa.RecordBatch.from_pylist([], self._table.schema)])

@@ -1,11 +1,12 @@
 """A run, a sweep or a comparison, as SQL: DuckDB views over its tables, read-only."""
 
-import re
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import duckdb
 
@@ -22,72 +23,20 @@ from fewchannels.runs.description import (
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Parts
 from fewchannels.runs.results import finished
+from fewchannels.runs.sql import about, confined, rules
 from fewchannels.runs.sql.answer import Answer
-from fewchannels.runs.sql.named_queries import queries
-from fewchannels.runs.storage import FolderStorage, ObjectStorage, open_storage
+from fewchannels.runs.sql.limits import Limits, default_limits
+from fewchannels.runs.sql.named_queries import Query, queries
+from fewchannels.runs.sql.question import Question
+from fewchannels.runs.sql.values import quoted
+from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.runs.storage.requests import reason
 from fewchannels.tables import schema
 
 VIEWS = ("cells", "manifest", "run", "samples", "tasks")
-_RUN_TYPES = {
-    "n_samples": "bigint",
-    "n_steps": "integer",
-    "n_layers": "integer",
-    "n_channels": "integer",
-    "n_tokens": "integer",
-    "top_k": "integer",
-    "score": "varchar",
-    "model": "varchar",
-    "fingerprint": "varchar",
-    "n_tasks": "bigint",
-    "n_tasks_done": "bigint",
-}
-_SWEEP_TYPES = {
-    "kind": "varchar",
-    "protocol": "varchar",
-    "n_items": "bigint",
-    "n_conditions": "integer",
-    "n_edits": "bigint",
-    "score": "varchar",
-    "model": "varchar",
-    "fingerprint": "varchar",
-    "n_tasks": "bigint",
-    "n_tasks_done": "bigint",
-}
-_COMPARISON_TYPES = {
-    "run_a": "varchar",
-    "run_b": "varchar",
-    "n_samples": "bigint",
-    "n_prompts": "bigint",
-    "n_only_a": "bigint",
-    "n_only_b": "bigint",
-    "n_channels_a": "integer",
-    "n_channels_b": "integer",
-    "layers_by": "varchar",
-    "steps_by": "varchar",
-    "step_a": "integer",
-    "step_b": "integer",
-    "score": "varchar",
-    "k": "integer",
-}
-_ABOUT = {"run": _RUN_TYPES, "sweep": _SWEEP_TYPES, "comparison": _COMPARISON_TYPES}
 _READ = {"run": read_description, "sweep": read_sweep, "comparison": read_comparison}
 _FILES = {"run": NAME, "sweep": SWEEP, "comparison": COMPARISON}
 _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
-
-
-def _literal(text: object) -> str:
-    return "'" + str(text).replace("'", "''") + "'"
-
-
-def quoted(name: str) -> str:
-    """A column's name as SQL takes it, whatever it holds."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _pattern(path: str) -> str:
-    """The glob pattern that matches this one path: DuckDB reads every file name as a pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 class Catalog:
@@ -122,18 +71,19 @@ class Catalog:
         try:
             if self.of != "comparison":
                 self._records = Ledger(self._storage).records(description["fingerprint"])
-            about = self._about(description)
+            row = about.about(self.of, description, len(self._records))
         except KeyError as error:
             raise StorageError(f"{self._storage.location(_FILES[self.of])} is damaged: it has no {error}.") from None
-        self._connection = duckdb.connect(":memory:")
-        if isinstance(self._storage, ObjectStorage):
-            self._connection.register_filesystem(self._storage.filesystem())
+        self._keys: list[str] = []
+        self._limits = default_limits()
+        self._questions: WeakSet[Question] = WeakSet()
+        self._looking, self._looked = threading.Lock(), 0
+        self._connection = confined.connect(self._storage)
         try:
-            self._add_views(about, description)
-            self._lock()
+            self._add_views(row, description)
         except duckdb.Error as error:
             self.close()
-            raise self._translated(error) from None
+            raise self._said(error) from None
         except BaseException:
             self.close()
             raise
@@ -147,29 +97,60 @@ class Catalog:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; answers already given stay valid."""
+        """Let go of the connection; answers already given stay valid. A question that runs ends with an error."""
+        self.stop()
         self._connection.close()
 
-    def sql(self, text: str, parameters: dict[str, Any] | None = None) -> Answer:
+    def stop(self) -> None:
+        """End all questions that run, from another thread."""
+        for question in list(self._questions):
+            question.stop()
+
+    def sql(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Answer:
         """Ask one read-only SQL question of the views. Threads may ask at the same time.
 
         Args:
             text: one SELECT statement.
             parameters: values of its ``$names``.
+            limits: the most that it may take; None for a share of the memory that is free.
 
         Raises:
-            InputError: it is not one SELECT statement, DuckDB does not understand it, or it reads another file.
+            InputError: it is not one SELECT statement, DuckDB does not understand it, it reads something else, or it
+                reached a limit.
             StorageError: a file of the run cannot be read.
         """
-        return Answer(self._ask(text, parameters))
+        return self.ask(text, parameters, limits).answer()
 
-    def query(self, name: str, /, **parameters: object) -> Answer:
+    def ask(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Question:
+        """A question that can be read in batches of any number, and stopped: see :class:`Question`.
+
+        Args:
+            text: one SELECT statement.
+            parameters: values of its ``$names``.
+            limits: the most that it may take; None for a share of the memory that is free.
+
+        Raises:
+            InputError: it is not one SELECT statement, or does something else than to read the views.
+        """
+        return self._asked(text, parameters, limits)
+
+    def query(self, name: str, limits: Limits | None = None, /, **parameters: object) -> Answer:
         """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see :func:`queries`.
 
+        Args:
+            name: of the query.
+            limits: as :meth:`sql` takes them; given by position, so that a parameter may have any name.
+            **parameters: its parameters.
+
         Raises:
-            InputError: an unknown query or parameter, an unfit value, or a query that needs a result the run lacks.
+            InputError: an unknown query or parameter, an unfit value, a query that needs a result the run lacks, or a
+                limit that was reached.
             StorageError: a file of the run cannot be read.
         """
+        return self.ask_query(name, limits, **parameters).answer()
+
+    def ask_query(self, name: str, limits: Limits | None = None, /, **parameters: object) -> Question:
+        """A named query that can be read in batches and stopped, as :meth:`ask` does for free SQL."""
         if name not in queries():
             raise unknown("query", name, queries())
         chosen = queries()[name]
@@ -184,7 +165,7 @@ class Catalog:
                 f"query {name!r} needs the result of what this {self.of} was not asked: {self._commands(missing)}. "
                 "Results under another --label are read by fewchannels sql."
             )
-        return Answer(self._ask(chosen.sql, values, chosen.needs), chosen)
+        return self._asked(chosen.sql, values, limits, chosen)
 
     def _commands(self, labels: Collection[str], option: str = "") -> str:
         """The commands that make results."""
@@ -203,72 +184,92 @@ class Catalog:
 
     def picture(self, sample_id: str) -> bytes | None:
         """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""
-        found = self._ask("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
-        return next(iter(found.column("image").to_pylist()), None)
+        found = self.sql("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
+        return next((image for (image,) in found.fetchall()), None)
 
-    def _ask(self, text: str, parameters: dict[str, Any] | None = None, needs: Collection[str] = ()) -> Any:
+    def check_condition(self, text: str) -> None:
+        """Refuse a text that is not one condition of SQL, before it is put into a question.
+
+        Raises:
+            InputError: it is none.
+        """
         try:
-            statements = self._connection.extract_statements(text)
-            if len(statements) != 1:
-                raise InputError(f"give one SELECT statement; this text has {len(statements)}.")
-            kind = statements[0].type
-            if kind.name == "MULTI":
-                raise InputError("PIVOT must name its values, as in: pivot ... on column in ('a', 'b') using ...")
-            if kind.name != "SELECT":
-                raise InputError(f"{kind.name} is refused: the catalog is read-only. Ask with one SELECT statement.")
-            return self._connection.cursor().sql(text, params=parameters).to_arrow_table()
-        except (duckdb.InternalException, duckdb.FatalException):
-            raise  # a fault of DuckDB's own: its trace is wanted
+            with self._connection.cursor() as parser:
+                rules.check_condition(parser, text)
         except duckdb.Error as error:
-            if needs and isinstance(error, duckdb.BinderException | duckdb.CatalogException):
-                raise InputError(
-                    f"the result {' or '.join(needs)} was written by an older version and lacks what the query reads. "
-                    f"Make it again: {self._commands(needs, ' --replace')}.\n{error}"
-                ) from None
-            raise self._translated(error) from None
+            raise self._said(error) from None
 
-    def _translated(self, error: duckdb.Error) -> FewchannelsError:
-        message = str(error).strip()
-        if isinstance(error, duckdb.PermissionException):
-            self._check_files()  # a file that has gone is searched for as a pattern, which is not permitted
+    def _asked(
+        self, text: str, parameters: Mapping[str, Any] | None, limits: Limits | None, query: Query | None = None
+    ) -> Question:
+        try:
+            with self._connection.cursor() as parser:
+                rules.check(parser, text, self.of, self.views)
+        except duckdb.Error as error:
+            raise self._said(error) from None
+        question = Question(self, text, parameters, limits or self._limits, query)
+        self._questions.add(question)
+        return question
+
+    def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
+        """For a :class:`Question`: a connection that can only read, and how often the catalog has looked again."""
+        with self._looking:
+            cursor, looked = self._connection.cursor(), self._looked
+        cursor.execute("begin transaction read only")
+        return cursor, looked
+
+    def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
+        """For a :class:`Question`: its error in words; None where the files it missed have been replaced."""
+        if needs and isinstance(error, duckdb.BinderException | duckdb.CatalogException):
             return InputError(
-                f"a question reads this {self.of}'s tables only ({', '.join(self.views)}), no other file or address. "
-                f"{message}"
+                f"the result {' or '.join(needs)} was written by an older version and lacks what the query reads. "
+                f"Make it again: {self._commands(needs, ' --replace')}.\n{error}"
             )
-        if isinstance(self._storage, ObjectStorage) and message.startswith("Traceback"):
+        said = self._said(error)
+        if not isinstance(said, StorageError):
+            return said
+        try:
+            return None if self._look_again(looked) else said
+        except FewchannelsError as missing:
+            return missing
+
+    def _look_again(self, looked: int) -> bool:
+        """Open the views of the files that there are now, as after a compaction; False where nothing has changed."""
+        with self._looking:
+            if looked == self._looked:
+                fresh = Catalog(self._storage.url)
+                if fresh._keys == self._keys:
+                    fresh.close()
+                    return False
+                self._connection.close()
+                self._connection, self._keys, self._records = fresh._connection, fresh._keys, fresh._records
+                self.views, self.results = fresh.views, fresh.results
+                self._looked += 1
+        return True
+
+    def _said(self, error: Exception) -> FewchannelsError:
+        message = str(error).strip().replace(confined.PREFIX, self._storage.location(""))
+        if "Traceback" in message:  # of the file system in Python
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {reason(message)}")
-        if isinstance(error, duckdb.IOException) or f"{self._storage.location('')}" in message:
+        if isinstance(error, duckdb.IOException) or confined.PREFIX in str(error).partition("\nLINE ")[0]:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException):
-            return FewchannelsError(f"the answer does not fit in memory; ask for fewer rows or columns. {message}")
-        if isinstance(error, duckdb.CatalogException) and "Table" in message:
-            return InputError(f"{message}\nTables: {', '.join(self.views)}.")
+            return FewchannelsError(
+                "the question needs more memory, or more room for what does not fit in it, than there is. Ask for "
+                f"fewer rows or columns, or group them. {message.splitlines()[0]}"
+            )
         return InputError(message)
 
-    def _about(self, description: dict[str, Any]) -> dict[str, Any]:
-        """The one row of ``run``, ``sweep`` or ``comparison``."""
-        if self.of == "comparison":
-            values = description["numbers"] | {f"run_{side}": run for side, run in description["runs"].items()}
-        elif self.of == "sweep":
-            values = description | description["identity"] | {"model": description["model"]["name"]}
-        else:
-            values = description["geometry"] | description["config"] | description
-            values |= {"model": description["config"]["model"]}
-        values |= {"n_tasks_done": len(self._records)}
-        return {name: values[name] for name in _ABOUT[self.of]}
-
-    def _add_views(self, about: dict[str, Any], description: dict[str, Any]) -> None:
+    def _add_views(self, row: dict[str, Any], description: dict[str, Any]) -> None:
         if self.of == "comparison":
             self._add_comparison(description["tables"])
         else:
             stored = self._add_sweep(description) if self.of == "sweep" else self._add_run(description)
             self._add_results(stored)
             self._add_tasks()
-        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in _ABOUT[self.of].items())
-        self._connection.execute(f"create table {self.of} as select {columns}", about)
-        files = [self._storage.location(key) for key in self._keys]
-        allowed = ", ".join(_literal(name) for file in files for name in {file, _pattern(file)})
-        self._connection.execute(f"set allowed_paths = [{allowed}]")
+        columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in about.TYPES[self.of].items())
+        self._connection.execute(f"create table {self.of} as select {columns}", row)
+        confined.confine(self._connection, self._keys)
 
     def _add_tasks(self) -> None:
         names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
@@ -361,7 +362,7 @@ class Catalog:
             return
         alike: dict[str, list[str]] = {}
         for key, condition in files.items():
-            alike.setdefault(condition, []).append(_literal(_pattern(self._storage.location(key))))
+            alike.setdefault(condition, []).append(f"'{confined.address(key)}'")
         selects = [
             # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
             f"select {columns} from read_parquet([{', '.join(patterns)}], hive_partitioning = false, "
@@ -369,13 +370,3 @@ class Catalog:
             for condition, patterns in alike.items()
         ]
         self._connection.execute(f"create view {name} as {' union all '.join(selects)}")
-
-    def _lock(self) -> None:
-        for setting in (
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            "python_enable_replacements = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            self._connection.execute(f"set {setting}")

@@ -39,8 +39,9 @@ def chosen_samples(catalog: Catalog, where: str) -> list[int]:
         where: over the columns of ``samples`` and the manifest's own ones, such as ``prompt like '%star%'``.
 
     Raises:
-        InputError: DuckDB does not understand it.
+        InputError: it is not one condition, or DuckDB does not understand it.
     """
+    catalog.check_condition(where)
     known = {name for name, *_ in catalog.sql("describe samples").fetchall()} - {"sample_id"}
     own = [name for name, *_ in catalog.sql("describe manifest").fetchall() if name not in known]
     columns = ", ".join('"' + name.replace('"', '""') + '"' for name in own)

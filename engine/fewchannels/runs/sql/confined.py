@@ -1,0 +1,97 @@
+"""A DuckDB that can write nothing: it opens a run's own files through a file system that only reads, and no other."""
+
+import datetime
+import io
+import os
+import urllib.parse
+from collections.abc import Collection
+from typing import Any
+
+import duckdb
+from fsspec.spec import AbstractFileSystem
+
+from fewchannels.runs.sql import machine, spill
+from fewchannels.runs.storage import ObjectStorage, Storage
+
+PREFIX = "run://"
+_LEAST_BYTES = 128 * 2**20
+
+
+def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
+    """A database in memory that can read a storage's objects, as ``address(key)``; not confined to them yet.
+
+    It takes half of the memory that is free, and spills into a folder of this process alone.
+    """
+    folder = spill.new_folder()
+    settings = {
+        "memory_limit": f"{max(_LEAST_BYTES, machine.free_bytes() // 2)}B",
+        "threads": machine.processors(),
+        "temp_directory": str(folder),
+        "max_temp_directory_size": f"{spill.most_bytes(folder)}B",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
+    connection = duckdb.connect(":memory:", config=settings)
+    # Not the machine's: a question has one answer wherever it is asked.
+    connection.execute("set global TimeZone = 'UTC'")
+    connection.register_filesystem(ReadOnlyFiles(storage))
+    return connection
+
+
+def confine(connection: duckdb.DuckDBPyConnection, keys: Collection[str]) -> None:
+    """From now on, let a connection read the named objects and nothing else."""
+    allowed = ", ".join("'" + address(key).replace("'", "''") + "'" for key in keys)
+    for setting in (
+        f"allowed_paths = [{allowed}]",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"set {setting}")
+
+
+def address(key: str) -> str:
+    """What DuckDB calls an object of the storage: no pattern, and no path of the machine."""
+    return PREFIX + urllib.parse.quote(key)
+
+
+class ReadOnlyFiles(AbstractFileSystem):
+    """A storage's objects for DuckDB. It opens for reading, and refuses everything else."""
+
+    protocol = PREFIX.removesuffix("://")
+    cachable = False
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__()
+        self._storage = storage
+        self._bucket = storage.filesystem() if isinstance(storage, ObjectStorage) else None
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            raise PermissionError(f"{path} is opened for reading only.")
+        location = self._location(path)
+        return self._bucket.open(location, "rb") if self._bucket else io.FileIO(location, "r")
+
+    def glob(self, path: str, **options: Any) -> list[str]:
+        return [path]
+
+    def exists(self, path: str, **options: Any) -> bool:
+        return self._storage.exists(_key(path))
+
+    def size(self, path: str) -> int:
+        location = self._location(path)
+        return int(self._bucket.size(location)) if self._bucket else os.stat(location).st_size
+
+    def modified(self, path: str) -> datetime.datetime:
+        location = self._location(path)
+        if self._bucket:
+            found: datetime.datetime = self._bucket.modified(location)
+            return found
+        return datetime.datetime.fromtimestamp(os.stat(location).st_mtime, datetime.UTC)
+
+    def _location(self, path: str) -> str:
+        return self._storage.location(_key(path))
+
+
+def _key(path: str) -> str:
+    return urllib.parse.unquote(path.removeprefix(PREFIX))

@@ -1,0 +1,39 @@
+"""How much of an answer is kept in memory, and how long a question may take."""
+
+import math
+from dataclasses import dataclass
+
+from fewchannels.errors import InputError
+from fewchannels.runs.sql import machine
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one question may take. None of a limit is no limit.
+
+    Attributes:
+        rows: of the answer.
+        n_bytes: of the answer in memory, as Arrow holds it.
+        seconds: from asking to the last row.
+
+    Raises:
+        InputError: a limit is not a number above 0.
+    """
+
+    rows: int | None = None
+    n_bytes: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("rows", self.rows), ("n_bytes", self.n_bytes), ("seconds", self.seconds)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise InputError(f"a question's limit {name} is {value!r}; give a number above 0, or none.")
+
+
+def default_limits() -> Limits:
+    """A quarter of the memory that this process may still take, and any time."""
+    return Limits(n_bytes=max(64 * 2**20, machine.free_bytes() // 4))
+
+
+UNLIMITED = Limits()
+"""For an answer that is not kept but passed on."""

@@ -1,0 +1,75 @@
+"""What this process may use of the machine: memory and processors, as the kernel and its control groups limit them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNLIMITED = 2**60
+"""Control groups of version 1 write about 2^63 where there is no limit."""
+
+
+def processors() -> int:
+    """How many threads can run at once: the processors that are allowed, or the share of them that is paid for."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *_quotas()]))
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take before the kernel ends it or the machine begins to swap."""
+    return max(0, min([_machine_bytes(), *_group_bytes()]))
+
+
+def _machine_bytes() -> int:
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _group_bytes() -> Iterator[int]:
+    """What each control group above this process has left; pages of files are given back when they are needed."""
+    for folder in _groups("memory"):
+        # version 2, then version 1
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            most, now = _number(folder / limit), _number(folder / used)
+            if most is not None and now is not None and most < _UNLIMITED:
+                pairs = (line.split() for line in _lines(folder / "memory.stat"))
+                spare = sum(int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == cache)
+                yield most - max(0, now - spare)
+
+
+def _quotas() -> Iterator[int]:
+    for folder in _groups("cpu"):
+        words = " ".join(_lines(folder / "cpu.max")).split()
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if len(words) == 2 and words[0].isdigit():
+            quota, period = int(words[0]), int(words[1])
+        if quota and period and quota > 0:
+            yield -(-quota // period)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of the control groups that limit this process, from its own up to the root."""
+    for line in _lines(Path("/proc/self/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mounts = [Path("/sys/fs/cgroup", controller), Path("/sys/fs/cgroup", controllers)] if controllers else []
+        root = next((mount for mount in mounts if mount.is_dir()), Path("/sys/fs/cgroup"))
+        own = root / path.lstrip("/")
+        yield from (folder for folder in (own, *own.parents) if folder == root or root in folder.parents)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not this version's, or hidden in a container
+        return []
+
+
+def _number(path: Path) -> int | None:
+    text = "".join(_lines(path)).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

@@ -1,0 +1,213 @@
+"""One question while it is asked: read in batches, within limits, and stopped from any thread at any moment."""
+
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from fewchannels.errors import FewchannelsError, InputError, StorageError
+from fewchannels.runs.sql.answer import Answer
+from fewchannels.runs.sql.limits import Limits
+from fewchannels.runs.sql.named_queries import Query
+from fewchannels.runs.sql.values import projection
+from fewchannels.units import size
+
+_BATCH_ROWS = 2048  # what DuckDB makes at a time; of pictures, more would be much
+_LARGER = "Ask for fewer rows or columns, or write it to a file, of any size: fewchannels sql RUN QUESTION -o FILE."
+Result = TypeVar("Result")
+
+
+class Asked(Protocol):
+    """What a question is asked of."""
+
+    def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
+        """A connection of its own, which can only read, and how often the catalog has looked at its files again."""
+
+    def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
+        """The error in words; None where the question may be asked again."""
+
+
+class Question:
+    """A question that was found to be one, and is asked when its answer is wanted. Asked twice, it runs twice.
+
+    Args:
+        asked: the catalog.
+        text: one SELECT.
+        parameters: values of its ``$names``.
+        limits: the most that it may take.
+        query: the named query that it is, if it is one.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        text: str,
+        parameters: Mapping[str, Any] | None,
+        limits: Limits,
+        query: Query | None = None,
+    ) -> None:
+        self._asked, self._text, self._parameters = asked, text, dict(parameters) if parameters else None
+        self._limits, self._query = limits, query
+        self._cursor: duckdb.DuckDBPyConnection | None = None
+        self._state = threading.Condition()
+        self._looked = 0
+        self._busy = False
+        self._stopped: FewchannelsError | None = None
+
+    def answer(self) -> Answer:
+        """The whole answer, in memory.
+
+        Raises:
+            InputError: DuckDB does not understand the question, or a limit is reached.
+            StorageError: a file of the run cannot be read.
+            FewchannelsError: it was stopped, or does not fit in memory.
+        """
+        batches = self._batches()
+        schema = next(batches)
+        return Answer(pa.Table.from_batches(list(batches), schema), self._query)
+
+    def first(self, n: int, most: int) -> tuple[Answer, int]:
+        """The first ``n`` rows, 0 for all, and how many there are: ``most + 1`` where there are more than ``most``.
+
+        Raises:
+            As :meth:`answer`.
+        """
+        if not n:
+            answer = self.answer()
+            return answer, len(answer)
+        kept: list[pa.RecordBatch] = []
+        counted = 0
+        for batch in self.batches():
+            if counted < n or not kept:
+                kept.append(batch.slice(0, n - counted))
+            counted += batch.num_rows
+            if counted > most:
+                return Answer(pa.Table.from_batches(kept), self._query), most + 1
+        return Answer(pa.Table.from_batches(kept), self._query), counted
+
+    def batches(self, most: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The answer's rows as they are found, a few thousand at a time; an empty answer is one batch of no rows.
+
+        Args:
+            most: rows to end after; None or 0 for all.
+
+        Raises:
+            As :meth:`answer`.
+        """
+        batches = self._batches()
+        try:
+            schema, n = next(batches), 0
+            for batch in batches:
+                yield batch.slice(0, most - n) if most else batch
+                n += batch.num_rows
+                if most and n >= most:
+                    return
+            if not n:
+                yield pa.RecordBatch.from_pylist([], schema)
+        finally:
+            batches.close()
+
+    def stop(self, why: FewchannelsError | None = None) -> None:
+        """End it now, from another thread; whoever waits for its answer gets the error."""
+        with self._state:
+            self._stopped = self._stopped or why or FewchannelsError("the question was stopped.")
+            while self._busy:
+                if self._cursor is not None:
+                    self._cursor.interrupt()  # lost where DuckDB was about to begin, so it is said again
+                self._state.wait(0.02)
+
+    def _batches(self) -> Generator[Any, None, None]:
+        """The schema, then the batches."""
+        timer = None
+        if self._limits.seconds is not None:
+            late = InputError(
+                f"the question took longer than {self._limits.seconds:g} s and was stopped. Ask for less, or give it "
+                "more time with --timeout."
+            )
+            timer = threading.Timer(self._limits.seconds, self.stop, (late,))
+            timer.daemon = True
+            timer.start()
+        threads = ThreadPoolExecutor(1, "question") if threading.current_thread() is threading.main_thread() else None
+
+        def work(job: Callable[[], Result]) -> Result:
+            if threads is None:
+                return self._work(job)
+            waited = threads.submit(self._work, job)
+            try:
+                return waited.result()  # here a signal is heard; within DuckDB it may not be
+            except (KeyboardInterrupt, SystemExit):
+                self.stop()
+                raise
+
+        try:
+            names, reader = work(self._begin)
+            schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
+            yield schema
+            n_rows = n_bytes = 0
+            while (batch := work(lambda: self._next(reader))) is not None:
+                n_rows, n_bytes = n_rows + batch.num_rows, n_bytes + batch.nbytes
+                self._check(n_rows, n_bytes)
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if threads is not None:
+                threads.shutdown()
+            if self._cursor is not None:
+                self._cursor.close()
+                self._cursor = None
+
+    def _work(self, job: Callable[[], Result]) -> Result:
+        """Do a part of DuckDB's work, so that it can be stopped."""
+        with self._state:
+            if self._stopped is not None:
+                raise self._stopped
+            self._busy = True
+        try:
+            return job()
+        except Exception:
+            if self._stopped is not None:
+                raise self._stopped from None
+            raise
+        finally:
+            with self._state:
+                self._busy = False
+                self._state.notify_all()
+
+    def _begin(self) -> tuple[list[str], Any]:
+        """The names of the columns, and a reader of the batches."""
+        while True:
+            self._cursor, self._looked = self._asked.cursor()
+            try:
+                relation = self._cursor.sql(self._text, params=self._parameters)
+                names = list(relation.columns)
+                cast = projection(names, relation.types)
+                return names, (relation.project(cast) if cast else relation).to_arrow_reader(_BATCH_ROWS)
+            except Exception as error:
+                self._raise(error)
+
+    def _next(self, reader: Any) -> Any | None:
+        try:
+            return reader.read_next_batch()
+        except StopIteration:
+            return None
+        except Exception as error:
+            self._raise(error)
+            raise StorageError("files of the run were replaced while they were read; ask again.") from None
+
+    def _raise(self, error: Exception) -> None:
+        """Say an error in words, unless the question may be asked again."""
+        if self._stopped is not None or isinstance(error, duckdb.InternalException | duckdb.FatalException):
+            raise error  # a fault of DuckDB's own: its trace is wanted
+        said = self._asked.failed(error, self._looked, self._query.needs if self._query else ())
+        if said is not None:
+            raise said from None
+
+    def _check(self, n_rows: int, n_bytes: int) -> None:
+        if self._limits.rows is not None and n_rows > self._limits.rows:
+            raise InputError(f"the answer has more than {self._limits.rows:,} rows. {_LARGER}")
+        if self._limits.n_bytes is not None and n_bytes > self._limits.n_bytes:
+            raise InputError(f"the answer takes more than {size(self._limits.n_bytes)} of memory. {_LARGER}")

@@ -1,0 +1,216 @@
+"""What a question may contain: it reads the catalog's own tables, and does nothing else.
+
+DuckDB's own parser says what a text is made of, and every node of that tree must be one of those listed here. A new
+node, statement or function of a later DuckDB is refused until it is listed. What a statement is called decides nothing:
+DuckDB calls ``with x as (copy ... to 'file') select ...`` a SELECT.
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import duckdb
+
+from fewchannels.errors import InputError
+from fewchannels.runs.sql.functions import FUNCTIONS, TABLE_FUNCTIONS
+
+NODES = frozenset(
+    {
+        # queries
+        "SELECT_NODE",
+        "SET_OPERATION_NODE",
+        "RECURSIVE_CTE_NODE",
+        # what they read
+        "BASE_TABLE",
+        "EMPTY",
+        "EXPRESSION_LIST",
+        "JOIN",
+        "PIVOT",
+        "SHOW_REF",
+        "SUBQUERY",
+        "TABLE_FUNCTION",
+        # how its rows are arranged
+        "DISTINCT_MODIFIER",
+        "LIMIT_MODIFIER",
+        "LIMIT_PERCENT_MODIFIER",
+        "ORDER_MODIFIER",
+        "ASCENDING",
+        "DESCENDING",
+        "ORDER_DEFAULT",
+    }
+)
+EXPRESSIONS = frozenset(
+    {
+        "BETWEEN",
+        "CASE",
+        "CAST",
+        "COLLATE",
+        "COLUMN_REF",
+        "COMPARISON",
+        "CONJUNCTION",
+        "CONSTANT",
+        "FUNCTION",
+        "LAMBDA",
+        "LAMBDA_REF",
+        "OPERATOR",
+        "PARAMETER",
+        "POSITIONAL_REFERENCE",
+        "STAR",
+        "SUBQUERY",
+        "TYPE",
+        "WINDOW",
+    }
+)
+SHOWN = frozenset({"DESCRIBE", "SHOW", "SUMMARY"})
+_SHOW_TABLES = '"tables"'
+_CATALOG: tuple[list[str], ...] = (["memory", "main"], ["main"], [])
+_RECURRING = ["recurring"]
+"""How a recursive CTE with a key names the rows that it has so far."""
+
+
+_Place = tuple[Any, frozenset[str]]
+
+
+def check(connection: duckdb.DuckDBPyConnection, text: str, of: str, tables: Collection[str]) -> None:
+    """Refuse a text that is not one question.
+
+    Args:
+        connection: whose parser reads it; nothing is run.
+        text: SQL.
+        of: what it is asked of: a run, a sweep or a comparison.
+        tables: what the question may read, besides its own common table expressions.
+
+    Raises:
+        InputError: it is no question, says why.
+        duckdb.Error: the parser does not understand it.
+    """
+    try:
+        tree = _tree(connection, text)
+    except RecursionError:
+        raise InputError("the question is nested too deeply; write it with common table expressions.") from None
+    _Walk(of, tables).check(tree)
+
+
+def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
+    """Refuse a text that is not one expression, so that what is put around it stays around it.
+
+    Raises:
+        InputError: it is none.
+        duckdb.Error: the parser does not understand it.
+    """
+    frame, tree = _tree(connection, "select true"), _tree(connection, f"select {text}\n")
+    chosen = tree.get("select_list", [])
+    if (
+        len(chosen) != 1
+        or chosen[0].get("alias")
+        or chosen[0]["class"] == "STAR"
+        or tree | {"select_list": []} != frame | {"select_list": []}
+    ):
+        raise InputError(f"{text!r} is not one condition; give one, as in: prompt like '%star%' and seed < 4")
+
+
+def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
+    """The parse tree of the one SELECT statement that a text is."""
+    statements = connection.extract_statements(text)
+    if len(statements) != 1:
+        raise InputError(f"give one SELECT statement; this text has {len(statements)}.")
+    kind = statements[0].type.name
+    if kind == "MULTI":
+        raise InputError("PIVOT must name its values, as in: pivot ... on column in ('a', 'b') using ...")
+    if kind != "SELECT":
+        raise _refused(kind)
+    ((written,),) = connection.execute("select json_serialize_sql($text)", {"text": text}).fetchall()
+    parsed = json.loads(written)
+    if parsed["error"] or len(parsed["statements"]) != 1:
+        raise InputError(f"this is not one SELECT statement. {parsed.get('error_message', '')}".rstrip())
+    node: dict[str, Any] = parsed["statements"][0]["node"]
+    return node
+
+
+def _refused(kind: str) -> InputError:
+    return InputError(f"{kind} is refused: the catalog is read-only. Ask with one SELECT statement.")
+
+
+class _Walk:
+    """Visits every node of a parse tree and refuses what is not allowed."""
+
+    def __init__(self, of: str, tables: Collection[str]) -> None:
+        self._of = of
+        self._tables = sorted(tables)
+
+    def check(self, tree: Any) -> None:
+        """Check a tree. Every node is visited with the names that its tables may have there, in lower case."""
+        left: list[_Place] = [(tree, frozenset(name.lower() for name in self._tables))]
+        while left:  # no recursion: a sum of a thousand terms is a thousand levels deep
+            node, visible = left.pop()
+            if isinstance(node, list):
+                left += [(each, visible) for each in node]
+            elif isinstance(node, dict):
+                left += self._below(node, visible)
+
+    def _below(self, node: Mapping[str, Any], visible: frozenset[str]) -> Iterator[_Place]:
+        """Check one node; returns those below it."""
+        expression, kind = node.get("class"), node.get("type")
+        if isinstance(expression, str):
+            if expression not in EXPRESSIONS:
+                raise _refused(expression)
+            if expression == "CONSTANT":
+                return
+            if name := node.get("function_name"):
+                self._function(name)
+        elif isinstance(kind, str) and kind not in NODES:
+            raise _refused(kind.removesuffix("_NODE").removesuffix("_QUERY").replace("_", " "))
+        for name, body in _common_tables(node):
+            yield body, visible  # it sees those before it, and itself only where it is recursive
+            visible |= {name.lower()}
+        if kind == "BASE_TABLE":
+            self._table(node["qualified_name"]["path"], visible)
+        elif kind == "SHOW_REF":
+            self._shown(node, visible)
+        for key, value in node.items():
+            if kind == "TABLE_FUNCTION" and key == "function":
+                self._table_function(value["function_name"])
+                yield {name: each for name, each in value.items() if name not in ("class", "type")}, visible
+            elif kind == "RECURSIVE_CTE_NODE" and key == "right":
+                yield value, visible | {node["cte_name"].lower()}
+            elif key != "cte_map":
+                yield value, visible
+
+    def _table(self, path: list[str], visible: frozenset[str]) -> None:
+        *where, name = path
+        if name.lower() not in visible or (where not in _CATALOG and where != _RECURRING):
+            near = difflib.get_close_matches(name, self._tables, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"a question reads this {self._of}'s tables only, and {'.'.join(path)!r} is none of them.{hint} "
+                f"Tables: {', '.join(self._tables)}."
+            )
+
+    def _shown(self, node: Mapping[str, Any], visible: frozenset[str]) -> None:
+        path = node["qualified_name"].get("path") or []
+        if node["show_type"] in SHOWN:
+            if path:
+                self._table(path, visible)
+        elif path != [_SHOW_TABLES]:
+            raise InputError(
+                f"a question shows tables only, and no {path[-1] if path else 'other things'}: show tables"
+            )
+
+    def _function(self, name: str) -> None:
+        if name.lower() not in FUNCTIONS:
+            near = difflib.get_close_matches(name.lower(), FUNCTIONS, n=1, cutoff=0.7)
+            hint = f" Did you mean {near[0]}()?" if near else ""
+            raise InputError(f"a question may not call {name}().{hint} It calls functions of values, and no others.")
+
+    def _table_function(self, name: str) -> None:
+        if name.lower() not in TABLE_FUNCTIONS:
+            raise InputError(
+                f"a question reads this {self._of}'s tables only ({', '.join(self._tables)}), and no file, address or "
+                f"setting. {name}() is no table function that it may call: {', '.join(sorted(TABLE_FUNCTIONS))}."
+            )
+
+
+def _common_tables(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for entry in (node.get("cte_map") or {}).get("map", []):
+        yield entry["key"], entry["value"]

@@ -1,0 +1,73 @@
+"""Where DuckDB writes what does not fit in memory: a folder of this process alone, which goes with it."""
+
+import atexit
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import stat
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+_PREFIX = "fewchannels-spill-"
+_OWNER = "owner"
+_MOST_BYTES = 64 * 2**30
+
+_making = threading.Lock()
+_numbers = itertools.count()
+_own: Path | None = None
+
+
+def new_folder() -> Path:
+    """A folder that no other catalog uses, not made yet: DuckDB makes it when it needs it."""
+    global _own
+    with _making:
+        if _own is None or not _own.is_dir():
+            remove_left()
+            _own = _make()
+            atexit.register(shutil.rmtree, _own, ignore_errors=True)
+        return _own / str(next(_numbers))
+
+
+def most_bytes(folder: Path) -> int:
+    """The most to write there: half of what the disk has free, and 64 GiB."""
+    return min(shutil.disk_usage(folder.parent).free // 2, _MOST_BYTES)
+
+
+def remove_left() -> None:
+    """Remove what processes of this user that were killed have left behind; no link is followed."""
+    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if re.fullmatch(rf"{_PREFIX}\w+", entry.name):
+                with suppress(OSError):
+                    _remove_if_left(entry)
+
+
+def _make() -> Path:
+    """A new folder, whose file ``owner`` this process, and whoever it forks, keeps locked as long as it lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
+        with suppress(OSError):  # another process thought it was left behind: it had no locked file yet
+            descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / _OWNER).exists():
+                return folder
+
+
+def _remove_if_left(entry: os.DirEntry[str]) -> None:
+    about = entry.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+        return
+    try:
+        owner = os.open(os.path.join(entry.path, _OWNER), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        os.rmdir(entry.path)  # made a moment ago, or killed then: it is empty
+        return
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its owner lives
+        shutil.rmtree(entry.path)
+    finally:
+        os.close(owner)

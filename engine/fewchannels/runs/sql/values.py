@@ -1,0 +1,132 @@
+"""Every type of DuckDB as Arrow, Python, JSON and CSV can hold it: nothing is rounded, wrapped or lost without a word.
+
+A value that they cannot hold comes as the text that DuckDB writes for it, such as ``infinity`` for a date.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_WHOLE = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint", "hugeint")
+_EXACT = frozenset((*_WHOLE, "boolean", "float", "double", "decimal", "varchar", "blob", "uuid", "enum", "null"))
+"""Types that Arrow holds as they are, also within lists. A later DuckDB's new type comes as text."""
+_DAYS_AND_TIMES = ("date", "time", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns")
+_TEMPORAL = frozenset((*_DAYS_AND_TIMES, "timestamp with time zone", "timestamptz_ns"))
+"""Arrow holds these, but not every value is one of Python's: see :func:`readable`."""
+_FIRST_DAY, _LAST_DAY = -719162, 2932896  # 0001-01-01 and 9999-12-31, counted from 1970
+_PER_DAY = {"s": 86400, "ms": 86400 * 10**3, "us": 86400 * 10**6, "ns": 86400 * 10**9}
+_NO_END = 2**63 - 1
+_DOUBLE_DIGITS = 15
+
+
+def projection(columns: Sequence[str], types: Sequence[Any]) -> str | None:
+    """The select list that casts what Arrow cannot hold to text; None where there is nothing to cast."""
+    wanted = [None if kind.id in _TEMPORAL else _cast_to(kind) for kind in types]
+    if not any(wanted):
+        return None
+    items = [f"#{i}" if to is None else f"cast(#{i} as {to})" for i, to in enumerate(wanted, 1)]
+    return ", ".join(f"{item} as {quoted(name)}" for item, name in zip(items, columns, strict=True))
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL takes it, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _cast_to(kind: Any) -> str | None:
+    """The type to cast to, with text in place of what cannot be held; None where all of it can."""
+    if kind.id in _EXACT:
+        return None
+    if kind.id not in ("list", "array", "struct", "map"):
+        return "varchar"
+    parts = {name: part for name, part in kind.children if name != "size"}
+    wanted = {name: _cast_to(part) for name, part in parts.items()}
+    if parts and not any(wanted.values()):
+        return None
+    inner = {name: to or str(parts[name]) for name, to in wanted.items()}
+    if kind.id == "list":
+        return f"{inner['child']}[]"
+    if kind.id == "array":
+        return f"{inner['child']}[{dict(kind.children)['size']}]"
+    if kind.id == "map":
+        return f"map({inner['key']}, {inner['value']})"
+    return f"struct({', '.join(f'{quoted(name)} {to}' for name, to in inner.items())})" if inner else "varchar"
+
+
+def readable(column: Any) -> Any:
+    """An Arrow column whose values Python can hold: as it is, or as text where one of its dates or times cannot."""
+    kind = column.type
+    if not pa.types.is_temporal(kind) or pa.types.is_duration(kind) or pa.types.is_interval(kind):
+        return column
+    days = pa.types.is_date32(kind)
+    limits = pc.min_max(column.cast("int32" if days else "int64"))
+    least, most = limits["min"].as_py(), limits["max"].as_py()
+    if least is None:
+        return column
+    if days:
+        first, last = _FIRST_DAY, _LAST_DAY
+    elif pa.types.is_time(kind):
+        first, last = 0, _PER_DAY[kind.unit] - 1  # 24:00 would become 0:00
+    else:
+        per_day = _PER_DAY[kind.unit]
+        first, last = _FIRST_DAY * per_day, min(_LAST_DAY * per_day + per_day, _NO_END) - 1
+        first = max(first, 1 - _NO_END)
+    return column if first <= least and most <= last else as_text(column)
+
+
+def plain(column: Any) -> Any:
+    """A column of decimals as whole numbers or doubles where that loses nothing, as text otherwise."""
+    kind = column.type
+    if not pa.types.is_decimal(kind):
+        return column
+    numbers = as_numbers(column)
+    return as_text(column) if numbers is None else numbers
+
+
+def as_numbers(column: Any) -> Any | None:
+    """A column of decimals as int64 or double; None where that would lose a digit."""
+    limits = pc.min_max(column)
+    sizes = [abs(value.as_py().scaleb(column.type.scale)) for value in limits.values() if value.is_valid]
+    if column.type.scale == 0:
+        return column.cast("int64") if all(size < 2**63 for size in sizes) else None
+    return column.cast("double") if all(size < 10**_DOUBLE_DIGITS for size in sizes) else None
+
+
+def as_text(column: Any) -> Any:
+    """A column as the text that DuckDB writes for its values; a decimal with all its digits."""
+    if pa.types.is_decimal(column.type):  # Arrow's 128 bits may hold a digit more than its type says
+        texts = [None if value is None else f"{value:f}" for value in column.to_pylist()]
+        return (
+            pa.chunked_array([pa.array(texts, pa.string())]) if isinstance(column, pa.ChunkedArray) else pa.array(texts)
+        )
+    with duckdb.connect() as printer:
+        printer.execute("set TimeZone = 'UTC'")
+        written = printer.from_arrow(pa.table({"x": column})).project("cast(x as varchar)").to_arrow_table().column(0)
+    return written if isinstance(column, pa.ChunkedArray) else written.combine_chunks()
+
+
+def for_json(value: Any) -> Any:
+    """The value as JSON can say it: null for NaN, base64 for binary, text for what JSON has no type for."""
+    if isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, dict):
+        return {str(key): for_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(item) for item in value]
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def _number(value: Decimal) -> int | float | str:
+    if value == value.to_integral_value() and value.as_tuple().exponent == 0:
+        return int(value)
+    return float(value) if len(value.as_tuple().digits) <= _DOUBLE_DIGITS else f"{value:f}"
