@@ -3,9 +3,11 @@
 import datetime
 import io
 import os
+import threading
 import urllib.parse
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, BinaryIO
 
 import duckdb
 from fsspec.spec import AbstractFileSystem
@@ -69,8 +71,7 @@ class ReadOnlyFiles(AbstractFileSystem):
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":
             raise PermissionError(f"{path} is opened for reading only.")
-        location = self._location(path)
-        return self._bucket.open(location, "rb") if self._bucket else io.FileIO(location, "r")
+        return SharedFile(partial(self._storage.open, _key(path)))
 
     def glob(self, path: str, **options: Any) -> list[str]:
         return [path]
@@ -91,6 +92,49 @@ class ReadOnlyFiles(AbstractFileSystem):
 
     def _location(self, path: str) -> str:
         return self._storage.location(_key(path))
+
+
+class SharedFile(io.RawIOBase):
+    """A file that several threads read at once.
+
+    DuckDB gives one file to all of its threads, and each of them seeks and then reads. Between these two calls another
+    thread may seek: so each thread has a file and a place of its own.
+
+    Args:
+        open_file: opens the file once more.
+    """
+
+    def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
+        super().__init__()
+        self._open_file = open_file
+        # Not threading.local: what it holds is lost whenever one of DuckDB's threads leaves Python.
+        self._files = {threading.get_ident(): open_file()}
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._own().seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._own().tell()
+
+    def read(self, n: int = -1) -> bytes:
+        return self._own().read(n)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        super().close()
+
+    def _own(self) -> BinaryIO:
+        thread = threading.get_ident()
+        if thread not in self._files:
+            self._files[thread] = self._open_file()
+        return self._files[thread]
 
 
 def _key(path: str) -> str:
