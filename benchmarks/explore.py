@@ -182,36 +182,38 @@ def main() -> None:
         make(path, given.samples)
         began = time.perf_counter()
         places = open_places([str(path)])
-        server, address = bind(places, 0)
+        bound = bind(places, 0)
         opened_s = time.perf_counter() - began
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=bound.server.serve_forever, daemon=True).start()
         run = places["RUN"]
         assert isinstance(run, OpenedRun)
         found: dict[str, object] = {"samples": given.samples, "cpus": os.cpu_count(), "machine": platform.machine()}
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=given.chromium, args=list(FLAGS))
             page = browser.new_page(viewport={"width": 1366, "height": 900}, bypass_csp=True)
+            page.goto(bound.address)
+            page.wait_for_url(bound.base)
             times: dict[str, float] = {"opened": 1000 * opened_s}
             began = time.perf_counter()
-            page.goto(f"{address}run/RUN")
+            page.goto(f"{bound.base}run/RUN")
             page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth)")
             times["gallery, first picture"] = 1000 * (time.perf_counter() - began)
             page.wait_for_function("document.images.length >= 48 && [...document.images].every(i => i.naturalWidth)")
             times["gallery, all 48 pictures"] = 1000 * (time.perf_counter() - began)
             began = time.perf_counter()
-            page.goto(f"{address}run/RUN?by=ratio&order=largest&layer=30&step=27")
+            page.goto(f"{bound.base}run/RUN?by=ratio&order=largest&layer=30&step=27")
             page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth)")
             times["gallery by ratio, first picture"] = 1000 * (time.perf_counter() - began)
             sample_id = run.catalog.sql("select sample_id from samples where sample = 5000").fetchall()[0][0]
             began = time.perf_counter()
-            page.goto(f"{address}run/RUN/sample/{sample_id}?layer=10&step=27")
+            page.goto(f"{bound.base}run/RUN/sample/{sample_id}?layer=10&step=27")
             page.wait_for_selector("#sample-figure .hm image")
             times["sample, first map"] = 1000 * (time.perf_counter() - began)
             page.wait_for_timeout(1500)
             layer = moves(page, "#sample-layer", given.moves)
             browser.close()
         hand = by_hand(path, run, given.moves)
-        server.shutdown()
+        bound.server.shutdown()
     ordered = sorted(layer)
     found |= {
         "ms": {name: round(value) for name, value in times.items()},

@@ -39,22 +39,27 @@ def main(run: str, sweep: str) -> None:
         "live": (f"live?prompt={PROMPT}&action=zero&selection=top&k=8", 980, "light"),
     }
     session = Live(LiveModel("demo", 2), "demo")
-    server, address = bind(places, 0, session)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bound = bind(places, 0, session)
+    threading.Thread(target=bound.server.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
         for what, (path, height, theme) in looks.items():
             page: Page = browser.new_page(viewport={"width": 1280, "height": height}, color_scheme=theme)
-            page.goto(address + path)
+            page.goto(bound.address)
+            page.wait_for_url(bound.base)
+            page.goto(bound.base + path)
             page.wait_for_selector("#page h1")
+            if what == "sql":
+                page.locator("#console-ask").click()
             if what == "live":
+                page.locator("#live-go").click()
                 page.locator("#live-state").get_by_text("done,").wait_for()
             page.wait_for_load_state("networkidle")
             page.wait_for_timeout(1500)
             page.screenshot(path=DOCS / f"explore_{what}.png")
             page.close()
         browser.close()
-    server.shutdown()
+    bound.server.shutdown()
     session.model.close()
 
 

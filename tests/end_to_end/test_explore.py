@@ -26,7 +26,7 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.session import Pool
 from fewchannels.runs.run import Run
 from fewchannels.views.explore.opened import open_places
-from fewchannels.views.explore.server import bind
+from fewchannels.views.explore.server import Bound, bind
 
 pytestmark = needs_chromium
 
@@ -83,16 +83,16 @@ def whole(folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def site(folder: Path) -> Iterator[str]:
-    """The address of an explorer of all of them, and of one that is not there."""
+def site(folder: Path) -> Iterator[Bound]:
+    """An explorer of all of them, and of one that is not there."""
     names = ("whole run", "half run", "damaged run", "empty run", "a sweep", "nothing")
-    server, address = bind(open_places([str(folder / name) for name in names]), 0)
-    with served(server):
-        yield address.rstrip("/")
+    bound = bind(open_places([str(folder / name) for name in names]), 0)
+    with served(bound.server):
+        yield bound
 
 
 @pytest.fixture
-def watched(browser: Browser, site: str) -> Iterator[Watched]:
+def watched(browser: Browser, site: Bound) -> Iterator[Watched]:
     watched = Watched(browser, site)
     yield watched
     assert watched.errors == []
@@ -102,13 +102,8 @@ def watched(browser: Browser, site: str) -> Iterator[Watched]:
 
 
 @pytest.fixture
-def go(watched: Watched, site: str) -> Callable[[str], Page]:
-    def go(path: str) -> Page:
-        watched.page.goto(site + path)
-        watched.page.wait_for_selector("#page h1")
-        return watched.page
-
-    return go
+def go(watched: Watched) -> Callable[[str], Page]:
+    return watched.go
 
 
 def sample_path(run: Run, sample: int, **view: object) -> str:
@@ -135,7 +130,7 @@ def stored(run: Run, sample: int, step: int, layer: int, channel: int | None = N
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_page_opens_in_light_and_dark_and_asks_nobody_else(
-    theme: str, browser: Browser, site: str, whole: Run
+    theme: str, browser: Browser, site: Bound, whole: Run
 ) -> None:
     watched = Watched(browser, site, color_scheme=theme)
     grounds = set()
@@ -148,8 +143,7 @@ def test_every_page_opens_in_light_and_dark_and_asks_nobody_else(
         "/sweep/a%20sweep",
         "/sweep/a%20sweep/sql",
     ):
-        watched.page.goto(site + path)
-        watched.page.wait_for_selector("#page h1")
+        watched.go(path)
         watched.page.wait_for_load_state("networkidle")
         assert watched.page.locator("[role=alert]").count() == (2 if path == "/" else 0), path
         grounds.add(watched.page.evaluate("getComputedStyle(document.body).backgroundColor"))
@@ -215,7 +209,7 @@ def test_a_clicked_token_shows_its_channels(go: Callable[[str], Page], whole: Ru
 
 
 def test_an_address_restores_its_view_in_another_browser(
-    go: Callable[[str], Page], browser: Browser, site: str, whole: Run
+    go: Callable[[str], Page], browser: Browser, site: Bound, whole: Run
 ) -> None:
     page = go(sample_path(whole, 6, layer=1, step=1))
     drawn(page, title="layer 1")
@@ -319,7 +313,7 @@ def test_compared_samples_have_one_scale(go: Callable[[str], Page], whole: Run) 
         assert scale == pytest.approx([min(map(np.min, maps)), max(map(np.max, maps))])
 
 
-def test_a_sweeps_pictures_are_on_a_grid_of_its_settings(go: Callable[[str], Page], folder: Path, site: str) -> None:
+def test_a_sweeps_pictures_are_on_a_grid_of_its_settings(go: Callable[[str], Page], folder: Path, site: Bound) -> None:
     edits = open_edits(folder / "a sweep")
     page = go("/sweep/a%20sweep?item=1&row=selection&column=k&metric=mse")
     expect(page.locator(".grid thead th")).to_have_text(["selection", "k 4", "k 8"])
@@ -328,7 +322,7 @@ def test_a_sweeps_pictures_are_on_a_grid_of_its_settings(go: Callable[[str], Pag
     cell = page.locator(".grid tbody tr").first.locator("td").nth(1)
     expect(cell.locator("figcaption")).to_have_text(f"{one['mse']:.4g}")
     source = cell.locator("img").get_attribute("src")
-    got = Image.open(io.BytesIO(page.request.get(site + source).body())).convert("RGB")
+    got = Image.open(io.BytesIO(page.request.get(site.base.rstrip("/") + source).body())).convert("RGB")
     expected = Image.open(io.BytesIO(one["image"])).convert("RGB")
     assert (np.asarray(got) == np.asarray(expected)).all()
     expect(page.locator("#sweep-dose .gtitle")).to_contain_text("mean squared difference")
@@ -359,6 +353,7 @@ def test_questions_are_answered_plotted_and_downloaded(go: Callable[[str], Page]
 
 def test_a_named_query_takes_its_parameters(go: Callable[[str], Page], whole: Run) -> None:
     page = go("/run/whole%20run/sql?query=massive_channels&p.layer=2&p.top=1")
+    page.locator("#console-ask").click()
     expected = whole.query("massive_channels", layer=2, top=1).df()
     expect(page.locator(".ag-row")).to_have_count(len(expected))
     assert page.locator(".ag-row [col-id=channel]").all_inner_texts() == list(map(str, expected["channel"]))
@@ -390,6 +385,7 @@ def test_hostile_prompts_are_shown_as_they_are(go: Callable[[str], Page], whole:
         expect(page.locator("h1")).to_have_text(prompt)
         drawn(page, title="Channel")
     page = go("/run/whole%20run/sql?sql=select prompt, sample from samples order by sample")
+    page.locator("#console-ask").click()
     expect(page.locator(".ag-row [col-id=prompt]").first).to_have_text(HOSTILE[0])
 
 
@@ -410,11 +406,10 @@ def test_the_keyboard_reaches_the_page_and_its_sliders(go: Callable[[str], Page]
 
 
 @pytest.mark.parametrize("width", [480, 2560])
-def test_nothing_is_wider_than_the_window(width: int, browser: Browser, site: str, whole: Run) -> None:
+def test_nothing_is_wider_than_the_window(width: int, browser: Browser, site: Bound, whole: Run) -> None:
     watched = Watched(browser, site, viewport={"width": width, "height": 900})
     for path in ("/", "/run/whole%20run", sample_path(whole, 4), "/compare", "/sweep/a%20sweep"):
-        watched.page.goto(site + path)
-        watched.page.wait_for_selector("#page h1")
+        watched.go(path)
         watched.page.wait_for_load_state("networkidle")
         assert watched.page.evaluate("document.documentElement.scrollWidth") <= width, path
     watched.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from queue import Empty
 
 import pytest
-from explorer import explorer
+from explorer import explorer, layout_of
 from job_server import BIN, job_server
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
@@ -108,8 +108,8 @@ def test_a_job_captures(place: Place, address: str, tiny_model: Path) -> None:
 
 
 def test_the_explorer_answers(place: Place) -> None:
-    with explorer([*place.command, "explore", "RUN"], place.folder, place.environment) as (_, layout):
-        assert "fewchannels" in layout
+    with explorer([*place.command, "explore", "RUN"], place.folder, place.environment) as (_, address):
+        assert "fewchannels" in layout_of(address)
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +170,9 @@ def test_a_notebook_captures_analyzes_probes_submits_and_explores(
         kernel,
         "from fewchannels.views.explore.opened import open_places\n"
         "from fewchannels.views.explore.server import bind\n"
-        "server, address = bind(open_places(['RUN']), 0)\n"
-        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
-        "print(urllib.request.urlopen(f'{address}_dash-layout').read().decode())\n"
-        "server.shutdown()\n",
+        "bound = bind(open_places(['RUN']), 0)\n"
+        "threading.Thread(target=bound.server.serve_forever, daemon=True).start()\n"
+        "print(urllib.request.urlopen(bound.address).read().decode())\n"
+        "bound.server.shutdown()\n",
     )
     assert "fewchannels" in explored

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from explorer import explorer
+from explorer import explorer, layout_of
 
 from fewchannels.cli import main
 
@@ -67,8 +67,8 @@ def test_the_reports_hold_what_was_asked(main_path: dict) -> None:
 
 def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: dict) -> None:
     words = shlex.split(EXPLORE)
-    with explorer([str(BIN / words[0]), *words[1:]], main_path["folder"]) as (process, layout):
-        assert "fewchannels" in layout
+    with explorer([str(BIN / words[0]), *words[1:]], main_path["folder"]) as (process, address):
+        assert "fewchannels" in layout_of(address)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 

@@ -1,18 +1,49 @@
-"""The explorer as a command of its own, for as long as a test needs it."""
+"""The explorer as a command of its own, for as long as a test needs it, and how a client is let in."""
 
 import subprocess
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html.parser import HTMLParser
+from http.cookies import SimpleCookie
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+
+class _Entry(HTMLParser):
+    """What the page that a token opens tells the browser."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said: dict[str, str | None] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "body":
+            self.said = dict(attributes)
+
+
+def entered(address: str) -> dict[str, str]:
+    """The headers of a client that has opened an address with its token, as a browser would."""
+    with urlopen(address, timeout=60) as answer:
+        cookies = SimpleCookie(answer.headers["Set-Cookie"])
+        key = _Entry(answer.read().decode()).said["data-key"] or ""
+    return {"Cookie": "; ".join(f"{name}={each.value}" for name, each in cookies.items()), "X-Fewchannels-Key": key}
+
+
+def layout_of(address: str) -> str:
+    """The layout of the start page, of the explorer whose printed address this is."""
+    base = urlsplit(address)._replace(query="").geturl()
+    with urlopen(Request(f"{base}_dash-layout", headers=entered(address)), timeout=60) as answer:
+        return str(answer.read().decode())
 
 
 @contextmanager
 def explorer(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the layout of its start page. One that does not answer within two minutes is killed.
+    """The process, and the address that it printed. One that prints none within two minutes is killed.
 
     Args:
         command: the command line, without its port.
@@ -20,16 +51,17 @@ def explorer(
         environment: of the process; None for this one's.
     """
     words = [*command, "--no-browser", "--port", "0"]
-    with subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         patience = threading.Timer(120, process.kill)
         patience.start()
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
-            with urllib.request.urlopen(f"{address}_dash-layout", timeout=60) as answer:
-                layout = answer.read().decode()
+            assert "token=" in address, process.stderr.read() if process.stderr else ""
             patience.cancel()
-            yield process, layout
+            yield process, address
         finally:
             patience.cancel()
             process.kill()

@@ -23,11 +23,16 @@ def explore(
         typer.Option(help="A model for the live page: demo, a folder or a hub id.", show_default="no live page"),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8050,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="The address of a proxy that it is reached at, with its path.", show_default="none"),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
 ) -> None:
     """Look at runs and sweeps in a browser: galleries, maps over pictures, sweeps as grids, SQL, a live model.
 
-    It serves this machine alone, at an address of 127.0.0.1, until it is interrupted. Every view has its own address.
+    It serves this machine alone, at an address of 127.0.0.1, until it is interrupted. The address that it prints holds
+    a token; a browser is let in by opening it. Every view has its own address.
 
     Example: fewchannels explore RUN SWEEP
     Example: fewchannels explore --model demo
@@ -41,17 +46,19 @@ def explore(
             raise InputError("there is nothing to look at; give a run, a sweep, or --model demo for the live page.")
         opened = open_places(places or [])
         session = _session(model) if model else None
-        server, address = bind(opened, port, session)
+        bound = bind(opened, port, session, public_url)
     for name, place in opened.items():
         if isinstance(place, str):
             say(f"{name} cannot be shown: {place}", style="yellow")
-    results.print(address, markup=False)
+    results.print(bound.address, markup=False, soft_wrap=True)
     say("Interrupt with Ctrl+C.")
     try:
-        serve(server, lambda: webbrowser.open(address) if browser else None)
+        is_idle = serve(bound.server, lambda: webbrowser.open(bound.once()) if browser else None)
     finally:
         if session:
             session.model.close()
+    if not is_idle:
+        os._exit(0)  # a question that goes on in a thread of DuckDB's would make the interpreter's own end an abort
 
 
 def _session(model: str) -> "Live":

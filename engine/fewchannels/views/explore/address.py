@@ -5,8 +5,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
+from flask import current_app, request
+
 from fewchannels.errors import InputError
 
+KEYS = "fewchannels-keys"
+"""Where the application has its :class:`fewchannels.views.explore.keys.Keys`."""
 SHOWN = {
     "channel": "one channel",
     "heat": "sum of the top k, each from 0 to 1",
@@ -28,29 +32,38 @@ def address(path: str, values: Mapping[str, object]) -> str:
     return path + (f"?{urlencode(kept, quote_via=quote)}" if kept else "")
 
 
+def page_path(*parts: str) -> str:
+    """The path of a page, behind the prefix of the address that the explorer is asked at."""
+    return "/".join((request.script_root, *(quote(part, safe="") for part in parts or ("",))))
+
+
 def run_path(name: str, *parts: str) -> str:
     """The path of a run's page."""
-    return "/".join(("", "run", quote(name, safe=""), *(quote(part, safe="") for part in parts)))
+    return page_path("run", name, *parts)
 
 
 def sweep_path(name: str, *parts: str) -> str:
     """The path of a sweep's page."""
-    return "/".join(("", "sweep", quote(name, safe=""), *(quote(part, safe="") for part in parts)))
+    return page_path("sweep", name, *parts)
 
 
 def picture_path(name: str, sample: int, side: int | None = None) -> str:
-    """The path of a sample's picture, no larger than ``side`` pixels if that is given."""
-    return address(f"/picture/{quote(name, safe='')}/{sample}.png", {"side": side})
+    """The address of a sample's picture, no larger than ``side`` pixels if that is given."""
+    return _signed(address(f"/picture/{quote(name, safe='')}/{sample}.png", {"side": side}))
 
 
 def edit_path(name: str, item: int, row: int, side: int | None = None) -> str:
-    """The path of one picture of a sweep's item, by its row among the item's."""
-    return address(f"/edit/{quote(name, safe='')}/{item}/{row}.png", {"side": side})
+    """The address of one picture of a sweep's item, by its row among the item's."""
+    return _signed(address(f"/edit/{quote(name, safe='')}/{item}/{row}.png", {"side": side}))
 
 
 def download_path(name: str, kind: str, said: Mapping[str, object]) -> str:
-    """The path of an answer to be downloaded."""
-    return address(f"/download/{quote(name, safe='')}/answer.{kind}", said)
+    """The address of an answer to be downloaded."""
+    return _signed(address(f"/download/{quote(name, safe='')}/answer.{kind}", said))
+
+
+def _signed(to: str) -> str:
+    return request.script_root + str(current_app.extensions[KEYS].signed(to))
 
 
 def number(given: Mapping[str, str], name: str, default: int | None = None) -> int | None:

@@ -1,33 +1,40 @@
 """The explorer: a Dash application over open runs and sweeps, for this machine's own browser."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from flask import request
 
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.views.explore import compare, console, gallery, home, live, sample, sweep
-from fewchannels.views.explore.address import asked
+from fewchannels.views.explore.address import KEYS, asked, page_path
 from fewchannels.views.explore.files import serve_files
 from fewchannels.views.explore.guard import guard
+from fewchannels.views.explore.keys import Keys
 from fewchannels.views.explore.lookup import Places, place_of, run_of, sweep_of
+from fewchannels.views.explore.site import Prefixed, Site
 from fewchannels.views.explore.widgets import alert, heading
 
 ASSETS = Path(__file__).parent / "assets"
 
 
-def make_app(places: Places, hosts: Sequence[str], session: live.Live | None = None) -> Dash:
+def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None = None) -> Dash:
     """The application.
 
     Args:
         places: of :func:`fewchannels.views.explore.opened.open_places`.
-        hosts: ``host:port`` of every address that it is reached at.
+        site: where it is reached.
+        keys: that open it.
         session: a model for the live page; None for none.
     """
     app = Dash(
         "fewchannels",
+        routes_pathname_prefix="/",
+        requests_pathname_prefix=f"{site.prefix}/",
         title="fewchannels",
         update_title="",
         assets_folder=str(ASSETS),
@@ -35,7 +42,9 @@ def make_app(places: Places, hosts: Sequence[str], session: live.Live | None = N
         add_log_handler=False,
         enable_mcp=False,
     )
-    app.layout = _shell(has_live=session is not None)
+    app.server.extensions[KEYS] = keys
+    app.server.wsgi_app = Prefixed(app.server.wsgi_app, site.prefix)
+    app.layout = functools.partial(_shell, has_live=session is not None)
     for page in (gallery, sample, compare, sweep, console):
         page.register(app, places)
     live.register(app, session)
@@ -47,7 +56,7 @@ def make_app(places: Places, hosts: Sequence[str], session: live.Live | None = N
         Input("theme-button", "n_clicks"),
     )
     app.clientside_callback(ClientsideFunction("fewchannels", "link"), Output("linked", "data"), Input("link", "data"))
-    guard(app.server, hosts, app.csp_hashes())
+    guard(app.server, site, keys, app.csp_hashes())
     return app
 
 
@@ -61,12 +70,12 @@ def _shell(*, has_live: bool) -> html.Div:
             html.A("Skip to the page", href="#page", className="skip"),
             html.Header(
                 [
-                    dcc.Link("fewchannels", href="/", className="brand"),
+                    dcc.Link("fewchannels", href=page_path(), className="brand"),
                     html.Nav(
                         [
-                            dcc.Link("Runs", href="/"),
-                            dcc.Link("Compare", href="/compare"),
-                            *([dcc.Link("Live", href="/live")] * has_live),
+                            dcc.Link("Runs", href=page_path()),
+                            dcc.Link("Compare", href=page_path("compare")),
+                            *([dcc.Link("Live", href=page_path("live"))] * has_live),
                         ],
                         **{"aria-label": "Pages"},
                     ),
@@ -82,7 +91,7 @@ def _route(app: Dash, places: Places, session: live.Live | None) -> None:
     @app.callback(Output("page", "children"), Input("address", "pathname"), Input("address", "search"))
     def show(path: str | None, search: str | None) -> Any:
         try:
-            return page_of(places, session, path or "/", asked(search))
+            return page_of(places, session, (path or "/").removeprefix(request.script_root), asked(search))
         except FewchannelsError as error:
             return [heading("This cannot be shown"), alert(error)]
 

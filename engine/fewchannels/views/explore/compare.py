@@ -14,7 +14,7 @@ from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.interactive import Theme, interactive
 from fewchannels.analyses.figures.overlay import overlay
 from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.views.explore.address import SHOWN, View, address, run_path
+from fewchannels.views.explore.address import SHOWN, View, address, page_path, run_path
 from fewchannels.views.explore.cells import Seen, see, usual_view
 from fewchannels.views.explore.lookup import Places, run_of, runs_of
 from fewchannels.views.explore.opened import OpenedRun
@@ -137,7 +137,7 @@ def register(app: Dash, places: Places) -> None:
         parts = [alert(each) if isinstance(each, str) else _drawn(next(drawn), theme or "light") for each in shown]
         said: dict[str, object] = {side: f"{name}:{text}" for side, (name, text) in zip(_SIDES, chosen, strict=True)}
         said |= view.as_query(usual_view(first)) | ({} if scale else {"scale": "own"})
-        return parts, address("/compare", said)
+        return parts, address(page_path("compare"), said)
 
     @app.callback(
         Output("compare-runs", "children"),

@@ -6,7 +6,7 @@ from typing import Any
 import dash_ag_grid as dag
 import numpy as np
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, dcc, html
+from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
 
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.interactive import Theme, interactive
@@ -28,13 +28,15 @@ _EXAMPLE = {
 
 
 def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
-    """The question that the address asks, or an example."""
+    """The question of the address, or an example; none is asked before somebody presses the button."""
     known = [name for name, query in queries().items() if query.of == place.of]
     name = given.get("query", _FREE)
     if name not in [_FREE, *known]:
         raise InputError(f"query is {name!r} in the address; it takes one of {', '.join(known)}.")
     path = (run_path if place.of == "run" else sweep_path)(place.name)
     views = ", ".join(place.catalog.views)
+    is_given = "sql" in given or name != _FREE
+    waiting = [note("This question came with the address. Press Ask to have it answered.")] if is_given else []
     return [
         dcc.Store(id="console-place", data={"name": place.name, "path": path}),
         heading(f"Ask {place.name}", dcc.Link("Back to it", href=path)),
@@ -57,7 +59,7 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
             ],
             className="console",
         ),
-        dcc.Loading(html.Div(id="console-answer"), delay_show=400),
+        dcc.Loading(html.Div(waiting, id="console-answer"), delay_show=400),
         html.Div(id="console-plot"),
     ]
 
@@ -113,7 +115,9 @@ def register(app: Dash, places: Places) -> None:
         values: list[Any],
         ids: list[dict[str, str]],
         place: dict[str, str],
-    ) -> tuple[Any, Any, str]:
+    ) -> tuple[Any, Any, Any]:
+        if not clicks:  # a page that opens asks nothing: any site may link to it
+            return no_update, no_update, no_update
         if name == _FREE:
             said: dict[str, str] = {"sql": text or ""}
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, dcc, html
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from fewchannels.errors import FewchannelsError
 from fewchannels.views.explore.address import address, picture_path, run_path
@@ -16,7 +16,10 @@ _ORDERS = {"least": "least first", "largest": "largest first"}
 
 
 def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the page of pictures that the address asks for."""
+    """Its controls, and the page of pictures that the address asks for.
+
+    A condition in SQL that nobody has asked by hand waits for the button: any site may link to it.
+    """
     known = measures(run)
     finding = Finding.of(given, run)
     controls = [
@@ -35,13 +38,16 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
             dcc.Input(id="find-channel", type="number", value=finding.channel, min=0, max=run.layout.n_channels - 1),
         ),
     ]
+    is_waiting = bool(finding.where) and finding.where not in run.asked
+    waiting = note("The SQL condition came with the address. Press Apply to find the samples that it holds for.")
     return [
         dcc.Store(id="find-run", data=run.name),
         dcc.Store(id="find-page", data=finding.page),
         heading(run.name, dcc.Link("SQL", href=run_path(run.name, "sql"))),
         *unfinished(run.state()),
         html.Form(controls, className="controls", **{"aria-label": "Which samples"}),
-        html.Div(_shown(run, finding), id="find-results"),
+        html.Button("Apply", id="find-apply", type="button", hidden=not is_waiting),
+        html.Div([waiting] if is_waiting else _shown(run, finding), id="find-results"),
         html.Nav(
             [
                 html.Button("Previous", id="find-previous", type="button"),
@@ -59,6 +65,7 @@ def register(app: Dash, places: Places) -> None:
     @app.callback(
         Output("find-results", "children"),
         Output("find-page", "data"),
+        Output("find-apply", "hidden"),
         Output("link", "data", allow_duplicate=True),
         Input("find-text", "value"),
         Input("find-where", "value"),
@@ -69,6 +76,7 @@ def register(app: Dash, places: Places) -> None:
         Input("find-channel", "value"),
         Input("find-previous", "n_clicks"),
         Input("find-next", "n_clicks"),
+        Input("find-apply", "n_clicks"),
         State("find-page", "data"),
         State("find-run", "data"),
         prevent_initial_call=True,
@@ -83,12 +91,18 @@ def register(app: Dash, places: Places) -> None:
         channel: int | None,
         previous: int | None,
         following: int | None,
+        applied: int | None,
         page: int,
         name: str,
-    ) -> tuple[Any, int, str]:
-        page = {"find-previous": max(1, page - 1), "find-next": page + 1}.get(ctx.triggered_id, 1)
+    ) -> tuple[Any, ...]:
+        if len(ctx.triggered) != 1:  # the page was opened; a person changes one thing at a time
+            return no_update, no_update, no_update, no_update
+        run = run_of(places, name)
+        turned = {"find-previous": max(1, page - 1), "find-next": page + 1, "find-apply": page}
+        page = turned.get(ctx.triggered_id, 1)
         finding = Finding(text or "", where or "", by, order == "least", layer, step, channel or 0, page)
-        return _shown(run_of(places, name), finding), page, address(run_path(name), finding.as_query())
+        run.asked.add(finding.where)
+        return _shown(run, finding), page, True, address(run_path(name), finding.as_query())
 
 
 def _shown(run: OpenedRun, finding: Finding) -> list[Any]:

@@ -17,7 +17,7 @@ from fewchannels.interventions.conditions import SELECTIONS
 from fewchannels.interventions.live.ask import ACTIONS, TOKENS, Ask, parse
 from fewchannels.interventions.live.generation import Generation, RowStep, Snapshot
 from fewchannels.interventions.live.session import LiveModel
-from fewchannels.views.explore.address import address
+from fewchannels.views.explore.address import address, page_path
 from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, places_slider
 from fewchannels.views.explore.widgets import field as labelled
 
@@ -65,7 +65,7 @@ class Live:
 
 
 def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the generation that the address asks for."""
+    """Its controls, filled in as the address says; nothing is generated before somebody presses the button."""
     if live is None:
         raise InputError("no model is at hand. Start the explorer with --model demo, or a folder or hub id.")
     said = {"prompt": _FIRST, "seed": "0", "action": _NONE, "selection": "top", "k": "8", "layers": "all"}
@@ -100,6 +100,7 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
         dcc.Checklist(id="live-latest", options=[{"label": "follow the latest step", "value": "on"}], value=["on"]),
         labelled("Rank of the channel", dcc.Input(id="live-rank", type="number", min=1, max=8, value=1)),
     ]
+    waiting = "This address asks for a generation. Press Generate to begin it."
     return [
         dcc.Store(id="live-ask"),
         dcc.Interval(id="live-tick", interval=_EVERY_MS, disabled=True),
@@ -110,7 +111,10 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
                 html.Section(
                     [
                         html.Div(id="live-error"),
-                        html.Div(note("Generate to see its channels form."), id="live-state"),
+                        html.Div(
+                            note(waiting if "prompt" in given else "Generate to see its channels form."),
+                            id="live-state",
+                        ),
                         html.Div(looks, className="controls"),
                         html.Div(id="live-rows", className="pair"),
                         html.Div(id="live-ratios", className="pair"),
@@ -119,7 +123,6 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
             ],
             className="live",
         ),
-        dcc.Store(id="live-begin", data="prompt" in given),
     ]
 
 
@@ -133,20 +136,19 @@ def register(app: Dash, live: Live | None) -> None:
         Output("live-step", "max"),
         Output("link", "data", allow_duplicate=True),
         Input("live-go", "n_clicks"),
-        Input("live-begin", "data"),
         *(State(f"live-{name}", "value") for name in _FIELDS),
         prevent_initial_call="initial_duplicate",
     )
-    def begin(clicks: int | None, begins: bool, *values: Any) -> tuple[Any, ...]:
+    def begin(clicks: int | None, *values: Any) -> tuple[Any, ...]:
         assert live is not None
-        if not clicks and not begins:
+        if not clicks:  # a page that opens begins nothing: any site may link to it
             return no_update, True, None, no_update, no_update
         query = _query(dict(zip(_FIELDS, values, strict=True)))
         try:
             generation = live.begin(parse(query))
         except FewchannelsError as error:
             return no_update, True, alert(error), no_update, no_update
-        return query, False, None, max(1, generation.n_steps - 1), address("/live", query)
+        return query, False, None, max(1, generation.n_steps - 1), address(page_path("live"), query)
 
     @app.callback(
         Output("live-state", "children"),

@@ -147,10 +147,15 @@ class Cell:
 
 
 class OpenedRun(Opened):
-    """A run that is looked at."""
+    """A run that is looked at.
+
+    Attributes:
+        asked: conditions in SQL that a person has asked by hand.
+    """
 
     def __init__(self, name: str, path: str | Path) -> None:
         super().__init__(name, path)
+        self.asked: set[str] = set()
         self.layout = Layout.of(self.description)
         self.score = str(self.description["config"]["score"])
         self._masks: _Recent[dict[int, np.ndarray]] = _Recent(_TASKS_KEPT)

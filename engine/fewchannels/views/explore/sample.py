@@ -14,7 +14,7 @@ from fewchannels.analyses.figures.interactive import Theme, data_uri, interactiv
 from fewchannels.analyses.figures.overlay import HEIGHT as OVERLAY_HEIGHT
 from fewchannels.analyses.figures.overlay import overlay
 from fewchannels.errors import FewchannelsError
-from fewchannels.views.explore.address import SHOWN, View, address, picture_path, run_path
+from fewchannels.views.explore.address import SHOWN, View, address, page_path, picture_path, run_path
 from fewchannels.views.explore.cells import see, usual_view
 from fewchannels.views.explore.finding import CHANNEL
 from fewchannels.views.explore.lookup import Places, run_of
@@ -40,7 +40,7 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
     ]
     head = heading(about["prompt"] or "(empty prompt)", dcc.Link(f"All of {run.name}", href=run_path(run.name)), *ways)
     extra = {name: value for name, value in about.items() if name in _FACTS}
-    compare = dcc.Link("Compare with another", href=address("/compare", {"a": f"{run.name}:{sample_id}"}))
+    compare = dcc.Link("Compare with another", href=address(page_path("compare"), {"a": f"{run.name}:{sample_id}"}))
     details = html.Details([html.Summary(f"sample {about['sample']}, {sample_id}"), facts(extra), compare])
     if about["status"] != "done":
         return [head, alert(f"This sample failed: {about['error']}"), details]

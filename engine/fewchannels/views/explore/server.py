@@ -1,53 +1,202 @@
-"""The explorer's server: on this machine alone."""
+"""The explorer's server: on this machine alone, with limits on what a connection may take."""
 
+import contextlib
+import io
 import signal
 import socket
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Condition
 from typing import Any
+from urllib.parse import urlsplit
 
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from fewchannels.errors import InputError
 from fewchannels.views.explore.app import make_app
+from fewchannels.views.explore.keys import Keys
 from fewchannels.views.explore.live import Live
 from fewchannels.views.explore.lookup import Places
+from fewchannels.views.explore.site import Site
 
 HOST = "127.0.0.1"
+MOST_CONNECTIONS = 64  # a browser opens 6 to a host
+RECEIVE_S = 20.0
+SEND_S = 120.0
+_DRAIN_S = 1.0
+_PATIENCE_S = 3.0
 
 
-class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # a connection serves many requests: a page asks for dozens of pictures
+class Server(ThreadedWSGIServer):
+    """A server of a limited number of connections: the one that has been sending its request longest gives way.
 
-    def log_request(self, *arguments: Any) -> None:
-        pass
+    Args:
+        port: of 127.0.0.1; 0 takes a free one.
+    """
+
+    def __init__(self, port: int) -> None:
+        super().__init__(HOST, port, _unknown, handler=_Handler)
+        self._changed = Condition()
+        self._receiving: dict[socket.socket, None] = {}  # in the order of their arrival
+        self._answering: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Take a connection, or close it where each of the others is being answered."""
+        with self._changed:
+            if len(self._receiving) + len(self._answering) >= MOST_CONNECTIONS:
+                if not self._receiving:
+                    super().shutdown_request(request)
+                    return
+                oldest = next(iter(self._receiving))
+                del self._receiving[oldest]
+                _hang_up(oldest)
+            self._receiving[request] = None
+        super().process_request(request, client_address)
+
+    def received(self, request: socket.socket) -> None:
+        """Its request is here, all but a body."""
+        with self._changed:
+            self._receiving.pop(request, None)
+            self._answering.add(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Let a connection go."""
+        with self._changed:
+            self._receiving.pop(request, None)
+            self._answering.discard(request)
+            self._changed.notify_all()
+        super().shutdown_request(request)
+
+    def is_idle(self, timeout_s: float) -> bool:
+        """Whether everything that was asked is answered, at the latest after so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._answering, timeout_s)
 
 
-def bind(places: Places, port: int, session: Live | None = None) -> tuple[BaseWSGIServer, str]:
-    """A server that is ready to serve, and the address of its start page.
+class _Handler(WSGIRequestHandler):
+    """One connection, which werkzeug closes after its first request."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def run_wsgi(self) -> None:
+        self.server.received(self.connection)
+        try:
+            urlsplit(self.path)
+        except ValueError:
+            self.send_error(400)
+            return
+        if "Transfer-Encoding" in self.headers:  # browsers say how long a request is
+            self.send_error(411)
+            return
+        super().run_wsgi()
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self._incoming.end_within(_DRAIN_S)
+        self.connection.settimeout(SEND_S)
+        super().send_response(code, message)
+
+    def log(self, *arguments: Any) -> None:
+        """Nothing: a request's line may hold the token."""
+
+
+class _Incoming(io.RawIOBase):
+    """What a connection sends, until a moment: one that sends a byte now and then is not waited for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._until = connection, time.monotonic() + RECEIVE_S
+
+    def end_within(self, seconds: float) -> None:
+        """Read no longer than so many seconds from now."""
+        self._until = min(self._until, time.monotonic() + seconds)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has gone by itself
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _unknown(environ: Any, start_response: Any) -> Any:
+    raise AssertionError("no application is served yet")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An explorer that is ready to serve.
+
+    Attributes:
+        server: to be served.
+        site: where it is reached.
+        keys: that open it.
+    """
+
+    server: Server
+    site: Site
+    keys: Keys
+
+    @property
+    def base(self) -> str:
+        """The address of the start page, which answers browsers that were let in."""
+        return self.site.base
+
+    @property
+    def address(self) -> str:
+        """The address that lets a person in."""
+        return f"{self.base}?token={self.keys.token}"
+
+    def once(self) -> str:
+        """An address that lets a browser in one time."""
+        return f"{self.base}?token={self.keys.once()}"
+
+
+def bind(places: Places, port: int, session: Live | None = None, public_url: str | None = None) -> Bound:
+    """An explorer that is ready to serve.
 
     Args:
         places: what is open.
         port: of 127.0.0.1; 0 takes a free one.
         session: a model for the live page; None for none.
+        public_url: address of a proxy that it is reached at; None without one.
 
     Raises:
-        InputError: the port is taken.
+        InputError: the port is taken, or the address cannot be a proxy's.
     """
+    site = Site.of(port, public_url)
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             free.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise InputError(f"port {port} of this machine cannot be used: {error}. Give another --port.") from None
-        port = free.getsockname()[1]
-    hosts = [f"{HOST}:{port}", f"localhost:{port}"]
-    app = make_app(places, hosts, session)
-    server = make_server(HOST, port, app.server, threaded=True, request_handler=_Quiet)
-    return server, f"http://{HOST}:{port}/"
+    server = Server(port)
+    site, keys = replace(site, port=server.port), Keys()
+    server.app = make_app(places, site, keys, session).server
+    return Bound(server, site, keys)
 
 
-def serve(server: BaseWSGIServer, on_ready: Callable[[], object] = lambda: None) -> None:
-    """Serve until interrupted or told to end, also where a shell has had interrupts ignored. In the main thread."""
+def serve(server: Server, on_ready: Callable[[], object] = lambda: None) -> bool:
+    """Serve until interrupted or told to end, also where a shell has had interrupts ignored. In the main thread.
+
+    Returns:
+        Whether everything that was asked is answered: the interpreter must not end while DuckDB works in a thread.
+    """
 
     def end(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -60,4 +209,7 @@ def serve(server: BaseWSGIServer, on_ready: Callable[[], object] = lambda: None)
     except KeyboardInterrupt:
         pass
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         server.server_close()
+    return server.is_idle(_PATIENCE_S)

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 from fewchannels.interventions.live.ask import Ask, Edit
 from fewchannels.interventions.live.session import LiveModel
 from fewchannels.views.explore.live import Live
-from fewchannels.views.explore.server import bind
+from fewchannels.views.explore.server import Bound, bind
 
 pytestmark = needs_chromium
 
@@ -24,14 +24,14 @@ def model() -> Iterator[LiveModel]:
 
 
 @pytest.fixture(scope="module")
-def site(model: LiveModel) -> Iterator[str]:
-    server, address = bind({}, 0, Live(model, "demo"))
-    with served(server):
-        yield address.rstrip("/")
+def site(model: LiveModel) -> Iterator[Bound]:
+    bound = bind({}, 0, Live(model, "demo"))
+    with served(bound.server):
+        yield bound
 
 
 @pytest.fixture
-def watched(browser: Browser, site: str) -> Iterator[Watched]:
+def watched(browser: Browser, site: Bound) -> Iterator[Watched]:
     watched = Watched(browser, site)
     yield watched
     assert (watched.errors, watched.elsewhere) == ([], [])
@@ -46,9 +46,8 @@ def pictures(watched: Watched) -> list[bytes]:
     return [base64.b64decode(source.partition(",")[2]) for source in found]
 
 
-def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, site: str, model: LiveModel) -> None:
-    page = watched.page
-    page.goto(f"{site}/live")
+def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, model: LiveModel) -> None:
+    page = watched.go("/live")
     page.locator("#live-prompt").fill(PROMPT)
     page.locator("#live-seed").fill("3")
     page.locator("#live-n_steps").fill("6")
@@ -73,19 +72,19 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, sit
     assert "action=zero" in page.url
 
 
-def test_an_address_is_generated_when_it_is_opened_and_steps_are_seen_one_by_one(
-    watched: Watched, site: str, model: LiveModel
-) -> None:
+def test_an_address_waits_for_the_button_and_steps_are_seen_one_by_one(watched: Watched, model: LiveModel) -> None:
     said = Ask(PROMPT, seed=4, n_steps=60).as_query()
-    watched.page.goto(f"{site}/live?" + "&".join(f"{name}={value}" for name, value in said.items()))
+    page = watched.go("/live?" + "&".join(f"{name}={value}" for name, value in said.items()))
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#live-state")).to_contain_text("Press Generate")
+    page.locator("#live-go").click()
     expect(watched.page.locator("#live-state")).to_contain_text("running", timeout=60_000)
     (picture,) = pictures(watched)
     assert picture == model.begin(Ask(PROMPT, seed=4, n_steps=60)).wait(60).pictures["undisturbed"]
 
 
-def test_what_cannot_be_is_refused_in_words(watched: Watched, site: str) -> None:
-    page = watched.page
-    page.goto(f"{site}/live")
+def test_what_cannot_be_is_refused_in_words(watched: Watched) -> None:
+    page = watched.go("/live")
     for name, text in (("live-seed", "minus one"), ("live-n_steps", "0")):
         page.locator(f"#{name}").fill(text)
         page.locator("#live-go").click()
@@ -94,10 +93,10 @@ def test_what_cannot_be_is_refused_in_words(watched: Watched, site: str) -> None
 
 
 def test_without_a_model_the_page_says_how_to_have_one(browser: Browser) -> None:
-    server, address = bind({}, 0)
-    with served(server):
-        watched = Watched(browser, address)
-        watched.page.goto(f"{address}live")
+    bound = bind({}, 0)
+    with served(bound.server):
+        watched = Watched(browser, bound)
+        watched.go("/live")
         expect(watched.page.locator("[role=alert]")).to_contain_text("--model demo")
         assert watched.errors == []
         watched.close()
