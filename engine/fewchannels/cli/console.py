@@ -1,7 +1,11 @@
 """What every command prints with: results on standard output, everything else on standard error."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fewchannels.units import size
 
 results = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -33,3 +37,17 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def left_over(sizes: Mapping[str, int]) -> str:
+    """What people are told of temporary files.
+
+    Args:
+        sizes: in bytes, by name; at least one.
+    """
+    return (
+        f"{len(sizes):,} temporary file{'s' * (len(sizes) != 1)}, {size(sum(sizes.values()))}, such as "
+        f"{next(iter(sizes))}: left by a writer that was killed, or still being written. The name ends with the host "
+        "and the process. Once that process has ended, the next command on that host that writes here removes the "
+        "file, and so does runs verify --repair"
+    )

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fewchannels.cli import upkeep, verify
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import results
+from fewchannels.cli.console import left_over, results
 from fewchannels.units import size
 
 app = Commands(no_args_is_help=True)
@@ -55,6 +55,8 @@ def show(
             table.add_row(name, _indices(value) if isinstance(value, list) else str(value))
     table.add_row("kept", " x ".join(f"{about['geometry'][f'n_{d}']} {d}" for d in ("layers", "channels", "tokens")))
     table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
+    if about["left_over"]:
+        table.add_row("left over", left_over(about["left_over"]))
     if about["seconds_per_sample"] is not None:
         table.add_row("generation", f"{about['seconds_per_sample']:.3g} s a sample (mean)")
     if about["n_truncated"]:
@@ -85,6 +87,8 @@ def _show_sweep(place: str, as_json: bool) -> None:
         if value is not None:
             table.add_row(name, str(value))
     table.add_row("on disk", f"{size(about['bytes'])} in {about['files']:,} files")
+    if about["left_over"]:
+        table.add_row("left over", left_over(about["left_over"]))
     table.add_row("fingerprint", about["fingerprint"])
     table.add_row("begun", about["created"])
     table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from fewchannels.cli.console import errors, progress_bar, results, say
+from fewchannels.cli.console import errors, left_over, progress_bar, results, say
 from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError, StorageError
 from fewchannels.ranges import within
@@ -132,20 +131,6 @@ def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] |
             f"{compared['n_other_channels']} cells with other channels",
             soft_wrap=True,
         )
-
-
-def left_over(sizes: Mapping[str, int]) -> str:
-    """What people are told of temporary files.
-
-    Args:
-        sizes: in bytes, by name; at least one.
-    """
-    first = next(iter(sizes))
-    return (
-        f"{len(sizes):,} temporary file{'s' * (len(sizes) != 1)}, {size(sum(sizes.values()))}, such as {first}: of "
-        "writers that were stopped or still write. The next command that writes there, and verify --repair, remove "
-        "those whose process ran on the same host and has ended"
-    )
 
 
 def _print_removed(planned: "Repair", dry_run: bool) -> None:

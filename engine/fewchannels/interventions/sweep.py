@@ -389,4 +389,5 @@ def summary(storage: Storage) -> dict[str, Any]:
         "n_failed": sum(record.n_failed for record in records),
         "files": len(sizes),
         "bytes": sum(sizes.values()),
+        "left_over": storage.left_over(),
     }

@@ -91,6 +91,7 @@ class Run:
             "seconds_per_sample": seconds,
             "bytes": sum(files.values()),
             "files": len(files),
+            "left_over": self.storage.left_over(),
         }
 
 
