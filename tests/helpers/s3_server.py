@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +30,8 @@ SLOW = "slow"  # passed on, and answered after the client's time-out
 RESET_BEFORE = "reset_before"  # the connection breaks and the request is not passed on
 RESET_AFTER = "reset_after"  # passed on, and the connection breaks: the answer is lost
 TRUNCATED = "truncated"  # passed on, and the connection ends half way through the answer
+KILL_BEFORE = "kill_before"  # the client is killed, and its request not passed on
+KILL_AFTER = "kill_after"  # passed on, and the client is killed before it is answered
 FAULTS = (ERROR, SLOW_DOWN, SLOW, RESET_BEFORE, RESET_AFTER, TRUNCATED)
 _STATUS = {ERROR: (500, "InternalError"), SLOW_DOWN: (503, "SlowDown"), "refusing": (403, "AccessDenied")}
 
@@ -43,6 +45,7 @@ class S3Server:
         rate: probability of each kind of fault, for every request.
         refusing: answer 403 to everything.
         requests: how many came, by method.
+        changes: requests that change something since :meth:`strike`: method, path and query.
         faults: how many were made to fail, by kind.
     """
 
@@ -52,6 +55,8 @@ class S3Server:
         self.refusing = False
         self.requests: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.changes: list[str] = []
+        self._strike: tuple[int, str, Callable[[], None]] = (0, "", lambda: None)
         self._random = random.Random(seed)
         self._planned: deque[tuple[str, str, str]] = deque()
         self._lock = threading.Lock()
@@ -103,6 +108,17 @@ class S3Server:
         """Make the next requests of a method, whose path and query contain a text, fail in one way."""
         self._planned.extend([(kind, method, key)] * times)
 
+    def strike(self, at: int = 0, kind: str = "", kill: Callable[[], None] = lambda: None) -> None:
+        """Count requests that change something from 0 again, and make one of them fail.
+
+        Args:
+            at: which, from 1; 0 for none.
+            kind: ``KILL_BEFORE``, ``KILL_AFTER``, ``SLOW_DOWN``; or ``ERROR``, of that one and all that come then.
+            kill: ends the client.
+        """
+        with self._lock:
+            self.changes, self._strike = [], (at, kind, kill)
+
     @contextmanager
     def failing(self, rate: float) -> Iterator[None]:
         """Every kind of fault at a rate, while the context lasts."""
@@ -138,14 +154,27 @@ class S3Server:
         """What shall happen to a request."""
         with self._lock:
             self.requests[method] += 1
-            kind = None
-            if self._planned and method == self._planned[0][1] and self._planned[0][2] in target:
+            kind = self._struck(method, target)
+            if kind:
+                pass
+            elif self._planned and method == self._planned[0][1] and self._planned[0][2] in target:
                 kind = self._planned.popleft()[0]
             elif (drawn := self._random.random()) < self.rate * len(FAULTS):
                 kind = FAULTS[int(drawn / self.rate)]
             if kind:
                 self.faults[kind] += 1
         return "refusing" if self.refusing else kind
+
+    def _struck(self, method: str, target: str) -> str | None:
+        if method not in ("PUT", "POST", "DELETE"):
+            return None
+        self.changes.append(f"{method} {target}")
+        at, kind, _ = self._strike
+        return kind if at and (len(self.changes) == at or (kind == ERROR and len(self.changes) > at)) else None
+
+    def kill(self) -> None:
+        """End the client of the strike."""
+        self._strike[2]()
 
     def opened(self, connection: socket.socket) -> None:
         with self._lock:
@@ -193,7 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         owner = self.server.owner
         kind = owner.fault(self.command, self.path)
-        if kind == RESET_BEFORE:
+        if kind == KILL_BEFORE:
+            owner.kill()
+        if kind in (RESET_BEFORE, KILL_BEFORE):
             self._break()
         elif kind in _STATUS:
             self._drain()
@@ -202,8 +233,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self._pass_on()
             if kind == SLOW:
                 owner.wait(2 * TIMEOUT_S)
-            if kind in (SLOW, RESET_AFTER):
+            if kind in (SLOW, RESET_AFTER, KILL_AFTER):
                 answer.read()
+                if kind == KILL_AFTER:
+                    owner.kill()
                 self._break()
             else:
                 self._answer(answer, cut=kind == TRUNCATED)

@@ -6,9 +6,10 @@ replaced but Ray: an actor in the process itself does the tasks, by the worker's
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,16 @@ class Forks:
         folder: where its files go.
         shim: the library; without it nothing is counted, and nothing struck.
         watched: folders whose changes count.
+        environment: of the process, besides the test's own.
     """
 
-    def __init__(self, folder: Path, shim: Shim | None = None, watched: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shim: Shim | None = None,
+        watched: Sequence[Path] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.armed: Armed | None = shim.armed(folder) if shim else None
         counted = shim.environment(self.armed, watched) if shim and self.armed else {}
         self._said = folder / "said"
@@ -33,7 +41,7 @@ class Forks:
             [sys.executable, __file__, str(self._said)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | counted,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (environment or {}) | counted,
             text=True,
         )
 
@@ -51,14 +59,20 @@ class Forks:
             self.armed.arm(at, how)
         self._process.stdin.write(json.dumps(list(arguments)) + "\n")
         self._process.stdin.flush()
+        self._child = int(self._process.stdout.readline())
         return int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """Kill the command that runs now."""
+        os.kill(self._child, signal.SIGKILL)
 
     def said(self) -> str:
         """What the last command printed."""
         return self._said.read_text(encoding="utf-8", errors="replace")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, at once: it has nothing to put away."""
+        self._process.kill()
         self._process.communicate()
 
 
@@ -68,11 +82,14 @@ def _in_this_process() -> None:
     from fewchannels.capture.job import Work
     from fewchannels.cluster.pool import Actor, Start
     from fewchannels.cluster.session import Pool
+    from fewchannels.runs import lease
 
     def outcomes(work: Work, start: Start, tasks: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:
         actor = Actor(work, start, 1)
         yield from map(actor.do, tasks)
 
+    # A lease in a bucket is waited for so many times as long.
+    lease.BEAT_S = float(os.environ.get("CRASH_BEAT_S", lease.BEAT_S))
     run.ray_session = lambda pool: nullcontext()
     run.outcomes = outcomes
 
@@ -95,6 +112,7 @@ def _serve(said: str) -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
+            os.close(0)
             file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             os.dup2(file, 1)
             os.dup2(file, 2)
@@ -110,6 +128,7 @@ def _serve(said: str) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+        print(child, flush=True)  # noqa: T201
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
 
 

@@ -165,10 +165,6 @@ OPEN(open64, open64)
 OPENAT(openat)
 OPENAT(openat64)
 
-int creat(const char *path, mode_t mode) {
-    char buffer[PATH_MAX];
-    THROUGH(int, "open", watched_path(AT_FDCWD, path, buffer), TAKES_ROOM, REAL(creat)(path, mode))
-}
 
 #define WRITE_CALL(name, parameters, arguments, torn)                                                                 \
     ssize_t name parameters {                                                                                         \
@@ -210,6 +206,8 @@ WRITE_CALL(pwrite64, (int file, const void *data, size_t n, off64_t at), (file, 
            half(file, &(struct iovec){(void *)data, n}, 1, at))
 WRITE_CALL(pwritev, (int file, const struct iovec *parts, int n, off_t at), (file, parts, n, at),
            half(file, parts, n, at))
+WRITE_CALL(pwritev64, (int file, const struct iovec *parts, int n, off64_t at), (file, parts, n, at),
+           half(file, parts, n, at))
 WRITE_CALL(copy_file_range, (int from, off64_t *at, int file, off64_t *to, size_t n, unsigned flags),
            (from, at, file, to, n, flags), REAL(copy_file_range)(from, at, file, to, n / 2, flags))
 WRITE_CALL(sendfile, (int file, int from, off_t *at, size_t n), (file, from, at, n),
@@ -222,8 +220,15 @@ WRITE_CALL(sendfile64, (int file, int from, off64_t *at, size_t n), (file, from,
         char buffer[PATH_MAX];                                                                                        \
         THROUGH(int, label, watched_descriptor(file, buffer), kind, REAL(name) arguments)                             \
     }
-OF_FILE(fsync, "fsync", TAKES_ROOM, (int file), (file))
-OF_FILE(fdatasync, "fsync", TAKES_ROOM, (int file), (file))
+/* Not waited for: what a process has written outlives it, and only a machine that stops could lose it. */
+#define SYNC(name)                                                                                                    \
+    int name(int file) {                                                                                              \
+        char buffer[PATH_MAX];                                                                                        \
+        const char *where = watched_descriptor(file, buffer);                                                         \
+        THROUGH(int, "fsync", where, TAKES_ROOM, where ? 0 : REAL(name)(file))                                        \
+    }
+SYNC(fsync)
+SYNC(fdatasync)
 OF_FILE(ftruncate, "cut", OTHER, (int file, off_t length), (file, length))
 OF_FILE(ftruncate64, "cut", OTHER, (int file, off64_t length), (file, length))
 
@@ -232,6 +237,8 @@ OF_FILE(ftruncate64, "cut", OTHER, (int file, off64_t length), (file, length))
         char buffer[PATH_MAX];                                                                                        \
         THROUGH(int, label, watched_path(folder, path, buffer), kind, REAL(name) arguments)                           \
     }
+OF_PATH(creat, "open", TAKES_ROOM, (const char *path, mode_t mode), AT_FDCWD, (path, mode))
+OF_PATH(creat64, "open", TAKES_ROOM, (const char *path, mode_t mode), AT_FDCWD, (path, mode))
 OF_PATH(unlink, "unlink", OTHER, (const char *path), AT_FDCWD, (path))
 OF_PATH(unlinkat, "unlink", OTHER, (int folder, const char *path, int flags), folder, (folder, path, flags))
 OF_PATH(remove, "unlink", OTHER, (const char *path), AT_FDCWD, (path))
@@ -239,6 +246,7 @@ OF_PATH(rmdir, "rmdir", OTHER, (const char *path), AT_FDCWD, (path))
 OF_PATH(mkdir, "mkdir", TAKES_ROOM, (const char *path, mode_t mode), AT_FDCWD, (path, mode))
 OF_PATH(mkdirat, "mkdir", TAKES_ROOM, (int folder, const char *path, mode_t mode), folder, (folder, path, mode))
 OF_PATH(truncate, "cut", OTHER, (const char *path, off_t length), AT_FDCWD, (path, length))
+OF_PATH(truncate64, "cut", OTHER, (const char *path, off64_t length), AT_FDCWD, (path, length))
 OF_PATH(rename, "rename", OTHER, (const char *old, const char *path), AT_FDCWD, (old, path))
 OF_PATH(renameat, "rename", OTHER, (int from, const char *old, int folder, const char *path), folder,
         (from, old, folder, path))
