@@ -72,6 +72,7 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def bases(folder: Path) -> dict[tuple[str, ...], Base]:
     """A real place for every command, and what it is given there. Slow: made once."""
+    os.environ["HOME"] = str(folder)  # of those that write to ~
     model = folder / "model"
     build_pipeline(TINY, seed=1).save_pretrained(model)
     settings = {"top_k": 32, "shard_samples": 4}
@@ -192,13 +193,15 @@ def time_limit(seconds: int) -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise TimeoutError(f"it did not end within {seconds} s")
 
-    earlier = signal.signal(signal.SIGALRM, end)
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGALRM, end)
     signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, earlier)
+        for number, handler in earlier.items():  # a command has its own
+            signal.signal(number, handler)
 
 
 def outcome(words: list[str], seconds: int = LIMIT_S) -> tuple[int, str]:

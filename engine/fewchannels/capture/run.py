@@ -7,6 +7,7 @@ from typing import Any
 import ray
 
 from fewchannels.capture.job import Job, Work
+from fewchannels.capture.memory import check_memory
 from fewchannels.cluster.pool import Start, State, is_done, outcomes
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
 from fewchannels.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
@@ -174,9 +175,11 @@ def capture(
         on_encoded: called with the samples whose prompts are encoded, where that is done first.
 
     Raises:
+        InputError: this machine cannot hold what a worker needs.
         StorageError: the disk is full or refused; what is done stays done.
         FewchannelsError: Ray could not run the actors.
     """
+    check_memory(job, pool)
 
     def before(tasks: list[int]) -> None:
         if job.config.encode_first:

@@ -23,9 +23,9 @@ def read_yaml(file: Path | None) -> dict[str, Any]:
     """
     if file is None:
         return {}
-    if not file.is_file():
-        raise InputError(f"there is no settings file {str(file)!r}.")
     try:
+        if not file.is_file():
+            raise InputError(f"there is no settings file {str(file)!r}.")
         if file.stat().st_size > _MOST_BYTES:
             raise InputError(f"{str(file)!r} has more than {_MOST_BYTES:,} bytes; a settings file has a few lines.")
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))

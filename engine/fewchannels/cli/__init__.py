@@ -1,5 +1,6 @@
 """The command ``fewchannels``: parse, call, print."""
 
+import errno
 import signal
 import sys
 
@@ -21,7 +22,8 @@ from fewchannels.cli import (
 )
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
-from fewchannels.errors import FewchannelsError
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.ranges import shown
 
 app = Commands(
     name="fewchannels",
@@ -56,6 +58,11 @@ def main() -> None:
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        say(f"error: {shown(error.filename)} is too long a name for a file. Give a shorter one.", style="bold red")
+        sys.exit(InputError.exit_code)
 
 
 def _end(number: int, frame: object) -> None:

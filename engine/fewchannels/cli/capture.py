@@ -126,12 +126,14 @@ def capture(
     }
     with errors.status("checking the manifest and the model"):
         from fewchannels.capture.job import prepare
+        from fewchannels.capture.memory import check_memory
         from fewchannels.cluster.session import choose_pool
         from fewchannels.models.family_file import read_family
 
         described = read_family(family) if family else None
         job = prepare(manifest, out, CaptureConfig.from_sources(config, given), described)
         pool = choose_pool(actors, gpus_per_actor, address, cpus_per_actor)
+        check_memory(job, pool)
     if job.config.dtype == "float16":
         errors.print(
             "float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow"

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
-from fewchannels.cli.options import option
+from fewchannels.cli.options import option, ruled
 from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings
+from fewchannels.ranges import MOST_INDEX, Whole, several
 from fewchannels.units import size
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ Amounts = Annotated[
     str, option(Grid, "amounts", about="How far values go towards that, 1: all the way; comma-separated.")
 ]
 Selections = Annotated[str, option(Grid, "selections")]
-Channels = Annotated[str | None, option(Grid, "channels")]
+Channels = Annotated[str | None, ruled(several(Whole(0, MOST_INDEX), "Of selection listed: 154,1446."))]
 K = Annotated[str, option(Grid, "k")]
 Trials = Annotated[int, option(Grid, "trials")]
 AtLayers = Annotated[
@@ -83,10 +84,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.
 
 def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool) -> None:
     """Run what is not done of a prepared sweep, measure its effects, and print them."""
+    from fewchannels.capture.memory import check_memory
     from fewchannels.interventions.sweep import begin_sweep, check_place
     from fewchannels.runs.lease import hold
 
     sweep = prepared.sweep
+    check_memory(sweep.job, pool)
     if dry_run:
         _print_cost(prepared, pool, as_json)
         return

@@ -31,7 +31,10 @@ def open_storage(url: str | Path) -> Storage:
     text = str(url)
     if "://" not in text:
         return FolderStorage(Path(text))
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is no URL: {error}. Give a folder, or a URL such as s3://BUCKET/RUN.") from None
     if parts.scheme == "file":
         return FolderStorage(Path(parts.path))
     if parts.scheme not in SCHEMES:
