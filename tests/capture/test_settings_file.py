@@ -49,8 +49,8 @@ def test_what_means_the_same_is_taken(tmp_path: Path) -> None:
         ("top_k: 0x" + "f" * 5000, "is a number of thousands of digits; it must be 0 to 1,000,000."),
         ("- 1", "must hold a mapping such as 'top_k: 12'; it holds list."),
         ("layers: &a [*a]", "it must be str."),
-        ("[" * 3000, "it is nested too deeply"),
-        ("{a: " * 3000, "it is nested too deeply"),
+        ("[" * 1200, "it is nested too deeply"),
+        ("{a: " * 1200, "it is nested too deeply"),
         ("!!python/object/apply:os.getpid []", "cannot read the settings file"),
         ("# " + "x" * 2**20, "has more than 1,048,576 bytes"),
     ],
@@ -98,7 +98,7 @@ PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(
 JUNK = st.recursive(PLAIN, lambda each: st.lists(each) | st.dictionaries(NAMES, each), max_leaves=8)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, JUNK, max_size=4))
 def test_any_yaml_is_settings_or_refused(tmp_path: Path, content: dict[Any, Any]) -> None:
     with suppress(InputError):

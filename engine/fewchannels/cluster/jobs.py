@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from ray.exceptions import RpcError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from fewchannels.errors import FewchannelsError, InputError
@@ -202,7 +203,7 @@ class Jobs:
         where = self._where
         try:
             yield
-        except ConnectionError as error:
+        except (ConnectionError, RpcError) as error:
             raise FewchannelsError(
                 f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, where its "
                 "dashboard answers; from outside, ray dashboard cluster.yaml makes that http://localhost:8265."
