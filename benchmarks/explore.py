@@ -79,10 +79,12 @@ def make(path: Path, n_samples: int) -> Layout:
     storage.put("manifest.parquet", [encode("manifest", _samples("manifest", ids, range(n_samples), []))])
     config = {"model": "made up", "score": "mean_abs", "top_k": K, "steps": list(STEPS), "tokens": "all"}
     config |= {"value_precision": "float32", "dtype": "float32"}
-    geometry = {"n_samples": n_samples, "n_steps": 28, "n_layers": N_LAYERS, "n_channels": N_CHANNELS}
+    geometry = {"n_samples": n_samples, "n_steps": len(STEPS), "n_layers": N_LAYERS, "n_channels": N_CHANNELS}
     geometry |= {"n_tokens": N_TOKENS, "blocks": [{"layer": b.layer, "path": b.path, "kind": b.kind} for b in blocks]}
     description = {"format_version": 2, "fingerprint": FINGERPRINT, "config": config, "geometry": geometry}
-    description |= {"n_tasks": layout.n_tasks, "shard_samples": SHARD_SAMPLES, "model": {"name": "made up"}}
+    description |= {"n_tasks": layout.n_tasks, "shard_samples": SHARD_SAMPLES, "objects": {}}
+    description |= {"identity": {}, "manifest": {"n_samples": n_samples, "sha256": ""}, "versions": {}, "created": ""}
+    description |= {"model": {"name": "made up", "family": "", "weights_sha256": ""}}
     write_description(storage, description)
     return layout
 

@@ -37,6 +37,13 @@ def schema(name: str) -> pa.Schema:
     )
 
 
+@cache
+def tables() -> frozenset[str]:
+    """The names of all schemas."""
+    files = [path.name for path in folder("schemas").iterdir()]
+    return frozenset(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
 def encode(name: str, columns: Columns) -> memoryview:
     """A table as the bytes of one Parquet file in its schema.
 

@@ -29,12 +29,14 @@ def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -
     description = {
         "format_version": 1,
         "fingerprint": "0" * 16,
-        "identity": {"kind": "text", "n_items": int(edits["item"].nunique()), "score": "mean_abs"},
+        "identity": {"kind": "text", "n_items": int(edits["item"].nunique()), "score": "mean_abs", "generation": {}},
         "protocol": None,
         "n_conditions": len(conditions),
         "n_edits": int((edits["role"] == "edited").sum()),
         "n_tasks": 1,
-        "model": {"name": "demo"},
+        "model": {"name": "demo", "family": "FluxTransformer2DModel"},
+        "versions": {},
+        "created": "2026-01-01T00:00:00",
         "objects": {key: asdict(each) for key, each in objects.items()},
     }
     rows = {

@@ -235,7 +235,7 @@ def test_a_run_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_description_without_a_part_is_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"run\.json is damaged: it has no 'n_tokens'"):
+    with pytest.raises(StorageError, match=r"run\.json is damaged: geometry.n_tokens: field required"):
         Catalog(
             make_run(tmp_path / "run", CELLS, geometry={"n_samples": 1, "n_steps": 1, "n_layers": 1, "n_channels": 1})
         )

@@ -10,9 +10,11 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from fewchannels.errors import RunConflictError, StorageError
+from pydantic import Field
+
+from fewchannels.errors import RunConflictError
 from fewchannels.runs import documents
 from fewchannels.runs.description import MANIFEST, NAME
 from fewchannels.runs.storage import Buffer, Storage, Stored
@@ -76,6 +78,16 @@ class Change:
                 )
 
 
+class _Document(documents.Fields):
+    objects: documents.Objects
+
+
+class _Settled(documents.Fields):
+    folder: Annotated[str, Field(pattern=r"^changes/(run|[0-9]+)\.[0-9a-f]+/\z")]
+    target: Annotated[str, Field(pattern=r"^(run\.json|ledger/[0-9]+\.json)\z")]
+    document: _Document
+
+
 class Draft:
     """New objects beside those that they are to replace.
 
@@ -117,15 +129,12 @@ def find_change(storage: Storage, name: str) -> Change | None:
         StorageError: it is damaged.
     """
     key = f"{FOLDER}{name}.json"
+    remedy = "Delete it: what it was to replace is still there, and the next capture begins the change anew."
     try:
-        return _change(name, documents.decode(storage.get(key)))
+        with documents.damage(storage, key, remedy):
+            return _change(name, documents.decode(storage.get(key), _Settled))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (documents.DamagedDocumentError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(
-            f"{storage.location(key)} is damaged: {error}. Delete it: what it was to replace is still there, and the "
-            "next capture begins the change anew."
-        ) from None
 
 
 def _change(name: str, content: dict[str, Any]) -> Change:

@@ -3,11 +3,17 @@
 The first two are written last of what begins it, and a run's again when it grows; the third is written last of all.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from fewchannels.errors import InputError, StorageError
+from pydantic import Field, model_validator
+
+from fewchannels.errors import InputError
 from fewchannels.runs import documents
-from fewchannels.runs.storage import Storage, Stored
+from fewchannels.runs.documents import Fields, Name, Objects, Score, Table, Versions
+from fewchannels.runs.layout import Layout
+from fewchannels.runs.storage import Count, Storage, Stored
+from fewchannels.tables import tables
 
 NAME = "run.json"
 MANIFEST = "manifest.parquet"
@@ -17,6 +23,178 @@ SWEEP = "sweep.json"
 SWEEP_FORMAT_VERSION = 1
 COMPARISON = "comparison.json"
 COMPARISON_FORMAT_VERSION = 1
+ARRAYS = "activations.zarr/"
+
+Extent = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+class _Versioned(Fields):
+    format_version: Positive
+
+
+class _Config(Fields):
+    model: str
+    score: Score
+    top_k: Extent
+
+
+class _Geometry(Fields):
+    n_samples: Count
+    n_steps: Extent
+    n_layers: Extent
+    n_channels: Extent
+    n_tokens: Extent
+
+
+class _Model(Fields):
+    name: str
+    family: str
+
+
+class _RunModel(_Model):
+    weights_sha256: str
+
+
+class _Described(Fields):
+    fingerprint: str
+    n_tasks: Count
+    versions: Versions = Field(default_factory=dict)
+    created: str = ""
+    objects: Objects = Field(default_factory=dict)
+
+
+class _Run1(_Described):
+    """A run of format version 1."""
+
+    config: _Config
+    geometry: _Geometry
+    shard_samples: Positive = 1
+    model: _RunModel = Field(default_factory=lambda: _RunModel(name="", family="", weights_sha256=""))
+
+
+class _Config2(_Config):
+    steps: Annotated[list[Extent], Field(min_length=1)]
+    tokens: str
+    value_precision: str
+    dtype: str
+    streams: str = "image"
+    branches: str = "cond"
+    controls: str = "none"
+
+
+class _Block(Fields):
+    layer: Extent
+    path: str
+    kind: str
+
+
+class _Geometry2(_Geometry):
+    n_channels: Positive
+    n_tokens: Positive
+    blocks: Annotated[list[_Block], Field(min_length=1)]
+
+
+class _Manifest(Fields):
+    n_samples: Count
+    sha256: str
+
+
+class _Run2(_Run1):
+    """A run of format version 2."""
+
+    config: _Config2
+    geometry: _Geometry2
+    shard_samples: Positive
+    model: _RunModel
+    manifest: _Manifest
+    identity: dict[str, Any]
+    versions: Versions
+    created: str
+    objects: Objects
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_Run2":
+        try:
+            layout = Layout.of({"format_version": FORMAT_VERSION} | self.model_dump())
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        geometry = self.geometry
+        found = (geometry.n_steps, geometry.n_layers, self.n_tasks, self.manifest.n_samples)
+        expected = (len(layout.steps), len(layout.blocks), layout.n_tasks, geometry.n_samples)
+        if found != expected:
+            raise ValueError(f"steps, layers, tasks and samples are counted as {found}, and are {expected}")
+        if layout.top_k > layout.n_channels:
+            raise ValueError(f"config.top_k is {layout.top_k} of {layout.n_channels} channels")
+        if others := [key for key in self.objects if key != MANIFEST and not key.startswith(ARRAYS)]:
+            raise ValueError(f"objects: {others[0]!r} is not stored once for a run")
+        return self
+
+
+class _SweepIdentity(Fields):
+    kind: str
+    n_items: Count
+    score: Score
+    generation: dict[str, Any]
+
+
+class _Sweep(_Described):
+    identity: _SweepIdentity
+    protocol: str | None
+    n_conditions: Count
+    n_edits: Count
+    model: _Model
+    versions: Versions
+    created: str
+    objects: dict[Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,80}\.parquet\z")], documents.StoredFields]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_Sweep":
+        if unknown := [key for key in self.objects if key.removesuffix(".parquet") not in tables()]:
+            raise ValueError(f"objects: {unknown[0]!r} is no table of a sweep")
+        return self
+
+
+class _Side(Fields):
+    run: str
+    stream: Literal["image", "text"]
+    branch: Literal["cond", "uncond"]
+
+
+class _ComparisonIdentity(Fields):
+    a: _Side
+    b: _Side
+
+
+class _Runs(Fields):
+    a: str
+    b: str
+
+
+class _Numbers(Fields):
+    n_samples: Count
+    n_prompts: Count
+    n_only_a: Count
+    n_only_b: Count
+    n_cells_left_out: Count
+    n_channels_a: Positive
+    n_channels_b: Positive
+    layers_by: str
+    steps_by: str
+    step_a: Extent
+    step_b: Extent
+    score: Score
+    k: Positive
+    settings: list[str]
+    layers: list[dict[str, Extent | list[float | None]]]
+
+
+class _Comparison(Fields):
+    identity: _ComparisonIdentity
+    runs: _Runs
+    numbers: _Numbers
+    tables: dict[Name, Table]
+    versions: Versions
 
 
 def read_description(storage: Storage) -> dict[str, Any]:
@@ -26,7 +204,7 @@ def read_description(storage: Storage) -> dict[str, Any]:
         InputError: there is no run, or one of a newer format.
         StorageError: the file is damaged.
     """
-    return _read(storage, NAME, FORMAT_VERSION, "run", "capture")
+    return _read(storage, NAME, [_Run1, _Run2], "run", "capture")
 
 
 def read_sweep(storage: Storage) -> dict[str, Any]:
@@ -36,7 +214,7 @@ def read_sweep(storage: Storage) -> dict[str, Any]:
         InputError: there is no sweep, or one of a newer format.
         StorageError: the file is damaged.
     """
-    return _read(storage, SWEEP, SWEEP_FORMAT_VERSION, "sweep", "probe or fewchannels transport")
+    return _read(storage, SWEEP, [_Sweep], "sweep", "probe or fewchannels transport")
 
 
 def read_comparison(storage: Storage) -> dict[str, Any]:
@@ -46,28 +224,28 @@ def read_comparison(storage: Storage) -> dict[str, Any]:
         InputError: there is no comparison, or one of a newer format.
         StorageError: the file is damaged.
     """
-    return _read(storage, COMPARISON, COMPARISON_FORMAT_VERSION, "comparison", "compare")
+    return _read(storage, COMPARISON, [_Comparison], "comparison", "compare")
 
 
-def _read(storage: Storage, name: str, latest: int, what: str, command: str) -> dict[str, Any]:
+def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: str, command: str) -> dict[str, Any]:
+    """A document, held to the fields of its format version: of 1 to the first ones, and so on."""
+    damaged = f"Delete it and run the {what}'s command again: it writes the file anew and keeps what is done."
     try:
-        description = documents.decode(storage.get(name))
+        with documents.damage(storage, name, damaged):
+            description = documents.decode(storage.get(name), _Versioned)
+            version = description["format_version"]
+            if version > len(formats):
+                raise InputError(
+                    f"{storage.url!r} has format_version {version}; this version of fewchannels reads up to "
+                    f"{len(formats)}. Upgrade fewchannels."
+                )
+            documents.check(formats[version - 1].model_validate, description)
+        return description
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"Make one with fewchannels {command}."
         if storage.exists(COMPARISON):
             remedy = "It holds a comparison of two runs: fewchannels report and fewchannels sql take that."
         raise InputError(f"{storage.url!r} holds no {what}: it has no {name}. {remedy}") from None
-    except documents.DamagedDocumentError as error:
-        raise StorageError(
-            f"{storage.location(name)} is damaged: {error}. Delete it and run the {what}'s command again: it writes "
-            "the file anew and keeps what is done."
-        ) from None
-    if description.get("format_version", 0) > latest:
-        raise InputError(
-            f"{storage.url!r} has format_version {description['format_version']}; this version of fewchannels reads up "
-            f"to {latest}. Upgrade fewchannels."
-        )
-    return description
 
 
 def write_description(storage: Storage, description: dict[str, Any]) -> None:

@@ -1,22 +1,117 @@
 """JSON documents that know whether they are whole: ``run.json``, and the ledger's records.
 
 A document is written in one way only, its last field the CRC-32C of itself without that field, so that any change of
-any byte is seen.
+any byte is seen. A checksum is no signature: whoever made the run could make it. So what a document holds is checked as
+well, against the fields that its readers count on.
 """
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, TypeVar
 
 from crc32c import crc32c
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fewchannels.errors import StorageError
+from fewchannels.runs.storage import Checksum, Count, Storage, is_key
+from fewchannels.tables import tables
 
 CHECKSUM = "crc32c"
 _END = re.compile(rb',\n "crc32c": "([0-9a-f]{8})"\n}\n')
 _END_BYTES = len(b',\n "crc32c": "00000000"\n}\n')
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 
 
 class DamagedDocumentError(ValueError):
-    """The bytes are not what :func:`encode` wrote."""
+    """The bytes are not what :func:`encode` wrote, or do not hold what such a document holds."""
+
+
+class Fields(BaseModel):
+    """What a document holds at least, each of exactly its type. Others may be there: later versions add some."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+def _as_key(text: str) -> str:
+    if not is_key(text):
+        raise ValueError("it does not name a place inside the run")
+    return text
+
+
+def _as_table(text: str) -> str:
+    if text not in tables():
+        raise ValueError("there is no such table")
+    return text
+
+
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Key = Annotated[str, AfterValidator(_as_key)]
+
+
+class StoredFields(Fields):
+    """Size and checksum of an object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n_bytes: Count
+    crc32c: Checksum
+
+
+Objects = dict[Key, StoredFields]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,80}\z")]
+"""Of a table: it stands in SQL as it is."""
+Table = Annotated[str, AfterValidator(_as_table)]
+Score = Literal["mean_abs", "abs_mean", "max_abs", "rms"]
+Versions = dict[str, str]
+
+
+def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
+    """Hold a document's content to what such a document holds, and return what pydantic makes of it.
+
+    Args:
+        fields: pydantic's validation, such as :meth:`Fields.model_validate`.
+        content: of the document.
+
+    Raises:
+        DamagedDocumentError: naming the field.
+    """
+    try:
+        return fields(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where, given = ".".join(map(str, first["loc"])), f"{first['input']!r:.60}"
+        given = "" if first["type"] == "missing" else f", and is {given}"
+        message = first["msg"].removeprefix("Value error, ")
+        raise DamagedDocumentError(f"{where or 'all of it'}: {message[:1].lower()}{message[1:]}{given}") from None
+
+
+def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[str, Any]:
+    """A document of a run.
+
+    Args:
+        storage: of the run.
+        key: of the document.
+        fields: what it holds.
+        remedy: what to do where it is damaged: a sentence.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it is damaged.
+    """
+    with damage(storage, key, remedy):
+        return decode(storage.get(key), fields)
+
+
+@contextmanager
+def damage(storage: Storage, key: str, remedy: str) -> Iterator[None]:
+    """While a document is looked at: whatever is wrong with it becomes a :class:`StorageError` that names it."""
+    try:
+        yield
+    except DamagedDocumentError as error:
+        raise StorageError(f"{storage.location(key)} is damaged: {error}. {remedy}") from None
 
 
 def encode(content: dict[str, Any]) -> bytes:
@@ -24,25 +119,45 @@ def encode(content: dict[str, Any]) -> bytes:
     return _text(content | {CHECKSUM: f"{crc32c(_text(content)):08x}"})
 
 
-def decode(data: bytes) -> dict[str, Any]:
+def decode(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
     """A document's content. One of format version 1, which has no checksum and names no objects, is taken as it is.
 
+    Args:
+        data: the document's bytes.
+        fields: what it holds.
+
     Raises:
-        DamagedDocumentError: a byte is not as it was written.
+        DamagedDocumentError: a byte is not as it was written, or the content is not such a document's.
     """
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedDocumentError(f"it is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise DamagedDocumentError(f"it holds {type(content).__name__}, not fields")
     found = content.pop(CHECKSUM, None)
     if found is None and "objects" in content:
         raise DamagedDocumentError(f"it has no {CHECKSUM}")
-    # Of the bytes and not of what they mean: writing a document again to compare takes ten times as long as reading it.
-    if found is not None and not _is_whole(data):
-        raise DamagedDocumentError("its checksum is not that of its content")
+    if found is not None:
+        check_whole(data)
+    check(fields.model_validate, content)
     return content
+
+
+def check_whole(data: bytes) -> None:
+    """Hold a document's bytes to its checksum.
+
+    Raises:
+        DamagedDocumentError: a byte is not as it was written.
+    """
+    # Of the bytes and not of what they mean: writing a document again to compare takes ten times as long as reading it.
+    if not _is_whole(data):
+        raise DamagedDocumentError("its checksum is not that of its content")
+
+
+def needs_checksum(data: bytes) -> bool:
+    """Whether a document must have a checksum: one of format version 1 has none, and names no objects."""
+    return f'"{CHECKSUM}"'.encode() in data or b'"objects"' in data
 
 
 def _is_whole(data: bytes) -> bool:

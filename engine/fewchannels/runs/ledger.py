@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+
+from pydantic import ConfigDict, TypeAdapter
 
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.changes import Draft
-from fewchannels.runs.storage import Storage, Stored
+from fewchannels.runs.documents import Key, Seconds
+from fewchannels.runs.storage import Count, Storage, Stored
 
 _FOLDER = "ledger/"
 _READERS = 16
@@ -33,18 +36,20 @@ class Record:
         objects: what the task stored, by key; empty in runs of format version 1.
     """
 
-    task: int
-    start: int
-    stop: int
+    __pydantic_config__ = ConfigDict(strict=True)
+
+    task: Count
+    start: Count
+    stop: Count
     fingerprint: str
-    attempt: int
-    n_done: int
-    n_failed: int
-    seconds: float
+    attempt: Count
+    n_done: Count
+    n_failed: Count
+    seconds: Seconds
     finished: str
     host: str
     device: str
-    objects: Mapping[str, Stored] = field(default_factory=dict)
+    objects: Mapping[Key, Stored] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The record's document."""
@@ -60,14 +65,15 @@ class Record:
         """The record of a document.
 
         Raises:
-            ValueError: it is damaged, or no record.
+            DamagedDocumentError: it is damaged, or no record.
         """
-        content = documents.decode(data)
-        content["objects"] = {key: Stored(**stored) for key, stored in content.get("objects", {}).items()}
-        try:
-            return cls(**{each.name: content[each.name] for each in fields(cls)})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"it is no record: {error}") from None
+        # Not by way of `documents.decode`: a run has thousands of records, and all are read whenever it is opened.
+        if documents.needs_checksum(data):
+            documents.check_whole(data)
+        return documents.check(_RECORD.validate_json, data)
+
+
+_RECORD = TypeAdapter(Record)
 
 
 class Ledger:
@@ -147,8 +153,11 @@ class Ledger:
 
     def _read(self, key: str) -> Record:
         try:
-            return Record.decode(self._storage.get(key))
-        except ValueError as error:
+            record = Record.decode(self._storage.get(key))
+            if self.key(record.task) != key:
+                raise documents.DamagedDocumentError(f"it is task {record.task}'s")
+            return record
+        except documents.DamagedDocumentError as error:
             raise StorageError(
                 f"the record {self._storage.location(key)} is damaged: {error}. fewchannels runs verify --repair "
                 "drops it, and the next capture does its task again."

@@ -7,17 +7,20 @@ its own part speaks for it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from fewchannels.errors import StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.ledger import Record
-from fewchannels.runs.storage import Storage, Stored
+from fewchannels.runs.storage import Checksum, Count, Storage, Stored
 from fewchannels.tables import decode, join, of_samples
 
 FOLDER = "ledger/compact/"
 TABLES = ("cells", "samples")
 _PART_BYTES = 256 * 2**20
+_REMEDY = "fewchannels runs verify says whose rows are lost."
 # Questions are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
 _COMPACTED: Mapping[str, Mapping[str, Any]] = {
     "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
@@ -77,10 +80,11 @@ class Parts:
         self.compactions: list[Compaction] = []
         for key in storage.list(FOLDER):
             try:
-                self.compactions.append(_compaction(storage.get(key)))
-            except (ValueError, KeyError, TypeError) as error:
+                with documents.damage(storage, key, _REMEDY):
+                    self.compactions.append(_compaction(key, storage.get(key)))
+            except StorageError as error:
                 if damaged is None:
-                    raise StorageError(f"the record {storage.location(key)} is damaged: {error}.") from None
+                    raise
                 damaged[key] = str(error)
         self.compacted = {t: each for each in self.compactions for t in each.speaks_for(records)}
 
@@ -113,14 +117,27 @@ class Parts:
         return of_samples(decode(self._storage.get(key)), record.start, record.stop)
 
 
-def _compaction(data: bytes) -> Compaction:
-    content = documents.decode(data)
-    return Compaction(
+class _Compacted(documents.Fields):
+    first: Count
+    last: Count
+    records: dict[Annotated[str, Field(pattern=r"^[0-9]{1,15}\z")], Checksum]
+    objects: documents.Objects
+
+
+def _compaction(key: str, data: bytes) -> Compaction:
+    content = documents.decode(data, _Compacted)
+    compaction = Compaction(
         content["first"],
         content["last"],
         {int(task): checksum for task, checksum in content["records"].items()},
         {key: Stored(**stored) for key, stored in content["objects"].items()},
     )
+    own = {compaction.part(table) for table in TABLES}
+    if compaction.key != key or compaction.objects.keys() != own:  # they are deleted when it speaks for no task
+        raise documents.DamagedDocumentError("it names other objects than a compaction of its tasks has")
+    if not all(compaction.first <= task <= compaction.last for task in compaction.records):
+        raise documents.DamagedDocumentError("it speaks for other tasks than its name says")
+    return compaction
 
 
 def compact(

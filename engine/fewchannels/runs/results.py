@@ -7,18 +7,48 @@ it stopped, and one without ``result.json`` is none for readers.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
-from fewchannels.runs.storage import Storage, Stored
+from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.tables import Columns, encode
 
 FOLDER = "results/"
 BEGUN = "begun.json"
 END = "result.json"
+
+
+class _Unit(documents.Fields):
+    unit: Count
+    objects: documents.Objects
+
+
+class _Settings(documents.Fields):
+    """Of an analysis; what reports name of it stands in SQL as it is."""
+
+    score: documents.Score = "mean_abs"
+    k: Count = 0
+    ks: Annotated[list[Count], Field(min_length=1)] = Field(default_factory=lambda: [0])
+
+
+class _Selected(documents.Fields):
+    stream: Literal["image", "text"] = "image"
+    branch: Literal["cond", "uncond"] = "cond"
+    n_samples: Count = 0
+
+
+class _Result(documents.Fields):
+    analysis: str = ""
+    settings: _Settings = Field(default_factory=_Settings)
+    selected: _Selected = Field(default_factory=_Selected)
+    versions: documents.Versions = Field(default_factory=dict)
+    tables: dict[documents.Name, documents.Table]
+    objects: documents.Objects
 
 
 @dataclass(frozen=True)
@@ -104,7 +134,7 @@ class Results:
         Raises:
             InputError: the analysis was not run, or did not come to its end.
         """
-        content = self._document(END)
+        content = self._document(END, _Result)
         if content is None:
             raise InputError(f"{self.storage.url!r} has no finished result {self.label!r}; see fewchannels analyze.")
         return content
@@ -118,7 +148,7 @@ class Results:
     def _begun(self, replace: bool) -> dict[str, Any] | None:
         """What an earlier call began; None where there is nothing, or something damaged that is to be replaced."""
         try:
-            return self._document(BEGUN)
+            return self._document(BEGUN, documents.Fields)
         except StorageError:
             if replace:
                 return None
@@ -132,22 +162,18 @@ class Results:
             if not key.startswith(self.key("units/")):
                 continue
             try:
-                unit = documents.decode(self.storage.get(key))
+                unit = documents.decode(self.storage.get(key), _Unit)
             except documents.DamagedDocumentError:
                 continue
             if all(sizes.get(part) == each["n_bytes"] for part, each in unit["objects"].items()):
                 found[unit["unit"]] = unit["objects"]
         return found
 
-    def _document(self, name: str) -> dict[str, Any] | None:
+    def _document(self, name: str, fields: type[documents.Fields]) -> dict[str, Any] | None:
         try:
-            return documents.decode(self.storage.get(self.key(name)))
+            return documents.read(self.storage, self.key(name), fields, "Make the result again with --replace.")
         except FileNotFoundError:
             return None
-        except documents.DamagedDocumentError as error:
-            raise StorageError(
-                f"{self.storage.location(self.key(name))} is damaged: {error}. Give --replace."
-            ) from None
 
 
 def labels(keys: Iterable[str]) -> list[str]:

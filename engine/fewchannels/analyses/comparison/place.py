@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fewchannels.capture.config import differences
-from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.errors import RunConflictError
 from fewchannels.runs import documents
 from fewchannels.runs.description import COMPARISON
-from fewchannels.runs.storage import Storage
+from fewchannels.runs.storage import Count, Storage
 from fewchannels.tables import Columns, encode
 
 _BEGUN = "begun.json"
@@ -21,6 +21,16 @@ _OURS = re.compile(
     r"(agreement|differences|profiles)\.parquet|figures/\w+\.(png|svg)"
 )
 Rows = list[dict[str, Any]]
+
+
+class _Begun(documents.Fields):
+    identity: dict[str, Any]
+
+
+class _Unit(documents.Fields):
+    unit: Count
+    objects: dict[documents.Key, Count]
+    rows: dict[documents.Name, list[dict[str, Any]]]
 
 
 def begin(out: Storage, identity: Mapping[str, Any], *, replace: bool) -> dict[int, dict[str, Rows]]:
@@ -83,10 +93,7 @@ def end(out: Storage, about: Mapping[str, Any], files: Mapping[str, bytes | memo
 
 
 def _identity(out: Storage, key: str) -> dict[str, Any]:
-    try:
-        return dict(documents.decode(out.get(key))["identity"])
-    except (documents.DamagedDocumentError, KeyError) as error:
-        raise StorageError(f"{out.location(key)} is damaged: {error}. Give --replace.") from None
+    return dict(documents.read(out, key, _Begun, "Give --replace.")["identity"])
 
 
 def _units(out: Storage, stored: Mapping[str, int]) -> dict[int, dict[str, Rows]]:
@@ -95,7 +102,7 @@ def _units(out: Storage, stored: Mapping[str, int]) -> dict[int, dict[str, Rows]
         if not key.startswith("units/"):
             continue
         try:
-            unit = documents.decode(out.get(key))
+            unit = documents.decode(out.get(key), _Unit)
         except documents.DamagedDocumentError:
             continue
         if all(stored.get(part) == n_bytes for part, n_bytes in unit["objects"].items()):

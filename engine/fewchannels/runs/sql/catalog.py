@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_type_hints
 from weakref import WeakSet
 
 import duckdb
@@ -68,12 +68,9 @@ class Catalog:
         self.of = next((kind for kind in ("sweep", "comparison") if self._storage.exists(_FILES[kind])), "run")
         description = _READ[self.of](self._storage)
         self._records: dict[int, Record] = {}
-        try:
-            if self.of != "comparison":
-                self._records = Ledger(self._storage).records(description["fingerprint"])
-            row = about.about(self.of, description, len(self._records))
-        except KeyError as error:
-            raise StorageError(f"{self._storage.location(_FILES[self.of])} is damaged: it has no {error}.") from None
+        if self.of != "comparison":
+            self._records = Ledger(self._storage).records(description["fingerprint"])
+        row = about.about(self.of, description, len(self._records))
         self._keys: list[str] = []
         self._limits = default_limits()
         self._questions: WeakSet[Question] = WeakSet()
@@ -272,7 +269,8 @@ class Catalog:
         confined.confine(self._connection, self._keys)
 
     def _add_tasks(self) -> None:
-        names = {each.name: _TASK_TYPES[each.type] for each in fields(Record) if each.type in _TASK_TYPES}
+        types = get_type_hints(Record)
+        names = {each.name: _TASK_TYPES[types[each.name]] for each in fields(Record) if types[each.name] in _TASK_TYPES}
         names["finished"] = "timestamp"
         rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
         self._connection.execute(

@@ -9,11 +9,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fewchannels.errors import InputError
-from fewchannels.runs.storage.base import Buffer, Sink, Storage, Stored
+from fewchannels.runs.storage.base import Buffer, Checksum, Count, Sink, Storage, Stored, is_key
 from fewchannels.runs.storage.folder import FolderStorage
 from fewchannels.runs.storage.objects import ObjectStorage
 
-__all__ = ["Buffer", "FolderStorage", "ObjectStorage", "Sink", "Storage", "Stored", "open_storage"]
+__all__ = [
+    "Buffer",
+    "Checksum",
+    "Count",
+    "FolderStorage",
+    "ObjectStorage",
+    "Sink",
+    "Storage",
+    "Stored",
+    "is_key",
+    "open_storage",
+]
 
 SCHEMES = ("s3", "gs", "az")
 

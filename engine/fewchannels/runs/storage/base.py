@@ -4,9 +4,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Annotated, Any, BinaryIO, Protocol
 
 from crc32c import crc32c
+from pydantic import ConfigDict, Field
 
 from fewchannels.errors import StorageError
 
@@ -22,12 +23,19 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{8}\z")]
+"""A CRC-32C. Pydantic holds to both where it reads a document; Python's own annotations are ``int`` and ``str``."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """An object that was stored: its size, and the CRC-32C of its bytes as 8 hex digits."""
 
-    n_bytes: int
-    crc32c: str
+    __pydantic_config__ = ConfigDict(strict=True)
+
+    n_bytes: Count
+    crc32c: Checksum
 
     @classmethod
     def of(cls, parts: Iterable[Buffer]) -> "Stored":
