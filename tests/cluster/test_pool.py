@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 import s3_server as s3
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get
 from stub_work import StubWork, start_dead, start_stub
 
 from fewchannels.capture.run import Progress, run_tasks
@@ -218,3 +220,20 @@ def test_a_cluster_is_counted_where_nothing_is_said(cluster: Cluster, node: Call
     assert choose_pool(3, 1, cluster.address, 8) == Pool(3, 1, 8, cluster.address)
     node(), node()
     assert choose_pool(None, None, cluster.address) == Pool(2, 0.0, 1, cluster.address)
+
+
+def test_a_share_that_no_node_has_is_refused_where_no_node_will_be_started(node: Callable, cluster: Cluster) -> None:
+    """Its actors would wait for ever."""
+    node(num_cpus=2, num_gpus=1)
+    ends = time.monotonic() + 60
+    while _internal_kv_get(DEBUG_AUTOSCALING_STATUS) is None:  # until then it is not known whether nodes will be
+        assert time.monotonic() < ends
+        time.sleep(0.2)
+    for shares, says in (
+        ((1, None, "auto", 64), "64 CPUs and 1 GPUs, which no node .* has: the largest have 2 CPUs, 1 GPUs"),
+        ((1, 2.0, "auto", 1), "1 CPUs and 2 GPUs, which no node"),
+        ((None, 0, "auto", 3), "3 CPUs and 0 GPUs, which no node"),
+    ):
+        with pytest.raises(InputError, match=says):
+            choose_pool(*shares)
+    assert choose_pool(5, None, "auto", 2) == Pool(5, 1.0, 2, "auto")

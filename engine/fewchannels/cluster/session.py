@@ -1,5 +1,6 @@
 """Ray, quietly: what each worker owns, a session on this machine or on a cluster, and work handed to it."""
 
+import json
 import logging
 import os
 import signal
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_config import JobConfig
 
 from fewchannels.cluster.shares import Pool, check_room, check_shares
@@ -63,6 +66,7 @@ def _pool_of_cluster(
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = [node.get("GPU", 0.0) for node in nodes]
     gpus = float(any(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    _check_nodes(nodes, gpus, cpus_per_actor or 1, address)
     # How many actors' GPUs each node has; without GPUs, an actor for every CPU.
     cpus = cpus_per_actor or 1
     room = [int(n / gpus if gpus else node.get("CPU", 0) / cpus) for n, node in zip(n_gpus, nodes, strict=True)]
@@ -73,6 +77,28 @@ def _pool_of_cluster(
         )
     shares = [max(1, int(node.get("CPU", 1)) // n) for n, node in zip(room, nodes, strict=True) if n]
     return Pool(n_actors or sum(room), gpus, cpus_per_actor or min(shares, default=1), address)
+
+
+def _check_nodes(nodes: list[dict[str, float]], gpus: float, cpus: int, address: str) -> None:
+    """Refuse a share that no node has, where no other node will be started: its actors would wait for ever."""
+    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
+    fits = any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes)
+    if fits or not most["CPU"] or _may_grow():
+        return
+    raise InputError(
+        f"an actor is to have {cpus} CPUs and {gpus:g} GPUs, which no node of the cluster at {address!r} has: the "
+        f"largest have {most['CPU']:g} CPUs, {most['GPU']:g} GPUs. Give it fewer, or add such a node first."
+    )
+
+
+def _may_grow() -> bool:
+    """Whether an autoscaler may start nodes of its own; also where none has told yet.
+
+    Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
+    """
+    status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    report = json.loads(status).get("autoscaler_report") if status else None
+    return report is None or any(not name.startswith("node_") for name in report["active_nodes"])
 
 
 @contextmanager
