@@ -176,6 +176,10 @@ def test_parameters_reach_the_query(run: str) -> None:
         ("layer=x", "parameter 'layer' is 'x'; it takes a whole number"),
         ("layer=1.5", "parameter 'layer' is '1.5'; it takes a whole number"),
         ("min_frequency=inf", "it takes a finite number"),
+        ("layer=٣", "parameter 'layer' is '٣'; it takes a whole number, -1 to 1,000,000,000"),
+        ("layer=1_0", "it takes a whole number"),
+        ("layer=99999999999999999999", "is 99999999999999999999; it takes a whole number, -1 to 1,000,000,000"),
+        ("min_frequency=1e300", "it takes a finite number, -1,000,000,000 to 1,000,000,000"),
         ("layr=3", "Did you mean 'layer'"),
     ],
 )

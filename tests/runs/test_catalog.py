@@ -344,7 +344,11 @@ def test_an_unknown_query_brings_the_nearest_one(catalog: Catalog) -> None:
 
 BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     ("massive_channels", {"layr": 1}, "unknown parameter of query 'massive_channels' 'layr'. Did you mean 'layer'"),
-    ("massive_channels", {"layer": 1.5}, "parameter 'layer' is 1.5; it takes a whole number, for example -1"),
+    (
+        "massive_channels",
+        {"layer": 1.5},
+        "is 1.5; it takes a whole number, -1 to 1,000,000,000, for example -1",
+    ),
     ("massive_channels", {"layer": True}, "parameter 'layer' is True; it takes a whole number"),
     ("massive_channels", {"layer": "1 or true"}, "it takes a whole number"),
     ("massive_channels", {"min_frequency": float("nan")}, "it takes a finite number"),

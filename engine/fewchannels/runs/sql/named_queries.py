@@ -1,15 +1,16 @@
 """Named queries: each is one file of ``queries/``, described by its own comment header."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from numbers import Integral, Real
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.ranges import Number, Rule, Text, Whole, shown
 from fewchannels.resources import folder
+
+_RULES: dict[type, Rule] = {int: Whole(-1, 10**9), float: Number(-1e9, 1e9), str: Text()}
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,17 @@ class Parameter:
         Raises:
             InputError: it means none.
         """
-        try:
-            if self.type is bool:
-                return {"true": True, "false": False}[text.lower()]
-            return self.check(self.type(text))
-        except (KeyError, ValueError):
-            raise self._refused(text) from None
+        if self.type is bool:
+            return self.check({"true": True, "false": False}.get(text.lower(), text))
+        return self.check(_RULES[self.type].parse(text))
 
     def check(self, value: object) -> int | float | str | bool:
         """The value as DuckDB is given it.
 
         Raises:
-            InputError: it has another type, is not finite, or is not one of the choices.
+            InputError: it has another type, is out of range, or is not one of the choices.
         """
-        if self.type is bool or isinstance(value, bool):
-            valid = self.type is bool and isinstance(value, bool)
-        else:
-            valid = isinstance(value, {int: Integral, float: Real, str: str}[self.type])
-        if not valid or (self.type is float and not math.isfinite(value)):  # type: ignore[arg-type]
+        if not isinstance(value, bool) if self.type is bool else _RULES[self.type].fault(value):
             raise self._refused(value)
         if self.choices and value not in self.choices:
             raise unknown(f"value of parameter {self.name!r}", value, self.choices)
@@ -61,7 +55,10 @@ class Parameter:
 
     def _refused(self, value: object) -> InputError:
         kind = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}[self.type]
-        return InputError(f"parameter {self.name!r} is {value!r}; it takes {kind}, for example {self.default!r}.")
+        within = "" if self.type is bool or not _RULES[self.type].in_short() else f", {_RULES[self.type].in_short()}"
+        return InputError(
+            f"parameter {self.name!r} is {shown(value)}; it takes {kind}{within}, for example {self.default!r}."
+        )
 
 
 @dataclass(frozen=True)
