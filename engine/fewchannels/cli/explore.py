@@ -45,6 +45,9 @@ def explore(
         if not places and model is None:
             raise InputError("there is nothing to look at; give a run, a sweep, or --model demo for the live page.")
         opened = open_places(places or [])
+        failed = [place for place in opened.values() if isinstance(place, str)]
+        if failed and len(failed) == len(opened) and model is None:
+            raise InputError("\n".join(failed))
         session = _session(model) if model else None
         bound = bind(opened, port, session, public_url)
     for name, place in opened.items():

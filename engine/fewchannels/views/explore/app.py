@@ -16,6 +16,7 @@ from fewchannels.views.explore.files import serve_files
 from fewchannels.views.explore.guard import guard
 from fewchannels.views.explore.keys import Keys
 from fewchannels.views.explore.lookup import Places, place_of, run_of, sweep_of
+from fewchannels.views.explore.posts import CheckedDash, check_posts
 from fewchannels.views.explore.site import Prefixed, Site
 from fewchannels.views.explore.widgets import alert, heading
 
@@ -31,7 +32,7 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
         keys: that open it.
         session: a model for the live page; None for none.
     """
-    app = Dash(
+    app = CheckedDash(
         "fewchannels",
         routes_pathname_prefix="/",
         requests_pathname_prefix=f"{site.prefix}/",
@@ -47,7 +48,8 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
     app.layout = functools.partial(_shell, has_live=session is not None)
     for page in (gallery, sample, compare, sweep, console):
         page.register(app, places)
-    live.register(app, session)
+    if session is not None:
+        live.register(app, session)
     _route(app, places, session)
     serve_files(app.server, places)
     app.clientside_callback(
@@ -57,6 +59,7 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
     )
     app.clientside_callback(ClientsideFunction("fewchannels", "link"), Output("linked", "data"), Input("link", "data"))
     guard(app.server, site, keys, app.csp_hashes())
+    check_posts(app.server, app.callback_map)
     return app
 
 

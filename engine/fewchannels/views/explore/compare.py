@@ -18,7 +18,7 @@ from fewchannels.views.explore.address import SHOWN, View, address, page_path, r
 from fewchannels.views.explore.cells import Seen, see, usual_view
 from fewchannels.views.explore.lookup import Places, run_of, runs_of
 from fewchannels.views.explore.opened import OpenedRun
-from fewchannels.views.explore.widgets import alert, choice, drawn, field, heading, note, places_slider
+from fewchannels.views.explore.widgets import alert, choice, drawn, field, heading, note, place_at, places_slider
 
 _SIDES = ("a", "b")
 
@@ -129,7 +129,8 @@ def register(app: Dash, places: Places) -> None:
     ) -> tuple[Any, str]:
         first = run_of(places, run_a)
         layer, step = min(layer, len(first.layers) - 1), min(step, len(first.steps) - 1)
-        view = replace(usual_view(first), layer=first.layers[layer], step=first.steps[step], show=show, channel=channel)
+        view = replace(usual_view(first), layer=place_at(first.layers, layer), step=place_at(first.steps, step))
+        view = replace(view, show=show, channel=channel)
         chosen = [(run_a, sample_a or ""), (run_b, sample_b or "")]
         shown = [_side(places, name, text, first, view) for name, text in chosen]
         pair = _pair([each for each in shown if not isinstance(each, str)], bool(scale))
@@ -151,7 +152,7 @@ def register(app: Dash, places: Places) -> None:
             first, second = run_of(places, run_a), run_of(places, run_b)
             if first is second:
                 return []
-            view = replace(usual_view(first), step=first.steps[min(step, len(first.steps) - 1)])
+            view = replace(usual_view(first), step=place_at(first.steps, min(step, len(first.steps) - 1)))
             drawing = profiles({run: _alike(run, first, view).step for run in (first, second)})
         except FewchannelsError as error:
             return alert(error)

@@ -1,12 +1,13 @@
 """The SQL console: free questions and named queries, the answer as a table and a plot, to be downloaded."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import dash_ag_grid as dag
 import numpy as np
 import pandas as pd
 from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
+from pydantic import BaseModel
 
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.interactive import Theme, interactive
@@ -25,6 +26,20 @@ _EXAMPLE = {
     "sweep": "select selection, k, avg(mse) as mse, count(*) as n from edits where role = 'edited' group by all "
     "order by all",
 }
+
+
+class _Place(BaseModel):
+    """What a console asks."""
+
+    name: str
+    path: str
+
+
+class _Parameter(BaseModel):
+    """Which parameter a field is for."""
+
+    kind: Literal["parameter"]
+    name: str
 
 
 def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
@@ -112,25 +127,23 @@ def register(app: Dash, places: Places) -> None:
         clicks: int | None,
         name: str,
         text: str | None,
-        values: list[Any],
-        ids: list[dict[str, str]],
-        place: dict[str, str],
+        values: list[str | None],
+        ids: list[_Parameter],
+        place: _Place,
     ) -> tuple[Any, Any, Any]:
         if not clicks:  # a page that opens asks nothing: any site may link to it
             return no_update, no_update, no_update
         if name == _FREE:
             said: dict[str, str] = {"sql": text or ""}
         else:
-            given = {
-                f"p.{each['name']}": str(value) for each, value in zip(ids, values, strict=True) if value is not None
-            }
+            given = {f"p.{each.name}": value for each, value in zip(ids, values, strict=True) if value is not None}
             said = {"query": name} | given
-        to = address(place["path"] + "/sql", said)
+        to = address(f"{place.path}/sql", said)
         try:
-            answer = answer_of(place_of(places, place["name"]), said)
+            answer = answer_of(place_of(places, place.name), said)
         except FewchannelsError as error:
             return alert(error), None, to
-        return *_shown(answer, place["name"], said), to
+        return *_shown(answer, place.name, said), to
 
     @app.callback(
         Output("console-figure", "figure"),
@@ -141,7 +154,11 @@ def register(app: Dash, places: Places) -> None:
         prevent_initial_call=True,
     )
     def plot(x: str, y: str, rows: list[dict[str, Any]], theme: Theme | None) -> Any:
-        return interactive(plotted_columns(pd.DataFrame(rows), x, y), theme or "light")
+        table = pd.DataFrame(rows)
+        for name in (x, y):
+            if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
+                raise InputError(f"{name!r} is no column of numbers of the answer.")
+        return interactive(plotted_columns(table, x, y), theme or "light")
 
 
 def _parameters(query: Query | None, values: Mapping[str, str]) -> list[Any]:

@@ -18,7 +18,7 @@ from fewchannels.interventions.live.ask import ACTIONS, TOKENS, Ask, parse
 from fewchannels.interventions.live.generation import Generation, RowStep, Snapshot
 from fewchannels.interventions.live.session import LiveModel
 from fewchannels.views.explore.address import address, page_path
-from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, places_slider
+from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, place_at, places_slider
 from fewchannels.views.explore.widgets import field as labelled
 
 _EVERY_MS = 300
@@ -45,18 +45,37 @@ class Live:
     _lock: Lock = field(default_factory=Lock)
 
     def begin(self, ask: Ask) -> Generation:
-        """Begin what is asked.
+        """Begin what is asked, or return the generation of the same ask that is under way or done.
 
         Raises:
-            InputError: the model cannot do it.
+            InputError: the model cannot do it, or another generation is under way, which may be another window's.
         """
-        generation = self.model.begin(ask)
         with self._lock:
+            running = self._running()
+            if running is not None and running.ask != ask:
+                done = f"{len(running.snapshot().steps)} of {running.n_steps} steps"
+                raise InputError(
+                    f"another generation is under way, {done}: {running.ask.prompt[:60]!r}. Wait for its end, or press "
+                    "Cancel."
+                )
+            generation = self.model.begin(ask)
             self._known[ask] = generation
             self._known.move_to_end(ask)
             while len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
         return generation
+
+    def cancel(self) -> bool:
+        """End the generation that is under way, before its next block; whether there was one."""
+        with self._lock:
+            running = self._running()
+        if running is not None:
+            running.cancel("somebody pressed Cancel")
+        return running is not None
+
+    def _running(self) -> Generation | None:
+        """The generation that is under way. One that was cancelled is, until it has ended."""
+        return next((each for each in self._known.values() if not each.snapshot().has_ended), None)
 
     def find(self, ask: Ask) -> Generation | None:
         """What was begun of it; looking begins nothing, so that two windows do not end each other's."""
@@ -93,6 +112,7 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
         labelled("Steps of the edit", dcc.Input(id="live-steps", value=said["steps"]), "all, last, or such as 0,3"),
         labelled("Tokens", choice("live-tokens", TOKENS, said["tokens"])),
         html.Button("Generate", id="live-go", type="button", className="go", title="Ctrl+Enter"),
+        html.Button("Cancel", id="live-cancel", type="button"),
     ]
     looks = [
         labelled("Layer", places_slider("live-layer", layers, layers[len(layers) // 2])),
@@ -126,7 +146,7 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def register(app: Dash, live: Live | None) -> None:
+def register(app: Dash, live: Live) -> None:
     """Its callbacks."""
 
     @app.callback(
@@ -140,7 +160,6 @@ def register(app: Dash, live: Live | None) -> None:
         prevent_initial_call="initial_duplicate",
     )
     def begin(clicks: int | None, *values: Any) -> tuple[Any, ...]:
-        assert live is not None
         if not clicks:  # a page that opens begins nothing: any site may link to it
             return no_update, True, None, no_update, no_update
         query = _query(dict(zip(_FIELDS, values, strict=True)))
@@ -149,6 +168,16 @@ def register(app: Dash, live: Live | None) -> None:
         except FewchannelsError as error:
             return no_update, True, alert(error), no_update, no_update
         return query, False, None, max(1, generation.n_steps - 1), address(page_path("live"), query)
+
+    @app.callback(
+        Output("live-error", "children", allow_duplicate=True),
+        Input("live-cancel", "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def cancel(clicks: int | None) -> Any:
+        if not clicks:
+            return no_update
+        return None if live.cancel() else note("Nothing is being generated.")
 
     @app.callback(
         Output("live-state", "children"),
@@ -174,12 +203,11 @@ def register(app: Dash, live: Live | None) -> None:
         query: dict[str, str] | None,
         theme: Theme | None,
     ) -> tuple[Any, ...]:
-        assert live is not None
         generation = live.find(parse(query)) if query else None
         if generation is None:
             return no_update, no_update, no_update, no_update, True
         now = generation.snapshot()
-        at = len(now.steps) - 1 if latest else min(step, len(now.steps) - 1)
+        at = len(now.steps) - 1 if latest else max(0, min(step, len(now.steps) - 1))
         rows = _rows(generation, now, at, layer, rank or 1, theme or "light") if now.steps else no_update
         ratios = [drawn(interactive(each, theme or "light")) for each in ratio_maps(generation, now)]
         return _state(generation, now), rows, ratios if now.steps else no_update, max(0, at), now.has_ended
@@ -213,11 +241,10 @@ def _state(generation: Generation, now: Snapshot) -> Any:
 
 def _rows(generation: Generation, now: Snapshot, at: int, layer: int, rank: int, theme: Theme) -> list[html.Section]:
     """Each row of the batch at a step and layer: its map over its picture, where that is finished."""
-    step = now.steps[at]
+    step, block = now.steps[at], place_at(generation.blocks, layer)
     shown = {role: _map(step.rows[role], layer, rank) for role in generation.roles}
     values = np.stack([each[1] for each in shown.values()])
     low, high = float(values.min()), float(values.max())
-    block = generation.blocks[layer]
     sections = []
     for role, (channel, one, text) in shown.items():
         title = f"{role}: channel {channel}, step {step.step}, layer {block.layer}\n{text}"
@@ -231,7 +258,7 @@ def _rows(generation: Generation, now: Snapshot, at: int, layer: int, rank: int,
 
 def _map(row: RowStep, layer: int, rank: int) -> tuple[int, np.ndarray, str]:
     """Channel, map ``(y, x)`` and text of one rank."""
-    k = min(rank, row.channels.shape[1]) - 1
+    k = max(1, min(rank, row.channels.shape[1])) - 1
     channels = ", ".join(map(str, row.channels[layer].tolist()))
     return int(row.channels[layer, k]), row.maps[layer, k], f"largest here: {channels}"
 

@@ -310,6 +310,9 @@ def open_places(paths: list[str]) -> dict[str, Opened | str]:
     Returns:
         Each by its name: the last part of its path, with a number where two share it; of one that cannot be opened,
         why.
+
+    Raises:
+        InputError: a URL that cannot be one of a run, such as one that has credentials in it.
     """
     found: dict[str, Opened | str] = {}
     for path in paths:
@@ -318,8 +321,9 @@ def open_places(paths: list[str]) -> dict[str, Opened | str]:
         while name in found:
             n += 1
             name = f"{last}-{n}"
+        storage = open_storage(path)
         try:
-            is_sweep = open_storage(path).exists(SWEEP)
+            is_sweep = storage.exists(SWEEP)
             found[name] = OpenedSweep(name, path) if is_sweep else OpenedRun(name, path)
         except FewchannelsError as error:
             found[name] = str(error)

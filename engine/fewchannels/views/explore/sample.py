@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from PIL import Image
+from pydantic import BaseModel, Field, FiniteFloat
 
 from fewchannels.analyses.figures.colours import coloured
 from fewchannels.analyses.figures.drawings import HeatMap, Lines, Series
@@ -19,11 +20,50 @@ from fewchannels.views.explore.cells import see, usual_view
 from fewchannels.views.explore.finding import CHANNEL
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import Cell, OpenedRun
-from fewchannels.views.explore.widgets import alert, choice, drawn, facts, field, graph, heading, note, places_slider
+from fewchannels.views.explore.widgets import (
+    alert,
+    choice,
+    drawn,
+    facts,
+    field,
+    graph,
+    heading,
+    note,
+    place_at,
+    places_slider,
+)
 
 _THUMBNAILS = 12
 _THUMBNAIL_SIDE = 64
 _FACTS = ("seed", "status", "seconds", "n_steps", "guidance", "prompt_tokens", "prompt_truncated", "attempt", "task")
+
+
+class _Which(BaseModel):
+    """The sample of a page."""
+
+    run: str
+    id: str
+
+
+class _Shown(BaseModel):
+    """What its figure shows."""
+
+    channel: int
+    layer: int
+    step: int
+    branch: str
+    show: str
+
+
+class _Point(BaseModel):
+    x: FiniteFloat
+    y: FiniteFloat
+
+
+class _Click(BaseModel):
+    """A click on a figure, as Plotly says it."""
+
+    points: list[_Point] = Field(min_length=1)
 
 
 def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any]:
@@ -153,18 +193,18 @@ def register(app: Dash, places: Places) -> None:
         outline: list[str],
         branch: str,
         theme: Theme | None,
-        which: dict[str, str],
+        which: _Which,
     ) -> tuple[Any, ...]:
         try:
-            run = run_of(places, which["run"])
-            about = run.sample(which["id"])
-            numbers = run.steps[step], run.layers[layer], branch, show, channel, rank or 1, k or 1, opacity
-            view = View(*numbers, outline=bool(outline))
+            run = run_of(places, which.run)
+            about = run.sample(which.id)
+            place = place_at(run.steps, step), place_at(run.layers, layer)
+            view = View(*place, branch, show, channel, rank or 1, k or 1, opacity, outline=bool(outline))
             seen = see(run, about, view)
         except FewchannelsError as error:
             return no_update, "", alert(error), no_update, no_update
         figure = overlay(seen.drawing, theme or "light")
-        to = address(run_path(run.name, "sample", which["id"]), view.as_query(usual_view(run)))
+        to = address(run_path(run.name, "sample", which.id), view.as_query(usual_view(run)))
         shown = {"channel": seen.channel, "layer": view.layer, "step": view.step, "branch": branch, "show": show}
         return figure, seen.text, None, shown, to
 
@@ -175,13 +215,13 @@ def register(app: Dash, places: Places) -> None:
         State("sample-which", "data"),
         prevent_initial_call=True,
     )
-    def list_channels(shown: dict[str, Any], which: dict[str, str]) -> Any:
+    def list_channels(shown: _Shown, which: _Which) -> Any:
         try:
-            run = run_of(places, which["run"])
-            cell = run.cell(run.sample(which["id"]), shown["step"], shown["layer"], shown["branch"])
+            run = run_of(places, which.run)
+            cell = run.cell(run.sample(which.id), shown.step, shown.layer, shown.branch)
         except FewchannelsError as error:
             return alert(error)
-        chosen = shown["channel"] if shown["show"] == "channel" else None
+        chosen = shown.channel if shown.show == "channel" else None
         return [_thumbnail(cell, i, chosen) for i in range(min(_THUMBNAILS, len(cell.channels)))]
 
     @app.callback(
@@ -206,16 +246,16 @@ def register(app: Dash, places: Places) -> None:
         prevent_initial_call=True,
     )
     def look_at_token(
-        click: dict[str, Any] | None, layer: int, step: int, branch: str, theme: Theme | None, which: dict[str, str]
+        click: _Click | None, layer: int, step: int, branch: str, theme: Theme | None, which: _Which
     ) -> Any:
         if not click:
             return no_update
         try:
-            run = run_of(places, which["run"])
-            cell = run.cell(run.sample(which["id"]), run.steps[step], run.layers[layer], branch)
+            run = run_of(places, which.run)
+            cell = run.cell(run.sample(which.id), place_at(run.steps, step), place_at(run.layers, layer), branch)
         except FewchannelsError as error:
             return alert(error)
-        x, y = (round(click["points"][0][name]) for name in ("x", "y"))
+        x, y = round(click.points[0].x), round(click.points[0].y)
         where = f"step {run.steps[step]}, layer {run.layers[layer]}"
         return _token(cell, x, y, where, theme or "light")
 
@@ -227,15 +267,16 @@ def register(app: Dash, places: Places) -> None:
         State("sample-which", "data"),
         prevent_initial_call=True,
     )
-    def follow(shown: dict[str, Any], theme: Theme | None, which: dict[str, str]) -> tuple[Any, Any]:
+    def follow(shown: _Shown, theme: Theme | None, which: _Which) -> tuple[Any, Any]:
         try:
-            run = run_of(places, which["run"])
-            drawing = course(run, run.sample(which["id"]), shown["channel"], shown["branch"])
+            run = run_of(places, which.run)
+            drawing = course(run, run.sample(which.id), shown.channel, shown.branch)
         except FewchannelsError as error:
             return no_update, alert(error)
-        most = {"by": CHANNEL, "order": "largest"} | {name: shown[name] for name in ("channel", "layer", "step")}
+        most: dict[str, object] = {"by": CHANNEL, "order": "largest", "channel": shown.channel}
+        most |= {"layer": shown.layer, "step": shown.step}
         link = dcc.Link(
-            f"Samples where channel {shown['channel']} is largest at this layer and step",
+            f"Samples where channel {shown.channel} is largest at this layer and step",
             href=address(run_path(run.name), most),
         )
         return interactive(drawing, theme or "light"), link

@@ -7,7 +7,7 @@ import pandas as pd
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
 from fewchannels.analyses.figures.interactive import Theme, interactive
-from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.interventions.effects.contrasts import SETTINGS, metrics
 from fewchannels.interventions.effects.measure import draw_dose
 from fewchannels.views.explore.address import address, edit_path, number, sweep_path
@@ -154,8 +154,13 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
         only: values of settings, as text, that pictures must have.
 
     Raises:
-        InputError: no finished task has the item.
+        InputError: no finished task has the item, or there is no such setting or metric.
     """
+    for setting in (row, *only, *([] if column == _NONE else [column])):
+        if setting not in _GRID:
+            raise unknown("setting", setting, _GRID)
+    if metric not in metrics():
+        raise unknown("metric", metric, metrics())
     found = sweep.item(item)
     table = pd.DataFrame({name: values for name, values in found.items() if name != "image"})
     about = table.iloc[0]

@@ -1,11 +1,14 @@
 """Pieces that the explorer's pages are made of."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from fewchannels.errors import InputError
+
+_Place = TypeVar("_Place")
 _GRAPH: dict[str, Any] = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 _HIDDEN = {"visible": False}
 _BLANK = {
@@ -93,6 +96,17 @@ def choice(name: str, options: Mapping[str, str] | Sequence[Any], value: Any, **
     pairs = options.items() if isinstance(options, Mapping) else ((each, str(each)) for each in options)
     given = [{"value": each, "label": label} for each, label in pairs]
     return dcc.Dropdown(id=name, options=given, value=value, clearable=False, **more)
+
+
+def place_at(places: Sequence[_Place], position: int) -> _Place:
+    """The place at a position of a slider.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not 0 <= position < len(places):
+        raise InputError(f"there is no place {position}; there are {len(places)}, from 0.")
+    return places[position]
 
 
 def places_slider(name: str, places: Sequence[int], value: int) -> dcc.Slider:
