@@ -41,7 +41,11 @@ def layout_of(address: str) -> str:
 
 @contextmanager
 def explorer(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    opens_browser: bool = False,
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and the address that it printed. One that prints none within two minutes is killed.
 
@@ -49,8 +53,9 @@ def explorer(
         command: the command line, without its port.
         folder: where it is started.
         environment: of the process; None for this one's.
+        opens_browser: whether it opens what the environment's ``BROWSER`` names.
     """
-    words = [*command, "--no-browser", "--port", "0"]
+    words = [*command, *([] if opens_browser else ["--no-browser"]), "--port", "0"]
     with subprocess.Popen(
         words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -27,6 +27,7 @@ def explore(
         str | None,
         typer.Option(help="The address of a proxy that it is reached at, with its path.", show_default="none"),
     ] = None,
+    timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds that a question may take.")] = 60.0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
 ) -> None:
     """Look at runs and sweeps in a browser: galleries, maps over pictures, sweeps as grids, SQL, a live model.
@@ -44,7 +45,7 @@ def explore(
 
         if not places and model is None:
             raise InputError("there is nothing to look at; give a run, a sweep, or --model demo for the live page.")
-        opened = open_places(places or [])
+        opened = open_places(places or [], timeout)
         failed = [place for place in opened.values() if isinstance(place, str)]
         if failed and len(failed) == len(opened) and model is None:
             raise InputError("\n".join(failed))
@@ -56,7 +57,7 @@ def explore(
     results.print(bound.address, markup=False, soft_wrap=True)
     say("Interrupt with Ctrl+C.")
     try:
-        is_idle = serve(bound.server, lambda: webbrowser.open(bound.once()) if browser else None)
+        is_idle = serve(bound, lambda: webbrowser.open(bound.once()) if browser else None)
     finally:
         if session:
             session.model.close()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_sweep import make_sweep
 from planted_edits import planted
+from posted import body
 
 from fewchannels.views.explore.posts import MOST_BYTES
 from fewchannels.views.explore.site import Site
@@ -27,7 +28,7 @@ KNOWN = {
     "sample-which": {"run": "run", "id": "3e86c52b5b1b8a3c"},
     "find-run": "run",
     "sweep-name": "a sweep",
-    "console-place": {"name": "run", "path": "/run/run"},
+    "console-place": {"name": "run", "path": "/run/run", "page": "0"},
     "sample-shown": {"channel": 0, "layer": 0, "step": 0, "branch": "cond", "show": "channel"},
 }
 
@@ -53,36 +54,6 @@ def callbacks(asked: Asked) -> list[dict[str, Any]]:
 def post(asked: Asked, data: bytes, kind: str = "application/json") -> tuple[int, str]:
     answer = asked.post(PATH, data, kind)
     return answer.status_code, answer.text
-
-
-def items(parts: list[dict[str, Any]], values: list[Any]) -> list[Any]:
-    """Inputs or states as a page posts them."""
-    found: list[Any] = []
-    for part, value in zip(parts, values, strict=True):
-        if part["id"].startswith("{"):
-            name = {"kind": json.loads(part["id"])["kind"], "name": "k", "channel": 1}
-            found.append([{"id": name, "property": part["property"], "value": value}])
-        else:
-            found.append({"id": part["id"], "property": part["property"], "value": value})
-    return found
-
-
-def outputs(output: str) -> Any:
-    """The outputs of a callback as a page posts them."""
-    each = [part for part in output.strip(".").split("...") if part]
-    found = [dict(zip(("id", "property"), part.rsplit(".", 1), strict=True)) for part in each]
-    return found if output.startswith("..") else found[0]
-
-
-def body(callback: dict[str, Any], values: list[Any], changed: list[str]) -> dict[str, Any]:
-    n = len(callback["inputs"])
-    return {
-        "output": callback["output"],
-        "outputs": outputs(callback["output"]),
-        "inputs": items(callback["inputs"], values[:n]),
-        "state": items(callback["state"], values[n:]),
-        "changedPropIds": changed,
-    }
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

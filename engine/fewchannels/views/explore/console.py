@@ -1,12 +1,13 @@
 """The SQL console: free questions and named queries, the answer as a table and a plot, to be downloaded."""
 
 from collections.abc import Mapping
+from secrets import token_hex
 from typing import Any, Literal
 
 import dash_ag_grid as dag
 import numpy as np
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from pydantic import BaseModel
 
 from fewchannels.analyses.figures.drawings import Lines, Series
@@ -14,12 +15,14 @@ from fewchannels.analyses.figures.interactive import Theme, interactive
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.named_queries import Query, queries
+from fewchannels.runs.sql.question import Question
 from fewchannels.views.explore.address import address, download_path, run_path, sweep_path
 from fewchannels.views.explore.lookup import Places, place_of
 from fewchannels.views.explore.opened import Opened
 from fewchannels.views.explore.widgets import alert, choice, field, graph, heading, note
 
 _MOST_ROWS = 2_000
+_MOST_COUNTED = 100_000
 _FREE = "(free SQL)"
 _EXAMPLE = {
     "run": "select layer, step, avg(ratio) as mean_ratio, count(*) as n from cells group by all order by all",
@@ -33,6 +36,7 @@ class _Place(BaseModel):
 
     name: str
     path: str
+    page: str
 
 
 class _Parameter(BaseModel):
@@ -53,7 +57,7 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
     is_given = "sql" in given or name != _FREE
     waiting = [note("This question came with the address. Press Ask to have it answered.")] if is_given else []
     return [
-        dcc.Store(id="console-place", data={"name": place.name, "path": path}),
+        dcc.Store(id="console-place", data={"name": place.name, "path": path, "page": token_hex(8)}),
         heading(f"Ask {place.name}", dcc.Link("Back to it", href=path)),
         html.Section(
             [
@@ -71,6 +75,8 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
                     hidden=name != _FREE,
                 ),
                 html.Button("Ask", id="console-ask", type="button", title="Ctrl+Enter"),
+                html.Button("Cancel", id="console-cancel", type="button"),
+                html.Div(id="console-cancelled"),
             ],
             className="console",
         ),
@@ -79,19 +85,18 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def answer_of(place: Opened, given: Mapping[str, str]) -> Answer:
-    """The answer to what an address asks: ``sql``, or ``query`` with its parameters ``p.NAME``.
+def question_of(place: Opened, given: Mapping[str, str]) -> Question:
+    """What an address asks: ``sql``, or ``query`` with its parameters ``p.NAME``.
 
     Raises:
-        InputError: it is no question, or one that cannot be answered.
-        StorageError: a file of the run cannot be read.
+        InputError: it is no question, or one that does something else than to read.
     """
     name = given.get("query", _FREE)
     if name == _FREE:
-        return place.catalog.sql(given.get("sql") or _EXAMPLE[place.of])
+        return place.catalog.ask(given.get("sql") or _EXAMPLE[place.of], limits=place.limits)
     if name not in queries():
         raise InputError(f"there is no query {name!r}; there are {', '.join(queries())}.")
-    return place.catalog.query(name, **queries()[name].parse(_texts(given)))
+    return place.catalog.ask_query(name, place.limits, **queries()[name].parse(_texts(given)))
 
 
 def _texts(given: Mapping[str, str]) -> dict[str, str]:
@@ -140,10 +145,26 @@ def register(app: Dash, places: Places) -> None:
             said = {"query": name} | given
         to = address(f"{place.path}/sql", said)
         try:
-            answer = answer_of(place_of(places, place.name), said)
+            opened = place_of(places, place.name)
+            question = question_of(opened, said)
+            with opened.under_way.asking(question, place.page):
+                answer, n_rows = question.first(_MOST_ROWS, _MOST_COUNTED)
         except FewchannelsError as error:
             return alert(error), None, to
-        return *_shown(answer, place.name, said), to
+        return *_shown(answer, n_rows, place.name, said), to
+
+    @app.callback(
+        Output("console-cancelled", "children"),
+        Input("console-cancel", "n_clicks"),
+        Input("console-ask", "n_clicks"),
+        State("console-place", "data"),
+        prevent_initial_call=True,
+    )
+    def cancel(clicks: int | None, asked: int | None, place: _Place) -> Any:
+        if not clicks or ctx.triggered_id != "console-cancel":
+            return None
+        ended = place_of(places, place.name).under_way.cancel(place.page, "the question was cancelled.")
+        return None if ended else note("No question of this page is being answered.")
 
     @app.callback(
         Output("console-figure", "figure"),
@@ -181,9 +202,9 @@ def _parameters(query: Query | None, values: Mapping[str, str]) -> list[Any]:
     return [note(query.purpose), html.Div(found, className="controls"), sql]
 
 
-def _shown(answer: Answer, name: str, said: Mapping[str, str]) -> tuple[Any, Any]:
-    """The answer as a table, and what plots it."""
-    table = _readable(answer.head(_MOST_ROWS))
+def _shown(answer: Answer, n_rows: int, name: str, said: Mapping[str, str]) -> tuple[Any, Any]:
+    """The first rows of an answer as a table, and what plots them."""
+    table = _readable(answer)
     numbers = [column for column in table.columns if pd.api.types.is_numeric_dtype(table[column])]
     units = {column.name: f"{column.unit}: {column.doc}" for column in answer.query.columns} if answer.query else {}
     grid = dag.AgGrid(
@@ -206,8 +227,9 @@ def _shown(answer: Answer, name: str, said: Mapping[str, str]) -> tuple[Any, Any
         columnSize="autoSize",
         className="ag-theme-alpine",
     )
-    n = len(answer)
-    counted = f"{n:,} row{'s' * (n != 1)}" + (f"; the first {_MOST_ROWS:,} are shown" if n > _MOST_ROWS else "")
+    n = min(n_rows, _MOST_COUNTED)
+    counted = f"{'more than ' * (n_rows > n)}{n:,} row{'s' * (n != 1)}"
+    counted += f"; the first {len(answer):,} are shown" if n_rows > len(answer) else ""
     links = [
         html.A(f"as {label}", href=download_path(name, kind, said))
         for kind, label in (("csv", "CSV"), ("parquet", "Parquet"))

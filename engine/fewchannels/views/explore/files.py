@@ -2,15 +2,18 @@
 
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, request, send_file
 from PIL import Image
 
 from fewchannels.errors import FewchannelsError
-from fewchannels.runs.sql.answer import Answer
-from fewchannels.views.explore.console import answer_of
+from fewchannels.runs.sql.question import Question
+from fewchannels.runs.sql.writing import csv_texts, write
+from fewchannels.views.explore.console import question_of
 from fewchannels.views.explore.lookup import Places, place_of, run_of, sweep_of
+from fewchannels.views.explore.under_way import UnderWay
 
 _SIDES = (96, 192, 384)
 
@@ -43,10 +46,12 @@ def serve_files(server: Flask, places: Places) -> None:
         if kind not in ("csv", "parquet"):
             abort(404, f"an answer can be had as csv or parquet, not {kind!r}.")
         try:
-            answer = answer_of(place_of(places, name), request.args)
+            place = place_of(places, name)
+            question = question_of(place, request.args)
+            send = _as_csv if kind == "csv" else _as_parquet
+            return send(place.under_way, question)
         except FewchannelsError as error:
             abort(400, str(error))
-        return _as_csv(answer) if kind == "csv" else _as_parquet(answer)
 
 
 def _sent(data: bytes | None) -> Response:
@@ -66,19 +71,32 @@ def _sent(data: bytes | None) -> Response:
     return response
 
 
-def _as_csv(answer: Answer) -> Response:
-    return Response(
-        answer.as_csv(), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=answer.csv"}
-    )
+def _as_csv(under_way: UnderWay, question: Question) -> Response:
+    """Sent as it is found. Where it ends early, the connection does, so that nobody takes a part for the whole."""
+
+    def pieces() -> Iterator[str]:
+        with under_way.asking(question):
+            yield from csv_texts(question.batches())
+
+    texts = pieces()
+    first = next(texts)  # what is wrong with a question is mostly known by then
+
+    def sent() -> Iterator[str]:
+        yield first
+        try:
+            yield from texts
+        except FewchannelsError as error:
+            raise ConnectionAbortedError(str(error)) from None
+
+    return Response(sent(), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=answer.csv"})
 
 
-def _as_parquet(answer: Answer) -> Response:
+def _as_parquet(under_way: UnderWay, question: Question) -> Response:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "answer.parquet")
-        answer.write_parquet(path)
-        data = path.read_bytes()
-    return Response(
-        data,
-        mimetype="application/vnd.apache.parquet",
-        headers={"Content-Disposition": "attachment; filename=answer.parquet"},
+        with under_way.asking(question):
+            write(path, question.batches)
+        file = path.open("rb")  # it stays readable when its name is gone
+    return send_file(
+        file, mimetype="application/vnd.apache.parquet", as_attachment=True, download_name="answer.parquet"
     )

@@ -126,6 +126,8 @@ def find(run: OpenedRun, finding: Finding) -> Found:
     Raises:
         InputError: there is nothing to order by of that name, or the condition is not SQL.
     """
+    if finding.where:
+        run.catalog.check_condition(finding.where)
     known = measures(run)
     if finding.by not in known:
         raise unknown("column or measure", finding.by, known)
@@ -149,7 +151,9 @@ def find(run: OpenedRun, finding: Finding) -> Found:
         given |= {"layer": finding.layer, "step": finding.step}
     if finding.by == CHANNEL:
         given["channel"] = finding.channel
-    found = run.catalog.sql(text, given)
+    question = run.catalog.ask(text, given, run.limits)
+    with run.under_way.asking(question):
+        found = question.answer()
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
     return Found(rows[0]["n"] if rows else 0, rows)
 

@@ -23,9 +23,13 @@ from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts, part
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.limits import Limits
 from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.tables import decode
+from fewchannels.views.explore.under_way import UnderWay
 
+TIMEOUT_S = 60.0
+_MOST_BYTES = 2**28  # of an answer, whether it is shown or downloaded
 _LOOK_AGAIN_S = 2.0
 _LOOK_AGAIN_FAR_S = 10.0  # where every listing is a request
 _TASKS_KEPT = 16
@@ -59,18 +63,22 @@ class Opened:
     Args:
         name: in addresses.
         path: its folder or URL.
+        timeout_s: that a person's question may take.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is neither, or no time.
         StorageError: its description is damaged.
 
     Attributes:
         of: ``run`` or ``sweep``.
         description: ``run.json`` or ``sweep.json``.
+        limits: of a person's question.
+        under_way: questions of people.
     """
 
-    def __init__(self, name: str, path: str | Path) -> None:
+    def __init__(self, name: str, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
         self.name, self.path = name, str(path)
+        self.limits, self.under_way = Limits(n_bytes=_MOST_BYTES, seconds=timeout_s), UnderWay()
         self.storage = open_storage(path)
         if self.storage.exists(COMPARISON):
             raise InputError(
@@ -102,6 +110,13 @@ class Opened:
                     self._seen = seen
                 self._looked = time.monotonic()
             return self._catalog
+
+    def close(self) -> None:
+        """End what is asked, and let go of the catalog."""
+        self.under_way.end()
+        with self._lock:
+            if self._catalog is not None:
+                self._catalog.close()
 
     def state(self) -> dict[str, int]:
         """Counts: ``n_tasks``, ``n_tasks_done``, ``n_items`` (samples, or items of a sweep)."""
@@ -153,8 +168,8 @@ class OpenedRun(Opened):
         asked: conditions in SQL that a person has asked by hand.
     """
 
-    def __init__(self, name: str, path: str | Path) -> None:
-        super().__init__(name, path)
+    def __init__(self, name: str, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__(name, path, timeout_s)
         self.asked: set[str] = set()
         self.layout = Layout.of(self.description)
         self.score = str(self.description["config"]["score"])
@@ -301,19 +316,21 @@ class OpenedSweep(Opened):
         return {name: [values[i] for i in at] for name, values in rows.items()}
 
 
-def open_places(paths: list[str]) -> dict[str, Opened | str]:
+def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Opened | str]:
     """Open runs and sweeps by short names of their own.
 
     Args:
         paths: folders or URLs.
+        timeout_s: that a person's question may take.
 
     Returns:
         Each by its name: the last part of its path, with a number where two share it; of one that cannot be opened,
         why.
 
     Raises:
-        InputError: a URL that cannot be one of a run, such as one that has credentials in it.
+        InputError: a URL that cannot be one of a run, such as one that has credentials in it, or no time.
     """
+    Limits(seconds=timeout_s)  # what is wrong with it is wrong with all
     found: dict[str, Opened | str] = {}
     for path in paths:
         last = path.rstrip("/").rpartition("/")[2] or "run"
@@ -324,7 +341,7 @@ def open_places(paths: list[str]) -> dict[str, Opened | str]:
         storage = open_storage(path)
         try:
             is_sweep = storage.exists(SWEEP)
-            found[name] = OpenedSweep(name, path) if is_sweep else OpenedRun(name, path)
+            found[name] = (OpenedSweep if is_sweep else OpenedRun)(name, path, timeout_s)
         except FewchannelsError as error:
             found[name] = str(error)
     return found

@@ -106,6 +106,9 @@ class _Handler(WSGIRequestHandler):
     def log(self, *arguments: Any) -> None:
         """Nothing: a request's line may hold the token."""
 
+    def log_request(self, *arguments: Any) -> None:
+        """Nothing: likewise."""
+
 
 class _Incoming(io.RawIOBase):
     """What a connection sends, until a moment: one that sends a byte now and then is not waited for."""
@@ -145,11 +148,13 @@ class Bound:
         server: to be served.
         site: where it is reached.
         keys: that open it.
+        places: what is open.
     """
 
     server: Server
     site: Site
     keys: Keys
+    places: Places
 
     @property
     def base(self) -> str:
@@ -188,10 +193,10 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
     server = Server(port)
     site, keys = replace(site, port=server.port), Keys()
     server.app = make_app(places, site, keys, session).server
-    return Bound(server, site, keys)
+    return Bound(server, site, keys, places)
 
 
-def serve(server: Server, on_ready: Callable[[], object] = lambda: None) -> bool:
+def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
     """Serve until interrupted or told to end, also where a shell has had interrupts ignored. In the main thread.
 
     Returns:
@@ -205,11 +210,14 @@ def serve(server: Server, on_ready: Callable[[], object] = lambda: None) -> bool
         signal.signal(number, end)
     try:
         on_ready()
-        server.serve_forever()
+        bound.server.serve_forever()
     except KeyboardInterrupt:
         pass
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        server.server_close()
-    return server.is_idle(_PATIENCE_S)
+        bound.server.server_close()
+        for place in bound.places.values():
+            if not isinstance(place, str):
+                place.close()
+    return bound.server.is_idle(_PATIENCE_S)

@@ -1,0 +1,52 @@
+"""Questions that are asked and not answered yet: a page can end its own, and the server all of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.runs.sql.question import Question
+
+
+class UnderWay:
+    """The questions that one run or sweep is asked now, by the page that asks."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._questions: dict[Question, str | None] = {}
+        self._has_ended = False
+
+    @contextmanager
+    def asking(self, question: Question, page: str | None = None) -> Iterator[None]:
+        """Within it the question can be ended; a page's earlier question ends here.
+
+        Raises:
+            FewchannelsError: the explorer is about to end.
+        """
+        if page is not None:
+            self.cancel(page, "another question took its place.")
+        with self._lock:
+            if self._has_ended:
+                raise FewchannelsError("the explorer ends; start it again.")
+            self._questions[question] = page
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._questions[question]
+
+    def cancel(self, page: str, why: str) -> bool:
+        """End what a page asks; whether there was something."""
+        with self._lock:
+            found = [question for question, of in self._questions.items() if of == page]
+        for question in found:
+            question.stop(InputError(why))
+        return bool(found)
+
+    def end(self) -> None:
+        """End all questions, and take no more."""
+        with self._lock:
+            self._has_ended = True
+            found = list(self._questions)
+        for question in found:
+            question.stop()
