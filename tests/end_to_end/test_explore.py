@@ -351,6 +351,17 @@ def test_questions_are_answered_plotted_and_downloaded(go: Callable[[str], Page]
         pd.testing.assert_frame_equal(read(tmp_path / kind), expected, check_dtype=False)
 
 
+def test_a_question_is_cancelled(go: Callable[[str], Page]) -> None:
+    page = go("/run/whole%20run/sql")
+    page.locator("#console-sql").fill("select count(*) from cells a, cells b, cells c, cells d, cells e")
+    page.locator("#console-ask").click()
+    page.wait_for_timeout(1000)
+    page.locator("#console-cancel").click()
+    expect(page.locator("#console-answer [role=alert]")).to_contain_text("the question was cancelled")
+    page.locator("#console-cancel").click()
+    expect(page.locator("#console-cancelled")).to_contain_text("No question of this page")
+
+
 def test_a_named_query_takes_its_parameters(go: Callable[[str], Page], whole: Run) -> None:
     page = go("/run/whole%20run/sql?query=massive_channels&p.layer=2&p.top=1")
     page.locator("#console-ask").click()

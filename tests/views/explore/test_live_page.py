@@ -83,6 +83,27 @@ def test_an_address_waits_for_the_button_and_steps_are_seen_one_by_one(watched: 
     assert picture == model.begin(Ask(PROMPT, seed=4, n_steps=60)).wait(60).pictures["undisturbed"]
 
 
+def test_a_generation_is_cancelled_and_a_second_one_is_refused_until_then(
+    watched: Watched, browser: Browser, site: Bound
+) -> None:
+    other = Watched(browser, site)
+    for each, prompt in ((watched, PROMPT), (other, "a small blue ring")):
+        page = each.go("/live")
+        page.locator("#live-prompt").fill(prompt)
+        page.locator("#live-n_steps").fill("200")
+        page.locator("#live-go").click()
+    expect(other.page.locator("#live-error [role=alert]")).to_contain_text("another generation is under way")
+    expect(watched.page.locator("#live-state")).to_contain_text("running", timeout=30_000)
+    watched.page.locator("#live-cancel").click()
+    expect(watched.page.locator("#live-state")).to_contain_text("cancelled: somebody pressed Cancel", timeout=30_000)
+    other.page.locator("#live-n_steps").fill("4")
+    other.page.locator("#live-go").click()
+    pictures(other)
+    other.page.locator("#live-cancel").click()
+    expect(other.page.locator("#live-error")).to_contain_text("Nothing is being generated")
+    other.close()
+
+
 def test_what_cannot_be_is_refused_in_words(watched: Watched) -> None:
     page = watched.go("/live")
     for name, text in (("live-seed", "minus one"), ("live-n_steps", "0")):
