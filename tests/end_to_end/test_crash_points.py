@@ -65,7 +65,10 @@ def test_a_command_that_is_struck_at_each_of_its_points_loses_nothing(made: Stag
 
 
 # The actors write, or the driver does; the one that writes is killed, or the driver with all that it started.
-@pytest.mark.parametrize("whole_tree", [False, True], ids=["one process", "every process"])
+@pytest.mark.parametrize(
+    "whole_tree",
+    [pytest.param(False, id="one process"), pytest.param(True, id="every process", marks=pytest.mark.exhaustive)],
+)
 def test_a_capture_by_real_actors_that_is_killed_at_a_call_of_any_process_ends_as_one_that_was_not(
     made: Stage, shim: Shim, tmp_path: Path, whole_tree: bool
 ) -> None:
