@@ -56,6 +56,14 @@ def test_commands_that_are_struck_at_random_points_lose_nothing(made: Stage) -> 
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("lock", [".capture.lock", ".workers.lock"])
+def test_a_lock_that_cannot_be_opened_ends_the_command_in_words(made: Stage, lock: str) -> None:
+    """Of the workers' lock it is the worker that cannot."""
+    act = Act(made, PLAYS["capture"])
+    last = max(i for i, call in enumerate(act.points, start=1) if call == f"open {lock}")
+    assert act.strike(last, How.REFUSE) == []
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_command_that_is_struck_at_each_of_its_points_loses_nothing(made: Stage, name: str) -> None:

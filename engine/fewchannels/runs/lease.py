@@ -63,14 +63,16 @@ class Membership:
 
     Raises:
         RunConflictError: the capture has ended or another has taken its place.
+        StorageError: the store refused.
     """
 
     def __init__(self, storage: Storage, token: str) -> None:
         self._storage, self._token = storage, token
         self._lock: int | None = None
         if isinstance(storage, FolderStorage):
-            self._lock = _open_lock(storage.path / WORKERS_LOCK)
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            with _writing(storage):
+                self._lock = _open_lock(storage.path / WORKERS_LOCK)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
         self.check()
 
     def check(self) -> None:
@@ -189,9 +191,7 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write to {storage.url!r}: {error.strerror}. Nothing was changed; mend that, and run again."
-        ) from error
+        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Mend that, and run again.") from error
 
 
 @contextmanager

@@ -139,6 +139,13 @@ static enum how counted(const char *name, const char *path, enum kind kind) {
 
 static int writes(int flags) { return (flags & O_ACCMODE) != O_RDONLY || flags & (O_CREAT | O_TRUNC); }
 
+/* Whether a call makes a file, which takes room; to open one that is there takes none. */
+static enum kind making(int folder, const char *path) {
+    int saved = errno, is_there = path && !faccessat(folder, path, F_OK, AT_SYMLINK_NOFOLLOW);
+    errno = saved;
+    return is_there ? OTHER : TAKES_ROOM;
+}
+
 #define OPEN(name, real)                                                                                              \
     int name(const char *path, int flags, ...) {                                                                      \
         char buffer[PATH_MAX];                                                                                        \
@@ -146,8 +153,8 @@ static int writes(int flags) { return (flags & O_ACCMODE) != O_RDONLY || flags &
         va_start(rest, flags);                                                                                        \
         mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;                                       \
         va_end(rest);                                                                                                 \
-        THROUGH(int, "open", writes(flags) ? watched_path(AT_FDCWD, path, buffer) : NULL, TAKES_ROOM,                 \
-                REAL(real)(path, flags, mode))                                                                        \
+        THROUGH(int, "open", writes(flags) ? watched_path(AT_FDCWD, path, buffer) : NULL,                             \
+                making(AT_FDCWD, path), REAL(real)(path, flags, mode))                                                                        \
     }
 OPEN(open, open)
 OPEN(open64, open64)
@@ -159,7 +166,7 @@ OPEN(open64, open64)
         va_start(rest, flags);                                                                                        \
         mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;                                       \
         va_end(rest);                                                                                                 \
-        THROUGH(int, "open", writes(flags) ? watched_path(folder, path, buffer) : NULL, TAKES_ROOM,                   \
+        THROUGH(int, "open", writes(flags) ? watched_path(folder, path, buffer) : NULL, making(folder, path),         \
                 REAL(name)(folder, path, flags, mode))                                                                \
     }
 OPENAT(openat)
