@@ -9,6 +9,7 @@ from fewchannels.errors import InputError
 
 STREAMS = ("image", "text")
 BRANCHES = ("cond", "uncond")
+_MOST_LAYERS = 10_000
 
 Start = Literal["first", "after_text", "after_own_text", "after_image"]
 Guidance = Literal["none", "batched", "sequential", "component"]
@@ -155,7 +156,14 @@ class Family(_Strict):
     embeds_guidance: bool = False
 
     def blocks(self, config: Mapping[str, Any]) -> "tuple[Block, ...]":
-        """Every layer of a transformer with this configuration, numbered in running order."""
+        """Every layer of a transformer with this configuration, numbered in running order.
+
+        Raises:
+            ValueError: the configuration counts more layers than any transformer has.
+        """
+        for each in self.lists:
+            if config[each.count] > _MOST_LAYERS:
+                raise ValueError(f"{each.count} is {config[each.count]}; it must be at most {_MOST_LAYERS:,}")
         listed = [(each, i) for each in self.lists for i in range(config[each.count])]
         return tuple(Block(layer, f"{each.path}.{i}", each.kind) for layer, (each, i) in enumerate(listed))
 

@@ -1,5 +1,6 @@
 """A family of a user's own: the words of :mod:`fewchannels.models.family` in a YAML file."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from fewchannels.errors import InputError
 from fewchannels.models.family import Family
 
+_MOST_SHOWN = 20
+_SHORT = reprlib.Repr()  # a file of a few lines may hold lists of lists that take a gigabyte to show
+_SHORT.maxlevel = 2
+
 
 def read_family(path: Path) -> tuple[str, Family]:
     """Read a file with one family: a mapping from the transformer's class name to the fields of a Family.
@@ -20,8 +25,9 @@ def read_family(path: Path) -> tuple[str, Family]:
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the family file {str(path)!r}: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"cannot read the family file {str(path)!r}: {reason}") from None
     return named_family(loaded, str(path))
 
 
@@ -47,8 +53,8 @@ def family_of(given: Any, source: str) -> Family:
         return TypeAdapter(Family).validate_python(given)
     except ValidationError as error:
         wrong = "\n  ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']} (it is {each['input']!r})"
-            for each in error.errors()
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']} (it is {_SHORT.repr(each['input'])})"
+            for each in error.errors()[:_MOST_SHOWN]
         )
         raise InputError(
             f"the family in {source!r} cannot be read:\n  {wrong}\ndocs/families.md has the fields."

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline, attention_backend
 from fewchannels.errors import InputError
 from fewchannels.models.family import Block, ModelGeometry
 from fewchannels.models.load_options import Loading
-from fewchannels.models.source import ModelSource
+from fewchannels.models.source import ModelSource, read_config
 
 
 @contextmanager
@@ -37,12 +37,32 @@ def _quietly() -> Iterator[None]:
 
 @contextmanager
 def _opening(source: ModelSource) -> Iterator[None]:
-    """Quietly, and what diffusers says against a model is about the user's input."""
+    """Quietly, and what diffusers says against a model is about the user's input.
+
+    Nothing of a model's folder is run: configurations name classes of the libraries alone, and weights that are pickled
+    are read as tensors alone, which is what PyTorch and diffusers do unless they are told otherwise.
+    """
     try:
         with _quietly():
+            _check_components(source)
             yield
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, RuntimeError) as error:
-        raise InputError(f"diffusers cannot open {source.name!r}: {error}") from error
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # the formats of weights have errors of their own, without a common base class
+        raise InputError(f"diffusers cannot open {source.name!r}: {error or type(error).__name__}") from error
+
+
+def _check_components(source: ModelSource) -> None:
+    for name, kind in read_config(source, "model_index.json").items():
+        if not isinstance(kind, list) or not kind or kind[0] is None:
+            continue
+        library = kind[0]
+        known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, str(library))
+        if not known:
+            raise InputError(
+                f"{source.name!r}: its {name} is of the module {library!r:.60}, which is neither diffusers nor "
+                "transformers. Code that comes with a model is not run here."
+            )
 
 
 def load(

@@ -13,6 +13,7 @@ from fewchannels.models.family import Family, ModelGeometry, Pipeline
 
 # As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
 _FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+_MOST = 2**20  # of a width, a side: far above any model's
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,39 @@ def weights_digest(source: ModelSource) -> str:
 
 def text_encoders(source: ModelSource) -> list[str]:
     """Names of a model's text encoders among its components."""
-    index = _read_config(source, "model_index.json")
+    index = read_config(source, "model_index.json")
     return [
-        name for name, kind in index.items() if name.startswith("text_encoder") and isinstance(kind, list) and kind[0]
+        name
+        for name, kind in index.items()
+        if name.startswith("text_encoder") and isinstance(kind, list) and any(kind[:1])
     ]
 
 
 def transformer_config(source: ModelSource) -> dict[str, Any]:
     """The configuration of a model's transformer."""
-    return _read_config(source, "transformer/config.json")
+    return read_config(source, "transformer/config.json")
 
 
-def _read_config(source: ModelSource, key: str) -> dict[str, Any]:
+def read_config(source: ModelSource, key: str) -> dict[str, Any]:
+    """One of a model's configuration files.
+
+    Raises:
+        InputError: it is not there, or holds no fields.
+    """
     try:
-        return json.loads((source.folder / key).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads((source.folder / key).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source.name!r} has no readable {key}: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{source.name!r} has no readable {key}: it holds {type(config).__name__}, not fields.")
+    return config
+
+
+def _named_class(source: ModelSource, key: str, config: dict[str, Any]) -> str:
+    name = config.get("_class_name", "")
+    if not isinstance(name, str):  # diffusers takes a pair for a module of the folder's own
+        raise InputError(f"{source.name!r}: _class_name in {key} is {name!r:.60}; it must be the name of a class.")
+    return name
 
 
 def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> ModelGeometry:
@@ -107,12 +125,12 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
     Raises:
         InputError: the transformer's or the pipeline's class is in neither, or a file is missing.
     """
-    index, config = _read_config(source, "model_index.json"), _read_config(source, "transformer/config.json")
-    vae = _read_config(source, "vae/config.json")
+    keys = "model_index.json", "transformer/config.json", "vae/config.json"
+    index, config, vae = (read_config(source, key) for key in keys)
+    pipeline_class, name, _ = (_named_class(source, *each) for each in zip(keys, (index, config, vae), strict=True))
     families = FAMILIES | dict([family] if family else [])
-    name, pipeline_class = config.get("_class_name", ""), index.get("_class_name", "")
     if name == "Transformer2DModel":
-        name = _FORMERLY.get(config.get("norm_type", ""), name)
+        name = _FORMERLY.get(str(config.get("norm_type", "")), name)
     if name not in families:
         raise InputError(
             f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models probe "
@@ -126,7 +144,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
         )
     pipeline = found.pipelines[pipeline_class]
     try:
-        factor = _pixels_per_cell(vae)
+        factor = _whole("the VAE's factor", _pixels_per_cell(vae))
         sides = {"vae": lambda: vae["sample_size"], "transformer": lambda: config["sample_size"] * factor}
         return ModelGeometry(
             transformer=name,
@@ -134,18 +152,28 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
             family=found,
             pipeline=pipeline,
             blocks=found.blocks(config),
-            n_channels=found.n_channels(config),
-            pixels_per_token=found.cells_per_token(config) * factor,
-            default_side=found.default_side if isinstance(found.default_side, int) else sides[found.default_side](),
+            n_channels=_whole("the width", found.n_channels(config)),
+            pixels_per_token=_whole("a token's side", found.cells_per_token(config)) * factor,
+            default_side=found.default_side
+            if isinstance(found.default_side, int)
+            else _whole("the default side", sides[found.default_side]()),
             embeds_guidance=pipeline.embedded is not None
             and bool(config.get("guidance_embeds", found.embeds_guidance)),
             can_be_guided=_can_be_guided(pipeline, index),
             takes_images=vae.get("_class_name") in NOISED_VAES
             and not pipeline.needs_reference
-            and _is_flow(_read_config(source, "scheduler/scheduler_config.json")),
+            and _is_flow(read_config(source, "scheduler/scheduler_config.json")),
         )
     except KeyError as error:
         raise InputError(f"{source.name!r}: the transformer's or the VAE's config.json has no {error}.") from None
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise InputError(f"{source.name!r}: a field of its configuration is of another kind: {error}") from None
+
+
+def _whole(what: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST:
+        raise ValueError(f"{what} is {value!r:.60}; it must be a whole number, 1 to {_MOST:,}")
+    return value
 
 
 def _can_be_guided(pipeline: Pipeline, index: dict[str, Any]) -> bool:
@@ -156,12 +184,14 @@ def _can_be_guided(pipeline: Pipeline, index: dict[str, Any]) -> bool:
 
 def _is_flow(scheduler: dict[str, Any]) -> bool:
     flow = scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction"
-    return scheduler.get("_class_name", "").startswith("FlowMatch") or bool(flow)
+    return str(scheduler.get("_class_name", "")).startswith("FlowMatch") or bool(flow)
 
 
 def _pixels_per_cell(vae: dict[str, Any]) -> int:
     value = vae[VAE_FACTORS.get(vae.get("_class_name", ""), "block_out_channels")]
     if isinstance(value, int):
         return value
+    if len(value) > _MOST.bit_length():
+        raise ValueError(f"the VAE has {len(value)} widths")
     # One halving between each two widths; the one list of another kind holds the halvings themselves.
     return 2 ** (len(value) - (vae.get("_class_name") != "AutoencoderKLQwenImage"))
