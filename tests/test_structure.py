@@ -61,7 +61,6 @@ CIRCLES = {
     frozenset({"analyses.alignment.findings", "analyses.alignment.units"}),
     frozenset({"analyses.concentration.findings", "analyses.concentration.units"}),
     frozenset({"analyses.stability.findings", "analyses.stability.units"}),
-    frozenset({"cli", "cli.jobs"}),
     frozenset({"runs.storage", "runs.storage.base", "runs.storage.folder", "runs.storage.objects"}),
 }
 ONLY_IMPORTERS = {

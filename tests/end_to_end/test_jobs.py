@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,10 +17,9 @@ from typer.testing import CliRunner
 
 from fewchannels import manifest, open_run
 from fewchannels.cli import app
-from fewchannels.cli.jobs import checked
 from fewchannels.cluster import jobs as jobs_module
-from fewchannels.cluster.jobs import Jobs, ship
-from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.cluster.jobs import Jobs
+from fewchannels.errors import FewchannelsError
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_readmes_jobs_run_with_the_files_they_were_sent_and_are_resumed(
     submit += f" --model {tiny_model} --config=settings.yaml"
     done = fewchannels(submit, folder, address)
     assert done.returncode == 0, done.stderr
-    assert "with manifest.parquet, settings.yaml" in done.stderr
+    assert re.search(r"sending manifest\.parquet \(.* kB\), settings\.yaml \(32 bytes\)", done.stderr)
     assert "4 of 4 samples" in done.stderr
     assert open_run(folder / "RUN").sql("select count(*) from samples").fetchone() == (4,)
     states = {each["job_id"]: each for each in json.loads(fewchannels(f"{status} --json", folder, address).stdout)}
@@ -133,49 +133,21 @@ def test_a_plain_ray_job_does_the_same(folder: Path, address: str, tiny_model: P
     assert "4 of 4 samples" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("capture --manifest manifest.parquet --out RUN", "out is 'RUN', a path of this machine"),
-        ("analyze stability RUN", "run is 'RUN', a path of this machine"),
-        ("capture --manifest nowhere.parquet --out /mnt/RUN", "no such file here to be sent"),
-        ("capture --manifest manifest.parquet --oout /mnt/RUN", "No such option: --oout"),
-        ("captur --out /mnt/RUN", "unknown command 'captur'. Did you mean 'capture'"),
-        ("capture --help", "only prints help"),
-        ("status", "is not for a cluster"),
-    ],
-)
-def test_what_would_fail_on_the_cluster_is_refused_here(
-    line: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    with pytest.raises(InputError, match=says):
-        checked(line.split())
-
-
-def test_the_cluster_is_where_the_job_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    capture = ["capture", "--manifest", "manifest.parquet", "--out", "s3://bucket/RUN"]
-    assert checked(["fewchannels", *capture]) == [*capture, "--address", "auto"]
-    assert checked([*capture, "--address", "10.0.0.1:6379"])[-2:] == ["--address", "10.0.0.1:6379"]
-    assert checked(["query", "s3://bucket/RUN", "failures"]) == ["query", "s3://bucket/RUN", "failures"]
-
-
-def test_files_are_sent_once_each_and_two_of_one_name_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "p.csv").write_text("a")
-    (tmp_path / "p.csv").write_text("b")
-    (tmp_path / "sent").mkdir()
-    monkeypatch.chdir(tmp_path)
-    words, files = ship(["x", "--of=a/p.csv", "p.csv", "a", "nothing.csv"], tmp_path / "sent")
-    assert (words, files) == (["x", "--of=p.csv", "1-p.csv", "a", "nothing.csv"], ["a/p.csv", "p.csv"])
-    assert [(tmp_path / "sent" / name).read_text() for name in ("p.csv", "1-p.csv")] == ["a", "b"]
-    with (tmp_path / "large.bin").open("wb") as file:
-        file.truncate(101 * 2**20)
-    with pytest.raises(InputError, match=r"large\.bin and what else .* more than 100 MiB"):
-        ship(["large.bin"], tmp_path / "sent")
+def test_a_job_reads_each_file_that_it_names_and_no_other(folder: Path, address: str, tmp_path: Path) -> None:
+    """Names that are each other's with a number, files that hide others from Ray, a file named as ours is."""
+    given = {"2-m.txt": "two", "m.txt": "one", "sub/m.txt": "below", ".gitignore": "m.txt\n*", ".job": "mine"}
+    for name, text in given.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / ".hidden.txt").write_text("hidden", encoding="utf-8")
+    out = folder / "read.parquet"
+    line = f"manifest ingest 2-m.txt m.txt sub/m.txt .hidden.txt --on-error skip -o {out}"
+    done = fewchannels(f"submit --follow --json -- {line}", tmp_path, address)
+    assert done.returncode == 0, done.stderr
+    assert "sending 2-m.txt (3 bytes), m.txt (3 bytes), sub/m.txt (5 bytes), .hidden.txt (6 bytes)" in done.stderr
+    prompts = [each.prompt for each in manifest.read_samples(out)]
+    assert prompts == ["two", "one", "below", "hidden"]
+    assert (tmp_path / ".job").read_text(encoding="utf-8") == "mine"
 
 
 def test_whoever_follows_a_job_learns_that_the_head_is_silent(
@@ -184,7 +156,7 @@ def test_whoever_follows_a_job_learns_that_the_head_is_silent(
     monkeypatch.setattr(jobs_module, "_MOST_MISSED", 2)
     jobs = Jobs(address)
     command = f"capture --model {tiny_model} --manifest {folder}/manifest.parquet --out {folder}/SILENT"
-    job_id, _ = jobs.submit([*shlex.split(command), "--num-inference-steps", "5000"])
+    job_id = jobs.submit([*shlex.split(command), "--num-inference-steps", "5000"], {})
     head = [each for each in psutil.Process().children(recursive=True) if each.name() == "gcs_server"]
     said: list[str] = []
 

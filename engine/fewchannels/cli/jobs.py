@@ -4,13 +4,14 @@ import dataclasses
 import json
 import sys
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from fewchannels.cli.console import duration, errors, results, say
+from fewchannels.cli.job_command import job_command
+from fewchannels.units import size
 
 if TYPE_CHECKING:
     from fewchannels.cluster.jobs import JobState
@@ -23,7 +24,6 @@ Address = Annotated[
 ]
 JobId = Annotated[str, typer.Argument(help="From fewchannels submit, or the table of fewchannels status.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_PLACES = ("out", "run", "runs", "sweep", "url", "other")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
+    context: typer.Context,
     command: Annotated[list[str], typer.Argument(help="A command of fewchannels and its options, behind --.")],
     address: Address = None,
     job_id: Annotated[str | None, typer.Option("--id", help="To know the job by.", show_default="made up")] = None,
@@ -43,19 +44,24 @@ def submit(
 ) -> None:
     """Run a command on a Ray cluster; it goes on when this machine is gone.
 
-    Files that the command names and this machine has (manifest, settings) are sent along. The run itself must be where
-    every node can write it: a URL, or an absolute path on shared storage. With --follow the exit code is the command's.
+    Files that the command reads and this machine has (manifest, settings, adapters) are listed and sent along. The run
+    itself must be where every node can write it: a URL, or an absolute path on shared storage. With --follow the exit
+    code is the command's.
 
     Example: fewchannels submit --address http://HEAD:8265 --follow -- capture --manifest m.parquet --out s3://B/RUN
     """
-    words = checked(command)
-    with errors.status("sending the job"):
-        from fewchannels.cluster.jobs import Jobs
+    job = job_command(command, context.find_root().command)
+    with errors.status("looking for the cluster"):
+        from fewchannels.cluster.jobs import Jobs, check_sizes
 
+        sizes = check_sizes(job.files)
         jobs = Jobs(address)
-        job_id, files = jobs.submit(words, job_id)
-    sent = f", with {', '.join(files)}" if files else ""
-    say(f"job {job_id} is on the cluster{sent}")
+    if sizes:
+        say(f"sending {', '.join(f'{job.files[name]} ({size(n)})' for name, n in sizes.items())}")
+    with errors.status("sending the job"):
+        job_id = jobs.submit(job.words, job.files, job_id)
+    files = list(map(str, job.files.values()))
+    say(f"job {job_id} is on the cluster")
     if not follow:
         if as_json:
             results.print_json(json.dumps({"job_id": job_id, "files": files}))
@@ -64,53 +70,6 @@ def submit(
             results.print(job_id, markup=False)
         return
     _follow(address, job_id, as_json)
-
-
-def checked(command: list[str]) -> list[str]:
-    """A command's words, with ``--address auto`` where it takes one: it is parsed here as it will be on the cluster.
-
-    Raises:
-        InputError: it is no command that can run there, or writes to a place of this machine.
-    """
-    from fewchannels.cli import app
-    from fewchannels.errors import InputError, unknown
-
-    words = command[1:] if command[0] == "fewchannels" else command
-    parser: Any = typer.main.get_command(app)
-    name, rest = "", list(words)
-    while hasattr(parser, "commands"):  # a group of them
-        name = rest.pop(0) if rest else ""
-        if name not in parser.commands:
-            raise unknown("command", name, parser.commands)
-        parser = parser.commands[name]
-    if name in ("submit", "status", "logs", "stop"):
-        raise InputError(f"fewchannels {name} is not for a cluster; run it here.")
-    try:
-        context = parser.make_context(name, rest)
-    except typer.Exit:
-        raise InputError(f"{' '.join(words)!r} only prints help; run it here.") from None
-    except Exception as error:  # typer's own errors, which have no public base class
-        if not hasattr(error, "format_message"):
-            raise
-        raise InputError(f"fewchannels {' '.join(words)} would be refused: {error.format_message()}") from None
-    for name in _PLACES:
-        for place in _several(context.params.get(name)):
-            if "://" not in str(place) and not str(place).startswith("/"):
-                raise InputError(
-                    f"{name} is {str(place)!r}, a path of this machine. Give a URL such as s3://BUCKET/RUN, or the "
-                    "absolute path of a folder that every node of the cluster has at the same place."
-                )
-    for name, value in context.params.items():
-        for place in _several(value):
-            if name not in _PLACES and isinstance(place, Path) and not (place.is_absolute() or place.is_file()):
-                raise InputError(f"{name} is {str(place)!r}, and there is no such file here to be sent.")
-    if context.params.get("address", "") is None:
-        words = [*words, "--address", "auto"]
-    return words
-
-
-def _several(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def status(

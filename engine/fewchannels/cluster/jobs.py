@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import shlex
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,30 +81,32 @@ class Jobs:
         with self._translated():
             self._client = JobSubmissionClient(address)
 
-    def submit(self, words: Sequence[str], job_id: str | None = None) -> tuple[str, list[str]]:
+    def submit(self, words: Sequence[str], files: Mapping[str, Path], job_id: str | None = None) -> str:
         """Start a command of ``fewchannels`` on the cluster's head.
-
-        Files on this machine that the command names are sent along; the job finds them in its working directory.
 
         Args:
             words: of the command, without ``fewchannels``.
+            files: to send along, by the names that the job finds them by in its working directory; none begins with a
+                dot.
             job_id: to know it by; None for one that Ray makes up.
 
         Returns:
-            The job's id, and the files that were sent.
+            The job's id.
 
         Raises:
-            InputError: a file is too large to be sent, or the id is taken.
+            InputError: the files are more than 100 MiB.
             FewchannelsError: the cluster refused.
         """
+        check_sizes(files)
         with tempfile.TemporaryDirectory() as folder, self._translated():
-            sent, files = ship(words, Path(folder))
             environment: dict[str, Any] = {"env_vars": {"PYTHONUNBUFFERED": "1"}}
             if files:
+                for name, path in files.items():
+                    shutil.copyfile(path, Path(folder, name))
                 # Ray names what is sent by its content, and deletes it when a job ends, though another has just begun.
                 Path(folder, ".job").write_text(secrets.token_hex(8), encoding="utf-8")
                 environment["working_dir"] = folder
-            return self._submit(shlex.join(["fewchannels", *sent]), environment, job_id), files
+            return self._submit(shlex.join(["fewchannels", *words]), environment, job_id)
 
     def _submit(self, command: str, environment: dict[str, Any], job_id: str | None) -> str:
         end = time.monotonic() + _PATIENCE_S
@@ -220,39 +223,24 @@ def _settle(found: "Future[JobState]", follow: Callable[[], JobState]) -> None:
         found.set_exception(error)
 
 
-def ship(words: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
-    """Copy the files that a command names into a folder; the command is then run in it.
-
-    Args:
-        words: of the command.
-        folder: where copies go, under their own names, with a number before those that are there already.
-
-    Returns:
-        The command's words with the copies' names, and the paths of what was copied.
+def check_sizes(files: Mapping[str, Path]) -> dict[str, int]:
+    """Sizes in bytes of files that are to be sent with a job.
 
     Raises:
-        InputError: they are more than 100 MiB.
+        InputError: they are more than 100 MiB, or one cannot be read.
     """
-    sent: list[str] = []
-    files: list[str] = []
-    n_bytes = 0
-    for word in words:
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        path = Path(value)
-        if not (value and path.is_file()):
-            sent.append(word)
-            continue
-        n_bytes += path.stat().st_size
-        if n_bytes > _MOST_BYTES:
+    sizes: dict[str, int] = {}
+    for name, path in files.items():
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{str(path)!r} cannot be read, so it cannot be sent with the job.")
+        sizes[name] = path.stat().st_size
+        if sum(sizes.values()) > _MOST_BYTES:
             raise InputError(
-                f"{value} and what else the command names are more than {_MOST_BYTES >> 20} MiB, the most that is sent "
-                "with a job. Put it where every node of the cluster can read it, and name it by its absolute path."
+                f"{str(path)!r} and what else the command reads are more than {_MOST_BYTES >> 20} MiB, the most that "
+                "is sent with a job. Put it where every node of the cluster can read it, and name it by its absolute "
+                "path."
             )
-        name = path.name if not (folder / path.name).exists() else f"{len(files)}-{path.name}"
-        shutil.copy(path, folder / name)
-        sent.append(f"{option}{equals}{name}")
-        files.append(value)
-    return sent, files
+    return sizes
 
 
 def _state(details: JobDetails) -> JobState:
