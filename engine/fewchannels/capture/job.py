@@ -1,6 +1,7 @@
 """From a manifest, settings and a place to a job that can run: everything is checked here, before any work."""
 
 import dataclasses
+import io
 import platform
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from fewchannels.runs.description import (
     NAME,
     objects_of,
     read_description,
-    write_description,
 )
 from fewchannels.runs.layout import (
     Layout,
@@ -41,7 +41,7 @@ from fewchannels.runs.layout import (
     default_shard_samples,
     is_rounded,
 )
-from fewchannels.runs.lease import LEASE
+from fewchannels.runs.lease import LEASE, check_held
 from fewchannels.runs.storage import Sink, Storage, open_storage
 
 _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
@@ -331,22 +331,22 @@ def begin(job: Job, manifest_path: Path) -> bool:
         True where the run was there already.
 
     Raises:
-        RunConflictError: there is another run.
+        RunConflictError: there is another run, or the lease is another capture's by now.
+        InputError: the manifest is not any more what it was when the job was prepared.
         StorageError: the store refused.
     """
     storage = job.storage
-    if not storage.exists(NAME):
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_description(storage, _laid_out(storage, job, manifest_path, now))
-        return False
-    begun = check_same(job, manifest_path)
-    objects = objects_of(begun)
-    if begun["manifest"]["n_samples"] < job.layout.n_samples:
+    begun = check_same(job, manifest_path) if storage.exists(NAME) else None
+    objects = objects_of(begun) if begun else {}
+    grows = begun is not None and begun["manifest"]["n_samples"] < job.layout.n_samples
+    if begun is None or grows or not all(storage.holds(key, stored) for key, stored in objects.items()):
+        created = begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds")
         draft = Draft(storage, RUN)
-        draft.settle(NAME, _laid_out(draft, job, manifest_path, begun["created"], objects))
-    elif not all(storage.holds(key, stored) for key, stored in objects.items()):
-        write_description(storage, _laid_out(storage, job, manifest_path, begun["created"]))
-    return True
+        description = _laid_out(draft, job, manifest_path, created, objects if grows else ())
+        if job.lease is not None:  # this process may have been stopped for so long that another has captured the run
+            check_held(storage, job.lease)
+        draft.settle(NAME, description)
+    return begun is not None
 
 
 def check_same(job: Job, manifest_path: Path) -> dict[str, Any]:
@@ -378,13 +378,13 @@ def check_same(job: Job, manifest_path: Path) -> dict[str, Any]:
     return begun
 
 
-def _laid_out(
-    storage: Sink, job: Job, manifest_path: Path, created: str, earlier: Collection[str] = ()
-) -> dict[str, Any]:
+def _laid_out(storage: Sink, job: Job, manifest_path: Path, created: str, earlier: Collection[str]) -> dict[str, Any]:
     """Store what a run has once, and describe it."""
-    layout, settings = job.layout, as_dict(job.config)
-    objects = {MANIFEST: storage.put(MANIFEST, [manifest_path.read_bytes()])}
-    objects |= arrays.lay_out(storage, layout, manifest.sample_ids(manifest_path), earlier)
+    layout, settings, rows = job.layout, as_dict(job.config), manifest_path.read_bytes()
+    if manifest.digest(io.BytesIO(rows)) != job.manifest_sha256:
+        raise InputError(f"{str(manifest_path)!r} was replaced while the capture began; run it again.")
+    objects = {MANIFEST: storage.put(MANIFEST, [rows])}
+    objects |= arrays.lay_out(storage, layout, manifest.sample_ids(io.BytesIO(rows)), earlier)
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": job.fingerprint,

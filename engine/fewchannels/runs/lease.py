@@ -81,12 +81,21 @@ class Membership:
         Raises:
             RunConflictError: another capture has taken its place.
         """
-        owner = _owner(self._storage)
-        if owner.get("token") != self._token:
-            raise RunConflictError(
-                f"this worker's capture of {self._storage.url!r} has ended, and another has taken its place "
-                f"({_named(owner)}); the worker writes nothing more."
-            )
+        check_held(self._storage, self._token)
+
+
+def check_held(storage: Storage, token: str) -> None:
+    """Refuse to go on when a run's lease is another's: a process that was stopped does not know for how long.
+
+    Raises:
+        RunConflictError: another command has taken this one's place.
+    """
+    owner = _owner(storage)
+    if owner.get("token") != token:
+        raise RunConflictError(
+            f"this command was writing to {storage.url!r}, and another has taken its place ({_named(owner)}); this one "
+            "writes nothing more."
+        )
 
 
 class _Beating:
