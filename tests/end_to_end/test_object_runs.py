@@ -188,7 +188,7 @@ def test_a_run_goes_on_after_its_store_was_down_and_its_driver_killed(
         assert len(first) + 1 <= len(second) < N_TASKS
         outcome, said = capture.finish()
     assert outcome["n_resumed"] == 2 * len(second)
-    assert "did not give the run back" in said
+    assert "did not give its place back" in said
     assert first.items() <= second.items() <= capture.records().items()
     capture.check(undisturbed, tmp_path)
 
@@ -205,12 +205,12 @@ def objects(request: pytest.FixtureRequest, server: s3.S3Server, monkeypatch: py
 def test_a_second_capture_is_refused_while_the_first_one_beats(objects: ObjectStorage, server: s3.S3Server) -> None:
     with hold(objects) as token:
         for _ in range(2):
-            with pytest.raises(RunConflictError, match="another capture is writing"), hold(ObjectStorage(objects.url)):
+            with pytest.raises(RunConflictError, match="another command is writing"), hold(ObjectStorage(objects.url)):
                 pass
         server.stop()
         time.sleep(3 * lease.BEAT_S)  # beats that do not get through
         server.start()
-        with pytest.raises(RunConflictError, match="another capture is writing"), hold(ObjectStorage(objects.url)):
+        with pytest.raises(RunConflictError, match="another command is writing"), hold(ObjectStorage(objects.url)):
             pass
         Membership(objects, token).check()
     waits: list[str] = []

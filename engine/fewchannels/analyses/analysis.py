@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from fewchannels.analyses.selected import Selected
 from fewchannels.cluster.session import Pool, one_thread, spread
+from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, encode, schema
 
@@ -85,28 +86,29 @@ def analyse(
 
     Raises:
         InputError: the run cannot answer.
-        RunConflictError: there is a result of other settings under the label.
+        RunConflictError: there is a result of other settings under the label, or another command writes to it.
     """
     analysis.check(selected)
     results = Results(selected.storage, label)
     settings = {"analysis": analysis.name, "settings": plain(analysis.identity(selected))}
     columns = {table: schema(name).names for table, name in analysis.schemas.items()}
-    done = results.begin(settings | {"selected": selected.identity(), "columns": columns}, replace=replace)
-    units = analysis.units(selected)
-    waiting = [unit for unit in units if unit not in done]
-    started = time.monotonic()
-    n_done = len(units) - len(waiting)
-    on_progress(n_done, len(units))
-    for n, _ in enumerate(
-        spread(partial(_work, analysis, selected, results, pool.device), waiting, pool), start=n_done + 1
-    ):
-        on_progress(n, len(units))
-    finding = analysis.end(selected, results)
-    about = settings | {
-        "seconds": round(time.monotonic() - started, 2),
-        "versions": versions() | {"device": pool.device},
-    }
-    _finish(analysis, selected, results, about, finding)
+    with hold(results.place) as token:
+        done = results.begin(settings | {"selected": selected.identity(), "columns": columns}, replace=replace)
+        units = analysis.units(selected)
+        waiting = [unit for unit in units if unit not in done]
+        started = time.monotonic()
+        n_done = len(units) - len(waiting)
+        on_progress(n_done, len(units))
+        work = partial(_work, analysis, selected, results, token, pool.device)
+        for n, _ in enumerate(spread(work, waiting, pool), start=n_done + 1):
+            on_progress(n, len(units))
+        finding = analysis.end(selected, results)
+        about = settings | {
+            "seconds": round(time.monotonic() - started, 2),
+            "versions": versions() | {"device": pool.device},
+        }
+        check_held(results.place, token)
+        _finish(analysis, selected, results, about, finding)
     return finding
 
 
@@ -154,8 +156,10 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")}
 
 
-def _work(analysis: Analysis, selected: Selected, results: Results, device: str, unit: int) -> None:
-    results.write_unit(unit, analysis.unit(selected, results, unit, device), analysis.schemas)
+def _work(analysis: Analysis, selected: Selected, results: Results, token: str, device: str, unit: int) -> None:
+    tables = analysis.unit(selected, results, unit, device)
+    check_held(results.place, token)
+    results.write_unit(unit, tables, analysis.schemas)
 
 
 def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], finding: Finding) -> None:

@@ -94,14 +94,13 @@ def export(
         raise InputError(f"{out!r} is the run itself; choose a new place.")
     with errors.status("choosing samples"), Catalog(run) as catalog:
         samples = datasets.chosen_samples(catalog, where)
-    with _bar("exporting") as on_progress:
-        if kind is Kind.parquet:
-            datasets.export(storage, samples, target, on_progress)
-        else:
-            if not samples:
-                raise InputError("no finished sample fulfils the condition; nothing was written.")
-            with hold(target, on_wait=say):
-                merge.export(storage, samples, target, on_progress)
+    if not samples:
+        raise InputError("no finished sample fulfils the condition; nothing was written.")
+    if kind is Kind.parquet:
+        datasets.check_place(target)
+    write = datasets.export if kind is Kind.parquet else merge.export
+    with hold(target, on_wait=say), _bar("exporting") as on_progress:
+        write(storage, samples, target, on_progress)
     _tell({"n_samples": len(samples), "out": out}, f"{len(samples):,} samples are in {out}", as_json)
 
 

@@ -1,4 +1,4 @@
-"""One capture at a time: a second one on the same run is refused, and workers that outlive their capture stop.
+"""One writer at a time of a run or of any other place: a second one is refused, and workers that outlive it stop.
 
 On a folder the lease is a pair of flocks, which end with the process that holds them: the driver holds one alone, its
 workers share the other. On an object store it is an object that only its owner can replace, and that its owner replaces
@@ -15,7 +15,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,37 @@ LEASE = "lease.json"
 BEAT_S = 5.0
 MISSED_BEATS = 6
 _ORPHANS_TIMEOUT_S = 120.0
+_LOOK_EVERY_S = 0.2
 
 Wait = Callable[[str], None]
 
 
 @contextmanager
-def hold(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[str]:
-    """Hold a run's lease while the context lasts; yields the token that workers check with :class:`Membership`.
+def hold(storage: Storage, on_wait: Wait = lambda why: None, patience_s: float = 0.0) -> Iterator[str]:
+    """Hold a place's lease while the context lasts; yields the token that workers check with :class:`Membership`.
 
     What killed writers have left is removed first, and what an earlier capture had begun to replace is finished.
 
     Args:
-        storage: of the run.
-        on_wait: told why, when an earlier capture's end must be waited for.
+        storage: of a run, or of one of its results, or of what is made of runs.
+        on_wait: told why, when an earlier command's end must be waited for.
+        patience_s: how long to wait for another command that holds it.
 
     Raises:
-        RunConflictError: another capture holds it.
+        RunConflictError: another command holds it.
         StorageError: the store refused.
     """
-    holding = _hold_folder if isinstance(storage, FolderStorage) else _hold_objects
-    with holding(storage, on_wait) as token:  # type: ignore[arg-type]
+    holding: Any = _hold_folder if isinstance(storage, FolderStorage) else _hold_objects
+    deadline = time.monotonic() + patience_s
+    with ExitStack() as held:
+        while True:
+            try:
+                token = held.enter_context(holding(storage, on_wait))
+                break
+            except RunConflictError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_EVERY_S)
         storage.clean()
         finish_changes(storage)
         yield token
@@ -159,8 +170,8 @@ def _owner(storage: Storage) -> dict[str, Any]:
 
 def _refused(storage: Storage, owner: dict[str, Any]) -> RunConflictError:
     return RunConflictError(
-        f"another capture is writing to {storage.url!r} ({_named(owner)}). Wait for it, or stop it, or choose another "
-        "run."
+        f"another command is writing to {storage.url!r} ({_named(owner)}). Wait for it, or stop it, or choose another "
+        "place."
     )
 
 
@@ -185,14 +196,14 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
     told = False
     while not _locked(workers):
         if not told:
-            on_wait("workers of an earlier capture are still writing; waiting for them to end")
+            on_wait("workers of an earlier command are still writing; waiting for them to end")
             told = True
         if time.monotonic() > deadline:
             raise RunConflictError(
-                f"workers of an earlier capture ({_named(earlier)}) still write to {storage.url!r} after "
+                f"workers of an earlier command ({_named(earlier)}) still write to {storage.url!r} after "
                 f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, and run again to resume."
             )
-        time.sleep(0.2)
+        time.sleep(_LOOK_EVERY_S)
 
 
 @contextmanager
@@ -260,7 +271,7 @@ def _hold_objects(storage: ObjectStorage, on_wait: Wait) -> Iterator[str]:
 def _outwaited(storage: ObjectStorage, found: tuple[bytes, Any], on_wait: Wait) -> tuple[bytes, Any] | None:
     """The lease, once it has not been replaced for long enough by this process' own measure of time."""
     owner = _read(found[0])
-    on_wait(f"an earlier capture ({_named(owner)}) did not give the run back; waiting {BEAT_S * MISSED_BEATS:.0f} s")
+    on_wait(f"an earlier command ({_named(owner)}) did not give its place back; waiting {BEAT_S * MISSED_BEATS:.0f} s")
     deadline = time.monotonic() + BEAT_S * MISSED_BEATS
     while time.monotonic() < deadline:
         time.sleep(BEAT_S / 5)

@@ -15,7 +15,8 @@ from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
-from fewchannels.runs.storage import Count, Storage, Stored
+from fewchannels.runs.lease import LEASE
+from fewchannels.runs.storage import Count, Storage, Stored, open_storage
 from fewchannels.tables import Columns, encode
 
 FOLDER = "results/"
@@ -69,6 +70,11 @@ class Results:
     def key(self, name: str) -> str:
         """Where one of its files is."""
         return f"{FOLDER}{self.label}/{name}"
+
+    @property
+    def place(self) -> Storage:
+        """Its folder, for the lease of whoever writes to it: the run itself may still be captured."""
+        return open_storage(f"{self.storage.url.rstrip('/')}/{FOLDER}{self.label}")
 
     def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
         """Say what is to be computed, or recognise what an earlier call began. What killed writers left is removed.
@@ -141,7 +147,7 @@ class Results:
 
     def delete(self) -> None:
         """Delete all of it, ``result.json`` first."""
-        keys = list(self.storage.list(self.key("")))
+        keys = [key for key in self.storage.list(self.key("")) if key != self.key(LEASE)]
         self.storage.delete([self.key(END)])
         self.storage.delete(keys)
 

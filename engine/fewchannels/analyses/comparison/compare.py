@@ -14,13 +14,14 @@ from scipy.sparse import csr_array
 from fewchannels.analyses.analysis import Finding, plain, versions
 from fewchannels.analyses.comparison.figures import figures
 from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place
-from fewchannels.analyses.comparison.place import Rows, begin, end, write_unit
+from fewchannels.analyses.comparison.place import Rows, begin, check_place, end, write_unit
 from fewchannels.analyses.drawn import as_files
 from fewchannels.cluster.session import Pool, spread
 from fewchannels.errors import InputError
 from fewchannels.measures.intervals import Interval, cluster_bootstrap, pair_bootstrap
 from fewchannels.measures.overlap import expected_jaccard, pair_overlap
 from fewchannels.runs.description import COMPARISON_FORMAT_VERSION
+from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, as_columns, encode
 
@@ -52,37 +53,41 @@ def compare(
 
     Raises:
         InputError: the runs cannot be compared.
-        RunConflictError: something else is in the place.
+        RunConflictError: something else is in the place, or another command writes to it.
     """
     if criteria.k > min(pairing.n_channels):
         raise InputError(f"k is {criteria.k}; the runs have {' and '.join(map(str, pairing.n_channels))} channels.")
     units = pairing.units()
     identity = plain(_identity(pairing, criteria))
     _refuse_runs(pairing, out)
-    rows = begin(out, identity, replace=replace)
-    started, left = time.monotonic(), [i for i in range(len(units)) if i not in rows]
-    on_progress(len(rows), len(units))
-    for i, (found, samples) in spread(partial(_work, pairing, criteria, units), left, pool):
-        rows[i] = plain(found)
-        layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
-        write_unit(out, i, rows[i], layer, samples)
+    check_place(out)
+    with hold(out) as token:
+        rows = begin(out, identity, replace=replace)
+        started, left = time.monotonic(), [i for i in range(len(units)) if i not in rows]
         on_progress(len(rows), len(units))
-    tables = {name: [row for i in range(len(units)) for row in rows[i][name]] for name in TABLES[:-1]}
-    finding = summarise(pairing, criteria, {name: pd.DataFrame(each) for name, each in tables.items()})
-    files = {
-        f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", tables[name]))
-        for name in tables
-    }
-    about = {
-        "format_version": COMPARISON_FORMAT_VERSION,
-        "identity": identity,
-        "runs": {"a": pairing.a.selected.run, "b": pairing.b.selected.run},
-        "numbers": finding.numbers,
-        "tables": {name: f"comparison_{name}" for name in TABLES},
-        "seconds": round(time.monotonic() - started, 2),
-        "versions": versions(),
-    }
-    end(out, about, files | finding.files | {"summary.md": finding.text.encode()}, range(len(units)))
+        for i, (found, samples) in spread(partial(_work, pairing, criteria, units), left, pool):
+            rows[i] = plain(found)
+            layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
+            check_held(out, token)
+            write_unit(out, i, rows[i], layer, samples)
+            on_progress(len(rows), len(units))
+        tables = {name: [row for i in range(len(units)) for row in rows[i][name]] for name in TABLES[:-1]}
+        finding = summarise(pairing, criteria, {name: pd.DataFrame(each) for name, each in tables.items()})
+        files = {
+            f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", tables[name]))
+            for name in tables
+        }
+        about = {
+            "format_version": COMPARISON_FORMAT_VERSION,
+            "identity": identity,
+            "runs": {"a": pairing.a.selected.run, "b": pairing.b.selected.run},
+            "numbers": finding.numbers,
+            "tables": {name: f"comparison_{name}" for name in TABLES},
+            "seconds": round(time.monotonic() - started, 2),
+            "versions": versions(),
+        }
+        check_held(out, token)
+        end(out, about, files | finding.files | {"summary.md": finding.text.encode()}, range(len(units)))
     return finding
 
 

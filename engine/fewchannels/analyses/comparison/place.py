@@ -12,12 +12,13 @@ from fewchannels.capture.config import differences
 from fewchannels.errors import RunConflictError
 from fewchannels.runs import documents
 from fewchannels.runs.description import COMPARISON
+from fewchannels.runs.lease import LEASE
 from fewchannels.runs.storage import Count, Storage
 from fewchannels.tables import Columns, encode
 
 _BEGUN = "begun.json"
 _OURS = re.compile(
-    rf"{re.escape(COMPARISON)}|{re.escape(_BEGUN)}|units/\d+\.json|summary\.md|samples/\d+\.parquet|"
+    rf"{re.escape(LEASE)}|{re.escape(COMPARISON)}|{re.escape(_BEGUN)}|units/\d+\.json|summary\.md|samples/\d+\.parquet|"
     r"(agreement|differences|profiles)\.parquet|figures/\w+\.(png|svg)"
 )
 Rows = list[dict[str, Any]]
@@ -33,8 +34,18 @@ class _Unit(documents.Fields):
     rows: dict[documents.Name, list[dict[str, Any]]]
 
 
+def check_place(out: Storage) -> None:
+    """Refuse a place that holds other files than a comparison's. Reads only.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    if others := [key for key in out.list() if not _OURS.fullmatch(key)]:
+        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+
+
 def begin(out: Storage, identity: Mapping[str, Any], *, replace: bool) -> dict[int, dict[str, Rows]]:
-    """Take a place for a comparison, or go on with it there. A finished one is made anew.
+    """Take a place for a comparison, or go on with it there. A finished one is made anew. Only with the lease.
 
     Args:
         out: the place.
@@ -45,13 +56,11 @@ def begin(out: Storage, identity: Mapping[str, Any], *, replace: bool) -> dict[i
         Rows of the units that are done, by table.
 
     Raises:
-        RunConflictError: something else is in the place.
+        RunConflictError: another comparison is in the place.
         StorageError: what says which comparison is there is damaged.
     """
     out.clean()
-    stored = out.list()
-    if others := [key for key in stored if not _OURS.fullmatch(key)]:
-        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    stored = {key: size for key, size in out.list().items() if key != LEASE}
     found = next((key for key in (COMPARISON, _BEGUN) if key in stored), None)
     lines = differences(dict(identity), _identity(out, found)) if found and not replace else []
     if lines:

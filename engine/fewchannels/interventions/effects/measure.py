@@ -13,6 +13,7 @@ from fewchannels.interventions.effects.contrasts import metrics as all_metrics
 from fewchannels.interventions.effects.figures import AXES, dose_response, shown_items, strip, varying
 from fewchannels.interventions.effects.summary import summarise
 from fewchannels.runs.description import read_sweep
+from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part
 from fewchannels.runs.results import Results
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fewchannels.interventions.effects.set_distances import SetDistances
 
 LABEL = "effects"
+_PATIENCE_S = 600.0
 SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts", "sets": "effects_sets"}
 
 
@@ -30,6 +32,8 @@ def end_sweep(
     storage: Storage, metrics: Sequence[str] = (), on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Finding:
     """Measure a sweep's effects over what is finished, and write them. Safe to repeat: it replaces them.
+
+    A sweep's own end and ``fewchannels plot`` may meet: the second one waits for the first.
 
     Args:
         storage: of the sweep.
@@ -39,7 +43,17 @@ def end_sweep(
     Raises:
         InputError: there is no sweep, nothing of it is finished, or a model cannot be loaded.
         StorageError: a finished task's part is missing or damaged.
+        RunConflictError: another command writes the effects, and does not come to an end.
     """
+    results = Results(storage, LABEL)
+    _finished(storage)
+    with hold(results.place, patience_s=_PATIENCE_S) as token:
+        return _ended(storage, results, token, metrics, on_progress)
+
+
+def _ended(
+    storage: Storage, results: Results, token: str, metrics: Sequence[str], on_progress: Callable[[int, int], None]
+) -> Finding:
     fingerprint, records = _finished(storage)
     tasks = list(records)
     sets = _set_distances(metrics) if metrics else None
@@ -47,8 +61,8 @@ def end_sweep(
     finding = summarise(edits.assign(image=_pictures(storage, edits)))
     no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
     tables = dict(finding.tables) | {"sets": sets.table(edits) if sets else no_sets}
-    results = Results(storage, LABEL)
     settings = plain({"sweep": fingerprint, "tasks": tasks, "metrics": list(metrics)})
+    check_held(results.place, token)
     results.begin(settings, replace=True)
     encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
     about = {"analysis": LABEL, "settings": settings, "numbers": finding.numbers, "versions": versions()}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fewchannels.errors import InputError, RunConflictError
+from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import TABLES
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import Storage
@@ -12,13 +13,15 @@ from fewchannels.runs.upkeep.merge import Source
 from fewchannels.tables import for_datasets, join, of_samples
 
 _PART_BYTES = 256 * 2**20
+_CARD_KEY = "README.md"
+_OURS = re.compile(rf"{re.escape(LEASE)}|{re.escape(_CARD_KEY)}|(samples|cells)/part(-\d+)+\.parquet")
 _CARD = """---
 configs:
 - config_name: samples
   default: true
-  data_files: samples/*.parquet
+  data_files: samples/part-{export}-*.parquet
 - config_name: cells
-  data_files: cells/*.parquet
+  data_files: cells/part-{export}-*.parquet
 ---
 
 {n} samples of a run of {model} (fingerprint {fingerprint}, weights {weights}), captured with fewchannels.
@@ -52,18 +55,31 @@ def chosen_samples(catalog: Catalog, where: str) -> list[int]:
     return [sample for (sample,) in found.fetchall()]
 
 
+def check_place(out: Storage) -> None:
+    """Refuse a place that holds other files than an earlier export's. Reads only.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    if others := [key for key in out.list() if not _OURS.fullmatch(key)]:
+        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+
+
 def export(
     storage: Storage,
     samples: Sequence[int],
     out: Storage,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write ``samples`` and ``cells`` of chosen samples, and a card. Safe to repeat: it overwrites.
+    """Write ``samples`` and ``cells`` of chosen samples, and a card that says which files they are. Safe to repeat.
+
+    An earlier export stays as it is until the card names the files of the new one, and is then deleted. Only with the
+    lease of ``out``.
 
     Args:
         storage: of the run.
         samples: indices of samples that are done, ascending.
-        out: an empty place, or one with an earlier export.
+        out: an empty place, or one with an earlier export, see :func:`check_place`.
         on_progress: called with the samples written so far and in all.
 
     Raises:
@@ -72,11 +88,10 @@ def export(
     """
     if not samples:
         raise InputError("no finished sample fulfils the condition; nothing was written.")
-    ours = re.compile(r"README\.md|(samples|cells)/part-\d+\.parquet")
-    if others := [key for key in out.list() if not ours.fullmatch(key)]:
-        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    check_place(out)
     out.clean()
-    out.delete(out.list())
+    numbers = [int(found[1]) for key in out.list() if (found := re.search(r"/part-(\d+)", key))]
+    number, written = max(numbers, default=0) + 1, {_CARD_KEY, LEASE}
     source = Source(storage)
     by_task: dict[int, list[int]] = {}
     for sample in samples:
@@ -85,7 +100,9 @@ def export(
     n_parts, n_written = dict.fromkeys(TABLES, 0), 0
 
     def flush(table: str) -> None:
-        out.put(f"{table}/part-{n_parts[table]:05d}.parquet", [join([for_datasets(each) for each in pending[table]])])
+        key = f"{table}/part-{number}-{n_parts[table]:05d}.parquet"
+        out.put(key, [join([for_datasets(each) for each in pending[table]])])
+        written.add(key)
         n_parts[table] += 1
         pending[table] = []
 
@@ -102,10 +119,12 @@ def export(
             flush(table)
     about = source.description
     card = _CARD.format(
+        export=number,
         n=len(samples),
         model=about["config"]["model"],
         fingerprint=about["fingerprint"],
         weights=about["model"]["weights_sha256"][:16],
         score=about["config"]["score"],
     )
-    out.put("README.md", [card.encode()])
+    out.put(_CARD_KEY, [card.encode()])
+    out.delete(key for key in out.list() if key not in written)
