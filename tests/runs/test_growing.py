@@ -20,7 +20,7 @@ from fewchannels.runs import parts
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import compact
 from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.runs.storage import open_storage
+from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.runs.upkeep import datasets as for_datasets
 from fewchannels.runs.upkeep import merge
 from fewchannels.runs.upkeep.repair import plan, repair
@@ -414,3 +414,30 @@ def test_an_export_of_nothing_or_over_other_files_is_refused(capture: Callable[.
             export(storage, [], open_storage(tmp_path / "nothing"))
         with pytest.raises(RunConflictError, match="holds other"):
             export(storage, [0], open_storage(tmp_path / "run" / "cells"))
+
+
+def test_an_earlier_export_stays_until_the_new_one_is_whole(
+    capture: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, out = open_storage(capture("run", "demo:11").run), open_storage(tmp_path / "hf")
+    for_datasets.export(storage, [1, 2, 9], out)
+    before = {key: out.get(key) for key in out.list()}
+
+    put = FolderStorage.put
+    for interrupted_at in ("README.md", "cells/"):
+
+        def interrupted(self: FolderStorage, key: str, parts: object, at: str = interrupted_at) -> object:
+            if key.startswith(at):
+                raise KeyboardInterrupt
+            return put(self, key, parts)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(FolderStorage, "put", interrupted)
+            for_datasets.export(storage, [0, 3], out)
+        assert {key: out.get(key) for key in out.list() if key in before} == before
+        found = datasets.load_dataset(str(tmp_path / "hf"), "samples", split="train", cache_dir=str(tmp_path / "c"))
+        assert found["sample"][:] == [1, 2, 9]
+    for_datasets.export(storage, [0, 3], out)
+    assert len(out.list()) == 3, "a card, samples and cells: what was left is gone"
+    found = datasets.load_dataset(str(tmp_path / "hf"), "samples", split="train", cache_dir=str(tmp_path / "c2"))
+    assert found["sample"][:] == [0, 3]
