@@ -26,7 +26,7 @@ COMMANDS = {
     "runs export A --as parquet --out made": "made",
     "runs merge A B --out made": "made",
     "runs compact A": "A",
-    "runs verify A --repair": "",
+    "runs verify A --repair": "A",
     "compare A B --out made --workers 1": "made",
     "analyze stability A --workers 1": "A/results/stability",
     "analyze concentration A --k 3 --workers 1": "A/results/concentration",
