@@ -1,13 +1,37 @@
 """The exception tree, grouped by what a handler would do about it. Each group has its own exit code."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+
+_SECRET_NAME = re.compile(
+    r"(AWS|AZURE|GOOGLE)_.*(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|SAS|CREDENTIAL)|HF_TOKEN", re.IGNORECASE
+)
+_PUBLIC_NAME = re.compile(r".*(_FILE|_URI|_URL|_CREDENTIALS)", re.IGNORECASE)  # they say where, not what
+_FEWEST_CHARACTERS = 8
+
+
+def without_secrets(text: str) -> str:
+    """A text without what is secret in it: users and queries of URLs, and the environment's keys and tokens."""
+    text = re.sub(r"(https?://)[^\s'\"<>]*@", r"\1...@", text)  # a password may have a slash or an @ in it
+    text = re.sub(r"(\w+://[^\s?'\"<>]*)\?[^\s'\"<>]+", r"\1?...", text)  # a signed URL's query is a credential
+    for name, value in os.environ.items():
+        if len(value) >= _FEWEST_CHARACTERS and _SECRET_NAME.fullmatch(name) and not _PUBLIC_NAME.fullmatch(name):
+            text = text.replace(value, "...")
+    return text
 
 
 class FewchannelsError(Exception):
-    """Anything this project reports to a person. ``str(error)`` says what is wrong, the rule and the remedy."""
+    """Anything this project reports to a person. ``str(error)`` says what is wrong, the rule and the remedy.
+
+    It goes to terminals, logs and records, so what is secret is cut out of it.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class InputError(FewchannelsError):

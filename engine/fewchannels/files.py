@@ -33,6 +33,14 @@ _STEM = "fewchannels"
 _written: set[Path] = set()  # by this process, now
 
 
+def as_url(path: Path) -> str | None:
+    """The URL that a path was before it was taken for a path, which leaves one slash of two; None where it was none."""
+    scheme = path.parts[0] if path.parts else ""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", scheme):
+        return None
+    return f"{scheme}//{path.relative_to(scheme).as_posix()}"
+
+
 def check_output(path: Path) -> None:
     """Refuse a place where no file can be written, before there is anything to write. Reads only.
 
@@ -41,10 +49,9 @@ def check_output(path: Path) -> None:
     Raises:
         InputError: it is a URL, or what is there is no regular file: a folder, a link, a device, a pipe.
     """
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:$", path.parts[0] if path.parts else ""):
-        given = f"{scheme[0]}//{path.relative_to(scheme[0]).as_posix()}"
+    if url := as_url(path):
         raise InputError(
-            f"{given!r} is a URL, and this file can only be written to a disk of this machine. Name a file there, and "
+            f"{url!r} is a URL, and this file can only be written to a disk of this machine. Name a file there, and "
             "copy it with the tools of its store."
         )
     _earlier(path)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewchannels.capture.job import Job, Work
 from fewchannels.capture.recorder import Recorder
-from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.errors import RunConflictError, StorageError, without_secrets
 from fewchannels.manifest import Sample, read_samples
 from fewchannels.models.embeddings import Kept, Recent, remembering
 from fewchannels.models.loaded import LoadedModel
@@ -192,7 +192,7 @@ class CaptureWorker:
                     for sample, row in zip(samples, alone, strict=True)
                     for made in self._batch([sample], slice(row, row + 1), settings, recorder)
                 ]
-            images, failure = [None], f"{type(error).__name__}: {error}"
+            images, failure = [None], without_secrets(f"{type(error).__name__}: {error}")
         timesteps, sigmas = self.sampler.schedule()
         seconds = (time.monotonic() - started) / len(samples)
         generated = []

@@ -31,9 +31,11 @@ def demo(
     from fewchannels.capture.job import prepare
     from fewchannels.cli.capture import run_job
     from fewchannels.cluster.session import choose_pool
+    from fewchannels.files import check_output
 
-    out.mkdir(parents=True, exist_ok=True)
     table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"
+    check_output(table)
+    out.mkdir(parents=True, exist_ok=True)
     say(f"1. a manifest of {prompts} prompts: {table}")
     manifest.ingest([f"demo:{prompts}"], table)
     say(f"2. a capture of every layer and step: {run_path}")

@@ -29,6 +29,7 @@ _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.packaging",
 )
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PATIENCE_S = 60.0
 _LOOK_EVERY_S = 5.0
 _MOST_MISSED = 6
@@ -76,6 +77,7 @@ class Jobs:
 
     def __init__(self, address: str | None = None) -> None:
         self._address = address
+        _leave_out_proxies()
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         with self._translated():
@@ -214,6 +216,12 @@ class Jobs:
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             text = str(error).strip().splitlines()
             raise FewchannelsError(f"{where} refused: {text[-1] if text else type(error).__name__}") from None
+
+
+def _leave_out_proxies() -> None:
+    """Ask what is on this machine itself, whatever proxy the environment names for the world outside."""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name, ""), *_LOOPBACK)))
 
 
 def _settle(found: "Future[JobState]", follow: Callable[[], JobState]) -> None:

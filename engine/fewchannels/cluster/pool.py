@@ -18,7 +18,7 @@ from ray._private.state import state as cluster_state  # Ray has no public way t
 from fewchannels.capture.job import Work
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
-from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError
+from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError, without_secrets
 from fewchannels.models.timings import collected
 from fewchannels.runs.changes import finish_change
 from fewchannels.runs.ledger import Ledger, Record
@@ -89,7 +89,7 @@ class Actor:
         except (StorageError, RunConflictError, InputError) as error:
             outcome |= {"error": str(error), "fatal": type(error).__name__}
         except Exception as error:  # one task's failure must not end the others; the driver reports it
-            outcome |= {"error": f"{type(error).__name__}: {error}"}
+            outcome |= {"error": without_secrets(f"{type(error).__name__}: {error}")}
         return outcome, record
 
 

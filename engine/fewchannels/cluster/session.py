@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from fewchannels.cluster.shares import Pool, check_room, check_shares
 from fewchannels.errors import FewchannelsError, InputError
 
 MACHINE_FAULT_RETRIES = 3
+_ANSWER_S = 10.0
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -147,6 +151,8 @@ def _connect(address: str | None, **options: Any) -> None:
         return
     options = {"log_to_driver": False, "logging_level": logging.ERROR} | (options if address is None else {})
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
+    if address is not None:
+        _check_answers(address)
     try:
         with _without_standard_error():  # Ray's core announces that very setting there
             # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
@@ -156,6 +162,31 @@ def _connect(address: str | None, **options: Any) -> None:
             f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "
             f"{str(error).strip()}\nWhat is done is kept; run again to resume."
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Refuse a cluster where nothing listens, for which Ray waits a minute without a word.
+
+    Raises:
+        FewchannelsError: naming the address, and the variable that it is from.
+    """
+    variable = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = (variable if address == "auto" else address).rpartition(":")
+    if not re.fullmatch(r"[\w.-]+", host) or not port.isdecimal():
+        return  # Ray's own look for a cluster on this machine, or a kind of address that it knows
+    whose = ", which RAY_ADDRESS names" if address == "auto" else ""
+    deadline = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=_ANSWER_S):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise FewchannelsError(
+                    f"nothing answers at {host}:{port}{whose}: {error.strerror or error}. Start the cluster's head "
+                    "there, or correct the address; on a node of the cluster, auto finds it without RAY_ADDRESS."
+                ) from None
+        time.sleep(1)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fewchannels.capture.worker import recorded, tried
+from fewchannels.errors import without_secrets
 from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
 from fewchannels.interventions.conditions import MEASURES
 from fewchannels.interventions.editor import Editor, Given
@@ -139,7 +140,7 @@ class SweepWorker:
             self.model.let_go()
             if len(batch.items) > 1:
                 return [row for item in batch.items for one in self._again(item) for row in self._batch(one, settings)]
-            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            failed = {"status": "failed", "error": without_secrets(f"{type(error).__name__}: {error}")}
             kept = [row for row in (*batch.rows, *batch.blended) if row.role != "disturbed"]
             return [self._row(row, settings, failed) for row in kept]
         seconds = (time.monotonic() - started) / len(batch.rows)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import as_url
 from fewchannels.manifest.columns import plain
 from fewchannels.manifest.rows import OPTIONAL_COLUMNS, sample_id, settings_text
 from fewchannels.tables import schema
@@ -282,6 +283,8 @@ def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _open(path: ManifestFile) -> Iterator[pq.ParquetFile]:
     """The Parquet file, once its columns and their types are a manifest's."""
+    if isinstance(path, str | Path) and (url := as_url(Path(path))):
+        raise InputError(f"{url!r} is a URL, and a manifest is read from a disk of this machine. Copy it here first.")
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise InputError(
             f"there is no manifest {str(path)!r}. Make one: fewchannels manifest ingest prompts.csv -o {str(path)!r}."

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError
+from fewchannels.files import as_url
 from fewchannels.manifest.columns import Survey, check_names, plain
 from fewchannels.manifest.rows import Batch
 from fewchannels.manifest.text_sources import BATCH_ROWS, Delimited, JsonArray, JsonLines, Lines, Source, Tabbed
@@ -28,6 +29,10 @@ def open_source(name: str) -> Source:
     if name.startswith(DEMO) or name == DEMO.rstrip(":"):
         return _Demo(name)
     path = Path(name)
+    if url := as_url(path):
+        raise InputError(
+            f"{url!r} is a URL, and prompts are read from a disk of this machine. Copy the file here first."
+        )
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise InputError(

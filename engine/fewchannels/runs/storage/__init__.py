@@ -37,9 +37,13 @@ def open_storage(url: str | Path) -> Storage:
     instance roles, ...).
 
     Raises:
-        InputError: an unknown kind of URL, or one with credentials in it.
+        InputError: an unknown kind of URL, one with credentials in it, or a name that not every reader takes alike.
     """
     text = str(url)
+    if one_slash := re.match(rf"({'|'.join((*SCHEMES, 'file'))}):/(?!/)", text):
+        raise InputError(
+            f"{text!r} has one slash behind {one_slash[1]}:, and a URL has two: {one_slash[1]}://BUCKET/RUN."
+        )
     if "://" not in text:
         return FolderStorage(Path(text))
     try:
@@ -60,6 +64,8 @@ def open_storage(url: str | Path) -> Storage:
         )
     if not re.fullmatch(r"[\w.-]+", parts.netloc):
         raise InputError(f"{text!r} names no bucket; give {parts.scheme}://BUCKET/RUN.")
+    if text != text.strip() or re.search(r"\s(/|$)|/\s", parts.path):
+        raise InputError(f"{text!r} has a blank at the beginning or end of a name; leave it out.")
     path = parts.path.rstrip("/")
     if re.search(r"[*\[\]%\\]|//|/\.\.?(/|$)", path):  # not every reader means the same by them
         raise InputError(f"{text!r} has *, [, ], %, \\, // or a part of dots in it; choose a plain name for the run.")

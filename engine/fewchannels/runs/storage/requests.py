@@ -7,13 +7,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from fewchannels.errors import InputError
+from fewchannels.errors import InputError, without_secrets
+from fewchannels.runs.storage.endpoints import allows_http, hint
 
 REQUEST_TIMEOUT_VARIABLE = "FEWCHANNELS_REQUEST_TIMEOUT_S"
 RETRY_VARIABLE = "FEWCHANNELS_RETRY_S"
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-_ALLOW_HTTP_VARIABLES = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
 # Time-outs of requests (408) and too many of them (429) pass; other refusals of what was asked for do not.
 _LASTING = re.compile(r"status code: 4(?!08|29)|redirect without LOCATION|builder error")
 
@@ -28,13 +28,11 @@ def options(patience_s: float | None = None) -> dict[str, Any]:
         InputError: a variable of the environment is no number of seconds.
     """
     timeout = _seconds(REQUEST_TIMEOUT_VARIABLE, "60")
-    # They replace those that obstore reads from the environment.
-    allow_http = any(os.environ.get(name, "").lower() in ("true", "1", "yes", "on") for name in _ALLOW_HTTP_VARIABLES)
     return {
         "client_options": {
             "timeout": timedelta(seconds=timeout if patience_s is None else min(timeout, patience_s)),
             "connect_timeout": timedelta(seconds=10),
-            "allow_http": allow_http,
+            "allow_http": allows_http(),  # these replace what obstore reads from the environment
         },
         "retry_config": {
             "max_retries": 10**6,  # the time decides
@@ -66,13 +64,18 @@ def reason(error: Exception | str) -> str:
     """One line, without what stores add for their own support: keys and signatures are among it."""
     text = str(error)
     if found := re.search(r"<Code>(.*?)</Code>(?:\s*<Message>([^<\n]*))?", text):
-        return f"{found[1]}: {found[2]}" if found[2] else found[1]
+        return _with_hint(f"{found[1]}: {found[2]}" if found[2] else found[1], text)
     raised = re.search(r"^\w+Error: (.*)", text, re.MULTILINE)  # a traceback's last line
     line = (raised[1] if raised else text.strip().split("\n")[0]).partition("<?xml")[0]
     line = re.sub(r", after (\d+) retries, .*? - ", r", after \1 retries - ", line).rstrip(": ")
     cause = re.search(r'kind: \w+, message: "([^"]+)"', text)
-    line = re.sub(r"\?\S+", "?...", line)  # a signed URL's query is a credential
-    return f"{line}: {cause[1]}" if cause else line or type(error).__name__
+    line = f"{line}: {cause[1]}" if cause else line or type(error).__name__
+    return _with_hint(without_secrets(line), text)
+
+
+def _with_hint(line: str, text: str) -> str:
+    remedy = hint(text)
+    return f"{line.rstrip('. ')}. {remedy}" if remedy else line
 
 
 def _seconds(variable: str, default: str) -> float:

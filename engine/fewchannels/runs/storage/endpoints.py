@@ -1,0 +1,71 @@
+"""What the environment says about object stores, looked at before it is used, and what is no store at all."""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from fewchannels.errors import InputError, StorageError, without_secrets
+
+_ENDPOINT = re.compile(r"(AWS|AZURE|GOOGLE)_(STORAGE_)?(ENDPOINT(_URL)?(_S3)?|BASE_URL)", re.IGNORECASE)
+_OF_SCHEME = {"s3": "AWS", "az": "AZURE", "gs": "GOOGLE"}
+_ON = ("true", "1", "yes", "on")
+_HINTS = (
+    ("NoSuchBucket", "Make the bucket, or correct its name."),
+    ("ExpiredToken", "Get new credentials: AWS_SESSION_TOKEN and its keys are no longer valid."),
+    ("InvalidAccessKeyId", "Check AWS_ACCESS_KEY_ID, and which store AWS_ENDPOINT_URL names."),
+    ("SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY."),
+    ("RequestTimeTooSkewed", "Set this machine's clock."),
+    ("AccessDenied", "Check that these credentials may read and write there."),
+    ("169.254.169.254", "No credentials are set, and this machine has no role: set AWS_ACCESS_KEY_ID and its secret."),
+    ("redirect without LOCATION", "Check AWS_REGION and AWS_ENDPOINT_URL."),
+    ("invalid list response", "What answers there is no object store: a login page of the network, perhaps."),
+)
+
+
+def allows_http() -> bool:
+    """Whether the environment allows requests without encryption."""
+    return any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in _ON for name in _OF_SCHEME.values())
+
+
+def check_endpoint(scheme: str) -> None:
+    """Refuse an endpoint that cannot work, for which the client has no words.
+
+    Args:
+        scheme: of the run's URL.
+
+    Raises:
+        InputError: naming the variable of the environment.
+    """
+    for name, value in os.environ.items():
+        if not _ENDPOINT.fullmatch(name) or not name.upper().startswith(_OF_SCHEME[scheme]) or not value:
+            continue
+        try:
+            parts = urlsplit(value)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number
+            is_url = False
+        if not is_url or re.search(r"\s", value):
+            raise InputError(f"{name} is {without_secrets(value)!r}; it must be a URL such as https://HOST:PORT.")
+        if parts.scheme == "http" and not allows_http():
+            raise InputError(
+                f"{name} is {without_secrets(value)!r}, which is not encrypted. Give an https:// URL, or set "
+                f"{_OF_SCHEME[scheme]}_ALLOW_HTTP=true."
+            )
+
+
+def hint(text: str) -> str:
+    """What to do about a store's refusal, a sentence; empty where nothing is known."""
+    return next((remedy for sign, remedy in _HINTS if sign in text), "")
+
+
+def check_is_store(url: str, key: str, data: bytes) -> None:
+    """Refuse a page where an object is expected: networks answer any request with their login page.
+
+    Raises:
+        StorageError: it is one.
+    """
+    if not key.endswith(".html") and re.match(rb"\s*<(!doctype\s+html|html)", data[:64], re.IGNORECASE):
+        raise StorageError(
+            f"cannot read {key!r} in {url!r}: a web page came instead. What answers there is no object store: log in "
+            "to the network, perhaps, or check AWS_ENDPOINT_URL."
+        )
