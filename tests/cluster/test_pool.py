@@ -13,7 +13,7 @@ import s3_server as s3
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.cluster_utils import Cluster
 from ray.experimental.internal_kv import _internal_kv_get
-from stub_work import StubWork, start_dead, start_stub
+from stub_work import StubWork, start_dead, start_stub, start_where_it_can
 
 from fewchannels.capture.run import Progress, run_tasks
 from fewchannels.cluster.pool import State, outcomes
@@ -170,6 +170,22 @@ def test_actors_that_die_at_once_end_the_run_with_the_reason(
     node()
     with pytest.raises(FewchannelsError, match="2 actors died before any task was done"):
         list(outcomes(StubWork(str(tmp_path), 3), start_dead, [0, 1, 2], pool(1)))
+
+
+def test_a_node_on_which_no_actor_starts_does_not_end_the_work_of_the_others(
+    node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewchannels.cluster.pool.MACHINE_FAULT_RETRIES", 1)
+    bad, good = node(), node()
+    (tmp_path / f"bad-{bad.node_id}").touch()
+    work, states = StubWork(str(tmp_path), 6), []
+    running = outcomes(
+        work, start_where_it_can, list(range(6)), pool(2), lambda state: states.append(State(**vars(state)))
+    )
+    assert sorted(outcome["task"] for outcome in running) == list(range(6))
+    assert set(nodes_of(work)) == {good.node_id}
+    assert set(kinds(work, "begun").values()) == {1}
+    assert states[-1].n_lost >= 4
 
 
 def test_what_a_cut_off_actor_wrote_after_its_successor_is_done_again(

@@ -28,6 +28,8 @@ TASKS_AT_ONCE = 2
 NODE_FAULT_RETRIES = 10
 """Nodes that a task may lose; a node that is taken away says little about the task."""
 _TURN_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+_NO_NODE_S = 10.0
 
 Start = Callable[[Any, int], Callable[[int], Record]]
 """From work and a number of CPU threads to a worker: called with a task, it does it and returns its record."""
@@ -144,7 +146,7 @@ def outcomes(
         on_turn: called with the pool's state, at least once a second; what it raises ends the pool.
 
     Raises:
-        FewchannelsError: actors die again and again before any task is done.
+        FewchannelsError: actors die again and again before any task is done and no other one works, or no node is left.
     """
     crew = _Crew(work, start, tasks, pool)
     try:
@@ -173,7 +175,8 @@ class _Crew:
         self._members: list[_Member] = []
         self._running: dict[Any, tuple[_Member, int]] = {}
         self._tries: Counter[tuple[int, bool]] = Counter()  # by task, and whether it was the node
-        self._n_begun = self._n_deaths = 0
+        self._n_begun = self._n_deaths = self._n_stillborn = 0
+        self._hires_from, self._alone_since = -math.inf, math.inf
         self._state, self._looked = State(), -math.inf
 
     def is_busy(self) -> bool:
@@ -186,7 +189,7 @@ class _Crew:
     def turn(self) -> Iterator[dict[str, Any]]:
         """Hire, hand out, and wait for a moment; yields outcomes."""
         self._hire()
-        self._look_for_leaving_nodes()
+        self._look_at_nodes()
         self._hand_out()
         self._tell()
         waited = [*self._starting, *self._running]
@@ -221,6 +224,8 @@ class _Crew:
         self._telemetry.tell(told, at_once=at_once)
 
     def _hire(self) -> None:
+        if time.monotonic() < self._hires_from:
+            return
         staying = sum(not member.leaves for member in self._members) + len(self._starting)
         wanted = min(self._most, len(self._waiting) + sum(bool(each.tasks) for each in self._members))
         for _ in range(wanted - staying):
@@ -228,12 +233,29 @@ class _Crew:
             member = _Member(self._remote.options(name=f"{self._label} {self._n_begun}").remote(*self._arguments))
             self._starting[member.actor.node.remote()] = member
 
-    def _look_for_leaving_nodes(self) -> None:
+    def _look_at_nodes(self) -> None:
         if time.monotonic() < self._looked + _TURN_S:
             return
+        self._check_nodes()
         self._looked, leaving = time.monotonic(), cluster_state.get_draining_nodes()
         for member in self._members:
             member.leaves = member.node in leaving
+
+    def _check_nodes(self) -> None:
+        """End where no node is left on which anything could start: Ray waits for one for ever.
+
+        Raises:
+            FewchannelsError: saying so.
+        """
+        if self._members or any(node["Alive"] for node in ray.nodes()):
+            self._alone_since = math.inf
+            return
+        self._alone_since = min(self._alone_since, time.monotonic())
+        if time.monotonic() > self._alone_since + _NO_NODE_S:
+            raise FewchannelsError(
+                "Ray's node has died (its raylet, killed perhaps for want of memory), and no other one is there to "
+                "start actors on. What is done is kept; run again to resume."
+            )
 
     def _hand_out(self) -> None:
         """First to idle actors; second ones only while more wait than there are actors: the last go to who is free."""
@@ -255,8 +277,12 @@ class _Crew:
             member.node = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._lose(member, error)
+            # Where a node lets none start, those on others work on: it is tried again, less and less often.
+            self._n_stillborn += 1
+            self._hires_from = time.monotonic() + min(2 ** (self._n_stillborn - 2), _LONGEST_PAUSE_S)
         else:
             self._members.append(member)
+            self._n_stillborn = 0
 
     def _ended(self, reference: Any) -> dict[str, Any] | None:
         """What became of a task; None where it is to be done again."""
@@ -288,7 +314,8 @@ class _Crew:
         _kill(member)  # one that is only out of reach must not come back beside the one that takes its place
         self._state.n_lost += 1
         self._n_deaths += not _is_of_node(error)
-        if self._n_deaths > MACHINE_FAULT_RETRIES * self._most:
+        is_last = not any(each.tasks for each in self._members)
+        if is_last and self._n_deaths > MACHINE_FAULT_RETRIES * self._most:
             raise FewchannelsError(
                 f"{self._n_deaths} actors died before any task was done, the last one so: {str(error).strip()}"
             )
