@@ -155,8 +155,9 @@ def select(
             if by not in names:
                 raise unknown("column", by, sorted(names))
             columns += f", {quoted(by)}::varchar as category"
+        condition = catalog.condition(where)
         table = catalog.sql(
-            f"select {columns} from ({catalog.joined()}) where status = 'done' and ({where or 'true'}) order by sample"
+            f"select {columns} from ({catalog.joined()}) where status = 'done' and {condition} order by sample"
         ).df()
     if table.empty:
         raise InputError(

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from fewchannels.cli.commands import Command
 from fewchannels.cli.console import errors, results
-from fewchannels.errors import InputError, unknown
+from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.files import check_output
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 40
 LONGEST_TEXT = 48
 MOST_COUNTED = 10_000_000
+MOST_PRINTED = 100_000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print records as JSON: null for NaN, base64 for binary.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: JSON for lists, base64 for binary.")]
@@ -131,8 +132,10 @@ def print_relation(answer: "Answer", n_rows: int | None = None) -> None:
         n_rows: how many rows there are, where the answer has only the first of them; above :data:`MOST_COUNTED` it says
             no more than that.
     """
+    from fewchannels.runs.sql.writing import rows
+
     units = {column.name: column.unit for column in answer.query.columns} if answer.query else {}
-    values = answer.fetchall()
+    values = [row for batch in answer.batches() for row in rows(batch)]
     columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     cells: list[list[Text]] = []
@@ -184,7 +187,7 @@ def _cut(text: str) -> str:
 
 
 def _cell(value: Any) -> Text:
-    return Text(_cut(_visible(_short(value))))
+    return Text(_cut(_visible(_short(value)[: LONGEST_TEXT + 1])))
 
 
 def _short(value: Any) -> str:
@@ -195,7 +198,7 @@ def _short(value: Any) -> str:
     if isinstance(value, float | Decimal):
         return _number(float(value))
     if isinstance(value, list):
-        return "[" + " ".join(_short(item) for item in value) + "]"
+        return "[" + " ".join(_short(item) for item in value[:LONGEST_TEXT]) + "]"
     return str(value)
 
 
@@ -218,24 +221,29 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
         check_output(output)
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise InputError(f"--timeout {timeout:g} is no time; give a number of seconds above 0.")
-    whole_table = limit == 0 and not (as_json or as_csv or output)
-    return Limits(seconds=timeout, n_bytes=default_limits().n_bytes if whole_table else None)
+    if limit == 0 and not (as_json or as_csv or output):
+        return replace(default_limits(), rows=MOST_PRINTED, seconds=timeout)
+    return Limits(seconds=timeout)
 
 
 def _deliver(question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> None:
-    """Ask, and print or write the answer as it comes; only the rows of a table that are shown are held in memory."""
-    from fewchannels.runs.sql import writing
+    """Ask, and print or write the answer as it comes; only rows that a table shows are held in memory."""
+    from fewchannels.runs.sql import machine, writing
 
-    if output is not None:
-        n = writing.write(output, lambda: question.batches(limit))
-        errors.print(f"wrote {_rows(n)} to {output}", markup=False)
-    elif as_json or as_csv:
-        # Not typer.echo: it takes escape sequences out of the data when they go to a pipe.
-        for text in (writing.json_texts if as_json else writing.csv_texts)(question.batches(limit)):
-            sys.stdout.write(text)
-    else:
-        answer, n_rows = question.first(DEFAULT_LIMIT if limit is None else limit, MOST_COUNTED)
-        print_relation(answer, n_rows)
+    machine.hold_to_free_bytes()
+    try:
+        if output is not None:
+            n = writing.write(output, lambda: question.batches(limit))
+            errors.print(f"wrote {_rows(n)} to {output}", markup=False)
+        elif as_json or as_csv:
+            # Not typer.echo: it takes escape sequences out of the data when they go to a pipe.
+            for text in (writing.json_texts if as_json else writing.csv_texts)(question.batches(limit)):
+                sys.stdout.write(text)
+        else:
+            answer, n_rows = question.first(DEFAULT_LIMIT if limit is None else limit, MOST_COUNTED)
+            print_relation(answer, n_rows)
+    except MemoryError:
+        raise FewchannelsError("the answer does not fit in memory. Ask for fewer rows or columns.") from None
 
 
 def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:

@@ -73,11 +73,11 @@ class Answer:
 
     def as_json(self) -> str:
         """Records as JSON: null for NaN, base64 for binary."""
-        return "".join(writing.json_texts(self._batches()))
+        return "".join(writing.json_texts(self.batches()))
 
     def as_csv(self) -> str:
         """CSV: JSON for lists, base64 for binary."""
-        return "".join(writing.csv_texts(self._batches()))
+        return "".join(writing.csv_texts(self.batches()))
 
     def write_parquet(self, path: Path) -> None:
         """Write it as one Parquet file, whole or not at all. Safe to repeat: it replaces the file.
@@ -85,8 +85,8 @@ class Answer:
         Raises:
             StorageError: the disk refused.
         """
-        writing.write(path, self._batches)
+        writing.write(path, self.batches)
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        """At least one."""
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """As Arrow's batches of rows, of which there is one at least."""
         return iter(self._table.to_batches() or [pa.RecordBatch.from_pylist([], self._table.schema)])

@@ -36,6 +36,7 @@ from fewchannels.tables import schema
 VIEWS = ("cells", "manifest", "run", "samples", "tasks")
 _READ = {"run": read_description, "sweep": read_sweep, "comparison": read_comparison}
 _FILES = {"run": NAME, "sweep": SWEEP, "comparison": COMPARISON}
+TRANSACTION = "begin transaction read only"
 _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
 
 
@@ -184,17 +185,20 @@ class Catalog:
         found = self.sql("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
         return next((image for (image,) in found.fetchall()), None)
 
-    def check_condition(self, text: str) -> None:
-        """Refuse a text that is not one condition of SQL, before it is put into a question.
+    def condition(self, text: str | None) -> str:
+        """A condition as it can be put into a question, in parentheses that it cannot leave; true where there is none.
 
         Raises:
-            InputError: it is none.
+            InputError: it is not one expression.
         """
+        if not text:
+            return "(true)"
         try:
             with self._connection.cursor() as parser:
                 rules.check_condition(parser, text)
         except duckdb.Error as error:
             raise self._said(error) from None
+        return f"({text}\n)"
 
     def _asked(
         self, text: str, parameters: Mapping[str, Any] | None, limits: Limits | None, query: Query | None = None
@@ -212,7 +216,7 @@ class Catalog:
         """For a :class:`Question`: a connection that can only read, and how often the catalog has looked again."""
         with self._looking:
             cursor, looked = self._connection.cursor(), self._looked
-        cursor.execute("begin transaction read only")
+        cursor.execute(TRANSACTION)
         return cursor, looked
 
     def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
@@ -250,7 +254,7 @@ class Catalog:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {reason(message)}")
         if isinstance(error, duckdb.IOException) or confined.PREFIX in str(error).partition("\nLINE ")[0]:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {message}")
-        if isinstance(error, duckdb.OutOfMemoryException):
+        if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "failed to allocate" in message:
             return FewchannelsError(
                 "the question needs more memory, or more room for what does not fit in it, than there is. Ask for "
                 f"fewer rows or columns, or group them. {message.splitlines()[0]}"

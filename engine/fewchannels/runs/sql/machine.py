@@ -1,6 +1,7 @@
 """What this process may use of the machine: memory and processors, as the kernel and its control groups limit them."""
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,22 @@ def processors() -> int:
 
 def free_bytes() -> int:
     """Memory that this process may still take before the kernel ends it or the machine begins to swap."""
-    return max(0, min([_machine_bytes(), *_group_bytes()]))
+    return max(0, min([_machine_bytes(), *_group_bytes(), *_process_bytes()]))
+
+
+def hold_to_free_bytes() -> None:
+    """From now on, refuse this process memory that is not free: it can say so, and the kernel does not end it."""
+    free, status = free_bytes(), _status()
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if "VmData" in status:
+        limit = status["VmData"] + free
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def _status() -> dict[str, int]:
+    """Sizes of this process in bytes."""
+    pairs = (line.split(":", 1) for line in _lines(Path("/proc/self/status")) if line.endswith(" kB"))
+    return {name: int(size.split()[0]) * 1024 for name, size in pairs}
 
 
 def _machine_bytes() -> int:
@@ -24,6 +40,15 @@ def _machine_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _process_bytes() -> Iterator[int]:
+    """What the limits of this process (ulimit) have left."""
+    used = _status()
+    for limit, field in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY and field in used:
+            yield most - used[field]
 
 
 def _group_bytes() -> Iterator[int]:

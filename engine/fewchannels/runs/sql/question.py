@@ -182,7 +182,8 @@ class Question:
         while True:
             self._cursor, self._looked = self._asked.cursor()
             try:
-                relation = self._cursor.sql(self._text, params=self._parameters)
+                (statement,) = self._cursor.extract_statements(self._text)
+                relation = self._cursor.sql(statement, params=self._parameters)
                 names = list(relation.columns)
                 cast = projection(names, relation.types)
                 return names, (relation.project(cast) if cast else relation).to_arrow_reader(_BATCH_ROWS)

@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIX = "fewchannels-spill-"
+PREFIX = "fewchannels-spill-"
 _OWNER = "owner"
 _MOST_BYTES = 64 * 2**30
 
@@ -41,7 +41,7 @@ def remove_left() -> None:
     """Remove what processes of this user that were killed have left behind; no link is followed."""
     with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
-            if re.fullmatch(rf"{_PREFIX}\w+", entry.name):
+            if re.fullmatch(rf"{PREFIX}\w+", entry.name):
                 with suppress(OSError):
                     _remove_if_left(entry)
 
@@ -49,7 +49,7 @@ def remove_left() -> None:
 def _make() -> Path:
     """A new folder, whose file ``owner`` this process, and whoever it forks, keeps locked as long as it lives."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # for this user alone
         with suppress(OSError):  # another process thought it was left behind: it had no locked file yet
             descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

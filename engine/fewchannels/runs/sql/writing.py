@@ -12,9 +12,11 @@ import pyarrow as pa
 from fewchannels.errors import InputError
 from fewchannels.files import writing
 from fewchannels.runs.sql.values import as_numbers, as_text, for_json, readable
+from fewchannels.units import size
 
 FORMATS = (".parquet", ".csv", ".json")
 Batches = Iterable[pa.RecordBatch]
+_PYTHON_BYTES = 64 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 122_880, 64 * 2**20
 
 
@@ -83,8 +85,22 @@ def json_texts(batches: Batches) -> Iterator[str]:
 
 
 def rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """A batch's rows as Python's values."""
-    yield from zip(*(readable(column).to_pylist() for column in batch.columns), strict=True)
+    """A batch's rows as Python's values, which take much more memory than Arrow's: few at a time where they are large.
+
+    Raises:
+        InputError: a row is too large for that.
+    """
+    if batch.nbytes <= _PYTHON_BYTES:
+        yield from zip(*(readable(column).to_pylist() for column in batch.columns), strict=True)
+    elif batch.num_rows > 1:
+        middle = batch.num_rows // 2
+        yield from rows(batch.slice(0, middle))
+        yield from rows(batch.slice(middle))
+    else:
+        raise InputError(
+            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Ask for less of it, or write "
+            "it to a .parquet file."
+        )
 
 
 def _csv_value(value: Any) -> Any:

@@ -44,13 +44,13 @@ def chosen_samples(catalog: Catalog, where: str) -> list[int]:
     Raises:
         InputError: it is not one condition, or DuckDB does not understand it.
     """
-    catalog.check_condition(where)
+    condition = catalog.condition(where)
     known = {name for name, *_ in catalog.sql("describe samples").fetchall()} - {"sample_id"}
     own = [name for name, *_ in catalog.sql("describe manifest").fetchall() if name not in known]
     columns = ", ".join('"' + name.replace('"', '""') + '"' for name in own)
     found = catalog.sql(
         f"select sample from samples join (select {columns} from manifest) using (sample_id) "
-        f"where status = 'done' and ({where}\n) order by sample"
+        f"where status = 'done' and {condition} order by sample"
     )
     return [sample for (sample,) in found.fetchall()]
 

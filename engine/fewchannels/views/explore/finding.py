@@ -137,9 +137,7 @@ def find(run: OpenedRun, finding: Finding) -> Found:
         with everything as ({run.catalog.joined()}),
         chosen as (
             select * from everything
-            where contains(lower(prompt), lower($text)) and (
-                {finding.where or "true"}
-            )
+            where contains(lower(prompt), lower($text)) and {run.catalog.condition(finding.where)}
         )
         select sample, sample_id, prompt, status, {measured} as value, count(*) over () as n
         from chosen {joined}
