@@ -63,6 +63,8 @@ STATEMENTS = {
 }
 """By the name of the kind; ``{file}`` is a file of the run, ``{address}`` what the catalog calls it, ``{new}`` none."""
 
+BODIES = ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY")
+"""Kinds that DuckDB takes as the body of a common table expression."""
 PLACES = (
     "{}",
     "{};",

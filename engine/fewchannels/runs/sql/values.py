@@ -11,7 +11,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _WHOLE = ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint", "hugeint")
 _EXACT = frozenset((*_WHOLE, "boolean", "float", "double", "decimal", "varchar", "blob", "uuid", "enum", "null"))
@@ -65,7 +64,7 @@ def readable(column: Any) -> Any:
     if not pa.types.is_temporal(kind) or pa.types.is_duration(kind) or pa.types.is_interval(kind):
         return column
     days = pa.types.is_date32(kind)
-    limits = pc.min_max(column.cast("int32" if days else "int64"))
+    limits = _ends(column.cast("int32" if days else "int64"))
     least, most = limits["min"].as_py(), limits["max"].as_py()
     if least is None:
         return column
@@ -91,11 +90,18 @@ def plain(column: Any) -> Any:
 
 def as_numbers(column: Any) -> Any | None:
     """A column of decimals as int64 or double; None where that would lose a digit."""
-    limits = pc.min_max(column)
+    limits = _ends(column)
     sizes = [abs(value.as_py().scaleb(column.type.scale)) for value in limits.values() if value.is_valid]
     if column.type.scale == 0:
         return column.cast("int64") if all(size < 2**63 for size in sizes) else None
     return column.cast("double") if all(size < 10**_DOUBLE_DIGITS for size in sizes) else None
+
+
+def _ends(column: Any) -> Any:
+    """The least and the largest value."""
+    from pyarrow.compute import min_max  # takes a tenth of a second
+
+    return min_max(column)
 
 
 def as_text(column: Any) -> Any:
