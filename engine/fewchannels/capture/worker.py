@@ -26,7 +26,7 @@ from fewchannels.runs.changes import Draft
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
-from fewchannels.runs.parts import part
+from fewchannels.runs.parts import part, read_rows
 from fewchannels.runs.pictures import png
 from fewchannels.runs.storage import Stored
 from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
@@ -110,7 +110,7 @@ class CaptureWorker:
             key = part(table, task)
             encoded = encode(table, columns)
             if kept:
-                before_rows = of_samples(decode(storage.get(key)), rows.start, first)
+                before_rows = of_samples(read_rows(storage, key), rows.start, first)
                 encoded = join([before_rows, decode(encoded)])
             objects[key] = (draft or storage).put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)

@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -16,6 +17,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
+from fewchannels.errors import FewchannelsError, StorageError
 from fewchannels.runs import shards
 from fewchannels.runs.layout import ArrayPlan, Layout
 from fewchannels.runs.storage import FolderStorage, ObjectStorage, Sink, Storage, Stored, open_storage
@@ -199,15 +201,29 @@ def read(
         region: positions on the step and on the layer axis, ascending; None for all. Other chunks are not read.
 
     Raises:
-        ValueError: a chunk is damaged.
+        StorageError: a chunk or the metadata is damaged.
     """
-    group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
-    if region is None:
-        return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
-    chosen = (slice(start, stop), *(_neighbours(positions) for positions in region))
-    if all(isinstance(part, slice) for part in chosen):
-        return {name: np.asarray(group[name][chosen]) for name in names}  # type: ignore[index]
-    return {name: np.asarray(group[name].oindex[chosen]) for name in names}  # type: ignore[union-attr]
+    with _reading(storage):
+        group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
+        if region is None:
+            return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
+        chosen = (slice(start, stop), *(_neighbours(positions) for positions in region))
+        if all(isinstance(part, slice) for part in chosen):
+            return {name: np.asarray(group[name][chosen]) for name in names}  # type: ignore[index]
+        return {name: np.asarray(group[name].oindex[chosen]) for name in names}  # type: ignore[union-attr]
+
+
+@contextmanager
+def _reading(storage: Storage) -> Iterator[None]:
+    try:
+        yield
+    except FewchannelsError:
+        raise
+    except Exception as error:  # each codec, and each field of the metadata, has errors of its own
+        raise StorageError(
+            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} says what "
+            "is damaged, and with --repair drops it."
+        ) from None
 
 
 def _neighbours(positions: Sequence[int]) -> slice | np.ndarray:
@@ -246,7 +262,8 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
         storage: of the run.
         n_samples: how many to take; while a run grows, its arrays may be longer than it.
     """
-    data = xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
+    with _reading(storage):
+        data = xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
     return data if n_samples in (None, data.sizes["sample"]) else data.isel(sample=slice(n_samples))
 
 

@@ -171,6 +171,14 @@ class _Runs(Fields):
     b: str
 
 
+class _Layers(Fields):
+    """A layer of each side; and how they differ: a value, or a mean and its interval, for each measure."""
+
+    layer_a: Extent
+    layer_b: Extent
+    __pydantic_extra__: dict[str, list[float | None]]
+
+
 class _Numbers(Fields):
     n_samples: Count
     n_prompts: Count
@@ -186,7 +194,7 @@ class _Numbers(Fields):
     score: Score
     k: Positive
     settings: list[str]
-    layers: list[dict[str, Extent | list[float | None]]]
+    layers: list[_Layers]
 
 
 class _Comparison(Fields):

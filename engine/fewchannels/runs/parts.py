@@ -63,6 +63,22 @@ def part(table: str, task: int) -> str:
     return f"{table}/{task:05d}.parquet"
 
 
+def read_rows(storage: Storage, key: str) -> Any:
+    """The rows of a part of a run's, a sweep's or a result's table, a ``pyarrow.Table``.
+
+    Raises:
+        StorageError: the part is missing or damaged.
+    """
+    try:
+        return decode(storage.get(key))
+    except (FileNotFoundError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
+        raise StorageError(
+            f"{storage.location(key)} {reason}. fewchannels runs verify {storage.url} says what else is, and how to "
+            "mend it."
+        ) from None
+
+
 class Parts:
     """The parts of a run's tables.
 
@@ -109,12 +125,11 @@ class Parts:
         """One task's rows, a ``pyarrow.Table``.
 
         Raises:
-            FileNotFoundError: its part is missing.
-            ValueError: its part is damaged.
+            StorageError: its part is missing or damaged.
         """
         compaction, record = self.compacted.get(task), self._records[task]
         key = part(table, task) if compaction is None else compaction.part(table)
-        return of_samples(decode(self._storage.get(key)), record.start, record.stop)
+        return of_samples(read_rows(self._storage, key), record.start, record.stop)
 
 
 class _Compacted(documents.Fields):
@@ -169,7 +184,7 @@ def compact(
         objects: dict[str, Stored] = {}
         about = Compaction(group[0], group[-1], {task: records[task].checksum for task in group}, objects)
         for table in TABLES:
-            merged = join([decode(storage.get(part(table, task))) for task in group], **_COMPACTED[table])
+            merged = join([read_rows(storage, part(table, task)) for task in group], **_COMPACTED[table])
             objects[about.part(table)] = storage.put(about.part(table), [merged])
         storage.put(about.key, [documents.encode(asdict(about))])
         storage.delete([part(table, task) for table in TABLES for task in group])

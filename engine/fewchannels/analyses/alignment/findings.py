@@ -14,9 +14,10 @@ from fewchannels.analyses.figures.drawings import Drawing, Lines, Pictures, Seri
 from fewchannels.analyses.selected import Selected
 from fewchannels.measures.means import means
 from fewchannels.measures.statistics import SELECTIONS
+from fewchannels.runs.parts import read_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.tables import decode, schema
+from fewchannels.tables import schema
 
 if TYPE_CHECKING:
     from fewchannels.analyses.alignment.units import Alignment
@@ -64,7 +65,7 @@ def _samples(results: Results, keys: Sequence[str], selected: Selected, layers: 
     """Rows of some layers, a unit at a time: a sample's trials are one row."""
     prompt_of = pd.Series(selected.prompts, index=selected.samples)
     for key in keys:
-        rows = decode(results.storage.get(key)).to_pandas()
+        rows = read_rows(results.storage, key).to_pandas()
         rows = rows[rows["layer"].isin(layers)]
         if rows.empty:
             continue
@@ -163,7 +164,7 @@ def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd
     """Best, middle and worst samples of the best cell: picture, mask, heat and foreground."""
     ious: list[tuple[float, int]] = []
     for key in results.files("samples"):
-        rows = decode(results.storage.get(key)).to_pandas()
+        rows = read_rows(results.storage, key).to_pandas()
         alike = rows[(rows[_CELL] == best[_CELL].to_numpy()).all(axis=1) & (rows["trial"] == 0)]
         ious += list(zip(alike["iou"], alike["sample"], strict=True))
     ious = sorted(pair for pair in ious if not np.isnan(pair[0]))

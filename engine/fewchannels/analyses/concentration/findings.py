@@ -11,8 +11,8 @@ from fewchannels.analyses.drawn import as_files, cell_map, series
 from fewchannels.analyses.figures.drawings import Drawing, Lines, Series
 from fewchannels.analyses.selected import Selected
 from fewchannels.measures.means import means
+from fewchannels.runs.parts import read_rows
 from fewchannels.runs.results import Results
-from fewchannels.tables import decode
 
 if TYPE_CHECKING:
     from fewchannels.analyses.concentration.units import Concentration
@@ -79,7 +79,7 @@ def _samples(
 ) -> Iterator[pd.DataFrame]:
     prompt_of = pd.Series(selected.prompts, index=selected.samples)
     for key in results.files("cells"):
-        rows = decode(results.storage.get(key)).to_pandas()
+        rows = read_rows(results.storage, key).to_pandas()
         shares, by_rank, held = (
             np.stack(rows[name].to_list()) for name in ("energy_shares", "ratio_by_rank", "held_by_registers")
         )

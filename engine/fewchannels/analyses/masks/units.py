@@ -17,10 +17,10 @@ from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.parts import Parts
+from fewchannels.runs.parts import Parts, read_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.tables import Columns, decode
+from fewchannels.tables import Columns
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SubjectMasks(MaskSettings):
         """How many have a subject, and how large they are."""
         areas, errors, n_resized = [], [], 0
         for key in results.files("samples"):
-            table = decode(results.storage.get(key))
+            table = read_rows(results.storage, key)
             areas += [area for area in table.column("area").to_pylist() if area is not None]
             errors += [error for error in table.column("error").to_pylist() if error is not None]
             n_resized += sum(table.column("resized").to_pylist())
@@ -148,6 +148,6 @@ def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:
         results: of the analysis, finished.
         unit: the task.
     """
-    table = decode(results.storage.get(results.key(f"samples/{unit:05d}.parquet")))
+    table = read_rows(results.storage, results.key(f"samples/{unit:05d}.parquet"))
     samples, masks = table.column("sample").to_pylist(), table.column("mask").to_pylist()
     return {sample: from_png(mask) for sample, mask in zip(samples, masks, strict=True) if mask is not None}

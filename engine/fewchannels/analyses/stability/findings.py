@@ -9,8 +9,8 @@ from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.drawn import as_files, cell_map, series
 from fewchannels.analyses.figures.drawings import Drawing, Lines, Series
 from fewchannels.analyses.selected import Selected
+from fewchannels.runs.parts import read_rows
 from fewchannels.runs.results import Results
-from fewchannels.tables import decode
 
 if TYPE_CHECKING:
     from fewchannels.analyses.stability.units import Stability
@@ -37,7 +37,7 @@ def summarise(analysis: "Stability", selected: Selected, results: Results) -> Fi
 
 
 def _read(results: Results, table: str) -> pd.DataFrame:
-    parts = [decode(results.storage.get(key)).to_pandas() for key in results.files(table)]
+    parts = [read_rows(results.storage, key).to_pandas() for key in results.files(table)]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -15,10 +15,10 @@ from fewchannels.interventions.effects.summary import summarise
 from fewchannels.runs.description import read_sweep
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.ledger import Ledger, Record
-from fewchannels.runs.parts import part
+from fewchannels.runs.parts import part, read_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.storage import Storage
-from fewchannels.tables import Columns, decode, encode, schema
+from fewchannels.tables import Columns, encode, schema
 
 if TYPE_CHECKING:
     from fewchannels.interventions.effects.set_distances import SetDistances
@@ -110,7 +110,7 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Pictures
     owners = [task for task, record in records.items() if record.start <= item < record.stop]
     if not owners:
         raise InputError(f"item {item} has no edited pictures: no finished task of {storage.url!r} owns it.")
-    return strip(decode(storage.get(part("edits", owners[0]))).to_pandas(), item, axis=axis)
+    return strip(read_rows(storage, part("edits", owners[0])).to_pandas(), item, axis=axis)
 
 
 def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
@@ -131,7 +131,7 @@ def _edits(
     """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown, a ``pyarrow.Table`` of each task."""
     parts = []
     for n, task in enumerate(tasks, start=1):
-        table = decode(storage.get(part("edits", task)))
+        table = read_rows(storage, part("edits", task))
         if on_pictures:
             on_pictures(table)
         parts.append(table.drop_columns(["image"]).to_pandas())
@@ -151,7 +151,7 @@ def _pictures(storage: Storage, edits: pd.DataFrame) -> pd.Series:
     wanted = edits["item"].isin(shown_items(edits))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for task in sorted(edits.loc[wanted, "task"].unique().tolist()):
-        images = decode(storage.get(part("edits", task))).column("image").to_pylist()
+        images = read_rows(storage, part("edits", task)).column("image").to_pylist()
         rows = edits.index[edits["task"] == task]
         found[rows] = [image if shown else None for image, shown in zip(images, wanted[rows], strict=True)]
     return found

@@ -263,7 +263,7 @@ class Catalog:
 
     def _add_views(self, row: dict[str, Any], description: dict[str, Any]) -> None:
         if self.of == "comparison":
-            self._add_comparison(description["tables"])
+            self._add_comparison(description)
         else:
             stored = self._add_sweep(description) if self.of == "sweep" else self._add_run(description)
             self._add_results(stored)
@@ -314,8 +314,10 @@ class Catalog:
         self._add_view("edits", "edits", dict.fromkeys(edits, "true"), ", ".join(schema("edits").names))
         return stored
 
-    def _add_comparison(self, tables: dict[str, str]) -> None:
-        parts = [key for key in self._storage.list("samples/") if key.endswith(".parquet")]
+    def _add_comparison(self, description: dict[str, Any]) -> None:
+        tables = description["tables"]
+        stored = {key for key in self._storage.list("samples/") if key.endswith(".parquet")}
+        parts = sorted(stored | {f"samples/{each['layer_a']:05d}.parquet" for each in description["numbers"]["layers"]})
         files = {name: parts if name == "samples" else [f"{name}.parquet"] for name in tables}
         self._keys = [key for keys in files.values() for key in keys]
         self._check_files()

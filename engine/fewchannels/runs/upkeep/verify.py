@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from fewchannels import manifest
-from fewchannels.errors import InputError
+from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import arrays
 from fewchannels.runs.changes import RUN, Change, manifest_key, settled_changes
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST, NAME, SWEEP, objects_of, read_description, read_sweep
@@ -251,7 +251,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
         key = compacted.part(table) if compacted else part(table, task)
         try:
             rows[table] = parts.rows(table, task) if compacted else decode(data[key] or b"")
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, StorageError) as error:
             yield Problem(key, task, "undecodable", str(error))
             return
     sample_ids = run.sample_ids[record.start : record.stop]

@@ -20,12 +20,11 @@ from fewchannels.runs.arrays import read
 from fewchannels.runs.description import COMPARISON, SWEEP, read_description, read_sweep
 from fewchannels.runs.layout import Layout, Track
 from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.parts import Parts, part
+from fewchannels.runs.parts import Parts, part, read_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.limits import Limits
 from fewchannels.runs.storage import FolderStorage, open_storage
-from fewchannels.tables import decode
 from fewchannels.views.explore.under_way import UnderWay
 
 TIMEOUT_S = 60.0
@@ -136,7 +135,7 @@ class Opened:
             if self.of == "run" and task in Parts(self.storage, {task: record}).compacted:
                 text = f"select * from {table} where sample between $start and $stop - 1"
                 return self.catalog.sql(text, {"start": record.start, "stop": record.stop}).arrow().to_pydict()
-            return decode(self.storage.get(part(table, task))).to_pydict()
+            return read_rows(self.storage, part(table, task)).to_pydict()
 
         return self._parts.get((table, task, record.checksum), load)
 
