@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Answer, command
@@ -73,7 +74,12 @@ def rewrite(path: Path, **changes: object) -> None:
     path.write_bytes(documents.encode(content))
 
 
-@pytest.mark.parametrize("link", ["symbolic", "dangling", "hard", "pipe"])
+def some(*values: str) -> list[Any]:
+    """The first two of these, and the others with ``pytest -m exhaustive``."""
+    return [*values[:2], *(pytest.param(value, marks=pytest.mark.exhaustive) for value in values[2:])]
+
+
+@pytest.mark.parametrize("link", some("symbolic", "hard", "dangling", "pipe"))
 @pytest.mark.parametrize("lock", [DRIVER_LOCK, WORKERS_LOCK])
 @pytest.mark.parametrize("name", ["compact", "merge", "export", "repair", "capture"])
 def test_no_lock_is_written_into_a_file_of_the_users(
@@ -101,7 +107,7 @@ def test_no_lock_is_written_into_a_file_of_the_users(
 FORGED = {"n_bytes": 1, "crc32c": "00000000"}
 
 
-@pytest.mark.parametrize("key", ["../victim.txt", "VICTIM", "cells/../../victim.txt", "a\\..\\victim.txt"])
+@pytest.mark.parametrize("key", some("../victim.txt", "VICTIM", "cells/../../victim.txt", "a\\..\\victim.txt"))
 @pytest.mark.parametrize("name", ["repair", "capture", "compact", "merge", "export", "datasets"])
 def test_no_command_deletes_or_copies_what_a_forged_document_names(
     name: str, key: str, place: Path, tiny_model: Path
@@ -130,13 +136,31 @@ def test_a_forged_compaction_that_speaks_for_no_task_deletes_nothing(place: Path
         assert "00007-00008.json" in answer.stderr + answer.stdout
 
 
+@pytest.mark.parametrize("command_line", ["sql RUN|select 1", "runs show RUN", "report RUN -o report.md", "plot RUN"])
+def test_a_tables_forged_name_is_no_sql(place: Path, command_line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result's tables become views; their names come from ``result.json``."""
+    monkeypatch.chdir(place)
+    name = "x as select 1; copy (select 1) to 'victim.txt'; create view y"
+    result = place / "RUN" / "results" / "evil"
+    (result / name).mkdir(parents=True)
+    shutil.copy(place / "RUN" / "samples" / "00000.parquet", result / name / "00000.parquet")
+    objects = {f"results/evil/{name}/00000.parquet": FORGED}
+    (result / "result.json").write_bytes(documents.encode({"tables": {name: "samples"}, "objects": objects}))
+    before = outside(place)
+    line, _, text = command_line.partition("|")
+    answer = command(*line.split(), *([text] if text else []))
+    assert outside(place) == before
+    assert answer.code == (2 if line.startswith("plot") else 4)
+    assert line.startswith("plot") or "result.json" in answer.stderr
+
+
 LINKED = ["manifest.parquet", "run.json", "cells", "samples", "ledger", "activations.zarr", "activations.zarr/rms"]
 LINKED += ["cells/00001.parquet", "samples/00001.parquet", "ledger/00001.json", "activations.zarr/rms/c.1.0.0.0"]
 LINKED += ["activations.zarr/zarr.json", "results"]
 
 
 @pytest.mark.parametrize("key", LINKED)
-@pytest.mark.parametrize("name", ["repair", "compact", "merge", "export", "datasets", "analyze"])
+@pytest.mark.parametrize("name", some("export", "repair", "compact", "merge", "datasets", "analyze"))
 def test_what_a_link_names_is_not_copied_overwritten_or_deleted(
     name: str, key: str, place: Path, tiny_model: Path
 ) -> None:
