@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import ray
+from dead_process import left_by_a_dead_process
 from kill_harness import CLEAN, N_SAMPLES, N_TASKS, WAITS, Stage, Victim, records_of, until
 
 from fewchannels.capture import run, worker
@@ -27,6 +28,7 @@ from fewchannels.cluster.pool import Actor, Start
 from fewchannels.cluster.session import Pool, choose_pool
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import lease
+from fewchannels.runs.arrays import Store
 from fewchannels.runs.lease import DRIVER_LOCK, hold
 from fewchannels.runs.storage import open_storage
 
@@ -240,7 +242,7 @@ def test_a_worker_that_is_overtaken_while_it_writes_leaves_no_record(
     job = stage.begun(out)
     with hold(job.storage) as token:
         old = CaptureWorker(job.leased(token), 1)
-    write = old._store.write
+    write = Store.write
 
     def overtaken(*arguments: Any) -> Any:
         stored = write(*arguments)
@@ -248,9 +250,10 @@ def test_a_worker_that_is_overtaken_while_it_writes_leaves_no_record(
         with hold(job.storage):
             return stored
 
-    monkeypatch.setattr(old._store, "write", overtaken)
-    with pytest.raises(RunConflictError, match="another has taken its place"):
-        old(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", overtaken)
+        with pytest.raises(RunConflictError, match="another has taken its place"):
+            old(0)
     assert not records_of(out)
     stage.work(job, range(N_TASKS))
     assert stage.check(out) == CLEAN
@@ -344,10 +347,10 @@ def test_half_a_file_that_a_killed_actor_left_is_gone_when_the_capture_ends(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray starts the actor again within the capture, so that no later one begins by clearing up."""
-    out, do = tmp_path / "run", Actor.do
+    out, do, left = tmp_path / "run", Actor.do, left_by_a_dead_process("00003.json")
 
     def killed_amid_a_put_before(self: Actor, task: int) -> dict[str, Any]:
-        (out / ".00003.json.elsewhere-1-1.tmp").write_bytes(b"half")
+        (out / left).write_bytes(b"half")
         return do(self, task)
 
     monkeypatch.setattr(Actor, "do", killed_amid_a_put_before)

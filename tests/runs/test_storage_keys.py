@@ -3,12 +3,11 @@
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dead_process import left_by_a_dead_process
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -174,9 +173,7 @@ def test_a_pipe_is_refused_and_not_waited_for(linked: Path) -> None:
 
 
 def test_cleaning_removes_links_and_not_what_they_name(linked: Path, tmp_path: Path) -> None:
-    naming = "import pathlib, fewchannels.files as f; print(f.unfinished(pathlib.Path('file')).__enter__())"
-    done = subprocess.run([sys.executable, "-c", naming], capture_output=True, text=True, check=True)
-    left = done.stdout.strip()  # as a process that is gone by now named it
+    left = left_by_a_dead_process("file")
     (tmp_path / "private" / left).write_text("mine")
     (linked / "a" / left).write_text("left over")
     assert open_storage(linked).clean() == 1

@@ -16,7 +16,7 @@ from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
 from fewchannels.runs.lease import LEASE
-from fewchannels.runs.storage import Count, Storage, Stored, open_storage
+from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.tables import Columns, encode
 
 FOLDER = "results/"
@@ -74,7 +74,7 @@ class Results:
     @property
     def place(self) -> Storage:
         """Its folder, for the lease of whoever writes to it: the run itself may still be captured."""
-        return open_storage(f"{self.storage.url.rstrip('/')}/{FOLDER}{self.label}")
+        return self.storage.below(f"{FOLDER}{self.label}")
 
     def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
         """Say what is to be computed, or recognise what an earlier call began. What killed writers left is removed.

@@ -150,6 +150,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def below(self, prefix: str) -> "Storage":
+        """The objects whose keys begin with a prefix and a slash, as a place of its own that can be written to.
+
+        Raises:
+            StorageError: a symbolic link is on the way there.
+        """
+
+    @abstractmethod
     def size(self, key: str) -> int | None:
         """An object's size in bytes; None where there is no such object.
 

@@ -85,6 +85,10 @@ class FolderStorage(Storage):
     def location(self, key: str) -> str:
         return str(self._place(key.removesuffix("/")) if key else self.path)
 
+    def below(self, prefix: str) -> Storage:
+        self._place(f"{prefix}/any", to_write=True)
+        return FolderStorage(Path(self.url) / prefix)
+
     def size(self, key: str) -> int | None:
         path = self._place(key)
         with self._refusals("look at", key):

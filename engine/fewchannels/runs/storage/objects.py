@@ -94,6 +94,10 @@ class ObjectStorage(Storage):
         self.check_prefix(key)
         return f"{self.url}/{key}"
 
+    def below(self, prefix: str) -> Storage:
+        self.check_key(prefix)
+        return ObjectStorage(f"{self.url}/{prefix}")
+
     def size(self, key: str) -> int | None:
         import obstore
         from obstore.exceptions import BaseError
