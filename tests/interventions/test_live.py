@@ -331,7 +331,14 @@ def test_a_model_that_fails_ends_its_generation_and_not_the_session(live: LiveMo
     where = "undisturbed row holds a NaN or an infinity behind layer 1 (transformer_blocks.1) in step 1"
     assert where in (nan.error or "")
     assert (failed.state, failed.error) == ("failed", "ValueError: no more room")
-    too_much = live.begin(Ask(PROMPT, edit=Edit("scale", 1e38, k=32))).wait(WAIT_S)
+
+    def overflow(block: object, given: object, output: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        text, image = output
+        return text, torch.cat([image[:-1], image[-1:] * torch.inf])  # the edited row is the last
+
+    handle = live.model.sampler.pipeline.transformer.transformer_blocks[1].register_forward_hook(overflow)
+    too_much = live.begin(Ask(PROMPT, edit=Edit("scale", 2.0, k=32))).wait(WAIT_S)
+    handle.remove()
     assert too_much.state == "failed"
     assert "edited row holds a NaN or an infinity behind layer" in (too_much.error or "")
     assert "Edit less" in (too_much.error or "")

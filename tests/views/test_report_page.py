@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -62,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def opened(browser: Browser, path: Path, **options: object) -> Watched:
-    watched = Watched(browser, FILE, **options)
+    watched = Watched(browser, SimpleNamespace(base=FILE), is_let_in=False, **options)  # type: ignore[arg-type]
     watched.page.goto(path.as_uri())
     watched.page.wait_for_selector("html[data-drawn]", state="attached")
     return watched

@@ -226,7 +226,7 @@ def test_a_browsers_command_line_holds_no_token_that_opens_twice(run: Path, tmp_
     [
         (["s3://key:secret@bucket/run"], "credentials"),
         (["nothing"], "holds no run|no folder"),
-        (["RUN", "--timeout", "nan"], "above 0"),
+        (["RUN", "--timeout", "nan"], "86400"),
         (["RUN", "--public-url", "https://ann:secret@hub/"], "Give its scheme, host and path"),
     ],
 )
