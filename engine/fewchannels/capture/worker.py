@@ -22,7 +22,7 @@ from fewchannels.models.sampler import Settings
 from fewchannels.models.source import find, text_encoders
 from fewchannels.models.taps import tapped
 from fewchannels.runs.arrays import Store, read
-from fewchannels.runs.changes import Draft
+from fewchannels.runs.changes import Draft, name_of
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
@@ -104,7 +104,7 @@ class CaptureWorker:
         if self._membership:
             self._membership.check()
         # What a record names stays as it is until the new record does.
-        draft = Draft(storage, f"{task:05d}") if earlier else None
+        draft = Draft(storage, name_of(task)) if earlier else None
         objects = Store(draft or storage, job.layout).write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated).items():
             key = part(table, task)

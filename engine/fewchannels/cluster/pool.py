@@ -20,7 +20,7 @@ from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
 from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError, without_secrets
 from fewchannels.models.timings import collected
-from fewchannels.runs.changes import finish_change
+from fewchannels.runs.changes import finish_change, name_of
 from fewchannels.runs.ledger import Ledger, Record
 
 TASKS_AT_ONCE = 2
@@ -83,7 +83,7 @@ class Actor:
             # It is asked again where an answer was lost. The record names what is there, bit by bit: it is left alone.
             found = self._ledger.find(task)
             if found and not is_done(self._work, found):
-                finish_change(self._work.storage, f"{task:05d}")  # of an actor that died amid it
+                finish_change(self._work.storage, name_of(task))  # of an actor that died amid it
                 found = self._ledger.find(task)
             if not is_done(self._work, found):
                 record = self._worker(task)

@@ -26,7 +26,7 @@ from fewchannels.models.from_images import noised
 from fewchannels.models.loaded import LoadedModel
 from fewchannels.models.sampler import Settings, open_picture
 from fewchannels.models.taps import predicted, tapped
-from fewchannels.runs.changes import Draft
+from fewchannels.runs.changes import Draft, name_of
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
@@ -79,7 +79,7 @@ class SweepWorker:
         key = part("edits", task)
         columns = as_columns("edits", [row | about for row in made])
         # What a record names stays as it is until the new record does.
-        draft = Draft(self.sweep.storage, f"{task:05d}") if self.ledger.find(task) else None
+        draft = Draft(self.sweep.storage, name_of(task)) if self.ledger.find(task) else None
         objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
         record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model, objects)

@@ -88,6 +88,11 @@ class _Settled(documents.Fields):
     document: _Document
 
 
+def name_of(task: int) -> str:
+    """What a change of a task is called."""
+    return f"{task:05d}"
+
+
 class Draft:
     """New objects beside those that they are to replace.
 

@@ -199,9 +199,8 @@ def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
         storage: of the run.
         keys: its listing.
     """
-    ends = [key for key in keys if key.startswith(FOLDER) and key.endswith("/result.json")]
-    labels = [key.removeprefix(FOLDER).removesuffix("/result.json") for key in ends]
-    return [Results(storage, label) for label in sorted(labels) if not NAME.fault(label)]
+    stored = set(keys)
+    return [result for label in labels(stored) if (result := Results(storage, label)).key(END) in stored]
 
 
 def objects_of(content: Mapping[str, Any]) -> dict[str, Stored]:
