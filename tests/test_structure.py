@@ -25,6 +25,7 @@ PACKAGE = SOURCES / "fewchannels"
 ORDER = (
     "errors",
     "files",
+    "machine",
     "ranges",
     "resources",
     "tables",

@@ -241,7 +241,11 @@ def test_a_result_of_other_settings_is_kept_until_it_is_to_be_replaced(path: Pat
         analyse(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE)
     with pytest.raises(RunConflictError, match=r"selected.n_samples: 5 -> 10"):
         analyse(Stability(ks=(2,), rank_pairs=2), select(str(path), steps="last"), "early", ALONE)
+    own = [path / "results/early" / name for name in ("notes.txt", "figures/for the talk.png", "pairs/mine.parquet")]
+    for file in own:
+        file.write_text("the user's own", encoding="utf-8")
     analyse(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE, replace=True)
+    assert [file.read_text(encoding="utf-8") for file in own] == ["the user's own"] * 3
     run = open_run(path)
     assert run.sql("select distinct k from early_channels").fetchall() == [(4,)]
     assert run.sql("select distinct n_samples from early_channels").fetchall() == [(5,)]

@@ -1,7 +1,6 @@
-"""What a worker must hold at once, against the memory of this machine: refused before any work, where it never fits."""
+"""What a worker must hold at once, against the memory that it may have: refused before any work if it never fits."""
 
-import os
-
+from fewchannels import machine
 from fewchannels.capture.job import Job
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
@@ -33,11 +32,11 @@ def check_memory(job: Job, pool: Pool) -> None:
     """
     if pool.address is not None:
         return
-    needed, there = needed_bytes(job), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, there = needed_bytes(job), machine.most_bytes()
     if needed > there:
         raise InputError(
             f"a worker must hold at least {size(needed)} at once: pictures of {job.config.height} x "
             f"{job.config.width} pixels, {len(job.layout.steps)} steps, {job.layout.top_k} channels' maps, "
-            f"{job.layout.shard_samples} samples in a task, {job.batch_size} in a batch. This machine has "
+            f"{job.layout.shard_samples} samples in a task, {job.batch_size} in a batch. This process may have "
             f"{size(there)}. Make one of them smaller, or give the --address of a Ray cluster."
         )

@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fewchannels.errors import InputError, unknown
 from fewchannels.ranges import Several, hold, rules, shown
 
@@ -23,6 +21,8 @@ def read_yaml(file: Path | None) -> dict[str, Any]:
     """
     if file is None:
         return {}
+    import yaml  # takes longer than a command without a file
+
     try:
         if not file.is_file():
             raise InputError(f"there is no settings file {str(file)!r}.")

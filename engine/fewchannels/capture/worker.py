@@ -110,7 +110,7 @@ class CaptureWorker:
             key = part(table, task)
             encoded = encode(table, columns)
             if kept:
-                before_rows = of_samples(read_rows(storage, key), rows.start, first)
+                before_rows = of_samples(read_rows(storage, key, kept.objects.get(key)), rows.start, first)
                 encoded = join([before_rows, decode(encoded)])
             objects[key] = (draft or storage).put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)

@@ -3,49 +3,58 @@
 import errno
 import signal
 import sys
+from importlib import import_module
+from typing import Any
 
-from fewchannels.cli import (
-    analyze,
-    capture,
-    compare,
-    demo,
-    explore,
-    jobs,
-    manifest,
-    models,
-    plot,
-    probe,
-    query,
-    report,
-    runs,
-    transport,
-)
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.ranges import shown
 
-app = Commands(
-    name="fewchannels",
-    help="Dataset-scale analysis of massive channels in diffusion transformers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(manifest.app, name="manifest", help="Make and look at manifests: tables of prompts and seeds.")
-app.add_typer(models.app, name="models", help="Which models are known, and how to describe one that is not.")
-app.add_typer(runs.app, name="runs", help="Look at runs, check and keep them.")
-app.add_typer(analyze.app, name="analyze", help="Stability, concentration and alignment of a run's channels.")
-app.add_typer(probe.app, name="probe", help="Disturb channels, and see what becomes of the picture.")
-app.add_typer(transport.app, name="transport", help="Move a source's channels into a target's trajectory.")
-app.command("plot")(plot.plot)
-app.command("capture")(capture.capture)
-app.command("compare")(compare.compare)
-app.command("demo")(demo.demo)
-app.command("report")(report.report)
-app.command("explore")(explore.explore)
-query.register(app)
-jobs.register(app)
+_MODULES = {
+    "manifest": ("manifest",),
+    "models": ("models",),
+    "runs": ("runs",),
+    "analyze": ("analyze",),
+    "probe": ("probe",),
+    "transport": ("transport",),
+    "plot": ("plot",),
+    "capture": ("capture",),
+    "compare": ("compare",),
+    "demo": ("demo",),
+    "report": ("report",),
+    "explore": ("explore",),
+    "query": ("query", "sql"),
+    "jobs": ("submit", "status", "logs", "stop"),
+}
+"""Commands and groups of commands, by the module that registers them, in the order of the help."""
+
+
+def application(word: str = "") -> Commands:
+    """All commands; or, where a word names one, that one alone: what all of them import takes longer than a question.
+
+    Args:
+        word: the first of the command line.
+    """
+    app = Commands(
+        name="fewchannels",
+        help="Dataset-scale analysis of massive channels in diffusion transformers.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(lambda: None)  # so that a single command is still called by its name
+    is_one = any(word in names for names in _MODULES.values()) and word != "submit"  # which has others among its words
+    for module, names in _MODULES.items():
+        if word in names or not is_one:
+            import_module(f"fewchannels.cli.{module}").register(app)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
@@ -54,7 +63,7 @@ def main() -> None:
         if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(number, _end)
     try:
-        app()
+        application(*sys.argv[1:2])()
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")
         sys.exit(error.exit_code)

@@ -54,6 +54,11 @@ Seed = Annotated[int, option(StabilitySettings, "seed")]
 _FEW_SCORES = 250_000  # analysed by one process before Ray has started
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the group to the command line."""
+    commands.add_typer(app, name="analyze", help="Stability, concentration and alignment of a run's channels.")
+
+
 @app.callback()
 def _group() -> None:
     """Ask a run's analyses. Results are kept in RUN/results/, an interrupted one goes on where it stopped."""

@@ -27,6 +27,11 @@ _MAX_BYTES = {
 }
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("capture")(capture)
+
+
 def capture(
     manifest: Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")],
     out: Annotated[

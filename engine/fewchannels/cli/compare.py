@@ -23,6 +23,11 @@ from fewchannels.cli.console import errors, progress_bar, say
 from fewchannels.cli.options import option
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("compare")(compare)
+
+
 def compare(
     run_a: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
     run_b: Annotated[str, typer.Argument(help="Folder or URL of the other; differences are B - A.")],

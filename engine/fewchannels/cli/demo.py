@@ -12,6 +12,11 @@ from fewchannels.cluster.shares import Pool
 from fewchannels.ranges import within
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("demo")(demo)
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path(
         "runs/demo"

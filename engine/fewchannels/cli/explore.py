@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from fewchannels.views.explore.live import Live
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("explore")(explore)
+
+
 def explore(
     places: Annotated[
         list[str] | None,

@@ -31,6 +31,11 @@ class OnError(StrEnum):
     SKIP = "skip"
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the group to the command line."""
+    commands.add_typer(app, name="manifest", help="Make and look at manifests: tables of prompts and seeds.")
+
+
 @app.callback()
 def _group() -> None:
     """Make and look at manifests: tables of prompts and seeds."""

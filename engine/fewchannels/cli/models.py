@@ -18,6 +18,11 @@ from fewchannels.ranges import within
 app = Commands(no_args_is_help=True)
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the group to the command line."""
+    commands.add_typer(app, name="models", help="Which models are known, and how to describe one that is not.")
+
+
 @app.callback()
 def _group() -> None:
     """Which models are known, and how to describe one that is not."""

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from fewchannels.runs.storage import Storage
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("plot")(plot)
+
+
 def plot(
     sweep: Annotated[str, typer.Argument(help="Folder or URL of the sweep, finished or not.")],
     metric: Metrics = None,

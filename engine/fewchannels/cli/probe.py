@@ -15,6 +15,11 @@ from fewchannels.interventions.settings import SweepSettings
 app = Commands(no_args_is_help=True)
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the group to the command line."""
+    commands.add_typer(app, name="probe", help="Disturb channels, and see what becomes of the picture.")
+
+
 @app.callback()
 def _group() -> None:
     """Edit hidden states while pictures are generated. Controls stand beside every effect; sweeps resume."""

@@ -228,7 +228,8 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
 
 def _deliver(question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> None:
     """Ask, and print or write the answer as it comes; only rows that a table shows are held in memory."""
-    from fewchannels.runs.sql import machine, writing
+    from fewchannels import machine
+    from fewchannels.runs.sql import writing
 
     machine.hold_to_free_bytes()
     try:

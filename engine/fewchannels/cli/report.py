@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from fewchannels.views.report.build import Progress
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("report")(report)
+
+
 def report(
     places: Annotated[
         list[str], typer.Argument(help="Folders or URLs of runs and sweeps, finished or not, and of comparisons.")

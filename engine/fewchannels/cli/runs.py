@@ -18,6 +18,11 @@ app.command("compact")(upkeep.compact)
 app.command("export")(upkeep.export)
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the group to the command line."""
+    commands.add_typer(app, name="runs", help="Look at runs, check and keep them.")
+
+
 @app.callback()
 def _group() -> None:
     """Look at runs, check and keep them."""

@@ -37,6 +37,11 @@ Noise = Annotated[str, option(PairRule, "noise")]
 Seed = Annotated[int, option(PairRule, "seed")]
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the group to the command line."""
+    commands.add_typer(app, name="transport", help="Move a source's channels into a target's trajectory.")
+
+
 @app.callback()
 def _group() -> None:
     """Transport massive channels between trajectories, with controls and baselines in the same batches."""

@@ -126,6 +126,13 @@ class _Run2(_Run1):
             raise ValueError(f"steps, layers, tasks and samples are counted as {found}, and are {expected}")
         if layout.top_k > layout.n_channels:
             raise ValueError(f"config.top_k is {layout.top_k} of {layout.n_channels} channels")
+        decided, config = self.identity.get("config"), self.config.model_dump()
+        if isinstance(decided, dict):
+            for name in sorted(decided.keys() & config.keys()):
+                if decided[name] != config[name]:
+                    raise ValueError(
+                        f"config.{name} is {str(config[name])!r:.60}, and {str(decided[name])!r:.60} in its identity"
+                    )
         if others := [key for key in self.objects if key != MANIFEST and not key.startswith(ARRAYS)]:
             raise ValueError(f"objects: {others[0]!r} is not stored once for a run")
         return self
@@ -203,6 +210,7 @@ class _Comparison(Fields):
     numbers: _Numbers
     tables: dict[Name, Table]
     versions: Versions
+    objects: Objects = Field(default_factory=dict)
 
 
 def read_description(storage: Storage) -> dict[str, Any]:

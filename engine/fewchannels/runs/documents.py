@@ -32,7 +32,7 @@ class DamagedDocumentError(ValueError):
 class Fields(BaseModel):
     """What a document holds at least, each of exactly its type. Others may be there: later versions add some."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, defer_build=True)
 
 
 def _as_key(text: str) -> str:

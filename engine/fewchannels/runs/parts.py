@@ -13,7 +13,8 @@ from pydantic import Field
 
 from fewchannels.errors import StorageError
 from fewchannels.runs import documents
-from fewchannels.runs.ledger import Record
+from fewchannels.runs.changes import find_change
+from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import Checksum, Count, Storage, Stored
 from fewchannels.tables import decode, join, of_samples
 
@@ -63,20 +64,50 @@ def part(table: str, task: int) -> str:
     return f"{table}/{task:05d}.parquet"
 
 
-def read_rows(storage: Storage, key: str) -> Any:
+def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
     """The rows of a part of a run's, a sweep's or a result's table, a ``pyarrow.Table``.
 
+    Args:
+        storage: of the run or the sweep.
+        key: of the part.
+        expected: what its record says that was stored; None in runs of format version 1.
+
     Raises:
-        StorageError: the part is missing or damaged.
+        StorageError: the part is missing, damaged, or not what was stored.
     """
     try:
-        return decode(storage.get(key))
+        data = storage.get(key)
+        if expected is not None:
+            check_stored(storage, key, Stored.of([data]), expected)
+        return decode(data)
     except (FileNotFoundError, ValueError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StorageError(
             f"{storage.location(key)} {reason}. fewchannels runs verify {storage.url} says what else is, and how to "
             "mend it."
         ) from None
+
+
+def own_rows(storage: Storage, table: str, record: Record) -> Any:
+    """The rows of a task's own part, a ``pyarrow.Table``; raises as :func:`read_rows` does."""
+    key = part(table, record.task)
+    return read_rows(storage, key, record.objects.get(key))
+
+
+def check_stored(storage: Storage, key: str, found: Stored, expected: Stored) -> None:
+    """Hold an object to what a record says of it, or to what its task, done again since then, has stored.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if found == expected:
+        return
+    task = key.rpartition("/")[2].removesuffix(".parquet")
+    if task.isdecimal():
+        later = (Ledger(storage).find(int(task)), find_change(storage, task))
+        if any(each is not None and each.objects.get(key) == found for each in later):
+            return
+    raise ValueError(f"its CRC-32C is {found.crc32c}, and {expected.crc32c} was stored")
 
 
 class Parts:
@@ -129,7 +160,8 @@ class Parts:
         """
         compaction, record = self.compacted.get(task), self._records[task]
         key = part(table, task) if compaction is None else compaction.part(table)
-        return of_samples(read_rows(self._storage, key), record.start, record.stop)
+        expected = (record if compaction is None else compaction).objects.get(key)
+        return of_samples(read_rows(self._storage, key, expected), record.start, record.stop)
 
 
 class _Compacted(documents.Fields):
@@ -184,7 +216,7 @@ def compact(
         objects: dict[str, Stored] = {}
         about = Compaction(group[0], group[-1], {task: records[task].checksum for task in group}, objects)
         for table in TABLES:
-            merged = join([read_rows(storage, part(table, task)) for task in group], **_COMPACTED[table])
+            merged = join([own_rows(storage, table, records[task]) for task in group], **_COMPACTED[table])
             objects[about.part(table)] = storage.put(about.part(table), [merged])
         storage.put(about.key, [documents.encode(asdict(about))])
         storage.delete([part(table, task) for table in TABLES for task in group])

@@ -1,11 +1,15 @@
 """Pictures as they are stored, and as they are measured."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+from fewchannels.errors import StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def png(image: Image.Image) -> bytes:
@@ -15,6 +19,24 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def pixels(image: Image.Image) -> Tensor:
+def decoded(data: bytes) -> Image.Image:
+    """A stored picture, all of it read.
+
+    Raises:
+        StorageError: the bytes are damaged, or no picture.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise StorageError(
+            f"a stored picture of {len(data):,} bytes is damaged: {error}. fewchannels runs verify says which sample's."
+        ) from None
+    return image
+
+
+def pixels(image: Image.Image) -> "Tensor":
     """A picture as ``(rgb, y, x)`` float32 in [0, 1]."""
+    import torch
+
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)

@@ -5,7 +5,8 @@ after its parts and names them; ``result.json`` is written last of all. So a res
 it stopped, and one without ``result.json`` is none for readers.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -15,13 +16,17 @@ from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
-from fewchannels.runs.lease import LEASE
+from fewchannels.runs.parts import read_rows
 from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.tables import Columns, encode
 
 FOLDER = "results/"
 BEGUN = "begun.json"
 END = "result.json"
+_OURS = re.compile(
+    r"(begun|result)\.json|summary\.md|units/\d+\.json|[a-z_]+/(\d+|all)\.parquet|figures/\w+\.(png|svg)"
+)
+_AGAIN = "Make the result again with --replace."
 
 
 class _Unit(documents.Fields):
@@ -116,9 +121,24 @@ class Results:
             objects[key] = asdict(self.storage.put(key, [encode(schemas[table], columns)]))
         self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.encode({"unit": unit, "objects": objects})])
 
-    def files(self, table: str) -> list[str]:
-        """Keys of a table's parts, ascending."""
-        return list(self.storage.list(self.key(f"{table}/")))
+    def parts(self, table: str) -> Iterator[Any]:
+        """A table's rows, a ``pyarrow.Table`` for each finished unit, ascending.
+
+        Raises:
+            StorageError: a part is missing, damaged, or not what was stored.
+        """
+        for _, objects in sorted(self._units().items()):
+            for key, stored in objects.items():
+                if key.startswith(self.key(f"{table}/")):
+                    yield read_rows(self.storage, key, Stored(**stored))
+
+    def part(self, table: str, unit: int) -> Any:
+        """A finished unit's rows of a table, a ``pyarrow.Table``; raises as :meth:`parts` does."""
+        record = self._document(f"units/{unit:05d}.json", _Unit)
+        if record is None:
+            raise StorageError(f"{self.key('')} in {self.storage.url!r} has no record of unit {unit}. {_AGAIN}")
+        key = self.key(f"{table}/{unit:05d}.parquet")
+        return read_rows(self.storage, key, objects_of(record).get(key))
 
     def end(self, about: Mapping[str, Any], tables: Mapping[str, str], files: Mapping[str, bytes]) -> None:
         """Write what a result ends with, ``result.json`` last. Safe to repeat.
@@ -146,8 +166,8 @@ class Results:
         return content
 
     def delete(self) -> None:
-        """Delete all of it, ``result.json`` first."""
-        keys = [key for key in self.storage.list(self.key("")) if key != self.key(LEASE)]
+        """Delete all that an analysis writes, ``result.json`` first. Whatever else is there stays."""
+        keys = [key for key in self.storage.list(self.key("")) if _OURS.fullmatch(key.removeprefix(self.key("")))]
         self.storage.delete([self.key(END)])
         self.storage.delete(keys)
 
@@ -177,7 +197,7 @@ class Results:
 
     def _document(self, name: str, fields: type[documents.Fields]) -> dict[str, Any] | None:
         try:
-            return documents.read(self.storage, self.key(name), fields, "Make the result again with --replace.")
+            return documents.read(self.storage, self.key(name), fields, _AGAIN)
         except FileNotFoundError:
             return None
 

@@ -1,11 +1,8 @@
 """Reading a run from Python: ``run = fewchannels.open_run(path)``."""
 
-import io
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from fewchannels.errors import InputError
 from fewchannels.runs.description import read_description
@@ -15,6 +12,7 @@ from fewchannels.runs.storage import open_storage
 
 if TYPE_CHECKING:
     import xarray as xr
+    from PIL import Image
 
 
 class Run:
@@ -61,18 +59,21 @@ class Run:
 
         return open_dataset(self.storage, self.description["geometry"]["n_samples"])
 
-    def image(self, sample_id: str) -> Image.Image:
+    def image(self, sample_id: str) -> "Image.Image":
         """The generated picture of one sample.
 
         Raises:
             InputError: there is no such sample among the finished tasks, or it failed.
+            StorageError: the picture is damaged.
         """
         found = self.catalog.picture(sample_id)
         if found is None:
             raise InputError(
                 f"no finished sample has the id {sample_id!r}; list them with: select sample_id, prompt from samples."
             )
-        return Image.open(io.BytesIO(found))
+        from fewchannels.runs.pictures import decoded
+
+        return decoded(found)
 
     def summary(self) -> dict[str, Any]:
         """What the run is and how far it is: the description with counts, bytes and files on disk."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from made_run import make_run
 
+from fewchannels import machine
 from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.runs.sql import machine, spill
+from fewchannels.runs.sql import spill
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.limits import Limits
 
@@ -104,7 +105,7 @@ def test_a_limit_is_a_number_above_zero(value: float) -> None:
 
 
 def test_what_a_process_may_use_follows_its_limits() -> None:
-    code = SMALL + "from fewchannels.runs.sql import machine; print(machine.free_bytes(), machine.processors())"
+    code = SMALL + "from fewchannels import machine; print(machine.free_bytes(), machine.processors())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert 10**8 < int(found[0]) < 800 * 2**20
     assert int(found[1]) <= len(os.sched_getaffinity(0))

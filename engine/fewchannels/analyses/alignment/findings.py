@@ -1,12 +1,10 @@
 """What the rows of an alignment say together: means with intervals, figures, and a page of text."""
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.drawn import as_files, cell_map, series
@@ -14,7 +12,7 @@ from fewchannels.analyses.figures.drawings import Drawing, Lines, Pictures, Seri
 from fewchannels.analyses.selected import Selected
 from fewchannels.measures.means import means
 from fewchannels.measures.statistics import SELECTIONS
-from fewchannels.runs.parts import read_rows
+from fewchannels.runs.pictures import decoded
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import schema
@@ -38,10 +36,9 @@ _MEASURED = ["iou", "complement_iou", "best_iou", "ari", "nmi", *_PLAIN]
 
 def summarise(analysis: "Alignment", selected: Selected, results: Results) -> Finding:
     """Means over samples, intervals over prompts, and what they look like."""
-    keys = results.files("samples")
     n_prompts = int(selected.prompts.max()) + 1
     found = pd.concat(
-        means(_samples(results, keys, selected, layers), _CELL, _PLAIN, _INTERVALS, n_prompts)
+        means(_samples(results, selected, layers), _CELL, _PLAIN, _INTERVALS, n_prompts)
         for layers in _passes(analysis, selected)
     ).sort_values(_CELL, ignore_index=True)
     n_samples = int(found["n_samples"].max())
@@ -61,11 +58,11 @@ def _passes(analysis: "Alignment", selected: Selected) -> list[list[int]]:
     return [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
 
 
-def _samples(results: Results, keys: Sequence[str], selected: Selected, layers: list[int]) -> Iterator[pd.DataFrame]:
+def _samples(results: Results, selected: Selected, layers: list[int]) -> Iterator[pd.DataFrame]:
     """Rows of some layers, a unit at a time: a sample's trials are one row."""
     prompt_of = pd.Series(selected.prompts, index=selected.samples)
-    for key in keys:
-        rows = read_rows(results.storage, key).to_pandas()
+    for part in results.parts("samples"):
+        rows = part.to_pandas()
         rows = rows[rows["layer"].isin(layers)]
         if rows.empty:
             continue
@@ -163,8 +160,8 @@ def _series(rows: pd.DataFrame, along: str, name: str) -> dict[str, Series]:
 def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd.Series) -> Drawing:
     """Best, middle and worst samples of the best cell: picture, mask, heat and foreground."""
     ious: list[tuple[float, int]] = []
-    for key in results.files("samples"):
-        rows = read_rows(results.storage, key).to_pandas()
+    for part in results.parts("samples"):
+        rows = part.to_pandas()
         alike = rows[(rows[_CELL] == best[_CELL].to_numpy()).all(axis=1) & (rows["trial"] == 0)]
         ious += list(zip(alike["iou"], alike["sample"], strict=True))
     ious = sorted(pair for pair in ious if not np.isnan(pair[0]))
@@ -177,8 +174,7 @@ def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd
             shown = analysis.show(selected, i, int(best["layer"]), int(best["step"]), str(best["selection"]))
             picture = catalog.picture(selected.sample_ids[i])
             assert picture is not None
-            with Image.open(io.BytesIO(picture)) as image:
-                drawn.append([np.asarray(image), shown.mask, shown.heat, shown.front])
+            drawn.append([np.asarray(decoded(picture)), shown.mask, shown.heat, shown.front])
             labels.append(f"IoU {iou:.2f}\nsample {sample}")
     title = f"{best['selection']} channels, layer {best['layer']}, step {best['step']}: best, middle and worst samples"
     return Pictures(rows=drawn, labels=labels, columns=("picture", "subject", "heat", "foreground"), title=title)

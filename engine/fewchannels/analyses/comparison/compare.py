@@ -87,7 +87,7 @@ def compare(
             "versions": versions(),
         }
         check_held(out, token)
-        end(out, about, files | finding.files | {"summary.md": finding.text.encode()}, range(len(units)))
+        end(out, about, files | finding.files | {"summary.md": finding.text.encode()})
     return finding
 
 

@@ -5,7 +5,8 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fewchannels.capture.config import differences
@@ -16,7 +17,7 @@ from fewchannels.runs.lease import LEASE
 from fewchannels.runs.storage import Count, Storage
 from fewchannels.tables import Columns, encode
 
-_BEGUN = "begun.json"
+_BEGUN, _UNITS = "begun.json", "units/"
 _OURS = re.compile(
     rf"{re.escape(LEASE)}|{re.escape(COMPARISON)}|{re.escape(_BEGUN)}|units/\d+\.json|summary\.md|samples/\d+\.parquet|"
     r"(agreement|differences|profiles)\.parquet|figures/\w+\.(png|svg)"
@@ -30,7 +31,7 @@ class _Begun(documents.Fields):
 
 class _Unit(documents.Fields):
     unit: Count
-    objects: dict[documents.Key, Count]
+    objects: documents.Objects
     rows: dict[documents.Name, list[dict[str, Any]]]
 
 
@@ -89,16 +90,18 @@ def write_unit(out: Storage, unit: int, rows: Mapping[str, Rows], layer: int, sa
     objects = {}
     if samples is not None:
         key = f"samples/{layer:05d}.parquet"
-        objects[key] = out.put(key, [encode("comparison_samples", samples)]).n_bytes
+        objects[key] = asdict(out.put(key, [encode("comparison_samples", samples)]))
     out.put(f"units/{unit:05d}.json", [documents.encode({"unit": unit, "objects": objects, "rows": dict(rows)})])
 
 
-def end(out: Storage, about: Mapping[str, Any], files: Mapping[str, bytes | memoryview], units: Iterable[int]) -> None:
+def end(out: Storage, about: Mapping[str, Any], files: Mapping[str, bytes | memoryview]) -> None:
     """Write tables and figures, then ``comparison.json``; then delete what only an interrupted comparison needs."""
-    for name, data in files.items():
-        out.put(name, [data])
-    out.put(COMPARISON, [documents.encode(dict(about))])
-    out.delete([*(f"units/{unit:05d}.json" for unit in units), _BEGUN])
+    objects = {name: asdict(out.put(name, [data])) for name, data in files.items()}
+    stored = out.list()
+    for _, unit in _finished(out, stored):
+        objects |= unit["objects"]
+    out.put(COMPARISON, [documents.encode({**about, "objects": objects})])
+    out.delete([*(key for key in stored if key.startswith(_UNITS)), _BEGUN])
 
 
 def _identity(out: Storage, key: str) -> dict[str, Any]:
@@ -106,14 +109,17 @@ def _identity(out: Storage, key: str) -> dict[str, Any]:
 
 
 def _units(out: Storage, stored: Mapping[str, int]) -> dict[int, dict[str, Rows]]:
-    found = {}
+    return {unit: content["rows"] for unit, content in _finished(out, stored)}
+
+
+def _finished(out: Storage, stored: Mapping[str, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every unit that is done, with its record; one whose record or part is gone or cut short is not."""
     for key in stored:
-        if not key.startswith("units/"):
+        if not key.startswith(_UNITS):
             continue
         try:
             unit = documents.decode(out.get(key), _Unit)
         except documents.DamagedDocumentError:
             continue
-        if all(stored.get(part) == n_bytes for part, n_bytes in unit["objects"].items()):
-            found[int(unit["unit"])] = unit["rows"]
-    return found
+        if all(stored.get(part) == each["n_bytes"] for part, each in unit["objects"].items()):
+            yield int(unit["unit"]), unit

@@ -11,7 +11,6 @@ from fewchannels.analyses.drawn import as_files, cell_map, series
 from fewchannels.analyses.figures.drawings import Drawing, Lines, Series
 from fewchannels.analyses.selected import Selected
 from fewchannels.measures.means import means
-from fewchannels.runs.parts import read_rows
 from fewchannels.runs.results import Results
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ def _samples(
     analysis: "Concentration", selected: Selected, results: Results, ranks: list[str]
 ) -> Iterator[pd.DataFrame]:
     prompt_of = pd.Series(selected.prompts, index=selected.samples)
-    for key in results.files("cells"):
-        rows = read_rows(results.storage, key).to_pandas()
+    for part in results.parts("cells"):
+        rows = part.to_pandas()
         shares, by_rank, held = (
             np.stack(rows[name].to_list()) for name in ("energy_shares", "ratio_by_rank", "held_by_registers")
         )

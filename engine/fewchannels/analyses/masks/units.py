@@ -1,12 +1,10 @@
 """The analysis ``masks``: where each generated picture's subject is, computed once and kept for all that ask."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
@@ -17,7 +15,8 @@ from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.parts import Parts, read_rows
+from fewchannels.runs.parts import Parts
+from fewchannels.runs.pictures import decoded
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import Columns
@@ -66,8 +65,7 @@ class SubjectMasks(MaskSettings):
     def end(self, selected: Selected, results: Results) -> Finding:
         """How many have a subject, and how large they are."""
         areas, errors, n_resized = [], [], 0
-        for key in results.files("samples"):
-            table = read_rows(results.storage, key)
+        for table in results.parts("samples"):
             areas += [area for area in table.column("area").to_pylist() if area is not None]
             errors += [error for error in table.column("error").to_pylist() if error is not None]
             n_resized += sum(table.column("resized").to_pylist())
@@ -123,8 +121,7 @@ def _pictures(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool
             paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
     pictures = []
     for sample in selected.samples[at].tolist():
-        with Image.open(io.BytesIO(images[sample])) as image:
-            pictures.append(Picture(image.convert("RGB"), paths.get(sample)))
+        pictures.append(Picture(decoded(images[sample]).convert("RGB"), paths.get(sample)))
     return pictures
 
 
@@ -148,6 +145,6 @@ def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:
         results: of the analysis, finished.
         unit: the task.
     """
-    table = read_rows(results.storage, results.key(f"samples/{unit:05d}.parquet"))
+    table = results.part("samples", unit)
     samples, masks = table.column("sample").to_pylist(), table.column("mask").to_pylist()
     return {sample: from_png(mask) for sample, mask in zip(samples, masks, strict=True) if mask is not None}

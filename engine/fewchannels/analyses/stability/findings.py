@@ -9,7 +9,6 @@ from fewchannels.analyses.analysis import Finding
 from fewchannels.analyses.drawn import as_files, cell_map, series
 from fewchannels.analyses.figures.drawings import Drawing, Lines, Series
 from fewchannels.analyses.selected import Selected
-from fewchannels.runs.parts import read_rows
 from fewchannels.runs.results import Results
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def summarise(analysis: "Stability", selected: Selected, results: Results) -> Fi
 
 
 def _read(results: Results, table: str) -> pd.DataFrame:
-    parts = [read_rows(results.storage, key).to_pandas() for key in results.files(table)]
+    parts = [part.to_pandas() for part in results.parts(table)]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -1,6 +1,5 @@
 """Pictures of what a sweep did: means against what was varied, and edited pictures side by side."""
 
-import io
 import re
 import textwrap
 from collections.abc import Sequence
@@ -8,13 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from fewchannels.analyses.figures.drawings import Dots, Drawing, Panels, Pictures, Series
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
 from fewchannels.interventions.effects.contrasts import SETTINGS
 from fewchannels.interventions.metrics import METRICS
+from fewchannels.runs.pictures import decoded
 
 AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
 """What a figure's horizontal axis may be, and its column."""
@@ -345,7 +344,6 @@ def _thinned(values: list[_Value], most: int) -> list[_Value]:
 def _decoded(image: bytes | None) -> np.ndarray:
     if image is None:
         return _FAILED
-    with Image.open(io.BytesIO(image)) as picture:
-        small = picture.convert("RGB")
+    small = decoded(image).convert("RGB")
     small.thumbnail((_SIDE, _SIDE))
     return np.asarray(small)

@@ -1,6 +1,6 @@
 """The end of a sweep: from its parts to means, contrasts, figures and a summary, under ``results/effects/``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from fewchannels.interventions.effects.summary import summarise
 from fewchannels.runs.description import read_sweep
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.ledger import Ledger, Record
-from fewchannels.runs.parts import part, read_rows
+from fewchannels.runs.parts import own_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, encode, schema
@@ -55,13 +55,12 @@ def _ended(
     storage: Storage, results: Results, token: str, metrics: Sequence[str], on_progress: Callable[[int, int], None]
 ) -> Finding:
     fingerprint, records = _finished(storage)
-    tasks = list(records)
     sets = _set_distances(metrics) if metrics else None
-    edits = _edits(storage, tasks, on_progress, sets.add if sets else None)
-    finding = summarise(edits.assign(image=_pictures(storage, edits)))
+    edits = _edits(storage, records, on_progress, sets.add if sets else None)
+    finding = summarise(edits.assign(image=_pictures(storage, records, edits)))
     no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
     tables = dict(finding.tables) | {"sets": sets.table(edits) if sets else no_sets}
-    settings = plain({"sweep": fingerprint, "tasks": tasks, "metrics": list(metrics)})
+    settings = plain({"sweep": fingerprint, "tasks": list(records), "metrics": list(metrics)})
     check_held(results.place, token)
     results.begin(settings, replace=True)
     encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
@@ -82,7 +81,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
         InputError: there is no sweep, nothing of it is finished, or it has no such metric or axis.
         StorageError: a finished task's part is missing or damaged.
     """
-    edits = _edits(storage, list(_finished(storage)[1]))
+    edits = _edits(storage, _finished(storage)[1])
     measured = [name for name in all_metrics() if edits.loc[edits["role"] == "edited", name].notna().any()]
     if metric not in measured:
         raise unknown("metric of edited pictures", metric, measured)
@@ -110,7 +109,7 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Pictures
     owners = [task for task, record in records.items() if record.start <= item < record.stop]
     if not owners:
         raise InputError(f"item {item} has no edited pictures: no finished task of {storage.url!r} owns it.")
-    return strip(read_rows(storage, part("edits", owners[0])).to_pandas(), item, axis=axis)
+    return strip(own_rows(storage, "edits", records[owners[0]]).to_pandas(), item, axis=axis)
 
 
 def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
@@ -124,18 +123,18 @@ def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
 
 def _edits(
     storage: Storage,
-    tasks: Sequence[int],
+    records: Mapping[int, Record],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_pictures: Callable[[Any], None] | None = None,
 ) -> pd.DataFrame:
     """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown, a ``pyarrow.Table`` of each task."""
     parts = []
-    for n, task in enumerate(tasks, start=1):
-        table = read_rows(storage, part("edits", task))
+    for n, record in enumerate(records.values(), start=1):
+        table = own_rows(storage, "edits", record)
         if on_pictures:
             on_pictures(table)
         parts.append(table.drop_columns(["image"]).to_pandas())
-        on_progress(n, len(tasks))
+        on_progress(n, len(records))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -146,12 +145,12 @@ def _set_distances(metrics: Sequence[str]) -> "SetDistances":
     return SetDistances(metrics)
 
 
-def _pictures(storage: Storage, edits: pd.DataFrame) -> pd.Series:
+def _pictures(storage: Storage, records: Mapping[int, Record], edits: pd.DataFrame) -> pd.Series:
     """The pictures of the items that figures show; None of the others."""
     wanted = edits["item"].isin(shown_items(edits))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for task in sorted(edits.loc[wanted, "task"].unique().tolist()):
-        images = read_rows(storage, part("edits", task)).column("image").to_pylist()
+        images = own_rows(storage, "edits", records[task]).column("image").to_pylist()
         rows = edits.index[edits["task"] == task]
         found[rows] = [image if shown else None for image, shown in zip(images, wanted[rows], strict=True)]
     return found

@@ -1,6 +1,5 @@
 """How far the set of edited pictures is from the set of undisturbed ones, condition by condition."""
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from fewchannels.errors import InputError
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
 from fewchannels.models.loaded import default_device
-from fewchannels.runs.pictures import pixels
+from fewchannels.runs.pictures import decoded, pixels
 from fewchannels.tables import Columns
 
 _BATCH = 64
@@ -45,7 +43,7 @@ class SetDistances:
         ]
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]
-            pictures = torch.stack([_decoded(image) for _, image in batch])
+            pictures = torch.stack([pixels(decoded(image)) for _, image in batch])
             for model, embedded in self._models.embeddings(pictures).items():
                 for (condition, _), row in zip(batch, embedded, strict=True):
                     self._found[model, condition].append(row)
@@ -82,8 +80,3 @@ def _distances(edited: np.ndarray, undisturbed: np.ndarray) -> dict[str, Any]:
         "kernel": kernel_distance(edited, undisturbed),
         "cmmd": cmmd(edited, undisturbed),
     }
-
-
-def _decoded(png: bytes) -> torch.Tensor:
-    with Image.open(io.BytesIO(png)) as image:
-        return pixels(image)

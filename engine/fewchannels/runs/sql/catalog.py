@@ -14,8 +14,10 @@ from fewchannels.errors import FewchannelsError, InputError, StorageError, unkno
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import (
     COMPARISON,
+    MANIFEST,
     NAME,
     SWEEP,
+    objects_of,
     read_comparison,
     read_description,
     read_sweep,
@@ -25,11 +27,12 @@ from fewchannels.runs.parts import TABLES, Parts
 from fewchannels.runs.results import finished
 from fewchannels.runs.sql import about, confined, rules
 from fewchannels.runs.sql.answer import Answer
+from fewchannels.runs.sql.checksums import Checksums
 from fewchannels.runs.sql.limits import Limits, default_limits
 from fewchannels.runs.sql.named_queries import Query, queries
 from fewchannels.runs.sql.question import Question
 from fewchannels.runs.sql.values import quoted
-from fewchannels.runs.storage import FolderStorage, open_storage
+from fewchannels.runs.storage import FolderStorage, Stored, open_storage
 from fewchannels.runs.storage.requests import reason
 from fewchannels.tables import schema
 
@@ -49,6 +52,12 @@ class Catalog:
     Of a comparison: ``agreement``, ``differences``, ``profiles``, ``samples`` and ``comparison``.
     Nothing can be written and no other file can be read.
 
+    Attributes:
+        of: ``run``, ``sweep`` or ``comparison``.
+        views: names of all views.
+        results: labels of the finished results, whose views begin with them.
+        incomplete: a file that is missing, by label, of results that have no views therefore.
+
     Args:
         path: the folder or URL of a run, a sweep or a comparison.
 
@@ -62,6 +71,7 @@ class Catalog:
         self._storage = open_storage(path)
         self.views = list(VIEWS)
         self.results: list[str] = []
+        self.incomplete: dict[str, str] = {}
         if isinstance(self._storage, FolderStorage) and not self._storage.path.exists():
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
@@ -72,11 +82,11 @@ class Catalog:
         if self.of != "comparison":
             self._records = Ledger(self._storage).records(description["fingerprint"])
         row = about.about(self.of, description, len(self._records))
-        self._keys: list[str] = []
+        self._files: dict[str, Stored | None] = {}
         self._limits = default_limits()
         self._questions: WeakSet[Question] = WeakSet()
         self._looking, self._looked = threading.Lock(), 0
-        self._connection = confined.connect(self._storage)
+        self._connection = confined.connect(self._storage, Checksums(self._storage, self._files).check)
         try:
             self._add_views(row, description)
         except duckdb.Error as error:
@@ -171,6 +181,17 @@ class Catalog:
             return f"fewchannels plot {self._storage.url}"
         return ", then ".join(f"fewchannels analyze {label} {self._storage.url}{option}" for label in labels)
 
+    def lacks(self, key: str) -> str:
+        """What there is to say of a result that lacks a file.
+
+        Args:
+            key: of the file, a value of ``incomplete``.
+        """
+        return (
+            f"{self._storage.location(key)} is missing, and with it the tables of its result. fewchannels runs verify "
+            f"{self._storage.url} --repair drops its record; then run its command again."
+        )
+
     def joined(self) -> str:
         """A question for all of a run's samples: their columns but for the picture, then the manifest's others."""
         own = set(self.sql("select * from samples limit 0").columns) - {"sample_id"}
@@ -239,12 +260,12 @@ class Catalog:
         with self._looking:
             if looked == self._looked:
                 fresh = Catalog(self._storage.url)
-                if fresh._keys == self._keys:
+                if fresh._files == self._files:
                     fresh.close()
                     return False
                 self._connection.close()
-                self._connection, self._keys, self._records = fresh._connection, fresh._keys, fresh._records
-                self.views, self.results = fresh.views, fresh.results
+                self._connection, self._files, self._records = fresh._connection, fresh._files, fresh._records
+                self.views, self.results, self.incomplete = fresh.views, fresh.results, fresh.incomplete
                 self._looked += 1
         return True
 
@@ -259,7 +280,8 @@ class Catalog:
                 "the question needs more memory, or more room for what does not fit in it, than there is. Ask for "
                 f"fewer rows or columns, or group them. {message.splitlines()[0]}"
             )
-        return InputError(message)
+        lacking = [key for label, key in self.incomplete.items() if f"{label}_" in message]
+        return InputError("\n".join([message, *(self.lacks(key) for key in lacking)]))
 
     def _add_views(self, row: dict[str, Any], description: dict[str, Any]) -> None:
         if self.of == "comparison":
@@ -270,7 +292,7 @@ class Catalog:
             self._add_tasks()
         columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in about.TYPES[self.of].items())
         self._connection.execute(f"create table {self.of} as select {columns}", row)
-        confined.confine(self._connection, self._keys)
+        confined.confine(self._connection, self._files)
 
     def _add_tasks(self) -> None:
         types = get_type_hints(Record)
@@ -288,7 +310,11 @@ class Catalog:
         parts = Parts(self._storage, self._records)
         parts_of = {table: parts.files(table, shard_samples) for table in TABLES}
         manifest = manifest_key(self._storage, description)
-        self._keys = [manifest, *(key for table in TABLES for key in parts_of[table])]
+        once = objects_of(description)
+        recorded = {key: stored for record in self._records.values() for key, stored in record.objects.items()}
+        recorded |= {key: stored for each in parts.compactions for key, stored in each.objects.items()}
+        self._files[manifest] = once.get(MANIFEST)
+        self._files.update({key: recorded.get(key) for table in TABLES for key in parts_of[table]})
         stored = self._check_files()
         # While a run grows, its manifest may be longer than the run.
         rows = f"file_row_number < {description['geometry']['n_samples']:d}"
@@ -303,9 +329,9 @@ class Catalog:
 
     def _add_sweep(self, description: dict[str, Any]) -> Collection[str]:
         """A sweep's tables; returns what is stored."""
-        once = list(description["objects"])
-        edits = [key for task in sorted(self._records) for key in self._records[task].objects]
-        self._keys = [*once, *edits]
+        once = objects_of(description)
+        edits = {key: stored for _, record in sorted(self._records.items()) for key, stored in record.objects.items()}
+        self._files.update(once | edits)
         stored = self._check_files()
         self.views = sorted({"edits", "sweep", "tasks", *(key.removesuffix(".parquet") for key in once)})
         for key in once:
@@ -319,7 +345,8 @@ class Catalog:
         stored = {key for key in self._storage.list("samples/") if key.endswith(".parquet")}
         parts = sorted(stored | {f"samples/{each['layer_a']:05d}.parquet" for each in description["numbers"]["layers"]})
         files = {name: parts if name == "samples" else [f"{name}.parquet"] for name in tables}
-        self._keys = [key for keys in files.values() for key in keys]
+        recorded = objects_of(description)
+        self._files.update({key: recorded.get(key) for keys in files.values() for key in keys})
         self._check_files()
         self.views = sorted({"comparison", *tables})
         for name, kind in tables.items():
@@ -329,21 +356,23 @@ class Catalog:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""
         for result in finished(self._storage, stored):
             content = result.read()
-            if content["objects"].keys() - set(stored):
+            if lacking := sorted(content["objects"].keys() - set(stored)):
+                self.incomplete[result.label] = lacking[0]
                 continue
             self.results.append(result.label)
+            recorded = objects_of(content)
             for table, kind in content["tables"].items():
                 keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
+                self._files.update({key: recorded[key] for key in keys})
                 view = f"{result.label}_{table}"
                 # Whatever columns it was written with: an older version's result is no reason not to open.
                 self._add_view(view, kind, dict.fromkeys(keys, "true"), "* exclude (file_row_number)")
-                self._keys += keys
                 self.views.append(view)
 
     def _check_files(self) -> dict[str, int]:
         """The listing of all that is stored, with every file of the views in it."""
         stored = self._storage.list()
-        for key in self._keys:
+        for key in self._files:
             if key not in stored:
                 self._storage.size(key)  # says so if a link stands in its place
                 url = self._storage.url

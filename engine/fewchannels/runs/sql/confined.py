@@ -12,17 +12,22 @@ from typing import Any, BinaryIO
 import duckdb
 from fsspec.spec import AbstractFileSystem
 
-from fewchannels.runs.sql import machine, spill
+from fewchannels import machine
+from fewchannels.runs.sql import spill
 from fewchannels.runs.storage import ObjectStorage, Storage
 
 PREFIX = "run://"
 _LEAST_BYTES = 128 * 2**20
 
 
-def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
+def connect(storage: Storage, check: Callable[[str], None] = lambda key: None) -> duckdb.DuckDBPyConnection:
     """A database in memory that can read a storage's objects, as ``address(key)``; not confined to them yet.
 
     It takes half of the memory that is free, and spills into a folder of this process alone.
+
+    Args:
+        storage: of the run, the sweep or the comparison.
+        check: called with an object's key before it is opened; raises if it is not to be read.
     """
     folder = spill.new_folder()
     settings = {
@@ -37,7 +42,7 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config=settings)
     # Not the machine's: a question has one answer wherever it is asked.
     connection.execute("set global TimeZone = 'UTC'")
-    connection.register_filesystem(ReadOnlyFiles(storage))
+    connection.register_filesystem(ReadOnlyFiles(storage, check))
     return connection
 
 
@@ -63,14 +68,15 @@ class ReadOnlyFiles(AbstractFileSystem):
     protocol = PREFIX.removesuffix("://")
     cachable = False
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, check: Callable[[str], None] = lambda key: None) -> None:
         super().__init__()
-        self._storage = storage
+        self._storage, self._check = storage, check
         self._bucket = storage.filesystem() if isinstance(storage, ObjectStorage) else None
 
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":
             raise PermissionError(f"{path} is opened for reading only.")
+        self._check(_key(path))
         return SharedFile(partial(self._storage.open, _key(path)))
 
     def glob(self, path: str, **options: Any) -> list[str]:

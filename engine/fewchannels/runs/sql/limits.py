@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from fewchannels import machine
 from fewchannels.errors import InputError
-from fewchannels.runs.sql import machine
 
 
 @dataclass(frozen=True)

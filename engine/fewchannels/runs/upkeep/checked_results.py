@@ -44,6 +44,10 @@ def check_results(storage: Storage, sizes: Mapping[str, int], quick: bool) -> Ch
     return checked
 
 
+class _Named(documents.Fields):
+    objects: documents.Objects
+
+
 class _Result:
     def __init__(self, results: Results, sizes: Mapping[str, int], quick: bool) -> None:
         self._results, self._storage, self._sizes, self._quick = results, results.storage, sizes, quick
@@ -75,8 +79,8 @@ class _Result:
         """Check a record and what it names. Where an object is damaged, so is the record: it must be made again."""
         self.named.add(key)
         try:
-            expected = objects_of(documents.decode(self._storage.get(key)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            expected = objects_of(documents.decode(self._storage.get(key), _Named))
+        except ValueError as error:
             self.problems.append(Problem(key, None, "record", f"it is no record of a result: {error}"))
             return
         self.named |= expected.keys()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flask import Flask, Response, abort, request, send_file
-from PIL import Image
 
 from fewchannels.errors import FewchannelsError
+from fewchannels.runs.pictures import decoded
 from fewchannels.runs.sql.question import Question
 from fewchannels.runs.sql.writing import csv_texts, write
 from fewchannels.views.explore.console import question_of
@@ -37,9 +37,9 @@ def serve_files(server: Flask, places: Places) -> None:
     def edit(name: str, item: int, row: int) -> Response:
         try:
             images = sweep_of(places, name).item(item)["image"]
+            return _sent(images[row] if row < len(images) else None)
         except FewchannelsError as error:
             abort(404, str(error))
-        return _sent(images[row] if row < len(images) else None)
 
     @server.get("/download/<name>/answer.<kind>")
     def download(name: str, kind: str) -> Response:
@@ -60,12 +60,12 @@ def _sent(data: bytes | None) -> Response:
         abort(404, "There is no such picture: its sample failed, or has none.")
     side = request.args.get("side", type=int)
     if side in _SIDES:
-        with Image.open(io.BytesIO(data)) as picture:
-            if max(picture.size) > side:
-                picture.thumbnail((side, side))
-                buffer = io.BytesIO()
-                picture.save(buffer, "PNG", compress_level=1)
-                data = buffer.getvalue()
+        picture = decoded(data)
+        if max(picture.size) > side:
+            picture.thumbnail((side, side))
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG", compress_level=1)
+            data = buffer.getvalue()
     response = Response(data, mimetype="image/png")
     response.headers["Cache-Control"] = "private, max-age=60"
     return response

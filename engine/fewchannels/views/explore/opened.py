@@ -20,7 +20,7 @@ from fewchannels.runs.arrays import read
 from fewchannels.runs.description import COMPARISON, SWEEP, read_description, read_sweep
 from fewchannels.runs.layout import Layout, Track
 from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.parts import Parts, part, read_rows
+from fewchannels.runs.parts import Parts, own_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.limits import Limits
@@ -135,7 +135,7 @@ class Opened:
             if self.of == "run" and task in Parts(self.storage, {task: record}).compacted:
                 text = f"select * from {table} where sample between $start and $stop - 1"
                 return self.catalog.sql(text, {"start": record.start, "stop": record.stop}).arrow().to_pydict()
-            return read_rows(self.storage, part(table, task)).to_pydict()
+            return own_rows(self.storage, table, record).to_pydict()
 
         return self._parts.get((table, task, record.checksum), load)
 

@@ -156,6 +156,7 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
         )
     if numbers["n_truncated"]:
         texts.append(f"{numbers['n_truncated']:,} prompts are longer than the text encoder takes, and were cut.")
+    texts += [source.catalog.lacks(key) for key in source.catalog.incomplete.values()]
     for analysis, result in source.results.items():
         n = result["selected"]["n_samples"]
         if n != numbers["n_done"]:

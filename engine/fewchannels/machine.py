@@ -15,9 +15,17 @@ def processors() -> int:
     return max(1, min([allowed, *_quotas()]))
 
 
+def most_bytes() -> int:
+    """Memory that this process could take if nothing else took any."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS))
+    own = [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    return min([installed, *own, *(most for most, _ in _group_bytes())])
+
+
 def free_bytes() -> int:
     """Memory that this process may still take before the kernel ends it or the machine begins to swap."""
-    return max(0, min([_machine_bytes(), *_group_bytes(), *_process_bytes()]))
+    return max(0, min([_machine_bytes(), *(left for _, left in _group_bytes()), *_process_bytes()]))
 
 
 def hold_to_free_bytes() -> None:
@@ -51,8 +59,8 @@ def _process_bytes() -> Iterator[int]:
             yield most - used[field]
 
 
-def _group_bytes() -> Iterator[int]:
-    """What each control group above this process has left; pages of files are given back when they are needed."""
+def _group_bytes() -> Iterator[tuple[int, int]]:
+    """What each control group above this process may take, and has left: pages of files are given back if needed."""
     for folder in _groups("memory"):
         # version 2, then version 1
         for limit, used, cache in (
@@ -63,7 +71,7 @@ def _group_bytes() -> Iterator[int]:
             if most is not None and now is not None and most < _UNLIMITED:
                 pairs = (line.split() for line in _lines(folder / "memory.stat"))
                 spare = sum(int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == cache)
-                yield most - max(0, now - spare)
+                yield most, most - max(0, now - spare)
 
 
 def _quotas() -> Iterator[int]:

@@ -1,0 +1,84 @@
+"""What a question takes from the shell's prompt to its answer: ``python benchmarks/first_answer.py RUN``.
+
+Each answer is that of a new process, as the command line gives it: ``sql`` and ``query``, against the obvious
+alternative, Python that imports DuckDB and reads the same Parquet files with nothing checked. ``--against FOLDER`` adds
+another checkout of this project, such as that of an earlier commit, run by the same Python. Rounds are rotated; the
+least and the median of wall-clock and CPU time are told, and ratios of the least CPU times, as other processes change
+those the least.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ENGINE = Path(__file__).parent.parent / "engine"
+COUNT = "select count(*) as n, avg(ratio) as ratio from cells"
+PLAIN = (
+    'import duckdb, sys; print(duckdb.sql("select count(*) as n, avg(ratio) as ratio from read_parquet(\'" + '
+    'sys.argv[1] + "/cells/*.parquet\')"))'
+)
+
+
+def commands(run: str, against: Path | None) -> dict[str, tuple[list[str], Path]]:
+    """What is run, and where its sources are, by name."""
+    asked = {"sql": ["sql", run, COUNT], "query": ["query", run, "massive_channels"]}
+    found = {"plain DuckDB": (["-c", PLAIN, run], ENGINE)}
+    for name, words in asked.items():
+        found[name] = ["-m", "fewchannels", *words], ENGINE
+        if against:
+            found[f"{name}, {against.name}"] = ["-m", "fewchannels", *words], against / "engine"
+    return found
+
+
+def took(words: Sequence[str], sources: Path) -> tuple[float, float]:
+    """Seconds of wall-clock and of CPU time of a new Python."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(sources)}
+    ended = subprocess.run([sys.executable, "-P", *words], env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(f"{' '.join(words[:4])} ended with {ended.returncode}: {ended.stderr.strip()}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, cpu
+
+
+def main() -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="A folder with a run, such as `fewchannels demo` leaves.")
+    parser.add_argument("--against", type=Path, help="Another checkout.")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    asked = commands(options.run, options.against)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    names = list(asked)
+    for turn in range(options.rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(took(*asked[name]))
+    rows = {}
+    plain = min(cpu for _, cpu in times["plain DuckDB"])
+    print(f"{'question':40} {'wall s':>7} {'median':>7} {'CPU s':>7} {'median':>7} {'x plain':>8}")
+    for name, found in times.items():
+        wall, cpu = [each[0] for each in found], [each[1] for each in found]
+        rows[name] = {
+            "wall_s": min(wall),
+            "wall_median_s": statistics.median(wall),
+            "cpu_s": min(cpu),
+            "cpu_median_s": statistics.median(cpu),
+            "plain_ratio": min(cpu) / plain,
+        }
+        print(f"{name:40} " + " ".join(f"{value:7.3f}" for value in rows[name].values()))
+    if options.json:
+        options.json.write_text(json.dumps({"rounds": options.rounds, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
