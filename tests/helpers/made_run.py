@@ -3,13 +3,16 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from fewchannels.runs import documents
 from fewchannels.runs.results import Results
-from fewchannels.runs.storage import open_storage
+from fewchannels.runs.storage import Stored, open_storage
 from fewchannels.tables import as_columns, encode, schema
 
 FINGERPRINT = "0123456789abcdef"
@@ -181,6 +184,18 @@ def make_run(
     (path / "run.json").write_text(json.dumps(about | description), encoding="utf-8")
     write_results(path, results or {})
     return path
+
+
+def replace_part(part: Path, table: pa.Table) -> None:
+    """Write a part of a result again, with other rows or columns, and its records as if it had been written so."""
+    pq.write_table(table, part)
+    folder = part.parent.parent
+    key = f"results/{part.relative_to(folder.parent).as_posix()}"
+    for path in (folder / "result.json", *(folder / "units").glob("*.json")):
+        content = documents.decode(path.read_bytes())
+        if key in content["objects"]:
+            content["objects"][key] = asdict(Stored.of([part.read_bytes()]))
+            path.write_bytes(documents.encode(content))
 
 
 def read_csv(path: Path, table: str | None = None) -> list[dict[str, Any]]:

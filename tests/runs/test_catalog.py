@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_run import FINGERPRINT, make_run
+from made_run import FINGERPRINT, make_run, replace_part
 
 from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError
 from fewchannels.runs.sql.catalog import VIEWS, Catalog
@@ -370,7 +370,7 @@ def test_an_unfit_parameter_is_refused_with_the_rule(
 def test_a_query_of_an_older_versions_result_says_how_to_make_it_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", CELLS, results={"alignment": {"means": [{"iou": 0.5}]}})
     part = run / "results" / "alignment" / "means" / "00000.parquet"
-    pq.write_table(pq.read_table(part).drop_columns(["over_random_low"]), part)
+    replace_part(part, pq.read_table(part).drop_columns(["over_random_low"]))
     with Catalog(run) as older:
         remedy = f"fewchannels analyze alignment {run} --replace"
         with pytest.raises(InputError, match=rf"(?s)result alignment was written by an older version.*{remedy}"):

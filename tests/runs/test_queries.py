@@ -22,7 +22,7 @@ import typer
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_run import RESULTS, make_run, read_csv
+from made_run import RESULTS, make_run, read_csv, replace_part
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -79,7 +79,7 @@ def test_older_results_have_nan_where_newer_ones_have_null(tmp_path: Path) -> No
     part = run / "results" / "alignment" / "means" / "00000.parquet"
     table = pq.read_table(part)
     i = table.column_names.index("iou")
-    pq.write_table(table.set_column(i, table.schema.field(i), pa.array([math.nan], pa.float32())), part)
+    replace_part(part, table.set_column(i, table.schema.field(i), pa.array([math.nan], pa.float32())))
     with Catalog(run) as older:
         assert older.sql("select isnan(iou) from alignment_means").fetchall() == [(True,)]
         assert older.query("alignment_by_layer").arrow().to_pylist() == answer
