@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ray.exceptions import RpcError
@@ -32,6 +34,7 @@ _TALKATIVE = (
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PATIENCE_S = 60.0
 _LOOK_EVERY_S = 5.0
+_CONNECT_S = 5.0
 _MOST_MISSED = 6
 _MOST_BYTES = 100 * 2**20  # what is sent is kept by the cluster's head, and copied to its nodes
 
@@ -72,12 +75,15 @@ class Jobs:
             cluster on this machine.
 
     Raises:
+        InputError: the address is none.
         FewchannelsError: it cannot be reached.
     """
 
     def __init__(self, address: str | None = None) -> None:
         self._address = address
         _leave_out_proxies()
+        if address is not None:
+            _check_address(address)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         with self._translated():
@@ -222,6 +228,35 @@ def _leave_out_proxies() -> None:
     """Ask what is on this machine itself, whatever proxy the environment names for the world outside."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name, ""), *_LOOPBACK)))
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that is none; and a Ray head's at which nothing listens, as Ray itself looks for it for 35 s.
+
+    Raises:
+        InputError: it is no address.
+        FewchannelsError: nothing listens there.
+    """
+    if address == "auto":
+        return
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in ("", "http", "https", "ray") or (port or 0) < (not parts.scheme):
+        raise InputError(
+            f"the address {address!r} is none of a Ray cluster. Give its dashboard's, http://HEAD:8265, or its head's, "
+            "HEAD:6379."
+        )
+    if not parts.scheme:
+        try:
+            socket.create_connection((host, port), _CONNECT_S).close()
+        except OSError as error:
+            raise FewchannelsError(
+                f"{address!r} cannot be reached: {error.strerror or error}. Start the cluster, or give the address "
+                "of its dashboard, http://HEAD:8265."
+            ) from None
 
 
 def _settle(found: "Future[JobState]", follow: Callable[[], JobState]) -> None:
