@@ -19,14 +19,15 @@ from fewchannels.runs.lease import hold
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 
-# Stops itself where it has seen that there is no run: before it lays one out, or when it has.
+# Stops itself where it has seen that there is no run: before it lays one out, when it has, when it has looked whether
+# the lease is its own, and when it has settled the change.
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from fewchannels.capture import job as jobs
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import RunConflictError
-from fewchannels.runs import lease
+from fewchannels.runs import changes, lease
 lease.BEAT_S = 0.3
 path, url, model, when = sys.argv[1:]
 lay_out = jobs.arrays.lay_out
@@ -38,6 +39,16 @@ def stopped(*given):
         os.kill(os.getpid(), signal.SIGSTOP)
     return made
 jobs.arrays.lay_out = stopped
+settle, finish = changes.Draft.settle, changes.Change.finish
+def looked(*given):
+    if when == "looked":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return settle(*given)
+def settled(*given):
+    if when == "settled":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return finish(*given)
+changes.Draft.settle, changes.Change.finish = looked, settled
 job = jobs.prepare(Path(path), url, CaptureConfig(model=model, num_inference_steps=2, top_k=3, shard_samples=2))
 try:
     with lease.hold(job.storage) as token:
@@ -62,16 +73,20 @@ def url(request: pytest.FixtureRequest, server: s3.S3Server, monkeypatch: pytest
     return f"s3://{s3.BUCKET}/{request.node.name}".replace("[", "-").replace("]", "")
 
 
-def captured(job: Job, path: Path) -> None:
+def captured(job: Job, path: Path) -> bool:
+    """Capture all of it; returns whether there was a run."""
     with hold(job.storage) as token:
         own = job.leased(token)
-        assert not begin(own, path)
+        was_there = begin(own, path)
         worker = CaptureWorker(own, 1)
         for task in range(own.n_tasks):
             worker(task)
+    return was_there
 
 
-@pytest.mark.parametrize(("when", "n_samples"), [("before", 6), ("after", 4)])
+@pytest.mark.parametrize(
+    ("when", "n_samples"), [("before", 6), ("after", 4), ("looked", 6), ("looked", 4), ("settled", 6)]
+)
 def test_a_driver_that_was_stopped_changes_nothing_of_what_another_has_captured(
     when: str, n_samples: int, url: str, server: s3.S3Server, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -83,7 +98,8 @@ def test_a_driver_that_was_stopped_changes_nothing_of_what_another_has_captured(
     try:
         os.waitpid(driver.pid, os.WUNTRACED)
         config = CaptureConfig(model=str(tiny_model), num_inference_steps=2, top_k=3, shard_samples=2)
-        captured(prepare(paths[n_samples], url, config), paths[n_samples])
+        # What the stopped one has settled, whoever holds the lease finishes.
+        assert captured(prepare(paths[n_samples], url, config), paths[n_samples]) == (when == "settled")
         name = url.removeprefix(f"s3://{s3.BUCKET}/")
         before = server.keys(f"{name}/")
         driver.send_signal(signal.SIGCONT)

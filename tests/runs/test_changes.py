@@ -27,7 +27,7 @@ from fewchannels.runs.upkeep import merge
 from fewchannels.runs.upkeep.verify import verify
 
 N_OLD, N_NEW = 6, 11  # of tasks of 4 samples: the second one is not full yet
-VERBS = ("put", "move", "delete", "prune")
+VERBS = ("create", "put", "move", "delete", "prune")
 QUESTIONS = (
     "select * exclude (image), md5(image) from samples order by sample",
     "select * from cells order by all",
@@ -62,6 +62,11 @@ def killed(storage: Storage, at: int) -> Iterator[list[str]]:
             patch.setattr(type(storage), name, guarded(name))
         with suppress(Killed):
             yield calls
+
+
+def settling(calls: list[str], name: str) -> int:
+    """Which of the calls settles a change: in a folder it is the put after the look."""
+    return max(i for i, call in enumerate(calls) if call in (f"create {FOLDER}{name}.json", f"put {FOLDER}{name}.json"))
 
 
 def points(n: int) -> list[int]:
@@ -191,7 +196,7 @@ def grows_at(
     NEW[:] = [new]
     assert old != new
     assert len(calls) > 40
-    settled = next(i for i, call in enumerate(calls) if call == f"put {FOLDER}run.json")
+    settled = settling(calls, "run")
     for at in [*chosen(len(calls)), settled, settled + 1, calls.index("put run.json") + 1]:
         storage = place()
         job = job_of(storage.url, manifests[N_NEW], config)
@@ -236,7 +241,7 @@ def fills_up_at(
     new = answers(grown)
     NEW[:] = [new]
     assert generated == [2]
-    settled = calls.index(f"put {FOLDER}00001.json")
+    settled = settling(calls, "00001")
     for at in [*chosen(len(calls)), settled, settled + 1]:
         storage = place()
         worker.job = capture(storage.url, manifests[N_NEW], config, tasks=[])
@@ -289,7 +294,7 @@ def test_whoever_holds_the_lease_finishes_a_change_without_the_longer_manifest(
     storage, whole = place(), place()
     with killed(whole, 10**6) as calls:
         begin(job_of(whole.url, manifests[N_NEW], config), manifests[N_NEW])
-    with killed(storage, calls.index(f"put {FOLDER}run.json") + 5):
+    with killed(storage, settling(calls, "run") + 5):
         begin(job_of(storage.url, manifests[N_NEW], config), manifests[N_NEW])
     assert [change.name for change in settled_changes(storage, storage.list())] == ["run"]
     out = open_storage(tmp_path / "part")
@@ -304,16 +309,16 @@ def test_whoever_holds_the_lease_finishes_a_change_without_the_longer_manifest(
 def test_an_attempt_that_was_overtaken_writes_no_record(tmp_path: Path) -> None:
     """An actor that was stopped before its last moves goes on when another one's record stands and all is cleaned."""
     storage = open_storage(tmp_path)
-    late, early = Draft(storage, "00000"), Draft(storage, "00000")
+    late, early = (Draft(storage, "00000", "ledger/00000.json") for _ in range(2))
     documents = []
     for draft, data in ((late, b"late"), (early, b"early")):
         stored = draft.put("cells/00000.parquet", [data])
         documents.append({"objects": {"cells/00000.parquet": {"n_bytes": stored.n_bytes, "crc32c": stored.crc32c}}})
-    early.settle("ledger/00000.json", documents[1])
+    early.settle(documents[1])
     record = storage.get("ledger/00000.json")
     finish_changes(storage)
-    with pytest.raises(RunConflictError, match=r"'cells/00000.parquet' of .* was replaced while it was being written"):
-        late.settle("ledger/00000.json", documents[0])
+    with pytest.raises(RunConflictError, match=r"'ledger/00000.json' of .* was replaced while it was being written"):
+        late.settle(documents[0])
     assert storage.get("ledger/00000.json") == record
     assert storage.get("cells/00000.parquet") == b"early"
 
@@ -338,7 +343,12 @@ def test_a_change_replaces_nothing_but_its_own(tmp_path: Path, forged: dict[str,
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     storage.put("notes.txt", [b"mine"])
     storage.put(f"{FOLDER}00000.ab/notes.txt", [b"not"])
-    whole = {"folder": f"{FOLDER}00000.ab/", "target": "ledger/00000.json", "document": {"objects": {}}}
+    whole = {
+        "folder": f"{FOLDER}00000.ab/",
+        "target": "ledger/00000.json",
+        "document": {"objects": {}},
+        "replaces": None,
+    }
     storage.put(f"{FOLDER}00000.json", [documents.encode(whole | forged)])
     with pytest.raises(StorageError), hold(storage):
         pass
@@ -349,12 +359,12 @@ def test_a_change_replaces_nothing_but_its_own(tmp_path: Path, forged: dict[str,
 def test_a_change_whose_objects_are_gone_is_given_up(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     storage.put("cells/00000.parquet", [b"old"])
-    draft = Draft(storage, "00000")
+    draft = Draft(storage, "00000", "ledger/00000.json")
     stored = draft.put("cells/00000.parquet", [b"new"])
     about = {"objects": {"cells/00000.parquet": {"n_bytes": stored.n_bytes, "crc32c": stored.crc32c}}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Change, "finish", lambda change, storage: None)
-        draft.settle("ledger/00000.json", about)
+        draft.settle(about)
     waiting = [key for key in storage.list(FOLDER) if not key.endswith("json")]
     storage.delete(waiting)
     finish_changes(storage)

@@ -336,16 +336,16 @@ def begin(job: Job, manifest_path: Path) -> bool:
         StorageError: the store refused.
     """
     storage = job.storage
+    draft = Draft(storage, RUN, NAME)
     begun = check_same(job, manifest_path) if storage.exists(NAME) else None
     objects = objects_of(begun) if begun else {}
     grows = begun is not None and begun["manifest"]["n_samples"] < job.layout.n_samples
     if begun is None or grows or not all(storage.holds(key, stored) for key, stored in objects.items()):
         created = begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds")
-        draft = Draft(storage, RUN)
         description = _laid_out(draft, job, manifest_path, created, objects if grows else ())
         if job.lease is not None:  # this process may have been stopped for so long that another has captured the run
             check_held(storage, job.lease)
-        draft.settle(NAME, description)
+        draft.settle(description)
     return begun is not None
 
 

@@ -104,7 +104,7 @@ class CaptureWorker:
         if self._membership:
             self._membership.check()
         # What a record names stays as it is until the new record does.
-        draft = Draft(storage, name_of(task)) if earlier else None
+        draft = Draft(storage, name_of(task), self.ledger.key(task)) if earlier else None
         objects = Store(draft or storage, job.layout).write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated).items():
             key = part(table, task)

@@ -79,7 +79,7 @@ class SweepWorker:
         key = part("edits", task)
         columns = as_columns("edits", [row | about for row in made])
         # What a record names stays as it is until the new record does.
-        draft = Draft(self.sweep.storage, name_of(task)) if self.ledger.find(task) else None
+        draft = Draft(self.sweep.storage, name_of(task), self.ledger.key(task)) if self.ledger.find(task) else None
         objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
         record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model, objects)

@@ -2,13 +2,16 @@
 
 What is new is stored beside, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored: from here on the
 change is settled, and whoever holds the lease can finish it. Then each object is moved to its place, and last the
-document that names them, ``run.json`` or a record, which readers trust. See ``schemas/store.md``, Changes.
+document that names them, ``run.json`` or a record, which readers trust.
+
+A process that was stopped does not know for how long, and another may have changed the same meanwhile. So a change says
+which document it replaces, and is given up where that is another one by now. See ``schemas/store.md``, Change.
 """
 
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -33,12 +36,14 @@ class Change:
         folder: where new objects wait.
         target: key of the document that names them.
         document: that document's new content.
+        replaces: that document as it was when the change was begun; None where there was none.
     """
 
     name: str
     folder: str
     target: str
     document: dict[str, Any]
+    replaces: Stored | None
 
     @property
     def key(self) -> str:
@@ -54,15 +59,19 @@ class Change:
         """Move every object to its place, then put the document. Safe to repeat, and to do twice at once.
 
         Raises:
-            RunConflictError: an object is neither beside nor in its place, so another change has overtaken this one.
+            RunConflictError: the document is another one by now, or an object is neither beside nor in its place, so
+                another change has overtaken this one.
             StorageError: the store refused.
         """
+        new = documents.encode(self.document)
+        if _stored(storage, self.target) not in (self.replaces, Stored.of([new])):
+            raise _overtaken(storage, self.target)
         # The manifest comes after the document: readers of the earlier one take the first rows of the manifest, and
         # the new manifest may have other values in columns that are the user's own.
         early = [key for key in self.objects if key != MANIFEST]
         late = [key for key in self.objects if key == MANIFEST]
         self._move(storage, early)
-        storage.put(self.target, [documents.encode(self.document)])
+        storage.put(self.target, [new])
         self._move(storage, late)
         storage.delete([self.key])
         storage.prune(FOLDER)
@@ -73,9 +82,21 @@ class Change:
             if self.folder + key in waiting:
                 storage.move(self.folder + key, key)
             elif not storage.holds(key, self.objects[key]):
-                raise RunConflictError(
-                    f"{key!r} of {storage.url!r} was replaced while it was being written; nothing more is written."
-                )
+                raise _overtaken(storage, key)
+
+
+def _stored(storage: Storage, key: str) -> Stored | None:
+    try:
+        return Stored.of([storage.get(key)])
+    except FileNotFoundError:
+        return None
+
+
+def _overtaken(storage: Storage, key: str) -> RunConflictError:
+    return RunConflictError(
+        f"{key!r} of {storage.url!r} was replaced while it was being written: another has taken its place; this one "
+        "writes nothing more."
+    )
 
 
 class _Document(documents.Fields):
@@ -86,6 +107,7 @@ class _Settled(documents.Fields):
     folder: Annotated[str, Field(pattern=r"^changes/(run|[0-9]+)\.[0-9a-f]+/\z")]
     target: Annotated[str, Field(pattern=r"^(run\.json|ledger/[0-9]+\.json)\z")]
     document: _Document
+    replaces: documents.StoredFields | None
 
 
 def name_of(task: int) -> str:
@@ -99,10 +121,13 @@ class Draft:
     Args:
         storage: of the run.
         name: of what changes, see :class:`Change`.
+        target: key of the document that is to name them. Make the draft before that document is looked at, so that the
+            change is of what was seen.
     """
 
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._name = storage, name
+    def __init__(self, storage: Storage, name: str, target: str) -> None:
+        self._storage, self._name, self._target = storage, name, target
+        self._replaces = _stored(storage, target)
         # Two attempts at one task may overlap on a cluster: each has a folder of its own.
         self._folder = f"{FOLDER}{name}.{secrets.token_hex(8)}/"
 
@@ -110,21 +135,35 @@ class Draft:
         """Store an object beside the one that has its key; raises as :meth:`Storage.put` does."""
         return self._storage.put(self._folder + key, parts)
 
-    def settle(self, target: str, document: Mapping[str, Any]) -> None:
+    def settle(self, document: Mapping[str, Any]) -> None:
         """Make the change, now that all of its objects are stored.
 
         Args:
-            target: key of the document that names them.
-            document: its new content, with ``objects`` in the order in which they are to be replaced.
+            document: the target's new content, with ``objects`` in the order in which they are to be replaced.
 
         Raises:
+            RunConflictError: another change has overtaken this one, of which nothing remains.
             StorageError: the store refused. Either nothing has changed, or the change is finished by
                 :func:`finish_changes`.
         """
-        change = Change(self._name, self._folder, target, dict(document))
-        content = {"folder": change.folder, "target": target, "document": change.document}
-        self._storage.put(change.key, [documents.encode(content)])
-        change.finish(self._storage)
+        change = Change(self._name, self._folder, self._target, dict(document), self._replaces)
+        content = {
+            "folder": change.folder,
+            "target": change.target,
+            "replaces": None if change.replaces is None else asdict(change.replaces),
+            "document": change.document,
+        }
+        data = documents.encode(content)
+        if not self._storage.create(change.key, data):
+            finish_change(self._storage, self._name)  # another's, which comes first
+            if not self._storage.create(change.key, data):
+                raise _overtaken(self._storage, change.target)
+        try:
+            change.finish(self._storage)
+        except RunConflictError:
+            if _stored(self._storage, change.key) == Stored.of([data]):
+                self._storage.delete([change.key])
+            raise
 
 
 def find_change(storage: Storage, name: str) -> Change | None:
@@ -144,7 +183,10 @@ def find_change(storage: Storage, name: str) -> Change | None:
 
 def _change(name: str, content: dict[str, Any]) -> Change:
     """The change of a document, which replaces nothing but what a run or a task of that name has."""
-    change = Change(name, content["folder"], content["target"], content["document"])
+    replaces = content["replaces"]
+    change = Change(
+        name, content["folder"], content["target"], content["document"], Stored(**replaces) if replaces else None
+    )
     own = change.target == (NAME if name == RUN else f"ledger/{name}.json")
     if not own or not change.folder.startswith(f"{FOLDER}{name}.") or not all(map(_MOVED.match, change.objects)):
         raise documents.DamagedDocumentError("it replaces what is not its own")

@@ -95,7 +95,7 @@ class Ledger:
             draft: what its objects wait in, where the task has an earlier record.
         """
         if draft:
-            draft.settle(self.key(record.task), asdict(record))
+            draft.settle(asdict(record))
         else:
             self._storage.put(self.key(record.task), [record.encode()])
 

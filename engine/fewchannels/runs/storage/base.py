@@ -99,6 +99,19 @@ class Storage(ABC):
             StorageError: the store refused; nothing is there under the key, or what was there before.
         """
 
+    def create(self, key: str, data: bytes) -> bool:
+        """Store an object only if there is none; False where there is one.
+
+        In a folder only whoever holds its lease may do it, and whether there is one is looked at before.
+
+        Raises:
+            StorageError: as :meth:`put` does.
+        """
+        if self.exists(key):
+            return False
+        self.put(key, [data])
+        return True
+
     @abstractmethod
     def get(self, key: str) -> bytes:
         """An object's bytes.

@@ -138,6 +138,9 @@ class ObjectStorage(Storage):
         check_is_store(self.url, key, data)
         return data, tag
 
+    def create(self, key: str, data: bytes) -> bool:
+        return self.put_if(key, data, None)
+
     def put_if(self, key: str, data: bytes, tag: Any | None) -> bool:
         """Store an object only if it is still the tagged one (None: only if there is none); False where it is not.
 
