@@ -1,8 +1,8 @@
-"""Files are written whole or not at all, beside their place and then renamed, even after a crash.
+"""Write files whole or not at all: beside their place, then renamed, so that a crash leaves no half file.
 
-What is not finished has a name that says which process writes it. One that was killed leaves its file; whoever comes
-next may remove it, since a writer that is gone never ends it. Of processes on other hosts nobody here knows whether
-they are gone.
+The name of an unfinished file says which process writes it. A killed process leaves its file behind; whoever comes next
+may remove it, since a writer that is gone will never finish it. Whether a process on another host is gone cannot be
+known here.
 """
 
 import os
@@ -34,7 +34,7 @@ _written: set[Path] = set()  # by this process, now
 
 
 def as_url(path: Path) -> str | None:
-    """The URL that a path was before it was taken for a path, which leaves one slash of two; None where it was none."""
+    """The URL that was taken for a path, which leaves one slash of its two; None if it was not a URL."""
     scheme = path.parts[0] if path.parts else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", scheme):
         return None
@@ -47,22 +47,22 @@ def check_output(path: Path) -> None:
     A link is refused rather than followed: whoever made the folder that it is in chose what it points to.
 
     Raises:
-        InputError: it is a URL, or what is there is no regular file: a folder, a link, a device, a pipe.
+        InputError: it is a URL, or what is there is not a regular file: a folder, a link, a device, a pipe.
     """
     if url := as_url(path):
         raise InputError(
-            f"{url!r} is a URL, and this file can only be written to a disk of this machine. Name a file there, and "
-            "copy it with the tools of its store."
+            f"{url!r} is a URL, and this file can only be written to a disk of this machine. Give a local path, and "
+            "copy the file with the store's own tools."
         )
     _earlier(path)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written, which gets its name when the block ends well and vanishes when it does not.
+    """A file to be written, which gets its name when the block succeeds and is removed when it fails.
 
-    Until then, whatever has the name stays. Several may write one name at a time: each has a file of its own, and the
-    last one to end gives the name. A file that is replaced hands on its mode.
+    Until then, whatever has the name stays. Several writers may use one name at a time: each has its own file, and the
+    last one to finish wins. The new file keeps the mode of the one that it replaces.
 
     Args:
         path: of the file, in a folder that is there. The file's own ``name`` is its unfinished path.
@@ -86,7 +86,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         make_durable(path.parent)
     except OSError as error:
         why = error.strerror or str(error)
-        raise StorageError(f"cannot write {str(path)!r}: {why}. Mend that, or name another place.") from error
+        raise StorageError(f"cannot write {str(path)!r}: {why}. Fix that, or give another path.") from error
 
 
 def write(path: Path, data: bytes) -> int:
@@ -124,7 +124,7 @@ def is_left_over(path: Path) -> bool:
     """Whether the writer of an unfinished file was a process of this host that is gone.
 
     Args:
-        path: of a file whose name is like :data:`UNFINISHED`, in the words of its writer.
+        path: of a file whose name is like :data:`UNFINISHED`, as its writer gave it.
     """
     found = _OURS.fullmatch(path.name)
     if found is None:
@@ -147,7 +147,7 @@ def _lives(pid: int) -> bool:
 
 
 def _clean(folder: Path) -> None:
-    """Remove what killed commands have left in a folder of the user's, of files as :func:`writing` names them."""
+    """Remove the unfinished files of :func:`writing` that killed commands have left in a folder of the user's."""
     for path in folder.glob(f".{_STEM}.*.tmp"):
         if is_left_over(path):
             with suppress(OSError):
@@ -170,8 +170,8 @@ def _earlier(path: Path) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot write {str(path)!r}: {error.strerror}. Name another place.") from error
+        raise StorageError(f"cannot write {str(path)!r}: {error.strerror}. Give another path.") from error
     if not stat.S_ISREG(found.st_mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "no regular file")
-        raise InputError(f"{str(path)!r} is {kind}, which is never replaced. Name a file to write.")
+        kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "not a regular file")
+        raise InputError(f"{str(path)!r} is {kind}, which is never replaced. Give the path of a file.")
     return found

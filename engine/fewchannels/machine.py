@@ -10,7 +10,7 @@ _UNLIMITED = 2**60
 
 
 def processors() -> int:
-    """How many threads can run at once: the processors that are allowed, or the share of them that is paid for."""
+    """How many threads can run at once: the processors that this process may use, or its quota of them."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *_quotas()]))
 
@@ -24,12 +24,12 @@ def most_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """Memory that this process may still take before the kernel ends it or the machine begins to swap."""
+    """Memory that this process may still take before the kernel kills it or the machine begins to swap."""
     return max(0, min([_machine_bytes(), *(left for _, left in _group_bytes()), *_process_bytes()]))
 
 
 def hold_to_free_bytes() -> None:
-    """From now on, refuse this process memory that is not free: it can say so, and the kernel does not end it."""
+    """Limit this process to memory that is free now: then it can report a failure, and the kernel does not kill it."""
     free, status = free_bytes(), _status()
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     if "VmData" in status:
@@ -60,7 +60,7 @@ def _process_bytes() -> Iterator[int]:
 
 
 def _group_bytes() -> Iterator[tuple[int, int]]:
-    """What each control group above this process may take, and has left: pages of files are given back if needed."""
+    """What each control group above this process may take, and has left; cached file pages count as free."""
     for folder in _groups("memory"):
         # version 2, then version 1
         for limit, used, cache in (

@@ -34,10 +34,10 @@ class Rule(Protocol):
     """What a value must be."""
 
     def parse(self, text: str) -> Any:
-        """The value that a text means; the text itself where it means none."""
+        """The value that a text stands for; the text itself where it stands for none."""
 
     def fault(self, value: Any) -> str:
-        """What a value that breaks the rule must be, such as ``it must be 1 to 10``; empty where it keeps the rule."""
+        """What a value that breaks the rule must be, such as ``it must be 1 to 10``; empty for a valid value."""
 
     def in_short(self) -> str:
         """The rule for a line of help, such as ``1 to 10``; empty where there is nothing to say."""
@@ -45,7 +45,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number between two ends, which belong to it."""
+    """A whole number between two ends, both included."""
 
     least: int
     most: int
@@ -66,7 +66,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number between two ends, which belong to it unless they are ``exclusive``."""
+    """A finite number between two ends, both included unless ``exclusive``."""
 
     least: float
     most: float
@@ -102,7 +102,7 @@ class Text:
 
     Attributes:
         pattern: regular expression that all of it must match; None for any.
-        wanted: what that takes, in words.
+        wanted: the pattern in words.
     """
 
     pattern: str | None = None
@@ -118,7 +118,7 @@ class Text:
             return f"it must be at most {_MOST_CHARACTERS:,} characters long"
         if self.pattern is not None and not re.fullmatch(self.pattern, value):
             return f"it must be {self.wanted}"
-        return "" if value.isprintable() else "it must not hold control characters or bytes that are no text"
+        return "" if value.isprintable() else "it must not hold control characters or bytes that are not text"
 
     def in_short(self) -> str:
         return ""
@@ -126,13 +126,13 @@ class Text:
 
 NAME = Text(
     r"[a-z][a-z0-9_]{0,40}",
-    "a letter, then letters, digits and _, at most 41 and all lower-case, such as early: it names tables",
+    "a lower-case letter, then lower-case letters, digits and _, at most 41 characters, such as early: it names tables",
 )
 
 
 @dataclass(frozen=True)
 class Several:
-    """A list whose parts keep a rule; on the command line, with commas between them.
+    """A list whose parts each satisfy a rule; comma-separated on the command line.
 
     Attributes:
         each: the rule of a part.
@@ -159,7 +159,7 @@ class Several:
 
 @dataclass(frozen=True)
 class OrWord:
-    """A value that keeps a rule, or a word in place of it."""
+    """A value that satisfies a rule, or a word in its place."""
 
     word: str
     rule: Rule
@@ -219,7 +219,7 @@ def rules(settings: type) -> dict[str, Rule]:
 
 
 def check(settings: Any) -> None:
-    """Hold the values of a dataclass against its fields' rules; a field whose default is None may be None.
+    """Check the values of a dataclass against its fields' rules; a field whose default is None may be None.
 
     Raises:
         InputError: one breaks its rule; it names the field, the value and the rule.
@@ -231,7 +231,7 @@ def check(settings: Any) -> None:
 
 
 def check_given(settings: type, given: Mapping[str, Any]) -> None:
-    """Hold values that are meant for a dataclass' fields against their rules; None is not given, and passes.
+    """Check values that are meant for a dataclass' fields against their rules; None means not given, and passes.
 
     Raises:
         InputError: one breaks its rule.
@@ -243,20 +243,20 @@ def check_given(settings: type, given: Mapping[str, Any]) -> None:
 
 
 def hold(subject: str, value: Any, rule: Rule) -> None:
-    """Hold one value against a rule.
+    """Check one value against a rule.
 
     Raises:
-        InputError: it breaks it; the message begins with the subject.
+        InputError: it breaks the rule; the message begins with the subject.
     """
     if fault := rule.fault(value):
         raise InputError(f"{subject} is {shown(value)}; {fault}.")
 
 
 def parsed(subject: str, text: str, rule: Rule) -> Any:
-    """The value that a text means, held against a rule.
+    """The value that a text stands for, checked against a rule.
 
     Raises:
-        InputError: it breaks it; the message begins with the subject, and shows the text.
+        InputError: it breaks the rule; the message begins with the subject, and shows the text.
     """
     value = rule.parse(text)
     if fault := rule.fault(value):

@@ -32,7 +32,7 @@ def test_one_figure_is_drawn_where_it_is_wanted(sweep: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        (["--axis", "k"], "name it with --of METRIC or --item N"),
+        (["--axis", "k"], "choose it with --of METRIC or --item N"),
         (["--of", "mse", "--item", "0", "--out", "a.png"], "name two figures"),
         (["--of", "mse"], "FILE.png or FILE.svg"),
         (["--of", "mse", "--out", "a.jpg"], "'a.jpg'"),

@@ -14,7 +14,7 @@ from fewchannels.errors import FewchannelsError, InputError
     ["random:0", "head", "", "head:x", "head:99999", ":6379", "ftp://head:21", "file:///etc/passwd", "http://"],
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(InputError, match="is none of a Ray cluster"):
+    with pytest.raises(InputError, match="is not the address of a Ray cluster"):
         Jobs(address)
 
 

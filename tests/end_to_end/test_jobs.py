@@ -72,7 +72,7 @@ def test_the_readmes_jobs_run_with_the_files_they_were_sent_and_are_resumed(
     assert (states["first"]["status"], states["first"]["exit_code"]) == ("SUCCEEDED", 0)
     assert "SUCCEEDED" in fewchannels(status, folder, address).stdout
     assert "4 of 4 samples" in fewchannels(logs, folder, address).stdout
-    assert "had ended before" in fewchannels(stop, folder, address).stderr
+    assert "had already ended" in fewchannels(stop, folder, address).stderr
     refused = fewchannels(submit.replace("--id first ", "") + " --top-k 5", folder, address)
     assert refused.returncode == 3, "the exit code is the command's"
     assert "config.top_k: 4 -> 5" in refused.stderr
@@ -167,7 +167,9 @@ def test_whoever_follows_a_job_learns_that_the_head_is_silent(
                 each.suspend()
 
     try:
-        with pytest.raises(FewchannelsError, match=r"has not answered 2 times; it may have died.*the same command"):
+        with pytest.raises(
+            FewchannelsError, match=r"did not answer 2 times in a row; it may have died.*the same command"
+        ):
             jobs.follow(job_id, stop_the_head)
     finally:
         for each in head:

@@ -188,7 +188,7 @@ def test_a_run_goes_on_after_its_store_was_down_and_its_driver_killed(
         assert len(first) + 1 <= len(second) < N_TASKS
         outcome, said = capture.finish()
     assert outcome["n_resumed"] == 2 * len(second)
-    assert "did not give its place back" in said
+    assert "did not release its lease" in said
     assert first.items() <= second.items() <= capture.records().items()
     capture.check(undisturbed, tmp_path)
 

@@ -147,7 +147,7 @@ def test_the_demo_command_shows_tables_and_draws_a_sheet(tmp_path: Path) -> None
         ("fewchannels runs show .", 2, "holds no run"),
         ("fewchannels runs verify .", 2, "holds no run"),
         ("fewchannels runs export RUN --where nonsense=1 --out Y", 2, "nonsense"),
-        ("fewchannels runs export RUN --where false --out Y", 2, "no finished sample fulfils the condition"),
+        ("fewchannels runs export RUN --where false --out Y", 2, "no finished sample meets the condition"),
         ("fewchannels runs merge RUN --out Y", 2, "at least two runs"),
         ("fewchannels capture --manifest manifest.parquet --out X --max-bytes 1MB", 2, "What would fit:"),
         (

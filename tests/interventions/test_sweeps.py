@@ -141,7 +141,7 @@ def test_a_sweep_resumes_where_it_stopped_and_its_pictures_are_the_same(
         assert catalog.sql("select count(*) from edits where role = 'edited'").fetchone() == (one.sweep.n_edits,)
         same = "select count(*) from edits join conditions using (condition_id) where edits.k != conditions.k"
         assert catalog.sql(same).fetchone() == (0,)
-        with pytest.raises(InputError, match=r"asked of a run, and .* is a sweep"):
+        with pytest.raises(InputError, match=r"reads a run, but .* is a sweep"):
             catalog.query("massive_channels")
 
 

@@ -121,9 +121,9 @@ def test_a_networks_login_page_is_no_object_store(command: list[str], monkeypatc
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         ended = CliRunner().invoke(app, words)
         assert isinstance(ended.exception, StorageError), ended
-        assert "no object store" in str(ended.exception)
+        assert "not an object store" in str(ended.exception)
         for verb in ("get", "list", "get_tagged"):  # with which every command begins
-            with pytest.raises(StorageError, match="no object store"):
+            with pytest.raises(StorageError, match="not an object store"):
                 VERBS[verb](ObjectStorage(url))
 
 
@@ -159,11 +159,11 @@ def test_errors_tell_no_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("s3:/bucket/RUN", "has one slash behind s3:"),
-        ("gs:/bucket/RUN", "has one slash behind gs:"),
-        ("s3://bucket/RUN ", "a blank at the beginning or end"),
-        ("s3://bucket/ RUN", "a blank at the beginning or end"),
-        ("s3://bucket/a /RUN", "a blank at the beginning or end"),
+        ("s3:/bucket/RUN", "has one slash after s3:"),
+        ("gs:/bucket/RUN", "has one slash after gs:"),
+        ("s3://bucket/RUN ", "a space at the beginning or end"),
+        ("s3://bucket/ RUN", "a space at the beginning or end"),
+        ("s3://bucket/a /RUN", "a space at the beginning or end"),
     ],
 )
 def test_a_name_that_means_another_place_is_refused(place: str, says: str) -> None:

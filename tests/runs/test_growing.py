@@ -410,7 +410,7 @@ def test_an_export_of_nothing_or_over_other_files_is_refused(capture: Callable[.
         for_datasets.chosen_samples(catalog, "no_such_column = 1")
     storage = open_storage(job.run)
     for export in (merge.export, for_datasets.export):
-        with pytest.raises(InputError, match="no finished sample fulfils the condition"):
+        with pytest.raises(InputError, match="no finished sample meets the condition"):
             export(storage, [], open_storage(tmp_path / "nothing"))
         with pytest.raises(RunConflictError, match="holds other"):
             export(storage, [0], open_storage(tmp_path / "run" / "cells"))

@@ -199,7 +199,7 @@ def changed(rows: list[dict], row: int, **values: object) -> list[dict]:
             "picture of sample 2 cannot be decoded",
         ),
         ("samples", lambda rows: changed(rows, 0, status="failed"), "1 done and 1 failed"),
-        ("cells", lambda rows: rows[1:], "15 rows; the cells that the samples ran are 16"),
+        ("cells", lambda rows: rows[1:], "15 rows; the samples ran 16 cells"),
         ("cells", lambda rows: [rows[0], *rows[:-1]], "16 rows; the cells"),
         ("cells", lambda rows: changed(rows, 3, top_scores=[9.0, 8.0, 7.0]), "top_scores are not the store's mean_abs"),
         (

@@ -201,7 +201,7 @@ def test_a_comparison_answers_sql_about_itself_alone(folder: Path) -> None:
         assert catalog.sql("select count(*) from samples").fetchall() == [(8 * 4 * 2,)]
         with pytest.raises(InputError, match="reads this comparison's tables only"):
             catalog.sql(f"select * from read_parquet('{folder}/a/manifest.parquet')")
-        with pytest.raises(InputError, match=r"asked of a run, and .* is a comparison"):
+        with pytest.raises(InputError, match=r"reads a run, but .* is a comparison"):
             catalog.query("massive_channels")
 
 

@@ -31,7 +31,7 @@ _MODULES = {
 
 
 def application(word: str = "") -> Commands:
-    """All commands; or, where a word names one, that one alone: what all of them import takes longer than a question.
+    """All commands, or only the one that a word names: importing all of them takes longer than a question.
 
     Args:
         word: the first of the command line.

@@ -1,4 +1,4 @@
-"""``fewchannels analyze``: ask a run's analyses."""
+"""``fewchannels analyze``: run analyses on a run."""
 
 import dataclasses
 import json
@@ -32,22 +32,22 @@ Label = Annotated[
     str | None,
     ruled(name("Name of the result and of its tables."), show_default="the analysis' own"),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete a result of other settings under this name.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete a result with other settings under this name.")]
 Workers = Annotated[
     int | None,
     option(
         Pool,
         "n_actors",
         about="Ray workers; 1 works without Ray.",
-        show_default="one per CPU, at most 4; 1 for little",
+        show_default="one per CPU, at most 4; 1 for a small run",
     ),
 ]
 Gpus = Annotated[
     float,
-    option(Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs of each worker, where it does its arithmetic."),
+    option(Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs for the arithmetic of each worker."),
 ]
 Address = Annotated[str | None, option(Pool, "address", about="Running Ray cluster; without it Ray starts here.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, tell time and bytes of all; write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, print time and bytes of all; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 Seed = Annotated[int, option(StabilitySettings, "seed")]
 
@@ -61,7 +61,7 @@ def register(commands: typer.Typer) -> None:
 
 @app.callback()
 def _group() -> None:
-    """Ask a run's analyses. Results are kept in RUN/results/, an interrupted one goes on where it stopped."""
+    """Analyze a run. Results are kept in RUN/results/; an interrupted analysis resumes where it stopped."""
 
 
 @app.command()
@@ -89,14 +89,14 @@ def masks(
     gpus: Annotated[
         float | None,
         option(
-            Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs of each worker.", show_default="1 if there are"
+            Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs of each worker.", show_default="1 if there are any"
         ),
     ] = None,
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find each generated picture's subject, once: what alignment compares with.
+    """Find each generated picture's subject, once, for alignment to compare with.
 
     Example: fewchannels analyze masks RUN --from demo
     """
@@ -228,7 +228,7 @@ def alignment(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cluster tokens by their massive channels, and compare the clusters with the subject; controls beside.
+    """Cluster tokens by their massive channels, and compare the clusters with the subject, with controls.
 
     Example: fewchannels analyze alignment RUN --steps last
     """
@@ -302,14 +302,14 @@ def _analyse(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
             raise typer.Exit(130) from None
     where = selected.storage.location(Results(selected.storage, label).key(""))
     print_finding(finding, where, as_json)
 
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
-    """Workers of one CPU each, as many as were asked for or as there would be actors; for little work this process."""
+    """Workers of one CPU each, as many as requested or as there would be actors; for little work, only this process."""
     from fewchannels.cluster.session import choose_pool
 
     if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = {
     "rule": Size(),
-    "about": "Refuse a run that is expected to take more, such as 500MB or 2TB.",
+    "about": "Refuse a run that is expected to take more than this, such as 500MB or 2TB.",
 }
 
 
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 def capture(
     manifest: Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")],
     out: Annotated[
-        str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run; an interrupted run goes on.")
+        str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run; an interrupted run resumes.")
     ],
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
     model: Annotated[str | None, option(CaptureConfig, "model", show_default="demo")] = None,
@@ -70,7 +70,7 @@ def capture(
     transformer_file: Annotated[str | None, option(CaptureConfig, "transformer_file")] = None,
     encode_first: Annotated[
         bool | None,
-        typer.Option("--encode-first", help="Encode all prompts first; text encoders and transformer never meet."),
+        typer.Option("--encode-first", help="Encode all prompts first; never load text encoders with the transformer."),
     ] = None,
     family: Annotated[
         Path | None, typer.Option(help="YAML file that describes a transformer class (docs/families.md).")
@@ -80,9 +80,9 @@ def capture(
         int | None, option(CaptureConfig, "shard_samples", show_default="up to 512 MiB, at most 16")
     ] = None,
     actors: Annotated[
-        int | None, option(Pool, "n_actors", show_default="one per GPU; without, one per CPU, at most 4")
+        int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4")
     ] = None,
-    gpus_per_actor: Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are")] = None,
+    gpus_per_actor: Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are any")] = None,
     cpus_per_actor: Annotated[
         int | None, option(Pool, "cpus_per_actor", show_default="its share of the node's")
     ] = None,
@@ -95,7 +95,7 @@ def capture(
 ) -> None:
     """Generate a manifest's samples and record every layer's massive channels at every step.
 
-    Run the same command again to resume. Exit code 5 says that samples are missing or failed.
+    Run the same command again to resume. Exit code 5 means that samples are missing or failed.
 
     Example: fewchannels capture --model demo --manifest manifest.parquet --out RUN --steps 0,9,19
     """
@@ -194,7 +194,7 @@ def _capture(job: "Job", pool: Pool) -> "Outcome":
         try:
             return run_capture(job, pool, bar.show, on_encoded)
         except KeyboardInterrupt:
-            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
             raise typer.Exit(130) from None
 
 

@@ -1,4 +1,4 @@
-"""Groups of commands, every one of which looks at its words before it does anything."""
+"""Groups of commands, each of which checks its words before it does anything."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from fewchannels.cli.options import check_words
 
 
 class Command(TyperCommand):
-    """A command that refuses words that can be no value."""
+    """A command that refuses words that cannot be values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse them as Typer does."""

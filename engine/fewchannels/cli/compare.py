@@ -79,6 +79,6 @@ def compare(
                 on_progress=lambda done, total: bar.update(shown, completed=done, total=total),
             )
         except KeyboardInterrupt:
-            say("stopped; the same command goes on with the layers that are left", style="yellow")
+            say("stopped; run the same command again to resume with the layers that are left", style="yellow")
             raise typer.Exit(130) from None
     print_finding(finding, target.url, as_json)

@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def left_over(sizes: Mapping[str, int]) -> str:
-    """What people are told of temporary files.
+    """The message about temporary files.
 
     Args:
         sizes: in bytes, by name; at least one.

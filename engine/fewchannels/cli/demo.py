@@ -23,7 +23,7 @@ def demo(
     ),
     prompts: Annotated[int, ruled(within(1, 100_000, "How many prompts of the shapes world."))] = 256,
     actors: Annotated[
-        int | None, option(Pool, "n_actors", show_default="one per GPU; without, one per CPU, at most 4")
+        int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4")
     ] = None,
 ) -> None:
     """See it work: capture the bundled model on prompts of its shapes world, and read the answers.

@@ -30,15 +30,15 @@ def explore(
     port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8050,
     public_url: Annotated[
         str | None,
-        typer.Option(help="The address of a proxy that it is reached at, with its path.", show_default="none"),
+        typer.Option(help="Address of a proxy in front of it, with the path.", show_default="none"),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds that a question may take.")] = 60.0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
 ) -> None:
     """Look at runs and sweeps in a browser: galleries, maps over pictures, sweeps as grids, SQL, a live model.
 
-    It serves this machine alone, at an address of 127.0.0.1, until it is interrupted. The address that it prints holds
-    a token; a browser is let in by opening it. Every view has its own address.
+    It serves only this machine, at 127.0.0.1, until it is interrupted. The address that it prints contains a token;
+    open it to let a browser in. Every view has its own address.
 
     Example: fewchannels explore RUN SWEEP
     Example: fewchannels explore --model demo
@@ -60,7 +60,7 @@ def explore(
         if isinstance(place, str):
             say(f"{name} cannot be shown: {place}", style="yellow")
     results.print(bound.address, markup=False, soft_wrap=True)
-    say("Interrupt with Ctrl+C.")
+    say("Press Ctrl+C to stop.")
     try:
         is_idle = serve(bound, lambda: webbrowser.open(bound.once()) if browser else None)
     finally:

@@ -1,4 +1,4 @@
-"""A command that is to run on a cluster: parsed as it will be there, with the files of this machine that it reads."""
+"""A command to run on a cluster: parsed as it will be there, with the files of this machine that it reads."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class JobCommand:
         if not path.is_file():
             if path.is_absolute():
                 return text
-            raise InputError(f"there is no file {text!r} here to be sent with the job.")
+            raise InputError(f"there is no file {text!r} here to send with the job.")
         for name, taken in self.files.items():
             if taken.samefile(path):
                 return name
@@ -53,14 +53,14 @@ class JobCommand:
 def job_command(command: list[str], parser: Any) -> JobCommand:
     """Parse a command here as it will be parsed on the cluster; ``--address auto`` is added where it takes one.
 
-    Files are those of options and arguments that take files; a word that only happens to be the name of one is none.
+    Files are those of options and arguments that take files; a word that merely happens to be the name of one is not.
 
     Args:
         command: its words, with or without ``fewchannels``.
         parser: of ``fewchannels`` itself.
 
     Raises:
-        InputError: it is no command that can run there, reads what is not here, or writes to a place of this machine.
+        InputError: it cannot run there, reads what is not here, or writes to a place of this machine.
     """
     words = command[1:] if command[0] == "fewchannels" else command
     name, rest = "", list(words)

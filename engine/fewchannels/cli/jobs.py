@@ -36,13 +36,13 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     context: typer.Context,
-    command: Annotated[list[str], typer.Argument(help="A command of fewchannels and its options, behind --.")],
+    command: Annotated[list[str], typer.Argument(help="A fewchannels command and its options, after --.")],
     address: Address = None,
-    job_id: Annotated[str | None, typer.Option("--id", help="To know the job by.", show_default="made up")] = None,
+    job_id: Annotated[str | None, typer.Option("--id", help="Id for the job.", show_default="made up")] = None,
     follow: Annotated[bool, typer.Option(help="Print what the job prints until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a command on a Ray cluster; it goes on when this machine is gone.
+    """Run a command on a Ray cluster; it keeps running when this machine is gone.
 
     Files that the command reads and this machine has (manifest, settings, adapters) are listed and sent along. The run
     itself must be where every node can write it: a URL, or an absolute path on shared storage. With --follow the exit
@@ -73,11 +73,11 @@ def submit(
 
 
 def status(
-    job_id: Annotated[str | None, typer.Argument(help="Of one job.", show_default="all jobs")] = None,
+    job_id: Annotated[str | None, typer.Argument(help="Show only this job.", show_default="all jobs")] = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """How the cluster's jobs stand, the latest first.
+    """Show the state of the cluster's jobs, the latest first.
 
     Example: fewchannels status --address http://HEAD:8265
     """
@@ -91,7 +91,7 @@ def status(
         results.print_json(json.dumps(content[0] if job_id else content))
         return
     if not found:
-        say("no job was submitted to this cluster.")
+        say("no job has been submitted to this cluster.")
         return
     rows = []
     for each in found:
@@ -113,7 +113,7 @@ def status(
 def logs(
     job_id: JobId,
     address: Address = None,
-    follow: Annotated[bool, typer.Option(help="Go on until the job ends; the exit code is then its own.")] = False,
+    follow: Annotated[bool, typer.Option(help="Keep printing until the job ends; exit with its exit code.")] = False,
 ) -> None:
     """Print what a job has printed.
 
@@ -128,7 +128,7 @@ def logs(
 
 
 def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> None:
-    """Stop a job. What it has finished is kept; submit the same command again to go on.
+    """Stop a job. What it has finished is kept; submit the same command again to resume.
 
     Example: fewchannels stop JOB
     """
@@ -138,7 +138,7 @@ def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> Non
     if as_json:
         results.print_json(json.dumps({"job_id": job_id, "was_running": was_running}))
     else:
-        say(f"job {job_id} {'is being stopped' if was_running else 'had ended before'}")
+        say(f"job {job_id} {'is being stopped' if was_running else 'had already ended'}")
 
 
 def _follow(address: str | None, job_id: str, as_json: bool) -> None:
@@ -149,7 +149,7 @@ def _follow(address: str | None, job_id: str, as_json: bool) -> None:
     try:
         state: JobState = jobs.follow(job_id, lambda text: errors.out(text, end=""))
     except KeyboardInterrupt:
-        say(f"the job goes on; fewchannels logs {job_id} --follow shows it, fewchannels stop {job_id} stops it.")
+        say(f"the job keeps running; fewchannels logs {job_id} --follow shows it, fewchannels stop {job_id} stops it.")
         raise typer.Exit(130) from None
     if as_json:
         results.print_json(json.dumps(dataclasses.asdict(state)))

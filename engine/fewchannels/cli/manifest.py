@@ -60,10 +60,10 @@ def ingest(
     on_error: Annotated[OnError, typer.Option(help="Bad rows: fail and write nothing, or skip them.")] = OnError.FAIL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Make a manifest of tables of prompts: check every row, give every sample its id, drop duplicates.
+    """Make a manifest from tables of prompts: check every row, give every sample its id, drop duplicates.
 
-    Columns called seed, negative_prompt, width, height, steps, guidance, mask and reference set a sample's own; every
-    other column is kept. In TSV, quotes are part of the text.
+    Columns called seed, negative_prompt, width, height, steps, guidance, mask and reference set that for one sample;
+    every other column is kept. In TSV, quotes are part of the text.
 
     Example: fewchannels manifest ingest prompts.csv more.jsonl -o manifest.parquet --seeds 0:4
     """

@@ -46,7 +46,7 @@ def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as
         streams = ", ".join(family.streams)
         for pipeline, how in family.pipelines.items():
             guidance = ", ".join(part for part in ("distilled" if how.embedded else "", how.guidance) if part != "none")
-            reference = "needed" if how.needs_reference else "may be" if how.reference else "no"
+            reference = "needed" if how.needs_reference else "optional" if how.reference else "no"
             table.add_row(pipeline, kinds, streams, guidance.strip(", ") or "none", reference)
     results.print(table)
 
@@ -101,7 +101,9 @@ def probe(
     model: Annotated[str, typer.Argument(help="A folder or a hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Family file to write, for --family.")] = None,
     height: Annotated[int, ruled(within(16, 4096, "Height of the pictures that are tried, pixels."))] = 384,
-    width: Annotated[int, ruled(within(16, 4096, "Width of them, pixels; best not the height."))] = 256,
+    width: Annotated[
+        int, ruled(within(16, 4096, "Width of the pictures that are tried, pixels; best not the height."))
+    ] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
@@ -114,7 +116,7 @@ def probe(
     if output is not None:
         check_output(output)
         if output.exists():
-            raise InputError(f"{str(output)!r} is there already; give another name, or remove it.")
+            raise InputError(f"{str(output)!r} already exists; give another name, or remove it.")
     with errors.status("loading the model"):
         import torch
         import yaml

@@ -25,7 +25,7 @@ def option(settings: type, name: str, *flags: str, about: str | None = None, **m
 
 
 def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
-    """A ``typer.Option`` of a range that no field has: of what is the command line's alone.
+    """A ``typer.Option`` with a range that no field has, for what only the command line takes.
 
     Args:
         metadata: from :mod:`fewchannels.ranges`, as a field would have it.
@@ -49,16 +49,16 @@ def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
 
 
 def given(settings: type, name: str, text: str) -> Any:
-    """The value of a field that an option's text means.
+    """The value of a field that an option's text stands for.
 
     Raises:
-        InputError: it means none, or one out of the field's range.
+        InputError: it stands for none, or for one out of the field's range.
     """
     return parsed(name, text, rules(settings)[name])
 
 
 def check_words(words: list[str]) -> None:
-    """Refuse words of a command line that can be no value at all: blank ones, and bytes that are no text.
+    """Refuse words of a command line that cannot be values: blank ones, and bytes that are not text.
 
     Raises:
         InputError: naming the option.

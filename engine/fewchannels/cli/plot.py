@@ -25,7 +25,7 @@ def plot(
     of: Annotated[str | None, typer.Option(help="One figure: this column of edits against --axis.")] = None,
     item: Annotated[int | None, typer.Option(help="One figure: the pictures of this item.")] = None,
     axis: Annotated[str | None, typer.Option(help="k, amount, layer or step.", show_default="what varies")] = None,
-    out: Annotated[Path | None, typer.Option(help="Of one figure: FILE.png or FILE.svg.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for one figure: FILE.png or FILE.svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure a sweep's effects over what is finished, and draw dose-response curves and strips of pictures.
@@ -42,7 +42,7 @@ def plot(
     storage = open_storage(sweep)
     if of is None and item is None:
         if axis is not None or out is not None:
-            raise InputError("--axis and --out are of one figure; name it with --of METRIC or --item N.")
+            raise InputError("--axis and --out are for one figure; choose it with --of METRIC or --item N.")
         finding = effects(storage, metric or ())
         if as_json:
             results.print_json(json.dumps(finding.numbers))
@@ -51,9 +51,9 @@ def plot(
         say(f"figures: {', '.join(sorted(finding.files))}, in {sweep}/results/effects/")
         return
     if of is not None and item is not None:
-        raise InputError("--of and --item name two figures; ask for one.")
+        raise InputError("--of and --item name two figures; give one of them.")
     if out is None or out.suffix not in (".png", ".svg"):
-        raise InputError(f"out is {str(out or '')!r}; name where the figure goes: FILE.png or FILE.svg.")
+        raise InputError(f"out is {str(out or '')!r}; give the file for the figure: FILE.png or FILE.svg.")
     check_output(out)
     with errors.status(f"drawing {out}"):
         write(out, _figure(storage, of, item, axis)[out.suffix[1:]])

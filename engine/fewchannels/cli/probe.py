@@ -1,4 +1,4 @@
-"""``fewchannels probe``: disturb channels, and see what becomes of the picture."""
+"""``fewchannels probe``: disturb channels, and see what happens to the picture."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +17,12 @@ app = Commands(no_args_is_help=True)
 
 def register(commands: typer.Typer) -> None:
     """Add the group to the command line."""
-    commands.add_typer(app, name="probe", help="Disturb channels, and see what becomes of the picture.")
+    commands.add_typer(app, name="probe", help="Disturb channels, and see what happens to the picture.")
 
 
 @app.callback()
 def _group() -> None:
-    """Edit hidden states while pictures are generated. Controls stand beside every effect; sweeps resume."""
+    """Edit hidden states while pictures are generated. Every effect has controls; interrupted sweeps resume."""
 
 
 @app.command()
@@ -84,7 +84,7 @@ def disruption(
 ) -> None:
     """Zero, flatten, shuffle or scale channels of every sample, and compare with the undisturbed picture.
 
-    Run the same command again to resume. Exit code 5 says that samples are missing or failed.
+    Run the same command again to resume. Exit code 5 means that samples are missing or failed.
 
     Example: fewchannels probe disruption --manifest manifest.parquet --out SWEEP --k 4,8,16
     """

@@ -1,4 +1,4 @@
-"""How far a capture or a sweep is: a bar on a terminal; elsewhere, as in a job's log, a line every half minute."""
+"""The progress of a capture or a sweep: a bar on a terminal; elsewhere, as in a job's log, a line every half minute."""
 
 import time
 from types import TracebackType
@@ -41,7 +41,7 @@ class RunBar:
         self._bar.stop()
 
     def describe(self, text: str) -> None:
-        """Say what goes on before samples are done."""
+        """Say what is happening before samples are done."""
         self._bar.update(self._shown, description=text)
 
     def show(self, progress: "Progress") -> None:

@@ -39,11 +39,11 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to a 
 Limit = Annotated[
     int | None,
     typer.Option(
-        min=0, max=2**63 - 1, help=f"Most rows, 0 for all. Unless given: {DEFAULT_LIMIT} in a table, else all."
+        min=0, max=2**63 - 1, help=f"Most rows, 0 for all. If not given: {DEFAULT_LIMIT} in a table, else all."
     ),
 ]
 Timeout = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Stop the question when it takes longer.", show_default=False)
+    float | None, typer.Option(metavar="SECONDS", help="Stop the question if it takes longer.", show_default=False)
 ]
 
 
@@ -103,7 +103,7 @@ def query(
 def sql(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     text: Annotated[
-        str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks, run and results, LABEL_TABLE.")
+        str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks, run and results (LABEL_TABLE).")
     ],
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -178,7 +178,7 @@ def _head(name: str, unit: str) -> Text:
 
 
 def _visible(text: str) -> str:
-    """The text on one line; what could move the cursor or colour the terminal is shown as its escape."""
+    """The text on one line; what could move the cursor or color the terminal is shown as its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -220,7 +220,7 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
         check_format(output)
         check_output(output)
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-        raise InputError(f"--timeout {timeout:g} is no time; give a number of seconds above 0.")
+        raise InputError(f"--timeout is {timeout:g}; it must be a number of seconds above 0.")
     if limit == 0 and not (as_json or as_csv or output):
         return replace(default_limits(), rows=MOST_PRINTED, seconds=timeout)
     return Limits(seconds=timeout)

@@ -32,10 +32,10 @@ def report(
         str | None,
         typer.Option(
             help="Column to show best, median and worst samples by.",
-            show_default="iou, else ratio; of sweeps each main metric",
+            show_default="iou, else ratio; for sweeps each main metric",
         ),
     ] = None,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Beside FILE.html, print FILE.pdf with a Chromium.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Besides FILE.html, print FILE.pdf with a Chromium.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON; needs no --out.")] = False,
 ) -> None:
     """Write what was run and found as a page: sentences with intervals and controls, figures, samples, commands.
@@ -48,11 +48,13 @@ def report(
     from fewchannels.views.report.pdf import find_browser
 
     if out is None and not as_json:
-        raise InputError("say where the report goes: -o report.html, report.md or report.pdf. --json alone prints it.")
+        raise InputError(
+            "say where the report goes: -o report.html, report.md or report.pdf. --json alone prints the findings."
+        )
     if out is not None:
         check_out(out)
     if pdf and (out is None or out.suffix.lower() != ".html"):
-        raise InputError(f"--pdf prints a page, and out is {str(out or '')!r}. Give -o report.html, or -o report.pdf.")
+        raise InputError(f"--pdf prints a page, but out is {str(out or '')!r}. Give -o report.html, or -o report.pdf.")
     browser = find_browser() if pdf or (out is not None and out.suffix.lower() == ".pdf") else ""
     with progress_bar() as bar:
         shown = bar.add_task("reading", total=len(places), rate="")

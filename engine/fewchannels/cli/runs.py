@@ -20,12 +20,12 @@ app.command("export")(upkeep.export)
 
 def register(commands: typer.Typer) -> None:
     """Add the group to the command line."""
-    commands.add_typer(app, name="runs", help="Look at runs, check and keep them.")
+    commands.add_typer(app, name="runs", help="Show, check and maintain runs.")
 
 
 @app.callback()
 def _group() -> None:
-    """Look at runs, check and keep them."""
+    """Show, check and maintain runs."""
 
 
 @app.command()
@@ -33,7 +33,7 @@ def show(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what a run or a sweep is: model, settings, how far it is, and its size on disk.
+    """Show what a run or a sweep is: model, settings, progress, and size on disk.
 
     Example: fewchannels runs show RUN
     """

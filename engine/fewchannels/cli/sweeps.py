@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fewchannels.runs.storage import Storage
 
 Manifest = Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")]
-Out = Annotated[str, typer.Option(help="Folder or URL of the sweep; an interrupted one goes on.")]
+Out = Annotated[str, typer.Option(help="Folder or URL of the sweep; an interrupted one resumes.")]
 Config = Annotated[
     Path | None, typer.Option(help="YAML: generation settings, and grids, a list of settings to combine.")
 ]
@@ -47,7 +47,7 @@ BatchSize = Annotated[
     option(CaptureConfig, "batch_size", about="Rows of a batch, compared ones included.", show_default="16"),
 ]
 Amounts = Annotated[
-    str, option(Grid, "amounts", about="How far values go towards that, 1: all the way; comma-separated.")
+    str, option(Grid, "amounts", about="How far values go toward that, 1: all the way; comma-separated.")
 ]
 Selections = Annotated[str, option(Grid, "selections")]
 Channels = Annotated[str | None, ruled(several(Whole(0, MOST_INDEX), "Of selection listed: 154,1446."))]
@@ -75,7 +75,7 @@ Score = Annotated[str, option(SweepSettings, "score")]
 ClusterK = Annotated[int, option(SweepSettings, "cluster_k")]
 Metrics = Annotated[list[str] | None, option(SweepSettings, "metrics", "--metric")]
 Actors = Annotated[int | None, option(Pool, "n_actors", show_default="one per GPU, or per CPU, at most 4")]
-GpusPerActor = Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are")]
+GpusPerActor = Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are any")]
 CpusPerActor = Annotated[int | None, option(Pool, "cpus_per_actor", show_default="its share of the node's")]
 Address = Annotated[str | None, option(Pool, "address")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
@@ -124,7 +124,7 @@ def _run(sweep: "Sweep", pool: Pool) -> "Outcome":
         try:
             return run_tasks(sweep, start_sweep, pool, bar.show)
         except KeyboardInterrupt:
-            say("stopped; what is finished is kept: run the same command again to go on", style="yellow")
+            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
             raise typer.Exit(130) from None
 
 

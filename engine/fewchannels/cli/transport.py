@@ -96,9 +96,9 @@ def text(
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """From the trajectory of one prompt into that of another: does the picture take the source's meaning?
+    """Move channels from one prompt's trajectory into another's: does the picture take on the source's meaning?
 
-    Run the same command again to resume. Exit code 5 says that pairs are missing or failed.
+    Run the same command again to resume. Exit code 5 means that pairs are missing or failed.
 
     Example: fewchannels transport text --manifest manifest.parquet --out SWEEP --pairs 500 --alpha 0.5,1 --k 8,16
     """
@@ -178,9 +178,10 @@ def image(
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """From a reference picture, noised to each step's level, into a prompt's trajectory: does its subject come along?
+    """Move channels from a reference picture into a prompt's trajectory: does its subject come along?
 
-    Run the same command again to resume. Exit code 5 says that pairs are missing or failed.
+    The picture is noised to each step's level. Run the same command again to resume. Exit code 5 means that pairs are
+    missing or failed.
 
     Example: fewchannels transport image --manifest manifest.parquet --references refs.parquet --out SWEEP --k 8
     """

@@ -1,4 +1,4 @@
-"""``fewchannels runs merge``, ``compact`` and ``export``: make runs of runs, and fewer files of many."""
+"""``fewchannels runs merge``, ``compact`` and ``export``: make runs from runs, and few files from many."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def compact(run: Annotated[str, typer.Argument(help="Folder or URL of the run.")
     with hold(storage, on_wait=say), _bar("compacting") as on_progress:
         compact(storage, Ledger(storage).records(description["fingerprint"]), layout.shard_samples, on_progress)
     after = _n_parts(run)
-    _tell({"n_before": before, "n_after": after}, f"{before:,} Parquet files are {after:,} now in {run}", as_json)
+    _tell({"n_before": before, "n_after": after}, f"{before:,} Parquet files are now {after:,} in {run}", as_json)
 
 
 def export(
@@ -95,7 +95,7 @@ def export(
     with errors.status("choosing samples"), Catalog(run) as catalog:
         samples = datasets.chosen_samples(catalog, where)
     if not samples:
-        raise InputError("no finished sample fulfils the condition; nothing was written.")
+        raise InputError("no finished sample meets the condition; nothing was written.")
     if kind is Kind.parquet:
         datasets.check_place(target)
     write = datasets.export if kind is Kind.parquet else merge.export

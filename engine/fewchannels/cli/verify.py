@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fewchannels.runs.upkeep.repair import Repair
 
 _SHOWN = 20
-_RECOMPUTED = within(0, 1_000_000, "Generate at least so many samples again and compare.")
+_RECOMPUTED = within(0, 1_000_000, "Generate at least this many samples again and compare.")
 TOLERANCE = 1e-3
 
 
@@ -32,11 +32,11 @@ def verify(
         bool,
         typer.Option("--repair", help="Remove the records of what is damaged, so that its command makes it again."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of --repair: list what it would remove.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --repair: only list what it would remove.")] = False,
     recompute: Annotated[int, ruled(_RECOMPUTED)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check every record of a run against every object it names. Exit code 4 says that something is damaged.
+    """Check every record of a run against every object it names. Exit code 4 means that something is damaged.
 
     --repair removes records only: never data, a manifest, or a file that is not the run's.
 
@@ -49,7 +49,7 @@ def verify(
     from fewchannels.runs.upkeep.verify import check_exists
 
     if dry_run and not repair:
-        raise InputError("--dry-run is of --repair: give both, or neither.")
+        raise InputError("--dry-run works only with --repair: give both, or neither.")
     storage = open_storage(run)
     check_exists(storage)
     # What is removed is what is damaged while nobody else writes.
@@ -119,7 +119,7 @@ def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] |
     if report.unrecorded:
         results.print(
             f"{len(report.unrecorded):,} objects belong to no record: unfinished tasks left them, and the next capture "
-            "writes them anew",
+            "writes them again",
             soft_wrap=True,
         )
     if report.left_over:
@@ -135,7 +135,7 @@ def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] |
 
 def _print_removed(planned: "Repair", dry_run: bool) -> None:
     if not planned.removed:
-        results.print("nothing is to be removed: what is damaged is no record", soft_wrap=True)
+        results.print("there is nothing to remove: what is damaged is not a record", soft_wrap=True)
         return
     results.print(f"records that {'would be' if dry_run else 'are'} removed:")
     for key in planned.removed:

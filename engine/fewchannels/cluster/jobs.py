@@ -1,4 +1,4 @@
-"""Commands as Ray jobs: sent to a cluster with the files that they read, followed, looked at and stopped."""
+"""Commands as Ray jobs: sent to a cluster with the files that they read, followed, inspected and stopped."""
 
 import asyncio
 import logging
@@ -75,7 +75,7 @@ class Jobs:
             cluster on this machine.
 
     Raises:
-        InputError: the address is none.
+        InputError: it is not an address.
         FewchannelsError: it cannot be reached.
     """
 
@@ -127,7 +127,7 @@ class Jobs:
                 time.sleep(1)
 
     def state(self, job_id: str) -> JobState:
-        """How a job stands.
+        """The state of a job.
 
         Raises:
             FewchannelsError: there is no such job.
@@ -151,13 +151,13 @@ class Jobs:
             return self._client.get_job_logs(job_id)
 
     def follow(self, job_id: str, on_text: Callable[[str], None]) -> JobState:
-        """Hand on what a job prints, from its beginning, until it has ended.
+        """Pass on what a job prints, from its beginning, until it has ended.
 
-        Ray's client waits without end for a cluster whose head died in the wrong moment. So it waits in a thread of its
-        own, and the head is asked in between whether it lives.
+        Ray's client waits forever for a cluster whose head died at the wrong moment. So it waits in its own thread,
+        and meanwhile the head is asked whether it is alive.
 
         Raises:
-            FewchannelsError: there is no such job, or the cluster cannot be reached any more.
+            FewchannelsError: there is no such job, or the cluster can no longer be reached.
         """
 
         async def tail() -> None:
@@ -171,7 +171,7 @@ class Jobs:
 
         found: Future[JobState] = Future()
         thread = threading.Thread(target=_settle, args=(found, follow), daemon=True)
-        # What stands between may let Ray's client through and not this question, which then says nothing.
+        # A proxy may let Ray's client through but not this question, whose failure then means nothing.
         can_be_asked, n_missed = self._answers(), 0
         thread.start()
         while n_missed < _MOST_MISSED:
@@ -183,8 +183,8 @@ class Jobs:
             elif can_be_asked:
                 n_missed += 1
         raise FewchannelsError(
-            f"the head of {self._where} has not answered {n_missed} times; it may have died. What the job has finished "
-            "is in its run: once a cluster is up, send the same command again, and it goes on."
+            f"the head of {self._where} did not answer {n_missed} times in a row; it may have died. What the job has "
+            "finished is in its run: once a cluster is up, submit the same command again to resume."
         )
 
     def _answers(self) -> bool:
@@ -217,7 +217,7 @@ class Jobs:
         except (ConnectionError, RpcError) as error:
             raise FewchannelsError(
                 f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, where its "
-                "dashboard answers; from outside, ray dashboard cluster.yaml makes that http://localhost:8265."
+                "dashboard answers; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
             ) from None
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             text = str(error).strip().splitlines()
@@ -225,16 +225,16 @@ class Jobs:
 
 
 def _leave_out_proxies() -> None:
-    """Ask what is on this machine itself, whatever proxy the environment names for the world outside."""
+    """Reach this machine directly, whatever proxy the environment names for the outside world."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name, ""), *_LOOPBACK)))
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address that is none; and a Ray head's at which nothing listens, as Ray itself looks for it for 35 s.
+    """Refuse what is not an address, and a Ray head's where nothing listens, which Ray itself would try for 35 s.
 
     Raises:
-        InputError: it is no address.
+        InputError: it is not an address.
         FewchannelsError: nothing listens there.
     """
     if address == "auto":
@@ -246,8 +246,8 @@ def _check_address(address: str) -> None:
         host = port = None
     if not host or parts.scheme not in ("", "http", "https", "ray") or (port or 0) < (not parts.scheme):
         raise InputError(
-            f"the address {address!r} is none of a Ray cluster. Give its dashboard's, http://HEAD:8265, or its head's, "
-            "HEAD:6379."
+            f"{address!r} is not the address of a Ray cluster. Give that of its dashboard, http://HEAD:8265, or of its "
+            "head, HEAD:6379."
         )
     if not parts.scheme:
         try:
@@ -279,9 +279,9 @@ def check_sizes(files: Mapping[str, Path]) -> dict[str, int]:
         sizes[name] = path.stat().st_size
         if sum(sizes.values()) > _MOST_BYTES:
             raise InputError(
-                f"{str(path)!r} and what else the command reads are more than {_MOST_BYTES >> 20} MiB, the most that "
-                "is sent with a job. Put it where every node of the cluster can read it, and name it by its absolute "
-                "path."
+                f"{str(path)!r} and the other files that the command reads are more than {_MOST_BYTES >> 20} MiB, the "
+                "most that is sent with a job. Put it where every node of the cluster can read it, and give its "
+                "absolute path."
             )
     return sizes
 

@@ -1,11 +1,11 @@
 """Changes of several objects that take effect as one: a run that grows, a task that is done again.
 
-What is new is stored beside, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored: from here on the
-change is settled, and whoever holds the lease can finish it. Then each object is moved to its place, and last the
-document that names them, ``run.json`` or a record, which readers trust.
+New objects are stored beside the old ones, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored: from
+here on the change is settled, and whoever holds the lease can finish it. Then each object is moved to its place, and
+the document that names them, ``run.json`` or a record, which readers trust, is replaced.
 
-A process that was stopped does not know for how long, and another may have changed the same meanwhile. So a change says
-which document it replaces, and is given up where that is another one by now. See ``schemas/store.md``, Change.
+A process that was stopped cannot know for how long, and another may have made a change meanwhile. So a change says
+which document it replaces, and is given up if that document is another one by then. See ``schemas/store.md``, Change.
 """
 
 import re
@@ -59,7 +59,7 @@ class Change:
         """Move every object to its place, then put the document. Safe to repeat, and to do twice at once.
 
         Raises:
-            RunConflictError: the document is another one by now, or an object is neither beside nor in its place, so
+            RunConflictError: the document is another one by then, or an object is neither waiting nor in its place, so
                 another change has overtaken this one.
             StorageError: the store refused.
         """
@@ -95,7 +95,7 @@ def _stored(storage: Storage, key: str) -> Stored | None:
 def _overtaken(storage: Storage, key: str) -> RunConflictError:
     return RunConflictError(
         f"{key!r} of {storage.url!r} was replaced while it was being written: another has taken its place; this one "
-        "writes nothing more."
+        "stops writing."
     )
 
 
@@ -121,8 +121,8 @@ class Draft:
     Args:
         storage: of the run.
         name: of what changes, see :class:`Change`.
-        target: key of the document that is to name them. Make the draft before that document is looked at, so that the
-            change is of what was seen.
+        target: key of the document that is to name them. Make the draft before you look at that document, so that the
+            change applies to what you saw.
     """
 
     def __init__(self, storage: Storage, name: str, target: str) -> None:
@@ -173,7 +173,7 @@ def find_change(storage: Storage, name: str) -> Change | None:
         StorageError: it is damaged.
     """
     key = f"{FOLDER}{name}.json"
-    remedy = "Delete it: what it was to replace is still there, and the next capture begins the change anew."
+    remedy = "Delete it: what it was meant to replace is still there, and the next capture makes the change again."
     try:
         with documents.damage(storage, key, remedy):
             return _change(name, documents.decode(storage.get(key), _Settled))
@@ -189,7 +189,7 @@ def _change(name: str, content: dict[str, Any]) -> Change:
     )
     own = change.target == (NAME if name == RUN else f"ledger/{name}.json")
     if not own or not change.folder.startswith(f"{FOLDER}{name}.") or not all(map(_MOVED.match, change.objects)):
-        raise documents.DamagedDocumentError("it replaces what is not its own")
+        raise documents.DamagedDocumentError("it replaces objects that are not its own")
     return change
 
 

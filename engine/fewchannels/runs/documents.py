@@ -1,8 +1,8 @@
-"""JSON documents that know whether they are whole: ``run.json``, and the ledger's records.
+"""JSON documents that show any damage to them: ``run.json``, and the ledger's records.
 
 A document is written in one way only, its last field the CRC-32C of itself without that field, so that any change of
-any byte is seen. A checksum is no signature: whoever made the run could make it. So what a document holds is checked as
-well, against the fields that its readers count on.
+any byte is seen. A checksum is not a signature: whoever made the run could compute it. So the content of a document is
+checked as well, against the fields that its readers rely on.
 """
 
 import json
@@ -69,7 +69,7 @@ Versions = dict[str, str]
 
 
 def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
-    """Hold a document's content to what such a document holds, and return what pydantic makes of it.
+    """Check a document's content against what such a document holds, and return what pydantic makes of it.
 
     Args:
         fields: pydantic's validation, such as :meth:`Fields.model_validate`.
@@ -83,9 +83,9 @@ def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where, given = ".".join(map(str, first["loc"])), f"{first['input']!r:.60}"
-        given = "" if first["type"] == "missing" else f", and is {given}"
+        given = "" if first["type"] == "missing" else f", but is {given}"
         message = first["msg"].removeprefix("Value error, ")
-        raise DamagedDocumentError(f"{where or 'all of it'}: {message[:1].lower()}{message[1:]}{given}") from None
+        raise DamagedDocumentError(f"{where or 'the document'}: {message[:1].lower()}{message[1:]}{given}") from None
 
 
 def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
 
 @contextmanager
 def damage(storage: Storage, key: str, remedy: str) -> Iterator[None]:
-    """While a document is looked at: whatever is wrong with it becomes a :class:`StorageError` that names it."""
+    """While a document is read, whatever is wrong with it becomes a :class:`StorageError` that names it."""
     try:
         yield
     except DamagedDocumentError as error:
@@ -134,7 +134,7 @@ def decode(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedDocumentError(f"it is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise DamagedDocumentError(f"it holds {type(content).__name__}, not fields")
+        raise DamagedDocumentError(f"it holds {type(content).__name__}, not a JSON object")
     found = content.pop(CHECKSUM, None)
     if found is None and "objects" in content:
         raise DamagedDocumentError(f"it has no {CHECKSUM}")
@@ -145,14 +145,14 @@ def decode(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
 
 
 def check_whole(data: bytes) -> None:
-    """Hold a document's bytes to its checksum.
+    """Check a document's bytes against its checksum.
 
     Raises:
         DamagedDocumentError: a byte is not as it was written.
     """
     # Of the bytes and not of what they mean: writing a document again to compare takes ten times as long as reading it.
     if not _is_whole(data):
-        raise DamagedDocumentError("its checksum is not that of its content")
+        raise DamagedDocumentError("its checksum does not match its content")
 
 
 def needs_checksum(data: bytes) -> bool:

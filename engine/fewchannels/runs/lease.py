@@ -1,4 +1,4 @@
-"""One writer at a time of a run or of any other place: a second one is refused, and workers that outlive it stop.
+"""One writer at a time for a run or any other place: a second one is refused, and workers that outlive it stop.
 
 On a folder the lease is a pair of flocks, which end with the process that holds them: the driver holds one alone, its
 workers share the other. On an object store it is an object that only its owner can replace, and that its owner replaces
@@ -36,13 +36,13 @@ Wait = Callable[[str], None]
 
 @contextmanager
 def hold(storage: Storage, on_wait: Wait = lambda why: None, patience_s: float = 0.0) -> Iterator[str]:
-    """Hold a place's lease while the context lasts; yields the token that workers check with :class:`Membership`.
+    """Hold a place's lease while the context lasts; yield the token that workers check with :class:`Membership`.
 
     What killed writers have left is removed first, and what an earlier capture had begun to replace is finished.
 
     Args:
         storage: of a run, or of one of its results, or of what is made of runs.
-        on_wait: told why, when an earlier command's end must be waited for.
+        on_wait: called with the reason when the end of an earlier command must be waited for.
         patience_s: how long to wait for another command that holds it.
 
     Raises:
@@ -87,7 +87,7 @@ class Membership:
         self.check()
 
     def check(self) -> None:
-        """Refuse to go on when the capture is not this worker's own any more.
+        """Refuse to continue when the capture is no longer this worker's own.
 
         Raises:
             RunConflictError: another capture has taken its place.
@@ -96,7 +96,7 @@ class Membership:
 
 
 def check_held(storage: Storage, token: str) -> None:
-    """Refuse to go on when a run's lease is another's: a process that was stopped does not know for how long.
+    """Refuse to continue when another command holds the lease: a process that was stopped cannot know for how long.
 
     Raises:
         RunConflictError: another command has taken this one's place.
@@ -105,15 +105,15 @@ def check_held(storage: Storage, token: str) -> None:
     if owner.get("token") != token:
         raise RunConflictError(
             f"this command was writing to {storage.url!r}, and another has taken its place ({_named(owner)}); this one "
-            "writes nothing more."
+            "stops writing."
         )
 
 
 class _Beating:
-    """Replaces the lease object every few seconds, so that it is seen to live."""
+    """A thread that replaces the lease object every few seconds, to show that its owner is alive."""
 
     def __init__(self, storage: ObjectStorage, token: str) -> None:
-        # A beat that waits for a store out of reach is late; the next one is as good.
+        # A beat that waits for an unreachable store is late anyway; the next one is as good.
         self.storage, self.token = ObjectStorage(storage.url, patience_s=BEAT_S), token
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -158,7 +158,7 @@ def _read(data: bytes) -> dict[str, Any]:
 
 def _named(owner: dict[str, Any]) -> str:
     known = {"pid", "host"} <= owner.keys()
-    return f"process {owner['pid']!s:.20} on {owner['host']!s:.80}" if known else "its process is not known"
+    return f"process {owner['pid']!s:.20} on {owner['host']!s:.80}" if known else "unknown process"
 
 
 def _owner(storage: Storage) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _owner(storage: Storage) -> dict[str, Any]:
 
 def _refused(storage: Storage, owner: dict[str, Any]) -> RunConflictError:
     return RunConflictError(
-        f"another command is writing to {storage.url!r} ({_named(owner)}). Wait for it, or stop it, or choose another "
+        f"another command is writing to {storage.url!r} ({_named(owner)}). Wait for it, stop it, or choose another "
         "place."
     )
 
@@ -200,7 +200,7 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
             told = True
         if time.monotonic() > deadline:
             raise RunConflictError(
-                f"workers of an earlier command ({_named(earlier)}) still write to {storage.url!r} after "
+                f"workers of an earlier command ({_named(earlier)}) are still writing to {storage.url!r} after "
                 f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, and run again to resume."
             )
         time.sleep(_LOOK_EVERY_S)
@@ -211,7 +211,7 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Mend that, and run again.") from error
+        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix that, and run again.") from error
 
 
 @contextmanager
@@ -226,10 +226,10 @@ def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
 
 
 def _open_lock(path: Path) -> int:
-    """A lock's file, made where there is none. What a lock is written into is never another file of the user's."""
+    """Open the file of a lock, and make it if there is none. It is never another file of the user's."""
     refusal = (
-        f"{path} is not a plain file with one name, and what is written into it could go into another file. Delete "
-        "it, and run again."
+        f"{path} is not a plain file with a single name, so writing to it could change another file. Delete it, and "
+        "run again."
     )
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -271,7 +271,7 @@ def _hold_objects(storage: ObjectStorage, on_wait: Wait) -> Iterator[str]:
 def _outwaited(storage: ObjectStorage, found: tuple[bytes, Any], on_wait: Wait) -> tuple[bytes, Any] | None:
     """The lease, once it has not been replaced for long enough by this process' own measure of time."""
     owner = _read(found[0])
-    on_wait(f"an earlier command ({_named(owner)}) did not give its place back; waiting {BEAT_S * MISSED_BEATS:.0f} s")
+    on_wait(f"an earlier command ({_named(owner)}) did not release its lease; waiting {BEAT_S * MISSED_BEATS:.0f} s")
     deadline = time.monotonic() + BEAT_S * MISSED_BEATS
     while time.monotonic() < deadline:
         time.sleep(BEAT_S / 5)

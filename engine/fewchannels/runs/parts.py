@@ -21,7 +21,7 @@ from fewchannels.tables import decode, join, of_samples
 FOLDER = "ledger/compact/"
 TABLES = ("cells", "samples")
 _PART_BYTES = 256 * 2**20
-_REMEDY = "fewchannels runs verify says whose rows are lost."
+_REMEDY = "Run fewchannels runs verify to see which tasks have lost their rows."
 # Questions are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
 _COMPACTED: Mapping[str, Mapping[str, Any]] = {
     "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
@@ -83,8 +83,8 @@ def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
     except (FileNotFoundError, ValueError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StorageError(
-            f"{storage.location(key)} {reason}. fewchannels runs verify {storage.url} says what else is, and how to "
-            "mend it."
+            f"{storage.location(key)} {reason}. Run fewchannels runs verify {storage.url} to see what else is damaged, "
+            "and how to repair it."
         ) from None
 
 
@@ -95,7 +95,7 @@ def own_rows(storage: Storage, table: str, record: Record) -> Any:
 
 
 def check_stored(storage: Storage, key: str, found: Stored, expected: Stored) -> None:
-    """Hold an object to what a record says of it, or to what its task, done again since then, has stored.
+    """Check an object against what a record says of it, or what its task, done again since then, has stored.
 
     Raises:
         ValueError: it is neither.
@@ -181,9 +181,9 @@ def _compaction(key: str, data: bytes) -> Compaction:
     )
     own = {compaction.part(table) for table in TABLES}
     if compaction.key != key or compaction.objects.keys() != own:  # they are deleted when it speaks for no task
-        raise documents.DamagedDocumentError("it names other objects than a compaction of its tasks has")
+        raise documents.DamagedDocumentError("it does not name exactly the objects of a compaction of its tasks")
     if not all(compaction.first <= task <= compaction.last for task in compaction.records):
-        raise documents.DamagedDocumentError("it speaks for other tasks than its name says")
+        raise documents.DamagedDocumentError("it speaks for tasks that its name does not cover")
     return compaction
 
 
@@ -242,7 +242,7 @@ def _groups(tasks: list[int], records: Mapping[int, Record]) -> list[list[int]]:
 
 
 def _delete_stale(storage: Storage, records: Mapping[int, Record]) -> None:
-    """Drop small parts whose rows are in a large one, as an interruption leaves them, and large ones nobody needs."""
+    """Delete small parts whose rows are in a large one, as an interruption leaves them, and large ones not needed."""
     parts = Parts(storage, records)
     stored = storage.list()
     storage.delete([key for task in parts.compacted for t in TABLES if (key := part(t, task)) in stored])

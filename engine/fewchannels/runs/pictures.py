@@ -23,14 +23,15 @@ def decoded(data: bytes) -> Image.Image:
     """A stored picture, all of it read.
 
     Raises:
-        StorageError: the bytes are damaged, or no picture.
+        StorageError: the bytes are damaged, or not a picture.
     """
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise StorageError(
-            f"a stored picture of {len(data):,} bytes is damaged: {error}. fewchannels runs verify says which sample's."
+            f"a stored picture of {len(data):,} bytes is damaged: {error}. Run fewchannels runs verify to see "
+            "which sample it belongs to."
         ) from None
     return image
 

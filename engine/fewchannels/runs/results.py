@@ -1,8 +1,8 @@
 """What analyses leave in a run, under ``results/LABEL/``: Parquet parts unit by unit, then figures, text and the end.
 
 A unit is a piece of the work that is done, and written, whole: a task's samples, or a layer. Its record is written
-after its parts and names them; ``result.json`` is written last of all. So a result that was interrupted goes on where
-it stopped, and one without ``result.json`` is none for readers.
+after its parts and names them; ``result.json`` is written last of all. So an interrupted result resumes where it
+stopped, and readers ignore one without ``result.json``.
 """
 
 import re
@@ -82,7 +82,7 @@ class Results:
         return self.storage.below(f"{FOLDER}{self.label}")
 
     def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
-        """Say what is to be computed, or recognise what an earlier call began. What killed writers left is removed.
+        """Say what is to be computed, or recognize what an earlier call began. What killed writers left is removed.
 
         Args:
             identity: all that decides the numbers, in plain values.
@@ -100,8 +100,8 @@ class Results:
             if begun is not None and not replace:
                 lines = "\n  ".join(differences(dict(identity), begun))
                 raise RunConflictError(
-                    f"{self.key('')} holds a result of something else:\n  {lines}\nGive --replace to delete it, or "
-                    "--label for a name of its own."
+                    f"{self.key('')} holds a result with other settings:\n  {lines}\nGive --replace to delete it, or "
+                    "--label to choose another name."
                 )
             self.delete()
             self.storage.put(self.key(BEGUN), [documents.encode(dict(identity))])
@@ -141,7 +141,7 @@ class Results:
         return read_rows(self.storage, key, objects_of(record).get(key))
 
     def end(self, about: Mapping[str, Any], tables: Mapping[str, str], files: Mapping[str, bytes]) -> None:
-        """Write what a result ends with, ``result.json`` last. Safe to repeat.
+        """Write the last files of a result, ``result.json`` at the very end. Safe to repeat.
 
         Args:
             about: the numbers that answer, settings, versions.
@@ -158,7 +158,7 @@ class Results:
         """``result.json``.
 
         Raises:
-            InputError: the analysis was not run, or did not come to its end.
+            InputError: the analysis was not run, or did not finish.
         """
         content = self._document(END, _Result)
         if content is None:
@@ -213,7 +213,7 @@ def labels(keys: Iterable[str]) -> list[str]:
 
 
 def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
-    """Every result that has come to its end.
+    """Every finished result.
 
     Args:
         storage: of the run.

@@ -146,7 +146,7 @@ def test_a_link_that_is_followed_waits_for_two_clicks(
     page = watched.page
     page.goto(f"http://127.0.0.1:{foreign}/link")
     page.locator("a").click()
-    assert "Not let in" in page.content()
+    assert "Access denied" in page.content()
     page.get_by_text("open it from this page").click()
     page.wait_for_selector("#console-answer .note")
     page.wait_for_load_state("networkidle")
@@ -183,7 +183,7 @@ def test_a_server_of_another_port_gets_a_cookie_that_opens_no_data(browser: Brow
     asked: list[int] = []
     page.on("response", lambda answer: "_dash-update" in answer.url and asked.append(answer.status))
     page.goto(f"{site.base}run/run")
-    page.get_by_text("Not let in").wait_for()
+    page.get_by_text("Access denied").wait_for()
     assert set(asked) == {403}
     assert page.request.get(f"{site.base}picture/run/0.png").status == 403
     stolen.close()

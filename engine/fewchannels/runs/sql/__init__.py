@@ -1,1 +1,1 @@
-"""Questions to runs, sweeps and comparisons in SQL."""
+"""Questions about runs, sweeps and comparisons, in SQL."""

@@ -56,7 +56,7 @@ class Catalog:
         of: ``run``, ``sweep`` or ``comparison``.
         views: names of all views.
         results: labels of the finished results, whose views begin with them.
-        incomplete: a file that is missing, by label, of results that have no views therefore.
+        incomplete: a missing file, by label, of each result that therefore has no views.
 
     Args:
         path: the folder or URL of a run, a sweep or a comparison.
@@ -105,12 +105,12 @@ class Catalog:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; answers already given stay valid. A question that runs ends with an error."""
+        """Close the connection; answers already returned stay valid. A running question ends with an error."""
         self.stop()
         self._connection.close()
 
     def stop(self) -> None:
-        """End all questions that run, from another thread."""
+        """Stop all running questions, from another thread."""
         for question in list(self._questions):
             question.stop()
 
@@ -138,7 +138,7 @@ class Catalog:
             limits: the most that it may take; None for a share of the memory that is free.
 
         Raises:
-            InputError: it is not one SELECT statement, or does something else than to read the views.
+            InputError: it is not one SELECT statement, or does more than read the views.
         """
         return self._asked(text, parameters, limits)
 
@@ -165,13 +165,13 @@ class Catalog:
         values = chosen.bind(parameters)
         if chosen.of != self.of:
             raise InputError(
-                f"query {name!r} is asked of a {chosen.of}, and {self._storage.url!r} is a {self.of}. "
-                "fewchannels query --list shows which are of which."
+                f"query {name!r} reads a {chosen.of}, but {self._storage.url!r} is a {self.of}. "
+                "fewchannels query --list shows what each query reads."
             )
         if missing := [label for label in chosen.needs if label not in self.results]:
             raise InputError(
-                f"query {name!r} needs the result of what this {self.of} was not asked: {self._commands(missing)}. "
-                "Results under another --label are read by fewchannels sql."
+                f"query {name!r} needs the result of an analysis that this {self.of} lacks: {self._commands(missing)}. "
+                "To read results under another --label, use fewchannels sql."
             )
         return self._asked(chosen.sql, values, limits, chosen)
 
@@ -182,18 +182,18 @@ class Catalog:
         return ", then ".join(f"fewchannels analyze {label} {self._storage.url}{option}" for label in labels)
 
     def lacks(self, key: str) -> str:
-        """What there is to say of a result that lacks a file.
+        """The message about a result that lacks a file.
 
         Args:
             key: of the file, a value of ``incomplete``.
         """
         return (
-            f"{self._storage.location(key)} is missing, and with it the tables of its result. fewchannels runs verify "
-            f"{self._storage.url} --repair drops its record; then run its command again."
+            f"{self._storage.location(key)} is missing, so its result has no tables. Run fewchannels runs verify "
+            f"{self._storage.url} --repair to remove its record, then run its command again."
         )
 
     def joined(self) -> str:
-        """A question for all of a run's samples: their columns but for the picture, then the manifest's others."""
+        """A question for all of a run's samples: their columns except the picture, then the manifest's others."""
         own = set(self.sql("select * from samples limit 0").columns) - {"sample_id"}
         others = [name for name in self.sql("select * from manifest limit 0").columns if name not in own]
         return (
@@ -277,7 +277,7 @@ class Catalog:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "failed to allocate" in message:
             return FewchannelsError(
-                "the question needs more memory, or more room for what does not fit in it, than there is. Ask for "
+                "the question needs more memory, or more disk space to spill to, than there is. Ask for "
                 f"fewer rows or columns, or group them. {message.splitlines()[0]}"
             )
         lacking = [key for label, key in self.incomplete.items() if f"{label}_" in message]
@@ -379,7 +379,7 @@ class Catalog:
                 remedy = (
                     "make it again with fewchannels compare --replace"
                     if self.of == "comparison"
-                    else f"let fewchannels runs verify {url} --repair drop its record and run its command again"
+                    else f"run fewchannels runs verify {url} --repair to remove its record, then run its command again"
                 )
                 raise StorageError(
                     f"{self._storage.location(key)} is missing, and the {self.of} {url!r} names it. Restore it, or "

@@ -1,4 +1,4 @@
-"""Whether what a question reads is what was stored: compared once, as far as that takes no time worth mentioning."""
+"""Check, once and only as far as it costs next to no time, that what a question reads is what was stored."""
 
 import threading
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ _READ_BYTES = 2**22
 
 
 class Checksums:
-    """What a place's documents say of its files, and which of these have been held to it.
+    """What a place's documents say of its files, and which of them have been checked against it.
 
-    Only of a folder: a bucket's own server compares what it reads with checksums of its own, and to ask it for whole
-    objects would take away what Parquet is for.
+    Only in a folder: a bucket's server checks what it reads against its own checksums, and asking it for whole objects
+    would defeat the purpose of Parquet.
 
     Args:
         storage: of the run, the sweep or the comparison.
@@ -31,7 +31,7 @@ class Checksums:
         self._left, self._lock = MOST_BYTES, threading.Lock()
 
     def check(self, key: str) -> None:
-        """Compare a file that is about to be read, unless it has been or those before it were too large together.
+        """Compare a file that is about to be read, unless it has been compared, or too many bytes have.
 
         Raises:
             StorageError: it is not what was stored.
@@ -46,8 +46,8 @@ class Checksums:
                 check_stored(self._storage, key, found, expected)
             except ValueError as error:
                 raise StorageError(
-                    f"{self._storage.location(key)} is damaged: {error}. fewchannels runs verify {self._storage.url} "
-                    "says what else is, and how to mend it."
+                    f"{self._storage.location(key)} is damaged: {error}. Run fewchannels runs verify "
+                    f"{self._storage.url} to see what else is damaged, and how to repair it."
                 ) from None
             self._left -= expected.n_bytes
             self._compared.add(key)

@@ -1,4 +1,4 @@
-"""A DuckDB that can write nothing: it opens a run's own files through a file system that only reads, and no other."""
+"""A DuckDB that cannot write: it opens only a run's own files, through a read-only file system."""
 
 import datetime
 import io
@@ -63,7 +63,7 @@ def address(key: str) -> str:
 
 
 class ReadOnlyFiles(AbstractFileSystem):
-    """A storage's objects for DuckDB. It opens for reading, and refuses everything else."""
+    """A storage's objects for DuckDB. It opens them for reading, and refuses everything else."""
 
     protocol = PREFIX.removesuffix("://")
     cachable = False

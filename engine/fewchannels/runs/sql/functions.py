@@ -1,7 +1,7 @@
-"""The functions that a question may call: those that make values of values.
+"""The functions that a question may call: those that compute values from values.
 
-None reads or writes a file, a setting, the environment, a variable or another table, waits, or runs a text. A test
-names the functions of a newer DuckDB that nobody has looked at yet.
+None reads or writes a file, a setting, the environment, a variable or another table, waits, or runs text as code. A
+test lists the functions of a newer DuckDB that nobody has reviewed yet.
 """
 
 _OPERATORS = """

@@ -9,7 +9,7 @@ from fewchannels.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one question may take. None of a limit is no limit.
+    """The most that one question may take. None means no limit.
 
     Attributes:
         rows: of the answer.
@@ -27,11 +27,11 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in (("rows", self.rows), ("n_bytes", self.n_bytes), ("seconds", self.seconds)):
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"a question's limit {name} is {value!r}; give a number above 0, or none.")
+                raise InputError(f"a question's limit {name} is {value!r}; give a number above 0, or None.")
 
 
 def default_limits() -> Limits:
-    """A quarter of the memory that this process may still take, and any time."""
+    """A quarter of the memory that this process may still take, and no limit on time."""
     return Limits(n_bytes=max(64 * 2**20, machine.free_bytes() // 4))
 
 

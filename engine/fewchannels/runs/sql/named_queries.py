@@ -42,7 +42,7 @@ class Parameter:
         return self.check(_RULES[self.type].parse(text))
 
     def check(self, value: object) -> int | float | str | bool:
-        """The value as DuckDB is given it.
+        """The value to pass to DuckDB, checked.
 
         Raises:
             InputError: it has another type, is out of range, or is not one of the choices.
@@ -77,7 +77,7 @@ class Query:
     Attributes:
         name: the file's name without ``.sql``.
         purpose: what it answers, and the definitions it uses.
-        of: what it is asked of, ``run`` or ``sweep``.
+        of: what it reads, ``run`` or ``sweep``.
         needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
         grain: what one row is.
         parameters: by position in the header.

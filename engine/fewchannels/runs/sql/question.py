@@ -16,12 +16,14 @@ from fewchannels.runs.sql.values import projection
 from fewchannels.units import size
 
 _BATCH_ROWS = 2048  # what DuckDB makes at a time; of pictures, more would be much
-_LARGER = "Ask for fewer rows or columns, or write it to a file, of any size: fewchannels sql RUN QUESTION -o FILE."
+_LARGER = (
+    "Ask for fewer rows or columns, or write the answer, of any size, to a file: fewchannels sql RUN QUESTION -o FILE."
+)
 Result = TypeVar("Result")
 
 
 class Asked(Protocol):
-    """What a question is asked of."""
+    """What answers a question."""
 
     def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
         """A connection of its own, which can only read, and how often the catalog has looked at its files again."""
@@ -31,7 +33,7 @@ class Asked(Protocol):
 
 
 class Question:
-    """A question that was found to be one, and is asked when its answer is wanted. Asked twice, it runs twice.
+    """A question that was checked, and runs when its answer is wanted. Asked twice, it runs twice.
 
     Args:
         asked: the catalog.
@@ -197,7 +199,7 @@ class Question:
             return None
         except Exception as error:
             self._raise(error)
-            raise StorageError("files of the run were replaced while they were read; ask again.") from None
+            raise StorageError("files of the run were replaced while being read; ask again.") from None
 
     def _raise(self, error: Exception) -> None:
         """Say an error in words, unless the question may be asked again."""

@@ -1,7 +1,7 @@
 """What a question may contain: it reads the catalog's own tables, and does nothing else.
 
 DuckDB's own parser says what a text is made of, and every node of that tree must be one of those listed here. A new
-node, statement or function of a later DuckDB is refused until it is listed. What a statement is called decides nothing:
+node, statement or function of a later DuckDB is refused until it is listed. The name of a statement decides nothing:
 DuckDB calls ``with x as (copy ... to 'file') select ...`` a SELECT.
 """
 
@@ -78,11 +78,11 @@ def check(connection: duckdb.DuckDBPyConnection, text: str, of: str, tables: Col
     Args:
         connection: whose parser reads it; nothing is run.
         text: SQL.
-        of: what it is asked of: a run, a sweep or a comparison.
+        of: what it reads: a run, a sweep or a comparison.
         tables: what the question may read, besides its own common table expressions.
 
     Raises:
-        InputError: it is no question, says why.
+        InputError: it is not one question; the message says why.
         duckdb.Error: the parser does not understand it.
     """
     try:
@@ -186,7 +186,7 @@ class _Walk:
             near = difflib.get_close_matches(name, self._tables, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise InputError(
-                f"a question reads this {self._of}'s tables only, and {'.'.join(path)!r} is none of them.{hint} "
+                f"a question reads this {self._of}'s tables only, and {'.'.join(path)!r} is not one of them.{hint} "
                 f"Tables: {', '.join(self._tables)}."
             )
 
@@ -197,20 +197,20 @@ class _Walk:
                 self._table(path, visible)
         elif path != [_SHOW_TABLES]:
             raise InputError(
-                f"a question shows tables only, and no {path[-1] if path else 'other things'}: show tables"
+                f"a question can show only tables, not {path[-1] if path else 'other things'}: show tables"
             )
 
     def _function(self, name: str) -> None:
         if name.lower() not in FUNCTIONS:
             near = difflib.get_close_matches(name.lower(), FUNCTIONS, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]}()?" if near else ""
-            raise InputError(f"a question may not call {name}().{hint} It calls functions of values, and no others.")
+            raise InputError(f"a question may not call {name}().{hint} It may call only functions that compute values.")
 
     def _table_function(self, name: str) -> None:
         if name.lower() not in TABLE_FUNCTIONS:
             raise InputError(
                 f"a question reads this {self._of}'s tables only ({', '.join(self._tables)}), and no file, address or "
-                f"setting. {name}() is no table function that it may call: {', '.join(sorted(TABLE_FUNCTIONS))}."
+                f"setting. {name}() is not a table function that it may call: {', '.join(sorted(TABLE_FUNCTIONS))}."
             )
 
 

@@ -1,4 +1,4 @@
-"""Where DuckDB writes what does not fit in memory: a folder of this process alone, which goes with it."""
+"""Where DuckDB writes what does not fit in memory: a folder of this process alone, deleted when it ends."""
 
 import atexit
 import fcntl
@@ -33,7 +33,7 @@ def new_folder() -> Path:
 
 
 def most_bytes(folder: Path) -> int:
-    """The most to write there: half of what the disk has free, and 64 GiB."""
+    """The most to write there: half of what the disk has free, at most 64 GiB."""
     return min(shutil.disk_usage(folder.parent).free // 2, _MOST_BYTES)
 
 

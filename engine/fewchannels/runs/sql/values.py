@@ -1,4 +1,4 @@
-"""Every type of DuckDB as Arrow, Python, JSON and CSV can hold it: nothing is rounded, wrapped or lost without a word.
+"""Every type of DuckDB as Arrow, Python, JSON and CSV can hold it: nothing is silently rounded, wrapped or lost.
 
 A value that they cannot hold comes as the text that DuckDB writes for it, such as ``infinity`` for a date.
 """

@@ -24,7 +24,7 @@ def check_format(path: Path) -> str:
     """The ending of a file's name, in lower case.
 
     Raises:
-        InputError: it is no format's.
+        InputError: no format has this ending.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -43,7 +43,7 @@ def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
         How many rows were written.
 
     Raises:
-        InputError: another ending, or no place for a file.
+        InputError: no format has this ending, or no file can be written there.
         StorageError: the disk refused.
     """
     suffix = check_format(path)

@@ -37,36 +37,38 @@ def open_storage(url: str | Path) -> Storage:
     instance roles, ...).
 
     Raises:
-        InputError: an unknown kind of URL, one with credentials in it, or a name that not every reader takes alike.
+        InputError: an unknown kind of URL, one with credentials in it, or a name that readers understand differently.
     """
     text = str(url)
     if one_slash := re.match(rf"({'|'.join((*SCHEMES, 'file'))}):/(?!/)", text):
         raise InputError(
-            f"{text!r} has one slash behind {one_slash[1]}:, and a URL has two: {one_slash[1]}://BUCKET/RUN."
+            f"{text!r} has one slash after {one_slash[1]}:, and a URL has two: {one_slash[1]}://BUCKET/RUN."
         )
     if "://" not in text:
         return FolderStorage(Path(text))
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise InputError(f"{text!r} is no URL: {error}. Give a folder, or a URL such as s3://BUCKET/RUN.") from None
+        raise InputError(
+            f"{text!r} is not a valid URL: {error}. Give a folder, or a URL such as s3://BUCKET/RUN."
+        ) from None
     if parts.scheme == "file":
         return FolderStorage(Path(parts.path))
     if parts.scheme not in SCHEMES:
         raise InputError(
-            f"{parts.scheme}:// is no place for a run; give a folder, or a URL that begins with "
+            f"a run cannot be stored at {parts.scheme}://; give a folder, or a URL that begins with "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
     if re.search("[:@]", parts.netloc) or parts.query or parts.fragment:  # a secret may have a slash, an @ after it
         raise InputError(
             f"the URL {parts.scheme}://... of the run has credentials or options in it; they would end up in logs. "
-            "Give the bare URL, and credentials through the environment, as the store's own tools take them."
+            "Give the bare URL, and pass credentials through the environment, as the store's own tools take them."
         )
     if not re.fullmatch(r"[\w.-]+", parts.netloc):
         raise InputError(f"{text!r} names no bucket; give {parts.scheme}://BUCKET/RUN.")
     if text != text.strip() or re.search(r"\s(/|$)|/\s", parts.path):
-        raise InputError(f"{text!r} has a blank at the beginning or end of a name; leave it out.")
+        raise InputError(f"{text!r} has a space at the beginning or end of a name; remove it.")
     path = parts.path.rstrip("/")
     if re.search(r"[*\[\]%\\]|//|/\.\.?(/|$)", path):  # not every reader means the same by them
-        raise InputError(f"{text!r} has *, [, ], %, \\, // or a part of dots in it; choose a plain name for the run.")
+        raise InputError(f"{text!r} has *, [, ], %, \\, // or a name of only dots; choose a plain name for the run.")
     return ObjectStorage(f"{parts.scheme}://{parts.netloc}{path}")

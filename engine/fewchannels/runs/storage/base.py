@@ -75,7 +75,7 @@ class Storage(ABC):
         return open_storage, (self.url,)
 
     def check_key(self, key: str) -> None:
-        """Refuse what is no key: every verb calls it.
+        """Refuse what is not a key; every verb calls this.
 
         Raises:
             StorageError: the text could name a place outside the run.
@@ -87,7 +87,7 @@ class Storage(ABC):
             )
 
     def check_prefix(self, prefix: str) -> None:
-        """Refuse what is no prefix of keys, as :meth:`check_key` does."""
+        """Refuse what is not a prefix of keys, as :meth:`check_key` does."""
         if prefix:
             self.check_key(prefix.removesuffix("/"))
 
@@ -138,7 +138,7 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; one that is not there is no error.
+        """Delete objects; it is not an error if one is not there.
 
         Raises:
             StorageError: the store refused.
@@ -146,7 +146,7 @@ class Storage(ABC):
 
     @abstractmethod
     def move(self, key: str, to: str) -> None:
-        """Give an object another key, durably, in place of what has it. Safe to repeat, and to do twice at once.
+        """Move an object to another key, durably, replacing what is there. Safe to repeat, and to do twice at once.
 
         An object that is not there is taken as moved.
 
@@ -195,7 +195,7 @@ class Storage(ABC):
             return False
 
     def left_over(self) -> dict[str, int]:
-        """Sizes in bytes of the files that puts have begun and not ended, by name; some may still be written.
+        """Sizes in bytes of the files that puts have begun and not finished, by name; some may still be being written.
 
         Raises:
             StorageError: the store refused.
@@ -207,7 +207,7 @@ class Storage(ABC):
         return False
 
     def clean(self) -> int:
-        """Remove what interrupted puts have left; returns how many. What another process still writes is left alone.
+        """Remove what interrupted puts have left; returns how many. What other processes still write is left alone.
 
         Raises:
             StorageError: the store refused.

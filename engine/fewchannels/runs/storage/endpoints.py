@@ -1,4 +1,4 @@
-"""What the environment says about object stores, looked at before it is used, and what is no store at all."""
+"""What the environment says about object stores, checked before it is used, and answers that no store gave."""
 
 import os
 import re
@@ -14,11 +14,11 @@ _HINTS = (
     ("ExpiredToken", "Get new credentials: AWS_SESSION_TOKEN and its keys are no longer valid."),
     ("InvalidAccessKeyId", "Check AWS_ACCESS_KEY_ID, and which store AWS_ENDPOINT_URL names."),
     ("SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY."),
-    ("RequestTimeTooSkewed", "Set this machine's clock."),
+    ("RequestTimeTooSkewed", "Correct this machine's clock."),
     ("AccessDenied", "Check that these credentials may read and write there."),
     ("169.254.169.254", "No credentials are set, and this machine has no role: set AWS_ACCESS_KEY_ID and its secret."),
     ("redirect without LOCATION", "Check AWS_REGION and AWS_ENDPOINT_URL."),
-    ("invalid list response", "What answers there is no object store: a login page of the network, perhaps."),
+    ("invalid list response", "The server there is not an object store; it may be the network's login page."),
 )
 
 
@@ -28,7 +28,7 @@ def allows_http() -> bool:
 
 
 def check_endpoint(scheme: str) -> None:
-    """Refuse an endpoint that cannot work, for which the client has no words.
+    """Refuse an endpoint that cannot work, for which the client gives no clear error.
 
     Args:
         scheme: of the run's URL.
@@ -66,6 +66,6 @@ def check_is_store(url: str, key: str, data: bytes) -> None:
     """
     if not key.endswith(".html") and re.match(rb"\s*<(!doctype\s+html|html)", data[:64], re.IGNORECASE):
         raise StorageError(
-            f"cannot read {key!r} in {url!r}: a web page came instead. What answers there is no object store: log in "
-            "to the network, perhaps, or check AWS_ENDPOINT_URL."
+            f"cannot read {key!r} in {url!r}: a web page came instead. The server there is not an object store: log "
+            "in to the network if it asks for that, or check AWS_ENDPOINT_URL."
         )

@@ -25,7 +25,7 @@ _LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, 
 
 
 class FolderStorage(Storage):
-    """A folder. Needs rename that is atomic, fsync of files and folders, and flock where captures may meet."""
+    """A folder. Needs atomic rename, fsync of files and folders, and flock where captures may meet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -91,7 +91,7 @@ class FolderStorage(Storage):
 
     def size(self, key: str) -> int | None:
         path = self._place(key)
-        with self._refusals("look at", key):
+        with self._refusals("inspect", key):
             return path.stat().st_size if path.is_file() else None
 
     def left_over(self) -> dict[str, int]:
@@ -141,10 +141,10 @@ class FolderStorage(Storage):
             if stat.S_ISLNK(mode) and (to_write or not self._is_linked_group(Path(path))):
                 raise StorageError(
                     f"{path} is a symbolic link, and a run's files are not {'written' if to_write else 'read'} through "
-                    "one: it may lead to any file of yours. If it is your own, put what it names in its place."
+                    "one: it may lead to any file of yours. If you made it, replace it with what it points to."
                 )
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-                raise StorageError(f"{path} is neither a file nor a folder; a run has nothing else. Delete it.")
+                raise StorageError(f"{path} is neither a file nor a folder; a run holds nothing else. Delete it.")
         return self.path / key
 
     def _is_linked_group(self, path: Path) -> bool:
@@ -163,7 +163,7 @@ class FolderStorage(Storage):
         except FileNotFoundError:
             if verb == "read":
                 raise
-            raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: the folder is not there.") from None
+            raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: the folder does not exist.") from None
         except OSError as error:
             raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""How object stores are asked: time-outs, patience, reasons without secrets, and objects as files."""
+"""How requests are sent to object stores: timeouts, patience, reasons without secrets, and objects as files."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def options(patience_s: float | None = None) -> dict[str, Any]:
         patience_s: instead of :func:`retry_seconds`; no single request takes longer either.
 
     Raises:
-        InputError: a variable of the environment is no number of seconds.
+        InputError: a variable of the environment is not a number of seconds.
     """
     timeout = _seconds(REQUEST_TIMEOUT_VARIABLE, "60")
     return {
@@ -47,16 +47,16 @@ def options(patience_s: float | None = None) -> dict[str, Any]:
 
 
 def retry_seconds() -> float:
-    """How long a request that may yet be answered is sent again.
+    """How long to keep sending a request that may yet succeed.
 
     Raises:
-        InputError: the variable of the environment is no number of seconds.
+        InputError: the variable of the environment is not a number of seconds.
     """
     return _seconds(RETRY_VARIABLE, "300")
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether what a store answered, or that it did not, may be another thing when it is asked again."""
+    """Whether an error of a store, or its silence, may pass when the request is sent again."""
     return not _LASTING.search(str(error))
 
 

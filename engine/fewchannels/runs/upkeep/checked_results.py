@@ -1,4 +1,4 @@
-"""Every document of a run's or a sweep's results, finished or not, against the objects that it names."""
+"""Check every document of a run's or a sweep's results, finished or not, against the objects that it names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class CheckedResults:
     Attributes:
         named: keys of the documents, and of all that they name.
         problems: what is not as it was written.
-        analyses: which analysis made each result that has a problem, by label; ``""`` where nothing says it.
+        analyses: which analysis made each result that has a problem, by label; ``""`` where that is unknown.
     """
 
     named: set[str] = field(default_factory=set)
@@ -69,7 +69,7 @@ class _Result:
         try:
             return documents.decode(self._storage.get(key))
         except FileNotFoundError:
-            self.problems.append(Problem(key, None, "missing", "what the result was begun with is not known"))
+            self.problems.append(Problem(key, None, "missing", "the settings of the result are not known"))
         except ValueError as error:
             if key != self._results.key(END):  # told once, with its objects
                 self.problems.append(Problem(key, None, "record", str(error)))
@@ -81,7 +81,7 @@ class _Result:
         try:
             expected = objects_of(documents.decode(self._storage.get(key), _Named))
         except ValueError as error:
-            self.problems.append(Problem(key, None, "record", f"it is no record of a result: {error}"))
+            self.problems.append(Problem(key, None, "record", f"it is not a record of a result: {error}"))
             return
         self.named |= expected.keys()
         if damaged := [name for name, stored in expected.items() if not self._is_whole(name, stored)]:

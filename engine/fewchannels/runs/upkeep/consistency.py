@@ -1,4 +1,4 @@
-"""Whether what one task stored agrees: its record, its tables and its arrays against each other. Pure."""
+"""Check that what one task stored agrees: its record, its tables and its arrays against each other. Pure."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ def disagreements(
             }
     places = [cells.column(name).to_pylist() for name in ("sample", "step", "layer", "stream", "branch")]
     if len(cells) != len(expected) or set(zip(*places, strict=True)) != expected:
-        yield "cells", f"{len(cells)} rows; the cells that the samples ran are {len(expected)}, once each"
+        yield "cells", f"{len(cells)} rows; the samples ran {len(expected)} cells, one row each"
         return
     for track in layout.tracks:
         own = [at == (track.stream, track.branch) for at in zip(*places[3:], strict=True)]

@@ -87,7 +87,7 @@ def export(
         RunConflictError: ``out`` holds other files.
     """
     if not samples:
-        raise InputError("no finished sample fulfils the condition; nothing was written.")
+        raise InputError("no finished sample meets the condition; nothing was written.")
     check_place(out)
     out.clean()
     numbers = [int(found[1]) for key in out.list() if (found := re.search(r"/part-(\d+)", key))]

@@ -1,4 +1,4 @@
-"""Make a run of samples of others, without generating anything: merge runs, or export a part of one.
+"""Make a run from samples of other runs, without generating anything: merge runs, or export a part of one.
 
 Samples keep their values, pictures and ids; their indices, and so their tasks, are the new run's.
 """
@@ -46,8 +46,8 @@ class Source:
         """
         if self.storage.is_linked(arrays.NAME):
             raise StorageError(
-                f"{self.storage.location(arrays.NAME)} is a symbolic link; it can be read, and is not copied into "
-                "another run. Put the folder that it names in its place."
+                f"{self.storage.location(arrays.NAME)} is a symbolic link, which can be read but is not copied into "
+                "another run. Replace it with the folder that it points to."
             )
         return read_description(self.storage)
 
@@ -93,7 +93,7 @@ class Source:
 def merge(
     storages: Sequence[Storage], out: Storage, on_progress: Progress = lambda done, total: None
 ) -> dict[str, int]:
-    """Join runs of the same settings and weights into a new one. Safe to repeat: an interrupted merge goes on.
+    """Join runs of the same settings and weights into a new one. Safe to repeat: an interrupted merge resumes.
 
     Samples that any of the runs has done come first, in the runs' order; then those that none has. One that several
     have done is taken from the first. Capturing with the new run's own manifest generates what is missing.
@@ -112,8 +112,8 @@ def merge(
     for other in sources[1:]:
         if lines := differences(other.description["identity"], first.description["identity"]):
             raise RunConflictError(
-                f"{first.storage.url!r} and {other.storage.url!r} were captured with different settings, and are not "
-                "one run:\n  " + "\n  ".join(lines)
+                f"{first.storage.url!r} and {other.storage.url!r} were captured with different settings, so they "
+                "cannot be merged:\n  " + "\n  ".join(lines)
             )
     done: dict[str, Pick] = {}
     n_twice = 0
@@ -134,7 +134,7 @@ def merge(
 def export(
     storage: Storage, samples: Sequence[int], out: Storage, on_progress: Progress = lambda done, total: None
 ) -> None:
-    """Make a run of some of a run's samples. Safe to repeat: an interrupted export goes on.
+    """Make a run of some of a run's samples. Safe to repeat: an interrupted export resumes.
 
     Args:
         storage: of the run.
@@ -147,7 +147,7 @@ def export(
         RunConflictError: ``out`` holds something else.
     """
     if not samples:
-        raise InputError("no finished sample fulfils the condition; nothing was written.")
+        raise InputError("no finished sample meets the condition; nothing was written.")
     _copy([Source(storage)], [(0, sample) for sample in samples], [], out, on_progress)
 
 

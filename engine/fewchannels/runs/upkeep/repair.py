@@ -35,7 +35,7 @@ class Repair:
 
 
 def plan(report: Report, place: str) -> Repair:
-    """What is to be removed of a damaged run or sweep, and what makes it again. Reads and removes nothing.
+    """What is to be removed from a damaged run or sweep, and what makes it again. Reads and removes nothing.
 
     Args:
         report: from :func:`fewchannels.runs.upkeep.verify.verify`.
@@ -49,7 +49,7 @@ def plan(report: Report, place: str) -> Repair:
 
 
 def repair(storage: Storage, planned: Repair) -> None:
-    """Remove what was planned. Only while nothing else writes; safe to repeat, and to go on with after an error.
+    """Remove what was planned. Only while nothing else writes; safe to repeat, and to resume after an error.
 
     Raises:
         StorageError: the store refused.
@@ -85,11 +85,11 @@ def _steps(report: Report, keys: set[str], place: str) -> Iterator[str]:
     rest = [key for key in shared if not key.endswith(MANIFEST)]
     if len(rest) < len(shared):
         yield (
-            f"{MANIFEST} is damaged, and is not removed: it cannot be made of the rest. Restore it from a copy, or "
-            f"run {again} again with the manifest that it was given: that writes it anew."
+            f"{MANIFEST} is damaged, and is not removed: it cannot be made from the rest. Restore it from a copy, or "
+            f"run {again} again with the manifest that it was given, which writes it again."
         )
     if report.tasks or rest:
-        done = f"the tasks {_listed(report.tasks)}" if report.tasks else "what the whole of it shares"
+        done = f"the tasks {_listed(report.tasks)}" if report.tasks else "what all tasks share"
         yield f"Run {again} again with the same settings: it makes {done} again."
     for label, analysis in report.analyses.items():
         begun = f"{FOLDER}{label}/{BEGUN}" in keys
@@ -101,7 +101,7 @@ def _of_result(label: str, analysis: str, place: str, *, replace: bool) -> str:
         return f"Run fewchannels plot {place}: it makes the result {label!r} again."
     named = f" --label {label}" if label != analysis else ""
     command = f"fewchannels analyze {analysis or 'ANALYSIS'} {place}{named}{' --replace' * replace}"
-    files = " Masks of files are read from them again: first see that they are in place." * (analysis == "masks")
+    files = " Masks from files are read from them again: first check that they are there." * (analysis == "masks")
     return f"Run {command} with the settings it had: it makes the result {label!r} again.{files}"
 
 

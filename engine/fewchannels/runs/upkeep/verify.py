@@ -1,4 +1,4 @@
-"""Every record of a run against every object that it names: presence, size, checksum, and that they agree."""
+"""Check every record of a run against every object that it names: presence, size, checksum, and agreement."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -209,7 +209,7 @@ def _misplaced(run: _Run, task: int, record: Record) -> str | None:
     if record.fingerprint != run.fingerprint:
         return f"its fingerprint is {record.fingerprint}, the run's is {run.fingerprint}"
     if record.task != task or not 0 <= task < layout.n_tasks:
-        return f"it is task {record.task}'s; the run has tasks 0 to {layout.n_tasks - 1}"
+        return f"it is for task {record.task}; the run has tasks 0 to {layout.n_tasks - 1}"
     rows = layout.rows(task)
     if record.start != rows.start or not rows.start < record.stop <= rows.stop:
         return f"it has samples [{record.start}, {record.stop}), the task owns [{rows.start}, {rows.stop})"

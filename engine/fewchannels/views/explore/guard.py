@@ -1,7 +1,7 @@
-"""Who may ask the explorer: a browser that has shown its token, from the explorer's own pages, and nobody through it.
+"""Who may use the explorer: a browser that has shown its token, from the explorer's own pages, and no other page.
 
 A page of another origin could otherwise call a server on 127.0.0.1 through the browser of whoever visits it, and read
-the answers where a name of its own resolves to 127.0.0.1. Each request passes, in this order: the host it says, the
+the answers where a name of its own resolves to 127.0.0.1. Each request passes, in this order: the host it names, the
 token that opens, the page that it comes from, the cookie, and for data the key of the page or a signed address.
 """
 
@@ -20,7 +20,7 @@ KEY_HEADER = "X-Fewchannels-Key"
 _OWN_SITES = (None, "same-origin", "none")
 _SIGNED = ("/picture/", "/edit/", "/download/")
 _HOW = "Open the address that the explorer printed where it was started; it ends in a token."
-_REFUSED = '<!doctype html><html lang="en"><title>fewchannels</title><h1>Not let in</h1><p>{}</p><p>{}</p>{}</html>'
+_REFUSED = '<!doctype html><html lang="en"><title>fewchannels</title><h1>Access denied</h1><p>{}</p><p>{}</p>{}</html>'
 _AGAIN = '<p>If you are signed in and followed a link, <a href="{}">open it from this page</a>.</p>'
 # The address bar's entry is replaced, and the page's own navigation takes the cookie along: after a redirect from
 # another site's link the browser would not send it.
@@ -32,7 +32,7 @@ _ENTRY = (
 
 
 def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str]) -> None:
-    """Refuse what is not asked by the explorer's own pages, and let those load nothing from elsewhere.
+    """Refuse requests of any but the explorer's own pages, and let those load nothing from elsewhere.
 
     Args:
         server: to guard.
@@ -53,9 +53,9 @@ def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str])
         if not same(keys.cookie, request.cookies.get(_cookie_name(site), "")):
             return _refused("This browser has not shown the explorer's token.")
         if request.method not in ("GET", "HEAD") and not same(keys.page, request.headers.get(KEY_HEADER, "")):
-            return _refused("The page has lost its key.")
+            return _refused("The page did not send its key.")
         if request.path.startswith(_SIGNED) and not keys.has_signed(request.path, request.args.items(multi=True)):
-            return _refused("No page of this explorer has this address: pictures and downloads are signed.")
+            return _refused("This address is not signed by the explorer: addresses of pictures and downloads must be.")
         return None
 
     @server.after_request
@@ -98,14 +98,14 @@ def _cookie_name(site: Site) -> str:
 
 
 def _here() -> str:
-    """The address that was asked, without a token."""
+    """The requested address, without a token."""
     kept = [(name, value) for name, value in request.args.items(multi=True) if name != "token"]
     path = f"{request.script_root}/{quote(request.path.lstrip('/'))}"  # two slashes would begin another host
     return f"{path}?{urlencode(kept, quote_via=quote)}" if kept else path
 
 
 def _entry(site: Site, keys: Keys) -> Response:
-    """A page that keeps the page's key and goes on to what was asked, without the token."""
+    """A page that keeps the page's key and then opens what was requested, without the token."""
     values = (f"fewchannels-key{request.script_root}", keys.page, _here())
     response = Response(_ENTRY.format(*map(escape, values)), mimetype="text/html")
     response.headers["Cache-Control"] = "no-store"

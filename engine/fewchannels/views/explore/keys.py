@@ -20,7 +20,7 @@ class Keys:
 
     Attributes:
         token: opens the explorer to a person; it stands in the printed address.
-        cookie: what a browser holds that has shown the token.
+        cookie: held by a browser that has shown the token.
         page: what a page sends with a callback.
     """
 
@@ -31,14 +31,14 @@ class Keys:
         self._lock = Lock()
 
     def once(self) -> str:
-        """A token that opens the explorer one time: a browser's command line can be read by every user."""
+        """A token that opens the explorer once: a browser's command line can be read by every user."""
         token = secrets.token_urlsafe(24)
         with self._lock:
             self._once.add(token)
         return token
 
     def opens(self, token: str) -> bool:
-        """Whether it is the token, or one that was made for one time and is used now."""
+        """Whether it is the token, or a one-time token, which is used up now."""
         with self._lock:
             used = {each for each in self._once if same(each, token)}
             self._once -= used

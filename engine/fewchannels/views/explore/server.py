@@ -29,7 +29,7 @@ _PATIENCE_S = 3.0
 
 
 class Server(ThreadedWSGIServer):
-    """A server of a limited number of connections: the one that has been sending its request longest gives way.
+    """A server with a limited number of connections: the one that has been sending its request longest gives way.
 
     Args:
         port: of 127.0.0.1; 0 takes a free one.
@@ -69,7 +69,7 @@ class Server(ThreadedWSGIServer):
         super().shutdown_request(request)
 
     def is_idle(self, timeout_s: float) -> bool:
-        """Whether everything that was asked is answered, at the latest after so many seconds."""
+        """Whether every request is answered, waiting up to so many seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._answering, timeout_s)
 
@@ -111,7 +111,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Incoming(io.RawIOBase):
-    """What a connection sends, until a moment: one that sends a byte now and then is not waited for."""
+    """What a connection sends, up to a deadline: one that sends a byte now and then is not waited for."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._until = connection, time.monotonic() + RECEIVE_S
@@ -167,7 +167,7 @@ class Bound:
         return f"{self.base}?token={self.keys.token}"
 
     def once(self) -> str:
-        """An address that lets a browser in one time."""
+        """An address that lets a browser in once."""
         return f"{self.base}?token={self.keys.once()}"
 
 
@@ -197,7 +197,7 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
 
 
 def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
-    """Serve until interrupted or told to end, also where a shell has had interrupts ignored. In the main thread.
+    """Serve until interrupted or terminated, even if a shell has had interrupts ignored. In the main thread.
 
     Returns:
         Whether everything that was asked is answered: the interpreter must not end while DuckDB works in a thread.

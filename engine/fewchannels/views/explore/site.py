@@ -16,8 +16,8 @@ _USUAL_PORTS = {"http": 80, "https": 443}
 class Site:
     """The addresses of an explorer.
 
-    The port is not compared: ``ssh -L`` and editors forward another one, and a browser that was made to take a foreign
-    name for this machine's address says that name.
+    The port is not compared: ``ssh -L`` and editors forward another one, and a browser that was made to resolve a
+    foreign name to this machine still sends that name as the host.
 
     Attributes:
         port: that it serves, of 127.0.0.1.
@@ -34,7 +34,7 @@ class Site:
         """The site of a port and perhaps of a proxy's address.
 
         Raises:
-            InputError: the address is no URL of http or https, or says more than host and path.
+            InputError: the address is not an http or https URL, or has more than host and path.
         """
         if public_url is None:
             return cls(port)
@@ -47,8 +47,8 @@ class Site:
         if not is_plain or not host or parts.scheme not in _USUAL_PORTS:
             # It is not quoted: it may hold a password.
             raise InputError(
-                "--public-url is no address of a proxy. Give its scheme, host and path, without a user's name, as in "
-                "https://hub.example.org/user/ann/proxy/8050/."
+                "--public-url is not the address of a proxy. Give its scheme, host and path, without a user name, as "
+                "in https://hub.example.org/user/ann/proxy/8050/."
             )
         host = f"[{host}]" if ":" in host else host
         if proxy_port not in (None, _USUAL_PORTS[parts.scheme]):
@@ -61,16 +61,16 @@ class Site:
         return f"{self.public or f'http://127.0.0.1:{self.port}'}{self.prefix}/"
 
     def has_host(self, host: str) -> bool:
-        """Whether a request that says this host and port is meant for the explorer."""
+        """Whether a request that names this host and port is meant for the explorer."""
         return _LOOPBACK.fullmatch(host) is not None or self.is_public(host)
 
     def port_of(self, host: str) -> str:
-        """The port of a host that a request says; empty for the usual one."""
+        """The port of a host that a request names; empty for the usual one."""
         found = _LOOPBACK.fullmatch(host)
         return (found[1] or "") if found else host.rpartition("]")[2].partition(":")[2]
 
     def has_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of this origin is the explorer's own, when it was asked under a host."""
+        """Whether a page of this origin is the explorer's own, when it was requested under a host."""
         return origin in (f"http://{host}", f"https://{host}") or (self.public is not None and origin == self.public)
 
     def is_public(self, host: str) -> bool:
@@ -78,7 +78,7 @@ class Site:
         return self.public is not None and host.lower() == self.public.partition("://")[2]
 
     def is_secure(self, host: str) -> bool:
-        """Whether browsers reach it by https when they say this host."""
+        """Whether browsers reach it by https when they name this host."""
         return self.is_public(host) and str(self.public).startswith("https:")
 
 
