@@ -8,7 +8,7 @@ Three stages, each resumable from its last checkpoint by running the same comman
 3. ``distil``: guidance distilled into the guidance embedding, as in FLUX.1-dev: the student learns the velocity that
    classifier-free guidance with scale ``w`` would give, ``w`` uniform in :data:`GUIDANCE_RANGE`.
 
-Batches are drawn from (seed, stage, step), so an interrupted training goes on as if it had not been, but for the last
+Batches are drawn from (seed, stage, step), so an interrupted training resumes as if it had not been, but for the last
 bits of sums.
 """
 

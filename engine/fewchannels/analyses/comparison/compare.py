@@ -41,7 +41,7 @@ def compare(
     replace: bool = False,
     on_progress: _Progress = lambda done, total: None,
 ) -> Finding:
-    """Compare two runs, and write what is found; ``comparison.json`` last. One that was interrupted goes on.
+    """Compare two runs, and write what is found; ``comparison.json`` last. An interrupted one resumes.
 
     Args:
         pairing: what of the runs.

@@ -1,7 +1,7 @@
 """Where a comparison is written: begun, layer by layer, and whole once ``comparison.json`` is there.
 
 ``begun.json`` says what is compared; ``units/NNNNN.json`` holds a unit's rows and is written after its part of
-``samples``. So a comparison that was interrupted goes on with the layers that are left. Both are deleted at the end.
+``samples``. So an interrupted comparison resumes with the layers that are left. Both are deleted at the end.
 """
 
 import re
@@ -46,7 +46,7 @@ def check_place(out: Storage) -> None:
 
 
 def begin(out: Storage, identity: Mapping[str, Any], *, replace: bool) -> dict[int, dict[str, Rows]]:
-    """Take a place for a comparison, or go on with it there. A finished one is made anew. Only with the lease.
+    """Take a place for a comparison, or resume the one there. A finished one is made anew. Only with the lease.
 
     Args:
         out: the place.

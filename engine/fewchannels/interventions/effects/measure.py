@@ -117,7 +117,7 @@ def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
     fingerprint = read_sweep(storage)["fingerprint"]
     records = Ledger(storage).records(fingerprint)
     if not records:
-        raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to go on.")
+        raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to resume.")
     return fingerprint, records
 
 

@@ -309,7 +309,7 @@ class OpenedSweep(Opened):
             "select task from tasks where start <= $item and $item < stop", {"item": item}
         ).fetchone()
         if found is None:
-            raise InputError(f"no finished task of {self.name!r} has item {item}; run the sweep's command to go on.")
+            raise InputError(f"no finished task of {self.name!r} has item {item}; run the sweep's command to resume.")
         rows = self._rows("edits", found[0])
         at = [i for i, each in enumerate(rows["item"]) if each == item]
         return {name: [values[i] for i in at] for name, values in rows.items()}

@@ -135,12 +135,12 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
     left = numbers["n_samples"] - numbers["n_done"] - numbers["n_failed"]
     if not numbers["n_done"] and not numbers["n_failed"]:
         texts.append(
-            f"Nothing of this run is finished: 0 of {numbers['n_samples']:,} samples. Run its capture again to go on."
+            f"Nothing of this run is finished: 0 of {numbers['n_samples']:,} samples. Run its capture again to resume."
         )
     elif left > 0:
         texts.append(
             f"The run is unfinished: {left:,} of {numbers['n_samples']:,} samples are not there yet, and nothing below "
-            "is about them. Run its capture again to go on."
+            "is about them. Run its capture again to resume."
         )
     if numbers["n_failed"]:
         reasons = source.ask(

@@ -147,7 +147,7 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
     elif left > 0:
         texts.append(
             f"The sweep is unfinished: {left:,} of {numbers['n_items']:,} items are not there yet, and nothing below "
-            "is about them. Run its command again to go on."
+            "is about them. Run its command again to resume."
         )
     if numbers["n_failed"]:
         reasons = source.ask(
