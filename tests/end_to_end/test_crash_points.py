@@ -17,7 +17,7 @@ import pytest
 from crash_points import KILLS, How, Shim, build
 from crash_points.stage import PLAYS, Act, Stage, stage
 
-SECONDS = 30.0
+SECONDS = 20.0
 HOWS = [how for how in How if how is not How.NOTHING]
 
 

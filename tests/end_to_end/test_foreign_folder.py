@@ -54,7 +54,7 @@ class Place:
         return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module", params=["command", "module"])
+@pytest.fixture(scope="module", params=["command", pytest.param("module", marks=pytest.mark.exhaustive)])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
     """With a run in it that two actors captured: by the command alone, and by ``python -m`` with ``PYTHONPATH=.``."""
     folder = tmp_path_factory.mktemp("foreign")

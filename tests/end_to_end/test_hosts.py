@@ -166,6 +166,7 @@ def test_a_host_whose_network_is_cut_costs_time_and_no_sample(site: Site) -> Non
     site.check("CUT")
 
 
+@pytest.mark.exhaustive  # five minutes, most of them spent waiting for Ray
 def test_a_head_that_dies_leaves_a_run_that_goes_on_on_the_next(site: Site) -> None:
     job = site.submit("HEAD", "head")
     until(lambda: len(site.records("HEAD")) >= 2)

@@ -23,7 +23,7 @@ from fewchannels.interventions.effects.measure import end_sweep
 from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
 
-SECONDS = 30.0
+SECONDS = 20.0
 MORE = 150
 
 # What reads each place; `{out}` is a new place for what is made of it.

@@ -71,7 +71,11 @@ def first_states(folder: Path, name: str, prompts: list[str]) -> np.ndarray:
     return np.stack([case.image_of(path, output, n_image)[rows].numpy() for path, output in seen[: len(blocks)]])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    # The class of the first one, without guidance: it runs when there is time.
+    [pytest.param(name, marks=[pytest.mark.exhaustive] * (name == "flux-schnell")) for name in NAMES],
+)
 def test_a_model_of_the_paper_runs_from_the_manifest_to_the_answer(name: str, manifest_of, tmp_path: Path) -> None:
     case = next(case for case in CASES if case.name == name)
     model, run = tmp_path / "model", tmp_path / "run"
