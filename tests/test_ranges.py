@@ -86,7 +86,7 @@ def test_defaults_keep_their_rules(settings: type) -> None:
         (PairRule, {"seed": 2**63}, "seed is 9223372036854775808; it must be 0 to 2^63 - 1."),
         (Pool, {"gpus_per_actor": 1.5}, "a share of one GPU of at least 0.01, or a whole number"),
         (Pool, {"gpus_per_actor": 0.001}, "a share of one GPU of at least 0.01"),
-        (AlignmentSettings, {"masks": ""}, "masks is empty; it must be a letter, then"),
+        (AlignmentSettings, {"masks": ""}, "masks is empty; it must be a lower-case letter, then"),
         (AlignmentSettings, {"clip": 0.5}, "clip is 0.5; it must be above 0 and below 0.5."),
         (ConcentrationSettings, {"threshold": math.inf}, "it must be a finite number, above 0 and below 1,000,000,000"),
         (StabilitySettings, {"persistence": 1.0}, "persistence is 1.0; it must be above 0 and below 1."),

@@ -157,6 +157,6 @@ def test_what_would_fail_on_the_cluster_is_refused_here(line: str, says: str) ->
 def test_too_much_is_refused_before_it_is_sent() -> None:
     with Path("large.bin").open("wb") as file:
         file.truncate(101 * 2**20)
-    with pytest.raises(InputError, match=r"large\.bin' and what else .* more than 100 MiB"):
+    with pytest.raises(InputError, match=r"large\.bin' and the other files .* more than 100 MiB"):
         check_sizes({"a": Path("a"), "large.bin": Path("large.bin")})
     assert check_sizes({"a": Path("a"), "x": Path("id_rsa")}) == {"a": 1, "x": 6}

@@ -158,7 +158,7 @@ def rewrite_record(storage: FolderStorage, number: int, **changes: object) -> No
     ("changes", "says"),
     [
         ({"fingerprint": "0" * 16}, "its fingerprint is 0000000000000000"),
-        ({"task": 2}, "it is task 2's"),
+        ({"task": 2}, "it is for task 2"),
         ({"stop": 3}, None),
         ({"stop": 5}, r"it has samples \[2, 5\), the task owns \[2, 4\)"),
         ({"start": 1}, r"it has samples \[1, 4\)"),
@@ -201,7 +201,7 @@ def changed(rows: list[dict], row: int, **values: object) -> list[dict]:
         ),
         ("samples", lambda rows: changed(rows, 0, status="failed"), "1 done and 1 failed"),
         ("cells", lambda rows: rows[1:], "15 rows; the samples ran 16 cells"),
-        ("cells", lambda rows: [rows[0], *rows[:-1]], "16 rows; the cells"),
+        ("cells", lambda rows: [rows[0], *rows[:-1]], "16 rows; the samples ran"),
         ("cells", lambda rows: changed(rows, 3, top_scores=[9.0, 8.0, 7.0]), "top_scores are not the store's mean_abs"),
         (
             "cells",

@@ -168,7 +168,7 @@ def test_what_a_killed_process_spilled_is_removed_and_no_link_is_followed(run: P
 def test_a_time_limit_and_a_row_limit_of_the_command_line(run: Path, tmp_path: Path) -> None:
     for options, said in (
         (["--timeout", "0.5"], "longer than 0.5 s"),
-        (["--timeout", "nan"], "--timeout nan"),
+        (["--timeout", "nan"], "--timeout is nan"),
         (["--limit", str(2**63)], str(2**63 - 1)),
     ):
         asked = command("sql", str(run), ENDLESS, *options, tmp=tmp_path)
