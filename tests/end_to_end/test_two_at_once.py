@@ -55,10 +55,7 @@ def content(folder: Path) -> dict[str, Any]:
     for path in folder.rglob("[!.]*"):
         if path.is_file():
             data: Any = path.read_bytes()
-            name = str(path.relative_to(folder)).replace("/part-2-", "/part-1-")  # of a second export after the first
-            if path.name == "README.md":
-                data = data.replace(b"/part-2-", b"/part-1-")
-            found[name] = without_times(json.loads(data)) if path.suffix == ".json" else data
+            found[str(path.relative_to(folder))] = without_times(json.loads(data)) if path.suffix == ".json" else data
     return found
 
 

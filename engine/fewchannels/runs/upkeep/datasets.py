@@ -1,5 +1,6 @@
 """Export a run's tables as a folder that ``datasets.load_dataset`` opens, pictures as pictures."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,13 +9,13 @@ from fewchannels.errors import InputError, RunConflictError
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import TABLES
 from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.runs.storage import Storage
+from fewchannels.runs.storage import Storage, Stored
 from fewchannels.runs.upkeep.merge import Source
 from fewchannels.tables import for_datasets, join, of_samples
 
 _PART_BYTES = 256 * 2**20
 _CARD_KEY = "README.md"
-_OURS = re.compile(rf"{re.escape(LEASE)}|{re.escape(_CARD_KEY)}|(samples|cells)/part(-\d+)+\.parquet")
+_OURS = re.compile(rf"{re.escape(LEASE)}|{re.escape(_CARD_KEY)}|(samples|cells)/part(-[0-9a-f]+)+\.parquet")
 _CARD = """---
 configs:
 - config_name: samples
@@ -90,17 +91,18 @@ def export(
         raise InputError("no finished sample meets the condition; nothing was written.")
     check_place(out)
     out.clean()
-    numbers = [int(found[1]) for key in out.list() if (found := re.search(r"/part-(\d+)", key))]
-    number, written = max(numbers, default=0) + 1, {_CARD_KEY, LEASE}
     source = Source(storage)
     by_task: dict[int, list[int]] = {}
     for sample in samples:
         by_task.setdefault(sample // source.layout.shard_samples, []).append(sample)
+    # Of one selection one name: an export that was interrupted, or is repeated, comes to the same files.
+    selection = [source.description["fingerprint"], list(samples), [source.records[task].checksum for task in by_task]]
+    name, written = Stored.of([json.dumps(selection).encode()]).crc32c, {_CARD_KEY, LEASE}
     pending: dict[str, list[Any]] = {table: [] for table in TABLES}
     n_parts, n_written = dict.fromkeys(TABLES, 0), 0
 
     def flush(table: str) -> None:
-        key = f"{table}/part-{number}-{n_parts[table]:05d}.parquet"
+        key = f"{table}/part-{name}-{n_parts[table]:05d}.parquet"
         out.put(key, [join([for_datasets(each) for each in pending[table]])])
         written.add(key)
         n_parts[table] += 1
@@ -119,7 +121,7 @@ def export(
             flush(table)
     about = source.description
     card = _CARD.format(
-        export=number,
+        export=name,
         n=len(samples),
         model=about["config"]["model"],
         fingerprint=about["fingerprint"],
