@@ -64,7 +64,7 @@ class Change:
             StorageError: the store refused.
         """
         new = documents.encode(self.document)
-        if _stored(storage, self.target) not in (self.replaces, Stored.of([new])):
+        if storage.stored(self.target) not in (self.replaces, Stored.of([new])):
             raise _overtaken(storage, self.target)
         # The manifest comes after the document: readers of the earlier one take the first rows of the manifest, and
         # the new manifest may have other values in columns that are the user's own.
@@ -83,13 +83,6 @@ class Change:
                 storage.move(self.folder + key, key)
             elif not storage.holds(key, self.objects[key]):
                 raise _overtaken(storage, key)
-
-
-def _stored(storage: Storage, key: str) -> Stored | None:
-    try:
-        return Stored.of([storage.get(key)])
-    except FileNotFoundError:
-        return None
 
 
 def _overtaken(storage: Storage, key: str) -> RunConflictError:
@@ -127,7 +120,7 @@ class Draft:
 
     def __init__(self, storage: Storage, name: str, target: str) -> None:
         self._storage, self._name, self._target = storage, name, target
-        self._replaces = _stored(storage, target)
+        self._replaces = storage.stored(target)
         # Two attempts at one task may overlap on a cluster: each has a folder of its own.
         self._folder = f"{FOLDER}{name}.{secrets.token_hex(8)}/"
 
@@ -161,7 +154,7 @@ class Draft:
         try:
             change.finish(self._storage)
         except RunConflictError:
-            if _stored(self._storage, change.key) == Stored.of([data]):
+            if self._storage.stored(change.key) == Stored.of([data]):
                 self._storage.delete([change.key])
             raise
 

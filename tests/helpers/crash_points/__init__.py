@@ -9,7 +9,6 @@ The calls are counted by a small library in C that is preloaded into the process
 """
 
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+
+from preload import compiled
 
 _STATE = struct.Struct("<4Q")  # count, at, how, session
 
@@ -152,10 +153,6 @@ def end_session(session: int) -> None:
 
 
 def build(folder: Path) -> Shim | None:
-    """Compile the library into a folder; None where there is no C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or os.uname().sysname != "Linux":
-        return None
-    library, source = folder / "crash_points.so", Path(__file__).with_name("shim.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    return Shim(library)
+    """Compile the library into a folder; None where that cannot be done."""
+    library = compiled(Path(__file__).with_name("shim.c"), folder)
+    return Shim(library) if library else None

@@ -1,9 +1,9 @@
 """A wall clock that jumps while a process runs: a small library in C that is preloaded (``clock.c``)."""
 
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from preload import compiled
 
 YEAR_S = 365 * 86_400
 
@@ -32,12 +32,10 @@ class MovedClock:
 
 
 def build(folder: Path) -> MovedClock | None:
-    """Compile the library into a folder; None where there is no C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    """Compile the library into a folder; None where that cannot be done."""
+    library = compiled(Path(__file__).with_name("clock.c"), folder)
+    if library is None:
         return None
-    clock = MovedClock(folder / "moved_clock.so", folder / "offset")
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", clock.library, source, "-ldl"], check=True)
+    clock = MovedClock(library, folder / "offset")
     clock.move(0)
     return clock

@@ -1,7 +1,7 @@
 """A run, a sweep or a comparison, as SQL: DuckDB views over its tables, read-only."""
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from fewchannels.runs.description import (
     read_sweep,
 )
 from fewchannels.runs.ledger import Ledger, Record
-from fewchannels.runs.parts import TABLES, Parts
+from fewchannels.runs.parts import TABLES, Compaction, Parts
 from fewchannels.runs.results import finished
 from fewchannels.runs.sql import about, confined, rules
 from fewchannels.runs.sql.answer import Answer
@@ -311,8 +311,7 @@ class Catalog:
         parts_of = {table: parts.files(table, shard_samples) for table in TABLES}
         manifest = manifest_key(self._storage, description)
         once = objects_of(description)
-        recorded = {key: stored for record in self._records.values() for key, stored in record.objects.items()}
-        recorded |= {key: stored for each in parts.compactions for key, stored in each.objects.items()}
+        recorded = _objects([*self._records.values(), *parts.compactions])
         self._files[manifest] = once.get(MANIFEST)
         self._files.update({key: recorded.get(key) for table in TABLES for key in parts_of[table]})
         stored = self._check_files()
@@ -330,7 +329,7 @@ class Catalog:
     def _add_sweep(self, description: dict[str, Any]) -> Collection[str]:
         """A sweep's tables; returns what is stored."""
         once = objects_of(description)
-        edits = {key: stored for _, record in sorted(self._records.items()) for key, stored in record.objects.items()}
+        edits = _objects(self._records.values())
         self._files.update(once | edits)
         stored = self._check_files()
         self.views = sorted({"edits", "sweep", "tasks", *(key.removesuffix(".parquet") for key in once)})
@@ -403,3 +402,8 @@ class Catalog:
             for condition, patterns in alike.items()
         ]
         self._connection.execute(f"create view {name} as {' union all '.join(selects)}")
+
+
+def _objects(records: Iterable[Record | Compaction]) -> dict[str, Stored]:
+    """What records name, by key."""
+    return {key: stored for record in records for key, stored in record.objects.items()}

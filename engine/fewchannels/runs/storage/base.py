@@ -182,17 +182,21 @@ class Storage(ABC):
         """Whether there is an object of that key."""
         return self.size(key) is not None
 
-    def holds(self, key: str, stored: Stored) -> bool:
-        """Whether an object is there, byte by byte what was stored.
+    def stored(self, key: str) -> Stored | None:
+        """Size and checksum of an object as it is now, all of it read; None where there is no such object.
 
         Raises:
             StorageError: the store refused.
         """
         try:
             with self.open(key) as file:
-                return Stored.of(iter(lambda: file.read(_READ_BYTES), b"")) == stored
+                return Stored.of(iter(lambda: file.read(_READ_BYTES), b""))
         except FileNotFoundError:
-            return False
+            return None
+
+    def holds(self, key: str, stored: Stored) -> bool:
+        """Whether an object is there, byte by byte what was stored; raises as :meth:`stored` does."""
+        return self.stored(key) == stored
 
     def left_over(self) -> dict[str, int]:
         """Sizes in bytes of the files that puts have begun and not finished, by name; some may still be being written.
