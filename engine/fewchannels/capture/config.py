@@ -1,8 +1,6 @@
 """What a capture was asked to do: frozen settings, where they come from, and their fingerprint."""
 
 import dataclasses
-import hashlib
-import json
 import typing
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -158,24 +156,6 @@ class CaptureConfig:
         """The settings of a run, from its ``run.json``."""
         settings = {name: value for name, value in description["config"].items() if name in typing.get_type_hints(cls)}
         return cls(**settings | {name: ",".join(map(str, settings[name])) for name in ("layers", "steps")})
-
-
-def fingerprint(identity: dict[str, Any]) -> str:
-    """SHA-256, 16 hex digits, of what decides a run's data; the same for equal mappings in any order."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Fields in which two identities differ, as ``name: theirs -> mine`` lines; nested names are dotted."""
-    lines = []
-    for name in sorted(mine.keys() | theirs.keys()):
-        new, old = mine.get(name), theirs.get(name)
-        if isinstance(new, dict) and isinstance(old, dict):
-            lines += [f"{name}.{line}" for line in differences(new, old)]
-        elif new != old:
-            lines.append(f"{name}: {old!r} -> {new!r}")
-    return lines
 
 
 def as_dict(config: CaptureConfig) -> dict[str, Any]:

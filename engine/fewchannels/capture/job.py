@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fewchannels import manifest
-from fewchannels.capture.config import CaptureConfig, as_dict, differences, fingerprint
+from fewchannels.capture.config import CaptureConfig, as_dict
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.manifest import Sample, read_samples
 from fewchannels.models.family import BRANCHES, STREAMS, Family, ModelGeometry
@@ -31,6 +31,7 @@ from fewchannels.runs.description import (
     objects_of,
     read_description,
 )
+from fewchannels.runs.identity import differences, fingerprint
 from fewchannels.runs.layout import (
     Layout,
     choose_controls,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewchannels.capture.config import CaptureConfig, differences
+from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.encode_prompts import encoded
 from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.recorder import Recorder
@@ -19,6 +19,7 @@ from fewchannels.models.loaded import default_device
 from fewchannels.runs.arrays import read
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, read_description
+from fewchannels.runs.identity import differences
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
 from fewchannels.runs.pictures import png

@@ -25,7 +25,6 @@ import numpy as np
 
 from fewchannels import manifest
 from fewchannels.analyses.selected import select
-from fewchannels.capture.config import differences, fingerprint
 from fewchannels.capture.job import Job, prepare
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
@@ -35,6 +34,7 @@ from fewchannels.interventions.settings import SweepSettings
 from fewchannels.models.family import Family
 from fewchannels.runs import documents
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, objects_of, read_sweep
+from fewchannels.runs.identity import differences, fingerprint
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, decode, encode

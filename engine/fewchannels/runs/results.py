@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
+from fewchannels.runs.identity import differences
 from fewchannels.runs.parts import read_rows
 from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.tables import Columns, encode

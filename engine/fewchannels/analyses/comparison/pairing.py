@@ -20,13 +20,13 @@ from torch import Tensor
 
 from fewchannels.analyses.selected import Selected, select
 from fewchannels.analyses.settings import Criteria
-from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.massive import ratio_by_rank
 from fewchannels.measures.overlap import matched_jaccard
 from fewchannels.measures.scores import energy_share, gini, top_k
 from fewchannels.runs.arrays import read
 from fewchannels.runs.description import read_description
+from fewchannels.runs.identity import differences
 from fewchannels.runs.sql.catalog import Catalog
 
 METRICS = ("ratio", "energy_share", "gini", "token_norm_ratio")

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fewchannels.capture.config import differences
 from fewchannels.errors import RunConflictError
 from fewchannels.runs import documents
 from fewchannels.runs.description import COMPARISON
+from fewchannels.runs.identity import differences
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.storage import Count, Storage
 from fewchannels.tables import Columns, encode

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fewchannels import manifest
-from fewchannels.capture.config import differences
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.runs import arrays
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, NAME, objects_of, read_description, write_description
+from fewchannels.runs.identity import differences
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger, Record
