@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fewchannels.capture.budget import expected_bytes
 from fewchannels.models.family import Block
 from fewchannels.runs.layout import Layout, default_shard_samples
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 
 @dataclass(frozen=True)

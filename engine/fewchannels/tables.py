@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from fewchannels.resources import folder
-
 Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
+_SCHEMAS = resources.files("fewchannels").joinpath("schemas")  # in a checkout, a link to the folder at its root
 _TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
     "int32": pa.int32(),
@@ -30,7 +30,7 @@ _TYPES: dict[str, pa.DataType] = {
 @cache
 def schema(name: str) -> pa.Schema:
     """The Arrow schema of a table, e.g. ``schema("cells")``; column docs travel as field metadata."""
-    text = folder("schemas").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text = _SCHEMAS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return pa.schema(
         pa.field(column["name"], _TYPES[column["type"]], column["nullable"], metadata={"doc": column["doc"]})
         for column in yaml.safe_load(text)["columns"]
@@ -40,7 +40,7 @@ def schema(name: str) -> pa.Schema:
 @cache
 def tables() -> frozenset[str]:
     """The names of all schemas."""
-    files = [path.name for path in folder("schemas").iterdir()]
+    files = [path.name for path in _SCHEMAS.iterdir()]
     return frozenset(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 

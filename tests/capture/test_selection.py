@@ -26,7 +26,7 @@ from fewchannels.models.family import Block
 from fewchannels.runs.layout import Layout, choose_pool_side, default_shard_samples
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
-from fewchannels.units import parse_size, size
+from fewchannels.settings.units import parse_size, size
 
 SHAPES = {"num_inference_steps": 3, "top_k": 4, "batch_size": 3, "shard_samples": 3}
 FLUX = Layout(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fewchannels.errors import unknown
 from fewchannels.measures.statistics import SELECTIONS, STATISTICS
-from fewchannels.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, name, several, text, within
+from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, name, several, text, within
 
 RULES = ("ratio", "mad")
 REGISTERS = ("keep", "drop", "clip")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from fewchannels.errors import InputError
 from fewchannels.runs.layout import Layout
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 _PICTURE_BYTES_PER_PIXEL = 1.4
 _CELL_BYTES, _RANKED_CHANNEL_BYTES = 25, 4

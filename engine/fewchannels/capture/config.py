@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fewchannels.capture.settings_file import read_yaml, settled
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.statistics import STATISTICS
-from fewchannels.ranges import MOST_INDEX, check, text, within
+from fewchannels.settings.file import read_yaml, settled
+from fewchannels.settings.ranges import MOST_INDEX, check, text, within
 
 MOST_SIDE = 65_536
 """Pixels of a picture's side; a manifest takes as much."""

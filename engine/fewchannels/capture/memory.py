@@ -4,7 +4,7 @@ from fewchannels import machine
 from fewchannels.capture.job import Job
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 _VALUE_BYTES = 4
 _PICTURE_VALUES = 2 * 3  # of a pixel: as the VAE has it, and as it is written

@@ -15,7 +15,7 @@ from fewchannels.manifest import Sample, read_samples
 from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.description import EMBEDDINGS, MANIFEST
 from fewchannels.runs.ledger import Ledger, Record
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 _FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
 

@@ -9,7 +9,7 @@ from typing import Any
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.ranges import shown
+from fewchannels.settings.ranges import shown
 
 _MODULES = {
     "manifest": ("manifest",),

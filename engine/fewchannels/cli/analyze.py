@@ -11,8 +11,8 @@ from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
 from fewchannels.cli.options import given, option, ruled
 from fewchannels.cluster.shares import Pool
-from fewchannels.ranges import name
-from fewchannels.units import size
+from fewchannels.settings.ranges import name
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.analyses.analysis import Analysis, Finding

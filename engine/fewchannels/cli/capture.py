@@ -13,7 +13,7 @@ from fewchannels.cli.console import duration, errors, results, say
 from fewchannels.cli.options import option, ruled
 from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
-from fewchannels.units import Size, parse_size, size
+from fewchannels.settings.units import Size, parse_size, size
 
 if TYPE_CHECKING:
     from fewchannels.capture.estimate import Estimate

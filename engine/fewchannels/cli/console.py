@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 results = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

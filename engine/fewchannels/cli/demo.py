@@ -9,7 +9,7 @@ from fewchannels.cli.console import results, say
 from fewchannels.cli.options import option, ruled
 from fewchannels.cli.query import print_relation
 from fewchannels.cluster.shares import Pool
-from fewchannels.ranges import within
+from fewchannels.settings.ranges import within
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fewchannels.cli.console import duration, errors, results, say
 from fewchannels.cli.job_command import job_command
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.cluster.jobs import JobState

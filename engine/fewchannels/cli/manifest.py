@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, progress_bar, results
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.manifest import IngestReport

@@ -13,7 +13,7 @@ from fewchannels.cli.console import errors, results, say
 from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError
 from fewchannels.files import check_output, write
-from fewchannels.ranges import within
+from fewchannels.settings.ranges import within
 
 app = Commands(no_args_is_help=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from fewchannels.errors import InputError
-from fewchannels.ranges import Rule, Several, hold, parsed, rules
+from fewchannels.settings.ranges import Rule, Several, hold, parsed, rules
 
 
 def option(settings: type, name: str, *flags: str, about: str | None = None, **more: Any) -> Any:
@@ -28,7 +28,7 @@ def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
     """A ``typer.Option`` with a range that no field has, for what only the command line takes.
 
     Args:
-        metadata: from :mod:`fewchannels.ranges`, as a field would have it.
+        metadata: from :mod:`fewchannels.settings.ranges`, as a field would have it.
         flags: what it is called on the command line; empty for the parameter's own name.
         more: of ``typer.Option``.
     """

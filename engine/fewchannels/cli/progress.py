@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fewchannels.cli.console import duration, errors, progress_bar, say
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.capture.run import Progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewchannels.cli.console import errors, progress_bar, results, say
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.analyses.document import Document

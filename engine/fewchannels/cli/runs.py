@@ -9,7 +9,7 @@ from rich.table import Table
 from fewchannels.cli import upkeep, verify
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import left_over, results
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 app = Commands(no_args_is_help=True)
 app.command("verify")(verify.verify)

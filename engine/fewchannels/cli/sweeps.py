@@ -17,8 +17,8 @@ from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings
-from fewchannels.ranges import MOST_INDEX, Whole, several
-from fewchannels.units import size
+from fewchannels.settings.ranges import MOST_INDEX, Whole, several
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.analyses.analysis import Finding

@@ -11,7 +11,7 @@ from fewchannels.cli.console import errors
 from fewchannels.cli.options import given, option, ruled
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import PairRule, SweepSettings
-from fewchannels.ranges import OrWord, rules
+from fewchannels.settings.ranges import OrWord, rules
 
 _PAIRS = {"rule": OrWord("all", rules(PairRule)["n"]), "about": "How many pairs are drawn."}
 app = Commands(no_args_is_help=True)

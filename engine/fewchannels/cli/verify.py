@@ -12,8 +12,8 @@ from rich.table import Table
 from fewchannels.cli.console import errors, left_over, progress_bar, results, say
 from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError, StorageError
-from fewchannels.ranges import within
-from fewchannels.units import size
+from fewchannels.settings.ranges import within
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.runs.storage import Storage

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewchannels.errors import InputError
-from fewchannels.ranges import check, check_given, text, within
+from fewchannels.settings.ranges import check, check_given, text, within
 
 _LEAST_GPU = 0.01
 _ACTORS_OF_A_CPU = 16

@@ -10,8 +10,8 @@ from typing import Any
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import STREAMS, Block
-from fewchannels.ranges import MOST_INDEX, Number, Text, Whole, check, parsed, several, shown, within
 from fewchannels.runs.layout import choose_layers, choose_steps, choose_words
+from fewchannels.settings.ranges import MOST_INDEX, Number, Text, Whole, check, parsed, several, shown, within
 
 EDITS = ("zero", "mean", "shuffle", "transport")
 """Actions on hidden states: what the chosen values become."""

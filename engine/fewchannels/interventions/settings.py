@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.settings_file import read_yaml, settled
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
 from fewchannels.measures.statistics import STATISTICS
-from fewchannels.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
+from fewchannels.settings.file import read_yaml, settled
+from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
 
 KINDS = ("disruption", "text", "image")
 NOISE = ("shared", "separate")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.ranges import Number, check, parsed, text
+from fewchannels.settings.ranges import Number, check, parsed, text
 
 OFFLOADS = ("none", "model", "sequential", "group")
 QUANTIZATIONS = {

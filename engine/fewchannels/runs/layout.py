@@ -9,7 +9,7 @@ from typing import Any
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.statistics import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, Block
-from fewchannels.ranges import Whole, shown
+from fewchannels.settings.ranges import Whole, shown
 
 TOKENS = ("all", "pool:N")
 RANKED = 12  # channels that ``cells`` names where no token maps are kept

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fewchannels.errors import InputError, RunConflictError, StorageError
-from fewchannels.ranges import NAME, check, name
 from fewchannels.runs import documents
 from fewchannels.runs.identity import differences
 from fewchannels.runs.parts import read_rows
 from fewchannels.runs.storage import Count, Storage, Stored
+from fewchannels.settings.ranges import NAME, check, name
 from fewchannels.tables import Columns, encode
 
 FOLDER = "results/"

@@ -15,7 +15,7 @@ from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
 from fewchannels.analyses.masks.checkpoints import CUSTOM_CODE, Checkpoint, find, load, quietly, weights_digest
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.errors import InputError, unknown
-from fewchannels.ranges import check_given
+from fewchannels.settings.ranges import check_given
 
 BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabelled")
 """Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""

@@ -37,7 +37,7 @@ from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import Site, tapped
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.pictures import png
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 _CLUSTER_K = 12
 _MOST_RECENT = 16

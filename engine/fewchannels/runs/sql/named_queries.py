@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.ranges import Number, Rule, Text, Whole, shown
-from fewchannels.resources import folder
+from fewchannels.settings.ranges import Number, Rule, Text, Whole, shown
 
 _RULES: dict[type, Rule] = {int: Whole(-1, 10**9), float: Number(-1e9, 1e9), str: Text()}
 
@@ -169,6 +169,7 @@ def parse_query(name: str, sql: str) -> Query:
 @cache
 def queries() -> dict[str, Query]:
     """Every query of ``queries/``, by name, in alphabetical order."""
-    files = sorted((file for file in folder("queries").iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
+    folder = resources.files("fewchannels").joinpath("queries")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     names = [file.name.removesuffix(".sql") for file in files]
     return {name: parse_query(name, file.read_text(encoding="utf-8")) for name, file in zip(names, files, strict=True)}

@@ -13,7 +13,7 @@ from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.limits import Limits
 from fewchannels.runs.sql.named_queries import Query
 from fewchannels.runs.sql.values import projection
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 _BATCH_ROWS = 2048  # what DuckDB makes at a time; of pictures, more would be much
 _LARGER = (

@@ -12,7 +12,7 @@ import pyarrow as pa
 from fewchannels.errors import InputError
 from fewchannels.files import writing
 from fewchannels.runs.sql.values import as_numbers, as_text, for_json, readable
-from fewchannels.units import size
+from fewchannels.settings.units import size
 
 FORMATS = (".parquet", ".csv", ".json")
 Batches = Iterable[pa.RecordBatch]

@@ -6,7 +6,7 @@ from typing import Any
 from fewchannels.analyses.document import Block, Facts, Findings, Missing, Part, Section, Warnings
 from fewchannels.analyses.source import ANALYSES, Source
 from fewchannels.interventions.conditions import in_short
-from fewchannels.units import size
+from fewchannels.settings.units import size
 from fewchannels.views.report import findings, gallery, landscape, run_figures
 
 _QUIET = ("model", "revision", "layers", "steps")

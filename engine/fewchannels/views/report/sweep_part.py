@@ -12,7 +12,7 @@ from fewchannels.interventions.effects.contrasts import contrasts, means
 from fewchannels.interventions.effects.figures import AXES, default_figures, main_metrics, shown_items
 from fewchannels.interventions.effects.findings import headline, of_sweep
 from fewchannels.runs.results import Results
-from fewchannels.units import size
+from fewchannels.settings.units import size
 from fewchannels.views.report import gallery
 
 _ABOUT = (

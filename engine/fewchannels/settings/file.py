@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.ranges import Several, hold, rules, shown
+from fewchannels.settings.ranges import Several, hold, rules, shown
 
 _MOST_BYTES = 2**20
 _MOST_WHOLE = 10**18  # a longer number is no name, and Python may refuse to write it out

@@ -21,7 +21,7 @@ from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import PairRule, SweepSettings
 from fewchannels.models.load_options import Loading
-from fewchannels.ranges import Number, Text, Whole, check, hold, parsed, rules, shown, text, within
+from fewchannels.settings.ranges import Number, Text, Whole, check, hold, parsed, rules, shown, text, within
 
 NEEDED: dict[type, dict[str, Any]] = {
     CaptureConfig: {},

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fewchannels.ranges import Whole, parsed
+from fewchannels.settings.ranges import Whole, parsed
 
 _MOST_BYTES = 10**18
 
@@ -31,13 +31,13 @@ class Size:
             return text
 
     def fault(self, value: Any) -> str:
-        """See :class:`fewchannels.ranges.Rule`."""
+        """See :class:`fewchannels.settings.ranges.Rule`."""
         if isinstance(value, str):
             return "it must be bytes up to 1e18, or kB, MB, GB, TB: 500MB"
         return Whole(1, _MOST_BYTES).fault(value)
 
     def in_short(self) -> str:
-        """See :class:`fewchannels.ranges.Rule`."""
+        """See :class:`fewchannels.settings.ranges.Rule`."""
         return ""
 
 

@@ -1,0 +1,1 @@
+"""What people may set: values within their ranges, numbers as people write them, and settings files."""
