@@ -18,11 +18,14 @@ from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selected import select
 from fewchannels.analyses.settings import RULES
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app
-from fewchannels.cluster.session import Pool, choose_pool, spread
+from fewchannels.cluster.parallel import spread
+from fewchannels.cluster.session import choose_pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.measures import kmeans
 from fewchannels.measures.kmeans import k_means
@@ -102,7 +105,7 @@ def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyP
 
 def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "fewchannels.cluster.session.mapped", lambda work, items, pool: ((item, "there") for item in items)
+        "fewchannels.cluster.parallel.mapped", lambda work, items, pool: ((item, "there") for item in items)
     )
     monkeypatch.setattr("fewchannels.cluster.session.ray.is_initialized", lambda: True)
     for pool, where in ((Pool(1, 1, 1, "a-cluster"), "there"), (Pool(1, 0, 1, "a-cluster"), "here")):

@@ -13,8 +13,9 @@ import pytest
 import xarray as xr
 
 from fewchannels import manifest, open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.session import choose_pool
 

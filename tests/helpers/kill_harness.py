@@ -36,8 +36,9 @@ import psutil
 from tiny import TINY
 
 from fewchannels import manifest, open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli.console import results, say
 from fewchannels.cluster.session import choose_pool

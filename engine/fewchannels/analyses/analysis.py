@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from fewchannels.analyses.selected import Selected
-from fewchannels.cluster.session import Pool, one_thread, spread
+from fewchannels.cluster.parallel import one_thread, spread
+from fewchannels.cluster.shares import Pool
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, encode, schema

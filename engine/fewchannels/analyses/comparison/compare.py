@@ -16,7 +16,8 @@ from fewchannels.analyses.comparison.figures import figures
 from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place
 from fewchannels.analyses.comparison.place import Rows, begin, check_place, end, write_unit
 from fewchannels.analyses.drawn import as_files
-from fewchannels.cluster.session import Pool, spread
+from fewchannels.cluster.parallel import spread
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.measures.intervals import Interval, cluster_bootstrap, pair_bootstrap
 from fewchannels.measures.overlap import expected_jaccard, pair_overlap
