@@ -35,7 +35,7 @@ from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.job import prepare
 from fewchannels.runs.lease import hold
 from fewchannels.runs.ledger import Ledger
-from fewchannels.cluster.session import choose_pool
+from fewchannels.cluster.sizing import choose_pool
 marks.append(time.perf_counter())
 path, run = Path(sys.argv[1]), sys.argv[2]
 job = prepare(path, run, CaptureConfig(shard_samples=1))

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from typer.testing import CliRunner
 
-from fewchannels import manifest
+from fewchannels import machine, manifest
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selected import select
@@ -24,8 +24,8 @@ from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app
 from fewchannels.cluster.parallel import spread
-from fewchannels.cluster.session import choose_pool
 from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.sizing import choose_pool
 from fewchannels.errors import InputError
 from fewchannels.measures import kmeans
 from fewchannels.measures.kmeans import k_means
@@ -95,12 +95,22 @@ def test_a_unit_computes_where_its_workers_share_lets_it_and_the_result_says_whe
 
 
 def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_pool(None, None).device == "cuda"
     assert choose_pool(None, 0).device == "cpu"
     assert choose_pool(None, 0.5).n_actors == 4
     with pytest.raises(InputError, match="to have 3 GPUs; PyTorch finds 2 on this machine"):
         choose_pool(1, 3)
+
+
+def test_pytorch_is_not_asked_where_no_gpu_has_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_GPU_FILES", ("null",))  # is in every /dev
+    assert machine.has_gpus()
+    monkeypatch.setattr(machine, "_GPU_FILES", ("no-such-*",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 / 0)
+    assert not machine.has_gpus()
+    assert choose_pool(None, None).device == "cpu"
 
 
 def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +123,7 @@ def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pyte
 
 
 def test_the_command_passes_the_share_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     command = ["analyze", "concentration", str(path), "--k", "2", "--shares", "1", "--gpus-per-worker", "1"]
     with pytest.raises(InputError, match="PyTorch finds 0 on this machine"):

@@ -26,8 +26,8 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli.capture import run_job
 from fewchannels.cluster import tasks
 from fewchannels.cluster.pool import Actor, Start
-from fewchannels.cluster.session import choose_pool
 from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.sizing import choose_pool
 from fewchannels.cluster.tasks import Outcome
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import lease

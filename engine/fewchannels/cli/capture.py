@@ -132,7 +132,7 @@ def capture(
     with errors.status("checking the manifest and the model"):
         from fewchannels.capture.job import prepare
         from fewchannels.capture.memory import check_memory
-        from fewchannels.cluster.session import choose_pool
+        from fewchannels.cluster.sizing import choose_pool
         from fewchannels.models.family_file import read_family
 
         described = read_family(family) if family else None

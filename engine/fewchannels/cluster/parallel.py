@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import ray
-
-from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, interrupts, ray_session
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError
 
@@ -35,6 +32,8 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
     if (pool.n_actors == 1 or len(items) <= 1) and not is_elsewhere:
         yield from ((item, by_one_thread(item)) for item in items)
         return
+    from fewchannels.cluster.session import interrupts, ray_session  # Ray takes a second to import
+
     with ray_session(pool), interrupts() as check_interrupted:
         for found in mapped(by_one_thread, items, pool):
             check_interrupted()
@@ -65,6 +64,10 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
     Raises:
         FewchannelsError: what the work raised, or that it failed, with its own words.
     """
+
+    import ray
+
+    from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 
     def one(item: _Item) -> _Result:  # Ray takes plain functions only
         return work(item)

@@ -17,50 +17,14 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_config import JobConfig
 
-from fewchannels.cluster.shares import Pool, check_room, check_shares
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
 
 MACHINE_FAULT_RETRIES = 3
 _ANSWER_S = 10.0
 
 
-def choose_pool(
-    n_actors: int | None, gpus_per_actor: float | None, address: str | None = None, cpus_per_actor: int | None = None
-) -> Pool:
-    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
-
-    Of a cluster, what its nodes have now is counted; one that has still to start them has none.
-
-    Args:
-        n_actors: at the most; None for what there is room for.
-        gpus_per_actor: None for 1 where there are any.
-        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
-        cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
-
-    Raises:
-        InputError: a number is out of its range, or each actor is to have more CPUs or GPUs than this machine or any
-            node of a cluster has; or actors are not counted and a cluster has no node yet.
-        FewchannelsError: the cluster cannot be reached.
-    """
-    check_shares(n_actors=n_actors, gpus_per_actor=gpus_per_actor, cpus_per_actor=cpus_per_actor, address=address)
-    import torch
-
-    if address is not None:
-        return _pool_of_cluster(n_actors, gpus_per_actor, address, cpus_per_actor)
-    n_gpus, n_cpus = torch.cuda.device_count(), os.cpu_count() or 1
-    if (gpus_per_actor or 0) > n_gpus:
-        raise InputError(
-            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
-            "the --address of a Ray cluster that has them."
-        )
-    check_room(n_actors, cpus_per_actor, n_cpus)
-    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
-    if n_actors is None:
-        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
-    return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
-
-
-def _pool_of_cluster(
+def pool_of_cluster(
     n_actors: int | None, gpus_per_actor: float | None, address: str, cpus_per_actor: int | None
 ) -> Pool:
     _connect(address)
