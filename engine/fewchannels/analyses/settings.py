@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fewchannels.errors import unknown
 from fewchannels.measures.statistics import SELECTIONS, STATISTICS
-from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, name, several, text, within
+from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, flag, name, several, text, within
 
 RULES = ("ratio", "mad")
 REGISTERS = ("keep", "drop", "clip")
@@ -148,7 +148,7 @@ class MaskSettings:
         metadata=several(Text(), "Labels of a labelling model that are the subject, comma-separated.", least=0),
     )
     revision: str | None = field(default=None, metadata=text("Of a hub id."))
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, metadata=flag("Let Python code that comes with the model run."))
     side: int | None = field(
         default=None, metadata=within(16, 4096, "Pixels at which a model with its own code looks.")
     )
