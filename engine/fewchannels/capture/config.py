@@ -57,8 +57,13 @@ class CaptureConfig(Generation):
     )
     shard_samples: int | None = field(default=None, metadata=within(1, 100_000, "Samples in a task and a shard."))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_together(self) -> None:
+        """Refuse values that are unknown, or that do not work together.
+
+        Raises:
+            InputError: naming them.
+        """
+        super().check_together()
         for name, known in (("score", STATISTICS), ("value_precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
