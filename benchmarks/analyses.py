@@ -116,7 +116,9 @@ def streaming(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
         analysis, results = Concentration(), Results(storage, "concentration")
         arms = {
             "streaming: reading": lambda: [read(storage, names, i, i + 1) for i in range(n_samples)],
-            "streaming: reading and measuring": lambda: [analysis.unit(selected, results, i, "cpu") for i in range(n_samples)],
+            "streaming: reading and measuring": lambda: [
+                analysis.unit(selected, results, i, "cpu") for i in range(n_samples)
+            ],
         }
         with one_thread():  # as workers do
             seconds = rotated(arms, chosen.rounds)

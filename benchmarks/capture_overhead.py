@@ -12,7 +12,7 @@ after the other in turns:
 - ``plain processes``: each loads the pipeline as diffusers does and runs its batches, all at the same time;
 - ``capture``: as many batches as tasks of a capture's Ray actors, recorded, written and entered in the ledger.
 
-Either is timed from the moment when all have loaded the model to the end of the last batch, or the last record, and told
+Either is timed from when all have loaded the model to the end of the last batch, or the last record, and told
 as seconds a batch of all together. Actors have the priority of other processes here, not Ray's lower one, which would
 measure what else the machine does. The plain pipeline's pictures are checked to be the capture's. Seconds belong to the
 machine; ratios are what counts.
@@ -74,9 +74,7 @@ def parser() -> argparse.ArgumentParser:
 def make_job(path: Path, run: Path, chosen: argparse.Namespace) -> Job:
     """A job of whole-batch tasks, begun on disk."""
     batch = chosen.batch
-    config = CaptureConfig(
-        model=chosen.model, batch_size=batch, shard_samples=batch, num_inference_steps=chosen.steps
-    )
+    config = CaptureConfig(model=chosen.model, batch_size=batch, shard_samples=batch, num_inference_steps=chosen.steps)
     job = prepare(path, run, config)
     begin(job, path)
     return job

@@ -4,10 +4,11 @@ Demo model, one pair of prompts, transport of the top channels behind every bloc
 
 - ``plain``: the pipeline alone, as many rows as the sweep's batch;
 - ``sweep``: target, source and the edits in one batch, as ``fewchannels transport`` runs them, metrics left out;
-- ``replay``: the source alone first, every block's image stream written to disk at every step; then the target's rows in
-  one batch, each step and block read back and copied into all of them.
+- ``replay``: the source alone first, every block's image stream written to disk at every step; then the target's rows
+  in one batch, each step and block read back and copied into all of them.
 
-Told are seconds of a picture: of a row of the plain batch, and of an edit of the others, which so bear target and source.
+Told are seconds of a picture: of a row of the plain batch, and of an edit of the others, which so bear target and
+source.
 """
 
 import argparse
