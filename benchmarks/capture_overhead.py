@@ -23,17 +23,17 @@ import inspect
 import multiprocessing
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
+from itertools import count
 from pathlib import Path
 
+import measurement
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from measurement import Rows, options, ratio, rotated, save
+from measurement import Rows, meet, newest, options, ratio, rotated, save
 from PIL import Image
+from ray import cloudpickle
 
 from fewchannels import manifest
 from fewchannels.capture.begin import begin
@@ -54,7 +54,6 @@ from fewchannels.models.taps import tapped
 from fewchannels.runs.ledger import Record
 
 GOALS = {"taps": 1.03, "capture": 1.10}
-LOADING_S = 600.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,30 +126,30 @@ def in_one_process(job: Job, path: Path, chosen: argparse.Namespace) -> dict[str
 
 
 def plain_process(
-    model: str, batches: list[list[Sample]], settings: Settings, n_threads: int, ready: Barrier, times: Queue
+    model: str, batches: list[list[Sample]], settings: Settings, n_threads: int, place: Path, n_processes: int
 ) -> None:
-    """Load the pipeline, wait for the others, run the batches; tells when it began and when it had ended."""
+    """Load the pipeline, wait for the others, run the batches."""
     torch.set_num_threads(n_threads)
     torch.set_flush_denormal(True)
     pipeline = open_pipeline(find(model, None), default_device())
-    ready.wait(LOADING_S)
-    began = time.time()
+    meet(place / "ready", n_processes)
     for samples in batches:
         run_plainly(pipeline, samples, settings)
-    times.put((began, time.time()))
+    (place / "ended" / str(os.getpid())).touch()
 
 
-def plain_processes(job: Job, path: Path, chosen: argparse.Namespace) -> float:
+def plain_processes(job: Job, path: Path, place: Path, chosen: argparse.Namespace) -> float:
     """Seconds a batch of as many plain processes as there are actors, all at the same time."""
     spawning = multiprocessing.get_context("spawn")
-    ready, times = spawning.Barrier(chosen.actors), spawning.Queue()
+    for name in ("ready", "ended"):
+        (place / name).mkdir(parents=True)
     n_each, size = chosen.tasks, chosen.batch
     batches = [read_samples(path, i * size, (i + 1) * size) for i in range(n_each * chosen.actors)]
     settings, n_threads = job.settings(batches[0][0]), chosen.threads // chosen.actors
     processes = [
         spawning.Process(
             target=plain_process,
-            args=(job.config.model, batches[i :: chosen.actors], settings, n_threads, ready, times),
+            args=(job.config.model, batches[i :: chosen.actors], settings, n_threads, place, chosen.actors),
         )
         for i in range(chosen.actors)
     ]
@@ -159,8 +158,7 @@ def plain_processes(job: Job, path: Path, chosen: argparse.Namespace) -> float:
     for process in processes:
         process.join()
         assert process.exitcode == 0, "a plain process has failed"
-    began, ended = zip(*(times.get() for _ in processes), strict=True)
-    return (max(ended) - max(began)) / len(batches)
+    return (newest(place / "ended") - newest(place / "ready")) / len(batches)
 
 
 def capture(job: Job, chosen: argparse.Namespace) -> float:
@@ -168,22 +166,18 @@ def capture(job: Job, chosen: argparse.Namespace) -> float:
     pool = Pool(chosen.actors, float(torch.cuda.is_available()), chosen.threads // chosen.actors)
     ready = Path(f"{job.run}.ready")
     ready.mkdir()
+    cloudpickle.register_pickle_by_value(measurement)  # actors cannot import it
 
     def start_together(job: Job, n_threads: int) -> Callable[[int], Record]:
-        worker, until = start_capture(job, n_threads), time.monotonic() + LOADING_S
-        (ready / str(os.getpid())).touch()
-        while sum(1 for _ in ready.iterdir()) < pool.n_actors:
-            assert time.monotonic() < until, "the other actors do not come"
-            time.sleep(0.01)
+        worker = start_capture(job, n_threads)
+        meet(ready, pool.n_actors)
         return worker
 
     with ray_session(pool):
         for outcome in outcomes(job, start_together, list(range(job.layout.n_tasks)), pool):
             if outcome["error"]:
                 raise SystemExit(outcome["error"])
-    began = max(each.stat().st_mtime for each in ready.iterdir())
-    ended = max(each.stat().st_mtime for each in (Path(job.run) / "ledger").glob("*.json"))
-    return (ended - began) / job.layout.n_tasks
+    return (newest(Path(job.run, "ledger")) - newest(ready)) / job.layout.n_tasks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -196,10 +190,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         manifest.ingest([f"demo:{chosen.tasks * chosen.actors * chosen.batch}"], path)
         job = make_job(path, folder / "alone", chosen)
         measured = in_one_process(job, path, chosen)
-        runs = iter(range(chosen.captures))
+        places = (folder / str(i) for i in count())
         pairs: dict[str, Callable[[], float]] = {
-            "plain processes": lambda: plain_processes(job, path, chosen),
-            "capture": lambda: capture(make_job(path, folder / f"run-{next(runs)}", chosen), chosen),
+            "plain processes": lambda: plain_processes(job, path, next(places), chosen),
+            "capture": lambda: capture(make_job(path, next(places), chosen), chosen),
         }
         measured |= rotated(pairs, chosen.captures, lambda work: work())
     rows: Rows = {name: {"seconds": seconds} for name, seconds in measured.items()}

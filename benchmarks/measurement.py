@@ -76,6 +76,20 @@ def _numbers(value: float | Sequence[float]) -> Sequence[float]:
     return value if isinstance(value, Sequence) else [value]
 
 
+def meet(folder: Path, n: int, within_s: float = 600.0) -> None:
+    """Wait until so many processes are at a place; the newest file there tells when all were."""
+    until = time.monotonic() + within_s
+    (folder / str(os.getpid())).touch()
+    while sum(1 for _ in folder.iterdir()) < n:
+        assert time.monotonic() < until, "the others do not come"
+        time.sleep(0.01)
+
+
+def newest(folder: Path) -> float:
+    """When the last file of a folder was written."""
+    return max(path.stat().st_mtime for path in folder.iterdir())
+
+
 def save(chosen: argparse.Namespace, libraries: Sequence[str], rows: Rows, ratios: Sequence[Row]) -> None:
     """Write the file that ``--json`` asks for; nothing without it.
 
