@@ -46,9 +46,9 @@ from fewchannels.cluster.pool import outcomes
 from fewchannels.cluster.session import ray_session
 from fewchannels.cluster.shares import Pool
 from fewchannels.manifest import Sample, read_samples
+from fewchannels.models.generation import Settings
 from fewchannels.models.load import open_pipeline
 from fewchannels.models.loaded import default_device
-from fewchannels.models.sampler import Settings
 from fewchannels.models.source import find
 from fewchannels.models.taps import tapped
 from fewchannels.runs.ledger import Record

@@ -24,9 +24,9 @@ import psutil
 from measurement import Row, Rows, meet, newest, options, ratio, save, timed
 from ray import cloudpickle
 
-from fewchannels.capture.run import Progress, run_tasks
 from fewchannels.cluster.session import ray_session
 from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.tasks import Progress, run_tasks
 from fewchannels.models.family import Block
 from fewchannels.runs.arrays import Store, lay_out
 from fewchannels.runs.layout import Layout
