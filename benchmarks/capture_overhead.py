@@ -163,7 +163,8 @@ def plain_processes(job: Job, path: Path, place: Path, chosen: argparse.Namespac
 
 def capture(job: Job, chosen: argparse.Namespace) -> float:
     """Seconds a batch of a whole capture on Ray actors that begin at the same time."""
-    pool = Pool(chosen.actors, float(torch.cuda.is_available()), chosen.threads // chosen.actors)
+    gpus = min(1.0, torch.cuda.device_count() / chosen.actors)
+    pool = Pool(chosen.actors, gpus, chosen.threads // chosen.actors)
     ready = Path(f"{job.run}.ready")
     ready.mkdir()
     cloudpickle.register_pickle_by_value(measurement)  # actors cannot import it
@@ -183,6 +184,8 @@ def capture(job: Job, chosen: argparse.Namespace) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table; ``--json FILE`` also writes it."""
     chosen = parser().parse_args(argv)
+    if chosen.threads < chosen.actors:
+        parser().error(f"{chosen.actors} actors cannot share {chosen.threads} threads.")
     os.environ.setdefault("RAY_worker_niceness", "0")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
