@@ -114,11 +114,12 @@ def in_one_process(job: Job, path: Path, chosen: argparse.Namespace) -> dict[str
         with tapped(worker.sampler, job.layout.blocks, recorder.tap(slice(0, len(samples)))):
             return worker.sampler.generate(samples, settings)
 
+    tasks = iter(range(job.layout.n_tasks))  # each once: doing one again takes more
     # All in the model's own thread: a second one with a pool of its own would slow both down.
     works: dict[str, Callable[[], object]] = {
         "plain": lambda: worker.model.run(run_plainly, pipeline, samples, settings),
         "taps": lambda: worker.model.run(tapped_generation),
-        "task": lambda: worker(0),
+        "task": lambda: worker(next(tasks)),
     }
     check_same(works["plain"](), works["taps"]())
     works["task"]()
@@ -189,10 +190,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        path = folder / "manifest.parquet"
+        path, more = folder / "manifest.parquet", folder / "alone.parquet"
         manifest.ingest([f"demo:{chosen.tasks * chosen.actors * chosen.batch}"], path)
-        job = make_job(path, folder / "alone", chosen)
-        measured = in_one_process(job, path, chosen)
+        manifest.ingest([f"demo:{(1 + chosen.rounds) * chosen.batch}"], more)
+        job = make_job(more, folder / "alone", chosen)
+        measured = in_one_process(job, more, chosen)
         places = (folder / str(i) for i in count())
         pairs: dict[str, Callable[[], float]] = {
             "plain processes": lambda: plain_processes(job, path, next(places), chosen),
