@@ -22,12 +22,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 RUNNABLE = {path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
 APART = {"scale"}  # its stub must come to Ray's actors by value, as what a script defines does
-KEPT_EARLIER = {
-    "explore.json",
-    "scale_actors.json",
-    "scale_tasks.json",
-    "tap_overhead.json",
-}  # before there was a shape
+KEPT_EARLIER = {"explore.json", "tap_overhead.json"}  # before there was a shape
 
 TWO_MEANS = ("ours", "scikit-learn, same starts", "scikit-learn, n_init=4")
 JACCARD = ("pair_overlap", "sets", "sparse", "dense")
