@@ -24,7 +24,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from fewchannels.analyses.concentration.units import Concentration
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.selection import Selected
 from fewchannels.cluster.session import one_thread
 from fewchannels.measures.draws import cell_keys, different_tokens
 from fewchannels.measures.kmeans import k_means

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from planted_edits import condition, edits_of, picture, planted, png_of
 
-from fewchannels.analyses.drawn import as_files
 from fewchannels.analyses.figures.drawings import Dots, Panels, Pictures, Series
-from fewchannels.analyses.figures.still import still
+from fewchannels.analyses.figures.still import as_files, still
 from fewchannels.errors import InputError
 from fewchannels.interventions.effects.contrasts import means
 from fewchannels.interventions.effects.figures import (

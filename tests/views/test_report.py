@@ -20,7 +20,7 @@ from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings, shell
 from fewchannels.analyses.masks.units import SubjectMasks
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import Job, begin, prepare

@@ -8,32 +8,17 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.evidence import Evidence, open_evidence
+from fewchannels.analyses.selection import Selected
+from fewchannels.analyses.summary import Summary
 from fewchannels.cluster.session import Pool, one_thread, spread
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, encode, schema
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What an analysis found.
-
-    Attributes:
-        numbers: the answers in plain values, for ``result.json`` and ``--json``.
-        text: a short summary in Markdown; figures are named in it.
-        tables: further tables' columns, by table.
-        files: figures and the like, by name.
-    """
-
-    numbers: dict[str, Any]
-    text: str
-    tables: dict[str, Columns]
-    files: dict[str, bytes]
-
-
 class Analysis(Protocol):
-    """An analysis: a frozen dataclass of settings that can do its units and draw its end from their parts."""
+    """An analysis: a frozen dataclass of settings that can do its units and say what these come to."""
 
     @property
     def name(self) -> str:
@@ -58,8 +43,11 @@ class Analysis(Protocol):
         ``device`` is where the worker's share lets it compute; what is quick on a CPU takes no notice of it.
         """
 
-    def end(self, selected: Selected, results: Results) -> Finding:
-        """From the parts of all units to what was found."""
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """Further tables' columns, by table, from the parts of all units."""
+
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
+        """What was found. ``evidence`` is the run with the tables of this very result, which is not finished yet."""
 
 
 Progress = Callable[[int, int], None]
@@ -73,7 +61,7 @@ def analyse(
     *,
     replace: bool = False,
     on_progress: Progress = lambda done, total: None,
-) -> Finding:
+) -> Summary:
     """Do what is not done yet of an analysis, and write its result. Call it again to resume.
 
     Args:
@@ -102,14 +90,11 @@ def analyse(
         work = partial(_work, analysis, selected, results, token, pool.device)
         for n, _ in enumerate(spread(work, waiting, pool), start=n_done + 1):
             on_progress(n, len(units))
-        finding = analysis.end(selected, results)
         about = settings | {
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions() | {"device": pool.device},
         }
-        check_held(results.place, token)
-        _finish(analysis, selected, results, about, finding)
-    return finding
+        return _finish(analysis, selected, results, about, token)
 
 
 @dataclass(frozen=True)
@@ -162,7 +147,15 @@ def _work(analysis: Analysis, selected: Selected, results: Results, token: str, 
     results.write_unit(unit, tables, analysis.schemas)
 
 
-def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], finding: Finding) -> None:
-    tables = {f"{table}/all.parquet": bytes(encode(analysis.schemas[table], c)) for table, c in finding.tables.items()}
-    about = about | {"selected": selected.identity(), "numbers": finding.numbers}
-    results.end(about, analysis.schemas, tables | finding.files | {"summary.md": finding.text.encode()})
+def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], token: str) -> Summary:
+    tables = {f"{table}/all.parquet": columns for table, columns in analysis.means(selected, results).items()}
+    encoded = {name: bytes(encode(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()}
+    check_held(results.place, token)
+    content = results.content(about | {"selected": selected.identity()}, analysis.schemas, results.put(encoded))
+    evidence = open_evidence(selected.run, results.pending(content))
+    with evidence.catalog:
+        summary = analysis.end(selected, results, evidence)
+    files = summary.files | {"summary.md": summary.text.encode()}
+    check_held(results.place, token)
+    results.end(content | {"numbers": summary.numbers}, files)
+    return summary

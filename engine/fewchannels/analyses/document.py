@@ -266,6 +266,14 @@ def ranged(mean: float, low: float, high: float) -> str:
     return f"{number(mean)} ({ends})"
 
 
+def bracketed(mean: Any, low: Any = None, high: Any = None) -> str:
+    """A mean with its interval as a table has it, whose caption says of what it is; nothing where there is no mean."""
+    if finite(mean) is None:
+        return ""
+    has_ends = finite(low) is not None and finite(high) is not None
+    return number(mean) + (f" ({number(low)} to {number(high)})" if has_ends else "")
+
+
 def ranged_row(row: Any) -> str:
     """The same of a row of a frame that has ``mean``, ``low`` and ``high``."""
     return ranged(float(row["mean"]), float(row["low"]), float(row["high"]))

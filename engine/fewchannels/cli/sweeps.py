@@ -21,7 +21,7 @@ from fewchannels.settings.ranges import MOST_INDEX, Whole, several
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
-    from fewchannels.analyses.analysis import Finding
+    from fewchannels.analyses.summary import Summary
     from fewchannels.capture.run import Outcome
     from fewchannels.interventions.estimate import Cost
     from fewchannels.interventions.sweep import Prepared, Sweep
@@ -105,13 +105,13 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
             f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
         )
         outcome = _run(leased, pool)
-        finding = effects(sweep.storage, sweep.metrics) if outcome.n_done else None
+        summary = effects(sweep.storage, sweep.metrics) if outcome.n_done else None
     if as_json:
-        content = dataclasses.asdict(outcome) | {"effects": finding.numbers if finding else None}
+        content = dataclasses.asdict(outcome) | {"effects": summary.numbers if summary else None}
         results.print_json(json.dumps(content))
     else:
-        if finding:
-            results.print(Markdown(finding.text))
+        if summary:
+            results.print(Markdown(summary.text))
         say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.job.run}, figures in results/effects/.")
     outcome.check_complete()
 
@@ -128,7 +128,7 @@ def _run(sweep: "Sweep", pool: Pool) -> "Outcome":
             raise typer.Exit(130) from None
 
 
-def effects(storage: "Storage", metrics: Sequence[str]) -> "Finding":
+def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
     """Measure a sweep's effects over what is finished, with a progress bar."""
     from fewchannels.interventions.effects.measure import end_sweep
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fewchannels import manifest
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.capture.job import Job, prepare
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand

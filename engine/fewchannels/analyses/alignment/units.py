@@ -8,10 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.alignment import means
+from fewchannels.analyses.alignment.contact_sheet import Shown, contact_sheet
+from fewchannels.analyses.alignment.figures import figures
+from fewchannels.analyses.alignment.findings import at_best, best_cells, numbers
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.figures import still
 from fewchannels.analyses.masks.units import read_masks
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import AlignmentSettings
+from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
 from fewchannels.measures.coverage import chance_iou, token_coverage
 from fewchannels.measures.draws import cell_keys, random_channels
@@ -166,13 +172,35 @@ class Alignment(AlignmentSettings):
             n_constant=n_constant - (x.shape[1] - n),  # the channels that were not chosen are 0 in x
         )
 
-    def end(self, selected: Selected, results: Results) -> Finding:
-        """Means with intervals, figures and a summary."""
-        from fewchannels.analyses.alignment.findings import summarise
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """Means over samples, with intervals over prompts."""
+        prompt_of = dict(zip(selected.samples.tolist(), selected.prompts.tolist(), strict=True))
+        layers, n_prompts = [block.layer for block in selected.blocks], int(selected.prompts.max()) + 1
+        n_cells = len(selected.steps) * len(self.selections) * len(self.n_clusters)
+        return {"means": means.columns(lambda: results.parts("samples"), prompt_of, n_prompts, layers, n_cells)}
 
-        return summarise(self, selected, results)
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
+        """Sentences, figures, samples side by side."""
+        if not (cells := best_cells(evidence)):
+            return Summary({"n_samples": 0}, "# Alignment of clusters with the subject\n\nNo sample has an IoU.\n", {})
+        best, drawn = cells[0], figures(evidence, cells)
 
-    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> "Shown":
+        def show(at: int) -> Shown:
+            return self.show(selected, at, best.layer, best.step, best.selection)
+
+        sheet = contact_sheet(results.parts("samples"), evidence.catalog, selected, best, show)
+        found = numbers(evidence, best)
+        text = page(
+            "Alignment of clusters with the subject",
+            f"{found['n_samples']:,} samples of {int(selected.prompts.max()) + 1:,} prompts, k = {self.k}, masks of "
+            f"`{self.masks}`, registers: {self.registers}. Brackets hold 95 % intervals that resample prompts; random "
+            f"channels are averaged over {self.trials} draws a sample first.",
+            [at_best(evidence, best)],
+            names=[*(figure.name for figure in drawn), "contact_sheet"],
+        )
+        return Summary(found, text, as_files(drawn) | still.as_files({"contact_sheet": sheet}))
+
+    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Shown:
         """What the protocol sees of one sample at one cell, with the fewest clusters.
 
         Args:
@@ -194,21 +222,6 @@ class Alignment(AlignmentSettings):
         n = height * width
         heat, labels = chosen.heat[0, :n], found.labels[0, :n] == front[0]
         return Shown(masks[sample], heat.view(height, width).numpy(), labels.view(height, width).numpy())
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One sample at one cell.
-
-    Attributes:
-        mask: ``(y, x)`` bool, the subject in pixels.
-        heat: ``(y, x)`` float32 on the token grid.
-        front: ``(y, x)`` bool on the token grid, the foreground.
-    """
-
-    mask: np.ndarray
-    heat: np.ndarray
-    front: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from fewchannels.analyses.figures.colours import COLOURS, DIFFERENCE, MAP, as_rgb, coloured
+from fewchannels.analyses.figures.colors import COLOURS, DIFFERENCE, MAP, as_rgb, coloured
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures, Series
 
 Theme = Literal["light", "dark"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fewchannels.analyses.figures.colours import COLOURS, MAP
+from fewchannels.analyses.figures.colors import COLOURS, MAP
 from fewchannels.analyses.figures.interactive import Theme, data_uri, dressed, plain
 
 HEIGHT = 520  # pixels

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -10,7 +11,7 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fewchannels.analyses.figures.colours import COLOURS, DIFFERENCE, MAP
+from fewchannels.analyses.figures.colors import COLOURS, DIFFERENCE, MAP
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
 
 _LINES = ("-", "--", "-.", ":")
@@ -39,6 +40,11 @@ def still(drawing: Drawing) -> dict[str, bytes]:
         case Dots():
             figure = _dots(drawing)
     return _saved(figure)
+
+
+def as_files(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
+    """Drawings, by name, as PNG and SVG under the names of their files."""
+    return {f"figures/{name}.{kind}": data for name, drawing in drawn.items() for kind, data in still(drawing).items()}
 
 
 def _lines(drawing: Lines) -> Figure:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
 from fewchannels.analyses.masks.png import from_png, to_png
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
+from fewchannels.analyses.summary import Summary
 from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
@@ -62,7 +63,11 @@ class SubjectMasks(MaskSettings):
         found = self._open(device)(pictures)
         return {"samples": _columns(selected, at, found)}
 
-    def end(self, selected: Selected, results: Results) -> Finding:
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """None."""
+        return {}
+
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """How many have a subject, and how large they are."""
         areas, errors, n_resized = [], [], 0
         for table in results.parts("samples"):
@@ -87,7 +92,7 @@ class SubjectMasks(MaskSettings):
             f"{n_empty:,} show no subject, {len(errors):,} failed, {n_resized:,} had another size than their "
             f"picture.{reasons}\n"
         )
-        return Finding(numbers, text, {}, {})
+        return Summary(numbers, text, {})
 
     def _open(self, device: str = "cpu") -> MaskSource:
         return open_source(

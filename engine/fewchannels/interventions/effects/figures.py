@@ -157,7 +157,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     return Panels(
         drawn=drawn,
         names=[*SELECTIONS, *BASELINES],
-        title=f"{_about(metric)}\n{unnamed}; mean over {_counted(rows)}{some}, bands: 95 % over prompts",
+        title=f"{_about(metric)}\n{unnamed}; mean over {counted(rows)}{some}, bands: 95 % over prompts",
         x=_AXIS_LABELS[axis],
         y=_labelled(metric),
         ticks=ticks,
@@ -184,7 +184,7 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
     return Dots(
         drawn=drawn,
         labels=setting_words(groups),
-        title=f"Every setting: mean over {_counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
+        title=f"Every setting: mean over {counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
         + ("; dotted: undisturbed" if len(levels) else ""),
         levels={_labelled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
     )
@@ -328,7 +328,7 @@ def _about(metric: str) -> str:
     return f"{metric}: {METRICS[metric].about}" if metric in METRICS else metric
 
 
-def _counted(rows: pd.DataFrame) -> str:
+def counted(rows: pd.DataFrame) -> str:
     """How many items a mean is of, as titles say it."""
     ends = [f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())})]
     return f"n = {' to '.join(ends)} items of {int(rows['n_prompts'].max()):,} prompts"

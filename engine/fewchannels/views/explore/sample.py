@@ -9,7 +9,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat
 
-from fewchannels.analyses.figures.colours import coloured
+from fewchannels.analyses.figures.colors import coloured
 from fewchannels.analyses.figures.drawings import HeatMap, Lines, Series
 from fewchannels.analyses.figures.interactive import Theme, data_uri, interactive
 from fewchannels.analyses.figures.overlay import HEIGHT as OVERLAY_HEIGHT
