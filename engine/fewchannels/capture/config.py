@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.settings.file import read_yaml, settled
 from fewchannels.settings.ranges import MOST_INDEX, check, text, within
 
@@ -45,7 +45,7 @@ class CaptureConfig:
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
         value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
         controls: ``none``, or further selections of top_k channels whose token maps are kept: ``bottom``, ``random:N``.
-        score: the statistic that ranks channels, one of :data:`fewchannels.measures.statistics.STATISTICS`.
+        score: the statistic that ranks channels, one of :data:`fewchannels.measures.STATISTICS`.
         streams: ``image``, ``text`` or both: tokens of which hidden states.
         branches: ``cond``, ``uncond`` or both: of which guidance branch.
         num_inference_steps: denoising steps, unless the manifest row says otherwise.

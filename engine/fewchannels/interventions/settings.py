@@ -7,7 +7,7 @@ from typing import Any
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.settings.file import read_yaml, settled
 from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
 

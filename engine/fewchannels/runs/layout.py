@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.settings.ranges import Whole, shown
 

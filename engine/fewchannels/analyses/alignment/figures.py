@@ -7,7 +7,7 @@ from fewchannels.analyses.document import Figure
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.frames import cell_map, series
-from fewchannels.measures.statistics import SELECTIONS
+from fewchannels.measures import SELECTIONS
 
 _BANDS = "bands: 95 % over prompts"
 

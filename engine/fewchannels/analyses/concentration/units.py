@@ -16,6 +16,7 @@ from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import ConcentrationSettings
 from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.massive import (
     effective_channels,
     energy_shares,
@@ -36,7 +37,6 @@ from fewchannels.measures.registers import (
     token_outliers,
 )
 from fewchannels.measures.scores import gini, top_k
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns
 

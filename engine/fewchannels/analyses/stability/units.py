@@ -16,11 +16,11 @@ from fewchannels.analyses.stability.figures import figures
 from fewchannels.analyses.stability.findings import ABOUT, by_layer, most_frequent, overlap
 from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
 from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
 from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
 from fewchannels.measures.scores import top_k
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.measures.stopping import stopping_point
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns

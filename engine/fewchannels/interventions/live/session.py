@@ -27,7 +27,7 @@ from fewchannels.interventions.editor import Editor, Given
 from fewchannels.interventions.live.ask import MOST_STEPS, Ask
 from fewchannels.interventions.live.generation import CancelledError, Generation, RowStep, Step
 from fewchannels.interventions.rows import Item, Row, batches
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.embeddings import Recent, remembering
 from fewchannels.models.family import BRANCHES, Family
 from fewchannels.models.load_options import Loading
