@@ -151,11 +151,12 @@ def _finish(analysis: Analysis, selected: Selected, results: Results, about: dic
     tables = {f"{table}/all.parquet": columns for table, columns in analysis.means(selected, results).items()}
     encoded = {name: bytes(encode(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()}
     check_held(results.place, token)
-    content = results.content(about | {"selected": selected.identity()}, analysis.schemas, results.put(encoded))
-    evidence = open_evidence(selected.run, results.pending(content))
+    about, stored = about | {"selected": selected.identity()}, results.put(encoded)
+    pending = results.pending(results.content(about, analysis.schemas, stored))
+    evidence = open_evidence(selected.run, pending)
     with evidence.catalog:
         summary = analysis.end(selected, results, evidence)
     files = summary.files | {"summary.md": summary.text.encode()}
     check_held(results.place, token)
-    results.end(content | {"numbers": summary.numbers}, files)
+    results.end(about | {"numbers": summary.numbers}, analysis.schemas, files, stored)
     return summary

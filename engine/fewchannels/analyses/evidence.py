@@ -10,6 +10,7 @@ from fewchannels.runs.description import COMPARISON, read_comparison, read_descr
 from fewchannels.runs.results import END, Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import queries
+from fewchannels.runs.sql.ranking import usable
 from fewchannels.runs.storage import Storage, open_storage
 
 ANALYSES = ("stability", "concentration", "masks", "alignment")
@@ -76,10 +77,7 @@ class Evidence:
     @property
     def of_track(self) -> str:
         """The SQL condition on ``cells`` for usable cells of the stream and branch."""
-        return (
-            f"stream = '{self.stream}' and branch = '{self.branch}' and nonfinite = 0 "
-            "and if(isfinite(ratio), ratio, null) is not null"
-        )
+        return usable(self.stream, self.branch)
 
 
 def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = None) -> Evidence:

@@ -160,31 +160,33 @@ class Results:
     def content(
         self, about: Mapping[str, Any], tables: Mapping[str, str], objects: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What the end says of units and files that are written.
-
-        Args:
-            about: the settings, versions and the like.
-            tables: schema of every table, by table.
-            objects: of :meth:`put`.
-        """
-        stored = dict(objects)
+        """What the end says of units and files that are written; arguments as those of :meth:`end`."""
+        named = dict(objects)
         for unit in self.units().values():
-            stored |= unit["objects"]
-        return {**about, "tables": dict(tables), "objects": stored}
+            named |= unit["objects"]
+        return {**about, "tables": dict(tables), "objects": named}
 
     def pending(self, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The end by its key, as a catalog takes it before it is written."""
         return {self.key(self._END): content}
 
-    def end(self, content: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def end(
+        self,
+        about: Mapping[str, Any],
+        tables: Mapping[str, str],
+        files: Mapping[str, bytes],
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the last files of a result, its end at the very end. Safe to repeat.
 
         Args:
-            content: of :meth:`content`, with the numbers that answer.
+            about: the numbers that answer, settings, versions.
+            tables: schema of every table, by table.
             files: further files by name, such as figures.
+            stored: of :meth:`put`, what was written before.
         """
-        objects = self.put(files) | content["objects"]
-        self.storage.put(self.key(self._END), [documents.encode({**content, "objects": objects})])
+        content = self.content(about, tables, self.put(files) | dict(stored or {}))
+        self.storage.put(self.key(self._END), [documents.encode(content)])
 
     def read(self) -> dict[str, Any]:
         """``result.json``.
@@ -313,9 +315,15 @@ class ComparisonResults(Results):
         parts = {f"samples/{layer:05d}.parquet": encode("comparison_samples", samples)} if samples is not None else {}
         self._record(unit, parts, {"rows": dict(rows)})
 
-    def end(self, content: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Write the last files, the end after them; then delete what only an interrupted comparison needs."""
-        super().end(content, files)
+    def end(
+        self,
+        about: Mapping[str, Any],
+        tables: Mapping[str, str],
+        files: Mapping[str, bytes],
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As of an analysis; then what only an interrupted comparison needs is deleted."""
+        super().end(about, tables, files, stored)
         self.storage.delete([*(key for key in self.storage.list() if key.startswith("units/")), BEGUN])
 
     def _as_begun(self, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def _finish(results: ComparisonResults, about: dict[str, Any], tables: dict[str,
     }
     check_held(results.place, token)
     schemas = {name: f"comparison_{name}" for name in TABLES}
-    content = results.content(about, schemas, results.put(files))
-    evidence = open_evidence(results.place.url, results.pending(content))
+    stored = results.put(files)
+    evidence = open_evidence(results.place.url, results.pending(results.content(about, schemas, stored)))
     with evidence.catalog:
         drawn = figures(evidence)
         text = page(
@@ -102,7 +102,7 @@ def _finish(results: ComparisonResults, about: dict[str, Any], tables: dict[str,
         )
         summary = Summary(about["numbers"], text, as_files(drawn))
     check_held(results.place, token)
-    results.end(content, summary.files | {"summary.md": text.encode()})
+    results.end(about, schemas, summary.files | {"summary.md": text.encode()}, stored)
     return summary
 
 

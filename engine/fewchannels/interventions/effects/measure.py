@@ -66,8 +66,7 @@ def _ended(
     results.begin(settings, replace=True)
     about = {"analysis": LABEL, "settings": settings, "numbers": effects.numbers, "versions": versions()}
     encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
-    content = results.content(about, SCHEMAS, results.put(encoded))
-    results.end(content, effects.files | {"summary.md": effects.text.encode()})
+    results.end(about, SCHEMAS, encoded | effects.files | {"summary.md": effects.text.encode()})
     return effects
 
 

@@ -15,9 +15,9 @@ from fewchannels.analyses.figures.interactive import Theme, data_uri, interactiv
 from fewchannels.analyses.figures.overlay import HEIGHT as OVERLAY_HEIGHT
 from fewchannels.analyses.figures.overlay import overlay
 from fewchannels.errors import FewchannelsError
+from fewchannels.runs.sql.ranking import CHANNEL
 from fewchannels.views.explore.address import SHOWN, View, address, page_path, picture_path, run_path
 from fewchannels.views.explore.cells import see, usual_view
-from fewchannels.views.explore.finding import CHANNEL
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import Cell, OpenedRun
 from fewchannels.views.explore.widgets import (

@@ -18,11 +18,10 @@ from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.layout import Track, choose_pool_side
+from fewchannels.runs.sql.ranking import ALIGNMENT_MEASURES, CELL_MEASURES, CellOfRun, measured, of_column, ranked
 
 SIDE = 256  # pixels
-_OF_CELLS = ("ratio", "energy_share", "gini", "token_norm_ratio")
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
-_OF_ALIGNMENT = ("iou", "best_iou", "complement_iou", "chance_iou", "area", "mask_area", "ari", "nmi")
 _EACH = 3  # of a run, for each rank
 _NO_PICTURE = "the picture is missing or cannot be decoded"
 
@@ -75,34 +74,18 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
 
 def _ranking(evidence: Evidence, found: Extreme, best: Cell | None, by: str) -> _Ranking:
     own = sorted(set(_numeric(evidence, "manifest")) - {"seed", "sample"})
-    known = [*(_OF_ALIGNMENT if best else ()), *_OF_CELLS, *_OF_SAMPLES, *own]
-    end = "order by value desc, sample"
-    at = f"layer {found.layer}, step {found.step}"
-    if best and by in _OF_ALIGNMENT:
-        text = (
-            f"select sample, {by} as value from {evidence.table('alignment', 'samples')} join samples using (sample, "
-            f"sample_id) where layer = {best.layer} and step = {best.step} and n_clusters = {best.n_clusters} and "
-            f"selection = 'top' and trial = 0 and if(isfinite({by}), {by}, null) is not null {end}"
-        )
-        title = f"{by} of the top channels' foreground, layer {best.layer}, step {best.step}"
-        return _Ranking(text, title, best.layer, best.step)
-    if by in _OF_CELLS:
-        text = (
-            f"select sample, {by} as value from cells join samples using (sample, sample_id) where status = 'done' and "
-            f"{evidence.of_track} and layer = {found.layer} and step = {found.step} and if(isfinite({by}), {by}, null) "
-            f"is not null {end}"
-        )
-        return _Ranking(text, f"{by}, {at}", found.layer, found.step)
+    of_cells = [*(ALIGNMENT_MEASURES if best else ()), *CELL_MEASURES]
+    known = [*of_cells, *_OF_SAMPLES, *own]
     if by not in known:
         raise unknown(f"column of {evidence.place!r} to show samples by", by, known)
-    column = '"' + by.replace('"', '""') + '"'
-    joined = "" if by in _OF_SAMPLES else "join manifest using (sample_id) "
-    of = "samples" if by in _OF_SAMPLES else "manifest"
-    text = (
-        f"select sample, {of}.{column}::double as value from samples {joined}where status = 'done' and "
-        f"{of}.{column} is not null and if(isfinite({of}.{column}::double), 1, null) is not null {end}"
-    )
-    return _Ranking(text, by, found.layer, found.step)
+    layer, step, title = found.layer, found.step, by
+    if best and by in ALIGNMENT_MEASURES:
+        layer, step, title = best.layer, best.step, f"{by} of the top channels' foreground"
+    if by not in of_cells:
+        return _Ranking(ranked(of_column(by, "samples" if by in _OF_SAMPLES else "manifest")), by, layer, step)
+    alignment = evidence.table("alignment", "samples") if best else ""
+    cell = CellOfRun(layer, step, evidence.stream, evidence.branch, alignment=alignment)
+    return _Ranking(ranked(measured(by, cell)), f"{title}, layer {layer}, step {step}", layer, step)
 
 
 def _numeric(evidence: Evidence, view: str) -> list[str]:
