@@ -16,11 +16,12 @@ from sklearn.metrics import jaccard_score
 
 from fewchannels.analyses.masks import NoMask, OneByOne, Picture, SubjectMask, open_source
 from fewchannels.analyses.masks.given import read_mask
-from fewchannels.analyses.masks.png import from_png, to_png
 from fewchannels.analyses.masks.saliency import border_contrast, otsu
 from fewchannels.demo.world import choose_scenes, draw
 from fewchannels.errors import InputError
-from fewchannels.measures.coverage import area, chance_iou, pixel_iou, token_coverage, upsample_tokens, weighted_iou
+from fewchannels.measures.coverage import area, chance_iou, pixel_iou, token_coverage
+from fewchannels.measures.localization import fit
+from fewchannels.runs.pictures import from_png, to_png
 
 Mask = NDArray[np.bool_]
 few = st.integers(1, 4)
@@ -32,6 +33,12 @@ def bits(*shape: int) -> st.SearchStrategy[Mask]:
 
 def rgb(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def foreground_iou(tokens: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
+    """Of foregrounds ``(cell, token)`` bool with coverages of the same shape."""
+    front = torch.ones(len(tokens), dtype=torch.int64)
+    return fit(tokens.long(), front, coverage, torch.ones_like(tokens), 2).iou
 
 
 def iou(one: Mask, other: Mask) -> float:
@@ -73,10 +80,9 @@ def test_iou_from_coverage_is_the_iou_of_the_upsampled_token_mask_in_pixels(
         if upsampled[at].any() or mask.any():
             expected[at] = jaccard_score(mask.ravel(), upsampled[at].ravel(), zero_division=0)
     coverage = token_coverage(torch.from_numpy(mask), (rows, columns))
-    got = weighted_iou(torch.from_numpy(tokens), coverage)
+    got = foreground_iou(torch.from_numpy(tokens).flatten(0, 1), coverage.expand(6, -1)).view(2, 3)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-13)
-    pixels = upsample_tokens(torch.from_numpy(tokens), (rows, columns), mask.shape)
-    np.testing.assert_array_equal(pixels.numpy(), upsampled)
+    pixels = torch.from_numpy(upsampled)
     np.testing.assert_allclose(pixel_iou(pixels, torch.from_numpy(mask)).numpy(), expected, rtol=1e-15)
 
 
@@ -85,7 +91,7 @@ def test_iou_is_nan_only_where_both_are_empty_or_a_coverage_is_nan() -> None:
     tokens = torch.stack([none, one, none, one])
     coverage = torch.tensor([[0, 0], [0, 0], [0.5, 0], [0.5, torch.nan]], dtype=torch.float64)
     torch.testing.assert_close(
-        weighted_iou(tokens, coverage),
+        foreground_iou(tokens, coverage),
         torch.tensor([torch.nan, 0, 0, torch.nan], dtype=torch.float64),
         equal_nan=True,
     )
@@ -94,8 +100,6 @@ def test_iou_is_nan_only_where_both_are_empty_or_a_coverage_is_nan() -> None:
 def test_a_mask_that_the_grid_does_not_divide_is_refused() -> None:
     with pytest.raises(InputError, match="10 x 8 pixels on a grid of 4 x 4 tokens"):
         token_coverage(torch.zeros(10, 8, dtype=torch.bool), (4, 4))
-    with pytest.raises(InputError, match="4 x 4 tokens on 8 x 10 pixels"):
-        upsample_tokens(torch.zeros(16, dtype=torch.bool), (4, 4), (8, 10))
 
 
 @given(st.integers(0, 8), st.integers(0, 8))

@@ -8,7 +8,6 @@ import numpy as np
 
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
-from fewchannels.analyses.masks.png import from_png, to_png
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.analyses.summary import Summary
@@ -17,7 +16,7 @@ from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
-from fewchannels.runs.pictures import decoded
+from fewchannels.runs.pictures import decoded, from_png, to_png
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import Columns
