@@ -148,7 +148,7 @@ def test_samples_are_shown_as_both_runs_drew_them(folder: Path, document: Docume
     assert gallery.shown[-1].value == pytest.approx(min(values.values()), abs=1e-6)
     for each in gallery.shown:
         assert each.value == pytest.approx(values[each.sample_id], abs=1e-6)
-        for (_, shown), side in zip(each.pictures, "ab", strict=True):
+        for (_, shown), side in zip(each.images, "ab", strict=True):
             with Catalog(folder / side) as catalog:
                 np.testing.assert_array_equal(shown, thumbnail(catalog.picture(each.sample_id)))
 

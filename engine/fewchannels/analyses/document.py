@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
+from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
 _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
@@ -102,7 +102,7 @@ class Shown:
         sample_id: of the sample, or of the sweep's item.
         prompt: its prompt.
         about: what else is known of it.
-        pictures: captions with pictures ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
+        images: captions with pictures ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
     """
 
     rank: str
@@ -110,7 +110,7 @@ class Shown:
     sample_id: str
     prompt: str
     about: str
-    pictures: Sequence[tuple[str, np.ndarray | None]]
+    images: Sequence[tuple[str, np.ndarray | None]]
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def described(drawing: Drawing) -> str:
             return f"{len(drawing.drawn)} panels of lines: {title}. Across: {drawing.x}. Lines: {_listed(lines)}."
         case Dots():
             return f"Means with intervals: {title}. Panels: {_listed(drawing.drawn)}."
-        case Pictures():
+        case Images():
             return f"Pictures: {title}. Rows: {_listed(drawing.labels)}. Columns: {_listed(drawing.columns)}."
 
 

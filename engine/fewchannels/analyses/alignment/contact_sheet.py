@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewchannels.analyses.alignment.findings import Cell
-from fewchannels.analyses.figures.drawings import Drawing, Pictures
+from fewchannels.analyses.figures.drawings import Drawing, Images
 from fewchannels.analyses.selection import Selected
 from fewchannels.runs.pictures import decoded
 from fewchannels.runs.sql.catalog import Catalog
@@ -52,9 +52,9 @@ def contact_sheet(
     drawn, labels = [], []
     for iou, sample in chosen:
         i = int(np.searchsorted(selected.samples, sample))
-        shown, picture = show(i), catalog.picture(selected.sample_ids[i])
-        assert picture is not None
-        drawn.append([np.asarray(decoded(picture)), shown.mask, shown.heat, shown.front])
+        shown, image = show(i), catalog.picture(selected.sample_ids[i])
+        assert image is not None
+        drawn.append([np.asarray(decoded(image)), shown.mask, shown.heat, shown.front])
         labels.append(f"IoU {iou:.2f}\nsample {sample}")
     title = f"{cell.selection} channels, layer {cell.layer}, step {cell.step}: best, middle and worst samples"
-    return Pictures(rows=drawn, labels=labels, columns=("picture", "subject", "heat", "foreground"), title=title)
+    return Images(rows=drawn, labels=labels, columns=("picture", "subject", "heat", "foreground"), title=title)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fewchannels.analyses.figures.colors import COLOURS, DIFFERENCE, MAP
-from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
+from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
 _LINES = ("-", "--", "-.", ":")
 _LOOK: Any = {
@@ -33,8 +33,8 @@ def still(drawing: Drawing) -> dict[str, bytes]:
             figure = _heat_map(drawing)
         case Landscape():
             figure = _landscape(drawing)
-        case Pictures():
-            figure = _pictures(drawing)
+        case Images():
+            figure = _images(drawing)
         case Panels():
             figure = _panels(drawing)
         case Dots():
@@ -103,13 +103,13 @@ def _landscape(drawing: Landscape) -> Figure:
     return figure
 
 
-def _pictures(drawing: Pictures) -> Figure:
+def _images(drawing: Images) -> Figure:
     figure = Figure(figsize=(1.5 * len(drawing.columns) + 1.6, 1.55 * len(drawing.rows) + 0.5), layout="constrained")
     figure.suptitle(drawing.title, fontsize=9, parse_math=False)
     axes = figure.subplots(len(drawing.rows), len(drawing.columns), squeeze=False)
     for line, row, label in zip(axes, drawing.rows, drawing.labels, strict=True):
-        for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture, cmap=MAP, interpolation="nearest")
+        for axis, image in zip(line, row, strict=True):
+            axis.imshow(image, cmap=MAP, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center", parse_math=False)

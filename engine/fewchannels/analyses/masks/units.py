@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
+from fewchannels.analyses.masks import MaskSource, NoMask, SampleImage, SubjectMask, open_mask_source
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.analyses.summary import Summary
@@ -58,8 +58,8 @@ class SubjectMasks(MaskSettings):
     def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
         """A task's masks."""
         at = selected.of_task(unit)
-        pictures = _pictures(selected, unit, at, with_paths=self.source == "manifest")
-        found = self._open(device)(pictures)
+        samples = _sample_images(selected, unit, at, with_paths=self.source == "manifest")
+        found = self._open(device)(samples)
         return {"samples": _columns(selected, at, found)}
 
     def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
@@ -94,7 +94,7 @@ class SubjectMasks(MaskSettings):
         return Summary(numbers, text, {})
 
     def _open(self, device: str = "cpu") -> MaskSource:
-        return open_source(
+        return open_mask_source(
             self.source,
             device,
             labels=self.labels,
@@ -113,7 +113,7 @@ def usual_source(run: str) -> str:
         return "demo" if catalog.sql("select model from run").fetchone() == ("demo",) else "saliency"
 
 
-def _pictures(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool) -> list[Picture]:
+def _sample_images(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool) -> list[SampleImage]:
     storage = selected.storage
     parts = Parts(storage, Ledger(storage).records(selected.fingerprint))
     rows = parts.rows("samples", task)
@@ -123,10 +123,10 @@ def _pictures(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool
         first, last = int(selected.samples[at[0]]), int(selected.samples[at[-1]])
         with storage.open(MANIFEST) as file:
             paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
-    pictures = []
+    samples = []
     for sample in selected.samples[at].tolist():
-        pictures.append(Picture(decoded(images[sample]).convert("RGB"), paths.get(sample)))
-    return pictures
+        samples.append(SampleImage(decoded(images[sample]).convert("RGB"), paths.get(sample)))
+    return samples
 
 
 def _columns(selected: Selected, at: np.ndarray, found: Sequence[SubjectMask | NoMask]) -> Columns:

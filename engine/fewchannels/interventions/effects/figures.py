@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.figures.drawings import Dots, Drawing, Panels, Pictures, Series
+from fewchannels.analyses.figures.drawings import Dots, Drawing, Images, Panels, Series
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
 from fewchannels.interventions.effects.contrasts import SETTINGS
@@ -190,7 +190,7 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
     )
 
 
-def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Pictures:
+def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
     """An item's pictures: a row for each selection and remaining setting, a column for each place on an axis.
 
     The undisturbed picture begins every row, the source's is beside it. Grey is a picture that failed, white one that
@@ -240,7 +240,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     title = [f"{about['item_id']}: {about['prompt']}"]
     title += [f"source: {about['source_prompt']}"] if pd.notna(about["source_prompt"]) else []
     title.append(in_words(rows.iloc[0], [name for name in ("action", *AXES.values()) if name not in (column, *named)]))
-    return Pictures(
+    return Images(
         rows=grid,
         labels=labels,
         columns=[*first["role"], *headings],

@@ -161,8 +161,8 @@ def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
 
 def _end(numbers: dict[str, Any], files: Iterable[str]) -> list[str]:
     lacking = ", ".join(numbers["not_measured"])
-    pictures = [name.removeprefix("figures/").removesuffix(".png") for name in files if name.endswith(".png")]
-    return [*([f"Not measured: {lacking}.", ""] if lacking else []), *summary.images(pictures), ""]
+    images = [name.removeprefix("figures/").removesuffix(".png") for name in files if name.endswith(".png")]
+    return [*([f"Not measured: {lacking}.", ""] if lacking else []), *summary.images(images), ""]
 
 
 def _counts_of(rows: pd.DataFrame) -> str:

@@ -95,13 +95,11 @@ def _samples(evidence: Evidence) -> Gallery | Missing | None:
                 .sql("select prompt, seed from samples where sample_id = $sample_id", {"sample_id": sample_id})
                 .fetchall()
             )
-            pictures = [
+            images = [
                 (f"{side.upper()}'s picture", gallery.thumbnail(catalog.picture(sample_id)))
                 for side, catalog in opened.items()
             ]
-            shown.append(
-                Shown(rank, float(rows.iloc[place]["value"]), sample_id, about[0], f"seed {about[1]}", pictures)
-            )
+            shown.append(Shown(rank, float(rows.iloc[place]["value"]), sample_id, about[0], f"seed {about[1]}", images))
     except FewchannelsError as error:
         why = f"the pictures are in the runs, which cannot be read from here: {error}"
         return Missing("Samples as A and B drew them", [], why)

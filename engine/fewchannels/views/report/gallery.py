@@ -23,7 +23,7 @@ from fewchannels.runs.sql.ranking import ALIGNMENT_MEASURES, CELL_MEASURES, Cell
 SIDE = 256  # pixels
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
 _EACH = 3  # of a run, for each rank
-_NO_PICTURE = "the picture is missing or cannot be decoded"
+_NO_IMAGE = "the picture is missing or cannot be decoded"
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
             f"samples left join (select * from cells where {evidence.of_track} and layer = {ranking.layer} and step = "
             f"{ranking.step}) using (sample, sample_id) where sample = {int(row['sample'])}"
         ).itertuples()
-        pictures = [("picture", thumbnail(about.image))]
+        images = [("picture", thumbnail(about.image))]
         grid = _token_map(evidence, int(row["sample"]), ranking, int(about.grid_height), int(about.grid_width))
         if grid is not None and pd.notna(about.channel):
             caption = f"channel {int(about.channel)}, layer {ranking.layer}, step {ranking.step}"
-            pictures.append((f"token map, {caption}", grid))
+            images.append((f"token map, {caption}", grid))
         text = f"sample {int(row['sample'])}, seed {about.seed}"
-        shown.append(Shown(rank, float(row["value"]), about.sample_id, about.prompt, text, pictures))
+        shown.append(Shown(rank, float(row["value"]), about.sample_id, about.prompt, text, images))
     title = f"Samples by {ranking.title}\nn = {len(rows):,} samples; maps: signed values, dark is each map's least"
     return Gallery("gallery", title, shown, [evidence.sql(ranking.text)])
 
@@ -125,12 +125,12 @@ def _token_map(evidence: Evidence, sample: int, ranking: _Ranking, height: int, 
     return coloured(grid[::every, ::every])
 
 
-def thumbnail(picture: bytes | None) -> np.ndarray | None:
+def thumbnail(data: bytes | None) -> np.ndarray | None:
     """A stored picture, at most 256 pixels a side; None where there is none or it cannot be decoded."""
-    if not isinstance(picture, bytes):
+    if not isinstance(data, bytes):
         return None
     try:
-        with Image.open(io.BytesIO(picture)) as image:
+        with Image.open(io.BytesIO(data)) as image:
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError):
         return None
@@ -175,13 +175,13 @@ def _item(evidence: Evidence, row: pd.Series, rank: str, condition: int) -> Show
         f"'edited' or condition = {condition}) order by role = 'edited', role desc"
     ).drop_duplicates("role")
     first = found.iloc[0]
-    pictures = [(each.role, thumbnail(each.image)) for each in found.itertuples()]
+    images = [(each.role, thumbnail(each.image)) for each in found.itertuples()]
     about = f"item {int(row['item'])}, seed {first['seed']}"
     if isinstance(first["source_prompt"], str):
         about += f", source: {first['source_prompt']}"
-    return Shown(rank, float(row["value"]), str(row["item_id"]), first["prompt"], about, pictures)
+    return Shown(rank, float(row["value"]), str(row["item_id"]), first["prompt"], about, images)
 
 
-def alternative(caption: str, prompt: str, picture: np.ndarray | None) -> str:
+def alternative(caption: str, prompt: str, image: np.ndarray | None) -> str:
     """What a picture's alternative text says."""
-    return f"{caption} of: {prompt}" if picture is not None else _NO_PICTURE
+    return f"{caption} of: {prompt}" if image is not None else _NO_IMAGE

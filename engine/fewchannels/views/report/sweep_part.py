@@ -58,7 +58,7 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
 
             each = of_sweep(averages, differences, main, chosen, asked, sets)
             sections.append(Section("What was found", [Findings(_ABOUT, each)]))
-        drawn = default_figures(edits.assign(image=_pictures(evidence, edits)), averages)
+        drawn = default_figures(edits.assign(image=_images(evidence, edits)), averages)
         on_progress("measuring effects", 3, 3)
         sections += _figures(evidence, drawn, first)
         columns = main if by is None else [by]
@@ -76,7 +76,7 @@ def _has_effects(evidence: Evidence) -> bool:
     return bool(Results(evidence.storage, "effects").read()["settings"].get("tasks") == tasks)
 
 
-def _pictures(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
+def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
     """The pictures of the items that figures show; None of the others."""
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for item in shown_items(edits):
