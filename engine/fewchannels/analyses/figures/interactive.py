@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from fewchannels.analyses.figures.colors import COLOURS, DIFFERENCE, MAP, as_rgb, coloured
+from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP, as_rgb, colored
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels, Series
 
 Theme = Literal["light", "dark"]
@@ -73,7 +73,7 @@ def plain(text: str) -> str:
 
 
 def _colour(n: int, theme: Theme) -> str:
-    colour = COLOURS[n % len(COLOURS)]
+    colour = COLORS[n % len(COLORS)]
     return "#f5f5f5" if colour == "#000000" and theme == "dark" else colour
 
 
@@ -84,7 +84,7 @@ def _traces(name: str, series: Series, n: int, theme: Theme, **more: Any) -> lis
         line = {"color": _INK[theme][2], "width": 1, "dash": "dot"}
         return [go.Scatter(x=series.x, y=series.y, mode="lines", line=line, name=shown, legendgroup=name, **more)]
     colour = _colour(n, theme)
-    style = {"color": colour, "width": 2, "dash": _DASHES[n // len(COLOURS) % len(_DASHES)]}
+    style = {"color": colour, "width": 2, "dash": _DASHES[n // len(COLORS) % len(_DASHES)]}
     about = "%{x}: %{y:.4g}"
     extra: dict[str, Any] = {}
     traces = []
@@ -206,7 +206,7 @@ def _images(drawing: Images) -> go.Figure:
 
 def _image_uri(image: np.ndarray) -> str:
     data = io.BytesIO()
-    Image.fromarray(image if image.ndim == 3 else coloured(image)).save(data, "PNG")
+    Image.fromarray(image if image.ndim == 3 else colored(image)).save(data, "PNG")
     return data_uri(data.getvalue())
 
 
@@ -290,9 +290,9 @@ def as_json(what: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def dark_colours() -> dict[str, str]:
+def dark_colors() -> dict[str, str]:
     """What each colour of a light figure is in a dark one, where they differ."""
-    lines = {colour: _colour(n, "dark") for n, colour in enumerate(COLOURS)}
+    lines = {colour: _colour(n, "dark") for n, colour in enumerate(COLORS)}
     return dict(zip(_INK["light"], _INK["dark"], strict=True)) | {a: b for a, b in lines.items() if a != b}
 
 

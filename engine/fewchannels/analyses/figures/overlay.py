@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fewchannels.analyses.figures.colors import COLOURS, MAP
+from fewchannels.analyses.figures.colors import COLORS, MAP
 from fewchannels.analyses.figures.interactive import Theme, data_uri, dressed, plain
 
 HEIGHT = 520  # pixels
@@ -54,7 +54,7 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
         )
     )
     for n, (name, mask) in enumerate(drawing.outlines.items()):
-        figure.add_trace(_outline(name, mask, (height, width), COLOURS[1 + n]))
+        figure.add_trace(_outline(name, mask, (height, width), COLORS[1 + n]))
     if drawing.image is not None:
         figure.add_layout_image(
             source=drawing.image if isinstance(drawing.image, str) else data_uri(drawing.image),

@@ -11,7 +11,7 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fewchannels.analyses.figures.colors import COLOURS, DIFFERENCE, MAP
+from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
 _LINES = ("-", "--", "-.", ":")
@@ -55,7 +55,7 @@ def _lines(drawing: Lines) -> Figure:
         if each.reference:
             axis.plot(each.x, each.y, color="#666666", linewidth=0.9, linestyle=":", label=name)
             continue
-        colour, style = COLOURS[n % len(COLOURS)], _LINES[n // len(COLOURS) % len(_LINES)]
+        colour, style = COLORS[n % len(COLORS)], _LINES[n // len(COLORS) % len(_LINES)]
         axis.plot(each.x, each.y, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=3, label=name)
         if each.low is not None and each.high is not None:
             axis.fill_between(each.x, each.low, each.high, color=colour, alpha=0.18, linewidth=0)
@@ -135,7 +135,7 @@ def _panels(drawing: Panels) -> Figure:
             look: Any = {"color": "#666666", "linestyle": ":", "linewidth": 0.9}
             if not each.reference:
                 n = drawing.names.index(name)
-                look = {"color": COLOURS[n % len(COLOURS)], "linestyle": _LINES[n // len(COLOURS) % len(_LINES)]}
+                look = {"color": COLORS[n % len(COLORS)], "linestyle": _LINES[n // len(COLORS) % len(_LINES)]}
                 look |= {"linewidth": 1.5, "marker": "o", "markersize": 3}
             (shown[name],) = axis.plot(each.x, each.y, **look)
             if each.low is not None and each.high is not None:
@@ -166,8 +166,8 @@ def _dots(drawing: Dots) -> Figure:
         if name in drawing.levels:
             axis.axvline(drawing.levels[name], color="#666666", linewidth=0.9, linestyle=":")
         if each.low is not None and each.high is not None:
-            axis.hlines(each.x, each.low, each.high, color=COLOURS[0], linewidth=1.2)
-        axis.plot(each.y, each.x, color=COLOURS[0], linestyle="", marker="o", markersize=4)
+            axis.hlines(each.x, each.low, each.high, color=COLORS[0], linewidth=1.2)
+        axis.plot(each.y, each.x, color=COLORS[0], linestyle="", marker="o", markersize=4)
         axis.set_title(name, fontsize=8, loc="left", parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(axis="y", linewidth=0.3)

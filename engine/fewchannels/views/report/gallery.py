@@ -11,7 +11,7 @@ from PIL import Image
 from fewchannels.analyses.alignment.findings import Cell
 from fewchannels.analyses.document import Gallery, Shown
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.figures.colors import coloured
+from fewchannels.analyses.figures.colors import colored
 from fewchannels.analyses.ratio import Extreme
 from fewchannels.errors import unknown
 from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
@@ -122,7 +122,7 @@ def _token_map(evidence: Evidence, sample: int, ranking: _Ranking, height: int, 
     height, width = height // pool, width // pool
     grid = values[: height * width].reshape(height, width)
     every = -(-max(grid.shape) // SIDE)
-    return coloured(grid[::every, ::every])
+    return colored(grid[::every, ::every])
 
 
 def thumbnail(data: bytes | None) -> np.ndarray | None:

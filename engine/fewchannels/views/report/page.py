@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewchannels.analyses.document import Block, Document, Figure, Gallery, Part, described, number
 from fewchannels.analyses.figures.drawings import Dots, Images, Landscape, Panels
-from fewchannels.analyses.figures.interactive import as_json, dark_colours, data_uri, interactive, plotly_script
+from fewchannels.analyses.figures.interactive import as_json, dark_colors, data_uri, interactive, plotly_script
 from fewchannels.analyses.figures.still import still
 from fewchannels.views.report.gallery import SIDE, alternative
 
@@ -56,7 +56,7 @@ def as_html(document: Document, on_progress: Progress) -> str:
         policy=_policy([plotly, script]),
         parts=parts,
         figures=data,
-        dark=_trusted(as_json(dark_colours())),
+        dark=_trusted(as_json(dark_colors())),
         plotly=_trusted(plotly),
         script=_trusted(script),
     )
