@@ -25,7 +25,7 @@ from sklearn.cluster import KMeans
 
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selection import Selected
-from fewchannels.cluster.session import one_thread
+from fewchannels.cluster.parallel import one_thread
 from fewchannels.measures import STATISTICS
 from fewchannels.measures.draws import cell_keys, different_tokens
 from fewchannels.measures.kmeans import k_means

@@ -23,13 +23,15 @@ from pathlib import Path
 import torch
 
 from fewchannels import manifest
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.run import start_capture
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.pool import outcomes
-from fewchannels.cluster.session import Pool, ray_session
+from fewchannels.cluster.session import ray_session
+from fewchannels.cluster.shares import Pool
 from fewchannels.manifest import read_samples
 from fewchannels.models.taps import tapped
 

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from fewchannels.capture.run import Progress, run_tasks
-from fewchannels.cluster.session import Pool, ray_session
+from fewchannels.cluster.session import ray_session
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.tasks import Progress, run_tasks
 from fewchannels.models.family import Block
 from fewchannels.runs.arrays import Store, lay_out
 from fewchannels.runs.layout import Layout

@@ -31,10 +31,11 @@ from pathlib import Path
 marks = [time.perf_counter()]
 from fewchannels import cli
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, check_place, prepare
+from fewchannels.capture.begin import begin, check_place
+from fewchannels.capture.job import prepare
 from fewchannels.runs.lease import hold
 from fewchannels.runs.ledger import Ledger
-from fewchannels.cluster.session import choose_pool
+from fewchannels.cluster.sizing import choose_pool
 marks.append(time.perf_counter())
 path, run = Path(sys.argv[1]), sys.argv[2]
 job = prepare(path, run, CaptureConfig(shard_samples=1))
@@ -58,8 +59,9 @@ print(json.dumps(dict(zip(names, [b - a for a, b in zip(marks, marks[1:])]))))
 def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
     """A finished run of one-sample tasks with made-up data; its manifest and itself."""
     from fewchannels import manifest
+    from fewchannels.capture.begin import begin
     from fewchannels.capture.config import CaptureConfig
-    from fewchannels.capture.job import begin, prepare
+    from fewchannels.capture.job import prepare
     from fewchannels.runs.arrays import NAME
     from fewchannels.runs.ledger import Ledger, Record
     from fewchannels.runs.parts import TABLES, part
@@ -129,8 +131,9 @@ def resume(n_tasks: int, rounds: int) -> dict[str, object]:
 def measure_memory(n_samples: int) -> None:
     """Call a worker as a Ray actor does, in this process; prints its resident memory as a JSON line."""
     from fewchannels import manifest
+    from fewchannels.capture.begin import begin
     from fewchannels.capture.config import CaptureConfig
-    from fewchannels.capture.job import begin, prepare
+    from fewchannels.capture.job import prepare
     from fewchannels.capture.worker import CaptureWorker
     from fewchannels.cluster.pool import TASKS_AT_ONCE
 

@@ -35,8 +35,9 @@ import zarr
 import zarrs  # noqa: F401 - registers its pipeline
 
 from fewchannels import manifest
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.models.family import Block
 from fewchannels.runs import shards

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from fewchannels import manifest
 from fewchannels.capture.config import CaptureConfig
+from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.pairs import PairRule
 from fewchannels.interventions.rows import batches
-from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
 from fewchannels.measures.scores import statistics as channel_statistics
 from fewchannels.models.taps import Site, tapped
@@ -66,7 +67,7 @@ def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, object]:
     worker = SweepWorker(prepared.sweep, chosen.threads)
     item = worker.items(range(1))[0]
     (batch,) = batches([item], prepared.sweep.conditions, chosen.rows)
-    settings, blocks = prepared.sweep.job.settings(item.target), prepared.sweep.job.layout.blocks
+    settings, blocks = prepared.sweep.generation.settings(item.target), prepared.sweep.geometry.blocks
     source = item.source
     assert source is not None, "a transport has one"
 

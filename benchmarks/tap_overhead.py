@@ -22,7 +22,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from fewchannels.capture.recorder import Recorder
 from fewchannels.models.families import FAMILIES
 from fewchannels.models.family import ModelGeometry
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.generation import Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import tapped
 from fewchannels.runs.layout import Layout
 

@@ -1,10 +1,12 @@
-"""What this process may use of the machine: memory and processors, as the kernel and its control groups limit them."""
+"""What this process may use of the machine: memory, processors and GPUs, as the kernel and its groups limit them."""
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+_GPU_FILES = ("nvidia*", "nvhost*", "dxg", "kfd")  # CUDA, on Jetson and in WSL too, and ROCm
 _UNLIMITED = 2**60
 """Control groups of version 1 write about 2^63 where there is no limit."""
 
@@ -35,6 +37,11 @@ def hold_to_free_bytes() -> None:
     if "VmData" in status:
         limit = status["VmData"] + free
         resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def has_gpus() -> bool:
+    """Whether PyTorch may find GPUs here, without importing it, which takes seconds; True where that is not known."""
+    return not sys.platform.startswith("linux") or any(any(Path("/dev").glob(name)) for name in _GPU_FILES)
 
 
 def _status() -> dict[str, int]:

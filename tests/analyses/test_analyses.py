@@ -18,11 +18,12 @@ from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.demo.judge import judge
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.runs.run import Run

@@ -29,7 +29,7 @@ from fewchannels.analyses.comparison.pairing import (
     side_by_side,
 )
 from fewchannels.cli import app
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.demo.build import build_pipeline
 from fewchannels.errors import InputError, RunConflictError
 from fewchannels.measures.intervals import cluster_bootstrap

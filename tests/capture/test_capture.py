@@ -13,10 +13,13 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from fewchannels import manifest, open_run
+from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, check_place, prepare
-from fewchannels.capture.run import check_space, pending_tasks
-from fewchannels.capture.worker import MAX_ATTEMPTS, CaptureWorker
+from fewchannels.capture.job import Job, prepare
+from fewchannels.capture.run import check_space
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.attempts import MAX_ATTEMPTS
+from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.runs.ledger import Ledger
 
@@ -389,4 +392,4 @@ def test_the_samples_table_tells_cut_prompts_and_holds_pictures(
     rows = duckdb.sql(f"select prompt_tokens, prompt_truncated, image, seed from '{parts}' order by sample").fetchall()
     assert [(row[0], row[1]) for row in rows] == [(5, False), (41, True)]
     assert Image.open(io.BytesIO(rows[0][2])).size == (16, 16)
-    assert manifest.count(tmp_path / "run" / "manifest.parquet") == 2
+    assert manifest.Manifest.read(tmp_path / "run" / "manifest.parquet").n_samples == 2

@@ -11,11 +11,12 @@ import pytest
 import xarray as xr
 
 from fewchannels import manifest
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
-from fewchannels.capture.run import pending_tasks
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.pool import TASKS_AT_ONCE
+from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.runs.arrays import Store
 
 SETTINGS = {"num_inference_steps": 2, "top_k": 4, "batch_size": 2, "shard_samples": 2}
@@ -97,7 +98,8 @@ from pathlib import Path
 import psutil
 from fewchannels import manifest
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.begin import begin
+from fewchannels.capture.job import prepare
 from fewchannels.cluster.pool import TASKS_AT_ONCE
 from fewchannels.capture.worker import CaptureWorker
 

@@ -10,13 +10,14 @@ from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.recompute import recompute
 from fewchannels.capture.worker import CaptureWorker
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
-from fewchannels.runs.layout import choose_controls
+from fewchannels.runs.choices import choose_controls
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 

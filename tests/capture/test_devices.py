@@ -13,16 +13,19 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from typer.testing import CliRunner
 
-from fewchannels import manifest
+from fewchannels import machine, manifest
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.settings import RULES
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app
-from fewchannels.cluster.session import Pool, choose_pool, spread
+from fewchannels.cluster.parallel import spread
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.sizing import choose_pool
 from fewchannels.errors import InputError
 from fewchannels.measures import kmeans
 from fewchannels.measures.kmeans import k_means
@@ -92,6 +95,7 @@ def test_a_unit_computes_where_its_workers_share_lets_it_and_the_result_says_whe
 
 
 def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_pool(None, None).device == "cuda"
     assert choose_pool(None, 0).device == "cpu"
@@ -100,9 +104,18 @@ def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyP
         choose_pool(1, 3)
 
 
+def test_pytorch_is_not_asked_where_no_gpu_has_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_GPU_FILES", ("null",))  # is in every /dev
+    assert machine.has_gpus()
+    monkeypatch.setattr(machine, "_GPU_FILES", ("no-such-*",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 / 0)
+    assert not machine.has_gpus()
+    assert choose_pool(None, None).device == "cpu"
+
+
 def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "fewchannels.cluster.session.mapped", lambda work, items, pool: ((item, "there") for item in items)
+        "fewchannels.cluster.parallel.mapped", lambda work, items, pool: ((item, "there") for item in items)
     )
     monkeypatch.setattr("fewchannels.cluster.session.ray.is_initialized", lambda: True)
     for pool, where in ((Pool(1, 1, 1, "a-cluster"), "there"), (Pool(1, 0, 1, "a-cluster"), "here")):
@@ -110,6 +123,7 @@ def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pyte
 
 
 def test_the_command_passes_the_share_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     command = ["analyze", "concentration", str(path), "--k", "2", "--shares", "1", "--gpus-per-worker", "1"]
     with pytest.raises(InputError, match="PyTorch finds 0 on this machine"):

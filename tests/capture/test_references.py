@@ -10,8 +10,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from fewchannels import open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.errors import InputError
 

@@ -13,10 +13,11 @@ import pytest
 import xarray as xr
 
 from fewchannels import manifest, open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
-from fewchannels.cluster.session import choose_pool
+from fewchannels.cluster.sizing import choose_pool
 
 N_SAMPLES, N_TASKS = 24, 12
 # Steps enough for a capture to last some seconds, so that it can be disturbed while it runs.

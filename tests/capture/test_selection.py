@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 
 from fewchannels import manifest, open_run
 from fewchannels.analyses.figures.contact_sheet import contact_sheet
+from fewchannels.capture.begin import begin
 from fewchannels.capture.budget import check_budget, expected_bytes, options
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.estimate import estimate
-from fewchannels.capture.job import Job, begin, prepare
-from fewchannels.capture.run import pending_tasks
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError
 from fewchannels.measures.scores import pool_tokens
 from fewchannels.models.family import Block
-from fewchannels.runs.layout import Layout, choose_pool_side, default_shard_samples
+from fewchannels.runs.choices import choose_pool_side
+from fewchannels.runs.layout import Layout, default_shard_samples
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 from fewchannels.settings.units import parse_size, size

@@ -10,8 +10,9 @@ import pytest
 from command import Answer, command
 
 from fewchannels import manifest
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.runs import documents
 from fewchannels.runs.lease import DRIVER_LOCK, WORKERS_LOCK

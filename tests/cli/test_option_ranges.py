@@ -146,7 +146,7 @@ def test_help_tells_the_range(bases: dict[tuple[str, ...], odd_values.Base]) -> 
 
 
 def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:
-    from fewchannels.cluster.session import choose_pool
+    from fewchannels.cluster.sizing import choose_pool
     from fewchannels.errors import InputError
 
     for given_, says in (

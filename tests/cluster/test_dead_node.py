@@ -12,7 +12,8 @@ DRIVER = """
 import sys
 from stub_work import StubWork, start_stub
 from fewchannels.cluster.pool import outcomes
-from fewchannels.cluster.session import Pool, ray_session
+from fewchannels.cluster.session import ray_session
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError
 pool, work = Pool(2, 0, 1), StubWork(sys.argv[1], 4)
 try:

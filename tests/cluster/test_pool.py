@@ -15,9 +15,10 @@ from ray.cluster_utils import Cluster
 from ray.experimental.internal_kv import _internal_kv_get
 from stub_work import StubWork, start_dead, start_stub, start_where_it_can
 
-from fewchannels.capture.run import Progress, run_tasks
 from fewchannels.cluster.pool import State, outcomes
-from fewchannels.cluster.session import Pool, choose_pool
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.sizing import choose_pool
+from fewchannels.cluster.tasks import Progress, run_tasks
 from fewchannels.errors import FewchannelsError, InputError
 
 TESTS = str(Path(__file__).parents[1] / "helpers")

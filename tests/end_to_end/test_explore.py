@@ -20,10 +20,11 @@ from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.runs.run import Run
 from fewchannels.views.explore.opened import open_places
 from fewchannels.views.explore.server import Bound, bind

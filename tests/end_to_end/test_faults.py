@@ -21,11 +21,14 @@ from kill_harness import CLEAN, N_SAMPLES, N_TASKS, WAITS, Stage, Victim, record
 
 from fewchannels.capture import run, worker
 from fewchannels.capture.job import Job
-from fewchannels.capture.run import Outcome, start_capture
+from fewchannels.capture.run import start_capture
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli.capture import run_job
+from fewchannels.cluster import tasks
 from fewchannels.cluster.pool import Actor, Start
-from fewchannels.cluster.session import Pool, choose_pool
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.sizing import choose_pool
+from fewchannels.cluster.tasks import Outcome
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import lease
 from fewchannels.runs.arrays import Store
@@ -84,8 +87,8 @@ def capture_here(stage: Stage, job: Job, monkeypatch: pytest.MonkeyPatch) -> Out
         for task in tasks:
             yield actor.do(task)
 
-    monkeypatch.setattr(run, "ray_session", lambda pool: nullcontext())
-    monkeypatch.setattr(run, "outcomes", outcomes)
+    monkeypatch.setattr(tasks, "ray_session", lambda pool: nullcontext())
+    monkeypatch.setattr(tasks, "outcomes", outcomes)
     return run_job(job, stage.manifest, choose_pool(2, None))
 
 
@@ -163,8 +166,8 @@ def test_a_clock_that_goes_back_changes_nothing(stage: Stage, tmp_path: Path, mo
         def now(cls, tz: Any = None) -> datetime:
             return datetime.now(tz) - timedelta(days=365)
 
-    monkeypatch.setattr(worker, "datetime", YearAgo)
-    monkeypatch.setattr("fewchannels.capture.job.datetime", YearAgo)
+    monkeypatch.setattr("fewchannels.cluster.attempts.datetime", YearAgo)
+    monkeypatch.setattr("fewchannels.capture.begin.datetime", YearAgo)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 365 * 86400)
     assert capture_here(stage, job, monkeypatch).n_resumed == 2 * HALF
@@ -322,7 +325,7 @@ def test_a_capture_that_is_interrupted_while_ray_starts_its_work_does_not_start_
     job = stage.begun(tmp_path / "run")
     # No pytest.raises: it would keep the traceback, and with it what must end here.
     with suppress(KeyboardInterrupt):
-        run.capture(job, choose_pool(2, None))
+        run.finish(job, choose_pool(2, None))
     try:
         assert not ray.is_initialized()
     finally:
@@ -370,11 +373,11 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
                 time.sleep(1)
             yield {"task": task, "error": None, "fatal": None, "n_bytes": 0}
 
-    monkeypatch.setattr(run, "ray_session", lambda pool: nullcontext())
-    monkeypatch.setattr(run, "outcomes", outcomes)
+    monkeypatch.setattr(tasks, "ray_session", lambda pool: nullcontext())
+    monkeypatch.setattr(tasks, "outcomes", outcomes)
     earlier = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run.capture(job, choose_pool(1, None))
+        run.finish(job, choose_pool(1, None))
     assert signal.getsignal(signal.SIGINT) is earlier
 
 

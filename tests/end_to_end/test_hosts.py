@@ -21,8 +21,9 @@ from sent import NEEDED
 from tiny import TINY
 
 from fewchannels import manifest, open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.demo.build import build_pipeline
 from fewchannels.runs.storage import open_storage

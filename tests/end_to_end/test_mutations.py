@@ -18,9 +18,10 @@ from two_runs import ROWS, captured
 
 from fewchannels import manifest
 from fewchannels.capture.config import CaptureConfig
+from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.effects.measure import end_sweep
-from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
 
 SECONDS = 20.0

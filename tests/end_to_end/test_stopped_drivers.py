@@ -11,8 +11,9 @@ import pytest
 import s3_server as s3
 
 from fewchannels import manifest
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.runs import lease
 from fewchannels.runs.lease import hold

@@ -22,7 +22,7 @@ from stub_work import StubWork
 
 from fewchannels.cluster import telemetry
 from fewchannels.cluster.pool import Actor, State, outcomes
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.models.timings import took
 from fewchannels.runs.ledger import Ledger, Record

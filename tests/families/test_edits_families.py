@@ -11,12 +11,13 @@ from PIL import Image
 
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError
+from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.pairs import PairRule
 from fewchannels.interventions.rows import Batch, batches
-from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
-from fewchannels.models.sampler import Settings
+from fewchannels.models.generation import Settings
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import Site, tapped
 
@@ -32,7 +33,7 @@ def one_batch(table: Path, place: Path, asked: SweepSettings) -> tuple[SweepWork
     worker = SweepWorker(prepared.sweep, 1)
     (item,) = worker.items(range(1))
     (batch,) = batches([item], prepared.sweep.conditions, 8)
-    return worker, batch, prepared.sweep.job.settings(item.target)
+    return worker, batch, prepared.sweep.generation.settings(item.target)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -97,7 +98,7 @@ def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
             prepare_sweep(table, tmp_path / "sweep", asked)
         return
     worker, batch, settings = one_batch(table, tmp_path / "sweep", asked)
-    blocks = worker.sweep.job.layout.blocks
+    blocks = worker.sweep.geometry.blocks
     seen: dict[tuple[int, int], torch.Tensor] = {}
 
     def look(site: Site, x: torch.Tensor) -> None:  # before the taps that edit, which generate() adds behind it

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from fewchannels.capture.recorder import Recorder
 from fewchannels.manifest import Sample
 from fewchannels.models.families import FAMILIES
+from fewchannels.models.generation import Settings
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import Site, Tap, tapped
 from fewchannels.runs.layout import Layout

@@ -36,11 +36,12 @@ import psutil
 from tiny import TINY
 
 from fewchannels import manifest, open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli.console import results, say
-from fewchannels.cluster.session import choose_pool
+from fewchannels.cluster.sizing import choose_pool
 from fewchannels.demo.build import build_pipeline
 from fewchannels.runs.description import NAME, objects_of, read_description
 from fewchannels.runs.lease import DRIVER_LOCK, WORKERS_LOCK

@@ -124,11 +124,12 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
 
 def _sweep(folder: Path, table: Path, model: Path) -> Path:
     from fewchannels.capture.config import CaptureConfig
-    from fewchannels.interventions.begin import start_sweep
+    from fewchannels.interventions.begin import begin_sweep
     from fewchannels.interventions.conditions import Grid
     from fewchannels.interventions.effects.measure import end_sweep
+    from fewchannels.interventions.run import start_sweep
     from fewchannels.interventions.settings import SweepSettings
-    from fewchannels.interventions.sweep import begin_sweep, prepare_sweep
+    from fewchannels.interventions.sweep import prepare_sweep
 
     generation = CaptureConfig(model=str(model), num_inference_steps=2)
     settings = SweepSettings("disruption", generation, (Grid(k=(2,), selections=("top", "random"), trials=1),))

@@ -14,6 +14,7 @@ from fewchannels.interventions.pairs import PairRule, pairs_from_file, pairs_of_
 from fewchannels.interventions.protocols import PROTOCOLS
 from fewchannels.interventions.rows import batches, check_batch_size, count
 from fewchannels.interventions.settings import generation, grids_of
+from fewchannels.manifest import Manifest
 from fewchannels.models.family import Block
 
 BLOCKS = tuple(Block(i, f"blocks.{i}", "dual" if i < 2 else "single") for i in range(6))
@@ -147,40 +148,40 @@ def world(tmp_path: Path) -> Path:
 
 def test_pairs_keep_the_rule(world: Path) -> None:
     rows = manifest.columns(world, ["prompt", "seed", "colour", "shape"])
-    every = pairs_of_samples(world, PairRule())
+    every = pairs_of_samples(Manifest.read(world), PairRule())
     prompts = rows["prompt"]
     expected = {(t, s) for t in range(24) for s in range(24) if prompts[t] != prompts[s]}
     assert set(zip(every["target_row"], every["source_row"], strict=True)) == expected
     assert list(every["source_seed"]) == [rows["seed"][t] for t in every["target_row"]]
-    drawn = pairs_of_samples(world, PairRule(n=10, across=("shape",), noise="separate", seed=3))
+    drawn = pairs_of_samples(Manifest.read(world), PairRule(n=10, across=("shape",), noise="separate", seed=3))
     assert len(set(drawn["pair_id"])) == 10
     for target, source, seed in zip(drawn["target_row"], drawn["source_row"], drawn["source_seed"], strict=True):
         assert rows["shape"][target] != rows["shape"][source]
         assert seed == rows["seed"][source]
-    again = pairs_of_samples(world, PairRule(n=10, across=("shape",), noise="separate", seed=3))
+    again = pairs_of_samples(Manifest.read(world), PairRule(n=10, across=("shape",), noise="separate", seed=3))
     assert again == drawn
     with pytest.raises(InputError, match="24 targets and 24 sources make 576 at most"):
-        pairs_of_samples(world, PairRule(n=600))
+        pairs_of_samples(Manifest.read(world), PairRule(n=600))
     with pytest.raises(InputError, match="unknown column of the manifest 'shap'"):
-        pairs_of_samples(world, PairRule(n=1, within=("shap",)))
+        pairs_of_samples(Manifest.read(world), PairRule(n=1, within=("shap",)))
 
 
 def test_pairs_of_a_file_are_ids_or_prompts(world: Path, tmp_path: Path) -> None:
     rows = manifest.columns(world, ["sample_id", "prompt"])
     named = pd.DataFrame({"target": [rows["sample_id"][3]], "source": [rows["prompt"][6]]})
     named.to_csv(tmp_path / "pairs.csv")
-    found = pairs_from_file(world, tmp_path / "pairs.csv", "shared")
+    found = pairs_from_file(Manifest.read(world), tmp_path / "pairs.csv", "shared")
     first = rows["prompt"].index(rows["prompt"][6])
     assert (list(found["target_row"]), list(found["source_row"])) == ([3], [first])
     named["source"] = "a cat"
     named.to_parquet(tmp_path / "pairs.parquet")
     with pytest.raises(InputError, match=r"row 1 of .* names 'a cat'"):
-        pairs_from_file(world, tmp_path / "pairs.parquet", "shared")
+        pairs_from_file(Manifest.read(world), tmp_path / "pairs.parquet", "shared")
 
 
 def test_references_without_a_picture_are_refused(world: Path) -> None:
     with pytest.raises(InputError, match=r"24 of 24 rows .* name no reference picture"):
-        pairs_with_pictures(world, world, PairRule(n=1))
+        pairs_with_pictures(Manifest.read(world), world, PairRule(n=1))
 
 
 def test_a_file_of_settings_holds_grids_and_how_to_generate(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Stage:
         storage.put("manifest.parquet", [manifest.read_bytes()])
         storage.put("pairs.parquet", [self.prepared.tables["pairs.parquet"]])
         self.item = self.worker.items(range(1))[0]
-        self.blocks = self.worker.sweep.job.layout.blocks
+        self.blocks = self.worker.sweep.geometry.blocks
 
     def condition(self, **changed) -> Condition:
         layers = tuple(block.layer for block in self.blocks)
@@ -45,14 +45,14 @@ class Stage:
         """The pictures of a batch: undisturbed, source, then one of each condition."""
         self.worker.sweep = replace(self.worker.sweep, conditions=conditions)
         (batch,) = batches([item or self.item], conditions, batch_size)
-        made = self.worker.generate(batch, self.worker.sweep.job.settings(self.item.target))
+        made = self.worker.generate(batch, self.worker.sweep.generation.settings(self.item.target))
         return [np.asarray(each.image) for each in made]
 
     def untouched(self, *conditions: Condition) -> list[np.ndarray]:
         """The same batch without any of our code around it but the sampler."""
         (batch,) = batches([self.item], conditions, 16)
         samples = [row.sample for row in batch.rows]
-        images = self.worker.sampler.generate(samples, self.worker.sweep.job.settings(self.item.target))
+        images = self.worker.sampler.generate(samples, self.worker.sweep.generation.settings(self.item.target))
         return [np.asarray(image) for image in images]
 
     @contextmanager
@@ -164,7 +164,7 @@ def test_the_chosen_values_become_what_the_action_says(stage: Stage, action: str
 
 
 def test_controls_are_what_they_say(stage: Stage) -> None:
-    d = stage.worker.sweep.job.layout.n_channels
+    d = stage.worker.sweep.geometry.n_channels
     conditions = [
         stage.condition(selection=word, layers=(0,), steps=(0,), k=3)
         for word in ("top", "bottom", "random", "redrawn", "matched", "scaled", "all")
@@ -256,7 +256,7 @@ def test_measures_say_how_large_the_edit_was(stage: Stage) -> None:
     (batch,) = batches([stage.item], [condition], 16)
     with stage.inputs() as plain:
         stage.untouched(condition)
-    made = stage.worker.generate(batch, stage.worker.sweep.job.settings(stage.item.target))
+    made = stage.worker.generate(batch, stage.worker.sweep.generation.settings(stage.item.target))
     target = plain[0][1][0].double()
     top = target.abs().mean(dim=0).topk(3).indices
     share = float(target[:, top].square().sum() / target.square().sum())

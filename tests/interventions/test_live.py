@@ -19,12 +19,13 @@ from torch import Tensor
 
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError
+from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.live.ask import Ask, Edit, parse
-from fewchannels.interventions.live.generation import Generation, Snapshot
 from fewchannels.interventions.live.session import LiveModel
+from fewchannels.interventions.live.trajectory import Snapshot, Trajectory
 from fewchannels.interventions.rows import batches
-from fewchannels.interventions.sweep import SweepSettings, begin_sweep, prepare_sweep
+from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
 from fewchannels.models.source import find
 
@@ -196,7 +197,7 @@ def test_a_live_edit_is_what_a_sweep_makes(live, tiny_model: Path, manifest_of, 
     worker = SweepWorker(prepared.sweep, 1)
     (item,) = [each for each in worker.items(range(2)) if each.target.prompt == PROMPT]
     (batch,) = batches([item], prepared.sweep.conditions, 16)
-    (*_, made) = worker.generate(batch, prepared.sweep.job.settings(item.target))
+    (*_, made) = worker.generate(batch, prepared.sweep.generation.settings(item.target))
     found = answer(live, Ask(PROMPT, SEED, edit=edit))
     np.testing.assert_array_equal(pixels(found.pictures["edited"]), np.asarray(made.image))
     assert found.pictures["edited"] != found.pictures["undisturbed"]
@@ -288,7 +289,7 @@ def test_an_ask_of_the_same_effect_is_answered_by_a_finished_generation(live: Li
 
 
 def test_only_the_latest_generations_that_fit_are_remembered(tiny_model: Path) -> None:
-    def begun(live: LiveModel, seed: int) -> Generation:
+    def begun(live: LiveModel, seed: int) -> Trajectory:
         generation = live.begin(Ask(PROMPT, seed, n_steps=1))
         assert generation.wait(WAIT_S).state == "done"
         return generation

@@ -14,15 +14,16 @@ from typer.testing import CliRunner
 
 from fewchannels import manifest
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.run import pending_tasks
 from fewchannels.cli import app
+from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.interventions.begin import begin_sweep, check_place
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.estimate import cost
 from fewchannels.interventions.pairs import PairRule
-from fewchannels.interventions.sweep import Prepared, SweepSettings, begin_sweep, check_place, prepare_sweep
+from fewchannels.interventions.sweep import Prepared, SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
-from fewchannels.models.sampler import Settings
+from fewchannels.models.generation import Settings
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.upkeep.verify import verify
 from fewchannels.tables import decode
@@ -100,7 +101,7 @@ def test_a_picture_as_the_source_is_noised_to_every_step(
     source = next(row for row in rows if row["role"] == "source")
     assert (source["source_prompt"], source["reference"]) == ("a picture", str(tmp_path / "picture.png"))
     # The way there is the one of a capture from pictures, which has its own tests.
-    plain = prepared.sweep.job.settings(worker.items(range(1))[0].target)
+    plain = prepared.sweep.generation.settings(worker.items(range(1))[0].target)
     alone = Settings(
         plain.height, plain.width, 3, plain.guidance, 1.0, picture=str(tmp_path / "picture.png"), only_steps=(0, 1, 2)
     )
@@ -132,7 +133,7 @@ def test_a_sweep_resumes_where_it_stopped_and_its_pictures_are_the_same(
         for row in (*ours, *theirs):
             row["seconds"] = None
         assert ours == theirs
-    n_items = manifest.count(world)
+    n_items = manifest.Manifest.read(world).n_samples
     with Catalog(tmp_path / "one") as catalog:
         assert catalog.sql("select n_tasks_done, n_edits from sweep").fetchone() == (
             one.sweep.n_tasks,
@@ -172,7 +173,8 @@ def test_an_item_fails_alone_and_its_task_is_tried_again(
 
 
 def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: Path, tiny_model: Path) -> None:
-    from fewchannels.capture.job import begin, prepare
+    from fewchannels.capture.begin import begin
+    from fewchannels.capture.job import prepare
     from fewchannels.capture.worker import CaptureWorker
     from fewchannels.runs.arrays import read
 

@@ -36,7 +36,7 @@ def test_samples_come_from_the_rows_asked_for_across_row_groups(make) -> None:
     n = 2 * ROW_GROUP_ROWS + 5
     lines = [f"p{i},{i},{i + 1}\n" + "p0,0,1\n" * (i % 1000 == 999) for i in range(n)]
     path = make("a.csv", "prompt,seed,width\n" + "".join(lines)).output
-    assert manifest.count(path) == n
+    assert manifest.Manifest.read(path).n_samples == n
     assert pq.ParquetFile(path).metadata.num_row_groups == 3
     for start, stop in [(0, 3), (ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS + 2), (n - 2, n), (5, 5), (0, n)]:
         samples = manifest.read_samples(path, start, stop)
@@ -84,7 +84,7 @@ def _with(table: pa.Table, column: str, values: list[Any]) -> pa.Table:
 
 def test_only_a_manifest_is_valid(make, tmp_path: Path) -> None:
     path = make("a.csv", "prompt,seed\nx,1\ny,2\n").output
-    manifest.validate(path)
+    manifest.Manifest.read(path)
     table = pq.read_table(path)
     other = tmp_path / "other.parquet"
     for broken, says in [
@@ -100,10 +100,10 @@ def test_only_a_manifest_is_valid(make, tmp_path: Path) -> None:
     ]:
         pq.write_table(broken, other)
         with pytest.raises(InputError, match=f"is not a manifest: .*{says}.*fewchannels manifest ingest"):
-            manifest.validate(other)
+            manifest.Manifest.read(other)
     for bad in (tmp_path / "none.parquet", tmp_path / "a.csv"):
         with pytest.raises(InputError, match="manifest"):
-            manifest.validate(bad)
+            manifest.Manifest.read(bad)
 
 
 def test_a_summary_counts_what_pandas_counts(make) -> None:
@@ -128,12 +128,12 @@ def test_a_summary_counts_what_pandas_counts(make) -> None:
 
 
 def test_settings_used_are_those_of_any_row(make) -> None:
-    plain = manifest.settings_used(make("a.csv", "prompt\nx\n").output)
+    plain = manifest.Manifest.read(make("a.csv", "prompt\nx\n").output).used
     nothing = frozenset()
     assert plain == manifest.SettingsUsed(False, 0, nothing, nothing, frozenset({(None, None)}), frozenset({None}))
     head = "prompt,negative_prompt,width,height,steps,guidance,reference\n"
     text = head + "x,n,64,32,4,2.5,\ny,,,,,,r.png\nz,,,,,2.5,r.png\n"
-    assert manifest.settings_used(make("a.csv", text).output) == manifest.SettingsUsed(
+    assert manifest.Manifest.read(make("a.csv", text).output).used == manifest.SettingsUsed(
         has_negative_prompt=True,
         n_references=2,
         references=frozenset({"r.png"}),
@@ -186,4 +186,4 @@ def test_any_bytes_are_ingested_or_refused_in_words(
     except FewchannelsError:
         assert [path.name for path in folder.iterdir()] == [source.name]
     else:
-        manifest.validate(output)
+        manifest.Manifest.read(output)

@@ -23,11 +23,12 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.encode_prompts import encode
 from fewchannels.capture.job import prepare
 from fewchannels.capture.recorder import Recorder
+from fewchannels.capture.stored_embeddings import StoredEmbeddings
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app
 from fewchannels.errors import InputError
 from fewchannels.manifest import Sample, read_samples
-from fewchannels.models.embeddings import InStorage, Recent, digest, remembering
+from fewchannels.models.embeddings import Recent, digest, remembering
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
 from fewchannels.models.sampler import Sampler
@@ -73,7 +74,7 @@ def test_every_family_makes_the_same_pictures_when_its_prompts_are_encoded_first
             np.testing.assert_array_equal(again, other)
     assert 0 < len(called) < len(in_all), "the third sample has the first one's prompt"
 
-    kept = InStorage(FolderStorage(tmp_path / "kept"))
+    kept = StoredEmbeddings(FolderStorage(tmp_path / "kept"))
     assert list(encode(job, samples, kept, "cpu")) == [None] * 3
     without = load(source, job.geometry, Loading(), "cpu", dict.fromkeys(text_encoders(source)))
     assert not [part for name, part in without.components.items() if name.startswith("text_encoder") and part]
@@ -130,7 +131,7 @@ def test_a_capture_that_stopped_keeps_its_embeddings_and_goes_on_from_them(
     tiny_model: Path, tmp_path: Path, manifest_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, samples = tiny_job(tiny_model, tmp_path, manifest_of)
-    kept = InStorage(job.storage)
+    kept = StoredEmbeddings(job.storage)
     assert list(encode(job, samples[:2], kept, "cpu")) == [None, None]
     (first, second) = sorted((tmp_path / "run" / "embeddings").iterdir())
     whole = first.read_bytes()
@@ -161,7 +162,7 @@ def test_a_prompt_that_cannot_be_encoded_fails_alone(
         return own(*arguments, **keywords)
 
     monkeypatch.setattr(FluxPipeline, "encode_prompt", picky)
-    errors = list(encode(job, samples, InStorage(job.storage), "cpu"))
+    errors = list(encode(job, samples, StoredEmbeddings(job.storage), "cpu"))
     assert errors == [None, "ValueError: no rings", None]
 
 
@@ -213,7 +214,7 @@ def test_keys_tell_tensors_and_pictures_apart() -> None:
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
-    kept = InStorage(FolderStorage(tmp_path))
+    kept = StoredEmbeddings(FolderStorage(tmp_path))
     result = (torch.randn(1, 3, 4).bfloat16(), None, [torch.arange(3), torch.randn(2, 6)[:, ::2]])
     kept.put("key", result)
     found = kept.find("key", torch.device("cpu"))

@@ -17,8 +17,9 @@ from outsider import FAMILY, build
 from torch import Tensor
 
 from fewchannels import open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.recompute import recompute
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.errors import InputError

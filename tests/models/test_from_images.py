@@ -10,14 +10,16 @@ from checkpoints import CASES
 from PIL import Image
 
 from fewchannels import open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.errors import InputError
 from fewchannels.manifest import Sample
+from fewchannels.models.generation import Settings
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import tapped
 

@@ -21,9 +21,10 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import prepare
 from fewchannels.errors import InputError
 from fewchannels.manifest import Sample
+from fewchannels.models.generation import Settings
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import tapped
 

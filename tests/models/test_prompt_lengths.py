@@ -8,9 +8,10 @@ import torch
 from checkpoints import CASES
 
 from fewchannels.manifest import Sample
+from fewchannels.models.generation import Settings
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 
 # DiT has no text; the edits of Qwen-Image cut no prompt, and Qwen-Image and HunyuanImage let the 34 tokens go that

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fewchannels.manifest import Sample
 from fewchannels.models.family import Block
+from fewchannels.models.generation import Settings
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import Site, tapped
 

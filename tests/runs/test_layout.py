@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from fewchannels.errors import InputError
 from fewchannels.models.family import Block
-from fewchannels.runs.layout import Layout, choose_controls, choose_layers, choose_pool_side, choose_steps
+from fewchannels.runs.choices import choose_controls, choose_layers, choose_pool_side, choose_steps
+from fewchannels.runs.layout import Layout
 
 BLOCKS = tuple(Block(i, f"b.{i}", "dual" if i < 2 else "single") for i in range(6))
 

@@ -9,8 +9,9 @@ from checkpoints import CASES
 from diffusers import DiffusionPipeline
 
 from fewchannels import open_run
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.recompute import recompute
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.errors import InputError

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewchannels import manifest
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import begin, prepare
+from fewchannels.capture.job import prepare
 from fewchannels.capture.recompute import recompute, summary
-from fewchannels.capture.run import pending_tasks
 from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.ledger import Ledger, Record

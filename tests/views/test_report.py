@@ -22,11 +22,12 @@ from fewchannels.analyses.document import Document, Finding, Gallery, Missing, W
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
+from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, begin, prepare
+from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError, StorageError
 from fewchannels.views.report import landscape
 from fewchannels.views.report.build import build

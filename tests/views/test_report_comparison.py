@@ -19,7 +19,7 @@ from fewchannels.analyses.comparison.compare import compare
 from fewchannels.analyses.comparison.pairing import Criteria, side_by_side
 from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings
 from fewchannels.cli import app
-from fewchannels.cluster.session import Pool
+from fewchannels.cluster.shares import Pool
 from fewchannels.demo.build import build_pipeline
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents

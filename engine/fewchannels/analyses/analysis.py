@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from fewchannels.analyses.evidence import Evidence, open_evidence
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.summary import Summary
-from fewchannels.cluster.session import Pool, one_thread, spread
+from fewchannels.cluster.parallel import one_thread, spread
+from fewchannels.cluster.shares import Pool
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, encode, schema

@@ -11,8 +11,9 @@ import numpy as np
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.runs.arrays import read
+from fewchannels.runs.choices import choose_layers, choose_words
 from fewchannels.runs.description import read_description
-from fewchannels.runs.layout import Layout, Track, choose_layers, choose_words
+from fewchannels.runs.layout import Layout, Track
 from fewchannels.runs.sql.catalog import Catalog, quoted
 from fewchannels.runs.storage import Storage, open_storage
 from fewchannels.settings.ranges import shown

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from fewchannels.capture.job import Job, loading
+from fewchannels.capture.job import Job
+from fewchannels.capture.stored_embeddings import StoredEmbeddings
 from fewchannels.manifest import Sample
-from fewchannels.models.embeddings import InStorage, Kept, remembering
+from fewchannels.models.embeddings import Kept, remembering
 from fewchannels.models.load import load
 from fewchannels.models.placeholder import Reached, stand_in
 from fewchannels.models.sampler import Sampler
@@ -30,7 +31,7 @@ def encoded(job: Job, samples: Sequence[Sample], device: str) -> Iterator[Kept |
         yield None
         return
     with TemporaryDirectory() as folder:
-        kept = InStorage(FolderStorage(Path(folder)))
+        kept = StoredEmbeddings(FolderStorage(Path(folder)))
         for _ in encode(job, samples, kept, device):
             pass
         yield kept
@@ -52,7 +53,7 @@ def encode(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iter
         InputError: the model cannot be loaded.
     """
     source = find(job.config.model, job.config.revision)
-    how = replace(loading(job.config), quantization="none", compile=False, attention=None, device_map=None)
+    how = replace(job.config, quantization="none", compile=False, attention=None, device_map=None)
     transformer = stand_in(source, job.geometry.transformer, getattr(torch, how.dtype))
     pipeline = load(source, job.geometry, replace(how, transformer_file=None), device, {"transformer": transformer})
     sampler = Sampler(pipeline, job.geometry)

@@ -1,88 +1,21 @@
-"""Runs the tasks of a capture or a sweep that are not done: what to do, what became of it, and an honest end."""
+"""A capture, from its place to its end: begin or resume, encode prompts where that is first, and run the tasks."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import ray
 
-from fewchannels.capture.job import Job, Work
+from fewchannels.capture.begin import begin, check_place
+from fewchannels.capture.job import Job
 from fewchannels.capture.memory import check_memory
-from fewchannels.cluster.pool import Start, State, is_done, outcomes
-from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool, interrupts, ray_session
-from fewchannels.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
-from fewchannels.manifest import Sample, read_samples
-from fewchannels.runs.changes import finish_changes
-from fewchannels.runs.description import EMBEDDINGS, MANIFEST
-from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.tasks import Outcome, Progress, begun, pending_tasks, run_tasks
+from fewchannels.errors import FewchannelsError, StorageError
+from fewchannels.manifest import Sample
+from fewchannels.runs.description import EMBEDDINGS
+from fewchannels.runs.ledger import Record
 from fewchannels.settings.units import size
-
-_FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a capture ended.
-
-    Attributes:
-        n_samples: rows of the manifest.
-        n_done: samples on disk, whole.
-        n_failed: samples that failed by themselves; the ``samples`` table says why.
-        n_resumed: samples that an earlier call had already done.
-        failed_tasks: tasks without a record, with the reason of each.
-        n_again: times that a task was handed out again because its actor died or was out of reach.
-    """
-
-    n_samples: int
-    n_done: int
-    n_failed: int
-    n_resumed: int
-    failed_tasks: dict[int, str]
-    n_again: int = 0
-
-    def check_complete(self) -> None:
-        """Raise unless every sample is done.
-
-        Raises:
-            IncompleteRunError: saying what is missing.
-        """
-        if self.n_done == self.n_samples:
-            return
-        reasons = "".join(f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:5])
-        raise IncompleteRunError(
-            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
-            f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
-        )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        n_done: samples on disk, those of earlier calls included.
-        n_failed: samples and tasks that failed.
-        n_actors: actors that have loaded the model.
-        n_starting: actors that wait for room in the cluster, or load.
-        n_again: times that a task was handed out again because its actor died.
-        n_bytes: written by this call.
-    """
-
-    n_done: int
-    n_failed: int
-    n_actors: int = 0
-    n_starting: int = 0
-    n_again: int = 0
-    n_bytes: int = 0
-
-
-def pending_tasks(work: Work) -> list[int]:
-    """Tasks without a record, those with failed samples, and one that owns more samples since the run has grown."""
-    return _pending(work, Ledger(work.storage).records(work.fingerprint))
-
-
-def _pending(work: Work, records: dict[int, Record]) -> list[int]:
-    return [task for task in range(work.n_tasks) if not is_done(work, records.get(task))]
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -100,23 +33,13 @@ def check_space(job: Job, tasks: list[int]) -> None:
         )
 
 
-def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
-    """Of tasks that were handed out again, those whose objects are not what their records say.
-
-    An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
-    place.
-    """
-    ledger = Ledger(work.storage)
-    records = [record for task in sorted(tasks) if (record := ledger.find(task)) is not None]
-    return [record.task for record in records if not ledger.is_intact(record)]
-
-
 def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
     """A capture's worker."""
+    # Here: seconds to import, and the driver does not need them.
+    from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.capture.worker import CaptureWorker
-    from fewchannels.models.embeddings import InStorage  # here: seconds to import, and the driver does not need them
 
-    return CaptureWorker(job, n_threads, InStorage(job.storage) if job.config.encode_first else None)
+    return CaptureWorker(job, n_threads, StoredEmbeddings(job.storage) if job.config.encode_first else None)
 
 
 def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
@@ -124,18 +47,16 @@ def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
     import torch
 
     from fewchannels.capture.encode_prompts import encode
-    from fewchannels.models.embeddings import InStorage
+    from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.models.loaded import default_device
 
     torch.set_num_threads(n_threads)
 
     def samples() -> Iterator[Sample]:
         for task in tasks:
-            rows = job.layout.rows(task)
-            with job.storage.open(MANIFEST) as file:
-                yield from read_samples(file, rows.start, rows.stop)
+            yield from job.samples(task)
 
-    yield from encode(job, samples(), InStorage(job.storage), default_device())
+    yield from encode(job, samples(), StoredEmbeddings(job.storage), default_device())
 
 
 def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:
@@ -162,24 +83,44 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
 
 def capture(
     job: Job,
+    manifest_path: Path,
     pool: Pool,
+    *,
+    on_wait: Callable[[str], None] = lambda why: None,
+    on_begun: Callable[[bool], None] = lambda resumed: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_encoded: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Run what is not done yet of a job that was begun. Call it again to resume.
+    """Begin, resume or grow a run, and capture what is not done yet. Call it again to resume.
 
     Args:
-        job: from :func:`fewchannels.capture.job.prepare`, begun on disk.
+        job: from :func:`fewchannels.capture.job.prepare`.
+        manifest_path: the manifest that it was prepared with.
         pool: of actors.
+        on_wait: called with the reason when another command that writes to the run has to be waited for.
+        on_begun: called when the run is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.
         on_encoded: called with the samples whose prompts are encoded, where that is done first.
 
     Raises:
-        InputError: this machine cannot hold what a worker needs.
+        InputError: this machine cannot hold what a worker needs, or the manifest was replaced.
+        RunConflictError: the place holds something else, or another command writes to it.
         StorageError: the disk is full or refused; what is done stays done.
         FewchannelsError: Ray could not run the actors.
     """
     check_memory(job, pool)
+    with begun(job, check_place, lambda leased: begin(leased, manifest_path), on_wait) as (leased, resumed):
+        on_begun(resumed)
+        return finish(leased, pool, on_progress, on_encoded)
+
+
+def finish(
+    job: Job,
+    pool: Pool,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_encoded: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Capture what is not done yet of a run that was begun, as :func:`capture` does."""
 
     def before(tasks: list[int]) -> None:
         if job.config.encode_first:
@@ -192,103 +133,3 @@ def capture(
     if job.config.encode_first and outcome.n_done == outcome.n_samples:
         job.storage.delete(job.storage.list(EMBEDDINGS))
     return outcome
-
-
-def run_tasks(
-    work: Work,
-    start: Start,
-    pool: Pool,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    before: Callable[[list[int]], None] = lambda tasks: None,
-) -> Outcome:
-    """Do the tasks that are not done yet. Call it again to resume.
-
-    Args:
-        work: whose tasks.
-        start: makes a worker.
-        pool: of actors.
-        on_progress: called after every task, and at least once a second.
-        before: called with the tasks when Ray runs and no actor does yet.
-
-    Raises:
-        StorageError: the disk is full or refused; what is done stays done.
-        FewchannelsError: Ray could not run the actors.
-    """
-    ledger = Ledger(work.storage)
-    n_samples = work.rows(work.n_tasks - 1).stop
-
-    def counted() -> tuple[dict[int, Record], int, int]:
-        records = ledger.records(work.fingerprint)
-        return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
-
-    records, n_done, n_failed = counted()
-    n_resumed = n_done
-    tally = _Tally(work, Progress(n_done, n_failed), on_progress)
-    if tasks := _pending(work, records):
-        try:
-            with ray_session(pool), interrupts() as check_interrupted:
-                before(tasks)
-
-                def on_turn(state: State) -> None:
-                    check_interrupted()
-                    tally.turn(state)
-
-                while tasks:
-                    tally.begin()
-                    for outcome in outcomes(work, start, tasks, pool, on_turn):
-                        check_interrupted()
-                        tally.add(outcome)
-                    finish_changes(work.storage)
-                    tasks = _overwritten(work, tally.reassigned)
-                    ledger.delete(tasks)
-        except ray.exceptions.RayError as error:
-            raise FewchannelsError(
-                f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
-            ) from error
-        work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
-        records, n_done, n_failed = counted()
-    missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
-    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again)
-
-
-class _Tally:
-    """What has become of tasks so far, told whenever it changes."""
-
-    def __init__(self, work: Work, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
-        self._work, self._on_progress = work, on_progress
-        self.progress, self.failed, self.reassigned = progress, dict[int, str](), set[int]()
-        self._n_again_before = 0
-        on_progress(progress)
-
-    def begin(self) -> None:
-        """A pool begins."""
-        self.reassigned.clear()
-        self._n_again_before = self.progress.n_again
-
-    def turn(self, state: State) -> None:
-        """How the pool stands now."""
-        self.reassigned |= state.reassigned
-        n_again = self._n_again_before + state.n_again
-        self._tell(n_actors=state.n_actors, n_starting=state.n_starting, n_again=n_again)
-
-    def add(self, outcome: Mapping[str, Any]) -> None:
-        """A task has ended.
-
-        Raises:
-            FewchannelsError: in a way in which every other would.
-        """
-        if outcome["fatal"]:
-            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
-        n_done = self.progress.n_done
-        if outcome["error"]:
-            self.failed[outcome["task"]] = outcome["error"]
-        else:
-            n_done += len(self._work.rows(outcome["task"]))
-        # A task that is done again, or that had failed samples, is counted once more.
-        n_samples = self._work.rows(self._work.n_tasks - 1).stop
-        n_bytes = self.progress.n_bytes + outcome["n_bytes"]
-        self._tell(n_done=min(n_done, n_samples), n_failed=len(self.failed), n_bytes=n_bytes)
-
-    def _tell(self, **changes: int) -> None:
-        self.progress = replace(self.progress, **changes)
-        self._on_progress(self.progress)

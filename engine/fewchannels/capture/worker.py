@@ -1,37 +1,30 @@
 """The capture worker: loads the model once, then turns tasks into shards, tables and records. Needs no Ray."""
 
-import platform
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fewchannels.capture.job import Job, Work
+from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
-from fewchannels.errors import RunConflictError, StorageError, without_secrets
-from fewchannels.manifest import Sample, read_samples
+from fewchannels.cluster.attempts import recorded, tried
+from fewchannels.errors import without_secrets
+from fewchannels.manifest import Sample
 from fewchannels.models.embeddings import Kept, Recent, remembering
+from fewchannels.models.generation import Settings
 from fewchannels.models.loaded import LoadedModel
-from fewchannels.models.sampler import Settings
-from fewchannels.models.source import find, text_encoders
 from fewchannels.models.taps import tapped
 from fewchannels.runs.arrays import Store, read
 from fewchannels.runs.changes import Draft, name_of
-from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part, read_rows
 from fewchannels.runs.pictures import png
-from fewchannels.runs.storage import Stored
 from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
-
-MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,7 @@ class CaptureWorker:
         self.job = job
         self._encodes, self._embeddings = embeddings is None, embeddings or Recent()
         self._membership = Membership(job.storage, job.lease) if job.lease else None
-        source = find(job.config.model, job.config.revision)
-        self.model = LoadedModel(job, n_threads, without=() if self._encodes else text_encoders(source))
+        self.model = LoadedModel(job.config, job.geometry, n_threads, encodes=self._encodes)
         self.sampler = self.model.sampler
         self.ledger = Ledger(job.storage)
 
@@ -91,8 +83,7 @@ class CaptureWorker:
         earlier = self.ledger.find(task)
         kept = earlier if earlier and self._is_kept(earlier) else None
         first = kept.stop if kept else rows.start
-        with storage.open(MANIFEST) as file:
-            samples = read_samples(file, first, rows.stop)
+        samples = job.samples(task)[first - rows.start :]
         recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
         generated = self.generate(samples, recorder)
         # Without the time that the task before it took to be generated.
@@ -114,7 +105,7 @@ class CaptureWorker:
                 encoded = join([before_rows, decode(encoded)])
             objects[key] = (draft or storage).put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
-        record = recorded(job, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
+        record = recorded(job, task, attempt, n_failed, time.monotonic() - started, self.model.name, objects)
         if self._membership:
             self._membership.check()
         self.ledger.write(record, draft)
@@ -218,65 +209,3 @@ class CaptureWorker:
             cells = {} if image is None else recorder.cells(row, timesteps, sigmas)
             generated.append(Generated(about, image, cells))
         return generated
-
-
-def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record:
-    """Try a task a bounded number of times; a failed attempt is in the ledger.
-
-    Args:
-        ledger: of the run.
-        task: what to do.
-        do: called with the task and the number of the attempt.
-
-    Raises:
-        StorageError: the store refused; trying again would not help.
-        RunConflictError: another capture has taken this one's place.
-        Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
-    """
-    while True:
-        attempt = ledger.next_attempt(task)
-        try:
-            return do(task, attempt)
-        except (StorageError, RunConflictError):
-            raise
-        except Exception:
-            ledger.write_failure(task, attempt, traceback.format_exc())
-            if attempt % MAX_ATTEMPTS == 0:
-                raise
-
-
-def recorded(
-    work: Work,
-    task: int,
-    attempt: int,
-    n_failed: int,
-    seconds: float,
-    model: LoadedModel,
-    objects: Mapping[str, Stored],
-) -> Record:
-    """The record of a task whose objects are stored.
-
-    Args:
-        work: whose task.
-        task: its number.
-        attempt: 1 for the first.
-        n_failed: of what it owns, what failed by itself.
-        seconds: from its start to its last object.
-        model: that did it.
-        objects: what it stored, by key.
-    """
-    rows = work.rows(task)
-    return Record(
-        task=task,
-        start=rows.start,
-        stop=rows.stop,
-        fingerprint=work.fingerprint,
-        attempt=attempt,
-        n_done=len(rows) - n_failed,
-        n_failed=n_failed,
-        seconds=round(seconds, 3),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=platform.node(),
-        device=f"{model.device} {model.device_name}",
-        objects=objects,
-    )

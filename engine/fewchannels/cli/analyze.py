@@ -311,7 +311,7 @@ def _analyse(
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
     """Workers of one CPU each, as many as requested or as there would be actors; for little work, only this process."""
-    from fewchannels.cluster.session import choose_pool
+    from fewchannels.cluster.sizing import choose_pool
 
     if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
         n_workers = 1

@@ -18,7 +18,7 @@ from fewchannels.settings.units import Size, parse_size, size
 if TYPE_CHECKING:
     from fewchannels.capture.estimate import Estimate
     from fewchannels.capture.job import Job
-    from fewchannels.capture.run import Outcome
+    from fewchannels.cluster.tasks import Outcome
 
 
 _MAX_BYTES = {
@@ -132,7 +132,7 @@ def capture(
     with errors.status("checking the manifest and the model"):
         from fewchannels.capture.job import prepare
         from fewchannels.capture.memory import check_memory
-        from fewchannels.cluster.session import choose_pool
+        from fewchannels.cluster.sizing import choose_pool
         from fewchannels.models.family_file import read_family
 
         described = read_family(family) if family else None
@@ -165,37 +165,24 @@ def capture(
 
 def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
     """Begin, resume or grow a prepared job's run and capture it with a progress bar."""
-    from fewchannels.capture.job import begin, check_place
-    from fewchannels.runs.lease import hold
+    from fewchannels.capture.run import capture
 
-    with errors.status(f"looking at {job.run}"):  # a store out of reach is asked for minutes
-        check_place(job)
-    with hold(job.storage, on_wait=say) as token:
-        leased = job.leased(token)
-        resumed = begin(leased, manifest)
-        layout = job.layout
-        say(
-            f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
-            f"{len(layout.blocks)} layers x {len(layout.steps)} steps, about {size(layout.expected_bytes)} of arrays, "
-            f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
-        )
-        return _capture(leased, pool)
+    layout = job.layout
+    with RunBar(job.run, "capturing", "samples", layout.n_samples) as bar:
 
-
-def _capture(job: "Job", pool: Pool) -> "Outcome":
-    from fewchannels.capture.run import capture as run_capture
-
-    n_samples = job.layout.n_samples
-    with RunBar("capturing", "samples", n_samples) as bar:
+        def on_begun(resumed: bool) -> None:
+            bar.begin(
+                f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
+                f"{len(layout.blocks)} layers x {len(layout.steps)} steps, about {size(layout.expected_bytes)} of "
+                f"arrays, {pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
+            )
 
         def on_encoded(done: int) -> None:
-            bar.describe(f"encoding prompts, {done} of {n_samples}")
+            bar.describe(f"encoding prompts, {done} of {layout.n_samples}")
 
-        try:
-            return run_capture(job, pool, bar.show, on_encoded)
-        except KeyboardInterrupt:
-            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
-            raise typer.Exit(130) from None
+        return capture(
+            job, manifest, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_encoded=on_encoded
+        )
 
 
 def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def demo(
     from fewchannels.capture.config import CaptureConfig
     from fewchannels.capture.job import prepare
     from fewchannels.cli.capture import run_job
-    from fewchannels.cluster.session import choose_pool
+    from fewchannels.cluster.sizing import choose_pool
     from fewchannels.files import check_output
 
     table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"

@@ -89,7 +89,7 @@ def disruption(
     Example: fewchannels probe disruption --manifest manifest.parquet --out SWEEP --k 4,8,16
     """
     with errors.status("checking the manifest and the model"):
-        from fewchannels.cluster.session import choose_pool
+        from fewchannels.cluster.sizing import choose_pool
         from fewchannels.errors import InputError, unknown
         from fewchannels.interventions.protocols import PROTOCOLS
         from fewchannels.interventions.settings import generation, grids_of

@@ -73,7 +73,7 @@ def show(
 
 
 def _show_sweep(place: str, as_json: bool) -> None:
-    from fewchannels.interventions.sweep import summary
+    from fewchannels.interventions.begin import summary
     from fewchannels.runs.storage import open_storage
 
     about = summary(open_storage(place))

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,8 @@ from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
     from fewchannels.analyses.summary import Summary
-    from fewchannels.capture.run import Outcome
     from fewchannels.interventions.estimate import Cost
-    from fewchannels.interventions.sweep import Prepared, Sweep
+    from fewchannels.interventions.sweep import Prepared
     from fewchannels.runs.storage import Storage
 
 Manifest = Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")]
@@ -84,57 +84,54 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.
 
 def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool) -> None:
     """Run what is not done of a prepared sweep, measure its effects, and print them."""
-    from fewchannels.capture.memory import check_memory
-    from fewchannels.interventions.sweep import begin_sweep, check_place
-    from fewchannels.runs.lease import hold
+    from fewchannels.interventions import run
 
     sweep = prepared.sweep
-    check_memory(sweep.job, pool)
+    run.check_memory(sweep, pool)
     if dry_run:
         _print_cost(prepared, pool, as_json)
         return
-    with errors.status(f"looking at {sweep.job.run}"):
-        check_place(prepared)
-    with hold(sweep.storage, on_wait=say) as token:
-        resumed = begin_sweep(prepared)
-        leased = sweep.leased(token)
-        n, items = len(sweep.conditions), "pairs" if sweep.has_source else "samples"
-        say(
-            f"{'resuming' if resumed else 'editing'} {sweep.n_items} {items} under {n} condition{'s' * (n > 1)}: "
-            f"{sweep.n_edits} edited pictures in {sweep.n_tasks} tasks, "
-            f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
+    n, items = len(sweep.conditions), "pairs" if sweep.has_source else "samples"
+    with RunBar(sweep.place, "editing", "pictures", sweep.n_items, n) as bar, ExitStack() as measuring:
+
+        def on_begun(resumed: bool) -> None:
+            bar.begin(
+                f"{'resuming' if resumed else 'editing'} {sweep.n_items} {items} under {n} condition{'s' * (n > 1)}: "
+                f"{sweep.n_edits} edited pictures in {sweep.n_tasks} tasks, "
+                f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
+            )
+
+        def on_ended() -> Callable[[int, int], None]:
+            bar.stop()
+            return measuring.enter_context(_measuring())
+
+        outcome, summary = run.run_sweep(
+            prepared, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_ended=on_ended
         )
-        outcome = _run(leased, pool)
-        summary = effects(sweep.storage, sweep.metrics) if outcome.n_done else None
     if as_json:
         content = dataclasses.asdict(outcome) | {"effects": summary.numbers if summary else None}
         results.print_json(json.dumps(content))
     else:
         if summary:
             results.print(Markdown(summary.text))
-        say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.job.run}, figures in results/effects/.")
+        say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}, figures in results/effects/.")
     outcome.check_complete()
 
 
-def _run(sweep: "Sweep", pool: Pool) -> "Outcome":
-    from fewchannels.capture.run import run_tasks
-    from fewchannels.interventions.begin import start_sweep
-
-    with RunBar("editing", "pictures", sweep.n_items, len(sweep.conditions)) as bar:
-        try:
-            return run_tasks(sweep, start_sweep, pool, bar.show)
-        except KeyboardInterrupt:
-            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
-            raise typer.Exit(130) from None
+@contextmanager
+def _measuring() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of the effects; yields what is called with the units so far and in all."""
+    with progress_bar() as bar:
+        shown = bar.add_task("measuring effects and drawing", total=None, rate="")
+        yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
 def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
     """Measure a sweep's effects over what is finished, with a progress bar."""
     from fewchannels.interventions.effects.measure import end_sweep
 
-    with progress_bar() as bar:
-        shown = bar.add_task("measuring effects and drawing", total=None, rate="")
-        return end_sweep(storage, metrics, lambda done, total: bar.update(shown, completed=done, total=total))
+    with _measuring() as on_progress:
+        return end_sweep(storage, metrics, on_progress)
 
 
 def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
@@ -146,7 +143,7 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
         results.print_json(json.dumps(dataclasses.asdict(expected)))
         return
     sweep = prepared.sweep
-    table = Table(title=f"What {sweep.job.run} would hold", title_justify="left")
+    table = Table(title=f"What {sweep.place} would hold", title_justify="left")
     for name in ("action", "selection", "k", "layers", "steps", "tokens", "conditions"):
         table.add_column(name, justify="right" if name == "conditions" else "left")
     kinds: dict[tuple[str, ...], int] = {}

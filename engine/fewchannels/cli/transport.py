@@ -247,7 +247,7 @@ def _transport(
     with errors.status("checking the manifest and the model"):
         import dataclasses
 
-        from fewchannels.cluster.session import choose_pool
+        from fewchannels.cluster.sizing import choose_pool
         from fewchannels.interventions.settings import generation, grids_of
         from fewchannels.interventions.sweep import prepare_sweep
 

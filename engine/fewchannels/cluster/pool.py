@@ -15,9 +15,10 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state  # Ray has no public way to ask which nodes are about to go
 
-from fewchannels.capture.job import Work
-from fewchannels.cluster.session import MACHINE_FAULT_RETRIES, Pool
+from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
+from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
+from fewchannels.cluster.work import Work
 from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError, without_secrets
 from fewchannels.models.timings import collected
 from fewchannels.runs.changes import finish_change, name_of

@@ -1,4 +1,4 @@
-"""Ray, quietly: what each worker owns, a session on this machine or on a cluster, and work handed to it."""
+"""Ray, quietly: what each actor owns, and a session on this machine or on a cluster."""
 
 import json
 import logging
@@ -8,62 +8,23 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_config import JobConfig
 
-from fewchannels.cluster.shares import Pool, check_room, check_shares
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
 
 MACHINE_FAULT_RETRIES = 3
 _ANSWER_S = 10.0
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
-def choose_pool(
-    n_actors: int | None, gpus_per_actor: float | None, address: str | None = None, cpus_per_actor: int | None = None
-) -> Pool:
-    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
-
-    Of a cluster, what its nodes have now is counted; one that has still to start them has none.
-
-    Args:
-        n_actors: at the most; None for what there is room for.
-        gpus_per_actor: None for 1 where there are any.
-        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
-        cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
-
-    Raises:
-        InputError: a number is out of its range, or each actor is to have more CPUs or GPUs than this machine or any
-            node of a cluster has; or actors are not counted and a cluster has no node yet.
-        FewchannelsError: the cluster cannot be reached.
-    """
-    check_shares(n_actors=n_actors, gpus_per_actor=gpus_per_actor, cpus_per_actor=cpus_per_actor, address=address)
-    import torch
-
-    if address is not None:
-        return _pool_of_cluster(n_actors, gpus_per_actor, address, cpus_per_actor)
-    n_gpus, n_cpus = torch.cuda.device_count(), os.cpu_count() or 1
-    if (gpus_per_actor or 0) > n_gpus:
-        raise InputError(
-            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
-            "the --address of a Ray cluster that has them."
-        )
-    check_room(n_actors, cpus_per_actor, n_cpus)
-    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
-    if n_actors is None:
-        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
-    return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
-
-
-def _pool_of_cluster(
+def pool_of_cluster(
     n_actors: int | None, gpus_per_actor: float | None, address: str, cpus_per_actor: int | None
 ) -> Pool:
     _connect(address)
@@ -210,77 +171,3 @@ def interrupts() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, earlier)
-
-
-def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
-    """Do small work, each item by one thread: on Ray as :func:`mapped` does, or here where one worker is enough.
-
-    Args:
-        work: a plain function, safe to repeat.
-        items: what it is given.
-        pool: of workers; one alone is this process, unless a cluster's GPU is its share.
-
-    Raises:
-        FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.
-    """
-
-    def by_one_thread(item: _Item) -> _Result:
-        with one_thread():
-            return work(item)
-
-    is_elsewhere = pool.address is not None and pool.gpus_per_actor > 0
-    if (pool.n_actors == 1 or len(items) <= 1) and not is_elsewhere:
-        yield from ((item, by_one_thread(item)) for item in items)
-        return
-    with ray_session(pool), interrupts() as check_interrupted:
-        for found in mapped(by_one_thread, items, pool):
-            check_interrupted()
-            yield found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch computes with one thread: a second gains little on small work, and loses much on a busy CPU."""
-    import torch
-
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
-    """Do work on Ray, a few items ahead of what is taken; yields each item with its result as it ends, in any order.
-
-    Args:
-        work: a plain function, safe to repeat: it is done again elsewhere where a machine fails.
-        items: what it is given.
-        pool: each of its actors' share is one worker's.
-
-    Raises:
-        FewchannelsError: what the work raised, or that it failed, with its own words.
-    """
-
-    def one(item: _Item) -> _Result:  # Ray takes plain functions only
-        return work(item)
-
-    remote = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, max_retries=MACHINE_FAULT_RETRIES)(
-        one
-    )
-    waiting = deque(items)
-    running: dict[Any, _Item] = {}
-    while waiting or running:
-        while waiting and len(running) < 2 * pool.n_actors:
-            item = waiting.popleft()
-            running[remote.remote(item)] = item
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        item = running.pop(done)
-        try:
-            yield item, ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, FewchannelsError):
-                raise cause from None
-            raise FewchannelsError(f"{item!r} failed: {type(cause).__name__}: {cause}") from error

@@ -7,7 +7,6 @@ from fewchannels.errors import InputError
 from fewchannels.settings.ranges import check, check_given, text, within
 
 _LEAST_GPU = 0.01
-_ACTORS_OF_A_CPU = 16
 
 
 @dataclass(frozen=True)
@@ -54,27 +53,4 @@ def _check_parts(n_gpus: float) -> None:
         raise InputError(
             f"gpus_per_actor is {n_gpus:g}; it must be 0, a share of one GPU of at least {_LEAST_GPU}, or a whole "
             "number of GPUs."
-        )
-
-
-def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) -> None:
-    """Refuse what one machine cannot hold.
-
-    Args:
-        n_actors: that were asked for; None for none in particular.
-        cpus_per_actor: CPU threads of each, likewise.
-        n_cpus: of the machine.
-
-    Raises:
-        InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
-    """
-    if cpus_per_actor is not None and cpus_per_actor > n_cpus:
-        raise InputError(
-            f"cpus_per_actor is {cpus_per_actor}; this machine has {n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or "
-            "the --address of a Ray cluster that has them."
-        )
-    if n_actors is not None and n_actors > _ACTORS_OF_A_CPU * n_cpus:
-        raise InputError(
-            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of its "
-            f"{n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or the --address of a Ray cluster."
         )

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
-from fewchannels.capture.job import Work
+from fewchannels.cluster.work import Work
 from fewchannels.errors import FewchannelsError
 from fewchannels.runs.ledger import Record
 

@@ -1,16 +1,86 @@
-"""How an actor gets a sweep's worker, without importing PyTorch in the process that only asks for it."""
+"""Begin a sweep: its place is looked at, then the sweep laid out, or recognized to be resumed."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import dataclasses
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
 
-from fewchannels.runs.ledger import Record
+from fewchannels.interventions.sweep import CONDITIONS, PAIRS, RANKS, Prepared
+from fewchannels.runs import documents
+from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, objects_of, read_sweep
+from fewchannels.runs.lease import LEASE
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.place import check_free, check_same
+from fewchannels.runs.storage import Storage
 
-if TYPE_CHECKING:
-    from fewchannels.interventions.sweep import Sweep
+_FILES = (MANIFEST, CONDITIONS, PAIRS, RANKS, LEASE)
+_FOLDERS = ("edits/", "ledger/", "results/")
 
 
-def start_sweep(sweep: "Sweep", n_threads: int) -> Callable[[int], Record]:
-    """A sweep's worker."""
-    from fewchannels.interventions.worker import SweepWorker
+def begin_sweep(prepared: Prepared) -> bool:
+    """Create the sweep, or recognize it as this one's own to be resumed. Safe to repeat.
 
-    return SweepWorker(sweep, n_threads)
+    Returns:
+        True where the sweep was there already.
+
+    Raises:
+        RunConflictError: there is another sweep, or something else.
+    """
+    sweep, storage = prepared.sweep, prepared.sweep.storage
+    begun = read_sweep(storage) if storage.exists(SWEEP) else None
+    if begun is not None:
+        if begun["fingerprint"] != sweep.fingerprint:
+            conflict = f"the sweep in {sweep.place!r} was begun with something else"
+            remedy = "Give it the settings it was begun with, or choose another place."
+            check_same(sweep.identity, begun["identity"], conflict, remedy)
+        if all(storage.holds(key, stored) for key, stored in objects_of(begun).items()):
+            return True
+    objects = {MANIFEST: storage.put(MANIFEST, [prepared.manifest.data])}
+    objects |= {key: storage.put(key, [data]) for key, data in prepared.tables.items()}
+    content = {
+        "format_version": SWEEP_FORMAT_VERSION,
+        "fingerprint": sweep.fingerprint,
+        "identity": dict(sweep.identity),
+        **prepared.about,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("fewchannels", "torch", "diffusers", "transformers", "numpy")},
+        "created": begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds"),
+        "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
+    }
+    storage.put(SWEEP, [documents.encode(content)])
+    return begun is not None
+
+
+def check_place(prepared: Prepared) -> None:
+    """Refuse a place that holds other files than a sweep's. Reads only.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    storage = prepared.sweep.storage
+    if not storage.exists(SWEEP):
+        check_free(storage, lambda key: key in _FILES or key.startswith(_FOLDERS), "sweep")
+
+
+def summary(storage: Storage) -> dict[str, Any]:
+    """What a sweep is and how far it is, in plain values.
+
+    Raises:
+        InputError: there is no sweep.
+    """
+    description = read_sweep(storage)
+    records = Ledger(storage).records(description["fingerprint"]).values()
+    sizes = storage.list()
+    names = ("protocol", "n_conditions", "n_edits", "n_tasks", "model", "fingerprint", "created", "versions")
+    return {name: description[name] for name in names} | {
+        "kind": description["identity"]["kind"],
+        "n_items": description["identity"]["n_items"],
+        "generation": description["identity"]["generation"],
+        "n_tasks_done": len(records),
+        "n_done": sum(record.n_done for record in records),
+        "n_failed": sum(record.n_failed for record in records),
+        "files": len(sizes),
+        "bytes": sum(sizes.values()),
+        "left_over": storage.left_over(),
+    }

@@ -10,7 +10,7 @@ from typing import Any
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import STREAMS, Block
-from fewchannels.runs.layout import choose_layers, choose_steps, choose_words
+from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
 from fewchannels.settings.ranges import MOST_INDEX, Number, Text, Whole, check, parsed, several, shown, within
 
 EDITS = ("zero", "mean", "shuffle", "transport")

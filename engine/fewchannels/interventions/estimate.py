@@ -52,11 +52,11 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int) -> Cost:
     sweep = prepared.sweep
 
     def opened(key: str) -> BinaryIO:
-        return prepared.manifest.open("rb") if key == MANIFEST else io.BytesIO(prepared.tables[key])
+        return prepared.manifest.open() if key == MANIFEST else io.BytesIO(prepared.tables[key])
 
     worker = SweepWorker(sweep, n_threads, opened)
     items = worker.items(range(1))
-    n_one = count(1, sweep.conditions, sweep.job.batch_size, has_source=sweep.has_source)[1]
+    n_one = count(1, sweep.conditions, sweep.batch_size, has_source=sweep.has_source)[1]
     started = time.monotonic()
     rows = worker.model.run(worker.pictures, items)
     seconds_per_row = (time.monotonic() - started) / n_one
@@ -65,7 +65,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int) -> Cost:
         for each in ([], rows)
     )
     counts = [
-        count(len(sweep.rows(task)), sweep.conditions, sweep.job.batch_size, has_source=sweep.has_source)
+        count(len(sweep.rows(task)), sweep.conditions, sweep.batch_size, has_source=sweep.has_source)
         for task in (0, sweep.n_tasks - 1)
     ]
     n_batches, n_rows = (first * (sweep.n_tasks - 1) + last for first, last in zip(*counts, strict=True))

@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from fewchannels import manifest
 from fewchannels.errors import InputError
 from fewchannels.interventions.settings import MOST_PAIRS, PairRule
+from fewchannels.manifest import Manifest, columns
 from fewchannels.tables import Columns, as_columns
 
 _MOST_TRIES = 200
 
 
-def pairs_of_samples(path: Path, rule: PairRule) -> Columns:
+def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
     """Pairs of a manifest's samples with different prompts, in the columns of ``schemas/pairs.yaml``.
 
     Args:
-        path: the manifest.
+        manifest: of the samples.
         rule: how they are chosen; drawn pairs are different, all allowed ones equally likely.
 
     Raises:
         InputError: the manifest lacks a column, or has not so many pairs.
     """
-    rows = manifest.columns(path, ["sample_id", "prompt", "seed", "mask", *rule.within, *rule.across])
+    rows = columns(manifest.open(), ["sample_id", "prompt", "seed", "mask", *rule.within, *rule.across])
     n = len(rows["prompt"])
     codes = {name: _codes(rows[name]) for name in ("prompt", *rule.within, *rule.across)}
 
@@ -53,11 +53,11 @@ def pairs_of_samples(path: Path, rule: PairRule) -> Columns:
     )
 
 
-def pairs_with_pictures(path: Path, references: Path, rule: PairRule) -> Columns:
+def pairs_with_pictures(manifest: Manifest, references: Path, rule: PairRule) -> Columns:
     """Pairs of a manifest's samples with reference pictures, likewise.
 
     Args:
-        path: the manifest of targets.
+        manifest: of targets.
         references: a manifest whose ``reference`` column names pictures, and ``mask`` their subjects' masks; its
             prompts are the pictures' captions.
         rule: how they are chosen; a column must be in both manifests.
@@ -66,8 +66,8 @@ def pairs_with_pictures(path: Path, references: Path, rule: PairRule) -> Columns
         InputError: a manifest lacks a column or a picture, or has not so many pairs.
     """
     names = [*rule.within, *rule.across]
-    targets = manifest.columns(path, ["sample_id", "seed", *names])
-    pictures = manifest.columns(references, ["prompt", "seed", "reference", "mask", *names])
+    targets = columns(manifest.open(), ["sample_id", "seed", *names])
+    pictures = columns(references, ["prompt", "seed", "reference", "mask", *names])
     missing = [i for i, each in enumerate(pictures["reference"]) if each is None]
     if missing:
         raise InputError(
@@ -100,11 +100,11 @@ def pairs_with_pictures(path: Path, references: Path, rule: PairRule) -> Columns
     )
 
 
-def pairs_from_file(path: Path, file: Path, noise: str) -> Columns:
+def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
     """Pairs that a table names: its columns ``target`` and ``source`` hold sample ids, or prompts, of a manifest.
 
     Args:
-        path: the manifest; a prompt with several seeds stands for its first row.
+        manifest: of the samples; a prompt with several seeds stands for its first row.
         file: CSV or Parquet.
         noise: of :data:`fewchannels.interventions.settings.NOISE`.
 
@@ -113,7 +113,7 @@ def pairs_from_file(path: Path, file: Path, noise: str) -> Columns:
     """
     import pandas as pd
 
-    rows = manifest.columns(path, ["sample_id", "prompt", "seed", "mask"])
+    rows = columns(manifest.open(), ["sample_id", "prompt", "seed", "mask"])
     places = {text: i for name in ("prompt", "sample_id") for i, text in reversed(list(enumerate(rows[name])))}
     try:
         named = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
@@ -127,7 +127,7 @@ def pairs_from_file(path: Path, file: Path, noise: str) -> Columns:
             if text not in places:
                 raise InputError(
                     f"row {number} of {str(file)!r} names {text!r}, which is neither a sample_id nor a prompt of "
-                    f"{str(path)!r}."
+                    f"{manifest.name!r}."
                 )
         found.append((places[target], places[source]))
     return _columns(

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
 from fewchannels.measures import STATISTICS
+from fewchannels.models.generation import Generation
 from fewchannels.settings.file import read_yaml, settled
 from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
 
@@ -54,7 +54,7 @@ class SweepSettings:
 
     Attributes:
         kind: of :data:`KINDS`.
-        generation: how pictures are generated; what it says of recording is not used.
+        generation: how images are generated.
         grids: of conditions.
         protocol: name of the published protocol that the grids are of; None for the user's own.
         score: the statistic that ranks channels.
@@ -67,7 +67,7 @@ class SweepSettings:
     """
 
     kind: str
-    generation: CaptureConfig
+    generation: Generation
     grids: tuple[Grid, ...]
     protocol: str | None = None
     score: str = field(default="mean_abs", metadata=text("mean_abs, abs_mean, max_abs or rms: ranks channels."))
@@ -96,13 +96,13 @@ class SweepSettings:
             raise InputError("grids is empty; a sweep needs at least one.")
 
 
-def generation(file: Path | None, given: dict[str, Any]) -> CaptureConfig:
+def generation(file: Path | None, given: dict[str, Any]) -> Generation:
     """How pictures are generated: what was given, else the file's, else the defaults.
 
     Raises:
         InputError: an unknown setting, a value of the wrong kind, or one out of its range.
     """
-    return CaptureConfig.from_sources(file, given, besides=(_GRIDS,))
+    return Generation.from_sources(file, given, besides=(_GRIDS,))
 
 
 def grids_of(file: Path | None) -> tuple[Grid, ...]:

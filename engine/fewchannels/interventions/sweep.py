@@ -13,30 +13,28 @@ SWEEP/
 
 import dataclasses
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fewchannels import manifest
 from fewchannels.analyses.selection import select
-from fewchannels.capture.job import Job, prepare
-from fewchannels.errors import InputError, RunConflictError
+from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
 from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_pictures
 from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings
-from fewchannels.models.family import Family
-from fewchannels.runs import documents
-from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, objects_of, read_sweep
+from fewchannels.manifest import Manifest, columns, read_samples
+from fewchannels.models.family import Family, ModelGeometry
+from fewchannels.models.family_file import as_fields
+from fewchannels.models.generation import OF_THE_PLACE, Generation, check_guidance, sizes
+from fewchannels.models.source import find, geometry, weights_digest
+from fewchannels.runs.description import MANIFEST, SWEEP_FORMAT_VERSION
 from fewchannels.runs.identity import differences, fingerprint
-from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.storage import Storage
+from fewchannels.runs.storage import Storage, open_storage
 from fewchannels.tables import Columns, decode, encode
 
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
@@ -48,21 +46,6 @@ UNBLENDABLE = {
 
 ``tests/families/test_edits_families.py`` holds the others to theirs.
 """
-_OF_CAPTURE = {
-    "layers",
-    "steps",
-    "top_k",
-    "tokens",
-    "value_precision",
-    "controls",
-    "score",
-    "streams",
-    "branches",
-    "from_images",
-    "encode_first",
-    "shard_samples",
-    "n_tokens",
-}
 _BATCH_ROWS = 16
 _TASK_EDITS = 64
 _MOST_TASK_ITEMS = 16
@@ -73,7 +56,9 @@ class Sweep:
     """A sweep that can run. Plain values only: it travels to Ray's actors.
 
     Attributes:
-        job: how its model is loaded and its samples generated; its ``run`` is the sweep's place.
+        place: path or URL of the sweep.
+        generation: how its images are generated, all of it settled.
+        geometry: the model's.
         kind: of :data:`fewchannels.interventions.settings.KINDS`.
         conditions: every way to edit.
         n_items: samples, or pairs.
@@ -83,9 +68,12 @@ class Sweep:
         metrics: learned metrics.
         identity: what decides its pictures and numbers.
         fingerprint: of the identity.
+        lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
     """
 
-    job: Job
+    place: str
+    generation: Generation
+    geometry: ModelGeometry
     kind: str
     conditions: tuple[Condition, ...]
     n_items: int
@@ -95,11 +83,18 @@ class Sweep:
     metrics: tuple[str, ...]
     identity: Mapping[str, Any]
     fingerprint: str
+    lease: str | None = None
 
-    @property
+    @cached_property
     def storage(self) -> Storage:
         """Where the sweep is."""
-        return self.job.storage
+        return open_storage(self.place)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch, compared ones included."""
+        assert self.generation.batch_size is not None, "prepare_sweep() settles it"
+        return self.generation.batch_size
 
     @property
     def has_source(self) -> bool:
@@ -126,11 +121,11 @@ class Sweep:
         with self.storage.open(PAIRS if is_pair else MANIFEST) as file:
             if is_pair:
                 return decode(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
-            return [sample.sample_id for sample in manifest.read_samples(file, rows.start, rows.stop)]
+            return [sample.sample_id for sample in read_samples(file, rows.start, rows.stop)]
 
     def leased(self, token: str) -> "Sweep":
         """The same sweep under a lease."""
-        return dataclasses.replace(self, job=self.job.leased(token))
+        return dataclasses.replace(self, lease=token)
 
 
 @dataclass(frozen=True)
@@ -139,53 +134,54 @@ class Prepared:
 
     Attributes:
         sweep: that can run.
-        manifest: path of the manifest.
+        manifest: of its samples.
         tables: encoded, by key.
         about: what ``sweep.json`` says beside the identity.
     """
 
     sweep: Sweep
-    manifest: Path
+    manifest: Manifest
     tables: Mapping[str, bytes]
     about: Mapping[str, Any]
 
 
 def prepare_sweep(
-    manifest_path: Path, place: str | Path, settings: SweepSettings, family: tuple[str, Family] | None = None
+    manifest_path: str | Path, place: str | Path, settings: SweepSettings, family: tuple[str, Family] | None = None
 ) -> Prepared:
     """Check a sweep's inputs against each other. Reads only; writes nothing.
 
     Raises:
         InputError: the manifest, the model, a pair or a setting cannot work.
     """
-    n_rows = settings.generation.batch_size or _BATCH_ROWS
-    job = prepare(manifest_path, place, dataclasses.replace(settings.generation, top_k=0, batch_size=n_rows), family)
-    how, used = job.geometry, manifest.settings_used(manifest_path)
-    if how.pipeline.needs_reference or used.n_references:
-        raise InputError(
-            "a sweep edits pictures made from text; this manifest or model wants reference pictures for the pipeline "
-            "itself. Leave the manifest's reference column out, or take another model."
-        )
-    conditions = expand(settings.grids, how.blocks, max(job.layout.steps) + 1, how.n_channels)
+    open_storage(place)
+    manifest = Manifest.read(manifest_path)
+    source = find(settings.generation.model, settings.generation.revision)
+    how = geometry(source, family)
+    files = settings.generation.digests()
+    generation = dataclasses.replace(
+        settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS
+    )
+    n_steps = _check_samples(generation, how, manifest)
+    conditions = expand(settings.grids, how.blocks, n_steps, how.n_channels)
     has_source = settings.kind != "disruption"
-    check_batch_size(conditions, n_rows, has_source=has_source)
+    check_batch_size(conditions, generation.batch_size or _BATCH_ROWS, has_source=has_source)
     tables: dict[str, Columns] = {CONDITIONS: _as_columns(conditions)}
-    pairs = _pairs(manifest_path, settings)
+    pairs = _pairs(manifest, settings)
     if pairs is not None:
         tables[PAIRS] = pairs
-    _check(settings, conditions, job, manifest_path, pairs)
+    _check(settings, conditions, generation, how, manifest, pairs)
     if any(each.scores_from == "run" for each in conditions):
         tables[RANKS] = _ranks(settings, conditions, how.n_channels)
     encoded = {key: bytes(encode(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
-    n_items = job.layout.n_samples if pairs is None else len(pairs["pair"])
+    n_items = manifest.n_samples if pairs is None else len(pairs["pair"])
     shard_items = max(1, min(_MOST_TASK_ITEMS, _TASK_EDITS // max(1, len(conditions))))
-    generation = {name: value for name, value in job.identity["config"].items() if name not in _OF_CAPTURE}
+    decided = {name: value for name, value in generation.as_dict().items() if name not in OF_THE_PLACE}
     identity = {
         "format_version": SWEEP_FORMAT_VERSION,
         "kind": settings.kind,
-        "generation": generation,
-        "weights": job.identity["weights"],
-        "manifest": job.manifest_sha256,
+        "generation": decided,
+        "weights": weights_digest(source),
+        "manifest": manifest.sha256,
         "score": settings.score,
         "cluster_k": settings.cluster_k,
         "metrics": list(settings.metrics),
@@ -193,8 +189,14 @@ def prepare_sweep(
         "n_items": n_items,
         **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
     }
+    if files:
+        identity["weight_files"] = files
+    if family:
+        identity["family"] = {family[0]: as_fields(family[1])}
     sweep = Sweep(
-        job=job,
+        place=str(place),
+        generation=generation,
+        geometry=how,
         kind=settings.kind,
         conditions=tuple(conditions),
         n_items=n_items,
@@ -210,13 +212,26 @@ def prepare_sweep(
         "grids": [dataclasses.asdict(grid) for grid in settings.grids],
         "channels_run": settings.channels_run,
         "pairs": dataclasses.asdict(settings.pairs),
-        "model": {"name": job.config.model, "family": how.transformer, "pipeline": how.pipeline_class},
+        "model": {"name": generation.model, "family": how.transformer, "pipeline": how.pipeline_class},
         "n_tasks": sweep.n_tasks,
         "n_conditions": len(conditions),
         "n_edits": sweep.n_edits,
-        "batch_size": n_rows,
+        "batch_size": sweep.batch_size,
     }
-    return Prepared(sweep, manifest_path, encoded, about)
+    return Prepared(sweep, manifest, encoded, about)
+
+
+def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> int:
+    """Refuse samples that no sweep can generate; returns the denoising steps of the longest."""
+    check_guidance(generation, how, manifest.used)
+    if how.pipeline.needs_reference or manifest.used.n_references:
+        raise InputError(
+            "a sweep edits pictures made from text; this manifest or model wants reference pictures for the pipeline "
+            "itself. Leave the manifest's reference column out, or take another model."
+        )
+    for size in sizes(generation, manifest.used):
+        how.grid(*size)
+    return max(n or generation.num_inference_steps for n in manifest.used.steps)
 
 
 def _as_columns(conditions: list[Condition]) -> Columns:
@@ -224,26 +239,32 @@ def _as_columns(conditions: list[Condition]) -> Columns:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _pairs(path: Path, settings: SweepSettings) -> Columns | None:
+def _pairs(manifest: Manifest, settings: SweepSettings) -> Columns | None:
     if settings.kind == "disruption":
         return None
     if settings.kind == "image":
         if settings.references is None:
             raise InputError("a transport from pictures needs --references: a manifest with a reference column.")
-        return pairs_with_pictures(path, settings.references, settings.pairs)
+        return pairs_with_pictures(manifest, settings.references, settings.pairs)
     if settings.pairs_file is not None:
-        return pairs_from_file(path, settings.pairs_file, settings.pairs.noise)
-    return pairs_of_samples(path, settings.pairs)
+        return pairs_from_file(manifest, settings.pairs_file, settings.pairs.noise)
+    return pairs_of_samples(manifest, settings.pairs)
 
 
-def _check(settings: SweepSettings, conditions: list[Condition], job: Job, path: Path, pairs: Columns | None) -> None:
+def _check(
+    settings: SweepSettings,
+    conditions: list[Condition],
+    generation: Generation,
+    how: ModelGeometry,
+    manifest: Manifest,
+    pairs: Columns | None,
+) -> None:
     of_source = [each for each in conditions if each.action in ("transport", *BASELINES)]
     if (settings.kind != "disruption") != (len(of_source) == len(conditions)) or (
         settings.kind == "disruption" and of_source
     ):
         wanted = "zero, mean, shuffle, scale:F or guide" if settings.kind == "disruption" else "transport and baselines"
         raise InputError(f"a sweep of kind {settings.kind!r} takes the actions {wanted}.")
-    how = job.geometry
     if how.pipeline_class in UNBLENDABLE and any(each.action == "prompt" for each in conditions):
         raise InputError(
             f"prompts of {how.pipeline_class} cannot be blended: {UNBLENDABLE[how.pipeline_class]}. Leave prompt out "
@@ -260,7 +281,7 @@ def _check(settings: SweepSettings, conditions: list[Condition], job: Job, path:
     if any("text" in each.streams for each in conditions) and not how.family.has_text(how.blocks):
         raise InputError(f"streams names text; the blocks of {how.transformer} have no text stream. Leave it out.")
     if any(each.tokens in ("inside", "outside") for each in conditions):
-        masks = manifest.columns(path, ["mask"])["mask"] if pairs is None else list(pairs["mask"])
+        masks = columns(manifest.open(), ["mask"])["mask"] if pairs is None else list(pairs["mask"])
         if missing := [i for i, mask in enumerate(masks) if mask is None]:
             raise InputError(
                 f"tokens is inside or outside, and {len(missing)} of {len(masks)} items name no mask, the first is "
@@ -268,13 +289,13 @@ def _check(settings: SweepSettings, conditions: list[Condition], job: Job, path:
                 f"{'references' if settings.kind == 'image' else 'manifest'}, or take foreground."
             )
     if pairs is not None and settings.kind == "text":
-        _check_sizes(job, path, pairs)
+        _check_sizes(generation, manifest, pairs)
 
 
-def _check_sizes(job: Job, path: Path, pairs: Columns) -> None:
+def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> None:
     """Refuse pairs whose trajectories are not each other's counterparts, step by step and token by token."""
-    samples = manifest.read_samples(path, 0, job.layout.n_samples)
-    settings = [job.settings(sample) for sample in samples]
+    samples = read_samples(manifest.open(), 0, manifest.n_samples)
+    settings = [generation.settings(sample) for sample in samples]
     for pair, target, source in zip(pairs["pair"], pairs["target_row"], pairs["source_row"], strict=True):
         ours, theirs = dataclasses.asdict(settings[target]), dataclasses.asdict(settings[source])
         if lines := differences(theirs, ours):
@@ -314,80 +335,4 @@ def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int
         "channel": np.tile(np.arange(n_channels), len(layers)),
         "score": scores.ravel(),
         "rank": ranks.ravel(),
-    }
-
-
-def begin_sweep(prepared: Prepared) -> bool:
-    """Create the sweep, or recognise it as this one's own to be resumed. Safe to repeat.
-
-    Returns:
-        True where the sweep was there already.
-
-    Raises:
-        RunConflictError: there is another sweep, or something else.
-    """
-    sweep, storage = prepared.sweep, prepared.sweep.storage
-    begun = read_sweep(storage) if storage.exists(SWEEP) else None
-    if begun is not None:
-        if begun["fingerprint"] != sweep.fingerprint:
-            lines = "\n  ".join(differences(dict(sweep.identity), begun["identity"]))
-            raise RunConflictError(
-                f"the sweep in {sweep.job.run!r} was begun with something else:\n  {lines}\nGive it the settings it "
-                "was begun with, or choose another place."
-            )
-        if all(storage.holds(key, stored) for key, stored in objects_of(begun).items()):
-            return True
-    objects = {MANIFEST: storage.put(MANIFEST, [prepared.manifest.read_bytes()])}
-    objects |= {key: storage.put(key, [data]) for key, data in prepared.tables.items()}
-    content = {
-        "format_version": SWEEP_FORMAT_VERSION,
-        "fingerprint": sweep.fingerprint,
-        "identity": dict(sweep.identity),
-        **prepared.about,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("fewchannels", "torch", "diffusers", "transformers", "numpy")},
-        "created": begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds"),
-        "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
-    }
-    storage.put(SWEEP, [documents.encode(content)])
-    return begun is not None
-
-
-def check_place(prepared: Prepared) -> None:
-    """Refuse a place that holds other files than a sweep's. Reads only.
-
-    Raises:
-        RunConflictError: naming some of them.
-    """
-    storage = prepared.sweep.storage
-    if storage.exists(SWEEP):
-        return
-    own = (MANIFEST, CONDITIONS, PAIRS, RANKS, "lease.json")
-    folders = ("edits/", "ledger/", "results/")
-    if others := [key for key in storage.list() if key not in own and not key.startswith(folders)]:
-        raise RunConflictError(
-            f"{prepared.sweep.job.run!r} holds no sweep but other files ({', '.join(others[:3])}); choose a new place."
-        )
-
-
-def summary(storage: Storage) -> dict[str, Any]:
-    """What a sweep is and how far it is, in plain values.
-
-    Raises:
-        InputError: there is no sweep.
-    """
-    description = read_sweep(storage)
-    records = Ledger(storage).records(description["fingerprint"]).values()
-    sizes = storage.list()
-    names = ("protocol", "n_conditions", "n_edits", "n_tasks", "model", "fingerprint", "created", "versions")
-    return {name: description[name] for name in names} | {
-        "kind": description["identity"]["kind"],
-        "n_items": description["identity"]["n_items"],
-        "generation": description["identity"]["generation"],
-        "n_tasks_done": len(records),
-        "n_done": sum(record.n_done for record in records),
-        "n_failed": sum(record.n_failed for record in records),
-        "files": len(sizes),
-        "bytes": sum(sizes.values()),
-        "left_over": storage.left_over(),
     }

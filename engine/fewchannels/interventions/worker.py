@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from PIL import Image
 
-from fewchannels.capture.worker import recorded, tried
+from fewchannels.cluster.attempts import recorded, tried
 from fewchannels.errors import without_secrets
 from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
 from fewchannels.interventions.conditions import MEASURES
@@ -23,8 +23,9 @@ from fewchannels.measures.coverage import token_coverage
 from fewchannels.models.embeddings import Recent, remembering
 from fewchannels.models.family import BRANCHES
 from fewchannels.models.from_images import noised
+from fewchannels.models.generation import Settings
 from fewchannels.models.loaded import LoadedModel
-from fewchannels.models.sampler import Settings, open_picture
+from fewchannels.models.sampler import open_picture
 from fewchannels.models.taps import predicted, tapped
 from fewchannels.runs.changes import Draft, name_of
 from fewchannels.runs.description import MANIFEST
@@ -49,12 +50,12 @@ class SweepWorker:
     """
 
     def __init__(self, sweep: Sweep, n_threads: int, opened: Callable[[str], BinaryIO] | None = None) -> None:
-        self.sweep, job = sweep, sweep.job
-        self._opened = opened or job.storage.open
-        self._membership = Membership(job.storage, job.lease) if job.lease else None
-        self.model = LoadedModel(job, n_threads)
+        self.sweep, storage = sweep, sweep.storage
+        self._opened = opened or storage.open
+        self._membership = Membership(storage, sweep.lease) if sweep.lease else None
+        self.model = LoadedModel(sweep.generation, sweep.geometry, n_threads)
         self.sampler = self.model.sampler
-        self.ledger = Ledger(job.storage)
+        self.ledger = Ledger(storage)
         self._embeddings = Recent()
         self._ranks = self._read_ranks()
         self._measures = self.model.run(Measures, sweep.metrics, self.model.device)
@@ -82,7 +83,7 @@ class SweepWorker:
         draft = Draft(self.sweep.storage, name_of(task), self.ledger.key(task)) if self.ledger.find(task) else None
         objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
-        record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model, objects)
+        record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model.name, objects)
         if self._membership:
             self._membership.check()
         self.ledger.write(record, draft)
@@ -125,10 +126,10 @@ class SweepWorker:
 
     def _batches(self, items: Sequence[Item]) -> Iterator[tuple[Settings, Batch]]:
         def settings(item: Item) -> Settings:
-            return self.sweep.job.settings(item.target)
+            return self.sweep.generation.settings(item.target)
 
         for shared, group in groupby(items, settings):
-            for batch in batches(list(group), self.sweep.conditions, self.sweep.job.batch_size):
+            for batch in batches(list(group), self.sweep.conditions, self.sweep.batch_size):
                 yield shared, batch
 
     def _batch(self, batch: Batch, settings: Settings) -> list[dict[str, Any]]:
@@ -149,12 +150,12 @@ class SweepWorker:
         return [self._row(each.row, settings, done | each.columns | {"image": png(each.image)}) for each in measured]
 
     def _again(self, item: Item) -> Iterator[Batch]:
-        return batches([item], self.sweep.conditions, self.sweep.job.batch_size)
+        return batches([item], self.sweep.conditions, self.sweep.batch_size)
 
     def generate(self, batch: Batch, settings: Settings) -> list[Measured]:
         """Generate a batch: every row's picture, with what its edit was; blended pictures behind them."""
-        layout, pipeline = self.sweep.job.layout, self.sampler.pipeline
-        editor = Editor(batch.rows, self._given(batch, settings), layout.n_channels)
+        geometry, pipeline = self.sweep.geometry, self.sampler.pipeline
+        editor = Editor(batch.rows, self._given(batch, settings), geometry.n_channels)
         latents = Latents(batch.rows)
         streams = {stream for each in self.sweep.conditions for stream in each.streams}
         with ExitStack() as stack:
@@ -168,7 +169,7 @@ class SweepWorker:
             }:
                 stack.enter_context(noised(pipeline, pictures, settings.height, settings.width))
             stack.enter_context(stepped(pipeline, latents.edit))
-            stack.enter_context(tapped(self.sampler, layout.blocks, editor.tap, sorted(streams), BRANCHES))
+            stack.enter_context(tapped(self.sampler, geometry.blocks, editor.tap, sorted(streams), BRANCHES))
             if (guide := guidance(batch.rows)) is not None:
                 stack.enter_context(predicted(self.sampler, guide))
             images = self.sampler.generate([row.sample for row in batch.rows], settings)
@@ -193,7 +194,7 @@ class SweepWorker:
         if any(each.tokens in ("inside", "outside") for each in self.sweep.conditions):
             size, grid = (
                 (settings.width, settings.height),
-                self.sweep.job.geometry.grid(settings.height, settings.width),
+                self.sweep.geometry.grid(settings.height, settings.width),
             )
             for item in batch.items:
                 assert item.mask is not None, "prepare_sweep() has refused it"

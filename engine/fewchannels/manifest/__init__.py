@@ -5,21 +5,10 @@ source's own. A sample's id says what decides its picture, so the same prompt an
 """
 
 from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
-from fewchannels.manifest.read import (
-    Sample,
-    SettingsUsed,
-    columns,
-    count,
-    digest,
-    read_samples,
-    sample_ids,
-    settings_used,
-    summary,
-    validate,
-)
+from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
+from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, summary
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
-from fewchannels.manifest.select import select
-from fewchannels.manifest.write import IngestReport, ingest, parse_seeds
+from fewchannels.manifest.write import IngestReport, ingest, parse_seeds, select
 
 __all__ = [
     "ALIASES",
@@ -27,10 +16,10 @@ __all__ = [
     "BadRow",
     "BadRowsError",
     "IngestReport",
+    "Manifest",
     "Sample",
     "SettingsUsed",
     "columns",
-    "count",
     "digest",
     "ingest",
     "parse_seeds",
@@ -38,7 +27,5 @@ __all__ = [
     "sample_id",
     "sample_ids",
     "select",
-    "settings_used",
     "summary",
-    "validate",
 ]

@@ -1,4 +1,4 @@
-"""Read a manifest: its samples, its digest, what is in it, and whether it is one."""
+"""Read some of a manifest: samples, ids, columns, and what is in it."""
 
 import hashlib
 import math
@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from fewchannels.errors import InputError, unknown
 from fewchannels.files import as_url
 from fewchannels.manifest.columns import plain
-from fewchannels.manifest.rows import OPTIONAL_COLUMNS, sample_id, settings_text
+from fewchannels.manifest.rows import OPTIONAL_COLUMNS
 from fewchannels.tables import schema
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -40,32 +39,10 @@ class Sample:
     reference: str | None = None
 
 
-@dataclass(frozen=True)
-class SettingsUsed:
-    """Which settings the samples of a manifest have of their own; None in a set stands for the run's."""
-
-    has_negative_prompt: bool
-    n_references: int  # samples with a reference picture
-    references: frozenset[str]  # their paths
-    guidance: frozenset[float]  # of the samples that have one
-    sizes: frozenset[tuple[int | None, int | None]]  # (height, width) in pixels
-    steps: frozenset[int | None]
-
-
 ManifestFile = str | Path | BinaryIO
 """A manifest by its path, or opened."""
 
-_COLUMNS = [field.name for field in fields(Sample)]
-
-
-def count(path: ManifestFile) -> int:
-    """How many samples a manifest has; reads the file's footer only.
-
-    Raises:
-        InputError: the file is not a manifest.
-    """
-    with _open(path) as file:
-        return file.metadata.num_rows
+COLUMNS = [field.name for field in fields(Sample)]
 
 
 def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
@@ -74,7 +51,7 @@ def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
     Raises:
         InputError: the file is not a manifest, or has no such samples.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         metadata = file.metadata
         if not 0 <= start <= stop <= metadata.num_rows:
             raise InputError(
@@ -88,7 +65,7 @@ def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
                 first = first if groups else before
                 groups.append(group)
             before = after
-        table = file.read_row_groups(groups, columns=_COLUMNS)
+        table = file.read_row_groups(groups, columns=COLUMNS)
         return [Sample(**row) for row in table.slice(start - first, stop - start).to_pylist()]
 
 
@@ -98,7 +75,7 @@ def sample_ids(path: ManifestFile) -> list[str]:
     Raises:
         InputError: the file is not a manifest.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         return file.read(columns=["sample_id"]).column("sample_id").to_pylist()
 
 
@@ -108,87 +85,12 @@ def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
     Raises:
         InputError: the file is not a manifest, or has no such column.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         there = file.schema_arrow.names
         for name in names:
             if name not in there:
                 raise unknown("column of the manifest", name, there)
         return file.read(columns=list(dict.fromkeys(names))).to_pydict()
-
-
-def settings_used(path: ManifestFile) -> SettingsUsed:
-    """Which settings any of the samples has of its own.
-
-    Raises:
-        InputError: the file is not a manifest.
-    """
-    has_negative_prompt, n_references = False, 0
-    references: set[str] = set()
-    guidance: set[float] = set()
-    sizes: set[tuple[int | None, int | None]] = set()
-    steps: set[int | None] = set()
-    names = ["negative_prompt", "width", "height", "steps", "reference", "guidance"]
-    with _open(path) as file:
-        for batch in file.iter_batches(columns=names):
-            negative_prompt, width, height, n_steps, reference, scales = (batch.column(name) for name in names)
-            has_negative_prompt |= negative_prompt.null_count < len(batch)
-            n_references += len(batch) - reference.null_count
-            references.update(reference.unique().drop_null().to_pylist())
-            guidance.update(scales.unique().drop_null().to_pylist())
-            sizes.update(zip(height.to_pylist(), width.to_pylist(), strict=True))
-            steps.update(n_steps.unique().to_pylist())
-    return SettingsUsed(
-        has_negative_prompt,
-        n_references,
-        frozenset(references),
-        frozenset(guidance),
-        frozenset(sizes),
-        frozenset(steps),
-    )
-
-
-def digest(path: ManifestFile, n_samples: int | None = None) -> str:
-    """SHA-256 over the content, 64 hex digits: every sample's id and columns, in order.
-
-    How the Parquet file is encoded and which extra columns it has make no difference.
-
-    Args:
-        path: the manifest.
-        n_samples: how many samples to take, from the first on; None for all.
-
-    Raises:
-        InputError: the file is not a manifest.
-    """
-    whole = hashlib.sha256()
-    with _open(path) as file:
-        for row in islice(_rows(file), n_samples):
-            text = f"{row['sample_id']}\0{row['prompt']}\0{row['seed']}{settings_text(row)}"
-            whole.update(hashlib.sha256(text.encode()).digest())  # of a fixed length, so no two rows run together
-    return whole.hexdigest()
-
-
-def validate(path: ManifestFile) -> None:
-    """Check that a file is a manifest: columns, types, no nulls where none may be, and each row's own id, once.
-
-    Raises:
-        InputError: it is not; the message says where and how to make one.
-    """
-    seen: set[int] = set()
-    with _open(path) as file:
-        for number, row in enumerate(_rows(file), start=1):
-            for name in ("sample_id", "prompt", "seed"):
-                if row[name] is None:
-                    raise _not_a_manifest(path, f"row {number} has no {name}")
-            found = row["sample_id"]
-            if found != sample_id(row["prompt"], row["seed"], **{name: row[name] for name in OPTIONAL_COLUMNS}):
-                raise _not_a_manifest(
-                    path, f"the sample_id of row {number}, {found!r}, is not that of its prompt and settings"
-                )
-            if int(found, 16) in seen:
-                raise _not_a_manifest(path, f"the sample_id of row {number}, {found!r}, is there twice")
-            seen.add(int(found, 16))
-    if not seen:
-        raise _not_a_manifest(path, "it has no rows")
 
 
 def summary(path: str | Path) -> dict[str, Any]:
@@ -208,9 +110,9 @@ def summary(path: str | Path) -> dict[str, Any]:
     lengths: Counter[int] = Counter()
     optional: Counter[str] = Counter()
     sizes: Counter[tuple[int | None, int | None]] = Counter()
-    with _open(path) as file:
-        extra = {column.name: _Values(column.type) for column in file.schema_arrow if column.name not in _COLUMNS}
-        for batch in file.iter_batches(columns=[*_COLUMNS[1:], *extra]):
+    with opened(path) as file:
+        extra = {column.name: _Values(column.type) for column in file.schema_arrow if column.name not in COLUMNS}
+        for batch in file.iter_batches(columns=[*COLUMNS[1:], *extra]):
             for prompt in batch.column("prompt").to_pylist():
                 prompts.add(hashlib.sha256(prompt.encode()).digest()[:8])
                 lengths[len(prompt)] += 1
@@ -273,38 +175,55 @@ def _percentile(counts: Counter[int], percent: int) -> int:
     return value
 
 
-def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
-    for batch in file.iter_batches(columns=_COLUMNS):
-        columns = [batch.column(name).to_pylist() for name in _COLUMNS]
-        for values in zip(*columns, strict=True):
-            yield dict(zip(_COLUMNS, values, strict=True))
+def check_path(path: str | Path) -> None:
+    """Refuse a path at which there is no file.
 
-
-@contextmanager
-def _open(path: ManifestFile) -> Iterator[pq.ParquetFile]:
-    """The Parquet file, once its columns and their types are a manifest's."""
-    if isinstance(path, str | Path) and (url := as_url(Path(path))):
+    Raises:
+        InputError: saying so, and how to make a manifest.
+    """
+    if url := as_url(Path(path)):
         raise InputError(f"{url!r} is a URL, and a manifest is read from a disk of this machine. Copy it here first.")
-    if isinstance(path, str | Path) and not Path(path).is_file():
+    if not Path(path).is_file():
         raise InputError(
             f"there is no manifest {str(path)!r}. Make one: fewchannels manifest ingest prompts.csv -o {str(path)!r}."
         )
+
+
+@contextmanager
+def opened(path: ManifestFile, name: str | None = None) -> Iterator[pq.ParquetFile]:
+    """The Parquet file, once its columns and their types are a manifest's.
+
+    Args:
+        path: the manifest.
+        name: what messages call it; None for its path.
+
+    Raises:
+        InputError: the file is not a manifest.
+    """
+    name = name or str(path)
+    if isinstance(path, str | Path):
+        check_path(path)
     try:
         with pq.ParquetFile(path) as file:
             found = file.schema_arrow
             for column in schema("manifest"):
                 if column.name not in found.names:
-                    raise _not_a_manifest(path, f"it has no column {column.name!r}")
+                    raise not_a_manifest(name, f"it has no column {column.name!r}")
                 if found.field(column.name).type != column.type:
                     kind = found.field(column.name).type
-                    raise _not_a_manifest(path, f"column {column.name!r} is {kind}, not {column.type}")
+                    raise not_a_manifest(name, f"column {column.name!r} is {kind}, not {column.type}")
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{str(path)!r} is not readable Parquet: {error}. Make the manifest again.") from error
+        raise not_readable(name, error) from error
 
 
-def _not_a_manifest(path: ManifestFile, why: str) -> InputError:
+def not_readable(name: str, error: Exception) -> InputError:
+    """The error of a file that cannot be read."""
+    return InputError(f"{name!r} is not readable Parquet: {error}. Make the manifest again.")
+
+
+def not_a_manifest(name: str, why: str) -> InputError:
+    """The error of a file that is not a manifest."""
     return InputError(
-        f"{str(path)!r} is not a manifest: {why}. Make one of it: fewchannels manifest ingest {str(path)!r} -o "
-        "manifest.parquet."
+        f"{name!r} is not a manifest: {why}. Make one of it: fewchannels manifest ingest {name!r} -o manifest.parquet."
     )

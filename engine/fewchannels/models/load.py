@@ -84,6 +84,7 @@ def load(
     Raises:
         InputError: diffusers cannot open the model, or cannot load it in this way on this machine.
     """
+    loading.check_here()
     if device == "cpu" and (loading.offload in ("model", "sequential") or loading.device_map):
         name = f"offload {loading.offload!r}" if loading.offload != "none" else f"device_map {loading.device_map!r}"
         raise InputError(f"{name} moves weights between a GPU and memory, and this machine has no GPU.")

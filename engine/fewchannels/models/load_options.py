@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.settings.ranges import Number, check, parsed, text
+from fewchannels.settings.ranges import LATER, Number, check, flag, parsed, text
 
 OFFLOADS = ("none", "model", "sequential", "group")
 QUANTIZATIONS = {
@@ -38,14 +38,24 @@ class Loading:
         transformer_file: a single file (safetensors or GGUF) whose weights replace the transformer's; None for none.
     """
 
-    dtype: str = "float32"
-    offload: str = "none"
-    quantization: str = "none"
-    compile: bool = False
-    attention: str | None = field(default=None, metadata=text("diffusers' attention backend."))
-    device_map: str | None = field(default=None, metadata=text("balanced: one model over several GPUs."))
-    lora: str | None = field(default=None, metadata=text("Adapters: FILE@STRENGTH, comma-separated."))
-    transformer_file: str | None = field(default=None, metadata=text("Single file with the transformer's weights."))
+    dtype: str = field(default="float32", metadata=text("float32, bfloat16 or float16."))
+    offload: str = field(
+        default="none", metadata=LATER | text("model, sequential or group: what is on the GPU only while it runs.")
+    )
+    quantization: str = field(
+        default="none",
+        metadata=LATER | text("bitsandbytes-8bit, -4bit, torchao-int8, -int4, -float8: the transformer's."),
+    )
+    compile: bool = field(default=False, metadata=LATER | flag("Compile each block."))
+    attention: str | None = field(
+        default=None, metadata=LATER | text("diffusers' attention backend, such as native or flash.")
+    )
+    device_map: str | None = field(default=None, metadata=LATER | text("balanced: one model over several GPUs."))
+    lora: str | None = field(default=None, metadata=LATER | text("Adapters: FILE@STRENGTH, comma-separated."))
+    transformer_file: str | None = field(
+        default=None,
+        metadata=LATER | text("Single file (safetensors, GGUF) whose weights replace the transformer's."),
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -73,6 +83,14 @@ class Loading:
             raise InputError(
                 "transformer_file and quantization do not work together; a GGUF file is quantised already."
             )
+        self.check_here()
+
+    def check_here(self) -> None:
+        """Refuse what this machine lacks: libraries, adapters, weights.
+
+        Raises:
+            InputError: naming it.
+        """
         library = QUANTIZATIONS[self.quantization]
         if library and importlib.util.find_spec(library) is None:
             raise InputError(

@@ -4,16 +4,17 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import torch
 
-from fewchannels.capture.job import Job, loading
+from fewchannels.models.family import ModelGeometry
+from fewchannels.models.generation import Generation
 from fewchannels.models.load import load
 from fewchannels.models.sampler import Sampler
-from fewchannels.models.source import find
+from fewchannels.models.source import find, text_encoders
 from fewchannels.models.timings import took
 from fewchannels.models.turns import after_the_first
 
@@ -22,15 +23,16 @@ _Result = TypeVar("_Result")
 
 
 class LoadedModel:
-    """A job's model on this machine's device.
+    """A model on this machine's device.
 
     One thread does all that PyTorch does here, whoever calls. OpenMP keeps a pool for each thread that computes; with
     two on the same cores it no longer waits awake between operations, and generation takes 1.3 times longer.
 
     Args:
-        job: whose model.
+        generation: which model, and how it is loaded.
+        geometry: of it.
         n_threads: CPU threads for PyTorch.
-        without: components that are not loaded.
+        encodes: whether its text encoders are loaded.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -41,15 +43,22 @@ class LoadedModel:
         device_name: what that is.
     """
 
-    def __init__(self, job: Job, n_threads: int, *, without: Collection[str] = ()) -> None:
+    def __init__(
+        self, generation: Generation, geometry: ModelGeometry, n_threads: int, *, encodes: bool = True
+    ) -> None:
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
         self.device = default_device()
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
-        how = loading(job.config)
-        with after_the_first(f"load {job.config.model} {job.config.revision}"):
-            source = find(job.config.model, job.config.revision)
-            pipeline = self.run(load, source, job.geometry, how, self.device, dict.fromkeys(without))
-        self.sampler = Sampler(pipeline, job.geometry)
+        with after_the_first(f"load {generation.model} {generation.revision}"):
+            source = find(generation.model, generation.revision)
+            without = () if encodes else text_encoders(source)
+            pipeline = self.run(load, source, geometry, generation, self.device, dict.fromkeys(without))
+        self.sampler = Sampler(pipeline, geometry)
+
+    @property
+    def name(self) -> str:
+        """The device in words, for records."""
+        return f"{self.device} {self.device_name}"
 
     def run(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **keywords: _Arguments.kwargs

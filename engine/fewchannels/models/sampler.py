@@ -14,37 +14,13 @@ from fewchannels.errors import InputError
 from fewchannels.manifest import Sample
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.from_images import noised
+from fewchannels.models.generation import Settings
 from fewchannels.models.patching import replaced
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _CONTEXTS = {"cond": "cond", "uncond": "uncond", "pred_cond": "cond", "pred_uncond": "uncond"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every sample of a batch shares.
-
-    Attributes:
-        height: of the pictures, pixels.
-        width: of the pictures, pixels.
-        steps: denoising steps.
-        guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
-        true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
-        reference: path of the reference picture; a batch with one has one sample.
-        picture: path of the picture that is noised to each step's level, instead of generating one; likewise.
-        only_steps: of a picture's, the steps in which the transformer runs.
-    """
-
-    height: int
-    width: int
-    steps: int
-    guidance: float
-    true_cfg_scale: float
-    reference: str | None = None
-    picture: str | None = None
-    only_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

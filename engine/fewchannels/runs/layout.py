@@ -1,22 +1,20 @@
 """From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fewchannels.errors import InputError, unknown
+from fewchannels.errors import InputError
 from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, Block
-from fewchannels.settings.ranges import Whole, shown
+from fewchannels.runs.choices import choose_controls, choose_pool_side, choose_words
 
 TOKENS = ("all", "pool:N")
 RANKED = 12  # channels that ``cells`` names where no token maps are kept
 _CHUNK_BYTES = 256 * 1024
 _TASK_BYTES = 512 * 2**20
 _MOST_SHARD_SAMPLES = 16
-_MOST_DRAWS = 1_000
 _CHUNK_OVERHEAD_BYTES = 36  # Blosc's header and a CRC-32C, then offset and length in the shard's index
 # Bytes stored per byte of values, where nothing has been measured: benchmarks/README.md, Number formats.
 _EXACT, _ROUNDED, _INDICES = 0.88, 0.40, 0.40
@@ -245,108 +243,3 @@ def default_shard_samples(layout: Layout) -> int:
 def is_rounded(value_precision: str, dtype: str, tokens: str) -> bool:
     """Whether token maps have bfloat16's mantissa: by choice, or because a bfloat16 model has no other values."""
     return value_precision == "bfloat16" or (dtype == "bfloat16" and choose_pool_side(tokens) == 1)
-
-
-def choose_pool_side(text: str) -> int:
-    """The side of the square of tokens that becomes one, of ``all`` (1) or ``pool:N`` (N).
-
-    Raises:
-        InputError: the text is neither.
-    """
-    if text == "all":
-        return 1
-    side = text.removeprefix("pool:")
-    if side == text or not re.fullmatch(r"[0-9]{1,6}", side) or int(side) < 2:
-        raise InputError(
-            f"tokens is {text!r}; it must be 'all', or 'pool:N' with N of at least 2: the mean over squares of N x N "
-            "tokens."
-        )
-    return int(side)
-
-
-def choose_controls(text: str) -> tuple[str, ...]:
-    """Selections named by ``none``, or a list of ``bottom`` and ``random:N`` (N draws of random channels).
-
-    Raises:
-        InputError: the text is neither.
-    """
-    if text == "none":
-        return ()
-    chosen: list[str] = []
-    rule = Whole(1, _MOST_DRAWS)
-    for part in text.split(","):
-        word, colon, number = part.strip().partition(":")
-        if word == "bottom" and not colon:
-            chosen.append("bottom")
-        elif word == "random" and not rule.fault(n := rule.parse(number)):
-            chosen += [f"random_{i}" for i in range(n)]
-        else:
-            raise InputError(
-                f"controls is {shown(text)}; give none, or a list of bottom and random:N with N of {rule.in_short()}, "
-                "such as bottom,random:3."
-            )
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"controls is {text!r}; name each once.")
-    return tuple(chosen)
-
-
-def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Words of a comma-separated list, in the order in which they are known.
-
-    Raises:
-        InputError: an unknown word.
-    """
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if word not in known:
-            raise unknown(kind, word, known)
-    return tuple(word for word in known if word in words)
-
-
-def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:
-    chosen = set()
-    for part in text.split(","):
-        if not re.fullmatch(r"[0-9]{1,18}", part.strip()):
-            raise InputError(f"{kind} {shown(part.strip())} is not an index; give e.g. 0,{n - 1}, each 0 to {n - 1}.")
-        if int(part) >= n:
-            raise InputError(f"{kind} {int(part)} does not exist; the valid ones are 0 to {n - 1}.")
-        chosen.add(int(part))
-    return tuple(sorted(chosen))
-
-
-def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """Layers named by ``all``, ``dual``, ``single`` or indices such as ``0,5``.
-
-    Raises:
-        InputError: an unknown word, or an index that the model does not have.
-    """
-    kinds = sorted({block.kind for block in blocks})
-    if text == "all":
-        return tuple(blocks)
-    if text in kinds:
-        return tuple(block for block in blocks if block.kind == text)
-    if text[:1].isalpha():
-        raise unknown("layers", text, ["all", *kinds, f"indices 0 to {len(blocks) - 1} such as 0,{len(blocks) - 1}"])
-    return tuple(blocks[i] for i in _indices("layer", text, len(blocks)))
-
-
-def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple[int, ...]:
-    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19``.
-
-    Args:
-        text: the choice.
-        n_steps: denoising steps of the longest sample.
-        same_for_all: whether every sample has ``n_steps``; ``last`` needs it.
-
-    Raises:
-        InputError: an unknown word, a step that is never run, or ``last`` where samples differ in their steps.
-    """
-    if text == "all":
-        return tuple(range(n_steps))
-    if text == "last":
-        if not same_for_all:
-            raise InputError("steps 'last' needs one number of steps for all samples; the manifest has several.")
-        return (n_steps - 1,)
-    if text[:1].isalpha():
-        raise unknown("steps", text, ["all", "last", f"indices 0 to {n_steps - 1} such as 0,{n_steps - 1}"])
-    return _indices("step", text, n_steps)

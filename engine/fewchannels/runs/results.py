@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.description import COMPARISON
-from fewchannels.runs.identity import differences
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import read_rows
+from fewchannels.runs.place import check_free, check_same
 from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.settings.ranges import NAME, check, name
 from fewchannels.tables import Columns, encode
@@ -119,7 +119,7 @@ class Results:
             begun = None
         if begun != identity:
             if begun is not None and not replace:
-                raise RunConflictError(self._conflict(differences(dict(identity), begun)))
+                check_same(identity, begun, *self._conflict)
             self._take(identity)
         return set(self.units())
 
@@ -236,11 +236,12 @@ class Results:
         """What an earlier call began; None where there is nothing."""
         return self._document(BEGUN, documents.Fields)
 
-    def _conflict(self, lines: list[str]) -> str:
-        listed = "\n  ".join(lines)
+    @property
+    def _conflict(self) -> tuple[str, str]:
+        """The message where something else was begun: how it begins, and its end."""
         return (
-            f"{self.key('')} holds a result with other settings:\n  {listed}\nGive --replace to delete it, or --label "
-            "to choose another name."
+            f"{self.key('')} holds a result with other settings",
+            "Give --replace to delete it, or --label to choose another name.",
         )
 
     def _document(self, name: str, fields: type[documents.Fields]) -> dict[str, Any] | None:
@@ -286,10 +287,7 @@ class ComparisonResults(Results):
         Raises:
             RunConflictError: naming some of them.
         """
-        if others := [key for key in self.storage.list() if key != LEASE and not self._OURS.fullmatch(key)]:
-            raise RunConflictError(
-                f"{self.storage.url!r} holds other files ({', '.join(others[:3])}); choose a new place."
-            )
+        check_free(self.storage, lambda key: key == LEASE or bool(self._OURS.fullmatch(key)))
 
     def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
         """As of an analysis; but a finished one is made anew."""
@@ -333,12 +331,9 @@ class ComparisonResults(Results):
         found = self._document(COMPARISON, _Begun) or self._document(BEGUN, _Begun)
         return None if found is None else dict(found["identity"])
 
-    def _conflict(self, lines: list[str]) -> str:
-        listed = "\n  ".join(lines)
-        return (
-            f"{self.storage.url!r} holds another comparison:\n  {listed}\nGive --replace to delete it, or choose "
-            "another place."
-        )
+    @property
+    def _conflict(self) -> tuple[str, str]:
+        return f"{self.storage.url!r} holds another comparison", "Give --replace to delete it, or choose another place."
 
 
 def labels(keys: Iterable[str]) -> list[str]:

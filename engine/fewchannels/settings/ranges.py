@@ -21,6 +21,9 @@ from typing import Any, Protocol
 from fewchannels.errors import InputError
 
 MOST_SEED = 2**63 - 1
+IS_LATER = "is_later"
+LATER = {IS_LATER: True}
+"""Metadata of a field that documents leave out at its default: a format had it not at first."""
 MOST_INDEX = 1_000_000
 """Of a channel, and of channels in a set: far above any model's."""
 _MOST_CHARACTERS = 4_096
@@ -207,6 +210,11 @@ def several(each: Rule, about: str, *, least: int = 1) -> dict[str, Any]:
         least: parts, at least.
     """
     return _metadata(Several(each, least), about)
+
+
+def flag(about: str) -> dict[str, Any]:
+    """Metadata of a yes or no; any is valid."""
+    return {"about": about}
 
 
 def _metadata(rule: Rule, about: str) -> dict[str, Any]:

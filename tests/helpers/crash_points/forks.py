@@ -79,9 +79,9 @@ class Forks:
 def _in_this_process() -> None:
     """Replace Ray's actors by one in the process that asks for them."""
     from fewchannels.capture import run
-    from fewchannels.capture.job import Work
     from fewchannels.cluster.pool import Actor, Start
-    from fewchannels.cluster.session import Pool
+    from fewchannels.cluster.shares import Pool
+    from fewchannels.cluster.work import Work
     from fewchannels.runs import lease
 
     def outcomes(work: Work, start: Start, tasks: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:

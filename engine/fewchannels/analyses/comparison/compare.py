@@ -17,7 +17,8 @@ from fewchannels.analyses.comparison.findings import findings, warnings
 from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place, title
 from fewchannels.analyses.evidence import open_evidence
 from fewchannels.analyses.summary import Summary, as_files, page
-from fewchannels.cluster.session import Pool, spread
+from fewchannels.cluster.parallel import spread
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.measures.intervals import Interval, cluster_bootstrap, pair_bootstrap
 from fewchannels.measures.overlap import expected_jaccard, pair_overlap

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fewchannels.errors import InputError
 from fewchannels.files import writing
-from fewchannels.runs.layout import choose_pool_side
+from fewchannels.runs.choices import choose_pool_side
 
 if TYPE_CHECKING:
     from fewchannels.runs.run import Run

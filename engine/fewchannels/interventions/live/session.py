@@ -17,22 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
 from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.interventions.blends import stepped
 from fewchannels.interventions.conditions import MEASURES, Condition
 from fewchannels.interventions.editor import Editor, Given
 from fewchannels.interventions.live.ask import MOST_STEPS, Ask
-from fewchannels.interventions.live.generation import CancelledError, Generation, RowStep, Step
+from fewchannels.interventions.live.trajectory import CancelledError, RowStep, Step, Trajectory
 from fewchannels.interventions.rows import Item, Row, batches
 from fewchannels.measures import STATISTICS
 from fewchannels.models.embeddings import Recent, remembering
 from fewchannels.models.family import BRANCHES, Family
+from fewchannels.models.generation import Generation, Settings
 from fewchannels.models.load_options import Loading
 from fewchannels.models.loaded import LoadedModel
-from fewchannels.models.sampler import Sampler, Settings
+from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import Site, tapped
 from fewchannels.runs.layout import Layout
@@ -127,18 +126,18 @@ class LiveModel:
         self._n_steps, self._score, self._most_bytes = n_steps, score, most_bytes
         blocks, n_channels = self.geometry.blocks, self.geometry.n_channels
         self._layout = Layout(1, (0,), blocks, n_channels, n_tokens=0, top_k=top_k, shard_samples=1)
-        config = CaptureConfig(model=model, revision=revision, **asdict(loading or Loading()))
-        self.model = LoadedModel(Job("", config, self.geometry, self._layout, {}, "", ""), n_threads)
+        how = Generation(model=model, revision=revision, **asdict(loading or Loading()))
+        self.model = LoadedModel(how, self.geometry, n_threads)
         self._embeddings = Recent()
         self._changed = threading.Condition()
-        self._waiting: tuple[_Settled, Generation] | None = None
-        self._running: tuple[_Settled, Generation] | None = None
-        self._recent: OrderedDict[_Settled, Generation] = OrderedDict()
+        self._waiting: tuple[_Settled, Trajectory] | None = None
+        self._running: tuple[_Settled, Trajectory] | None = None
+        self._recent: OrderedDict[_Settled, Trajectory] = OrderedDict()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="live", daemon=True)
         self._thread.start()
 
-    def begin(self, ask: Ask) -> Generation:
+    def begin(self, ask: Ask) -> Trajectory:
         """Begin a generation, and return at once.
 
         An ask that is under way, or among the latest that are done, is answered by that generation. Any other one ends
@@ -162,7 +161,7 @@ class LiveModel:
             for _, generation in under_way:
                 generation.cancel("a newer ask took its place")
             grid = self.geometry.grid(settled.settings.height, settled.settings.width)
-            begun = Generation(ask, settled.settings.steps, grid, self.geometry.blocks, tuple(settled.places))
+            begun = Trajectory(ask, settled.settings.steps, grid, self.geometry.blocks, tuple(settled.places))
             self._waiting = (settled, begun)
             self._changed.notify_all()
             return begun
@@ -232,14 +231,14 @@ class LiveModel:
                 if generation.snapshot().state == "done":
                     self._remember(settled, generation)
 
-    def _remember(self, settled: _Settled, generation: Generation) -> None:
+    def _remember(self, settled: _Settled, generation: Trajectory) -> None:
         self._recent[settled] = generation
         while len(self._recent) > _MOST_RECENT or (
             len(self._recent) > 1 and sum(each.snapshot().n_bytes for each in self._recent.values()) > self._most_bytes
         ):
             self._recent.popitem(last=False)
 
-    def _generate(self, settled: _Settled, generation: Generation) -> Callable[[], None]:
+    def _generate(self, settled: _Settled, generation: Trajectory) -> Callable[[], None]:
         """Run a generation; how it ends is for the caller to say. Whatever happens is in that."""
         try:
             return functools.partial(generation.finish, *self._run(settled, generation))
@@ -251,7 +250,7 @@ class LiveModel:
             self.model.let_go()
             return functools.partial(generation.end, "failed", f"{type(error).__name__}: {error}")
 
-    def _run(self, settled: _Settled, generation: Generation) -> tuple[Mapping[str, bytes], Mapping[str, float | None]]:
+    def _run(self, settled: _Settled, generation: Trajectory) -> tuple[Mapping[str, bytes], Mapping[str, float | None]]:
         """Every role's picture, and how large the edit was."""
         generation.check()
         sampler, places, batch = self.model.sampler, settled.places, settled.rows
@@ -275,7 +274,7 @@ class LiveModel:
 class _Watch:
     """The reading tap: records a step as a capture does, and hands it on when the step ends."""
 
-    def __init__(self, sampler: Sampler, layout: Layout, score: str, settled: _Settled, generation: Generation) -> None:
+    def __init__(self, sampler: Sampler, layout: Layout, score: str, settled: _Settled, generation: Trajectory) -> None:
         self._sampler, self._score, self._generation, self._places = sampler, score, generation, settled.places
         self._ids = [row.sample.sample_id for row in settled.rows]
         self._layout = replace(layout, n_samples=len(self._ids), n_tokens=generation.grid[0] * generation.grid[1])

@@ -69,9 +69,7 @@ def verify(
     sample_ids: list[str] = []
     if whole and not quick:
         try:
-            with storage.open(rows) as file:
-                manifest.validate(file)
-            with storage.open(rows) as file:
+            with manifest.Manifest.of(storage.get(rows), rows).open() as file:
                 sample_ids = manifest.sample_ids(file)[: layout.n_samples]
         except InputError as error:
             problems.append(Problem(rows, None, "undecodable", str(error)))

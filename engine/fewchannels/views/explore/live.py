@@ -15,8 +15,8 @@ from fewchannels.analyses.figures.overlay import Overlay, overlay
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.interventions.conditions import SELECTIONS
 from fewchannels.interventions.live.ask import ACTIONS, TOKENS, Ask, parse
-from fewchannels.interventions.live.generation import Generation, RowStep, Snapshot
 from fewchannels.interventions.live.session import LiveModel
+from fewchannels.interventions.live.trajectory import RowStep, Snapshot, Trajectory
 from fewchannels.views.explore.address import address, page_path
 from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, place_at, places_slider
 from fewchannels.views.explore.widgets import field as labelled
@@ -41,10 +41,10 @@ class Live:
 
     model: LiveModel
     name: str
-    _known: OrderedDict[Ask, Generation] = field(default_factory=OrderedDict)
+    _known: OrderedDict[Ask, Trajectory] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    def begin(self, ask: Ask) -> Generation:
+    def begin(self, ask: Ask) -> Trajectory:
         """Begin what is asked, or return the generation of the same ask that is under way or done.
 
         Raises:
@@ -73,11 +73,11 @@ class Live:
             running.cancel("somebody pressed Cancel")
         return running is not None
 
-    def _running(self) -> Generation | None:
+    def _running(self) -> Trajectory | None:
         """The generation that is under way. One that was cancelled is, until it has ended."""
         return next((each for each in self._known.values() if not each.snapshot().has_ended), None)
 
-    def find(self, ask: Ask) -> Generation | None:
+    def find(self, ask: Ask) -> Trajectory | None:
         """What was begun of it; looking begins nothing, so that two windows do not end each other's."""
         with self._lock:
             return self._known.get(ask)
@@ -228,7 +228,7 @@ def _query(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in said.items() if text}
 
 
-def _state(generation: Generation, now: Snapshot) -> Any:
+def _state(generation: Trajectory, now: Snapshot) -> Any:
     if now.error:
         return alert(f"{now.state}: {now.error}")
     text = f"{now.state}, {len(now.steps)} of {generation.n_steps} steps"
@@ -239,7 +239,7 @@ def _state(generation: Generation, now: Snapshot) -> Any:
     return html.P([bar, " ", text], role="status")
 
 
-def _rows(generation: Generation, now: Snapshot, at: int, layer: int, rank: int, theme: Theme) -> list[html.Section]:
+def _rows(generation: Trajectory, now: Snapshot, at: int, layer: int, rank: int, theme: Theme) -> list[html.Section]:
     """Each row of the batch at a step and layer: its map over its picture, where that is finished."""
     step, block = now.steps[at], place_at(generation.blocks, layer)
     shown = {role: _map(step.rows[role], layer, rank) for role in generation.roles}
@@ -263,7 +263,7 @@ def _map(row: RowStep, layer: int, rank: int) -> tuple[int, np.ndarray, str]:
     return int(row.channels[layer, k]), row.maps[layer, k], f"largest here: {channels}"
 
 
-def ratio_maps(generation: Generation, now: Snapshot) -> list[HeatMap]:
+def ratio_maps(generation: Trajectory, now: Snapshot) -> list[HeatMap]:
     """How far the largest channel stands out by layer and step, of the undisturbed and the edited row on one scale."""
     values = {
         role: np.stack([step.rows[role].ratio for step in now.steps], axis=1)

@@ -17,7 +17,8 @@ from fewchannels.errors import unknown
 from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
-from fewchannels.runs.layout import Track, choose_pool_side
+from fewchannels.runs.choices import choose_pool_side
+from fewchannels.runs.layout import Track
 from fewchannels.runs.sql.ranking import ALIGNMENT_MEASURES, CELL_MEASURES, CellOfRun, measured, of_column, ranked
 
 SIDE = 256  # pixels

@@ -1,4 +1,4 @@
-"""One generation of a live session: what it has shown so far, for any thread that asks."""
+"""The denoising trajectory of one live ask: what it has shown so far, for any thread that asks."""
 
 import threading
 from collections.abc import Mapping
@@ -102,8 +102,8 @@ class CancelledError(Exception):
     """Ends a generation from inside the pipeline."""
 
 
-class Generation:
-    """A generation that was asked for. Any thread may look at it, wait for it and cancel it.
+class Trajectory:
+    """One generation of a live session. Any thread may look at it, wait for it and cancel it.
 
     Args:
         ask: what for.

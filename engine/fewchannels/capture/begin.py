@@ -1,0 +1,120 @@
+"""Begin a capture's run: the place is looked at, then the run laid out, recognized to be resumed, or grown."""
+
+import dataclasses
+import io
+import platform
+from collections.abc import Collection
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fewchannels import manifest
+from fewchannels.capture.job import ELSEWHERE, Job
+from fewchannels.errors import InputError, RunConflictError
+from fewchannels.runs import arrays
+from fewchannels.runs.changes import FOLDER as CHANGES
+from fewchannels.runs.changes import RUN, Draft
+from fewchannels.runs.description import EMBEDDINGS, FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description
+from fewchannels.runs.lease import LEASE, check_held
+from fewchannels.runs.place import check_free, check_same
+from fewchannels.runs.storage import Sink
+
+_LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
+_FOLDERS = ("ledger/", "cells/", "samples/", "results/", CHANGES, EMBEDDINGS, f"{arrays.NAME}/")
+_FILES = (MANIFEST, LEASE)
+
+
+def check_place(job: Job) -> None:
+    """Refuse a place that holds other files than a run's. Reads only.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    if not job.storage.exists(NAME):
+        check_free(job.storage, lambda key: key.startswith(_FOLDERS) or key in _FILES, "run")
+
+
+def begin(job: Job, manifest_path: Path) -> bool:
+    """Create the run, recognize it as this job's own to be resumed, or grow it to a longer manifest. Safe to repeat.
+
+    Only while no other capture runs (:func:`fewchannels.runs.lease.hold`).
+
+    Returns:
+        True where the run was there already.
+
+    Raises:
+        RunConflictError: there is another run, or the lease is another capture's by now.
+        InputError: the manifest is not any more what it was when the job was prepared.
+        StorageError: the store refused.
+    """
+    storage, rows = job.storage, manifest_path.read_bytes()
+    if manifest.digest(io.BytesIO(rows)) != job.manifest_sha256:
+        raise InputError(f"{str(manifest_path)!r} was replaced while the capture began; run it again.")
+    draft = Draft(storage, RUN, NAME)
+    begun = _begun(job, rows) if storage.exists(NAME) else None
+    objects = objects_of(begun) if begun else {}
+    grows = begun is not None and begun["manifest"]["n_samples"] < job.layout.n_samples
+    if begun is None or grows or not all(storage.holds(key, stored) for key, stored in objects.items()):
+        created = begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds")
+        description = _lay_out(draft, job, rows, created, objects if grows else ())
+        if job.lease is not None:  # this process may have been stopped for so long that another has captured the run
+            check_held(storage, job.lease)
+        draft.settle(description)
+    return begun is not None
+
+
+def _begun(job: Job, rows: bytes) -> dict[str, Any]:
+    """The description of the run that is there, of the same settings and with the manifest's first samples."""
+    begun = read_description(job.storage)
+    remedy = "Give it the settings and the manifest it was begun with, or choose another place."
+    if begun["fingerprint"] != job.fingerprint:
+        conflict = f"the run in {job.run!r} was begun with something else"
+        check_same(job.identity, begun["identity"], conflict, remedy)
+    n_samples, sha256 = begun["manifest"]["n_samples"], begun["manifest"]["sha256"]
+    if n_samples > job.layout.n_samples:
+        raise RunConflictError(
+            f"the run in {job.run!r} has {n_samples} samples, and this manifest only {job.layout.n_samples}. {remedy}"
+        )
+    is_whole = n_samples == job.layout.n_samples
+    same = job.manifest_sha256 if is_whole else manifest.digest(io.BytesIO(rows), n_samples)
+    if same != sha256:
+        raise RunConflictError(
+            f"the run in {job.run!r} was begun with another manifest:\n  manifest: the run's {n_samples} samples are "
+            f"not the first {n_samples} of this one's {job.layout.n_samples}\n{remedy} A run grows by samples that "
+            "come after its own."
+        )
+    return begun
+
+
+def _lay_out(storage: Sink, job: Job, rows: bytes, created: str, earlier: Collection[str]) -> dict[str, Any]:
+    """Store what a run has once, and describe it."""
+    layout, settings = job.layout, job.config.as_dict()
+    objects = {MANIFEST: storage.put(MANIFEST, [rows])}
+    objects |= arrays.lay_out(storage, layout, manifest.sample_ids(io.BytesIO(rows)), earlier)
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": job.fingerprint,
+        "identity": job.identity,
+        "manifest": {"n_samples": layout.n_samples, "sha256": job.manifest_sha256},
+        "config": job.identity["config"] | {name: settings[name] for name in ELSEWHERE if name in settings},
+        "geometry": {
+            "n_samples": layout.n_samples,
+            "n_steps": len(layout.steps),
+            "n_layers": len(layout.blocks),
+            "n_channels": layout.n_channels,
+            "n_tokens": layout.n_tokens,
+            "blocks": [dataclasses.asdict(block) for block in layout.blocks],
+        },
+        "n_tasks": layout.n_tasks,
+        "shard_samples": layout.shard_samples,
+        "model": {
+            "name": job.config.model,
+            "family": job.geometry.transformer,
+            "pipeline": job.geometry.pipeline_class,
+            "weights_sha256": job.identity["weights"],
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "created": created,
+        "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
+    }

@@ -1,0 +1,75 @@
+"""A task's attempts: how often it is tried, and the record of the one that succeeds."""
+
+import platform
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from fewchannels.cluster.work import Work
+from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.storage import Stored
+
+MAX_ATTEMPTS = 3
+
+
+def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record:
+    """Try a task a bounded number of times; a failed attempt is in the ledger.
+
+    Args:
+        ledger: of the run.
+        task: what to do.
+        do: called with the task and the number of the attempt.
+
+    Raises:
+        StorageError: the store refused; trying again would not help.
+        RunConflictError: another capture has taken this one's place.
+        Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
+    """
+    while True:
+        attempt = ledger.next_attempt(task)
+        try:
+            return do(task, attempt)
+        except (StorageError, RunConflictError):
+            raise
+        except Exception:
+            ledger.write_failure(task, attempt, traceback.format_exc())
+            if attempt % MAX_ATTEMPTS == 0:
+                raise
+
+
+def recorded(
+    work: Work,
+    task: int,
+    attempt: int,
+    n_failed: int,
+    seconds: float,
+    device: str,
+    objects: Mapping[str, Stored],
+) -> Record:
+    """The record of a task whose objects are stored.
+
+    Args:
+        work: whose task.
+        task: its number.
+        attempt: 1 for the first.
+        n_failed: of what it owns, what failed by itself.
+        seconds: from its start to its last object.
+        device: that did it, in words.
+        objects: what it stored, by key.
+    """
+    rows = work.rows(task)
+    return Record(
+        task=task,
+        start=rows.start,
+        stop=rows.stop,
+        fingerprint=work.fingerprint,
+        attempt=attempt,
+        n_done=len(rows) - n_failed,
+        n_failed=n_failed,
+        seconds=round(seconds, 3),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=platform.node(),
+        device=device,
+        objects=objects,
+    )

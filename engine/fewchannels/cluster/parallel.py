@@ -1,0 +1,92 @@
+"""Small pieces of work, spread over Ray's workers or done in this process."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from fewchannels.cluster.shares import Pool
+from fewchannels.errors import FewchannelsError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
+    """Do small work, each item by one thread: on Ray as :func:`mapped` does, or here where one worker is enough.
+
+    Args:
+        work: a plain function, safe to repeat.
+        items: what it is given.
+        pool: of workers; one alone is this process, unless a cluster's GPU is its share.
+
+    Raises:
+        FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.
+    """
+
+    def by_one_thread(item: _Item) -> _Result:
+        with one_thread():
+            return work(item)
+
+    is_elsewhere = pool.address is not None and pool.gpus_per_actor > 0
+    if (pool.n_actors == 1 or len(items) <= 1) and not is_elsewhere:
+        yield from ((item, by_one_thread(item)) for item in items)
+        return
+    from fewchannels.cluster.session import interrupts, ray_session  # Ray takes a second to import
+
+    with ray_session(pool), interrupts() as check_interrupted:
+        for found in mapped(by_one_thread, items, pool):
+            check_interrupted()
+            yield found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread: a second gains little on small work, and loses much on a busy CPU."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
+    """Do work on Ray, a few items ahead of what is taken; yields each item with its result as it ends, in any order.
+
+    Args:
+        work: a plain function, safe to repeat: it is done again elsewhere where a machine fails.
+        items: what it is given.
+        pool: each of its actors' share is one worker's.
+
+    Raises:
+        FewchannelsError: what the work raised, or that it failed, with its own words.
+    """
+
+    import ray
+
+    from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
+
+    def one(item: _Item) -> _Result:  # Ray takes plain functions only
+        return work(item)
+
+    remote = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, max_retries=MACHINE_FAULT_RETRIES)(
+        one
+    )
+    waiting = deque(items)
+    running: dict[Any, _Item] = {}
+    while waiting or running:
+        while waiting and len(running) < 2 * pool.n_actors:
+            item = waiting.popleft()
+            running[remote.remote(item)] = item
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        item = running.pop(done)
+        try:
+            yield item, ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, FewchannelsError):
+                raise cause from None
+            raise FewchannelsError(f"{item!r} failed: {type(cause).__name__}: {cause}") from error

@@ -1,0 +1,77 @@
+"""How many actors there is room for, where the user leaves it open."""
+
+import os
+
+from fewchannels import machine
+from fewchannels.cluster.shares import Pool, check_shares
+from fewchannels.errors import InputError
+
+_ACTORS_OF_A_CPU = 16
+
+
+def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) -> None:
+    """Refuse what one machine cannot hold.
+
+    Args:
+        n_actors: that were asked for; None for none in particular.
+        cpus_per_actor: CPU threads of each, likewise.
+        n_cpus: of the machine.
+
+    Raises:
+        InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
+    """
+    if cpus_per_actor is not None and cpus_per_actor > n_cpus:
+        raise InputError(
+            f"cpus_per_actor is {cpus_per_actor}; this machine has {n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or "
+            "the --address of a Ray cluster that has them."
+        )
+    if n_actors is not None and n_actors > _ACTORS_OF_A_CPU * n_cpus:
+        raise InputError(
+            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of its "
+            f"{n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or the --address of a Ray cluster."
+        )
+
+
+def choose_pool(
+    n_actors: int | None, gpus_per_actor: float | None, address: str | None = None, cpus_per_actor: int | None = None
+) -> Pool:
+    """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
+
+    Of a cluster, what its nodes have now is counted; one that has still to start them has none.
+
+    Args:
+        n_actors: at the most; None for what there is room for.
+        gpus_per_actor: None for 1 where there are any.
+        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
+        cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
+
+    Raises:
+        InputError: a number is out of its range, or each actor is to have more CPUs or GPUs than this machine or any
+            node of a cluster has; or actors are not counted and a cluster has no node yet.
+        FewchannelsError: the cluster cannot be reached.
+    """
+    check_shares(n_actors=n_actors, gpus_per_actor=gpus_per_actor, cpus_per_actor=cpus_per_actor, address=address)
+    if address is not None:
+        from fewchannels.cluster.session import pool_of_cluster  # Ray takes a second to import
+
+        return pool_of_cluster(n_actors, gpus_per_actor, address, cpus_per_actor)
+    n_gpus, n_cpus = _n_gpus(), os.cpu_count() or 1
+    if (gpus_per_actor or 0) > n_gpus:
+        raise InputError(
+            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
+            "the --address of a Ray cluster that has them."
+        )
+    check_room(n_actors, cpus_per_actor, n_cpus)
+    gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
+    if n_actors is None:
+        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
+    return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
+
+
+def _n_gpus() -> int:
+    """GPUs that PyTorch finds on this machine."""
+    if not machine.has_gpus():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

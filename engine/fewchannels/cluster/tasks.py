@@ -1,0 +1,224 @@
+"""The tasks of a run that are not done: what to do, what became of it, and an honest end."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import ray
+
+from fewchannels.cluster.pool import Start, State, is_done, outcomes
+from fewchannels.cluster.session import interrupts, ray_session
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.work import Work
+from fewchannels.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
+from fewchannels.runs.changes import finish_changes
+from fewchannels.runs.lease import hold
+from fewchannels.runs.ledger import Ledger, Record
+
+_FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
+_Work = TypeVar("_Work", bound=Work)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a capture ended.
+
+    Attributes:
+        n_samples: rows of the manifest.
+        n_done: samples on disk, whole.
+        n_failed: samples that failed by themselves; the ``samples`` table says why.
+        n_resumed: samples that an earlier call had already done.
+        failed_tasks: tasks without a record, with the reason of each.
+        n_again: times that a task was handed out again because its actor died or was out of reach.
+    """
+
+    n_samples: int
+    n_done: int
+    n_failed: int
+    n_resumed: int
+    failed_tasks: dict[int, str]
+    n_again: int = 0
+
+    def check_complete(self) -> None:
+        """Raise unless every sample is done.
+
+        Raises:
+            IncompleteRunError: saying what is missing.
+        """
+        if self.n_done == self.n_samples:
+            return
+        reasons = "".join(f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:5])
+        raise IncompleteRunError(
+            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
+            f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        n_done: samples on disk, those of earlier calls included.
+        n_failed: samples and tasks that failed.
+        n_actors: actors that have loaded the model.
+        n_starting: actors that wait for room in the cluster, or load.
+        n_again: times that a task was handed out again because its actor died.
+        n_bytes: written by this call.
+    """
+
+    n_done: int
+    n_failed: int
+    n_actors: int = 0
+    n_starting: int = 0
+    n_again: int = 0
+    n_bytes: int = 0
+
+
+@contextmanager
+def begun(
+    work: _Work,
+    check_place: Callable[[_Work], None],
+    begin: Callable[[_Work], bool],
+    on_wait: Callable[[str], None] = lambda why: None,
+) -> Iterator[tuple[_Work, bool]]:
+    """Check work's place, take its lease, and begin or resume it there. The lease is held inside.
+
+    Args:
+        work: to begin.
+        check_place: refuses a place that holds something else.
+        begin: lays out what tasks need; returns whether it was there already.
+        on_wait: called with the reason when another command has to be waited for.
+
+    Yields:
+        The work under the lease, and whether it was begun before.
+
+    Raises:
+        RunConflictError: the place holds something else, or another command writes to it.
+        StorageError: the store refused.
+    """
+    check_place(work)
+    with hold(work.storage, on_wait=on_wait) as token:
+        leased = work.leased(token)
+        yield leased, begin(leased)
+
+
+def pending_tasks(work: Work) -> list[int]:
+    """Tasks without a record, those with failed samples, and one that owns more samples since the run has grown."""
+    return _pending(work, Ledger(work.storage).records(work.fingerprint))
+
+
+def _pending(work: Work, records: dict[int, Record]) -> list[int]:
+    return [task for task in range(work.n_tasks) if not is_done(work, records.get(task))]
+
+
+def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
+    """Of tasks that were handed out again, those whose objects are not what their records say.
+
+    An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
+    place.
+    """
+    ledger = Ledger(work.storage)
+    records = [record for task in sorted(tasks) if (record := ledger.find(task)) is not None]
+    return [record.task for record in records if not ledger.is_intact(record)]
+
+
+def run_tasks(
+    work: Work,
+    start: Start,
+    pool: Pool,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    before: Callable[[list[int]], None] = lambda tasks: None,
+) -> Outcome:
+    """Do the tasks that are not done yet. Call it again to resume.
+
+    Args:
+        work: whose tasks.
+        start: makes a worker.
+        pool: of actors.
+        on_progress: called after every task, and at least once a second.
+        before: called with the tasks when Ray runs and no actor does yet.
+
+    Raises:
+        StorageError: the disk is full or refused; what is done stays done.
+        FewchannelsError: Ray could not run the actors.
+    """
+    ledger = Ledger(work.storage)
+    n_samples = work.rows(work.n_tasks - 1).stop
+
+    def counted() -> tuple[dict[int, Record], int, int]:
+        records = ledger.records(work.fingerprint)
+        return records, sum(r.n_done for r in records.values()), sum(r.n_failed for r in records.values())
+
+    records, n_done, n_failed = counted()
+    n_resumed = n_done
+    tally = _Tally(work, Progress(n_done, n_failed), on_progress)
+    if tasks := _pending(work, records):
+        try:
+            with ray_session(pool), interrupts() as check_interrupted:
+                before(tasks)
+
+                def on_turn(state: State) -> None:
+                    check_interrupted()
+                    tally.turn(state)
+
+                while tasks:
+                    tally.begin()
+                    for outcome in outcomes(work, start, tasks, pool, on_turn):
+                        check_interrupted()
+                        tally.add(outcome)
+                    finish_changes(work.storage)
+                    tasks = _overwritten(work, tally.reassigned)
+                    ledger.delete(tasks)
+        except ray.exceptions.RayError as error:
+            raise FewchannelsError(
+                f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
+            ) from error
+        work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
+        records, n_done, n_failed = counted()
+    missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again)
+
+
+class _Tally:
+    """What has become of tasks so far, told whenever it changes."""
+
+    def __init__(self, work: Work, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
+        self._work, self._on_progress = work, on_progress
+        self.progress, self.failed, self.reassigned = progress, dict[int, str](), set[int]()
+        self._n_again_before = 0
+        on_progress(progress)
+
+    def begin(self) -> None:
+        """A pool begins."""
+        self.reassigned.clear()
+        self._n_again_before = self.progress.n_again
+
+    def turn(self, state: State) -> None:
+        """How the pool stands now."""
+        self.reassigned |= state.reassigned
+        n_again = self._n_again_before + state.n_again
+        self._tell(n_actors=state.n_actors, n_starting=state.n_starting, n_again=n_again)
+
+    def add(self, outcome: Mapping[str, Any]) -> None:
+        """A task has ended.
+
+        Raises:
+            FewchannelsError: in a way in which every other would.
+        """
+        if outcome["fatal"]:
+            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+        n_done = self.progress.n_done
+        if outcome["error"]:
+            self.failed[outcome["task"]] = outcome["error"]
+        else:
+            n_done += len(self._work.rows(outcome["task"]))
+        # A task that is done again, or that had failed samples, is counted once more.
+        n_samples = self._work.rows(self._work.n_tasks - 1).stop
+        n_bytes = self.progress.n_bytes + outcome["n_bytes"]
+        self._tell(n_done=min(n_done, n_samples), n_failed=len(self.failed), n_bytes=n_bytes)
+
+    def _tell(self, **changes: int) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._on_progress(self.progress)

@@ -1,0 +1,75 @@
+"""A sweep, from its place to its end: begin or resume, run the tasks, and measure the effects."""
+
+from collections.abc import Callable
+
+from fewchannels.analyses.summary import Summary
+from fewchannels.capture.memory import batch_bytes, check_fits
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.tasks import Outcome, Progress, begun, run_tasks
+from fewchannels.interventions.begin import begin_sweep, check_place
+from fewchannels.interventions.effects.measure import end_sweep
+from fewchannels.interventions.sweep import Prepared, Sweep
+from fewchannels.runs.ledger import Record
+
+
+def start_sweep(sweep: Sweep, n_threads: int) -> Callable[[int], Record]:
+    """A sweep's worker."""
+    # Here: seconds to import, and the driver does not need it.
+    from fewchannels.interventions.worker import SweepWorker
+
+    return SweepWorker(sweep, n_threads)
+
+
+def check_memory(sweep: Sweep, pool: Pool) -> None:
+    """Refuse a sweep that this machine cannot hold.
+
+    Raises:
+        InputError: saying what it takes, and what makes it less.
+    """
+    height, width = sweep.generation.height, sweep.generation.width
+    assert height is not None, "prepare_sweep() settles it"
+    assert width is not None
+    n_tokens = sweep.geometry.grid(height, width)
+    needed = batch_bytes(sweep.batch_size, n_tokens[0] * n_tokens[1], sweep.geometry.n_channels, height * width)
+    check_fits(needed, f"pictures of {height} x {width} pixels, {sweep.batch_size} in a batch", pool)
+
+
+def run_sweep(
+    prepared: Prepared,
+    pool: Pool,
+    *,
+    on_wait: Callable[[str], None] = lambda why: None,
+    on_begun: Callable[[bool], None] = lambda resumed: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_ended: Callable[[], Callable[[int, int], None]] = lambda: lambda done, total: None,
+) -> tuple[Outcome, Summary | None]:
+    """Begin or resume a sweep, run what is not done yet, and measure its effects. Call it again to resume.
+
+    Args:
+        prepared: from :func:`fewchannels.interventions.sweep.prepare_sweep`.
+        pool: of actors.
+        on_wait: called with the reason when another command that writes to the sweep has to be waited for.
+        on_begun: called when the sweep is there, with whether it was there before.
+        on_progress: called after every task, and at least once a second.
+        on_ended: called when the tasks have ended; what it returns is called with the units of the effects that are
+            measured so far, and in all.
+
+    Returns:
+        How the tasks ended, and the effects; None where nothing is done.
+
+    Raises:
+        InputError: this machine cannot hold what a worker needs.
+        RunConflictError: the place holds something else, or another command writes to it.
+        StorageError: the disk is full or refused; what is done stays done.
+        FewchannelsError: Ray could not run the actors.
+    """
+    check_memory(prepared.sweep, pool)
+    with begun(prepared.sweep, lambda sweep: check_place(prepared), lambda sweep: begin_sweep(prepared), on_wait) as (
+        sweep,
+        resumed,
+    ):
+        on_begun(resumed)
+        outcome = run_tasks(sweep, start_sweep, pool, on_progress)
+        if not outcome.n_done:
+            return outcome, None
+        return outcome, end_sweep(sweep.storage, sweep.metrics, on_ended())

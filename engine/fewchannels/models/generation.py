@@ -1,0 +1,197 @@
+"""How images are generated: by which model, loaded how, in how many steps, under which guidance, at which size."""
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from fewchannels.errors import InputError, unknown
+from fewchannels.manifest import Sample, SettingsUsed
+from fewchannels.models.family import ModelGeometry
+from fewchannels.models.load_options import Loading
+from fewchannels.settings.file import read_yaml, settled
+from fewchannels.settings.ranges import IS_LATER, text, within
+
+MOST_SIDE = 65_536
+"""Pixels of an image's side; a manifest takes as much."""
+DTYPES = ("float32", "bfloat16", "float16")
+OF_THE_PLACE = ("model", "revision", "offload", "device_map", "transformer_file")
+"""Fields that say where weights are, and not what is computed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every sample of a batch shares.
+
+    Attributes:
+        height: of the images, pixels.
+        width: of the images, pixels.
+        steps: denoising steps.
+        guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
+        true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
+        reference: path of the reference image; a batch with one has one sample.
+        picture: path of the image that is noised to each step's level, instead of generating one; likewise.
+        only_steps: of an image's, the steps in which the transformer runs.
+    """
+
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    true_cfg_scale: float
+    reference: str | None = None
+    picture: str | None = None
+    only_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation(Loading):
+    """Settings that decide an image, beside its prompt and seed.
+
+    Attributes:
+        model: ``demo``, a folder, or a hub id.
+        revision: of a hub id; None for its default branch.
+        num_inference_steps: denoising steps, unless the manifest row says otherwise.
+        guidance_scale: distilled (embedded) guidance or, where the pipeline has none, classifier-free guidance, unless
+            the manifest row says otherwise; None for the pipeline's own.
+        true_cfg_scale: classifier-free guidance beside a distilled one (FLUX.1, Qwen-Image); 1 is off, None for the
+            pipeline's own.
+        height: of the images in pixels; None for the model's own size.
+        width: likewise.
+        batch_size: samples generated together; None for what suits the command.
+    """
+
+    model: str = field(default="demo", metadata=text("demo, a folder, or a hub id."))
+    revision: str | None = field(default=None, metadata=text("Branch, tag or commit of a hub id."))
+    num_inference_steps: int = field(default=20, metadata=within(1, 10_000, "Denoising steps."))
+    guidance_scale: float | None = field(
+        default=None,
+        metadata=within(0.0, 1000.0, "Distilled guidance; classifier-free where there is no other."),
+    )
+    true_cfg_scale: float | None = field(
+        default=None, metadata=within(0.0, 1000.0, "Classifier-free guidance beside a distilled one; 1 is off.")
+    )
+    height: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture height, pixels."))
+    width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture width, pixels."))
+    batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples generated together."))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+
+    @classmethod
+    def from_sources(cls, file: Path | None, given: dict[str, Any], besides: Collection[str] = ()) -> Self:
+        """Settle every field: what was given on the command line, else the YAML file, else the default.
+
+        Args:
+            file: a YAML mapping from field names to values, or None.
+            given: field values, None where the command line was silent.
+            besides: names in the file that are no fields, and somebody else's.
+
+        Raises:
+            InputError: an unknown field or a value of the wrong kind.
+        """
+        loaded = {name: value for name, value in read_yaml(file).items() if name not in besides}
+        return cls(
+            **settled(cls, loaded, repr(str(file)), besides)
+            | {name: value for name, value in given.items() if value is not None}
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for documents. What format 2 had not at first is left out at its default."""
+        return {
+            each.name: value
+            for each in dataclasses.fields(self)
+            if (value := getattr(self, each.name)) != each.default or not each.metadata.get(IS_LATER)
+        }
+
+    def settled(self, geometry: ModelGeometry) -> Self:
+        """The same settings with the model's own scales and size where none are given.
+
+        Raises:
+            InputError: the model's pipeline has no such scale.
+        """
+        how, side = geometry.pipeline, geometry.default_side
+        if self.true_cfg_scale is not None and self.true_cfg_scale != 1 and not how.has_true_cfg:
+            raise InputError(
+                f"true_cfg_scale is {self.true_cfg_scale:g}; {geometry.pipeline_class} has one scale only, "
+                "guidance_scale."
+            )
+        return dataclasses.replace(
+            self,
+            guidance_scale=how.default_guidance if self.guidance_scale is None else self.guidance_scale,
+            true_cfg_scale=how.default_true_cfg if self.true_cfg_scale is None else self.true_cfg_scale,
+            height=self.height or side,
+            width=self.width or side,
+        )
+
+    def settings(self, sample: Sample) -> Settings:
+        """A sample's own settings where its manifest row has them, else these, which are :meth:`settled`."""
+        assert self.guidance_scale is not None
+        assert self.true_cfg_scale is not None
+        height, width = sample.height or self.height, sample.width or self.width
+        assert height is not None
+        assert width is not None
+        return Settings(
+            height=height,
+            width=width,
+            steps=sample.steps or self.num_inference_steps,
+            guidance=self.guidance_scale if sample.guidance is None else sample.guidance,
+            true_cfg_scale=self.true_cfg_scale,
+            reference=sample.reference,
+        )
+
+
+def is_guided(generation: Generation, geometry: ModelGeometry, used: SettingsUsed) -> bool:
+    """Whether an unconditional branch runs for every sample.
+
+    Args:
+        generation: settled.
+        geometry: of the model.
+        used: settings that samples have of their own.
+    """
+    assert generation.guidance_scale is not None
+    assert generation.true_cfg_scale is not None
+    return geometry.is_guided(min([generation.guidance_scale, *used.guidance]), generation.true_cfg_scale)
+
+
+def check_guidance(generation: Generation, geometry: ModelGeometry, used: SettingsUsed) -> None:
+    """Refuse negative prompts that would do nothing.
+
+    Args:
+        generation: settled.
+        geometry: of the model.
+        used: settings that samples have of their own.
+
+    Raises:
+        InputError: there are some.
+    """
+    takes = geometry.pipeline.negative
+    if used.has_negative_prompt and not (takes and is_guided(generation, geometry, used)):
+        reason = "which would do nothing" if takes else f"which {geometry.pipeline_class} does not take"
+        raise InputError(
+            f"the manifest has negative prompts, {reason}. {guidance_remedy(geometry)}, or drop the column."
+        )
+
+
+def guidance_remedy(geometry: ModelGeometry) -> str:
+    """What makes an unconditional branch run, for messages."""
+    how = geometry.pipeline
+    if not geometry.can_be_guided:
+        return "This model runs without an unconditional branch"
+    return f"Give {'--true-cfg-scale' if how.has_true_cfg else '--guidance-scale'} above {how.unguided:g}"
+
+
+def sizes(generation: Generation, used: SettingsUsed) -> set[tuple[int, int]]:
+    """Heights and widths of all images, pixels.
+
+    Args:
+        generation: settled.
+        used: settings that samples have of their own.
+    """
+    own_height, own_width = generation.height, generation.width
+    assert own_height is not None
+    assert own_width is not None
+    return {(height or own_height, width or own_width) for height, width in used.sizes}

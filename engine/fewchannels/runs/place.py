@@ -1,0 +1,45 @@
+"""The place where something is to be written: nobody else's files, and nothing that was begun otherwise."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fewchannels.errors import RunConflictError
+from fewchannels.runs.identity import differences
+from fewchannels.runs.storage import Storage
+
+_N_NAMED = 3
+
+
+def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "") -> None:
+    """Refuse a place that holds other files. Reads only.
+
+    Args:
+        storage: the place.
+        is_own: whether a key is of what is to be written there.
+        missing: what the place should hold beside such files, for the message; empty where it may hold nothing.
+
+    Raises:
+        RunConflictError: naming some of them.
+    """
+    if others := [key for key in storage.list() if not is_own(key)]:
+        but = f"no {missing} but " if missing else ""
+        raise RunConflictError(
+            f"{storage.url!r} holds {but}other files ({', '.join(others[:_N_NAMED])}); choose a new place."
+        )
+
+
+def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], conflict: str, remedy: str) -> None:
+    """Refuse to continue what was begun with something else.
+
+    Args:
+        mine: what decides the data, as it is asked for now.
+        theirs: likewise, as it was begun.
+        conflict: beginning of the message, such as ``the run in 'RUN' was begun with something else``.
+        remedy: its end.
+
+    Raises:
+        RunConflictError: naming every field that differs.
+    """
+    if mine != theirs:
+        lines = "\n  ".join(differences(dict(mine), dict(theirs)))
+        raise RunConflictError(f"{conflict}:\n  {lines}\n{remedy}")
