@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewchannels.analyses.document import Figure, Finding
-from fewchannels.analyses.figures import still
 
 
 @dataclass(frozen=True)
@@ -54,4 +53,6 @@ def images(names: Sequence[str]) -> list[str]:
 
 def as_files(figures: Sequence[Figure]) -> dict[str, bytes]:
     """Figures as PNG and SVG under the names of their files."""
+    from fewchannels.analyses.figures import still  # takes a second to import, and workers draw nothing
+
     return still.as_files({figure.name: figure.drawing for figure in figures})

@@ -117,10 +117,11 @@ class Results:
             if not replace:
                 raise
             begun = None
-        if begun != identity:
-            if begun is not None and not replace:
-                check_same(identity, begun, *self._conflict)
-            self._take(identity)
+        if begun is not None and not replace:
+            check_same(identity, begun, *self._conflict)
+        if begun != identity or self._is_made_anew():
+            self.delete()
+            self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])
         return set(self.units())
 
     def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
@@ -187,6 +188,7 @@ class Results:
         """
         content = self.content(about, tables, self.put(files) | dict(stored or {}))
         self.storage.put(self.key(self._END), [documents.encode(content)])
+        self._settle()
 
     def read(self) -> dict[str, Any]:
         """``result.json``.
@@ -225,9 +227,12 @@ class Results:
         record = {"unit": unit, "objects": self.put(parts), **more}
         self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.encode(record)])
 
-    def _take(self, identity: Mapping[str, Any]) -> None:
-        self.delete()
-        self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])
+    def _is_made_anew(self) -> bool:
+        """Whether what is there is whole, and would not be resumed."""
+        return False
+
+    def _settle(self) -> None:
+        """Delete what only an interrupted result needs."""
 
     def _as_begun(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         return dict(identity)
@@ -289,14 +294,6 @@ class ComparisonResults(Results):
         """
         check_free(self.storage, lambda key: key == LEASE or bool(self._OURS.fullmatch(key)))
 
-    def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
-        """As of an analysis; but a finished one is made anew."""
-        done = super().begin(identity, replace=replace)
-        if self.storage.exists(COMPARISON):
-            self._take(identity)
-            return set()
-        return done
-
     def rows(self) -> dict[int, dict[str, Rows]]:
         """Rows of the units that are done, by table."""
         return {number: unit["rows"] for number, unit in self.units().items()}
@@ -313,15 +310,10 @@ class ComparisonResults(Results):
         parts = {f"samples/{layer:05d}.parquet": encode("comparison_samples", samples)} if samples is not None else {}
         self._record(unit, parts, {"rows": dict(rows)})
 
-    def end(
-        self,
-        about: Mapping[str, Any],
-        tables: Mapping[str, str],
-        files: Mapping[str, bytes],
-        stored: Mapping[str, Any] | None = None,
-    ) -> None:
-        """As of an analysis; then what only an interrupted comparison needs is deleted."""
-        super().end(about, tables, files, stored)
+    def _is_made_anew(self) -> bool:
+        return self.storage.exists(COMPARISON)
+
+    def _settle(self) -> None:
         self.storage.delete([*(key for key in self.storage.list() if key.startswith("units/")), BEGUN])
 
     def _as_begun(self, identity: Mapping[str, Any]) -> dict[str, Any]:

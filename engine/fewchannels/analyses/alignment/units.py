@@ -12,8 +12,8 @@ from fewchannels.analyses.alignment import means
 from fewchannels.analyses.alignment.contact_sheet import Shown, contact_sheet
 from fewchannels.analyses.alignment.figures import figures
 from fewchannels.analyses.alignment.findings import at_best, best_cells, numbers
+from fewchannels.analyses.document import Figure
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.figures import still
 from fewchannels.analyses.masks.units import read_masks
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import AlignmentSettings
@@ -197,7 +197,7 @@ class Alignment(AlignmentSettings):
             [at_best(evidence, best)],
             names=[*(figure.name for figure in drawn), "contact_sheet"],
         )
-        return Summary(found, text, as_files(drawn) | still.as_files({"contact_sheet": sheet}))
+        return Summary(found, text, as_files([*drawn, Figure("contact_sheet", sheet, [])]))
 
     def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Shown:
         """What the protocol sees of one sample at one cell, with the fewest clusters.
