@@ -129,6 +129,13 @@ def test_ratios_differ_by_what_the_arrays_say(folder: Path, document: Document) 
     assert f"{change[layer]:.3g} (95 %" in found(document)["ratio"].text
 
 
+def test_a_summary_says_the_sentences_of_the_report(folder: Path, document: Document) -> None:
+    page = (folder / "comparison" / "summary.md").read_text(encoding="utf-8")
+    assert all(f"\n{each.text}\n" in page for each in document.parts[0].findings())
+    drawn = {path.stem for path in (folder / "comparison" / "figures").glob("*.png")}
+    assert drawn == {each.name for each in document.parts[0].figures()}
+
+
 def test_every_command_gives_rows_and_every_figure_has_one(document: Document) -> None:
     part = document.parts[0]
     assert [each.name for each in part.findings()] == [
