@@ -17,6 +17,7 @@ from fewchannels.interventions.metrics import METRICS
 from fewchannels.tables import Columns
 
 _MOST_ROWS = 40
+_IN_TABLES = ("all_settings", "no_control")  # findings of which the page's tables say more
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, sets:
     measured = pd.DataFrame(sets) if sets else None
     chosen = headline(averages, differences) if main else None
     found = of_sweep(averages, differences, main, chosen, lambda text: [], measured)
-    told = [each.text for each in found if each.name != "all_settings"]  # of which the tables below say more
+    told = [each.text for each in found if each.name not in _IN_TABLES]
     page = [*_head(numbers), *(line for text in told for line in (text, "")), *_undisturbed(averages)]
     page += [*_means(averages, main), *_contrasts(differences, main)]
     text = "\n".join([*page, *_end(numbers, files)])
