@@ -14,7 +14,7 @@ from fewchannels.runs.sql.catalog import Catalog
 
 
 @dataclass(frozen=True)
-class Shown:
+class Localized:
     """One sample at one cell.
 
     Attributes:
@@ -29,7 +29,7 @@ class Shown:
 
 
 def contact_sheet(
-    parts: Iterable[Any], catalog: Catalog, selected: Selected, cell: Cell, show: Callable[[int], Shown]
+    parts: Iterable[Any], catalog: Catalog, selected: Selected, cell: Cell, show: Callable[[int], Localized]
 ) -> Drawing:
     """Best, middle and worst samples of a cell.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewchannels.analyses.alignment import means
-from fewchannels.analyses.alignment.contact_sheet import Shown, contact_sheet
+from fewchannels.analyses.alignment.contact_sheet import Localized, contact_sheet
 from fewchannels.analyses.alignment.figures import figures
 from fewchannels.analyses.alignment.findings import at_best, best_cells, numbers
 from fewchannels.analyses.document import Figure
@@ -184,7 +184,7 @@ class Alignment(AlignmentSettings):
             return Summary({"n_samples": 0}, "# Alignment of clusters with the subject\n\nNo sample has an IoU.\n", {})
         best, drawn = cells[0], figures(evidence, cells)
 
-        def show(at: int) -> Shown:
+        def show(at: int) -> Localized:
             return self.show(selected, at, best.layer, best.step, best.selection)
 
         sheet = contact_sheet(results.parts("samples"), evidence.catalog, selected, best, show)
@@ -199,7 +199,7 @@ class Alignment(AlignmentSettings):
         )
         return Summary(found, text, as_files([*drawn, Figure("contact_sheet", sheet, [])]))
 
-    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Shown:
+    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Localized:
         """What the protocol sees of one sample at one cell, with the fewest clusters.
 
         Args:
@@ -219,7 +219,7 @@ class Alignment(AlignmentSettings):
         found = self._localized(chosen, weights, min(self.n_clusters))
         height, width = selected.grids[at].tolist()
         heat, front = (each[0, : height * width].view(height, width).numpy() for each in (found.heat, found.foreground))
-        return Shown(masks[sample], heat, front)
+        return Localized(masks[sample], heat, front)
 
 
 @dataclass(frozen=True)
