@@ -20,12 +20,12 @@ from measurement import Row, Rows, options, ratio, rotated, save, timed
 from sklearn.cluster import KMeans
 
 from fewchannels.analyses.concentration.units import Concentration
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.selection import Selected
 from fewchannels.cluster.parallel import one_thread
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.draws import cell_keys, different_tokens
 from fewchannels.measures.kmeans import k_means
-from fewchannels.measures.localise import normalise
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures.localization import normalize
 from fewchannels.models.family import Block
 from fewchannels.runs.arrays import Store, lay_out, read
 from fewchannels.runs.layout import Layout
@@ -45,7 +45,7 @@ def cells(n_cells: int, side: int, subject: float) -> torch.Tensor:
         disc = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2).ravel()
         each += subject * random.choice([-1, 1], (N_CHANNELS, 1)) * disc
     tokens = torch.ones(n_cells, side * side, dtype=torch.bool)
-    return normalise(torch.from_numpy(maps.astype(np.float32)), tokens)[0]
+    return normalize(torch.from_numpy(maps.astype(np.float32)), tokens)[0]
 
 
 def two_means(kind: str, subject: float, chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:

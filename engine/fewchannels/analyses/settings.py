@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from fewchannels.errors import unknown
-from fewchannels.measures.statistics import SELECTIONS, STATISTICS
+from fewchannels.measures import SELECTIONS, STATISTICS
 from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, flag, name, several, text, within
 
 RULES = ("ratio", "mad")
@@ -87,8 +87,8 @@ class AlignmentSettings:
     """Settings of the analysis ``alignment``.
 
     Attributes:
-        k: channels of a selection; 12 in the localisation figure of arXiv 2605.13974.
-        selections: which channels are clustered, of :data:`fewchannels.measures.statistics.SELECTIONS`.
+        k: channels of a selection; 12 in the localization figure of arXiv 2605.13974.
+        selections: which channels are clustered, of :data:`fewchannels.measures.SELECTIONS`.
         trials: how often random channels are drawn for each sample, step and layer.
         n_clusters: values of K.
         starts: first centres that K-means is run from.

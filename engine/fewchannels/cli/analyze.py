@@ -15,8 +15,9 @@ from fewchannels.settings.ranges import name
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
-    from fewchannels.analyses.analysis import Analysis, Finding
-    from fewchannels.analyses.selected import Selected
+    from fewchannels.analyses.analysis import Analysis
+    from fewchannels.analyses.selection import Selected
+    from fewchannels.analyses.summary import Summary
 
 app = Commands(no_args_is_help=True)
 
@@ -215,7 +216,7 @@ def score_of(run: str) -> str:
 
 def _selected(run: str, **choice: Any) -> "Selected":
     with errors.status(f"looking at {run}"):
-        from fewchannels.analyses.selected import select
+        from fewchannels.analyses.selection import select
 
         return select(run, **choice)
 
@@ -243,7 +244,7 @@ def _analyse(
             bar.update(shown, completed=done, total=total)
 
         try:
-            finding = analyse(
+            summary = analyse(
                 analysis,
                 selected,
                 label,
@@ -255,7 +256,7 @@ def _analyse(
             say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
             raise typer.Exit(130) from None
     where = selected.storage.location(Results(selected.storage, label).key(""))
-    print_finding(finding, where, as_json)
+    print_summary(summary, where, as_json)
 
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
@@ -267,14 +268,14 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
     return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
 
 
-def print_finding(finding: "Finding", where: str, as_json: bool) -> None:
+def print_summary(summary: "Summary", where: str, as_json: bool) -> None:
     """Print the numbers as JSON, or the page without its pictures and where the rest is."""
     if as_json:
-        results.print_json(json.dumps(finding.numbers))
+        results.print_json(json.dumps(summary.numbers))
         return
     from rich.markdown import Markdown
 
-    results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
+    results.print(Markdown("\n".join(line for line in summary.text.splitlines() if not line.startswith("!["))))
     say(f"tables, figures and summary are in {where}")
 
 

@@ -21,7 +21,7 @@ from fewchannels.models.load_options import Loading
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
-    from fewchannels.analyses.analysis import Finding
+    from fewchannels.analyses.summary import Summary
     from fewchannels.interventions.estimate import Cost
     from fewchannels.interventions.sweep import Prepared
     from fewchannels.runs.storage import Storage
@@ -75,15 +75,15 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
             bar.stop()
             return measuring.enter_context(_measuring())
 
-        outcome, finding = run.run_sweep(
+        outcome, summary = run.run_sweep(
             prepared, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_ended=on_ended
         )
     if as_json:
-        content = dataclasses.asdict(outcome) | {"effects": finding.numbers if finding else None}
+        content = dataclasses.asdict(outcome) | {"effects": summary.numbers if summary else None}
         results.print_json(json.dumps(content))
     else:
-        if finding:
-            results.print(Markdown(finding.text))
+        if summary:
+            results.print(Markdown(summary.text))
         say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}, figures in results/effects/.")
     outcome.check_complete()
 
@@ -96,7 +96,7 @@ def _measuring() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
-def effects(storage: "Storage", metrics: Sequence[str]) -> "Finding":
+def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
     """Measure a sweep's effects over what is finished, with a progress bar."""
     from fewchannels.interventions.effects.measure import end_sweep
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.generation import Generation
 from fewchannels.settings.file import read_yaml, settled
 from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
