@@ -1,8 +1,8 @@
 """The five models of arXiv 2605.13974, tiny, from the command line to a query."""
 
 import json
-import subprocess
-import sys
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import pytest
 import torch
 from checkpoints import CASES
 from checkpoints.case import patched_forwards
+from command import line
 from diffusers import DiffusionPipeline
 
 from fewchannels import open_run
+from fewchannels.cluster.session import choose_pool, ray_session
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 
@@ -33,10 +35,15 @@ GUIDANCE = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_ray() -> Iterator[None]:
+    with ray_session(choose_pool(1, None)):
+        yield
+
+
 def fewchannels(*words: object) -> str:
-    command = [str(Path(sys.executable).parent / "fewchannels"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = line(shlex.join(["fewchannels", *map(str, words)]), Path.cwd())
+    assert done.code == 0, done.stderr
     return done.stdout
 
 
