@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from command import line
 from diffusers import DiffusionPipeline
 
 from fewchannels import open_run
-from fewchannels.cluster.session import choose_pool, ray_session
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 
@@ -33,12 +31,6 @@ GUIDANCE = {
     "sana": {"guidance_scale": 4.5},
     "qwen-image": {"true_cfg_scale": 4.0},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_ray() -> Iterator[None]:
-    with ray_session(choose_pool(1, None)):
-        yield
 
 
 def fewchannels(*words: object) -> str:
@@ -78,6 +70,7 @@ def first_states(folder: Path, name: str, prompts: list[str]) -> np.ndarray:
     return np.stack([case.image_of(path, output, n_image)[rows].numpy() for path, output in seen[: len(blocks)]])
 
 
+@pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize(
     "name",
     # The class of the first one, without guidance: it runs when there is time.

@@ -4,22 +4,18 @@ In one process, but for those that show that a process of its own does the same:
 help, and Python.
 """
 
-import contextlib
 import json
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import Answer
 from command import line as run
 from explorer import explorer, layout_of
-
-from fewchannels.cluster.session import choose_pool, ray_session
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,14 +43,9 @@ def process(line: str, folder: Path) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """In which commands are run, as one Ray's workers are: each command would start its own there."""
-    folder = tmp_path_factory.mktemp("readme")
-    with contextlib.chdir(folder):
-        session = ray_session(choose_pool(None, None))
-        session.__enter__()
-    yield folder
-    session.__exit__(None, None, None)
+def folder(one_ray: Path) -> Path:
+    """In which commands are run, and Ray's workers are, as they would be if each command started its own."""
+    return one_ray
 
 
 @pytest.fixture(scope="module")

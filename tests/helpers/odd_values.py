@@ -196,11 +196,11 @@ def time_limit(seconds: int) -> Iterator[None]:
 
     earlier = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
+    left = signal.alarm(seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.alarm(left)  # of a limit around this one
         for number, handler in earlier.items():  # a command has its own
             signal.signal(number, handler)
 
