@@ -20,7 +20,8 @@ from lanes import CLUSTERS, LANES, LANES_OF, NEEDS, TESTS, lanes, needs
 from tiny import TINY
 
 from fewchannels import manifest
-from fewchannels.cluster.session import choose_pool, ray_session
+from fewchannels.cluster.session import ray_session
+from fewchannels.cluster.sizing import choose_pool
 from fewchannels.demo.build import build_pipeline
 
 if TYPE_CHECKING:
