@@ -1,20 +1,28 @@
-# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`.
+# On a fresh machine with Python 3.11: `make demo`, `make test`, and `make test-all` for what a change must pass.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --editable
+TESTS := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fewchannels demo
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m fast
+
+test-slow: $(VENV)/.installed-dev
+	$(TESTS) -m slow
+
+test-all: test
+	$(MAKE) test-slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 $(VENV)/.installed: pyproject.toml constraints.txt

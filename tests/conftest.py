@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +16,36 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts
 import numpy as np
 import pytest
 import torch
+from lanes import CLUSTERS, LANES, LANES_OF, NEEDS, TESTS, lanes, needs
 from tiny import TINY
 
 from fewchannels import manifest
+from fewchannels.cluster.session import ray_session
+from fewchannels.cluster.sizing import choose_pool
 from fewchannels.demo.build import build_pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# What takes longest begins first; between what starts clusters of several nodes or hosts is something else.
-FIRST = (
-    "test_hosts",
-    "test_readme",
-    "test_jobs",
-    "test_kills",
-    "test_pool",
-    "test_paper_models",
-    "test_object_runs",
-    "test_telemetry",
-    "test_faults",
-    "test_foreign_folder",
-    "test_explore",
-)
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in (NEEDS | LANES).items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``-n 2 --dist loadfile``."""
-    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and before anything is deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what each test needs, its lane, and what xdist hands out together: a file, or what needs several nodes."""
+    found = config.stash[LANES_OF] = {}
+    for item in items:
+        needed, found[item.nodeid] = needs(item), lanes(item)
+        for name in needed | found[item.nodeid]:
+            item.add_marker(name)
+        item.add_marker(pytest.mark.xdist_group("clusters" if needed & CLUSTERS else str(item.path.relative_to(TESTS))))
+        if "exhaustive" in found[item.nodeid]:
+            item.add_marker(pytest.mark.timeout(0))
+    # What takes longest comes first; in one process, as two clusters at once are slower than one after the other.
+    items.sort(key=lambda item: not CLUSTERS & {mark.name for mark in item.own_markers})
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +74,16 @@ def browser() -> Iterator["Browser"]:
 
     with chromium() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def one_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a Ray that the commands of this process share, where each would start its own."""
+    folder = tmp_path_factory.mktemp("ray")
+    with ExitStack() as stack:
+        with chdir(folder):
+            stack.enter_context(ray_session(choose_pool(1, None)))
+        yield folder
 
 
 @pytest.fixture

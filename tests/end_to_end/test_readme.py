@@ -1,4 +1,8 @@
-"""Every command and every line of Python that the README shows, run as a user would, on the bundled model."""
+"""Every command and every line of Python that the README shows, run as a user would, on the bundled model.
+
+In one process, but for those that show that a process of its own does the same: a capture, a mistake, the explorer, the
+help, and Python.
+"""
 
 import json
 import re
@@ -9,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import Answer
+from command import line as run
 from explorer import explorer, layout_of
-
-from fewchannels.cli import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,31 +31,40 @@ def block(after: str) -> list[str]:
 HEADINGS = ("The main path", "Ask it", "Change it", "See it", "Trust it, keep it")
 EXPLORE = next(line for line in block("See it") if line.startswith("fewchannels explore"))
 COMMANDS = [line for heading in HEADINGS for line in block(heading) if line != EXPLORE]
+# In a process, which starts its own Ray.
+CAPTURE = "fewchannels capture --model demo --manifest manifest.parquet --out RUN"
 
 
-def run(line: str, folder: Path) -> subprocess.CompletedProcess:
+def process(line: str, folder: Path) -> Answer:
     words = shlex.split(line)
     command = [str(BIN / words[0]), *words[1:]]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
-def main_path(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess]:
+def folder(one_ray: Path) -> Path:
+    """In which commands are run, and Ray's workers are, as they would be if each command started its own."""
+    return one_ray
+
+
+@pytest.fixture(scope="module")
+def main_path(folder: Path) -> dict:
     """The README's main path, run once in one folder."""
-    folder = tmp_path_factory.mktemp("readme")
     prompts = [
         "a small pink star at the left on a gray background",
         "a large red ring in the center on a blue background",
     ]
     (folder / "prompts.csv").write_text("prompt\n" + "\n".join(prompts) + "\n", encoding="utf-8")
-    done = {line: run(line, folder) for line in COMMANDS}
+    done = {line: (process if line == CAPTURE else run)(line, folder) for line in COMMANDS}
     return {"folder": folder} | done
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
     assert len(COMMANDS) == 27
+    assert CAPTURE in COMMANDS
     for line in COMMANDS:
-        assert main_path[line].returncode == 0, (line, main_path[line].stderr)
+        assert main_path[line].code == 0, (line, main_path[line].stderr)
         assert "Traceback" not in main_path[line].stderr
 
 
@@ -120,16 +133,16 @@ def test_the_python_of_the_readme_runs(main_path: dict) -> None:
     assert done.stdout.splitlines()[-1] == "('sample', 'channel') ('sample', 'token') (64, 64) layer step channel"
 
 
-def test_the_demo_command_shows_tables_and_draws_a_sheet(tmp_path: Path) -> None:
-    done = run("fewchannels demo --out here --prompts 6", tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_the_demo_command_shows_tables_and_draws_a_sheet(folder: Path) -> None:
+    done = run("fewchannels demo --out here --prompts 6", folder)
+    assert done.code == 0, done.stderr
     assert "Massive channels" in done.stdout
     assert "Stability" in done.stdout
-    assert (tmp_path / "here" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "here" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     suggested = [line.strip() for line in done.stdout.split("Try next:")[1].splitlines() if line.strip()]
     assert len(suggested) == 4
     for line in suggested:
-        assert run(line, tmp_path).returncode == 0, line
+        assert run(line, folder).code == 0, line
 
 
 @pytest.mark.parametrize(
@@ -159,36 +172,27 @@ def test_the_demo_command_shows_tables_and_draws_a_sheet(tmp_path: Path) -> None
     ],
 )
 def test_a_users_mistake_ends_with_a_message_and_its_exit_code(
-    main_path: dict,
-    line: str,
-    code: int,
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    main_path: dict, line: str, code: int, says: str
 ) -> None:
-    """The command's own entry point, in this process: importing PyTorch each time would take minutes."""
-    monkeypatch.chdir(main_path["folder"])
-    monkeypatch.setattr(sys, "argv", shlex.split(line))
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == code
-    assert says in " ".join(capsys.readouterr().err.split())
+    done = run(line, main_path["folder"])
+    assert done.code == code
+    assert says in " ".join(done.stderr.split())
     assert not (main_path["folder"] / "X").exists()
 
 
 def test_a_mistake_shows_no_traceback(main_path: dict) -> None:
-    done = run("fewchannels capture --model dmeo --manifest manifest.parquet --out X", main_path["folder"])
-    assert (done.returncode, "Traceback" in done.stderr, "error: " in done.stderr) == (2, False, True)
+    done = process("fewchannels capture --model dmeo --manifest manifest.parquet --out X", main_path["folder"])
+    assert (done.code, "Traceback" in done.stderr, "error: " in done.stderr) == (2, False, True)
 
 
-def test_a_failed_sample_gives_exit_code_5_and_the_failures_query_names_it(tmp_path: Path) -> None:
+def test_a_failed_sample_gives_exit_code_5_and_the_failures_query_names_it(folder: Path) -> None:
     # Guidance of 1e38 leaves float32 inside the model: that sample fails by itself, the one beside it is done.
-    (tmp_path / "p.csv").write_text("prompt,guidance\na small red star,\na large red star,1e38\n", encoding="utf-8")
-    assert run("fewchannels manifest ingest p.csv -o m.parquet", tmp_path).returncode == 0
-    done = run("fewchannels capture --manifest m.parquet --out RUN --layers 0 --steps last", tmp_path)
-    assert done.returncode == 5
+    (folder / "p.csv").write_text("prompt,guidance\na small red star,\na large red star,1e38\n", encoding="utf-8")
+    assert run("fewchannels manifest ingest p.csv -o m.parquet", folder).code == 0
+    done = run("fewchannels capture --manifest m.parquet --out FAILED --layers 0 --steps last", folder)
+    assert done.code == 5
     assert "1 of 2 samples are done, 1 failed" in done.stderr
-    (failed,) = json.loads(run("fewchannels query RUN failures --json", tmp_path).stdout)
+    (failed,) = json.loads(run("fewchannels query FAILED failures --json", folder).stdout)
     assert failed["prompt"] == "a large red star"
     assert "non-finite hidden states" in failed["error"]
 
@@ -201,7 +205,7 @@ def test_settings_come_from_the_command_line_then_the_file_then_the_default(main
     assert estimate["shapes"]["massive_channel"] == [8, 1, 2, 7]
 
 
-def test_every_command_has_an_example_in_its_help() -> None:
+def test_every_command_has_an_example_in_its_help(folder: Path) -> None:
     for words in (
         "manifest ingest",
         "manifest show",
@@ -215,7 +219,6 @@ def test_every_command_has_an_example_in_its_help() -> None:
         "runs export",
         "demo",
     ):
-        shown = subprocess.run(
-            [str(BIN / "fewchannels"), *words.split(), "--help"], capture_output=True, text=True, check=True
-        )
+        shown = (process if words == "capture" else run)(f"fewchannels {words} --help", folder)
+        assert shown.code == 0
         assert f"fewchannels {words}" in shown.stdout.split("Example")[1], words

@@ -1,10 +1,16 @@
 """A command in this process, as ``fewchannels`` runs it: its exit code, and what it printed."""
 
+import contextlib
+import io
+import shlex
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
 
 from typer.testing import CliRunner
 
-from fewchannels.cli import app
+from fewchannels.cli import app, main
 from fewchannels.errors import FewchannelsError
 
 
@@ -31,3 +37,25 @@ def command(*words: object) -> Answer:
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return Answer(done.exit_code, done.stdout, done.stderr)
+
+
+def line(text: str, folder: Path) -> Answer:
+    """Run a line of a shell in a folder by the command's own entry point; whatever that lets through is raised.
+
+    Importing PyTorch and starting Ray for each of many lines takes minutes; where Ray is up, commands use that.
+    """
+    words, out, errors = shlex.split(text), io.StringIO(), io.StringIO()
+    assert words[0] == "fewchannels"
+    code: object = 0
+    with (
+        contextlib.chdir(folder),
+        patch.object(sys, "argv", words),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    assert isinstance(code, int), code
+    return Answer(code, out.getvalue(), errors.getvalue())

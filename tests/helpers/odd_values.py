@@ -32,6 +32,7 @@ from two_runs import ROWS, captured
 import fewchannels.cli
 from fewchannels import manifest
 from fewchannels.demo.build import build_pipeline
+from fewchannels.views.explore.server import Bound
 
 LIMIT_S = 60
 ODD = (
@@ -157,6 +158,9 @@ class _StoppedError(Exception):
 
 
 def _stop(*arguments: Any, **keywords: Any) -> Any:
+    for each in arguments:
+        if isinstance(each, Bound):  # which would be open for as long as it is served
+            each.server.server_close()
     raise _StoppedError
 
 
@@ -196,11 +200,11 @@ def time_limit(seconds: int) -> Iterator[None]:
 
     earlier = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
+    left = signal.alarm(seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.alarm(left)  # of a limit around this one
         for number, handler in earlier.items():  # a command has its own
             signal.signal(number, handler)
 

@@ -105,6 +105,7 @@ def job_of(case: Case, folder: Path, tmp_path: Path, manifest_of) -> tuple[Any, 
     return job, read_samples(manifest, 0, 3)
 
 
+@pytest.mark.usefixtures("one_ray")
 def test_a_capture_that_encodes_first_holds_what_a_plain_one_holds(
     tiny_model: Path, tmp_path: Path, manifest_of
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from checkpoints import CASES
+from command import command
 from diffusers import DiffusionPipeline
 from outsider import FAMILY, build
 from torch import Tensor
@@ -76,11 +77,10 @@ def test_a_described_class_is_captured_by_the_command_and_recomputed(
     model: Path, family_file: Path, manifest_of, tmp_path: Path
 ) -> None:
     manifest, run = manifest_of("prompt,seed\na small red star,3\n"), tmp_path / "run"
-    command = [Path(sys.executable).parent / "fewchannels", "capture", "--model", model, "--family", family_file]
     flags = [part for name, value in SIZE.items() for part in (f"--{name.replace('_', '-')}", value)]
     out = ["--manifest", manifest, "--out", run, "--guidance-scale", "4", "--actors", "1", "--json"]
-    done = subprocess.run(list(map(str, [*command, *flags, *out])), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = command("capture", "--model", model, "--family", family_file, *flags, *out)
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["n_done"] == 1
     stored = open_run(run).activations["max_abs"].values
     expected = np.abs(direct_run(model)).max(axis=3).transpose(2, 0, 1, 3)

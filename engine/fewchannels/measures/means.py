@@ -34,7 +34,7 @@ def means(
     totals: pd.DataFrame | None = None
     for rows in parts:
         groups = rows.groupby([*cell, "prompt"], sort=False)[names]
-        part = groups.sum().join(groups.count(), rsuffix=" n")
+        part = groups.sum().join(groups.count().add_suffix(" n"))
         totals = part if totals is None else totals.add(part, fill_value=0)
     if totals is None:
         return pd.DataFrame()

@@ -1,0 +1,103 @@
+"""What each test needs, and in which lane it runs: read off its folder, its fixtures and what its module imports.
+
+Nothing is marked by hand but ``exhaustive``, which is a property of one test's parameters.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from browser import needs_chromium
+from checkpoints import CASES
+
+TESTS = Path(__file__).parents[1]
+
+NEEDS = {
+    "ray": "a Ray on this machine, or of several nodes",
+    "cluster": "a Ray of several nodes, or one that takes jobs",
+    "hosts": "hosts of network namespaces",
+    "s3": "an S3 server, of this process",
+    "process": "commands in processes of their own",
+    "browser": "a Chromium",
+    "families": "a tiny checkpoint of each model family",
+}
+LANES = {
+    "fast": "what every change is tried with, the whole main path among it: make test",
+    "slow": "the rest of what every change must pass: make test-slow",
+    "exhaustive": "long, as every crash point or value, of which a random part runs otherwise: pytest -m exhaustive",
+}
+
+# Who imports these, or something of theirs, needs that.
+IMPORTS = {
+    "ray": "ray",
+    "ray.cluster_utils": "cluster",
+    "job_server": "cluster",
+    "hosts": "hosts",
+    "s3_server": "s3",
+    "crash_points.bucket": "s3",
+    "subprocess": "process",
+    "explorer": "process",
+    "kill_harness": "process",
+    "crash_points": "process",
+    "commands": "process",
+}
+CLUSTERS = frozenset({"cluster", "hosts"})
+SLOW_NEEDS = CLUSTERS | {"browser", "families"}
+SLOW_FOLDERS = ("end_to_end",)
+FAMILIES = frozenset(case.name for case in CASES)
+PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
+
+# What of the slow ones the fast lane has nevertheless, by the beginnings of ids: each guarantee of the main path once.
+MAIN_PATH = (
+    "end_to_end/test_readme.py",
+    "end_to_end/test_paper_models.py",
+    "end_to_end/test_kills.py::test_a_killed_capture_goes_on_and_nothing_is_lost_doubled_or_changed[everything and",
+    "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
+)
+
+LANES_OF = pytest.StashKey[dict[str, set[str]]]()
+"""The lanes of every test that was found, by id, those that were not chosen included."""
+
+
+def needs(item: pytest.Item) -> set[str]:
+    """What a test needs."""
+    found = {IMPORTS[name] for name in _imported(sys.modules[item.function.__module__]) & set(IMPORTS)}
+    if "cluster" in found or "one_ray" in item.fixturenames:
+        found.add("ray")
+    if needs_chromium.mark in item.iter_markers("skipif"):
+        found.add("browser")
+    if _family(item):
+        found.add("families")
+    return found
+
+
+def lanes(item: pytest.Item) -> set[str]:
+    """The lanes of a test: one, or something is wrong with this."""
+    if item.get_closest_marker("exhaustive"):
+        return {"exhaustive"}
+    path = place(item)
+    if path.startswith(MAIN_PATH):
+        return {"fast"}
+    slow = SLOW_NEEDS - ({"families"} if _family(item) in PAPER else set())
+    return {"slow"} if needs(item) & slow or path.split("/")[0] in SLOW_FOLDERS else {"fast"}
+
+
+def place(item: pytest.Item) -> str:
+    """A test's id, from the folder of tests on."""
+    return item.nodeid.removeprefix(f"{TESTS.name}/")
+
+
+def _family(item: pytest.Item) -> str:
+    """The name of the family that a test is of, where it runs with one after the other."""
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return next((value for value in given if isinstance(value, str) and value in FAMILIES), "")
+
+
+def _imported(module: ModuleType) -> set[str]:
+    """Modules that a module has imported, or has something of."""
+    found = set()
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        found |= {name} if isinstance(name, str) else set()
+    return found
