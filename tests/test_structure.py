@@ -52,7 +52,7 @@ ONLY_IMPORTERS = {
     "diffusers": {"models", "demo"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
-    "fcntl": {"runs.lease", "runs.sql.spill", "models.turns"},
+    "fcntl": {"runs.lease", "runs.sql.spill", "models.loaded"},
     "xarray": {"runs.arrays", "runs.run"},
     "ray": {"cluster", "capture.run"},
     "duckdb": {"runs.sql"},

@@ -81,9 +81,9 @@ class Job:
         return self.config.height or side, self.config.width or side
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def token_grid(self) -> tuple[int, int]:
         """Image tokens along height and width of an image of that size."""
-        return self.geometry.grid(*self.size)
+        return self.geometry.token_grid(*self.size)
 
     @property
     def n_tasks(self) -> int:
@@ -197,7 +197,7 @@ def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -
     """Token places of the largest image, after pooling."""
     pool, n_tokens = choose_pool_side(config.tokens), 0
     for height, width in sizes(config, used):
-        grid_height, grid_width = shape.grid(height, width)
+        grid_height, grid_width = shape.token_grid(height, width)
         if grid_height % pool or grid_width % pool:
             raise InputError(
                 f"tokens is {config.tokens!r}, and a picture of {height} x {width} pixels has {grid_height} x "

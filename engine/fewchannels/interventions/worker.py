@@ -194,7 +194,7 @@ class SweepWorker:
         if any(each.tokens in ("inside", "outside") for each in self.sweep.conditions):
             size, grid = (
                 (settings.width, settings.height),
-                self.sweep.geometry.grid(settings.height, settings.width),
+                self.sweep.geometry.token_grid(settings.height, settings.width),
             )
             for item in batch.items:
                 assert item.mask is not None, "prepare_sweep() has refused it"

@@ -219,7 +219,7 @@ class OpenedRun(Opened):
         before, after = self.catalog.sql(text, {"sample": sample}).fetchall()[0]
         return before, after
 
-    def grid(self, about: dict[str, Any]) -> tuple[int, int]:
+    def token_grid(self, about: dict[str, Any]) -> tuple[int, int]:
         """Kept tokens along a sample's height and width."""
         pool = self.layout.pool
         return about["grid_height"] // pool, about["grid_width"] // pool
@@ -261,7 +261,7 @@ class OpenedRun(Opened):
         region = [self.steps.index(step)], [self.layers.index(layer)]
         found = read(self.storage, names, sample, sample + 1, region)
         values, channels, scores = (found[name][0, 0, 0] for name in names)
-        height, width = self.grid(about)
+        height, width = self.token_grid(about)
         return Cell(channels, values[:, : height * width].reshape(-1, height, width), scores)
 
     def check_kept(self, step: int, layer: int, branch: str = "cond") -> None:
