@@ -1,4 +1,4 @@
-"""How fast cells are clustered, and token statistics are streamed: ``python benchmarks/analyses.py --json FILE``.
+"""How fast cells are clustered, and token statistics are streamed: ``python benchmarks/analyses.py``.
 
 ``two-means``: cells of 4,096 tokens and 12 channels, each from the same 4 starts, until no token moves. ``subject`` has
 a disc in every channel, ``noise`` has nothing to find. Beside ours scikit-learn's loop from the same starts, and as
@@ -10,26 +10,22 @@ Rounds are interleaved; ratios are medians of rounds.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from measurement import Row, Rows, options, ratio, rotated, save, timed
 from sklearn.cluster import KMeans
 
 from fewchannels.analyses.concentration.units import Concentration
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.selection import Selected
 from fewchannels.cluster.parallel import one_thread
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.draws import cell_keys, different_tokens
 from fewchannels.measures.kmeans import k_means
-from fewchannels.measures.localise import normalise
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures.localization import normalize
 from fewchannels.models.family import Block
 from fewchannels.runs.arrays import Store, lay_out, read
 from fewchannels.runs.layout import Layout
@@ -49,17 +45,12 @@ def cells(n_cells: int, side: int, subject: float) -> torch.Tensor:
         disc = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2).ravel()
         each += subject * random.choice([-1, 1], (N_CHANNELS, 1)) * disc
     tokens = torch.ones(n_cells, side * side, dtype=torch.bool)
-    return normalise(torch.from_numpy(maps.astype(np.float32)), tokens)[0]
+    return normalize(torch.from_numpy(maps.astype(np.float32)), tokens)[0]
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def two_means(kind: str, subject: float, n_cells: int, n_theirs: int, side: int, rounds: int) -> dict[str, object]:
-    """Milliseconds a cell of every arm, and ratios to ours."""
+def two_means(kind: str, subject: float, chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
+    """Seconds a cell of every arm, and ratios to ours."""
+    n_cells, n_theirs, side = chosen.cells, chosen.theirs, chosen.side
     x = cells(n_cells, side, subject)
     starts = different_tokens(cell_keys(0, np.arange(n_cells)), np.full(n_cells, side * side), N_STARTS, 2)
     tokens = [np.ascontiguousarray(each.T.numpy()) for each in x[:n_theirs]]
@@ -76,22 +67,18 @@ def two_means(kind: str, subject: float, n_cells: int, n_theirs: int, side: int,
         "scikit-learn, same starts": (lambda: [same_starts(i) for i in range(n_theirs)], n_theirs),
         "scikit-learn, n_init=4": (lambda: [KMeans(2, n_init=N_STARTS).fit(each) for each in tokens], n_theirs),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, (work, n) in arms.items():
-            seconds[name].append(timed(work) / n)
-    rows = {}
-    for name, taken in seconds.items():
-        ratios = [each / ours for each, ours in zip(taken, seconds["ours"], strict=True)]
-        rows[name] = {"ms": 1e3 * statistics.median(taken), "ratio": statistics.median(ratios), "ratios": ratios}
+    seconds = rotated(arms, chosen.rounds, lambda arm: timed(arm[0]) / arm[1])
+    rows: Rows = {f"{kind}: {name}": {"seconds": taken} for name, taken in seconds.items()}
+    ratios = [ratio(rows, name, f"{kind}: ours") for name in rows]
     print(f"\ntwo-means, {kind}, {side * side} tokens x {N_CHANNELS} channels, {N_STARTS} starts")
-    for name, row in rows.items():
-        print(f"  {name:28} {row['ms']:8.2f} ms a cell   {row['ratio']:6.1f} x ours")
-    return rows
+    for (name, row), each in zip(rows.items(), ratios, strict=True):
+        print(f"  {name:34} {1e3 * statistics.median(row['seconds']):8.2f} ms a cell   {each['ratio']:6.1f} x ours")
+    return rows, ratios
 
 
-def streaming(side: int, n_channels: int, n_samples: int, rounds: int) -> dict[str, float]:
+def streaming(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
     """Seconds to read a store's arrays, and to read and measure them."""
+    side, n_channels, n_samples = chosen.side, chosen.channels, chosen.samples
     blocks = tuple(Block(i, f"b.{i}", "dual") for i in range(4))
     layout = Layout(n_samples, (0, 1), blocks, n_channels, side * side, N_CHANNELS, 1)
     random = np.random.default_rng(0)
@@ -128,39 +115,42 @@ def streaming(side: int, n_channels: int, n_samples: int, rounds: int) -> dict[s
         names = [*STATISTICS, "massive_value", "massive_channel", "token_norm"]
         analysis, results = Concentration(), Results(storage, "concentration")
         arms = {
-            "reading": lambda: [read(storage, names, i, i + 1) for i in range(n_samples)],
-            "reading and measuring": lambda: [analysis.unit(selected, results, i, "cpu") for i in range(n_samples)],
+            "streaming: reading": lambda: [read(storage, names, i, i + 1) for i in range(n_samples)],
+            "streaming: reading and measuring": lambda: [
+                analysis.unit(selected, results, i, "cpu") for i in range(n_samples)
+            ],
         }
-        seconds: dict[str, list[float]] = {name: [] for name in arms}
         with one_thread():  # as workers do
-            for _ in range(rounds):
-                for name, work in arms.items():
-                    seconds[name].append(timed(work))
-    share = [a / b for a, b in zip(seconds["reading"], seconds["reading and measuring"], strict=True)]
+            seconds = rotated(arms, chosen.rounds)
     n_bytes = layout.sample_value_bytes * n_samples
-    rate = n_bytes / statistics.median(seconds["reading and measuring"]) / 1e6
-    print(f"\nconcentration, {n_bytes / 1e6:.0f} MB: {statistics.median(share):.2f} of the read rate, {rate:.0f} MB/s")
-    return {"share_of_read_rate": statistics.median(share), "MB/s": rate, "shares": share}
+    rows: Rows = {name: {"seconds": taken, "value_bytes": n_bytes} for name, taken in seconds.items()}
+    ratios = [ratio(rows, name, "streaming: reading") for name in rows]
+    rate = n_bytes / statistics.median(seconds["streaming: reading and measuring"]) / 1e6
+    print(f"\nconcentration, {n_bytes / 1e6:.0f} MB: {1 / ratios[1]['ratio']:.2f} of the read rate, {rate:.0f} MB/s")
+    return rows, ratios
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--cells", type=int, default=64)
+    found.add_argument("--theirs", type=int, default=8, help="cells that scikit-learn clusters")
+    found.add_argument("--side", type=int, default=64, help="of a map, tokens")
+    found.add_argument("--channels", type=int, default=3072, help="of the store that is streamed")
+    found.add_argument("--samples", type=int, default=4, help="of the store that is streamed")
+    found.add_argument("--rounds", type=int, default=5)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cells", type=int, default=64)
-    parser.add_argument("--theirs", type=int, default=8, help="cells that scikit-learn clusters")
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--channels", type=int, default=3072)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    rows: dict[str, object] = {
-        kind: two_means(kind, subject, chosen.cells, chosen.theirs, chosen.side, chosen.rounds)
-        for kind, subject in (("subject", 3.0), ("noise", 0.0))
-    }
-    rows["streaming"] = streaming(chosen.side, chosen.channels, 4, chosen.rounds)
-    if chosen.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
-        chosen.json.write_text(json.dumps(machine | {"rows": rows}, indent=1) + "\n")
+    chosen = parser().parse_args(argv)
+    rows: Rows = {}
+    ratios: list[Row] = []
+    for found in (two_means("subject", 3.0, chosen), two_means("noise", 0.0, chosen), streaming(chosen)):
+        rows |= found[0]
+        ratios += found[1]
+    save(chosen, ("numpy", "torch", "scikit-learn", "zarr"), rows, ratios)
 
 
 if __name__ == "__main__":

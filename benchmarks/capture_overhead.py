@@ -1,26 +1,39 @@
 """What capture costs on top of generating the same pictures: ``python benchmarks/capture_overhead.py``.
 
-Interleaved in one process, round by round, at the same batch and with the same threads:
+In one process with all of the threads, interleaved round by round, at the same batch:
 
 - ``plain``: the pipeline as diffusers runs it;
 - ``taps``: the same with every layer and step recorded in memory;
 - ``task``: a worker's whole task, shards, tables and record included.
 
-Then ``capture``: the same tasks through Ray actors that share the threads, timed from record to record, against plain
-batches timed before and after it. Ratios of medians are what counts; seconds belong to the machine.
+In as many processes as the capture has actors, each with an actor's threads, both of them started anew each round, one
+after the other in turns:
+
+- ``plain processes``: each loads the pipeline as diffusers does and runs its batches, all at the same time;
+- ``capture``: as many batches as tasks of a capture's Ray actors, recorded, written and entered in the ledger.
+
+Either is timed from when all have loaded the model to the end of the last batch, or the last record, and told
+as seconds a batch of all together. Actors have the priority of other processes here, not Ray's lower one, which would
+measure what else the machine does. The plain pipeline's pictures are checked to be the capture's. Seconds belong to the
+machine; ratios are what counts.
 """
 
 import argparse
-import json
+import inspect
+import multiprocessing
 import os
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
+import measurement
+import numpy as np
 import torch
+from diffusers import DiffusionPipeline
+from measurement import Rows, meet, newest, options, ratio, rotated, save
+from PIL import Image
+from ray import cloudpickle
 
 from fewchannels import manifest
 from fewchannels.capture.begin import begin
@@ -32,102 +45,174 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.pool import outcomes
 from fewchannels.cluster.session import ray_session
 from fewchannels.cluster.shares import Pool
-from fewchannels.manifest import read_samples
+from fewchannels.manifest import Sample, read_samples
+from fewchannels.models.generation import Settings
+from fewchannels.models.load import open_pipeline
+from fewchannels.models.loaded import default_device
+from fewchannels.models.source import find
 from fewchannels.models.taps import tapped
+from fewchannels.runs.ledger import Record
+
+GOALS = {"taps": 1.03, "capture": 1.10}
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--model", default="demo", help="from text to pictures; demo is the bundled one")
+    found.add_argument("--rounds", type=int, default=16, help="in one process")
+    found.add_argument("--captures", type=int, default=8, help="rounds of plain processes and a capture")
+    found.add_argument("--tasks", type=int, default=10, help="of each actor in each of these, and batches of a process")
+    found.add_argument("--batch", type=int, default=16)
+    found.add_argument("--steps", type=int, default=20)
+    found.add_argument("--threads", type=int, default=os.cpu_count(), help="in all")
+    found.add_argument("--actors", type=int, default=2, help="that share the threads, and plain processes")
+    return found
 
 
-def make_job(folder: Path, model: str, n_tasks: int, batch: int, steps: int) -> tuple[Job, Path]:
-    """A job of whole-batch tasks on demo prompts, begun on disk."""
-    path = folder / "manifest.parquet"
-    manifest.ingest([f"demo:{n_tasks * batch}"], path)
-    config = CaptureConfig(model=model, batch_size=batch, shard_samples=batch, num_inference_steps=steps)
-    job = prepare(path, folder / "run", config)
+def make_job(path: Path, run: Path, chosen: argparse.Namespace) -> Job:
+    """A job of whole-batch tasks, begun on disk."""
+    batch = chosen.batch
+    config = CaptureConfig(model=chosen.model, batch_size=batch, shard_samples=batch, num_inference_steps=chosen.steps)
+    job = prepare(path, run, config)
     begin(job, path)
-    return job, path
+    return job
 
 
-def main() -> None:
-    """Measure and print a table; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--actors", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        job, path = make_job(Path(temporary), arguments.model, 2 * arguments.rounds, arguments.batch, arguments.steps)
-        worker = CaptureWorker(job, arguments.threads)
-        samples = read_samples(path, 0, arguments.batch)
-        settings = job.settings(samples[0])
+def run_plainly(pipeline: DiffusionPipeline, samples: Sequence[Sample], settings: Settings) -> list[Image.Image]:
+    """One batch by the pipeline itself, with what of the settings it takes."""
+    wanted = {
+        "num_inference_steps": settings.steps,
+        "height": settings.height,
+        "width": settings.width,
+        "guidance_scale": settings.guidance,
+        "max_sequence_length": pipeline.tokenizer_2.model_max_length if hasattr(pipeline, "tokenizer_2") else None,
+    }
+    taken = inspect.signature(pipeline.__call__).parameters
+    noise = [torch.Generator("cpu").manual_seed(sample.seed) for sample in samples]
+    with torch.inference_mode():
+        return pipeline(
+            prompt=[sample.prompt for sample in samples],
+            generator=noise,
+            **{name: value for name, value in wanted.items() if name in taken and value is not None},
+        ).images
 
-        # All in the worker's own thread: a second one with a pool of its own would slow both down.
-        def plain() -> None:
-            worker.generator.submit(worker.sampler.generate, samples, settings).result()
 
-        def taps() -> None:
-            worker.generator.submit(tapped_generation).result()
+def check_same(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> None:
+    """Pixel by pixel."""
+    assert all(np.array_equal(a, b) for a, b in zip(pictures, others, strict=True)), "pictures are not the same"
 
-        def tapped_generation() -> None:
-            recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
-            with tapped(worker.sampler, job.layout.blocks, recorder.tap(slice(0, len(samples)))):
-                worker.sampler.generate(samples, settings)
 
-        measured: dict[str, list[float]] = {"plain": [], "taps": [], "task": []}
-        works: list[tuple[str, Callable[[], object]]] = [("plain", plain), ("taps", taps), ("task", lambda: worker(0))]
-        for _, work in works:
-            work()
-        for i in range(arguments.rounds):
-            for name, work in works[i % 3 :] + works[: i % 3]:
-                measured[name].append(timed(work))
+def in_one_process(job: Job, path: Path, chosen: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each round of the plain pipeline, the taps alone and a whole task."""
+    worker = CaptureWorker(job, chosen.threads)
+    samples = read_samples(path, 0, chosen.batch)
+    settings, pipeline = job.settings(samples[0]), worker.sampler.pipeline
 
-        around = [timed(plain) for _ in range(5)]
-        pool = Pool(
-            n_actors=arguments.actors,
-            gpus_per_actor=float(torch.cuda.is_available()),
-            cpus_per_actor=arguments.threads // arguments.actors,
+    def tapped_generation() -> list[Image.Image]:
+        recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
+        with tapped(worker.sampler, job.layout.blocks, recorder.tap(slice(0, len(samples)))):
+            return worker.sampler.generate(samples, settings)
+
+    tasks = iter(range(job.layout.n_tasks))  # each once: doing one again takes more
+    # All in the model's own thread: a second one with a pool of its own would slow both down.
+    works: dict[str, Callable[[], object]] = {
+        "plain": lambda: worker.model.run(run_plainly, pipeline, samples, settings),
+        "taps": lambda: worker.model.run(tapped_generation),
+        "task": lambda: worker(next(tasks)),
+    }
+    check_same(works["plain"](), works["taps"]())
+    works["task"]()
+    return rotated(works, chosen.rounds)
+
+
+def plain_process(
+    model: str, batches: list[list[Sample]], settings: Settings, n_threads: int, place: Path, n_processes: int
+) -> None:
+    """Load the pipeline, wait for the others, run the batches."""
+    torch.set_num_threads(n_threads)
+    torch.set_flush_denormal(True)
+    pipeline = open_pipeline(find(model, None), default_device())
+    meet(place / "ready", n_processes)
+    for samples in batches:
+        run_plainly(pipeline, samples, settings)
+    (place / "ended" / str(os.getpid())).touch()
+
+
+def plain_processes(job: Job, path: Path, place: Path, chosen: argparse.Namespace) -> float:
+    """Seconds a batch of as many plain processes as there are actors, all at the same time."""
+    spawning = multiprocessing.get_context("spawn")
+    for name in ("ready", "ended"):
+        (place / name).mkdir(parents=True)
+    n_each, size = chosen.tasks, chosen.batch
+    batches = [read_samples(path, i * size, (i + 1) * size) for i in range(n_each * chosen.actors)]
+    settings, n_threads = job.settings(batches[0][0]), chosen.threads // chosen.actors
+    processes = [
+        spawning.Process(
+            target=plain_process,
+            args=(job.config.model, batches[i :: chosen.actors], settings, n_threads, place, chosen.actors),
         )
-        with ray_session(pool):
-            for outcome in outcomes(job, start_capture, list(range(job.layout.n_tasks)), pool):
-                if outcome["error"]:
-                    raise SystemExit(outcome["error"])
-        ended = sorted(path.stat().st_mtime_ns / 1e9 for path in (Path(job.run) / "ledger").glob("*.json"))
-        around += [timed(plain) for _ in range(5)]
-        # Every actor's first task also waits for the model to load: the time counts from the last of those.
-        steady = ended[arguments.actors - 1 :]
-        measured["capture"] = [(steady[-1] - steady[0]) / (len(steady) - 1)]
+        for i in range(chosen.actors)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0, "a plain process has failed"
+    return (newest(place / "ended") - newest(place / "ready")) / len(batches)
 
-    base = {name: statistics.median(measured["plain"]) for name in ("plain", "taps", "task")}
-    base["capture"] = statistics.median(around)
-    goals = {"taps": 1.03, "capture": 1.10}
-    rows = {}
-    print(
-        f"batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} threads, medians of {arguments.rounds}"
-    )
-    print(f"{'':8} {'s/batch':>8} {'fastest':>8} {'ratio':>7} {'fastest':>8}  goal")
-    for name, seconds in measured.items():
-        fastest_plain = min(around if name == "capture" else measured["plain"])
-        rows[name] = {
-            "median_s": statistics.median(seconds),
-            "fastest_s": min(seconds),
-            "ratio": statistics.median(seconds) / base[name],
-            "ratio_of_fastest": min(seconds) / fastest_plain,
+
+def capture(job: Job, chosen: argparse.Namespace) -> float:
+    """Seconds a batch of a whole capture on Ray actors that begin at the same time."""
+    gpus = min(1.0, torch.cuda.device_count() / chosen.actors)
+    pool = Pool(chosen.actors, gpus, chosen.threads // chosen.actors)
+    ready = Path(f"{job.run}.ready")
+    ready.mkdir()
+    cloudpickle.register_pickle_by_value(measurement)  # actors cannot import it
+
+    def start_together(job: Job, n_threads: int) -> Callable[[int], Record]:
+        worker = start_capture(job, n_threads)
+        meet(ready, pool.n_actors)
+        return worker
+
+    with ray_session(pool):
+        for outcome in outcomes(job, start_together, list(range(job.layout.n_tasks)), pool):
+            if outcome["error"]:
+                raise SystemExit(outcome["error"])
+    return (newest(Path(job.run, "ledger")) - newest(ready)) / job.layout.n_tasks
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    chosen = parser().parse_args(argv)
+    if chosen.threads < chosen.actors:
+        parser().error(f"{chosen.actors} actors cannot share {chosen.threads} threads.")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path, more = folder / "manifest.parquet", folder / "alone.parquet"
+        manifest.ingest([f"demo:{chosen.tasks * chosen.actors * chosen.batch}"], path)
+        manifest.ingest([f"demo:{(1 + chosen.rounds) * chosen.batch}"], more)
+        job = make_job(more, folder / "alone", chosen)
+        measured = in_one_process(job, more, chosen)
+        places = (folder / str(i) for i in count())
+        pairs: dict[str, Callable[[], float]] = {
+            "plain processes": lambda: plain_processes(job, path, next(places), chosen),
+            "capture": lambda: capture(make_job(path, next(places), chosen), chosen),
         }
-        median, fastest, ratio, ratio_of_fastest = rows[name].values()
-        print(f"{name:8} {median:8.3f} {fastest:8.3f} {ratio:7.3f} {ratio_of_fastest:8.3f}  {goals.get(name, '')}")
-    if arguments.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
-        settings_used = {key: str(value) for key, value in vars(arguments).items() if key != "json"}
-        arguments.json.write_text(json.dumps({"settings": settings_used} | machine | {"rows": rows}, indent=1) + "\n")
+        measured |= rotated(pairs, chosen.captures, lambda work: work())
+    rows: Rows = {name: {"seconds": seconds} for name, seconds in measured.items()}
+    plain = {name: "plain processes" if name in pairs else "plain" for name in rows}
+    ratios = [ratio(rows, name, plain[name]) for name in rows]
+    print(f"batch {chosen.batch}, {chosen.steps} steps, {chosen.threads} threads, {chosen.actors} actors, medians")
+    print(f"{'':16} {'s/batch':>8} {'fastest':>8} {'ratio':>6}  range of rounds  goal")
+    for (name, row), each in zip(rows.items(), ratios, strict=True):
+        span = f"{each['least']:.3f} to {each['most']:.3f}"
+        print(
+            f"{name:16} {np.median(row['seconds']):8.3f} {min(row['seconds']):8.3f} {each['ratio']:6.3f}"
+            f"  {span:16} {GOALS.get(name, '')}"
+        )
+    save(chosen, ("torch", "diffusers", "transformers", "ray"), rows, ratios)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long people wait for the explorer on 10,000 samples: ``python benchmarks/explore.py --json FILE``.
+"""How long people wait for the explorer on 10,000 samples: ``python benchmarks/explore.py``.
 
 A run of FLUX.1's shape is made without a model: 57 layers and 4 steps, four statistics of 3,072 channels and the top 12
 channels' maps over 4,096 tokens, in 625 tasks of 16 samples, each with its part of ``cells`` and ``samples`` with
@@ -12,19 +12,21 @@ picture by Matplotlib and encoded as PNG. The goal is 200 ms for a move.
 
 import argparse
 import io
-import json
 import os
-import platform
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from measurement import Rows, options, ratio, save
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -37,18 +39,18 @@ from fewchannels.runs.parts import part
 from fewchannels.runs.storage import open_storage
 from fewchannels.tables import encode, schema
 from fewchannels.views.explore.opened import OpenedRun, open_places
-from fewchannels.views.explore.server import bind
+from fewchannels.views.explore.server import Bound, bind
 
 GOAL_MS = 200
 FINGERPRINT = "0123456789abcdef"
-STEPS, N_LAYERS, N_CHANNELS, N_TOKENS, K, SHARD_SAMPLES, SIDE = (6, 13, 20, 27), 57, 3072, 4096, 12, 16, 512
+STEPS, N_CHANNELS, N_TOKENS, K, SHARD_SAMPLES, SIDE = (6, 13, 20, 27), 3072, 4096, 12, 16, 512
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
 
 
-def make(path: Path, n_samples: int) -> Layout:
+def make(path: Path, n_samples: int, n_layers: int) -> Layout:
     """Write a finished run of so many samples."""
     random = np.random.default_rng(0)
-    blocks = tuple(Block(i, f"blocks.{i}", "dual" if i < 19 else "single") for i in range(N_LAYERS))
+    blocks = tuple(Block(i, f"blocks.{i}", "dual" if i < 19 else "single") for i in range(n_layers))
     layout = Layout(n_samples, STEPS, blocks, N_CHANNELS, N_TOKENS, K, SHARD_SAMPLES)
     storage = open_storage(path)
     ids = [f"{i:016x}" for i in random.integers(0, 2**63, n_samples)]
@@ -79,7 +81,7 @@ def make(path: Path, n_samples: int) -> Layout:
     storage.put("manifest.parquet", [encode("manifest", _samples("manifest", ids, range(n_samples), []))])
     config = {"model": "made up", "score": "mean_abs", "top_k": K, "steps": list(STEPS), "tokens": "all"}
     config |= {"value_precision": "float32", "dtype": "float32"}
-    geometry = {"n_samples": n_samples, "n_steps": len(STEPS), "n_layers": N_LAYERS, "n_channels": N_CHANNELS}
+    geometry = {"n_samples": n_samples, "n_steps": len(STEPS), "n_layers": n_layers, "n_channels": N_CHANNELS}
     geometry |= {"n_tokens": N_TOKENS, "blocks": [{"layer": b.layer, "path": b.path, "kind": b.kind} for b in blocks]}
     description = {"format_version": 2, "fingerprint": FINGERPRINT, "config": config, "geometry": geometry}
     description |= {"n_tasks": layout.n_tasks, "shard_samples": SHARD_SAMPLES, "objects": {}}
@@ -120,7 +122,8 @@ def _samples(table: str, ids: list[str], rows: range, pictures: list[bytes]) -> 
 
 
 def _cells(random: np.random.Generator, ids: list[str], rows: range, layout: Layout) -> dict[str, object]:
-    step, layer = np.repeat(layout.steps, N_LAYERS), np.tile(np.arange(N_LAYERS), len(layout.steps))
+    n_layers = len(layout.blocks)
+    step, layer = np.repeat(layout.steps, n_layers), np.tile(np.arange(n_layers), len(layout.steps))
     n = len(rows) * len(step)
     scores = np.sort(random.lognormal(0, 1, (n, K)).astype(np.float32), axis=1)[:, ::-1]
     known: dict[str, object] = {
@@ -135,6 +138,21 @@ def _cells(random: np.random.Generator, ids: list[str], rows: range, layout: Lay
         "ratio": scores[:, 0],
     }
     return _filled("cells", known, n)
+
+
+@contextmanager
+def served(path: Path) -> Iterator[tuple[OpenedRun, Bound, float]]:
+    """The explorer of a run, for as long as the context lasts; and the seconds that opening it took."""
+    began = time.perf_counter()
+    places = open_places([str(path)])
+    bound = bind(places, 0)
+    opened_s = time.perf_counter() - began
+    threading.Thread(target=bound.server.serve_forever, daemon=True).start()
+    run = places[path.name]
+    assert isinstance(run, OpenedRun)
+    yield run, bound, opened_s
+    bound.server.shutdown()
+    bound.server.server_close()
 
 
 def moves(page: Page, slider: str, n: int) -> list[float]:
@@ -155,14 +173,17 @@ def moves(page: Page, slider: str, n: int) -> list[float]:
     return page.evaluate("window.taken")
 
 
-def by_hand(path: Path, run: OpenedRun, n: int) -> list[float]:
+def by_hand(path: Path, run: OpenedRun, chosen: argparse.Namespace) -> list[float]:
     """Milliseconds of each of some looks with Xarray and Matplotlib, the store and the picture open."""
     taken = []
     data = xr.open_zarr(path / NAME, chunks=None)
-    picture = Image.open(io.BytesIO(run.picture(5_000) or b""))
-    for i in range(n):
+    sample = chosen.samples // 2
+    picture = Image.open(io.BytesIO(run.picture(sample) or b""))
+    for i in range(chosen.moves):
         began = time.perf_counter()
-        values = data["massive_value"].isel(sample=5_000, k=0).sel(step=27, layer=i).values.reshape(64, 64)
+        values = (
+            data["massive_value"].isel(sample=sample, k=0).sel(step=27, layer=i % chosen.layers).values.reshape(64, 64)
+        )
         figure = Figure(figsize=(6, 5), layout="constrained")
         axis = figure.subplots()
         axis.imshow(picture, extent=(-0.5, 63.5, 63.5, -0.5))
@@ -172,65 +193,68 @@ def by_hand(path: Path, run: OpenedRun, n: int) -> list[float]:
     return taken
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--moves", type=int, default=40)
-    parser.add_argument("--chromium", default=shutil.which("chromium"))
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+def pages(run: OpenedRun, bound: Bound, chosen: argparse.Namespace) -> Rows:
+    """Milliseconds of the first pages, once each, and of the moves, in a new browser."""
+    times: dict[str, float] = {}
+    n_pictures = min(48, chosen.samples)
+    middle, sample = chosen.layers // 2, chosen.samples // 2
+    one = "[...document.images].some(i => i.complete && i.naturalWidth)"
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chosen.chromium, args=list(FLAGS))
+        page = browser.new_page(viewport={"width": 1366, "height": 900}, bypass_csp=True)
+        page.goto(bound.address)
+        page.wait_for_url(bound.base)
+        began = time.perf_counter()
+        page.goto(f"{bound.base}run/RUN")
+        page.wait_for_function(one)
+        times["gallery, first picture"] = 1000 * (time.perf_counter() - began)
+        every = "[...document.images].every(i => i.naturalWidth)"
+        page.wait_for_function(f"document.images.length >= {n_pictures} && {every}")
+        times["gallery, all pictures"] = 1000 * (time.perf_counter() - began)
+        began = time.perf_counter()
+        page.goto(f"{bound.base}run/RUN?by=ratio&order=largest&layer={middle}&step=27")
+        page.wait_for_function(one)
+        times["gallery by ratio, first picture"] = 1000 * (time.perf_counter() - began)
+        sample_id = run.catalog.sql(f"select sample_id from samples where sample = {sample}").fetchall()[0][0]
+        began = time.perf_counter()
+        page.goto(f"{bound.base}run/RUN/sample/{sample_id}?layer={min(10, middle)}&step=27")
+        page.wait_for_selector("#sample-figure .hm image")
+        times["sample, first map"] = 1000 * (time.perf_counter() - began)
+        page.wait_for_timeout(1500)
+        layer = moves(page, "#sample-layer", chosen.moves)
+        browser.close()
+    return {name: {"ms": [value]} for name, value in times.items()} | {"a slider's move": {"ms": layer}}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--samples", type=int, default=10_000)
+    found.add_argument("--layers", type=int, default=57)
+    found.add_argument("--moves", type=int, default=40)
+    found.add_argument("--chromium", default=shutil.which("chromium"), help="the program")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    chosen = parser().parse_args(argv)
+    if chosen.chromium is None:
+        sys.exit("no Chromium is on the PATH; say where it is with --chromium.")
     with tempfile.TemporaryDirectory(prefix="explore-") as folder:
         path = Path(folder, "RUN")
-        make(path, given.samples)
-        began = time.perf_counter()
-        places = open_places([str(path)])
-        bound = bind(places, 0)
-        opened_s = time.perf_counter() - began
-        threading.Thread(target=bound.server.serve_forever, daemon=True).start()
-        run = places["RUN"]
-        assert isinstance(run, OpenedRun)
-        found: dict[str, object] = {"samples": given.samples, "cpus": os.cpu_count(), "machine": platform.machine()}
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=given.chromium, args=list(FLAGS))
-            page = browser.new_page(viewport={"width": 1366, "height": 900}, bypass_csp=True)
-            page.goto(bound.address)
-            page.wait_for_url(bound.base)
-            times: dict[str, float] = {"opened": 1000 * opened_s}
-            began = time.perf_counter()
-            page.goto(f"{bound.base}run/RUN")
-            page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth)")
-            times["gallery, first picture"] = 1000 * (time.perf_counter() - began)
-            page.wait_for_function("document.images.length >= 48 && [...document.images].every(i => i.naturalWidth)")
-            times["gallery, all 48 pictures"] = 1000 * (time.perf_counter() - began)
-            began = time.perf_counter()
-            page.goto(f"{bound.base}run/RUN?by=ratio&order=largest&layer=30&step=27")
-            page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth)")
-            times["gallery by ratio, first picture"] = 1000 * (time.perf_counter() - began)
-            sample_id = run.catalog.sql("select sample_id from samples where sample = 5000").fetchall()[0][0]
-            began = time.perf_counter()
-            page.goto(f"{bound.base}run/RUN/sample/{sample_id}?layer=10&step=27")
-            page.wait_for_selector("#sample-figure .hm image")
-            times["sample, first map"] = 1000 * (time.perf_counter() - began)
-            page.wait_for_timeout(1500)
-            layer = moves(page, "#sample-layer", given.moves)
-            browser.close()
-        hand = by_hand(path, run, given.moves)
-        bound.server.shutdown()
-    ordered = sorted(layer)
-    found |= {
-        "ms": {name: round(value) for name, value in times.items()},
-        "layer move ms": {
-            "median": round(statistics.median(layer)),
-            "95 %": round(ordered[int(0.95 * len(ordered))]),
-            "most": round(ordered[-1]),
-        },
-        "by hand ms": {"median": round(statistics.median(hand))},
-        "ratio to by hand": round(statistics.median(layer) / statistics.median(hand), 2),
-        "goal ms": GOAL_MS,
-    }
-    print(json.dumps(found, indent=1))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        make(path, chosen.samples, chosen.layers)
+        with served(path) as (run, bound, opened_s):
+            rows = {"opened": {"ms": [1000 * opened_s]}} | pages(run, bound, chosen)
+            rows["by hand"] = {"ms": by_hand(path, run, chosen)}
+    ratios = [ratio(rows, name, "by hand", of="ms", by="median") for name in ("a slider's move", "by hand")]
+    for name, row in rows.items():
+        ordered = sorted(row["ms"])
+        spread = f"  95 %: {ordered[int(0.95 * len(ordered))]:.0f}, most {ordered[-1]:.0f}" if len(ordered) > 1 else ""
+        print(f"{name:32} {statistics.median(ordered):7.0f} ms{spread}")
+    print(f"a move takes {ratios[0]['ratio']:.2f} of the time by hand; goal {GOAL_MS} ms")
+    save(chosen, ("dash", "plotly", "playwright", "xarray", "matplotlib"), rows, ratios)
 
 
 if __name__ == "__main__":

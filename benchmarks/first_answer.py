@@ -8,7 +8,6 @@ those the least.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -17,6 +16,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from measurement import Rows, options, ratio, rotated, save
 
 ENGINE = Path(__file__).parent.parent / "engine"
 COUNT = "select count(*) as n, avg(ratio) as ratio from cells"
@@ -49,35 +50,29 @@ def took(words: Sequence[str], sources: Path) -> tuple[float, float]:
     return time.perf_counter() - started, cpu
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("run", help="a folder with a run, such as `fewchannels demo` leaves")
+    found.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
+    found.add_argument("--rounds", type=int, default=15)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="A folder with a run, such as `fewchannels demo` leaves.")
-    parser.add_argument("--against", type=Path, help="Another checkout.")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    asked = commands(options.run, options.against)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
-    names = list(asked)
-    for turn in range(options.rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(took(*asked[name]))
-    rows = {}
-    plain = min(cpu for _, cpu in times["plain DuckDB"])
+    chosen = parser().parse_args(argv)
+    found = rotated(commands(chosen.run, chosen.against), chosen.rounds, lambda asked: took(*asked))
+    rows: Rows = {
+        name: {"wall_s": [wall for wall, _ in times], "cpu_s": [cpu for _, cpu in times]}
+        for name, times in found.items()
+    }
+    ratios = [ratio(rows, name, "plain DuckDB", of=unit, by="least") for unit in ("cpu_s", "wall_s") for name in rows]
     print(f"{'question':40} {'wall s':>7} {'median':>7} {'CPU s':>7} {'median':>7} {'x plain':>8}")
-    for name, found in times.items():
-        wall, cpu = [each[0] for each in found], [each[1] for each in found]
-        rows[name] = {
-            "wall_s": min(wall),
-            "wall_median_s": statistics.median(wall),
-            "cpu_s": min(cpu),
-            "cpu_median_s": statistics.median(cpu),
-            "plain_ratio": min(cpu) / plain,
-        }
-        print(f"{name:40} " + " ".join(f"{value:7.3f}" for value in rows[name].values()))
-    if options.json:
-        options.json.write_text(json.dumps({"rounds": options.rounds, "rows": rows}, indent=1) + "\n")
+    for (name, row), each in zip(rows.items(), ratios, strict=False):  # those of CPU time come first
+        numbers = [function(row[unit]) for unit in ("wall_s", "cpu_s") for function in (min, statistics.median)]
+        print(f"{name:40} " + " ".join(f"{value:7.3f}" for value in (*numbers, each["ratio"])))
+    save(chosen, ("fewchannels", "duckdb"), rows, ratios)
 
 
 if __name__ == "__main__":

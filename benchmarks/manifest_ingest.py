@@ -1,4 +1,4 @@
-"""How fast a manifest is made, and in how much memory: ``python benchmarks/manifest_ingest.py [--rows 1000000]``.
+"""How fast a manifest is made, and in how much memory: ``python benchmarks/manifest_ingest.py``.
 
 Ingests a CSV of prompts with one row in a hundred there twice, against the obvious alternative in the same run: pandas
 reads the file whole, hashes each row with ``apply``, drops duplicates and writes Parquet, and checks nothing. Each arm
@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from measurement import Rows, options, ratio, rotated, save
 
 from fewchannels.manifest import ingest
 
@@ -78,28 +80,36 @@ def measure(arm: str, source: Path, n_rows: int) -> dict[str, float]:
     return figures
 
 
-def main() -> None:
-    """Measure both arms, or run the one that is named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.arm:
-        run_arm(options.arm, options.source)
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--rows", type=int, default=1_000_000, help="of the file")
+    found.add_argument("--rounds", type=int, default=3)
+    found.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    found.add_argument("--source", type=Path, help=argparse.SUPPRESS)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure both arms, or run the one that is named; ``--json FILE`` also writes what was measured."""
+    chosen = parser().parse_args(argv)
+    if chosen.arm:
+        run_arm(chosen.arm, chosen.source)
         return
     with tempfile.TemporaryDirectory() as folder:
         quarter, source = Path(folder) / "quarter.csv", Path(folder) / "all.csv"
-        make_csv(quarter, options.rows // 4)
-        make_csv(source, options.rows)
-        measure("ingest", quarter, options.rows // 4)
-        turns = [{arm: measure(arm, source, options.rows) for arm in ARMS} for _ in range(options.turns)]
-    for unit in ("seconds", "cpu_s"):
-        best = {arm: min(turn[arm][unit] for turn in turns) for arm in ARMS}
-        print(
-            f"{unit}: ingest {best['ingest']:.2f}, pandas {best['pandas']:.2f}, {best['pandas'] / best['ingest']:.2f} x"
-        )
+        make_csv(quarter, chosen.rows // 4)
+        make_csv(source, chosen.rows)
+        found = {"ingest, a quarter": [measure("ingest", quarter, chosen.rows // 4)]}
+        found |= rotated({arm: arm for arm in ARMS}, chosen.rounds, lambda arm: measure(arm, source, chosen.rows))
+    rows: Rows = {name: {key: [each[key] for each in turns] for key in turns[0]} for name, turns in found.items()}
+    ratios = [
+        ratio(rows, arm, "pandas", of=unit, by="least") for unit in ("seconds", "cpu_s", "peak_mb") for arm in ARMS
+    ]
+    for each in ratios[::2]:
+        best = {arm: min(rows[arm][each["of"]]) for arm in ARMS}
+        print(f"{each['of']}: ingest {best['ingest']:.2f}, pandas {best['pandas']:.2f}, {each['ratio']:.2f} of pandas")
+    save(chosen, ("fewchannels", "pandas", "pyarrow"), rows, ratios)
 
 
 if __name__ == "__main__":

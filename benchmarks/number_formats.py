@@ -1,4 +1,4 @@
-"""Which format the values of a run should have on disk: ``python benchmarks/number_formats.py --json FILE``.
+"""Which format the values of a run should have on disk: ``python benchmarks/number_formats.py``.
 
 Candidates: float32 as it is, and rounded to bfloat16's 8 bits of mantissa, each raw, under zstd (what Zarr v3 calls
 ``bytes`` + ``zstd``), and under Blosc's lz4 and zstd after a shuffle of bytes or bits at several levels. float16 is
@@ -12,23 +12,20 @@ come back (a rounded one within 1 part in 256); and which Zarr readers opened an
 """
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import torch
 import zarr
 import zarr.codecs
+from measurement import Rows, options, ratio, rotated, save
 from numcodecs import blosc, zstd
 from store_write import ZARRS, layout, open_tensorstore, real_values
 
@@ -188,63 +185,67 @@ def relative_errors(each: Format, chunks: np.ndarray) -> tuple[float, float]:
     return float(errors.max()), float(np.median(errors))
 
 
-def main() -> None:
+def coded(each: Format, chunks: np.ndarray, threads: ThreadPoolExecutor) -> dict[str, float]:
+    """Seconds of encoding and decoding by one thread and by two, and the bytes stored; what is read back is checked."""
+    changed = list(each.change(chunks))
+    encoded = [each.encode(chunk) for chunk in changed]
+    for back, chunk in zip(map(each.decode, encoded), changed, strict=True):
+        assert back == chunk.tobytes(), f"{each.name} does not come back"
+    found: dict[str, float] = {"bytes": sum(map(len, encoded))}
+    for name, work, items in (("encode", each.encode, changed), ("decode", each.decode, encoded)):
+        found |= {f"{name}_1_s": seconds(work, items, None), f"{name}_2_s": seconds(work, items, threads)}
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--rounds", type=int, default=5)
+    found.add_argument("--cells", type=int, default=112, help="(step, layer) cells of FLUX-like values")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table per kind of values; ``--json FILE`` also writes them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cells", type=int, default=112, help="(step, layer) cells of FLUX-like values")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    chosen = parser().parse_args(argv)
     blosc.use_threads = False
-    candidates = formats()
-    kinds = {"real": real_chunks(), "flux": flux_values(arguments.cells).reshape(arguments.cells, -1)}
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    candidates = {each.name: each for each in formats()}
+    kinds = {"real": real_chunks(), "flux": flux_values(chosen.cells).reshape(chosen.cells, -1)}
+    lost = {name: [word for word in SPECIAL if word not in surviving(each)] for name, each in candidates.items()}
+    rows: Rows = {}
+    ratios = []
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as threads:
-        readers = {each.name: readers_of(each, kinds["real"][:4], Path(temporary, "array")) for each in candidates}
+        folder = Path(temporary, "array")
+        readers = {name: readers_of(each, kinds["real"][:4], folder) for name, each in candidates.items()}
         for kind, chunks in kinds.items():
-            fastest: dict[str, list[float]] = {each.name: [np.inf] * 4 for each in candidates}
-            n_bytes: dict[str, int] = {}
-            for i in range(arguments.rounds):
-                turn = i * len(candidates) // arguments.rounds
-                for each in candidates[turn:] + candidates[:turn]:
-                    changed = list(each.change(chunks))
-                    encoded = [each.encode(chunk) for chunk in changed]
-                    for back, chunk in zip(map(each.decode, encoded), changed, strict=True):
-                        assert back == chunk.tobytes(), f"{each.name} does not come back"
-                    n_bytes[each.name] = sum(map(len, encoded))
-                    works = [(each.encode, changed), (each.decode, encoded)]
-                    took = [seconds(*work, pool) for work in works for pool in (None, threads)]
-                    fastest[each.name] = list(map(min, fastest[each.name], took))
-            rows[kind] = {}
+            measured = rotated(candidates, chosen.rounds, lambda each: coded(each, chunks, threads))  # noqa: B023
             print(f"\n{kind}: {len(chunks)} chunks of {chunks[0].nbytes / 1024:.0f} KiB")
             print(
                 f"{'':28} {'bytes':>6} {'encode':>7} {'by 2':>6} {'decode':>7} {'by 2':>6} {'largest':>8} {'median':>8}"
             )
-            for each in candidates:
-                speeds = [chunks.nbytes / 1e6 / each_took for each_took in fastest[each.name]]
+            for name, each in candidates.items():
                 largest, median = relative_errors(each, chunks)
-                rows[kind][each.name] = {
-                    "bytes_per_value_byte": n_bytes[each.name] / chunks.nbytes,
-                    **dict(zip(("encode_1", "encode_2", "decode_1", "decode_2"), speeds, strict=True)),
-                    "largest_relative_error": largest,
-                    "median_relative_error": median,
-                    "lost": [name for name in SPECIAL if name not in surviving(each)],
-                    "readers": readers[each.name],
-                }
+                row = {key: [found[key] for found in measured[name]] for key in measured[name][0]}
+                row |= {"bytes": row["bytes"][0], "value_bytes": chunks.nbytes}
+                row |= {"largest_relative_error": largest, "median_relative_error": median}
+                rows[f"{kind}: {name}"] = row | {"lost": lost[name], "readers": readers[name]}
+                stored = ratio(rows, f"{kind}: {name}", f"{kind}: float32 raw", of="bytes")
+                ratios.append(stored)
+                speeds = [
+                    chunks.nbytes / 1e6 / min(row[key])
+                    for key in ("encode_1_s", "encode_2_s", "decode_1_s", "decode_2_s")
+                ]
                 print(
-                    f"{each.name:28} {n_bytes[each.name] / chunks.nbytes:6.3f} {speeds[0]:7.0f} {speeds[1]:6.0f} "
+                    f"{name:28} {stored['ratio']:6.3f} {speeds[0]:7.0f} {speeds[1]:6.0f} "
                     f"{speeds[2]:7.0f} {speeds[3]:6.0f} {largest:8.1e} {median:8.1e}"
                 )
     print("\nlost of the special values " + ", ".join(SPECIAL) + ":")
-    for lost in sorted({", ".join(row["lost"]) for row in rows["real"].values()}):
-        names = [name for name, row in rows["real"].items() if ", ".join(row["lost"]) == lost]
-        print(f"  {lost or 'none'}: {names[0] if len(names) == 1 else f'{len(names)} candidates'}")
+    for words in sorted({", ".join(each) for each in lost.values()}):
+        names = [name for name, each in lost.items() if ", ".join(each) == words]
+        print(f"  {words or 'none'}: {names[0] if len(names) == 1 else f'{len(names)} candidates'}")
     everywhere = [name for name, who in readers.items() if len(who) == 3]
     print(f"read by zarr-python, tensorstore and zarrs: {len(everywhere)} of {len(readers)} candidates")
-    if arguments.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "numcodecs": numcodecs.__version__}
-        settings = {"rounds": arguments.rounds, "cells": arguments.cells}
-        arguments.json.write_text(json.dumps({"settings": settings} | machine | {"rows": rows}, indent=1) + "\n")
+    save(chosen, ("numcodecs", "zarr", "tensorstore", "zarrs"), rows, ratios)
 
 
 if __name__ == "__main__":

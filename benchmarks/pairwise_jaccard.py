@@ -1,4 +1,4 @@
-"""How fast all pairs of top-k sets are compared: ``python benchmarks/pairwise_jaccard.py --json FILE``.
+"""How fast all pairs of top-k sets are compared: ``python benchmarks/pairwise_jaccard.py``.
 
 One cell: 10,000 samples (four seeds of each prompt), 12 of 3,072 channels. Kinds of cells:
 
@@ -20,17 +20,15 @@ the time of a whole run of 1,596 cells (28 steps of 57 layers). ``peak MB`` is w
 
 import argparse
 import itertools
-import json
 import os
-import platform
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
+from measurement import Rows, options, ratio, rotated, save
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
@@ -113,18 +111,20 @@ def dense(channels: np.ndarray) -> float:
 ARMS = {"pair_overlap": ours, "sets": python_sets, "sparse": sparse, "dense": dense}
 
 
-def measure(channels: np.ndarray, n_rounds: int) -> dict[str, float]:
-    """Fastest seconds of each arm on all samples; the arms' means must be the same."""
+def measure(channels: np.ndarray, n_rounds: int) -> dict[str, list[float]]:
+    """Seconds of each arm on all samples, of each round; the arms' means must be the same."""
     n = len(channels)
     fewer = channels[:N_SETS]
-    seconds = {arm: float("inf") for arm in ARMS}
     means = {}
-    for _ in range(n_rounds):
-        for arm, work in ARMS.items():
-            started = time.perf_counter()
-            means[arm] = work(fewer if arm == "sets" else channels)
-            seconds[arm] = min(seconds[arm], time.perf_counter() - started)
-    seconds["sets"] *= n * (n - 1) / (len(fewer) * (len(fewer) - 1))
+
+    def took(arm: str) -> float:
+        started = time.perf_counter()
+        means[arm] = ARMS[arm](fewer if arm == "sets" else channels)
+        return time.perf_counter() - started
+
+    seconds = rotated({arm: arm for arm in ARMS}, n_rounds, took)
+    more = n * (n - 1) / (len(fewer) * (len(fewer) - 1))
+    seconds["sets"] = [each * more for each in seconds["sets"]]
     np.testing.assert_allclose([means["sparse"], means["dense"]], means["pair_overlap"], rtol=1e-9)
     np.testing.assert_allclose(ours(fewer), means["sets"], rtol=1e-9)
     return seconds
@@ -150,38 +150,42 @@ def peak_mb(channels: np.ndarray) -> float:
     return peak / 1e6
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--samples", type=int, default=10_000)
+    found.add_argument("--rounds", type=int, default=3)
+    found.add_argument("--threads", type=int, default=os.cpu_count(), help="that compare cells one after the other")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    chosen = parser().parse_args(argv)
     torch.set_num_threads(1)
-    rows = {}
-    print(f"{options.samples} samples, {K} of {N_CHANNELS} channels, fastest of {options.rounds} on one thread; ratios")
+    rows: Rows = {}
+    ratios = []
+    print(f"{chosen.samples} samples, {K} of {N_CHANNELS} channels, fastest of {chosen.rounds} on one thread; ratios")
     print(
         f"{'':8} {'ms':>7} {'sets':>8} {'sparse':>8} {'dense':>8} {'peak MB':>8}"
-        f" {f'ms a cell, {options.threads} threads':>22} {f'{N_CELLS} cells, s':>14}"
+        f" {f'ms a cell, {chosen.threads} threads':>22} {f'{N_CELLS} cells, s':>14}"
     )
     with threadpool_limits(1):
         for kind, make in KINDS.items():
-            channels = make(options.samples)
-            seconds = measure(channels, options.rounds)
-            each = cell_seconds(channels, options.threads, 4 * options.threads, options.rounds)
-            row = {"seconds": seconds, "cell_s": each, "run_s": N_CELLS * each, "peak_mb": peak_mb(channels)}
-            row["ratios"] = {arm: seconds[arm] / seconds["pair_overlap"] for arm in ("sets", "sparse", "dense")}
-            rows[kind] = row
-            ratios = " ".join(f"{ratio:8.1f}" for ratio in row["ratios"].values())
+            channels = make(chosen.samples)
+            seconds = measure(channels, chosen.rounds)
+            rows |= {f"{kind}: {arm}": {"seconds": taken} for arm, taken in seconds.items()}
+            each = cell_seconds(channels, chosen.threads, 4 * chosen.threads, chosen.rounds)
+            ours = rows[f"{kind}: pair_overlap"]
+            ours |= {"cell_s": each, "run_s": N_CELLS * each, "peak_mb": peak_mb(channels)}
+            found = [ratio(rows, f"{kind}: {arm}", f"{kind}: pair_overlap", by="least") for arm in ARMS]
+            ratios += found
+            times = " ".join(f"{each['ratio']:8.1f}" for each in found[1:])
             print(
-                f"{kind:8} {1e3 * seconds['pair_overlap']:7.1f} {ratios} {row['peak_mb']:8.0f}"
-                f" {1e3 * each:22.1f} {row['run_s']:14.0f}"
+                f"{kind:8} {1e3 * min(ours['seconds']):7.1f} {times} {ours['peak_mb']:8.0f}"
+                f" {1e3 * each:22.1f} {ours['run_s']:14.0f}"
             )
-    if options.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "numpy": np.__version__}
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        options.json.write_text(json.dumps({"settings": settings} | machine | {"rows": rows}, indent=1) + "\n")
+    save(chosen, ("numpy", "scipy", "torch"), rows, ratios)
 
 
 if __name__ == "__main__":

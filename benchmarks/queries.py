@@ -1,4 +1,4 @@
-"""How long named queries take on a large run: ``python benchmarks/queries.py --json FILE``.
+"""How long named queries take on a large run: ``python benchmarks/queries.py``.
 
 A run of 10,000 samples, 57 layers and 28 steps is made without a model: 15,960,000 rows of ``cells`` with the 12
 channels of largest score of 3,072, in tasks of 16 samples whose parts are then compacted, and an alignment of the top
@@ -11,25 +11,22 @@ for both together.
 
 ``pandas x``: how many times as long ``pandas.read_parquet`` of the needed columns and ``groupby`` take. That is
 measured on a run of a twentieth of the samples, as pandas unfolds lists into more memory than there is, and the two
-are checked to agree there.
+are checked to agree there; their rows are ``..., small run`` and ``..., pandas``.
 """
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
+from measurement import Rows, options, ratio, save
 
 from fewchannels.runs.description import write_description
 from fewchannels.runs.ledger import Ledger, Record
@@ -284,13 +281,8 @@ def ask(run: Path, question: Question) -> tuple[pd.DataFrame, dict[str, float]]:
     return answer.df(), took | {"open_s": opened - started, "rows": len(answer)}
 
 
-def fastest(times: list[dict[str, float]]) -> dict[str, float]:
-    """The least of each of what several rounds took."""
-    return {name: min(each[name] for each in times) for name in times[0]}
-
-
-def against_pandas(run: Path, question: Question, n_rounds: int) -> float | None:
-    """How many times as long pandas takes as a query on one run; None where it has no alternative."""
+def against_pandas(run: Path, question: Question, n_rounds: int) -> tuple[list[float], list[float]] | None:
+    """Seconds of a query and of pandas on one run, of each round; None where it has no alternative."""
     if question.pandas is None or question.check is None:
         return None
     ours, theirs = [], []
@@ -301,43 +293,51 @@ def against_pandas(run: Path, question: Question, n_rounds: int) -> float | None
         found = question.pandas(run)
         theirs.append(time.perf_counter() - started)
         question.check(answer, found)
-    return min(theirs) / min(ours)
+    return ours, theirs
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--samples", type=int, default=10_000)
+    found.add_argument("--rounds", type=int, default=3)
+    found.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="Where the temporary folder is made.")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        if shutil.disk_usage(folder).free < 1.5 * BYTES_PER_SAMPLE * options.samples:
+    chosen = parser().parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        if shutil.disk_usage(folder).free < 1.5 * BYTES_PER_SAMPLE * chosen.samples:
             sys.exit(f"{folder} has too little room; give --folder, or fewer --samples.")
         run, small = Path(folder) / "run", Path(folder) / "small"
         started = time.perf_counter()
-        make(run, options.samples)
-        make(small, max(4, options.samples // 20))
-        n_cells = options.samples * N_LAYERS * N_STEPS
-        print(f"{n_cells:,} cells of {options.samples:,} samples, made in {time.perf_counter() - started:.0f} s")
+        make(run, chosen.samples)
+        make(small, max(4, chosen.samples // 20))
+        n_cells = chosen.samples * N_LAYERS * N_STEPS
+        print(f"{n_cells:,} cells of {chosen.samples:,} samples, made in {time.perf_counter() - started:.0f} s")
         times: list[list[dict[str, float]]] = [[] for _ in QUESTIONS]
-        for _ in range(options.rounds):
+        for _ in range(chosen.rounds):
             for question, took in zip(QUESTIONS, times, strict=True):
                 took.append(ask(run, question)[1])
-        rows = []
+        rows: Rows = {}
+        ratios = []
         print(f"{'query':58} {'open s':>6} {'query s':>8} {'CPU s':>6} {'rows':>6} {'pandas x':>9}")
         for question, took in zip(QUESTIONS, times, strict=True):
-            least = fastest(took)
-            ratio = against_pandas(small, question, options.rounds)
-            rows.append({"query": question.name, "parameters": question.parameters, **least, "pandas_ratio": ratio})
+            name = str(question)
+            rows[name] = {key: [each[key] for each in took] for key in took[0]}
+            least = {key: min(values) for key, values in rows[name].items()}
+            times_pandas = ""
+            if found := against_pandas(small, question, chosen.rounds):
+                plain = f"{name}, small run"
+                rows |= {plain: {"seconds": found[0]}, f"{name}, pandas": {"seconds": found[1]}}
+                ratios += [ratio(rows, each, plain, by="least") for each in (plain, f"{name}, pandas")]
+                times_pandas = f"{ratios[-1]['ratio']:.1f}"
             numbers = f"{least['open_s']:6.2f} {least['query_s']:8.2f} {least['cpu_s']:6.2f} {least['rows']:6.0f}"
             missed = "" if least["open_s"] + least["query_s"] < GOAL_S else "  above the goal"
-            print(f"{question!s:58} {numbers} {'' if ratio is None else f'{ratio:.1f}':>9}{missed}")
-    if options.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "duckdb": duckdb.__version__}
-        settings = {"samples": options.samples, "rounds": options.rounds}
-        options.json.write_text(json.dumps({"settings": settings} | machine | {"rows": rows}, indent=1) + "\n")
+            print(f"{name:58} {numbers} {times_pandas:>9}{missed}")
+    save(chosen, ("duckdb", "pandas", "pyarrow"), rows, ratios)
 
 
 if __name__ == "__main__":

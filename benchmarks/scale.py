@@ -1,26 +1,28 @@
-"""How the scheduler, the store's protocol and the ledger grow, with a stub in the model's place.
+"""How the scheduler, the store's protocol and the ledger grow: ``python benchmarks/scale.py actors``, and ``tasks``.
 
-``python benchmarks/scale.py actors``: a capture's real driver, actors and ledger on 1, 2, 4, ... actors; the stub
+``actors``: a capture's real driver, actors and ledger on 1, 2, 4, ... actors, with a stub in the model's place that
 sleeps for each task, one at a time in an actor as a model would be. Tasks per second against what sleeping alone would
 give, and the driver's CPU and memory. With ``--store`` each task then stores arrays of FLUX.1's shapes.
 
-``python benchmarks/scale.py tasks``: 1,000, 10,000 and 100,000 tasks of nothing but a record: the driver's CPU per
-1,000 tasks, its largest resident memory, and the seconds that the finished run's ledger takes to be read.
+``tasks``: 1,000, 10,000 and 100,000 tasks of nothing but a record: the driver's CPU per 1,000 tasks, its largest
+resident memory, and the seconds that the finished run's ledger takes to be read, against those of the fewest tasks.
 """
 
 import argparse
 import json
 import platform
-import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import measurement
 import numpy as np
 import psutil
+from measurement import Row, Rows, meet, newest, options, ratio, save, timed
+from ray import cloudpickle
 
 from fewchannels.cluster.session import ray_session
 from fewchannels.cluster.shares import Pool
@@ -30,6 +32,8 @@ from fewchannels.runs.arrays import Store, lay_out
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import Storage, Stored, open_storage
+
+READY = ".ready"
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,12 @@ class Stub:
         n_tasks: how many, of one sample each.
         seconds: that a task sleeps.
         layout: of the arrays that a task stores; None for none.
+        n_actors: that begin together.
     """
 
     folder: str
     n_tasks: int
+    n_actors: int
     seconds: float = 0.0
     layout: Layout | None = None
     fingerprint: str = field(default="0" * 16)
@@ -56,11 +62,15 @@ class Stub:
     def rows(self, task: int) -> range:
         return range(task, task + 1)
 
+    def ids(self, task: int) -> list[str]:
+        return [f"{task:016x}"]
+
 
 def start_stub(stub: Stub, n_threads: int) -> Callable[[int], Record]:
     """A worker that sleeps, stores and records."""
     ledger, store = Ledger(stub.storage), Store(stub.storage, stub.layout) if stub.layout else None
     arrays = made_up(stub.layout) if stub.layout else {}
+    meet(Path(stub.folder, READY), stub.n_actors)
     model = threading.Lock()
 
     def do(task: int) -> Record:
@@ -94,89 +104,88 @@ def flux_layout(n_samples: int) -> Layout:
     return Layout(n_samples, (27,), blocks, 3072, 4096, 12, 1)
 
 
-def measured(stub: Stub, n_actors: int) -> dict[str, float]:
-    """One run on so many actors: its rate once all are there, and what the driver took."""
-    driver = psutil.Process()
-    begun: list[tuple[float, int]] = []  # when all actors were there, and what was done by then
+def measured(stub: Stub) -> dict[str, float]:
+    """One run: its rate once all actors are there, and what the driver took."""
+    driver, ready = psutil.Process(), Path(stub.folder, READY)
+    ready.mkdir()
+    cloudpickle.register_pickle_by_value(measurement)  # actors cannot import it
     cpu, most = sum(driver.cpu_times()[:2]), 0
 
     def look(progress: Progress) -> None:
         nonlocal most
         most = max(most, driver.memory_info().rss)
-        if not begun and progress.n_actors == n_actors:
-            begun.append((time.monotonic(), progress.n_done))
 
-    started = time.monotonic()
-    outcome = run_tasks(stub, start_stub, Pool(n_actors, 0, 0, None), look)
-    ended = time.monotonic()
+    started = time.time()
+    outcome = run_tasks(stub, start_stub, Pool(stub.n_actors, 0, 1), look)
+    ended = time.time()
     assert outcome.n_done == stub.n_tasks, outcome
-    steady_from, done_before = begun[0]
     cpu = sum(driver.cpu_times()[:2]) - cpu
     return {
-        "n_actors": n_actors,
+        "n_actors": stub.n_actors,
         "n_tasks": stub.n_tasks,
-        "seconds": round(ended - started, 1),
-        "tasks_per_second": round((stub.n_tasks - done_before) / (ended - steady_from), 2),
-        "driver_cpu_s_per_1000_tasks": round(1000 * cpu / stub.n_tasks, 2),
-        "driver_resident_mb": round(most / 1e6),
+        "seconds": ended - started,
+        "tasks_per_second": stub.n_tasks / (ended - newest(ready)),
+        "driver_cpu_s_per_1000_tasks": 1000 * cpu / stub.n_tasks,
+        "driver_resident_mb": most / 1e6,
     }
 
 
-def of_actors(most: int, seconds: float, per_actor: int, *, stores: bool) -> list[dict[str, float]]:
+def of_actors(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
     """Runs on 1, 2, 4, ... actors, each with as many tasks an actor."""
-    rows = []
+    rows: Rows = {}
+    ratios = []
     n_actors = 1
-    while n_actors <= most:
-        folder = tempfile.mkdtemp(prefix="scale-")
-        n_tasks = n_actors * per_actor
-        layout = flux_layout(n_tasks) if stores else None
-        stub = Stub(folder, n_tasks, seconds, layout)
-        if layout:
-            lay_out(stub.storage, layout, [f"{i:016x}" for i in range(n_tasks)])
-        row = measured(stub, n_actors)
-        row["of_ideal"] = round(row["tasks_per_second"] * seconds / n_actors, 3)
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        shutil.rmtree(folder)
+    while n_actors <= chosen.most:
+        with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+            n_tasks = n_actors * chosen.per_actor
+            layout = flux_layout(n_tasks) if chosen.store else None
+            stub = Stub(folder, n_tasks, n_actors, chosen.seconds, layout)
+            if layout:
+                lay_out(stub.storage, layout, [f"{i:016x}" for i in range(n_tasks)])
+            name, ideal = f"{n_actors} actors", f"{n_actors} actors, ideal"
+            rows |= {name: measured(stub), ideal: {"tasks_per_second": n_actors / chosen.seconds}}
+        ratios += [ratio(rows, each, ideal, of="tasks_per_second") for each in (name, ideal)]
+        print(json.dumps(rows[name] | {"of_ideal": round(ratios[-2]["ratio"], 3)}), flush=True)
         n_actors *= 2
-    return rows
+    return rows, ratios
 
 
-def of_tasks(numbers: list[int]) -> list[dict[str, float]]:
+def of_tasks(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
     """Runs of so many tasks of nothing but a record, on two actors; and the time to read what they left."""
-    rows = []
-    for n_tasks in numbers:
-        folder = tempfile.mkdtemp(prefix="scale-")
-        stub = Stub(folder, n_tasks)
-        row = measured(stub, 2)
-        started = time.monotonic()
-        assert len(Ledger(stub.storage).records(stub.fingerprint)) == n_tasks
-        row["ledger_read_s"] = round(time.monotonic() - started, 2)
-        rows.append(row)
+    rows: Rows = {}
+    for n_tasks in chosen.tasks:
+        with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+            stub = Stub(folder, n_tasks, 2)
+            row = measured(stub)
+            records = {}
+            row["ledger_read_s"] = timed(lambda: records.update(Ledger(stub.storage).records(stub.fingerprint)))  # noqa: B023
+            assert len(records) == n_tasks
+        rows[f"{n_tasks} tasks"] = row
         print(json.dumps(row), flush=True)
-        shutil.rmtree(folder)
-    return rows
+    fewest = f"{min(chosen.tasks)} tasks"
+    grown = ("driver_cpu_s_per_1000_tasks", "driver_resident_mb")
+    return rows, [ratio(rows, name, fewest, of=number) for number in grown for name in rows]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("what", choices=("actors", "tasks"))
+    found.add_argument("--most", type=int, default=32, help="actors")
+    found.add_argument("--seconds", type=float, default=4.0, help="that a task sleeps")
+    found.add_argument("--per-actor", type=int, default=12, help="tasks of each actor")
+    found.add_argument("--store", action="store_true", help="each task stores FLUX.1's arrays of one step")
+    found.add_argument("--tasks", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("actors", "tasks"))
-    parser.add_argument("--most", type=int, default=32, help="actors")
-    parser.add_argument("--seconds", type=float, default=4.0, help="that a task sleeps")
-    parser.add_argument("--per-actor", type=int, default=12, help="tasks of each actor")
-    parser.add_argument("--store", action="store_true", help="each task stores FLUX.1's arrays of one step")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    with ray_session(Pool(1, 0, 2, None)):
-        rows = (
-            of_actors(chosen.most, chosen.seconds, chosen.per_actor, stores=chosen.store)
-            if chosen.what == "actors"
-            else of_tasks(chosen.tasks)
-        )
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
+    chosen = parser().parse_args(argv)
+    n_actors = chosen.most if chosen.what == "actors" else 2
+    with ray_session(Pool(n_actors, 0, 1)):  # more CPUs than there are: a stub needs none
+        found = of_actors(chosen) if chosen.what == "actors" else of_tasks(chosen)
+    save(chosen, ("fewchannels", "ray"), *found)
 
 
 if __name__ == "__main__":

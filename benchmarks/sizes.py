@@ -1,10 +1,15 @@
 """What captures of real models take on disk, computed from their published geometries: ``python benchmarks/sizes.py``.
 
-Prints the table of ``docs/sizes.md``. Nothing is measured: bytes per value are from ``benchmarks/README.md``, Number
-formats. For a model at hand, ``fewchannels capture --dry-run`` measures them on a batch.
+Prints the table of ``docs/sizes.md``: everything that a capture keeps unless it is told otherwise, against what is left
+where it keeps less. Nothing is measured: bytes per value are from ``benchmarks/README.md``, Number formats. For a model
+at hand, ``fewchannels capture --dry-run`` measures them on a batch.
 """
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from measurement import Rows, options, ratio, save
 
 from fewchannels.capture.budget import expected_bytes
 from fewchannels.models.family import Block
@@ -31,56 +36,54 @@ MODELS = (
     Model("SANA 1.5 1.6B, 1024 px", 20, 2240, 32, 1024, 20),
     Model("SANA 1.5 4.8B, 1024 px", 60, 2240, 32, 1024, 20),
 )
-N_SAMPLES = 1000
+EVERYTHING = "top 12, all steps"
 
 
-def layout(model: Model) -> Layout:
-    """Everything that a capture keeps unless it is told otherwise, of 1,000 samples."""
-    blocks = tuple(Block(i, f"blocks.{i}", "dual") for i in range(model.n_layers))
-    whole = Layout(N_SAMPLES, tuple(range(model.n_steps)), blocks, model.n_channels, model.side**2, 12, 1)
-    return replace(whole, shard_samples=default_shard_samples(whole))
-
-
-def rows() -> list[list[str]]:
-    """Cells of the table, one row a model."""
-    found = []
-    for model in MODELS:
-        whole = layout(model)
-        choices = (
-            whole,
-            replace(whole, rounded=True),
-            replace(whole, rounded=True, steps=whole.steps[-1:]),
-            replace(whole, top_k=0),
-        )
-        found.append(
-            [
-                model.name,
-                f"{model.n_layers} x {model.n_steps} x {model.n_channels}",
-                str(model.side**2),
-                size(whole.sample_value_bytes),
-                str(whole.shard_samples),
-                *(size(expected_bytes(choice, model.pixels**2)) for choice in choices),
-            ]
-        )
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--samples", type=int, default=1000, help="of each capture")
     return found
 
 
-def table() -> str:
-    """The table in Markdown."""
-    heads = [
-        "model",
-        "layers x steps x channels",
-        "tokens",
-        "one sample in memory",
-        "samples a task",
-        "top 12, all steps",
-        "the same, `--value-precision bfloat16` or a bfloat16 model",
-        "the same, last step",
-        "`--top-k 0`, all steps",
-    ]
-    lines = [heads, ["---"] * len(heads), *rows()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def layout(model: Model, n_samples: int) -> Layout:
+    """Everything that a capture keeps unless it is told otherwise."""
+    blocks = tuple(Block(i, f"blocks.{i}", "dual") for i in range(model.n_layers))
+    whole = Layout(n_samples, tuple(range(model.n_steps)), blocks, model.n_channels, model.side**2, 12, 1)
+    return replace(whole, shard_samples=default_shard_samples(whole))
+
+
+def choices(whole: Layout) -> dict[str, Layout]:
+    """What else a capture may keep, by the table's heads."""
+    return {
+        EVERYTHING: whole,
+        "the same, `--value-precision bfloat16` or a bfloat16 model": replace(whole, rounded=True),
+        "the same, last step": replace(whole, rounded=True, steps=whole.steps[-1:]),
+        "`--top-k 0`, all steps": replace(whole, top_k=0),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compute and print the table in Markdown; ``--json FILE`` also writes it."""
+    chosen = parser().parse_args(argv)
+    heads = ["model", "layers x steps x channels", "tokens", "one sample in memory", "samples a task"]
+    rows: Rows = {}
+    lines, ratios = [], []
+    for model in MODELS:
+        whole = layout(model, chosen.samples)
+        expected = {name: expected_bytes(choice, model.pixels**2) for name, choice in choices(whole).items()}
+        shape = f"{model.n_layers} x {model.n_steps} x {model.n_channels}"
+        memory = whole.sample_value_bytes
+        cells = [model.name, shape, str(model.side**2), size(memory), str(whole.shard_samples)]
+        lines.append([*cells, *map(size, expected.values())])
+        rows |= {f"{model.name}: {name}": {"bytes": n_bytes} for name, n_bytes in expected.items()}
+        to = f"{model.name}: {EVERYTHING}"
+        ratios += [ratio(rows, f"{model.name}: {name}", to, of="bytes") for name in expected]
+    heads += expected
+    for line in [heads, ["---"] * len(heads), *lines]:
+        print(f"| {' | '.join(line)} |")
+    save(chosen, ("fewchannels",), rows, ratios)
 
 
 if __name__ == "__main__":
-    print(table())
+    main()

@@ -1,4 +1,4 @@
-"""How fast parts of a run are read: ``python benchmarks/store_read.py --samples 512``.
+"""How fast parts of a run are read: ``python benchmarks/store_read.py``.
 
 A store of demo-shaped samples with random values, written by :meth:`fewchannels.runs.arrays.Store.write`, against the
 obvious alternatives that hold the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5
@@ -13,13 +13,11 @@ the disk, read-ahead included. Ratios are to ``.npy``, below 1 is faster; every 
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -28,12 +26,14 @@ import safetensors
 import safetensors.numpy
 import xarray as xr
 import zarr
+from measurement import Rows, options, ratio, rotated, save
 from store_write import ZARRS, files_of, laid_out, layout, open_tensorstore, random_values
 
 from fewchannels.runs.arrays import NAME, Store
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
 
+STATES = ("warm", "cold")
 Where = tuple[int | slice, ...]
 Read = Callable[[str, Where], np.ndarray]
 EVERYTHING = slice(None)
@@ -135,71 +135,70 @@ def bytes_fetched() -> int:
     return int(next(line for line in lines if line.startswith("read_bytes")).split()[1])
 
 
-def main() -> None:
+def look(
+    folder: Path, opened: Callable[[], Read], parts: list[tuple[str, Where]], expected: list[np.ndarray]
+) -> dict[str, float]:
+    """Seconds to the answer with a cold and then with a warm page cache, and the bytes fetched when cold."""
+    found: dict[str, float] = {}
+    forget(folder)
+    for state in ("cold", "warm"):
+        before, started = bytes_fetched(), time.perf_counter()
+        read = opened()
+        answer = [read(*part) for part in parts]
+        found[f"{state}_s"] = time.perf_counter() - started
+        expected[:] = expected or answer
+        for mine, theirs in zip(answer, expected, strict=True):
+            assert np.array_equal(mine, theirs), f"{folder.name} answers otherwise"
+        found.setdefault("bytes_read", bytes_fetched() - before)
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--samples", type=int, default=512, help="a multiple of a shard's 16")
+    found.add_argument("--rounds", type=int, default=5)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table per question; ``--json FILE`` also writes them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    shape = layout("demo", arguments.samples)
+    chosen = parser().parse_args(argv)
+    shape = layout("demo", chosen.samples)
     names = [plan.name for plan in shape.arrays()]
     cell: Where = (EVERYTHING, len(shape.steps) // 2, len(shape.blocks) // 2)
     questions: dict[str, list[tuple[str, Where]]] = {
         "massive_value": [("massive_value", cell)],
         "mean_abs": [("mean_abs", cell)],
-        "sample": [(name, (arguments.samples // 2 + 1,)) for name in names],
+        "sample": [(name, (chosen.samples // 2 + 1,)) for name in names],
     }
-    rows: dict[str, dict[str, dict[str, float]]] = {}
+    rows: Rows = {}
+    ratios = []
     with tempfile.TemporaryDirectory() as temporary:
-        formats = list(build(Path(temporary), shape).items())
+        formats = build(Path(temporary), shape)
         os.sync()
+        on_disk = {name: sum(path.stat().st_size for path in files_of(at)) for name, (at, _) in formats.items()}
         for question, parts in questions.items():
-            seconds: dict[str, dict[str, list[float]]] = {name: {"warm": [], "cold": []} for name, _ in formats}
-            fetched: dict[str, list[int]] = {name: [] for name, _ in formats}
             expected: list[np.ndarray] = []
-            for i in range(-1, arguments.rounds):  # the first round only warms up
-                turn = max(i, 0) % len(formats)
-                for name, (folder, opened) in formats[turn:] + formats[:turn]:
-                    for state in ("cold", "warm"):
-                        if state == "cold":
-                            forget(folder)
-                        before, started = bytes_fetched(), time.perf_counter()
-                        read = opened()
-                        answer = [read(*part) for part in parts]
-                        took = time.perf_counter() - started
-                        expected = expected or answer
-                        for mine, theirs in zip(answer, expected, strict=True):
-                            assert np.array_equal(mine, theirs), f"{name} answers {question} otherwise"
-                        if i >= 0:
-                            seconds[name][state].append(took)
-                            fetched[name] += [bytes_fetched() - before] if state == "cold" else []
+            found = rotated(formats, 1 + chosen.rounds, lambda way: look(*way, parts, expected))  # noqa: B023
             value_bytes = sum(answer.nbytes for answer in expected)
-            print(f"\n{question}: {value_bytes / 1e6:.2f} MB of values, {arguments.rounds} rounds")
+            print(f"\n{question}: {value_bytes / 1e6:.2f} MB of values, {chosen.rounds} rounds")
             print(f"{'':24} {'warm ms':>8} {'ratio':>6} {'cold ms':>8} {'ratio':>6} {'MB read':>8}")
-            rows[question] = {}
-            base = {state: statistics.median(each) for state, each in seconds[formats[0][0]].items()}
-            for name, _ in formats:
-                warm, cold = (statistics.median(seconds[name][state]) for state in ("warm", "cold"))
-                row = {
-                    "warm_ms": warm * 1e3,
-                    "warm_ratio": warm / base["warm"],
-                    "cold_ms": cold * 1e3,
-                    "cold_ratio": cold / base["cold"],
-                    "mb_read": statistics.median(fetched[name]) / 1e6,
+            for name, looks in found.items():
+                measured = {key: [each[key] for each in looks[1:]] for key in looks[0]}  # the first round warms up
+                rows[f"{question}: {name}"] = measured | {"value_bytes": value_bytes, "bytes_on_disk": on_disk[name]}
+                plain = f"{question}: {next(iter(formats))}"
+                to = {
+                    state: ratio(rows, f"{question}: {name}", plain, of=f"{state}_s", by="median") for state in STATES
                 }
-                rows[question][name] = row
-                print(
-                    f"{name:24} {row['warm_ms']:8.1f} {row['warm_ratio']:6.2f} {row['cold_ms']:8.1f} "
-                    f"{row['cold_ratio']:6.2f} {row['mb_read']:8.2f}"
+                ratios += to.values()
+                shown = " ".join(
+                    f"{1e3 * statistics.median(measured[f'{state}_s']):8.1f} {to[state]['ratio']:6.2f}"
+                    for state in STATES
                 )
-        sizes = {folder.name: sum(path.stat().st_size for path in files_of(folder)) for _, (folder, _) in formats}
-        print(f"\nMB on disk: {', '.join(f'{name} {size / 1e6:.0f}' for name, size in sizes.items())}")
-    if arguments.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "zarr": zarr.__version__}
-        settings = {"samples": arguments.samples, "rounds": arguments.rounds}
-        content = {"settings": settings} | machine | {"bytes_on_disk": sizes, "rows": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+                print(f"{name:24} {shown} {statistics.median(measured['bytes_read']) / 1e6:8.2f}")
+        print(f"\nMB on disk: {', '.join(f'{name} {size / 1e6:.0f}' for name, size in on_disk.items())}")
+    save(chosen, ("zarr", "tensorstore", "zarrs", "xarray", "h5py", "safetensors"), rows, ratios)
 
 
 if __name__ == "__main__":

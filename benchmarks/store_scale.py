@@ -1,28 +1,30 @@
-"""How a run of many tasks behaves: ``python benchmarks/store_scale.py resume`` and ``... memory``.
+"""How a run of many tasks behaves: ``python benchmarks/store_scale.py resume``, and ``memory``.
 
 ``resume``: a finished run of 10,000 one-sample tasks of the bundled model is made without sampling: its real begin,
 then per task a real record and every file that the record names, small ones with made-up content. Then the command
 ``fewchannels capture`` resumes it as a process of its own, which finds nothing to do; and its parts are timed one by
-one, in a process of their own too. Medians; the goal is less than 5 s in all.
+one, in a process of their own too, and told against what importing takes. The goal is less than 5 s in all.
 
 ``memory``: a process calls one :class:`fewchannels.capture.worker.CaptureWorker` from as many threads as a Ray actor
 does, with one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another
-is under way. The whole pipeline runs, made cheap: one denoising step, one layer.
+is under way. The whole pipeline runs, made cheap: one denoising step, one layer. The peaks after 10, 100, 1,000 ...
+samples are told against that after 100.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+from measurement import Row, Rows, options, ratio, save
 
 GOAL_S = 5.0
 PARTS = """
@@ -99,7 +101,7 @@ def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
     return path, run
 
 
-def resume(n_tasks: int, rounds: int) -> dict[str, object]:
+def resume(n_tasks: int, rounds: int) -> tuple[Rows, list[Row]]:
     """Seconds that the command takes to find a finished run finished, and its parts."""
     with tempfile.TemporaryDirectory() as temporary:
         path, run = make_finished_run(Path(temporary), n_tasks)
@@ -119,13 +121,14 @@ def resume(n_tasks: int, rounds: int) -> dict[str, object]:
             )
             for name, seconds in json.loads(timed.stdout).items():
                 parts.setdefault(name, []).append(seconds)
-    medians = {name: statistics.median(each) for name, each in parts.items()}
+    rows: Rows = {"fewchannels capture": {"seconds": whole, "tasks": n_tasks, "files": n_files}}
+    rows |= {name: {"seconds": each} for name, each in parts.items()}
     print(f"resume of {n_tasks} finished tasks, {n_files} files, median of {rounds} rounds")
-    total = statistics.median(whole)
-    print(f"{'fewchannels capture':20} {total:6.2f} s  ({min(whole):.2f} to {max(whole):.2f}; goal {GOAL_S:g})")
-    for name, seconds in medians.items():
-        print(f"  {name:18} {seconds:6.2f} s")
-    return {"n_tasks": n_tasks, "n_files": n_files, "whole_s": whole, "median_s": total, "parts_s": medians}
+    for name, row in rows.items():
+        seconds = row["seconds"]
+        print(f"{name:20} {statistics.median(seconds):6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
+    print(f"goal of all {GOAL_S:g} s")
+    return rows, [ratio(rows, name, "imports") for name in rows]
 
 
 def measure_memory(n_samples: int) -> None:
@@ -158,37 +161,44 @@ def measure_memory(n_samples: int) -> None:
     print(json.dumps({"seconds": time.monotonic() - started, "resident": resident}))
 
 
-def memory(n_samples: int) -> dict[str, object]:
-    """Peaks of resident memory after 100, 1,000, 10,000 ... samples of one worker."""
+def memory(n_samples: int) -> tuple[Rows, list[Row]]:
+    """Peaks of resident memory after 10, 100, 1,000 ... samples of one worker."""
     command = [sys.executable, __file__, "memory", "--samples", str(n_samples), "--worker"]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     resident = {int(done): n_bytes for done, n_bytes in found["resident"].items()}
     shown = [done for done in (0, 10, 100, 1_000, 10_000, 100_000) if done in resident]
-    peaks = {shown_at: max(n for done, n in resident.items() if done <= shown_at) for shown_at in shown}
+    rows: Rows = {}
     print(f"memory of one worker, {n_samples} one-sample tasks in {found['seconds']:.0f} s")
-    for done, peak in peaks.items():
-        print(f"{done:8} samples {peak / 1e6:7.0f} MB at the peak, {resident[done] / 1e6:.0f} MB then")
-    print(f"peak after {shown[-1]} samples / after 100: {peaks[shown[-1]] / peaks[100]:.3f}")
-    return {"seconds": found["seconds"], "peaks": peaks, "then": {done: resident[done] for done in shown}}
+    for at in shown:
+        peak = max(n for done, n in resident.items() if done <= at)
+        rows[f"after {at} samples"] = {"peak_bytes": peak, "bytes_then": resident[at]}
+        print(f"{at:8} samples {peak / 1e6:7.0f} MB at the peak, {resident[at] / 1e6:.0f} MB then")
+    names = list(rows)
+    to = "after 100 samples" if n_samples > 100 else names[-1]
+    ratios = [ratio(rows, name, to, of="peak_bytes") for name in names]
+    print(f"peak {names[-1]} / {to}: {ratios[-1]['ratio']:.3f}")
+    return rows, ratios
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("what", choices=["resume", "memory"])
+    found.add_argument("--tasks", type=int, default=10_000, help="of the resumed run")
+    found.add_argument("--rounds", type=int, default=3, help="of the resumed run")
+    found.add_argument("--samples", type=int, default=10_000, help="of the worker whose memory is measured")
+    found.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["resume", "memory"])
-    parser.add_argument("--tasks", type=int, default=10_000, help="of the resumed run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=10_000, help="of the worker whose memory is measured")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        measure_memory(arguments.samples)
+    chosen = parser().parse_args(argv)
+    if chosen.worker:
+        measure_memory(chosen.samples)
         return
-    found = resume(arguments.tasks, arguments.rounds) if arguments.what == "resume" else memory(arguments.samples)
-    if arguments.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
-        arguments.json.write_text(json.dumps(machine | {arguments.what: found}, indent=1) + "\n")
+    found = resume(chosen.tasks, chosen.rounds) if chosen.what == "resume" else memory(chosen.samples)
+    save(chosen, ("fewchannels", "torch", "pyarrow"), *found)
 
 
 if __name__ == "__main__":

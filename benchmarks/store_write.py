@@ -1,4 +1,4 @@
-"""How fast a task's arrays become durable files: ``python benchmarks/store_write.py --shape flux``.
+"""How fast a task's arrays become durable files: ``python benchmarks/store_write.py``.
 
 The same values, interleaved in one process, round by round in rotated order, each followed by fsync of every file:
 
@@ -16,14 +16,12 @@ every reader must read from our files what was written.
 """
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -33,6 +31,7 @@ import tensorstore as ts
 import xarray as xr
 import zarr
 import zarrs  # noqa: F401 - registers its pipeline
+from measurement import Rows, options, ratio, rotated, save
 
 from fewchannels import manifest
 from fewchannels.capture.begin import begin
@@ -86,7 +85,7 @@ def real_values() -> Arrays:
         manifest.ingest(["demo:16"], path)
         job = prepare(path, Path(temporary, "run"), CaptureConfig(shard_samples=16))
         begin(job, path)
-        CaptureWorker(job, os.cpu_count() or 1)(0)
+        CaptureWorker(job, 1)(0)
         return read(job.storage, [plan.name for plan in job.layout.arrays()], 0, 16)
 
 
@@ -243,58 +242,51 @@ def check_readers(shape: Layout, values: Arrays, folder: Path) -> list[str]:
     return [*readers, "zarrs"]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--shape", choices=["demo", "flux"], default="demo")
+    found.add_argument("--rounds", type=int, default=9)
+    found.add_argument("--threads", type=int, default=os.cpu_count(), help="that compress, of our store")
+    found.add_argument("--only", nargs="+", metavar="NAME", help="these ways to write, besides 'one file'")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table per kind of values; ``--json FILE`` also writes them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", choices=["demo", "flux"], default="demo")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that compress, of our store")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these ways to write, besides 'one file'")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    shape = layout(arguments.shape)
+    chosen = parser().parse_args(argv)
+    shape = layout(chosen.shape)
     random = random_values(shape)
     kinds = {"random": random, "bfloat16": random | {"massive_value": to_bfloat16(random["massive_value"])}}
-    if arguments.shape == "demo":
+    if chosen.shape == "demo":
         kinds["real"] = real_values()
-    rows: dict[str, dict[str, dict[str, object]]] = {}
+    rows: Rows = {}
+    ratios = []
     for kind, values in kinds.items():
-        works = list(writers(shape, values, arguments.threads).items())
-        if arguments.only:
-            works = [(name, work) for name, work in works if name == "one file" or name in arguments.only]
-        measured: dict[str, list[tuple[float, int, int]]] = {name: [] for name, _ in works}
+        works = writers(shape, values, chosen.threads)
+        if chosen.only:
+            works = {name: work for name, work in works.items() if name == "one file" or name in chosen.only}
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "round")
-            for i in range(-1, arguments.rounds):  # the first round only warms up
-                turn = max(i, 0) % len(works)
-                for name, work in works[turn:] + works[:turn]:
-                    measured[name] += [measure(work, folder)] if i >= 0 else [measure(work, folder)][:0]
+            measured = rotated(works, 1 + chosen.rounds, lambda work: measure(work, folder))  # noqa: B023
             readers = check_readers(shape, values, folder)
-        limit = [seconds for seconds, _, _ in measured["one file"]]
         value_bytes = sum(each.nbytes for each in values.values())
-        print(f"\n{arguments.shape}, {kind} values, {value_bytes / 1e6:.1f} MB a task, {arguments.rounds} rounds")
+        print(f"\n{chosen.shape}, {kind} values, {value_bytes / 1e6:.1f} MB a task, {chosen.rounds} rounds")
         print(f"{'':24} {'MB/s':>7} {'of limit':>9} {'min':>6} {'max':>6} {'files':>6} {'bytes':>6}  goal")
-        rows[kind] = {}
         for name, rounds in measured.items():
-            ratios = [one / seconds for one, (seconds, _, _) in zip(limit, rounds, strict=True)]
-            row = {
-                "mb_per_s": value_bytes / 1e6 / statistics.median(seconds for seconds, _, _ in rounds),
-                "of_limit": statistics.median(ratios),
-                "of_limit_min": min(ratios),
-                "of_limit_max": max(ratios),
-                "files": rounds[0][1],
-                "bytes_per_value_byte": rounds[0][2] / value_bytes,
-            }
-            rows[kind][name] = row
+            seconds = [each for each, _, _ in rounds[1:]]  # the first round warms up
+            row = {"seconds": seconds, "mb_per_s": [value_bytes / 1e6 / each for each in seconds]}
+            row |= {"files": rounds[0][1], "bytes_per_value_byte": rounds[0][2] / value_bytes}
+            rows[f"{kind}: {name}"] = row
+            each = ratio(rows, f"{kind}: {name}", f"{kind}: one file", of="mb_per_s")
+            ratios.append(each)
             print(
-                f"{name:24} {row['mb_per_s']:7.0f} {row['of_limit']:9.2f} {min(ratios):6.2f} {max(ratios):6.2f} "
-                f"{row['files']:6} {row['bytes_per_value_byte']:6.3f}  {GOALS.get((arguments.shape, name), '')}"
+                f"{name:24} {statistics.median(row['mb_per_s']):7.0f} {each['ratio']:9.2f} {each['least']:6.2f} "
+                f"{each['most']:6.2f} {row['files']:6} {row['bytes_per_value_byte']:6.3f}  "
+                f"{GOALS.get((chosen.shape, name), '')}"
             )
         print(f"read back equal by {', '.join(readers)}")
-    if arguments.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "zarr": zarr.__version__}
-        settings = {key: str(value) for key, value in vars(arguments).items() if key != "json"}
-        arguments.json.write_text(json.dumps({"settings": settings} | machine | {"rows": rows}, indent=1) + "\n")
+    save(chosen, ("zarr", "tensorstore", "zarrs", "h5py", "safetensors"), rows, ratios)
 
 
 if __name__ == "__main__":

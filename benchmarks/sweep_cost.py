@@ -1,22 +1,24 @@
-"""What an edited picture costs, against a plain generation of the same batch, and against recording and replaying.
+"""What an edited picture costs on top of a plain generation: ``python benchmarks/sweep_cost.py``.
 
 Demo model, one pair of prompts, transport of the top channels behind every block in every step. Rounds interleaved:
 
-- plain: the pipeline alone, as many rows as the sweep's batch;
-- sweep: target, source and the edits in one batch, as ``fewchannels transport`` runs them, metrics left out;
-- replay: the source alone first, every block's image stream written to disk at every step; then the target's rows in
-  one batch, each step and block read back and copied into all of them.
+- ``plain``: the pipeline alone, as many rows as the sweep's batch;
+- ``sweep``: target, source and the edits in one batch, as ``fewchannels transport`` runs them, metrics left out;
+- ``replay``: the source alone first, every block's image stream written to disk at every step; then the target's rows
+  in one batch, each step and block read back and copied into all of them.
+
+Told are seconds of a picture: of a row of the plain batch, and of an edit of the others, which so bear target and
+source.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from measurement import Rows, options, ratio, rotated, save, timed
 from torch import Tensor
 
 from fewchannels import manifest
@@ -31,25 +33,33 @@ from fewchannels.measures.scores import statistics as channel_statistics
 from fewchannels.models.taps import Site, tapped
 
 
-def main() -> None:
-    """Measure and print; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=32, help="of a batch")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--k", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--rounds", type=int, default=5)
+    found.add_argument("--rows", type=int, default=32, help="of a batch")
+    found.add_argument("--steps", type=int, default=20)
+    found.add_argument("--k", type=int, default=12, help="channels that are transported")
+    found.add_argument("--threads", type=int, default=1)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print a table; ``--json FILE`` also writes it."""
+    chosen = parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        ratios = measure(Path(folder), chosen)
-    print(json.dumps(ratios, indent=1))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(ratios, indent=1) + "\n")
+        rows = measure(Path(folder), chosen)
+    ratios = [ratio(rows, way, "plain") for way in rows]
+    print(f"{chosen.rows - 2} edits in {chosen.rows} rows, {chosen.steps} steps, medians of {chosen.rounds} rounds")
+    print(f"{'':8} {'s/picture':>9} {'ratio':>6}  range of rounds")
+    for (way, row), each in zip(rows.items(), ratios, strict=True):
+        span = f"{each['least']:.3f} to {each['most']:.3f}"
+        print(f"{way:8} {statistics.median(row['seconds']):9.4f} {each['ratio']:6.3f}  {span}")
+    save(chosen, ("torch", "diffusers"), rows, ratios)
 
 
-def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, object]:
-    """Seconds of each way, and their ratios to a plain row."""
+def measure(folder: Path, chosen: argparse.Namespace) -> Rows:
+    """Seconds a picture of each way."""
     manifest.ingest(["demo:4"], folder / "manifest.parquet", seeds=[0])
     n_edits = chosen.rows - 2
     grid = Grid(
@@ -97,32 +107,11 @@ def measure(folder: Path, chosen: argparse.Namespace) -> dict[str, object]:
             worker.sampler.generate([item.target] * n_edits, settings)
 
     ways: dict[str, Callable[[], None]] = {"plain": plain, "sweep": sweep, "replay": replay}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for work in ways.values():
         worker.model.run(work)
-    for i in range(chosen.rounds):
-        for way, work in list(ways.items())[i % 3 :] + list(ways.items())[: i % 3]:
-            started = time.perf_counter()
-            worker.model.run(work)
-            seconds[way].append(time.perf_counter() - started)
-    rows = {"sweep": n_edits, "replay": n_edits}
-    ratios = {
-        way: [t / n * chosen.rows / p for t, p in zip(seconds[way], seconds["plain"], strict=True)]
-        for way, n in rows.items()
-    }
-    return {
-        "rows": chosen.rows,
-        "edits": n_edits,
-        "plain_seconds_per_row": statistics.median(seconds["plain"]) / chosen.rows,
-        **{
-            f"{way}_per_edit_over_plain_row": {
-                "median": round(statistics.median(each), 3),
-                "least": round(min(each), 3),
-                "most": round(max(each), 3),
-            }
-            for way, each in ratios.items()
-        },
-    }
+    seconds = rotated(ways, chosen.rounds, lambda work: timed(lambda: worker.model.run(work)))
+    n_pictures = {"plain": chosen.rows, "sweep": n_edits, "replay": n_edits}
+    return {way: {"seconds": [each / n_pictures[way] for each in taken]} for way, taken in seconds.items()}
 
 
 if __name__ == "__main__":

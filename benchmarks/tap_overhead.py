@@ -1,23 +1,20 @@
-"""What a reading tap costs on FLUX.1's own width: one dual and one single block, random weights, 1024 x 1024 pixels.
+"""What a reading tap costs on FLUX.1's own width: ``python benchmarks/tap_overhead.py``.
 
-Forwards are timed, rounds interleaved: without hooks; with the capture's recorder (four statistics of every channel,
-token norms, the top 16 channels' maps); with the hook that people write, which copies the image stream to the CPU as
-float32; and with nnsight's cache, where it is installed.
+Forwards of one dual and one single block with random weights, of 1024 x 1024 pixels, are timed, rounds interleaved:
+without hooks (``plain``); with the capture's recorder (``taps``: four statistics of every channel, token norms, the top
+16 channels' maps); with the hook that people write, which copies the image stream to the CPU as float32; and with
+nnsight's cache, where it is installed.
 """
 
 import argparse
 import importlib.util
-import json
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from measurement import Rows, options, ratio, rotated, save
 
 from fewchannels.capture.recorder import Recorder
 from fewchannels.models.families import FAMILIES
@@ -27,11 +24,19 @@ from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import tapped
 from fewchannels.runs.layout import Layout
 
-_SIDE = 1024
 _TEXT_TOKENS = 512
 
 
-def build(width_heads: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, torch.Tensor]]:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = options(__doc__)
+    found.add_argument("--rounds", type=int, default=3)
+    found.add_argument("--heads", type=int, default=24, help="24 is FLUX.1's own width, 3,072 channels")
+    found.add_argument("--pixels", type=int, default=1024, help="along a side, a multiple of 16")
+    return found
+
+
+def build(width_heads: int, side: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, torch.Tensor]]:
     """The transformer, a sampler that declares its forwards, and the arguments of one."""
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
@@ -46,15 +51,15 @@ def build(width_heads: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, 
         blocks=family.blocks(transformer.config),
         n_channels=family.n_channels(transformer.config),
         pixels_per_token=16,
-        default_side=_SIDE,
+        default_side=side,
         embeds_guidance=True,
         can_be_guided=True,
         takes_images=True,
     )
     pipeline = SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
-    tokens = (_SIDE // 16) ** 2
+    tokens = (side // 16) ** 2
     ids = torch.zeros(tokens, 3)
-    ids[:, 1], ids[:, 2] = torch.arange(tokens) // (_SIDE // 16), torch.arange(tokens) % (_SIDE // 16)
+    ids[:, 1], ids[:, 2] = torch.arange(tokens) // (side // 16), torch.arange(tokens) % (side // 16)
     arguments = {
         "hidden_states": torch.randn(1, tokens, 64),
         "encoder_hidden_states": torch.randn(1, _TEXT_TOKENS, 4096),
@@ -67,23 +72,20 @@ def build(width_heads: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, 
     return transformer, Sampler(pipeline, geometry), arguments
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table; ``--json FILE`` also writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--heads", type=int, default=24, help="24 is FLUX.1's own width, 3,072 channels")
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    transformer, sampler, arguments = build(chosen.heads)
+    chosen = parser().parse_args(argv)
+    side = chosen.pixels
+    transformer, sampler, arguments = build(chosen.heads, side)
     blocks = sampler.geometry.blocks
-    layout = Layout(1, (0,), blocks, sampler.geometry.n_channels, (_SIDE // 16) ** 2, 16, 1)
+    layout = Layout(1, (0,), blocks, sampler.geometry.n_channels, (side // 16) ** 2, 16, 1)
 
     def plain() -> None:
         transformer(**arguments)
 
     def taps() -> None:
         recorder = Recorder(layout, "mean_abs", ["0"])
-        settings = Settings(_SIDE, _SIDE, 1, 3.5, 1.0)
+        settings = Settings(side, side, 1, 3.5, 1.0)
         with sampler.declaring(1, settings), tapped(sampler, blocks, recorder.tap(slice(0, 1))):
             transformer(**arguments)
         recorder.arrays()
@@ -108,28 +110,21 @@ def main() -> None:
             tracer.cache(modules=[model.transformer_blocks[0], model.single_transformer_blocks[0]])
 
     works: dict[str, Callable[[], None]] = {"plain": plain, "taps": taps, "copying hook": copying}
+    libraries = ["torch", "diffusers"]
     if importlib.util.find_spec("nnsight"):
         works["nnsight cache"] = cached
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+        libraries.append("nnsight")
     with torch.inference_mode():
         plain()
-        for i in range(chosen.rounds):
-            names = list(works)[i % len(works) :] + list(works)[: i % len(works)]
-            for name in names:
-                started = time.perf_counter()
-                works[name]()
-                seconds[name].append(time.perf_counter() - started)
-    rows = {}
+        seconds = rotated(works, chosen.rounds)
+    rows: Rows = {name: {"seconds": taken} for name, taken in seconds.items()}
+    ratios = [ratio(rows, name, "plain") for name in rows]
     print(f"{'':14} {'s':>7} {'ratio':>7}  range of rounds   goal")
-    for name, taken in seconds.items():
-        ratios = [each / base for each, base in zip(taken, seconds["plain"], strict=True)]
-        rows[name] = {"median_s": statistics.median(taken), "ratio": statistics.median(ratios), "ratios": ratios}
+    for (name, row), each in zip(rows.items(), ratios, strict=True):
         goal = "1.03" if name == "taps" else ""
-        span = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"{name:14} {rows[name]['median_s']:7.2f} {rows[name]['ratio']:7.3f}  {span:16} {goal}")
-    if chosen.json:
-        machine = {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "torch": torch.__version__}
-        chosen.json.write_text(json.dumps(machine | {"heads": chosen.heads, "rows": rows}, indent=1) + "\n")
+        span = f"{each['least']:.3f} to {each['most']:.3f}"
+        print(f"{name:14} {statistics.median(row['seconds']):7.2f} {each['ratio']:7.3f}  {span:16} {goal}")
+    save(chosen, libraries, rows, ratios)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,6 @@ APART = {("analyses", "capture")}  # the first must not import the second, altho
 
 # Modules that import each other, inside functions.
 CIRCLES = {
-    frozenset({"analyses.alignment.findings", "analyses.alignment.units"}),
-    frozenset({"analyses.concentration.findings", "analyses.concentration.units"}),
-    frozenset({"analyses.stability.findings", "analyses.stability.units"}),
     frozenset({"runs.storage", "runs.storage.base", "runs.storage.folder", "runs.storage.objects"}),
 }
 ONLY_IMPORTERS = {

@@ -16,7 +16,7 @@ from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.masks.units import SubjectMasks
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
 from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig

@@ -18,7 +18,7 @@ from transformers import (
     SegformerModel,
 )
 
-from fewchannels.analyses.masks import NoMask, Picture, SubjectMask, open_source
+from fewchannels.analyses.masks import NoMask, SampleImage, SubjectMask, open_mask_source
 from fewchannels.analyses.masks.segmenters import Segment, is_background, main_object, subject_of
 from fewchannels.errors import InputError
 
@@ -49,7 +49,7 @@ def image() -> Image.Image:
 
 
 def mask_of(source, image: Image.Image) -> SubjectMask:
-    (result,) = source([Picture(image)])
+    (result,) = source([SampleImage(image)])
     assert isinstance(result, SubjectMask), result
     return result
 
@@ -86,7 +86,7 @@ def test_a_model_with_its_own_code_is_thresholded_at_one_half_of_its_last_output
 ) -> None:
     folder = models / "birefnet_like"
     probability = direct_probability(folder, image, side or 1024)
-    source = open_source(str(folder), trust_remote_code=True, side=side)
+    source = open_mask_source(str(folder), trust_remote_code=True, side=side)
     pixels = mask_of(source, image).pixels
     clear = abs(probability - 0.5) > 1e-4
     assert clear.mean() > 0.99
@@ -99,14 +99,14 @@ def test_a_model_with_its_own_code_is_thresholded_at_one_half_of_its_last_output
 def test_code_that_comes_with_a_model_does_not_run_unasked(tmp_path: Path) -> None:
     folder = mask_models.birefnet_like(tmp_path / "unasked", needs="a_library_that_is_not_here")
     with pytest.raises(InputError, match=r"own Python code \(tiny.TinyBiRefNet\).* allow it with trust_remote_code"):
-        open_source(str(folder))
+        open_mask_source(str(folder))
     with pytest.raises(InputError, match=r"needs a library that is not here: .*a_library_that_is_not_here"):
-        open_source(str(folder), trust_remote_code=True)
+        open_mask_source(str(folder), trust_remote_code=True)
 
 
 def test_a_model_whose_last_output_is_no_map_of_logits_says_so(tmp_path: Path, image: Image.Image) -> None:
     folder = mask_models.birefnet_like(tmp_path / "features", last="features")
-    (result,) = open_source(str(folder), trust_remote_code=True, side=64)([Picture(image)])
+    (result,) = open_mask_source(str(folder), trust_remote_code=True, side=64)([SampleImage(image)])
     assert isinstance(result, NoMask)
     assert r"(1, 4, 8, 8); a model like BiRefNet gives logits (1, 1, y, x)" in result.reason
 
@@ -114,8 +114,8 @@ def test_a_model_whose_last_output_is_no_map_of_logits_says_so(tmp_path: Path, i
 def test_values_that_are_not_a_number_fail_their_own_picture_only(tmp_path: Path, image: Image.Image) -> None:
     folder = mask_models.birefnet_like(tmp_path / "nan_for_red", last="nan for red")
     red = Image.new("RGB", (64, 64), "red")
-    first, second, third = open_source(str(folder), trust_remote_code=True, side=64)(
-        [Picture(each) for each in (image, red, image)]
+    first, second, third = open_mask_source(str(folder), trust_remote_code=True, side=64)(
+        [SampleImage(each) for each in (image, red, image)]
     )
     assert isinstance(first, SubjectMask)
     assert second == NoMask("ValueError: TinyBiRefNet put out values that are not a number")
@@ -136,7 +136,7 @@ def test_a_semantic_models_subject_is_all_but_the_background_or_the_wanted_label
     shares = [(label == i).mean() for i in range(3)]
     assert min(shares) > 0.05
     for labels, ids in (((), (1, 2)), (("cat",), (1,)), ((" Dog ", "background"), (0, 2))):
-        got = mask_of(open_source(str(folder), labels=labels), image)
+        got = mask_of(open_mask_source(str(folder), labels=labels), image)
         # Pixels between two labels fall to either by rounding.
         assert (got.pixels == np.isin(label, ids)).mean() > 0.998
         assert got.score is None
@@ -177,7 +177,7 @@ def test_an_instance_models_subject_is_its_surest_thing_or_the_wanted_labels(
         (("background", "cat", "dog"), ["dog"], np.zeros(SIZE, bool), None),
     ):
         folder = mask_models.maskformer(tmp_path / "-".join(labels), labels)
-        got = mask_of(open_source(str(folder), labels=wanted), image)
+        got = mask_of(open_mask_source(str(folder), labels=wanted), image)
         assert (got.pixels == pixels).mean() > 0.998
         assert got.score == (score and pytest.approx(score, abs=1e-5))
 
@@ -233,7 +233,7 @@ def test_a_mask_generators_subject_is_its_largest_sure_mask_off_the_border(model
     largest, score, expected = max(off_border, key=lambda each: each[:2])
     assert 100 < len(off_border) < len(candidates) - 100
     assert max(mask.sum() for _, mask in candidates) > largest > max(off_border, key=lambda each: each[1])[0]
-    got = mask_of(open_source(str(models / "sam")), image)
+    got = mask_of(open_mask_source(str(models / "sam")), image)
     assert (got.pixels == expected).mean() > 0.998
     assert got.score == pytest.approx(score, abs=1e-4)
 
@@ -255,8 +255,8 @@ def test_the_main_object_of_several_of_one_size_is_the_surest_and_none_is_an_emp
 def test_a_models_mask_does_not_depend_on_the_other_pictures(models: Path, image: Image.Image) -> None:
     other = image.transpose(Image.Transpose.ROTATE_90)
     for name in ("birefnet_like", "segformer", "maskformer"):
-        source = open_source(str(models / name), trust_remote_code=True)
-        for one, size in zip(source([Picture(other), Picture(image)]), ((WIDTH, HEIGHT), SIZE), strict=True):
+        source = open_mask_source(str(models / name), trust_remote_code=True)
+        for one, size in zip(source([SampleImage(other), SampleImage(image)]), ((WIDTH, HEIGHT), SIZE), strict=True):
             assert isinstance(one, SubjectMask)
             assert one.pixels.shape == size
         np.testing.assert_array_equal(one.pixels, mask_of(source, image).pixels)
@@ -264,13 +264,13 @@ def test_a_models_mask_does_not_depend_on_the_other_pictures(models: Path, image
 
 def test_a_description_changes_with_the_weights(tmp_path: Path) -> None:
     folder = mask_models.segformer(tmp_path / "model")
-    before = dict(open_source(str(folder)).description)
+    before = dict(open_mask_source(str(folder)).description)
     assert before["source"] == str(folder)
-    assert before == open_source(str(folder)).description
+    assert before == open_mask_source(str(folder)).description
     weights = load_file(folder / "model.safetensors")
     weights["decode_head.classifier.bias"] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert open_source(str(folder)).description != before
+    assert open_mask_source(str(folder)).description != before
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     model.segformer.save_pretrained(folder)  # the encoder alone, as it is before it is trained to segment
     (folder / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(InputError, match=r"lack .* weights of SegformerForSemanticSegmentation, such as 'decode"):
-        open_source(str(folder))
+        open_mask_source(str(folder))
 
 
 def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> None:
@@ -306,8 +306,8 @@ def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> N
         (tmp_path, {}, "holds no config.json"),
     ):
         with pytest.raises(InputError, match=says):
-            open_source(str(path), **options)
-    person = mask_of(open_source(str(no_background), labels=["person"]), Image.new("RGB", (64, 64), "red"))
+            open_mask_source(str(path), **options)
+    person = mask_of(open_mask_source(str(no_background), labels=["person"]), Image.new("RGB", (64, 64), "red"))
     assert person.pixels.shape == (64, 64)
 
 
@@ -316,14 +316,14 @@ def test_a_model_without_an_image_processor_is_refused(tmp_path: Path) -> None:
     for name in ("preprocessor_config.json", "processor_config.json"):
         (folder / name).unlink(missing_ok=True)
     with pytest.raises(InputError, match="no image processor"):
-        open_source(str(folder))
+        open_mask_source(str(folder))
 
 
 def test_weights_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     folder = mask_models.segformer(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be loaded"):
-        open_source(str(folder))
+        open_mask_source(str(folder))
 
 
 # The hub
@@ -340,12 +340,12 @@ def test_a_hub_model_is_taken_at_one_commit(models: Path, image: Image.Image, mo
     (at / "snapshots" / commit).symlink_to(models / "segformer", target_is_directory=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    source = open_source("owner/segformer")
+    source = open_mask_source("owner/segformer")
     assert source.description == {"source": "owner/segformer", "rule": "all but background", "revision": commit}
-    folder = open_source(str(models / "segformer"))
+    folder = open_mask_source(str(models / "segformer"))
     np.testing.assert_array_equal(mask_of(source, image).pixels, mask_of(folder, image).pixels)
     with pytest.raises(InputError, match="the hub model of that name cannot be had"):
-        open_source("owner/another")
+        open_mask_source("owner/another")
 
 
 def test_a_gated_hub_model_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,4 +356,4 @@ def test_a_gated_hub_model_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(InputError, match=r"'owner/model' is gated: accept its licence on https://huggingface.co/owner"):
-        open_source("owner/model")
+        open_mask_source("owner/model")

@@ -14,13 +14,14 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from sklearn.metrics import jaccard_score
 
-from fewchannels.analyses.masks import NoMask, OneByOne, Picture, SubjectMask, open_source
+from fewchannels.analyses.masks import NoMask, OneByOne, SampleImage, SubjectMask, open_mask_source
 from fewchannels.analyses.masks.given import read_mask
-from fewchannels.analyses.masks.png import from_png, to_png
 from fewchannels.analyses.masks.saliency import border_contrast, otsu
 from fewchannels.demo.world import choose_scenes, draw
 from fewchannels.errors import InputError
-from fewchannels.measures.coverage import area, chance_iou, pixel_iou, token_coverage, upsample_tokens, weighted_iou
+from fewchannels.measures.coverage import area, chance_iou, pixel_iou, token_coverage
+from fewchannels.measures.localization import fit
+from fewchannels.runs.pictures import from_png, to_png
 
 Mask = NDArray[np.bool_]
 few = st.integers(1, 4)
@@ -32,6 +33,12 @@ def bits(*shape: int) -> st.SearchStrategy[Mask]:
 
 def rgb(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def foreground_iou(tokens: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
+    """Of foregrounds ``(cell, token)`` bool with coverages of the same shape."""
+    front = torch.ones(len(tokens), dtype=torch.int64)
+    return fit(tokens.long(), front, coverage, torch.ones_like(tokens), 2).iou
 
 
 def iou(one: Mask, other: Mask) -> float:
@@ -73,10 +80,9 @@ def test_iou_from_coverage_is_the_iou_of_the_upsampled_token_mask_in_pixels(
         if upsampled[at].any() or mask.any():
             expected[at] = jaccard_score(mask.ravel(), upsampled[at].ravel(), zero_division=0)
     coverage = token_coverage(torch.from_numpy(mask), (rows, columns))
-    got = weighted_iou(torch.from_numpy(tokens), coverage)
+    got = foreground_iou(torch.from_numpy(tokens).flatten(0, 1), coverage.expand(6, -1)).view(2, 3)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-13)
-    pixels = upsample_tokens(torch.from_numpy(tokens), (rows, columns), mask.shape)
-    np.testing.assert_array_equal(pixels.numpy(), upsampled)
+    pixels = torch.from_numpy(upsampled)
     np.testing.assert_allclose(pixel_iou(pixels, torch.from_numpy(mask)).numpy(), expected, rtol=1e-15)
 
 
@@ -85,7 +91,7 @@ def test_iou_is_nan_only_where_both_are_empty_or_a_coverage_is_nan() -> None:
     tokens = torch.stack([none, one, none, one])
     coverage = torch.tensor([[0, 0], [0, 0], [0.5, 0], [0.5, torch.nan]], dtype=torch.float64)
     torch.testing.assert_close(
-        weighted_iou(tokens, coverage),
+        foreground_iou(tokens, coverage),
         torch.tensor([torch.nan, 0, 0, torch.nan], dtype=torch.float64),
         equal_nan=True,
     )
@@ -94,8 +100,6 @@ def test_iou_is_nan_only_where_both_are_empty_or_a_coverage_is_nan() -> None:
 def test_a_mask_that_the_grid_does_not_divide_is_refused() -> None:
     with pytest.raises(InputError, match="10 x 8 pixels on a grid of 4 x 4 tokens"):
         token_coverage(torch.zeros(10, 8, dtype=torch.bool), (4, 4))
-    with pytest.raises(InputError, match="4 x 4 tokens on 8 x 10 pixels"):
-        upsample_tokens(torch.zeros(16, dtype=torch.bool), (4, 4), (8, 10))
 
 
 @given(st.integers(0, 8), st.integers(0, 8))
@@ -142,7 +146,7 @@ def test_what_is_no_packed_mask_is_refused() -> None:
 
 
 def test_one_picture_that_fails_does_not_touch_the_others() -> None:
-    def find(picture: Picture) -> SubjectMask:
+    def find(picture: SampleImage) -> SubjectMask:
         if picture.mask == "broken":
             raise RuntimeError("CUDA out of memory\nand more")
         if picture.mask == "wrong":
@@ -150,7 +154,7 @@ def test_one_picture_that_fails_does_not_touch_the_others() -> None:
         return SubjectMask(np.ones((2, 2) if picture.mask == "small" else (4, 6), bool))
 
     image = Image.new("RGB", (6, 4))
-    good, *bad, last = OneByOne(find, {})([Picture(image, mask) for mask in ("a", "broken", "wrong", "small", "b")])
+    good, *bad, last = OneByOne(find, {})([SampleImage(image, mask) for mask in ("a", "broken", "wrong", "small", "b")])
     assert isinstance(good, SubjectMask)
     assert isinstance(last, SubjectMask)
     assert bad == [
@@ -162,7 +166,7 @@ def test_one_picture_that_fails_does_not_touch_the_others() -> None:
 
 def test_a_picture_that_is_not_rgb_is_refused() -> None:
     with pytest.raises(ValueError, match="mode 'L'"):
-        Picture(Image.new("L", (4, 4)))
+        SampleImage(Image.new("L", (4, 4)))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_a_picture_that_is_not_rgb_is_refused() -> None:
 )
 def test_a_wrong_source_says_what_is_valid(text: str, options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        open_source(text, **options)
+        open_mask_source(text, **options)
 
 
 # Drawn masks
@@ -241,7 +245,7 @@ def test_a_drawn_mask_of_another_size_is_resized_by_nearest_neighbour_and_says_s
     Image.fromarray(SUBJECT).save(tmp_path / "mask.png")
     path = str(tmp_path / "mask.png")
     same, larger, smaller = (
-        found(open_source("manifest")([Picture(Image.new("RGB", size), path)])[0])
+        found(open_mask_source("manifest")([SampleImage(Image.new("RGB", size), path)])[0])
         for size in ((8, 6), (24, 12), (4, 3))
     )
     np.testing.assert_array_equal(same.pixels, SUBJECT)
@@ -256,7 +260,7 @@ def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
     Image.fromarray(SUBJECT).save(tmp_path / "good.png")
     names = (None, "missing.png", "text.png", "half.png", ".", "good.png")
     image = Image.new("RGB", (8, 6))
-    results = open_source("manifest")([Picture(image, n and str(tmp_path / n)) for n in names])
+    results = open_mask_source("manifest")([SampleImage(image, n and str(tmp_path / n)) for n in names])
     assert isinstance(results[-1], SubjectMask)
     assert isinstance(results[0], NoMask)
     assert "names no mask" in results[0].reason
@@ -268,20 +272,22 @@ def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
 # The demo's judge
 
 
-def world(n: int, side: int, seed: int) -> tuple[list[Picture], list[Mask]]:
+def world(n: int, side: int, seed: int) -> tuple[list[SampleImage], list[Mask]]:
     pictures, masks = draw(choose_scenes(n, seed), seed, side=side)
-    return [Picture(rgb(each.permute(1, 2, 0).numpy())) for each in pictures], list(masks.numpy())
+    return [SampleImage(rgb(each.permute(1, 2, 0).numpy())) for each in pictures], list(masks.numpy())
 
 
 def test_the_judge_finds_the_worlds_subjects() -> None:
     pictures, masks = world(24, 64, seed=1)
-    results = [found(each) for each in open_source("demo")(pictures)]
+    results = [found(each) for each in open_mask_source("demo")(pictures)]
     assert min(iou(each.pixels, mask) for each, mask in zip(results, masks, strict=True)) > 0.9
     assert min(each.score or 0 for each in results) > 0.7
 
 
 def test_the_judge_takes_square_pictures_only() -> None:
-    tall, square = open_source("demo")([Picture(Image.new("RGB", (32, 48))), Picture(Image.new("RGB", (32, 32)))])
+    tall, square = open_mask_source("demo")(
+        [SampleImage(Image.new("RGB", (32, 48))), SampleImage(Image.new("RGB", (32, 32)))]
+    )
     assert isinstance(tall, NoMask)
     assert "48 x 32 pixels" in tall.reason
     assert not found(square).pixels.any()
@@ -290,7 +296,7 @@ def test_the_judge_takes_square_pictures_only() -> None:
 # Saliency
 
 
-def disc(rng: np.random.Generator, side: int, centre: tuple[float, float], radius: float) -> tuple[Picture, Mask]:
+def disc(rng: np.random.Generator, side: int, centre: tuple[float, float], radius: float) -> tuple[SampleImage, Mask]:
     """A bright textured disc on a dark textured ground, its middle and radius in shares of the side."""
     y, x = np.mgrid[:side, :side] / side
     mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
@@ -299,11 +305,11 @@ def disc(rng: np.random.Generator, side: int, centre: tuple[float, float], radiu
         texture = ndimage.gaussian_filter(rng.normal(size=(side, side, 3)), (side / 64, side / 64, 0))
         return texture / texture.std() * 0.06 + rng.uniform(low, high, 3)
 
-    return Picture(rgb(np.where(mask[..., None], textured(0.65, 0.9), textured(0.2, 0.5)))), mask
+    return SampleImage(rgb(np.where(mask[..., None], textured(0.65, 0.9), textured(0.2, 0.5)))), mask
 
 
-def saliency_ious(pictures: list[Picture], masks: list[Mask]) -> np.ndarray:
-    results = [found(each).pixels for each in open_source("saliency")(pictures)]
+def saliency_ious(pictures: list[SampleImage], masks: list[Mask]) -> np.ndarray:
+    results = [found(each).pixels for each in open_mask_source("saliency")(pictures)]
     return np.array([iou(each, mask) for each, mask in zip(results, masks, strict=True)])
 
 
@@ -326,8 +332,8 @@ def test_saliency_finds_the_worlds_subjects(side: int) -> None:
 
 
 def test_saliency_sees_no_subject_in_a_flat_picture_and_refuses_tiny_ones() -> None:
-    flat, tiny = open_source("saliency")(
-        [Picture(Image.new("RGB", (40, 30), "teal")), Picture(Image.new("RGB", (9, 99)))]
+    flat, tiny = open_mask_source("saliency")(
+        [SampleImage(Image.new("RGB", (40, 30), "teal")), SampleImage(Image.new("RGB", (9, 99)))]
     )
     assert not found(flat).pixels.any()
     assert found(flat).score == 0
@@ -361,7 +367,7 @@ def test_otsus_cut_leaves_the_least_variance_within_the_classes(values: np.ndarr
 def test_a_mask_does_not_depend_on_the_other_pictures() -> None:
     pictures, _ = world(6, 64, seed=3)
     for name in ("demo", "saliency"):
-        source = open_source(name)
+        source = open_mask_source(name)
         together, alone = source(pictures), [source([picture])[0] for picture in reversed(pictures)]
         for one, other in zip(together, reversed(alone), strict=True):
             np.testing.assert_array_equal(found(one).pixels, found(other).pixels)

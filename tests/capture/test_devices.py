@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fewchannels import machine, manifest
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.analyses.settings import RULES
 from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig

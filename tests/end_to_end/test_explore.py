@@ -19,7 +19,7 @@ from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.masks.units import SubjectMasks
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import Job, prepare

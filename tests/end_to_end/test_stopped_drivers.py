@@ -25,13 +25,14 @@ from fewchannels.runs.upkeep.verify import verify
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from fewchannels.capture import job as jobs
+from fewchannels.capture import begin as beginning
 from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import prepare
 from fewchannels.errors import RunConflictError
 from fewchannels.runs import changes, lease
 lease.BEAT_S = 0.3
 path, url, model, when = sys.argv[1:]
-lay_out = jobs.arrays.lay_out
+lay_out = beginning.arrays.lay_out
 def stopped(*given):
     if when == "before":
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -39,7 +40,7 @@ def stopped(*given):
     if when == "after":
         os.kill(os.getpid(), signal.SIGSTOP)
     return made
-jobs.arrays.lay_out = stopped
+beginning.arrays.lay_out = stopped
 settle, finish = changes.Draft.settle, changes.Change.finish
 def looked(*given):
     if when == "looked":
@@ -50,10 +51,10 @@ def settled(*given):
         os.kill(os.getpid(), signal.SIGSTOP)
     return finish(*given)
 changes.Draft.settle, changes.Change.finish = looked, settled
-job = jobs.prepare(Path(path), url, CaptureConfig(model=model, num_inference_steps=2, top_k=3, shard_samples=2))
+job = prepare(Path(path), url, CaptureConfig(model=model, num_inference_steps=2, top_k=3, shard_samples=2))
 try:
     with lease.hold(job.storage) as token:
-        jobs.begin(job.leased(token), Path(path))
+        beginning.begin(job.leased(token), Path(path))
 except RunConflictError as error:
     print(error)
     sys.exit(error.exit_code)

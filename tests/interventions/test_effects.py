@@ -279,6 +279,14 @@ def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
     assert all(f"({name})" in found.text for name in found.files if name.endswith(".png"))
 
 
+def test_a_summary_names_a_contrast_with_a_baseline_by_the_baseline() -> None:
+    baseline = {"action": "prompt", "selection": "none", "k": 0}
+    found = summarise(planted([{"action": "transport"}, baseline], SHIFT | {"none": 0.0}, n_prompts=3), n_resamples=20)
+    rows = [line for line in found.text.splitlines() if line.startswith("| ") and ", minus " in line]
+    assert [line.split(" | ")[0] for line in rows] == ["| top, minus prompt"]
+    assert "channels cannot be told from prompts blended at the same strength" in found.text
+
+
 def test_a_summary_without_controls_says_that_there_are_none() -> None:
     found = summarise(planted([{"selection": "top"}], SHIFT, n_prompts=3))
     assert "No contrasts: no control" in found.text

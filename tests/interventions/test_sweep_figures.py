@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from planted_edits import condition, edits_of, picture, planted, png_of
 
-from fewchannels.analyses.drawn import as_files
-from fewchannels.analyses.figures.drawings import Dots, Panels, Pictures, Series
-from fewchannels.analyses.figures.still import still
+from fewchannels.analyses.figures.drawings import Dots, Images, Panels, Series
+from fewchannels.analyses.figures.still import as_files, still
 from fewchannels.errors import InputError
 from fewchannels.interventions.effects.contrasts import means
 from fewchannels.interventions.effects.figures import (
@@ -151,7 +150,7 @@ def pair(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return edits_of([{**row, "prompt": "a blue one", "source_prompt": "a yellow one"} for row in [*first, *rows]])
 
 
-def colours(drawn: Pictures) -> list[list[tuple[int, ...]]]:
+def colours(drawn: Images) -> list[list[tuple[int, ...]]]:
     return [[tuple(cell[0, 0].tolist()) for cell in line] for line in drawn.rows]
 
 

@@ -133,7 +133,8 @@ def across(channels: np.ndarray, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_95_percent_interval_over_pairs_of_prompts_covers_the_truth(n_seeds: int) -> None:
     random = np.random.default_rng(n_seeds)
     population = sets_of_prompts(20_000, 1, random)
-    truth = pair_overlap(population, np.arange(20_000)).across.mean_jaccard
+    pairs = pair_overlap(population, np.arange(20_000)).across
+    truth = pairs.jaccard.sum() / pairs.n_pairs.sum()
     trials = [across(sets_of_prompts(100, n_seeds, random), n_seeds) for _ in range(600)]
     sums, counts = (np.stack(part, axis=1) for part in zip(*trials, strict=True))
     mean, low, high = pair_bootstrap(sums, counts, 1000, seed=4)

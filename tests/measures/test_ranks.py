@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from scipy.stats import chisquare, spearmanr
+from scipy.stats import chisquare
 
 from fewchannels.errors import InputError
-from fewchannels.measures import ranks
-from fewchannels.measures.ranks import draw_pairs, kendall, mean_pairwise_spearman, rank_biased_overlap
+from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
 
 # Few different values, so that there are ties.
 scores_with_ties = arrays(
@@ -23,40 +22,6 @@ scores_with_ties = arrays(
 
 def is_constant(scores: np.ndarray) -> bool:
     return bool((scores == scores[:, :1]).all(axis=1).any())
-
-
-@given(scores_with_ties, st.sampled_from([1, 9, 2**20]))
-def test_mean_spearman_is_the_mean_of_scipys_over_all_pairs(scores: np.ndarray, block: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "_BLOCK_SCORES", block)
-        got = mean_pairwise_spearman(scores)
-    if is_constant(scores):
-        assert np.isnan(got)
-        return
-    pairs = [spearmanr(a, b).statistic for a, b in itertools.combinations(scores, 2)]
-    assert got == pytest.approx(np.mean(pairs), abs=1e-12)
-
-
-def test_mean_spearman_by_hand() -> None:
-    # Ranks 1 2 3 against 1 3 2: 1 - 6 * 2 / (3 * 8) = 0.5; against 3 2 1: -1; the last two: -0.5.
-    assert mean_pairwise_spearman(np.array([[1, 2, 3], [1, 9, 2], [7, 5, 0.0]])) == pytest.approx(-1 / 3)
-
-
-def test_mean_spearman_across_groups_follows_from_all_and_within() -> None:
-    scores = np.random.default_rng(0).normal(size=(9, 20)) + np.repeat(
-        np.random.default_rng(1).normal(size=(3, 20)), 3, 0
-    )
-    across = [
-        spearmanr(scores[i], scores[j]).statistic for i, j in itertools.combinations(range(9), 2) if i // 3 != j // 3
-    ]
-    within = [mean_pairwise_spearman(scores[3 * g : 3 * g + 3]) for g in range(3)]
-    assert (36 * mean_pairwise_spearman(scores) - 3 * sum(within)) / 27 == pytest.approx(np.mean(across))
-
-
-@pytest.mark.parametrize("bad", [[np.nan, 1, 2], [3, 3, 3]])
-def test_mean_spearman_is_nan_where_a_ranking_is_not_defined(bad: list) -> None:
-    assert np.isnan(mean_pairwise_spearman(np.array([[1.0, 2, 3], bad, [3, 1, 2]])))
-    assert np.isnan(mean_pairwise_spearman(np.array([[1.0, 2, 3]])))
 
 
 @given(scores_with_ties)

@@ -17,11 +17,9 @@ from fewchannels.measures.registers import (
     TWO_MODES,
     bimodality,
     border_tokens,
-    effective_tokens,
     elevation,
     excised_norms,
     own_tokens,
-    register_positions,
     register_share,
     register_summary,
     registers_by_mad,
@@ -134,20 +132,11 @@ def test_a_summary_without_registers_and_one_with_a_nan_token_say_so() -> None:
     assert all(getattr(summary, name)[1].isnan() for name in vars(summary))
 
 
-def test_positions_are_cells_rows_and_columns_of_each_cells_own_grid() -> None:
-    registers = torch.zeros(2, 1, 12, dtype=torch.bool)
-    registers[0, 0, 7] = registers[1, 0, 7] = registers[1, 0, 2] = True
-    grid = torch.tensor([[[3, 4]], [[4, 3]]])
-    assert register_positions(registers, grid).tolist() == [[0, 0, 1, 3], [1, 0, 0, 2], [1, 0, 2, 1]]
-    assert register_positions(found(), GRID).tolist() == [[0, 0], [3, 5]]
-
-
 @given(arrays(np.float32, (2, 3, 6), elements=st.floats(-1e4, 1e4, width=32)), arrays(np.int8, (2, 6)))
-def test_register_share_and_effective_tokens_are_loops_over_own_tokens(values: np.ndarray, kind: np.ndarray) -> None:
+def test_register_share_is_a_loop_over_own_tokens(values: np.ndarray, kind: np.ndarray) -> None:
     own, registers = kind % 3 > 0, kind % 3 == 1
     given_values = torch.from_numpy(np.where(own[:, None], values, np.nan).astype(np.float32))
     share = register_share(given_values, torch.from_numpy(registers), torch.from_numpy(own))
-    spread = effective_tokens(given_values, torch.from_numpy(own))
     for cell in range(2):
         for k in range(3):
             energy = [float(values[cell, k, n]) ** 2 for n in range(6) if own[cell, n]]
@@ -155,8 +144,6 @@ def test_register_share_and_effective_tokens_are_loops_over_own_tokens(values: n
             total = sum(energy)
             expected = sum(held) / total if total else math.nan
             assert share[cell, k].item() == pytest.approx(expected, rel=1e-5, abs=1e-7, nan_ok=True)
-            if total > 1e-30:
-                assert spread[cell, k].item() == pytest.approx(total**2 / sum(e**2 for e in energy), rel=1e-5)
 
 
 def test_planted_channels_are_told_apart() -> None:
@@ -168,7 +155,6 @@ def test_planted_channels_are_told_apart() -> None:
     assert token_outliers(held, torch.tensor(2 / 64)).tolist() == [False, True, True, False]
     everywhere = typical_magnitude(values, OWN) / lower_median(statistics(x[None])[0, 0])
     assert (everywhere > 20).tolist() == [True, False, True, False]
-    assert effective_tokens(values, OWN)[:3].tolist() == pytest.approx([64.0, 2.0, 2.14], abs=0.05)
 
 
 def test_token_outliers_need_most_of_the_energy_in_few_tokens() -> None:
@@ -314,7 +300,6 @@ def test_two_leading_axes_give_what_their_cells_give_alone() -> None:
     excised = excised_norms(norm, values)
     together = [
         register_share(values, registers, OWN),
-        effective_tokens(values, OWN),
         typical_magnitude(values, OWN),
         selectivity(norm, excised.norm, registers, OWN),
         register_summary(norm, registers, OWN, GRID).mean_ratio,
@@ -323,7 +308,6 @@ def test_two_leading_axes_give_what_their_cells_give_alone() -> None:
     for i in range(2):
         alone = [
             register_share(values[i, 0], registers[i, 0], OWN),
-            effective_tokens(values[i, 0], OWN),
             typical_magnitude(values[i, 0], OWN),
             selectivity(norm[i, 0], excised.norm[i, 0], registers[i, 0], OWN),
             register_summary(norm[i, 0], registers[i, 0], OWN, GRID).mean_ratio,

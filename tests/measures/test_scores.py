@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.scores import energy_share, gini, lower_median, statistics, take_channels, token_norms, top_k
-from fewchannels.measures.statistics import STATISTICS
 
 finite = st.floats(-1e8, 1e8, width=32, allow_subnormal=False)  # workers flush them to zero
 hidden_states = arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=finite)

@@ -13,11 +13,10 @@ import pytest
 from made_run import make_run
 from typer.testing import CliRunner
 
-from fewchannels.analyses.comparison import place
 from fewchannels.cli import app
 from fewchannels.files import unfinished, writing
 from fewchannels.runs.lease import hold
-from fewchannels.runs.results import Results
+from fewchannels.runs.results import ComparisonResults, Results
 from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.runs.upkeep.verify import verify
 
@@ -78,7 +77,7 @@ def lease(storage: FolderStorage) -> None:
     [
         lease,
         lambda storage: Results(storage, "stability").begin({"analysis": "stability"}),
-        lambda storage: place.begin(open_storage(storage.path / "cells"), {}, replace=False),
+        lambda storage: ComparisonResults(open_storage(storage.path / "cells")).begin({}),
     ],
     ids=["lease", "analysis", "comparison"],
 )

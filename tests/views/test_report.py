@@ -20,7 +20,7 @@ from fewchannels.analyses.analysis import analyse
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings, shell
 from fewchannels.analyses.masks.units import SubjectMasks
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
 from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
@@ -157,6 +157,56 @@ def test_iou_is_compared_sample_by_sample_with_every_control(document: Document,
         here[here["selection"] == "top"]["chance_iou"].mean(), abs=1e-6
     )
     assert "chosen by looking" in found(document, 0)["alignment"].text
+
+
+def test_a_summary_says_the_sentences_of_the_report(document: Document, run: Path, sweep: Path) -> None:
+    said = {
+        "stability": ("most_frequent_channel", "overlap", "stability_by_layer"),
+        "concentration": ("ratio", "energy_share", "registers", "concentration_by_layer"),
+        "alignment": ("alignment",),
+    }
+    for label, names in said.items():
+        page = (run / "results" / label / "summary.md").read_text(encoding="utf-8")
+        for name in names:
+            assert f"\n{found(document, 0)[name].text}\n" in page, (label, name)
+    page = (sweep / "results" / "effects" / "summary.md").read_text(encoding="utf-8")
+    for name in ("setting", "against_random", "against_matched"):
+        assert f"\n{found(document, 1)[name].text}\n" in page, name
+
+
+def test_a_result_has_the_figures_of_the_report(document: Document, run: Path) -> None:
+    figures = {each.name for each in document.parts[0].figures()} - {"landscape", "landscape_surface"}
+    kept = {
+        path.stem
+        for label in ("stability", "concentration", "alignment")
+        for path in (run / "results" / label / "figures").glob("*.svg")
+    }
+    assert kept == figures | {"contact_sheet"}
+
+
+def test_layers_stand_beside_chance_in_a_table_of_what_sql_answers(document: Document, run: Path) -> None:
+    finding = found(document, 0)["stability_by_layer"]
+    assert finding.table is not None
+    rows = (
+        open_run(run)
+        .sql(
+            "select layer, jaccard, chance from stability_pairs where step = 2 and kind = 'across' and "
+            f"k = {K} order by layer"
+        )
+        .fetchall()
+    )
+    assert len(rows) == len(finding.table.rows) == len(finding.numbers["layers"])
+    for (layer, jaccard, chance), numbers, shown in zip(
+        rows, finding.numbers["layers"], finding.table.rows, strict=True
+    ):
+        assert (numbers["layer"], shown[0]) == (layer, str(layer))
+        assert (numbers["across"][0], numbers["chance"]) == pytest.approx((jaccard, chance), abs=5e-5)
+        assert shown[2].startswith(f"{numbers['across'][0]:.3g} (")
+    tops = np.argsort(-scores(run), axis=-1, kind="stable")[..., :K]
+    for numbers in finding.numbers["layers"]:
+        counts = np.bincount(tops[:, numbers["layer"]].ravel(), minlength=N_CHANNELS)
+        assert numbers["core"] == np.flatnonzero(counts == 6).tolist()
+        assert numbers["n_channels_seen"] == (counts > 0).sum()
 
 
 def test_a_sweep_says_which_controls_are_exceeded_and_which_are_not(document: Document, edits: pd.DataFrame) -> None:

@@ -129,6 +129,13 @@ def test_ratios_differ_by_what_the_arrays_say(folder: Path, document: Document) 
     assert f"{change[layer]:.3g} (95 %" in found(document)["ratio"].text
 
 
+def test_a_summary_says_the_sentences_of_the_report(folder: Path, document: Document) -> None:
+    page = (folder / "comparison" / "summary.md").read_text(encoding="utf-8")
+    assert all(f"\n{each.text}\n" in page for each in document.parts[0].findings())
+    drawn = {path.stem for path in (folder / "comparison" / "figures").glob("*.png")}
+    assert drawn == {each.name for each in document.parts[0].figures()}
+
+
 def test_every_command_gives_rows_and_every_figure_has_one(document: Document) -> None:
     part = document.parts[0]
     assert [each.name for each in part.findings()] == [
@@ -148,7 +155,7 @@ def test_samples_are_shown_as_both_runs_drew_them(folder: Path, document: Docume
     assert gallery.shown[-1].value == pytest.approx(min(values.values()), abs=1e-6)
     for each in gallery.shown:
         assert each.value == pytest.approx(values[each.sample_id], abs=1e-6)
-        for (_, shown), side in zip(each.pictures, "ab", strict=True):
+        for (_, shown), side in zip(each.images, "ab", strict=True):
             with Catalog(folder / side) as catalog:
                 np.testing.assert_array_equal(shown, thumbnail(catalog.picture(each.sample_id)))
 

@@ -8,7 +8,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.evidence import Evidence, open_evidence
+from fewchannels.analyses.selection import Selected
+from fewchannels.analyses.summary import Summary
 from fewchannels.cluster.parallel import one_thread, spread
 from fewchannels.cluster.shares import Pool
 from fewchannels.runs.lease import check_held, hold
@@ -16,25 +18,8 @@ from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, encode, schema
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What an analysis found.
-
-    Attributes:
-        numbers: the answers in plain values, for ``result.json`` and ``--json``.
-        text: a short summary in Markdown; figures are named in it.
-        tables: further tables' columns, by table.
-        files: figures and the like, by name.
-    """
-
-    numbers: dict[str, Any]
-    text: str
-    tables: dict[str, Columns]
-    files: dict[str, bytes]
-
-
 class Analysis(Protocol):
-    """An analysis: a frozen dataclass of settings that can do its units and draw its end from their parts."""
+    """An analysis: a frozen dataclass of settings that can do its units and say what these come to."""
 
     @property
     def name(self) -> str:
@@ -59,8 +44,11 @@ class Analysis(Protocol):
         ``device`` is where the worker's share lets it compute; what is quick on a CPU takes no notice of it.
         """
 
-    def end(self, selected: Selected, results: Results) -> Finding:
-        """From the parts of all units to what was found."""
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """Further tables' columns, by table, from the parts of all units."""
+
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
+        """What was found. ``evidence`` is the run with the tables of this very result, which is not finished yet."""
 
 
 Progress = Callable[[int, int], None]
@@ -74,7 +62,7 @@ def analyse(
     *,
     replace: bool = False,
     on_progress: Progress = lambda done, total: None,
-) -> Finding:
+) -> Summary:
     """Do what is not done yet of an analysis, and write its result. Call it again to resume.
 
     Args:
@@ -103,14 +91,11 @@ def analyse(
         work = partial(_work, analysis, selected, results, token, pool.device)
         for n, _ in enumerate(spread(work, waiting, pool), start=n_done + 1):
             on_progress(n, len(units))
-        finding = analysis.end(selected, results)
         about = settings | {
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions() | {"device": pool.device},
         }
-        check_held(results.place, token)
-        _finish(analysis, selected, results, about, finding)
-    return finding
+        return _finish(analysis, selected, results, about, token)
 
 
 @dataclass(frozen=True)
@@ -163,7 +148,16 @@ def _work(analysis: Analysis, selected: Selected, results: Results, token: str, 
     results.write_unit(unit, tables, analysis.schemas)
 
 
-def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], finding: Finding) -> None:
-    tables = {f"{table}/all.parquet": bytes(encode(analysis.schemas[table], c)) for table, c in finding.tables.items()}
-    about = about | {"selected": selected.identity(), "numbers": finding.numbers}
-    results.end(about, analysis.schemas, tables | finding.files | {"summary.md": finding.text.encode()})
+def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], token: str) -> Summary:
+    tables = {f"{table}/all.parquet": columns for table, columns in analysis.means(selected, results).items()}
+    encoded = {name: bytes(encode(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()}
+    check_held(results.place, token)
+    about, stored = about | {"selected": selected.identity()}, results.put(encoded)
+    pending = results.pending(results.content(about, analysis.schemas, stored))
+    evidence = open_evidence(selected.run, pending)
+    with evidence.catalog:
+        summary = analysis.end(selected, results, evidence)
+    files = summary.files | {"summary.md": summary.text.encode()}
+    check_held(results.place, token)
+    results.end(about | {"numbers": summary.numbers}, analysis.schemas, files, stored)
+    return summary

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
+from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
 _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
@@ -102,7 +102,7 @@ class Shown:
         sample_id: of the sample, or of the sweep's item.
         prompt: its prompt.
         about: what else is known of it.
-        pictures: captions with pictures ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
+        images: captions with pictures ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
     """
 
     rank: str
@@ -110,7 +110,7 @@ class Shown:
     sample_id: str
     prompt: str
     about: str
-    pictures: Sequence[tuple[str, np.ndarray | None]]
+    images: Sequence[tuple[str, np.ndarray | None]]
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def described(drawing: Drawing) -> str:
             return f"{len(drawing.drawn)} panels of lines: {title}. Across: {drawing.x}. Lines: {_listed(lines)}."
         case Dots():
             return f"Means with intervals: {title}. Panels: {_listed(drawing.drawn)}."
-        case Pictures():
+        case Images():
             return f"Pictures: {title}. Rows: {_listed(drawing.labels)}. Columns: {_listed(drawing.columns)}."
 
 
@@ -264,6 +264,14 @@ def ranged(mean: float, low: float, high: float) -> str:
     """A mean with its 95 % interval."""
     ends = f"95 %: {number(low)} to {number(high)}" if np.isfinite(low) and np.isfinite(high) else "no interval"
     return f"{number(mean)} ({ends})"
+
+
+def bracketed(mean: Any, low: Any = None, high: Any = None) -> str:
+    """A mean with its interval as a table has it, whose caption says of what it is; nothing where there is no mean."""
+    if finite(mean) is None:
+        return ""
+    has_ends = finite(low) is not None and finite(high) is not None
+    return number(mean) + (f" ({number(low)} to {number(high)})" if has_ends else "")
 
 
 def ranged_row(row: Any) -> str:

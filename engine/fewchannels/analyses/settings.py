@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from fewchannels.errors import unknown
-from fewchannels.measures.statistics import SELECTIONS, STATISTICS
-from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, name, several, text, within
+from fewchannels.measures import SELECTIONS, STATISTICS
+from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, flag, name, several, text, within
 
 RULES = ("ratio", "mad")
 REGISTERS = ("keep", "drop", "clip")
@@ -87,8 +87,8 @@ class AlignmentSettings:
     """Settings of the analysis ``alignment``.
 
     Attributes:
-        k: channels of a selection; 12 in the localisation figure of arXiv 2605.13974.
-        selections: which channels are clustered, of :data:`fewchannels.measures.statistics.SELECTIONS`.
+        k: channels of a selection; 12 in the localization figure of arXiv 2605.13974.
+        selections: which channels are clustered, of :data:`fewchannels.measures.SELECTIONS`.
         trials: how often random channels are drawn for each sample, step and layer.
         n_clusters: values of K.
         starts: first centres that K-means is run from.
@@ -148,7 +148,7 @@ class MaskSettings:
         metadata=several(Text(), "Labels of a labelling model that are the subject, comma-separated.", least=0),
     )
     revision: str | None = field(default=None, metadata=text("Of a hub id."))
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, metadata=flag("Let Python code that comes with the model run."))
     side: int | None = field(
         default=None, metadata=within(16, 4096, "Pixels at which a model with its own code looks.")
     )

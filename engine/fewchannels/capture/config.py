@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.generation import Generation
 from fewchannels.settings.ranges import LATER, MOST_INDEX, flag, text, within
 
@@ -23,7 +23,7 @@ class CaptureConfig(Generation):
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
         value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
         controls: ``none``, or further selections of top_k channels whose token maps are kept: ``bottom``, ``random:N``.
-        score: the statistic that ranks channels, one of :data:`fewchannels.measures.statistics.STATISTICS`.
+        score: the statistic that ranks channels, one of :data:`fewchannels.measures.STATISTICS`.
         streams: ``image``, ``text`` or both: tokens of which hidden states.
         branches: ``cond``, ``uncond`` or both: of which guidance branch.
         from_images: whether the manifest's reference images are noised to each step's level and run through the
@@ -57,8 +57,13 @@ class CaptureConfig(Generation):
     )
     shard_samples: int | None = field(default=None, metadata=within(1, 100_000, "Samples in a task and a shard."))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_together(self) -> None:
+        """Refuse values that are unknown, or that do not work together.
+
+        Raises:
+            InputError: naming them.
+        """
+        super().check_together()
         for name, known in (("score", STATISTICS), ("value_precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewchannels.capture.transfer import Transfer
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.draws import cell_keys, random_channels
 from fewchannels.measures.scores import (
     energy_share,
@@ -19,7 +20,6 @@ from fewchannels.measures.scores import (
     token_norms,
     top_k,
 )
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.models.taps import Site, Tap
 from fewchannels.runs.layout import Layout, Track
 

@@ -9,14 +9,15 @@ import typer
 from fewchannels.analyses.settings import AlignmentSettings, ConcentrationSettings, MaskSettings, StabilitySettings
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
-from fewchannels.cli.options import given, option, ruled
+from fewchannels.cli.options import As, Fields, Given, option, ruled
 from fewchannels.cluster.shares import Pool
 from fewchannels.settings.ranges import name
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
-    from fewchannels.analyses.analysis import Analysis, Finding
-    from fewchannels.analyses.selected import Selected
+    from fewchannels.analyses.analysis import Analysis
+    from fewchannels.analyses.selection import Selected
+    from fewchannels.analyses.summary import Summary
 
 app = Commands(no_args_is_help=True)
 
@@ -67,6 +68,7 @@ def _group() -> None:
 @app.command()
 def masks(
     run: Run,
+    settings: Annotated[Given, Fields(MaskSettings, without=("source",))],
     source: Annotated[
         str | None,
         typer.Option(
@@ -76,12 +78,6 @@ def masks(
             show_default="manifest if it has masks, demo for the demo model, else saliency",
         ),
     ] = None,
-    labels: Annotated[str | None, option(MaskSettings, "labels")] = None,
-    revision: Annotated[str | None, option(MaskSettings, "revision")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let Python code that comes with the model run.")
-    ] = False,
-    side: Annotated[int | None, option(MaskSettings, "side")] = None,
     where: Where = None,
     label: Label = None,
     replace: Replace = False,
@@ -104,13 +100,7 @@ def masks(
 
     selected = _selected(run, where=where)
     _analyse(
-        SubjectMasks(
-            source=usual_source(run) if source is None else source,
-            labels=given(MaskSettings, "labels", labels) if labels else (),
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            side=side,
-        ),
+        SubjectMasks(source=usual_source(run) if source is None else source, **settings),
         selected,
         label,
         replace,
@@ -123,12 +113,9 @@ def masks(
 @app.command()
 def stability(
     run: Run,
-    k: Annotated[str, option(StabilitySettings, "ks")] = "4,8,12",
-    score: Annotated[str | None, option(StabilitySettings, "score", show_default="the run's")] = None,
-    by: Annotated[str | None, option(StabilitySettings, "by")] = None,
-    rank_pairs: Annotated[int, option(StabilitySettings, "rank_pairs")] = 64,
-    persistence: Annotated[float, option(StabilitySettings, "persistence")] = 0.9,
-    seed: Seed = 0,
+    settings: Annotated[
+        Given, Fields(StabilitySettings, {"ks": As("--k"), "score": As(default=None, shown="the run's")})
+    ],
     where: Where = None,
     layers: Layers = "all",
     steps: Steps = "all",
@@ -147,29 +134,17 @@ def stability(
     """
     from fewchannels.analyses.stability.units import Stability
 
-    settings = Stability(
-        ks=_ascending(given(StabilitySettings, "ks", k)),
-        score=score_of(run) if score is None else score,
-        rank_pairs=rank_pairs,
-        persistence=persistence,
-        by=by,
-        seed=seed,
-    )
-    selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=by)
-    _analyse(settings, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
+    analysis = Stability(**_completed(settings, run, "ks"))
+    selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=analysis.by)
+    _analyse(analysis, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
 
 
 @app.command()
 def concentration(
     run: Run,
-    shares: Annotated[str, option(ConcentrationSettings, "ks")] = "1,2,4,8,12",
-    k: Annotated[int, option(ConcentrationSettings, "k")] = 8,
-    score: Annotated[str | None, option(ConcentrationSettings, "score", show_default="the run's")] = None,
-    threshold: Annotated[float, option(ConcentrationSettings, "threshold")] = 10.0,
-    absolute: Annotated[float, option(ConcentrationSettings, "absolute")] = 100.0,
-    relative: Annotated[float, option(ConcentrationSettings, "relative")] = 1000.0,
-    registers: Annotated[str, option(ConcentrationSettings, "registers")] = "ratio",
-    register_threshold: Annotated[float, option(ConcentrationSettings, "register_threshold")] = 4.0,
+    settings: Annotated[
+        Given, Fields(ConcentrationSettings, {"ks": As("--shares"), "score": As(default=None, shown="the run's")})
+    ],
     where: Where = None,
     layers: Layers = "all",
     steps: Steps = "all",
@@ -188,34 +163,15 @@ def concentration(
     """
     from fewchannels.analyses.concentration.units import Concentration
 
-    settings = Concentration(
-        ks=_ascending(given(ConcentrationSettings, "ks", shares)),
-        k=k,
-        score=score_of(run) if score is None else score,
-        threshold=threshold,
-        absolute=absolute,
-        relative=relative,
-        registers=registers,
-        register_threshold=register_threshold,
-    )
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
-    _analyse(settings, selected, label, replace, pool, dry_run, as_json)
+    _analyse(Concentration(**_completed(settings, run, "ks")), selected, label, replace, pool, dry_run, as_json)
 
 
 @app.command()
 def alignment(
     run: Run,
-    k: Annotated[int, option(AlignmentSettings, "k")] = 12,
-    selections: Annotated[str, option(AlignmentSettings, "selections")] = "top,bottom,random,matched,all,pca",
-    trials: Annotated[int, option(AlignmentSettings, "trials")] = 5,
-    clusters: Annotated[str, option(AlignmentSettings, "n_clusters")] = "2",
-    starts: Annotated[int, option(AlignmentSettings, "starts")] = 4,
-    registers: Annotated[str, option(AlignmentSettings, "registers")] = "keep",
-    register_threshold: Annotated[float, option(AlignmentSettings, "register_threshold")] = 4.0,
-    clip: Annotated[float, option(AlignmentSettings, "clip")] = 0.01,
-    masks: Annotated[str, option(AlignmentSettings, "masks")] = "masks",
-    seed: Seed = 0,
+    settings: Annotated[Given, Fields(AlignmentSettings, {"n_clusters": As("--clusters")})],
     where: Where = None,
     layers: Layers = "all",
     steps: Steps = "all",
@@ -234,25 +190,20 @@ def alignment(
     """
     from fewchannels.analyses.alignment.units import Alignment
 
-    settings = Alignment(
-        k=k,
-        selections=given(AlignmentSettings, "selections", selections),
-        trials=trials,
-        n_clusters=_ascending(given(AlignmentSettings, "n_clusters", clusters)),
-        starts=starts,
-        registers=registers,
-        register_threshold=register_threshold,
-        clip=clip,
-        masks=masks,
-        seed=seed,
-    )
+    settings["n_clusters"] = _ascending(settings["n_clusters"])
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
-    _analyse(settings, selected, label, replace, pool, dry_run, as_json)
+    _analyse(Alignment(**settings), selected, label, replace, pool, dry_run, as_json)
 
 
 def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
+
+
+def _completed(settings: Given, run: str, ascending: str) -> Given:
+    """Settings with the run's score where none is given, and one of them in ascending order."""
+    settings[ascending] = _ascending(settings[ascending])
+    return settings if "score" in settings else settings | {"score": score_of(run)}
 
 
 def score_of(run: str) -> str:
@@ -265,7 +216,7 @@ def score_of(run: str) -> str:
 
 def _selected(run: str, **choice: Any) -> "Selected":
     with errors.status(f"looking at {run}"):
-        from fewchannels.analyses.selected import select
+        from fewchannels.analyses.selection import select
 
         return select(run, **choice)
 
@@ -293,7 +244,7 @@ def _analyse(
             bar.update(shown, completed=done, total=total)
 
         try:
-            finding = analyse(
+            summary = analyse(
                 analysis,
                 selected,
                 label,
@@ -305,7 +256,7 @@ def _analyse(
             say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
             raise typer.Exit(130) from None
     where = selected.storage.location(Results(selected.storage, label).key(""))
-    print_finding(finding, where, as_json)
+    print_summary(summary, where, as_json)
 
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
@@ -317,14 +268,14 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
     return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
 
 
-def print_finding(finding: "Finding", where: str, as_json: bool) -> None:
+def print_summary(summary: "Summary", where: str, as_json: bool) -> None:
     """Print the numbers as JSON, or the page without its pictures and where the rest is."""
     if as_json:
-        results.print_json(json.dumps(finding.numbers))
+        results.print_json(json.dumps(summary.numbers))
         return
     from rich.markdown import Markdown
 
-    results.print(Markdown("\n".join(line for line in finding.text.splitlines() if not line.startswith("!["))))
+    results.print(Markdown("\n".join(line for line in summary.text.splitlines() if not line.startswith("!["))))
     say(f"tables, figures and summary are in {where}")
 
 

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, results, say
-from fewchannels.cli.options import option, ruled
+from fewchannels.cli.options import Actors, As, Fields, Given, ruled
 from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
+from fewchannels.models.generation import Generation
+from fewchannels.models.load_options import Loading
 from fewchannels.settings.units import Size, parse_size, size
 
 if TYPE_CHECKING:
@@ -27,6 +29,21 @@ _MAX_BYTES = {
 }
 
 
+SETTINGS = Fields(
+    CaptureConfig,
+    {
+        "guidance_scale": As(shown="the model's"),
+        "true_cfg_scale": As(shown="the model's"),
+        "height": As(shown="the model's"),
+        "width": As(shown="the model's"),
+        "batch_size": As(shown="at most 16"),
+        "shard_samples": As(shown="up to 512 MiB, at most 16"),
+    },
+    in_file=True,
+    panels={Generation: "Images", CaptureConfig: "What is recorded", Loading: "How the model is loaded"},
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command("capture")(capture)
@@ -37,56 +54,12 @@ def capture(
     out: Annotated[
         str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run; an interrupted run resumes.")
     ],
+    settings: Annotated[Given, SETTINGS],
+    actors: Actors,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
-    model: Annotated[str | None, option(CaptureConfig, "model", show_default="demo")] = None,
-    revision: Annotated[str | None, option(CaptureConfig, "revision")] = None,
-    layers: Annotated[str | None, option(CaptureConfig, "layers", show_default="all")] = None,
-    steps: Annotated[str | None, option(CaptureConfig, "steps", show_default="all")] = None,
-    top_k: Annotated[int | None, option(CaptureConfig, "top_k", show_default="12")] = None,
-    tokens: Annotated[str | None, option(CaptureConfig, "tokens", show_default="all")] = None,
-    value_precision: Annotated[str | None, option(CaptureConfig, "value_precision", show_default="float32")] = None,
-    controls: Annotated[str | None, option(CaptureConfig, "controls", show_default="none")] = None,
-    score: Annotated[str | None, option(CaptureConfig, "score", show_default="mean_abs")] = None,
-    streams: Annotated[str | None, option(CaptureConfig, "streams", show_default="image")] = None,
-    branches: Annotated[str | None, option(CaptureConfig, "branches", show_default="cond")] = None,
-    num_inference_steps: Annotated[int | None, option(CaptureConfig, "num_inference_steps", show_default="20")] = None,
-    guidance_scale: Annotated[float | None, option(CaptureConfig, "guidance_scale", show_default="the model's")] = None,
-    true_cfg_scale: Annotated[float | None, option(CaptureConfig, "true_cfg_scale", show_default="the model's")] = None,
-    height: Annotated[int | None, option(CaptureConfig, "height", show_default="the model's")] = None,
-    width: Annotated[int | None, option(CaptureConfig, "width", show_default="the model's")] = None,
-    dtype: Annotated[str | None, option(CaptureConfig, "dtype", show_default="float32")] = None,
-    from_images: Annotated[
-        bool | None,
-        typer.Option(
-            "--from-images", help="Noise the manifest's reference pictures to each step's level; generate none."
-        ),
-    ] = None,
-    offload: Annotated[str | None, option(CaptureConfig, "offload")] = None,
-    quantization: Annotated[str | None, option(CaptureConfig, "quantization")] = None,
-    compile_blocks: Annotated[bool | None, typer.Option("--compile", help="Compile each block.")] = None,
-    attention: Annotated[str | None, option(CaptureConfig, "attention")] = None,
-    device_map: Annotated[str | None, option(CaptureConfig, "device_map")] = None,
-    lora: Annotated[str | None, option(CaptureConfig, "lora")] = None,
-    transformer_file: Annotated[str | None, option(CaptureConfig, "transformer_file")] = None,
-    encode_first: Annotated[
-        bool | None,
-        typer.Option("--encode-first", help="Encode all prompts first; never load text encoders with the transformer."),
-    ] = None,
     family: Annotated[
         Path | None, typer.Option(help="YAML file that describes a transformer class (docs/families.md).")
     ] = None,
-    batch_size: Annotated[int | None, option(CaptureConfig, "batch_size", show_default="at most 16")] = None,
-    shard_samples: Annotated[
-        int | None, option(CaptureConfig, "shard_samples", show_default="up to 512 MiB, at most 16")
-    ] = None,
-    actors: Annotated[
-        int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4")
-    ] = None,
-    gpus_per_actor: Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are any")] = None,
-    cpus_per_actor: Annotated[
-        int | None, option(Pool, "cpus_per_actor", show_default="its share of the node's")
-    ] = None,
-    address: Annotated[str | None, option(Pool, "address")] = None,
     max_bytes: Annotated[str | None, ruled(_MAX_BYTES)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")
@@ -99,36 +72,6 @@ def capture(
 
     Example: fewchannels capture --model demo --manifest manifest.parquet --out RUN --steps 0,9,19
     """
-    given: dict[str, Any] = {
-        "model": model,
-        "revision": revision,
-        "layers": layers,
-        "steps": steps,
-        "top_k": top_k,
-        "tokens": tokens,
-        "value_precision": value_precision,
-        "controls": controls,
-        "score": score,
-        "streams": streams,
-        "branches": branches,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "true_cfg_scale": true_cfg_scale,
-        "height": height,
-        "width": width,
-        "dtype": dtype,
-        "from_images": from_images,
-        "offload": offload,
-        "quantization": quantization,
-        "compile": compile_blocks,
-        "attention": attention,
-        "device_map": device_map,
-        "lora": lora,
-        "transformer_file": transformer_file,
-        "encode_first": encode_first,
-        "batch_size": batch_size,
-        "shard_samples": shard_samples,
-    }
     with errors.status("checking the manifest and the model"):
         from fewchannels.capture.job import prepare
         from fewchannels.capture.memory import check_memory
@@ -136,8 +79,8 @@ def capture(
         from fewchannels.models.family_file import read_family
 
         described = read_family(family) if family else None
-        job = prepare(manifest, out, CaptureConfig.from_sources(config, given), described)
-        pool = choose_pool(actors, gpus_per_actor, address, cpus_per_actor)
+        job = prepare(manifest, out, CaptureConfig.from_sources(config, settings), described)
+        pool = choose_pool(**actors)
         check_memory(job, pool)
     if job.config.dtype == "float16":
         errors.print(

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from fewchannels.cli.options import check_words
+from fewchannels.cli.options import check_words, expanded
 
 
 class Command(TyperCommand):
@@ -22,5 +22,11 @@ class Commands(typer.Typer):
     """A Typer application whose commands are of that kind."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any) -> Callable:
-        """Add a command, as Typer does."""
-        return super().command(name, cls=cls or Command, **more)
+        """Add a command, as Typer does, with an option for every field of settings that it takes."""
+        add = super().command(name, cls=cls or Command, **more)
+
+        def added(function: Callable) -> Callable:
+            add(expanded(function))
+            return function
+
+        return added

@@ -15,7 +15,7 @@ from fewchannels.cli.analyze import (
     Stream,
     Where,
     Workers,
-    print_finding,
+    print_summary,
     score_of,
     workers_of,
 )
@@ -70,7 +70,7 @@ def compare(
     with progress_bar() as bar:
         shown = bar.add_task("comparing layers", total=None, rate="")
         try:
-            finding = compare(
+            summary = compare(
                 pairing,
                 criteria,
                 target,
@@ -81,4 +81,4 @@ def compare(
         except KeyboardInterrupt:
             say("stopped; run the same command again to resume with the layers that are left", style="yellow")
             raise typer.Exit(130) from None
-    print_finding(finding, target.url, as_json)
+    print_summary(summary, target.url, as_json)

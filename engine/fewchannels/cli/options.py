@@ -1,13 +1,27 @@
-"""Options from the fields of settings: their help, with the range in it, and their check, before any work."""
+"""Options from the fields of settings: their name, help, default, range and check.
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+A command takes all fields of a dataclass as one parameter, and gets what was given, by field:
+
+    @app.command()
+    def capture(settings: Annotated[Given, Fields(CaptureConfig)]) -> None:
+        config = CaptureConfig(**settings)
+
+:func:`expanded` makes of that parameter an option for each field.
+"""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import typer
 
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
-from fewchannels.settings.ranges import Rule, Several, hold, parsed, rules
+from fewchannels.settings.ranges import REPEATS, Rule, Several, hold, parsed, rules
 
 
 def option(settings: type, name: str, *flags: str, about: str | None = None, **more: Any) -> Any:
@@ -20,7 +34,7 @@ def option(settings: type, name: str, *flags: str, about: str | None = None, **m
         about: help in place of the field's.
         more: of ``typer.Option``, such as ``show_default``.
     """
-    (metadata,) = (field.metadata for field in fields(settings) if field.name == name)
+    (metadata,) = (field.metadata for field in dataclasses.fields(settings) if field.name == name)
     return ruled(metadata if about is None else {**metadata, "about": about}, *flags, **more)
 
 
@@ -32,12 +46,12 @@ def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
         flags: what it is called on the command line; empty for the parameter's own name.
         more: of ``typer.Option``.
     """
-    rule: Rule = metadata["rule"]
-    about, short = metadata["about"], rule.in_short()
+    rule: Rule | None = metadata.get("rule")
+    about, short = metadata["about"], rule.in_short() if rule else ""
     help_text = f"{about.removesuffix('.')} ({short})." if short else about
 
     def checked(param: typer.CallbackParam, value: Any) -> Any:
-        if value is not None:
+        if value is not None and rule is not None:
             subject = param.opts[0]
             if isinstance(value, str):
                 parsed(subject, value, rule)
@@ -48,13 +62,134 @@ def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
     return typer.Option(*flags, help=help_text, callback=checked, **more)
 
 
-def given(settings: type, name: str, text: str) -> Any:
-    """The value of a field that an option's text stands for.
+Given = dict[str, Any]
+"""Values by field; what was not given, and has no default on the command line, is left out."""
 
-    Raises:
-        InputError: it stands for none, or for one out of the field's range.
+
+@dataclass(frozen=True)
+class As:
+    """How the option of one field differs from the field.
+
+    Attributes:
+        flag: its name, such as ``--actors``; empty for the field's own.
+        about: its help; empty for the field's own.
+        default: as it would be written; None where the field is then left out, ``...`` for the field's own.
+        shown: default as the help shows it; empty for the default itself.
     """
-    return parsed(name, text, rules(settings)[name])
+
+    flag: str = ""
+    about: str = ""
+    default: Any = ...
+    shown: str = ""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Options of a dataclass' fields.
+
+    Attributes:
+        settings: the dataclass.
+        changes: how options differ from their fields, by field.
+        without: fields that are no options.
+        only: fields that are options; None for all others.
+        in_file: whether a settings file may have a field's value: what is not given is then left out.
+        panels: where the help shows fields, by the class that defines them.
+    """
+
+    settings: type
+    changes: Mapping[str, As] = field(default_factory=dict)
+    without: Collection[str] = ()
+    only: Collection[str] | None = None
+    in_file: bool = False
+    panels: Mapping[type, str] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """A parameter of a command for each field, which is called as its option."""
+        kinds = typing.get_type_hints(self.settings)
+        there = [each for each in dataclasses.fields(self.settings) if each.name not in self.without]
+        chosen = [each for each in there if self.only is None or each.name in self.only]
+        # In the order of the panels, as the help shows them.
+        places = [self._owner(each.name) for each in chosen]
+        order = sorted(range(len(chosen)), key=lambda i: list(self.panels).index(places[i]) if self.panels else i)
+        return {chosen[i].name: self._parameter(chosen[i], kinds[chosen[i].name]) for i in order}
+
+    def _owner(self, name: str) -> type:
+        """The class that defines a field."""
+        return next(each for each in reversed(self.settings.__mro__) if name in inspect.get_annotations(each))
+
+    def _parameter(self, each: Any, kind: Any) -> inspect.Parameter:
+        change = self.changes.get(each.name, As())
+        default = each.default if change.default is ... else change.default
+        shown: bool | str = change.shown or True
+        if self.in_file:
+            if default not in (None, False):
+                shown = change.shown or str(default)
+            default = None
+        rule = each.metadata.get("rule")
+        if isinstance(rule, Several) and each.metadata.get(REPEATS):
+            kind, default = list[str] | None, None
+        elif isinstance(rule, Several):
+            kind = str | None if default is None or default == () else str
+            default = None if default == () else default
+        elif default is None and kind in (str, int, float, bool):
+            kind = kind | None
+        if isinstance(default, tuple):
+            default = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default)
+        metadata = each.metadata | ({"about": change.about} if change.about else {})
+        if isinstance(rule, Several):  # one that is given has parts
+            metadata |= {"rule": dataclasses.replace(rule, least=max(1, rule.least))}
+        flag = change.flag or f"--{each.name.replace('_', '-')}"
+        option = ruled(metadata, flag, show_default=shown, rich_help_panel=self.panels.get(self._owner(each.name)))
+        return inspect.Parameter(
+            flag.removeprefix("--").replace("-", "_"),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind, option],
+        )
+
+    def given(self, values: Mapping[str, Any]) -> Given:
+        """Values of the fields from what the command line had for each.
+
+        Raises:
+            InputError: a text stands for no value.
+        """
+        known = rules(self.settings)
+        found: Given = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            if isinstance(value, list):
+                found[name] = tuple(value)
+            else:
+                found[name] = parsed(name, value, known[name]) if isinstance(value, str) else value
+        return found
+
+
+def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with an option for every field that a parameter annotated with :class:`Fields` stands for."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    groups: dict[str, tuple[Fields, dict[str, str]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for each in inspect.signature(function).parameters.values():
+        marked = [part for part in typing.get_args(hints[each.name])[1:] if isinstance(part, Fields)]
+        if marked:
+            options = marked[0].parameters()
+            groups[each.name] = (marked[0], {field: option.name for field, option in options.items()})
+            parameters += options.values()
+        else:
+            parameters.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[each.name]))
+    if not groups:
+        return function
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        for name, (fields, names) in groups.items():
+            values[name] = fields.given({field: values.pop(option) for field, option in names.items()})
+        return function(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def check_words(words: list[str]) -> None:
@@ -75,3 +210,18 @@ def check_words(words: list[str]) -> None:
             value.encode()
         except UnicodeEncodeError:
             raise InputError(f"{subject} is {value!a}, which is not UTF-8 text. Give it another value.") from None
+
+
+Actors = Annotated[
+    Given,
+    Fields(
+        Pool,
+        {
+            "n_actors": As("--actors", default=None, shown="one per GPU; if none, one per CPU, at most 4"),
+            "gpus_per_actor": As(default=None, shown="1 if there are any"),
+            "cpus_per_actor": As(default=None, shown="its share of the node's"),
+        },
+        panels={Pool: "Workers"},
+    ),
+]
+"""What was given of the pool of actors, for :func:`fewchannels.cluster.sizing.choose_pool`."""

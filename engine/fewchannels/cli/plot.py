@@ -43,12 +43,12 @@ def plot(
     if of is None and item is None:
         if axis is not None or out is not None:
             raise InputError("--axis and --out are for one figure; choose it with --of METRIC or --item N.")
-        finding = effects(storage, metric or ())
+        outcome = effects(storage, metric or ())
         if as_json:
-            results.print_json(json.dumps(finding.numbers))
+            results.print_json(json.dumps(outcome.numbers))
             return
-        results.print(Markdown(finding.text))
-        say(f"figures: {', '.join(sorted(finding.files))}, in {sweep}/results/effects/")
+        results.print(Markdown(outcome.text))
+        say(f"figures: {', '.join(sorted(outcome.files))}, in {sweep}/results/effects/")
         return
     if of is not None and item is not None:
         raise InputError("--of and --item name two figures; give one of them.")

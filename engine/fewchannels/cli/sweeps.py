@@ -11,18 +11,17 @@ import typer
 from rich.markdown import Markdown
 from rich.table import Table
 
-from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
-from fewchannels.cli.options import option, ruled
+from fewchannels.cli.options import As, Fields, Given, option
 from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
-from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings
-from fewchannels.settings.ranges import MOST_INDEX, Whole, several
+from fewchannels.models.generation import Generation
+from fewchannels.models.load_options import Loading
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
-    from fewchannels.analyses.analysis import Finding
+    from fewchannels.analyses.summary import Summary
     from fewchannels.interventions.estimate import Cost
     from fewchannels.interventions.sweep import Prepared
     from fewchannels.runs.storage import Storage
@@ -32,52 +31,23 @@ Out = Annotated[str, typer.Option(help="Folder or URL of the sweep; an interrupt
 Config = Annotated[
     Path | None, typer.Option(help="YAML: generation settings, and grids, a list of settings to combine.")
 ]
-Model = Annotated[str | None, option(CaptureConfig, "model", show_default="demo")]
-Revision = Annotated[str | None, option(CaptureConfig, "revision")]
-Steps = Annotated[int | None, option(CaptureConfig, "num_inference_steps", show_default="20")]
-Guidance = Annotated[
-    float | None, option(CaptureConfig, "guidance_scale", about="Guidance scale.", show_default="the model's")
-]
-TrueCfg = Annotated[float | None, option(CaptureConfig, "true_cfg_scale")]
-Height = Annotated[int | None, option(CaptureConfig, "height", show_default="the model's")]
-Width = Annotated[int | None, option(CaptureConfig, "width", show_default="the model's")]
-Dtype = Annotated[str | None, option(CaptureConfig, "dtype", show_default="float32")]
-BatchSize = Annotated[
-    int | None,
-    option(CaptureConfig, "batch_size", about="Rows of a batch, compared ones included.", show_default="16"),
-]
-Amounts = Annotated[
-    str, option(Grid, "amounts", about="How far values go toward that, 1: all the way; comma-separated.")
-]
-Selections = Annotated[str, option(Grid, "selections")]
-Channels = Annotated[str | None, ruled(several(Whole(0, MOST_INDEX), "Of selection listed: 154,1446."))]
-K = Annotated[str, option(Grid, "k")]
-Trials = Annotated[int, option(Grid, "trials")]
-AtLayers = Annotated[
-    list[str] | None,
-    option(
-        Grid,
-        "layers",
-        about="all, dual, single, each, windows:N, or indices 0,5; repeat for more.",
-        show_default="all",
+Generated = Annotated[
+    Given,
+    Fields(
+        Generation,
+        {
+            "guidance_scale": As(shown="the model's"),
+            "true_cfg_scale": As(shown="the model's"),
+            "height": As(shown="the model's"),
+            "width": As(shown="the model's"),
+            "batch_size": As(about="Rows of a batch, compared ones included.", shown="16"),
+        },
+        in_file=True,
+        panels={Generation: "Images", Loading: "How the model is loaded"},
     ),
 ]
-AtSteps = Annotated[
-    list[str] | None,
-    option(
-        Grid,
-        "steps",
-        about="all, last, each, thirds, windows:N, or indices 0,9; repeat for more.",
-        show_default="all",
-    ),
-]
-Score = Annotated[str, option(SweepSettings, "score")]
-ClusterK = Annotated[int, option(SweepSettings, "cluster_k")]
+Measured = Annotated[Given, Fields(SweepSettings, {"metrics": As("--metric")}, only=("score", "cluster_k", "metrics"))]
 Metrics = Annotated[list[str] | None, option(SweepSettings, "metrics", "--metric")]
-Actors = Annotated[int | None, option(Pool, "n_actors", show_default="one per GPU, or per CPU, at most 4")]
-GpusPerActor = Annotated[float | None, option(Pool, "gpus_per_actor", show_default="1 if there are any")]
-CpusPerActor = Annotated[int | None, option(Pool, "cpus_per_actor", show_default="its share of the node's")]
-Address = Annotated[str | None, option(Pool, "address")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
@@ -105,15 +75,15 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
             bar.stop()
             return measuring.enter_context(_measuring())
 
-        outcome, finding = run.run_sweep(
+        outcome, summary = run.run_sweep(
             prepared, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_ended=on_ended
         )
     if as_json:
-        content = dataclasses.asdict(outcome) | {"effects": finding.numbers if finding else None}
+        content = dataclasses.asdict(outcome) | {"effects": summary.numbers if summary else None}
         results.print_json(json.dumps(content))
     else:
-        if finding:
-            results.print(Markdown(finding.text))
+        if summary:
+            results.print(Markdown(summary.text))
         say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}, figures in results/effects/.")
     outcome.check_complete()
 
@@ -126,7 +96,7 @@ def _measuring() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
-def effects(storage: "Storage", metrics: Sequence[str]) -> "Finding":
+def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
     """Measure a sweep's effects over what is finished, with a progress bar."""
     from fewchannels.interventions.effects.measure import end_sweep
 

@@ -33,7 +33,10 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
 
 
 def choose_pool(
-    n_actors: int | None, gpus_per_actor: float | None, address: str | None = None, cpus_per_actor: int | None = None
+    n_actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    address: str | None = None,
+    cpus_per_actor: int | None = None,
 ) -> Pool:
     """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
 

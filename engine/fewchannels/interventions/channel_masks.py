@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewchannels.measures.draws import cell_keys, random_channels
-from fewchannels.measures.localise import matched_channels
+from fewchannels.measures.localization import matched_channels
 
 
 def ranked(scores: Tensor) -> Tensor:

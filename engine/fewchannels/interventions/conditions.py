@@ -129,9 +129,17 @@ class Grid:
     channels: tuple[int, ...] = field(
         default=(), metadata=several(Whole(0, MOST_INDEX), "Of selection listed: 154,1446.", least=0)
     )
-    layers: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which layers."))
-    steps: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which steps."))
-    streams: tuple[str, ...] = field(default=("image",), metadata=several(Text(), "image, text or image,text."))
+    layers: tuple[str, ...] = field(
+        default=("all",),
+        metadata=several(Text(), "all, dual, single, each, windows:N, or indices 0,5; repeat for more.", repeats=True),
+    )
+    steps: tuple[str, ...] = field(
+        default=("all",),
+        metadata=several(Text(), "all, last, each, thirds, windows:N, or indices 0,9; repeat for more.", repeats=True),
+    )
+    streams: tuple[str, ...] = field(
+        default=("image",), metadata=several(Text(), "image, text or image,text; repeat for more.", repeats=True)
+    )
     tokens: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which tokens."))
     placements: tuple[str, ...] = field(default=("same",), metadata=several(Text(), "Where a source's tokens go."))
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from fewchannels.interventions import channel_masks, token_masks
 from fewchannels.interventions.conditions import EDITS, GUIDE, MEASURES, Condition
 from fewchannels.interventions.rows import Row
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.draws import cell_keys
 from fewchannels.measures.scores import statistics, sum_squares
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.models.taps import Site
 
 

@@ -32,7 +32,7 @@ PROTOCOLS = {
             "statistic; the picture of the same seed is compared"
         ),
         unpublished=(
-            "k (12 of its localisation figure is taken), layers and steps (all are taken), whether each sample's own "
+            "k (12 of its localization figure is taken), layers and steps (all are taken), whether each sample's own "
             "channels (taken: those of its undisturbed trajectory at that layer and step); the controls random, "
             "redrawn, matched and scaled are added here"
         ),

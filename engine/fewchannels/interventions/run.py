@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.summary import Summary
 from fewchannels.capture.memory import batch_bytes, check_fits
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, run_tasks
@@ -42,7 +42,7 @@ def run_sweep(
     on_begun: Callable[[bool], None] = lambda resumed: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_ended: Callable[[], Callable[[int, int], None]] = lambda: lambda done, total: None,
-) -> tuple[Outcome, Finding | None]:
+) -> tuple[Outcome, Summary | None]:
     """Begin or resume a sweep, run what is not done yet, and measure its effects. Call it again to resume.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.generation import Generation
 from fewchannels.settings.file import read_yaml, settled
 from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, check, several, text, within
@@ -32,10 +32,11 @@ class PairRule:
 
     n: int | None = field(default=None, metadata=within(1, MOST_PAIRS, "How many pairs are drawn, or all."))
     within: tuple[str, ...] = field(
-        default=(), metadata=several(Text(), "Column in which both must agree; repeat for more.", least=0)
+        default=(), metadata=several(Text(), "Column in which both must agree; repeat for more.", least=0, repeats=True)
     )
     across: tuple[str, ...] = field(
-        default=(), metadata=several(Text(), "Column in which they must differ; repeat for more.", least=0)
+        default=(),
+        metadata=several(Text(), "Column in which they must differ; repeat for more.", least=0, repeats=True),
     )
     noise: str = field(
         default="shared", metadata=text("shared: the source begins with the target's noise; separate: with its own.")
@@ -82,7 +83,10 @@ class SweepSettings:
     metrics: tuple[str, ...] = field(
         default=(),
         metadata=several(
-            Text(), "clip=, dino=, pickscore=, aesthetic= FOLDER or hub id, lpips=alex; repeat for more.", least=0
+            Text(),
+            "clip=, dino=, pickscore=, aesthetic= FOLDER or hub id, lpips=alex; repeat for more.",
+            least=0,
+            repeats=True,
         ),
     )
 

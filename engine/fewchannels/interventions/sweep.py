@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fewchannels.analyses.selected import select
+from fewchannels.analyses.selection import select
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
 from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_pictures

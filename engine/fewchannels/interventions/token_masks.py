@@ -4,12 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.measures.draws import cell_keys, different_tokens
-from fewchannels.measures.kmeans import k_means
-from fewchannels.measures.localise import foreground, normalise
+from fewchannels.measures.localization import localize
 from fewchannels.measures.scores import take_channels
-
-_STARTS = 4
 
 
 def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) -> Tensor:
@@ -25,13 +21,9 @@ def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) 
     Returns:
         ``(row, token)`` bool, the cluster of larger mean heat.
     """
-    values, _ = normalise(take_channels(x, ranks.argsort(dim=-1)[:, :k]), x.new_ones(x.shape[:2], dtype=torch.bool))
-    n_tokens = np.full(len(x), x.shape[1])
-    starts = different_tokens(cell_keys(2, ids, *cell), n_tokens, _STARTS, 2)
-    found = k_means(values, torch.from_numpy(starts).to(x.device))
-    own = torch.ones_like(found.labels, dtype=torch.bool)
-    front = foreground(found.labels, values.sum(dim=1), own, 2)
-    return found.labels == front[:, None]
+    values = take_channels(x, ranks.argsort(dim=-1)[:, :k])
+    own = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    return localize(values, own, [ids, *cell]).foreground
 
 
 def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ source's own. A sample's id says what decides its picture, so the same prompt an
 
 from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
 from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
-from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, summary
+from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, samples_at, summary
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
 from fewchannels.manifest.write import IngestReport, ingest, parse_seeds, select
 
@@ -26,6 +26,7 @@ __all__ = [
     "read_samples",
     "sample_id",
     "sample_ids",
+    "samples_at",
     "select",
     "summary",
 ]

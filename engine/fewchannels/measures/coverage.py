@@ -3,7 +3,6 @@
 A token stands for one rectangle of pixels; tokens are row-major over their grid. Everything is torch, in float64.
 """
 
-import torch
 from torch import Tensor
 
 from fewchannels.errors import InputError
@@ -38,30 +37,6 @@ def token_coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return rectangles.mean(dim=(-3, -1)).flatten(-2)
 
 
-def upsample_tokens(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """A token mask as a mask of pixels, by nearest neighbour.
-
-    Args:
-        tokens: ``(..., token)`` of any dtype.
-        grid: tokens along height and width.
-        size: height and width in pixels, whole multiples of the grid.
-
-    Returns:
-        ``(..., y, x)`` of the same dtype.
-
-    Raises:
-        InputError: the size is not a whole multiple of the grid.
-    """
-    (rows, columns), (height, width) = grid, size
-    if height % rows or width % columns:
-        raise InputError(
-            f"{rows} x {columns} tokens on {height} x {width} pixels: a token must stand for whole pixels. Give the "
-            "size of the picture that the model made."
-        )
-    tall = tokens.unflatten(-1, grid).repeat_interleave(height // rows, dim=-2)
-    return tall.repeat_interleave(width // columns, dim=-1)
-
-
 def pixel_iou(one: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of masks of pixels.
 
@@ -74,23 +49,6 @@ def pixel_iou(one: Tensor, other: Tensor) -> Tensor:
     """
     shared = (one & other).sum(dim=(-2, -1)).double()
     return shared / (one | other).sum(dim=(-2, -1))
-
-
-def weighted_iou(tokens: Tensor, coverage: Tensor) -> Tensor:
-    """Intersection over union of token masks with a mask of pixels, on the token grid.
-
-    With ``c`` the coverage and ``t`` the token mask it is ``sum(c t) / (sum(t) + sum(c) - sum(c t))``, which equals
-    :func:`pixel_iou` of the upsampled token mask without any array of pixels.
-
-    Args:
-        tokens: ``(..., token)`` bool, True for the tokens of the foreground.
-        coverage: ``(..., token)`` float64 from :func:`token_coverage`; leading dimensions broadcast.
-
-    Returns:
-        ``(...)`` float64 in [0, 1]; NaN where both are empty or a coverage is NaN.
-    """
-    shared = torch.where(tokens, coverage, 0.0).sum(dim=-1)
-    return shared / (tokens.sum(dim=-1) + coverage.sum(dim=-1) - shared)
 
 
 def chance_iou(p: Tensor, g: Tensor) -> Tensor:

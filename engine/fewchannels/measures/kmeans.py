@@ -1,4 +1,4 @@
-"""K-means of tokens, for many cells and starts at once: the localisation protocol clusters each cell by itself.
+"""K-means of tokens, for many cells and starts at once: the localization protocol clusters each cell by itself.
 
 scikit-learn takes one cell at a time; most of its time is not arithmetic. Here all starts of a cell share each pass
 over its tokens (``benchmarks/analyses.py``). On the same starts the inertia is scikit-learn's.
@@ -29,7 +29,7 @@ class Clusters:
     inertia: Tensor
     converged: Tensor
 
-    def to(self, device: str) -> "Clusters":
+    def to(self, device: str | torch.device) -> "Clusters":
         """The same on another device."""
         return Clusters(*(each.to(device) for each in (self.labels, self.centres, self.inertia, self.converged)))
 

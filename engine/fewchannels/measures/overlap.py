@@ -44,11 +44,6 @@ class PairSums:
         return int(self.n_pairs.sum()) // self.groups_per_pair
 
     @property
-    def mean_jaccard(self) -> float:
-        """Mean Jaccard overlap over all pairs, 0 to 1; NaN without a pair."""
-        return float(self.jaccard.sum() / self.n_pairs.sum()) if self.total_pairs else float("nan")
-
-    @property
     def mean_overlap(self) -> float:
         """Mean share of a set that is in the other as well, 0 to 1; NaN without a pair."""
         return int(self.shared.sum()) / (self.k * int(self.n_pairs.sum())) if self.total_pairs else float("nan")

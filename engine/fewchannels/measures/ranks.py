@@ -1,37 +1,9 @@
-"""How far samples agree on the ranking of all channels: Spearman, Kendall, rank-biased overlap."""
+"""How far samples agree on the ranking of all channels: Kendall, rank-biased overlap."""
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau
 
 from fewchannels.errors import InputError, unknown
-
-_BLOCK_SCORES = 2**20
-
-
-def mean_pairwise_spearman(scores: np.ndarray) -> float:
-    """Mean Spearman correlation over all pairs of samples, none left out, without going through pairs.
-
-    Each sample's ranks (average ranks for ties) are centred and scaled to length 1, so that a pair's correlation is
-    their product; of N such rows with sum z, the mean product of two is ``(|z|^2 - N) / (N (N - 1))``. The mean across
-    groups follows from this function's of all samples and of each group, weighted by pairs.
-
-    Args:
-        scores: ``(sample, channel)`` float; infinities rank at the ends.
-
-    Returns:
-        -1 to 1. NaN for fewer than 2 samples, and where a sample has a NaN or the same score everywhere: its ranks are
-        not defined.
-    """
-    n, n_channels = scores.shape
-    if n < 2:
-        return float("nan")
-    total = np.zeros(n_channels)
-    step = max(1, _BLOCK_SCORES // n_channels)
-    for start in range(0, n, step):
-        ranks = rankdata(scores[start : start + step], axis=1, nan_policy="propagate") - (n_channels + 1) / 2
-        lengths = np.sqrt(np.square(ranks).sum(axis=1, keepdims=True))
-        total += np.divide(ranks, lengths, out=np.full_like(ranks, np.nan), where=lengths > 0).sum(axis=0)
-    return float((total @ total - n) / (n * (n - 1)))
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:

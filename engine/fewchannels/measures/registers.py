@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fewchannels.errors import InputError
-from fewchannels.measures.massive import median_over, participation_ratio
+from fewchannels.measures.massive import median_over
 
 _NORMAL_SIGMAS = 1.4826  # of a normal distribution the standard deviation, in median absolute deviations
 TWO_MODES = 5 / 9
@@ -156,18 +156,6 @@ def register_summary(norm: Tensor, registers: Tensor, own: Tensor, grid: Tensor)
     )
 
 
-def register_positions(registers: Tensor, grid: Tensor) -> Tensor:
-    """Where every register is.
-
-    Returns:
-        ``(register, axes + 2)`` int64: its indices along the leading axes, then its row and its column; in that order.
-    """
-    found = registers.nonzero()
-    cells, token = found[:, :-1], found[:, -1]
-    width = grid[..., 1].expand(registers.shape[:-1])[tuple(cells.T)]
-    return torch.cat([cells, (token // width)[:, None], (token % width)[:, None]], dim=1)
-
-
 def register_share(values: Tensor, registers: Tensor, own: Tensor) -> Tensor:
     """Share of each channel's squared values that the registers hold.
 
@@ -212,16 +200,6 @@ def typical_magnitude(values: Tensor, own: Tensor) -> Tensor:
         ``(..., k)`` float32; NaN where an own value is NaN.
     """
     return median_over(values.abs(), own[..., None, :])
-
-
-def effective_tokens(values: Tensor, own: Tensor) -> Tensor:
-    """Over how many tokens each channel's squared values are spread, without any rule for registers.
-
-    Returns:
-        ``(..., k)`` float32 participation ratios: 1 if one token holds all, the number of own tokens if the channel is
-        constant, a third of it if normal about zero. NaN where the channel is all zero or not finite.
-    """
-    return participation_ratio(_energy(values, own))
 
 
 def _energy(values: Tensor, own: Tensor) -> Tensor:

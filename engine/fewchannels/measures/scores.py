@@ -16,7 +16,7 @@ def statistics(x: Tensor) -> Tensor:
         x: hidden state, ``(sample, token, channel)``, any float dtype.
 
     Returns:
-        ``(statistic, sample, channel)`` float32 in the order of :data:`fewchannels.measures.statistics.STATISTICS`. A
+        ``(statistic, sample, channel)`` float32 in the order of :data:`fewchannels.measures.STATISTICS`. A
         channel with a NaN token is NaN.
     """
     n_tokens = x.shape[1]

@@ -76,8 +76,13 @@ class Generation(Loading):
     width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture width, pixels."))
     batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples generated together."))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_together(self) -> None:
+        """Refuse values that are unknown, or that do not work together.
+
+        Raises:
+            InputError: naming them.
+        """
+        super().check_together()
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
 

@@ -59,6 +59,15 @@ class Loading:
 
     def __post_init__(self) -> None:
         check(self)
+        self.check_together()
+        self.check_here()
+
+    def check_together(self) -> None:
+        """Refuse values that are unknown, or that do not work together.
+
+        Raises:
+            InputError: naming them.
+        """
         if self.offload not in OFFLOADS:
             raise unknown("offload", self.offload, OFFLOADS)
         if self.quantization not in QUANTIZATIONS:
@@ -83,7 +92,6 @@ class Loading:
             raise InputError(
                 "transformer_file and quantization do not work together; a GGUF file is quantised already."
             )
-        self.check_here()
 
     def check_here(self) -> None:
         """Refuse what this machine lacks: libraries, adapters, weights.

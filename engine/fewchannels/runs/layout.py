@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewchannels.errors import InputError
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.runs.choices import choose_controls, choose_pool_side, choose_words
 

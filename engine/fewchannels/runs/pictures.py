@@ -1,12 +1,13 @@
-"""Pictures as they are stored, and as they are measured."""
+"""Pictures and masks as they are stored, and as they are measured."""
 
 import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from fewchannels.errors import StorageError
+from fewchannels.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,3 +42,26 @@ def pixels(image: Image.Image) -> "Tensor":
     import torch
 
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def to_png(mask: NDArray[np.bool_]) -> bytes:
+    """A mask ``(y, x)`` bool as the bytes of a black and white PNG, white where it is True."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def from_png(data: bytes) -> NDArray[np.bool_]:
+    """The mask ``(y, x)`` bool that :func:`to_png` packed.
+
+    Raises:
+        InputError: the bytes are no PNG, or one of more than one bit a pixel.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"the {len(data)} bytes of a mask are no PNG: {error}") from None
+    if image.mode != "1":
+        raise InputError(f"the PNG of a mask has the mode {image.mode!r}; masks have one bit a pixel.")
+    return np.array(image)

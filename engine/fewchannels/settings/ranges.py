@@ -22,6 +22,8 @@ from fewchannels.errors import InputError
 
 MOST_SEED = 2**63 - 1
 IS_LATER = "is_later"
+REPEATS = "repeats"
+"""Metadata key of a tuple's field whose option is repeated for each part."""
 LATER = {IS_LATER: True}
 """Metadata of a field that documents leave out at its default: a format had it not at first."""
 MOST_INDEX = 1_000_000
@@ -201,15 +203,16 @@ def name(about: str) -> dict[str, Any]:
     return _metadata(NAME, about)
 
 
-def several(each: Rule, about: str, *, least: int = 1) -> dict[str, Any]:
+def several(each: Rule, about: str, *, least: int = 1, repeats: bool = False) -> dict[str, Any]:
     """Metadata of a tuple's field.
 
     Args:
         each: the rule of a part.
         about: what it is, a sentence of help.
         least: parts, at least.
+        repeats: whether the option is repeated for each part, which may have commas of its own.
     """
-    return _metadata(Several(each, least), about)
+    return _metadata(Several(each, least), about) | {REPEATS: repeats}
 
 
 def flag(about: str) -> dict[str, Any]:

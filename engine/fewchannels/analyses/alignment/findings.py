@@ -1,218 +1,186 @@
-"""What the rows of an alignment say together: means with intervals, figures, and a page of text."""
+"""What was found of the alignment of clusters with the subject, against every control; each with its question."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.drawn import as_files, cell_map, series
-from fewchannels.analyses.figures.drawings import Drawing, Lines, Pictures, Series
-from fewchannels.analyses.selected import Selected
-from fewchannels.measures.means import means
-from fewchannels.measures.statistics import SELECTIONS
-from fewchannels.runs.pictures import decoded
-from fewchannels.runs.results import Results
-from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.tables import schema
-
-if TYPE_CHECKING:
-    from fewchannels.analyses.alignment.units import Alignment
-
-_CELL = ["step", "layer", "selection", "n_clusters"]
-_INTERVALS = ("iou", "over_chance", "over_random", "complement_iou", "best_iou", "ari", "nmi")
-_PLAIN = (
-    "chance_iou",
-    "area",
-    "mask_area",
-    "n_channels",
-    "energy_share",
-    "n_left_out",
-)
-_SUM_BYTES = 128 * 2**20
-_MEASURED = ["iou", "complement_iou", "best_iou", "ari", "nmi", *_PLAIN]
+from fewchannels.analyses.document import Finding, Table, bracketed, finite, number, ranged
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.wording import CHANNELS
+from fewchannels.measures.intervals import cluster_bootstrap
 
 
-def summarise(analysis: "Alignment", selected: Selected, results: Results) -> Finding:
-    """Means over samples, intervals over prompts, and what they look like."""
-    n_prompts = int(selected.prompts.max()) + 1
-    found = pd.concat(
-        means(_samples(results, selected, layers), _CELL, _PLAIN, _INTERVALS, n_prompts)
-        for layers in _passes(analysis, selected)
-    ).sort_values(_CELL, ignore_index=True)
-    n_samples = int(found["n_samples"].max())
-    best = _best(found)
-    sheet = _sheet(analysis, selected, results, best)
-    files = as_files(_figures(found, n_samples) | {"contact_sheet": sheet})
-    columns = {name: found[name].to_numpy() for name in schema("alignment_means").names}
-    return Finding(_numbers(found, best, n_samples), _text(analysis, found, best, n_samples), {"means": columns}, files)
+@dataclass(frozen=True)
+class Cell:
+    """Where the top channels' foreground fits the subject best: chosen by looking.
+
+    Attributes:
+        layer: number of the layer.
+        step: number of the step.
+        n_clusters: the K.
+        selection: ``top``; or the selection that fits best, where top channels were not looked at.
+    """
+
+    layer: int
+    step: int
+    n_clusters: int
+    selection: str
 
 
-def _passes(analysis: "Alignment", selected: Selected) -> list[list[int]]:
-    """Layers whose sums fit in memory together."""
-    cells = len(selected.steps) * len(analysis.selections) * len(analysis.n_clusters)
-    n_bytes = 8 * (len(_INTERVALS) * 2 + len(_PLAIN) + 1) * cells * (int(selected.prompts.max()) + 1)
-    at_once = max(1, _SUM_BYTES // n_bytes)
-    layers = [block.layer for block in selected.blocks]
-    return [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
-
-
-def _samples(results: Results, selected: Selected, layers: list[int]) -> Iterator[pd.DataFrame]:
-    """Rows of some layers, a unit at a time: a sample's trials are one row."""
-    prompt_of = pd.Series(selected.prompts, index=selected.samples)
-    for part in results.parts("samples"):
-        rows = part.to_pandas()
-        rows = rows[rows["layer"].isin(layers)]
-        if rows.empty:
-            continue
-        each = rows.groupby([*_CELL, "sample"], sort=False)[_MEASURED].mean()
-        each["over_chance"] = each["iou"] - each["chance_iou"]
-        each["over_random"] = np.nan
-        random = each["iou"][each.index.get_level_values("selection") == "random"].droplevel("selection")
-        each = each.reset_index()
-        if len(random):
-            index = pd.MultiIndex.from_frame(each[list(random.index.names)])
-            each["over_random"] = each["iou"] - random.reindex(index).to_numpy()
-        each["prompt"] = each["sample"].map(prompt_of)
-        yield each
-
-
-def _best(found: pd.DataFrame) -> pd.Series:
-    """The cell of the top channels whose two clusters fit the subject best."""
-    top = found[found["selection"] == "top"]
-    top = top if len(top) else found
-    top = top[top["n_clusters"] == top["n_clusters"].min()]
-    return top.loc[top["iou"].idxmax()]
-
-
-def _numbers(found: pd.DataFrame, best: pd.Series, n_samples: int) -> dict[str, Any]:
-    same = found[(found["step"] == best["step"]) & (found["layer"] == best["layer"])]
-    same = same[same["n_clusters"] == best["n_clusters"]]
-    keep = [
-        "iou",
-        "iou_low",
-        "iou_high",
-        "chance_iou",
-        "over_random",
-        "over_random_low",
-        "over_random_high",
-        "best_iou",
-    ]
-    return {
-        "n_samples": n_samples,
-        "best_layer": int(best["layer"]),
-        "best_step": int(best["step"]),
-        "there": {
-            row["selection"]: {name: None if pd.isna(row[name]) else round(float(row[name]), 4) for name in keep}
-            for _, row in same.iterrows()
-        },
-    }
-
-
-def _figures(found: pd.DataFrame, n_samples: int) -> dict[str, Drawing]:
-    drawn: dict[str, Drawing] = {}
-    for n_clusters, rows in found.groupby("n_clusters"):
-        last = rows[rows["step"] == rows["step"].max()]
-        what = f"K = {n_clusters}, n = {n_samples:,} samples, bands: 95 % over prompts"
-        about = "IoU of the foreground with the subject"
-        drawn[f"iou_by_layer_k{n_clusters}"] = Lines(
-            series=_series(last, "layer", "iou"),
-            title=f"{about}, step {last['step'].iloc[0]}\n{what}",
-            x="layer",
-            y="mean IoU",
-            least=0,
-        )
-        drawn[f"best_iou_by_layer_k{n_clusters}"] = Lines(
-            series=_series(last, "layer", "best_iou"),
-            title=f"IoU of the best union of clusters, which looks at the answer, step {last['step'].iloc[0]}\n{what}",
-            x="layer",
-            y="mean best IoU",
-            least=0,
-        )
-        if rows["step"].nunique() > 1:
-            layer = _best(rows)["layer"]
-            drawn[f"iou_by_step_k{n_clusters}"] = Lines(
-                series=_series(rows[rows["layer"] == layer], "step", "iou"),
-                title=f"{about}, layer {layer}\n{what}",
-                x="step",
-                y="mean IoU",
-                least=0,
-            )
-            top = rows[rows["selection"] == "top"]
-            if len(top):
-                title = f"IoU of the top channels' foreground, K = {n_clusters}, n = {n_samples:,} samples"
-                drawn[f"iou_k{n_clusters}"] = cell_map(top, "iou", title=title, unit="mean IoU")
-    return drawn
-
-
-def _series(rows: pd.DataFrame, along: str, name: str) -> dict[str, Series]:
-    shown = [word for word in SELECTIONS if word in rows["selection"].values]
-    found = {selection: series(rows[rows["selection"] == selection], along, name) for selection in shown}
-    top = rows[rows["selection"] == "top"] if "top" in rows["selection"].values else rows
-    chance = top.groupby(along)["chance_iou"].mean()
-    found["chance of a foreground\n(areas of the first)"] = Series(
-        chance.index.to_numpy(), chance.to_numpy(), reference=True
+def best_cells(evidence: Evidence) -> list[Cell]:
+    """The layer and step of the largest mean IoU for each number of clusters, the fewest first."""
+    if "alignment" not in evidence.results:
+        return []
+    rows = evidence.ask(
+        f"select layer, step, n_clusters, selection from {evidence.table('alignment', 'means')} where "
+        "if(isfinite(iou), iou, null) is not null qualify row_number() over (partition by n_clusters order by "
+        "selection != 'top', iou desc, layer, step) = 1 order by n_clusters"
     )
+    return [
+        Cell(int(row["layer"]), int(row["step"]), int(row["n_clusters"]), str(row["selection"]))
+        for row in rows.to_dict("records")
+    ]
+
+
+def best_cell(evidence: Evidence) -> Cell | None:
+    """The best cell of the top channels with the fewest clusters; None without an alignment of them."""
+    best = next(iter(best_cells(evidence)), None)
+    return best if best is not None and best.selection == "top" else None
+
+
+def numbers(evidence: Evidence, best: Cell) -> dict[str, Any]:
+    """The best cell and every selection there, in plain values, as ``result.json`` has them."""
+    rows = evidence.ask(_of_cell(evidence, best)).set_index("selection")
+    n_samples = evidence.ask(f"select max(n_samples) as n from {evidence.table('alignment', 'means')}")["n"].iloc[0]
+    ends = [f"{name}{end}" for name in ("iou", "over_random") for end in ("", "_low", "_high")]
+    there = {
+        str(selection): {name: _rounded(row[name]) for name in (*ends, "chance_iou", "best_iou")}
+        for selection, row in rows.iterrows()
+    }
+    return {"n_samples": int(n_samples), "best_layer": best.layer, "best_step": best.step, "there": there}
+
+
+def _of_cell(evidence: Evidence, best: Cell) -> str:
+    intervals = ", ".join(
+        f"{name}{end}" for name in ("iou", "over_random", "best_iou") for end in ("", "_low", "_high")
+    )
+    return (
+        f"select selection, n_channels, n_samples, n_prompts, {intervals}, chance_iou from "
+        f"{evidence.table('alignment', 'means')} where {_at(best)} order by selection"
+    )
+
+
+def _at(best: Cell) -> str:
+    return f"layer = {best.layer} and step = {best.step} and n_clusters = {best.n_clusters}"
+
+
+def _rounded(value: Any) -> float | None:
+    return None if pd.isna(value) else round(float(value), 4)
+
+
+def at_best(evidence: Evidence, best: Cell) -> Finding:
+    """How well clusters fit the subject at the best cell, against chance and every control."""
+    means_text = _of_cell(evidence, best)
+    rows = evidence.ask(means_text).set_index("selection")
+    each_text = (
+        "select sample, prompt, selection, avg(iou) as iou from "
+        f"{evidence.table('alignment', 'samples')} join samples using (sample, sample_id) where {_at(best)} and "
+        "if(isfinite(iou), iou, null) is not null group by all"
+    )
+    differences = paired(evidence.ask(each_text))
+    difference_text = (
+        f"with each as ({each_text}) select other.selection, count(*) as n_samples, avg(top.iou - other.iou) as "
+        "difference from each as top join each as other using (sample) where top.selection = 'top' and "
+        "other.selection <> 'top' group by all order by all"
+    )
+    own = rows.loc[best.selection]
+    told = _verdicts([name for name in CHANNELS if name in differences], differences)
+    k = evidence.results["alignment"]["settings"]["k"]
+    clustered = f"the top {k} channels" if best.selection == "top" else CHANNELS[best.selection]
+    sentence = (
+        f"Clustering tokens by {clustered} finds the subject with a mean IoU of {_iou(own)}, against "
+        f"{number(own['chance_iou'])} by chance (independent masks of the same areas), n = "
+        f"{int(own['n_samples']):,} samples of {int(own['n_prompts']):,} prompts, at layer {best.layer}, step "
+        f"{best.step}: the best cell, chosen by looking, so it is a little high. "
+        f"{told if best.selection == 'top' else 'The top channels were not analysed beside them.'}"
+    )
+    table = Table(
+        f"Mean IoU with the subject, layer {best.layer}, step {best.step}, 95 % over prompts; better signed is the "
+        "better of foreground and complement, which looks at the answer",
+        ["channels", "how many", "n", "IoU", "chance", "top minus these", "better signed"],
+        [
+            [
+                name if name == "top" else CHANNELS[name],
+                number(rows.loc[name, "n_channels"]),
+                f"{int(rows.loc[name, 'n_samples']):,}",
+                bracketed(*(rows.loc[name, f"iou{end}"] for end in ("", "_low", "_high"))),
+                number(rows.loc[name, "chance_iou"]),
+                bracketed(*differences[name][:3]) if name in differences else "",
+                bracketed(*(rows.loc[name, f"best_iou{end}"] for end in ("", "_low", "_high"))),
+            ]
+            for name in ("top", *CHANNELS)
+            if name in rows.index
+        ],
+    )
+    measured: dict[str, Any] = {"layer": best.layer, "step": best.step, "chosen_by_looking": True}
+    measured["selections"] = {
+        str(name): {"mean": finite(row["iou"]), "low": finite(row["iou_low"]), "high": finite(row["iou_high"])}
+        | {"n_samples": int(row["n_samples"]), "chance": finite(row["chance_iou"]), "best": finite(row["best_iou"])}
+        for name, row in rows.iterrows()
+    }
+    measured["top_minus"] = {
+        name: {"mean": finite(mean), "low": finite(low), "high": finite(high), "n_samples": n}
+        for name, (mean, low, high, n) in differences.items()
+    }
+    return Finding("alignment", sentence, measured, [evidence.sql(means_text), evidence.sql(difference_text)], table)
+
+
+def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
+    """Top minus every other selection, sample by sample, with an interval that resamples prompts.
+
+    Args:
+        rows: ``sample``, ``prompt``, ``selection`` and ``iou``, one row of each sample and selection.
+
+    Returns:
+        Mean, its ends, and the samples that have both, by selection.
+    """
+    wide = rows.pivot(index=["sample", "prompt"], columns="selection", values="iou")
+    if "top" not in wide:
+        return {}
+    prompt, _ = pd.factorize(wide.index.get_level_values("prompt"))
+    found = {}
+    for name in wide.columns.drop("top"):
+        difference = (wide["top"] - wide[name]).to_numpy(float)
+        known = np.isfinite(difference)
+        sums, counts = np.zeros((2, prompt.max() + 1, 1))
+        np.add.at(sums[:, 0], prompt[known], difference[known])
+        np.add.at(counts[:, 0], prompt[known], 1)
+        mean, low, high = (float(each[0]) for each in cluster_bootstrap(sums, counts))
+        found[str(name)] = (mean, low, high, int(known.sum()))
     return found
 
 
-def _sheet(analysis: "Alignment", selected: Selected, results: Results, best: pd.Series) -> Drawing:
-    """Best, middle and worst samples of the best cell: picture, mask, heat and foreground."""
-    ious: list[tuple[float, int]] = []
-    for part in results.parts("samples"):
-        rows = part.to_pandas()
-        alike = rows[(rows[_CELL] == best[_CELL].to_numpy()).all(axis=1) & (rows["trial"] == 0)]
-        ious += list(zip(alike["iou"], alike["sample"], strict=True))
-    ious = sorted(pair for pair in ious if not np.isnan(pair[0]))
-    n = len(ious)
-    chosen = [ious[i] for i in sorted({0, 1, n // 2, n // 2 + 1, n - 2, n - 1} & set(range(n)), reverse=True)]
-    drawn, labels = [], []
-    with Catalog(selected.run) as catalog:
-        for iou, sample in chosen:
-            i = int(np.searchsorted(selected.samples, sample))
-            shown = analysis.show(selected, i, int(best["layer"]), int(best["step"]), str(best["selection"]))
-            picture = catalog.picture(selected.sample_ids[i])
-            assert picture is not None
-            drawn.append([np.asarray(decoded(picture)), shown.mask, shown.heat, shown.front])
-            labels.append(f"IoU {iou:.2f}\nsample {sample}")
-    title = f"{best['selection']} channels, layer {best['layer']}, step {best['step']}: best, middle and worst samples"
-    return Pictures(rows=drawn, labels=labels, columns=("picture", "subject", "heat", "foreground"), title=title)
-
-
-def _text(analysis: "Alignment", found: pd.DataFrame, best: pd.Series, n_samples: int) -> str:
-    at = (found["step"] == best["step"]) & (found["layer"] == best["layer"])
-    rows = found[at & (found["n_clusters"] == best["n_clusters"])]
-    table = [
-        "| selection | channels | mean IoU (95 %) | chance | over random (95 %) | better signed (95 %) | area | mask |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for _, row in rows.iterrows():
-        over = "" if pd.isna(row["over_random"]) or row["selection"] == "random" else _ranged(row, "over_random")
-        table.append(
-            f"| {row['selection']} | {row['n_channels']:.0f} | {_ranged(row, 'iou')} | {row['chance_iou']:.3f} "
-            f"| {over} | {_ranged(row, 'best_iou')} | {row['area']:.2f} | {row['mask_area']:.2f} |"
+def _verdicts(names: Sequence[str], differences: dict[str, tuple[float, float, float, int]]) -> str:
+    """In plain words, which controls the top channels exceed and which they do not."""
+    by: dict[str, list[str]] = {"exceed": [], "fall below": [], "cannot be told from": []}
+    for name in names:
+        mean, low, high, _ = differences[name]
+        verdict = "exceed" if low > 0 else "fall below" if high < 0 else "cannot be told from"
+        by[verdict].append(
+            f"{CHANNELS[name]} by {ranged(mean, low, high)}"
+            if verdict != "cannot be told from"
+            else (f"{CHANNELS[name]} (difference {ranged(mean, low, high)})")
         )
-    return "\n".join(
-        [
-            "# Alignment of clusters with the subject",
-            "",
-            f"{n_samples:,} samples of {int(found['n_prompts'].max()):,} prompts, k = {analysis.k}, masks of "
-            f"`{analysis.masks}`, registers: {analysis.registers}. The top channels' foreground fits best at layer "
-            f"{best['layer']}, step {best['step']} (chosen by looking, so its mean is a little high):",
-            "",
-            *table,
-            "",
-            "Chance: independent masks of the same areas. Better signed: the foreground or its complement, whichever "
-            "fits better, which looks at the answer. Intervals resample prompts; random channels are averaged over "
-            f"{analysis.trials} draws a sample first.",
-            "",
-            "![by layer](figures/iou_by_layer_k2.png)" if 2 in analysis.n_clusters else "",
-            "![samples](figures/contact_sheet.png)",
-            "",
-        ]
-    )
+    parts = [
+        f"they {'do NOT exceed, and ' if verdict == 'fall below' else ''}{verdict} {'; '.join(each)}"
+        for verdict, each in by.items()
+        if each
+    ]
+    return f"Sample by sample {'. Sample by sample '.join(parts)}." if parts else "No control was analysed beside them."
 
 
-def _ranged(row: pd.Series, name: str) -> str:
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+def _iou(row: pd.Series) -> str:
+    return ranged(float(row["iou"]), float(row["iou_low"]), float(row["iou_high"]))

@@ -8,24 +8,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.analyses.analysis import Finding
+from fewchannels.analyses.alignment import means
+from fewchannels.analyses.alignment.contact_sheet import Localized, contact_sheet
+from fewchannels.analyses.alignment.figures import figures
+from fewchannels.analyses.alignment.findings import at_best, best_cells, numbers
+from fewchannels.analyses.document import Figure
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.masks.units import read_masks
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import AlignmentSettings
+from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
+from fewchannels.measures import SELECTIONS
 from fewchannels.measures.coverage import chance_iou, token_coverage
 from fewchannels.measures.draws import cell_keys, random_channels
-from fewchannels.measures.kmeans import Clusters
-from fewchannels.measures.localise import (
-    clustered,
+from fewchannels.measures.localization import (
+    Localization,
     fit,
+    localize,
     matched_channels,
-    normalise,
     principal_components,
 )
 from fewchannels.measures.registers import own_tokens, registers_by_ratio
 from fewchannels.measures.scores import energy_share
-from fewchannels.measures.statistics import SELECTIONS
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns
 
@@ -103,8 +108,10 @@ class Alignment(AlignmentSettings):
             for trial in range(self.trials if word == "random" else 1):
                 chosen = self._chosen(cells, word, trial, weights)
                 for n_clusters in self.n_clusters:
-                    found, front = self._clusters(chosen, weights, n_clusters, device)
-                    fitted = fit(found.labels, front, cells.coverage, cells.own, n_clusters)
+                    found = self._localized(chosen, weights, n_clusters, device)
+                    fitted = fit(found.clusters.labels, found.front, cells.coverage, cells.own, n_clusters)
+                    # The channels that were not chosen are 0 in the values, and constant.
+                    n_constant = found.n_constant - (chosen.values.shape[1] - chosen.n)
                     yield {
                         "sample_id": cells.sample_ids,
                         "sample": cells.samples,
@@ -124,8 +131,8 @@ class Alignment(AlignmentSettings):
                         "ari": fitted.ari.numpy(),
                         "nmi": fitted.nmi.numpy(),
                         "n_left_out": n_left_out.numpy(),
-                        "n_constant": chosen.n_constant.numpy(),
-                        "converged": found.converged.numpy(),
+                        "n_constant": n_constant.numpy(),
+                        "converged": found.clusters.converged.numpy(),
                     }
 
     def _weights(self, cells: "_Cells") -> Tensor:
@@ -134,12 +141,19 @@ class Alignment(AlignmentSettings):
             return cells.own
         return cells.own & ~registers_by_ratio(cells.norm, cells.own, self.register_threshold)
 
-    def _clusters(
-        self, chosen: "_Chosen", weights: Tensor, n_clusters: int, device: str = "cpu"
-    ) -> tuple[Clusters, Tensor]:
-        """K-means of every cell, from starts among the tokens that have a say, and which cluster is the foreground."""
-        given = (chosen.clustered, chosen.heat, weights, cell_keys(n_clusters, chosen.keys))
-        return clustered(*given, n_clusters, self.starts, device)
+    def _localized(self, chosen: "_Chosen", weights: Tensor, n_clusters: int, device: str = "cpu") -> Localization:
+        """What the protocol finds in every cell by a selection's channels."""
+        return localize(
+            chosen.values,
+            weights,
+            [chosen.keys],
+            n_clusters,
+            self.starts,
+            clip=self.clip if self.registers == "clip" else 0.0,
+            # Scaled, the last component would weigh as much as the first.
+            clustered=chosen.values if chosen.are_components else None,
+            device=device,
+        )
 
     def _chosen(self, cells: "_Cells", word: str, trial: int, weights: Tensor) -> "_Chosen":
         k, n_cells = self.k, len(cells.order)
@@ -155,24 +169,37 @@ class Alignment(AlignmentSettings):
         else:
             x, channels = cells.maps(word, trial, k, keys)
             n, share = torch.full((n_cells,), x.shape[1]), energy_share(cells.rms, channels)
-        scaled, n_constant = normalise(x, weights, self.clip if self.registers == "clip" else 0.0)
-        return _Chosen(
-            keys=keys,
-            # Scaled, the last component would weigh as much as the first.
-            clustered=x if word == "pca" else scaled,
-            heat=scaled.sum(dim=1),
-            n=n,
-            energy=share,
-            n_constant=n_constant - (x.shape[1] - n),  # the channels that were not chosen are 0 in x
+        return _Chosen(keys, x, word == "pca", n, share)
+
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """Means over samples, with intervals over prompts."""
+        prompt_of = dict(zip(selected.samples.tolist(), selected.prompts.tolist(), strict=True))
+        layers, n_prompts = [block.layer for block in selected.blocks], int(selected.prompts.max()) + 1
+        n_cells = len(selected.steps) * len(self.selections) * len(self.n_clusters)
+        return {"means": means.columns(lambda: results.parts("samples"), prompt_of, n_prompts, layers, n_cells)}
+
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
+        """Sentences, figures, samples side by side."""
+        if not (cells := best_cells(evidence)):
+            return Summary({"n_samples": 0}, "# Alignment of clusters with the subject\n\nNo sample has an IoU.\n", {})
+        best, drawn = cells[0], figures(evidence, cells)
+
+        def show(at: int) -> Localized:
+            return self.show(selected, at, best.layer, best.step, best.selection)
+
+        sheet = contact_sheet(results.parts("samples"), evidence.catalog, selected, best, show)
+        found = numbers(evidence, best)
+        text = page(
+            "Alignment of clusters with the subject",
+            f"{found['n_samples']:,} samples of {int(selected.prompts.max()) + 1:,} prompts, k = {self.k}, masks of "
+            f"`{self.masks}`, registers: {self.registers}. Brackets hold 95 % intervals that resample prompts; random "
+            f"channels are averaged over {self.trials} draws a sample first.",
+            [at_best(evidence, best)],
+            names=[*(figure.name for figure in drawn), "contact_sheet"],
         )
+        return Summary(found, text, as_files([*drawn, Figure("contact_sheet", sheet, [])]))
 
-    def end(self, selected: Selected, results: Results) -> Finding:
-        """Means with intervals, figures and a summary."""
-        from fewchannels.analyses.alignment.findings import summarise
-
-        return summarise(self, selected, results)
-
-    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> "Shown":
+    def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Localized:
         """What the protocol sees of one sample at one cell, with the fewest clusters.
 
         Args:
@@ -189,38 +216,21 @@ class Alignment(AlignmentSettings):
         cells = _Cells(selected, np.array([at]), position, slice(first, first + 1), masks)
         weights = self._weights(cells)
         chosen = self._chosen(cells, selection, 0, weights)
-        found, front = self._clusters(chosen, weights, min(self.n_clusters))
+        found = self._localized(chosen, weights, min(self.n_clusters))
         height, width = selected.grids[at].tolist()
-        n = height * width
-        heat, labels = chosen.heat[0, :n], found.labels[0, :n] == front[0]
-        return Shown(masks[sample], heat.view(height, width).numpy(), labels.view(height, width).numpy())
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One sample at one cell.
-
-    Attributes:
-        mask: ``(y, x)`` bool, the subject in pixels.
-        heat: ``(y, x)`` float32 on the token grid.
-        front: ``(y, x)`` bool on the token grid, the foreground.
-    """
-
-    mask: np.ndarray
-    heat: np.ndarray
-    front: np.ndarray
+        heat, front = (each[0, : height * width].view(height, width).numpy() for each in (found.heat, found.foreground))
+        return Localized(masks[sample], heat, front)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A selection's channels in every cell: what is clustered, and how many and how large they are."""
+    """A selection's channels in every cell: their values, how many there are, and how large they are."""
 
     keys: np.ndarray
-    clustered: Tensor
-    heat: Tensor
+    values: Tensor
+    are_components: bool
     n: Tensor
     energy: Tensor
-    n_constant: Tensor
 
 
 class _Cells:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from fewchannels.analyses.analysis import Finding, plain, versions
-from fewchannels.analyses.comparison.figures import figures
-from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place
-from fewchannels.analyses.comparison.place import Rows, begin, check_place, end, write_unit
-from fewchannels.analyses.drawn import as_files
+from fewchannels.analyses.analysis import plain, versions
+from fewchannels.analyses.comparison.figures import figures, steps_in_words
+from fewchannels.analyses.comparison.findings import findings, warnings
+from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place, title
+from fewchannels.analyses.evidence import open_evidence
+from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.cluster.parallel import spread
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
@@ -23,6 +24,7 @@ from fewchannels.measures.intervals import Interval, cluster_bootstrap, pair_boo
 from fewchannels.measures.overlap import expected_jaccard, pair_overlap
 from fewchannels.runs.description import COMPARISON_FORMAT_VERSION
 from fewchannels.runs.lease import check_held, hold
+from fewchannels.runs.results import ComparisonResults, Rows
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, as_columns, encode
 
@@ -41,7 +43,7 @@ def compare(
     *,
     replace: bool = False,
     on_progress: _Progress = lambda done, total: None,
-) -> Finding:
+) -> Summary:
     """Compare two runs, and write what is found; ``comparison.json`` last. An interrupted one resumes.
 
     Args:
@@ -61,35 +63,48 @@ def compare(
     units = pairing.units()
     identity = plain(_identity(pairing, criteria))
     _refuse_runs(pairing, out)
-    check_place(out)
+    results = ComparisonResults(out)
+    results.check_place()
     with hold(out) as token:
-        rows = begin(out, identity, replace=replace)
-        started, left = time.monotonic(), [i for i in range(len(units)) if i not in rows]
-        on_progress(len(rows), len(units))
-        for i, (found, samples) in spread(partial(_work, pairing, criteria, units), left, pool):
-            rows[i] = plain(found)
+        done = results.begin(identity, replace=replace)
+        started, left = time.monotonic(), [i for i in range(len(units)) if i not in done]
+        on_progress(len(done), len(units))
+        for n, (i, (rows, samples)) in enumerate(spread(partial(_work, pairing, criteria, units), left, pool), start=1):
             layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
             check_held(out, token)
-            write_unit(out, i, rows[i], layer, samples)
-            on_progress(len(rows), len(units))
-        tables = {name: [row for i in range(len(units)) for row in rows[i][name]] for name in TABLES[:-1]}
-        finding = summarise(pairing, criteria, {name: pd.DataFrame(each) for name, each in tables.items()})
-        files = {
-            f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", tables[name]))
-            for name in tables
-        }
+            results.write_layer(i, plain(rows), layer, samples)
+            on_progress(len(done) + n, len(units))
+        by_unit = results.rows()
+        tables = {name: [row for i in range(len(units)) for row in by_unit[i][name]] for name in TABLES[:-1]}
         about = {
             "format_version": COMPARISON_FORMAT_VERSION,
             "identity": identity,
             "runs": {"a": pairing.a.selected.run, "b": pairing.b.selected.run},
-            "numbers": finding.numbers,
-            "tables": {name: f"comparison_{name}" for name in TABLES},
+            "numbers": numbers(pairing, criteria, {name: pd.DataFrame(rows) for name, rows in tables.items()}),
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions(),
         }
-        check_held(out, token)
-        end(out, about, files | finding.files | {"summary.md": finding.text.encode()})
-    return finding
+        return _finish(results, about, tables, token)
+
+
+def _finish(results: ComparisonResults, about: dict[str, Any], tables: dict[str, Rows], token: str) -> Summary:
+    files = {
+        f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", rows))
+        for name, rows in tables.items()
+    }
+    check_held(results.place, token)
+    schemas = {name: f"comparison_{name}" for name in TABLES}
+    stored = results.put(files)
+    evidence = open_evidence(results.place.url, results.pending(results.content(about, schemas, stored)))
+    with evidence.catalog:
+        drawn = figures(evidence)
+        text = page(
+            _title(about["runs"]), _about(about["numbers"]), findings(evidence), names=[figure.name for figure in drawn]
+        )
+        summary = Summary(about["numbers"], text, as_files(drawn))
+    check_held(results.place, token)
+    results.end(about, schemas, summary.files | {"summary.md": text.encode()}, stored)
+    return summary
 
 
 def _refuse_runs(pairing: Pairing, out: Storage) -> None:
@@ -202,8 +217,8 @@ def _pairs(pairing: Pairing, criteria: Criteria, places: Rows, found: Cells) -> 
                     yield at | {"kind": f"{kind}_{side}", "n": n} | _ends(interval, step)
 
 
-def summarise(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFrame]) -> Finding:
-    """Numbers of the last step that both have, figures and a page."""
+def numbers(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """What was compared, and every layer at the last step that both have, in plain values."""
     differing, agreement, profiles = (tables[name] for name in ("differences", "agreement", "profiles"))
     step_a = int(differing["step_a"].max())
     step_b = int(differing.loc[differing["step_a"] == step_a, "step_b"].iloc[0])
@@ -225,7 +240,7 @@ def summarise(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFra
             found["chance"] = [float(own["chance"].max())]
         by_layer.append(found)
     n_known = differing.loc[differing["metric"] == METRICS[0], "n_samples"]
-    numbers = {
+    return {
         "n_samples": len(pairing.sample_ids),
         "n_prompts": int(pairing.prompts.max()) + 1,
         "n_only_a": pairing.n_only[0],
@@ -241,9 +256,6 @@ def summarise(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFra
         "step_b": step_b,
         "layers": by_layer,
     }
-    text = _text(pairing, numbers)
-    titles = {side.name: side.title for side in (pairing.a, pairing.b)}
-    return Finding(numbers, text, {}, as_files(figures(numbers, titles, tables)))
 
 
 def _key(row: pd.Series) -> str:
@@ -254,69 +266,23 @@ def _ranged(row: pd.Series) -> list[float | None]:
     return [None if pd.isna(row[name]) else float(f"{row[name]:.6g}") for name in ("mean", "low", "high")]
 
 
-def _text(pairing: Pairing, numbers: dict[str, Any]) -> str:
-    k, step_a, step_b = numbers["k"], numbers["step_a"], numbers["step_b"]
-    same = numbers["n_channels_a"] == numbers["n_channels_b"]
-    by_number = pairing.layers_by == "number"
-    page = [
-        f"# {pairing.a.title} against {pairing.b.title}",
-        "",
+def _title(runs: Mapping[str, str]) -> str:
+    return " against ".join(title(side, run) for side, run in runs.items())
+
+
+def _about(numbers: Mapping[str, Any]) -> str:
+    """What was compared, and how, in Markdown."""
+    said = (
         f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts that both finished, matched by "
         f"sample_id; {numbers['n_only_a']:,} of A and {numbers['n_only_b']:,} of B are left out. Layers go by "
-        f"{pairing.layers_by}, steps by {pairing.steps_by}. Channels are ranked by `{numbers['score']}` in both, k = "
-        f"{k}. Step {step_a}{'' if step_a == step_b else f' of A and {step_b} of B'}; means, with 95 % intervals over "
-        "prompts in brackets.",
-        "",
-    ]
-    if numbers["n_cells_left_out"]:
-        why = "a value is not finite, or the sample has no such step"
-        page += [f"Cells left out, because {why}: {numbers['n_cells_left_out']:,}.", ""]
-    layers = [
-        (str(row["layer_a"] if by_number else f"{row['layer_a']}, {row['layer_b']}"), row) for row in numbers["layers"]
-    ]
-    heads = ["layer" if by_number else "layer of A, of B"]
-    if same:
-        page += _table(
-            [*heads, "overlap of A and B", "same prompt in A", "in B", "chance", "Spearman of A and B"],
-            [
-                [layer, *(_shown(row.get(name)) for name in ("jaccard", "within_a", "within_b", "chance", "spearman"))]
-                for layer, row in layers
-            ],
-        )
-        page += [
-            f"Jaccard overlap of the top {k} channels: of one sample in A and in B; and, to read it against, of two "
-            "seeds of one prompt in one run. Spearman: of the scores of all channels.",
-            "",
-        ]
-    else:
-        page += [
-            f"Channels are not compared: A has {numbers['n_channels_a']} of them and B {numbers['n_channels_b']}, so "
-            "none of the one is any of the other's.",
-            "",
-        ]
-    columns = [f"{metric}_{end}" for metric in ("ratio", "energy_share") for end in ("a", "b", "difference")]
-    page += _table(
-        [*heads, "largest over median, A", "B", "B - A", f"top {k} hold, A", "B", "B - A"],
-        [
-            [layer, *(_shown(row[name] if name.endswith("difference") else row[name][:1]) for name in columns)]
-            for layer, row in layers
-        ],
+        f"{numbers['layers_by']}, steps by {numbers['steps_by']}. Channels are ranked by `{numbers['score']}` in both, "
+        f"k = {numbers['k']}. S{steps_in_words(numbers)[1:]}; means, with 95 % intervals over prompts in brackets."
     )
-    page += [
-        "Captured with other settings, A's -> B's:" if pairing.settings else "Captured with the same settings.",
-        "",
-    ]
-    page += [f"- `{line}`" for line in pairing.settings]
-    shown = ["overlap"] * same + ["ratio", "energy_share", "difference_ratio"]
-    return "\n".join([*page, "", *(f"![{name}](figures/{name}.png)" for name in shown), ""])
+    lines = [said, "", *(line for each in warnings(numbers) for line in (each, ""))]
+    if numbers["settings"]:
+        return "\n".join([*lines, "Captured with other settings, A's -> B's:", "", *_listed(numbers["settings"])])
+    return "\n".join([*lines, "Captured with the same settings."])
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)] + [""]
-
-
-def _shown(values: list[float | None] | None) -> str:
-    if not values or values[0] is None:
-        return ""
-    ends = f" ({values[1]:.3g} to {values[2]:.3g})" if len(values) > 1 and values[1] is not None else ""
-    return f"{values[0]:.3g}{ends}"
+def _listed(settings: Sequence[str]) -> list[str]:
+    return [f"- `{line}`" for line in settings]

@@ -1,4 +1,4 @@
-"""Figures of a comparison, drawn from its tables: how far channels stand out in both runs, and how much they share."""
+"""Figures of a comparison, each from the question that is shown with it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.drawn import cell_map, series
+from fewchannels.analyses.comparison.pairing import title
+from fewchannels.analyses.document import Figure
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing, HeatMap, Lines, Series
+from fewchannels.analyses.figures.frames import cell_map, series
 
 LABELS = {
     "ratio": ("Largest score over the median score, {score}", "times the median"),
@@ -16,65 +19,69 @@ LABELS = {
     "token_norm_ratio": ("Largest token norm over the median", "times the median"),
 }
 """What each metric of ``comparison_differences`` is called, and its unit."""
-_KINDS = {
+_LESS_IMPORTANT = ("gini", "token_norm_ratio")
+KINDS = {
     "matched": "A and B, same sample",
     "within_a": "A, same prompt, other seed",
     "within_b": "B, same prompt, other seed",
     "across_a": "A, other prompt",
     "across_b": "B, other prompt",
 }
+"""Which pairs of samples an overlap is of, in words."""
 
 
-def figures(
-    numbers: Mapping[str, Any], titles: Mapping[str, str], tables: Mapping[str, pd.DataFrame]
-) -> dict[str, Drawing]:
-    """Every figure of a comparison, by name.
-
-    Args:
-        numbers: as ``comparison.json`` has them: n, k, score, the last step of both, how layers and steps were matched.
-        titles: of run ``a`` and of run ``b``.
-        tables: ``agreement``, ``differences`` and ``profiles``, whole.
-    """
-    profiles = tables["profiles"]
-    drawn: dict[str, Drawing] = {}
+def figures(evidence: Evidence) -> list[Figure]:
+    """Every figure of a comparison, what both runs share first."""
+    numbers = evidence.description["numbers"]
+    titles = {side: title(side, run) for side, run in evidence.description["runs"].items()}
+    drawn = _overlap(evidence, numbers) if numbers["n_channels_a"] == numbers["n_channels_b"] else []
     by_number = numbers["layers_by"] == "number"
     label = "layer" if by_number else "relative depth in %: 0 is the first layer, 100 the last"
     for metric, (text, unit) in LABELS.items():
-        title = text.format(**numbers)
-        own = profiles[profiles["metric"] == metric]
-        last = {side: own[(own["run"] == side) & (own["step"] == numbers[f"step_{side}"])] for side in titles}
-        drawn[metric] = Lines(
-            series={titles[side]: _line(rows, "layer" if by_number else "depth") for side, rows in last.items()},
-            title=f"{title}\n{_about(numbers)}",
-            x=label,
-            y=unit,
-            least=0,
+        name, folded = text.format(**numbers), metric in _LESS_IMPORTANT
+        asked = (
+            f"select run, layer, depth, n_samples, mean, low, high from profiles where metric = '{metric}' and step = "
+            f"if(run = 'a', {numbers['step_a']}, {numbers['step_b']}) order by run, layer"
         )
-        rows = tables["differences"][tables["differences"]["metric"] == metric]
-        drawn[f"difference_{metric}"] = _map(rows, f"{title}: B - A", unit, numbers, is_difference=True)
-    if len(tables["agreement"]):
-        drawn |= _overlap(numbers, tables["agreement"])
+        rows = evidence.ask(asked)
+        lines = {titles[side]: _line(rows[rows["run"] == side], "layer" if by_number else "depth") for side in titles}
+        drawing: Drawing = Lines(series=lines, title=f"{name}\n{_about(numbers)}", x=label, y=unit, least=0)
+        drawn.append(Figure(metric, drawing, [evidence.sql(asked)], folded))
+        asked = (
+            f"select layer_a, step_a, n_samples, mean, low, high from differences where metric = '{metric}' order by "
+            "layer_a, step_a"
+        )
+        drawing = _map(evidence.ask(asked), f"{name}: B - A", unit, numbers, is_difference=True)
+        drawn.append(Figure(f"difference_{metric}", drawing, [evidence.sql(asked)], folded))
     return drawn
 
 
-def _overlap(numbers: Mapping[str, Any], agreement: pd.DataFrame) -> dict[str, Drawing]:
-    title = "Overlap of the top {k} channels by {score}".format(**numbers)
-    jaccard = agreement[agreement["measure"] == "jaccard"]
-    here = jaccard[jaccard["step_a"] == numbers["step_a"]]
-    kinds = {kind: _line(here[here["kind"] == kind], "layer_a") for kind in _KINDS if kind in set(here["kind"])}
-    x, chance = np.sort(here["layer_a"].unique()), here["chance"].iloc[0]
-    unit = "mean Jaccard overlap"
-    return {
-        "overlap": Lines(
-            series={_KINDS[kind]: each for kind, each in kinds.items()}
-            | {"chance": Series(x, np.full(len(x), chance), reference=True)},
-            title=f"{title}\n{_about(numbers)}",
-            x="layer" if numbers["layers_by"] == "number" else "layer of A",
-            y=unit,
-            least=0,
-        ),
-        "overlap_map": _map(jaccard[jaccard["kind"] == "matched"], f"{title}, same sample", unit, numbers),
-    }
+def _overlap(evidence: Evidence, numbers: Mapping[str, Any]) -> list[Figure]:
+    name, unit = "Overlap of the top {k} channels by {score}".format(**numbers), "mean Jaccard overlap"
+    asked = (
+        "select layer_a, kind, n, mean, low, high, chance from agreement where measure = 'jaccard' and step_a = "
+        f"{numbers['step_a']} order by kind, layer_a"
+    )
+    rows = evidence.ask(asked)
+    found = set(rows["kind"])
+    lines = {words: _line(rows[rows["kind"] == kind], "layer_a") for kind, words in KINDS.items() if kind in found}
+    x = np.sort(rows["layer_a"].unique())
+    by_layer = Lines(
+        series=lines | {"chance": Series(x, np.full(len(x), rows["chance"].iloc[0]), reference=True)},
+        title=f"{name}\n{_about(numbers)}",
+        x="layer" if numbers["layers_by"] == "number" else "layer of A",
+        y=unit,
+        least=0,
+    )
+    of_all = (
+        "select layer_a, step_a, n, mean, low, high from agreement where measure = 'jaccard' and kind = 'matched' "
+        "order by layer_a, step_a"
+    )
+    matched = _map(evidence.ask(of_all), f"{name}, same sample", unit, numbers)
+    return [
+        Figure("overlap", by_layer, [evidence.sql(asked)]),
+        Figure("overlap_map", matched, [evidence.sql(of_all)]),
+    ]
 
 
 def steps_in_words(numbers: Mapping[str, Any]) -> str:

@@ -1,38 +1,48 @@
 """What was found between two runs: which massive channels they share, and how much more one's stand out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from fewchannels.analyses.comparison.figures import LABELS, steps_in_words
-from fewchannels.analyses.document import Finding, Table, ends, number, ranged_row
-from fewchannels.analyses.source import Source
+from fewchannels.analyses.comparison.figures import KINDS, LABELS, steps_in_words
+from fewchannels.analyses.document import Finding, Table, bracketed, ends, number, ranged_row
+from fewchannels.analyses.evidence import Evidence
 
 _SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
-_HEADS = {
-    "matched": "A and B, same sample",
-    "within_a": "two seeds in A",
-    "within_b": "two seeds in B",
-    "across_a": "two prompts in A",
-    "across_b": "two prompts in B",
-}
 _CHOSEN = "layers that a sentence names were chosen by looking, so they are a little extreme"
 
 
-def of_comparison(source: Source) -> list[Finding]:
+def warnings(numbers: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the numbers."""
+    texts = []
+    if numbers["n_cells_left_out"]:
+        texts.append(
+            "Cells (a sample, step and layer each) left out, because a value is not finite, or the sample has no such "
+            f"step: {numbers['n_cells_left_out']:,}."
+        )
+    if numbers["n_channels_a"] != numbers["n_channels_b"]:
+        texts.append(
+            f"Channels are not compared: A has {numbers['n_channels_a']:,} of them and B "
+            f"{numbers['n_channels_b']:,}, so none of the one is any of the other's."
+        )
+    return texts
+
+
+def findings(evidence: Evidence) -> list[Finding]:
     """Every finding of a comparison, in the order in which they are read."""
-    found = [_overlap(source), _ranks(source), *(_difference(source, metric) for metric in LABELS)]
+    found = [_overlap(evidence), _ranks(evidence), *(_difference(evidence, metric) for metric in LABELS)]
     return [each for each in found if each is not None]
 
 
-def _overlap(source: Source) -> Finding | None:
-    numbers = source.description["numbers"]
+def _overlap(evidence: Evidence) -> Finding | None:
+    numbers = evidence.description["numbers"]
     step, k, when = numbers["step_a"], numbers["k"], steps_in_words(numbers)
     text = (
         "select layer_a, layer_b, kind, n, mean, low, high, chance from agreement where measure = 'jaccard' and "
         f"step_a = {step} order by layer_a, kind"
     )
-    rows = source.ask(text)
+    rows = evidence.ask(text)
     if not rows["mean"].notna().any():
         return None
     by: dict[str, Any] = {kind: own.set_index("layer_a") for kind, own in rows.groupby("kind")}
@@ -68,10 +78,10 @@ def _overlap(source: Source) -> Finding | None:
             f" In {len(below):,} of {len(matched):,} layers the whole interval lies below those of two seeds of one "
             f"prompt, which is less than seeds share; in {len(above):,} it lies above them."
         )
-    shown = [kind for kind in _HEADS if kind in by]
+    shown = [kind for kind in KINDS if kind in by]
     table = Table(
         f"Mean Jaccard overlap of the top {k}, {when}, 95 % over prompts; by chance {number(chance)}",
-        [_layer_head(numbers), *(_HEADS[kind] for kind in shown), "n"],
+        [_layer_head(numbers), *(KINDS[kind] for kind in shown), "n"],
         [
             [
                 _layers(numbers, layer, row),
@@ -81,17 +91,17 @@ def _overlap(source: Source) -> Finding | None:
             for layer, row in matched.iterrows()
         ],
     )
-    return Finding("overlap", sentence, measured, [source.sql(text)], table)
+    return Finding("overlap", sentence, measured, [evidence.sql(text)], table)
 
 
-def _ranks(source: Source) -> Finding | None:
-    numbers = source.description["numbers"]
+def _ranks(evidence: Evidence) -> Finding | None:
+    numbers = evidence.description["numbers"]
     when = steps_in_words(numbers)
     text = (
         "select layer_a, layer_b, n, mean, low, high from agreement where measure = 'spearman' and kind = 'matched' "
         f"and step_a = {numbers['step_a']} order by layer_a"
     )
-    rows: Any = source.ask(text).dropna(subset=["mean"]).set_index("layer_a")
+    rows: Any = evidence.ask(text).dropna(subset=["mean"]).set_index("layer_a")
     if rows.empty:
         return None
     most, least = int(rows["mean"].idxmax()), int(rows["mean"].idxmin())
@@ -103,11 +113,16 @@ def _ranks(source: Source) -> Finding | None:
     )
     measured = {"most_layer": most, "least_layer": least}
     layers = {"layers": {str(layer): ends(row) for layer, row in rows.iterrows()}}
-    return Finding("spearman", sentence, measured | layers, [source.sql(text)])
+    table = Table(
+        f"Mean Spearman correlation of all channels' scores, A and B, same sample, {when}, 95 % over prompts",
+        [_layer_head(numbers), "Spearman", "n"],
+        [[_layers(numbers, layer, row), _cell(rows, layer), f"{int(row['n']):,}"] for layer, row in rows.iterrows()],
+    )
+    return Finding("spearman", sentence, measured | layers, [evidence.sql(text)], table)
 
 
-def _difference(source: Source, metric: str) -> Finding | None:
-    numbers = source.description["numbers"]
+def _difference(evidence: Evidence, metric: str) -> Finding | None:
+    numbers = evidence.description["numbers"]
     step_a, step_b, when = numbers["step_a"], numbers["step_b"], steps_in_words(numbers)
     text = (
         "with change as (select layer_a, layer_b, n_samples, mean, low, high from differences where metric = "
@@ -116,7 +131,7 @@ def _difference(source: Source, metric: str) -> Finding | None:
         "change join own as a on a.run = 'a' and a.layer = layer_a join own as b on b.run = 'b' and b.layer = layer_b "
         "order by layer_a"
     )
-    rows: Any = source.ask(text).dropna(subset=["mean"]).set_index("layer_a")
+    rows: Any = evidence.ask(text).dropna(subset=["mean"]).set_index("layer_a")
     if rows.empty:
         return None
     name = LABELS[metric][0].format(**numbers)
@@ -146,13 +161,13 @@ def _difference(source: Source, metric: str) -> Finding | None:
                 _layers(numbers, layer, each),
                 number(each["mean_a"]),
                 number(each["mean_b"]),
-                ranged_row(each),
+                bracketed(*each[["mean", "low", "high"]]),
                 f"{int(each['n_samples']):,}",
             ]
             for layer, each in rows.iterrows()
         ],
     )
-    return Finding(metric, sentence, measured, [source.sql(text)], table)
+    return Finding(metric, sentence, measured, [evidence.sql(text)], table)
 
 
 def _is_below(lower: Any, upper: Any, layer: int) -> bool:
@@ -169,4 +184,4 @@ def _layers(numbers: dict[str, Any], layer: int, row: pd.Series) -> str:
 
 
 def _cell(rows: Any, layer: int) -> str:
-    return ranged_row(rows.loc[layer]) if layer in rows.index and pd.notna(rows.loc[layer, "mean"]) else ""
+    return bracketed(*rows.loc[layer, ["mean", "low", "high"]]) if layer in rows.index else ""

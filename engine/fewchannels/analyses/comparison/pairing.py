@@ -18,7 +18,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from fewchannels.analyses.selected import Selected, select
+from fewchannels.analyses.selection import Selected, select
 from fewchannels.analyses.settings import Criteria
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.massive import ratio_by_rank
@@ -256,7 +256,7 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
         run_a: path or URL.
         run_b: likewise.
         match: ``auto``, or how layers go in any case: by ``number``, or by ``depth``, each run's last layer being 1.
-        choice: for both runs, as :func:`fewchannels.analyses.selected.select` takes it: ``where``, ``layers``,
+        choice: for both runs, as :func:`fewchannels.analyses.selection.select` takes it: ``where``, ``layers``,
             ``steps``, ``stream`` and ``branch``.
 
     Raises:

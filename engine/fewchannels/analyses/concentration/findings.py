@@ -1,176 +1,146 @@
-"""What the cells of a concentration analysis say together: means with intervals, figures, and a page of text."""
+"""What was found of concentration: a sentence, a table by layer and figures, each with the question that gives it."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.drawn import as_files, cell_map, series
-from fewchannels.analyses.figures.drawings import Drawing, Lines, Series
-from fewchannels.analyses.selected import Selected
-from fewchannels.measures.means import means
-from fewchannels.runs.results import Results
-
-if TYPE_CHECKING:
-    from fewchannels.analyses.concentration.units import Concentration
-
-_CELL = ["step", "layer"]
-_METRICS = (
-    "ratio",
-    "gini",
-    "effective_channels",
-    "n_massive_channels",
-    "largest",
-    "is_massive",
-    "n_registers",
-    "register_share",
-    "register_norm_ratio",
-    "registers_on_border",
-    "border_share",
-    "n_token_outliers",
-    "elevation",
-    "elevation_excised",
-    "selectivity",
-    "bimodality",
-    "bimodality_log",
-)
-_SHOWN_RANKS = (1, 2, 4, 8, 16, 32)
+from fewchannels.analyses.concentration.means import RANKS
+from fewchannels.analyses.document import Figure, Finding, Table, bracketed, finite, ranged_row
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.figures.drawings import Lines
+from fewchannels.analyses.figures.frames import series
+from fewchannels.analyses.ratio import Extreme, has_cell, record, where
 
 
-def summarise(analysis: "Concentration", selected: Selected, results: Results) -> Finding:
-    """Means over samples, intervals over prompts, and what they look like."""
-    shares = [f"energy_share_{k}" for k in analysis.ks]
-    ranks = [f"ratio_rank_{rank}" for rank in _SHOWN_RANKS if rank <= selected.layout.n_channels]
-    metrics = [*_METRICS, *shares, *ranks, "held_by_registers"]
-    n_prompts = int(selected.prompts.max()) + 1
-    found = means(_samples(analysis, selected, results, ranks), _CELL, [], metrics, n_prompts)
-    by_metric = pd.concat(
-        found[_CELL].assign(
-            metric=metric,
-            n_samples=found[f"{metric}_n"],
-            mean=found[metric],
-            low=found[f"{metric}_low"],
-            high=found[f"{metric}_high"],
-        )
-        for metric in metrics
+def registers(evidence: Evidence, found: Extreme) -> Finding | None:
+    """Whether it is channels or a few tokens that stand out."""
+    result = evidence.results.get("concentration")
+    if not result or not has_cell(evidence, "concentration", "means", found):
+        return None
+    text = (
+        f"select metric, n_samples, mean, low, high from {evidence.table('concentration', 'means')} where metric in "
+        f"('n_registers', 'n_token_outliers') and layer = {found.layer} and step = {found.step} order by metric"
     )
-    columns = {name: by_metric[name].to_numpy() for name in by_metric.columns}
-    step, n = selected.step_numbers[-1], len(selected.samples)
-    last = found[found["step"] == step].sort_values("layer")
-    numbers = {
-        "n_samples": n,
-        "n_prompts": n_prompts,
-        "step": step,
-        "layers": [
-            {"layer": int(row["layer"])}
-            | {m: [_number(row[f"{m}{end}"]) for end in ("", "_low", "_high")] for m in metrics}
-            for _, row in last.iterrows()
-        ],
-    }
-    text = _text(analysis, last, n, n_prompts, step)
-    return Finding(numbers, text, {"means": columns}, _figures(analysis, found, last, n, step))
+    rows = evidence.ask(text).set_index("metric")
+    if len(rows) < 2 or rows["mean"].isna().any():
+        return None
+    tokens, channels = rows.loc["n_registers"], rows.loc["n_token_outliers"]
+    k = result["settings"]["k"]
+    sentence = (
+        f"Channels or a few tokens? A sample has {ranged_row(tokens)} tokens of outlying norm (registers), which hold "
+        f"half or more of {ranged_row(channels)} of the top {k} channels ({where(evidence, found)}, "
+        f"n = {int(channels['n_samples']):,} samples); 0 where channels stand out at every token, {k} where tokens do."
+    )
+    numbers = {"layer": found.layer, "step": found.step, "k": k}
+    numbers |= {"n_registers": record(tokens), "n_token_outliers": record(channels)}
+    return Finding("registers", sentence, numbers, [evidence.sql(text)])
 
 
-def _samples(
-    analysis: "Concentration", selected: Selected, results: Results, ranks: list[str]
-) -> Iterator[pd.DataFrame]:
-    prompt_of = pd.Series(selected.prompts, index=selected.samples)
-    for part in results.parts("cells"):
-        rows = part.to_pandas()
-        shares, by_rank, held = (
-            np.stack(rows[name].to_list()) for name in ("energy_shares", "ratio_by_rank", "held_by_registers")
-        )
-        wide = rows[[*_CELL, *_METRICS]].copy()
-        for i, k in enumerate(analysis.ks):
-            wide[f"energy_share_{k}"] = shares[:, i]
-        for name in ranks:
-            wide[name] = by_rank[:, int(name.rpartition("_")[2]) - 1]
-        wide["held_by_registers"] = np.where(
-            np.isnan(held).all(axis=1), np.nan, np.nansum(held, axis=1) / held.shape[1]
-        )
-        wide["prompt"] = rows["sample"].map(prompt_of)
-        yield wide.replace([np.inf, -np.inf], np.nan)
+def about(evidence: Evidence) -> str:
+    """What the words of the table mean, with the settings."""
+    settings = evidence.results["concentration"]["settings"]
+    rule = "times the median norm" if settings["registers"] == "ratio" else "robust standard deviations"
+    return (
+        f"Scalar test: |x| > {settings['absolute']:g} and at least {settings['relative']:g} times the median "
+        f"(Sun et al. 2024). Registers: tokens above {settings['register_threshold']:g} {rule}, on average. Elevation: "
+        f"the largest token norm over the median, and the same without the top {settings['k']} channels. Token "
+        "outliers: how many of those channels a few tokens explain."
+    )
 
 
-def _number(value: Any) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None
-
-
-def _figures(analysis: "Concentration", found: pd.DataFrame, last: pd.DataFrame, n: int, step: int) -> dict[str, bytes]:
-    about = f"step {step}, n = {n:,} samples, bands: 95 % over prompts"
-
-    def by_layer(names: dict[str, str]) -> dict[str, Series]:
-        return {label: series(last, "layer", name) for name, label in names.items()}
-
-    ranks = [name for name in last.columns if name.startswith("ratio_rank_") and name[-1].isdigit()]
-    drawn: dict[str, Drawing] = {
-        "energy_shares": Lines(
-            series=by_layer({f"energy_share_{k}": f"top {k}" for k in analysis.ks}),
-            title=f"Share of the squared values in the top channels by {analysis.score}\n{about}",
-            x="layer",
-            y="share of squared values",
-            least=0,
-        ),
-        "ratio_by_rank": Lines(
-            series=by_layer({name: f"rank {name.rpartition('_')[2]}" for name in ranks}),
-            title=f"Score of a rank over the median score, {analysis.score}\n{about}",
-            x="layer",
-            y="times the median",
-            least=0,
-        ),
-        "elevation": Lines(
-            series=by_layer({"elevation": "as it is", "elevation_excised": f"without the top {analysis.k} channels"}),
-            title=f"Largest token norm over the median\n{about}",
-            x="layer",
-            y="times the median",
-            least=0,
-        ),
-    }
-    if found["step"].nunique() > 1:
-        title = f"Largest score over the median score, {analysis.score}, n = {n:,} samples"
-        drawn["ratio"] = cell_map(found, "ratio", title=title, unit="times the median")
-    return as_files(drawn)
-
-
-def _text(analysis: "Concentration", last: pd.DataFrame, n: int, n_prompts: int, step: int) -> str:
-    k = max(analysis.ks)
-    rows = [
-        f"| layer | largest over median | top {k} hold | effective channels | over {analysis.threshold:g} x median "
-        "| scalar test | registers | elevation | without top channels | token outliers |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+def by_layer(evidence: Evidence) -> Finding:
+    """Every metric of every layer at the last step."""
+    result, view = evidence.results["concentration"], evidence.table("concentration", "means")
+    settings, step = result["settings"], max(result["selected"]["steps"])
+    text = f"select layer, metric, mean, low, high from {view} where step = {step} order by layer, metric"
+    layers: list[dict[str, Any]] = [
+        {"layer": int(layer)}
+        | {row["metric"]: [_rounded(row[name]) for name in ("mean", "low", "high")] for row in rows.to_dict("records")}
+        for layer, rows in evidence.ask(text).groupby("layer")
     ]
-    for _, row in last.iterrows():
-        passed = "undecided" if np.isnan(row["is_massive"]) else f"{row['is_massive']:.0%} pass"
-        rows.append(
-            f"| {row['layer']:.0f} | {_ranged(row, 'ratio')} | {_ranged(row, f'energy_share_{k}')} | "
-            f"{row['effective_channels']:.1f} | {row['n_massive_channels']:.1f} | {passed} | "
-            f"{row['n_registers']:.2f} | {row['elevation']:.2f} | {row['elevation_excised']:.2f} | "
-            f"{row['n_token_outliers']:.2f} |"
-        )
-    rule = "times the median norm" if analysis.registers == "ratio" else "robust standard deviations"
-    return "\n".join(
+    share = f"energy_share_{max(settings['ks'])}"
+    plain = ("effective_channels", "n_massive_channels", "is_massive", "n_registers")
+    more = ("elevation", "elevation_excised", "n_token_outliers")
+    table = Table(
+        f"Means at step {step}, 95 % over prompts in brackets",
         [
-            "# Concentration",
-            "",
-            f"{n:,} samples of {n_prompts:,} prompts, channels by `{analysis.score}`, step {step}; means, with 95 % "
-            "intervals over prompts where two numbers are in brackets.",
-            "",
-            *rows,
-            "",
-            f"Scalar test: |x| > {analysis.absolute:g} and at least {analysis.relative:g} times the median (Sun et al. "
-            f"2024). Registers: tokens above {analysis.register_threshold:g} {rule}, on average. Elevation: the "
-            f"largest token norm over the median, and the same without the top {analysis.k} channels. Token outliers: "
-            "how many of those channels a few tokens explain.",
-            "",
-            "![energy](figures/energy_shares.png)",
-            "![ranks](figures/ratio_by_rank.png)",
-            "![elevation](figures/elevation.png)",
-            "",
-        ]
+            "layer",
+            "largest over median",
+            f"top {max(settings['ks'])} hold",
+            "effective channels",
+            f"over {settings['threshold']:g} x median",
+            "scalar test",
+            "registers",
+            "elevation",
+            "without top channels",
+            "token outliers",
+        ],
+        [
+            [
+                str(layer["layer"]),
+                *(bracketed(*layer[name]) for name in ("ratio", share)),
+                *(_passed(layer[name][0]) if name == "is_massive" else bracketed(layer[name][0]) for name in plain),
+                *(bracketed(layer[name][0]) for name in more),
+            ]
+            for layer in layers
+        ],
     )
+    sentence = f"Channels by {settings['score']} at step {step}, layer by layer."
+    numbers = {"step": step, "layers": layers}
+    return Finding("concentration_by_layer", sentence, numbers, [evidence.sql(text)], table)
 
 
-def _ranged(row: pd.Series, name: str) -> str:
-    return f"{row[name]:.3g} ({row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g})"
+def _passed(share: float | None) -> str:
+    return "undecided" if share is None else f"{share:.0%} pass"
+
+
+def _rounded(value: Any) -> float | None:
+    return None if finite(value) is None else float(f"{value:.6g}")
+
+
+def figures(evidence: Evidence) -> list[Figure]:
+    """Energy in the top channels, scores by rank, and tokens of outlying norm."""
+    result = evidence.results["concentration"]
+    settings, table = result["settings"], evidence.table("concentration", "means")
+    step = int(evidence.ask(f"select max(step) as step from {table}")["step"].fillna(0).iloc[0])
+    n, score = int(result["selected"]["n_samples"]), settings["score"]
+    groups = {
+        "energy_shares": (
+            {f"energy_share_{k}": f"top {k}" for k in settings["ks"]},
+            f"Share of the squared values in the top channels by {score}",
+            "share of squared values, 0 to 1",
+        ),
+        "ratio_by_rank": (
+            {f"ratio_rank_{rank}": f"rank {rank}" for rank in RANKS},
+            f"Score of a rank over the median score ({score})",
+            "times the median",
+        ),
+        "elevation": (
+            {"elevation": "as it is", "elevation_excised": f"without the top {settings['k']} channels"},
+            "Largest token norm over the median",
+            "times the median",
+        ),
+    }
+    drawn = []
+    for name, (metrics, title, unit) in groups.items():
+        text = _of_metrics(table, step, list(metrics))
+        rows: pd.DataFrame = evidence.ask(text).rename(columns={"low": "mean_low", "high": "mean_high"})
+        lines = {
+            label: series(rows[rows["metric"] == metric], "layer", "mean")
+            for metric, label in metrics.items()
+            if (rows["metric"] == metric).any()
+        }
+        if lines:
+            title = f"{title}\nstep {step}, n = {n:,} samples, bands: 95 % over prompts"
+            drawing = Lines(series=lines, title=title, x="layer", y=unit, least=0)
+            drawn.append(Figure(name, drawing, [evidence.sql(text)], less_important=name == "elevation"))
+    return drawn
+
+
+def _of_metrics(table: str, step: int, metrics: Sequence[str]) -> str:
+    listed = ", ".join(f"'{metric}'" for metric in metrics)
+    return (
+        f"select layer, metric, n_samples, mean, low, high from {table} where step = {step} and metric in "
+        f"({listed}) order by layer, metric"
+    )

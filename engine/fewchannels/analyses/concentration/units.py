@@ -8,10 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses import ratio
+from fewchannels.analyses.concentration import means
+from fewchannels.analyses.concentration.findings import about, by_layer, figures, registers
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import ConcentrationSettings
+from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.massive import (
     effective_channels,
     energy_shares,
@@ -32,7 +37,6 @@ from fewchannels.measures.registers import (
     token_outliers,
 )
 from fewchannels.measures.scores import gini, top_k
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns
 
@@ -175,8 +179,25 @@ class Concentration(ConcentrationSettings):
             "bimodality_log": bimodality(norm.log(), own),
         }
 
-    def end(self, selected: Selected, results: Results) -> Finding:
-        """Means with intervals, figures and a summary."""
-        from fewchannels.analyses.concentration.findings import summarise
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """Means over samples, with intervals over prompts."""
+        prompt_of = dict(zip(selected.samples.tolist(), selected.prompts.tolist(), strict=True))
+        n_prompts, n_channels = int(selected.prompts.max()) + 1, selected.layout.n_channels
+        return {"means": means.columns(results.parts("cells"), prompt_of, n_prompts, self.ks, n_channels)}
 
-        return summarise(self, selected, results)
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
+        """Sentences, layers, figures."""
+        n_samples, n_prompts = len(selected.samples), int(selected.prompts.max()) + 1
+        found, layers, drawn = ratio.extreme(evidence, self.name), by_layer(evidence), figures(evidence)
+        sentences = []
+        if found is not None:
+            sentences = [ratio.ratio(evidence, found), ratio.energy(evidence, found), registers(evidence, found)]
+            drawn += ratio.figures(evidence, found)
+        text = page(
+            "Concentration",
+            f"{n_samples:,} samples of {n_prompts:,} prompts. Brackets hold 95 % intervals over prompts.",
+            [*(each for each in sentences if each is not None), layers],
+            notes=about(evidence),
+            names=[figure.name for figure in drawn],
+        )
+        return Summary({"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}, text, as_files(drawn))

@@ -53,7 +53,7 @@ def contact_sheet(
     if not rows:
         raise InputError(f"{run} has no finished sample to show.")
     maps = data["massive_value"].sel(layer=layer, step=step).isel(k=0, sample=[row[0] for row in rows]).values
-    pictures = [np.asarray(run.image(row[1])) for row in rows]
+    images = [np.asarray(run.image(row[1])) for row in rows]
     pool = choose_pool_side(run.description["config"].get("tokens", "all"))
     rows = [(*row[:3], row[3] // pool, row[4] // pool, *row[5:]) for row in rows]
     grids = [values[: h * w].reshape(h, w) for values, (_, _, _, h, w, _, _) in zip(maps, rows, strict=True)]
@@ -63,26 +63,26 @@ def contact_sheet(
     ]
     block = str(data.block.sel(layer=layer).item())
     heading = f"largest channel of layer {layer} ({block}) at step {step}, signed values, dark is each map's least"
-    _draw(pictures, grids, labels, f"{run.storage.url.rsplit('/', 1)[-1]}: {heading}", path)
+    _draw(images, grids, labels, f"{run.storage.url.rsplit('/', 1)[-1]}: {heading}", path)
     return f"{len(rows)} samples, {heading}"
 
 
 def _draw(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     grids: Sequence[np.ndarray],
     labels: Sequence[tuple[str, str]],
     heading: str,
     path: Path,
 ) -> None:
-    columns = min(4, len(pictures))
-    n_rows = -(-len(pictures) // columns)
+    columns = min(4, len(images))
+    n_rows = -(-len(images) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.2 * n_rows + 0.5), layout="constrained")
     figure.suptitle(heading, fontsize=10, parse_math=False)
     axes = figure.subplots(n_rows, 2 * columns, squeeze=False).reshape(n_rows * columns, 2)
     for axis in axes.flat:
         axis.set_axis_off()
-    for pair, picture, grid, (prompt, about) in zip(axes, pictures, grids, labels, strict=False):
-        pair[0].imshow(picture)
+    for pair, image, grid, (prompt, about) in zip(axes, images, grids, labels, strict=False):
+        pair[0].imshow(image)
         pair[1].imshow(grid, cmap="viridis", interpolation="nearest")
         lines = textwrap.wrap(prompt, 34, max_lines=2, placeholder=" ...")
         for axis, text in zip(pair, ("\n".join(lines), about), strict=True):

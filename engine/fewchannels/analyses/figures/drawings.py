@@ -99,7 +99,7 @@ class Landscape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Images:
     """Rows of small pictures, such as a sample's image, mask and clusters.
 
     Attributes:
@@ -155,4 +155,4 @@ class Dots:
     levels: Mapping[str, float] = field(default_factory=dict)
 
 
-Drawing = Lines | HeatMap | Landscape | Pictures | Panels | Dots
+Drawing = Lines | HeatMap | Landscape | Images | Panels | Dots

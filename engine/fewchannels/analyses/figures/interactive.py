@@ -11,8 +11,8 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from fewchannels.analyses.figures.colours import COLOURS, DIFFERENCE, MAP, as_rgb, coloured
-from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures, Series
+from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP, as_rgb, colored
+from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels, Series
 
 Theme = Literal["light", "dark"]
 _INK: dict[Theme, tuple[str, str, str]] = {
@@ -36,8 +36,8 @@ def interactive(drawing: Drawing, theme: Theme = "light") -> go.Figure:
             figure = _heat_map(drawing, theme)
         case Landscape():
             figure = _landscape(drawing)
-        case Pictures():
-            figure = _pictures(drawing)
+        case Images():
+            figure = _images(drawing)
         case Panels():
             figure = _panels(drawing, theme)
         case Dots():
@@ -73,7 +73,7 @@ def plain(text: str) -> str:
 
 
 def _colour(n: int, theme: Theme) -> str:
-    colour = COLOURS[n % len(COLOURS)]
+    colour = COLORS[n % len(COLORS)]
     return "#f5f5f5" if colour == "#000000" and theme == "dark" else colour
 
 
@@ -84,7 +84,7 @@ def _traces(name: str, series: Series, n: int, theme: Theme, **more: Any) -> lis
         line = {"color": _INK[theme][2], "width": 1, "dash": "dot"}
         return [go.Scatter(x=series.x, y=series.y, mode="lines", line=line, name=shown, legendgroup=name, **more)]
     colour = _colour(n, theme)
-    style = {"color": colour, "width": 2, "dash": _DASHES[n // len(COLOURS) % len(_DASHES)]}
+    style = {"color": colour, "width": 2, "dash": _DASHES[n // len(COLORS) % len(_DASHES)]}
     about = "%{x}: %{y:.4g}"
     extra: dict[str, Any] = {}
     traces = []
@@ -184,7 +184,7 @@ def _landscape(drawing: Landscape) -> go.Figure:
     return figure
 
 
-def _pictures(drawing: Pictures) -> go.Figure:
+def _images(drawing: Images) -> go.Figure:
     n_rows, n_columns = len(drawing.rows), len(drawing.columns)
     figure = make_subplots(
         n_rows,
@@ -195,8 +195,8 @@ def _pictures(drawing: Pictures) -> go.Figure:
         vertical_spacing=0.006,
     )
     for i, row in enumerate(drawing.rows, start=1):
-        for j, picture in enumerate(row, start=1):
-            figure.add_trace(go.Image(source=_picture_uri(picture), hoverinfo="skip"), row=i, col=j)
+        for j, image in enumerate(row, start=1):
+            figure.add_trace(go.Image(source=_image_uri(image), hoverinfo="skip"), row=i, col=j)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_annotations(font_size=11)
@@ -204,9 +204,9 @@ def _pictures(drawing: Pictures) -> go.Figure:
     return figure
 
 
-def _picture_uri(picture: np.ndarray) -> str:
+def _image_uri(image: np.ndarray) -> str:
     data = io.BytesIO()
-    Image.fromarray(picture if picture.ndim == 3 else coloured(picture)).save(data, "PNG")
+    Image.fromarray(image if image.ndim == 3 else colored(image)).save(data, "PNG")
     return data_uri(data.getvalue())
 
 
@@ -279,9 +279,9 @@ def _dots(drawing: Dots, theme: Theme) -> go.Figure:
     return figure
 
 
-def data_uri(picture: bytes, kind: str = "png") -> str:
+def data_uri(image: bytes, kind: str = "png") -> str:
     """A picture's file as an address that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def as_json(what: Any) -> str:
@@ -290,9 +290,9 @@ def as_json(what: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def dark_colours() -> dict[str, str]:
+def dark_colors() -> dict[str, str]:
     """What each colour of a light figure is in a dark one, where they differ."""
-    lines = {colour: _colour(n, "dark") for n, colour in enumerate(COLOURS)}
+    lines = {colour: _colour(n, "dark") for n, colour in enumerate(COLORS)}
     return dict(zip(_INK["light"], _INK["dark"], strict=True)) | {a: b for a, b in lines.items() if a != b}
 
 

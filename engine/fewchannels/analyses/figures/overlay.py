@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fewchannels.analyses.figures.colours import COLOURS, MAP
+from fewchannels.analyses.figures.colors import COLORS, MAP
 from fewchannels.analyses.figures.interactive import Theme, data_uri, dressed, plain
 
 HEIGHT = 520  # pixels
@@ -18,7 +18,7 @@ class Overlay:
     """A token map over its picture.
 
     Attributes:
-        picture: PNG bytes, or where a browser finds it, which it then keeps; None where there is none.
+        image: PNG bytes, or where a browser finds it, which it then keeps; None where there is none.
         values: ``(y, x)`` on the token grid; NaN is see-through.
         title: says what, of what.
         unit: label of the scale.
@@ -28,7 +28,7 @@ class Overlay:
         outlines: masks ``(y, x)`` bool of any resolution that are drawn as lines, by name.
     """
 
-    picture: bytes | str | None
+    image: bytes | str | None
     values: np.ndarray
     title: str
     unit: str
@@ -54,10 +54,10 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
         )
     )
     for n, (name, mask) in enumerate(drawing.outlines.items()):
-        figure.add_trace(_outline(name, mask, (height, width), COLOURS[1 + n]))
-    if drawing.picture is not None:
+        figure.add_trace(_outline(name, mask, (height, width), COLORS[1 + n]))
+    if drawing.image is not None:
         figure.add_layout_image(
-            source=drawing.picture if isinstance(drawing.picture, str) else data_uri(drawing.picture),
+            source=drawing.image if isinstance(drawing.image, str) else data_uri(drawing.image),
             xref="x",
             yref="y",
             x=-0.5,

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -10,8 +11,8 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fewchannels.analyses.figures.colours import COLOURS, DIFFERENCE, MAP
-from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Landscape, Lines, Panels, Pictures
+from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP
+from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
 _LINES = ("-", "--", "-.", ":")
 _LOOK: Any = {
@@ -32,13 +33,18 @@ def still(drawing: Drawing) -> dict[str, bytes]:
             figure = _heat_map(drawing)
         case Landscape():
             figure = _landscape(drawing)
-        case Pictures():
-            figure = _pictures(drawing)
+        case Images():
+            figure = _images(drawing)
         case Panels():
             figure = _panels(drawing)
         case Dots():
             figure = _dots(drawing)
     return _saved(figure)
+
+
+def as_files(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
+    """Drawings, by name, as PNG and SVG under the names of their files."""
+    return {f"figures/{name}.{kind}": data for name, drawing in drawn.items() for kind, data in still(drawing).items()}
 
 
 def _lines(drawing: Lines) -> Figure:
@@ -49,7 +55,7 @@ def _lines(drawing: Lines) -> Figure:
         if each.reference:
             axis.plot(each.x, each.y, color="#666666", linewidth=0.9, linestyle=":", label=name)
             continue
-        colour, style = COLOURS[n % len(COLOURS)], _LINES[n // len(COLOURS) % len(_LINES)]
+        colour, style = COLORS[n % len(COLORS)], _LINES[n // len(COLORS) % len(_LINES)]
         axis.plot(each.x, each.y, color=colour, linestyle=style, linewidth=1.5, marker="o", markersize=3, label=name)
         if each.low is not None and each.high is not None:
             axis.fill_between(each.x, each.low, each.high, color=colour, alpha=0.18, linewidth=0)
@@ -97,13 +103,13 @@ def _landscape(drawing: Landscape) -> Figure:
     return figure
 
 
-def _pictures(drawing: Pictures) -> Figure:
+def _images(drawing: Images) -> Figure:
     figure = Figure(figsize=(1.5 * len(drawing.columns) + 1.6, 1.55 * len(drawing.rows) + 0.5), layout="constrained")
     figure.suptitle(drawing.title, fontsize=9, parse_math=False)
     axes = figure.subplots(len(drawing.rows), len(drawing.columns), squeeze=False)
     for line, row, label in zip(axes, drawing.rows, drawing.labels, strict=True):
-        for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture, cmap=MAP, interpolation="nearest")
+        for axis, image in zip(line, row, strict=True):
+            axis.imshow(image, cmap=MAP, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center", parse_math=False)
@@ -129,7 +135,7 @@ def _panels(drawing: Panels) -> Figure:
             look: Any = {"color": "#666666", "linestyle": ":", "linewidth": 0.9}
             if not each.reference:
                 n = drawing.names.index(name)
-                look = {"color": COLOURS[n % len(COLOURS)], "linestyle": _LINES[n // len(COLOURS) % len(_LINES)]}
+                look = {"color": COLORS[n % len(COLORS)], "linestyle": _LINES[n // len(COLORS) % len(_LINES)]}
                 look |= {"linewidth": 1.5, "marker": "o", "markersize": 3}
             (shown[name],) = axis.plot(each.x, each.y, **look)
             if each.low is not None and each.high is not None:
@@ -160,8 +166,8 @@ def _dots(drawing: Dots) -> Figure:
         if name in drawing.levels:
             axis.axvline(drawing.levels[name], color="#666666", linewidth=0.9, linestyle=":")
         if each.low is not None and each.high is not None:
-            axis.hlines(each.x, each.low, each.high, color=COLOURS[0], linewidth=1.2)
-        axis.plot(each.y, each.x, color=COLOURS[0], linestyle="", marker="o", markersize=4)
+            axis.hlines(each.x, each.low, each.high, color=COLORS[0], linewidth=1.2)
+        axis.plot(each.y, each.x, color=COLORS[0], linestyle="", marker="o", markersize=4)
         axis.set_title(name, fontsize=8, loc="left", parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(axis="y", linewidth=0.3)

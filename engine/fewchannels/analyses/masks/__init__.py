@@ -1,19 +1,19 @@
 """Where a picture's subject is: sources of masks, and the geometry that compares masks of pixels and of tokens.
 
-A source takes pictures and gives one mask each (:class:`MaskSource`); :func:`open_source` finds one by name. What goes
-wrong with one picture is a :class:`NoMask` in its place and stops nothing.
+A source takes pictures and gives one mask each (:class:`MaskSource`); :func:`open_mask_source` finds one by name. What
+goes wrong with one picture is a :class:`NoMask` in its place and stops nothing.
 """
 
 from collections.abc import Callable, Sequence
 
-from fewchannels.analyses.masks.base import MaskSource, NoMask, OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.base import MaskSource, NoMask, OneByOne, SampleImage, SubjectMask
 from fewchannels.analyses.masks.given import manifest_masks
 from fewchannels.analyses.masks.saliency import saliency_masks
 from fewchannels.analyses.masks.segmenters import model_masks
 from fewchannels.analyses.masks.shapes import demo_masks
 from fewchannels.errors import InputError
 
-__all__ = ["SOURCES", "MaskSource", "NoMask", "OneByOne", "Picture", "SubjectMask", "open_source"]
+__all__ = ["SOURCES", "MaskSource", "NoMask", "OneByOne", "SampleImage", "SubjectMask", "open_mask_source"]
 
 SOURCES: dict[str, Callable[[], OneByOne]] = {
     "manifest": manifest_masks,
@@ -23,7 +23,7 @@ SOURCES: dict[str, Callable[[], OneByOne]] = {
 """The sources that are no model, by name."""
 
 
-def open_source(
+def open_mask_source(
     text: str,
     device: str = "cpu",
     *,

@@ -12,7 +12,7 @@ from fewchannels.errors import InputError
 
 
 @dataclass(frozen=True)
-class Picture:
+class SampleImage:
     """A picture whose subject is wanted.
 
     Attributes:
@@ -69,7 +69,7 @@ class MaskSource(Protocol):
     def description(self) -> Mapping[str, str]:
         """What decides the masks (source, model, revision, rule), to be kept beside them."""
 
-    def __call__(self, pictures: Sequence[Picture]) -> list[SubjectMask | NoMask]:
+    def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
         """One result a picture, in their order; never raises for what is wrong with one picture."""
 
 
@@ -82,20 +82,20 @@ class OneByOne:
         description: see :class:`MaskSource`.
     """
 
-    find: Callable[[Picture], SubjectMask]
+    find: Callable[[SampleImage], SubjectMask]
     description: Mapping[str, str]
 
-    def __call__(self, pictures: Sequence[Picture]) -> list[SubjectMask | NoMask]:
+    def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
         """One result a picture, in their order; whatever ``find`` raises becomes a :class:`NoMask`."""
-        return [self._one(picture) for picture in pictures]
+        return [self._one(sample) for sample in samples]
 
-    def _one(self, picture: Picture) -> SubjectMask | NoMask:
+    def _one(self, sample: SampleImage) -> SubjectMask | NoMask:
         try:
-            found = self.find(picture)
+            found = self.find(sample)
         except InputError as error:
             return NoMask(str(error))
         except Exception as error:  # a model's code may raise anything
             return NoMask(f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no reason given'}")
-        if found.pixels.shape != picture.size:
-            return NoMask(f"the mask is {found.pixels.shape}, its picture {picture.size}")
+        if found.pixels.shape != sample.size:
+            return NoMask(f"the mask is {found.pixels.shape}, its picture {sample.size}")
         return found

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.errors import InputError
 
 _RANGES = {"L": 255, "I": 65535, "I;16": 65535, "I;16B": 65535}
@@ -51,11 +51,11 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     return values > half if values.max() > half else values > 0
 
 
-def _find(picture: Picture) -> SubjectMask:
-    if picture.mask is None:
+def _find(sample: SampleImage) -> SubjectMask:
+    if sample.mask is None:
         raise InputError("the sample's manifest row names no mask; fill its mask column or use another source.")
-    mask = read_mask(picture.mask)
-    if mask.shape == picture.size:
+    mask = read_mask(sample.mask)
+    if mask.shape == sample.size:
         return SubjectMask(mask)
-    resized = Image.fromarray(mask).resize(picture.image.size, Image.Resampling.NEAREST)
+    resized = Image.fromarray(mask).resize(sample.image.size, Image.Resampling.NEAREST)
     return SubjectMask(np.array(resized), resized_from=(mask.shape[0], mask.shape[1]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.errors import InputError
 
 _BLUR = 1 / 256  # standard deviation, share of the longer side: below it is grain, not a subject
@@ -27,18 +27,18 @@ def saliency_masks() -> OneByOne:
     return OneByOne(_find, {"source": "saliency", "method": "border contrast, Otsu"})
 
 
-def border_contrast(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+def border_contrast(image: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far each pixel's colour is from those of the border.
 
     Args:
-        picture: ``(y, x, rgb)`` in [0, 1].
+        image: ``(y, x, rgb)`` in [0, 1].
 
     Returns:
         ``(y, x)`` Mahalanobis distances, at least 0.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     sigma = _BLUR * max(height, width)
-    smooth = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
+    smooth = ndimage.gaussian_filter(image, (sigma, sigma, 0))
     n = max(1, round(_BORDER * min(height, width)))
     at_border = np.ones((height, width), bool)
     at_border[n:-n, n:-n] = False
@@ -71,15 +71,15 @@ def otsu(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(ranked[best]), float(between[best] / ranked.var())
 
 
-def _mahalanobis(colours: NDArray[np.float64], sample: NDArray[np.float64]) -> NDArray[np.float64]:
-    away = colours - sample.mean(axis=0)
-    precision = np.linalg.inv(np.cov(sample, rowvar=False) + _GRAIN * np.eye(3))
+def _mahalanobis(colours: NDArray[np.float64], image: NDArray[np.float64]) -> NDArray[np.float64]:
+    away = colours - image.mean(axis=0)
+    precision = np.linalg.inv(np.cov(image, rowvar=False) + _GRAIN * np.eye(3))
     return np.sqrt(np.einsum("...i,ij,...j->...", away, precision, away))
 
 
-def _find(picture: Picture) -> SubjectMask:
-    if min(picture.size) < _SMALLEST:
-        raise InputError(f"the picture's size is {picture.size}; saliency wants sides of at least {_SMALLEST} pixels.")
-    contrast = border_contrast(np.asarray(picture.image, dtype=np.float64) / 255)
+def _find(sample: SampleImage) -> SubjectMask:
+    if min(sample.size) < _SMALLEST:
+        raise InputError(f"the picture's size is {sample.size}; saliency wants sides of at least {_SMALLEST} pixels.")
+    contrast = border_contrast(np.asarray(sample.image, dtype=np.float64) / 255)
     threshold, separability = otsu(contrast)
     return SubjectMask(contrast > threshold, score=separability)

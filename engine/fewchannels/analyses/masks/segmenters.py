@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.analyses.masks.checkpoints import CUSTOM_CODE, Checkpoint, find, load, quietly, weights_digest
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.errors import InputError, unknown
@@ -212,8 +212,8 @@ def _custom(checkpoint: Checkpoint, device: str, trust_remote_code: bool, side: 
     check_given(MaskSettings, {"side": side})
     model = load(AutoModelForImageSegmentation, checkpoint, trust_remote_code=True).to(device)
 
-    def one(picture: Picture) -> SubjectMask:
-        return SubjectMask(foreground(model, picture.image, side))
+    def one(sample: SampleImage) -> SubjectMask:
+        return SubjectMask(foreground(model, sample.image, side))
 
     return OneByOne(one, _description(checkpoint, f"sigmoid > 0.5 at {side} x {side}", code=str(checkpoint.code)))
 
@@ -234,12 +234,12 @@ def _labelling(auto: Any, checkpoint: Checkpoint, device: str, labels: Sequence[
             f"would be its subject. Name the subject's labels, of {', '.join(names[:5])}, ..."
         )
 
-    def one(picture: Picture) -> SubjectMask:
+    def one(sample: SampleImage) -> SubjectMask:
         # Not the pipeline's own call, which warns on a GPU and hands out batches of its own making.
         with quietly():
-            found = pipe.postprocess(pipe.forward(pipe.preprocess(picture.image)))
+            found = pipe.postprocess(pipe.forward(pipe.preprocess(sample.image)))
         segments = [Segment(each["label"], np.asarray(each["mask"]) > 127, each["score"]) for each in found]
-        return subject_of(segments, labels, picture.size)
+        return subject_of(segments, labels, sample.size)
 
     rule = f"labels {', '.join(labels)}" if labels else "surest thing" if counts_things else "all but background"
     return OneByOne(one, _description(checkpoint, rule))
@@ -257,8 +257,8 @@ def _generating(checkpoint: Checkpoint, device: str) -> OneByOne:
             for runs, score in zip(found["masks"], found["iou_scores"].tolist(), strict=True):
                 yield _from_runs(runs), score
 
-    def one(picture: Picture) -> SubjectMask:
-        return main_object(masks(picture.image), picture.size)
+    def one(sample: SampleImage) -> SubjectMask:
+        return main_object(masks(sample.image), sample.size)
 
     return OneByOne(one, _description(checkpoint, "largest mask off the border"))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fewchannels.analyses.masks.base import OneByOne, Picture, SubjectMask
+from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.demo.judge import judge
 from fewchannels.errors import InputError
 
@@ -13,13 +13,13 @@ def demo_masks() -> OneByOne:
     return OneByOne(_find, {"source": "demo"})
 
 
-def _find(picture: Picture) -> SubjectMask:
-    height, width = picture.size
+def _find(sample: SampleImage) -> SubjectMask:
+    height, width = sample.size
     if height != width or height < 16:
         raise InputError(
             f"the picture is {height} x {width} pixels; the source 'demo' judges pictures of the shapes world, which "
             "are square and at least 16 pixels wide. Use another source."
         )
-    pixels = torch.from_numpy(np.array(picture.image)).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1)[None].float() / 255
     (verdict,), masks = judge(pixels)
     return SubjectMask(masks[0].numpy(), score=verdict.template_iou)

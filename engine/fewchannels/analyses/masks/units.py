@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.masks import MaskSource, NoMask, Picture, SubjectMask, open_source
-from fewchannels.analyses.masks.png import from_png, to_png
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.masks import MaskSource, NoMask, SampleImage, SubjectMask, open_mask_source
+from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
+from fewchannels.analyses.summary import Summary
 from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
-from fewchannels.runs.pictures import decoded
+from fewchannels.runs.pictures import decoded, from_png, to_png
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import Columns
@@ -58,11 +58,15 @@ class SubjectMasks(MaskSettings):
     def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
         """A task's masks."""
         at = selected.of_task(unit)
-        pictures = _pictures(selected, unit, at, with_paths=self.source == "manifest")
-        found = self._open(device)(pictures)
+        samples = _sample_images(selected, unit, at, with_paths=self.source == "manifest")
+        found = self._open(device)(samples)
         return {"samples": _columns(selected, at, found)}
 
-    def end(self, selected: Selected, results: Results) -> Finding:
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """None."""
+        return {}
+
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """How many have a subject, and how large they are."""
         areas, errors, n_resized = [], [], 0
         for table in results.parts("samples"):
@@ -87,10 +91,10 @@ class SubjectMasks(MaskSettings):
             f"{n_empty:,} show no subject, {len(errors):,} failed, {n_resized:,} had another size than their "
             f"picture.{reasons}\n"
         )
-        return Finding(numbers, text, {}, {})
+        return Summary(numbers, text, {})
 
     def _open(self, device: str = "cpu") -> MaskSource:
-        return open_source(
+        return open_mask_source(
             self.source,
             device,
             labels=self.labels,
@@ -109,7 +113,7 @@ def usual_source(run: str) -> str:
         return "demo" if catalog.sql("select model from run").fetchone() == ("demo",) else "saliency"
 
 
-def _pictures(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool) -> list[Picture]:
+def _sample_images(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool) -> list[SampleImage]:
     storage = selected.storage
     parts = Parts(storage, Ledger(storage).records(selected.fingerprint))
     rows = parts.rows("samples", task)
@@ -119,10 +123,10 @@ def _pictures(selected: Selected, task: int, at: np.ndarray, *, with_paths: bool
         first, last = int(selected.samples[at[0]]), int(selected.samples[at[-1]])
         with storage.open(MANIFEST) as file:
             paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
-    pictures = []
+    samples = []
     for sample in selected.samples[at].tolist():
-        pictures.append(Picture(decoded(images[sample]).convert("RGB"), paths.get(sample)))
-    return pictures
+        samples.append(SampleImage(decoded(images[sample]).convert("RGB"), paths.get(sample)))
+    return samples
 
 
 def _columns(selected: Selected, at: np.ndarray, found: Sequence[SubjectMask | NoMask]) -> Columns:

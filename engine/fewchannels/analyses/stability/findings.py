@@ -1,147 +1,181 @@
-"""What the rows of a stability analysis say together: figures, and a page of text."""
+"""What was found of the stability of top channels: sentences, a table by layer, and the questions that give them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
+from scipy import stats
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.drawn import as_files, cell_map, series
-from fewchannels.analyses.figures.drawings import Drawing, Lines, Series
-from fewchannels.analyses.selected import Selected
-from fewchannels.runs.results import Results
+from fewchannels.analyses.document import Finding, Table, bracketed, ends, number, ranged_row
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.ratio import Extreme, has_cell, where
 
-if TYPE_CHECKING:
-    from fewchannels.analyses.stability.units import Stability
-
-_KINDS = {"within": "same prompt, other seed", "across": "other prompt", "category": "other prompt, same category"}
-
-
-def summarise(analysis: "Stability", selected: Selected, results: Results) -> Finding:
-    """Figures and a page, from tables whose size does not depend on the number of samples."""
-    tables = {name: _read(results, name) for name in analysis.schemas}
-    k = max(analysis.ks)
-    step = selected.step_numbers[-1]
-    n = len(selected.samples)
-    files = _figures(tables, analysis, k, step, n)
-    by_layer = [_layer(tables, block.layer, k, step) for block in selected.blocks]
-    numbers = {
-        "n_samples": n,
-        "n_prompts": int(selected.prompts.max()) + 1,
-        "k": k,
-        "step": step,
-        "layers": by_layer,
-    }
-    return Finding(numbers, _text(analysis, numbers, by_layer), {}, files)
+PAIRS = {"within": "same prompt, other seed", "across": "other prompt", "category": "other prompt, same category"}
+"""What each kind of pair of samples is, in words."""
+ABOUT = (
+    "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
+    "this run's samples in order, top 8 of the mean over steps; it cannot stop before 400."
+)
+_MOST_TOP = 12
+_MOST_CORE = 8
 
 
-def _read(results: Results, table: str) -> pd.DataFrame:
-    parts = [part.to_pandas() for part in results.parts(table)]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _layer(tables: dict[str, pd.DataFrame], layer: int, k: int, step: int) -> dict[str, Any]:
-    here = {name: rows[(rows["layer"] == layer) & (rows["step"] == step)] for name, rows in tables.items()}
-    channels = here["channels"][here["channels"]["k"] == k].sort_values(
-        ["frequency", "channel"], ascending=[False, True]
+def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
+    """The channel that most samples have among their top ones, counted in the result, or else in ``cells``."""
+    n_channels = int(evidence.description["geometry"]["n_channels"])
+    result = evidence.results.get("stability")
+    if result and has_cell(evidence, "stability", "channels", found):
+        table = evidence.table("stability", "channels")
+        k = max(result["settings"]["ks"])
+        text = (
+            f"select channel, n_selected, n_samples, count(*) over () as n_seen from {table} where layer = "
+            f"{found.layer} and step = {found.step} and k = {k} order by n_selected desc, channel limit 1"
+        )
+        score = result["settings"]["score"]
+    else:
+        longest = evidence.ask(f"select max(len(top_channels)) as k from cells where {evidence.of_track}")["k"].iloc[0]
+        k, score = min(int(longest), _MOST_TOP, max(1, n_channels // 2)), evidence.description["config"]["score"]
+        text = (
+            f"with cell as (select top_channels[1:{k}] as top from cells where {evidence.of_track} and layer = "
+            f"{found.layer} and step = {found.step}) select channel, count(*) as n_selected, (select count(*) from "
+            "cell) as n_samples, count(*) over () as n_seen from (select unnest(top) as channel from cell) "
+            "group by channel order by n_selected desc, channel limit 1"
+        )
+    rows = evidence.ask(text)
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    n, total, seen = int(row["n_selected"]), int(row["n_samples"]), int(row["n_seen"])
+    low, high = wilson(n, total)
+    numbers = {"layer": found.layer, "step": found.step, "k": k, "channel": int(row["channel"]), "n_selected": n}
+    numbers |= {"n_samples": total, "frequency": n / total, "low": low, "high": high, "chance": k / n_channels}
+    numbers |= {"n_channels": n_channels, "n_channels_seen": seen}
+    sentence = (
+        f"Channel {int(row['channel'])} is the most frequent massive one: among the top {k} by {score} of {n:,} of "
+        f"{total:,} samples, {number(100 * n / total)} % (95 %, Wilson: {number(100 * low)} to {number(100 * high)} "
+        f"%), {where(evidence, found)}. A random set of {k} of the {n_channels:,} channels would hold it in "
+        f"{number(100 * k / n_channels)} %; {n_channels - seen:,} channels are in no sample's top {k}."
     )
+    return Finding("most_frequent_channel", sentence, numbers, [evidence.sql(text)])
+
+
+def wilson(n: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    interval = stats.binomtest(n, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
+    """How much the top sets of two samples overlap, against chance."""
+    result = evidence.results.get("stability")
+    if not result or not has_cell(evidence, "stability", "pairs", found):
+        return None
+    table, k = evidence.table("stability", "pairs"), max(result["settings"]["ks"])
+    text = (
+        f"select kind, n_pairs, n_prompts, jaccard, jaccard_low, jaccard_high, chance from {table} where layer = "
+        f"{found.layer} and step = {found.step} and k = {k} order by kind"
+    )
+    rows = (
+        evidence.ask(text)
+        .set_index("kind")
+        .rename(columns={"jaccard": "mean", "jaccard_low": "low", "jaccard_high": "high"})
+    )
+    parts = [
+        f"{ranged_row(rows.loc[kind])} for two samples of the {name} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs)"
+        for kind, name in PAIRS.items()
+        if kind in rows.index and pd.notna(rows.loc[kind, "mean"])
+    ]
+    if not parts:
+        return None
+    chance = float(rows["chance"].iloc[0])
+    sentence = (
+        f"Two samples' top {k} by {result['settings']['score']} overlap (Jaccard, {where(evidence, found)}): "
+        f"{'; '.join(parts)}. Two random sets of {k} overlap by {number(chance)}; "
+        f"n = {int(rows['n_prompts'].max()):,} prompts."
+    )
+    numbers: dict[str, Any] = {"layer": found.layer, "step": found.step, "k": k, "chance": chance}
+    for kind in rows.index:
+        about = {"n_pairs": int(rows.loc[kind, "n_pairs"]), "n_prompts": int(rows.loc[kind, "n_prompts"])}
+        numbers[str(kind)] = ends(rows.loc[kind]) | about
+    return Finding("overlap", sentence, numbers, [evidence.sql(text)])
+
+
+def by_layer(evidence: Evidence) -> Finding:
+    """Every layer at the last step: overlap against chance, agreement of rankings, the core, SPARK's stopping point."""
+    result = evidence.results["stability"]
+    k, step = max(result["settings"]["ks"]), max(result["selected"]["steps"])
+    text = _question(evidence, k, step)
+    rows = evidence.ask(text)
+    layers = [_layer(row) for row in rows.to_dict("records")]
+    kinds = [kind for kind in PAIRS if any(kind in layer for layer in layers)]
+    heads = ["layer", *(PAIRS[kind] for kind in kinds), "chance", "Spearman, all channels"]
+    table = Table(
+        f"Mean Jaccard overlap of two samples' top {k}, step {step}, 95 % over prompts",
+        [*heads, "in every sample", "seen at all", "SPARK stops after"],
+        [
+            [
+                str(layer["layer"]),
+                *(bracketed(*layer[kind]) if kind in layer else "" for kind in kinds),
+                bracketed(layer.get("chance")),
+                bracketed(layer["spearman_across"]),
+                _core(layer["core"]),
+                str(layer["n_channels_seen"]),
+                str(layer["spark_stops_after"] or "not yet"),
+            ]
+            for layer in layers
+        ],
+    )
+    sentence = (
+        f"The top {k} by {result['settings']['score']} at step {step}, over all pairs of samples, layer by layer."
+    )
+    numbers = {"k": k, "step": step, "layers": layers}
+    return Finding("stability_by_layer", sentence, numbers, [evidence.sql(text)], table)
+
+
+def _question(evidence: Evidence, k: int, step: int) -> str:
+    channels, pairs, ranks, stopping = (
+        evidence.table("stability", name) for name in ("channels", "pairs", "ranks", "stopping")
+    )
+    kinds = ", ".join(
+        f"max({column}) filter (kind = '{kind}') as {kind}{end}"
+        for kind in PAIRS
+        for column, end in (("jaccard", ""), ("jaccard_low", "_low"), ("jaccard_high", "_high"))
+    )
+    return (
+        "with core as (select layer, count(*) as n_channels_seen, list(channel order by channel) filter (n_selected = "
+        f"n_samples) as core from {channels} where k = {k} and step = {step} group by layer), pairs as (select layer, "
+        f"max(chance) as chance, {kinds} from {pairs} where k = {k} and step = {step} group by layer), ranks as "
+        f"(select layer, max(mean) as spearman_across from {ranks} where step = {step} and measure = 'spearman' and "
+        f"kind = 'across' group by layer), stopping as (select layer, n_needed from {stopping} where step is null) "
+        "select * from core left join pairs using (layer) left join ranks using (layer) left join stopping using "
+        "(layer) order by layer"
+    )
+
+
+def _layer(row: dict[str, Any]) -> dict[str, Any]:
+    """A layer's numbers in plain values."""
+    core = row["core"]
     found: dict[str, Any] = {
-        "layer": layer,
-        "core": channels[channels["frequency"] == 1]["channel"].tolist(),
-        "n_channels_seen": len(channels),
+        "layer": int(row["layer"]),
+        "core": [] if core is None or not hasattr(core, "__len__") else [int(channel) for channel in core],
+        "n_channels_seen": int(row["n_channels_seen"]),
     }
-    for _, row in here["pairs"][here["pairs"]["k"] == k].iterrows():
-        found[row["kind"]] = [_number(row[name]) for name in ("jaccard", "jaccard_low", "jaccard_high")]
-        found["chance"] = _number(row["chance"])
-    ranks = here["ranks"][(here["ranks"]["measure"] == "spearman") & (here["ranks"]["kind"] == "across")]
-    found["spearman_across"] = _number(ranks["mean"].iloc[0]) if len(ranks) else None
-    stopping = tables["stopping"]
-    needed = stopping[(stopping["layer"] == layer) & stopping["step"].isna()]["n_needed"].iloc[0]
+    for kind in PAIRS:
+        if pd.notna(row[kind]):
+            found[kind] = [_rounded(row[f"{kind}{end}"]) for end in ("", "_low", "_high")]
+    if pd.notna(row["chance"]):
+        found["chance"] = _rounded(row["chance"])
+    needed = row["n_needed"]
+    found["spearman_across"] = _rounded(row["spearman_across"])
     found["spark_stops_after"] = None if pd.isna(needed) else int(needed)
     return found
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else round(float(value), 4)
+def _core(channels: list[int]) -> str:
+    if not channels:
+        return "none"
+    more = " ..." if len(channels) > _MOST_CORE else ""
+    return f"{len(channels)}: {', '.join(map(str, channels[:_MOST_CORE]))}{more}"
 
 
-def _figures(tables: dict[str, pd.DataFrame], analysis: "Stability", k: int, step: int, n: int) -> dict[str, bytes]:
-    pairs = tables["pairs"][(tables["pairs"]["k"] == k) & (tables["pairs"]["step"] == step)]
-    shown = {}
-    for kind, name in _KINDS.items():
-        rows = pairs[pairs["kind"] == kind]
-        if len(rows):
-            shown[name] = series(rows, "layer", "jaccard")
-    layers = np.sort(pairs["layer"].unique())
-    if len(pairs):
-        shown["chance"] = Series(layers, np.full(len(layers), pairs["chance"].iloc[0]), reference=True)
-    drawn: dict[str, Drawing] = {
-        "overlap_by_layer": Lines(
-            series=shown,
-            title=f"Overlap of the top {k} by {analysis.score} of two samples, step {step}\nn = {n:,} samples, all "
-            "pairs, bands: 95 % over prompts",
-            x="layer",
-            y="mean Jaccard overlap",
-            least=0,
-        )
-    }
-    drift = tables["agreement"]
-    drift = drift[(drift["k"] == k) & (drift["kind"] == "last_step")]
-    if len(drift):
-        title = f"Overlap of each step's top {k} with the last step's, n = {n:,} samples"
-        drawn["drift_over_steps"] = cell_map(drift, "jaccard", title=title, unit="mean Jaccard overlap")
-    rows = tables["agreement"]
-    rows = rows[(rows["k"] == k) & (rows["step"] == step) & (rows["kind"] == "definition")]
-    drawn["definitions"] = Lines(
-        series={
-            f"{analysis.score} and {other}": series(each, "layer", "jaccard") for other, each in rows.groupby("other")
-        },
-        title=f"Overlap of the top {k} by two definitions, same sample, step {step}\nn = {n:,} samples, bands: 95 % "
-        "over prompts",
-        x="layer",
-        y="mean Jaccard overlap",
-        least=0,
-    )
-    return as_files(drawn)
-
-
-def _text(analysis: "Stability", numbers: dict[str, Any], by_layer: list[dict[str, Any]]) -> str:
-    def ranged(values: list[float | None] | None) -> str:
-        if values is None or values[0] is None:
-            return ""
-        ends = "" if values[1] is None else f" ({values[1]:.2f} to {values[2]:.2f})"
-        return f"{values[0]:.2f}{ends}"
-
-    lines_of_text = [
-        "# Stability of the massive channels",
-        "",
-        f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts; the top {numbers['k']} by "
-        f"`{analysis.score}` at step {numbers['step']}. Jaccard overlap over all pairs of samples, 95 % intervals over "
-        "prompts:",
-        "",
-        "| layer | same prompt | other prompt | chance | Spearman, all channels | in every sample | seen at all "
-        "| SPARK stops after |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in by_layer:
-        core = row["core"]
-        shown = f"{len(core)}: {', '.join(map(str, core[:8]))}{' ...' if len(core) > 8 else ''}" if core else "none"
-        spearman = "" if row["spearman_across"] is None else f"{row['spearman_across']:.2f}"
-        lines_of_text.append(
-            f"| {row['layer']} | {ranged(row.get('within'))} | {ranged(row.get('across'))} "
-            f"| {row.get('chance', 0):.3f} | {spearman} | {shown} | {row['n_channels_seen']} "
-            f"| {row['spark_stops_after'] or 'not yet'} |"
-        )
-    return "\n".join(
-        [
-            *lines_of_text,
-            "",
-            "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
-            "this run's samples in order, top 8 of the mean over steps; it cannot stop before 400.",
-            "",
-            "![overlap by layer](figures/overlap_by_layer.png)",
-            "![drift over steps](figures/drift_over_steps.png)",
-            "![definitions](figures/definitions.png)",
-            "",
-        ]
-    )
+def _rounded(value: Any) -> float | None:
+    return None if pd.isna(value) else round(float(value), 4)

@@ -8,15 +8,19 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.selected import Selected
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.ratio import extreme
+from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import StabilitySettings
+from fewchannels.analyses.stability.figures import figures
+from fewchannels.analyses.stability.findings import ABOUT, by_layer, most_frequent, overlap
+from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
+from fewchannels.measures import STATISTICS
 from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
 from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
 from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
 from fewchannels.measures.scores import top_k
-from fewchannels.measures.statistics import STATISTICS
 from fewchannels.measures.stopping import stopping_point
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns
@@ -66,11 +70,24 @@ class Stability(StabilitySettings):
         }
         return {table: as_columns(self.schemas[table], found) for table, found in rows.items()}
 
-    def end(self, selected: Selected, results: Results) -> Finding:
-        """Figures and a summary."""
-        from fewchannels.analyses.stability.findings import summarise
+    def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
+        """None: what units write does not grow with the number of samples."""
+        return {}
 
-        return summarise(self, selected, results)
+    def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
+        """Sentences, layers, figures."""
+        n_samples, n_prompts = len(selected.samples), int(selected.prompts.max()) + 1
+        found, layers, drawn = extreme(evidence, self.name), by_layer(evidence), figures(evidence)
+        sentences = [most_frequent(evidence, found), overlap(evidence, found)] if found else []
+        text = page(
+            "Stability of the massive channels",
+            f"{n_samples:,} samples of {n_prompts:,} prompts. Jaccard overlap over all pairs of samples; brackets "
+            "hold 95 % intervals over prompts.",
+            [*(each for each in sentences if each is not None), layers],
+            notes=ABOUT,
+            names=[figure.name for figure in drawn],
+        )
+        return Summary({"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}, text, as_files(drawn))
 
 
 class _Layer:

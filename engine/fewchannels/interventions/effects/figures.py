@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.figures.drawings import Dots, Drawing, Panels, Pictures, Series
+from fewchannels.analyses.figures.drawings import Dots, Drawing, Images, Panels, Series
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
 from fewchannels.interventions.effects.contrasts import SETTINGS
@@ -157,7 +157,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     return Panels(
         drawn=drawn,
         names=[*SELECTIONS, *BASELINES],
-        title=f"{_about(metric)}\n{unnamed}; mean over {_counted(rows)}{some}, bands: 95 % over prompts",
+        title=f"{_about(metric)}\n{unnamed}; mean over {counted(rows)}{some}, bands: 95 % over prompts",
         x=_AXIS_LABELS[axis],
         y=_labelled(metric),
         ticks=ticks,
@@ -184,13 +184,13 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
     return Dots(
         drawn=drawn,
         labels=setting_words(groups),
-        title=f"Every setting: mean over {_counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
+        title=f"Every setting: mean over {counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
         + ("; dotted: undisturbed" if len(levels) else ""),
         levels={_labelled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
     )
 
 
-def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Pictures:
+def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
     """An item's pictures: a row for each selection and remaining setting, a column for each place on an axis.
 
     The undisturbed picture begins every row, the source's is beside it. Grey is a picture that failed, white one that
@@ -240,7 +240,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     title = [f"{about['item_id']}: {about['prompt']}"]
     title += [f"source: {about['source_prompt']}"] if pd.notna(about["source_prompt"]) else []
     title.append(in_words(rows.iloc[0], [name for name in ("action", *AXES.values()) if name not in (column, *named)]))
-    return Pictures(
+    return Images(
         rows=grid,
         labels=labels,
         columns=[*first["role"], *headings],
@@ -328,7 +328,7 @@ def _about(metric: str) -> str:
     return f"{metric}: {METRICS[metric].about}" if metric in METRICS else metric
 
 
-def _counted(rows: pd.DataFrame) -> str:
+def counted(rows: pd.DataFrame) -> str:
     """How many items a mean is of, as titles say it."""
     ends = [f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())})]
     return f"n = {' to '.join(ends)} items of {int(rows['n_prompts'].max()):,} prompts"

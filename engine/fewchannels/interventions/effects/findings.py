@@ -1,32 +1,28 @@
 """What was found in a sweep: the top channels against every control, said as plainly where they do not exceed it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from fewchannels.analyses.document import Finding, How, Table, number, ranged_row
-from fewchannels.analyses.source import Source
+from fewchannels.analyses.wording import CHANNELS
 from fewchannels.interventions.conditions import BASELINES
-from fewchannels.interventions.effects.figures import in_words
+from fewchannels.interventions.effects.figures import counted, in_words
 from fewchannels.interventions.metrics import METRICS
 
-_Q = 0.05
+Q = 0.05
+"""Below which a difference counts as found, where its interval leaves out zero too."""
 _FEWEST = 6  # prompts: of fewer, even when all differ alike, the exact p is above 0.05
 _DOSES = ("energy_share", "change")
-_WORDS = {
-    "bottom": "as many channels of smallest score (bottom)",
-    "random": "as many random channels (random)",
-    "redrawn": "as many random channels, drawn anew at every layer and step (redrawn)",
-    "matched": "as many other channels as hold the same energy (matched)",
-    "scaled": "as many random channels, moved by as much (scaled)",
-    "all": "all channels",
+_WORDS = CHANNELS | {
     "prompt": "prompts blended at the same strength",
     "latents": "latents blended at the same strength",
     "pixels": "pixels blended at the same strength",
 }
 _SETTINGS = ("action", "amount", "k", "scores_from", "layers_name", "steps_name", "streams", "tokens", "placement")
+Asked = Callable[[str], Sequence[How]]
 
 
 @dataclass(frozen=True)
@@ -67,30 +63,30 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
 
 
 def of_sweep(
-    source: Source,
     averages: pd.DataFrame,
     differences: pd.DataFrame,
     main: Sequence[str],
     chosen: Headline | None,
-    first: Sequence[How],
+    asked: Asked,
+    sets: pd.DataFrame | None = None,
 ) -> list[Finding]:
     """Every finding of a sweep, in the order in which they are read.
 
     Args:
-        source: the sweep.
         averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
         differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
         main: the main metrics.
         chosen: the setting that is told in full.
-        first: commands that make the tables which the questions read, where they are not there.
+        asked: commands that give the answer to a question.
+        sets: ``effects_sets``, distances of sets of pictures; None where they were not measured.
     """
     if chosen is None:
         return []
-    found = [_level(source, averages, main, chosen, first)]
+    found = [_level(averages, main, chosen, asked)]
     own: Any = differences[differences["counterpart_condition"] == chosen.condition]
     for condition, rows in own[own["metric"].isin([*main, *_DOSES])].groupby("condition", sort=False):
         if rows["metric"].isin(main).any():
-            found.append(_against(source, rows, int(condition), chosen, main, first))
+            found.append(_against(rows, int(condition), chosen, main, asked))
     if not len(own):
         found.append(
             Finding(
@@ -101,14 +97,13 @@ def of_sweep(
             )
         )
     if differences["counterpart_condition"].nunique() > 1:
-        found.append(_everywhere(source, differences, main, first))
-    sets = _sets(source, [chosen.condition, *own["condition"].unique().tolist()], chosen)
-    return found if sets is None else [*found, sets]
+        found.append(_everywhere(differences, main, asked))
+    conditions = [chosen.condition, *own["condition"].unique().tolist()]
+    distances = _sets(sets[sets["condition"].isin(conditions)], conditions, chosen, asked) if sets is not None else None
+    return found if distances is None else [*found, distances]
 
 
-def _level(
-    source: Source, averages: pd.DataFrame, main: Sequence[str], chosen: Headline, first: Sequence[How]
-) -> Finding:
+def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked: Asked) -> Finding:
     own: Any = averages[(averages["condition"] == chosen.condition) & averages["metric"].isin(main)].set_index("metric")
     plain: Any = averages[(averages["action"] == "undisturbed") & averages["metric"].isin(main)].set_index("metric")
     parts, numbers = [], {}
@@ -120,20 +115,17 @@ def _level(
             text += f", undisturbed pictures {ranged_row(plain.loc[metric])}"
             numbers[metric]["undisturbed"] = _record(plain.loc[metric])
         parts.append(text)
-    n, n_prompts = int(own["n_items"].max()), int(own["n_prompts"].max())
     text = (
         "select action, selection, metric, n_items, n_prompts, mean, low, high from effects_means where (condition = "
         f"{chosen.condition} or action = 'undisturbed') and metric in ({_listed(main)}) order by metric, condition"
     )
-    sentence = f"{_upper(chosen.words)}. {'; '.join(parts)}; n = {n:,} items of {n_prompts:,} prompts."
-    return Finding("setting", sentence, {"condition": chosen.condition, "metrics": numbers}, [*first, source.sql(text)])
+    sentence = f"{_upper(chosen.words)}. {'; '.join(parts)}; {counted(own)}."
+    return Finding("setting", sentence, {"condition": chosen.condition, "metrics": numbers}, asked(text))
 
 
-def _against(
-    source: Source, rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequence[str], first: Sequence[How]
-) -> Finding:
+def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequence[str], asked: Asked) -> Finding:
     row = rows.iloc[0]
-    control = _control(row)
+    control = control_of(row)
     by: dict[str, list[str]] = {"more": [], "less": [], "alike": []}
     every = rows
     rows = every[every["metric"].isin(main)]
@@ -144,11 +136,10 @@ def _against(
     exceeded = bool(by["more"]) and not by["less"] and not by["alike"]
     lead = "exceed" if exceeded else "exceed only in part" if by["more"] else "do NOT exceed"
     lead = lead if by["more"] or by["less"] else "cannot be told from"
-    n, n_prompts = int(rows["n_items"].max()), int(rows["n_prompts"].max())
-    too_few = f"; the test finds nothing with fewer than {_FEWEST} prompts" if n_prompts < _FEWEST else ""
+    too_few = f"; the test finds nothing with fewer than {_FEWEST} prompts" if rows["n_prompts"].max() < _FEWEST else ""
     sentence = (
         f"The {chosen.selection} channels {lead} {_WORDS.get(control, control)}: {'; '.join(parts)}; "
-        f"n = {n:,} items of {n_prompts:,} prompts{too_few}."
+        f"{counted(rows)}{too_few}."
     )
     table = Table(
         f"{chosen.selection} minus {control}; energy_share and change say how alike the edits were",
@@ -179,7 +170,7 @@ def _against(
         | {"verdict": verdict(each)}
         for _, each in rows.iterrows()
     }
-    return Finding(f"against_{control}", sentence, numbers, [*first, source.sql(text)], table)
+    return Finding(f"against_{control}", sentence, numbers, asked(text), table)
 
 
 def verdict(row: pd.Series) -> str:
@@ -190,16 +181,16 @@ def verdict(row: pd.Series) -> str:
     Args:
         row: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
     """
-    if pd.isna(row["q"]) or pd.isna(row["low"]) or row["q"] >= _Q or row["low"] <= 0 <= row["high"]:
+    if pd.isna(row["q"]) or pd.isna(row["low"]) or row["q"] >= Q or row["low"] <= 0 <= row["high"]:
         return "alike"
     rises = METRICS[row["metric"]].more in ("change", "source") if row["metric"] in METRICS else True
     return "more" if (row["mean"] > 0) == rises else "less"
 
 
-def _everywhere(source: Source, differences: pd.DataFrame, main: Sequence[str], first: Sequence[How]) -> Finding:
+def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) -> Finding:
     """Of all settings, in how many the channels do more than each control."""
     rows = differences[differences["metric"].isin(main)]
-    rows = rows.assign(control=[_control(row) for _, row in rows.iterrows()])
+    rows = rows.assign(control=[control_of(row) for _, row in rows.iterrows()])
     rows = rows.assign(verdict=[verdict(row) for _, row in rows.iterrows()])
     shown = [metric for metric in main if metric in set(rows["metric"])]
     body, numbers, plain = [], {}, []
@@ -226,20 +217,18 @@ def _everywhere(source: Source, differences: pd.DataFrame, main: Sequence[str], 
         "order by condition, counterpart_condition, metric"
     )
     table = Table("Settings by control and metric", ["minus", *shown], body)
-    return Finding("all_settings", sentence, numbers, [*first, source.sql(text)], table)
+    return Finding("all_settings", sentence, numbers, asked(text), table)
 
 
-def _sets(source: Source, conditions: Sequence[int], chosen: Headline) -> Finding | None:
+def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:
     """How far the pictures of a setting, and those of its controls, are as a set from the undisturbed ones."""
-    if "effects" not in source.catalog.results:
+    if rows.empty:
         return None
     text = (
         "select model, condition, action, selection, trial, k, n_edited, n_undisturbed, frechet, kernel, cmmd from "
         f"effects_sets where condition in ({', '.join(f'{each:d}' for each in conditions)}) order by model, condition"
     )
-    rows = source.ask(text)
-    if rows.empty:
-        return None
+    rows = rows.sort_values(["model", "condition"])
     own = rows[rows["condition"] == chosen.condition]
     told = [
         f"by {row.model} kernel distance {number(row.kernel)}, CMMD {number(row.cmmd)}"
@@ -258,7 +247,7 @@ def _sets(source: Source, conditions: Sequence[int], chosen: Headline) -> Findin
         [
             [
                 str(row.model),
-                _control(pd.Series(row._asdict())) + (f", draw {row.trial}" if row.trial else ""),
+                control_of(pd.Series(row._asdict())) + (f", draw {row.trial}" if row.trial else ""),
                 f"{row.n_edited:,}",
                 f"{row.n_undisturbed:,}",
                 number(row.kernel),
@@ -270,10 +259,11 @@ def _sets(source: Source, conditions: Sequence[int], chosen: Headline) -> Findin
     )
     names = ("model", "condition", "n_edited", "n_undisturbed", "frechet", "kernel", "cmmd")
     sets = [{name: None if pd.isna(row[name]) else row[name] for name in names} for row in rows.to_dict("records")]
-    return Finding("sets", sentence, {"sets": sets}, [source.sql(text)], table)
+    return Finding("sets", sentence, {"sets": sets}, asked(text), table)
 
 
-def _control(row: pd.Series) -> str:
+def control_of(row: pd.Series) -> str:
+    """What a contrast is with: a baseline, or a selection of channels."""
     return str(row["action"] if row["action"] in BASELINES else row["selection"])
 
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fewchannels.analyses.analysis import Finding, plain, versions
-from fewchannels.analyses.figures.drawings import Panels, Pictures
+from fewchannels.analyses.analysis import plain, versions
+from fewchannels.analyses.figures.drawings import Images, Panels
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.effects.contrasts import means
 from fewchannels.interventions.effects.contrasts import metrics as all_metrics
 from fewchannels.interventions.effects.figures import AXES, dose_response, shown_items, strip, varying
-from fewchannels.interventions.effects.summary import summarise
+from fewchannels.interventions.effects.summary import Effects, summarise
 from fewchannels.runs.description import read_sweep
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.ledger import Ledger, Record
@@ -30,7 +30,7 @@ SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts", "sets": "
 
 def end_sweep(
     storage: Storage, metrics: Sequence[str] = (), on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> Finding:
+) -> Effects:
     """Measure a sweep's effects over what is finished, and write them. Safe to repeat: it replaces them.
 
     A sweep's own end and ``fewchannels plot`` may meet: the second one waits for the first.
@@ -53,20 +53,21 @@ def end_sweep(
 
 def _ended(
     storage: Storage, results: Results, token: str, metrics: Sequence[str], on_progress: Callable[[int, int], None]
-) -> Finding:
+) -> Effects:
     fingerprint, records = _finished(storage)
     sets = _set_distances(metrics) if metrics else None
     edits = _edits(storage, records, on_progress, sets.add if sets else None)
-    finding = summarise(edits.assign(image=_pictures(storage, records, edits)))
+    measured = sets.table(edits) if sets else None
+    effects = summarise(edits.assign(image=_images(storage, records, edits)), sets=measured)
     no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
-    tables = dict(finding.tables) | {"sets": sets.table(edits) if sets else no_sets}
+    tables = effects.tables | {"sets": measured or no_sets}
     settings = plain({"sweep": fingerprint, "tasks": list(records), "metrics": list(metrics)})
     check_held(results.place, token)
     results.begin(settings, replace=True)
+    about = {"analysis": LABEL, "settings": settings, "numbers": effects.numbers, "versions": versions()}
     encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
-    about = {"analysis": LABEL, "settings": settings, "numbers": finding.numbers, "versions": versions()}
-    results.end(about, SCHEMAS, encoded | finding.files | {"summary.md": finding.text.encode()})
-    return finding
+    results.end(about, SCHEMAS, encoded | effects.files | {"summary.md": effects.text.encode()})
+    return effects
 
 
 def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
@@ -93,7 +94,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     return dose_response(averages, metric, axes[0])
 
 
-def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Pictures:
+def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
     """The pictures of one item: :func:`fewchannels.interventions.effects.figures.strip`.
 
     Args:
@@ -125,14 +126,14 @@ def _edits(
     storage: Storage,
     records: Mapping[int, Record],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_pictures: Callable[[Any], None] | None = None,
+    on_images: Callable[[Any], None] | None = None,
 ) -> pd.DataFrame:
-    """Rows of ``edits`` without their pictures, which ``on_pictures`` is shown, a ``pyarrow.Table`` of each task."""
+    """Rows of ``edits`` without their pictures, which ``on_images`` is shown, a ``pyarrow.Table`` of each task."""
     parts = []
     for n, record in enumerate(records.values(), start=1):
         table = own_rows(storage, "edits", record)
-        if on_pictures:
-            on_pictures(table)
+        if on_images:
+            on_images(table)
         parts.append(table.drop_columns(["image"]).to_pandas())
         on_progress(n, len(records))
     return pd.concat(parts, ignore_index=True)
@@ -145,7 +146,7 @@ def _set_distances(metrics: Sequence[str]) -> "SetDistances":
     return SetDistances(metrics)
 
 
-def _pictures(storage: Storage, records: Mapping[int, Record], edits: pd.DataFrame) -> pd.Series:
+def _images(storage: Storage, records: Mapping[int, Record], edits: pd.DataFrame) -> pd.Series:
     """The pictures of the items that figures show; None of the others."""
     wanted = edits["item"].isin(shown_items(edits))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)

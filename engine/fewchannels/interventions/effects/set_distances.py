@@ -43,8 +43,8 @@ class SetDistances:
         ]
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]
-            pictures = torch.stack([pixels(decoded(image)) for _, image in batch])
-            for model, embedded in self._models.embeddings(pictures).items():
+            images = torch.stack([pixels(decoded(image)) for _, image in batch])
+            for model, embedded in self._models.embeddings(images).items():
                 for (condition, _), row in zip(batch, embedded, strict=True):
                     self._found[model, condition].append(row)
 

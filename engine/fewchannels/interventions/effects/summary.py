@@ -1,21 +1,37 @@
 """What the edits of a sweep say together: means, contrasts with controls, figures, and a page of text."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from fewchannels.analyses.analysis import Finding
-from fewchannels.analyses.drawn import as_files
+from fewchannels.analyses import summary
+from fewchannels.analyses.document import bracketed
+from fewchannels.analyses.figures.still import as_files
+from fewchannels.interventions.conditions import BASELINES
 from fewchannels.interventions.effects.contrasts import as_columns, contrasts, means, metrics
-from fewchannels.interventions.effects.figures import default_figures, main_metrics, setting_words
+from fewchannels.interventions.effects.figures import counted, default_figures, main_metrics, setting_words
+from fewchannels.interventions.effects.findings import Q, control_of, headline, of_sweep
 from fewchannels.interventions.metrics import METRICS
+from fewchannels.tables import Columns
 
 _MOST_ROWS = 40
-_Q = 0.05
+_IN_TABLES = ("all_settings", "no_control")  # findings of which the page's tables say more
 
 
-def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> Finding:
+@dataclass(frozen=True)
+class Effects(summary.Summary):
+    """What a sweep came to.
+
+    Attributes:
+        tables: columns of ``means`` and ``contrasts`` (``schemas/effects_*.yaml``), by table.
+    """
+
+    tables: dict[str, Columns]
+
+
+def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, sets: Columns | None = None) -> Effects:
     """From a sweep's pictures to what they say of its conditions.
 
     Args:
@@ -24,15 +40,15 @@ def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> Fi
             are drawn.
         n_resamples: of the bootstrap of intervals.
         seed: of its draws.
+        sets: columns of ``schemas/effects_sets.yaml``; None where distances of sets were not measured.
 
     Returns:
-        The numbers of the main metrics, the page, the tables ``means`` and ``contrasts`` (``schemas/effects_*.yaml``),
-        and the figures.
+        The numbers of the main metrics, the page, the tables, and the figures.
     """
     averages, differences = means(edits, n_resamples, seed), contrasts(edits, n_resamples, seed)
     edited = edits[edits["role"] == "edited"]
     main = main_metrics(averages)
-    found = set(averages.loc[averages["condition"].notna(), "metric"])
+    seen = set(averages.loc[averages["condition"].notna(), "metric"])
     numbers = {
         "n_items": int(edits["item"].nunique()),
         "n_prompts": int(edits["prompt"].nunique()),
@@ -41,14 +57,19 @@ def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> Fi
         "n_failed": int((edited["status"] != "done").sum()),
         "n_nonfinite": int((edited["nonfinite_steps"].fillna(0) > 0).sum()),
         "metrics": main,
-        "not_measured": [metric for metric in metrics() if metric not in found],
+        "not_measured": [metric for metric in metrics() if metric not in seen],
         "means": _records(averages[averages["metric"].isin(main)]),
         "contrasts": _records(differences[differences["metric"].isin(main)]),
     }
     files = as_files(default_figures(edits, averages))
-    page = [*_head(numbers), *_undisturbed(averages), *_means(averages, main), *_contrasts(differences, main)]
+    measured = pd.DataFrame(sets) if sets else None
+    chosen = headline(averages, differences) if main else None
+    found = of_sweep(averages, differences, main, chosen, lambda text: [], measured)
+    told = [each.text for each in found if each.name not in _IN_TABLES]
+    page = [*_head(numbers), *(line for text in told for line in (text, "")), *_undisturbed(averages)]
+    page += [*_means(averages, main), *_contrasts(differences, main)]
     text = "\n".join([*page, *_end(numbers, files)])
-    return Finding(numbers, text, {"means": as_columns(averages), "contrasts": as_columns(differences)}, files)
+    return Effects(numbers, text, files, {"means": as_columns(averages), "contrasts": as_columns(differences)})
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -75,7 +96,7 @@ def _undisturbed(averages: pd.DataFrame) -> list[str]:
     if rows.empty:
         return []
     shown = ", ".join(f"{row['metric']} {_ranged(row)}" for _, row in rows.iterrows())
-    return [f"Undisturbed, n = {rows['n_items'].max():,}: {shown}.", ""]
+    return [f"Undisturbed, {counted(rows)}: {shown}.", ""]
 
 
 def _means(averages: pd.DataFrame, main: Sequence[str]) -> list[str]:
@@ -88,8 +109,8 @@ def _means(averages: pd.DataFrame, main: Sequence[str]) -> list[str]:
     for (_, group), words in zip(groups.iterrows(), setting_words(groups), strict=True):
         own = rows[rows["condition"] == group["condition"]]
         cells = {row["metric"]: _ranged(row) for _, row in own.iterrows()}
-        body.append([words, f"{own['n_items'].max()}", *(cells.get(metric, "") for metric in columns)])
-    return _table(["setting", "n", *columns], body)
+        body.append([words, _counts_of(own), *(cells.get(metric, "") for metric in columns)])
+    return summary.table(["setting", "n", *columns], body)
 
 
 def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
@@ -112,44 +133,46 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
     if len(pairs) > _MOST_ROWS:
         return [*about, *_counts(rows, main), "Every contrast is in the table `effects_contrasts`.", ""]
     body = []
-    effects = setting_words(pairs.assign(selection=pairs["counterpart"]))
+    is_baseline = pairs["action"].isin(BASELINES)
+    effects = setting_words(
+        pairs.assign(selection=pairs["counterpart"], action=pairs["action"].mask(is_baseline, "transport"))
+    )
     for (_, pair), effect in zip(pairs.iterrows(), effects, strict=True):
         names = ["condition", "counterpart_condition"]
         own = rows[(rows[names] == pair[names]).all(axis=1)]
         cells = {row["metric"]: _contrast(row) for _, row in own.iterrows()}
-        ends = [f"{effect}, minus {pair['selection']}", f"{own['n_items'].max()}"]
+        ends = [f"{effect}, minus {control_of(pair)}", _counts_of(own)]
         body.append([*ends, *(cells.get(metric, "") for metric in main)])
-    return about + _table(["", "n", *main], body)
+    return about + summary.table(["", "n", *main], body)
 
 
 def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
     """In how many settings the difference is beyond doubt, by control."""
     body = []
-    for selection, own in rows.groupby("selection", sort=False):
+    controls = [control_of(row) for _, row in rows.iterrows()]
+    for control, own in rows.groupby(controls, sort=False):
         cells = []
         for metric in main:
             each = own[own["metric"] == metric]
-            clear = each[each["q"] < _Q]
+            clear = each[each["q"] < Q]
             cells.append(f"{(clear['mean'] > 0).sum()} higher, {(clear['mean'] < 0).sum()} lower, of {len(each)}")
-        body.append([f"minus {selection}", *cells])
-    return [f"Settings whose q is below {_Q:g}, by control:", "", *_table(["", *main], body)]
+        body.append([f"minus {control}", *cells])
+    return [f"Settings whose q is below {Q:g}, by control:", "", *summary.table(["", *main], body)]
 
 
 def _end(numbers: dict[str, Any], files: Iterable[str]) -> list[str]:
     lacking = ", ".join(numbers["not_measured"])
-    pictures = [f"![{name[8:-4]}]({name})" for name in files if name.endswith(".png")]
-    return [*([f"Not measured: {lacking}.", ""] if lacking else []), *pictures, ""]
+    images = [name.removeprefix("figures/").removesuffix(".png") for name in files if name.endswith(".png")]
+    return [*([f"Not measured: {lacking}.", ""] if lacking else []), *summary.images(images), ""]
 
 
-def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    lines = [heads, ["---"] * len(heads), *body]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+def _counts_of(rows: pd.DataFrame) -> str:
+    """Items that the means of a row are of: of some metrics fewer."""
+    return " to ".join(f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())}))
 
 
 def _ranged(row: pd.Series) -> str:
-    if pd.isna(row["mean"]):
-        return ""
-    return f"{row['mean']:.3g}" + ("" if pd.isna(row["low"]) else f" ({row['low']:.3g} to {row['high']:.3g})")
+    return bracketed(row["mean"], row["low"], row["high"])
 
 
 def _contrast(row: pd.Series) -> str:

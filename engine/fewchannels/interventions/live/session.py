@@ -25,7 +25,7 @@ from fewchannels.interventions.editor import Editor, Given
 from fewchannels.interventions.live.ask import MOST_STEPS, Ask
 from fewchannels.interventions.live.trajectory import CancelledError, RowStep, Step, Trajectory
 from fewchannels.interventions.rows import Item, Row, batches
-from fewchannels.measures.statistics import STATISTICS
+from fewchannels.measures import STATISTICS
 from fewchannels.models.embeddings import Recent, remembering
 from fewchannels.models.family import BRANCHES, Family
 from fewchannels.models.generation import Generation, Settings

@@ -24,7 +24,7 @@ from fewchannels.runs.description import (
 )
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
-from fewchannels.runs.results import finished
+from fewchannels.runs.results import END, finished
 from fewchannels.runs.sql import about, confined, rules
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.checksums import Checksums
@@ -60,6 +60,8 @@ class Catalog:
 
     Args:
         path: the folder or URL of a run, a sweep or a comparison.
+        pending: documents that are to be written last, ``comparison.json`` or a result's, by key: they are read as if
+            they were there, so that what they name can be asked before anybody else sees it.
 
     Raises:
         InputError: there is none, or one of a newer format.
@@ -67,8 +69,9 @@ class Catalog:
         RunConflictError: a record belongs to another run.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, pending: Mapping[str, dict[str, Any]] | None = None) -> None:
         self._storage = open_storage(path)
+        self._pending = dict(pending or {})
         self.views = list(VIEWS)
         self.results: list[str] = []
         self.incomplete: dict[str, str] = {}
@@ -76,8 +79,8 @@ class Catalog:
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
             )
-        self.of = next((kind for kind in ("sweep", "comparison") if self._storage.exists(_FILES[kind])), "run")
-        description = _READ[self.of](self._storage)
+        self.of = next((kind for kind in ("sweep", "comparison") if self._has(_FILES[kind])), "run")
+        description = self._pending.get(_FILES[self.of]) or _READ[self.of](self._storage)
         self._records: dict[int, Record] = {}
         if self.of != "comparison":
             self._records = Ledger(self._storage).records(description["fingerprint"])
@@ -103,6 +106,9 @@ class Catalog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _has(self, key: str) -> bool:
+        return key in self._pending or self._storage.exists(key)
 
     def close(self) -> None:
         """Close the connection; answers already returned stay valid. A running question ends with an error."""
@@ -259,7 +265,7 @@ class Catalog:
         """Open the views of the files that there are now, as after a compaction; False where nothing has changed."""
         with self._looking:
             if looked == self._looked:
-                fresh = Catalog(self._storage.url)
+                fresh = Catalog(self._storage.url, self._pending)
                 if fresh._files == self._files:
                     fresh.close()
                     return False
@@ -353,8 +359,8 @@ class Catalog:
 
     def _add_results(self, stored: Collection[str]) -> None:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""
-        for result in finished(self._storage, stored):
-            content = result.read()
+        for result in finished(self._storage, {*stored, *self._pending}):
+            content = self._pending.get(result.key(END)) or result.read()
             if lacking := sorted(content["objects"].keys() - set(stored)):
                 self.incomplete[result.label] = lacking[0]
                 continue

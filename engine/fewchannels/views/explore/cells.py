@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.figures.overlay import Overlay
+from fewchannels.analyses.settings import AlignmentSettings
 from fewchannels.measures.draws import cell_keys
-from fewchannels.measures.localise import clustered, normalise
+from fewchannels.measures.localization import localize
 from fewchannels.views.explore.address import View, picture_path
 from fewchannels.views.explore.opened import Cell, OpenedRun
-
-_STARTS = Alignment.starts
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,8 @@ def _clusters(about: dict[str, Any], view: View, cell: Cell, k: int) -> tuple[np
     shape = cell.maps.shape[1:]
     values = torch.from_numpy(np.ascontiguousarray(cell.maps[:k])).reshape(1, k, -1)
     own = torch.ones(1, values.shape[2], dtype=torch.bool)
-    scaled, _ = normalise(values.nan_to_num(0.0), own)
-    heat = scaled.sum(dim=1)
     sample_id = np.array([int(about["sample_id"], 16)], np.uint64)
-    keys = cell_keys(2, cell_keys(0, sample_id, view.layer, view.step, 0, 0))
-    found, front = clustered(scaled, heat, own, keys, 2, _STARTS)
-    return heat[0].numpy().reshape(shape), (found.labels[0] == front[0]).numpy().reshape(shape)
+    keys = cell_keys(0, sample_id, view.layer, view.step, 0, 0)
+    found = localize(values.nan_to_num(0.0), own, [keys], n_starts=AlignmentSettings.starts)
+    heat, front = (each[0].numpy().reshape(shape) for each in (found.heat, found.foreground))
+    return heat, front

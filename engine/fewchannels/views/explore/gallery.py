@@ -6,10 +6,11 @@ from typing import Any
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from fewchannels.errors import FewchannelsError
+from fewchannels.runs.sql.ranking import CHANNEL
 from fewchannels.views.explore.address import address, picture_path, run_path
-from fewchannels.views.explore.finding import CHANNEL, PER_PAGE, Finding, find, measures
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import OpenedRun
+from fewchannels.views.explore.search import PER_PAGE, Search, find, measures
 from fewchannels.views.explore.widgets import alert, choice, field, heading, note, shown, unfinished
 
 _ORDERS = {"least": "least first", "largest": "largest first"}
@@ -21,33 +22,33 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
     A condition in SQL that nobody has asked by hand waits for the button: any site may link to it.
     """
     known = measures(run)
-    finding = Finding.of(given, run)
+    search = Search.of(given, run)
     controls = [
-        field("Prompt contains", dcc.Input(id="find-text", value=finding.text, debounce=0.4, type="search")),
+        field("Prompt contains", dcc.Input(id="find-text", value=search.text, debounce=0.4, type="search")),
         field(
             "SQL condition",
-            dcc.Input(id="find-where", value=finding.where, debounce=True, placeholder="seed = 0 and seconds < 2"),
+            dcc.Input(id="find-where", value=search.where, debounce=True, placeholder="seed = 0 and seconds < 2"),
             "on columns of samples and manifest",
         ),
-        field("Order by", choice("find-by", known, finding.by if finding.by in known else "sample")),
-        field("Order", choice("find-order", _ORDERS, "least" if finding.is_ascending else "largest")),
-        field("Layer", choice("find-layer", run.layers, finding.layer)),
-        field("Step", choice("find-step", run.steps, finding.step)),
+        field("Order by", choice("find-by", known, search.by if search.by in known else "sample")),
+        field("Order", choice("find-order", _ORDERS, "least" if search.is_ascending else "largest")),
+        field("Layer", choice("find-layer", run.layers, search.layer)),
+        field("Step", choice("find-step", run.steps, search.step)),
         field(
             "Channel",
-            dcc.Input(id="find-channel", type="number", value=finding.channel, min=0, max=run.layout.n_channels - 1),
+            dcc.Input(id="find-channel", type="number", value=search.channel, min=0, max=run.layout.n_channels - 1),
         ),
     ]
-    is_waiting = bool(finding.where) and finding.where not in run.asked
+    is_waiting = bool(search.where) and search.where not in run.asked
     waiting = note("The SQL condition came with the address. Press Apply to find the samples that it holds for.")
     return [
         dcc.Store(id="find-run", data=run.name),
-        dcc.Store(id="find-page", data=finding.page),
+        dcc.Store(id="find-page", data=search.page),
         heading(run.name, dcc.Link("SQL", href=run_path(run.name, "sql"))),
         *unfinished(run.state()),
         html.Form(controls, className="controls", **{"aria-label": "Which samples"}),
         html.Button("Apply", id="find-apply", type="button", hidden=not is_waiting),
-        html.Div([waiting] if is_waiting else _shown(run, finding), id="find-results"),
+        html.Div([waiting] if is_waiting else _shown(run, search), id="find-results"),
         html.Nav(
             [
                 html.Button("Previous", id="find-previous", type="button"),
@@ -100,29 +101,29 @@ def register(app: Dash, places: Places) -> None:
         run = run_of(places, name)
         turned = {"find-previous": max(1, page - 1), "find-next": page + 1, "find-apply": page}
         page = turned.get(ctx.triggered_id, 1)
-        finding = Finding(text or "", where or "", by, order == "least", layer, step, channel or 0, page)
-        run.asked.add(finding.where)
-        return _shown(run, finding), page, True, address(run_path(name), finding.as_query())
+        search = Search(text or "", where or "", by, order == "least", layer, step, channel or 0, page)
+        run.asked.add(search.where)
+        return _shown(run, search), page, True, address(run_path(name), search.as_query())
 
 
-def _shown(run: OpenedRun, finding: Finding) -> list[Any]:
+def _shown(run: OpenedRun, search: Search) -> list[Any]:
     try:
-        found = find(run, finding)
+        found = find(run, search)
     except FewchannelsError as error:
         return [alert(error)]
     if not found.rows:
-        return [note("No finished sample is like that." if finding.page == 1 else "There are no more.")]
-    first = (finding.page - 1) * PER_PAGE + 1
+        return [note("No finished sample is like that." if search.page == 1 else "There are no more.")]
+    first = (search.page - 1) * PER_PAGE + 1
     counted = f"{first:,} to {first + len(found.rows) - 1:,} of {found.n:,} samples"
-    return [note(counted), html.Ul([_card(run, finding, row) for row in found.rows], className="cards")]
+    return [note(counted), html.Ul([_card(run, search, row) for row in found.rows], className="cards")]
 
 
-def _card(run: OpenedRun, finding: Finding, row: dict[str, Any]) -> html.Li:
-    view: dict[str, object] = {"layer": finding.layer, "step": finding.step} if finding.needs_cell else {}
-    if finding.by == CHANNEL:
-        view["channel"] = finding.channel
+def _card(run: OpenedRun, search: Search, row: dict[str, Any]) -> html.Li:
+    view: dict[str, object] = {"layer": search.layer, "step": search.step} if search.needs_cell else {}
+    if search.by == CHANNEL:
+        view["channel"] = search.channel
     to = address(run_path(run.name, "sample", row["sample_id"]), view)
-    value = [] if row["value"] is None or finding.by == "prompt" else [html.B(shown(row["value"]))]
+    value = [] if row["value"] is None or search.by == "prompt" else [html.B(shown(row["value"]))]
     picture = (
         html.Img(src=picture_path(run.name, row["sample"], 192), alt="")
         if row["status"] == "done"

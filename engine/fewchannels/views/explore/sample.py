@@ -9,15 +9,15 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat
 
-from fewchannels.analyses.figures.colours import coloured
+from fewchannels.analyses.figures.colors import colored
 from fewchannels.analyses.figures.drawings import HeatMap, Lines, Series
 from fewchannels.analyses.figures.interactive import Theme, data_uri, interactive
 from fewchannels.analyses.figures.overlay import HEIGHT as OVERLAY_HEIGHT
 from fewchannels.analyses.figures.overlay import overlay
 from fewchannels.errors import FewchannelsError
+from fewchannels.runs.sql.ranking import CHANNEL
 from fewchannels.views.explore.address import SHOWN, View, address, page_path, picture_path, run_path
 from fewchannels.views.explore.cells import see, usual_view
-from fewchannels.views.explore.finding import CHANNEL
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import Cell, OpenedRun
 from fewchannels.views.explore.widgets import (
@@ -298,7 +298,7 @@ def _thumbnail(cell: Cell, i: int, chosen: int | None) -> html.Button:
     channel, median = int(cell.channels[i]), cell.median
     score = float(cell.scores[channel])
     text = f"{score / median:.3g} × median" if median > 0 else f"{score:.3g}"
-    picture = Image.fromarray(coloured(cell.maps[i]))
+    picture = Image.fromarray(colored(cell.maps[i]))
     width, height = picture.size
     side = _THUMBNAIL_SIDE / max(width, height)
     data = io.BytesIO()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fewchannels.analyses.document import Document, Part
-from fewchannels.analyses.source import open_source
+from fewchannels.analyses.evidence import open_evidence
 from fewchannels.errors import InputError
 from fewchannels.files import check_output, write
 from fewchannels.views.report.comparison_part import comparison_part
@@ -49,13 +49,13 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
     for place, title in zip(places, titles, strict=True):
         name = title if titles.count(title) == 1 else place
         on_progress(f"reading {name}", len(parts), len(places))
-        source = open_source(place)
-        with source.catalog:
-            if source.catalog.of == "comparison":
-                parts.append(comparison_part(source, name))
+        evidence = open_evidence(place)
+        with evidence.catalog:
+            if evidence.catalog.of == "comparison":
+                parts.append(comparison_part(evidence, name))
             else:
-                make = sweep_part if source.catalog.of == "sweep" else run_part
-                parts.append(make(source, name, by, on_progress))
+                make = sweep_part if evidence.catalog.of == "sweep" else run_part
+                parts.append(make(evidence, name, by, on_progress))
     return Document(f"Report of {', '.join(part.title for part in parts)}", parts)
 
 

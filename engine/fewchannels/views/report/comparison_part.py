@@ -1,25 +1,18 @@
 """A comparison's part of a report: which two runs, what their massive channels share, figures, samples of both."""
 
-import re
-from typing import Any
-
 from fewchannels.analyses.comparison.figures import figures
-from fewchannels.analyses.comparison.findings import of_comparison
-from fewchannels.analyses.comparison.pairing import title as side_title
+from fewchannels.analyses.comparison.findings import findings, warnings
 from fewchannels.analyses.document import (
-    Block,
     Facts,
-    Figure,
     Findings,
     Gallery,
-    How,
     Missing,
     Part,
     Section,
     Shown,
     Warnings,
 )
-from fewchannels.analyses.source import Source
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.views.report import gallery
@@ -32,38 +25,31 @@ _ABOUT = (
 _EACH = 2  # samples for each rank
 
 
-def comparison_part(source: Source, title: str) -> Part:
+def comparison_part(evidence: Evidence, title: str) -> Part:
     """A comparison's part.
 
     Args:
-        source: the comparison.
+        evidence: the comparison.
         title: its name.
 
     Raises:
         StorageError: the comparison is damaged.
     """
-    numbers = source.description["numbers"]
-    titles = {side: side_title(side, run) for side, run in source.description["runs"].items()}
-    tables = {name: source.ask(f"select * from {name}") for name in ("agreement", "differences", "profiles")}
-    drawn: list[Block] = [
-        Figure(name, drawing, [_how(source, name, numbers)], less_important="gini" in name or "token_norm" in name)
-        for name, drawing in figures(numbers, titles, tables).items()
-    ]
-    drawn.sort(key=lambda each: not (isinstance(each, Figure) and each.name.startswith("overlap")))
-    samples = _samples(source)
+    numbers = evidence.description["numbers"]
+    samples, said = _samples(evidence), warnings(numbers)
     sections = [
-        Section("What was compared", [*_warnings(numbers), Facts(_facts(source))]),
-        Section("What was found", [Findings(_ABOUT, of_comparison(source))]),
-        Section("By layer and step", drawn),
+        Section("What was compared", [*([Warnings(said)] if said else []), Facts(_facts(evidence))]),
+        Section("What was found", [Findings(_ABOUT, findings(evidence))]),
+        Section("By layer and step", figures(evidence)),
         Section("Samples", [samples] if isinstance(samples, Gallery) else []),
         Section("Not computed", [samples] if isinstance(samples, Missing) else []),
     ]
-    told = {name: value for name, value in numbers.items() if name != "layers"} | {"runs": source.description["runs"]}
-    return Part(source.place, "comparison", title, [each for each in sections if each.blocks], told)
+    told = {name: value for name, value in numbers.items() if name != "layers"} | {"runs": evidence.description["runs"]}
+    return Part(evidence.place, "comparison", title, [each for each in sections if each.blocks], told)
 
 
-def _facts(source: Source) -> list[tuple[str, str]]:
-    about, numbers = source.description, source.description["numbers"]
+def _facts(evidence: Evidence) -> list[tuple[str, str]]:
+    about, numbers = evidence.description, evidence.description["numbers"]
     sides = [about["identity"][side] for side in "ab"]
     rows = [
         *(
@@ -77,71 +63,30 @@ def _facts(source: Source) -> list[tuple[str, str]]:
         ),
         ("matched", f"samples by sample_id, layers by {numbers['layers_by']}, steps by {numbers['steps_by']}"),
         ("ranked", f"by {numbers['score']} in both, k = {numbers['k']}"),
-        ("this report is of", f"{source.stream} tokens, {source.branch} branch"),
+        ("this report is of", f"{evidence.stream} tokens, {evidence.branch} branch"),
         ("captured with other", "; ".join(numbers["settings"]) or "nothing: the same settings"),
         ("versions", ", ".join(f"{name} {value}" for name, value in about.get("versions", {}).items())),
     ]
     return [(name, value) for name, value in rows if value]
 
 
-def _warnings(numbers: dict[str, Any]) -> list[Block]:
-    texts = []
-    if numbers["n_cells_left_out"]:
-        texts.append(
-            f"{numbers['n_cells_left_out']:,} cells (a sample, step and layer each) are left out: a value is not "
-            "finite, or the sample has no such step."
-        )
-    if numbers["n_channels_a"] != numbers["n_channels_b"]:
-        texts.append(
-            f"Channels are not compared: A has {numbers['n_channels_a']:,} of them and B "
-            f"{numbers['n_channels_b']:,}, so none of the one is any of the other's."
-        )
-    return [Warnings(texts)] if texts else []
-
-
-def _how(source: Source, name: str, numbers: dict[str, Any]) -> How:
-    """The question whose answer a figure draws."""
-    a, b = numbers["step_a"], numbers["step_b"]
-    if name == "overlap":
-        text = (
-            "select layer_a, kind, n, mean, low, high, chance from agreement where measure = 'jaccard' and step_a = "
-            f"{a} order by kind, layer_a"
-        )
-    elif name == "overlap_map":
-        text = (
-            "select layer_a, step_a, n, mean, low, high from agreement where measure = 'jaccard' and kind = 'matched' "
-            "order by layer_a, step_a"
-        )
-    elif found := re.fullmatch(r"difference_(\w+)", name):
-        text = (
-            f"select layer_a, step_a, n_samples, mean, low, high from differences where metric = '{found[1]}' order by "
-            "layer_a, step_a"
-        )
-    else:
-        text = (
-            f"select run, layer, depth, n_samples, mean, low, high from profiles where metric = '{name}' and step = "
-            f"if(run = 'a', {a}, {b}) order by run, layer"
-        )
-    return source.sql(text)
-
-
-def _samples(source: Source) -> Gallery | Missing | None:
+def _samples(evidence: Evidence) -> Gallery | Missing | None:
     """Samples by how much A and B share, or by how much more B's largest channel stands out, each as both drew it."""
-    numbers = source.description["numbers"]
+    numbers = evidence.description["numbers"]
     same = numbers["n_channels_a"] == numbers["n_channels_b"]
     value = "avg(jaccard)" if same else "avg(ratio_b - ratio_a)"
     text = (
         f"select sample_id, {value} as value from samples where step_a = {numbers['step_a']} group by sample_id having "
         "if(isfinite(value), value, null) is not null order by value desc, sample_id"
     )
-    rows = source.ask(text)
+    rows = evidence.ask(text)
     if rows.empty:
         return None
     words = f"overlap of the top {numbers['k']} channels" if same else "ratio, B minus A"
     opened: dict[str, Catalog] = {}
     try:
-        for side, run in source.description["runs"].items():
-            opened[side] = _run(run, source.description["identity"][side]["run"])
+        for side, run in evidence.description["runs"].items():
+            opened[side] = _run(run, evidence.description["identity"][side]["run"])
         shown = []
         for rank, place in gallery.places(len(rows), _EACH):
             sample_id = str(rows.iloc[place]["sample_id"])
@@ -150,13 +95,11 @@ def _samples(source: Source) -> Gallery | Missing | None:
                 .sql("select prompt, seed from samples where sample_id = $sample_id", {"sample_id": sample_id})
                 .fetchall()
             )
-            pictures = [
+            images = [
                 (f"{side.upper()}'s picture", gallery.thumbnail(catalog.picture(sample_id)))
                 for side, catalog in opened.items()
             ]
-            shown.append(
-                Shown(rank, float(rows.iloc[place]["value"]), sample_id, about[0], f"seed {about[1]}", pictures)
-            )
+            shown.append(Shown(rank, float(rows.iloc[place]["value"]), sample_id, about[0], f"seed {about[1]}", images))
     except FewchannelsError as error:
         why = f"the pictures are in the runs, which cannot be read from here: {error}"
         return Missing("Samples as A and B drew them", [], why)
@@ -164,7 +107,7 @@ def _samples(source: Source) -> Gallery | Missing | None:
         for catalog in opened.values():
             catalog.close()
     title = f"Samples by {words}, mean over layers, step {numbers['step_a']} of A\nn = {len(rows):,} samples"
-    return Gallery("gallery", title, shown, [source.sql(text)])
+    return Gallery("gallery", title, shown, [evidence.sql(text)])
 
 
 def _run(place: str, fingerprint: str) -> Catalog:

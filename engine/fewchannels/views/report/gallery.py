@@ -8,23 +8,23 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from fewchannels.analyses.alignment.findings import Cell
 from fewchannels.analyses.document import Gallery, Shown
-from fewchannels.analyses.figures.colours import coloured
-from fewchannels.analyses.source import Source
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.figures.colors import colored
+from fewchannels.analyses.ratio import Extreme
 from fewchannels.errors import unknown
 from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.choices import choose_pool_side
 from fewchannels.runs.layout import Track
-from fewchannels.views.report.findings import Cell, Extreme
+from fewchannels.runs.sql.ranking import ALIGNMENT_MEASURES, CELL_MEASURES, CellOfRun, measured, of_column, ranked
 
 SIDE = 256  # pixels
-_OF_CELLS = ("ratio", "energy_share", "gini", "token_norm_ratio")
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
-_OF_ALIGNMENT = ("iou", "best_iou", "complement_iou", "chance_iou", "area", "mask_area", "ari", "nmi")
 _EACH = 3  # of a run, for each rank
-_NO_PICTURE = "the picture is missing or cannot be decoded"
+_NO_IMAGE = "the picture is missing or cannot be decoded"
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class _Ranking:
     step: int
 
 
-def of_run(source: Source, found: Extreme, best: Cell | None, by: str | None) -> Gallery | None:
+def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None) -> Gallery | None:
     """Samples of a run by a column; None where no sample has a value.
 
     Args:
-        source: the run.
+        evidence: the run.
         found: where the ratio is largest.
         best: where the top channels fit the subject best; None without an alignment.
         by: a column; None takes ``iou``, or ``ratio`` without an alignment.
@@ -50,63 +50,47 @@ def of_run(source: Source, found: Extreme, best: Cell | None, by: str | None) ->
         InputError: there is no such column.
         StorageError: the store is damaged.
     """
-    ranking = _ranking(source, found, best, by or ("iou" if best else "ratio"))
-    rows = source.ask(ranking.text)
+    ranking = _ranking(evidence, found, best, by or ("iou" if best else "ratio"))
+    rows = evidence.ask(ranking.text)
     if rows.empty:
         return None
     shown = []
     for rank, place in places(len(rows), _EACH):
         row = rows.iloc[place]
-        (about,) = source.ask(
+        (about,) = evidence.ask(
             "select sample_id, prompt, seed, grid_height, grid_width, image, top_channels[1] as channel, ratio from "
-            f"samples left join (select * from cells where {source.of_track} and layer = {ranking.layer} and step = "
+            f"samples left join (select * from cells where {evidence.of_track} and layer = {ranking.layer} and step = "
             f"{ranking.step}) using (sample, sample_id) where sample = {int(row['sample'])}"
         ).itertuples()
-        pictures = [("picture", thumbnail(about.image))]
-        grid = _token_map(source, int(row["sample"]), ranking, int(about.grid_height), int(about.grid_width))
+        images = [("picture", thumbnail(about.image))]
+        grid = _token_map(evidence, int(row["sample"]), ranking, int(about.grid_height), int(about.grid_width))
         if grid is not None and pd.notna(about.channel):
             caption = f"channel {int(about.channel)}, layer {ranking.layer}, step {ranking.step}"
-            pictures.append((f"token map, {caption}", grid))
+            images.append((f"token map, {caption}", grid))
         text = f"sample {int(row['sample'])}, seed {about.seed}"
-        shown.append(Shown(rank, float(row["value"]), about.sample_id, about.prompt, text, pictures))
+        shown.append(Shown(rank, float(row["value"]), about.sample_id, about.prompt, text, images))
     title = f"Samples by {ranking.title}\nn = {len(rows):,} samples; maps: signed values, dark is each map's least"
-    return Gallery("gallery", title, shown, [source.sql(ranking.text)])
+    return Gallery("gallery", title, shown, [evidence.sql(ranking.text)])
 
 
-def _ranking(source: Source, found: Extreme, best: Cell | None, by: str) -> _Ranking:
-    own = sorted(set(_numeric(source, "manifest")) - {"seed", "sample"})
-    known = [*(_OF_ALIGNMENT if best else ()), *_OF_CELLS, *_OF_SAMPLES, *own]
-    end = "order by value desc, sample"
-    at = f"layer {found.layer}, step {found.step}"
-    if best and by in _OF_ALIGNMENT:
-        text = (
-            f"select sample, {by} as value from {source.table('alignment', 'samples')} join samples using (sample, "
-            f"sample_id) where layer = {best.layer} and step = {best.step} and n_clusters = {best.n_clusters} and "
-            f"selection = 'top' and trial = 0 and if(isfinite({by}), {by}, null) is not null {end}"
-        )
-        title = f"{by} of the top channels' foreground, layer {best.layer}, step {best.step}"
-        return _Ranking(text, title, best.layer, best.step)
-    if by in _OF_CELLS:
-        text = (
-            f"select sample, {by} as value from cells join samples using (sample, sample_id) where status = 'done' and "
-            f"{source.of_track} and layer = {found.layer} and step = {found.step} and if(isfinite({by}), {by}, null) "
-            f"is not null {end}"
-        )
-        return _Ranking(text, f"{by}, {at}", found.layer, found.step)
+def _ranking(evidence: Evidence, found: Extreme, best: Cell | None, by: str) -> _Ranking:
+    own = sorted(set(_numeric(evidence, "manifest")) - {"seed", "sample"})
+    of_cells = [*(ALIGNMENT_MEASURES if best else ()), *CELL_MEASURES]
+    known = [*of_cells, *_OF_SAMPLES, *own]
     if by not in known:
-        raise unknown(f"column of {source.place!r} to show samples by", by, known)
-    column = '"' + by.replace('"', '""') + '"'
-    joined = "" if by in _OF_SAMPLES else "join manifest using (sample_id) "
-    of = "samples" if by in _OF_SAMPLES else "manifest"
-    text = (
-        f"select sample, {of}.{column}::double as value from samples {joined}where status = 'done' and "
-        f"{of}.{column} is not null and if(isfinite({of}.{column}::double), 1, null) is not null {end}"
-    )
-    return _Ranking(text, by, found.layer, found.step)
+        raise unknown(f"column of {evidence.place!r} to show samples by", by, known)
+    layer, step, title = found.layer, found.step, by
+    if best and by in ALIGNMENT_MEASURES:
+        layer, step, title = best.layer, best.step, f"{by} of the top channels' foreground"
+    if by not in of_cells:
+        return _Ranking(ranked(of_column(by, "samples" if by in _OF_SAMPLES else "manifest")), by, layer, step)
+    alignment = evidence.table("alignment", "samples") if best else ""
+    cell = CellOfRun(layer, step, evidence.stream, evidence.branch, alignment=alignment)
+    return _Ranking(ranked(measured(by, cell)), f"{title}, layer {layer}, step {step}", layer, step)
 
 
-def _numeric(source: Source, view: str) -> list[str]:
-    frame = source.ask(f"select * from {view} limit 0")
+def _numeric(evidence: Evidence, view: str) -> list[str]:
+    frame = evidence.ask(f"select * from {view} limit 0")
     return [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
 
 
@@ -123,31 +107,31 @@ def places(n: int, each: int) -> list[tuple[str, int]]:
     return [(rank, place) for place, rank in first.items()]
 
 
-def _token_map(source: Source, sample: int, ranking: _Ranking, height: int, width: int) -> np.ndarray | None:
+def _token_map(evidence: Evidence, sample: int, ranking: _Ranking, height: int, width: int) -> np.ndarray | None:
     """The largest channel's map as colours, token by token; None where no maps are kept."""
-    name = Track("image", source.branch).prefix + "massive_value"
+    name = Track("image", evidence.branch).prefix + "massive_value"
     try:
-        data = open_dataset(source.storage)
-        if source.stream != "image" or name not in data:
+        data = open_dataset(evidence.storage)
+        if evidence.stream != "image" or name not in data:
             return None
         layers, steps = data.layer.values.tolist(), data.step.values.tolist()
         region = ([steps.index(ranking.step)], [layers.index(ranking.layer)])
-        values = read(source.storage, [name], sample, sample + 1, region)[name][0, 0, 0, 0]
+        values = read(evidence.storage, [name], sample, sample + 1, region)[name][0, 0, 0, 0]
     except (ValueError, OSError) as error:
-        raise source.unreadable(name, error) from None
-    pool = choose_pool_side(source.description["config"].get("tokens", "all"))
+        raise evidence.unreadable(name, error) from None
+    pool = choose_pool_side(evidence.description["config"].get("tokens", "all"))
     height, width = height // pool, width // pool
     grid = values[: height * width].reshape(height, width)
     every = -(-max(grid.shape) // SIDE)
-    return coloured(grid[::every, ::every])
+    return colored(grid[::every, ::every])
 
 
-def thumbnail(picture: bytes | None) -> np.ndarray | None:
+def thumbnail(data: bytes | None) -> np.ndarray | None:
     """A stored picture, at most 256 pixels a side; None where there is none or it cannot be decoded."""
-    if not isinstance(picture, bytes):
+    if not isinstance(data, bytes):
         return None
     try:
-        with Image.open(io.BytesIO(picture)) as image:
+        with Image.open(io.BytesIO(data)) as image:
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError):
         return None
@@ -155,11 +139,11 @@ def thumbnail(picture: bytes | None) -> np.ndarray | None:
     return np.asarray(small)
 
 
-def of_sweep(source: Source, columns: Sequence[str], condition: int, words: str) -> list[Gallery]:
+def of_sweep(evidence: Evidence, columns: Sequence[str], condition: int, words: str) -> list[Gallery]:
     """Items of a sweep by columns of ``edits``: a setting's edited picture beside what it is compared with.
 
     Args:
-        source: the sweep.
+        evidence: the sweep.
         columns: to rank by.
         condition: place of the setting's first condition in the sweep.
         words: the setting, as people read it.
@@ -170,35 +154,35 @@ def of_sweep(source: Source, columns: Sequence[str], condition: int, words: str)
     drawn = []
     for column in columns:
         if column not in edit_metrics():
-            raise unknown(f"column of {source.place!r} to show items by", column, edit_metrics())
+            raise unknown(f"column of {evidence.place!r} to show items by", column, edit_metrics())
         text = (
             f"select item, item_id, {column}::double as value from edits where role = 'edited' and condition = "
             f"{condition} and status = 'done' and {column} is not null and if(isfinite({column}::double), 1, null) is "
             "not null order by value desc, item"
         )
-        rows = source.ask(text)
+        rows = evidence.ask(text)
         if rows.empty:
             continue
-        shown = [_item(source, rows.iloc[place], rank, condition) for rank, place in places(len(rows), 1)]
+        shown = [_item(evidence, rows.iloc[place], rank, condition) for rank, place in places(len(rows), 1)]
         about = f"{column}, {METRICS[column].about} ({METRICS[column].unit})" if column in METRICS else column
         title = f"Items by {about}\n{words}; n = {len(rows):,} items"
-        drawn.append(Gallery(f"gallery_{column}", title, shown, [source.sql(text)]))
+        drawn.append(Gallery(f"gallery_{column}", title, shown, [evidence.sql(text)]))
     return drawn
 
 
-def _item(source: Source, row: pd.Series, rank: str, condition: int) -> Shown:
-    found = source.ask(
+def _item(evidence: Evidence, row: pd.Series, rank: str, condition: int) -> Shown:
+    found = evidence.ask(
         f"select role, image, prompt, source_prompt, seed from edits where item = {int(row['item'])} and (role != "
         f"'edited' or condition = {condition}) order by role = 'edited', role desc"
     ).drop_duplicates("role")
     first = found.iloc[0]
-    pictures = [(each.role, thumbnail(each.image)) for each in found.itertuples()]
+    images = [(each.role, thumbnail(each.image)) for each in found.itertuples()]
     about = f"item {int(row['item'])}, seed {first['seed']}"
     if isinstance(first["source_prompt"], str):
         about += f", source: {first['source_prompt']}"
-    return Shown(rank, float(row["value"]), str(row["item_id"]), first["prompt"], about, pictures)
+    return Shown(rank, float(row["value"]), str(row["item_id"]), first["prompt"], about, images)
 
 
-def alternative(caption: str, prompt: str, picture: np.ndarray | None) -> str:
+def alternative(caption: str, prompt: str, image: np.ndarray | None) -> str:
     """What a picture's alternative text says."""
-    return f"{caption} of: {prompt}" if picture is not None else _NO_PICTURE
+    return f"{caption} of: {prompt}" if image is not None else _NO_IMAGE

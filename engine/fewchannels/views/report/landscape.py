@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fewchannels.analyses.document import Figure, How
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import HeatMap, Landscape
-from fewchannels.analyses.source import Source
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.layout import Track
 
@@ -39,14 +39,16 @@ class Magnitudes:
     samples_sql: str
 
 
-def magnitudes(source: Source, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Magnitudes | None:
+def magnitudes(
+    evidence: Evidence, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Magnitudes | None:
     """Average the run's score over samples at the last step that was kept.
 
     Of more than :data:`MOST_SAMPLES` finished samples every second, third, ... finished task is read. In memory is one
     task's samples at one step.
 
     Args:
-        source: a run.
+        evidence: a run.
         on_progress: called with the tasks read so far and in all.
 
     Returns:
@@ -55,7 +57,7 @@ def magnitudes(source: Source, on_progress: Callable[[int, int], None] = lambda 
     Raises:
         StorageError: the store is damaged.
     """
-    ((n_finished,),) = source.catalog.sql("select count(*) from samples where status = 'done'").fetchall()
+    ((n_finished,),) = evidence.catalog.sql("select count(*) from samples where status = 'done'").fetchall()
     if not n_finished:
         return None
     every = -(-n_finished // MOST_SAMPLES)
@@ -63,23 +65,23 @@ def magnitudes(source: Source, on_progress: Callable[[int, int], None] = lambda 
     if every > 1:
         text += f" qualify (dense_rank() over (order by task) - 1) % {every} = 0"
     text += f" order by sample limit {MOST_SAMPLES}"
-    rows = source.ask(f"select task, sample from samples join ({text}) using (sample) order by sample")
-    name = Track(source.stream, source.branch).prefix + source.description["config"]["score"]
+    rows = evidence.ask(f"select task, sample from samples join ({text}) using (sample) order by sample")
+    name = Track(evidence.stream, evidence.branch).prefix + evidence.description["config"]["score"]
     sums, counts = np.zeros(0), np.zeros(0)
     try:
-        data = open_dataset(source.storage)
+        data = open_dataset(evidence.storage)
         layers, steps = data.layer.values.tolist(), data.step.values.tolist()
         tasks = [part["sample"].to_numpy() for _, part in rows.groupby("task", sort=False)]
         region = ([len(steps) - 1], list(range(len(layers))))
         for n, samples in enumerate(tasks, start=1):
             start, stop = int(samples[0]), int(samples[-1]) + 1
-            values = read(source.storage, [name], start, stop, region)[name][samples - start, 0].astype(np.float64)
+            values = read(evidence.storage, [name], start, stop, region)[name][samples - start, 0].astype(np.float64)
             known = np.isfinite(values)
             part = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
             sums, counts = part if n == 1 else (sums + part[0], counts + part[1])
             on_progress(n, len(tasks))
     except (ValueError, KeyError, OSError) as error:
-        raise source.unreadable(name, error) from None
+        raise evidence.unreadable(name, error) from None
     mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return Magnitudes(mean, layers, steps[-1], name, int(counts.max(initial=0)), n_finished, text)
 
@@ -102,10 +104,10 @@ def binned(values: np.ndarray, most: int = MOST_BINS) -> tuple[np.ndarray, int]:
     return np.where(np.isneginf(largest), np.nan, largest), width
 
 
-def figures(source: Source, found: Magnitudes) -> list[Figure]:
+def figures(evidence: Evidence, found: Magnitudes) -> list[Figure]:
     """The landscape as a heat map and as a surface."""
     values, width = binned(found.values)
-    score, n_channels = source.description["config"]["score"], found.values.shape[1]
+    score, n_channels = evidence.description["config"]["score"], found.values.shape[1]
     of = (
         f"n = {found.n_samples:,} samples"
         if found.n_samples == found.n_finished
@@ -116,7 +118,7 @@ def figures(source: Source, found: Magnitudes) -> list[Figure]:
     firsts = list(range(0, n_channels, width))
     names = [f"{a}" if width == 1 else f"{a}-{min(a + width, n_channels) - 1}" for a in firsts]
     labels: dict[str, Any] = {"row": "layer", "column": "channel", "value": f"mean {score}"}
-    how = [_how(source, found)]
+    how = [_how(evidence, found)]
     drawn = [
         Figure("landscape", HeatMap(values=values, title=title, rows=found.layers, columns=names, **labels), how),
     ]
@@ -126,10 +128,10 @@ def figures(source: Source, found: Magnitudes) -> list[Figure]:
     return drawn
 
 
-def _how(source: Source, found: Magnitudes) -> How:
+def _how(evidence: Evidence, found: Magnitudes) -> How:
     return How(
         "import fewchannels\n\n"
-        f"run = fewchannels.open_run({source.place!r})\n"
+        f"run = fewchannels.open_run({evidence.place!r})\n"
         f'samples = run.sql("{found.samples_sql}").df()["sample"]\n'
         f'score = run.activations["{found.name}"].sel(step={found.step})\n'
         'print(score.isel(sample=samples.to_numpy()).mean("sample"))  # layer x channel',

@@ -65,10 +65,10 @@ def write_markdown(document: Document, out: Path, on_progress: Progress) -> int:
             lines += [f"### {plain(section.heading)}", ""]
             for block in section.blocks:
                 prefix = f"part{i}_"
-                text, pictures = _block(block, folder.name, prefix)
+                text, images = _block(block, folder.name, prefix)
                 n_done += isinstance(block, Figure)
                 on_progress("drawing figures", n_done, n_figures)
-                for name, data in pictures.items():
+                for name, data in images.items():
                     n_bytes += write(folder / name, data)
                 lines += text
     return n_bytes + write(out, "\n".join(lines).encode())
@@ -97,7 +97,7 @@ def _block(block: Block, folder: str, prefix: str) -> tuple[list[str], dict[str,
         case Figure():
             name = f"{prefix}{block.name}.png"
             title = block.drawing.title.split("\n")
-            lines = [_picture(described(block.drawing), folder, name), "", f"**{plain(title[0])}**"]
+            lines = [_image(described(block.drawing), folder, name), "", f"**{plain(title[0])}**"]
             lines += [f"{plain(line)}" for line in title[1:]]
             lines += ["", *_commands(block.how, "How to reproduce this figure")]
             return lines, {name: still(block.drawing)["png"]}
@@ -110,33 +110,33 @@ def _block(block: Block, folder: str, prefix: str) -> tuple[list[str], dict[str,
 
 def _gallery(block: Gallery, folder: str, prefix: str) -> tuple[list[str], dict[str, bytes]]:
     title = block.title.split("\n")
-    lines, pictures, body = [f"**{plain(title[0])}**", *(plain(line) for line in title[1:]), ""], {}, []
+    lines, images, body = [f"**{plain(title[0])}**", *(plain(line) for line in title[1:]), ""], {}, []
     for n, each in enumerate(block.shown):
         cells = []
-        for i, (caption, pixels) in enumerate(each.pictures):
+        for i, (caption, pixels) in enumerate(each.images):
             about = alternative(caption, each.prompt, pixels)
             if pixels is None:
                 cells.append(plain(about))
                 continue
             name = f"{prefix}{block.name}_{n}_{i}.png"
-            pictures[name] = _png(pixels)
-            cells.append(f"{_picture(about, folder, name)} {plain(caption)}")
+            images[name] = _png(pixels)
+            cells.append(f"{_image(about, folder, name)} {plain(caption)}")
         body.append([f"{each.rank}: {number(each.value)}", " ".join(cells), plain(f"{each.prompt} ({each.about})")])
     lines += ["| value | pictures | prompt |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in body), ""]
-    return [*lines, *_commands(block.how, "How to list these samples")], pictures
+    return [*lines, *_commands(block.how, "How to list these samples")], images
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    picture = Image.fromarray(pixels)
-    if max(picture.size) < 128:  # a token map of a few pixels would be shown as small as it is
-        factor = 128 // max(picture.size)
-        picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+    image = Image.fromarray(pixels)
+    if max(image.size) < 128:  # a token map of a few pixels would be shown as small as it is
+        factor = 128 // max(image.size)
+        image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _picture(alt: str, folder: str, name: str) -> str:
+def _image(alt: str, folder: str, name: str) -> str:
     return f"![{plain(alt)}]({quote(folder)}/{quote(name)})"
 
 

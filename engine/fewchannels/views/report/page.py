@@ -15,8 +15,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from fewchannels.analyses.document import Block, Document, Figure, Gallery, Part, described, number
-from fewchannels.analyses.figures.drawings import Dots, Landscape, Panels, Pictures
-from fewchannels.analyses.figures.interactive import as_json, dark_colours, data_uri, interactive, plotly_script
+from fewchannels.analyses.figures.drawings import Dots, Images, Landscape, Panels
+from fewchannels.analyses.figures.interactive import as_json, dark_colors, data_uri, interactive, plotly_script
 from fewchannels.analyses.figures.still import still
 from fewchannels.views.report.gallery import SIDE, alternative
 
@@ -56,7 +56,7 @@ def as_html(document: Document, on_progress: Progress) -> str:
         policy=_policy([plotly, script]),
         parts=parts,
         figures=data,
-        dark=_trusted(as_json(dark_colours())),
+        dark=_trusted(as_json(dark_colors())),
         plotly=_trusted(plotly),
         script=_trusted(script),
     )
@@ -112,7 +112,7 @@ def _blocks(
                     "about": each.about,
                     "prompt": each.prompt,
                     "sample_id": each.sample_id,
-                    "pictures": [_picture(caption, each.prompt, pixels) for caption, pixels in each.pictures],
+                    "images": [_image(caption, each.prompt, pixels) for caption, pixels in each.images],
                 }
                 for each in block.shown
             ]
@@ -124,12 +124,12 @@ def _blocks(
 def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
     drawing = figure.drawing
     about = {"id": f"{part_id}-{figure.name}", "title": drawing.title, "alt": described(drawing), "how": figure.how}
-    if isinstance(drawing, Pictures):  # pictures in a table have labels that can be read, and fit a narrow screen
-        return about | {"pictures": _rows(drawing), "columns": drawing.columns, "data": None}
+    if isinstance(drawing, Images):  # pictures in a table have labels that can be read, and fit a narrow screen
+        return about | {"images": _rows(drawing), "columns": drawing.columns, "data": None}
     shown = interactive(drawing)
     shown.update_layout(title_text="", margin_t=_HEADROOM)
     return about | {
-        "pictures": None,
+        "images": None,
         "wide": isinstance(drawing, Panels | Dots),
         "height": int(shown.layout.height),
         # A surface does not print: its graphics context is not kept.
@@ -138,14 +138,14 @@ def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
     }
 
 
-def _rows(drawing: Pictures) -> list[dict[str, Any]]:
+def _rows(drawing: Images) -> list[dict[str, Any]]:
     """A row for each label; what failed, or was not made, is a cell without a picture."""
     title = drawing.title.split("\n")[0]
     return [
         {
             "label": label,
             "cells": [
-                _picture(column, f"{label}, {title}", pixels if pixels.size > 3 else None)
+                _image(column, f"{label}, {title}", pixels if pixels.size > 3 else None)
                 | {"failed": pixels.size <= 3 and bool((pixels < 255).all())}
                 for column, pixels in zip(drawing.columns, row, strict=True)
             ],
@@ -154,7 +154,7 @@ def _rows(drawing: Pictures) -> list[dict[str, Any]]:
     ]
 
 
-def _picture(caption: str, prompt: str, pixels: np.ndarray | None) -> dict[str, Any]:
+def _image(caption: str, prompt: str, pixels: np.ndarray | None) -> dict[str, Any]:
     shown: dict[str, Any] = {"caption": caption, "alt": alternative(caption, prompt, pixels), "source": None}
     if pixels is not None:
         buffer = io.BytesIO()

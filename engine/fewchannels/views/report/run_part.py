@@ -3,11 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from fewchannels.analyses.document import Block, Facts, Findings, Missing, Part, Section, Warnings
-from fewchannels.analyses.source import ANALYSES, Source
+from fewchannels.analyses import ratio
+from fewchannels.analyses.alignment import findings as alignment
+from fewchannels.analyses.alignment.figures import figures as alignment_figures
+from fewchannels.analyses.concentration import findings as concentration
+from fewchannels.analyses.document import Block, Facts, Finding, Findings, Missing, Part, Section, Warnings
+from fewchannels.analyses.evidence import ANALYSES, Evidence
+from fewchannels.analyses.stability import findings as stability
+from fewchannels.analyses.stability.figures import figures as stability_figures
 from fewchannels.interventions.conditions import in_short
 from fewchannels.settings.units import size
-from fewchannels.views.report import findings, gallery, landscape, run_figures
+from fewchannels.views.report import gallery, landscape
 
 _QUIET = ("model", "revision", "layers", "steps")
 _ABOUT = (
@@ -17,11 +23,11 @@ _ABOUT = (
 Progress = Callable[[str, int, int], None]
 
 
-def run_part(source: Source, title: str, by: str | None, on_progress: Progress) -> Part:
+def run_part(evidence: Evidence, title: str, by: str | None, on_progress: Progress) -> Part:
     """A run's part.
 
     Args:
-        source: the run, finished or not.
+        evidence: the run, finished or not.
         title: its name.
         by: the column that samples are shown by; None for the IoU or the ratio.
         on_progress: called with what is done, how much of it, and of how much.
@@ -30,47 +36,60 @@ def run_part(source: Source, title: str, by: str | None, on_progress: Progress) 
         InputError: no such column.
         StorageError: the run is damaged.
     """
-    numbers = _numbers(source)
-    sections = [Section("What was run", [*_warnings(source, numbers), Facts(_facts(source, numbers))])]
-    found = findings.extreme(source)
-    best = findings.best_cell(source)
+    numbers = _numbers(evidence)
+    sections = [Section("What was run", [*_warnings(evidence, numbers), Facts(_facts(evidence, numbers))])]
+    found = ratio.extreme(evidence)
+    best = alignment.best_cell(evidence)
     if found is not None:
-        each = findings.of_run(source, found)
-        sections.append(Section("What was found", [Findings(_ABOUT, each)]))
-        magnitudes = landscape.magnitudes(source, lambda done, total: on_progress("reading the store", done, total))
+        sections.append(Section("What was found", [Findings(_ABOUT, _findings(evidence, found, best))]))
+        magnitudes = landscape.magnitudes(evidence, lambda done, total: on_progress("reading the store", done, total))
         if magnitudes is not None:
-            sections.append(Section("Channel landscape", landscape.figures(source, magnitudes)))
-        sections.append(Section("How far the largest channel stands out", run_figures.ratios(source, found)))
-        for analysis, heading, figures in (
-            ("concentration", "Concentration", run_figures.concentration),
-            ("stability", "Stability", run_figures.stability),
-        ):
-            if analysis in source.results:
-                sections.append(Section(heading, figures(source)))
+            sections.append(Section("Channel landscape", landscape.figures(evidence, magnitudes)))
+        sections.append(Section("How far the largest channel stands out", ratio.figures(evidence, found)))
+        if "concentration" in evidence.results:
+            layers = Findings(concentration.about(evidence), [concentration.by_layer(evidence)])
+            sections.append(Section("Concentration", [*concentration.figures(evidence), layers]))
+        if "stability" in evidence.results:
+            layers = Findings(stability.ABOUT, [stability.by_layer(evidence)])
+            sections.append(Section("Stability", [*stability_figures(evidence), layers]))
         if best is not None:
-            sections.append(Section("Alignment with the subject", run_figures.alignment(source, best)))
-        shown = gallery.of_run(source, found, best, by)
+            drawn = alignment_figures(evidence, alignment.best_cells(evidence))
+            sections.append(Section("Alignment with the subject", drawn))
+        shown = gallery.of_run(evidence, found, best, by)
         if shown is not None:
             sections.append(Section("Samples", [shown]))
-    missing = _missing(source, numbers)
+    missing = _missing(evidence, numbers)
     if missing:
         sections.append(Section("Not computed", missing))
-    return Part(source.place, "run", title, [each for each in sections if each.blocks], numbers)
+    return Part(evidence.place, "run", title, [each for each in sections if each.blocks], numbers)
 
 
-def _numbers(source: Source) -> dict[str, Any]:
-    about = source.description
-    ((n_prompts, n_seeds, first_seed, last_seed),) = source.catalog.sql(
+def _findings(evidence: Evidence, found: ratio.Extreme, best: alignment.Cell | None) -> list[Finding]:
+    """Every sentence that the run's tables allow, in the order in which they are read."""
+    made = [
+        ratio.ratio(evidence, found),
+        stability.most_frequent(evidence, found),
+        stability.overlap(evidence, found),
+        ratio.energy(evidence, found),
+        concentration.registers(evidence, found),
+        alignment.at_best(evidence, best) if best is not None else None,
+    ]
+    return [finding for finding in made if finding is not None]
+
+
+def _numbers(evidence: Evidence) -> dict[str, Any]:
+    about = evidence.description
+    ((n_prompts, n_seeds, first_seed, last_seed),) = evidence.catalog.sql(
         "select count(distinct prompt), count(distinct seed), min(seed), max(seed) from manifest"
     ).fetchall()
-    ((done, failed, truncated),) = source.catalog.sql(
+    ((done, failed, truncated),) = evidence.catalog.sql(
         "select count(*) filter (status = 'done'), count(*) filter (status = 'failed'), "
         "count(*) filter (prompt_truncated) from samples"
     ).fetchall()
-    ((n_nonfinite,),) = source.catalog.sql(
+    ((n_nonfinite,),) = evidence.catalog.sql(
         "select count(*) from cells where nonfinite > 0 or if(isfinite(ratio), ratio, null) is null"
     ).fetchall()
-    ((tasks_done,),) = source.catalog.sql("select count(*) from tasks").fetchall()
+    ((tasks_done,),) = evidence.catalog.sql("select count(*) from tasks").fetchall()
     return {
         "model": about["config"]["model"],
         "fingerprint": about["fingerprint"],
@@ -87,11 +106,11 @@ def _numbers(source: Source) -> dict[str, Any]:
     }
 
 
-def _facts(source: Source, numbers: dict[str, Any]) -> list[tuple[str, str]]:
-    about = source.description
+def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]:
+    about = evidence.description
     config, geometry, model = about["config"], about["geometry"], about.get("model", {})
     names = [config["model"], model.get("family"), config.get("revision")]
-    sizes = source.storage.list()
+    sizes = evidence.storage.list()
     seeds = "-".join(dict.fromkeys(str(seed) for seed in numbers["seeds"]))
     rows = [
         ("model", ", ".join(str(name) for name in names if name)),
@@ -113,7 +132,7 @@ def _facts(source: Source, numbers: dict[str, Any]) -> list[tuple[str, str]]:
             f"({in_short(config.get('steps', []))}), {geometry['n_channels']:,} channels, {geometry['n_tokens']:,} "
             "tokens",
         ),
-        ("this report is of", f"{source.stream} tokens, {source.branch} branch"),
+        ("this report is of", f"{evidence.stream} tokens, {evidence.branch} branch"),
     ]
     settings = [f"{name} {value}" for name, value in config.items() if name not in _QUIET and value is not None]
     rows += [
@@ -130,7 +149,7 @@ def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
+def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
     texts = []
     left = numbers["n_samples"] - numbers["n_done"] - numbers["n_failed"]
     if not numbers["n_done"] and not numbers["n_failed"]:
@@ -143,7 +162,7 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
             "is about them. Run its capture again to resume."
         )
     if numbers["n_failed"]:
-        reasons = source.ask(
+        reasons = evidence.ask(
             "select error, count(*) as n from samples where status = 'failed' group by error order by n desc, error "
             "limit 3"
         )
@@ -156,15 +175,15 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
         )
     if numbers["n_truncated"]:
         texts.append(f"{numbers['n_truncated']:,} prompts are longer than the text encoder takes, and were cut.")
-    texts += [source.catalog.lacks(key) for key in source.catalog.incomplete.values()]
-    for analysis, result in source.results.items():
+    texts += [evidence.catalog.lacks(key) for key in evidence.catalog.incomplete.values()]
+    for analysis, result in evidence.results.items():
         n = result["selected"]["n_samples"]
         if n != numbers["n_done"]:
             texts.append(f"The {analysis} looked at {n:,} of the {numbers['n_done']:,} samples that are finished now.")
     return [Warnings(texts)] if texts else []
 
 
-def _missing(source: Source, numbers: dict[str, Any]) -> list[Missing]:
+def _missing(evidence: Evidence, numbers: dict[str, Any]) -> list[Missing]:
     about = {
         "concentration": "Concentration: how few channels hold how much, registers, the published tests",
         "stability": "Stability: how much the top channels of two samples overlap",
@@ -175,22 +194,22 @@ def _missing(source: Source, numbers: dict[str, Any]) -> list[Missing]:
         return [Missing("Findings and figures", [], "no sample is finished.")]
     found = []
     for analysis in ("concentration", "stability", "masks", "alignment"):
-        if analysis in source.results or (analysis == "masks" and "alignment" in source.results):
+        if analysis in evidence.results or (analysis == "masks" and "alignment" in evidence.results):
             continue
-        options, why = _options(source, analysis)
-        how = [] if why else [source.command("analyze", analysis, source.place, *options)]
+        options, why = _options(evidence, analysis)
+        how = [] if why else [evidence.command("analyze", analysis, evidence.place, *options)]
         found.append(Missing(about[analysis], how, why))
     assert set(about) == set(ANALYSES)
     return found
 
 
-def _options(source: Source, analysis: str) -> tuple[list[str], str]:
+def _options(evidence: Evidence, analysis: str) -> tuple[list[str], str]:
     """Options that the analysis needs for this run; or why it cannot be done."""
-    config, geometry = source.description["config"], source.description["geometry"]
+    config, geometry = evidence.description["config"], evidence.description["geometry"]
     top_k, n_channels = config["top_k"], geometry["n_channels"]
-    track = [] if source.stream == "image" else ["--stream", source.stream]
-    track += [] if source.branch == "cond" else ["--branch", source.branch]
-    if analysis in ("masks", "alignment") and source.stream != "image":
+    track = [] if evidence.stream == "image" else ["--stream", evidence.stream]
+    track += [] if evidence.branch == "cond" else ["--branch", evidence.branch]
+    if analysis in ("masks", "alignment") and evidence.stream != "image":
         return [], "it needs the image's tokens, which this run did not keep."
     if analysis == "stability":
         ks = [str(k) for k in (4, 8, 12) if k <= n_channels]

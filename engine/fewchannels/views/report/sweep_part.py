@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses.document import Block, Facts, Figure, Findings, How, Missing, Part, Section, Warnings
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing
-from fewchannels.analyses.source import Source
 from fewchannels.interventions.effects.contrasts import contrasts, means
 from fewchannels.interventions.effects.figures import AXES, default_figures, main_metrics, shown_items
 from fewchannels.interventions.effects.findings import headline, of_sweep
@@ -25,11 +25,11 @@ _OPEN = 2  # metrics of an axis that are shown at once
 Progress = Callable[[str, int, int], None]
 
 
-def sweep_part(source: Source, title: str, by: str | None, on_progress: Progress) -> Part:
+def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Progress) -> Part:
     """A sweep's part.
 
     Args:
-        source: the sweep, finished or not.
+        evidence: the sweep, finished or not.
         title: its name.
         by: the column of ``edits`` that items are shown by; None for each main metric.
         on_progress: called with what is done, how much of it, and of how much.
@@ -38,9 +38,9 @@ def sweep_part(source: Source, title: str, by: str | None, on_progress: Progress
         InputError: no such column.
         StorageError: the sweep is damaged.
     """
-    edits = source.ask("select * exclude (image) from edits")
-    numbers = _numbers(source, edits)
-    sections = [Section("What was run", [*_warnings(source, numbers), Facts(_facts(source, numbers))])]
+    edits = evidence.ask("select * exclude (image) from edits")
+    numbers = _numbers(evidence, edits)
+    sections = [Section("What was run", [*_warnings(evidence, numbers), Facts(_facts(evidence, numbers))])]
     if (edits["role"] == "edited").any():
         on_progress("measuring effects", 0, 3)
         averages = means(edits)
@@ -48,49 +48,54 @@ def sweep_part(source: Source, title: str, by: str | None, on_progress: Progress
         differences = contrasts(edits)
         on_progress("measuring effects", 2, 3)
         main = main_metrics(averages)
-        first = [] if _has_effects(source) else [source.command("plot", source.place)]
+        first = [] if _has_effects(evidence) else [evidence.command("plot", evidence.place)]
         chosen = headline(averages, differences)
         if main:
-            each = of_sweep(source, averages, differences, main, chosen, first)
+            sets = evidence.ask("select * from effects_sets") if "effects_sets" in evidence.catalog.views else None
+
+            def asked(text: str) -> list[How]:
+                return [*(how for how in first if "effects_sets" not in text), evidence.sql(text)]
+
+            each = of_sweep(averages, differences, main, chosen, asked, sets)
             sections.append(Section("What was found", [Findings(_ABOUT, each)]))
-        drawn = default_figures(edits.assign(image=_pictures(source, edits)), averages)
+        drawn = default_figures(edits.assign(image=_images(evidence, edits)), averages)
         on_progress("measuring effects", 3, 3)
-        sections += _figures(source, drawn, first)
+        sections += _figures(evidence, drawn, first)
         columns = main if by is None else [by]
-        shown = gallery.of_sweep(source, columns, chosen.condition, chosen.words) if chosen else []
+        shown = gallery.of_sweep(evidence, columns, chosen.condition, chosen.words) if chosen else []
         sections.append(Section("Items", shown))
-    sections.append(Section("Not computed", _missing(source, edits, numbers)))
-    return Part(source.place, "sweep", title, [each for each in sections if each.blocks], numbers)
+    sections.append(Section("Not computed", _missing(evidence, edits, numbers)))
+    return Part(evidence.place, "sweep", title, [each for each in sections if each.blocks], numbers)
 
 
-def _has_effects(source: Source) -> bool:
+def _has_effects(evidence: Evidence) -> bool:
     """Whether the stored effects are of all that is finished now."""
-    if "effects" not in source.catalog.results:
+    if "effects" not in evidence.catalog.results:
         return False
-    tasks = [task for (task,) in source.catalog.sql("select task from tasks order by task").fetchall()]
-    return bool(Results(source.storage, "effects").read()["settings"].get("tasks") == tasks)
+    tasks = [task for (task,) in evidence.catalog.sql("select task from tasks order by task").fetchall()]
+    return bool(Results(evidence.storage, "effects").read()["settings"].get("tasks") == tasks)
 
 
-def _pictures(source: Source, edits: pd.DataFrame) -> pd.Series:
+def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
     """The pictures of the items that figures show; None of the others."""
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for item in shown_items(edits):
-        rows = source.ask(f"select role, condition_id, image from edits where item = {item:d}")
+        rows = evidence.ask(f"select role, condition_id, image from edits where item = {item:d}")
         images = {(row.role, row.condition_id or ""): row.image for row in rows.itertuples()}
         for i in edits.index[edits["item"] == item]:
             found[i] = images[edits.at[i, "role"], edits.at[i, "condition_id"] or ""]
     return found
 
 
-def _numbers(source: Source, edits: pd.DataFrame) -> dict[str, Any]:
-    ((n_prompts, n_samples, n_seeds, first_seed, last_seed),) = source.catalog.sql(
+def _numbers(evidence: Evidence, edits: pd.DataFrame) -> dict[str, Any]:
+    ((n_prompts, n_samples, n_seeds, first_seed, last_seed),) = evidence.catalog.sql(
         "select count(distinct prompt), count(*), count(distinct seed), min(seed), max(seed) from manifest"
     ).fetchall()
     edited = edits[edits["role"] == "edited"]
-    about = source.ask("select * from sweep").iloc[0]
+    about = evidence.ask("select * from sweep").iloc[0]
     return {
         "sweep": str(about["kind"]),
-        "protocol": about["protocol"],
+        "protocol": None if pd.isna(about["protocol"]) else str(about["protocol"]),
         "model": str(about["model"]),
         "fingerprint": str(about["fingerprint"]),
         "n_items": int(about["n_items"]),
@@ -108,8 +113,8 @@ def _numbers(source: Source, edits: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _facts(source: Source, numbers: dict[str, Any]) -> list[tuple[str, str]]:
-    about, sizes = source.description, source.storage.list()
+def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]:
+    about, sizes = evidence.description, evidence.storage.list()
     model, settings = about["model"], about["identity"].get("generation", {})
     seeds = "-".join(dict.fromkeys(str(seed) for seed in numbers["seeds"]))
     n_seeds = numbers["n_seeds"]
@@ -140,7 +145,7 @@ def _facts(source: Source, numbers: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
+def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
     texts, left = [], numbers["n_items"] - numbers["n_items_done"]
     if not numbers["n_items_done"]:
         texts.append(f"Nothing of this sweep is finished: 0 of {numbers['n_items']:,} items. Run its command again.")
@@ -150,7 +155,7 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
             "is about them. Run its command again to resume."
         )
     if numbers["n_failed"]:
-        reasons = source.ask(
+        reasons = evidence.ask(
             "select error, count(*) as n from edits where status != 'done' group by error order by n desc, error "
             "limit 3"
         )
@@ -164,7 +169,7 @@ def _warnings(source: Source, numbers: dict[str, Any]) -> list[Block]:
     return [Warnings(texts)] if texts else []
 
 
-def _figures(source: Source, drawn: dict[str, Drawing], first: Sequence[How]) -> list[Section]:
+def _figures(evidence: Evidence, drawn: dict[str, Drawing], first: Sequence[How]) -> list[Section]:
     """The sweep's figures under the axis that they are of."""
     headings = {axis: f"Dose and response: {axis}" for axis in AXES} | {
         "effects": "Every setting at once",
@@ -179,25 +184,25 @@ def _figures(source: Source, drawn: dict[str, Drawing], first: Sequence[How]) ->
                 "select action, amount, selection, k, layers_name, steps_name, tokens, n_items, n_prompts, mean, low, "
                 f"high from effects_means where metric = '{metric}' order by condition"
             )
-            one = source.command("plot", source.place, "--of", metric, "--axis", axis, "--out", f"{name}.svg")
-            how, key = [one, *first, source.sql(text)], axis
+            one = evidence.command("plot", evidence.place, "--of", metric, "--axis", axis, "--out", f"{name}.svg")
+            how, key = [one, *first, evidence.sql(text)], axis
         elif kind == "strip":
-            one = source.command("plot", source.place, "--item", rest, "--out", f"{name}.png")
+            one = evidence.command("plot", evidence.place, "--item", rest, "--out", f"{name}.png")
             text = f"select role, selection, k, amount, status, width, height from edits where item = {int(rest)}"
-            how, key = [one, source.sql(text)], "strip"
+            how, key = [one, evidence.sql(text)], "strip"
         else:
             metrics = ", ".join(f"'{each.partition(' (')[0]}'" for each in getattr(drawing, "drawn", {}))
             text = (
                 "select action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, mean, low, "
                 f"high from effects_means where metric in ({metrics}) order by condition, metric"
             )
-            how, key = [*first, source.sql(text)], "effects"
+            how, key = [*first, evidence.sql(text)], "effects"
         folded = kind == "dose" and len(found[key]) >= _OPEN
         found[key].append(Figure(name, drawing, how, less_important=folded))
     return [Section(headings[key], blocks) for key, blocks in found.items() if blocks]
 
 
-def _missing(source: Source, edits: pd.DataFrame, numbers: dict[str, Any]) -> list[Missing]:
+def _missing(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) -> list[Missing]:
     if not numbers["n_items_done"]:
         return [Missing("Findings and figures", [], "no item is finished.")]
     learned = {
@@ -212,8 +217,8 @@ def _missing(source: Source, edits: pd.DataFrame, numbers: dict[str, Any]) -> li
         options = [word for name in absent for word in ("--metric", "=".join(learned[name]))]
         kind = (
             "probe disruption"
-            if source.description["identity"]["kind"] == "disruption"
-            else (f"transport {source.description['identity']['kind']}")
+            if evidence.description["identity"]["kind"] == "disruption"
+            else (f"transport {evidence.description['identity']['kind']}")
         )
         found.append(
             Missing(

@@ -1,11 +1,8 @@
-"""From tables of means to figures, as all analyses draw them."""
-
-from collections.abc import Mapping
+"""From frames of means to drawings, as all analyses draw them."""
 
 import pandas as pd
 
-from fewchannels.analyses.figures.drawings import Drawing, HeatMap, Series
-from fewchannels.analyses.figures.still import still
+from fewchannels.analyses.figures.drawings import HeatMap, Series
 
 
 def series(rows: pd.DataFrame, along: str, value: str, scale: float = 1.0) -> Series:
@@ -54,8 +51,3 @@ def cell_map(
         value=unit,
         is_difference=is_difference,
     )
-
-
-def as_files(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
-    """Drawings, by name, as PNG and SVG under the names of their files."""
-    return {f"figures/{name}.{kind}": data for name, drawing in drawn.items() for kind, data in still(drawing).items()}

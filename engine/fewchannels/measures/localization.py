@@ -1,21 +1,25 @@
-"""The localisation protocol on arrays: channels to clusters of tokens, clusters to a foreground, that to a mask.
+"""The localization protocol on arrays: channels to clusters of tokens, clusters to a foreground, that to a mask.
 
 A *cell* is one (sample, step, layer) with one selection of channels. Tokens of weight 0 (padding of smaller pictures,
 registers that are left out) have no say in where clusters lie.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.measures.draws import different_tokens
+from fewchannels.measures.draws import cell_keys, different_tokens
 from fewchannels.measures.kmeans import Clusters, k_means
 
+STARTS = 4
+"""First centers that K-means is run from, where nothing else is said."""
 
-def normalise(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor]:
+
+def normalize(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor]:
     """Each channel to [0, 1] over its cell's tokens: step 2 of the protocol of arXiv 2605.13974.
 
     Args:
@@ -44,7 +48,7 @@ def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -
 
     Args:
         labels: ``(cell, token)`` int64.
-        heat: ``(cell, token)``, the sum of a token's normalised channels.
+        heat: ``(cell, token)``, the sum of a token's normalized channels.
         weights: ``(cell, token)`` bool.
         n_clusters: of the labels.
 
@@ -56,28 +60,61 @@ def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -
     return mean.nan_to_num(-torch.inf).argmax(dim=-1)
 
 
-def clustered(
-    x: Tensor, heat: Tensor, weights: Tensor, keys: np.ndarray, n_clusters: int, n_starts: int, device: str = "cpu"
-) -> tuple[Clusters, Tensor]:
-    """K-means of every cell's tokens, from starts among those that have a say, and which cluster is the foreground.
+@dataclass(frozen=True)
+class Localization:
+    """What the protocol finds in each cell, on the device of its values.
+
+    Attributes:
+        heat: ``(cell, token)``, the sum of a token's normalized channels.
+        n_constant: ``(cell,)`` channels that are the same at every token.
+        clusters: of the tokens.
+        front: ``(cell,)`` int64, the cluster that is the foreground.
+    """
+
+    heat: Tensor
+    n_constant: Tensor
+    clusters: Clusters
+    front: Tensor
+
+    @property
+    def foreground(self) -> Tensor:
+        """``(cell, token)`` bool."""
+        return self.clusters.labels == self.front[:, None]
+
+
+def localize(
+    values: Tensor,
+    weights: Tensor,
+    keys: Sequence[np.ndarray | int],
+    n_clusters: int = 2,
+    n_starts: int = STARTS,
+    *,
+    clip: float = 0.0,
+    clustered: Tensor | None = None,
+    device: str | None = None,
+) -> Localization:
+    """The protocol of arXiv 2605.13974: channels to [0, 1], K-means of tokens, the cluster of larger mean heat.
 
     Args:
-        x: ``(cell, channel, token)`` float32, what is clustered.
-        heat: ``(cell, token)``.
-        weights: ``(cell, token)`` bool.
-        keys: ``(cell,)`` uint64, which decide the starts.
-        n_clusters: how many.
-        n_starts: of each cell.
-        device: that computes.
-
-    Returns:
-        The clusters, and ``(cell,)`` int64.
+        values: ``(cell, channel, token)`` float32 of the selected channels, finite where the weight is 1.
+        weights: ``(cell, token)`` bool, tokens that have a say: in where clusters lie, and among which they start.
+        keys: what names the cells, as :func:`fewchannels.measures.draws.cell_keys` takes it; the starts depend on it.
+        n_clusters: the K.
+        n_starts: of each cell; the one of least inertia is kept.
+        clip: as of :func:`normalize`.
+        clustered: ``(cell, axis, token)`` float32, what is clustered instead of the normalized channels.
+        device: that clusters; None for that of the values.
     """
-    starts = different_tokens(keys, weights.sum(dim=-1).numpy(), n_starts, n_clusters)
+    scaled, n_constant = normalize(values, weights, clip)
+    heat = scaled.sum(dim=1)
+    n_tokens = weights.sum(dim=-1).cpu().numpy()
+    starts = torch.from_numpy(different_tokens(cell_keys(n_clusters, *keys), n_tokens, n_starts, n_clusters))
     with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
-    tokens = with_a_say.gather(1, torch.from_numpy(starts).flatten(1)).view(starts.shape)
-    found = k_means(*(each.to(device) for each in (x, tokens, weights.to(x.dtype)))).to("cpu")
-    return found, foreground(found.labels, heat, weights, n_clusters)
+    tokens = with_a_say.gather(1, starts.to(values.device).flatten(1)).view(starts.shape)
+    x = scaled if clustered is None else clustered
+    given = (each.to(device or values.device) for each in (x, tokens, weights.to(x.dtype)))
+    clusters = k_means(*given).to(values.device)
+    return Localization(heat, n_constant, clusters, foreground(clusters.labels, heat, weights, n_clusters))
 
 
 @dataclass(frozen=True)
@@ -90,7 +127,7 @@ class Fit:
         best: of the union of clusters, neither none nor all, that fits best.
         area: share of tokens that are foreground.
         ari: adjusted Rand index of clusters and subject tokens, those covered by half or more (Hubert and Arabie 1985).
-        nmi: their mutual information over the mean of their entropies, as scikit-learn normalises it.
+        nmi: their mutual information over the mean of their entropies, as scikit-learn normalizes it.
     """
 
     iou: Tensor

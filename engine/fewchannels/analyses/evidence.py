@@ -1,4 +1,4 @@
-"""What a part of a report reads: one run, sweep or comparison, its questions, and the commands that ask the same."""
+"""What findings are read from: a run, a sweep or a comparison, its questions, and the commands that ask the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,17 +6,18 @@ from typing import Any
 
 from fewchannels.analyses.document import How, shell
 from fewchannels.errors import StorageError
-from fewchannels.runs.description import read_comparison, read_description, read_sweep
-from fewchannels.runs.results import Results, finished
+from fewchannels.runs.description import COMPARISON, read_comparison, read_description, read_sweep
+from fewchannels.runs.results import END, Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import queries
+from fewchannels.runs.sql.ranking import usable
 from fewchannels.runs.storage import Storage, open_storage
 
 ANALYSES = ("stability", "concentration", "masks", "alignment")
 
 
 @dataclass(frozen=True)
-class Source:
+class Evidence:
     """A run, a sweep or a comparison that is read.
 
     Attributes:
@@ -24,7 +25,7 @@ class Source:
         catalog: its tables.
         storage: where it is.
         description: ``run.json``, ``sweep.json`` or ``comparison.json``.
-        stream: of a run, whose tokens the report is about: the image's where they were kept; of a comparison its own.
+        stream: of a run, whose tokens the findings are about: the image's where kept; of a comparison its own.
         branch: likewise, ``cond`` where it was kept.
         results: content of the result of each analysis of that stream, by the analysis.
         labels: the results' labels, by the analysis: what their tables' names begin with.
@@ -76,53 +77,61 @@ class Source:
     @property
     def of_track(self) -> str:
         """The SQL condition on ``cells`` for usable cells of the stream and branch."""
-        return (
-            f"stream = '{self.stream}' and branch = '{self.branch}' and nonfinite = 0 "
-            "and if(isfinite(ratio), ratio, null) is not null"
-        )
+        return usable(self.stream, self.branch)
 
 
-def open_source(place: str) -> Source:
-    """Open a run, a sweep or a comparison for a report. Close its catalog after use.
+def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = None) -> Evidence:
+    """Open a run, a sweep or a comparison to say what was found in it. Close its catalog after use.
+
+    Args:
+        place: folder or URL.
+        pending: as :class:`fewchannels.runs.sql.catalog.Catalog` takes it; a pending result stands for its analysis,
+            and its stream and branch are those that findings are about.
 
     Raises:
         InputError: there is none.
         StorageError: it is damaged.
     """
     storage = open_storage(place)
-    catalog = Catalog(place)
+    pending = pending or {}
+    catalog = Catalog(place, pending)
     try:
         if catalog.of == "sweep":
-            return Source(place, catalog, storage, read_sweep(storage), "image", "cond", {}, {})
+            return Evidence(place, catalog, storage, read_sweep(storage), "image", "cond", {}, {})
         if catalog.of == "comparison":
-            about = read_comparison(storage)
+            about = pending.get(COMPARISON) or read_comparison(storage)
             of_a = about["identity"]["a"]
-            return Source(place, catalog, storage, about, of_a["stream"], of_a["branch"], {}, {})
-        tracks = catalog.sql("select distinct stream, branch from cells order by stream, branch desc").fetchall()
-        # The image's tokens come before the text's, and what is guided before what it is guided away from.
-        stream, branch = min(
-            tracks, key=lambda each: (each[0] != "image", each[1] != "cond"), default=("image", "cond")
-        )
-        results, labels = _results(storage, catalog, stream, branch)
-        return Source(place, catalog, storage, read_description(storage), stream, branch, results, labels)
+            return Evidence(place, catalog, storage, about, of_a["stream"], of_a["branch"], {}, {})
+        track = next((_track(each) for each in pending.values()), None) or _usual_track(catalog)
+        results, labels = _results(storage, catalog, track, pending)
+        return Evidence(place, catalog, storage, read_description(storage), *track, results, labels)
     except BaseException:
         catalog.close()
         raise
 
 
+def _track(result: Mapping[str, Any]) -> tuple[str, str]:
+    return result["selected"]["stream"], result["selected"]["branch"]
+
+
+def _usual_track(catalog: Catalog) -> tuple[str, str]:
+    """The image's tokens before the text's, and what is guided before what it is guided away from."""
+    tracks = catalog.sql("select distinct stream, branch from cells order by stream, branch desc").fetchall()
+    return min(tracks, key=lambda each: (each[0] != "image", each[1] != "cond"), default=("image", "cond"))
+
+
 def _results(
-    storage: Storage, catalog: Catalog, stream: str, branch: str
+    storage: Storage, catalog: Catalog, track: tuple[str, str], pending: Mapping[str, dict[str, Any]]
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
-    """Results of a track by their analysis; of two, the one that bears the analysis' own name, else the first."""
-    contents: dict[str, Mapping[str, Any]] = {}
-    labels: dict[str, str] = {}
-    for result in finished(storage, storage.list("results/")):
-        if result.label not in catalog.results:
-            continue
-        content = Results(storage, result.label).read()
-        analysis, selected = content.get("analysis"), content.get("selected", {})
-        if analysis not in ANALYSES or (selected.get("stream"), selected.get("branch")) != (stream, branch):
-            continue
-        if analysis not in labels or result.label == analysis:
-            contents[analysis], labels[analysis] = content, result.label
-    return contents, labels
+    """Results of a track by their analysis: the pending one, else that of the analysis' name, else the first."""
+    found: dict[str, tuple[tuple[bool, bool], str, Mapping[str, Any]]] = {}
+    for label in catalog.results:
+        result = Results(storage, label)
+        content = pending.get(result.key(END)) or result.read()
+        analysis, selected = content.get("analysis", ""), content.get("selected", {})
+        if analysis in ANALYSES and (selected.get("stream"), selected.get("branch")) == track:
+            rank = result.key(END) in pending, label == analysis
+            if analysis not in found or rank > found[analysis][0]:
+                found[analysis] = rank, label, content
+    contents = {analysis: content for analysis, (_, _, content) in found.items()}
+    return contents, {analysis: label for analysis, (_, label, _) in found.items()}

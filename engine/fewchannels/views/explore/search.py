@@ -5,24 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.runs.sql.catalog import quoted
+from fewchannels.runs.sql.ranking import CELL_MEASURES, CHANNEL, CellOfRun, is_of_cell, measured
+from fewchannels.runs.sql.values import quoted
 from fewchannels.views.explore.address import number
 from fewchannels.views.explore.opened import OpenedRun
 
 PER_PAGE = 48
-CELL_MEASURES = {
-    "ratio": "ratio: largest score / median",
-    "energy_share": "energy share of the top k",
-    "gini": "Gini of the 32 largest scores",
-    "token_norm_ratio": "largest token norm / median",
-}
-CHANNEL = "channel"
 _ALIGNED = ("iou", "best_iou", "complement_iou", "area")
 _NOT_SORTED = {"sample_id", "image", "mask", "error", "task"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class Search:
     """What to look for.
 
     Attributes:
@@ -46,7 +40,7 @@ class Finding:
     page: int = 1
 
     @classmethod
-    def of(cls, given: Mapping[str, str], run: OpenedRun) -> "Finding":
+    def of(cls, given: Mapping[str, str], run: OpenedRun) -> "Search":
         """What a query asks for.
 
         Raises:
@@ -75,7 +69,7 @@ class Finding:
     @property
     def needs_cell(self) -> bool:
         """Whether layer and step decide."""
-        return self.by in CELL_MEASURES or self.by == CHANNEL or self.by in _ALIGNED
+        return is_of_cell(self.by)
 
     def as_query(self) -> dict[str, object]:
         """It as a query; pages are numbered from the first again where it is changed."""
@@ -116,59 +110,37 @@ def measures(run: OpenedRun) -> dict[str, str]:
     return named
 
 
-def find(run: OpenedRun, finding: Finding) -> Found:
+def find(run: OpenedRun, search: Search) -> Found:
     """The samples of one page.
 
     Args:
         run: that is looked at.
-        finding: what to look for.
+        search: what to look for.
 
     Raises:
         InputError: there is nothing to order by of that name, or the condition is not SQL.
     """
     known = measures(run)
-    if finding.by not in known:
-        raise unknown("column or measure", finding.by, known)
-    measured, joined = _measured(finding)
-    order = "asc" if finding.is_ascending else "desc"
+    if search.by not in known:
+        raise unknown("column or measure", search.by, known)
+    value, joined = quoted(search.by), ""
+    if search.needs_cell:
+        value, cell = "measure", CellOfRun(search.layer, search.step, channel=search.channel)
+        joined = f"left join (select sample, value as measure from ({measured(search.by, cell)})) using (sample)"
+    order = "asc" if search.is_ascending else "desc"
     text = f"""
         with everything as ({run.catalog.joined()}),
         chosen as (
             select * from everything
-            where contains(lower(prompt), lower($text)) and {run.catalog.condition(finding.where)}
+            where contains(lower(prompt), lower($text)) and {run.catalog.condition(search.where)}
         )
-        select sample, sample_id, prompt, status, {measured} as value, count(*) over () as n
+        select sample, sample_id, prompt, status, {value} as value, count(*) over () as n
         from chosen {joined}
         order by value {order} nulls last, sample
-        limit {PER_PAGE} offset {(finding.page - 1) * PER_PAGE}
+        limit {PER_PAGE} offset {(search.page - 1) * PER_PAGE}
     """
-    given: dict[str, Any] = {"text": finding.text}
-    if finding.needs_cell:
-        given |= {"layer": finding.layer, "step": finding.step}
-    if finding.by == CHANNEL:
-        given["channel"] = finding.channel
-    question = run.catalog.ask(text, given, run.limits)
+    question = run.catalog.ask(text, {"text": search.text}, run.limits)
     with run.under_way.asking(question):
         found = question.answer()
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
     return Found(rows[0]["n"] if rows else 0, rows)
-
-
-def _measured(finding: Finding) -> tuple[str, str]:
-    """The measure, and what is joined for it."""
-    cell = "layer = $layer and step = $step"
-    if finding.by in CELL_MEASURES:
-        of = f"select sample, {finding.by} as measure from cells where {cell} and stream = 'image' and branch = 'cond'"
-    elif finding.by == CHANNEL:
-        of = (
-            "select sample, top_scores[list_position(top_channels, $channel::integer)] as measure from cells "
-            f"where {cell} and stream = 'image' and branch = 'cond'"
-        )
-    elif finding.by in _ALIGNED:
-        of = (
-            f"select sample, {finding.by} as measure from alignment_samples where {cell} and selection = 'top' "
-            "and n_clusters = (select min(n_clusters) from alignment_samples)"
-        )
-    else:
-        return quoted(finding.by), ""
-    return "measure", f"left join ({of}) using (sample)"

@@ -1,4 +1,4 @@
-"""The localisation protocol's arithmetic, against planted masks, scikit-learn and arithmetic by hand."""
+"""The localization protocol's arithmetic, against planted masks, scikit-learn and arithmetic by hand."""
 
 import itertools
 
@@ -12,11 +12,11 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from fewchannels.measures.draws import cell_keys, different_tokens, random_channels
 from fewchannels.measures.kmeans import k_means
-from fewchannels.measures.localise import (
+from fewchannels.measures.localization import (
     fit,
     foreground,
     matched_channels,
-    normalise,
+    normalize,
     principal_components,
 )
 
@@ -28,7 +28,7 @@ def all_tokens(n_cells: int, n_tokens: int) -> torch.Tensor:
 def test_channels_go_from_0_to_1_and_constant_ones_are_0() -> None:
     values = torch.tensor([[[-5.0, 0.0, 5.0, 1e6], [3.0, 3.0, 3.0, -1.0]]])
     own = torch.tensor([[True, True, True, False]])
-    scaled, n_constant = normalise(values, own)
+    scaled, n_constant = normalize(values, own)
     assert scaled[0, 0].tolist() == [0.0, 0.5, 1.0, 1.0], "what has no say is brought to the end"
     assert scaled[0, 1].tolist() == [0.0, 0.0, 0.0, 0.0]
     assert n_constant.tolist() == [1]
@@ -36,15 +36,15 @@ def test_channels_go_from_0_to_1_and_constant_ones_are_0() -> None:
 
 def test_padding_that_is_nan_changes_nothing() -> None:
     values = torch.tensor([[[1.0, 2.0, 3.0, torch.nan]]])
-    scaled, _ = normalise(values, torch.tensor([[True, True, True, False]]))
+    scaled, _ = normalize(values, torch.tensor([[True, True, True, False]]))
     assert scaled[0, 0, :3].tolist() == [0.0, 0.5, 1.0]
     assert scaled.isfinite().all()
 
 
 def test_clipping_cuts_the_outermost_tokens() -> None:
     values = torch.cat([torch.arange(99.0), torch.tensor([1e6])])[None, None]
-    clipped, _ = normalise(values, all_tokens(1, 100), clip=0.02)
-    plain, _ = normalise(values, all_tokens(1, 100))
+    clipped, _ = normalize(values, all_tokens(1, 100), clip=0.02)
+    plain, _ = normalize(values, all_tokens(1, 100))
     assert plain[0, 0, 50] < 1e-4
     low, high = np.quantile(values[0, 0].numpy(), [0.02, 0.98])
     np.testing.assert_allclose(clipped[0, 0, 50], (50 - low) / (high - low), rtol=1e-5)
@@ -135,7 +135,7 @@ def test_planted_channels_find_the_subject_with_its_polarity_and_others_do_not(s
     own, coverage = all_tokens(1, 256), torch.tensor(disc, dtype=torch.float64)[None]
     found = {}
     for name, channels in (("planted", slice(0, 2)), ("others", slice(2, 12))):
-        scaled, _ = normalise(torch.tensor(values[:, channels], dtype=torch.float32), own)
+        scaled, _ = normalize(torch.tensor(values[:, channels], dtype=torch.float32), own)
         starts = torch.from_numpy(different_tokens(cell_keys(0, np.arange(1)), np.array([256]), 8, 2))
         labels = k_means(scaled, starts).labels
         found[name] = fit(labels, foreground(labels, scaled.sum(dim=1), own, 2), coverage, own, 2)

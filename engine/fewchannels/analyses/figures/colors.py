@@ -1,28 +1,28 @@
-"""Colours of maps: perceptually uniform, told apart by people with any common colour vision."""
+"""Colors of maps: perceptually uniform, told apart by people with any common color vision."""
 
 import matplotlib
 import numpy as np
 
-# Okabe and Ito 2008: told apart by people with any common colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# Okabe and Ito 2008: told apart by people with any common color vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MAP = "viridis"
 DIFFERENCE = "PuOr_r"  # purple and orange, white at zero
 
 
-def as_rgb(colour: str, alpha: float) -> str:
+def as_rgb(color: str, alpha: float) -> str:
     """``#RRGGBB`` as CSS with an opacity."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:g})"
 
 
-def coloured(values: np.ndarray, low: float | None = None, high: float | None = None, name: str = MAP) -> np.ndarray:
-    """Values as colours.
+def colored(values: np.ndarray, low: float | None = None, high: float | None = None, name: str = MAP) -> np.ndarray:
+    """Values as colors.
 
     Args:
         values: ``(y, x)``; NaN becomes grey.
         low: what is darkest; None for the least value.
         high: what is brightest; None for the largest.
-        name: of a Matplotlib colour map.
+        name: of a Matplotlib color map.
 
     Returns:
         ``(y, x, rgb)`` uint8.

@@ -1,0 +1,200 @@
+"""Where a run's largest channel stands out most: by how much, and how much of the squared values the top ones hold."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fewchannels.analyses.document import Figure, Finding, How, ends, number, ranged_row
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.figures.drawings import Lines, Series
+from fewchannels.analyses.figures.frames import cell_map, series
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The layer whose largest channel stands out most, at one step, and all layers beside it.
+
+    Attributes:
+        layers: ``layer``, ``n_samples``, ``mean``, ``low`` and ``high`` of the ratio, a row each.
+        layer: whose mean ratio is largest.
+        step: the last that was looked at.
+        how: what gives the rows.
+        over: what the intervals resample.
+    """
+
+    layers: pd.DataFrame
+    layer: int
+    step: int
+    how: How
+    over: str
+
+
+def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
+    """Where the largest channel stands out most.
+
+    Args:
+        evidence: the run.
+        within: an analysis whose result is there: only its layers, at its last step; None for all that was looked at.
+
+    Returns:
+        None where no cell is usable.
+    """
+    chosen = evidence.results[within]["selected"] if within else None
+    if _is_measured(evidence):
+        table = evidence.table("concentration", "means")
+        step = int(evidence.ask(f"select max(step) as step from {table}")["step"].iloc[0])
+        step = max(chosen["steps"]) if chosen else step
+        text = (
+            f"select layer, n_samples, mean, low, high from {table} where metric = 'ratio' and step = {step} "
+            "order by layer"
+        )
+        found = _of(evidence.ask(text), step, evidence.sql(text), "prompts", chosen)
+        if found is not None or chosen is None:
+            return found
+    steps = evidence.ask(f"select max(step) as step from cells where {evidence.of_track}")["step"]
+    if steps.isna().all():
+        return None
+    step = max(chosen["steps"]) if chosen else int(steps.iloc[0])
+    asked = {"step": step, "measure": "ratio", "stream": evidence.stream, "branch": evidence.branch}
+    rows = evidence.query("layer_profile", **asked).rename(columns={"mean_low": "low", "mean_high": "high"})
+    return _of(rows, step, evidence.named("layer_profile", **asked), "samples, each taken as independent", chosen)
+
+
+def _is_measured(evidence: Evidence) -> bool:
+    """Whether the analysis ``concentration`` has the ratio of the run's own score."""
+    result = evidence.results.get("concentration")
+    return bool(result and result["settings"]["score"] == evidence.description["config"]["score"])
+
+
+def _of(rows: pd.DataFrame, step: int, how: How, over: str, chosen: Any) -> Extreme | None:
+    rows = rows[rows["layer"].isin(chosen["layers"])] if chosen else rows
+    if rows["mean"].isna().all():
+        return None
+    layer = int(rows["layer"].to_numpy()[np.nanargmax(rows["mean"].to_numpy(float))])
+    return Extreme(rows, layer, step, how, over)
+
+
+def ratio(evidence: Evidence, found: Extreme) -> Finding:
+    """How far the largest channel stands out, where it does most and where least."""
+    rows: Any = found.layers.set_index("layer")
+    top, least = rows.loc[found.layer], int(rows["mean"].idxmin())
+    score = evidence.description["config"]["score"]
+    text = (
+        f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where(evidence, found)}, "
+        f"n = {int(top['n_samples']):,} samples); the median channel's ratio is 1 by definition. The layer was "
+        f"chosen by looking, as that of the largest mean, so it is a little high"
+    )
+    if len(rows) > 1:
+        other = rows.loc[least]
+        text += f"; at layer {least}, where it is smallest, the ratio is {ranged_row(other)}"
+    numbers = {"layer": found.layer, "step": found.step, "chosen_by_looking": True, "reference": 1.0}
+    numbers |= record(top) | {"least_layer": least, "least": record(rows.loc[least])}
+    return Finding("ratio", f"{text}.", numbers, [found.how])
+
+
+def figures(evidence: Evidence, found: Extreme) -> list[Figure]:
+    """The ratio by layer with its interval, and by layer and step."""
+    score = evidence.description["config"]["score"]
+    n = int(found.layers["n_samples"].max())
+    about = f"Largest score over the median score ({score})"
+    rows = found.layers.rename(columns={"low": "mean_low", "high": "mean_high"})
+    reach = np.array([rows["layer"].min(), rows["layer"].max()])
+    by_layer = Lines(
+        series={
+            "largest channel": series(rows, "layer", "mean"),
+            "median channel (1 by definition)": Series(reach, np.ones(2), reference=True),
+        },
+        title=f"{about}, step {found.step}\nn = {n:,} samples, bands: 95 % over {found.over}",
+        x="layer",
+        y="ratio, times the median",
+        least=0,
+    )
+    drawn = [Figure("ratio_by_layer", by_layer, [found.how])]
+    if _is_measured(evidence):
+        table = evidence.table("concentration", "means")
+        text = f"select layer, step, n_samples, mean from {table} where metric = 'ratio' order by layer, step"
+    else:
+        text = (
+            "select layer, step, count(*) as n_samples, avg(ratio) as mean from cells where "
+            f"{evidence.of_track} group by all order by all"
+        )
+    cells = evidence.ask(text)
+    if cells["step"].nunique() > 1:
+        title = f"{about}, by layer and step\nmean over n = {int(cells['n_samples'].max()):,} samples"
+        drawing = cell_map(cells, "mean", title=title, unit="times the median")
+        drawn.append(Figure("ratio", drawing, [evidence.sql(text)]))
+    return drawn
+
+
+def energy(evidence: Evidence, found: Extreme) -> Finding | None:
+    """How much of the squared values the top channels hold."""
+    n_channels = int(evidence.description["geometry"]["n_channels"])
+    result = evidence.results.get("concentration")
+    if result and has_cell(evidence, "concentration", "means", found):
+        k = max(result["settings"]["ks"])
+        text = (
+            f"select n_samples, mean, low, high from {evidence.table('concentration', 'means')} where metric = "
+            f"'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
+        )
+        rows, how, score = evidence.ask(text), evidence.sql(text), result["settings"]["score"]
+        over = "samples"
+    else:
+        k = int(evidence.ask(f"select max(len(top_channels)) as k from cells where {evidence.of_track}")["k"].iloc[0])
+        asked = {"step": found.step, "measure": "energy_share", "stream": evidence.stream, "branch": evidence.branch}
+        rows = evidence.query("layer_profile", **asked).rename(columns={"mean_low": "low", "mean_high": "high"})
+        rows, how = rows[rows["layer"] == found.layer], evidence.named("layer_profile", **asked)
+        score, over = evidence.description["config"]["score"], "samples, each taken as independent"
+    if rows.empty or k >= n_channels or pd.isna(rows["mean"].iloc[0]):
+        return None
+    row, numbers, hows = rows.iloc[0], {"layer": found.layer, "step": found.step, "k": k}, [how]
+    numbers |= record(row) | {"chance": k / n_channels}
+    sentence = (
+        f"The top {k} of {n_channels:,} channels by {score} hold {ranged_row(row)} of the squared values "
+        f"({where(evidence, found)}, n = {int(row['n_samples']):,} {over}); spread evenly it would be "
+        f"{number(k / n_channels)}."
+    )
+    matched = _matched(evidence, found)
+    if matched is not None:
+        of, n, share, matched_how = matched
+        sentence += (
+            f" {number(n)} other channels, the largest first, are what it takes to hold as much as the top {of}, or "
+            f"all that are left where that is less: they hold {number(share)}."
+        )
+        numbers |= {"matched_of": of, "matched_n_channels": n, "matched_energy_share": share}
+        hows.append(matched_how)
+    return Finding("energy_share", sentence, numbers, hows)
+
+
+def _matched(evidence: Evidence, found: Extreme) -> tuple[int, float, float, How] | None:
+    result = evidence.results.get("alignment")
+    if not result:
+        return None
+    text = (
+        f"select n_channels, energy_share from {evidence.table('alignment', 'means')} where selection = 'matched' and "
+        f"layer = {found.layer} and step = {found.step} order by n_clusters limit 1"
+    )
+    rows = evidence.ask(text)
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    return int(result["settings"]["k"]), float(row["n_channels"]), float(row["energy_share"]), evidence.sql(text)
+
+
+def has_cell(evidence: Evidence, analysis: str, table: str, found: Extreme) -> bool:
+    """Whether a result's table has rows of the cell."""
+    view = evidence.table(analysis, table)
+    at = f"layer = {found.layer} and step = {found.step}"
+    return len(evidence.ask(f"select layer from {view} where {at} limit 1")) > 0
+
+
+def where(evidence: Evidence, found: Extreme) -> str:
+    """The cell in words."""
+    tokens = "" if evidence.stream == "image" else f", {evidence.stream} tokens"
+    return f"layer {found.layer}, step {found.step}{tokens}"
+
+
+def record(row: pd.Series) -> dict[str, Any]:
+    """A row's mean, its ends and its n, in plain values."""
+    return ends(row) | {"n_samples": int(row["n_samples"])}

@@ -1,6 +1,0 @@
-"""Names of the score definitions and of selections of channels, without the arithmetic of either."""
-
-STATISTICS = ("mean_abs", "abs_mean", "max_abs", "rms")
-"""Score definitions; :func:`fewchannels.measures.scores.statistics` computes them."""
-SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
-"""Which channels are clustered; the first is the effect, the others are its controls."""
