@@ -44,8 +44,8 @@ IMPORTS = {
 }
 CLUSTERS = frozenset({"cluster", "hosts"})
 SLOW_NEEDS = CLUSTERS | {"browser", "families"}
-# What starts a process for each command, or strikes commands one after the other.
-SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "runs/test_repair.py")
+# Also what starts a process for each command or benchmark, or strikes commands one after the other.
+SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "runs/test_repair.py", "test_benchmarks.py")
 FAMILIES = frozenset(case.name for case in CASES)
 PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
 
