@@ -139,7 +139,7 @@ WRITERS = {
     "sql csv": ["sql", "RUN", "select 1 as a", "-o", "{}.csv"],
     "sql parquet": ["sql", "RUN", "select 1 as a", "-o", "{}.parquet"],
     "query": ["query", "RUN", "massive_channels", "-o", "{}.json"],
-    "probe": ["models", "probe", "demo", "-o", "{}"],
+    "probe": ["models", "inspect", "demo", "-o", "{}"],
 }
 
 

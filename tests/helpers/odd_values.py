@@ -105,7 +105,7 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
         ("manifest", "show"): Base({"path": [str(table)]}),
         ("models", "list"): Base({}),
         ("models", "show"): Base({"model": [str(model)]}),
-        ("models", "probe"): Base({"model": [str(model)]}, ("--height", "32", "--width", "16")),
+        ("models", "inspect"): Base({"model": [str(model)]}, ("--height", "32", "--width", "16")),
         ("runs", "verify"): Base({"run": [run]}),
         ("runs", "merge"): Base({"runs": [run, other]}, ("--out", "merged")),
         ("runs", "compact"): Base({"run": [run]}),
