@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from functools import cache
@@ -136,6 +137,37 @@ def test_no_modules_import_each_other() -> None:
             for module in circle:
                 graph[module] -= circle
     assert found == CIRCLES
+
+
+PACKAGES = tuple(room for room in ORDER if MODULES[room].name == "__init__.py")
+
+
+def faces(package: str) -> str:
+    """The lines of a package's docstring that say what others import of it, and what it imports itself."""
+
+    def room(module: str) -> str:
+        return module.split(".")[0]
+
+    edges = [(module, target) for module in MODULES for target in own_imports(module)]
+    mine = {target for module, target in edges if room(target) == package != room(module)}
+    theirs = {room(target) for module, target in edges if room(module) == package != room(target)}
+    known = sorted(target.removeprefix(f"{package}.") if target != package else "itself" for target in mine)
+    lines = (
+        ("Imported by others", sorted(known, key=lambda name: (name != "itself", name))),
+        ("Imports", sorted(theirs, key=ORDER.index)),
+    )
+    return "\n".join(
+        textwrap.fill(f"{label}: {', '.join(names)}.", 120, subsequent_indent="    ", break_long_words=False)
+        for label, names in lines
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_what_others_import_of_it(package: str) -> None:
+    """Mend it by putting the lines that it prints into the docstring of the package's ``__init__``."""
+    said = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8"))) or ""
+    assert len(said.splitlines()) > 3, "what is it for?"
+    assert said.endswith(f"\n\n{faces(package)}"), f"the docstring must end with\n{faces(package)}"
 
 
 @pytest.mark.parametrize("library", ONLY_IMPORTERS)
