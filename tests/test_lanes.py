@@ -10,7 +10,7 @@ def test_every_test_is_in_exactly_one_lane(request: pytest.FixtureRequest) -> No
     assert {name: lanes for name, lanes in found.items() if len(lanes) != 1 or not lanes <= set(LANES)} == {}
 
 
-@pytest.mark.parametrize("beginning", MAIN_PATH)
+@pytest.mark.parametrize("beginning", MAIN_PATH.values(), ids=list(MAIN_PATH))
 def test_what_the_fast_lane_has_of_the_main_path_is_there(request: pytest.FixtureRequest, beginning: str) -> None:
     found = request.config.stash[LANES_OF]
     if not any(name.startswith(f"{TESTS.name}/{beginning.split('::')[0]}") for name in found):

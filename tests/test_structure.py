@@ -54,7 +54,7 @@ ONLY_IMPORTERS = {
     "diffusers": {"models", "demo"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
-    "fcntl": {"runs.lease", "runs.sql.spill", "models.turns"},
+    "fcntl": {"runs.lease", "runs.sql.spill", "models.loaded"},
     "xarray": {"runs.arrays", "runs.run"},
     "ray": {"cluster", "capture.run"},
     "duckdb": {"runs.sql"},
@@ -246,6 +246,22 @@ def test_documents_name_only_what_exists(text: Path) -> None:
     missing += [path for path in paths if not is_example(path) and not list(ROOT.glob(path))]
     missing += [link for link in links if not (text.parent / link).exists()]
     assert not missing
+
+
+def test_documents_name_only_commands_that_exist() -> None:
+    from fewchannels.cli import application
+
+    app = application()
+    known = {(command.name, "") for command in app.registered_commands}
+    groups = {group.name: group.typer_instance.registered_commands for group in app.registered_groups}
+    for name, commands in groups.items():
+        known |= {(name, ""), *((name, each.name or each.callback.__name__) for each in commands)}
+    found = set()
+    for text in TEXTS:
+        words = text.read_text(encoding="utf-8")
+        for name, word in re.findall(r"(?:^ *|`)fewchannels ([a-z]+)(?: ([a-z]+))?", words, re.MULTILINE):
+            found.add((name, word if name in groups else ""))
+    assert found - known == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 _GPU_FILES = ("nvidia*", "nvhost*", "dxg", "kfd")  # CUDA, on Jetson and in WSL too, and ROCm
 _UNLIMITED = 2**60
 """Control groups of version 1 write about 2^63 where there is no limit."""
@@ -19,7 +21,7 @@ def processors() -> int:
 
 def most_bytes() -> int:
     """Memory that this process could take if nothing else took any."""
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    installed = psutil.virtual_memory().total
     limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS))
     own = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     return min([installed, *own, *(most for most, _ in _group_bytes())])
@@ -27,15 +29,15 @@ def most_bytes() -> int:
 
 def free_bytes() -> int:
     """Memory that this process may still take before the kernel kills it or the machine begins to swap."""
-    return max(0, min([_machine_bytes(), *(left for _, left in _group_bytes()), *_process_bytes()]))
+    return max(0, min([psutil.virtual_memory().available, *(left for _, left in _group_bytes()), *_process_bytes()]))
 
 
 def hold_to_free_bytes() -> None:
     """Limit this process to memory that is free now: then it can report a failure, and the kernel does not kill it."""
-    free, status = free_bytes(), _status()
+    free, used = free_bytes(), psutil.Process().memory_info()
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    if "VmData" in status:
-        limit = status["VmData"] + free
+    if hasattr(used, "data"):  # on Linux
+        limit = used.data + free
         resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
@@ -44,26 +46,13 @@ def has_gpus() -> bool:
     return not sys.platform.startswith("linux") or any(any(Path("/dev").glob(name)) for name in _GPU_FILES)
 
 
-def _status() -> dict[str, int]:
-    """Sizes of this process in bytes."""
-    pairs = (line.split(":", 1) for line in _lines(Path("/proc/self/status")) if line.endswith(" kB"))
-    return {name: int(size.split()[0]) * 1024 for name, size in pairs}
-
-
-def _machine_bytes() -> int:
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
 def _process_bytes() -> Iterator[int]:
     """What the limits of this process (ulimit) have left."""
-    used = _status()
-    for limit, field in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+    used = psutil.Process().memory_info()
+    for limit, size in ((resource.RLIMIT_DATA, getattr(used, "data", None)), (resource.RLIMIT_AS, used.vms)):
         most, _ = resource.getrlimit(limit)
-        if most != resource.RLIM_INFINITY and field in used:
-            yield most - used[field]
+        if most != resource.RLIM_INFINITY and size is not None:
+            yield most - size
 
 
 def _group_bytes() -> Iterator[tuple[int, int]]:

@@ -20,7 +20,8 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cluster.sizing import choose_pool
 
 N_SAMPLES, N_TASKS = 24, 12
-FLAGS = {"num_inference_steps": 12, "top_k": 4, "batch_size": 2, "shard_samples": 2}
+# Steps enough for a capture to last some seconds, so that both actors are at work at once.
+FLAGS = {"num_inference_steps": 40, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
     "manifest show": (set(), lambda p: ["manifest", "show", p.manifest]),
     "models list": (set(), lambda p: ["models", "list"]),
     "models show": (set(), lambda p: ["models", "show", p.model]),
-    "models probe": (LOADS, lambda p: ["models", "probe", p.model, "-o", p.folder / "family.yaml"]),
+    "models inspect": (LOADS, lambda p: ["models", "inspect", p.model, "-o", p.folder / "family.yaml"]),
     "capture": ({"ray", "zarr"}, lambda p: _capture(p, "captured")),
     "capture, refused": (set(), lambda p: [*_capture(p, "refused"), "--layers", "999"]),
     "capture --dry-run": (LOADS | {"zarr"}, lambda p: [*_capture(p, "dry"), "--dry-run"]),

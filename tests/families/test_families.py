@@ -149,7 +149,7 @@ def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing
     if reference and n > 1:
         pytest.skip("samples with a reference run one by one")
     settings, batch = stage.settings(size, reference=reference), samples(case, n)
-    assert stage.sampler.geometry.grid(*size) == (size[0] // case.token_side, size[1] // case.token_side)
+    assert stage.sampler.geometry.token_grid(*size) == (size[0] // case.token_side, size[1] // case.token_side)
     n_image = size[0] // case.token_side * (size[1] // case.token_side)
     whole: list[tuple[str, Any]] = []
     with patched_forwards(stage.blocks, whole):
@@ -169,7 +169,7 @@ def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing
         each for each in zip(steps, leads, strict=True) for _ in blocks
     ]
     assert steps[-1] == 1
-    assert {site.forward.grid for site, _ in seen} == {(size[0] // case.token_side, size[1] // case.token_side)}
+    assert {site.forward.token_grid for site, _ in seen} == {(size[0] // case.token_side, size[1] // case.token_side)}
     for (_, x), (path, output) in zip(seen, whole, strict=True):
         assert x.shape[:2] == (n, n_image)
         assert torch.equal(x, case.image_of(path, output, n_image))

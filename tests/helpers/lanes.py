@@ -44,17 +44,19 @@ IMPORTS = {
 }
 CLUSTERS = frozenset({"cluster", "hosts"})
 SLOW_NEEDS = CLUSTERS | {"browser", "families"}
-SLOW_FOLDERS = ("end_to_end",)
+# What starts a process for each command, or strikes commands one after the other.
+SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "runs/test_repair.py")
 FAMILIES = frozenset(case.name for case in CASES)
 PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
 
-# What of the slow ones the fast lane has nevertheless, by the beginnings of ids: each guarantee of the main path once.
-MAIN_PATH = (
-    "end_to_end/test_readme.py",
-    "end_to_end/test_paper_models.py",
-    "end_to_end/test_kills.py::test_a_killed_capture_goes_on_and_nothing_is_lost_doubled_or_changed[everything and",
-    "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
-)
+# What of the slow ones the fast lane has nevertheless: each guarantee of the main path once, by the beginning of an id.
+MAIN_PATH = {
+    "every command of the README": "end_to_end/test_readme.py",
+    "a capture by Ray of each model of the paper": "end_to_end/test_paper_models.py",
+    "a kill and a resume": "end_to_end/test_kills.py::"
+    "test_a_killed_capture_goes_on_and_nothing_is_lost_doubled_or_changed[everything and group]",
+    "a page in a browser": "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
+}
 
 LANES_OF = pytest.StashKey[dict[str, set[str]]]()
 """The lanes of every test that was found, by id, those that were not chosen included."""
@@ -77,10 +79,10 @@ def lanes(item: pytest.Item) -> set[str]:
     if item.get_closest_marker("exhaustive"):
         return {"exhaustive"}
     path = place(item)
-    if path.startswith(MAIN_PATH):
+    if path.startswith(tuple(MAIN_PATH.values())):
         return {"fast"}
     slow = SLOW_NEEDS - ({"families"} if _family(item) in PAPER else set())
-    return {"slow"} if needs(item) & slow or path.split("/")[0] in SLOW_FOLDERS else {"fast"}
+    return {"slow"} if needs(item) & slow or path.startswith(SLOW_PLACES) else {"fast"}
 
 
 def place(item: pytest.Item) -> str:

@@ -111,9 +111,9 @@ def test_a_picture_and_what_is_seen_of_it_are_the_pipelines_own(name: str, score
         found = generation.wait(WAIT_S)
         assert (found.state, found.error, dict(found.measures)) == ("done", None, {})
         np.testing.assert_array_equal(pixels(found.pictures["undisturbed"]), expected)
-        assert_seen(found, "undisturbed", states, generation.grid, score)
+        assert_seen(found, "undisturbed", states, generation.token_grid, score)
         assert set(found.pictures) == {"undisturbed"} == set(generation.roles)
-        assert found.steps[0].rows["undisturbed"].maps.shape == (len(generation.blocks), k, *generation.grid)
+        assert found.steps[0].rows["undisturbed"].maps.shape == (len(generation.blocks), k, *generation.token_grid)
         assert [block.layer for block in generation.blocks] == sorted({layer for _, layer in states})
         assert generation.blocks[0].path == "transformer_blocks.0"
         beside = answer(live, Ask(PROMPT, SEED, N_STEPS, edit=Edit("mean")))
@@ -139,7 +139,7 @@ def test_a_zero_edit_of_listed_channels_is_a_hook_that_zeroes_them(name: str) ->
     assert found.state == "done", found.error
     for place, role in enumerate(("undisturbed", "edited")):
         np.testing.assert_array_equal(pixels(found.pictures[role]), expected[place])
-        assert_seen(found, role, {cell: x[place] for cell, x in states.items()}, generation.grid)
+        assert_seen(found, role, {cell: x[place] for cell, x in states.items()}, generation.token_grid)
 
 
 def test_a_transport_of_no_strength_leaves_the_picture_and_shows_the_source(live: LiveModel, tiny_model: Path) -> None:

@@ -91,7 +91,9 @@ def test_scores_of_quality_are_logits_and_a_linear_head(models: Path) -> None:
     given = [f"pickscore={models / 'clip'}", f"aesthetic={models / 'clip'},{models / 'head.safetensors'}"]
     found = LearnedMetrics.of(given, "cpu").measure(as_tensor(edited), as_tensor(drawn(1)), PROMPTS, SOURCES)
     assert set(found) == {"pickscore", "aesthetic"}
-    np.testing.assert_allclose(found["pickscore"], direct.clip.logit_scale.exp() * cosine(image, text), atol=1e-4)
+    np.testing.assert_allclose(
+        found["pickscore"], direct.clip.logit_scale.exp().item() * cosine(image, text), atol=1e-4
+    )
     head = read_head(models / "head.safetensors")
     expected = torch.nn.functional.linear(torch.nn.functional.normalize(image), head["weight"], head["bias"])
     np.testing.assert_allclose(found["aesthetic"], expected[:, 0].numpy(), atol=1e-5)

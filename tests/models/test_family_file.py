@@ -26,7 +26,7 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.errors import InputError
 from fewchannels.models.families import FAMILIES
 from fewchannels.models.family_file import as_fields, family_of, read_family
-from fewchannels.models.probe import UnsettledError, probe
+from fewchannels.models.inspection import UnsettledError, inspect_pipeline
 from fewchannels.models.source import find, geometry
 from fewchannels.runs.storage import open_storage
 
@@ -147,7 +147,7 @@ def test_a_file_that_is_wrong_is_refused_by_the_name_of_the_field(text: str, say
 
 def test_the_probe_finds_what_the_description_says(model: Path, tmp_path: Path) -> None:
     written = tmp_path / "found.yaml"
-    command = [Path(sys.executable).parent / "fewchannels", "models", "probe", model, "-o", written]
+    command = [Path(sys.executable).parent / "fewchannels", "models", "inspect", model, "-o", written]
     done = subprocess.run(
         [*map(str, command), "--height", "24", "--width", "16", "--json"], capture_output=True, text=True, check=False
     )
@@ -176,7 +176,7 @@ def test_the_probe_finds_what_the_table_says(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
     pipeline = case.build()
     pipeline.set_progress_bar_config(disable=True)
-    found = probe(pipeline, *(case.tall or case.square))
+    found = inspect_pipeline(pipeline, *(case.tall or case.square))
     known = FAMILIES[found.transformer]
     assert [(each.path, each.image) for each in found.family.lists] == [(each.path, each.image) for each in known.lists]
     (how,), expected = found.family.pipelines.values(), known.pipelines[type(pipeline).__name__]
@@ -196,7 +196,7 @@ def test_a_list_in_which_no_image_was_found_is_named(monkeypatch: pytest.MonkeyP
         return text, image.flip(1) + 0 * text.sum()
 
     monkeypatch.setattr(single, "forward", shuffled)
-    found = probe(pipeline, 24, 16)
+    found = inspect_pipeline(pipeline, 24, 16)
     assert [each.path for each in found.family.lists] == ["transformer_blocks"]
     assert any("single_transformer_blocks.0: moves with the noise" in doubt for doubt in found.doubts)
 
@@ -206,7 +206,7 @@ def test_a_model_whose_tokens_do_not_move_with_their_noise_is_not_guessed_at() -
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.x_embedder.weight.data.zero_()
     with pytest.raises(UnsettledError, match="no list of blocks of BriaTransformer2DModel"):
-        probe(pipeline, 24, 16)
+        inspect_pipeline(pipeline, 24, 16)
 
 
 def test_the_table_in_the_docs_is_what_its_script_prints() -> None:

@@ -82,7 +82,7 @@ def test_geometry_is_read_without_weights(tiny_model: Path) -> None:
         "single_transformer_blocks.1",
     ]
     assert (shape.n_channels, shape.pixels_per_token, shape.default_side) == (32, 4, 16)
-    assert shape.grid(16, 24) == (4, 6)
+    assert shape.token_grid(16, 24) == (4, 6)
 
 
 def test_a_reading_tap_leaves_the_picture_bit_equal(sampler: Sampler, blocks: tuple[Block, ...]) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from fewchannels.models.turns import after_the_first
+from fewchannels.models.loaded import after_the_first
 
 
 def spans(names: list[str]) -> list[tuple[str, float, float]]:

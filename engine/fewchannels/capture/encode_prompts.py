@@ -14,7 +14,7 @@ from fewchannels.capture.stored_embeddings import StoredEmbeddings
 from fewchannels.manifest import Sample
 from fewchannels.models.embeddings import Kept, remembering
 from fewchannels.models.load import load
-from fewchannels.models.placeholder import Reached, stand_in
+from fewchannels.models.placeholder import ReachedError, placeholder
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find
 from fewchannels.runs.storage import FolderStorage
@@ -54,7 +54,7 @@ def encode(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iter
     """
     source = find(job.config.model, job.config.revision)
     how = replace(job.config, quantization="none", compile=False, attention=None, device_map=None)
-    transformer = stand_in(source, job.geometry.transformer, getattr(torch, how.dtype))
+    transformer = placeholder(source, job.geometry.transformer, getattr(torch, how.dtype))
     pipeline = load(source, job.geometry, replace(how, transformer_file=None), device, {"transformer": transformer})
     sampler = Sampler(pipeline, job.geometry)
     asked: set[Any] = set()
@@ -67,7 +67,7 @@ def encode(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iter
                 asked.add(question)
                 try:
                     sampler.generate([sample], settings)
-                except Reached:
+                except ReachedError:
                     pass
                 except Exception as failed:  # whatever the pipeline raises; the sample fails alone
                     error = f"{type(failed).__name__}: {failed}"

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache
+
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.manifest import Manifest, Sample, SettingsUsed, read_samples
@@ -35,6 +37,7 @@ from fewchannels.runs.storage import Storage, open_storage
 ELSEWHERE = (*OF_THE_PLACE, "encode_first")
 """Settings that decide nothing about the data: the weights do, wherever they were read from and wherever they are."""
 _MOST_BATCH_SIZE = 16
+_RECENT_TASKS = 4
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ class Job:
         return self.config.height or side, self.config.width or side
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def token_grid(self) -> tuple[int, int]:
         """Image tokens along height and width of an image of that size."""
-        return self.geometry.grid(*self.size)
+        return self.geometry.token_grid(*self.size)
 
     @property
     def n_tasks(self) -> int:
@@ -92,10 +95,16 @@ class Job:
         return self.layout.rows(task)
 
     def samples(self, task: int) -> list[Sample]:
-        """Its samples, from the run's manifest."""
-        rows = self.rows(task)
-        with self.storage.open(MANIFEST) as file:
-            return read_samples(file, rows.start, rows.stop)
+        """Its samples, from the run's manifest, which is read once for whoever looks at one task in turn."""
+        if (found := self._recent.get(task)) is None:
+            rows = self.rows(task)
+            with self.storage.open(MANIFEST) as file:
+                found = self._recent[task] = read_samples(file, rows.start, rows.stop)
+        return found
+
+    @cached_property
+    def _recent(self) -> LRUCache[int, list[Sample]]:
+        return LRUCache(_RECENT_TASKS)
 
     def ids(self, task: int) -> list[str]:
         """Ids of its samples."""
@@ -188,7 +197,7 @@ def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -
     """Token places of the largest image, after pooling."""
     pool, n_tokens = choose_pool_side(config.tokens), 0
     for height, width in sizes(config, used):
-        grid_height, grid_width = shape.grid(height, width)
+        grid_height, grid_width = shape.token_grid(height, width)
         if grid_height % pool or grid_width % pool:
             raise InputError(
                 f"tokens is {config.tokens!r}, and a picture of {height} x {width} pixels has {grid_height} x "

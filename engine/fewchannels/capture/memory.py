@@ -29,7 +29,7 @@ def needed_bytes(job: Job) -> int:
     layout, (height, width) = job.layout, job.size
     task = min(layout.shard_samples, layout.n_samples) * layout.sample_value_bytes
     n_rows = min(job.batch_size, layout.n_samples)
-    return task + batch_bytes(n_rows, job.grid[0] * job.grid[1], layout.n_channels, height * width)
+    return task + batch_bytes(n_rows, job.token_grid[0] * job.token_grid[1], layout.n_channels, height * width)
 
 
 def check_memory(job: Job, pool: Pool) -> None:

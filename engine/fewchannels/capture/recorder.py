@@ -59,7 +59,7 @@ class Recorder:
             kept = self._tracks[site.stream, site.branch]
             layer = self._layer_position[site.block.layer]
             if site.lengths is None:
-                kept.read(x, (rows, step, layer), site.forward.grid)
+                kept.read(x, (rows, step, layer), site.forward.token_grid)
                 return
             for i, length in enumerate(site.lengths):
                 kept.read(x[i : i + 1, :length], (slice(rows.start + i, rows.start + i + 1), step, layer), (1, length))

@@ -163,7 +163,7 @@ class CaptureWorker:
         """One batch; if it fails, its samples one by one, so that a sample fails alone."""
         started = time.monotonic()
         lengths = self.sampler.prompt_lengths([sample.prompt for sample in samples])
-        grid_height, grid_width = self.job.geometry.grid(settings.height, settings.width)
+        grid_height, grid_width = self.job.geometry.token_grid(settings.height, settings.width)
         images: list[Image.Image | None]
         failure = None
         try:

@@ -89,8 +89,8 @@ def capture(
     if max_bytes is not None:
         from fewchannels.capture.budget import check_budget
 
-        pixels = job.grid[0] * job.grid[1] * job.geometry.pixels_per_token**2
-        check_budget(job.layout, job.grid, pixels, parse_size(max_bytes))
+        pixels = job.token_grid[0] * job.token_grid[1] * job.geometry.pixels_per_token**2
+        check_budget(job.layout, job.token_grid, pixels, parse_size(max_bytes))
     if dry_run:
         _print_estimate(job, manifest, pool, as_json)
         return

@@ -67,7 +67,7 @@ def show(
 
     shape = geometry(find(model, revision), read_family(family) if family else None)
     side = shape.default_side
-    height, width = shape.grid(side, side)
+    height, width = shape.token_grid(side, side)
     kinds: dict[str, int] = {}
     for block in shape.blocks:
         kinds[block.kind] = kinds.get(block.kind, 0) + 1
@@ -97,7 +97,7 @@ def show(
 
 
 @app.command()
-def probe(
+def inspect(
     model: Annotated[str, typer.Argument(help="A folder or a hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Family file to write, for --family.")] = None,
     height: Annotated[int, ruled(within(16, 4096, "Height of the pictures that are tried, pixels."))] = 384,
@@ -111,7 +111,7 @@ def probe(
 
     It runs the model a few dozen times for one step, says what it found and what it doubts, and writes a family file.
 
-    Example: fewchannels models probe FOLDER -o family.yaml
+    Example: fewchannels models inspect FOLDER -o family.yaml
     """
     if output is not None:
         check_output(output)
@@ -122,13 +122,13 @@ def probe(
         import yaml
 
         from fewchannels.models.family_file import as_fields
+        from fewchannels.models.inspection import inspect_pipeline
         from fewchannels.models.load import open_pipeline
-        from fewchannels.models.probe import probe as look
         from fewchannels.models.source import find
 
         pipeline = open_pipeline(find(model, revision), "cuda" if torch.cuda.is_available() else "cpu")
     with errors.status("changing the noise and seeing what moves"):
-        found = look(pipeline, height, width)
+        found = inspect_pipeline(pipeline, height, width)
     written = yaml.safe_dump({found.transformer: as_fields(found.family)}, sort_keys=False)
     if output is not None:
         write(output, written.encode())

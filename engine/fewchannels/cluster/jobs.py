@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ray.exceptions import RpcError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from fewchannels.errors import FewchannelsError, InputError
 
@@ -60,11 +60,6 @@ class JobState:
     exit_code: int | None
     started: str | None
     ended: str | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return JobStatus(self.status).is_terminal()
 
 
 class Jobs:

@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
@@ -134,7 +134,7 @@ class ActorTelemetry:
         )
         while True:
             gpu.set(_gpu_bytes())
-            resident.set(_resident_bytes())
+            resident.set(psutil.Process().memory_info().rss)
             time.sleep(_MEMORY_S)
 
 
@@ -205,13 +205,3 @@ def _gpu_bytes() -> int | None:
     """What PyTorch holds of this process's GPU; None where it does not use one. Imports nothing, and starts no CUDA."""
     torch = sys.modules.get("torch")
     return torch.cuda.memory_reserved() if torch and torch.cuda.is_initialized() else None
-
-
-def _resident_bytes() -> int | None:
-    """None where the system has no ``/proc``."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024

@@ -299,7 +299,7 @@ class _Cell:
         counterpart = None
         if rows.aligned:
             counterpart, mask[rows.aligned] = token_masks.aligned(
-                mask[rows.aligned], self._front(rows.undisturbed, rows.aligned), self._site.forward.grid
+                mask[rows.aligned], self._front(rows.undisturbed, rows.aligned), self._site.forward.token_grid
             )
         return mask, counterpart
 

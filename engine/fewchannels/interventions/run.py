@@ -29,7 +29,7 @@ def check_memory(sweep: Sweep, pool: Pool) -> None:
     height, width = sweep.generation.height, sweep.generation.width
     assert height is not None, "prepare_sweep() settles it"
     assert width is not None
-    n_tokens = sweep.geometry.grid(height, width)
+    n_tokens = sweep.geometry.token_grid(height, width)
     needed = batch_bytes(sweep.batch_size, n_tokens[0] * n_tokens[1], sweep.geometry.n_channels, height * width)
     check_fits(needed, f"pictures of {height} x {width} pixels, {sweep.batch_size} in a batch", pool)
 

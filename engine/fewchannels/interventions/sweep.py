@@ -230,7 +230,7 @@ def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifes
             "itself. Leave the manifest's reference column out, or take another model."
         )
     for size in sizes(generation, manifest.used):
-        how.grid(*size)
+        how.token_grid(*size)
     return max(n or generation.num_inference_steps for n in manifest.used.steps)
 
 

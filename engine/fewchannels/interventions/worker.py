@@ -1,7 +1,7 @@
 """The sweep's worker: loads the model once, then turns tasks into rows of edited pictures. Needs no Ray."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby
@@ -18,7 +18,7 @@ from fewchannels.interventions.editor import Editor, Given
 from fewchannels.interventions.measure import Measured, Measures, read_mask_at
 from fewchannels.interventions.rows import Batch, Item, Row, batches
 from fewchannels.interventions.sweep import PAIRS, RANKS, Sweep
-from fewchannels.manifest import Sample, read_samples
+from fewchannels.manifest import Sample, read_samples, samples_at
 from fewchannels.measures.coverage import token_coverage
 from fewchannels.models.embeddings import Recent, remembering
 from fewchannels.models.family import BRANCHES
@@ -95,19 +95,19 @@ class SweepWorker:
             with self._opened(MANIFEST) as file:
                 samples = read_samples(file, rows.start, rows.stop)
             return [Item(i, s.sample_id, s, mask=s.mask) for i, s in zip(rows, samples, strict=True)]
-        return [self._pair(pair) for pair in self._read(PAIRS).slice(rows.start, len(rows)).to_pylist()]
+        pairs = self._read(PAIRS).slice(rows.start, len(rows)).to_pylist()
+        needed = sorted({pair[name] for pair in pairs for name in ("target_row", "source_row")} - {None})
+        with self._opened(MANIFEST) as file:
+            found = dict(zip(needed, samples_at(file, needed), strict=True))
+        return [self._pair(pair, found) for pair in pairs]
 
-    def _pair(self, pair: dict[str, Any]) -> Item:
-        target = self._sample(pair["target_row"])
-        source = target if pair["source_row"] is None else self._sample(pair["source_row"])
+    def _pair(self, pair: dict[str, Any], samples: Mapping[int, Sample]) -> Item:
+        target = samples[pair["target_row"]]
+        source = target if pair["source_row"] is None else samples[pair["source_row"]]
         source = replace(source, prompt=pair["source_prompt"], seed=pair["source_seed"])
         if pair["source_row"] is None:  # it shares all that is the target's but what it shows
             source = replace(source, sample_id=pair["pair_id"])
         return Item(pair["pair"], pair["pair_id"], target, source, pair["reference"], pair["mask"])
-
-    def _sample(self, row: int) -> Sample:
-        with self._opened(MANIFEST) as file:
-            return read_samples(file, row, row + 1)[0]
 
     def _read(self, key: str) -> Any:
         with self._opened(key) as file:
@@ -194,7 +194,7 @@ class SweepWorker:
         if any(each.tokens in ("inside", "outside") for each in self.sweep.conditions):
             size, grid = (
                 (settings.width, settings.height),
-                self.sweep.geometry.grid(settings.height, settings.width),
+                self.sweep.geometry.token_grid(settings.height, settings.width),
             )
             for item in batch.items:
                 assert item.mask is not None, "prepare_sweep() has refused it"

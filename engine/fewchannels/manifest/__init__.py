@@ -9,7 +9,7 @@ Imports: errors, files, tables, demo.
 
 from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
 from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
-from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, summary
+from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, samples_at, summary
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
 from fewchannels.manifest.write import IngestReport, ingest, parse_seeds, select
 
@@ -29,6 +29,7 @@ __all__ = [
     "read_samples",
     "sample_id",
     "sample_ids",
+    "samples_at",
     "select",
     "summary",
 ]

@@ -51,22 +51,31 @@ def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
     Raises:
         InputError: the file is not a manifest, or has no such samples.
     """
+    return samples_at(path, range(start, stop))
+
+
+def samples_at(path: ManifestFile, rows: Sequence[int]) -> list[Sample]:
+    """The samples of some rows, in their order; reads only the row groups that hold them.
+
+    Raises:
+        InputError: the file is not a manifest, or has no such samples.
+    """
     with opened(path) as file:
         metadata = file.metadata
-        if not 0 <= start <= stop <= metadata.num_rows:
-            raise InputError(
-                f"{str(path)!r} has the samples [0, {metadata.num_rows}); [{start}, {stop}) are not in it."
-            )
+        if outside := [row for row in rows if not 0 <= row < metadata.num_rows]:
+            raise InputError(f"{str(path)!r} has the samples [0, {metadata.num_rows}); {outside[0]} is not in it.")
+        places: dict[int, int] = {}
         groups: list[int] = []
-        first = before = 0
+        wanted, before, n_read = set(rows), 0, 0
         for group in range(metadata.num_row_groups):
-            after = before + metadata.row_group(group).num_rows
-            if before < stop and after > start:
-                first = first if groups else before
+            n = metadata.row_group(group).num_rows
+            if not wanted.isdisjoint(range(before, before + n)):
                 groups.append(group)
-            before = after
+                places |= {row: row - before + n_read for row in wanted & set(range(before, before + n))}
+                n_read += n
+            before += n
         table = file.read_row_groups(groups, columns=COLUMNS)
-        return [Sample(**row) for row in table.slice(start - first, stop - start).to_pylist()]
+        return [Sample(**row) for row in table.take(pa.array([places[row] for row in rows], pa.int64())).to_pylist()]
 
 
 def sample_ids(path: ManifestFile) -> list[str]:

@@ -3,12 +3,12 @@
 import functools
 import hashlib
 import inspect
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 
 from fewchannels.models.patching import replaced
@@ -31,20 +31,16 @@ class Recent:
     """The latest results, in memory: at most 256 MiB of them."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[str, Any] = OrderedDict()
-        self._n_bytes = 0
+        self._results: LRUCache[str, Any] = LRUCache(_RECENT_BYTES, getsizeof=_n_bytes)
 
     def find(self, key: str, device: torch.device) -> Any:
         """A result on a device; raises KeyError where there is none."""
-        self._results.move_to_end(key)
         return moved(self._results[key], device)
 
     def put(self, key: str, result: Any) -> None:
         """Keep a result, and let the oldest ones go."""
-        self._results[key] = result
-        self._n_bytes += _n_bytes(result)
-        while self._n_bytes > _RECENT_BYTES:
-            self._n_bytes -= _n_bytes(self._results.popitem(last=False)[1])
+        with suppress(ValueError):  # larger than all that is kept
+            self._results[key] = result
 
 
 @contextmanager

@@ -242,7 +242,7 @@ class ModelGeometry:
         scale = true_cfg_scale if self.pipeline.has_true_cfg else guidance
         return self.can_be_guided and (self.pipeline.guidance == "component" or scale > self.pipeline.unguided)
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Image tokens along height and width.
 
         Raises:

@@ -5,6 +5,7 @@ its scheduler hands on is replaced, so that every forward is one that the pipeli
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,8 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from fewchannels.errors import InputError
-from fewchannels.models.initial_noise import drawn_by
 from fewchannels.models.patching import replaced
+
+Draw = Callable[..., Tensor]
+"""As ``diffusers.utils.torch_utils.randn_tensor``: a shape, and how to draw."""
+
+
+@contextmanager
+def drawn_by(pipeline: Any, other: Callable[[Draw], Draw]) -> Iterator[None]:
+    """Inside, the pipeline draws its noise with what ``other`` makes of its own function."""
+    module: Any = inspect.getmodule(type(pipeline))
+    own = module.randn_tensor
+    module.randn_tensor = other(own)
+    try:
+        yield
+    finally:
+        module.randn_tensor = own
 
 
 def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tensor:

@@ -1,11 +1,17 @@
 """A model that a worker has loaded, with the one thread that runs it."""
 
+import fcntl
+import hashlib
+import os
 import platform
 import resource
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -16,7 +22,6 @@ from fewchannels.models.load import load
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, text_encoders
 from fewchannels.models.timings import took
-from fewchannels.models.turns import after_the_first
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -92,6 +97,30 @@ class LoadedModel:
             return torch.cuda.max_memory_allocated()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def after_the_first(what: str) -> Iterator[None]:
+    """Do something that other processes of this machine do as well: the first alone, then the others together.
+
+    Of several actors on a node the first brings a model's weights over the network, into the node's cache or memory,
+    and the others find them there.
+
+    Args:
+        what: is done, the same text for all of them.
+    """
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir(), f"fewchannels-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else was there first, and may lock it
+        yield
+        return
+    with (folder / f"{name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def default_device() -> str:

@@ -10,12 +10,12 @@ from torch import nn
 from fewchannels.models.source import ModelSource, transformer_config
 
 
-class Reached(BaseException):
+class ReachedError(BaseException):
     """The pipeline has come to its transformer."""
 
 
-def stand_in(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module:
-    """An object of the transformer's class with its configuration and no weights; to run it raises :class:`Reached`.
+def placeholder(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module:
+    """An object of the transformer's class with its configuration and no weights; run, it raises ReachedError.
 
     Args:
         source: the model.
@@ -24,7 +24,7 @@ def stand_in(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module:
     """
 
     def forward(*arguments: Any, **keywords: Any) -> None:
-        raise Reached
+        raise ReachedError
 
     with init_empty_weights():
         module = getattr(diffusers, name).from_config(transformer_config(source))

@@ -31,7 +31,7 @@ class Forward:
         step: 0-based loop index of the step that runs now.
         leads: whether this is the step's forward at its own timestep. A second-order scheduler adds one at the next.
         rows: the batch's rows of each branch in it.
-        grid: image tokens along height and width.
+        token_grid: image tokens along height and width.
         n_before_text: tokens of the image stream, with reference tokens and padding.
         n_text: tokens of the text stream that are each row's own; None where that was not asked for.
     """
@@ -39,14 +39,14 @@ class Forward:
     step: int
     leads: bool
     rows: Mapping[str, slice]
-    grid: tuple[int, int]
+    token_grid: tuple[int, int]
     n_before_text: int
     n_text: tuple[int, ...] | None
 
     @property
     def n_image(self) -> int:
         """Tokens of the picture that is generated."""
-        return self.grid[0] * self.grid[1]
+        return self.token_grid[0] * self.token_grid[1]
 
 
 class Sampler:
@@ -184,7 +184,7 @@ class Sampler:
         # Without self, which a bound call does not show.
         given = self._signature.bind(None, *arguments, **keywords).arguments
         family, how, settings = self.geometry.family, self.geometry.pipeline, self._settings
-        grid = self.geometry.grid(settings.height, settings.width)
+        grid = self.geometry.token_grid(settings.height, settings.width)
         latents, n = given[family.image_argument], self._n_samples
         order = how.order if self.geometry.is_guided(settings.guidance, settings.true_cfg_scale) else ("cond",)
         if how.guidance == "batched":
@@ -202,7 +202,7 @@ class Sampler:
             step=self._step(),
             leads=self._n_ended % self._order() == 0,
             rows=rows,
-            grid=grid,
+            token_grid=grid,
             n_before_text=latents.shape[1] if family.packed else -(-n_image // multiple) * multiple,
             n_text=self._n_text(given, len(latents)) if text else None,
         )

@@ -133,8 +133,8 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
         name = _FORMERLY.get(str(config.get("norm_type", "")), name)
     if name not in families:
         raise InputError(
-            f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models probe "
-            f"{source.name}' looks where its image stream is and writes a family file for --family."
+            f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models "
+            f"inspect {source.name}' looks where its image stream is and writes a family file for --family."
         )
     found = families[name]
     if pipeline_class not in found.pipelines:

@@ -24,6 +24,7 @@ class Size:
 
     def parse(self, text: str) -> Any:
         """The bytes; the text itself where it means none."""
+        # Not pydantic's ByteSize, which takes the first number it sees: of 1.2.3MB, 1.2.
         match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(k|m|g|t|p)?b?\s*", text.lower())
         try:
             return int(float(match[1]) * 1000 ** " kmgtp".index(match[2] or " "))  # type: ignore[index]

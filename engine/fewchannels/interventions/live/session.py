@@ -160,7 +160,7 @@ class LiveModel:
                     return generation
             for _, generation in under_way:
                 generation.cancel("a newer ask took its place")
-            grid = self.geometry.grid(settled.settings.height, settled.settings.width)
+            grid = self.geometry.token_grid(settled.settings.height, settled.settings.width)
             begun = Trajectory(ask, settled.settings.steps, grid, self.geometry.blocks, tuple(settled.places))
             self._waiting = (settled, begun)
             self._changed.notify_all()
@@ -196,7 +196,7 @@ class LiveModel:
             guidance=how.default_guidance if ask.guidance is None else ask.guidance,
             true_cfg_scale=how.default_true_cfg,
         )
-        height, width = self.geometry.grid(settings.height, settings.width)
+        height, width = self.geometry.token_grid(settings.height, settings.width)
         if settings.height * settings.width > _MOST_AREA * side**2:
             raise InputError(
                 f"height and width are {settings.height} and {settings.width}; a live picture has at most {_MOST_AREA} "
@@ -277,7 +277,9 @@ class _Watch:
     def __init__(self, sampler: Sampler, layout: Layout, score: str, settled: _Settled, generation: Trajectory) -> None:
         self._sampler, self._score, self._generation, self._places = sampler, score, generation, settled.places
         self._ids = [row.sample.sample_id for row in settled.rows]
-        self._layout = replace(layout, n_samples=len(self._ids), n_tokens=generation.grid[0] * generation.grid[1])
+        self._layout = replace(
+            layout, n_samples=len(self._ids), n_tokens=generation.token_grid[0] * generation.token_grid[1]
+        )
         self._step = -1
         self._recorder: Recorder | None = None
 
@@ -316,7 +318,7 @@ class _Watch:
             median_score=cells["median_score"],
             ratio=cells["ratio"],
             energy_share=cells["energy_share"],
-            maps=maps.reshape(*maps.shape[:2], *self._generation.grid).copy(),
+            maps=maps.reshape(*maps.shape[:2], *self._generation.token_grid).copy(),
         )
 
     def _check_finite(self, largest: np.ndarray, step: int) -> None:

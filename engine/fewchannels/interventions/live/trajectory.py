@@ -108,7 +108,7 @@ class Trajectory:
     Args:
         ask: what for.
         n_steps: denoising steps.
-        grid: tokens along height and width.
+        token_grid: tokens along height and width.
         blocks: of the model, in the order of the arrays' layers.
         roles: of its rows.
 
@@ -117,9 +117,9 @@ class Trajectory:
     """
 
     def __init__(
-        self, ask: Ask, n_steps: int, grid: tuple[int, int], blocks: tuple[Block, ...], roles: tuple[str, ...]
+        self, ask: Ask, n_steps: int, token_grid: tuple[int, int], blocks: tuple[Block, ...], roles: tuple[str, ...]
     ) -> None:
-        self.ask, self.n_steps, self.grid, self.blocks, self.roles = ask, n_steps, grid, blocks, roles
+        self.ask, self.n_steps, self.token_grid, self.blocks, self.roles = ask, n_steps, token_grid, blocks, roles
         self._changed = threading.Condition()
         self._now = Snapshot("waiting", None, (), MappingProxyType({}), MappingProxyType({}))
         self._cancelled: str | None = None

@@ -1,10 +1,11 @@
 """A run in a bucket: an object for each, below a prefix."""
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ from fewchannels.runs.storage.endpoints import check_endpoint, check_is_store
 
 _MULTIPART_BYTES = 16 * 2**20
 _READ_AHEAD_BYTES = 2**20
+_MOST_CLIENTS = 32
+_SETTINGS = ("AWS_", "AZURE_", "GOOGLE_", "FEWCHANNELS_", "HTTP", "http", "NO_PROXY", "no_proxy", "SSL_CERT")
 _NO_UPLOAD = "NoSuchUpload"
 _NO_BUCKET = "NoSuchBucket"
 _REFUSED = "status code: 4"
@@ -22,18 +25,32 @@ _REFUSED = "status code: 4"
 Answer = TypeVar("Answer")
 
 
+@lru_cache(_MOST_CLIENTS)
+def _client(url: str, patience_s: float | None, environment: frozenset[tuple[str, str]]) -> Any:
+    """The client of a place: one for a process, with its connections and credentials, while its settings stay."""
+    from obstore.store import from_url
+
+    return from_url(url, **requests.options(patience_s))
+
+
+os.register_at_fork(after_in_child=_client.cache_clear)  # its threads are the parent's alone
+
+
+def _environment() -> frozenset[tuple[str, str]]:
+    """All that a client takes from the environment."""
+    return frozenset((name, value) for name, value in os.environ.items() if name.startswith(_SETTINGS))
+
+
 class ObjectStorage(Storage):
     """A bucket's objects below a prefix. Needs strong read-after-write, and conditional puts for its lease."""
 
     def __init__(self, url: str, patience_s: float | None = None) -> None:
         """As ``open_storage`` does, with ``patience_s`` in place of the environment's where it is given."""
-        from obstore.store import from_url
-
         self.url = url
         self._scheme = urlsplit(url).scheme
         check_endpoint(self._scheme)
         self._patience_s = requests.retry_seconds() if patience_s is None else patience_s
-        self.store: Any = self._ask("open", "", lambda: from_url(url, **requests.options(patience_s)))
+        self.store: Any = self._ask("open", "", lambda: _client(url, patience_s, _environment()))
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         import obstore

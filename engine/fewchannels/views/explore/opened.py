@@ -5,7 +5,6 @@ Nothing here loads a store: a map is read with the chunk that holds it, a pictur
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from cachetools import LRUCache
 
 from fewchannels.analyses.masks.units import read_masks
 from fewchannels.errors import FewchannelsError, InputError
@@ -40,19 +40,16 @@ class _Recent(Generic[_Value]):
     """The last few things that were read, by key; threads may ask at the same time."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._lock = most, Lock()
-        self._kept: OrderedDict[Any, _Value] = OrderedDict()
+        self._lock = Lock()
+        self._kept: LRUCache[Any, _Value] = LRUCache(most)
 
     def get(self, key: Any, make: Callable[[], _Value]) -> _Value:
         with self._lock:
             if key in self._kept:
-                self._kept.move_to_end(key)
                 return self._kept[key]
         made = make()
         with self._lock:
             self._kept[key] = made
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
         return made
 
 
@@ -222,7 +219,7 @@ class OpenedRun(Opened):
         before, after = self.catalog.sql(text, {"sample": sample}).fetchall()[0]
         return before, after
 
-    def grid(self, about: dict[str, Any]) -> tuple[int, int]:
+    def token_grid(self, about: dict[str, Any]) -> tuple[int, int]:
         """Kept tokens along a sample's height and width."""
         pool = self.layout.pool
         return about["grid_height"] // pool, about["grid_width"] // pool
@@ -264,7 +261,7 @@ class OpenedRun(Opened):
         region = [self.steps.index(step)], [self.layers.index(layer)]
         found = read(self.storage, names, sample, sample + 1, region)
         values, channels, scores = (found[name][0, 0, 0] for name in names)
-        height, width = self.grid(about)
+        height, width = self.token_grid(about)
         return Cell(channels, values[:, : height * width].reshape(-1, height, width), scores)
 
     def check_kept(self, step: int, layer: int, branch: str = "cond") -> None:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from fewchannels.errors import FewchannelsError
 from fewchannels.models.family import BlockList, Family, Guidance, Pipeline, Place, Start, TextInput
-from fewchannels.models.initial_noise import Draw, drawn_by
+from fewchannels.models.from_images import Draw, drawn_by
 
 _PROMPTS = ("a small red star", "a large blue ring on the left of a green field")
 _WIDTHS = (("num_attention_heads", "attention_head_dim"), ("hidden_size",), ("dim",), ("model_dim",), ("inner_dim",))
 
 
 @dataclass(frozen=True)
-class Probe:
+class Inspection:
     """What was found.
 
     Attributes:
@@ -51,7 +51,7 @@ class UnsettledError(FewchannelsError):
     """A transformer in which no image stream could be found."""
 
 
-def probe(pipeline: DiffusionPipeline, height: int, width: int) -> Probe:
+def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> Inspection:
     """Run a pipeline a few dozen times for one step of a small picture, and describe its transformer.
 
     Args:
@@ -62,10 +62,10 @@ def probe(pipeline: DiffusionPipeline, height: int, width: int) -> Probe:
     Raises:
         UnsettledError: no list of blocks has an image stream that could be found.
     """
-    return _Prober(pipeline, height, width).run()
+    return _Inspector(pipeline, height, width).run()
 
 
-class _Prober:
+class _Inspector:
     def __init__(self, pipeline: DiffusionPipeline, height: int, width: int) -> None:
         self.pipeline, self.height, self.width = pipeline, height, width
         self.parameters = inspect.signature(pipeline.__call__).parameters
@@ -75,7 +75,7 @@ class _Prober:
         scales = [name for name in ("true_cfg_scale", "guidance_scale") if name in self.parameters]
         self.scale = scales[0] if scales else None
 
-    def run(self) -> Probe:
+    def run(self) -> Inspection:
         base = self.generate()
         names = self.running_lists(base)
         lists, text_lists, cells = [], 0, None
@@ -108,7 +108,7 @@ class _Prober:
             packed=base.forwards[0][self.image_argument(base)].ndim == 3,
             default_side=self.default_side(),
         )
-        return Probe(type(self.pipeline.transformer).__name__, family, tuple(self.evidence), tuple(self.doubts))
+        return Inspection(type(self.pipeline.transformer).__name__, family, tuple(self.evidence), tuple(self.doubts))
 
     def generate(
         self, prompts: Sequence[str] = _PROMPTS[:1], at: tuple[int, int] | None = None, scale: float = 1.0
