@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipes import RECIPES, blocks
 from sent import send
 
 from fewchannels.tables import schema
@@ -138,11 +140,145 @@ def test_no_modules_import_each_other() -> None:
     assert found == CIRCLES
 
 
+PACKAGES = tuple(room for room in ORDER if MODULES[room].name == "__init__.py")
+
+
+def faces(package: str) -> str:
+    """The lines of a package's docstring that say what others import of it, and what it imports itself."""
+
+    def room(module: str) -> str:
+        return module.split(".")[0]
+
+    edges = [(module, target) for module in MODULES for target in own_imports(module)]
+    mine = {target for module, target in edges if room(target) == package != room(module)}
+    theirs = {room(target) for module, target in edges if room(module) == package != room(target)}
+    known = sorted(target.removeprefix(f"{package}.") if target != package else "itself" for target in mine)
+    lines = (
+        ("Imported by others", sorted(known, key=lambda name: (name != "itself", name))),
+        ("Imports", sorted(theirs, key=ORDER.index)),
+    )
+    return "\n".join(
+        textwrap.fill(f"{label}: {', '.join(names)}.", 120, subsequent_indent="    ", break_long_words=False)
+        for label, names in lines
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_what_others_import_of_it(package: str) -> None:
+    """Mend it by putting the lines that it prints into the docstring of the package's ``__init__``."""
+    said = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8"))) or ""
+    assert len(said.splitlines()) > 3, "what is it for?"
+    assert said.endswith(f"\n\n{faces(package)}"), f"the docstring must end with\n{faces(package)}"
+
+
 @pytest.mark.parametrize("library", ONLY_IMPORTERS)
 def test_each_library_has_its_own_module(library: str) -> None:
     importers = {module for module in MODULES if library in {name.split(".")[0] for name in imports(module)}}
     assert {module for module in importers if not is_within(module, ONLY_IMPORTERS[library])} == set()
     assert all(any(is_within(module, {place}) for module in importers) for place in ONLY_IMPORTERS[library])
+
+
+TEXTS = [
+    *sorted(ROOT.glob("*.md")),
+    *(path for folder in ("benchmarks", "docs", "engine", "schemas") for path in sorted((ROOT / folder).rglob("*.md"))),
+]
+ENDINGS = {"csv", "json", "parquet", "py", "yaml"}
+_FOLDERS = "benchmarks|docs|engine|queries|schemas|tests"
+
+
+@cache
+def names(module: str) -> dict[str, str]:
+    """Whatever a module or a class in it defines (``Class.name``), and what it imports, with whence."""
+    found: dict[str, str] = {}
+
+    def add(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            found.update({prefix + each.id: "" for each in targets if isinstance(each, ast.Name)})
+            if isinstance(node, ast.Import):
+                found.update({(each.asname or each.name).split(".")[0]: each.name for each in node.names})
+            elif isinstance(node, ast.ImportFrom):
+                found.update({each.asname or each.name: f"{node.module}.{each.name}" for each in node.names})
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found[prefix + node.name] = ""
+            if isinstance(node, ast.ClassDef):
+                add(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.If):
+                add(node.body, prefix)
+
+    add(ast.parse(MODULES[module].read_text(encoding="utf-8")).body, "")
+    return found
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name below the package is a module, or what one defines or hands out; others' names are."""
+    module, parts = name, list[str]()
+    while module and module not in MODULES:
+        module, _, part = module.rpartition(".")
+        parts.insert(0, part)
+    if not parts or ".".join(parts) in names(module) or (not module and name in ("__version__", *PUBLIC)):
+        return True
+    whence = names(module).get(parts[0])
+    if not whence or (not module and parts[0] not in PUBLIC):
+        return False
+    root, *others = whence.split(".")
+    return root != "fewchannels" or is_there(".".join([*others, *parts[1:]]))
+
+
+def is_example(path: str) -> bool:
+    """Whether a path holds a word in capitals, for which a reader puts another: ``queries/NAME.sql``."""
+    return bool(re.search(r"\b[A-Z]{2,}\b", path))
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_only_what_exists(text: Path) -> None:
+    words = text.read_text(encoding="utf-8")
+    made = {block.path for block in blocks() if block.how == "new"} if text == RECIPES else set()
+    for path in made:  # an example's own files and names
+        own = path.removeprefix("engine/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        words = re.sub(rf"{re.escape(path)}|{re.escape(own)}(?:\.\w+)*", "", words)
+    dotted = re.findall(r"\bfewchannels((?:\.\w+)+)", words)
+    short = [each for each in re.findall(r"`((?:\w+)(?:\.\w+)+)[(`]", words) if each.split(".")[0] in ORDER]
+    missing = [name for name in (each.removeprefix(".") for each in dotted) if not is_there(name)]
+    missing += [name for name in short if name.rpartition(".")[2] not in ENDINGS and not is_there(name)]
+    paths = re.findall(rf"(?<![\w/.-])(?:{_FOLDERS})/[\w./*-]*[\w*/]", words)
+    links = [each for each in re.findall(r"\]\(([^)#\s]+)", words) if not re.match(r"https?:", each)]
+    missing += [path for path in paths if not is_example(path) and not list(ROOT.glob(path))]
+    missing += [link for link in links if not (text.parent / link).exists()]
+    assert not missing
+
+
+def test_documents_name_only_commands_that_exist() -> None:
+    from fewchannels.cli import application
+
+    app = application()
+    known = {(command.name, "") for command in app.registered_commands}
+    groups = {group.name: group.typer_instance.registered_commands for group in app.registered_groups}
+    for name, commands in groups.items():
+        known |= {(name, ""), *((name, each.name or each.callback.__name__) for each in commands)}
+    found = set()
+    for text in TEXTS:
+        words = text.read_text(encoding="utf-8")
+        for name, word in re.findall(r"(?:^ *|`)fewchannels ([a-z]+)(?: ([a-z]+))?", words, re.MULTILINE):
+            found.add((name, word if name in groups else ""))
+    assert found - known == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_refer_only_to_what_exists(module: str) -> None:
+    """``:func:`` and the like name something in full, or of their own module or class."""
+    own = {part.partition(".")[2] or part for part in names(module)} | set(names(module))
+    missing = []
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = str(node.value.value)
+            referred = re.findall(r":(?:class|data|func|meth|mod):`([^`]+)`", text)
+            missing += [name for name in referred if "fewchannels." not in name and name not in own]
+            full = [name for name in referred if "fewchannels." in name] + re.findall(
+                r"``(fewchannels\.[\w.]+)``", text
+            )
+            missing += [name for name in full if not is_there(name.removeprefix("fewchannels."))]
+    assert not [name for name in missing if not is_there(f"{module}.{name}")]
 
 
 def test_files_are_of_a_length_that_can_be_read() -> None:

@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import asdict
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sweep import make_sweep
 from planted_edits import condition, edits_of, picture, planted
 from scipy import stats
 
@@ -22,8 +25,13 @@ from fewchannels.interventions.effects.contrasts import (
     signed_rank,
     standardised,
 )
+from fewchannels.interventions.effects.measure import end_sweep
 from fewchannels.interventions.effects.summary import summarise
-from fewchannels.tables import decode, encode
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.parts import part
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.storage import open_storage
+from fewchannels.tables import decode, encode, join
 
 SHIFT = {"top": 0.01, "bottom": 0.0, "random": 0.002, "matched": 0.004, "all": 0.02}
 
@@ -300,3 +308,17 @@ def test_a_summary_of_many_settings_counts_them(monkeypatch: pytest.MonkeyPatch)
     found = summarise(planted(conditions, SHIFT, n_prompts=8, n_seeds=1), n_resamples=20)
     assert "| minus bottom | 0 higher, 42 lower, of 42 | 42 higher, 0 lower, of 42 |" in found.text
     assert "The means of 84 settings" in found.text
+
+
+def test_a_sweep_that_is_older_than_a_metric_has_none_of_it(tmp_path: Path) -> None:
+    path = make_sweep(tmp_path / "sweep", planted([{"selection": "top"}, {"selection": "random"}], SHIFT, n_prompts=4))
+    storage, key = open_storage(path), part("edits", 0)
+    (record,) = Ledger(storage).records("0" * 16).values()
+    older = decode(storage.get(key)).drop_columns(["ssim", "n_shown"])
+    Ledger(storage).write(type(record)(**asdict(record) | {"objects": {key: storage.put(key, [join([older])])}}))
+    effects = end_sweep(storage)
+    assert {"ssim", "n_shown"} <= set(effects.numbers["not_measured"])
+    n_mse = len(older) - older.column("mse").null_count
+    with Catalog(path) as catalog:
+        counts = catalog.sql("select count(ssim), count(n_shown), count(mse), any_value(typeof(ssim)) from edits")
+        assert counts.fetchall() == [(0, 0, n_mse, "FLOAT")]

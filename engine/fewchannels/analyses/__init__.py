@@ -1,1 +1,13 @@
-"""A run becomes results: tables, figures and findings."""
+"""A run becomes results: tables, figures and findings.
+
+``analysis`` says what an analysis is and runs one. Each has a package of its own: ``units`` computes tables,
+``findings`` and ``figures`` say what they came to, by SQL. ``masks`` finds subjects, ``figures`` draws, and
+``comparison`` takes two runs.
+
+Imported by others: alignment.figures, alignment.findings, alignment.units, analysis, comparison.compare,
+    comparison.figures, comparison.findings, comparison.pairing, concentration.findings, concentration.units, document,
+    evidence, figures.colors, figures.contact_sheet, figures.drawings, figures.interactive, figures.overlay,
+    figures.still, masks.checkpoints, masks.given, masks.units, ratio, selection, settings, stability.figures,
+    stability.findings, stability.units, summary, wording.
+Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster.
+"""

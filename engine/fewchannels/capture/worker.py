@@ -69,7 +69,7 @@ class CaptureWorker:
         Raises:
             StorageError: the store refused; trying again would not help.
             RunConflictError: another capture has taken this one's place.
-            Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`; each is in the ledger.
+            Exception: the last attempt's own error, see :func:`fewchannels.cluster.attempts.tried`.
         """
         return tried(self.ledger, task, self.capture)
 

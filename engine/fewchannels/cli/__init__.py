@@ -1,4 +1,11 @@
-"""The command ``fewchannels``: parse, call, print."""
+"""The command ``fewchannels``: parse, call, print.
+
+A module registers each command or group of commands. What a command needs is imported inside its function, so that
+others start without it.
+
+Imported by others: itself.
+Imports: errors, files, machine, settings, manifest, models, runs, cluster, capture, analyses, interventions, views.
+"""
 
 import errno
 import signal

@@ -1,1 +1,10 @@
-"""Interventions: sweeps of edited generations, and what they say."""
+"""Interventions: sweeps of edited generations, and what they say.
+
+``conditions`` are the ways to edit, ``rows`` says who shares a batch, ``editor`` is the tap that edits, ``worker`` does
+one task in an actor. ``metrics`` compares images, ``effects`` says what a sweep came to, and ``live`` edits while
+somebody watches.
+
+Imported by others: begin, conditions, effects.contrasts, effects.figures, effects.findings, effects.measure, estimate,
+    live.ask, live.session, live.trajectory, metrics, protocols, run, settings, sweep.
+Imports: errors, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
+"""

@@ -1,4 +1,12 @@
-"""Pure arithmetic on arrays: scores, overlap, ranks, registers, clusters, intervals, draws. No input or output."""
+"""Pure arithmetic on arrays: scores, overlap, ranks, registers, clusters, intervals, draws. No input or output.
+
+Arrays go in and arrays come out, in NumPy or PyTorch, so that a notebook can use them without a run. Captures, analyses
+and interventions take their numbers from here.
+
+Imported by others: itself, coverage, draws, intervals, localization, massive, means, overlap, ranks, registers, scores,
+    stopping.
+Imports: errors.
+"""
 
 STATISTICS = ("mean_abs", "abs_mean", "max_abs", "rms")
 """Score definitions; :func:`fewchannels.measures.scores.statistics` computes them."""

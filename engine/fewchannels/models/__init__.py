@@ -1,1 +1,10 @@
-"""From a model's name to a loaded pipeline whose hidden states can be read and edited."""
+"""From a model's name to a loaded pipeline whose hidden states can be read and edited.
+
+``source`` finds a model and reads its geometry without its weights; ``load`` opens it. ``families`` says where each
+transformer class keeps its streams, in the words of ``family``. ``sampler`` runs the pipeline and declares each
+forward; ``taps`` holds the hooks through which captures and edits see it.
+
+Imported by others: embeddings, families, family, family_file, from_images, generation, inspection, load, load_options,
+    loaded, patching, placeholder, sampler, source, taps, timings.
+Imports: errors, settings, manifest.
+"""

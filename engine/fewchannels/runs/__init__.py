@@ -1,1 +1,11 @@
-"""A run at rest: what is on disk, and how it is read, written and kept."""
+"""A run at rest: what is on disk, and how it is read, written and kept.
+
+``storage`` is a folder or an object store behind one set of verbs; on it stand ``layout`` (shapes), ``arrays`` (Zarr),
+``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers questions, ``upkeep``
+verifies, repairs, merges and exports. The specification is ``schemas/store.md``. Nothing here runs a model.
+
+Imported by others: arrays, changes, choices, description, documents, identity, layout, lease, ledger, parts, pictures,
+    place, results, run, shards, sql.answer, sql.catalog, sql.limits, sql.named_queries, sql.question, sql.ranking,
+    sql.values, sql.writing, storage, upkeep.datasets, upkeep.merge, upkeep.problems, upkeep.repair, upkeep.verify.
+Imports: errors, files, machine, settings, tables, manifest, measures, models.
+"""

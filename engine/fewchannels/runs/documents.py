@@ -72,7 +72,7 @@ def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
     """Check a document's content against what such a document holds, and return what pydantic makes of it.
 
     Args:
-        fields: pydantic's validation, such as :meth:`Fields.model_validate`.
+        fields: pydantic's validation, such as ``Fields.model_validate``.
         content: of the document.
 
     Raises:

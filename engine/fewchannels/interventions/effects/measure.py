@@ -128,7 +128,10 @@ def _edits(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_images: Callable[[Any], None] | None = None,
 ) -> pd.DataFrame:
-    """Rows of ``edits`` without their pictures, which ``on_images`` is shown, a ``pyarrow.Table`` of each task."""
+    """Rows of ``edits`` without their pictures, which ``on_images`` is shown, a ``pyarrow.Table`` of each task.
+
+    A metric that is newer than the sweep has no value.
+    """
     parts = []
     for n, record in enumerate(records.values(), start=1):
         table = own_rows(storage, "edits", record)
@@ -136,7 +139,8 @@ def _edits(
             on_images(table)
         parts.append(table.drop_columns(["image"]).to_pandas())
         on_progress(n, len(records))
-    return pd.concat(parts, ignore_index=True)
+    names = [name for name in schema("edits").names if name != "image"]
+    return pd.concat(parts, ignore_index=True).reindex(columns=names)
 
 
 def _set_distances(metrics: Sequence[str]) -> "SetDistances":

@@ -342,8 +342,18 @@ class Catalog:
         for key in once:
             name = key.removesuffix(".parquet")
             self._add_view(name, name, {key: "true"}, "* exclude (file_row_number)")
-        self._add_view("edits", "edits", dict.fromkeys(edits, "true"), ", ".join(schema("edits").names))
+        self._add_view("edits", "edits", dict.fromkeys(edits, "true"), self._columns("edits", edits))
         return stored
+
+    def _columns(self, kind: str, files: Collection[str]) -> str:
+        """The columns of a schema, null where files are older than one of them: metrics are added now and then."""
+        empty = self._connection.from_arrow(schema(kind).empty_table())
+        there = set(empty.columns)
+        if files:
+            part = confined.address(next(iter(files)))
+            there = set(self._connection.sql(f"select * from read_parquet('{part}') limit 0").columns)
+        types = zip(empty.columns, empty.types, strict=True)
+        return ", ".join(name if name in there else f"null::{each} as {name}" for name, each in types)
 
     def _add_comparison(self, description: dict[str, Any]) -> None:
         tables = description["tables"]

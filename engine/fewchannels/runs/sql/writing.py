@@ -131,7 +131,7 @@ def _write_texts(file: BinaryIO, batches: Batches, texts: Callable[[Batches], It
 
 
 def _write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch], wide: Collection[int]) -> int:
-    """Decimals are plain numbers, as in an :class:`Answer`, but text in a column that is among the wide ones."""
+    """Decimals are plain numbers, as in ``Answer``, but text in a column that is among the wide ones."""
     import pyarrow.parquet as pq
 
     n, writer = 0, None

@@ -156,7 +156,7 @@ class Storage(ABC):
 
     @abstractmethod
     def location(self, key: str) -> str:
-        """The path or URL by which :meth:`filesystem`, or DuckDB with it, finds an object.
+        """The path or URL by which a file system of fsspec, or DuckDB with it, finds an object.
 
         Args:
             key: of the object, or a prefix as :meth:`list` takes it.

@@ -45,7 +45,7 @@ class ObjectStorage(Storage):
     """A bucket's objects below a prefix. Needs strong read-after-write, and conditional puts for its lease."""
 
     def __init__(self, url: str, patience_s: float | None = None) -> None:
-        """As :func:`open_storage` does, with ``patience_s`` in place of the environment's where it is given."""
+        """As ``open_storage`` does, with ``patience_s`` in place of the environment's where it is given."""
         self.url = url
         self._scheme = urlsplit(url).scheme
         check_endpoint(self._scheme)

@@ -42,7 +42,7 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
 
     Args:
         run: that is looked at.
-        about: of :meth:`OpenedRun.sample`.
+        about: of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
         view: what to show.
 
     Raises:
