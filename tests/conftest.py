@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts
 import numpy as np
 import pytest
 import torch
-from lanes import CLUSTERS, LANES, LANES_OF, NEEDS, TESTS, lanes, needs
+from lanes import LANES, LANES_OF, NEEDS, NEEDS_OF, TOGETHER, lanes, needs, unit
 from tiny import TINY
 
 from fewchannels import manifest
@@ -33,19 +33,32 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and before anything is deselected
+@pytest.hookimpl(tryfirst=True)  # before anything is deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what each test needs, its lane, and what xdist hands out together: a file, or what needs several nodes."""
-    found = config.stash[LANES_OF] = {}
+    """Mark what each test needs, and its lane."""
+    config.stash[NEEDS_OF] = {item.nodeid: needs(item) for item in items}
+    config.stash[LANES_OF] = {item.nodeid: lanes(item) for item in items}
     for item in items:
-        needed, found[item.nodeid] = needs(item), lanes(item)
-        for name in needed | found[item.nodeid]:
+        for name in config.stash[NEEDS_OF][item.nodeid] | config.stash[LANES_OF][item.nodeid]:
             item.add_marker(name)
-        item.add_marker(pytest.mark.xdist_group("clusters" if needed & CLUSTERS else str(item.path.relative_to(TESTS))))
-        if "exhaustive" in found[item.nodeid]:
+        if item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.timeout(0))
-    # What takes longest comes first; in one process, as two clusters at once are slower than one after the other.
-    items.sort(key=lambda item: not CLUSTERS & {mark.name for mark in item.own_markers})
+    items.sort(key=lambda item: unit(item.nodeid) != TOGETHER)  # it takes longest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out a file at a time, for its fixtures, but all that starts clusters to one process: ``--dist loadfile``.
+
+    Groups of ``--dist loadgroup`` are not seen with pytest 9.2 and xdist 3.8: each of their tests is handed out alone.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = unit
+    return scheduler
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,7 @@
 """Every test runs in one lane, and each guarantee of the main path in the fast one."""
 
 import pytest
-from lanes import LANES, LANES_OF, MAIN_PATH, TESTS
+from lanes import LANES, LANES_OF, MAIN_PATH, NEEDS_OF, TESTS, TOGETHER, unit
 
 
 def test_every_test_is_in_exactly_one_lane(request: pytest.FixtureRequest) -> None:
@@ -17,3 +17,9 @@ def test_what_the_fast_lane_has_of_the_main_path_is_there(request: pytest.Fixtur
         pytest.skip("its file was not asked for")
     chosen = [lanes for name, lanes in found.items() if name.startswith(f"{TESTS.name}/{beginning}")]
     assert set().union(*chosen) - {"exhaustive"} == {"fast"}
+
+
+def test_what_starts_clusters_is_handed_to_one_process(request: pytest.FixtureRequest) -> None:
+    found = request.config.stash[NEEDS_OF]
+    together = {name for name in found if unit(name) == TOGETHER}
+    assert together == {name for name, needed in found.items() if needed & {"cluster", "hosts"}}

@@ -42,12 +42,21 @@ IMPORTS = {
     "crash_points": "process",
     "commands": "process",
 }
-CLUSTERS = frozenset({"cluster", "hosts"})
-SLOW_NEEDS = CLUSTERS | {"browser", "families"}
+SLOW_NEEDS = frozenset({"cluster", "hosts", "browser", "families"})
 # Also what starts a process for each command or benchmark, or strikes commands one after the other.
 SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "runs/test_repair.py", "test_benchmarks.py")
 FAMILIES = frozenset(case.name for case in CASES)
 PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
+
+TOGETHER = "clusters"
+# Two clusters at once are slower than one after the other, and some of these tests measure time.
+CLUSTERS = (
+    "cluster/test_pool.py",
+    "end_to_end/test_foreign_folder.py",
+    "end_to_end/test_hosts.py",
+    "end_to_end/test_jobs.py",
+    "end_to_end/test_telemetry.py",
+)
 
 # What of the slow ones the fast lane has nevertheless: each guarantee of the main path once, by the beginning of an id.
 MAIN_PATH = {
@@ -60,6 +69,8 @@ MAIN_PATH = {
 
 LANES_OF = pytest.StashKey[dict[str, set[str]]]()
 """The lanes of every test that was found, by id, those that were not chosen included."""
+NEEDS_OF = pytest.StashKey[dict[str, set[str]]]()
+"""What each of them needs."""
 
 
 def needs(item: pytest.Item) -> set[str]:
@@ -78,16 +89,22 @@ def lanes(item: pytest.Item) -> set[str]:
     """The lanes of a test: one, or something is wrong with this."""
     if item.get_closest_marker("exhaustive"):
         return {"exhaustive"}
-    path = place(item)
+    path = place(item.nodeid)
     if path.startswith(tuple(MAIN_PATH.values())):
         return {"fast"}
     slow = SLOW_NEEDS - ({"families"} if _family(item) in PAPER else set())
     return {"slow"} if needs(item) & slow or path.startswith(SLOW_PLACES) else {"fast"}
 
 
-def place(item: pytest.Item) -> str:
+def unit(nodeid: str) -> str:
+    """What is handed to one of xdist's processes as a whole: a test's file, or all that starts clusters."""
+    path = place(nodeid).split("::")[0]
+    return TOGETHER if path in CLUSTERS else path
+
+
+def place(nodeid: str) -> str:
     """A test's id, from the folder of tests on."""
-    return item.nodeid.removeprefix(f"{TESTS.name}/")
+    return nodeid.removeprefix(f"{TESTS.name}/")
 
 
 def _family(item: pytest.Item) -> str:
