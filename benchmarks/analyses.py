@@ -36,13 +36,13 @@ N_CHANNELS, N_STARTS = 12, 4
 
 
 def cells(n_cells: int, side: int, subject: float) -> torch.Tensor:
-    """Normalised maps ``(cell, channel, token)``: a disc of so many standard deviations in noise."""
+    """Normalized maps ``(cell, channel, token)``: a disc of so many standard deviations in noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side] / side
     maps = random.normal(0, 1, (n_cells, N_CHANNELS, side * side))
     for each in maps:
-        centre, radius = random.uniform(0.3, 0.7, 2), random.uniform(0.15, 0.35)
-        disc = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2).ravel()
+        center, radius = random.uniform(0.3, 0.7, 2), random.uniform(0.15, 0.35)
+        disc = ((y - center[0]) ** 2 + (x - center[1]) ** 2 < radius**2).ravel()
         each += subject * random.choice([-1, 1], (N_CHANNELS, 1)) * disc
     tokens = torch.ones(n_cells, side * side, dtype=torch.bool)
     return normalize(torch.from_numpy(maps.astype(np.float32)), tokens)[0]

@@ -1,11 +1,11 @@
 -- purpose: Does clustering tokens by their massive channels find the subject, and better than by other channels? By
 --   layer, the mean IoU of the clusters' foreground with the subject for every selection of channels, beside chance:
 --   the IoU that independent masks of the same areas have. 0.2 is chance for areas of 0.5 and 0.25, so read chance and
---   areas beside an IoU. Intervals are 95 %, percentile bootstrap over prompts. A selection that was not analysed, or
+--   areas beside an IoU. Intervals are 95 %, percentile bootstrap over prompts. A selection that was not analyzed, or
 --   has no sample with an IoU, is null.
 -- needs: alignment
 -- grain: one row per layer
--- param step: int = -1 -- this step; -1 takes the last that was analysed
+-- param step: int = -1 -- this step; -1 takes the last that was analyzed
 -- param n_clusters: int = 2 -- K of K-means
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based

@@ -78,7 +78,7 @@ with_frequency as (
 with_wilson as (
     select
         *,
-        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_centre,
+        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_center,
         1.959964
         * sqrt(frequency * (1 - frequency) / n_samples + pow(1.959964 / (2 * n_samples), 2))
         / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
@@ -92,8 +92,8 @@ select
     n,
     n_samples,
     frequency,
-    if(n_samples = 0, null, greatest(wilson_centre - wilson_margin, 0)) as frequency_low,
-    if(n_samples = 0, null, least(wilson_centre + wilson_margin, 1)) as frequency_high,
+    if(n_samples = 0, null, greatest(wilson_center - wilson_margin, 0)) as frequency_low,
+    if(n_samples = 0, null, least(wilson_center + wilson_margin, 1)) as frequency_high,
     mean_ratio,
     mean_ratio - ratio_margin as ratio_low,
     mean_ratio + ratio_margin as ratio_high,

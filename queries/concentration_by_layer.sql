@@ -5,7 +5,7 @@
 --   and n_samples counts those left.
 -- needs: concentration
 -- grain: one row per layer
--- param step: int = -1 -- this step; -1 takes the last that was analysed
+-- param step: int = -1 -- this step; -1 takes the last that was analyzed
 -- param k: int = 8 -- of energy_share, one of the analysis' --shares; another is null
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based

@@ -68,7 +68,7 @@ with_frequency as (
         n_samples,
         n_nonfinite,
         n / n_samples as frequency,
-        (n / n_samples + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_centre,
+        (n / n_samples + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_center,
         1.959964
         * sqrt(n / n_samples * (1 - n / n_samples) / n_samples + pow(1.959964 / (2 * n_samples), 2))
         / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
@@ -92,8 +92,8 @@ select
     n,
     n_samples,
     frequency,
-    greatest(wilson_centre - wilson_margin, 0) as frequency_low,
-    least(wilson_centre + wilson_margin, 1) as frequency_high,
+    greatest(wilson_center - wilson_margin, 0) as frequency_low,
+    least(wilson_center + wilson_margin, 1) as frequency_high,
     mean_ratio,
     mean_ratio - ratio_margin as ratio_low,
     mean_ratio + ratio_margin as ratio_high,

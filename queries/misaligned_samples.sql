@@ -12,7 +12,7 @@
 -- param step: int = -1 -- only this step; -1 takes all
 -- param max_iou: float = 0.1 -- IoUs below this, 0 to 1
 -- param n_clusters: int = 2 -- K of K-means
--- param branch: str = cond {cond, uncond} -- which branch of guidance: the one that was analysed
+-- param branch: str = cond {cond, uncond} -- which branch of guidance: the one that was analyzed
 -- param top: int = 20 -- at most so many samples, the lowest IoU first; 0 takes all
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based

@@ -85,7 +85,7 @@ layer_values as (
     where value is not null
 ),
 
-centres as (
+centers as (
     select layer, measure, median(value) as median, count(*) as n_samples
     from layer_values
     group by layer, measure
@@ -94,7 +94,7 @@ centres as (
 spreads as (
     select layer, measure, median(abs(value - median)) as median_deviation, avg(abs(value - median)) as mean_deviation
     from layer_values
-    join centres using (layer, measure)
+    join centers using (layer, measure)
     group by layer, measure
 ),
 
@@ -103,7 +103,7 @@ scored as (
         *,
         (value - median) / if(median_deviation > 0, 1.4826 * median_deviation, nullif(1.2533 * mean_deviation, 0)) as z
     from layer_values
-    join centres using (layer, measure)
+    join centers using (layer, measure)
     join spreads using (layer, measure)
 ),
 

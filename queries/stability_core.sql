@@ -1,9 +1,9 @@
 -- purpose: Which channels are always massive? By layer, the channels that are in the top-k of at least min_frequency of
---   the samples at every step that was analysed, and in how many layers they are. The interval is 95 %, Wilson's, of
+--   the samples at every step that was analyzed, and in how many layers they are. The interval is 95 %, Wilson's, of
 --   the step where the channel is selected least; samples count as independent.
 -- needs: stability
 -- grain: one row per (layer, channel) of the core
--- param k: int = -1 -- size of the top-k sets; -1 takes the largest that was analysed
+-- param k: int = -1 -- size of the top-k sets; -1 takes the largest that was analyzed
 -- param step: int = -1 -- only this step; -1 takes all, each of which must select the channel
 -- param min_frequency: float = 1.0 -- share of the samples, 0 to 1; 1 is the always-selected core
 -- column layer: index -- global block index
@@ -52,7 +52,7 @@ core as (
 with_wilson as (
     select
         *,
-        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_centre,
+        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_center,
         1.959964
         * sqrt(frequency * (1 - frequency) / n_samples + pow(1.959964 / (2 * n_samples), 2))
         / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
@@ -66,8 +66,8 @@ select
     n_selected,
     n_samples,
     frequency,
-    greatest(wilson_centre - wilson_margin, 0) as frequency_low,
-    least(wilson_centre + wilson_margin, 1) as frequency_high,
+    greatest(wilson_center - wilson_margin, 0) as frequency_low,
+    least(wilson_center + wilson_margin, 1) as frequency_high,
     n_steps,
     count(*) over (partition by layer) as n_core,
     count(*) over (partition by channel) as n_layers

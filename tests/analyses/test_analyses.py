@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
-from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
@@ -46,10 +46,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in range(job.layout.n_tasks):
         worker(task)
     selected = select(str(folder / "run"))
-    analyse(SubjectMasks("demo"), selected, "masks", ALONE)
-    analyse(Alignment(k=K, trials=2, starts=20), selected, "alignment", ALONE)
-    analyse(Stability(ks=(3, K), rank_pairs=8), selected, "stability", ALONE)
-    analyse(CONCENTRATION, selected, "concentration", ALONE)
+    analyze(SubjectMasks("demo"), selected, "masks", ALONE)
+    analyze(Alignment(k=K, trials=2, starts=20), selected, "alignment", ALONE)
+    analyze(Stability(ks=(3, K), rank_pairs=8), selected, "stability", ALONE)
+    analyze(CONCENTRATION, selected, "concentration", ALONE)
     return folder / "run"
 
 
@@ -218,7 +218,7 @@ def test_a_result_goes_on_where_it_stopped_and_ends_the_same(path: Path, monkeyp
     own = Alignment.unit
     monkeypatch.setattr(Alignment, "unit", lambda self, s, r, unit, d: done.append(unit) or own(self, s, r, unit, d))
     assert "alignment_samples" not in open_run(path).catalog.views
-    analyse(analysis, selected, "alignment", ALONE)
+    analyze(analysis, selected, "alignment", ALONE)
     assert done == [1]
     assert {file: file.read_bytes() for file in folder.rglob("*.parquet")} == before
 
@@ -226,8 +226,8 @@ def test_a_result_goes_on_where_it_stopped_and_ends_the_same(path: Path, monkeyp
 def test_any_number_of_workers_finds_the_same(path: Path) -> None:
     selected = select(str(path), layers="0,5", steps="last")
     settings = Alignment(k=K, trials=1, selections=("top", "random"))
-    analyse(settings, selected, "one", ALONE)
-    analyse(settings, selected, "two", Pool(2, 0, 1))
+    analyze(settings, selected, "one", ALONE)
+    analyze(settings, selected, "two", Pool(2, 0, 1))
     results = path / "results"
     tables = sorted(file.relative_to(results / "one") for file in (results / "one").rglob("*.parquet"))
     assert len(tables) == 4
@@ -237,15 +237,15 @@ def test_any_number_of_workers_finds_the_same(path: Path) -> None:
 
 def test_a_result_of_other_settings_is_kept_until_it_is_to_be_replaced(path: Path) -> None:
     selected = select(str(path), where="seed = 0", steps="last")
-    analyse(Stability(ks=(2,), rank_pairs=2), selected, "early", ALONE)
+    analyze(Stability(ks=(2,), rank_pairs=2), selected, "early", ALONE)
     with pytest.raises(RunConflictError, match=r"settings.ks: \[2\] -> \[4\](?s:.)*Give --replace"):
-        analyse(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE)
+        analyze(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE)
     with pytest.raises(RunConflictError, match=r"selected.n_samples: 5 -> 10"):
-        analyse(Stability(ks=(2,), rank_pairs=2), select(str(path), steps="last"), "early", ALONE)
+        analyze(Stability(ks=(2,), rank_pairs=2), select(str(path), steps="last"), "early", ALONE)
     own = [path / "results/early" / name for name in ("notes.txt", "figures/for the talk.png", "pairs/mine.parquet")]
     for file in own:
         file.write_text("the user's own", encoding="utf-8")
-    analyse(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE, replace=True)
+    analyze(Stability(ks=(4,), rank_pairs=2), selected, "early", ALONE, replace=True)
     assert [file.read_text(encoding="utf-8") for file in own] == ["the user's own"] * 3
     run = open_run(path)
     assert run.sql("select distinct k from early_channels").fetchall() == [(4,)]
@@ -255,7 +255,7 @@ def test_a_result_of_other_settings_is_kept_until_it_is_to_be_replaced(path: Pat
 
 def test_a_column_of_the_manifest_makes_categories(path: Path) -> None:
     selected = select(str(path), by="shape")
-    analyse(Stability(ks=(K,), rank_pairs=2, by="shape"), selected, "shapes", ALONE)
+    analyze(Stability(ks=(K,), rank_pairs=2, by="shape"), selected, "shapes", ALONE)
     run = open_run(path)
     shapes = run.sql("select prompt, shape from manifest").df()
     n = shapes.groupby("shape")["prompt"].nunique()
@@ -283,9 +283,9 @@ def test_what_a_run_does_not_have_is_named(path: Path, choice: dict[str, str], m
 
 def test_alignment_without_masks_or_without_all_channels_says_what_to_do(path: Path) -> None:
     with pytest.raises(InputError, match="has no finished result 'others'"):
-        analyse(Alignment(k=K, masks="others"), select(str(path)), "x", ALONE)
+        analyze(Alignment(k=K, masks="others"), select(str(path)), "x", ALONE)
     with pytest.raises(InputError, match=r"k is 129, and .* keeps the maps of 128 channels"):
-        analyse(Alignment(k=129), select(str(path)), "x", ALONE)
+        analyze(Alignment(k=129), select(str(path)), "x", ALONE)
 
 
 def test_the_command_prints_a_table_or_its_numbers(path: Path) -> None:
@@ -331,6 +331,6 @@ def test_a_damaged_result_is_found_dropped_and_made_again(path: Path) -> None:
     }
     repair(storage, plan(report, "run"))
     assert "concentration_cells" not in open_run(path).catalog.views
-    analyse(CONCENTRATION, select(str(path)), "concentration", ALONE)
+    analyze(CONCENTRATION, select(str(path)), "concentration", ALONE)
     assert part.read_bytes() == whole
     assert not verify(storage).problems

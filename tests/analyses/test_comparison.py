@@ -232,7 +232,7 @@ def test_each_task_is_read_once_by_a_batch_in_whatever_order_its_samples_come(
 
     monkeypatch.setattr("fewchannels.analyses.comparison.pairing.read", counting)
     pairing.b.read(["rms"], slice(0, 7), 0, [0])
-    assert calls == [(0, 7)], "neighbouring tasks in one call"
+    assert calls == [(0, 7)], "neighboring tasks in one call"
     del calls[:]
     pairing.b.read(["rms"], slice(0, 3), 0, [0])
     positions = {sample_id: i for i, sample_id in enumerate(by_id(run_b))}

@@ -54,7 +54,7 @@ def mask_of(source, image: Image.Image) -> SubjectMask:
     return result
 
 
-def normalised(image: Image.Image, side: tuple[int, int]) -> torch.Tensor:
+def normalized(image: Image.Image, side: tuple[int, int]) -> torch.Tensor:
     """``(1, rgb, y, x)`` as models of ImageNet's colours take it."""
     pixels = np.array(image.resize(side, Image.Resampling.BILINEAR), dtype=np.float64) / 255
     normal = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -75,7 +75,7 @@ def direct_probability(folder: Path, image: Image.Image, side: int) -> NDArray[n
     model = code.TinyBiRefNet(code.TinyConfig())
     model.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
     with torch.no_grad():
-        logits = model(normalised(image, (side, side)))[1][0, 0]
+        logits = model(normalized(image, (side, side)))[1][0, 0]
     probability = Image.fromarray((1 / (1 + (-logits).exp())).numpy())
     return np.array(probability.resize(image.size, Image.Resampling.BILINEAR))
 
@@ -132,7 +132,7 @@ def test_a_semantic_models_subject_is_all_but_the_background_or_the_wanted_label
     folder = models / "segformer"
     model = SegformerForSemanticSegmentation.from_pretrained(folder).eval()
     with torch.no_grad():
-        label = resized(model(normalised(image, (64, 64))).logits[0]).argmax(0).numpy()
+        label = resized(model(normalized(image, (64, 64))).logits[0]).argmax(0).numpy()
     shares = [(label == i).mean() for i in range(3)]
     assert min(shares) > 0.05
     for labels, ids in (((), (1, 2)), (("cat",), (1,)), ((" Dog ", "background"), (0, 2))):
@@ -146,7 +146,7 @@ def direct_segments(folder: Path, image: Image.Image) -> list[tuple[int, float, 
     """Label, score and pixels of each query of a MaskFormer that is surer than 0.9 and not mostly hidden by others."""
     model = MaskFormerForInstanceSegmentation.from_pretrained(folder).eval()
     with torch.no_grad():
-        output = model(normalised(image, (64, 64)))
+        output = model(normalized(image, (64, 64)))
     classes, masks = output.class_queries_logits[0].softmax(-1), output.masks_queries_logits[0].sigmoid()
     sure = [(row.argmax().item(), row.max().item(), mask) for row, mask in zip(classes, masks, strict=True)]
     sure = [each for each in sure if each[0] != 3 and each[1] > 0.9]  # 3 is "nothing"
@@ -211,7 +211,7 @@ def direct_candidates(folder: Path, image: Image.Image) -> list[tuple[float, NDA
     model = SamModel.from_pretrained(folder).eval()
     x, y = np.meshgrid((np.arange(32) + 0.5) / 32 * 64, (np.arange(32) + 0.5) / 32 * 48)  # 96 x 128 seen at 48 x 64
     points = torch.tensor(np.stack([x.ravel(), y.ravel()], axis=-1), dtype=torch.float32)[None, :, None]
-    pixels = functional.pad(normalised(image, (64, 48)), (0, 0, 0, 16))
+    pixels = functional.pad(normalized(image, (64, 48)), (0, 0, 0, 16))
     with torch.no_grad():
         output = model(pixel_values=pixels, input_points=points)
     found = []
@@ -355,5 +355,5 @@ def test_a_gated_hub_model_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -
         raise GatedRepoError.__new__(GatedRepoError, "403 Client Error")  # its __init__ wants a whole response
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(InputError, match=r"'owner/model' is gated: accept its licence on https://huggingface.co/owner"):
+    with pytest.raises(InputError, match=r"'owner/model' is gated: accept its license on https://huggingface.co/owner"):
         open_mask_source("owner/model")

@@ -127,7 +127,7 @@ def test_a_mask_comes_back_from_its_png(data: st.DataObject, height: int, width:
 def test_a_packed_mask_has_one_bit_a_pixel() -> None:
     noise = np.random.default_rng(0).random((256, 512)) > 0.5
     png = to_png(noise)
-    assert png[24:26] == b"\x01\x00"  # bit depth 1, greyscale, in PNG's header
+    assert png[24:26] == b"\x01\x00"  # bit depth 1, grayscale, in PNG's header
     assert len(png) < 1.1 * noise.size / 8
 
 
@@ -296,10 +296,10 @@ def test_the_judge_takes_square_pictures_only() -> None:
 # Saliency
 
 
-def disc(rng: np.random.Generator, side: int, centre: tuple[float, float], radius: float) -> tuple[SampleImage, Mask]:
+def disc(rng: np.random.Generator, side: int, center: tuple[float, float], radius: float) -> tuple[SampleImage, Mask]:
     """A bright textured disc on a dark textured ground, its middle and radius in shares of the side."""
     y, x = np.mgrid[:side, :side] / side
-    mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+    mask = (y - center[0]) ** 2 + (x - center[1]) ** 2 < radius**2
 
     def textured(low: float, high: float) -> np.ndarray:
         texture = ndimage.gaussian_filter(rng.normal(size=(side, side, 3)), (side / 64, side / 64, 0))

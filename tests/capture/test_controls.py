@@ -7,7 +7,7 @@ import pytest
 
 from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
-from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.capture.begin import begin
@@ -64,9 +64,9 @@ def test_alignment_takes_the_controls_that_were_kept(runs: tuple[Path, Path]) ->
     found = {}
     for path in runs:
         selected = select(str(path))
-        analyse(SubjectMasks("demo"), selected, "masks", Pool(1, 0, 1))
+        analyze(SubjectMasks("demo"), selected, "masks", Pool(1, 0, 1))
         analysis = Alignment(k=K, selections=("top", "bottom", "random"), trials=2, starts=20)
-        analyse(analysis, selected, "alignment", Pool(1, 0, 1))
+        analyze(analysis, selected, "alignment", Pool(1, 0, 1))
         rows = open_run(path).sql(
             "select selection, sample, layer, trial, iou, energy_share, n_constant from alignment_samples order by all"
         )
@@ -76,9 +76,9 @@ def test_alignment_takes_the_controls_that_were_kept(runs: tuple[Path, Path]) ->
     assert len(one.loc["random"]) == 5 * 2 * 2
     assert one.loc["random", "iou"].between(0, 1).all()
     with pytest.raises(InputError, match=r"the maps of random channels are not in .*--controls bottom,random:3"):
-        analyse(Alignment(k=K, selections=("top", "random"), trials=3), select(str(runs[0])), "x", Pool(1, 0, 1))
+        analyze(Alignment(k=K, selections=("top", "random"), trials=3), select(str(runs[0])), "x", Pool(1, 0, 1))
     with pytest.raises(InputError, match="the maps of matched, all, pca channels are not in"):
-        analyse(Alignment(k=K, trials=2), select(str(runs[0])), "x", Pool(1, 0, 1))
+        analyze(Alignment(k=K, trials=2), select(str(runs[0])), "x", Pool(1, 0, 1))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from typer.testing import CliRunner
 
 from fewchannels import machine, manifest
-from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.settings import RULES
@@ -87,7 +87,7 @@ def test_a_unit_computes_where_its_workers_share_lets_it_and_the_result_says_whe
     own = Concentration.unit
     monkeypatch.setattr(Concentration, "unit", lambda *given: used.append(given[-1]) or own(*given[:-1], "cpu"))
     for gpus, device in ((0, "cpu"), (0.5, "cuda")):
-        analyse(Concentration(ks=(1,), k=2), select(str(path)), f"on_{device}", Pool(1, gpus, 1))
+        analyze(Concentration(ks=(1,), k=2), select(str(path)), f"on_{device}", Pool(1, gpus, 1))
         about = json.loads((path / "results" / f"on_{device}" / "result.json").read_text(encoding="utf-8"))
         assert about["versions"]["device"] == device
         assert set(used) == {device}

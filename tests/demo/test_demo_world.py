@@ -35,25 +35,25 @@ AREAS = {
 }
 
 
-def one_shape(shape: str, centre: tuple[float, float], radius: float, angle: float, side: int) -> torch.Tensor:
+def one_shape(shape: str, center: tuple[float, float], radius: float, angle: float, side: int) -> torch.Tensor:
     """Coverage ``(y, x)`` of a single shape."""
     index = torch.tensor([SHAPES.index(shape)])
-    return coverage(index, torch.tensor([centre]), torch.tensor([radius]), torch.tensor([angle]), side)[0]
+    return coverage(index, torch.tensor([center]), torch.tensor([radius]), torch.tensor([angle]), side)[0]
 
 
 def covered_by_counting(
-    shape: str, centre: tuple[float, float], radius: float, angle: float, side: int, per_pixel: int = 8
+    shape: str, center: tuple[float, float], radius: float, angle: float, side: int, per_pixel: int = 8
 ) -> np.ndarray:
     """The same by asking, for 8 x 8 points in each pixel, whether they lie inside the turned outline."""
     axis = (np.arange(side * per_pixel) + 0.5) / per_pixel
     x, y = np.meshgrid(axis, axis)
     points = np.stack([x.ravel(), y.ravel()], axis=-1)
     if shape in ("circle", "ring"):
-        far = np.hypot(*(points - centre).T) / radius
+        far = np.hypot(*(points - center).T) / radius
         inside = (far < 1) & (far > (0.56 if shape == "ring" else 0))
     else:
         cos, sin = math.cos(angle), math.sin(angle)
-        corners = world._polygon(shape).numpy() @ np.array([[cos, sin], [-sin, cos]]) * radius + centre
+        corners = world._polygon(shape).numpy() @ np.array([[cos, sin], [-sin, cos]]) * radius + center
         inside = Outline(np.concatenate([corners, corners[:1]])).contains_points(points)
     return inside.reshape(side, per_pixel, side, per_pixel).mean((1, 3))
 
@@ -121,9 +121,9 @@ def test_a_choice_of_scenes_repeats_with_its_seed_and_changes_with_another():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("radius", "angle"), [(10.2, 0.15), (16.6, -0.1)])
 def test_a_mask_has_the_pixels_that_lie_inside_the_outline(shape, radius, angle):
-    centre = (30.3, 33.6)
-    cover = one_shape(shape, centre, radius, angle, 64).numpy()
-    counted = covered_by_counting(shape, centre, radius, angle, 64)
+    center = (30.3, 33.6)
+    cover = one_shape(shape, center, radius, angle, 64).numpy()
+    counted = covered_by_counting(shape, center, radius, angle, 64)
     mask, expected = cover > 0.5, counted > 0.5
     assert (mask & expected).sum() / (mask | expected).sum() > 0.97
     assert np.abs(cover - counted).max() < 0.4
@@ -189,7 +189,7 @@ def test_the_mask_lies_where_the_caption_says_and_is_as_large_as_it_says():
     _, masks = draw(chosen, 3)
     axis = (torch.arange(64) + 0.5) / 64
     for scene, mask in zip(chosen, masks, strict=True):
-        centre = torch.stack([axis[mask.any(0)].mean(), axis[mask.any(1)].mean()])
-        assert (centre - torch.tensor(POSITIONS[scene.position])).abs().max() < 0.08
+        center = torch.stack([axis[mask.any(0)].mean(), axis[mask.any(1)].mean()])
+        assert (center - torch.tensor(POSITIONS[scene.position])).abs().max() < 0.08
         area = AREAS[scene.shape] * SIZES[scene.size] ** 2
         assert area * 0.82 < mask.float().mean() < area * 1.18

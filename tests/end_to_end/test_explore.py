@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
-from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.capture.begin import begin
@@ -70,8 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "RUN").rename(folder / f"{name} run")
     next((folder / "damaged run" / "samples").iterdir()).unlink()
     selected = select(str(folder / "whole run"))
-    analyse(SubjectMasks("demo"), selected, "masks", ALONE)
-    analyse(Alignment(selections=("top",), k=K), selected, "alignment", ALONE)
+    analyze(SubjectMasks("demo"), selected, "masks", ALONE)
+    analyze(Alignment(selections=("top",), k=K), selected, "alignment", ALONE)
     settings = [{"selection": word, "k": k} for k in (4, 8) for word in ("top", "random")]
     edits = planted(settings, {"top": 0.012, "random": 0.0}, n_prompts=2, with_images=True)
     make_sweep(folder / "a sweep", edits)

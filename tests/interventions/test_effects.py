@@ -26,7 +26,7 @@ from fewchannels.interventions.effects.contrasts import (
     standardised,
 )
 from fewchannels.interventions.effects.measure import end_sweep
-from fewchannels.interventions.effects.summary import summarise
+from fewchannels.interventions.effects.summary import summarize
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import part
 from fewchannels.runs.sql.catalog import Catalog
@@ -268,7 +268,7 @@ def test_metrics_are_the_measured_columns_of_edits() -> None:
 
 
 def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
-    found = summarise(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5))
+    found = summarize(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5))
     for table, columns in found.tables.items():
         encode(f"effects_{table}", columns)
     assert json.loads(json.dumps(found.numbers, allow_nan=False)) == found.numbers
@@ -289,14 +289,14 @@ def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
 
 def test_a_summary_names_a_contrast_with_a_baseline_by_the_baseline() -> None:
     baseline = {"action": "prompt", "selection": "none", "k": 0}
-    found = summarise(planted([{"action": "transport"}, baseline], SHIFT | {"none": 0.0}, n_prompts=3), n_resamples=20)
+    found = summarize(planted([{"action": "transport"}, baseline], SHIFT | {"none": 0.0}, n_prompts=3), n_resamples=20)
     rows = [line for line in found.text.splitlines() if line.startswith("| ") and ", minus " in line]
     assert [line.split(" | ")[0] for line in rows] == ["| top, minus prompt"]
     assert "channels cannot be told from prompts blended at the same strength" in found.text
 
 
 def test_a_summary_without_controls_says_that_there_are_none() -> None:
-    found = summarise(planted([{"selection": "top"}], SHIFT, n_prompts=3))
+    found = summarize(planted([{"selection": "top"}], SHIFT, n_prompts=3))
     assert "No contrasts: no control" in found.text
     assert found.numbers["contrasts"] == []
     assert all(len(values) == 0 for values in found.tables["contrasts"].values())
@@ -305,7 +305,7 @@ def test_a_summary_without_controls_says_that_there_are_none() -> None:
 def test_a_summary_of_many_settings_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewchannels.interventions.effects.summary.default_figures", lambda edits, means: {})
     conditions = [{"selection": name, "k": k} for k in range(1, 43) for name in ("top", "bottom")]
-    found = summarise(planted(conditions, SHIFT, n_prompts=8, n_seeds=1), n_resamples=20)
+    found = summarize(planted(conditions, SHIFT, n_prompts=8, n_seeds=1), n_resamples=20)
     assert "| minus bottom | 0 higher, 42 lower, of 42 | 42 higher, 0 lower, of 42 |" in found.text
     assert "The means of 84 settings" in found.text
 

@@ -12,11 +12,11 @@ from fewchannels.measures.kmeans import k_means
 
 
 def blobs(n_cells: int, n_channels: int, n_tokens: int, n_clusters: int, apart: float, seed: int = 0) -> torch.Tensor:
-    """Tokens ``(cell, channel, token)`` around planted centres."""
+    """Tokens ``(cell, channel, token)`` around planted centers."""
     random = np.random.default_rng(seed)
-    centres = random.normal(0, apart, (n_cells, n_channels, n_clusters))
+    centers = random.normal(0, apart, (n_cells, n_channels, n_clusters))
     labels = random.integers(0, n_clusters, (n_cells, 1, n_tokens))
-    x = np.take_along_axis(centres, labels, axis=2) + random.normal(0, 1, (n_cells, n_channels, n_tokens))
+    x = np.take_along_axis(centers, labels, axis=2) + random.normal(0, 1, (n_cells, n_channels, n_tokens))
     return torch.from_numpy(x.astype(np.float32))
 
 
@@ -53,8 +53,8 @@ def test_the_inertia_is_scikit_learns_from_the_same_starts(n_clusters: int, apar
 def test_inertia_is_the_summed_squared_distance_to_the_centres_that_are_returned() -> None:
     x = blobs(4, 3, 50, 3, apart=2)
     found = k_means(x, starts_of(4, 50, 3, 3))
-    centres = found.centres.gather(1, found.labels[:, :, None].expand(-1, -1, 3))
-    distance = (x.transpose(1, 2) - centres).square().sum(dim=(1, 2))
+    centers = found.centers.gather(1, found.labels[:, :, None].expand(-1, -1, 3))
+    distance = (x.transpose(1, 2) - centers).square().sum(dim=(1, 2))
     torch.testing.assert_close(found.inertia, distance, rtol=1e-5, atol=1e-3)
 
 
@@ -65,9 +65,9 @@ def test_tokens_without_weight_have_no_say_and_get_their_nearest_centre() -> Non
     weights[:, 40:] = 0
     starts = starts_of(3, 40, 4, 2)
     found, alone = k_means(x, starts, weights), k_means(x[:, :, :40].contiguous(), starts)
-    torch.testing.assert_close(found.centres, alone.centres, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found.centers, alone.centers, rtol=1e-5, atol=1e-4)
     assert torch.equal(found.labels[:, :40], alone.labels)
-    distance = (x.transpose(1, 2)[:, :, None] - found.centres[:, None]).square().sum(-1)
+    distance = (x.transpose(1, 2)[:, :, None] - found.centers[:, None]).square().sum(-1)
     assert torch.equal(found.labels, distance.argmin(dim=-1))
 
 

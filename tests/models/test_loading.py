@@ -80,14 +80,14 @@ def test_taps_see_the_states_of_quantised_blocks(tiny_model: Path, plain) -> Non
     pytest.importorskip(
         "torchao", reason="torchao warns at every import of diffusers, so it is no part of the tests' set"
     )
-    quantised = sampler_of(tiny_model, quantization="torchao-int8")
+    quantized = sampler_of(tiny_model, quantization="torchao-int8")
     # By hand: each row of a weight is rounded to 255 steps of its largest magnitude.
     kept = sampler_of(tiny_model)
     for module in kept.pipeline.transformer.modules():
         if isinstance(module, torch.nn.Linear):
             step = module.weight.data.abs().amax(dim=1, keepdim=True) / 127.5
             module.weight.data = (module.weight.data / step).round().clamp(-128, 127) * step
-    _, states = run(quantised)
+    _, states = run(quantized)
     _, expected = run(kept)
     scale = expected[0].abs().max()
     assert 0 < (states[0] - plain[1][0]).abs().max() < 0.05 * scale

@@ -9,7 +9,7 @@ from made_run import RESULTS, make_run
 
 from fewchannels import manifest
 from fewchannels.analyses.alignment.units import Alignment
-from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
@@ -28,9 +28,9 @@ CHECKS = sorted(HERE.glob("checks/*.sql"))
 
 
 @pytest.fixture(scope="module")
-def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def analyzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of the bundled model with all results: 3 prompts with 2 seeds, 2 layers, 2 steps."""
-    folder = tmp_path_factory.mktemp("analysed")
+    folder = tmp_path_factory.mktemp("analyzed")
     manifest.ingest(["demo:3"], folder / "manifest.parquet", seeds=[0, 1])
     settings = {"num_inference_steps": 4, "steps": "2,3", "layers": "0,5", "top_k": 128, "shard_samples": 4}
     job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(**settings))
@@ -39,16 +39,16 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in range(job.layout.n_tasks):
         worker(task)
     selected, alone = select(str(folder / "run")), Pool(1, 0, 1)
-    analyse(SubjectMasks("demo"), selected, "masks", alone)
-    analyse(Alignment(k=6, trials=2, n_clusters=(2, 3)), selected, "alignment", alone)
-    analyse(Stability(ks=(3, 6), rank_pairs=4), selected, "stability", alone)
-    analyse(Concentration(ks=(1, 6), k=6, register_threshold=1.2), selected, "concentration", alone)
+    analyze(SubjectMasks("demo"), selected, "masks", alone)
+    analyze(Alignment(k=6, trials=2, n_clusters=(2, 3)), selected, "alignment", alone)
+    analyze(Stability(ks=(3, 6), rank_pairs=4), selected, "stability", alone)
+    analyze(Concentration(ks=(1, 6), k=6, register_threshold=1.2), selected, "concentration", alone)
     return folder / "run"
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
 def test_no_row_of_a_real_runs_results_offends(check: Path, analysed: Path) -> None:
-    with Catalog(analysed) as catalog:
+    with Catalog(analyzed) as catalog:
         assert catalog.sql(check.read_text(encoding="utf-8")).fetchall() == []
 
 
@@ -77,7 +77,7 @@ def test_a_check_finds_the_row_that_offends(check: Path, tmp_path: Path) -> None
 
 
 def test_keys_of_results_are_unique(analysed: Path) -> None:
-    with Catalog(analysed) as catalog:
+    with Catalog(analyzed) as catalog:
         for label, kinds in RESULTS.items():
             for table, kind in kinds.items():
                 key = yaml.safe_load((SCHEMAS / f"{kind}.yaml").read_text(encoding="utf-8"))["key"]
@@ -89,5 +89,5 @@ def test_keys_of_results_are_unique(analysed: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, query in queries().items() if query.needs and query.of == "run"])
 def test_a_query_of_a_real_result_has_rows(name: str, analysed: Path) -> None:
     lenient = {"stability_core": {"min_frequency": 0.1}, "misaligned_samples": {"max_iou": 1.1}}
-    with Catalog(analysed) as catalog:
+    with Catalog(analyzed) as catalog:
         assert len(catalog.query(name, **lenient.get(name, {})))

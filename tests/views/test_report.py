@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
-from fewchannels.analyses.analysis import analyse
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings, shell
 from fewchannels.analyses.masks.units import SubjectMasks
@@ -56,10 +56,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     for task in range(job.n_tasks):
         worker(task)
     selected, alone = select(str(path)), Pool(1, 0, 1)
-    analyse(SubjectMasks("saliency"), selected, "masks", alone)
-    analyse(Alignment(k=K, trials=2), selected, "alignment", alone)
-    analyse(Stability(ks=(2, K), rank_pairs=4), selected, "stability", alone)
-    analyse(Concentration(ks=(1, K), k=K), selected, "concentration", alone)
+    analyze(SubjectMasks("saliency"), selected, "masks", alone)
+    analyze(Alignment(k=K, trials=2), selected, "alignment", alone)
+    analyze(Stability(ks=(2, K), rank_pairs=4), selected, "stability", alone)
+    analyze(Concentration(ks=(1, K), k=K), selected, "concentration", alone)
     return path
 
 
@@ -108,9 +108,9 @@ def test_the_most_frequent_channel_has_wilsons_interval_and_chance(document: Doc
     numbers = found(document, 0)["most_frequent_channel"].numbers
     assert (numbers["channel"], numbers["n_selected"]) == (counts.argmax(), counts.max())
     p, n, z = counts.max() / 6, 6, 1.959964
-    centre, margin = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    assert numbers["low"] == pytest.approx((centre - margin) / (1 + z**2 / n), abs=1e-6)
-    assert numbers["high"] == pytest.approx((centre + margin) / (1 + z**2 / n), abs=1e-6)
+    center, margin = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert numbers["low"] == pytest.approx((center - margin) / (1 + z**2 / n), abs=1e-6)
+    assert numbers["high"] == pytest.approx((center + margin) / (1 + z**2 / n), abs=1e-6)
     assert numbers["chance"] == K / N_CHANNELS
     assert numbers["n_channels_seen"] == (counts > 0).sum()
 

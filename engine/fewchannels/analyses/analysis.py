@@ -54,7 +54,7 @@ class Analysis(Protocol):
 Progress = Callable[[int, int], None]
 
 
-def analyse(
+def analyze(
     analysis: Analysis,
     selected: Selected,
     label: str,

@@ -91,7 +91,7 @@ class AlignmentSettings:
         selections: which channels are clustered, of :data:`fewchannels.measures.SELECTIONS`.
         trials: how often random channels are drawn for each sample, step and layer.
         n_clusters: values of K.
-        starts: first centres that K-means is run from.
+        starts: first centers that K-means is run from.
         registers: tokens of outlying norm are kept; have no say in clusters (``drop``); or every channel is cut at its
             outermost tokens (``clip``).
         register_threshold: of ``drop``: times the lower median of a cell's token norms.
@@ -108,7 +108,7 @@ class AlignmentSettings:
         default=5, metadata=within(1, 1000, "Draws of random channels for each sample, step and layer.")
     )
     n_clusters: tuple[int, ...] = field(default=(2,), metadata=several(Whole(2, 6), "Values of K, comma-separated."))
-    starts: int = field(default=4, metadata=within(1, 1000, "First centres that K-means is run from."))
+    starts: int = field(default=4, metadata=within(1, 1000, "First centers that K-means is run from."))
     registers: str = field(
         default="keep", metadata=text("Tokens of outlying norm: keep, drop, or clip every channel's outermost tokens.")
     )

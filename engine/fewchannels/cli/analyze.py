@@ -52,7 +52,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, print time
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 Seed = Annotated[int, option(StabilitySettings, "seed")]
 
-_FEW_SCORES = 250_000  # analysed by one process before Ray has started
+_FEW_SCORES = 250_000  # analyzed by one process before Ray has started
 
 
 def register(commands: typer.Typer) -> None:
@@ -99,7 +99,7 @@ def masks(
     from fewchannels.analyses.masks.units import SubjectMasks, usual_source
 
     selected = _selected(run, where=where)
-    _analyse(
+    _analyze(
         SubjectMasks(source=usual_source(run) if source is None else source, **settings),
         selected,
         label,
@@ -136,7 +136,7 @@ def stability(
 
     analysis = Stability(**_completed(settings, run, "ks"))
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=analysis.by)
-    _analyse(analysis, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
+    _analyze(analysis, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
 
 
 @app.command()
@@ -165,7 +165,7 @@ def concentration(
 
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
-    _analyse(Concentration(**_completed(settings, run, "ks")), selected, label, replace, pool, dry_run, as_json)
+    _analyze(Concentration(**_completed(settings, run, "ks")), selected, label, replace, pool, dry_run, as_json)
 
 
 @app.command()
@@ -193,7 +193,7 @@ def alignment(
     settings["n_clusters"] = _ascending(settings["n_clusters"])
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
-    _analyse(Alignment(**settings), selected, label, replace, pool, dry_run, as_json)
+    _analyze(Alignment(**settings), selected, label, replace, pool, dry_run, as_json)
 
 
 def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ def _selected(run: str, **choice: Any) -> "Selected":
         return select(run, **choice)
 
 
-def _analyse(
+def _analyze(
     analysis: "Analysis",
     selected: "Selected",
     label: str | None,
@@ -230,7 +230,7 @@ def _analyse(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from fewchannels.analyses.analysis import analyse
+    from fewchannels.analyses.analysis import analyze
     from fewchannels.runs.results import Results
 
     label = analysis.name if label is None else label
@@ -244,7 +244,7 @@ def _analyse(
             bar.update(shown, completed=done, total=total)
 
         try:
-            summary = analyse(
+            summary = analyze(
                 analysis,
                 selected,
                 label,

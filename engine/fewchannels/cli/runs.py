@@ -101,7 +101,7 @@ def _show_sweep(place: str, as_json: bool) -> None:
 
 
 def _indices(values: list[int]) -> str:
-    """Ascending indices with runs of neighbours shortened: ``0-19, 25``."""
+    """Ascending indices with runs of neighbors shortened: ``0-19, 25``."""
     parts: list[list[int]] = []
     for value in values:
         if parts and value == parts[-1][-1] + 1:

@@ -41,7 +41,7 @@ class Verdict:
         shape: None where no subject stands out or it is like no shape of the world.
         colour: None where no subject stands out.
         size: None where ``shape`` is None.
-        position: None where no subject stands out or its centre is near no position of the world.
+        position: None where no subject stands out or its center is near no position of the world.
         background: nearest colour of the border; always given.
         template_iou: intersection over union with the best rendered shape, both softened, in [0, 1]; 0 with no
             subject.
@@ -224,7 +224,7 @@ def _soften(cover: Tensor, side: int) -> Tensor:
 
 
 def _centroid(cover: Tensor) -> Tensor:
-    """Centres of gravity ``(sample, xy)`` in pixels; the middle where there is nothing."""
+    """Centers of gravity ``(sample, xy)`` in pixels; the middle where there is nothing."""
     axis = torch.arange(cover.shape[-1]) + 0.5
     mass = cover.sum((1, 2))
     xy = torch.stack([(cover.sum(1) * axis).sum(1), (cover.sum(2) * axis).sum(1)], dim=-1)

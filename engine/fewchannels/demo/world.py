@@ -28,7 +28,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.06, 0.06, 0.06),
 }
 SIZES = {"small": 0.17, "large": 0.26}  # circumradius as a share of the picture's side
-POSITIONS = {  # phrase -> centre as (x, y) shares of the picture's side
+POSITIONS = {  # phrase -> center as (x, y) shares of the picture's side
     "in the center": (0.5, 0.5),
     "at the left": (0.27, 0.5),
     "at the right": (0.73, 0.5),
@@ -181,12 +181,12 @@ def _distance_fields() -> Tensor:
     return torch.stack(fields).float()
 
 
-def coverage(shape: Tensor, centre: Tensor, radius: Tensor, angle: Tensor, side: int) -> Tensor:
+def coverage(shape: Tensor, center: Tensor, radius: Tensor, angle: Tensor, side: int) -> Tensor:
     """How much of each pixel the shapes cover, anti-aliased.
 
     Args:
         shape: ``(scene,)`` int64 indices into :data:`SHAPES`.
-        centre: ``(scene, xy)`` in pixels.
+        center: ``(scene, xy)`` in pixels.
         radius: ``(scene,)`` circumradius in pixels.
         angle: ``(scene,)`` clockwise rotation in radians.
         side: height and width of the picture in pixels.
@@ -196,8 +196,8 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor, angle: Tensor, side:
     """
     axis = torch.arange(side, dtype=torch.float32, device=shape.device) + 0.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    dx = (x - centre[:, 0, None, None]) / radius[:, None, None]
-    dy = (y - centre[:, 1, None, None]) / radius[:, None, None]
+    dx = (x - center[:, 0, None, None]) / radius[:, None, None]
+    dy = (y - center[:, 1, None, None]) / radius[:, None, None]
     cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
     local = torch.stack([cos * dx + sin * dy, cos * dy - sin * dx], dim=-1)
     fields = _distance_fields().to(shape.device)[shape][:, None]
@@ -236,8 +236,8 @@ def draw(
     ]
     shape, colour, size, position, background = columns
     radius = lookup(list(SIZES.values()), size) * side * uniform(0.93, 1.07)
-    centre = lookup(list(POSITIONS.values()), position) * side + uniform(-0.025, 0.025, 2) * side
-    cover = coverage(torch.tensor(shape, device=device), centre, radius, uniform(-0.15, 0.15), side)
+    center = lookup(list(POSITIONS.values()), position) * side + uniform(-0.025, 0.025, 2) * side
+    cover = coverage(torch.tensor(shape, device=device), center, radius, uniform(-0.15, 0.15), side)
 
     axis = torch.linspace(-1, 1, side, device=device)
 

@@ -29,7 +29,7 @@ def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) 
 def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Where each target token finds its counterpart, so that the source's mask covers the target's.
 
-    The source is moved so that the masks' centres of gravity meet, and scaled by the root of the masks' areas' ratio;
+    The source is moved so that the masks' centers of gravity meet, and scaled by the root of the masks' areas' ratio;
     a token takes its nearest counterpart. Where a mask is empty, tokens keep their places.
 
     Args:
@@ -45,10 +45,10 @@ def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tens
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([y, x], dim=-1).reshape(-1, 2).to(source.device, torch.float64)
     sizes = [mask.sum(dim=-1, dtype=torch.float64) for mask in (source, target)]
-    centres = [mask.double() @ places / mask.sum(dim=-1).clamp_min(1)[:, None] for mask in (source, target)]
+    centers = [mask.double() @ places / mask.sum(dim=-1).clamp_min(1)[:, None] for mask in (source, target)]
     both = (sizes[0] > 0) & (sizes[1] > 0)
     shrink = torch.where(both, (sizes[0] / sizes[1].clamp_min(1)).sqrt(), 1.0)
-    offset = torch.where(both[:, None], centres[0] - shrink[:, None] * centres[1], 0.0)
+    offset = torch.where(both[:, None], centers[0] - shrink[:, None] * centers[1], 0.0)
     found = (places * shrink[:, None, None] + offset[:, None]).round().long()
     last = torch.tensor([height - 1, width - 1], device=source.device)
     inside = ((found >= 0) & (found <= last)).all(dim=-1)

@@ -17,31 +17,31 @@ class Clusters:
     """What clustering found for each cell: of its starts, the one with the least inertia.
 
     Attributes:
-        labels: ``(cell, token)`` int64 in ``[0, n_clusters)``, also of tokens of weight 0: their nearest centre's.
-            Clusters are numbered by the sum of their centre's channels, ascending.
-        centres: ``(cell, cluster, channel)`` float32.
-        inertia: ``(cell,)`` float32, summed squared distance of tokens, times their weight, to their centre.
+        labels: ``(cell, token)`` int64 in ``[0, n_clusters)``, also of tokens of weight 0: their nearest center's.
+            Clusters are numbered by the sum of their center's channels, ascending.
+        centers: ``(cell, cluster, channel)`` float32.
+        inertia: ``(cell,)`` float32, summed squared distance of tokens, times their weight, to their center.
         converged: ``(cell,)`` bool, whether labels stood still within :data:`MOST_PASSES` passes.
     """
 
     labels: Tensor
-    centres: Tensor
+    centers: Tensor
     inertia: Tensor
     converged: Tensor
 
     def to(self, device: str | torch.device) -> "Clusters":
         """The same on another device."""
-        return Clusters(*(each.to(device) for each in (self.labels, self.centres, self.inertia, self.converged)))
+        return Clusters(*(each.to(device) for each in (self.labels, self.centers, self.inertia, self.converged)))
 
 
 def k_means(x: Tensor, starts: Tensor, weights: Tensor | None = None) -> Clusters:
     """Lloyd's algorithm from given tokens, until no token changes its cluster.
 
-    A cluster that loses all its tokens keeps its centre.
+    A cluster that loses all its tokens keeps its center.
 
     Args:
         x: ``(cell, channel, token)`` float32, finite.
-        starts: ``(cell, start, cluster)`` int64, tokens whose values are the first centres.
+        starts: ``(cell, start, cluster)`` int64, tokens whose values are the first centers.
         weights: ``(cell, token)`` float32, 0 for tokens that have no say; None for all ones.
     """
     n_cells, n_channels, n_tokens = x.shape
@@ -51,42 +51,42 @@ def k_means(x: Tensor, starts: Tensor, weights: Tensor | None = None) -> Cluster
     middle = (torch.bmm(x, w[:, :, None]) / w.sum(dim=1)[:, None, None].clamp_min(1e-30))[:, :, 0]
     x = x - middle[:, :, None]
     index = starts.reshape(n_cells, 1, -1).expand(-1, n_channels, -1)
-    centres = x.gather(2, index).view(n_cells, n_channels, n_starts, n_clusters).permute(0, 2, 3, 1).contiguous()
-    best = centres.clone()
+    centers = x.gather(2, index).view(n_cells, n_channels, n_starts, n_clusters).permute(0, 2, 3, 1).contiguous()
+    best = centers.clone()
     converged = torch.zeros(n_cells, dtype=torch.bool, device=x.device)
     active = torch.arange(n_cells, device=x.device)
     here, weight_here, before = x, w, torch.empty(0)
     for _ in range(MOST_PASSES):
-        labels = _nearest(here, centres)
+        labels = _nearest(here, centers)
         if before.shape == labels.shape:
             still = (labels == before).flatten(1).all(dim=1)
             if still.any():
-                best[active[still]] = centres[still]
+                best[active[still]] = centers[still]
                 converged[active[still]] = True
                 if still.all():
                     break
                 moving = ~still
                 active, here, weight_here = active[moving], here[moving], weight_here[moving]
-                centres, labels = centres[moving], labels[moving]
-        centres = _means(here, weight_here, labels, centres)
+                centers, labels = centers[moving], labels[moving]
+        centers = _means(here, weight_here, labels, centers)
         before = labels
-        best[active] = centres
+        best[active] = centers
     return _least(x, w, best, middle, converged)
 
 
-def _nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """Each token's nearest centre: bool ``(cell, start, token)`` for two clusters, else int64."""
-    n_cells, n_starts, n_clusters, _ = centres.shape
-    half = centres.square().sum(dim=-1) / 2
+def _nearest(x: Tensor, centers: Tensor) -> Tensor:
+    """Each token's nearest center: bool ``(cell, start, token)`` for two clusters, else int64."""
+    n_cells, n_starts, n_clusters, _ = centers.shape
+    half = centers.square().sum(dim=-1) / 2
     if n_clusters == 2:
-        way, bias = centres[:, :, 1] - centres[:, :, 0], half[:, :, 1] - half[:, :, 0]
+        way, bias = centers[:, :, 1] - centers[:, :, 0], half[:, :, 1] - half[:, :, 0]
         return torch.bmm(way, x) > bias[:, :, None]
-    scores = torch.bmm(centres.flatten(1, 2), x).view(n_cells, n_starts, n_clusters, -1) - half[..., None]
+    scores = torch.bmm(centers.flatten(1, 2), x).view(n_cells, n_starts, n_clusters, -1) - half[..., None]
     return scores.argmax(dim=2)
 
 
-def _means(x: Tensor, w: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
-    n_clusters = centres.shape[2]
+def _means(x: Tensor, w: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    n_clusters = centers.shape[2]
     if n_clusters == 2:
         second = labels * w[:, None]
         n_second = second.sum(dim=-1)
@@ -97,20 +97,20 @@ def _means(x: Tensor, w: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
     else:
         members = (labels[:, :, None] == torch.arange(n_clusters, device=x.device)[:, None]) * w[:, None, None]
         sizes = members.sum(dim=-1)
-        sums = torch.bmm(members.flatten(1, 2), x.transpose(1, 2)).view(centres.shape)
-    return torch.where(sizes[..., None] > 0, sums / sizes[..., None].clamp_min(1e-30), centres)
+        sums = torch.bmm(members.flatten(1, 2), x.transpose(1, 2)).view(centers.shape)
+    return torch.where(sizes[..., None] > 0, sums / sizes[..., None].clamp_min(1e-30), centers)
 
 
-def _least(x: Tensor, w: Tensor, centres: Tensor, middle: Tensor, converged: Tensor) -> Clusters:
-    labels = _nearest(x, centres).long()
-    n_clusters = centres.shape[2]
+def _least(x: Tensor, w: Tensor, centers: Tensor, middle: Tensor, converged: Tensor) -> Clusters:
+    labels = _nearest(x, centers).long()
+    n_clusters = centers.shape[2]
     total = (x.square().sum(dim=1) * w).sum(dim=1)
     members = (labels[:, :, None] == torch.arange(n_clusters, device=x.device)[:, None]) * w[:, None, None]
-    sums = torch.bmm(members.flatten(1, 2), x.transpose(1, 2)).view(centres.shape)
-    spread = (centres.square().sum(-1) * members.sum(-1) - 2 * (centres * sums).sum(-1)).sum(-1)
+    sums = torch.bmm(members.flatten(1, 2), x.transpose(1, 2)).view(centers.shape)
+    spread = (centers.square().sum(-1) * members.sum(-1) - 2 * (centers * sums).sum(-1)).sum(-1)
     inertia, start = (total[:, None] + spread).min(dim=1)
     cell = torch.arange(len(x), device=x.device)
-    found = centres[cell, start]
+    found = centers[cell, start]
     # Two starts may come to one partition under other names, and rounding would choose between them.
     order = found.sum(dim=-1).argsort(dim=-1, stable=True)
     labels = order.argsort(dim=-1).gather(1, labels[cell, start])

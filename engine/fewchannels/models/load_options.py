@@ -17,7 +17,7 @@ QUANTIZATIONS = {
     "torchao-int4": "torchao",
     "torchao-float8": "torchao",
 }
-"""Ways to quantise the transformer, and the library that does it."""
+"""Ways to quantize the transformer, and the library that does it."""
 
 _STRENGTH = Number(-100, 100)
 
@@ -90,7 +90,7 @@ class Loading:
             )
         if self.transformer_file and self.quantization != "none":
             raise InputError(
-                "transformer_file and quantization do not work together; a GGUF file is quantised already."
+                "transformer_file and quantization do not work together; a GGUF file is quantized already."
             )
 
     def check_here(self) -> None:

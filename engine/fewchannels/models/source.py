@@ -57,7 +57,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     except Exception as error:  # the hub's own errors have no common base class
         if any(isinstance(each, GatedRepoError) for each in (error, error.__cause__, error.__context__)):
             raise InputError(
-                f"the hub model {name!r} is gated: accept its licence on https://huggingface.co/{name} with the "
+                f"the hub model {name!r} is gated: accept its license on https://huggingface.co/{name} with the "
                 "account whose token 'hf auth login' stores on this machine, then try again."
             ) from None
         raise InputError(

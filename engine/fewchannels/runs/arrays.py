@@ -207,7 +207,7 @@ def read(
         group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
         if region is None:
             return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
-        chosen = (slice(start, stop), *(_neighbours(positions) for positions in region))
+        chosen = (slice(start, stop), *(_neighbors(positions) for positions in region))
         if all(isinstance(part, slice) for part in chosen):
             return {name: np.asarray(group[name][chosen]) for name in names}  # type: ignore[index]
         return {name: np.asarray(group[name].oindex[chosen]) for name in names}  # type: ignore[union-attr]
@@ -226,8 +226,8 @@ def _reading(storage: Storage) -> Iterator[None]:
         ) from None
 
 
-def _neighbours(positions: Sequence[int]) -> slice | np.ndarray:
-    """As a slice, if they are neighbours: Zarr reads it four times as fast as a list of positions."""
+def _neighbors(positions: Sequence[int]) -> slice | np.ndarray:
+    """As a slice, if they are neighbors: Zarr reads it four times as fast as a list of positions."""
     first, last = positions[0], positions[-1]
     return slice(first, last + 1) if last - first == len(positions) - 1 else np.array(positions)
 
@@ -256,7 +256,7 @@ def decode(
 
 
 def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
-    """The run's arrays, labelled and lazy: values are read from the store when they are asked for.
+    """The run's arrays, labeled and lazy: values are read from the store when they are asked for.
 
     Args:
         storage: of the run.

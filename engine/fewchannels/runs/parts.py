@@ -228,7 +228,7 @@ def compact(
 
 
 def _groups(tasks: list[int], records: Mapping[int, Record]) -> list[list[int]]:
-    """Neighbouring tasks whose parts together stay within a part's size."""
+    """Neighboring tasks whose parts together stay within a part's size."""
     groups: list[list[int]] = []
     n_bytes = 0
     for task in tasks:

@@ -54,7 +54,7 @@ class Run:
 
     @cached_property
     def activations(self) -> "xr.Dataset":
-        """The store as a lazy, labelled dataset; samples of unfinished tasks are NaN."""
+        """The store as a lazy, labeled dataset; samples of unfinished tasks are NaN."""
         from fewchannels.runs.arrays import open_dataset
 
         return open_dataset(self.storage, self.description["geometry"]["n_samples"])

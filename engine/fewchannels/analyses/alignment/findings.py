@@ -105,7 +105,7 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
         f"{number(own['chance_iou'])} by chance (independent masks of the same areas), n = "
         f"{int(own['n_samples']):,} samples of {int(own['n_prompts']):,} prompts, at layer {best.layer}, step "
         f"{best.step}: the best cell, chosen by looking, so it is a little high. "
-        f"{told if best.selection == 'top' else 'The top channels were not analysed beside them.'}"
+        f"{told if best.selection == 'top' else 'The top channels were not analyzed beside them.'}"
     )
     table = Table(
         f"Mean IoU with the subject, layer {best.layer}, step {best.step}, 95 % over prompts; better signed is the "
@@ -179,7 +179,7 @@ def _verdicts(names: Sequence[str], differences: dict[str, tuple[float, float, f
         for verdict, each in by.items()
         if each
     ]
-    return f"Sample by sample {'. Sample by sample '.join(parts)}." if parts else "No control was analysed beside them."
+    return f"Sample by sample {'. Sample by sample '.join(parts)}." if parts else "No control was analyzed beside them."
 
 
 def _iou(row: pd.Series) -> str:

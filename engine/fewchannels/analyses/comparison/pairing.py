@@ -33,7 +33,7 @@ METRICS = ("ratio", "energy_share", "gini", "token_norm_ratio")
 MATCHES = ("auto", "number", "depth")
 _GINI_RANKS = 32
 _BLOCK_SCORES = 2**20  # sorting and ranking take many times the memory of what they are given
-_TASKS_AT_ONCE = 16  # neighbours that are read in one call
+_TASKS_AT_ONCE = 16  # neighbors that are read in one call
 
 
 def place(number: int, n: int) -> float:

@@ -19,7 +19,7 @@ def colored(values: np.ndarray, low: float | None = None, high: float | None = N
     """Values as colors.
 
     Args:
-        values: ``(y, x)``; NaN becomes grey.
+        values: ``(y, x)``; NaN becomes gray.
         low: what is darkest; None for the least value.
         high: what is brightest; None for the largest.
         name: of a Matplotlib color map.

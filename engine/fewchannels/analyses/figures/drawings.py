@@ -19,7 +19,7 @@ class Series:
         y: ``(point,)``; NaN leaves a gap.
         low: ``(point,)`` lower ends of intervals; None draws none.
         high: likewise.
-        reference: whether it is a reference, such as chance, drawn thin and grey.
+        reference: whether it is a reference, such as chance, drawn thin and gray.
     """
 
     x: np.ndarray
@@ -53,7 +53,7 @@ class HeatMap:
     """A matrix as colours, its numbers beside a scale.
 
     Attributes:
-        values: ``(row, column)``; NaN is left white, and grey where white is zero.
+        values: ``(row, column)``; NaN is left white, and gray where white is zero.
         title: says what, of what, and n.
         rows: names of the rows, bottom first.
         columns: names of the columns.
@@ -146,7 +146,7 @@ class Dots:
         drawn: by measure, which heads its panel; ``x`` are places in ``labels``.
         labels: of the places, the first on top.
         title: says what, of what, and n; a second line is kept.
-        levels: a measure's level that its means are read against, drawn thin and grey.
+        levels: a measure's level that its means are read against, drawn thin and gray.
     """
 
     drawn: Mapping[str, Series]

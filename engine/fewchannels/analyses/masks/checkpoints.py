@@ -65,7 +65,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
         path = Path(hf_hub_download(name, "config.json", revision=revision))
     except GatedRepoError:
         raise InputError(
-            f"the hub model {name!r} is gated: accept its licence on https://huggingface.co/{name} with the "
+            f"the hub model {name!r} is gated: accept its license on https://huggingface.co/{name} with the "
             "account whose token 'hf auth login' stores on this machine, then try again."
         ) from None
     except Exception as error:  # the hub's own errors have no common base class

@@ -41,13 +41,13 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
             return alpha > 127
     if file.mode == "P":
         return np.asarray(file) != 0
-    grey = file if file.mode in _RANGES or file.mode in ("1", "F") else file.convert("L")
-    if grey.mode == "F":
+    gray = file if file.mode in _RANGES or file.mode in ("1", "F") else file.convert("L")
+    if gray.mode == "F":
         raise InputError(f"the mask {str(path)!r} holds floating point; save it with 8 or 16 bits a pixel.")
-    values = np.asarray(grey)
-    if grey.mode == "1":
+    values = np.asarray(gray)
+    if gray.mode == "1":
         return values
-    half = _RANGES[grey.mode] / 2
+    half = _RANGES[gray.mode] / 2
     return values > half if values.max() > half else values > 0
 
 

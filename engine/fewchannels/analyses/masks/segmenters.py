@@ -17,7 +17,7 @@ from fewchannels.analyses.settings import MaskSettings
 from fewchannels.errors import InputError, unknown
 from fewchannels.settings.ranges import check_given
 
-BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabelled")
+BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabeled")
 """Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""
 
 SIDE = 1024
@@ -111,7 +111,7 @@ def model_masks(
 def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.bool_]:
     """What BiRefNet, or a model that is called like it, takes for the foreground (arXiv 2401.03407, its model card).
 
-    The picture is resized to ``side`` x ``side`` (bilinear) and normalised by ImageNet's colours; the sigmoid of the
+    The picture is resized to ``side`` x ``side`` (bilinear) and normalized by ImageNet's colours; the sigmoid of the
     model's last output, resized to the picture (bilinear), is the foreground where it exceeds 0.5.
 
     Args:

@@ -50,7 +50,7 @@ _MOST_STRIP = (14, 10)  # rows and columns of pictures
 _N_STRIPS = 3
 _SIDE = 192  # pixels
 _Value = TypeVar("_Value")
-_FAILED, _NONE = (np.full((1, 1, 3), grey, np.uint8) for grey in (200, 255))
+_FAILED, _NONE = (np.full((1, 1, 3), gray, np.uint8) for gray in (200, 255))
 
 
 def varying(edits: pd.DataFrame) -> list[str]:
@@ -159,7 +159,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
         names=[*SELECTIONS, *BASELINES],
         title=f"{_about(metric)}\n{unnamed}; mean over {counted(rows)}{some}, bands: 95 % over prompts",
         x=_AXIS_LABELS[axis],
-        y=_labelled(metric),
+        y=_labeled(metric),
         ticks=ticks,
         log=axis == "k" and place.min() > 0 and place.max() >= 8 * place.min(),
     )
@@ -179,21 +179,21 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
     for metric in metrics:
         each = rows[rows["metric"] == metric]
         mean, low, high = (each[name].to_numpy(float) for name in ("mean", "low", "high"))
-        drawn[_labelled(metric)] = Series(each["condition"].map(place).to_numpy(float), mean, low, high)
+        drawn[_labeled(metric)] = Series(each["condition"].map(place).to_numpy(float), mean, low, high)
     levels = means[(means["action"] == "undisturbed") & means["metric"].isin(metrics)]
     return Dots(
         drawn=drawn,
         labels=setting_words(groups),
         title=f"Every setting: mean over {counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
         + ("; dotted: undisturbed" if len(levels) else ""),
-        levels={_labelled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
+        levels={_labeled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
     )
 
 
 def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
     """An item's pictures: a row for each selection and remaining setting, a column for each place on an axis.
 
-    The undisturbed picture begins every row, the source's is beside it. Grey is a picture that failed, white one that
+    The undisturbed picture begins every row, the source's is beside it. Gray is a picture that failed, white one that
     the sweep does not have.
 
     Args:
@@ -320,7 +320,7 @@ def _line(rows: pd.DataFrame) -> Series:
     return Series(place, mean, low, high)
 
 
-def _labelled(metric: str) -> str:
+def _labeled(metric: str) -> str:
     return f"{metric} ({METRICS[metric].unit})" if metric in METRICS else metric
 
 

@@ -11,7 +11,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.effects.contrasts import means
 from fewchannels.interventions.effects.contrasts import metrics as all_metrics
 from fewchannels.interventions.effects.figures import AXES, dose_response, shown_items, strip, varying
-from fewchannels.interventions.effects.summary import Effects, summarise
+from fewchannels.interventions.effects.summary import Effects, summarize
 from fewchannels.runs.description import read_sweep
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.ledger import Ledger, Record
@@ -58,7 +58,7 @@ def _ended(
     sets = _set_distances(metrics) if metrics else None
     edits = _edits(storage, records, on_progress, sets.add if sets else None)
     measured = sets.table(edits) if sets else None
-    effects = summarise(edits.assign(image=_images(storage, records, edits)), sets=measured)
+    effects = summarize(edits.assign(image=_images(storage, records, edits)), sets=measured)
     no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
     tables = effects.tables | {"sets": measured or no_sets}
     settings = plain({"sweep": fingerprint, "tasks": list(records), "metrics": list(metrics)})

@@ -31,7 +31,7 @@ class Effects(summary.Summary):
     tables: dict[str, Columns]
 
 
-def summarise(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, sets: Columns | None = None) -> Effects:
+def summarize(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, sets: Columns | None = None) -> Effects:
     """From a sweep's pictures to what they say of its conditions.
 
     Args:

@@ -235,7 +235,7 @@ def _copy_task(
 
 
 def _stretches(picks: list[Pick], shard_samples: int) -> Iterator[tuple[int, int, int]]:
-    """``(source, first sample, one past the last)`` of neighbouring picks that one task of a source holds."""
+    """``(source, first sample, one past the last)`` of neighboring picks that one task of a source holds."""
     first = last = picks[0]
     for pick in [*picks[1:], None]:
         follows = pick == (last[0], last[1] + 1) and (last[1] + 1) % shard_samples

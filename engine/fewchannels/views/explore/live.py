@@ -19,7 +19,7 @@ from fewchannels.interventions.live.session import LiveModel
 from fewchannels.interventions.live.trajectory import RowStep, Snapshot, Trajectory
 from fewchannels.views.explore.address import address, page_path
 from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, place_at, places_slider
-from fewchannels.views.explore.widgets import field as labelled
+from fewchannels.views.explore.widgets import field as labeled
 
 _EVERY_MS = 300
 _MOST_KNOWN = 64
@@ -94,31 +94,29 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
     usual = f"the usual, {shape.pipeline.default_guidance:g}" if shape.takes_guidance else "none with this model"
     guidance = {"placeholder": usual, "disabled": not shape.takes_guidance}
     controls = [
-        labelled("Prompt", dcc.Textarea(id="live-prompt", value=said["prompt"], rows=3)),
-        labelled("Seed", dcc.Input(id="live-seed", value=said["seed"])),
-        labelled("Steps", dcc.Input(id="live-n_steps", value=said.get("n_steps", ""), placeholder="the usual")),
-        labelled("Guidance scale", dcc.Input(id="live-guidance", value=said.get("guidance", ""), **guidance)),
+        labeled("Prompt", dcc.Textarea(id="live-prompt", value=said["prompt"], rows=3)),
+        labeled("Seed", dcc.Input(id="live-seed", value=said["seed"])),
+        labeled("Steps", dcc.Input(id="live-n_steps", value=said.get("n_steps", ""), placeholder="the usual")),
+        labeled("Guidance scale", dcc.Input(id="live-guidance", value=said.get("guidance", ""), **guidance)),
         html.H2("Edit"),
-        labelled("Action", choice("live-action", [_NONE, *ACTIONS], said["action"])),
-        labelled("Factor of scale", dcc.Input(id="live-factor", value=said.get("factor", ""))),
-        labelled("Amount of the others, 1: all the way", dcc.Input(id="live-alpha", value=said.get("alpha", ""))),
-        labelled("Source prompt of transport", dcc.Textarea(id="live-source", value=said.get("source", ""), rows=2)),
-        labelled("Channels", choice("live-selection", SELECTIONS, said["selection"])),
-        labelled("k", dcc.Input(id="live-k", value=said["k"])),
-        labelled(
-            "Listed channels", dcc.Input(id="live-channels", value=said.get("channels", ""), placeholder="46,121")
-        ),
-        labelled("Layers", dcc.Input(id="live-layers", value=said["layers"]), "all, or such as 0,3"),
-        labelled("Steps of the edit", dcc.Input(id="live-steps", value=said["steps"]), "all, last, or such as 0,3"),
-        labelled("Tokens", choice("live-tokens", TOKENS, said["tokens"])),
+        labeled("Action", choice("live-action", [_NONE, *ACTIONS], said["action"])),
+        labeled("Factor of scale", dcc.Input(id="live-factor", value=said.get("factor", ""))),
+        labeled("Amount of the others, 1: all the way", dcc.Input(id="live-alpha", value=said.get("alpha", ""))),
+        labeled("Source prompt of transport", dcc.Textarea(id="live-source", value=said.get("source", ""), rows=2)),
+        labeled("Channels", choice("live-selection", SELECTIONS, said["selection"])),
+        labeled("k", dcc.Input(id="live-k", value=said["k"])),
+        labeled("Listed channels", dcc.Input(id="live-channels", value=said.get("channels", ""), placeholder="46,121")),
+        labeled("Layers", dcc.Input(id="live-layers", value=said["layers"]), "all, or such as 0,3"),
+        labeled("Steps of the edit", dcc.Input(id="live-steps", value=said["steps"]), "all, last, or such as 0,3"),
+        labeled("Tokens", choice("live-tokens", TOKENS, said["tokens"])),
         html.Button("Generate", id="live-go", type="button", className="go", title="Ctrl+Enter"),
         html.Button("Cancel", id="live-cancel", type="button"),
     ]
     looks = [
-        labelled("Layer", places_slider("live-layer", layers, layers[len(layers) // 2])),
-        labelled("Step", dcc.Slider(id="live-step", min=0, max=1, step=1, value=0, marks=None, updatemode="drag")),
+        labeled("Layer", places_slider("live-layer", layers, layers[len(layers) // 2])),
+        labeled("Step", dcc.Slider(id="live-step", min=0, max=1, step=1, value=0, marks=None, updatemode="drag")),
         dcc.Checklist(id="live-latest", options=[{"label": "follow the latest step", "value": "on"}], value=["on"]),
-        labelled("Rank of the channel", dcc.Input(id="live-rank", type="number", min=1, max=8, value=1)),
+        labeled("Rank of the channel", dcc.Input(id="live-rank", type="number", min=1, max=8, value=1)),
     ]
     waiting = "This address asks for a generation. Press Generate to begin it."
     return [

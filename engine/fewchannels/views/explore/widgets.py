@@ -110,7 +110,7 @@ def place_at(places: Sequence[_Place], position: int) -> _Place:
 
 
 def places_slider(name: str, places: Sequence[int], value: int) -> dcc.Slider:
-    """A slider over numbered places, such as layers, which need not be neighbours; its value is a position.
+    """A slider over numbered places, such as layers, which need not be neighbors; its value is a position.
 
     Args:
         name: its id.

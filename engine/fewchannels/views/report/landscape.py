@@ -87,7 +87,7 @@ def magnitudes(
 
 
 def binned(values: np.ndarray, most: int = MOST_BINS) -> tuple[np.ndarray, int]:
-    """The largest of every few neighbouring channels, so that none which stands out can vanish.
+    """The largest of every few neighboring channels, so that none which stands out can vanish.
 
     Args:
         values: ``(layer, channel)``; NaN is left out.
@@ -113,7 +113,7 @@ def figures(evidence: Evidence, found: Magnitudes) -> list[Figure]:
         if found.n_samples == found.n_finished
         else (f"n = {found.n_samples:,} of {found.n_finished:,} samples, spread evenly")
     )
-    bins = f"; each place is the maximum of {width} neighbouring channels" if width > 1 else ""
+    bins = f"; each place is the maximum of {width} neighboring channels" if width > 1 else ""
     title = f"Magnitude of every channel ({score}), step {found.step}\nmean over {of}{bins}"
     firsts = list(range(0, n_channels, width))
     names = [f"{a}" if width == 1 else f"{a}-{min(a + width, n_channels) - 1}" for a in firsts]
