@@ -85,9 +85,13 @@ def _converted(kind: Any, value: Any) -> Any:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(type(part) is typing.get_args(kind)[0] for part in value)
-    return type(value) in _alternatives(kind)
+    from pydantic import TypeAdapter, ValidationError  # takes longer than a command without a file
+
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _words(kind: Any, *, listed: bool) -> str:
