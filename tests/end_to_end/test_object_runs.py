@@ -34,7 +34,7 @@ COMMAND = (
     "from fewchannels.cli import main; main()"
 )
 # One thread, as the undisturbed run has: with more, sums come out otherwise.
-ONE_ACTOR = "fewchannels.cluster.sizing.choose_pool = lambda *given: fewchannels.cluster.sizing.Pool(1, 0, 1)"
+ONE_ACTOR = "fewchannels.cluster.sizing.choose_pool = lambda *given, **more: fewchannels.cluster.sizing.Pool(1, 0, 1)"
 
 
 @pytest.fixture(scope="module")
