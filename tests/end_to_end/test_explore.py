@@ -358,7 +358,9 @@ def test_questions_are_answered_plotted_and_downloaded(go: Callable[[str], Page]
 
 def test_a_question_is_cancelled(go: Callable[[str], Page]) -> None:
     page = go("/run/whole%20run/sql")
-    page.locator("#console-sql").fill("select count(*) from cells a, cells b, cells c, cells d, cells e, cells f, cells g")
+    page.locator("#console-sql").fill(
+        "select count(*) from cells a, cells b, cells c, cells d, cells e, cells f, cells g"
+    )
     page.locator("#console-ask").click()
     page.wait_for_timeout(1000)
     page.locator("#console-cancel").click()
