@@ -47,7 +47,7 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
-def test_no_row_of_a_real_runs_results_offends(check: Path, analysed: Path) -> None:
+def test_no_row_of_a_real_runs_results_offends(check: Path, analyzed: Path) -> None:
     with Catalog(analyzed) as catalog:
         assert catalog.sql(check.read_text(encoding="utf-8")).fetchall() == []
 
@@ -76,7 +76,7 @@ def test_a_check_finds_the_row_that_offends(check: Path, tmp_path: Path) -> None
         assert len(catalog.sql(check.read_text(encoding="utf-8"))) > 0
 
 
-def test_keys_of_results_are_unique(analysed: Path) -> None:
+def test_keys_of_results_are_unique(analyzed: Path) -> None:
     with Catalog(analyzed) as catalog:
         for label, kinds in RESULTS.items():
             for table, kind in kinds.items():
@@ -87,7 +87,7 @@ def test_keys_of_results_are_unique(analysed: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, query in queries().items() if query.needs and query.of == "run"])
-def test_a_query_of_a_real_result_has_rows(name: str, analysed: Path) -> None:
+def test_a_query_of_a_real_result_has_rows(name: str, analyzed: Path) -> None:
     lenient = {"stability_core": {"min_frequency": 0.1}, "misaligned_samples": {"max_iou": 1.1}}
     with Catalog(analyzed) as catalog:
         assert len(catalog.query(name, **lenient.get(name, {})))
