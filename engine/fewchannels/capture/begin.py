@@ -3,8 +3,9 @@
 import dataclasses
 import io
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fewchannels.runs.changes import FOLDER as CHANGES
 from fewchannels.runs.changes import RUN, Draft
 from fewchannels.runs.description import EMBEDDINGS, FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description
 from fewchannels.runs.lease import LEASE, check_held
-from fewchannels.runs.place import check_free, check_same
+from fewchannels.runs.place import begun_otherwise, check_free
 from fewchannels.runs.storage import Sink
 
 _LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
@@ -48,36 +49,43 @@ def begin(job: Job, manifest_path: Path) -> bool:
         InputError: the manifest is not any more what it was when the job was prepared.
         StorageError: the store refused.
     """
-    storage, rows = job.storage, manifest_path.read_bytes()
-    if manifest.digest(io.BytesIO(rows)) != job.manifest_sha256:
-        raise InputError(f"{str(manifest_path)!r} was replaced while the capture began; run it again.")
+    storage = job.storage
+
+    @cache
+    def rows() -> bytes:
+        """The manifest's bytes; a run that is resumed as it is needs none."""
+        data = manifest_path.read_bytes()
+        if manifest.digest(io.BytesIO(data)) != job.manifest_sha256:
+            raise InputError(f"{str(manifest_path)!r} was replaced while the capture began; run it again.")
+        return data
+
     draft = Draft(storage, RUN, NAME)
     begun = _begun(job, rows) if storage.exists(NAME) else None
     objects = objects_of(begun) if begun else {}
     grows = begun is not None and begun["manifest"]["n_samples"] < job.layout.n_samples
     if begun is None or grows or not all(storage.holds(key, stored) for key, stored in objects.items()):
         created = begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds")
-        description = _lay_out(draft, job, rows, created, objects if grows else ())
+        description = _lay_out(draft, job, rows(), created, objects if grows else ())
         if job.lease is not None:  # this process may have been stopped for so long that another has captured the run
             check_held(storage, job.lease)
         draft.settle(description)
     return begun is not None
 
 
-def _begun(job: Job, rows: bytes) -> dict[str, Any]:
+def _begun(job: Job, rows: Callable[[], bytes]) -> dict[str, Any]:
     """The description of the run that is there, of the same settings and with the manifest's first samples."""
     begun = read_description(job.storage)
     remedy = "Give it the settings and the manifest it was begun with, or choose another place."
     if begun["fingerprint"] != job.fingerprint:
         conflict = f"the run in {job.run!r} was begun with something else"
-        check_same(job.identity, begun["identity"], conflict, remedy)
+        raise begun_otherwise(job.identity, begun["identity"], conflict, remedy)
     n_samples, sha256 = begun["manifest"]["n_samples"], begun["manifest"]["sha256"]
     if n_samples > job.layout.n_samples:
         raise RunConflictError(
             f"the run in {job.run!r} has {n_samples} samples, and this manifest only {job.layout.n_samples}. {remedy}"
         )
     is_whole = n_samples == job.layout.n_samples
-    same = job.manifest_sha256 if is_whole else manifest.digest(io.BytesIO(rows), n_samples)
+    same = job.manifest_sha256 if is_whole else manifest.digest(io.BytesIO(rows()), n_samples)
     if same != sha256:
         raise RunConflictError(
             f"the run in {job.run!r} was begun with another manifest:\n  manifest: the run's {n_samples} samples are "

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, results, say
-from fewchannels.cli.options import Actors, As, Fields, Given, ruled
+from fewchannels.cli.options import OF_THE_MODEL, Actors, As, Fields, Given, ruled
 from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
 from fewchannels.models.generation import Generation
@@ -32,10 +32,7 @@ _MAX_BYTES = {
 SETTINGS = Fields(
     CaptureConfig,
     {
-        "guidance_scale": As(shown="the model's"),
-        "true_cfg_scale": As(shown="the model's"),
-        "height": As(shown="the model's"),
-        "width": As(shown="the model's"),
+        **OF_THE_MODEL,
         "batch_size": As(shown="at most 16"),
         "shard_samples": As(shown="up to 512 MiB, at most 16"),
     },

@@ -212,6 +212,9 @@ def check_words(words: list[str]) -> None:
             raise InputError(f"{subject} is {value!a}, which is not UTF-8 text. Give it another value.") from None
 
 
+OF_THE_MODEL = dict.fromkeys(("guidance_scale", "true_cfg_scale", "height", "width"), As(shown="the model's"))
+"""Fields of a generation that the model's own values stand for where they are not given."""
+
 Actors = Annotated[
     Given,
     Fields(

@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
-from fewchannels.cli.options import As, Fields, Given, option
+from fewchannels.cli.options import OF_THE_MODEL, As, Fields, Given, option
 from fewchannels.cli.progress import RunBar
 from fewchannels.cluster.shares import Pool
 from fewchannels.interventions.settings import SweepSettings
@@ -36,10 +36,7 @@ Generated = Annotated[
     Fields(
         Generation,
         {
-            "guidance_scale": As(shown="the model's"),
-            "true_cfg_scale": As(shown="the model's"),
-            "height": As(shown="the model's"),
-            "width": As(shown="the model's"),
+            **OF_THE_MODEL,
             "batch_size": As(about="Rows of a batch, compared ones included.", shown="16"),
         },
         in_file=True,

@@ -11,7 +11,7 @@ from fewchannels.runs import documents
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, objects_of, read_sweep
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.place import check_free, check_same
+from fewchannels.runs.place import begun_otherwise, check_free
 from fewchannels.runs.storage import Storage
 
 _FILES = (MANIFEST, CONDITIONS, PAIRS, RANKS, LEASE)
@@ -33,7 +33,7 @@ def begin_sweep(prepared: Prepared) -> bool:
         if begun["fingerprint"] != sweep.fingerprint:
             conflict = f"the sweep in {sweep.place!r} was begun with something else"
             remedy = "Give it the settings it was begun with, or choose another place."
-            check_same(sweep.identity, begun["identity"], conflict, remedy)
+            raise begun_otherwise(sweep.identity, begun["identity"], conflict, remedy)
         if all(storage.holds(key, stored) for key, stored in objects_of(begun).items()):
             return True
     objects = {MANIFEST: storage.put(MANIFEST, [prepared.manifest.data])}

@@ -1,5 +1,6 @@
 """A sweep, from its place to its end: begin or resume, run the tasks, and measure the effects."""
 
+import math
 from collections.abc import Callable
 
 from fewchannels.analyses.summary import Summary
@@ -29,8 +30,8 @@ def check_memory(sweep: Sweep, pool: Pool) -> None:
     height, width = sweep.generation.height, sweep.generation.width
     assert height is not None, "prepare_sweep() settles it"
     assert width is not None
-    n_tokens = sweep.geometry.token_grid(height, width)
-    needed = batch_bytes(sweep.batch_size, n_tokens[0] * n_tokens[1], sweep.geometry.n_channels, height * width)
+    n_rows, n_tokens = min(sweep.batch_size, sweep.n_items), math.prod(sweep.geometry.token_grid(height, width))
+    needed = batch_bytes(n_rows, n_tokens, sweep.geometry.n_channels, height * width)
     check_fits(needed, f"pictures of {height} x {width} pixels, {sweep.batch_size} in a batch", pool)
 
 

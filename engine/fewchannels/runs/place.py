@@ -28,18 +28,14 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
         )
 
 
-def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], conflict: str, remedy: str) -> None:
-    """Refuse to continue what was begun with something else.
+def begun_otherwise(mine: Mapping[str, Any], theirs: Mapping[str, Any], conflict: str, remedy: str) -> RunConflictError:
+    """The error where something was begun with something else, naming every field that differs.
 
     Args:
         mine: what decides the data, as it is asked for now.
         theirs: likewise, as it was begun.
         conflict: beginning of the message, such as ``the run in 'RUN' was begun with something else``.
         remedy: its end.
-
-    Raises:
-        RunConflictError: naming every field that differs.
     """
-    if mine != theirs:
-        lines = "\n  ".join(differences(dict(mine), dict(theirs)))
-        raise RunConflictError(f"{conflict}:\n  {lines}\n{remedy}")
+    lines = "\n  ".join(differences(dict(mine), dict(theirs)))
+    return RunConflictError(f"{conflict}:\n  {lines}\n{remedy}")

@@ -17,7 +17,7 @@ from fewchannels.runs import documents
 from fewchannels.runs.description import COMPARISON
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import read_rows
-from fewchannels.runs.place import check_free, check_same
+from fewchannels.runs.place import begun_otherwise, check_free
 from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.settings.ranges import NAME, check, name
 from fewchannels.tables import Columns, encode
@@ -117,8 +117,8 @@ class Results:
             if not replace:
                 raise
             begun = None
-        if begun is not None and not replace:
-            check_same(identity, begun, *self._conflict)
+        if begun is not None and begun != identity and not replace:
+            raise begun_otherwise(identity, begun, *self._conflict)
         if begun != identity or self._is_made_anew():
             self.delete()
             self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])

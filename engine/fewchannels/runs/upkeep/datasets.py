@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fewchannels.errors import InputError, RunConflictError
+from fewchannels.errors import InputError
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import TABLES
+from fewchannels.runs.place import check_free
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import Storage, Stored
 from fewchannels.runs.upkeep.merge import Source
@@ -62,8 +63,7 @@ def check_place(out: Storage) -> None:
     Raises:
         RunConflictError: naming some of them.
     """
-    if others := [key for key in out.list() if not _OURS.fullmatch(key)]:
-        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    check_free(out, lambda key: bool(_OURS.fullmatch(key)))
 
 
 def export(

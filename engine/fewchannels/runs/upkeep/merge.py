@@ -22,6 +22,7 @@ from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Parts, part
+from fewchannels.runs.place import check_free
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import join, of_samples, renumbered
 
@@ -180,8 +181,8 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
             raise RunConflictError(f"{out.url!r} holds another run; choose a new place.")
         if all(out.holds(key, stored) for key, stored in objects_of(there).items()):
             return
-    elif others := [key for key in out.list() if not key.startswith(arrays.NAME) and key not in (MANIFEST, LEASE)]:
-        raise RunConflictError(f"{out.url!r} holds other files ({', '.join(others[:3])}); choose a new place.")
+    else:
+        check_free(out, lambda key: key.startswith(arrays.NAME) or key in (MANIFEST, LEASE))
     objects = {MANIFEST: out.put(MANIFEST, [merged])} | arrays.lay_out(out, layout, sample_ids)
     about = sources[0].description
     write_description(
