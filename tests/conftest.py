@@ -1,6 +1,7 @@
 """Shared parts: a tiny FLUX checkpoint on disk, and a manifest made by hand."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir
 from pathlib import Path
@@ -10,12 +11,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if lane := os.environ.get("PYTEST_XDIST_WORKER"):
     # Of all clusters below one folder, Ray gives a job the address of the one that was started last.
-    os.environ["RAY_TMPDIR"] = f"/tmp/fewchannels-{lane}"
+    os.environ["RAY_TMPDIR"] = f"/tmp/fewchannels-{os.environ['PYTEST_XDIST_TESTRUNUID'][:8]}-{lane}"
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts for minutes beside two busy tests
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from lanes import LANES, LANES_OF, NEEDS, NEEDS_OF, TOGETHER, lanes, needs, unit
 from tiny import TINY
 
@@ -26,6 +28,10 @@ from fewchannels.demo.build import build_pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,6 +65,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     scheduler = LoadFileScheduling(config, log)
     scheduler._split_scope = unit
     return scheduler
+
+
+def pytest_unconfigure() -> None:
+    """Delete what Ray has left in this process' own folder."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -68,7 +68,6 @@ def test_coverage_is_the_share_of_each_tokens_pixels_counted_one_by_one(
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-15)
 
 
-@settings(deadline=None)  # scikit-learn takes its time
 @given(st.data(), few, few, few, few)
 def test_iou_from_coverage_is_the_iou_of_the_upsampled_token_mask_in_pixels(
     data: st.DataObject, rows: int, columns: int, tall: int, wide: int

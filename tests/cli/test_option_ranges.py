@@ -53,7 +53,7 @@ def test_a_command_works_without_an_odd_value(
     assert code == (1 if is_away else 0), text
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(VALUED), VALUES)
 def test_any_value_of_any_option_ends_in_words(
     bases: dict[tuple[str, ...], odd_values.Base], where: tuple[tuple[str, ...], Any], value: str

@@ -235,7 +235,7 @@ def test_controls_that_do_just_the_same_have_a_p_of_1_and_no_effect_size() -> No
     assert math.isnan(found["d_z"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=9))
 def test_the_signed_rank_test_is_exact_with_ties_and_zeros(differences: list[int]) -> None:
     d = np.array(differences, float)

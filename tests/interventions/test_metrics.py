@@ -133,7 +133,7 @@ def test_what_cannot_be_compared_is_refused(before: torch.Tensor, masks: torch.T
         compare(pictures(2), before, masks)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(2, 5))
 def test_a_pictures_metrics_are_the_same_whatever_is_beside_it(seed: int, n: int) -> None:
     before, after = pictures(n, seed=seed), pictures(n, seed=seed + 1)

@@ -43,7 +43,7 @@ _one_line = st.text(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     prompts=st.lists(_one_line.filter(lambda text: text.strip()), min_size=1, max_size=8),
     seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3, unique=True),
@@ -60,7 +60,7 @@ def test_any_prompts_and_seeds_give_the_same_ids_in_every_format(
         assert report.n_written + report.n_duplicates == len(prompts) * len(seeds), kind
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     prompts=st.lists(_text.filter(lambda text: text.strip()), min_size=1, max_size=8), seed=st.integers(0, 2**63 - 1)
 )

@@ -171,7 +171,7 @@ _scraps = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=st.lists(st.sampled_from(_scraps), max_size=30).map(b"".join), kind=st.sampled_from(FORMATS))
 def test_any_bytes_are_ingested_or_refused_in_words(
     content: bytes, kind: str, tmp_path_factory: pytest.TempPathFactory

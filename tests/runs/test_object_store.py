@@ -95,7 +95,7 @@ def test_what_is_missing_is_told_apart_from_what_is_refused(storage: Storage) ->
     assert storage.list() == {}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     moves=st.lists(
         st.tuples(st.integers(0, 90), st.sampled_from([0, 1, 2]), st.sampled_from([-1, 0, 1, 7, 200])), max_size=6
@@ -114,7 +114,7 @@ def test_an_object_is_read_anywhere(server: s3.S3Server, tmp_path_factory: pytes
                 assert file.tell() == expected.tell()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(keys=st.sets(KEYS, max_size=8))
 def test_folders_and_objects_list_the_same(
     server: s3.S3Server, tmp_path_factory: pytest.TempPathFactory, keys: set[str]

@@ -39,7 +39,7 @@ OF_RUNS = [
 FOLDERS = sorted(path.parent for path in CASES.glob("*/*/case.yaml"))
 NO_ROWS: dict[str, Any] = {label: {} for label in RESULTS}
 
-once_built = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+once_built = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def agrees(value: object, text: str) -> bool:

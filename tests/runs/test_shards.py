@@ -49,7 +49,7 @@ READERS = [by_zarr, by_zarrs, by_tensorstore]
     shape=st.tuples(*(st.integers(1, n) for n in (9, 5, 3, 6, 7, 3, 4))),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_three_libraries_read_what_was_written(shape: tuple[int, ...], seed: int, tmp_path_factory) -> None:
     plan, random = layout(*shape), np.random.default_rng(seed)
     storage = open_storage(tmp_path_factory.mktemp("run"))

@@ -98,7 +98,7 @@ PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(
 JUNK = st.recursive(PLAIN, lambda each: st.lists(each) | st.dictionaries(NAMES, each), max_leaves=8)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, JUNK, max_size=4))
 def test_any_yaml_is_settings_or_refused(tmp_path: Path, content: dict[Any, Any]) -> None:
     with suppress(InputError):

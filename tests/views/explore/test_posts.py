@@ -56,7 +56,7 @@ def post(asked: Asked, data: bytes, kind: str = "application/json") -> tuple[int
     return answer.status_code, answer.text
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_values_are_answered(
     data: st.DataObject, asked: Asked, callbacks: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
@@ -71,7 +71,7 @@ def test_any_values_are_answered(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_other_shape_is_refused(
     data: st.DataObject, asked: Asked, callbacks: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
