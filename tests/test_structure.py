@@ -27,6 +27,7 @@ PACKAGE = SOURCES / "fewchannels"
 ORDER = (
     "errors",
     "files",
+    "images",
     "machine",
     "settings",
     "tables",

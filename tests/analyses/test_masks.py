@@ -15,7 +15,6 @@ from scipy import ndimage
 from sklearn.metrics import jaccard_score
 
 from fewchannels.analyses.masks import NoMask, OneByOne, SampleImage, SubjectMask, open_mask_source
-from fewchannels.analyses.masks.given import read_mask
 from fewchannels.analyses.masks.saliency import border_contrast, otsu
 from fewchannels.demo.world import choose_scenes, draw
 from fewchannels.errors import InputError
@@ -189,68 +188,26 @@ SUBJECT = np.zeros((6, 8), bool)
 SUBJECT[1:4, 2:7] = True
 
 
-def soft(low: int, high: int, dtype: type = np.uint8) -> Image.Image:
-    return Image.fromarray(np.where(SUBJECT, high, low).astype(dtype))
-
-
-def palette(low: int, high: int) -> Image.Image:
-    image = soft(low, high).convert("L")
-    image.putpalette([0, 0, 0] * 256)  # every colour black: only the indices can tell
-    return image
-
-
-def cut_out() -> Image.Image:
-    image = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
-    image.putalpha(soft(0, 255))
-    return image
-
-
-@pytest.mark.parametrize(
-    ("image", "suffix"),
-    [
-        (soft(0, 255), "png"),
-        (soft(100, 160), "png"),
-        (soft(0, 1), "png"),
-        (soft(0, 7), "png"),
-        (soft(0, 255), "bmp"),
-        (soft(20_000, 40_000, np.uint16), "png"),
-        (soft(0, 1, np.uint16), "png"),
-        (Image.fromarray(SUBJECT), "png"),
-        (palette(0, 3), "png"),
-        (palette(0, 200), "png"),
-        (cut_out(), "png"),
-        (soft(0, 255).convert("RGB"), "png"),
-        (soft(0, 255).convert("RGBA"), "png"),
-    ],
-)
-def test_the_usual_ways_to_write_a_mask_are_read(tmp_path: Path, image: Image.Image, suffix: str) -> None:
-    image.save(tmp_path / f"mask.{suffix}")
-    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{suffix}"), SUBJECT)
-
-
-def test_masks_that_are_all_of_a_picture_or_nothing_are_read(tmp_path: Path) -> None:
-    for level, expected in ((0, False), (255, True), (1, True)):
-        Image.new("L", (3, 2), level).save(tmp_path / "mask.png")
-        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), np.full((2, 3), expected))
-
-
-def test_floating_point_masks_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(SUBJECT.astype(np.float32)).save(tmp_path / "mask.tiff")
-    with pytest.raises(InputError, match="holds floating point; save it with 8 or 16 bits"):
-        read_mask(tmp_path / "mask.tiff")
-
-
 def test_a_drawn_mask_of_another_size_is_resized_by_nearest_neighbour_and_says_so(tmp_path: Path) -> None:
     Image.fromarray(SUBJECT).save(tmp_path / "mask.png")
     path = str(tmp_path / "mask.png")
     same, larger, smaller = (
         found(open_mask_source("manifest")([SampleImage(Image.new("RGB", size), path)])[0])
-        for size in ((8, 6), (24, 12), (4, 3))
+        for size in ((8, 6), (24, 18), (4, 3))
     )
     np.testing.assert_array_equal(same.pixels, SUBJECT)
-    np.testing.assert_array_equal(larger.pixels, np.kron(SUBJECT, np.ones((2, 3))) > 0)
+    np.testing.assert_array_equal(larger.pixels, np.kron(SUBJECT, np.ones((3, 3))) > 0)
     np.testing.assert_array_equal(smaller.pixels, SUBJECT[1::2, 1::2])
     assert [each.resized_from for each in (same, larger, smaller)] == [None, (6, 8), (6, 8)]
+    assert [each.rule for each in (same, larger, smaller)] == ["black_and_white"] * 3
+
+
+def test_a_drawn_mask_of_another_shape_than_its_picture_is_no_mask(tmp_path: Path) -> None:
+    Image.fromarray(SUBJECT).save(tmp_path / "mask.png")
+    (turned,) = open_mask_source("manifest")([SampleImage(Image.new("RGB", (6, 8)), str(tmp_path / "mask.png"))])
+    assert isinstance(turned, NoMask)
+    assert "8 x 6 pixels (width x height), its image 6 x 8: another shape" in turned.reason
+    assert "would fit if it were turned" in turned.reason
 
 
 def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:

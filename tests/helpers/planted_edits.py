@@ -47,9 +47,14 @@ def picture(item: int, **columns: Any) -> dict[str, Any]:
     } | columns
 
 
+def as_table(rows: Sequence[dict[str, Any]]) -> Any:
+    """The ``pyarrow.Table`` of rows that went through Parquet."""
+    return decode(encode("edits", as_columns("edits", rows)))
+
+
 def edits_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The frame of rows that went through Parquet."""
-    return decode(encode("edits", as_columns("edits", rows))).to_pandas()
+    return as_table(rows).to_pandas()
 
 
 def png_of(*colour: int, size: tuple[int, int] = (16, 16)) -> bytes:

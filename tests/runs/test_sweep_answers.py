@@ -28,7 +28,7 @@ def ask(name: str, tables: dict[str, list[dict[str, Any]]], **parameters: object
 def mean_row(place: int | None, metric: str, mean: float, **more: Any) -> dict[str, Any]:
     """A row of ``effects_means``."""
     settings = SETTINGS if place is not None else {"action": "undisturbed"}
-    counts = {"n_items": 6, "n_prompts": 3, "n_failed": 0, "n_nonfinite": 0}
+    counts = {"n_items": 6, "n_prompts": 3, "n_failed": 0, "n_nonfinite": 0, "n_not_edited": 0}
     ends = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
     return settings | counts | ends | {"condition": place, "metric": metric} | more
 

@@ -1,5 +1,6 @@
 """Questions to sweeps, on planted edits whose answers are known by hand."""
 
+import json
 from pathlib import Path
 
 import duckdb
@@ -8,8 +9,12 @@ from made_sweep import make_sweep
 from planted_edits import condition, edits_of, picture, planted
 
 from fewchannels.errors import InputError
+from fewchannels.runs import documents
+from fewchannels.runs.ledger import Record
+from fewchannels.runs.sql import progress
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import queries
+from fewchannels.runs.storage import Stored
 
 OF_SWEEPS = sorted(name for name, query in queries().items() if query.of == "sweep")
 
@@ -98,3 +103,59 @@ def test_a_query_that_needs_effects_says_how_to_have_them(sweep: Path, tmp_path:
     (copy / "results" / "effects" / "result.json").unlink()
     with Catalog(copy) as catalog, pytest.raises(InputError, match=f"fewchannels plot {copy}"):
         catalog.query("best_settings")
+
+
+def test_answers_say_of_how_many_items_they_are(tmp_path: Path) -> None:
+    settings = [{"selection": word, "k": 8} for word in ("top", "random")]
+    edits = planted(settings, {"top": 0.01, "random": 0.001}, n_prompts=6, n_seeds=1)
+    whole = make_sweep(tmp_path / "sweep", edits)
+    with Catalog(whole) as catalog:
+        assert catalog.note is None
+    description = json.loads((whole / "sweep.json").read_text(encoding="utf-8"))
+    description["identity"]["n_items"] = 10
+    del description[documents.CHECKSUM]
+    (whole / "sweep.json").write_bytes(documents.encode(description))
+    with Catalog(whole) as catalog:
+        assert catalog.note == "6 of 10 items are finished; run the sweep's command again to resume."
+
+
+def test_effects_of_fewer_tasks_than_are_finished_are_told() -> None:
+    def record(task: int, checksum: str) -> Record:
+        stored = {f"edits/{task:05d}.parquet": Stored(1, checksum)}
+        return Record(task, 2 * task, 2 * task + 2, "f", 1, 2, 0, 1.0, "2026-01-01T00:00:00", "here", "cpu", stored)
+
+    records = {task: record(task, f"{task:08x}") for task in range(3)}
+    current = {"tasks": [0, 1, 2], "parts": progress.parts(records)}
+    assert progress.note("S", 6, records, current) is None
+    assert progress.note("S", 6, records, {"tasks": [0, 1, 2]}) is None  # of an older version
+    told = (
+        "The tables effects_* are of 2 of 6 finished items as they were then; fewchannels plot S measures them again."
+    )
+    assert progress.note("S", 6, records, {"tasks": [0]}) == told
+    assert progress.note("S", 8, records, {"tasks": [0]}) == (
+        f"6 of 8 items are finished; run the sweep's command again to resume. {told}"
+    )
+    again = records | {1: record(1, "ffffffff")}  # a task that was done again after the effects were measured
+    assert progress.note("S", 6, again, current) == told.replace("2 of 6", "6 of 6")
+
+
+def test_failures_of_a_sweep_are_listed_by_the_name_that_runs_have(tmp_path: Path) -> None:
+    rows = [undisturbed(item) for item in range(5)]
+    rows += [
+        picture(0, **condition(0), mse=0.1, n_channels=8),
+        picture(1, **condition(0), status="failed", error="out of memory"),
+        picture(2, **condition(0), nonfinite_steps=3),
+        picture(3, **condition(0), n_channels=0),
+        picture(4, **condition(0), n_channels=8, token_share=0.0),
+    ]
+    rows += [picture(0, **condition(1, amount=0.0), mse=0.0, n_channels=0)]  # of no strength by its own settings
+    with Catalog(make_sweep(tmp_path / "sweep", edits_of(rows))) as catalog:
+        found = catalog.query("failures").df()
+        assert found.equals(catalog.query("failed_edits").df())
+    assert found[["item", "reason"]].values.tolist() == [
+        [1, "failed"],
+        [2, "not finite"],
+        [3, "not edited"],
+        [4, "not edited"],
+    ]
+    assert found["error"][0] == "out of memory"

@@ -20,8 +20,11 @@ def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
     """Inside, rows that blend prompts get a mix of embeddings: ``t + a (s - t)`` of the target's and the source's.
 
     Args:
-        pipeline: with ``encode_prompt``; one without is left alone.
+        pipeline: with ``encode_prompt``.
         batch: its rows.
+
+    Raises:
+        RuntimeError: the pipeline encodes no prompts, and rows blend some.
     """
     own = getattr(pipeline, "encode_prompt", None)
     mixed = [
@@ -29,9 +32,11 @@ def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
         for i, row in enumerate(batch)
         if row.role == "edited" and row.condition and row.condition.action == "prompt" and row.source is not None
     ]
-    if own is None or not mixed:
+    if not mixed:
         yield
         return
+    if own is None:
+        raise RuntimeError(f"{type(pipeline).__name__} encodes no prompts, so none can be blended")
 
     @functools.wraps(own)
     def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
@@ -99,17 +104,20 @@ class Latents:
 
     Args:
         batch: its rows.
+        n_steps: denoising steps of the batch.
     """
 
-    def __init__(self, batch: Sequence[Row]) -> None:
-        self._batch = batch
+    def __init__(self, batch: Sequence[Row], n_steps: int) -> None:
+        self._batch, self._n_steps = batch, n_steps
         self._nonfinite = torch.zeros(len(batch), dtype=torch.int64)
 
     def edit(self, step: int, latents: Tensor) -> Tensor:
         """The latents after a step: ``t + a (s - t)`` where a condition blends them in it."""
         for i, row in enumerate(self._batch):
             condition = row.condition
-            if condition and condition.action == "latents" and row.source is not None and step in condition.steps:
+            if not condition or condition.action != "latents" or row.source is None:
+                continue
+            if condition.edits_in(step, self._n_steps):
                 latents[i] = torch.lerp(latents[row.undisturbed], latents[row.source], condition.amount)
         finite = latents.flatten(1).isfinite().all(dim=1)
         self._nonfinite = self._nonfinite.to(finite.device) + ~finite
@@ -120,13 +128,14 @@ class Latents:
         return self._nonfinite.tolist()
 
 
-def guidance(batch: Sequence[Row]) -> Prediction | None:
+def guidance(batch: Sequence[Row], n_steps: int) -> Prediction | None:
     """The guidance built on disturbed activations: detail guidance of arXiv 2510.11538.
 
     A guided row and its disturbed companion are at the same latents; both go on with ``v + a (v - v_disturbed)``.
 
     Args:
         batch: its rows; a disturbed row is right before the row that it guides.
+        n_steps: denoising steps of the batch.
 
     Returns:
         What edits the transformer's predictions; None where no row is guided.
@@ -145,7 +154,7 @@ def guidance(batch: Sequence[Row]) -> Prediction | None:
             of_branch = prediction[rows]
             for i, condition in guided:
                 own, disturbed = of_branch[i], of_branch[i - 1]
-                amount = condition.amount if forward.step in condition.steps else 0.0
+                amount = condition.amount if condition.edits_in(forward.step, n_steps) else 0.0
                 of_branch[i - 1] = of_branch[i] = own + amount * (own - disturbed)
         return prediction
 

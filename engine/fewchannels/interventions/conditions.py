@@ -27,6 +27,8 @@ PLACEMENTS = ("same", "aligned")
 """Where a source's tokens go: to their own places, or moved and scaled so that its foreground covers the target's."""
 MEASURES = ("n_channels", "energy_share", "token_share", "change")
 """How large an edit was: columns of ``edits``."""
+LAST = -1
+"""Among a condition's steps: the last one of each sample, where samples differ in their steps."""
 AMOUNT = Number(-1000, 1000)
 """How far an edit may go; farther, latents are no longer finite."""
 _MOST_CONDITIONS = 100_000
@@ -72,6 +74,10 @@ class Condition:
         """Whether it is what an effect is compared with."""
         return self.selection not in ("top", "listed")
 
+    def edits_in(self, step: int, n_steps: int) -> bool:
+        """Whether it edits in a step, 0-based, of a sample with so many."""
+        return step in self.steps or (LAST in self.steps and step == n_steps - 1)
+
     def row(self, condition: int) -> dict[str, Any]:
         """Its row of ``conditions``."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -107,7 +113,8 @@ class Grid:
         scores_from: of :data:`SCORES`.
         channels: of ``listed``.
         layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``.
-        steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices.
+        steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices. Where samples differ in their steps,
+            ``last`` is each one's own, and what not all of them have is refused.
         streams: ``image``, ``text`` or ``image,text``.
         tokens: of :data:`TOKENS`.
         placements: of :data:`PLACEMENTS`.
@@ -154,16 +161,24 @@ class Grid:
             for word in words:
                 if word not in known:
                     raise unknown(kind, word, known)
+        if self.channels and "listed" not in self.selections:
+            raise InputError(
+                f"channels lists {len(self.channels)}, and no selection takes them. Name listed among the "
+                "selections, or leave them out."
+            )
 
 
-def expand(grids: Sequence[Grid], blocks: Sequence[Block], n_steps: int, n_channels: int) -> list[Condition]:
+def expand(
+    grids: Sequence[Grid], blocks: Sequence[Block], n_steps: int, n_channels: int, fewest_steps: int | None = None
+) -> list[Condition]:
     """Every condition of grids, each once, in the order in which they first come.
 
     Args:
         grids: of the sweep.
         blocks: of the model.
-        n_steps: denoising steps.
+        n_steps: denoising steps, of the sample with most.
         n_channels: width of the hidden state.
+        fewest_steps: of the sample with fewest; None where all have the same.
 
     Raises:
         InputError: a setting that the model has not, or that does not go with another.
@@ -172,7 +187,7 @@ def expand(grids: Sequence[Grid], blocks: Sequence[Block], n_steps: int, n_chann
     n = 0
     for grid in grids:
         layers = [each for text in grid.layers for each in _layers(text, blocks)]
-        steps = [each for text in grid.steps for each in _steps(text, n_steps)]
+        steps = [each for text in grid.steps for each in _steps(text, n_steps, fewest_steps or n_steps)]
         actions = [each for text in grid.actions for each in _amounts(text, grid.amounts)]
         streams = [choose_words("streams", text, STREAMS) for text in grid.streams]
         drawn = sum(grid.trials if word in _DRAWN else 1 for word in grid.selections)
@@ -272,13 +287,24 @@ def _layers(text: str, blocks: Sequence[Block]) -> list[tuple[int, ...]]:
     return [tuple(blocks[i].layer for i in window) for window in windows]
 
 
-def _steps(text: str, n_steps: int) -> list[tuple[int, ...]]:
+def _steps(text: str, n_steps: int, fewest: int) -> list[tuple[int, ...]]:
+    if fewest < n_steps and text == "last":
+        return [(LAST,)]
+    if fewest < n_steps and text != "all":
+        if text[:1].isalpha():
+            raise InputError(
+                f"steps is {shown(text)}; the samples have {fewest} to {n_steps} steps, so its steps are not the same "
+                f"for all. Give all, last, or indices of 0 to {fewest - 1}."
+            )
+        n_steps = fewest
     windows = _windows(text, n_steps)
     return [choose_steps(text, n_steps)] if windows is None else [tuple(window) for window in windows]
 
 
 def in_short(numbers: Sequence[int]) -> str:
-    """Ascending numbers with their runs drawn together: ``0-5,8``; ``none`` for none."""
+    """Ascending numbers with their runs drawn together: ``0-5,8``; ``last`` and ``none`` for those."""
+    if list(numbers) == [LAST]:
+        return "last"
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -30,12 +30,14 @@ class Given:
         cluster_k: top channels that tokens are clustered by.
         ranks: each channel's rank ``(channel,)`` by layer, of the scores of a run; empty without one.
         masks: each item's mask ``(token,)`` bool on the grid, by item.
+        n_steps: denoising steps of the batch.
     """
 
     score: str
     cluster_k: int
     ranks: Mapping[int, Tensor]
     masks: Mapping[int, Tensor]
+    n_steps: int
 
 
 class Editor:
@@ -74,7 +76,14 @@ class Editor:
         return edited
 
     def measures(self, row: int) -> dict[str, float | None]:
-        """How large a row's intervention was: columns of ``edits``, null where nothing was edited."""
+        """How large a row's intervention was: columns of ``edits``, null where nothing was to be edited.
+
+        Where no channel or no token was chosen anywhere, ``n_channels`` is 0. Of a guided row they are what was
+        disturbed of its companion, without ``change``, as its own states are not edited.
+        """
+        condition = self._batch[row].condition
+        if condition is not None and condition.action == GUIDE and self._batch[row].role == "edited":
+            return self.measures(row - 1) | {"change": None}
         if self._sums is None or not self._counts[row]:
             return dict.fromkeys(MEASURES)
         means = dict(zip(MEASURES, (self._sums[:, row] / float(self._counts[row])).tolist(), strict=True))
@@ -86,7 +95,7 @@ class Editor:
             for i, row in enumerate(self._batch)
             if (condition := _edits(row)) is not None
             and layer in condition.layers
-            and step in condition.steps
+            and condition.edits_in(step, self._given.n_steps)
             and stream in condition.streams
         )
         if at and at not in self._alike:
@@ -180,13 +189,17 @@ class _Cell:
         return torch.lerp(x, self._becomes, weight)
 
     def measures(self, edited: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(row,)`` each: channels, their share of the squares, share of tokens, and squared relative change."""
+        """``(row,)`` each: channels, their share of the squares, share of tokens, and squared relative change.
+
+        All are 0 where no channel or no token is chosen.
+        """
         n = self._channel_mask.sum(dim=-1)
         energy = sum_squares(self._own)
         share = (energy * self._channel_mask).sum(dim=-1) / energy.sum(dim=-1)
         tokens = torch.ones_like(share) if self._token_mask is None else self._token_mask.float().mean(dim=-1)
         change = sum_squares(edited - self._own).sum(dim=-1) / energy.sum(dim=-1)
-        return n, share, tokens, change
+        chosen = (n > 0) & (tokens > 0)
+        return n * chosen, torch.where(chosen, share, 0), tokens * chosen, torch.where(chosen, change, 0)
 
     def _replacement(self) -> Tensor:
         """What the chosen values would become, ``(row, token, channel)``; a view where one tensor serves all rows."""

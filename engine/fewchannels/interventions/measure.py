@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewchannels.analyses.masks.given import read_mask
+from fewchannels.analyses.masks.mask_file import read_mask
+from fewchannels.images import read_image
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.pictures import compare
 from fewchannels.interventions.metrics.world import judged, scene_of, shown
-from fewchannels.interventions.rows import Row
+from fewchannels.interventions.rows import Item, Row
 from fewchannels.runs.pictures import pixels
 
 
@@ -47,7 +48,7 @@ class Measures:
         self._learned = LearnedMetrics.of(learned, device) if learned else None
 
     def of(self, made: Sequence[Measured]) -> list[Measured]:
-        """A batch's pictures with all their columns.
+        """A batch's pictures with all their columns; without metrics where there is nothing to measure.
 
         Args:
             made: each item's undisturbed picture among them.
@@ -63,13 +64,30 @@ class Measures:
             prompts = [each.row.item.target.prompt for each in made]
             sources = [each.row.item.source.prompt if each.row.item.source else None for each in made]
             columns |= self._learned.measure(pictures, pictures[beside], prompts, sources)
+        broken = {(each.row.item.item, each.row.role) for each in made if each.columns.get("nonfinite_steps")}
         found = []
         for i, each in enumerate(made):
             edited = each.row.role == "edited"
+            if not self._is_measured(each, broken):
+                found.append(each)
+                continue
             measured = {name: _plain(values[i]) for name, values in columns.items() if edited or name in _OF_ITSELF}
             source = scene_of(each.row.item.source.prompt) if each.row.item.source else None
             found.append(replace(each, columns=each.columns | measured | shown(verdicts[i], scenes[i], source)))
         return found
+
+    @staticmethod
+    def _is_measured(made: Measured, broken: set[tuple[int, str]]) -> bool:
+        """Whether an image says something: not one that was not edited, nor one of latents that are not finite."""
+        item, condition = made.row.item.item, made.row.condition
+        if made.columns.get("nonfinite_steps"):
+            return False
+        if condition is None or condition.is_nothing:
+            return (item, "undisturbed") not in broken
+        if made.columns.get("n_channels") == 0:
+            return False
+        blends_source = condition.action == "pixels" and (item, "source") in broken
+        return (item, "undisturbed") not in broken and not blends_source
 
     def _masks(self, made: Sequence[Measured], subjects: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
         """Each picture's mask of the undisturbed subject ``(picture, y, x)``, and whether there is one."""
@@ -77,16 +95,31 @@ class Measures:
         for i, each in enumerate(made):
             item = each.row.item
             if item.mask is not None and item.picture is None:
-                masks[i], known[i] = torch.from_numpy(read_mask_at(item.mask, each.image.size)), True
+                masks[i], known[i] = torch.from_numpy(mask_of(item, each.image.height, each.image.width)), True
         return masks, known
 
 
 _OF_ITSELF = ("clip_score", "clip_source_score", "aesthetic", "pickscore")
 
 
-def read_mask_at(path: str, size: tuple[int, int]) -> np.ndarray:
-    """A mask's file at a picture's size (width, height): ``(y, x)`` bool."""
-    return np.array(Image.fromarray(read_mask(path)).resize(size, Image.Resampling.NEAREST))
+def mask_of(item: Item, height: int, width: int) -> np.ndarray:
+    """An item's mask at the size of its images: ``(y, x)`` bool. A picture's mask is brought to it as the picture is.
+
+    Args:
+        item: with a mask.
+        height: of the images that are generated, pixels.
+        width: of the images that are generated, pixels.
+
+    Raises:
+        InputError: the file is no mask, or of another shape than the image it is of.
+    """
+    assert item.mask is not None, "prepare_sweep() has refused it"
+    mask, name = read_mask(item.mask), f"the mask {item.mask!r}"
+    if item.picture is None:
+        return mask.at(height, width, name)
+    picture = read_image(item.picture)
+    pixels = mask.at(picture.height, picture.width, name)
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _plain(value: Any) -> Any:

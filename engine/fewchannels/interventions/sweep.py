@@ -39,6 +39,7 @@ from fewchannels.tables import Columns, decode, encode
 
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
 UNBLENDABLE = {
+    "DiTPipeline": "it takes classes, and encodes no prompt",
     "HiDreamImagePipeline": "its encoders' layers come before the prompts in one tensor",
     "ZImagePipeline": "it pads no prompt, and two have different numbers of tokens",
 }
@@ -161,8 +162,8 @@ def prepare_sweep(
     generation = dataclasses.replace(
         settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS
     )
-    n_steps = _check_samples(generation, how, manifest)
-    conditions = expand(settings.grids, how.blocks, n_steps, how.n_channels)
+    fewest, most = _check_samples(generation, how, manifest)
+    conditions = expand(settings.grids, how.blocks, most, how.n_channels, fewest)
     has_source = settings.kind != "disruption"
     check_batch_size(conditions, generation.batch_size or _BATCH_ROWS, has_source=has_source)
     tables: dict[str, Columns] = {CONDITIONS: _as_columns(conditions)}
@@ -221,8 +222,8 @@ def prepare_sweep(
     return Prepared(sweep, manifest, encoded, about)
 
 
-def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> int:
-    """Refuse samples that no sweep can generate; returns the denoising steps of the longest."""
+def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> tuple[int, int]:
+    """Refuse samples that no sweep can generate; returns the fewest and the most denoising steps of one."""
     check_guidance(generation, how, manifest.used)
     if how.pipeline.needs_reference or manifest.used.n_references:
         raise InputError(
@@ -231,7 +232,8 @@ def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifes
         )
     for size in sizes(generation, manifest.used):
         how.token_grid(*size)
-    return max(n or generation.num_inference_steps for n in manifest.used.steps)
+    steps = [n or generation.num_inference_steps for n in manifest.used.steps]
+    return min(steps), max(steps)
 
 
 def _as_columns(conditions: list[Condition]) -> Columns:
@@ -288,8 +290,26 @@ def _check(
                 f"number {missing[0]}. Fill the mask column of the "
                 f"{'references' if settings.kind == 'image' else 'manifest'}, or take foreground."
             )
+    _check_used(settings, conditions)
     if pairs is not None and settings.kind == "text":
         _check_sizes(generation, manifest, pairs)
+
+
+def _check_used(settings: SweepSettings, conditions: list[Condition]) -> None:
+    """Refuse settings that no condition uses."""
+    clustered = any(
+        each.tokens in ("foreground", "background", "target_foreground") or each.placement == "aligned"
+        for each in conditions
+    )
+    ranked = clustered or any(each.selection in ("top", "bottom", "matched", "scaled") for each in conditions)
+    for name, is_used, why in (
+        ("channels_run", any(each.scores_from == "run" for each in conditions), "no condition ranks channels by a run"),
+        ("cluster_k", clustered, "no condition chooses tokens by clusters"),
+        ("score", ranked, "no condition ranks channels"),
+    ):
+        value = getattr(settings, name)
+        if not is_used and value != getattr(SweepSettings, name):
+            raise InputError(f"{name} is {value!r}, and nothing would use it: {why}. Leave it out.")
 
 
 def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> None:

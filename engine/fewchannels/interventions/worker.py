@@ -12,10 +12,11 @@ from PIL import Image
 
 from fewchannels.cluster.attempts import recorded, tried
 from fewchannels.errors import without_secrets
+from fewchannels.images import read_image
 from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
 from fewchannels.interventions.conditions import MEASURES
 from fewchannels.interventions.editor import Editor, Given
-from fewchannels.interventions.measure import Measured, Measures, read_mask_at
+from fewchannels.interventions.measure import Measured, Measures, mask_of
 from fewchannels.interventions.rows import Batch, Item, Row, batches
 from fewchannels.interventions.sweep import PAIRS, RANKS, Sweep
 from fewchannels.manifest import Sample, read_samples, samples_at
@@ -25,7 +26,6 @@ from fewchannels.models.family import BRANCHES
 from fewchannels.models.from_images import noised
 from fewchannels.models.generation import Settings
 from fewchannels.models.loaded import LoadedModel
-from fewchannels.models.sampler import open_picture
 from fewchannels.models.taps import predicted, tapped
 from fewchannels.runs.changes import Draft, name_of
 from fewchannels.runs.description import MANIFEST
@@ -156,21 +156,21 @@ class SweepWorker:
         """Generate a batch: every row's picture, with what its edit was; blended pictures behind them."""
         geometry, pipeline = self.sweep.geometry, self.sampler.pipeline
         editor = Editor(batch.rows, self._given(batch, settings), geometry.n_channels)
-        latents = Latents(batch.rows)
+        latents = Latents(batch.rows, settings.steps)
         streams = {stream for each in self.sweep.conditions for stream in each.streams}
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(remembering(pipeline, self._embeddings))
             stack.enter_context(prompts_blended(pipeline, batch.rows))
             if pictures := {
-                i: open_picture(row.item.picture)
+                i: read_image(row.item.picture)
                 for i, row in enumerate(batch.rows)
                 if row.role == "source" and row.item.picture is not None
             }:
                 stack.enter_context(noised(pipeline, pictures, settings.height, settings.width))
             stack.enter_context(stepped(pipeline, latents.edit))
             stack.enter_context(tapped(self.sampler, geometry.blocks, editor.tap, sorted(streams), BRANCHES))
-            if (guide := guidance(batch.rows)) is not None:
+            if (guide := guidance(batch.rows, settings.steps)) is not None:
                 stack.enter_context(predicted(self.sampler, guide))
             images = self.sampler.generate([row.sample for row in batch.rows], settings)
         nonfinite = latents.nonfinite_steps()
@@ -192,15 +192,11 @@ class SweepWorker:
     def _given(self, batch: Batch, settings: Settings) -> Given:
         masks = {}
         if any(each.tokens in ("inside", "outside") for each in self.sweep.conditions):
-            size, grid = (
-                (settings.width, settings.height),
-                self.sweep.geometry.token_grid(settings.height, settings.width),
-            )
+            grid = self.sweep.geometry.token_grid(settings.height, settings.width)
             for item in batch.items:
-                assert item.mask is not None, "prepare_sweep() has refused it"
-                mask = torch.from_numpy(read_mask_at(item.mask, size))
+                mask = torch.from_numpy(mask_of(item, settings.height, settings.width))
                 masks[item.item] = token_coverage(mask, grid) >= 0.5
-        return Given(self.sweep.score, self.sweep.cluster_k, self._ranks, masks)
+        return Given(self.sweep.score, self.sweep.cluster_k, self._ranks, masks, settings.steps)
 
     def _read_ranks(self) -> dict[int, torch.Tensor]:
         if not any(each.scores_from == "run" for each in self.sweep.conditions):

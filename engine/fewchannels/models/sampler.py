@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fewchannels.errors import InputError
+from fewchannels.images import read_image
 from fewchannels.manifest import Sample
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.from_images import noised
@@ -125,7 +126,7 @@ class Sampler:
     def _noised(self, settings: Settings) -> AbstractContextManager[None]:
         if settings.picture is None:
             return nullcontext()
-        pictures, size = {0: open_picture(settings.picture)}, (settings.height, settings.width)
+        pictures, size = {0: read_image(settings.picture)}, (settings.height, settings.width)
         return noised(self.pipeline, pictures, *size, lambda: self._step() in settings.only_steps)
 
     def _arguments(self, samples: Sequence[Sample], settings: Settings) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Sampler:
             arguments["negative_prompt"] = [sample.negative_prompt or "" for sample in samples]
         if settings.reference is not None:
             assert how.reference is not None
-            arguments[how.reference] = open_picture(settings.reference)
+            arguments[how.reference] = read_image(settings.reference)
             arguments[how.prompt] = samples[0].prompt
         return arguments
 
@@ -266,16 +267,3 @@ class Sampler:
 
             stack.enter_context(replaced(scheduler, "step", step))
             yield
-
-
-def open_picture(path: str) -> Image.Image:
-    """A picture file in RGB.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise InputError(f"the picture {path!r} cannot be read: {error}") from None

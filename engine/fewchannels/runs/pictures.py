@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewchannels.errors import InputError, StorageError
+from fewchannels.images import read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,20 +22,18 @@ def png(image: Image.Image) -> bytes:
 
 
 def decoded(data: bytes) -> Image.Image:
-    """A stored picture, all of it read.
+    """A stored picture in RGB, all of it read.
 
     Raises:
         StorageError: the bytes are damaged, or not a picture.
     """
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return read_image(data, "it")
+    except InputError as error:
         raise StorageError(
-            f"a stored picture of {len(data):,} bytes is damaged: {error}. Run fewchannels runs verify to see "
+            f"a stored picture of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to see "
             "which sample it belongs to."
         ) from None
-    return image
 
 
 def pixels(image: Image.Image) -> "Tensor":

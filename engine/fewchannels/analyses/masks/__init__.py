@@ -50,7 +50,8 @@ def open_mask_source(
         return model_masks(
             text, device, labels=labels, trust_remote_code=trust_remote_code, revision=revision, side=side
         )
-    for name, value in (("labels", labels), ("revision", revision), ("side", side)):
-        if value not in (None, ()):
+    given = {"labels": labels, "revision": revision, "side": side, "trust_remote_code": trust_remote_code}
+    for name, value in given.items():
+        if value not in (None, (), False):
             raise InputError(f"{name} {value!r} was given; the source {text!r} takes none. Leave it out.")
     return SOURCES[text]()

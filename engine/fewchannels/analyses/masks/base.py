@@ -45,11 +45,14 @@ class SubjectMask:
         score: how sure the source is, larger is surer, on its own scale; None where it does not say.
         resized_from: height and width of the mask in pixels before it was brought to the picture's size; None where
             it had that size.
+        rule: how a mask's file was read, of :data:`fewchannels.analyses.masks.mask_file.RULES`; None for a mask that
+            is not from a file.
     """
 
     pixels: NDArray[np.bool_]
     score: float | None = None
     resized_from: tuple[int, int] | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True)

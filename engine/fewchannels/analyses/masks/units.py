@@ -1,5 +1,6 @@
 """The analysis ``masks``: where each generated picture's subject is, computed once and kept for all that ask."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.masks import MaskSource, NoMask, SampleImage, SubjectMask, open_mask_source
+from fewchannels.analyses.masks.mask_file import RULES
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.analyses.summary import Summary
@@ -20,6 +22,13 @@ from fewchannels.runs.pictures import decoded, from_png, to_png
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import Columns
+
+_RULES = {
+    "black_and_white": "were black and white",
+    "labels": "were labels",
+    "soft": "were soft and cut at half of white",
+    "cut_out": "were the opacity of a cut-out",
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,12 @@ class SubjectMasks(MaskSettings):
 
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """How many have a subject, and how large they are."""
-        areas, errors, n_resized = [], [], 0
+        areas, errors, rules, n_resized = [], [], Counter[str](), 0
         for table in results.parts("samples"):
             areas += [area for area in table.column("area").to_pylist() if area is not None]
             errors += [error for error in table.column("error").to_pylist() if error is not None]
             n_resized += sum(table.column("resized").to_pylist())
+            rules.update(rule for rule in table.column("rule").to_pylist() if rule is not None)
         if not areas:
             raise InputError(f"the source {self.source!r} gave no mask for any of {len(errors)} pictures: {errors[0]}")
         n_empty = sum(area == 0 for area in areas)
@@ -82,9 +92,13 @@ class SubjectMasks(MaskSettings):
             "n_failed": len(errors),
             "n_empty": n_empty,
             "n_resized": n_resized,
+            **{f"n_{rule}": rules[rule] for rule in RULES},
             "mean_area": float(np.mean(areas)),
         }
-        reasons = f" The first failure: {errors[0]}." if errors else ""
+        reasons = f" The first failure: {errors[0].rstrip('.')}." if errors else ""
+        if rules:
+            counts = ", ".join(f"{rules[rule]:,} {_RULES[rule]}" for rule in RULES)
+            reasons = f" Of the files' values, {counts} (docs/images.md).{reasons}"
         text = (
             f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "
             f"a picture on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
@@ -125,7 +139,7 @@ def _sample_images(selected: Selected, task: int, at: np.ndarray, *, with_paths:
             paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
     samples = []
     for sample in selected.samples[at].tolist():
-        samples.append(SampleImage(decoded(images[sample]).convert("RGB"), paths.get(sample)))
+        samples.append(SampleImage(decoded(images[sample]), paths.get(sample)))
     return samples
 
 
@@ -137,6 +151,7 @@ def _columns(selected: Selected, at: np.ndarray, found: Sequence[SubjectMask | N
         "mask": [None if mask is None else to_png(mask.pixels) for mask in masks],
         "area": [None if mask is None else float(mask.pixels.mean()) for mask in masks],
         "score": [None if mask is None else mask.score for mask in masks],
+        "rule": [None if mask is None else mask.rule for mask in masks],
         "resized": [mask is not None and mask.resized_from is not None for mask in masks],
         "error": [each.reason if isinstance(each, NoMask) else None for each in found],
     }

@@ -2,8 +2,10 @@
 
 A *group* is a condition without its trial: an item's draws of random channels are averaged first. A control's
 *counterpart* is the group of the same settings whose channels are the top ones, or where there is none, listed ones.
+Images that were not edited, or whose latents broke, are counted and in nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from fewchannels.interventions.conditions import BASELINES, MEASURES
+from fewchannels.interventions.effects.exclusions import not_edited, not_finite
 from fewchannels.measures.intervals import cluster_bootstrap
 from fewchannels.tables import Columns, schema
 
@@ -39,7 +42,9 @@ def metrics() -> list[str]:
     return list(names[names.index("n_channels") : names.index("image")])
 
 
-def means(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def means(
+    edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, only: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Mean of every metric in every group over items, with 95 % intervals that resample prompts.
 
     A pair's prompt is its target's; that pairs may share sources is not accounted for.
@@ -48,6 +53,7 @@ def means(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.Dat
         edits: rows of ``schemas/edits.yaml``; the pictures are not needed.
         n_resamples: of the bootstrap.
         seed: of its draws.
+        only: metrics; None for all.
 
     Returns:
         The columns of ``schemas/effects_means.yaml``: groups in the sweep's order, then pictures that are not edited,
@@ -57,7 +63,7 @@ def means(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.Dat
     for role in ("edited", "undisturbed", "source"):
         grouped = _grouped(edits, role)
         parts = []
-        for metric in metrics():
+        for metric in metrics() if only is None else only:
             values = grouped.values(metric)
             if not (known := np.isfinite(values)).any():
                 continue
@@ -165,9 +171,10 @@ class _Grouped:
         rows: of ``edits``.
         item: place of each row's item in ``prompt``.
         group: place of each row's group in ``groups``.
-        groups: what names each, and its ``n_failed`` and ``n_nonfinite`` pictures.
+        groups: what names each, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` pictures.
         prompt: number of each item's prompt.
         n_prompts: numbers there are.
+        counts: whether each row is in means.
     """
 
     rows: pd.DataFrame
@@ -176,11 +183,12 @@ class _Grouped:
     groups: pd.DataFrame
     prompt: np.ndarray
     n_prompts: int
+    counts: np.ndarray
 
     def values(self, metric: str) -> np.ndarray:
         """A metric as ``(item, group)`` float64, the mean over trials that have it; NaN where none has."""
         values = self.rows[metric].to_numpy(dtype=np.float64, na_value=np.nan)
-        known = np.isfinite(values)
+        known = np.isfinite(values) & (self.counts | (metric == "nonfinite_steps"))
         shape = len(self.prompt), len(self.groups)
         at = self.item[known] * shape[1] + self.group[known]
         n = np.bincount(at, minlength=shape[0] * shape[1])
@@ -196,7 +204,8 @@ class _Grouped:
 
 
 def _grouped(edits: pd.DataFrame, role: str) -> _Grouped:
-    rows = edits[edits["role"] == role]
+    chosen = edits["role"] == role
+    rows, broken, as_it_was = edits[chosen], not_finite(edits)[chosen], not_edited(edits)[chosen]
     items = edits.drop_duplicates("item").sort_values("item")
     prompts, names = pd.factorize(items["prompt"], sort=True)
     if role == "edited":
@@ -206,11 +215,10 @@ def _grouped(edits: pd.DataFrame, role: str) -> _Grouped:
     else:
         place = np.zeros(len(rows), int)
         groups = pd.DataFrame([{"action": role}], columns=["condition", *SETTINGS])
-    n_failed = np.bincount(place, rows["status"] != "done", len(groups))
-    n_nonfinite = np.bincount(place, rows["nonfinite_steps"].fillna(0) > 0, len(groups))
-    groups = groups.assign(n_failed=n_failed.astype(int), n_nonfinite=n_nonfinite.astype(int))
+    counts = {"n_failed": rows["status"] != "done", "n_nonfinite": broken, "n_not_edited": as_it_was}
+    groups = groups.assign(**{n: np.bincount(place, each, len(groups)).astype(int) for n, each in counts.items()})
     item = np.searchsorted(items["item"].to_numpy(), rows["item"].to_numpy())
-    return _Grouped(rows, item, place, groups, prompts, len(names))
+    return _Grouped(rows, item, place, groups, prompts, len(names), ~(broken | as_it_was).to_numpy())
 
 
 def _conditions(rows: pd.DataFrame) -> pd.DataFrame:

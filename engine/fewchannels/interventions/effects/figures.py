@@ -344,6 +344,6 @@ def _thinned(values: list[_Value], most: int) -> list[_Value]:
 def _decoded(image: bytes | None) -> np.ndarray:
     if image is None:
         return _FAILED
-    small = decoded(image).convert("RGB")
+    small = decoded(image)
     small.thumbnail((_SIDE, _SIDE))
     return np.asarray(small)

@@ -17,6 +17,7 @@ from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import own_rows
 from fewchannels.runs.results import Results
+from fewchannels.runs.sql import progress
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, encode, schema
 
@@ -61,7 +62,9 @@ def _ended(
     effects = summarize(edits.assign(image=_images(storage, records, edits)), sets=measured)
     no_sets: Columns = {name: [] for name in schema(SCHEMAS["sets"]).names}
     tables = effects.tables | {"sets": measured or no_sets}
-    settings = plain({"sweep": fingerprint, "tasks": list(records), "metrics": list(metrics)})
+    settings = plain(
+        {"sweep": fingerprint, "tasks": list(records), "parts": progress.parts(records), "metrics": list(metrics)}
+    )
     check_held(results.place, token)
     results.begin(settings, replace=True)
     about = {"analysis": LABEL, "settings": settings, "numbers": effects.numbers, "versions": versions()}
@@ -86,8 +89,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     measured = [name for name in all_metrics() if edits.loc[edits["role"] == "edited", name].notna().any()]
     if metric not in measured:
         raise unknown("metric of edited pictures", metric, measured)
-    others = [name for name in all_metrics() if name != metric]
-    averages = means(edits.assign(**dict.fromkeys(others, float("nan"))))
+    averages = means(edits, only=[metric])
     axes = [axis] if axis else varying(averages)
     if not axes:
         raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; name the axis all the same.")

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from fewchannels.errors import InputError
+from fewchannels.interventions.effects.exclusions import excluded
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
 from fewchannels.models.loaded import default_device
@@ -36,10 +37,11 @@ class SetDistances:
     def add(self, table: Any) -> None:
         """Embed the pictures of one part, a ``pyarrow.Table`` of ``edits``."""
         columns = {name: table.column(name).to_pylist() for name in ("role", "condition", "image")}
+        left_out = excluded(table.drop_columns(["image"]).to_pandas()).tolist()
         rows = [
             (_UNDISTURBED if role == "undisturbed" else condition, image)
-            for role, condition, image in zip(*columns.values(), strict=True)
-            if image is not None and role in ("undisturbed", "edited")
+            for role, condition, image, out in zip(*columns.values(), left_out, strict=True)
+            if image is not None and not out and role in ("undisturbed", "edited")
         ]
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]

@@ -11,6 +11,7 @@ from fewchannels.analyses.document import bracketed
 from fewchannels.analyses.figures.still import as_files
 from fewchannels.interventions.conditions import BASELINES
 from fewchannels.interventions.effects.contrasts import as_columns, contrasts, means, metrics
+from fewchannels.interventions.effects.exclusions import not_edited, not_finite
 from fewchannels.interventions.effects.figures import counted, default_figures, main_metrics, setting_words
 from fewchannels.interventions.effects.findings import Q, control_of, headline, of_sweep
 from fewchannels.interventions.metrics import METRICS
@@ -55,7 +56,8 @@ def summarize(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, sets:
         "n_conditions": int(edited["condition_id"].nunique()),
         "n_edited": len(edited),
         "n_failed": int((edited["status"] != "done").sum()),
-        "n_nonfinite": int((edited["nonfinite_steps"].fillna(0) > 0).sum()),
+        "n_nonfinite": int(not_finite(edits)[edits["role"] == "edited"].sum()),
+        "n_not_edited": int(not_edited(edits).sum()),
         "metrics": main,
         "not_measured": [metric for metric in metrics() if metric not in seen],
         "means": _records(averages[averages["metric"].isin(main)]),
@@ -85,8 +87,9 @@ def _head(numbers: dict[str, Any]) -> list[str]:
         "",
         f"{numbers['n_items']:,} items of {numbers['n_prompts']:,} prompts, {n:,} condition{'s' * (n != 1)}: "
         f"{numbers['n_edited']:,} edited pictures, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
-        "with latents that were not finite. Means are over items, each item's trials averaged first; brackets hold "
-        "95 % intervals over prompts.",
+        f"with latents that were not finite, not edited: {numbers['n_not_edited']:,} (their conditions chose no "
+        "token or no channel). None of these is in a number below. Means are over items, each item's trials "
+        "averaged first; brackets hold 95 % intervals over prompts.",
         "",
     ]
 

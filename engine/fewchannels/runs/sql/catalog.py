@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import duckdb
 
-from fewchannels.errors import FewchannelsError, InputError, StorageError, unknown
+from fewchannels.errors import FewchannelsError, InputError, StorageError
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import (
     COMPARISON,
@@ -25,11 +25,11 @@ from fewchannels.runs.description import (
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
 from fewchannels.runs.results import END, finished
-from fewchannels.runs.sql import about, confined, rules
+from fewchannels.runs.sql import about, confined, progress, rules
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.checksums import Checksums
 from fewchannels.runs.sql.limits import Limits, default_limits
-from fewchannels.runs.sql.named_queries import Query, queries
+from fewchannels.runs.sql.named_queries import Query, query_of
 from fewchannels.runs.sql.question import Question
 from fewchannels.runs.sql.values import quoted
 from fewchannels.runs.storage import FolderStorage, Stored, open_storage
@@ -57,6 +57,7 @@ class Catalog:
         views: names of all views.
         results: labels of the finished results, whose views begin with them.
         incomplete: a missing file, by label, of each result that therefore has no views.
+        note: what of a sweep its answers are not about, for a person; None where they are about all.
 
     Args:
         path: the folder or URL of a run, a sweep or a comparison.
@@ -75,6 +76,7 @@ class Catalog:
         self.views = list(VIEWS)
         self.results: list[str] = []
         self.incomplete: dict[str, str] = {}
+        self.note: str | None = None
         if isinstance(self._storage, FolderStorage) and not self._storage.path.exists():
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
@@ -165,9 +167,7 @@ class Catalog:
 
     def ask_query(self, name: str, limits: Limits | None = None, /, **parameters: object) -> Question:
         """A named query that can be read in batches and stopped, as :meth:`ask` does for free SQL."""
-        if name not in queries():
-            raise unknown("query", name, queries())
-        chosen = queries()[name]
+        chosen = query_of(name, self.of)
         values = chosen.bind(parameters)
         if chosen.of != self.of:
             raise InputError(
@@ -272,6 +272,7 @@ class Catalog:
                 self._connection.close()
                 self._connection, self._files, self._records = fresh._connection, fresh._files, fresh._records
                 self.views, self.results, self.incomplete = fresh.views, fresh.results, fresh.incomplete
+                self.note = fresh.note
                 self._looked += 1
         return True
 
@@ -294,8 +295,11 @@ class Catalog:
             self._add_comparison(description)
         else:
             stored = self._add_sweep(description) if self.of == "sweep" else self._add_run(description)
-            self._add_results(stored)
+            settings = self._add_results(stored)
             self._add_tasks()
+            if self.of == "sweep":
+                n_items = description["identity"]["n_items"]
+                self.note = progress.note(self._storage.url, n_items, self._records, settings.get("effects"))
         columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in about.TYPES[self.of].items())
         self._connection.execute(f"create table {self.of} as select {columns}", row)
         confined.confine(self._connection, self._files)
@@ -367,14 +371,20 @@ class Catalog:
         for name, kind in tables.items():
             self._add_view(name, kind, dict.fromkeys(files[name], "true"), ", ".join(schema(kind).names))
 
-    def _add_results(self, stored: Collection[str]) -> None:
-        """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""
+    def _add_results(self, stored: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again.
+
+        Returns:
+            The settings of each, by label.
+        """
+        settings: dict[str, dict[str, Any]] = {}
         for result in finished(self._storage, {*stored, *self._pending}):
             content = self._pending.get(result.key(END)) or result.read()
             if lacking := sorted(content["objects"].keys() - set(stored)):
                 self.incomplete[result.label] = lacking[0]
                 continue
             self.results.append(result.label)
+            settings[result.label] = content["settings"]
             recorded = objects_of(content)
             for table, kind in content["tables"].items():
                 keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
@@ -383,6 +393,7 @@ class Catalog:
                 # Whatever columns it was written with: an older version's result is no reason not to open.
                 self._add_view(view, kind, dict.fromkeys(keys, "true"), "* exclude (file_row_number)")
                 self.views.append(view)
+        return settings
 
     def _check_files(self) -> dict[str, int]:
         """The listing of all that is stored, with every file of the views in it."""

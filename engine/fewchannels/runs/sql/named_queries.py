@@ -83,6 +83,7 @@ class Query:
         parameters: by position in the header.
         columns: of the result, in order.
         sql: the whole file.
+        also: another query's name, which this one answers to for what that one does not read; None without one.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Query:
     parameters: tuple[Parameter, ...]
     columns: tuple[Column, ...]
     sql: str
+    also: str | None = None
 
     def parse(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """Parameters' texts as values; one that the query does not have is left to :meth:`bind` to refuse.
@@ -142,7 +144,8 @@ _COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
 def parse_query(name: str, sql: str) -> Query:
     """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
 
-    ``-- needs:`` is optional: analyses, comma-separated. So is ``-- of: sweep``; other queries are of runs.
+    ``-- needs:`` is optional: analyses, comma-separated. So is ``-- of: sweep``; other queries are of runs. ``-- as:``
+    is the name of a query of runs for which this one stands where a sweep is asked.
 
     Raises:
         ValueError: a line of the header is none of these or is not written as they are.
@@ -150,7 +153,7 @@ def parse_query(name: str, sql: str) -> Query:
     texts: dict[str, str] = {}
     parameters, columns = [], []
     for keyword, text in _sections(sql):
-        if keyword in ("purpose", "of", "needs", "grain"):
+        if keyword in ("purpose", "of", "as", "needs", "grain"):
             texts[keyword] = text
         elif keyword == "param" and (match := _PARAMETER.fullmatch(text)):
             kind = {"int": int, "float": float, "str": str, "bool": bool}[match[2]]
@@ -163,7 +166,21 @@ def parse_query(name: str, sql: str) -> Query:
             raise ValueError(f"queries/{name}.sql: cannot read the header at {keyword!r} {text!r}")
     needs = tuple(texts["needs"].split(", ")) if "needs" in texts else ()
     of = texts.get("of", "run")
-    return Query(name, texts["purpose"], of, needs, texts["grain"], tuple(parameters), tuple(columns), sql)
+    return Query(
+        name, texts["purpose"], of, needs, texts["grain"], tuple(parameters), tuple(columns), sql, texts.get("as")
+    )
+
+
+def query_of(name: str, of: str) -> Query:
+    """The query of a name, for a ``run`` or a ``sweep``: a name may stand for one of each.
+
+    Raises:
+        InputError: there is no such query.
+    """
+    if name not in queries():
+        raise unknown("query", name, queries())
+    others = (query for query in queries().values() if query.also == name and query.of == of)
+    return queries()[name] if queries()[name].of == of else next(others, queries()[name])
 
 
 @cache

@@ -1,12 +1,12 @@
 """Check that what one task stored agrees: its record, its tables and its arrays against each other. Pure."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from fewchannels.errors import InputError
+from fewchannels.images import read_image
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.ledger import Record
 
@@ -70,8 +70,8 @@ def disagreements(
 
 def _undecodable(picture: bytes) -> str | None:
     try:
-        Image.open(io.BytesIO(picture)).load()
-    except (OSError, SyntaxError) as error:
+        read_image(picture)
+    except InputError as error:
         return str(error)
     return None
 

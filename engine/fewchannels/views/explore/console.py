@@ -59,6 +59,7 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
     return [
         dcc.Store(id="console-place", data={"name": place.name, "path": path, "page": token_hex(8)}),
         heading(f"Ask {place.name}", dcc.Link("Back to it", href=path)),
+        *([note(place.catalog.note)] if place.catalog.note else []),
         html.Section(
             [
                 field("Question", choice("console-query", [_FREE, *known], name)),

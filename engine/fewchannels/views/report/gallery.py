@@ -1,24 +1,23 @@
 """Samples to look at: those of highest, median and lowest value of a column, each with its pictures and its prompt."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from fewchannels.analyses.alignment.findings import Cell
 from fewchannels.analyses.document import Gallery, Shown
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.colors import colored
 from fewchannels.analyses.ratio import Extreme
-from fewchannels.errors import unknown
+from fewchannels.errors import StorageError, unknown
 from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.choices import choose_pool_side
 from fewchannels.runs.layout import Track
+from fewchannels.runs.pictures import decoded
 from fewchannels.runs.sql.ranking import ALIGNMENT_MEASURES, CELL_MEASURES, CellOfRun, measured, of_column, ranked
 
 SIDE = 256  # pixels
@@ -131,9 +130,8 @@ def thumbnail(data: bytes | None) -> np.ndarray | None:
     if not isinstance(data, bytes):
         return None
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            small = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
+        small = decoded(data)
+    except StorageError:
         return None
     small.thumbnail((SIDE, SIDE))
     return np.asarray(small)

@@ -9,9 +9,12 @@ from fewchannels.analyses.document import Block, Facts, Figure, Findings, How, M
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing
 from fewchannels.interventions.effects.contrasts import contrasts, means
+from fewchannels.interventions.effects.exclusions import not_edited, not_finite
 from fewchannels.interventions.effects.figures import AXES, default_figures, main_metrics, shown_items
 from fewchannels.interventions.effects.findings import headline, of_sweep
+from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.results import Results
+from fewchannels.runs.sql.progress import are_current
 from fewchannels.settings.units import size
 from fewchannels.views.report import gallery
 
@@ -72,8 +75,8 @@ def _has_effects(evidence: Evidence) -> bool:
     """Whether the stored effects are of all that is finished now."""
     if "effects" not in evidence.catalog.results:
         return False
-    tasks = [task for (task,) in evidence.catalog.sql("select task from tasks order by task").fetchall()]
-    return bool(Results(evidence.storage, "effects").read()["settings"].get("tasks") == tasks)
+    records = Ledger(evidence.storage).records(evidence.description["fingerprint"])
+    return are_current(Results(evidence.storage, "effects").read()["settings"], records)
 
 
 def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
@@ -107,7 +110,8 @@ def _numbers(evidence: Evidence, edits: pd.DataFrame) -> dict[str, Any]:
         "n_conditions": int(about["n_conditions"]),
         "n_edited": len(edited),
         "n_failed": int((edits["status"] != "done").sum()),
-        "n_nonfinite": int((edited["nonfinite_steps"].fillna(0) > 0).sum()),
+        "n_nonfinite": int(not_finite(edits)[edits["role"] == "edited"].sum()),
+        "n_not_edited": int(not_edited(edits).sum()),
         "n_tasks": int(about["n_tasks"]),
         "n_tasks_done": int(about["n_tasks_done"]),
     }
@@ -134,7 +138,8 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
         (
             "edits",
             f"{numbers['n_edited']:,} edited pictures, {numbers['n_conditions']:,} conditions of each item; "
-            f"{numbers['n_failed']:,} pictures failed, {numbers['n_nonfinite']:,} came of latents that were not finite",
+            f"{numbers['n_failed']:,} pictures failed, {numbers['n_nonfinite']:,} came of latents that were not finite"
+            f", not edited: {numbers['n_not_edited']:,}",
         ),
         ("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)),
         ("on disk", f"{size(sum(sizes.values()))} in {len(sizes):,} files"),
@@ -163,8 +168,13 @@ def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
         texts.append(f"{numbers['n_failed']:,} pictures failed, and are in no number below: {listed}")
     if numbers["n_nonfinite"]:
         texts.append(
-            f"{numbers['n_nonfinite']:,} edited pictures came of latents that held a NaN or an infinity; they are in "
-            "the means."
+            f"{numbers['n_nonfinite']:,} edited pictures came of latents that held a NaN or an infinity, their own or "
+            "the undisturbed picture's; they are in no number below."
+        )
+    if numbers["n_not_edited"]:
+        texts.append(
+            f"{numbers['n_not_edited']:,} edited pictures were not edited: their condition chose no token or no "
+            "channel. They are in no number below."
         )
     return [Warnings(texts)] if texts else []
 

@@ -1,0 +1,202 @@
+"""Masks in files, as people have them: which pixels are the subject, by which rule, or why none can be told.
+
+The rules are in ``docs/images.md``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewchannels.errors import InputError
+from fewchannels.images import SIXTEEN_BITS, alpha_of, check_mode, open_upright
+
+RULES = ("black_and_white", "labels", "soft", "cut_out")
+"""How a file's values were read."""
+_REMEDY = "Save it as 8-bit gray, 255 where the subject is and 0 elsewhere."
+_MOST_LABEL = 31  # beside 255 for unknown pixels; VOC's labels end at 20, those that Cityscapes trains with at 18
+_FEW = 32  # different values, below which dark or flat ones may be labels
+_MIDDLE = (0.1, 0.9)  # of white: between them, values of an edge are not flat
+_LOSSLESS = ("PNG", "TIFF", "GIF", "BMP", "PPM")
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A mask from a file.
+
+    Attributes:
+        pixels: ``(y, x)`` bool, True where the subject is.
+        rule: of :data:`RULES`.
+    """
+
+    pixels: NDArray[np.bool_]
+    rule: str
+
+    def at(self, height: int, width: int, name: str) -> NDArray[np.bool_]:
+        """The mask by nearest neighbor at an image's size.
+
+        Args:
+            height: of the image, pixels.
+            width: of the image, pixels.
+            name: what messages call the mask.
+
+        Raises:
+            InputError: the image has another shape, so that they are not of the same thing.
+        """
+        own_height, own_width = self.pixels.shape
+        rounding = max(own_height + own_width, height + width) / 2  # of sides to whole pixels
+        if abs(own_height * width - own_width * height) > rounding:
+            turned = " It would fit if it were turned." if (own_height, own_width) == (width, height) else ""
+            raise InputError(
+                f"{name} has {own_width} x {own_height} pixels (width x height), its image {width} x {height}: another "
+                f"shape, so they cannot show the same.{turned} Crop or turn it as the image was."
+            )
+        if (own_height, own_width) == (height, width):
+            return self.pixels
+        return np.array(Image.fromarray(self.pixels).resize((width, height), Image.Resampling.NEAREST))
+
+
+def read_mask(path: str | Path) -> Mask:
+    """Read the mask in an image file, of the file's own size, upright.
+
+    Raises:
+        InputError: the file is missing or no image, or does not say what the subject is.
+    """
+    name = f"the mask {str(path)!r}"
+    image = open_upright(path, name)
+    return mask_in(image, name, lossless=image.format in _LOSSLESS and image.info.get("compression") != "jpeg")
+
+
+def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
+    """The mask that an image of any mode is.
+
+    Args:
+        image: from :func:`fewchannels.images.open_upright`.
+        name: what messages call it.
+        lossless: whether its file keeps every value as it was.
+
+    Raises:
+        InputError: it does not say what the subject is.
+    """
+    check_mode(image, name)
+    if image.mode == "F":
+        raise InputError(f"{name} holds floating point. {_REMEDY}")
+    alpha = alpha_of(image)
+    if alpha is not None and alpha.min() < 255:
+        return _of_alpha(image, alpha, name, lossless)
+    if image.mode in SIXTEEN_BITS:
+        return _of_gray(np.asarray(image), 65535, name, lossless)
+    if image.mode == "P":
+        return _of_palette(image, name, lossless)
+    if image.mode == "1":
+        return Mask(np.asarray(image), "black_and_white")
+    return _of_colors(_rgb(image), name, lossless)
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Colors ``(y, x, rgb)``, whatever the transparency."""
+    straight = image.convert("LA") if image.mode == "La" else image
+    return np.asarray((straight.convert("RGBA") if straight.has_transparency_data else straight).convert("RGB"))
+
+
+def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless: bool) -> Mask:
+    """The mask of a cut-out: what is opaque is the subject."""
+    if alpha.min() == alpha.max():
+        raise InputError(f"{name} is transparent by the same amount everywhere ({alpha.min()} of 255). {_REMEDY}")
+    wide = image.mode in SIXTEEN_BITS
+    shown = (np.asarray(image)[..., None] >> 8 if wide else _rgb(image))[alpha > 0]
+    if (shown == shown[:, :1]).all() and set(np.unique(shown).tolist()) == {0, 255}:
+        raise InputError(f"{name} is black and white where it is not transparent: either could be meant. {_REMEDY}")
+    return Mask(_of_gray(alpha, 255, name, lossless).pixels, "cut_out")
+
+
+def _of_palette(image: Image.Image, name: str, lossless: bool) -> Mask:
+    """Gray colors say what the subject is themselves; of others, indices are labels, where black is 0."""
+    indices = np.asarray(image)
+    used, colors = _used(image, indices)
+    different = np.unique(colors, axis=0)
+    gray = bool((colors == colors[:, :1]).all())
+    if gray and len(different) > 1:
+        values = np.zeros(256, np.uint8)
+        values[used] = colors[:, 0]
+        if (colors[:, 0] != used).any() and colors[:, 0].max() < 128:
+            raise InputError(f"{name} has a palette of dark grays only; they may be labels. {_REMEDY}")
+        return _of_gray(values[indices], 255, name, lossless)
+    if len(used) == 1 and gray:
+        white, black = colors[0, 0] > 127, colors[0, 0] == 0
+        if white and used[0] != 0:
+            return Mask(np.ones(indices.shape, bool), "black_and_white")
+        if black and used[0] == 0:
+            return Mask(np.zeros(indices.shape, bool), "black_and_white")
+        raise InputError(
+            f"{name} has one color, {tuple(colors[0].tolist())}, of palette index {used[0]}: whether that is the "
+            f"subject is not known. {_REMEDY}"
+        )
+    blacks = used[(colors == 0).all(axis=1)].tolist()
+    if len(different) > 1 and blacks != [0]:
+        raise InputError(f"{name} has a palette of colors without black at index 0, the background. {_REMEDY}")
+    if len(different) == 1 and 0 not in used:
+        raise InputError(f"{name} has a palette of one color, and no pixel of index 0, the background. {_REMEDY}")
+    if 255 in used:
+        raise InputError(_unknown(name))
+    return Mask(indices != 0, "labels")
+
+
+def _used(image: Image.Image, indices: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Palette indices that pixels have, and their colors ``(index, rgb)``."""
+    used, first = np.unique(indices, return_index=True)
+    return used, _rgb(image).reshape(-1, 3)[first]
+
+
+def _of_colors(colors: NDArray[np.uint8], name: str, lossless: bool) -> Mask:
+    if (colors == colors[..., :1]).all():
+        return _of_gray(colors[..., 0], 255, name, lossless)
+    different = np.unique(colors.reshape(-1, 3), axis=0)
+    if len(different) == 2 and not different[0].any():
+        return Mask(np.asarray(colors.any(axis=-1)), "labels")
+    raise InputError(f"{name} is in color, and which of its colors are the subject is not known. {_REMEDY}")
+
+
+def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool) -> Mask:
+    """The subject in gray values of which ``white`` is the largest possible."""
+    different = np.unique(values)
+    found = set(different.tolist())
+    if found <= {0, white}:
+        return Mask(values == white, "black_and_white")
+    is_dark = different[-1] <= white / 2
+    if is_dark and len(found) == 2 and 0 in found and lossless:
+        return Mask(values > 0, "labels")
+    rest = found - {0, 255, white}
+    if found & {255, white} and 0 in found and rest and max(rest) <= _MOST_LABEL and lossless:
+        raise InputError(_unknown(name))
+    if len(found) == 3 and found <= {0, white, white // 2, white // 2 + 1}:
+        raise InputError(
+            f"{name} holds 0, {white // 2} and {white}, as a trimap whose middle is unknown. A mask has no unknown "
+            f"pixels here. {_REMEDY}"
+        )
+    if len(found) == 1 and is_dark:
+        raise InputError(f"{name} holds {different[0]} everywhere, a label or a faint soft mask. {_REMEDY}")
+    if len(found) < _FEW and ((is_dark and 0 in found) or _is_flat(values, different, white)):
+        raise InputError(
+            f"{name} holds {len(found)} gray values, {different[0]} to {different[-1]} of {white}: several labels, or "
+            f"a soft mask{'' if lossless else '; labels do not survive a format that loses detail'}. {_REMEDY}"
+        )
+    return Mask(values > white / 2, "soft")
+
+
+def _is_flat(values: NDArray[np.integer], different: NDArray[np.integer], white: int) -> bool:
+    """Whether two values between dark and bright each fill a square of 3 x 3 pixels, as labels do and edges do not."""
+    if min(values.shape) < 3:
+        return False
+    squares = np.lib.stride_tricks.sliding_window_view(values, (3, 3))
+    flat = np.unique(values[1:-1, 1:-1][(squares == values[1:-1, 1:-1, None, None]).all(axis=(2, 3))])
+    return bool(((flat > _MIDDLE[0] * white) & (flat < _MIDDLE[1] * white)).sum() > 1) and len(different) > 2
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"{name} holds labels and 255, by which data sets such as VOC mark pixels that are not known. A mask has no "
+        f"unknown pixels here. {_REMEDY}"
+    )

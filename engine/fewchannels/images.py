@@ -1,0 +1,125 @@
+"""Image files as people have them, read into 8-bit RGB or refused in words. The rules are in ``docs/images.md``."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fewchannels.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
+"""Pillow's names of the file formats that are read."""
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV", "F", *SIXTEEN_BITS)
+_UNKNOWN = {
+    "CMYK": "amounts of ink, whose colors depend on a profile",
+    "LAB": "Lab colors, whose white point it does not say",
+    "I": "32-bit whole numbers, whose white it does not say",
+}
+
+
+def read_image(file: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """An image file in RGB with 8 bits a channel, upright, on white where it is transparent.
+
+    Args:
+        file: its path, or its bytes.
+        name: what messages call it; None for its path.
+
+    Raises:
+        InputError: it cannot be read, or does not say what its values mean.
+    """
+    name = name or ("the image" if isinstance(file, bytes) else f"the image {str(file)!r}")
+    return as_rgb(open_upright(file, name), name)
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """An image of any mode in RGB with 8 bits a channel, on white where it is transparent.
+
+    Args:
+        image: from :func:`open_upright`.
+        name: what messages call it.
+
+    Raises:
+        InputError: it does not say what its values mean.
+    """
+    check_mode(image, name)
+    alpha = alpha_of(image)
+    colors = _colors(image, name)
+    if alpha is None or alpha.min() == 255:
+        return colors
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    return Image.composite(colors, white, Image.fromarray(alpha))
+
+
+def open_upright(file: str | Path | bytes, name: str) -> Image.Image:
+    """An image file as Pillow has it, all of it read, turned as its EXIF orientation says.
+
+    Args:
+        file: its path, or its bytes.
+        name: what messages call it.
+
+    Raises:
+        InputError: it is missing or damaged, of another format, or holds several images.
+    """
+    try:
+        # Not by its path: a TIFF that Pillow maps into memory is turned with its size, and then its pixels are not.
+        data = file if isinstance(file, bytes) else Path(file).expanduser().read_bytes()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            n_frames = getattr(opened, "n_frames", 1)
+            if opened.format == "MPO":  # a JPEG with a camera's further images behind the photograph
+                n_frames = 1
+            if n_frames == 1:
+                opened.load()
+                image = ImageOps.exif_transpose(opened)
+                image.format = opened.format
+    except Exception as error:  # a damaged file lets decoders raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{name} cannot be read: {reason}. Images are {', '.join(FORMATS)} files.") from None
+    if n_frames > 1:
+        raise InputError(f"{name} holds {n_frames} images, and only one can be meant. Save that one as a file.")
+    return image
+
+
+def check_mode(image: Image.Image, name: str) -> None:
+    """Refuse an image whose values have no known meaning.
+
+    Raises:
+        InputError: naming what it holds.
+    """
+    if image.mode not in _KNOWN:
+        what = _UNKNOWN.get(image.mode, f"pixels of the unusual mode {image.mode}")
+        raise InputError(f"{name} holds {what}. Save it as 8-bit RGB or gray.")
+
+
+def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
+    """How opaque each pixel is, ``(y, x)`` uint8, 255 opaque; None for an image without transparency.
+
+    Args:
+        image: from :func:`open_upright`.
+    """
+    if not image.has_transparency_data:
+        return None
+    if image.mode in SIXTEEN_BITS:  # one value is transparent; Pillow would compare it after clipping
+        return np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    straight = image.convert("LA") if image.mode == "La" else image
+    return np.asarray(straight.convert("RGBA").getchannel("A"))
+
+
+def _colors(image: Image.Image, name: str) -> Image.Image:
+    """RGB, whatever the transparency."""
+    if image.mode in SIXTEEN_BITS:
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise InputError(
+                f"{name} holds floating-point values of {values.min():g} to {values.max():g}; between 0 (black) and 1 "
+                "(white) they would be taken. Save it with 8 or 16 bits."
+            )
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
+    straight = image.convert("LA") if image.mode == "La" else image
+    if straight.has_transparency_data:
+        return straight.convert("RGBA").convert("RGB")
+    return straight.convert("RGB")

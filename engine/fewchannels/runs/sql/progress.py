@@ -1,0 +1,44 @@
+"""How much of a sweep its answers are about: said beside them where that is not all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fewchannels.runs.ledger import Record
+
+
+def parts(records: Mapping[int, Record]) -> list[str]:
+    """The checksum of each finished task's table, by which effects know what they were measured of."""
+    return [stored.crc32c for record in records.values() for _, stored in sorted(record.objects.items())]
+
+
+def are_current(effects: Mapping[str, Any], records: Mapping[int, Record]) -> bool:
+    """Whether effects are of all that is finished now.
+
+    Args:
+        effects: settings of their result.
+        records: of the sweep's finished tasks.
+    """
+    return effects.get("tasks") == list(records) and effects.get("parts", parts(records)) == parts(records)
+
+
+def note(place: str, n_items: int, records: Mapping[int, Record], effects: Mapping[str, Any] | None) -> str | None:
+    """What a reader of a sweep's answers must know; None where they are about all of it.
+
+    Args:
+        place: of the sweep.
+        n_items: of the whole sweep.
+        records: of its finished tasks.
+        effects: settings of the result of its effects; None where there is none.
+    """
+    done = sum(record.stop - record.start for record in records.values())
+    said = []
+    if done < n_items:
+        said.append(f"{done:,} of {n_items:,} items are finished; run the sweep's command again to resume.")
+    if effects is not None and not are_current(effects, records):
+        there = [records[task] for task in effects.get("tasks", ()) if task in records]
+        measured = sum(record.stop - record.start for record in there)
+        said.append(
+            f"The tables effects_* are of {measured:,} of {done:,} finished items as they were then; fewchannels plot "
+            f"{place} measures them again."
+        )
+    return " ".join(said) or None

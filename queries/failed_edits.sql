@@ -1,0 +1,43 @@
+-- purpose: Which images of a sweep failed, and why; which were not edited, as their condition chose no token or no channel;
+--   and which came of latents that were not finite? None of them is in a mean or a test. Items of tasks that have no
+--   record are not here: sweep.n_tasks_done says how many tasks have one.
+-- of: sweep
+-- as: failures
+-- grain: one row per image that is in no mean
+-- column item: index -- row of the sweep's items, 0-based
+-- column item_id: id -- the sample's id, or the pair's
+-- column task: index -- the task that wrote it
+-- column attempt: count -- which attempt at the task this was, 1 for the first
+-- column role: name -- edited, undisturbed or source
+-- column condition: index -- place of the condition in the sweep; null for what is not edited
+-- column prompt: text -- the sample's prompt
+-- column source_prompt: text -- the source's prompt; null where there is none
+-- column seed: seed -- the sample's seed
+-- column reason: name -- failed, not edited or not finite
+-- column error: text -- why it failed; null where it did not
+-- column nonfinite_steps: steps -- after which its latents held a NaN or an infinity
+select
+    item,
+    item_id,
+    task,
+    attempt,
+    role,
+    condition,
+    prompt,
+    source_prompt,
+    seed,
+    case when status = 'failed' then 'failed' when nonfinite_steps > 0 then 'not finite' else 'not edited' end as reason,
+    error,
+    nonfinite_steps
+from edits
+where
+    status = 'failed'
+    or nonfinite_steps > 0
+    or (
+        role = 'edited'
+        and action in ('zero', 'mean', 'shuffle', 'transport', 'guide')
+        and amount != 0
+        and (k > 0 or selection = 'all')
+        and (n_channels = 0 or token_share = 0 or (n_channels is null and mse = 0 and action != 'guide'))
+    )
+order by item, condition nulls first, role

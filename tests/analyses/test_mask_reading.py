@@ -1,0 +1,285 @@
+"""Masks from files against planted subjects: every mode, palette, opacity, orientation and kind of value."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from image_files import DOCUMENT, STORED, stored, turned
+from PIL import Image
+
+from fewchannels.analyses.masks.mask_file import RULES, Mask, mask_in, read_mask
+from fewchannels.errors import InputError
+from fewchannels.images import SIXTEEN_BITS
+
+SUBJECT = np.zeros((6, 8), bool)
+SUBJECT[1:4, 2:7] = True
+VOC = np.zeros((256, 3), np.uint8)  # its colors have the bits of the label, from the highest down
+for label in range(256):
+    for bit in range(8):
+        VOC[label, bit % 3] |= (label >> bit & 1) << 7 - bit // 3
+
+masks = st.tuples(st.integers(1, 8), st.integers(1, 8)).flatmap(lambda shape: arrays(np.bool_, shape))
+parted = masks.filter(lambda mask: mask.any() and not mask.all())
+some = settings(max_examples=30)
+
+
+def read(data: bytes, folder: Path) -> Mask:
+    (folder / "mask").write_bytes(data)
+    return read_mask(folder / "mask")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("masks")
+
+
+def indexed(indices: np.ndarray, colors: np.ndarray) -> Image.Image:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(np.asarray(colors, np.uint8).ravel().tolist())
+    return image
+
+
+def says(mask: Mask, expected: np.ndarray, rule: str) -> None:
+    np.testing.assert_array_equal(mask.pixels, expected)
+    assert mask.rule == rule
+
+
+@some
+@given(mask=masks)
+def test_black_and_white_is_read_in_every_mode_and_format(mask: np.ndarray, folder: Path) -> None:
+    gray = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    for kind in ("PNG", "TIFF", "BMP", "PPM", "WEBP", "GIF"):
+        if kind == "GIF" and mask.all():  # one color under index 0, which is refused
+            continue
+        says(
+            read(stored(gray, kind, **({"lossless": True} if kind == "WEBP" else {})), folder), mask, "black_and_white"
+        )
+    for image in (Image.fromarray(mask), gray.convert("RGB"), gray.convert("RGBA"), gray.convert("LA")):
+        says(read(stored(image, "PNG"), folder), mask, "black_and_white")
+    for mode in (*SIXTEEN_BITS, "RGBX", "YCbCr", "HSV", "PA", "La", "RGBa"):
+        if mode in SIXTEEN_BITS:
+            image = Image.frombytes(mode, gray.size, np.where(mask, 65535, 0).astype("u2").tobytes())
+        elif mode in ("La", "RGBa"):
+            image = gray.convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
+        else:
+            image = (
+                gray.convert("RGB").convert("P").convert("PA") if mode == "PA" else gray.convert("RGB").convert(mode)
+            )
+        says(mask_in(image, "it", lossless=True), mask, "black_and_white")
+
+
+@some
+@given(mask=masks)
+def test_a_jpeg_of_black_and_white_is_soft_and_its_subject_that(mask: np.ndarray, folder: Path) -> None:
+    large = np.kron(mask, np.ones((16, 16))) > 0
+    found = read(stored(Image.fromarray(np.where(large, 255, 0).astype(np.uint8)), "JPEG", quality=90), folder)
+    np.testing.assert_array_equal(found.pixels, large)
+
+
+@some
+@given(mask=parted, swapped=st.booleans())
+def test_a_palette_of_grays_goes_by_its_colors_whatever_their_indices(
+    mask: np.ndarray, swapped: bool, folder: Path
+) -> None:
+    gray = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    quantized = gray.convert("RGB").quantize(2)
+    adapted = gray.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE, colors=2)
+    web, ramp = gray.convert("RGB").convert("P"), gray.convert("P")
+    white_first = indexed(~mask, [[255] * 3, [0] * 3])
+    for image in (quantized, adapted, web, ramp, white_first):
+        for kind in ("PNG", "GIF", "TIFF"):
+            says(read(stored(image, kind), folder), mask, "black_and_white")
+    says(read(stored(quantized, "PNG", optimize=True), folder), mask, "black_and_white")
+    four = indexed(np.where(mask, 2, 0) + np.indices(mask.shape).sum(0) % 2, np.repeat([[9, 30, 200, 240]], 3, 0).T)
+    says(read(stored(four, "PNG"), folder), mask, "soft")
+    order = [3, 0, 2, 1] if swapped else [2, 3, 0, 1]  # the same colors under other indices
+    shuffled = indexed(np.argsort(order)[np.asarray(four)], np.repeat([[9, 30, 200, 240]], 3, 0).T[order])
+    says(read(stored(shuffled, "PNG"), folder), mask, "soft")
+
+
+@some
+@given(mask=masks, drawn=st.data())
+def test_labels_under_colors_are_the_subject_but_for_0(mask: np.ndarray, drawn: st.DataObject, folder: Path) -> None:
+    labels = np.where(mask, drawn.draw(arrays(np.uint8, mask.shape, elements=st.integers(1, 20))), 0)
+    used = set(np.unique(labels)) - {0}
+    for colors in (VOC, np.zeros((256, 3), np.uint8)):
+        image = indexed(labels, colors)
+        if used <= {7} or mask.all():  # the used colors are gray or one: they may say something else than labels
+            continue
+        np.testing.assert_array_equal(read(stored(image, "PNG"), folder).pixels, mask)
+
+
+@pytest.mark.parametrize("value", [1, 7, 100])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_one_label_is_the_subject(value: int, dtype: type, folder: Path) -> None:
+    for kind in ("PNG", "TIFF"):
+        image = Image.fromarray(np.where(SUBJECT, value, 0).astype(dtype))
+        says(read(stored(image, kind), folder), SUBJECT, "labels")
+
+
+def test_one_color_on_black_is_the_subject(folder: Path) -> None:
+    image = Image.fromarray(np.where(SUBJECT[..., None], (128, 0, 0), (0, 0, 0)).astype(np.uint8))
+    says(read(stored(image, "PNG"), folder), SUBJECT, "labels")
+
+
+@some
+@given(values=arrays(np.uint8, (9, 11)))
+def test_a_soft_map_is_cut_at_half_of_white(values: np.ndarray, folder: Path) -> None:
+    values = np.concatenate([values, np.arange(33, dtype=np.uint8).reshape(3, 11) * 7])  # 33 values or more
+    says(read(stored(Image.fromarray(values), "PNG"), folder), values >= 128, "soft")
+    wide = values.astype(np.uint16) * 257
+    says(read(stored(Image.fromarray(wide), "PNG"), folder), values >= 128, "soft")
+
+
+@pytest.mark.parametrize("low", [3, 100])
+def test_two_soft_values_are_cut_at_half(low: int, folder: Path) -> None:
+    values = np.where(SUBJECT, 160, low).astype(np.uint8)
+    says(read(stored(Image.fromarray(values), "PNG"), folder), SUBJECT, "soft")
+
+
+def test_a_soft_map_without_a_subject_has_none(folder: Path) -> None:
+    nothing = np.zeros(SUBJECT.shape, bool)
+    few = np.full(SUBJECT.shape, 3, np.uint8)
+    few[2, 2:4] = 120
+    says(read(stored(Image.fromarray(few), "PNG"), folder), nothing, "soft")
+    many = np.arange(48, dtype=np.uint8).reshape(SUBJECT.shape)
+    says(read(stored(Image.fromarray(many), "PNG"), folder), nothing, "soft")
+
+
+@some
+@given(mask=parted, opacity=st.integers(0, 255), colors=st.data())
+def test_what_is_opaque_in_a_cut_out_is_the_subject(
+    mask: np.ndarray, opacity: int, colors: st.DataObject, folder: Path
+) -> None:
+    pixels = colors.draw(arrays(np.uint8, (*mask.shape, 3), elements=st.integers(1, 254)))
+    image = Image.fromarray(np.dstack([pixels, np.where(mask, 255, 0).astype(np.uint8)]), "RGBA")
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
+        says(read(stored(image, kind, **options), folder), mask, "cut_out")
+    indices = np.where(mask, 1 + pixels[..., 0] % 9, 0)
+    says(read(stored(indexed(indices, VOC), "PNG", transparency=0), folder), mask, "cut_out")
+    says(read(stored(indexed(indices, VOC), "GIF", transparency=0), folder), mask, "cut_out")
+    sixteen = Image.fromarray(np.where(mask, 300 + pixels[..., 0].astype(np.uint16), 5).astype(np.uint16))
+    says(read(stored(sixteen, "PNG", transparency=5), folder), mask, "cut_out")
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@some
+@given(mask=masks)
+def test_masks_are_upright(orientation: int, mask: np.ndarray, folder: Path) -> None:
+    image = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.where(mask, 255, 0).astype(np.uint8))))
+    for kind in ("PNG", "TIFF"):
+        says(read(stored(image, kind, exif=turned(orientation)), folder), mask, "black_and_white")
+
+
+def label_map(*values: int) -> np.ndarray:
+    """Bands of 4 x 4 pixels."""
+    return np.kron(np.array([values], np.uint8), np.ones((4, 4), np.uint8))
+
+
+def with_opacity(values: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    return Image.merge("LA", [Image.fromarray(values), Image.fromarray(alpha)])
+
+
+REFUSED = {
+    'labels and 255 (VOC\'s "void")': [
+        (Image.fromarray(label_map(0, 255, 1)), "PNG", "labels and 255"),
+        (Image.fromarray(label_map(0, 255, 1, 15).astype(np.uint16)), "PNG", "labels and 255"),
+        (indexed(label_map(0, 255, 1, 15), VOC), "PNG", "labels and 255"),
+    ],
+    "0, half and white": [
+        (Image.fromarray(label_map(0, 128, 255)), "PNG", "trimap"),
+        (Image.fromarray(label_map(0, 127, 255)), "PNG", "trimap"),
+    ],
+    "0 and at least two values, fewer than 32 in all, none above half": [
+        (Image.fromarray(label_map(0, 1, 2, 3)), "PNG", "several labels, or a soft mask"),
+        (Image.fromarray(label_map(0, 20, 120)), "PNG", "several labels, or a soft mask"),
+    ],
+    "fewer than 32 values, two or more of them between dark and bright and filling areas": [
+        (Image.fromarray(label_map(0, 60, 130, 200)), "PNG", "several labels, or a soft mask"),
+    ],
+    "one value between 0 and white, up to half": [
+        (Image.new("L", (8, 8), 1), "PNG", "holds 1 everywhere"),
+        (Image.new("I;16", (8, 8), 3), "PNG", "holds 3 everywhere"),
+    ],
+    "labels in a JPEG or WebP": [
+        (Image.fromarray(label_map(0, 6, 0)), "WEBP", "do not survive"),
+        (Image.fromarray(np.kron(label_map(0, 9, 0), np.ones((8, 8), np.uint8))), "JPEG", "do not survive"),
+    ],
+    "a palette of colors whose index 0 is not black, or with black at another index too": [
+        (indexed(label_map(0, 1), [[200, 0, 0], [0, 0, 0]]), "PNG", "without black at index 0"),
+        (indexed(label_map(0, 1), [[255, 255, 255], [200, 0, 0]]), "PNG", "without black at index 0"),
+        (indexed(label_map(0, 1, 2), [[0, 0, 0], [200, 0, 0], [0, 0, 0]]), "PNG", "without black at index 0"),
+        (indexed(label_map(1, 2), [[0, 0, 0], [200, 0, 0], [200, 0, 0]]), "PNG", "no pixel of index 0"),
+    ],
+    "a palette of dark grays that differ from their indices": [
+        (indexed(label_map(0, 1, 2), [[0] * 3, [20] * 3, [70] * 3]), "PNG", "dark grays"),
+    ],
+    "one color, whose index says the opposite": [
+        (indexed(label_map(0), [[255] * 3]), "PNG", "one color"),
+        (indexed(label_map(2), [[0] * 3] * 3), "PNG", "one color"),
+    ],
+    "several colors without a palette": [
+        (Image.fromarray(VOC[label_map(0, 1, 2)]), "PNG", "is in color"),
+        (Image.fromarray(np.where(SUBJECT[..., None], (255, 0, 0), 255).astype(np.uint8)), "PNG", "is in color"),
+    ],
+    "black and white beside transparency": [
+        (with_opacity(label_map(0, 255, 9), label_map(255, 255, 0)), "PNG", "either could be meant"),
+    ],
+}
+
+
+def rows_of(section: str, column: str) -> list[str]:
+    text = DOCUMENT.read_text(encoding="utf-8").partition(section)[2]
+    table = text.partition(column)[2].partition("\n\n")[0]
+    return [row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()[2:]]
+
+
+def test_the_tables_of_the_document_are_those_that_are_tested() -> None:
+    assert rows_of("## What a mask says", "its values | readings") == list(REFUSED)
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert set(re.findall(r"\| `(\w+)` \|$", text, re.MULTILINE)) == set(RULES)
+    assert all(f"`n_{rule}`" in text for rule in RULES)
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_has_two_readings_is_refused_with_the_remedy(reason: str, folder: Path) -> None:
+    for image, kind, text in REFUSED[reason]:
+        options = {"lossless": True} if kind == "WEBP" else {}
+        with pytest.raises(InputError, match=rf"the mask '.*mask' .*{text}.* 255 where the subject is and 0 elsewhere"):
+            read(stored(image, kind, **options), folder)
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [("F", "floating point"), ("I", "32-bit"), ("CMYK", "amounts of ink"), ("LAB", "white point")],
+)
+def test_modes_that_are_no_masks_are_refused(mode: str, says: str, folder: Path) -> None:
+    with pytest.raises(InputError, match=f"the mask .*{says}"):
+        read(stored(Image.new(mode, (4, 4)), "TIFF"), folder)
+
+
+def test_opacity_that_is_the_same_everywhere_but_not_full_is_refused(folder: Path) -> None:
+    for alpha in (0, 128):
+        image = with_opacity(label_map(0, 255), np.full((4, 8), alpha, np.uint8))
+        with pytest.raises(InputError, match=f"transparent by the same amount everywhere \\({alpha} of 255\\)"):
+            read(stored(image, "PNG"), folder)
+
+
+@some
+@given(height=st.integers(4, 40), width=st.integers(4, 40), times=st.integers(1, 5))
+def test_a_mask_of_its_image_s_shape_is_brought_to_its_size_and_of_another_refused(
+    height: int, width: int, times: int
+) -> None:
+    drawn = np.random.default_rng(height * width).random((height, width)) > 0.5
+    mask = Mask(drawn, "black_and_white")
+    np.testing.assert_array_equal(mask.at(height * times, width * times, "it"), np.kron(drawn, np.ones((times, times))))
+    assert mask.at(round(height / 2), round(width / 2), "it").shape == (round(height / 2), round(width / 2))
+    with pytest.raises(InputError, match="another shape"):
+        mask.at(height, width * 2, "it")
+    if abs(height - width) > 4:
+        with pytest.raises(InputError, match=f"{width} x {height} pixels .* its image {height} x {width}.*turned"):
+            mask.at(width, height, "it")
