@@ -225,6 +225,11 @@ def _layout(manifest: Manifest, config: CaptureConfig, shape: ModelGeometry) -> 
     controls = choose_controls(config.controls)
     if controls and (not config.top_k or "image" not in streams):
         raise InputError(f"controls is {config.controls!r}, and no token maps are kept beside them. Raise --top-k.")
+    for name in ("tokens", "value_precision") if not config.top_k or "image" not in streams else ():
+        if getattr(config, name) != getattr(CaptureConfig, name):
+            raise InputError(
+                f"{name} is {getattr(config, name)!r}, and no token maps are kept. Leave it out, or raise --top-k."
+            )
     if controls and 2 * config.top_k > shape.n_channels:
         raise InputError(
             f"controls is {config.controls!r}, and top_k is {config.top_k} of {shape.n_channels} channels: there are "

@@ -10,6 +10,7 @@ from fewchannels.analyses.settings import AlignmentSettings, ConcentrationSettin
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
 from fewchannels.cli.options import As, Fields, Given, option, ruled
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
 from fewchannels.settings.ranges import name
 from fewchannels.settings.units import size
@@ -191,6 +192,11 @@ def alignment(
     from fewchannels.analyses.alignment.units import Alignment
 
     settings["n_clusters"] = _ascending(settings["n_clusters"])
+    if "random" not in settings["selections"]:
+        refuse_unused(["--trials"], "no --selections is random")
+    for flag, word in (("--register-threshold", "drop"), ("--clip", "clip")):
+        if settings["registers"] != word:
+            refuse_unused([flag], f"it is of --registers {word}, and --registers is {settings['registers']}")
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
     _analyze(Alignment(**settings), selected, label, replace, pool, dry_run, as_json)

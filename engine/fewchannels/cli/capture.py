@@ -12,6 +12,7 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, results, say
 from fewchannels.cli.options import OF_THE_MODEL, Actors, As, Fields, Given, ruled
 from fewchannels.cli.progress import RunBar
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
 from fewchannels.models.generation import Generation
 from fewchannels.models.load_options import Loading
@@ -76,7 +77,10 @@ def capture(
         from fewchannels.models.family_file import read_family
 
         described = read_family(family) if family else None
-        job = prepare(manifest, out, CaptureConfig.from_sources(config, settings), described)
+        chosen = CaptureConfig.from_sources(config, settings)
+        if chosen.from_images:
+            refuse_unused(["--batch-size"], "with --from-images each image is a batch of its own")
+        job = prepare(manifest, out, chosen, described)
         pool = choose_pool(**actors)
         check_memory(job, pool)
     if job.config.dtype == "float16":

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from fewchannels.cli.options import check_words, expanded
+from fewchannels.cli.unused import remember_given
 
 
 class Command(TyperCommand):
@@ -15,7 +16,9 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse them as Typer does."""
         check_words(args)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        remember_given(ctx)
+        return rest
 
 
 class Commands(typer.Typer):

@@ -113,6 +113,10 @@ class Fields:
         order = sorted(range(len(chosen)), key=lambda i: list(self.panels).index(places[i]) if self.panels else i)
         return {chosen[i].name: self._parameter(chosen[i], kinds[chosen[i].name]) for i in order}
 
+    def flags(self) -> list[str]:
+        """The options, such as ``--layers``."""
+        return [f"--{option.name.replace('_', '-')}" for option in self.parameters().values()]
+
     def _owner(self, name: str) -> type:
         """The class that defines a field."""
         return next(each for each in reversed(self.settings.__mro__) if name in inspect.get_annotations(each))

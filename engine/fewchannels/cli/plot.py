@@ -9,6 +9,7 @@ from rich.markdown import Markdown
 
 from fewchannels.cli.console import errors, results, say
 from fewchannels.cli.sweeps import Metrics, effects
+from fewchannels.cli.unused import refuse_unused
 
 if TYPE_CHECKING:
     from fewchannels.runs.storage import Storage
@@ -50,6 +51,7 @@ def plot(
         results.print(Markdown(outcome.text))
         say(f"figures: {', '.join(sorted(outcome.files))}, in {sweep}/results/effects/")
         return
+    refuse_unused(["--metric", "--json"], "with --of or --item one figure is drawn, and nothing measured")
     if of is not None and item is not None:
         raise InputError("--of and --item name two figures; give one of them.")
     if out is None or out.suffix not in (".png", ".svg"):

@@ -8,6 +8,7 @@ from fewchannels.cli import sweeps
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors, say
 from fewchannels.cli.options import Actors, As, Fields, Given, option
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings
 
@@ -77,12 +78,25 @@ def disruption(
         if protocol is not None and protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
         run = None if channels_from in ("undisturbed", "own") else channels_from
+        in_file = grids_of(config)
         if protocol is not None:
             if PROTOCOLS[protocol].needs_run and run is None:
                 raise InputError(f"protocol {protocol} fixes channels from a capture; give --channels-from RUN.")
+            if in_file:
+                raise InputError(
+                    f"protocol is {protocol}, and {str(config)!r} has grids as well. Leave one of them out."
+                )
+            whose = [] if PROTOCOLS[protocol].needs_run else ["--channels-from"]
+            refuse_unused([*GRID.flags(), *whose], f"the protocol {protocol} says what is edited")
             grids = PROTOCOLS[protocol].grids
+        elif in_file:
+            refuse_unused(GRID.flags(), f"the grids of {config} say what is edited")
+            if run is None:
+                refuse_unused(["--channels-from"], f"the grids of {config} say whose scores rank channels")
+            grids = in_file
         else:
-            grids = grids_of(config) or (Grid(**grid, scores_from=("run" if run else channels_from,)),)
+            sweeps.check_grid(grid)
+            grids = (Grid(**grid, scores_from=("run" if run else channels_from,)),)
         settings = SweepSettings(
             kind="disruption",
             generation=generation(config, generated),

@@ -18,12 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fewchannels.cli.commands import Command
-from fewchannels.cli.console import errors, results
+from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.files import check_output
 
 if TYPE_CHECKING:
     from fewchannels.runs.sql.answer import Answer
+    from fewchannels.runs.sql.catalog import Catalog
     from fewchannels.runs.sql.limits import Limits
     from fewchannels.runs.sql.named_queries import Query
     from fewchannels.runs.sql.question import Question
@@ -79,7 +81,10 @@ def query(
     from fewchannels.runs.sql.named_queries import queries
 
     if as_list:
-        wanted = name or run
+        refuse_unused(["--param", "--csv", "--output", "--limit", "--timeout"], "--list asks no run")
+        if run is not None and name is not None:
+            raise InputError(f"--list explains queries and asks no run; give the name alone: query --list {name}.")
+        wanted = run
         if wanted is not None and wanted not in queries():
             raise unknown("query", wanted, queries())
         chosen = [queries()[wanted]] if wanted else list(queries().values())
@@ -97,6 +102,7 @@ def query(
     parameters = _parameters(queries()[name], param or [])
     limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
+        _tell_note(catalog)
         _deliver(catalog.ask_query(name, limits, **parameters), as_json, as_csv, output, limit)
 
 
@@ -121,7 +127,13 @@ def sql(
 
     limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
+        _tell_note(catalog)
         _deliver(catalog.ask(text, limits=limits), as_json, as_csv, output, limit)
+
+
+def _tell_note(catalog: "Catalog") -> None:
+    if catalog.note:
+        say(f"note: {catalog.note}", style="yellow")
 
 
 def print_relation(answer: "Answer", n_rows: int | None = None) -> None:

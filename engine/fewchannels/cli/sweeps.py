@@ -14,6 +14,7 @@ from rich.table import Table
 from fewchannels.cli.console import duration, errors, progress_bar, results, say
 from fewchannels.cli.options import OF_THE_MODEL, As, Fields, Given, option
 from fewchannels.cli.progress import RunBar
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
 from fewchannels.interventions.settings import SweepSettings
 from fewchannels.models.generation import Generation
@@ -47,6 +48,28 @@ Measured = Annotated[Given, Fields(SweepSettings, {"metrics": As("--metric")}, o
 Metrics = Annotated[list[str] | None, option(SweepSettings, "metrics", "--metric")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+
+
+def check_grid(grid: Given) -> None:
+    """Refuse options of a grid that none of its selections and actions uses.
+
+    Args:
+        grid: its fields, not checked yet.
+
+    Raises:
+        InputError: naming the first that was given.
+    """
+    chosen, listed = set(grid["selections"]), ",".join(grid["selections"])
+    if not chosen & {"random", "redrawn", "scaled"}:
+        refuse_unused(["--trials"], f"of --selection {listed} none is drawn")
+    if chosen <= {"all", "listed"}:
+        refuse_unused(["--k"], f"--selection {listed} says how many channels")
+    if "listed" not in chosen:
+        refuse_unused(["--channels"], f"--selection is {listed}; listed takes the channels")
+    if not chosen & {"top", "bottom", "matched", "scaled"}:
+        refuse_unused(["--scores-from", "--channels-from"], f"of --selection {listed} none is by scores")
+    if all(action.startswith("scale:") for action in grid.get("actions", ("transport",))):
+        refuse_unused(["--amount"], "scale:F says how far values go")
 
 
 def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from fewchannels.cli import sweeps
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors
 from fewchannels.cli.options import Actors, As, Fields, Given, option, ruled
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import PairRule, SweepSettings
 from fewchannels.settings.ranges import OrWord, parsed, rules
@@ -81,7 +82,10 @@ def text(
 
     Example: fewchannels transport text --manifest manifest.parquet --out SWEEP --pairs 500 --alpha 0.5,1 --k 8,16
     """
-    rule |= {} if pairs == "all" else {"n": parsed("n", pairs, rules(PairRule)["n"])}
+    if pairs_file is not None:
+        refuse_unused(["--pairs", "--within", "--across", "--seed"], "--pairs-file names the pairs")
+    else:
+        rule |= _number(pairs)
     more = measured | {"pairs_file": pairs_file}
     _transport("text", manifest, out, config, grid, baselines, generated, rule, more, actors, dry_run, as_json)
 
@@ -112,9 +116,29 @@ def image(
 
     Example: fewchannels transport image --manifest manifest.parquet --references refs.parquet --out SWEEP --k 8
     """
-    rule |= {} if pairs == "all" else {"n": parsed("n", pairs, rules(PairRule)["n"])}
-    more = measured | {"references": references}
-    _transport("image", manifest, out, config, grid, baselines, generated, rule, more, actors, dry_run, as_json)
+    more, rule = measured | {"references": references}, rule | _number(pairs)
+    _transport(
+        "image",
+        manifest,
+        out,
+        config,
+        grid,
+        baselines,
+        generated,
+        rule | _number(pairs),
+        more,
+        actors,
+        dry_run,
+        as_json,
+    )
+
+
+def _number(pairs: str) -> Given:
+    """How many pairs are drawn; nothing for all."""
+    if pairs == "all":
+        refuse_unused(["--seed"], "all pairs are taken, and none drawn")
+        return {}
+    return {"n": parsed("n", pairs, rules(PairRule)["n"])}
 
 
 def _transport(
@@ -136,7 +160,12 @@ def _transport(
         from fewchannels.interventions.settings import generation, grids_of
         from fewchannels.interventions.sweep import prepare_sweep
 
-        grids = grids_of(config) or (Grid(**{"actions": ("transport",), **grid}),)
+        grids = grids_of(config)
+        if grids:
+            refuse_unused(GRID.flags(), f"the grids of {config} say what is moved")
+        else:
+            sweeps.check_grid(grid)
+            grids = (Grid(**{"actions": ("transport",), **grid}),)
         if baselines != "none":
             # At the strengths of the first grid, and wherever the transport is.
             blends = replace(

@@ -1,6 +1,6 @@
 """What a sweep was asked to do: its settings and ranges, and those that a YAML file has."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,15 @@ class SweepSettings:
             raise unknown("score", self.score, STATISTICS)
         if not self.grids:
             raise InputError("grids is empty; a sweep needs at least one.")
+        own = replace(self.pairs, noise=PairRule.noise)
+        if self.kind == "disruption" and (self.pairs != PairRule() or self.pairs_file is not None):
+            raise InputError("pairs were given, and a disruption has none. Leave them out.")
+        if self.kind == "image" and self.pairs_file is not None:
+            raise InputError("pairs_file was given; pairs with pictures are drawn, or all. Leave it out.")
+        if self.pairs_file is not None and own != PairRule():
+            raise InputError("pairs_file was given, and a rule for drawing pairs as well. Leave one of them out.")
+        if self.kind != "image" and self.references is not None:
+            raise InputError(f"references was given, and a sweep of kind {self.kind!r} takes none. Leave it out.")
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> Generation:

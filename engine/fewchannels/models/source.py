@@ -40,6 +40,10 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
     folder = bundled if name == "demo" else Path(name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"revision is {revision!r}; {name!r} is a folder, and only hub models have one. Leave it out."
+            )
         if not (folder / "model_index.json").is_file():
             raise InputError(
                 f"the folder {str(folder)!r} holds no model_index.json; a model is a folder that "
