@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 DRIVER = """
 import sys
@@ -26,7 +28,19 @@ except FewchannelsError as error:
 """
 
 
-def test_a_node_that_dies_while_actors_start_ends_the_work_with_the_reason(tmp_path: Path) -> None:
+def family_of(process: psutil.Process, what: str) -> list[psutil.Process]:
+    """The node itself, or the agents that it has and does not outlive."""
+    found = []
+    for each in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            is_agent = any("agent" in word for word in each.cmdline()) and each.name() != "raylet"
+            if is_agent if what == "agent" else each.name() == "raylet":
+                found.append(each)
+    return found
+
+
+@pytest.mark.parametrize("what", ["raylet", "agent"])
+def test_a_node_that_dies_while_actors_start_ends_the_work_with_the_reason(what: str, tmp_path: Path) -> None:
     helpers = str(Path(__file__).parents[1] / "helpers")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
     driver = subprocess.Popen(
@@ -39,8 +53,10 @@ def test_a_node_that_dies_while_actors_start_ends_the_work_with_the_reason(tmp_p
     assert driver.stdout
     try:
         assert driver.stdout.readline() == "started\n"
-        (raylet,) = (each for each in psutil.Process(driver.pid).children(recursive=True) if each.name() == "raylet")
-        raylet.kill()
+        while not (victims := family_of(psutil.Process(driver.pid), what)):
+            time.sleep(0.05)
+        for victim in victims:
+            victim.kill()
         killed = time.monotonic()
         said, _ = driver.communicate(timeout=120)
     finally:
