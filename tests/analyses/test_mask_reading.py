@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from image_files import DOCUMENT, STORED, stored, turned
 from PIL import Image
+from two_runs import captured
 
+from fewchannels.analyses.alignment.units import Alignment
+from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks.mask_file import RULES, Mask, mask_in, read_mask
+from fewchannels.analyses.masks.units import SubjectMasks
+from fewchannels.analyses.selection import select
+from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.images import SIXTEEN_BITS
+from fewchannels.runs.sql.catalog import Catalog
 
 SUBJECT = np.zeros((6, 8), bool)
 SUBJECT[1:4, 2:7] = True
@@ -166,6 +173,25 @@ def test_what_is_opaque_in_a_cut_out_is_the_subject(
     says(read(stored(sixteen, "PNG", transparency=5), folder), mask, "cut_out")
 
 
+@some
+@given(kinds=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(3, 8)), elements=st.integers(0, 2)))
+def test_what_a_file_does_not_know_is_neither_subject_nor_background(kinds: np.ndarray, folder: Path) -> None:
+    kinds[0, :3] = 0, 1, 2
+    subject, known = kinds == 1, kinds != 2
+    for image, rule in (
+        (Image.fromarray(np.array([0, 15, 255], np.uint8)[kinds]), "labels"),
+        (Image.fromarray(np.array([0, 1, 65535], np.uint16)[kinds]), "labels"),
+        (indexed(np.array([0, 15, 255])[kinds], VOC), "labels"),
+        (Image.fromarray(np.array([0, 255, 128], np.uint8)[kinds]), "trimap"),
+        (Image.fromarray(np.array([0, 255, 127], np.uint8)[kinds]), "trimap"),
+    ):
+        found = read(stored(image, "PNG"), folder)
+        says(found, subject, rule)
+        np.testing.assert_array_equal(found.known, known)
+        twice = found.at(2 * kinds.shape[0], 2 * kinds.shape[1], "it")
+        np.testing.assert_array_equal(twice.known, np.kron(known, np.ones((2, 2))))
+
+
 @pytest.mark.parametrize("orientation", STORED)
 @some
 @given(mask=masks)
@@ -185,15 +211,6 @@ def with_opacity(values: np.ndarray, alpha: np.ndarray) -> Image.Image:
 
 
 REFUSED = {
-    'labels and 255 (VOC\'s "void")': [
-        (Image.fromarray(label_map(0, 255, 1)), "PNG", "labels and 255"),
-        (Image.fromarray(label_map(0, 255, 1, 15).astype(np.uint16)), "PNG", "labels and 255"),
-        (indexed(label_map(0, 255, 1, 15), VOC), "PNG", "labels and 255"),
-    ],
-    "0, half and white": [
-        (Image.fromarray(label_map(0, 128, 255)), "PNG", "trimap"),
-        (Image.fromarray(label_map(0, 127, 255)), "PNG", "trimap"),
-    ],
     "0 and at least two values, fewer than 32 in all, none above half": [
         (Image.fromarray(label_map(0, 1, 2, 3)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(0, 20, 120)), "PNG", "several labels, or a soft mask"),
@@ -276,10 +293,49 @@ def test_a_mask_of_its_image_s_shape_is_brought_to_its_size_and_of_another_refus
 ) -> None:
     drawn = np.random.default_rng(height * width).random((height, width)) > 0.5
     mask = Mask(drawn, "black_and_white")
-    np.testing.assert_array_equal(mask.at(height * times, width * times, "it"), np.kron(drawn, np.ones((times, times))))
-    assert mask.at(round(height / 2), round(width / 2), "it").shape == (round(height / 2), round(width / 2))
+    larger = mask.at(height * times, width * times, "it").pixels
+    np.testing.assert_array_equal(larger, np.kron(drawn, np.ones((times, times))))
+    assert mask.at(round(height / 2), round(width / 2), "it").pixels.shape == (round(height / 2), round(width / 2))
     with pytest.raises(InputError, match="another shape"):
         mask.at(height, width * 2, "it")
     if abs(height - width) > 4:
         with pytest.raises(InputError, match=f"{width} x {height} pixels .* its image {height} x {width}.*turned"):
             mask.at(width, height, "it")
+
+
+def test_a_run_s_masks_say_by_which_rule_each_was_read_and_what_is_not_known(tmp_path: Path, tiny_model: Path) -> None:
+    drawn = np.zeros((16, 16), np.uint8)
+    drawn[:8] = 255
+    labels, void = drawn // 255, drawn.copy()
+    void[:8], void[8:12] = 1, 255
+    alpha = np.dstack([np.full((16, 16, 3), 90, np.uint8), drawn])
+    soft = np.arange(256, dtype=np.uint8).reshape(16, 16)[::-1]
+    values = {"drawn": drawn, "labels": labels, "void": void, "alpha": alpha, "soft": soft, "small": drawn[::2, ::2]}
+    values |= {"several": np.arange(4, dtype=np.uint8).repeat(64).reshape(16, 16), "other": drawn[:4]}
+    for name, array in values.items():
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    rows = [f"a star,{i},{tmp_path / name}.png" for i, name in enumerate(values)]
+    run = captured(tmp_path, "run", tiny_model, rows, "prompt,seed,mask")
+    numbers = analyze(SubjectMasks("manifest"), select(str(run)), "masks", Pool(1, 0, 1)).numbers
+    assert [numbers[f"n_{rule}"] for rule in RULES] == [2, 2, 1, 0, 1]
+    assert [numbers[name] for name in ("n_masks", "n_failed", "n_resized", "n_with_unknown")] == [6, 2, 1, 1]
+    with Catalog(run) as catalog:
+        asked = "select seed, rule, area, known is null, error from masks_samples join manifest using (sample_id)"
+        found = sorted(catalog.sql(asked).fetchall())
+    assert [row[1] for row in found[:6]] == [
+        "black_and_white",
+        "labels",
+        "labels",
+        "cut_out",
+        "soft",
+        "black_and_white",
+    ]
+    assert [row[2] for row in found[:6]] == pytest.approx([0.5, 0.5, 8 / 12, 0.5, 0.5, 0.5])
+    assert [row[3] for row in found[:6]] == [True, True, False, True, True, True]
+    assert "several labels, or a soft mask" in found[6][4]
+    assert "another shape" in found[7][4]
+    of_alignment = analyze(Alignment(k=3, selections=("top",)), select(str(run)), "alignment", Pool(1, 0, 1))
+    assert of_alignment.numbers
+    with Catalog(run) as catalog:
+        of_void = "select distinct mask_area from alignment_samples join manifest using (sample_id) where seed = 2"
+        assert catalog.sql(of_void).fetchone() == pytest.approx((8 / 12,))

@@ -84,6 +84,23 @@ def test_iou_from_coverage_is_the_iou_of_the_upsampled_token_mask_in_pixels(
     np.testing.assert_allclose(pixel_iou(pixels, torch.from_numpy(mask)).numpy(), expected, rtol=1e-15)
 
 
+@given(st.data(), few, few, few, few)
+def test_iou_leaves_out_pixels_that_are_not_known(
+    data: st.DataObject, rows: int, columns: int, tall: int, wide: int
+) -> None:
+    shape = rows * tall, columns * wide
+    known, tokens = data.draw(bits(*shape)), data.draw(bits(rows * columns))
+    subject = data.draw(bits(*shape)) & known
+    upsampled = np.kron(tokens.reshape(rows, columns), np.ones((tall, wide))) > 0
+    shared, either = (upsampled & subject).sum(), ((upsampled | subject) & known).sum()
+    of_subject, of_known = (token_coverage(torch.from_numpy(each), (rows, columns))[None] for each in (subject, known))
+    one = torch.from_numpy(tokens)[None]
+    found = fit(one.long(), torch.ones(1, dtype=torch.int64), of_subject, torch.ones_like(one), 2, of_known)
+    np.testing.assert_allclose(found.iou.numpy(), [shared / either if either else np.nan], rtol=1e-13)
+    share = (upsampled & known).sum() / known.sum() if known.any() else np.nan
+    np.testing.assert_allclose(found.area.numpy(), [share], rtol=1e-13)
+
+
 def test_iou_is_nan_only_where_both_are_empty_or_a_coverage_is_nan() -> None:
     none, one = torch.tensor([False, False]), torch.tensor([True, False])
     tokens = torch.stack([none, one, none, one])

@@ -236,6 +236,21 @@ def test_a_given_mask_bounds_the_edit(stage: Stage, tmp_path: Path) -> None:
     assert zeroed == [inside, set(range(16)) - inside]
 
 
+def test_tokens_that_a_mask_does_not_know_are_in_neither_part(stage: Stage, tmp_path: Path) -> None:
+    mask = np.zeros((16, 16), dtype=np.uint8)
+    mask[:8, 4:] = 1
+    mask[4:12, :4] = 255  # labels with VOC's void: column 0 of rows 1 and 2 is not known
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    conditions = [
+        stage.condition(selection="all", k=0, layers=(0,), steps=(0,), tokens=word) for word in ("inside", "outside")
+    ]
+    with stage.inputs() as edited:
+        stage.generate(*conditions, item=replace(stage.item, mask=str(tmp_path / "mask.png")))
+    inside = {row * 4 + column for row in (0, 1) for column in (1, 2, 3)}
+    zeroed = [set((edited[0][1][row].abs().sum(dim=1) == 0).nonzero().flatten().tolist()) for row in (2, 3)]
+    assert zeroed == [inside, set(range(16)) - inside - {4, 8}]
+
+
 def test_foreground_and_background_part_the_tokens(stage: Stage) -> None:
     conditions = [
         stage.condition(selection="all", k=0, layers=(0,), steps=(0,), tokens=word)

@@ -28,7 +28,7 @@ def item(mask: str, picture: str | None = None) -> Item:
 
 def test_a_target_s_mask_is_brought_to_its_images_size_and_refused_of_another_shape(tmp_path: Path) -> None:
     mask = saved(SUBJECT, tmp_path / "mask.png")
-    np.testing.assert_array_equal(mask_of(item(mask), 12, 16), np.kron(SUBJECT, np.ones((2, 2))))
+    np.testing.assert_array_equal(mask_of(item(mask), 12, 16).pixels, np.kron(SUBJECT, np.ones((2, 2))))
     with pytest.raises(InputError, match="another shape"):
         mask_of(item(mask), 16, 16)
 
@@ -36,7 +36,7 @@ def test_a_target_s_mask_is_brought_to_its_images_size_and_refused_of_another_sh
 def test_a_picture_s_mask_has_the_picture_s_shape_and_is_squeezed_as_the_picture_is(tmp_path: Path) -> None:
     picture = saved(np.where(SUBJECT, 250, 5).astype(np.uint8), tmp_path / "picture.png", orientation=6)
     mask = saved(SUBJECT, tmp_path / "mask.png", orientation=3)
-    squeezed = mask_of(item(mask, picture), 48, 48)
+    squeezed = mask_of(item(mask, picture), 48, 48).pixels
     shown = np.asarray(read_image(picture).resize((48, 48), Image.Resampling.NEAREST))[..., 0] > 127
     np.testing.assert_array_equal(squeezed, shown)
     with pytest.raises(InputError, match=r"its image 8 x 6: another shape.*turned"):

@@ -104,6 +104,22 @@ def test_pictures_too_small_for_five_scales_have_no_ms_ssim() -> None:
         assert found["ssim"][0] == pytest.approx(1, abs=1e-6)
 
 
+def test_pixels_that_a_mask_does_not_know_are_neither_inside_nor_outside() -> None:
+    before = torch.zeros(1, 3, 32, 32)
+    after = before.clone()
+    for column, level in enumerate((0.5, 1.0, 0.25, 0.0)):  # four columns: subject, not known, twice background
+        after[..., 8 * column : 8 * column + 8] = level
+    mask, known = torch.zeros(1, 32, 32, dtype=torch.bool), torch.ones(1, 32, 32, dtype=torch.bool)
+    mask[..., :8], known[..., 8:16] = True, False
+    found, otherwise = compare(after, before, mask, None, known), compare(after, before, mask)
+    assert found["mse_inside"][0] == otherwise["mse_inside"][0] == 0.25
+    assert found["mse_outside"][0] == pytest.approx((0.25**2 + 0) / 2)
+    assert otherwise["mse_outside"][0] == pytest.approx((1 + 0.25**2 + 0) / 3)
+    # The first three have changed visibly; of those that are known, the first is the subject.
+    assert found["change_iou"][0] == 0.5
+    assert otherwise["change_iou"][0] == pytest.approx(1 / 3)
+
+
 def test_without_a_mask_nothing_is_said_of_one() -> None:
     before, after = pictures(2), pictures(2, seed=1)
     nothing, known = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, dtype=torch.bool)

@@ -29,14 +29,16 @@ class Given:
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by.
         ranks: each channel's rank ``(channel,)`` by layer, of the scores of a run; empty without one.
-        masks: each item's mask ``(token,)`` bool on the grid, by item.
+        inside: tokens ``(token,)`` bool inside each item's mask, by item.
+        outside: tokens outside of it; those of which the mask does not know are in neither.
         n_steps: denoising steps of the batch.
     """
 
     score: str
     cluster_k: int
     ranks: Mapping[int, Tensor]
-    masks: Mapping[int, Tensor]
+    inside: Mapping[int, Tensor]
+    outside: Mapping[int, Tensor]
     n_steps: int
 
 
@@ -305,10 +307,9 @@ class _Cell:
             mask[rows.by_tokens["background"]] ^= True
         if targets := rows.by_tokens["target_foreground"]:
             mask[targets] = self._front(rows.undisturbed, targets)
-        for word in ("inside", "outside"):
+        for word, given in (("inside", self._given.inside), ("outside", self._given.outside)):
             for i in rows.by_tokens[word]:
-                given = self._given.masks[rows.items[i]].to(self._device)
-                mask[i] = given if word == "inside" else ~given
+                mask[i] = given[rows.items[i]].to(self._device)
         counterpart = None
         if rows.aligned:
             counterpart, mask[rows.aligned] = token_masks.aligned(

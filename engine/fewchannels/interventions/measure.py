@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewchannels.analyses.masks.mask_file import read_mask
+from fewchannels.analyses.masks.mask_file import Mask, read_mask
 from fewchannels.images import read_image
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.pictures import compare
@@ -58,8 +58,8 @@ class Measures:
         beside = torch.tensor([undisturbed[each.row.item.item] for each in made])
         scenes = [scene_of(each.row.item.target.prompt) for each in made]
         verdicts, subjects = judged(pictures, scenes)
-        masks, has_mask = self._masks(made, subjects, beside)
-        columns: dict[str, Any] = compare(pictures, pictures[beside], masks, has_mask)
+        masks, has_mask, known = self._masks(made, subjects, beside)
+        columns: dict[str, Any] = compare(pictures, pictures[beside], masks, has_mask, known)
         if self._learned is not None:
             prompts = [each.row.item.target.prompt for each in made]
             sources = [each.row.item.source.prompt if each.row.item.source else None for each in made]
@@ -89,21 +89,25 @@ class Measures:
         blends_source = condition.action == "pixels" and (item, "source") in broken
         return (item, "undisturbed") not in broken and not blends_source
 
-    def _masks(self, made: Sequence[Measured], subjects: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
-        """Each picture's mask of the undisturbed subject ``(picture, y, x)``, and whether there is one."""
-        masks, known = subjects[beside], subjects[beside].flatten(1).any(dim=1)
+    def _masks(self, made: Sequence[Measured], subjects: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each picture's mask of the undisturbed subject ``(picture, y, x)``, whether there is one, what it knows."""
+        masks, has_mask = subjects[beside], subjects[beside].flatten(1).any(dim=1)
+        known = torch.ones_like(masks)
         for i, each in enumerate(made):
             item = each.row.item
             if item.mask is not None and item.picture is None:
-                masks[i], known[i] = torch.from_numpy(mask_of(item, each.image.height, each.image.width)), True
-        return masks, known
+                mask = mask_of(item, each.image.height, each.image.width)
+                masks[i], has_mask[i] = torch.from_numpy(mask.pixels), True
+                if mask.known is not None:
+                    known[i] = torch.from_numpy(mask.known)
+        return masks, has_mask, known
 
 
 _OF_ITSELF = ("clip_score", "clip_source_score", "aesthetic", "pickscore")
 
 
-def mask_of(item: Item, height: int, width: int) -> np.ndarray:
-    """An item's mask at the size of its images: ``(y, x)`` bool. A picture's mask is brought to it as the picture is.
+def mask_of(item: Item, height: int, width: int) -> Mask:
+    """An item's mask at the size of its images. A picture's mask is brought to it as the picture is.
 
     Args:
         item: with a mask.
@@ -118,8 +122,7 @@ def mask_of(item: Item, height: int, width: int) -> np.ndarray:
     if item.picture is None:
         return mask.at(height, width, name)
     picture = read_image(item.picture)
-    pixels = mask.at(picture.height, picture.width, name)
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST))
+    return mask.at(picture.height, picture.width, name).squeezed(height, width)
 
 
 def _plain(value: Any) -> Any:

@@ -190,13 +190,16 @@ class SweepWorker:
         return made
 
     def _given(self, batch: Batch, settings: Settings) -> Given:
-        masks = {}
+        inside, outside = {}, {}
         if any(each.tokens in ("inside", "outside") for each in self.sweep.conditions):
             grid = self.sweep.geometry.token_grid(settings.height, settings.width)
             for item in batch.items:
-                mask = torch.from_numpy(mask_of(item, settings.height, settings.width))
-                masks[item.item] = token_coverage(mask, grid) >= 0.5
-        return Given(self.sweep.score, self.sweep.cluster_k, self._ranks, masks, settings.steps)
+                mask = mask_of(item, settings.height, settings.width)
+                subject = torch.from_numpy(mask.pixels)
+                rest = ~subject if mask.known is None else ~subject & torch.from_numpy(mask.known)
+                inside[item.item] = token_coverage(subject, grid) >= 0.5
+                outside[item.item] = token_coverage(rest, grid) > 0.5
+        return Given(self.sweep.score, self.sweep.cluster_k, self._ranks, inside, outside, settings.steps)
 
     def _read_ranks(self) -> dict[int, torch.Tensor]:
         if not any(each.scores_from == "run" for each in self.sweep.conditions):

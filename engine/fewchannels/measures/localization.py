@@ -138,7 +138,9 @@ class Fit:
     nmi: Tensor
 
 
-def fit(labels: Tensor, front: Tensor, coverage: Tensor, own: Tensor, n_clusters: int) -> Fit:
+def fit(
+    labels: Tensor, front: Tensor, coverage: Tensor, own: Tensor, n_clusters: int, known: Tensor | None = None
+) -> Fit:
     """Compare clusters with a mask of pixels, through its coverage of tokens.
 
     Args:
@@ -147,9 +149,12 @@ def fit(labels: Tensor, front: Tensor, coverage: Tensor, own: Tensor, n_clusters
         coverage: ``(cell, token)`` float64, share of each token that is subject.
         own: ``(cell, token)`` bool, the picture's own tokens.
         n_clusters: of the labels.
+        known: ``(cell, token)`` float64, share of each token of which the mask says what it is; None for all.
+            What is not known counts nowhere, and a token of which most is not known is in no class.
     """
     members = (labels[:, None] == torch.arange(n_clusters, device=labels.device)[:, None]) & own[:, None]
-    sizes = members.sum(dim=-1).double()
+    weight = torch.ones_like(coverage) if known is None else known
+    sizes = torch.where(members, weight[:, None], 0.0).sum(dim=-1)
     covered = torch.where(members, coverage[:, None], 0.0).sum(dim=-1)
     total, subject = sizes.sum(dim=-1), covered.sum(dim=-1)
 
@@ -162,8 +167,9 @@ def fit(labels: Tensor, front: Tensor, coverage: Tensor, own: Tensor, n_clusters
     chosen = torch.zeros(n_clusters, len(unions), dtype=torch.float64, device=labels.device)
     for i, subset in enumerate(unions):
         chosen[list(subset), i] = 1
-    inside = (members & (coverage >= 0.5)[:, None]).sum(dim=-1).double()
-    table = torch.stack([inside, sizes - inside], dim=-1)
+    classed = members & (weight >= 0.5)[:, None]
+    inside = (classed & (coverage >= weight / 2)[:, None]).sum(dim=-1).double()
+    table = torch.stack([inside, classed.sum(dim=-1).double() - inside], dim=-1)
     return Fit(
         iou=iou(shared, size)[:, 0],
         complement=iou(subject[:, None] - shared, total[:, None] - size)[:, 0],

@@ -14,7 +14,7 @@ from fewchannels.analyses.alignment.figures import figures
 from fewchannels.analyses.alignment.findings import at_best, best_cells, numbers
 from fewchannels.analyses.document import Figure
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.masks.units import read_masks
+from fewchannels.analyses.masks.units import read_known, read_masks
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import AlignmentSettings
 from fewchannels.analyses.summary import Summary, as_files, page
@@ -88,13 +88,16 @@ class Alignment(AlignmentSettings):
 
     def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
         """A task's rows."""
-        masks = read_masks(Results(selected.storage, self.masks), unit)
+        results_of_masks = Results(selected.storage, self.masks)
+        masks, known = read_masks(results_of_masks, unit), read_known(results_of_masks, unit)
         at = np.array([i for i in selected.of_task(unit) if int(selected.samples[i]) in masks], dtype=np.int64)
         parts: list[dict[str, np.ndarray]] = []
         steps_at_once = max(1, _CELLS_AT_ONCE // max(1, len(at)))
         for layer in selected.layers if len(at) else ():
             for first in range(0, len(selected.steps), steps_at_once):
-                parts += self._rows(_Cells(selected, at, layer, slice(first, first + steps_at_once), masks), device)
+                parts += self._rows(
+                    _Cells(selected, at, layer, slice(first, first + steps_at_once), masks, known), device
+                )
         names = parts[0] if parts else ()
         columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return {"samples": columns or as_columns("alignment_samples", [])}
@@ -102,14 +105,14 @@ class Alignment(AlignmentSettings):
     def _rows(self, cells: "_Cells", device: str) -> Iterator[dict[str, np.ndarray]]:
         weights = self._weights(cells)
         n_left_out = (cells.own & ~weights).sum(dim=-1)
-        mask_area = (cells.coverage * cells.own).sum(dim=-1) / cells.own.sum(dim=-1)
+        mask_area = (cells.coverage * cells.own).sum(dim=-1) / (cells.known * cells.own).sum(dim=-1)
         n = len(weights)
         for word in self.selections:
             for trial in range(self.trials if word == "random" else 1):
                 chosen = self._chosen(cells, word, trial, weights)
                 for n_clusters in self.n_clusters:
                     found = self._localized(chosen, weights, n_clusters, device)
-                    fitted = fit(found.clusters.labels, found.front, cells.coverage, cells.own, n_clusters)
+                    fitted = fit(found.clusters.labels, found.front, cells.coverage, cells.own, n_clusters, cells.known)
                     # The channels that were not chosen are 0 in the values, and constant.
                     n_constant = found.n_constant - (chosen.values.shape[1] - chosen.n)
                     yield {
@@ -213,7 +216,7 @@ class Alignment(AlignmentSettings):
         first = selected.step_numbers.index(step)
         sample = int(selected.samples[at])
         masks = read_masks(Results(selected.storage, self.masks), sample // selected.layout.shard_samples)
-        cells = _Cells(selected, np.array([at]), position, slice(first, first + 1), masks)
+        cells = _Cells(selected, np.array([at]), position, slice(first, first + 1), masks, {})
         weights = self._weights(cells)
         chosen = self._chosen(cells, selection, 0, weights)
         found = self._localized(chosen, weights, min(self.n_clusters))
@@ -237,7 +240,13 @@ class _Cells:
     """The samples of one task at one layer and some steps: one cell each, steps of a sample side by side."""
 
     def __init__(
-        self, selected: Selected, at: np.ndarray, layer: int, steps: slice, masks: Mapping[int, np.ndarray]
+        self,
+        selected: Selected,
+        at: np.ndarray,
+        layer: int,
+        steps: slice,
+        masks: Mapping[int, np.ndarray],
+        known: Mapping[int, np.ndarray],
     ) -> None:
         numbers = np.array(selected.step_numbers[steps])
         part = replace(selected, steps=selected.steps[steps])
@@ -258,12 +267,14 @@ class _Cells:
         n_tokens = values.shape[-1]
         self.own = own_tokens(torch.from_numpy(selected.grids[at][sample]), n_tokens)
         self.values, self.order = values.masked_fill(~self.own[:, None], 0.0), order.long()
-        coverage = torch.zeros(len(at), n_tokens, dtype=torch.float64)
-        for row, i in zip(coverage, at.tolist(), strict=True):
-            height, width = selected.grids[i].tolist()
-            covered = token_coverage(torch.from_numpy(masks[int(selected.samples[i])]), (height, width))
+        coverage, share = (each(len(at), n_tokens, dtype=torch.float64) for each in (torch.zeros, torch.ones))
+        for row, of_known, i in zip(coverage, share, at.tolist(), strict=True):
+            (height, width), number = selected.grids[i].tolist(), int(selected.samples[i])
+            covered = token_coverage(torch.from_numpy(masks[number]), (height, width))
             row[: len(covered)] = covered
-        self.coverage = coverage[torch.from_numpy(sample)]
+            if number in known:
+                of_known[: len(covered)] = token_coverage(torch.from_numpy(known[number]), (height, width))
+        self.coverage, self.known = (each[torch.from_numpy(sample)] for each in (coverage, share))
 
     def maps(self, word: str, trial: int, k: int, keys: np.ndarray) -> tuple[Tensor, Tensor]:
         """Maps ``(cell, k, token)`` of a selection, and its channels ``(cell, k)``."""

@@ -47,12 +47,14 @@ class SubjectMask:
             it had that size.
         rule: how a mask's file was read, of :data:`fewchannels.analyses.masks.mask_file.RULES`; None for a mask that
             is not from a file.
+        known: ``(y, x)`` bool, False where the source says that it does not know; None where it knows every pixel.
     """
 
     pixels: NDArray[np.bool_]
     score: float | None = None
     resized_from: tuple[int, int] | None = None
     rule: str | None = None
+    known: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

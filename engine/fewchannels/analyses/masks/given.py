@@ -13,7 +13,8 @@ def manifest_masks() -> OneByOne:
 def _find(sample: SampleImage) -> SubjectMask:
     if sample.mask is None:
         raise InputError("the sample's manifest row names no mask; fill its mask column or use another source.")
-    mask = read_mask(sample.mask)
-    pixels = mask.at(*sample.size, f"the mask {sample.mask!r}")
-    height, width = mask.pixels.shape
-    return SubjectMask(pixels, resized_from=None if (height, width) == sample.size else (height, width), rule=mask.rule)
+    read = read_mask(sample.mask)
+    mask = read.at(*sample.size, f"the mask {sample.mask!r}")
+    height, width = read.pixels.shape
+    resized_from = None if (height, width) == sample.size else (height, width)
+    return SubjectMask(mask.pixels, resized_from=resized_from, rule=mask.rule, known=mask.known)

@@ -13,10 +13,10 @@ from PIL import Image
 from fewchannels.errors import InputError
 from fewchannels.images import SIXTEEN_BITS, alpha_of, check_mode, open_upright
 
-RULES = ("black_and_white", "labels", "soft", "cut_out")
+RULES = ("black_and_white", "labels", "soft", "trimap", "cut_out")
 """How a file's values were read."""
 _REMEDY = "Save it as 8-bit gray, 255 where the subject is and 0 elsewhere."
-_MOST_LABEL = 31  # beside 255 for unknown pixels; VOC's labels end at 20, those that Cityscapes trains with at 18
+_MOST_LABEL = 31  # beside 255 for unknown pixels: VOC's labels end at 20, those that Cityscapes trains with at 18
 _FEW = 32  # different values, below which dark or flat ones may be labels
 _MIDDLE = (0.1, 0.9)  # of white: between them, values of an edge are not flat
 _LOSSLESS = ("PNG", "TIFF", "GIF", "BMP", "PPM")
@@ -29,13 +29,16 @@ class Mask:
     Attributes:
         pixels: ``(y, x)`` bool, True where the subject is.
         rule: of :data:`RULES`.
+        known: ``(y, x)`` bool, False where the file says that it does not know, and then no pixel is the subject; None
+            where it knows every pixel.
     """
 
     pixels: NDArray[np.bool_]
     rule: str
+    known: NDArray[np.bool_] | None = None
 
-    def at(self, height: int, width: int, name: str) -> NDArray[np.bool_]:
-        """The mask by nearest neighbor at an image's size.
+    def at(self, height: int, width: int, name: str) -> "Mask":
+        """The mask by nearest neighbor at the size of the image that it is of.
 
         Args:
             height: of the image, pixels.
@@ -53,9 +56,22 @@ class Mask:
                 f"{name} has {own_width} x {own_height} pixels (width x height), its image {width} x {height}: another "
                 f"shape, so they cannot show the same.{turned} Crop or turn it as the image was."
             )
-        if (own_height, own_width) == (height, width):
-            return self.pixels
-        return np.array(Image.fromarray(self.pixels).resize((width, height), Image.Resampling.NEAREST))
+        return self.squeezed(height, width)
+
+    def squeezed(self, height: int, width: int) -> "Mask":
+        """The mask by nearest neighbor at any size.
+
+        Args:
+            height: pixels.
+            width: pixels.
+        """
+        if self.pixels.shape == (height, width):
+            return self
+
+        def resized(values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            return np.array(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
+
+        return Mask(resized(self.pixels), self.rule, None if self.known is None else resized(self.known))
 
 
 def read_mask(path: str | Path) -> Mask:
@@ -109,7 +125,8 @@ def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless:
     shown = (np.asarray(image)[..., None] >> 8 if wide else _rgb(image))[alpha > 0]
     if (shown == shown[:, :1]).all() and set(np.unique(shown).tolist()) == {0, 255}:
         raise InputError(f"{name} is black and white where it is not transparent: either could be meant. {_REMEDY}")
-    return Mask(_of_gray(alpha, 255, name, lossless).pixels, "cut_out")
+    found = _of_gray(alpha, 255, name, lossless)
+    return Mask(found.pixels, "cut_out", found.known)
 
 
 def _of_palette(image: Image.Image, name: str, lossless: bool) -> Mask:
@@ -139,9 +156,7 @@ def _of_palette(image: Image.Image, name: str, lossless: bool) -> Mask:
         raise InputError(f"{name} has a palette of colors without black at index 0, the background. {_REMEDY}")
     if len(different) == 1 and 0 not in used:
         raise InputError(f"{name} has a palette of one color, and no pixel of index 0, the background. {_REMEDY}")
-    if 255 in used:
-        raise InputError(_unknown(name))
-    return Mask(indices != 0, "labels")
+    return _labels(indices, 255)
 
 
 def _used(image: Image.Image, indices: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -169,13 +184,11 @@ def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool)
     if is_dark and len(found) == 2 and 0 in found and lossless:
         return Mask(values > 0, "labels")
     rest = found - {0, 255, white}
-    if found & {255, white} and 0 in found and rest and max(rest) <= _MOST_LABEL and lossless:
-        raise InputError(_unknown(name))
+    voids = sorted(found & {255, white})
+    if len(voids) == 1 and 0 in found and rest and max(rest) <= _MOST_LABEL and lossless:
+        return _labels(values, voids[0])
     if len(found) == 3 and found <= {0, white, white // 2, white // 2 + 1}:
-        raise InputError(
-            f"{name} holds 0, {white // 2} and {white}, as a trimap whose middle is unknown. A mask has no unknown "
-            f"pixels here. {_REMEDY}"
-        )
+        return Mask(values == white, "trimap", (values == 0) | (values == white))
     if len(found) == 1 and is_dark:
         raise InputError(f"{name} holds {different[0]} everywhere, a label or a faint soft mask. {_REMEDY}")
     if len(found) < _FEW and ((is_dark and 0 in found) or _is_flat(values, different, white)):
@@ -195,8 +208,7 @@ def _is_flat(values: NDArray[np.integer], different: NDArray[np.integer], white:
     return bool(((flat > _MIDDLE[0] * white) & (flat < _MIDDLE[1] * white)).sum() > 1) and len(different) > 2
 
 
-def _unknown(name: str) -> str:
-    return (
-        f"{name} holds labels and 255, by which data sets such as VOC mark pixels that are not known. A mask has no "
-        f"unknown pixels here. {_REMEDY}"
-    )
+def _labels(values: NDArray[np.integer], void: int) -> Mask:
+    """Every label but 0 is the subject; ``void`` is no label, but marks what is not known."""
+    known = values != void
+    return Mask((values != 0) & known, "labels", None if known.all() else known)

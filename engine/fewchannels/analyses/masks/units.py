@@ -27,6 +27,7 @@ _RULES = {
     "black_and_white": "were black and white",
     "labels": "were labels",
     "soft": "were soft and cut at half of white",
+    "trimap": "were trimaps",
     "cut_out": "were the opacity of a cut-out",
 }
 
@@ -77,11 +78,12 @@ class SubjectMasks(MaskSettings):
 
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """How many have a subject, and how large they are."""
-        areas, errors, rules, n_resized = [], [], Counter[str](), 0
+        areas, errors, rules, n_resized, n_unknown = [], [], Counter[str](), 0, 0
         for table in results.parts("samples"):
             areas += [area for area in table.column("area").to_pylist() if area is not None]
             errors += [error for error in table.column("error").to_pylist() if error is not None]
             n_resized += sum(table.column("resized").to_pylist())
+            n_unknown += sum(known is not None for known in table.column("known").to_pylist())
             rules.update(rule for rule in table.column("rule").to_pylist() if rule is not None)
         if not areas:
             raise InputError(f"the source {self.source!r} gave no mask for any of {len(errors)} pictures: {errors[0]}")
@@ -92,13 +94,15 @@ class SubjectMasks(MaskSettings):
             "n_failed": len(errors),
             "n_empty": n_empty,
             "n_resized": n_resized,
+            "n_with_unknown": n_unknown,
             **{f"n_{rule}": rules[rule] for rule in RULES},
             "mean_area": float(np.mean(areas)),
         }
         reasons = f" The first failure: {errors[0].rstrip('.')}." if errors else ""
         if rules:
             counts = ", ".join(f"{rules[rule]:,} {_RULES[rule]}" for rule in RULES)
-            reasons = f" Of the files' values, {counts} (docs/images.md).{reasons}"
+            unknown = f" {n_unknown:,} leave pixels unknown, which are in no number." if n_unknown else ""
+            reasons = f" Of the files' values, {counts} (docs/images.md).{unknown}{reasons}"
         text = (
             f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "
             f"a picture on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
@@ -149,12 +153,32 @@ def _columns(selected: Selected, at: np.ndarray, found: Sequence[SubjectMask | N
         "sample_id": [selected.sample_ids[i] for i in at],
         "sample": selected.samples[at],
         "mask": [None if mask is None else to_png(mask.pixels) for mask in masks],
-        "area": [None if mask is None else float(mask.pixels.mean()) for mask in masks],
+        "known": [None if mask is None or mask.known is None else to_png(mask.known) for mask in masks],
+        "area": [None if mask is None else _area(mask) for mask in masks],
         "score": [None if mask is None else mask.score for mask in masks],
         "rule": [None if mask is None else mask.rule for mask in masks],
         "resized": [mask is not None and mask.resized_from is not None for mask in masks],
         "error": [each.reason if isinstance(each, NoMask) else None for each in found],
     }
+
+
+def _area(mask: SubjectMask) -> float:
+    """Share of the pixels that are known which is the subject; 0 where none is known."""
+    return float(mask.pixels.mean() if mask.known is None else mask.pixels.sum() / max(1, mask.known.sum()))
+
+
+def read_known(results: Results, unit: int) -> dict[int, np.ndarray]:
+    """What is known of a task's masks ``(y, x)`` bool by sample; only of those that do not know every pixel.
+
+    Args:
+        results: of the analysis, finished.
+        unit: the task.
+    """
+    table = results.part("samples", unit)
+    if "known" not in table.column_names:  # of an older version
+        return {}
+    samples, known = table.column("sample").to_pylist(), table.column("known").to_pylist()
+    return {sample: from_png(each) for sample, each in zip(samples, known, strict=True) if each is not None}
 
 
 def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:

@@ -254,7 +254,9 @@ class LiveModel:
         """Every role's picture, and how large the edit was."""
         generation.check()
         sampler, places, batch = self.model.sampler, settled.places, settled.rows
-        editor = Editor(batch, Given(self._score, _CLUSTER_K, {}, {}, settled.settings.steps), self.geometry.n_channels)
+        editor = Editor(
+            batch, Given(self._score, _CLUSTER_K, {}, {}, {}, settled.settings.steps), self.geometry.n_channels
+        )
         watch = _Watch(sampler, self._layout, self._score, settled, generation)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())

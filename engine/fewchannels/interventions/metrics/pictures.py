@@ -20,7 +20,11 @@ FIVE_SCALES = 176
 
 
 def compare(
-    edited: Tensor, undisturbed: Tensor, masks: Tensor | None = None, has_mask: Tensor | None = None
+    edited: Tensor,
+    undisturbed: Tensor,
+    masks: Tensor | None = None,
+    has_mask: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
     """Metrics of pictures against others; each picture's own to the last bit, whatever is beside it.
 
@@ -29,6 +33,8 @@ def compare(
         undisturbed: likewise.
         masks: ``(picture, y, x)`` bool, the undisturbed subject; None where no picture's is known.
         has_mask: ``(picture,)`` bool, whether that is known; None where each picture's is.
+        known: ``(picture, y, x)`` bool, which pixels its mask knows; None where it knows all. The others are neither
+            inside nor outside, and not in ``change_iou``.
 
     Returns:
         Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(picture,)`` float64; NaN where there is none:
@@ -54,20 +60,29 @@ def compare(
         masks = masks & has_mask.to(masks.device)[:, None, None]
     # One by one: in a batch, sums and convolutions are rounded by how many pictures there are.
     found = [
-        _compare_one(edited[i].float().clone(), undisturbed[i].float().clone(), masks[i].to(edited.device, copy=True))
+        _compare_one(
+            edited[i].float().clone(),
+            undisturbed[i].float().clone(),
+            masks[i].to(edited.device, copy=True),
+            None if known is None else known[i].to(edited.device, copy=True),
+        )
         for i in range(n)
     ]
     return {name: np.array([float(each[name]) for each in found]) for name in found[0]}
 
 
-def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor) -> dict[str, Tensor | float]:
+def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor, known: Tensor | None) -> dict[str, Tensor | float]:
     """Of one picture ``(rgb, y, x)``; an empty mask says nothing."""
     difference = edited.double() - undisturbed.double()
     by_pixel = difference.square().mean(dim=0)
     mse = by_pixel.mean()
     low = _low_pass(difference)
     changed = difference.square().sum(dim=0).sqrt() > VISIBLE
-    known = bool(mask.any())
+    has_mask, outside = bool(mask.any()), ~mask
+    if known is not None:
+        outside, changed_there = outside & known, changed & known
+    else:
+        changed_there = changed
     return {
         "psnr": -10 * mse.log10() if mse > 0 else torch.nan,
         "mse": mse,
@@ -76,9 +91,9 @@ def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor) -> dict[str,
         "mse_low": low.square().mean(),
         "mse_high": (difference - low).square().mean(),
         "mse_inside": by_pixel[mask].mean(),
-        "mse_outside": by_pixel[~mask].mean() if known else torch.nan,
+        "mse_outside": by_pixel[outside].mean() if has_mask else torch.nan,
         "changed_share": changed.double().mean(),
-        "change_iou": (changed & mask).sum() / (changed | mask).sum() if known else torch.nan,
+        "change_iou": (changed_there & mask).sum() / (changed_there | mask).sum() if has_mask else torch.nan,
     }
 
 

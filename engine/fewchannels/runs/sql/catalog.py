@@ -151,7 +151,7 @@ class Catalog:
         return self._asked(text, parameters, limits)
 
     def query(self, name: str, limits: Limits | None = None, /, **parameters: object) -> Answer:
-        """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see :func:`queries`.
+        """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see ``queries/``.
 
         Args:
             name: of the query.
