@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewchannels.errors import InputError
 
@@ -76,6 +76,8 @@ def open_upright(file: str | Path | bytes, name: str) -> Image.Image:
                 image.format = opened.format
     except Exception as error:  # a damaged file lets decoders raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is none"
         raise InputError(f"{name} cannot be read: {reason}. Images are {', '.join(FORMATS)} files.") from None
     if n_frames > 1:
         raise InputError(f"{name} holds {n_frames} images, and only one can be meant. Save that one as a file.")

@@ -95,6 +95,6 @@ def test_a_reference_that_is_no_picture_fails_its_sample_alone(manifest_of, tmp_
     CaptureWorker(job, 1)(0)
     rows = open_run(tmp_path / "run").sql("select status, error from samples order by sample").fetchall()
     assert rows[0][0] == "failed"
-    assert "the picture" in rows[0][1]
+    assert "the image" in rows[0][1]
     assert "broken.png" in rows[0][1]
     assert rows[1] == ("done", None)

@@ -28,18 +28,17 @@ except FewchannelsError as error:
 """
 
 
-def family_of(process: psutil.Process, what: str) -> list[psutil.Process]:
-    """The node itself, or the agents that it has and does not outlive."""
+def part_of(process: psutil.Process, what: str) -> list[psutil.Process]:
+    """The node itself, or one of the agents that it does not outlive."""
     found = []
     for each in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            is_agent = any("agent" in word for word in each.cmdline()) and each.name() != "raylet"
-            if is_agent if what == "agent" else each.name() == "raylet":
+            if each.name() == what or (what in each.name() and each.name().startswith("ray::")):
                 found.append(each)
     return found
 
 
-@pytest.mark.parametrize("what", ["raylet", "agent"])
+@pytest.mark.parametrize("what", ["raylet", "RuntimeEnvAgent"])
 def test_a_node_that_dies_while_actors_start_ends_the_work_with_the_reason(what: str, tmp_path: Path) -> None:
     helpers = str(Path(__file__).parents[1] / "helpers")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
@@ -53,7 +52,7 @@ def test_a_node_that_dies_while_actors_start_ends_the_work_with_the_reason(what:
     assert driver.stdout
     try:
         assert driver.stdout.readline() == "started\n"
-        while not (victims := family_of(psutil.Process(driver.pid), what)):
+        while not (victims := part_of(psutil.Process(driver.pid), what)):
             time.sleep(0.05)
         for victim in victims:
             victim.kill()

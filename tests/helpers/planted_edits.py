@@ -95,7 +95,11 @@ def planted(
             mse = level + shift[each["selection"]] * each["k"] * each["amount"] + 0.002 * random.random()
             held = each["selection"] != "top" or item % 4 == 0
             about = {"shows_shape": held, "n_shown": 5 if held else 2, "clip_score": 30 - 100 * mse, "mse": mse}
-            about |= {"change": shift[each["selection"]] * each["k"], "n_channels": each["k"], "energy_share": 0.5}
+            about |= {
+                "change": shift[each["selection"]] * each["k"],
+                "n_channels": 128 if each["selection"] == "all" else each["k"],
+                "energy_share": 0.5,
+            }
             image = png_of(min(255, int(1500 * mse)), 90, 160) if with_images else None
             rows.append(picture(item, image=image, **prompt, **each, **about))
     return edits_of(rows)

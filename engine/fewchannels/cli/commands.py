@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from fewchannels.cli.options import check_words, expanded
-from fewchannels.cli.unused import remember_given
+from fewchannels.cli.unused import given_to
 
 
 class Command(TyperCommand):
@@ -16,9 +16,12 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse them as Typer does."""
         check_words(args)
-        rest = super().parse_args(ctx, args)
-        remember_given(ctx)
-        return rest
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, while what was given is known."""
+        with given_to(ctx):
+            return super().invoke(ctx)
 
 
 class Commands(typer.Typer):

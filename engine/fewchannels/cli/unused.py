@@ -1,6 +1,7 @@
 """Options that would do nothing beside others: refused, so that nobody believes that they did something."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -9,15 +10,20 @@ from fewchannels.errors import InputError
 _GIVEN: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 
 
-def remember_given(context: Any) -> None:
-    """Keep which options the command line gave, for the command that is about to run.
+@contextmanager
+def given_to(context: Any) -> Iterator[None]:
+    """Inside, it is known which options the command line gave.
 
     Args:
         context: of the command, parsed.
     """
     named = {param.name: set(param.opts) for param in context.command.params}
     given = (name for name in named if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
-    _GIVEN.set(frozenset(flag for name in given for flag in named[name]))
+    token = _GIVEN.set(frozenset(flag for name in given for flag in named[name]))
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 def refuse_unused(flags: Iterable[str], why: str) -> None:
