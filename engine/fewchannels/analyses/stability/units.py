@@ -17,7 +17,7 @@ from fewchannels.analyses.stability.findings import ABOUT, by_layer, most_freque
 from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
 from fewchannels.measures import STATISTICS
-from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
+from fewchannels.measures.intervals import cluster_interval, pair_interval
 from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
 from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
 from fewchannels.measures.scores import top_k
@@ -26,7 +26,8 @@ from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns
 
 SPARK_K = 8
-_RESAMPLES = 1000
+_RANGES = {"spearman": (-1.0, 1.0), "kendall": (-1.0, 1.0), "rbo": (0.0, 1.0)}
+"""Measures of agreement of rankings, and the range of each."""
 _Rows = list[dict[str, Any]]
 
 
@@ -147,8 +148,8 @@ class _Layer:
         return rows
 
     def _interval(self, sums: PairSums) -> dict[str, Any]:
-        bootstrap = cluster_bootstrap if sums.groups_per_pair == 1 else pair_bootstrap
-        mean, low, high = bootstrap(sums.jaccard[:, None], sums.n_pairs[:, None], _RESAMPLES, self.settings.seed)
+        interval = cluster_interval if sums.groups_per_pair == 1 else pair_interval
+        mean, low, high = interval(sums.jaccard[:, None], sums.n_pairs[:, None], 0, 1)
         return {
             "n_pairs": sums.total_pairs,
             "n_prompts": int((sums.n_pairs > 0).sum()),
@@ -165,7 +166,12 @@ class _Layer:
             if not len(pairs):
                 continue
             one, other = (np.array([self._ranked_at[int(s)] for s in side]) for side in pairs.T)
-            prompts, clusters = np.unique(self.selected.prompts[pairs[:, 0]], return_inverse=True)
+            of = self.selected.prompts[pairs]
+            n_prompts = int(self.selected.prompts.max()) + 1
+            # A pair of two prompts is in the sums of both.
+            clusters = of.T if kind == "across" else of.T[:1]
+            counts = np.bincount(clusters.ravel(), minlength=n_prompts)[:, None]
+            interval = pair_interval if kind == "across" else cluster_interval
             for i, step in enumerate(self.steps):
                 a, b = self.scores[one, i], self.scores[other, i]
                 measures = {
@@ -174,12 +180,12 @@ class _Layer:
                     "rbo": rank_biased_overlap(a, b, self.settings.persistence),
                 }
                 for measure, values in measures.items():
-                    sums = np.bincount(clusters, values, len(prompts))
-                    counts = np.bincount(clusters, minlength=len(prompts))
-                    mean, low, high = cluster_bootstrap(sums[:, None], counts[:, None], _RESAMPLES, self.settings.seed)
+                    sums = np.bincount(clusters.ravel(), np.tile(values, len(clusters)), n_prompts)[:, None]
+                    mean, low, high = interval(sums, counts, *_RANGES[measure])
                     rows.append(
                         self._about(step)
                         | {"kind": kind, "measure": measure, "n_pairs": len(pairs)}
+                        | {"n_prompts": int((counts > 0).sum())}
                         | {"mean": _finite(mean[0]), "low": _finite(low[0]), "high": _finite(high[0])}
                     )
         return rows
@@ -219,11 +225,12 @@ class _Layer:
         n_prompts = int(self.selected.prompts.max()) + 1
         sums = np.bincount(self.selected.prompts, jaccard, n_prompts)[:, None]
         counts = np.bincount(self.selected.prompts, minlength=n_prompts)[:, None]
-        mean, low, high = cluster_bootstrap(sums, counts, _RESAMPLES, self.settings.seed)
+        mean, low, high = cluster_interval(sums, counts, 0, 1)
         return {
             "kind": kind,
             "other": str(other),
             "n_samples": len(jaccard),
+            "n_prompts": int((counts > 0).sum()),
             "jaccard": float(mean[0]),
             "jaccard_low": _finite(low[0]),
             "jaccard_high": _finite(high[0]),

@@ -365,7 +365,7 @@ class Catalog:
         self._check_files()
         self.views = sorted({"comparison", *tables})
         for name, kind in tables.items():
-            self._add_view(name, kind, dict.fromkeys(files[name], "true"), ", ".join(schema(kind).names))
+            self._add_view(name, kind, dict.fromkeys(files[name], "true"), self._columns(kind, files[name]))
 
     def _add_results(self, stored: Collection[str]) -> None:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again."""
