@@ -74,10 +74,6 @@ class Evidence:
         """The view of a table of an analysis."""
         return f"{self.labels[analysis]}_{name}"
 
-    def optional(self, view: str, name: str) -> str:
-        """A column in a question, with nothing in it where the result is older than the column."""
-        return name if name in self.catalog.sql(f"select * from {view} limit 0").columns else f"null as {name}"
-
     @property
     def of_track(self) -> str:
         """The SQL condition on ``cells`` for usable cells of the stream and branch."""

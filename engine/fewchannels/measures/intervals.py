@@ -108,7 +108,7 @@ def _interval(
         error[n < FEWEST] = np.nan
         reach = stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * error
         low, high = _within(mean, reach, np.broadcast_to(least, n_cells), np.broadcast_to(most, n_cells))
-    known = np.isfinite(low) & np.isfinite(high)
+    known = np.isfinite(low) & np.isfinite(high) & (least < mean) & (mean < most)
     return mean, np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 

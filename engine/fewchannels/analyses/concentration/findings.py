@@ -20,7 +20,7 @@ def registers(evidence: Evidence, found: Extreme) -> Finding | None:
         return None
     view = evidence.table("concentration", "means")
     text = (
-        f"select metric, n_samples, {evidence.optional(view, 'n_prompts')}, mean, low, high from {view} where metric "
+        f"select metric, n_samples, n_prompts, mean, low, high from {view} where metric "
         f"in ('n_registers', 'n_token_outliers') and layer = {found.layer} and step = {found.step} order by metric"
     )
     rows = evidence.ask(text).set_index("metric")
@@ -54,10 +54,7 @@ def by_layer(evidence: Evidence) -> Finding:
     """Every metric of every layer at the last step."""
     result, view = evidence.results["concentration"], evidence.table("concentration", "means")
     settings, step = result["settings"], max(result["selected"]["steps"])
-    text = (
-        f"select layer, metric, {evidence.optional(view, 'n_prompts')}, mean, low, high from {view} where step = "
-        f"{step} order by layer, metric"
-    )
+    text = f"select layer, metric, n_prompts, mean, low, high from {view} where step = {step} order by layer, metric"
     every = {int(layer): rows.set_index("metric") for layer, rows in evidence.ask(text).groupby("layer")}
     layers: list[dict[str, Any]] = [
         {"layer": layer}

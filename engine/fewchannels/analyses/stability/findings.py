@@ -13,7 +13,7 @@ PAIRS = {"within": "same prompt, other seed", "across": "other prompt", "categor
 _OF = {"within": "one prompt", "across": "two prompts", "category": "two prompts of one category"}
 ABOUT = (
     "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
-    "this run's samples in order, top 8 of the mean over steps; it cannot stop before 400."
+    "this run's samples in order, top 8 of the mean over steps, for each layer by itself; it cannot stop before 400."
 )
 _ENDS = ("", "_low", "_high", "_n")
 _MOST_TOP = 12
@@ -93,6 +93,40 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
     return Finding("overlap", sentence, numbers, [evidence.sql(text)])
 
 
+def spark(evidence: Evidence) -> Finding | None:
+    """Where SPARK's rule stops, which asks all layers at once, in the samples' order and in random ones."""
+    result, view = evidence.results["stability"], evidence.table("stability", "spark")
+    if view not in evidence.catalog.views:
+        return None  # a result of an older version
+    text = f'select "order", n_samples, n_layers, n_needed, settled from {view} order by "order"'
+    rows: Any = evidence.ask(text).set_index("order")
+    random = rows.drop(index=0)
+    stopped, n, n_layers = random["n_needed"].dropna(), int(rows["n_samples"].max()), int(rows["n_layers"].max())
+    needed = rows.loc[0, "n_needed"]
+    numbers: dict[str, Any] = {
+        "n_samples": n,
+        "n_layers": n_layers,
+        "n_needed": None if pd.isna(needed) else int(needed),
+        "n_orders": len(random),
+        "n_orders_stop": len(stopped),
+        "median_needed": float(stopped.median()) if len(stopped) else None,
+    }
+    one = n_layers == 1
+    rule = (
+        f"SPARK's rule stops when the top 8 of {'the layer' if one else f'all {n_layers:,} layers'} "
+        f"{'is' if one else 'are'} settled at the same check ({evidence.stream} tokens, {result['settings']['score']}, "
+        "mean over steps; SPARK asks both streams where a model has two)"
+    )
+    if rows["settled"].isna().all():
+        told = f"with {n:,} samples there is no check, the first of which is after 400"
+    else:
+        own = f"does not stop within {n:,}" if pd.isna(needed) else f"stops after {int(needed):,} of {n:,}"
+        told = f"it {own} samples in their order, and in {len(stopped):,} of {len(random):,} random orders"
+        if len(stopped):
+            told += f", after {stopped.median():,.0f} in the median ({stopped.min():,.0f} to {stopped.max():,.0f})"
+    return Finding("spark", f"{rule}: {told}.", numbers, [evidence.sql(text)])
+
+
 def by_layer(evidence: Evidence) -> Finding:
     """Every layer at the last step: overlap against chance, agreement of rankings, the core, SPARK's stopping point."""
     result = evidence.results["stability"]
@@ -104,7 +138,7 @@ def by_layer(evidence: Evidence) -> Finding:
     heads = ["layer", *(PAIRS[kind] for kind in kinds), "chance", "Spearman, all channels"]
     table = Table(
         f"Mean Jaccard overlap of two samples' top {k}, step {step}, 95 % over prompts",
-        [*heads, "in every sample", "seen at all", "SPARK stops after"],
+        [*heads, "in every sample", "seen at all", "SPARK, this layer alone, stops after"],
         [
             [
                 str(layer["layer"]),
@@ -129,7 +163,6 @@ def _question(evidence: Evidence, k: int, step: int) -> str:
     channels, pairs, ranks, stopping = (
         evidence.table("stability", name) for name in ("channels", "pairs", "ranks", "stopping")
     )
-    n_prompts = "max(n_prompts)" if evidence.optional(ranks, "n_prompts") == "n_prompts" else "null"
     kinds = ", ".join(
         f"max({column}) filter (kind = '{kind}') as {kind}{end}"
         for kind in PAIRS
@@ -140,7 +173,7 @@ def _question(evidence: Evidence, k: int, step: int) -> str:
         f"n_samples) as core from {channels} where k = {k} and step = {step} group by layer), pairs as (select layer, "
         f"max(chance) as chance, {kinds} from {pairs} where k = {k} and step = {step} group by layer), ranks as "
         "(select layer, max(mean) as spearman_across, max(low) as spearman_across_low, max(high) as "
-        f"spearman_across_high, {n_prompts} as spearman_across_n from {ranks} where step = {step} and measure = "
+        f"spearman_across_high, max(n_prompts) as spearman_across_n from {ranks} where step = {step} and measure = "
         f"'spearman' and kind = 'across' group by layer), stopping as (select layer, n_needed from {stopping} where "
         "step is null) select * from core left join pairs using (layer) left join ranks using (layer) left join "
         "stopping using (layer) order by layer"
