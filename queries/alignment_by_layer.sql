@@ -1,7 +1,7 @@
 -- purpose: Does clustering tokens by their massive channels find the subject, and better than by other channels? By
 --   layer, the mean IoU of the clusters' foreground with the subject for every selection of channels, beside chance:
 --   the IoU that independent masks of the same areas have. 0.2 is chance for areas of 0.5 and 0.25, so read chance and
---   areas beside an IoU. Intervals are 95 %, percentile bootstrap over prompts. A selection that was not analyzed, or
+--   areas beside an IoU. Intervals are 95 % over prompts. A selection that was not analyzed, or
 --   has no sample with an IoU, is null.
 -- needs: alignment
 -- grain: one row per layer

@@ -2,7 +2,7 @@
 --   largest or the smallest first, with the undisturbed pictures' level where they have the metric. For transports the
 --   price is beside it: of the attributes in which target and source differ, the shares that the picture has from the
 --   source and that it keeps of the target; what is missing to 1 shows neither. on_front marks settings that no other
---   one equals or exceeds in both shares. Intervals are 95 %, percentile bootstrap over prompts.
+--   one equals or exceeds in both shares. Intervals are 95 % over prompts.
 -- of: sweep
 -- needs: effects
 -- grain: one row per setting: conditions that differ in trial only

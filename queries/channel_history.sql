@@ -1,7 +1,8 @@
 -- purpose: How does one channel go through layers and steps? How often it is among the k of largest score, its rank
 --   there, and its score relative to the median channel's. A cell whose hidden state or ratio is not finite is left
---   out and counted. Intervals are 95 %: Wilson's for the frequency, mean +- 1.96 standard errors over samples for
---   the means (null for one sample). Samples count as independent.
+--   out and counted. Intervals are 95 %
+--   over prompts, whose samples are not independent: Student's t, inside the range of the values; null below 5 prompts
+--   and where all are equal.
 -- grain: one row per (layer, step), also where the channel is never selected
 -- param channel: int = -1 -- which channel; -1 takes the one that is in the top-k of the most cells of the run's
 --   stream and branch
@@ -14,6 +15,7 @@
 -- column step: index -- denoising step, 0-based
 -- column n: samples -- samples with the channel in their top-k
 -- column n_samples: samples -- samples with a usable cell here
+-- column n_prompts: prompts -- different prompts among them
 -- column frequency: 0 to 1 -- n / n_samples
 -- column frequency_low: 0 to 1 -- lower end of its interval
 -- column frequency_high: 0 to 1 -- upper end of its interval
@@ -25,7 +27,14 @@
 -- column rank_high: rank -- upper end of its interval
 -- column n_nonfinite: cells -- cells left out here
 with track_cells as not materialized (
-    select layer, step, top_channels, top_scores, median_score, if(nonfinite = 0, isfinite(ratio), false) as usable
+    select
+        layer,
+        step,
+        sample,
+        top_channels,
+        top_scores,
+        median_score,
+        if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch
 ),
@@ -42,10 +51,17 @@ chosen as (
     select if($channel = -1, (select channel from commonest), $channel) as channel
 ),
 
+-- Where every prompt has one sample, samples are what is independent, and need not be put together.
+seeds as (
+    select count(*) > count(distinct prompt) as several
+    from samples
+),
+
 ranked as (
     select
         layer,
         step,
+        sample,
         usable,
         if(usable, list_position(top_channels, channel), null) as rank,
         top_scores[rank]::double / median_score as ratio
@@ -54,7 +70,6 @@ ranked as (
     where ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 by_cell as (
     select
         layer,
@@ -62,27 +77,64 @@ by_cell as (
         count(rank) as n,
         count(*) filter (usable) as n_samples,
         count(*) filter (not usable) as n_nonfinite,
+        n / nullif(n_samples, 0) as frequency,
         avg(rank) as mean_rank,
-        round(1.959964 * stddev_samp(rank) / sqrt(count(rank)), 9) as rank_margin,
-        round(avg(ratio), 9) as mean_ratio,
-        round(1.959964 * stddev_samp(ratio) / sqrt(count(rank)), 9) as ratio_margin
+        stddev_samp(rank) / sqrt(count(rank)) as rank_error,
+        avg(ratio) as mean_ratio,
+        stddev_samp(ratio) / sqrt(count(rank)) as ratio_error
     from ranked
     group by layer, step
 ),
 
-with_frequency as (
-    select *, n / nullif(n_samples, 0) as frequency
-    from by_cell
+by_prompt as (
+    select
+        layer,
+        step,
+        prompt,
+        count(*) as n_of_prompt,
+        count(rank) as n_here,
+        sum(rank) as ranks,
+        sum(ratio) as ratios
+    from ranked
+    join (select sample, prompt from samples) using (sample)
+    where usable and (select several from seeds)
+    group by layer, step, prompt
 ),
 
-with_wilson as (
+-- The jackknife of means: how far those without one prompt are apart. Of a frequency, how far prompts are from it.
+clustered as (
     select
-        *,
-        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_center,
-        1.959964
-        * sqrt(frequency * (1 - frequency) / n_samples + pow(1.959964 / (2 * n_samples), 2))
-        / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
-    from with_frequency
+        layer,
+        step,
+        count(*) as n_prompts,
+        count(*) filter (n_here > 0) as n_with,
+        sum(pow(n_here - frequency * n_of_prompt, 2)) as apart,
+        (n_with - 1) / sqrt(n_with) * stddev_samp((mean_rank * n - ranks) / nullif(n - n_here, 0)) as rank_error,
+        (n_with - 1) / sqrt(n_with) * stddev_samp((mean_ratio * n - ratios) / nullif(n - n_here, 0)) as ratio_error
+    from by_prompt
+    join by_cell using (layer, step)
+    group by layer, step
+),
+
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+measured as (
+    select
+        by_cell.* exclude (mean_ratio, rank_error, ratio_error),
+        coalesce(n_prompts, n_samples) as n_prompts,
+        coalesce(n_with, n) as n_with,
+        round(mean_ratio, 9) as mean_ratio,
+        round(if(several, clustered.rank_error, by_cell.rank_error), 9) as rank_error,
+        round(if(several, clustered.ratio_error, by_cell.ratio_error), 9) as ratio_error,
+        round(
+            sqrt(
+                coalesce(n_prompts, n_samples) / nullif(coalesce(n_prompts, n_samples) - 1, 0)
+                * coalesce(apart, n * (1 - frequency))
+            ) / nullif(n_samples, 0),
+            9
+        ) as frequency_error
+    from by_cell
+    cross join seeds
+    left join clustered using (layer, step)
 )
 
 select
@@ -91,16 +143,17 @@ select
     step,
     n,
     n_samples,
+    n_prompts,
     frequency,
-    if(n_samples = 0, null, greatest(wilson_center - wilson_margin, 0)) as frequency_low,
-    if(n_samples = 0, null, least(wilson_center + wilson_margin, 1)) as frequency_high,
+    interval_low(frequency, frequency_error, n_prompts, 0, 1) as frequency_low,
+    interval_high(frequency, frequency_error, n_prompts, 0, 1) as frequency_high,
     mean_ratio,
-    mean_ratio - ratio_margin as ratio_low,
-    mean_ratio + ratio_margin as ratio_high,
+    interval_low(mean_ratio, ratio_error, n_with, 0, 'inf') as ratio_low,
+    interval_high(mean_ratio, ratio_error, n_with, 0, 'inf') as ratio_high,
     mean_rank,
-    mean_rank - rank_margin as rank_low,
-    mean_rank + rank_margin as rank_high,
+    interval_low(mean_rank, rank_error, n_with, 1, 'inf') as rank_low,
+    interval_high(mean_rank, rank_error, n_with, 1, 'inf') as rank_high,
     n_nonfinite
-from with_wilson
+from measured
 cross join chosen
 order by layer, step

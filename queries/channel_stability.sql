@@ -1,11 +1,9 @@
 -- purpose: Are the massive channels the same from sample to sample? By layer, the mean Jaccard overlap (shared /
 --   in either) of the top-k sets of two samples at the same step, over all pairs with the same prompt (another
 --   seed: within) and over all pairs with different prompts (across); a pair's overlap is its mean over the chosen
---   steps. Pairs share samples, so intervals are clustered by prompt: for across, a U-statistic, the standard error
---   is about 2 sd(mean overlap of each prompt with the others) / sqrt(n_prompts), which is 2 sd(per-sample mean) /
---   sqrt(n_samples) where every prompt has one seed; for within it is sd(prompt means) / sqrt(prompts), both
---   weighted by pairs. 95 %, mean +- 1.96 standard errors, cut to 0 to 1; null below 2 prompts with pairs within,
---   3 across, and rough below about 20. A cell whose hidden state or ratio is not finite is left out and counted.
+--   steps. Pairs share samples, so intervals are over prompts: Student's t with the jackknife, which
+--   leaves out one prompt with all its pairs, inside 0 to 1. 95 %; null below 5 prompts with pairs, and where all are
+--   equal. A cell whose hidden state or ratio is not finite is left out and counted.
 -- grain: one row per layer
 -- param step: int = -1 -- only this step; -1 takes all
 -- param stream: str = image {image, text} -- which stream's tokens
@@ -153,13 +151,8 @@ by_prompt as (
 ),
 
 -- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
-means as (
-    select
-        layer,
-        within,
-        round(sum(total) / sum(n), 9) as mean,
-        sum(n) / if(within, 1, 2) as n_pairs,
-        count(*) as n_clusters
+totals as (
+    select layer, within, sum(total) / if(within, 1, 2) as total, sum(n) / if(within, 1, 2) as n_pairs
     from by_prompt
     group by layer, within
 ),
@@ -168,20 +161,16 @@ estimates as (
     select
         layer,
         within,
-        any_value(mean) as mean,
+        round(any_value(totals.total) / any_value(n_pairs), 9) as mean,
         any_value(n_pairs) as n_pairs,
-        if(
-            any_value(n_clusters) >= if(within, 2, 3),
-            round(
-                1.959964
-                * sqrt(count(*) / (count(*) - 1) * sum(pow(total - mean * n, 2)))
-                / any_value(n_pairs),
-                9
-            ),
-            null
-        ) as margin
+        count(*) as n_clusters,
+        round(
+            (count(*) - 1) / sqrt(count(*))
+            * stddev_samp((totals.total - by_prompt.total) / nullif(n_pairs - n, 0)),
+            9
+        ) as error
     from by_prompt
-    join means using (layer, within)
+    join totals using (layer, within)
     group by layer, within
 ),
 
@@ -217,12 +206,12 @@ select
     layers.n_prompts,
     layers.k,
     w.mean as within,
-    if(w.margin is null, null, greatest(w.mean - w.margin, 0)) as within_low,
-    if(w.margin is null, null, least(w.mean + w.margin, 1)) as within_high,
+    interval_low(w.mean, w.error, w.n_clusters, 0, 1) as within_low,
+    interval_high(w.mean, w.error, w.n_clusters, 0, 1) as within_high,
     coalesce(w.n_pairs, 0)::bigint as n_pairs_within,
     x.mean as across,
-    if(x.margin is null, null, greatest(x.mean - x.margin, 0)) as across_low,
-    if(x.margin is null, null, least(x.mean + x.margin, 1)) as across_high,
+    interval_low(x.mean, x.error, x.n_clusters, 0, 1) as across_low,
+    interval_high(x.mean, x.error, x.n_clusters, 0, 1) as across_high,
     coalesce(x.n_pairs, 0)::bigint as n_pairs_across,
     chances.chance,
     coalesce(commonest.core, 0) as core,

@@ -1,5 +1,5 @@
 -- purpose: How few channels hold how much, and is it channels or tokens that stand out? By layer, means over samples
---   with their 95 % intervals (percentile bootstrap over prompts): how far the largest channel stands out, the share of
+--   with their 95 % intervals over prompts: how far the largest channel stands out, the share of
 --   energy in the top k, and the registers, tokens of outlying norm. Channel outliers are large at every token; where
 --   token_outliers is near massive_channels, registers explain them. A sample whose value is not finite is left out,
 --   and n_samples counts those left.

@@ -1,7 +1,8 @@
 -- purpose: Which channels are massive, and how reliably? By layer and step, how often a channel is among the k of
 --   largest score, its rank there, and its score relative to the median channel's. A cell whose hidden state or ratio
---   is not finite is left out and counted. Intervals are 95 %: Wilson's for the frequency, mean +- 1.96 standard
---   errors over samples for the means (null for one sample). Samples count as independent.
+--   is not finite is left out and counted. Intervals are 95 %
+--   over prompts, whose samples are not independent: Student's t, inside the range of the values; null below 5 prompts
+--   and where all are equal.
 -- grain: one row per (layer, step, channel) that is in the top-k at least min_frequency of the time
 -- param layer: int = -1 -- only this layer; -1 takes all
 -- param step: int = -1 -- only this step; -1 takes all
@@ -14,6 +15,7 @@
 -- column channel: index -- the channel
 -- column n: samples -- samples with the channel in their top-k
 -- column n_samples: samples -- samples with a usable cell here
+-- column n_prompts: prompts -- different prompts among them
 -- column frequency: 0 to 1 -- n / n_samples
 -- column frequency_low: 0 to 1 -- lower end of its interval
 -- column frequency_high: 0 to 1 -- upper end of its interval
@@ -25,14 +27,45 @@
 -- column rank_high: rank -- upper end of its interval
 -- column n_nonfinite: cells -- cells left out here
 with chosen as not materialized (
-    select layer, step, top_channels, top_scores, median_score, if(nonfinite = 0, isfinite(ratio), false) as usable
+    select
+        layer,
+        step,
+        sample,
+        top_channels,
+        top_scores,
+        median_score,
+        if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
     where stream = $stream and branch = $branch and ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),
 
+-- Where every prompt has one sample, samples are what is independent, and need not be put together.
+seeds as (
+    select count(*) > count(distinct prompt) as several
+    from samples
+),
+
 counts as (
-    select layer, step, count(*) filter (usable) as n_samples, count(*) filter (not usable) as n_nonfinite
+    select
+        layer,
+        step,
+        count(*) filter (usable) as n_samples,
+        count(*) filter (not usable) as n_nonfinite
     from chosen
+    group by layer, step
+),
+
+prompts as (
+    select layer, step, prompt, count(*) as n_of_prompt
+    from chosen
+    join (select sample, prompt from samples) using (sample)
+    where usable and (select several from seeds)
+    group by layer, step, prompt
+),
+
+of_prompts as (
+    select layer, step, count(*) as n_prompts, sum(n_of_prompt * n_of_prompt) as squares
+    from prompts
     group by layer, step
 ),
 
@@ -40,6 +73,7 @@ selected as (
     select
         layer,
         step,
+        sample,
         unnest(top_channels) as channel,
         generate_subscripts(top_channels, 1) as rank,
         unnest(top_scores)::double / median_score as ratio
@@ -47,7 +81,6 @@ selected as (
     where usable
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
 by_channel as (
     select
         layer,
@@ -55,34 +88,81 @@ by_channel as (
         channel,
         count(*) as n,
         avg(rank) as mean_rank,
-        round(1.959964 * stddev_samp(rank) / sqrt(count(*)), 9) as rank_margin,
-        round(avg(ratio), 9) as mean_ratio,
-        round(1.959964 * stddev_samp(ratio) / sqrt(count(*)), 9) as ratio_margin
+        stddev_samp(rank) / sqrt(count(*)) as rank_error,
+        avg(ratio) as mean_ratio,
+        stddev_samp(ratio) / sqrt(count(*)) as ratio_error
     from selected
     group by layer, step, channel
 ),
 
-with_frequency as (
+kept as (
     select
         by_channel.*,
         n_samples,
         n_nonfinite,
-        n / n_samples as frequency,
-        (n / n_samples + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_center,
-        1.959964
-        * sqrt(n / n_samples * (1 - n / n_samples) / n_samples + pow(1.959964 / (2 * n_samples), 2))
-        / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
+        coalesce(n_prompts, n_samples) as n_prompts,
+        coalesce(squares, n_samples) as squares,
+        n / n_samples as frequency
     from by_channel
     join counts using (layer, step)
-),
-
-kept as (
-    select *
-    from with_frequency
-    where frequency >= $min_frequency
+    left join of_prompts using (layer, step)
+    where n / n_samples >= $min_frequency
     qualify
         $top = 0
-        or row_number() over (partition by layer, step order by frequency desc, mean_ratio desc, channel) <= $top
+        or row_number() over (
+            partition by layer, step order by frequency desc, round(mean_ratio, 9) desc, channel
+        ) <= $top
+),
+
+by_prompt as (
+    select layer, step, channel, prompt, count(*) as n_here, sum(rank) as ranks, sum(ratio) as ratios
+    from selected
+    semi join kept using (layer, step, channel)
+    join (select sample, prompt from samples) using (sample)
+    where (select several from seeds)
+    group by layer, step, channel, prompt
+),
+
+-- Of means the jackknife: how far those without one prompt are apart. Of a frequency, to which prompts without the
+-- channel belong too, how far prompts are from it: sum (n_here - frequency n_of_prompt)^2, its squares multiplied out.
+clustered as (
+    select
+        layer,
+        step,
+        channel,
+        count(*) as n_with,
+        sum(n_here * n_here) as with_squares,
+        sum(n_here * n_of_prompt) as products,
+        (count(*) - 1) / sqrt(count(*))
+        * stddev_samp((mean_rank * n - ranks) / nullif(n - n_here, 0)) as rank_error,
+        (count(*) - 1) / sqrt(count(*))
+        * stddev_samp((mean_ratio * n - ratios) / nullif(n - n_here, 0)) as ratio_error
+    from by_prompt
+    join prompts using (layer, step, prompt)
+    join kept using (layer, step, channel)
+    group by layer, step, channel
+),
+
+-- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+measured as (
+    select
+        kept.* exclude (mean_ratio, rank_error, ratio_error),
+        coalesce(n_with, n) as n_with,
+        round(mean_ratio, 9) as mean_ratio,
+        round(if(several, clustered.rank_error, kept.rank_error), 9) as rank_error,
+        round(if(several, clustered.ratio_error, kept.ratio_error), 9) as ratio_error,
+        round(
+            sqrt(
+                n_prompts / nullif(n_prompts - 1, 0) * greatest(
+                    coalesce(with_squares, n) - 2 * frequency * coalesce(products, n) + frequency * frequency * squares,
+                    0
+                )
+            ) / n_samples,
+            9
+        ) as frequency_error
+    from kept
+    cross join seeds
+    left join clustered using (layer, step, channel)
 )
 
 select
@@ -91,15 +171,16 @@ select
     channel,
     n,
     n_samples,
+    n_prompts,
     frequency,
-    greatest(wilson_center - wilson_margin, 0) as frequency_low,
-    least(wilson_center + wilson_margin, 1) as frequency_high,
+    interval_low(frequency, frequency_error, n_prompts, 0, 1) as frequency_low,
+    interval_high(frequency, frequency_error, n_prompts, 0, 1) as frequency_high,
     mean_ratio,
-    mean_ratio - ratio_margin as ratio_low,
-    mean_ratio + ratio_margin as ratio_high,
+    interval_low(mean_ratio, ratio_error, n_with, 0, 'inf') as ratio_low,
+    interval_high(mean_ratio, ratio_error, n_with, 0, 'inf') as ratio_high,
     mean_rank,
-    mean_rank - rank_margin as rank_low,
-    mean_rank + rank_margin as rank_high,
+    interval_low(mean_rank, rank_error, n_with, 1, 'inf') as rank_low,
+    interval_high(mean_rank, rank_error, n_with, 1, 'inf') as rank_high,
     n_nonfinite
-from kept
+from measured
 order by layer, step, frequency desc, mean_ratio desc, channel

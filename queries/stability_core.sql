@@ -1,6 +1,7 @@
 -- purpose: Which channels are always massive? By layer, the channels that are in the top-k of at least min_frequency of
---   the samples at every step that was analyzed, and in how many layers they are. The interval is 95 %, Wilson's, of
---   the step where the channel is selected least; samples count as independent.
+--   the samples at every step that was analyzed, and in how many layers they are. The interval is 95 %, over
+--   prompts, of the step where the channel is selected least; null below 5 prompts, where all prompts are equal, as in
+--   every sample, and at a step where no sample selects it.
 -- needs: stability
 -- grain: one row per (layer, channel) of the core
 -- param k: int = -1 -- size of the top-k sets; -1 takes the largest that was analyzed
@@ -18,7 +19,7 @@
 -- column n_core: channels -- channels of the layer's core
 -- column n_layers: layers -- layers that have the channel in their core
 with chosen as (
-    select layer, step, k, channel, n_selected, n_samples
+    select layer, step, k, channel, n_selected, n_samples, frequency_low, frequency_high
     from stability_channels
     where k = if($k = -1, (select max(k) from stability_channels), $k) and ($step = -1 or step = $step)
 ),
@@ -37,6 +38,8 @@ by_channel as (
         channel,
         n_steps,
         if(count(*) < n_steps, 0, min(n_selected)) as n_selected,
+        if(count(*) < n_steps, null, arg_min(frequency_low, n_selected)) as frequency_low,
+        if(count(*) < n_steps, null, arg_min(frequency_high, n_selected)) as frequency_high,
         max(n_samples) as n_samples
     from chosen
     join layers using (layer)
@@ -47,16 +50,6 @@ core as (
     select *, n_selected / n_samples as frequency
     from by_channel
     where n_selected / n_samples >= $min_frequency
-),
-
-with_wilson as (
-    select
-        *,
-        (frequency + pow(1.959964, 2) / (2 * n_samples)) / (1 + pow(1.959964, 2) / n_samples) as wilson_center,
-        1.959964
-        * sqrt(frequency * (1 - frequency) / n_samples + pow(1.959964 / (2 * n_samples), 2))
-        / (1 + pow(1.959964, 2) / n_samples) as wilson_margin
-    from core
 )
 
 select
@@ -66,10 +59,10 @@ select
     n_selected,
     n_samples,
     frequency,
-    greatest(wilson_center - wilson_margin, 0) as frequency_low,
-    least(wilson_center + wilson_margin, 1) as frequency_high,
+    frequency_low,
+    frequency_high,
     n_steps,
     count(*) over (partition by layer) as n_core,
     count(*) over (partition by channel) as n_layers
-from with_wilson
+from core
 order by layer, frequency desc, channel

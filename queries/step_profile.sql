@@ -1,8 +1,8 @@
--- purpose: How does concentration go through denoising steps? The mean over samples, with its 95 % interval (mean +-
---   1.96 standard errors; null for one sample), of ratio (largest score / lower median score), energy_share (share of
---   squared values in the top-k), gini (of the 32 largest scores) and token_norm_ratio (largest / lower median token
---   norm; far above 1 means token outliers). A sample's value is its mean over the chosen layers first, so that
---   samples, not cells, are what is independent. A cell whose hidden state, ratio or measure is not finite is left
+-- purpose: How does concentration go through denoising steps? The mean over samples, with its 95 % interval over
+--   prompts (Student's t, inside the range of the values; null below 5 prompts and where all are equal), of ratio
+--   (largest score / lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest
+--   scores) and token_norm_ratio (largest / lower median token norm; far above 1 means token outliers). A sample's
+--   value is its mean over the chosen layers first. A cell whose hidden state, ratio or measure is not finite is left
 --   out and counted.
 -- grain: one row per (step, measure)
 -- param layer: int = -1 -- only this layer; -1 takes all
@@ -14,6 +14,7 @@
 -- column sigma: noise level -- the scheduler's, median over samples; null when it has none
 -- column measure: name -- which of the four
 -- column n_samples: samples -- samples with a usable value
+-- column n_prompts: prompts -- different prompts among them
 -- column mean: of the measure -- mean over samples
 -- column mean_low: of the measure -- lower end of its interval
 -- column mean_high: of the measure -- upper end of its interval
@@ -60,27 +61,72 @@ by_sample as (
 measured as (
     select
         step,
+        sample,
         unnest(range(4)) as place,
         unnest(['ratio', 'energy_share', 'gini', 'token_norm_ratio']) as measure,
         unnest([ratio, energy_share, gini, token_norm_ratio]) as value,
         unnest([n - n_ratio, n - n_energy_share, n - n_gini, n - n_token_norm_ratio]) as n_nonfinite
     from by_sample
-)
+),
+
+summed as (
+    select
+        step,
+        place,
+        measure,
+        count(value) as n_samples,
+        sum(value) as total,
+        median(value) as median,
+        sum(n_nonfinite)::bigint as n_nonfinite
+    from measured
+    where $measure = 'all' or measure = $measure
+    group by step, place, measure
+),
+
+by_prompt as (
+    select step, place, prompt, count(*) as n, sum(value) as total
+    from measured
+    join (select sample, prompt from samples) using (sample)
+    where value is not null
+    group by step, place, prompt
+),
+
+-- The jackknife: how far the means without one prompt are apart.
+errors as (
+    select
+        step,
+        place,
+        count(*) as n_prompts,
+        (count(*) - 1) / sqrt(count(*))
+        * stddev_samp((summed.total - by_prompt.total) / nullif(n_samples - n, 0)) as error
+    from by_prompt
+    join summed using (step, place)
+    group by step, place
+),
 
 -- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+means as (
+    select
+        *,
+        round(total / nullif(n_samples, 0), 9) as mean,
+        if(measure in ('ratio', 'token_norm_ratio'), 1, 0) as least,
+        if(measure in ('ratio', 'token_norm_ratio'), 'inf'::double, 1) as most
+    from summed
+    left join errors using (step, place)
+)
+
 select
     step,
     timestep,
     sigma,
     measure,
-    count(value) as n_samples,
-    round(avg(value), 9) as mean,
-    round(avg(value) - 1.959964 * stddev_samp(value) / sqrt(count(value)), 9) as mean_low,
-    round(avg(value) + 1.959964 * stddev_samp(value) / sqrt(count(value)), 9) as mean_high,
-    median(value) as median,
-    sum(n_nonfinite)::bigint as n_nonfinite
-from measured
+    n_samples,
+    coalesce(n_prompts, 0) as n_prompts,
+    mean,
+    interval_low(mean, round(error, 9), n_prompts, least, most) as mean_low,
+    interval_high(mean, round(error, 9), n_prompts, least, most) as mean_high,
+    median,
+    n_nonfinite
+from means
 join schedule using (step)
-where $measure = 'all' or measure = $measure
-group by step, timestep, sigma, place, measure
 order by step, place

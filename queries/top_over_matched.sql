@@ -1,7 +1,7 @@
 -- purpose: Where do the top channels do more than others that hold as much energy? Zeroing small channels removes less
 --   than zeroing large ones, so a fair control is as many others as hold the top's energy (matched), or others that are
 --   moved by as much (scaled). Contrasts of the top (or listed) channels minus such a control, sample by sample, whose
---   interval leaves out zero on the asked side and whose q is at most max_q. Intervals are 95 %, percentile bootstrap
+--   interval leaves out zero on the asked side and whose q is at most max_q. Intervals are 95 %
 --   over prompts; q is Benjamini and Hochberg's over all tests of the sweep. Both sides' energy share and change show
 --   how well they were matched.
 -- of: sweep

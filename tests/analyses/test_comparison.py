@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import spearmanr
+from scipy.stats import t as student_t
 from tiny import TINY
 from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner, Result
@@ -32,7 +33,6 @@ from fewchannels.cli import app
 from fewchannels.cluster.shares import Pool
 from fewchannels.demo.build import build_pipeline
 from fewchannels.errors import InputError, RunConflictError
-from fewchannels.measures.intervals import cluster_bootstrap
 from fewchannels.runs.arrays import read
 from fewchannels.runs.storage import open_storage
 
@@ -99,10 +99,12 @@ def test_a_run_compared_with_itself_has_all_in_common(run_a: Path) -> None:
     matched = found["agreement"][found["agreement"]["kind"] == "matched"]
     assert len(matched) == 2 * 4 * 2  # measures, layers, steps
     assert (matched["n"] == 8).all()
-    assert matched.loc[matched["measure"] == "jaccard", ["mean", "low", "high"]].eq(1).all(axis=None)
-    np.testing.assert_allclose(matched[["mean", "low", "high"]], 1, rtol=1e-6)
+    assert matched.loc[matched["measure"] == "jaccard", "mean"].eq(1).all()
+    np.testing.assert_allclose(matched["mean"], 1, rtol=1e-6)
     assert len(found["differences"]) == 4 * 2 * len(METRICS)
-    assert found["differences"][["mean", "low", "high"]].eq(0).all(axis=None)
+    assert found["differences"]["mean"].eq(0).all()
+    for table in ("agreement", "differences"):
+        assert found[table][["low", "high"]].isna().all(axis=None), "four prompts are too few for an interval"
     assert (found["samples"]["ratio_a"] == found["samples"]["ratio_b"]).all()
 
 
@@ -139,17 +141,47 @@ def test_samples_are_matched_by_id_and_every_number_is_what_brute_force_finds(ru
         assert means["matched"] == pytest.approx(samples.xs((layer, step), level=(1, 2))["jaccard"].mean())
 
 
-def test_a_mean_difference_is_paired_and_its_interval_resamples_prompts(run_a: Path, run_b: Path) -> None:
-    found = compared(run_a, run_b)
-    prompt = dict(open_run(run_a).sql("select sample_id, prompt from samples").fetchall())
+@pytest.fixture(scope="module")
+def many(folder: Path, tiny_model: Path, run_b: Path) -> tuple[Path, Path]:
+    """Twelve samples of six prompts by the models of A and of B."""
+    rows = [*ROWS, *(f"{prompt},{seed}" for prompt in ("a cone", "two moons") for seed in (1, 2))]
+    models = {"many_a": tiny_model, "many_b": folder / "other"}
+    a, b = (captured(folder, name, model, rows) for name, model in models.items())
+    return a, b
+
+
+def jackknife(of_prompt: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean and interval of sums and counts of prompts, leaving out one after the other."""
+    mean = of_prompt["sum"].sum() / of_prompt["count"].sum()
+    n, rest = len(of_prompt), of_prompt.sum() - of_prompt
+    without = rest["sum"] / rest["count"]
+    error = np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    reach = student_t.ppf(0.975, n - 1) * error
+    return mean, mean - reach, mean + reach
+
+
+def test_a_mean_difference_is_paired_and_its_interval_is_over_prompts(many: tuple[Path, Path]) -> None:
+    found = compared(*many)
+    prompt = dict(open_run(many[0]).sql("select sample_id, prompt from samples").fetchall())
     samples = found["samples"]
-    for metric in METRICS:
+    own = samples[(samples["layer_a"] == 2) & (samples["step_a"] == 1)]
+    for metric in ("ratio", "token_norm_ratio"):  # their difference has no range
         row = found["differences"].query("metric == @metric and layer_a == 2 and step_a == 1").iloc[0]
-        own = samples[(samples["layer_a"] == 2) & (samples["step_a"] == 1)]
         change = (own[f"{metric}_b"] - own[f"{metric}_a"]).groupby(own["sample_id"].map(prompt), sort=False)
-        expected = cluster_bootstrap(change.sum().to_numpy()[:, None], change.count().to_numpy()[:, None], 1000, 0)
-        np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), np.ravel(expected), rtol=1e-3, atol=1e-6)
-        assert row["n_samples"] == 7
+        expected = jackknife(change.agg(["sum", "count"]))
+        np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), expected, rtol=1e-3, atol=1e-6)
+        assert (row["n_samples"], row["n_prompts"]) == (12, 6)
+    for table, least in (("agreement", -1.0), ("profiles", 0.0)):
+        rows = found[table].dropna(subset=["low"])
+        assert len(rows)
+        assert (rows["low"] >= least).all()
+        assert (
+            rows.loc[~rows["metric"].isin(["ratio", "token_norm_ratio"]) if "metric" in rows else rows.index, "high"]
+            .le(1)
+            .all()
+        )
+    pairs = found["agreement"].query("kind == 'across_a' and measure == 'jaccard'")
+    assert pairs["n_prompts"].eq(6).all()
 
 
 def test_channels_that_swap_their_places_change_the_overlap_and_nothing_else(run_a: Path, planted: Callable) -> None:
@@ -362,11 +394,15 @@ def test_the_command_leaves_tables_figures_text_and_numbers(
     assert "config.score: 'mean_abs' -> 'rms'" in numbers["settings"]
     assert [row["layer_a"] for row in numbers["layers"]] == [0, 1, 2, 3]
     mean, low, high = numbers["layers"][0]["jaccard"]
-    assert low <= mean <= high
+    assert 0 <= mean <= 1
+    assert low is high is None
     figures = {path.name for path in (out / "figures").iterdir()}
     assert {f"{name}.{kind}" for name in ("overlap", "ratio", "difference_ratio") for kind in ("png", "svg")} <= figures
     text = (out / "summary.md").read_text(encoding="utf-8")
     assert "7 samples of 4 prompts" in text
+    assert "4 prompts: too few for an interval" in text
+    assert " pairs of 3 prompts; in B " in text
+    assert "No layer has intervals of all of these, so none says whether A and B share less than two seeds." in text
     assert "1 of A and 1 of B are left out" in text
 
 

@@ -20,7 +20,10 @@ RESULTS = {
     "alignment": {"samples": "alignment_samples", "means": "alignment_means"},
     "concentration": {"cells": "concentration_cells", "means": "concentration_means"},
     "masks": {"samples": "subject_masks"},
-    "stability": {table: f"stability_{table}" for table in ("channels", "pairs", "ranks", "agreement", "stopping")},
+    "stability": {
+        table: f"stability_{table}"
+        for table in ("channels", "pairs", "ranks", "agreement", "stopping", "transitions", "spark")
+    },
 }
 """The schema of every table of every analysis, by label and table: the view ``LABEL_TABLE``."""
 

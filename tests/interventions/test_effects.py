@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,7 @@ from fewchannels.interventions.effects.contrasts import (
     signed_rank,
     standardised,
 )
+from fewchannels.interventions.effects.findings import headline, of_sweep, verdict
 from fewchannels.interventions.effects.measure import end_sweep
 from fewchannels.interventions.effects.summary import summarize
 from fewchannels.runs.ledger import Ledger
@@ -73,17 +75,33 @@ def test_failed_pictures_and_those_with_broken_latents_are_counted_and_left_out(
     assert (found["n_items"], found["n_failed"], found["n_nonfinite"]) == (1, 1, 1)
 
 
-def test_intervals_resample_prompts_and_not_items() -> None:
+def test_a_prompts_items_are_averaged_before_prompts_are_and_intervals_are_students_t_of_prompts() -> None:
     prompts = "aaaabbccccdde"
-    random = np.random.default_rng(3)
-    values = random.normal(size=len(prompts)).astype(np.float32).astype(float)
+    values = np.random.default_rng(3).random(len(prompts)).astype(np.float32).astype(float)
     edits = sweep({}, values={(i, 0): value for i, value in enumerate(values)}, prompts=prompts)
-    found = row(means(edits, n_resamples=400, seed=7), metric="mse")
-    groups = [values[[p == name for p in prompts]] for name in "abcde"]
-    drawn = np.random.default_rng(7).integers(5, size=(400, 5))
-    resampled = [np.concatenate([groups[i] for i in each]).mean() for each in drawn]
-    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(resampled, [2.5, 97.5])))
-    assert found["n_prompts"] == 5
+    found = row(means(edits.rename(columns={"mse": "psnr", "psnr": "mse"})), metric="psnr")  # has no range
+    of_prompts = pd.Series(values).groupby(list(prompts)).mean()
+    assert found["mean"] == pytest.approx(of_prompts.mean())
+    assert (found["low"], found["high"]) == pytest.approx(
+        stats.t.interval(0.95, 4, of_prompts.mean(), of_prompts.sem())
+    )
+    assert (found["n_items"], found["n_prompts"]) == (13, 5)
+    found = row(means(edits), metric="mse")
+    assert 0 < found["low"] < of_prompts.mean() < found["high"] < 1
+
+
+def test_mean_interval_and_effect_size_of_a_contrast_are_of_one_thing() -> None:
+    # Prompt a has many items that rise a little, prompts b to f one each that falls a lot.
+    prompts = "a" * 20 + "bcdef"
+    change = [0.02] * 20 + [-0.3, -0.2, -0.25, -0.35, -0.1]
+    values = {(i, place): 0.5 + (place == 0) * each for i, each in enumerate(change) for place in (0, 1)}
+    found = row(contrasts(sweep({}, {"selection": "bottom"}, values=values, prompts=prompts)), metric="mse")
+    of_prompts = np.array([0.02, *change[20:]])
+    assert found["mean"] == pytest.approx(of_prompts.mean(), abs=1e-6)
+    assert found["effect_mean"] - found["control_mean"] == pytest.approx(found["mean"])
+    assert found["d_z"] == pytest.approx(of_prompts.mean() / of_prompts.std(ddof=1), rel=1e-5)
+    assert np.sign(found["d_z"]) == np.sign(found["mean"])
+    assert found["low"] < found["mean"] < found["high"]
 
 
 def test_what_is_not_edited_is_a_group_of_its_own() -> None:
@@ -127,8 +145,8 @@ def test_a_contrast_is_paired_by_item_and_counts_a_prompt_once() -> None:
     wide = edits.pivot(index="item", columns="condition", values="mse").astype(float).drop(6)
     differences = wide[0] - (wide[1] + wide[2]) / 2
     by_prompt = differences.groupby(list("aaabbc")).mean()
-    assert found["mean"] == pytest.approx(differences.mean())
-    assert found["control_mean"] == pytest.approx((wide[1] + wide[2]).mean() / 2)
+    assert found["mean"] == pytest.approx(by_prompt.mean())
+    assert found["control_mean"] == pytest.approx(((wide[1] + wide[2]) / 2).groupby(list("aaabbc")).mean().mean())
     assert found["d_z"] == pytest.approx(by_prompt.mean() / by_prompt.std())
     assert found["p"] == pytest.approx(stats.wilcoxon(by_prompt).pvalue)
     assert (found["n_items"], found["n_prompts"]) == (6, 3)
@@ -153,7 +171,8 @@ def test_how_large_an_edit_was_is_compared_and_not_tested() -> None:
     doses = found[found["metric"].isin(DOSES)]
     assert set(doses["metric"]) == {"n_channels", "energy_share", "change"}
     assert doses[["p", "q"]].isna().all(axis=None)
-    assert found.loc[~found["metric"].isin(DOSES), ["p", "q"]].notna().all(axis=None)
+    tested = found[~found["metric"].isin([*DOSES, "nonfinite_steps"]) & (found["mean"] != 0)]
+    assert tested[["p", "q"]].notna().all(axis=None)
     assert row(doses, metric="change")["mean"] == pytest.approx(8 * (0.01 - 0.004))
 
 
@@ -229,10 +248,36 @@ def test_nothing_is_claimed_of_one_prompt_and_null_is_what_parquet_gets() -> Non
     assert averages.column("condition").to_pylist() == [0, 1]
 
 
-def test_controls_that_do_just_the_same_have_a_p_of_1_and_no_effect_size() -> None:
-    found = row(contrasts(sweep({}, {"selection": "bottom"}, values={(i, c): i for i in range(4) for c in (0, 1)})))
-    assert (found["mean"], found["p"], found["q"]) == (0.0, 1.0, 1.0)
-    assert math.isnan(found["d_z"])
+def test_controls_that_do_just_the_same_are_not_tested_and_have_no_effect_size() -> None:
+    values = {(i, c): i / 8 for i in range(8) for c in (0, 1)}
+    found = row(contrasts(sweep({}, {"selection": "bottom"}, values=values)))
+    assert found["mean"] == 0.0
+    assert all(math.isnan(found[name]) for name in ("p", "q", "d_z", "low", "high"))
+
+
+def test_contrasts_without_any_difference_and_broken_steps_are_not_in_the_family_of_tests() -> None:
+    conditions = [{"selection": "top"}, {"selection": "bottom"}, {"selection": "random"}]
+    random = np.random.default_rng(6)
+    noise = random.normal(0, 0.01, 8)
+    rows = [
+        picture(i, prompt="abcdefgh"[i], **condition(place, **conditions[place]), mse=mse, nonfinite_steps=steps)
+        for i in range(8)
+        # Top and random do the same to every picture; top breaks one step of half of them.
+        for place, mse, steps in ((0, 0.5, i % 2), (1, 0.4 + noise[i], 0), (2, 0.5, 0))
+    ]
+    found = contrasts(edits_of(rows))
+    assert set(found.loc[found["p"].notna(), "metric"]) == {"mse"}
+    tested = row(found, metric="mse", selection="bottom")
+    assert tested["q"] == tested["p"] == pytest.approx(2 / 2**8)  # a family of one
+
+
+def test_all_prompts_that_differ_by_the_same_have_a_test_and_no_interval() -> None:
+    values = {(i, place): 1.0 - place for i in range(8) for place in (0, 1)}
+    found = row(contrasts(sweep({}, {"selection": "bottom"}, values=values)), metric="mse")
+    assert found["mean"] == 1.0
+    assert math.isnan(found["low"])
+    assert found["q"] == pytest.approx(2 / 2**8)
+    assert verdict(found) == "more"
 
 
 @settings(max_examples=40)
@@ -248,9 +293,25 @@ def test_the_signed_rank_test_is_exact_with_ties_and_zeros(differences: list[int
 
 
 @pytest.mark.parametrize("n", [5, 23, 50, 51, 300])
-def test_the_signed_rank_test_is_scipys_without_ties(n: int) -> None:
-    d = np.random.default_rng(n).normal(0.2, size=n)
-    assert signed_rank(d) == pytest.approx(stats.wilcoxon(d).pvalue)
+def test_the_signed_rank_test_is_scipys_exact_one_without_ties(n: int) -> None:
+    d = np.random.default_rng(n).normal(0.05, size=n)
+    assert signed_rank(d) == pytest.approx(stats.wilcoxon(d, method="exact").pvalue)
+
+
+def test_the_signed_rank_test_of_many_differences_is_normal() -> None:
+    d = np.random.default_rng(0).normal(0.05, size=301)
+    assert signed_rank(d) == pytest.approx(stats.wilcoxon(d, method="asymptotic").pvalue)
+
+
+def test_the_signed_rank_test_is_exact_with_many_zeros_among_many() -> None:
+    d = np.array([0.0] * 80 + [1.0] * 9 + [-2.0] + [3.0] * 2)
+    # The ranks of the 80 zeros are skipped: 9 and one tie at 81 to 89, 90 to 92 follow; signs are flipped in all ways.
+    ranks = np.array([85.0] * 9 + [90] + [91.5] * 2)
+    sums = np.array([np.dot(signs, ranks) for signs in product((0, 1), repeat=12)])
+    seen = ranks.sum() - 90
+    expected = 2 * np.mean(sums >= seen)
+    assert signed_rank(d) == pytest.approx(expected)
+    assert stats.wilcoxon(d, zero_method="pratt", method="asymptotic").pvalue < expected
 
 
 def test_no_difference_among_many_is_no_evidence() -> None:
@@ -289,10 +350,83 @@ def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
 
 def test_a_summary_names_a_contrast_with_a_baseline_by_the_baseline() -> None:
     baseline = {"action": "prompt", "selection": "none", "k": 0}
-    found = summarize(planted([{"action": "transport"}, baseline], SHIFT | {"none": 0.0}, n_prompts=3), n_resamples=20)
+    found = summarize(planted([{"action": "transport"}, baseline], SHIFT | {"none": 0.0}, n_prompts=6))
     rows = [line for line in found.text.splitlines() if line.startswith("| ") and ", minus " in line]
     assert [line.split(" | ")[0] for line in rows] == ["| top, minus prompt"]
-    assert "channels cannot be told from prompts blended at the same strength" in found.text
+    assert "channels exceed prompts blended at the same strength" in found.text
+
+
+def test_with_too_few_prompts_for_the_test_only_that_is_said() -> None:
+    conditions = [{"selection": name, "amount": amount} for amount in (0.5, 1.0) for name in ("top", "bottom")]
+    edits = planted(conditions, SHIFT, n_prompts=5)
+    found = summarize(edits)
+    assert "n = 10 items of 5 prompts: too few prompts for the test, which needs at least 6." in found.text
+    assert "5 prompts: too few for the test, which needs at least 6." in found.text
+    assert "channels minus as many channels of smallest score (bottom): mse 0.0796 (95 %:" in found.text
+    tables = means(edits), contrasts(edits)
+    each = of_sweep(*tables, ["mse"], headline(*tables), lambda text: [])
+    for text in (found.text, *(finding.text for finding in each)):
+        assert not re.search(r"exceed|cannot be told|no difference is found", text, re.IGNORECASE)
+    assert "nothing can be said of the channels and their controls" in each[-2].text
+
+
+def test_an_interval_without_zero_beside_a_test_that_does_not_pass_is_open() -> None:
+    of = {"metric": "mse", "mean": 0.4, "low": 0.1, "high": 0.7, "q": 0.2}
+    assert verdict(pd.Series(of)) == "open"
+    assert verdict(pd.Series(of | {"low": -0.1})) == "alike"
+    assert verdict(pd.Series(of | {"low": -0.1, "q": 0.01})) == "open"
+    assert verdict(pd.Series(of | {"q": 0.01})) == "more"
+    assert verdict(pd.Series(of | {"mean": -0.4, "low": -0.7, "high": -0.1, "q": 0.01})) == "less"
+    # Six prompts that differ alike among many tests that do not: the interval is clear of zero, q is not below 0.05.
+    conditions = [{"selection": name, "k": k} for k in range(1, 9) for name in ("top", "bottom")]
+    random = np.random.default_rng(5)
+    values = {
+        (i, place): 0.5 + (0.1 + 0.01 * i if place == 14 else random.normal(0, 0.05))
+        for i, place in product(range(6), range(16))
+    }
+    edits = sweep(*conditions, values=values)
+    tables = means(edits), contrasts(edits)
+    found = {each.name: each for each in of_sweep(*tables, ["mse"], headline(*tables), lambda text: [])}
+    assert "are not shown to exceed" in found["against_bottom"].text
+    assert "of interval and test only one finds a difference of mse" in found["against_bottom"].text
+    assert found["all_settings"].numbers["bottom"]["mse"]["open"] == 1
+    assert "(q over the sweep's 8 tests)" in found["all_settings"].text
+
+
+def test_the_headline_is_of_the_largest_amount_and_k_and_the_others_are_in_one_table() -> None:
+    conditions = [
+        {"selection": name, "amount": amount, "k": k}
+        for amount in (0.5, 1.0)
+        for k in (4, 8)
+        for name in ("top", "bottom")
+    ]
+    edits = planted(conditions, SHIFT, n_prompts=8)
+    tables = means(edits), contrasts(edits)
+    chosen = headline(*tables)
+    assert chosen is not None
+    assert chosen.words.startswith("top channels: zero, amount 1, k 8")
+    found = {each.name: each for each in of_sweep(*tables, ["mse"], chosen, lambda text: [])}
+    others = found["other_settings"].table
+    assert others is not None
+    assert [cells[0] for cells in others.rows] == [
+        "top, amount 0.5, k 4, minus bottom",
+        "top, amount 0.5, k 8, minus bottom",
+        "top, amount 1, k 4, minus bottom",
+    ]
+    expected = row(tables[1], metric="mse", amount=0.5, k=4)
+    assert others.rows[0][1] == f"{expected['mean']:.3g} ({expected['low']:.3g} to {expected['high']:.3g})"
+
+
+def test_every_column_of_a_table_says_its_own_n() -> None:
+    rows = []
+    for i, (place, name) in product(range(8), enumerate(("top", "bottom"))):
+        about = {"prompt": "abcdefgh"[i], "mse": i / 20 + place / 10}
+        rows.append(picture(i, **condition(place, selection=name), **about, n_shown=3 + place if i < 6 else None))
+    text = summarize(edits_of(rows)).text
+    assert "| setting | n_shown (n = 6) | mse (n = 8) |" in text
+    assert "|  | n_shown (n = 6) | mse (n = 8) |" in text
+    assert "n_shown 3 (all 6 prompts equal), n = 6; mse 0.175 (95 %: " in text
+    assert "n = 6 to 8 items of 8 prompts." in text
 
 
 def test_a_summary_without_controls_says_that_there_are_none() -> None:
@@ -305,7 +439,7 @@ def test_a_summary_without_controls_says_that_there_are_none() -> None:
 def test_a_summary_of_many_settings_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewchannels.interventions.effects.summary.default_figures", lambda edits, means: {})
     conditions = [{"selection": name, "k": k} for k in range(1, 43) for name in ("top", "bottom")]
-    found = summarize(planted(conditions, SHIFT, n_prompts=8, n_seeds=1), n_resamples=20)
+    found = summarize(planted(conditions, SHIFT, n_prompts=8, n_seeds=1))
     assert "| minus bottom | 0 higher, 42 lower, of 42 | 42 higher, 0 lower, of 42 |" in found.text
     assert "The means of 84 settings" in found.text
 

@@ -56,7 +56,7 @@ def test_axes_are_what_varies_of_edits_and_not_what_a_control_lacks() -> None:
 
 
 def test_every_selection_is_a_line_of_its_means_with_their_band() -> None:
-    table = means(planted(grid("bottom", "top", k=[8, 2, 4]), SHIFT, n_prompts=4))
+    table = means(planted(grid("bottom", "top", k=[8, 2, 4]), SHIFT, n_prompts=6))
     drawn = dose_response(table, "mse", "k")
     (lines,) = drawn.drawn.values()
     assert set(lines) == {"top", "bottom"}
@@ -64,7 +64,7 @@ def test_every_selection_is_a_line_of_its_means_with_their_band() -> None:
     assert lines["top"].y.tolist() == [mean_of(table, selection="top", k=k) for k in (2, 4, 8)]
     assert (lines["top"].low < lines["top"].y).all()
     assert (lines["top"].high > lines["top"].y).all()
-    assert "n = 8 items of 4 prompts, bands: 95 %" in drawn.title
+    assert "n = 12 items of 6 prompts, bands: 95 %" in drawn.title
     assert "layers 0-5" in drawn.title
     assert not drawn.log
 
@@ -114,6 +114,18 @@ def test_windows_are_behind_single_layers_and_not_joined_to_them() -> None:
     other = dose_response(means(planted(grid("top", layers_name=["10", "2"]), SHIFT, n_prompts=3)), "mse", "layer")
     assert other.ticks is None
     assert next(iter(other.drawn.values()))["top"].x.tolist() == [2, 10]
+
+
+def test_windows_of_steps_are_in_the_order_of_time_however_long_they_are() -> None:
+    table = means(planted(grid("top", steps_name=["0-7", "5-7", "3-4", "0-2"]), SHIFT, n_prompts=3))
+    drawn = dose_response(table, "mse", "step")
+    (lines,) = drawn.drawn.values()
+    assert drawn.ticks == ["0-2", "3-4", "5-7", "0-7"]
+    joined = lines["top"].x[~np.isnan(lines["top"].y)], np.isnan(lines["top"].y).tolist()
+    assert joined[0].tolist() == [0, 1, 2, 3]
+    assert joined[1] == [False, False, False, True, False]  # all steps at once stand apart
+    table = means(planted(grid("top", steps_name=["3", "2", "0-1", "0-3"]), SHIFT, n_prompts=3))
+    assert dose_response(table, "mse", "step").ticks == ["0-1", "2", "3", "0-3"]
 
 
 def test_of_many_panels_some_are_drawn_and_the_title_says_so() -> None:

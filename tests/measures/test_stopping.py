@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewchannels.errors import InputError
-from fewchannels.measures.stopping import stopping_point
+from fewchannels.measures.stopping import joint_stop, stopping_point, transitions
 
 
 def by_the_letter(
@@ -64,6 +64,38 @@ def test_it_stops_where_the_rule_written_out_stops(
         np.mean(overlaps[i + 1 - window : i + 1], 0).min() if i + 1 >= window else np.nan for i in range(len(overlaps))
     ]
     np.testing.assert_allclose(got.settled, np.array(expected, float))
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.5, 0.95]),
+    st.integers(1, 4),
+    st.sampled_from([0.3, 0.62, 0.9, 1.0]),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=200)
+def test_blocks_that_are_looked_at_one_by_one_stop_together_where_the_rule_written_out_stops(
+    n: int, n_blocks: int, k: int, minibatch: int, every: int, decay: float, window: int, threshold: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    scores = np.exp(random.normal(0, 1, (n_blocks, 6)) + random.normal(0, 0.5, (n, n_blocks, 6)))
+    rule = {"k": k, "minibatch": minibatch, "every": every, "decay": decay}
+    seen = [transitions(scores[:, block], **rule) for block in range(n_blocks)]
+    n_needed, _ = joint_stop(np.array(seen), minibatch=minibatch, every=every, window=window, threshold=threshold)
+    assert n_needed == by_the_letter(scores.tolist(), **rule, window=window, threshold=threshold)[0]
+
+
+def test_blocks_that_are_settled_at_different_checks_do_not_stop_the_rule() -> None:
+    first, second = [1, 1, 1, 1, 0, 0, 0, 1], [0, 1, 1, 1, 1, 0, 0, 0]
+    assert joint_stop(np.array([first])) == (400, 1.0)
+    assert joint_stop(np.array([second])) == (480, 1.0)
+    assert joint_stop(np.array([first, second])) == (None, 0.25)
+    assert joint_stop(np.array([[1, 1, 1]])) == (None, None)
+    assert len(transitions(np.ones((159, 9)))) == 0
 
 
 def test_channels_that_never_change_stop_it_at_400_samples_as_published() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
+from fewchannels.measures.intervals import missing
 
 _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
@@ -260,23 +261,44 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def ranged(mean: float, low: float, high: float) -> str:
-    """A mean with its 95 % interval."""
-    ends = f"95 %: {number(low)} to {number(high)}" if np.isfinite(low) and np.isfinite(high) else "no interval"
-    return f"{number(mean)} ({ends})"
+def ranged(mean: float, low: float, high: float, n_prompts: Any = None) -> str:
+    """A mean with its 95 % interval, or with what stands against one: few prompts, or equal means of all prompts.
+
+    Args:
+        mean: of some values.
+        low: end of its interval; NaN where it has none.
+        high: likewise.
+        n_prompts: that the values are of; None or NaN where that is not known.
+    """
+    if np.isfinite(low) and np.isfinite(high):
+        return f"{number(mean)} (95 %: {number(low)} to {number(high)})"
+    return f"{number(mean)} ({'no interval' if finite(n_prompts) is None else missing(int(n_prompts))})"
 
 
-def bracketed(mean: Any, low: Any = None, high: Any = None) -> str:
-    """A mean with its interval as a table has it, whose caption says of what it is; nothing where there is no mean."""
+def bracketed(mean: Any, low: Any = None, high: Any = None, n_prompts: Any = None) -> str:
+    """A mean with its interval as a table has it, whose caption says of what it is; nothing where there is no mean.
+
+    Args:
+        mean: of some values.
+        low: end of its interval.
+        high: likewise.
+        n_prompts: what it would be of, which says why there is none; None where the mean has no interval to show.
+    """
     if finite(mean) is None:
         return ""
-    has_ends = finite(low) is not None and finite(high) is not None
-    return number(mean) + (f" ({number(low)} to {number(high)})" if has_ends else "")
+    if finite(low) is not None and finite(high) is not None:
+        return f"{number(mean)} ({number(low)} to {number(high)})"
+    return number(mean) + ("" if finite(n_prompts) is None else f" ({missing(int(n_prompts))})")
 
 
 def ranged_row(row: Any) -> str:
-    """The same of a row of a frame that has ``mean``, ``low`` and ``high``."""
-    return ranged(float(row["mean"]), float(row["low"]), float(row["high"]))
+    """The same of a row of a frame that has ``mean``, ``low``, ``high`` and, where known, ``n_prompts``."""
+    return ranged(float(row["mean"]), float(row["low"]), float(row["high"]), row.get("n_prompts"))
+
+
+def bracketed_row(row: Any) -> str:
+    """Likewise, as a table has it."""
+    return bracketed(row["mean"], row["low"], row["high"], row.get("n_prompts"))
 
 
 def ends(row: Any) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ class StabilitySettings:
         rank_pairs: pairs of samples, drawn at random for each kind, whose rankings of all channels are compared.
         persistence: of rank-biased overlap.
         by: column of the manifest whose categories are compared within; None for none.
-        seed: of the draw of pairs and of the bootstrap.
+        seed: of the draw of pairs and of the orders that SPARK's rule is tried in.
     """
 
     ks: tuple[int, ...] = field(
@@ -164,12 +164,10 @@ class Criteria:
     Attributes:
         score: the statistic that ranks channels, in both.
         k: size of the sets of top channels, in both.
-        seed: of the bootstrap.
     """
 
     score: str = field(default="mean_abs", metadata=_SCORE)
     k: int = field(default=12, metadata=within(1, MOST_INDEX, "Size of the sets of top channels."))
-    seed: int = field(default=0, metadata=_SEED)
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,7 +10,6 @@ from fewchannels.cli.analyze import (
     Address,
     AsJson,
     Branch,
-    Seed,
     Steps,
     Stream,
     Where,
@@ -48,7 +47,6 @@ def compare(
     steps: Steps = "all",
     stream: Stream = "image",
     branch: Branch = "cond",
-    seed: Seed = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Delete another comparison in that place.")] = False,
     workers: Workers = None,
     address: Address = None,
@@ -63,7 +61,7 @@ def compare(
         from fewchannels.analyses.comparison.pairing import side_by_side
         from fewchannels.runs.storage import open_storage
 
-        criteria = Criteria(score_of(run_a) if score is None else score, k, seed)
+        criteria = Criteria(score_of(run_a) if score is None else score, k)
         choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
         pairing = side_by_side(run_a, run_b, match=match, **choice)
     target = open_storage(out or f"compare-{PurePosixPath(run_a).name}-{PurePosixPath(run_b).name}")

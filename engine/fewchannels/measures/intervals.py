@@ -1,118 +1,143 @@
 """Confidence intervals of means over samples that come in clusters, such as the seeds of a prompt."""
 
 import numpy as np
+from scipy.special import stdtrit
 
 from fewchannels.errors import InputError
 
-_BLOCK_WEIGHTS = 2**21
-_BLOCK_RATIOS = 2**22
+FEWEST = 5
+"""Clusters without which a mean has no interval: the spread of fewer says little of the spread there is."""
+_EQUAL = 1e-9  # of the largest value: a spread below is rounding
+_BLOCK_VALUES = 2**21
 
 Interval = tuple[np.ndarray, np.ndarray, np.ndarray]
+Bound = float | np.ndarray
 
 
-def cluster_bootstrap(
-    sums: np.ndarray, counts: np.ndarray, n_resamples: int = 2000, seed: int = 0, level: float = 0.95
+def cluster_interval(
+    sums: np.ndarray, counts: np.ndarray, least: Bound = -np.inf, most: Bound = np.inf, level: float = 0.95
 ) -> Interval:
-    """Percentile bootstrap of a mean, resampling whole clusters.
+    """Interval of a mean whose clusters, not their values, are independent: Student's t and the jackknife.
 
-    The mean of a cell is ``sum of sums / sum of counts`` over clusters. Every resample draws as many clusters as there
-    are, with replacement; how often it draws each is a row of weights, so that all resamples of all cells are two
-    matrix products, made in blocks. All cells have the same resamples: differences of cells are as they were drawn.
-    Efron and Tibshirani 1993 (An introduction to the bootstrap, chapter 13).
+    The mean of a cell is ``sum of sums / sum of counts``. Its standard error is the jackknife's, which leaves out one
+    cluster after the other (Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 11); with clusters of
+    one size it is that of the mean of their means. Without a range, the interval is ``mean +- t standard error`` with
+    Student's t of one degree of freedom less than there are clusters.
+
+    Values of a range have a mean inside it, and one near its end has a small spread. So the interval holds every ``m``
+    that is at most t standard errors from the mean, where the squared standard error at ``m`` is that of the mean times
+    ``V(m) / V(mean)``: ``V`` is ``(m - least) (most - m)`` of a range, ``m - least`` or ``most - m`` where one end is
+    open. Of shares that is Wilson's interval with the effective number of samples (Dean and Pagano 2015, Evaluating
+    confidence interval methods for binomial proportions in clustered surveys). It stays in the range, and is the plain
+    one where the standard error is small. ``benchmarks/interval_coverage.py`` measures how often it covers the truth.
 
     Args:
         sums: ``(cluster, cell)`` float, 0 where the cluster has no values in the cell.
         counts: ``(cluster, cell)``, how many values are behind each sum, 0 or more.
-        n_resamples: of the bootstrap.
-        seed: of the draws.
+        least: the least that a value can be, ``(cell,)`` or the same of all.
+        most: the most that a value can be.
         level: probability that the interval should cover the mean, between 0 and 1.
 
     Returns:
-        ``(mean, low, high)``, each ``(cell,)`` float64. The mean is NaN without counts, its ends NaN with fewer than 2
-        clusters that have counts. A sum that is not finite shows in the mean and makes the ends NaN. A
-        resample that drew none of a cell's clusters is no resample of that cell.
+        ``(mean, low, high)``, each ``(cell,)`` float64. The mean is NaN without counts. The ends are NaN with fewer
+        than :data:`FEWEST` clusters that have counts, where the means of all clusters are equal, which says nothing of
+        their spread, and where a sum is not finite.
 
     Raises:
-        InputError: ``n_resamples`` is below 1, or ``level`` is not between 0 and 1.
+        InputError: ``level`` is not between 0 and 1.
         ValueError: shapes differ, or a cluster without counts has a sum.
     """
-    _check(sums, counts, n_resamples, level)
-    finite = np.isfinite(sums)
-    usable = ((counts > 0).sum(axis=0) >= 2) & finite.all(axis=0)
-    step = max(1, _BLOCK_RATIOS // n_resamples)
-    ends = np.full((2, sums.shape[1]), np.nan)
-    for start in range(0, sums.shape[1], step):
-        block = np.s_[:, start : start + step]
-        ends[block] = _percentiles(np.where(finite[block], sums[block], 0), counts[block], n_resamples, seed, level)
-    return _mean(sums, counts), *np.where(usable, ends, np.nan)
+    return _interval(sums, counts, 1, least, most, level)
 
 
-def pair_bootstrap(
-    sums: np.ndarray, counts: np.ndarray, n_resamples: int = 2000, seed: int = 0, level: float = 0.95
+def pair_interval(
+    sums: np.ndarray, counts: np.ndarray, least: Bound = -np.inf, most: Bound = np.inf, level: float = 0.95
 ) -> Interval:
-    """Bootstrap interval of a mean over pairs of clusters, through its projection on single clusters.
+    """Interval of a mean over pairs of clusters, every pair of which is in the sums of two clusters.
 
-    A mean over pairs across clusters is a U-statistic of degree 2: every pair is in the sums of two clusters. With
-    ``T_g`` and ``n_g`` the sum and number of cluster g's pairs and ``U = sum T / sum n``, Hajek's projection is
-    ``U + 2 sum_g (T_g - U n_g) / sum_g n_g``: its deviation is twice that of a mean whose clusters were independent
-    (Hoeffding 1948; van der Vaart 1998, Asymptotic statistics, chapter 12). So :func:`cluster_bootstrap`'s deviations
-    from U are doubled. This is an approximation: it leaves out what two clusters have only with each other, which
-    falls as 1 / clusters against 1 / sqrt(clusters). On planted sets, 95 % intervals covered the truth in 88 % of
-    trials with 10 clusters, 92 % with 20, 93 % with 40 and 94 % with 100. With many clusters they agree with the normal
-    form, whose standard error is ``2 sqrt(n / (n - 1) sum_g (T_g - U n_g)^2) / sum_g n_g`` of n clusters.
+    Such a mean is a U-statistic of degree 2 (Hoeffding 1948). The jackknife leaves out a cluster with all of its pairs;
+    all else is as in :func:`cluster_interval`.
 
     Args:
         sums: ``(cluster, cell)`` float, over each cluster's pairs with others, such as ``across.jaccard`` of
             :func:`fewchannels.measures.overlap.pair_overlap`.
         counts: ``(cluster, cell)``, how many pairs those are.
-        n_resamples: of the bootstrap.
-        seed: of the draws.
+        least: the least that a pair's value can be, ``(cell,)`` or the same of all.
+        most: the most that it can be.
         level: probability that the interval should cover the mean, between 0 and 1.
 
     Returns:
-        ``(mean, low, high)`` as :func:`cluster_bootstrap`'s, the ends NaN with fewer than 3 clusters that have pairs:
-        two have only those with each other. The ends are not cut to the values' range.
+        ``(mean, low, high)`` as :func:`cluster_interval`'s; the ends are NaN also where one cluster is in every pair.
 
     Raises:
-        InputError: as :func:`cluster_bootstrap`.
-        ValueError: likewise.
+        InputError: as :func:`cluster_interval`.
+        ValueError: as :func:`cluster_interval`.
     """
-    mean, low, high = cluster_bootstrap(sums, counts, n_resamples, seed, level)
-    enough = (counts > 0).sum(axis=0) >= 3
-    return mean, np.where(enough, 2 * low - mean, np.nan), np.where(enough, 2 * high - mean, np.nan)
+    return _interval(sums, counts, 2, least, most, level)
 
 
-def _check(sums: np.ndarray, counts: np.ndarray, n_resamples: int, level: float) -> None:
-    if n_resamples < 1:
-        raise InputError(f"{n_resamples} resamples of a bootstrap; give 1 or more, such as 2000.")
+def missing(n_clusters: int, of: str = "prompts") -> str:
+    """Why a mean has no interval, in words.
+
+    Args:
+        n_clusters: with values.
+        of: what they are, in the plural.
+    """
+    if n_clusters >= FEWEST:
+        return f"all {n_clusters:,} {of} equal"
+    return f"{n_clusters:,} {of if n_clusters != 1 else of.removesuffix('s')}: too few for an interval"
+
+
+def _interval(
+    sums: np.ndarray, counts: np.ndarray, per_value: int, least: Bound, most: Bound, level: float
+) -> Interval:
+    """The interval where every value is in the sums of ``per_value`` clusters."""
     if not 0 < level < 1:
         raise InputError(f"the level of an interval is {level}; it lies between 0 and 1, such as 0.95.")
     if sums.shape != counts.shape or sums.ndim != 2:
         raise ValueError(f"sums {sums.shape} and counts {counts.shape}; both are (cluster, cell)")
     if (sums[counts == 0] != 0).any() or (counts < 0).any():
         raise ValueError("a cluster without counts in a cell has a sum there, or a count is negative")
+    n_cells = sums.shape[1]
+    mean, error, n = np.full(n_cells, np.nan), np.full(n_cells, np.nan), np.zeros(n_cells)
+    step = max(1, _BLOCK_VALUES // max(1, len(sums)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for start in range(0, n_cells, step):
+            block = slice(start, start + step)
+            mean[block], error[block], n[block] = _jackknife(sums[:, block], counts[:, block], per_value)
+        error[n < FEWEST] = np.nan
+        reach = stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * error
+        low, high = _within(mean, reach, np.broadcast_to(least, n_cells), np.broadcast_to(most, n_cells))
+    known = np.isfinite(low) & np.isfinite(high) & (least < mean) & (mean < most)
+    return mean, np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
-def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    n = counts.sum(axis=0)
-    return np.divide(sums.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
+def _jackknife(sums: np.ndarray, counts: np.ndarray, per_value: int) -> Interval:
+    """Mean, its standard error, and the clusters that have counts, of every cell; NaN where all are equal."""
+    there = counts > 0
+    n = there.sum(axis=0)
+    total, number = sums.sum(axis=0) / per_value, counts.sum(axis=0) / per_value
+    without = np.where(there, (total - sums) / (number - counts), 0)
+    spread = np.where(there, without - without.sum(axis=0) / n, 0)
+    error = np.sqrt((n - 1) / n * np.square(spread).sum(axis=0))
+    largest = np.abs(np.where(there, sums / counts, 0)).max(axis=0, initial=0)
+    return total / number, np.where(error > _EQUAL * largest, error, np.nan), n
 
 
-def _percentiles(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int, level: float) -> np.ndarray:
-    """Low and high ends, ``(2, cell)``: the draws depend on the seed and the number of clusters only."""
-    n_clusters, n_cells = sums.shape
-    random = np.random.default_rng(seed)
-    ratios = np.full((n_resamples, n_cells), np.nan)
-    step = max(1, _BLOCK_WEIGHTS // max(1, n_clusters))
-    for start in range(0, n_resamples if n_clusters else 0, step):
-        n = min(step, n_resamples - start)
-        drawn = random.integers(n_clusters, size=(n, n_clusters)) + n_clusters * np.arange(n)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=n * n_clusters).reshape(n, n_clusters).astype(np.float64)
-        below = weights @ counts
-        np.divide(weights @ sums, below, out=ratios[start : start + n], where=below > 0)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    ends = np.quantile(ratios, tails, axis=0)
-    # Slow, so only where a resample had no counts but another had.
-    lacking = np.isnan(ratios).any(axis=0) & ~np.isnan(ratios).all(axis=0)
-    ends[:, lacking] = np.nanquantile(ratios[:, lacking], tails, axis=0)
-    return ends
+def _within(mean: np.ndarray, reach: np.ndarray, least: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends that are so far from the mean as the spread there says, where ``reach`` is how far they would be at it."""
+    below, above = mean - least, most - mean
+    width = below + above
+    # Of a range: (m - mean)^2 = reach^2 V(m) / V(mean), a quadratic equation in m.
+    share = np.square(reach) / (below * above)
+    middle = (mean + share * (least + most) / 2) / (1 + share)
+    half = np.sqrt(np.square(reach) + np.square(share * width / 2)) / (1 + share)
+    low, high = middle - half, middle + half
+    for end, room, sign in ((least, below, 1), (most, above, -1)):
+        one = np.isfinite(end) & ~np.isfinite(width)
+        shift = sign * np.square(reach) / room / 2
+        half = np.sqrt(np.square(reach) + np.square(shift))
+        low, high = np.where(one, mean + shift - half, low), np.where(one, mean + shift + half, high)
+    free = ~np.isfinite(least) & ~np.isfinite(most)
+    low, high = np.where(free, mean - reach, low), np.where(free, mean + reach, high)
+    return np.maximum(low, least), np.minimum(high, most)  # rounding

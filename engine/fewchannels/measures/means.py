@@ -1,11 +1,11 @@
 """Means over samples with intervals over prompts, from rows that come part by part."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from fewchannels.measures.intervals import cluster_bootstrap
+from fewchannels.measures.intervals import cluster_interval
 
 
 def means(
@@ -14,6 +14,7 @@ def means(
     plain: Sequence[str],
     with_interval: Sequence[str],
     n_prompts: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> pd.DataFrame:
     """Means of columns by cell.
 
@@ -22,12 +23,14 @@ def means(
             no value.
         cell: columns that name a cell.
         plain: columns whose mean is wanted.
-        with_interval: columns whose mean is wanted with its 95 % interval, resampling prompts.
+        with_interval: columns whose mean is wanted with its 95 % interval over prompts.
         n_prompts: numbers of prompts there are.
+        ranges: the least and the most that a column's values can be; one that is not named has no range.
 
     Returns:
         One row per cell, ascending: its columns, ``n_samples`` and ``n_prompts`` with a value in the first column of
-        ``with_interval``, and the means; where wanted with ``NAME_low``, ``NAME_high`` and ``NAME_n`` values. No rows
+        ``with_interval``, and the means; where wanted with ``NAME_low``, ``NAME_high``, ``NAME_n`` values and
+        ``NAME_n_prompts`` prompts that have one. No rows
         give no columns.
     """
     names = [*with_interval, *plain]
@@ -50,7 +53,10 @@ def means(
         sums, counts = np.zeros((n_prompts, len(by_cell))), np.zeros((n_prompts, len(by_cell)))
         sums[row, column], counts[row, column] = totals[name], totals[f"{name} n"]
         found[f"{name}_n"] = by_cell[f"{name} n"].to_numpy(int)
-        found[name], found[f"{name}_low"], found[f"{name}_high"] = cluster_bootstrap(sums, counts)
+        found[f"{name}_n_prompts"] = (counts > 0).sum(axis=0)
+        found[name], found[f"{name}_low"], found[f"{name}_high"] = cluster_interval(
+            sums, counts, *(ranges or {}).get(name, (-np.inf, np.inf))
+        )
     for name in plain:
         with np.errstate(invalid="ignore"):
             found[name] = (by_cell[name] / by_cell[f"{name} n"]).to_numpy()

@@ -1,4 +1,9 @@
-"""After how many samples the massive channels are known: SPARK's stopping rule (arXiv 2609.03813)."""
+"""After how many samples the massive channels are known: SPARK's stopping rule (arXiv 2609.03813).
+
+The rule asks all blocks and streams at the same check. :func:`stopping_point` follows it over a stream of samples;
+:func:`transitions` keeps what it sees of one block, so that :func:`joint_stop` can ask blocks together that were looked
+at one by one, and in several orders of the samples.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,8 +52,9 @@ def stopping_point(
     ``m <- decay m + (1 - decay) a`` over the means ``a`` of minibatches; every so many minibatches, a snapshot of the
     top-k of ``m``; stop when the mean Jaccard overlap of the last transitions between snapshots is at least the
     threshold everywhere. It cannot stop before ``(window + 1) * every * minibatch`` samples, 400 with the defaults.
-    ``m`` begins at zero, which is not published: the weights of the minibatches so far then fall by age alone, and that
-    they do not sum to 1 changes no ranking. A last minibatch that is not full is not used.
+    ``m`` begins at zero, as in SPARK's own code (github.com/aimagelab/spark, ``utils/phase1_online.py``): the weights
+    of the minibatches so far then fall by age alone, and that they do not sum to 1 changes no ranking. A last minibatch
+    that is not full is not used; theirs uses it, which can only matter to a snapshot at the very end of the samples.
 
     Args:
         scores: of one sample after the other, each ``(..., channel)`` of the same shape, such as the rows of a
@@ -96,3 +102,57 @@ def stopping_point(
             break
     snapshots = np.arange(1, len(tops) + 1) * minibatch * every
     return Stop(stops_at, snapshots, np.array(jaccard), np.array(settled), n_nonfinite)
+
+
+def transitions(
+    scores: np.ndarray, *, k: int = 8, minibatch: int = 16, every: int = 5, decay: float = 0.95
+) -> np.ndarray:
+    """Overlaps of a block's snapshots, to the end of its samples; the settings are those of :func:`stopping_point`.
+
+    Args:
+        scores: ``(sample, channel)``, in order.
+        k: size of the sets.
+        minibatch: samples.
+        every: minibatches from snapshot to snapshot.
+        decay: of the average.
+
+    Returns:
+        ``(transition,)`` float64: of each snapshot but the first with the one before.
+    """
+    n = len(scores) // minibatch
+    of_minibatches = scores[: n * minibatch].reshape(n, minibatch, scores.shape[1]).mean(axis=1, dtype=np.float64)
+    average, averages = np.zeros(scores.shape[1]), []
+    for number, each in enumerate(of_minibatches, 1):
+        average = decay * average + (1 - decay) * each
+        if number % every == 0:
+            averages.append(average)
+    if len(averages) < 2:
+        return np.zeros(0)
+    tops = top_k(torch.from_numpy(np.stack(averages)), k).numpy()
+    return matched_jaccard(tops[:-1], tops[1:])
+
+
+def joint_stop(
+    jaccard: np.ndarray, *, minibatch: int = 16, every: int = 5, window: int = 4, threshold: float = 0.9
+) -> tuple[int | None, float | None]:
+    """Where the rule stops for all blocks: at the first check at which each of them is settled.
+
+    Args:
+        jaccard: ``(block, transition)`` of :func:`transitions`, the samples of all blocks in the same order.
+        minibatch: samples.
+        every: minibatches from snapshot to snapshot.
+        window: transitions.
+        threshold: 0 to 1.
+
+    Returns:
+        After how many samples, None if they end before; and the mean of the last transitions' overlaps there, or at the
+        end, of the block where it is lowest, None if there is no check.
+    """
+    n_checks = jaccard.shape[1] - window + 1
+    if n_checks < 1:
+        return None, None
+    settled = np.array([jaccard[:, at : at + window].mean(axis=1).min() for at in range(n_checks)])
+    passed = np.flatnonzero(settled >= threshold)
+    if not len(passed):
+        return None, float(settled[-1])
+    return int(passed[0] + window + 1) * every * minibatch, float(settled[passed[0]])

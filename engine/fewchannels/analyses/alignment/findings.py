@@ -10,7 +10,7 @@ import pandas as pd
 from fewchannels.analyses.document import Finding, Table, bracketed, finite, number, ranged
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.wording import CHANNELS
-from fewchannels.measures.intervals import cluster_bootstrap
+from fewchannels.measures.intervals import cluster_interval
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
 
 
 def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
-    """Top minus every other selection, sample by sample, with an interval that resamples prompts.
+    """Top minus every other selection, sample by sample, with an interval over prompts.
 
     Args:
         rows: ``sample``, ``prompt``, ``selection`` and ``iou``, one row of each sample and selection.
@@ -158,7 +158,7 @@ def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
         sums, counts = np.zeros((2, prompt.max() + 1, 1))
         np.add.at(sums[:, 0], prompt[known], difference[known])
         np.add.at(counts[:, 0], prompt[known], 1)
-        mean, low, high = (float(each[0]) for each in cluster_bootstrap(sums, counts))
+        mean, low, high = (float(each[0]) for each in cluster_interval(sums, counts, -1, 1))
         found[str(name)] = (mean, low, high, int(known.sum()))
     return found
 

@@ -12,6 +12,7 @@ from fewchannels.tables import schema
 CELL = ["step", "layer", "selection", "n_clusters"]
 _INTERVALS = ("iou", "over_chance", "over_random", "complement_iou", "best_iou", "ari", "nmi")
 _PLAIN = ("chance_iou", "area", "mask_area", "n_channels", "energy_share", "n_left_out")
+_RANGES = dict.fromkeys(_INTERVALS, (0.0, 1.0)) | dict.fromkeys(("over_chance", "over_random", "ari"), (-1.0, 1.0))
 _SUM_BYTES = 128 * 2**20
 _MEASURED = ["iou", "complement_iou", "best_iou", "ari", "nmi", *_PLAIN]
 
@@ -36,7 +37,7 @@ def columns(
     at_once = max(1, _SUM_BYTES // n_bytes)
     passes = [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
     found = pd.concat(
-        means(_samples(parts(), prompt_of, some), CELL, _PLAIN, _INTERVALS, n_prompts) for some in passes
+        means(_samples(parts(), prompt_of, some), CELL, _PLAIN, _INTERVALS, n_prompts, _RANGES) for some in passes
     ).sort_values(CELL, ignore_index=True)
     return {name: found[name].to_numpy() for name in schema("alignment_means").names}
 

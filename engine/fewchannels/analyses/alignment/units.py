@@ -195,7 +195,7 @@ class Alignment(AlignmentSettings):
         text = page(
             "Alignment of clusters with the subject",
             f"{found['n_samples']:,} samples of {int(selected.prompts.max()) + 1:,} prompts, k = {self.k}, masks of "
-            f"`{self.masks}`, registers: {self.registers}. Brackets hold 95 % intervals that resample prompts; random "
+            f"`{self.masks}`, registers: {self.registers}. Brackets hold 95 % intervals over prompts; random "
             f"channels are averaged over {self.trials} draws a sample first.",
             [at_best(evidence, best)],
             names=[*(figure.name for figure in drawn), "contact_sheet"],

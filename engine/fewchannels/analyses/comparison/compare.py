@@ -14,13 +14,24 @@ from scipy.sparse import csr_array
 from fewchannels.analyses.analysis import plain, versions
 from fewchannels.analyses.comparison.figures import figures, steps_in_words
 from fewchannels.analyses.comparison.findings import findings, warnings
-from fewchannels.analyses.comparison.pairing import METRICS, Cells, Criteria, Pairing, Side, Unit, cells, place, title
+from fewchannels.analyses.comparison.pairing import (
+    METRICS,
+    RANGES,
+    Cells,
+    Criteria,
+    Pairing,
+    Side,
+    Unit,
+    cells,
+    place,
+    title,
+)
 from fewchannels.analyses.evidence import open_evidence
 from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.cluster.parallel import spread
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
-from fewchannels.measures.intervals import Interval, cluster_bootstrap, pair_bootstrap
+from fewchannels.measures.intervals import Interval, cluster_interval, pair_interval
 from fewchannels.measures.overlap import expected_jaccard, pair_overlap
 from fewchannels.runs.description import COMPARISON_FORMAT_VERSION
 from fewchannels.runs.lease import check_held, hold
@@ -29,7 +40,6 @@ from fewchannels.runs.storage import Storage
 from fewchannels.tables import Columns, as_columns, encode
 
 TABLES = ("agreement", "differences", "profiles", "samples")
-_RESAMPLES = 1000
 _Means = tuple[str, Rows, dict[str, Any], np.ndarray]
 _Found = tuple[dict[str, Rows], Columns | None]
 _Progress = Callable[[int, int], None]
@@ -157,19 +167,30 @@ def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> 
             ranks = about | {"k": None, "measure": "spearman", "chance": 0.0}
             means += [("agreement", both, about | {"kind": "matched"}, found.jaccard)]
             means += [("agreement", both, ranks | {"kind": "matched"}, found.spearman)]
-            rows["agreement"] += [row | about for row in _pairs(pairing, criteria, both, found)]
+            rows["agreement"] += [row | about for row in _pairs(pairing, both, found)]
     of_prompt = csr_array((np.ones(len(pairing.prompts)), (pairing.prompts, np.arange(len(pairing.prompts)))))
     values = np.concatenate([each for *_, each in means], axis=1)
     known = np.isfinite(values)
     counts = of_prompt @ known.astype(np.float64)
-    interval = cluster_bootstrap(of_prompt @ np.where(known, values, 0), counts, _RESAMPLES, criteria.seed)
+    ranges = [_range(table, about) for table, places, about, _ in means for _ in places]
+    interval = cluster_interval(of_prompt @ np.where(known, values, 0), counts, *np.transpose(ranges))
+    n_prompts = (counts > 0).sum(axis=0)
     column = 0
     for table, places, about, _ in means:
         for at in places:
             n = {"n" if table == "agreement" else "n_samples": int(counts[:, column].sum())}
+            n["n_prompts"] = int(n_prompts[column])
             rows[table].append(at | about | n | _ends(interval, column))
             column += 1
     return rows, samples
+
+
+def _range(table: str, about: Mapping[str, Any]) -> tuple[float, float]:
+    """The least and the most that a row's values can be; a difference reaches as far as its metric is wide."""
+    if table == "agreement":
+        return (0.0, 1.0) if about["measure"] == "jaccard" else (-1.0, 1.0)
+    least, most = RANGES[about["metric"]]
+    return (least, most) if table == "profiles" else (least - most, most - least)
 
 
 def _places(side: Side, layer: int, steps: Sequence[int]) -> Rows:
@@ -197,7 +218,7 @@ def _samples(pairing: Pairing, places: Rows, found: Cells) -> Columns:
     return {"sample_id": ids, "jaccard": found.jaccard.ravel(), "spearman": found.spearman.ravel()} | named | metrics
 
 
-def _pairs(pairing: Pairing, criteria: Criteria, places: Rows, found: Cells) -> Iterator[dict[str, Any]]:
+def _pairs(pairing: Pairing, places: Rows, found: Cells) -> Iterator[dict[str, Any]]:
     """Overlap of two samples of one run, against which that of one sample in two runs is read."""
     n_prompts = int(pairing.prompts.max()) + 1
     known = np.isfinite(found.jaccard)
@@ -209,12 +230,13 @@ def _pairs(pairing: Pairing, criteria: Criteria, places: Rows, found: Cells) -> 
             overlap = pair_overlap(channels[own, step], pairing.prompts[own])
             for kind, pairs in (("within", overlap.within), ("across", overlap.across)):
                 sums[kind][:, overlap.groups, step] = pairs.jaccard, pairs.n_pairs
-        for kind, bootstrap, prompts_per_pair in (("within", cluster_bootstrap, 1), ("across", pair_bootstrap, 2)):
+        for kind, interval_of, prompts_per_pair in (("within", cluster_interval, 1), ("across", pair_interval, 2)):
             jaccard, counts = sums[kind]
-            interval = bootstrap(jaccard, counts, _RESAMPLES, criteria.seed)
+            interval = interval_of(jaccard, counts, 0, 1)
             for step, at in enumerate(places):
                 if n := int(counts[:, step].sum()) // prompts_per_pair:
-                    yield at | {"kind": f"{kind}_{side}", "n": n} | _ends(interval, step)
+                    n_own = int((counts[:, step] > 0).sum())
+                    yield at | {"kind": f"{kind}_{side}", "n": n, "n_prompts": n_own} | _ends(interval, step)
 
 
 def numbers(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:

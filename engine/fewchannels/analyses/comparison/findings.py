@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses.comparison.figures import KINDS, LABELS, steps_in_words
-from fewchannels.analyses.document import Finding, Table, bracketed, ends, number, ranged_row
+from fewchannels.analyses.document import Finding, Table, bracketed_row, ends, finite, number, ranged_row
 from fewchannels.analyses.evidence import Evidence
 
 _SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
@@ -39,8 +39,8 @@ def _overlap(evidence: Evidence) -> Finding | None:
     numbers = evidence.description["numbers"]
     step, k, when = numbers["step_a"], numbers["k"], steps_in_words(numbers)
     text = (
-        "select layer_a, layer_b, kind, n, mean, low, high, chance from agreement where measure = 'jaccard' and "
-        f"step_a = {step} order by layer_a, kind"
+        "select layer_a, layer_b, kind, n, n_prompts, mean, low, high, chance from agreement where measure = "
+        f"'jaccard' and step_a = {step} order by layer_a, kind"
     )
     rows = evidence.ask(text)
     if not rows["mean"].notna().any():
@@ -52,7 +52,9 @@ def _overlap(evidence: Evidence) -> Finding | None:
 
     def against(layer: int) -> str:
         told = {words: by[kind].loc[layer] for kind, words in _SEEDS.items() if kind in by and layer in by[kind].index}
-        return "; ".join(f"{words} {ranged_row(row)}" for words, row in told.items())
+        return "; ".join(
+            f"{words} {ranged_row(row)}, n = {int(row['n']):,} pairs{_of_prompts(row)}" for words, row in told.items()
+        )
 
     layers = {most: "most ", least: "least "} if most != least else {most: ""}
     told = [
@@ -71,12 +73,17 @@ def _overlap(evidence: Evidence) -> Finding | None:
         for layer in matched.index
     }
     if seeds:
-        below = [layer for layer in matched.index if all(_is_below(matched, each, layer) for each in seeds)]
-        above = [layer for layer in matched.index if all(_is_below(each, matched, layer) for each in seeds)]
+        known = [layer for layer in matched.index if all(_has_interval(each, layer) for each in (matched, *seeds))]
+        below = [layer for layer in known if all(_is_below(matched, each, layer) for each in seeds)]
+        above = [layer for layer in known if all(_is_below(each, matched, layer) for each in seeds)]
         measured |= {"below_seeds": [int(each) for each in below], "above_seeds": [int(each) for each in above]}
+        measured |= {"n_with_intervals": len(known)}
         sentence += (
-            f" In {len(below):,} of {len(matched):,} layers the whole interval lies below those of two seeds of one "
-            f"prompt, which is less than seeds share; in {len(above):,} it lies above them."
+            f" In {len(below):,} of the {len(known):,} layers where all of these have intervals the one of A and B "
+            f"lies below those of two seeds of one prompt, which is less than seeds share; in {len(above):,} it lies "
+            "above them."
+            if known
+            else " No layer has intervals of all of these, so none says whether A and B share less than two seeds."
         )
     shown = [kind for kind in KINDS if kind in by]
     table = Table(
@@ -98,8 +105,8 @@ def _ranks(evidence: Evidence) -> Finding | None:
     numbers = evidence.description["numbers"]
     when = steps_in_words(numbers)
     text = (
-        "select layer_a, layer_b, n, mean, low, high from agreement where measure = 'spearman' and kind = 'matched' "
-        f"and step_a = {numbers['step_a']} order by layer_a"
+        "select layer_a, layer_b, n, n_prompts, mean, low, high from agreement where measure = 'spearman' and kind = "
+        f"'matched' and step_a = {numbers['step_a']} order by layer_a"
     )
     rows: Any = evidence.ask(text).dropna(subset=["mean"]).set_index("layer_a")
     if rows.empty:
@@ -125,8 +132,8 @@ def _difference(evidence: Evidence, metric: str) -> Finding | None:
     numbers = evidence.description["numbers"]
     step_a, step_b, when = numbers["step_a"], numbers["step_b"], steps_in_words(numbers)
     text = (
-        "with change as (select layer_a, layer_b, n_samples, mean, low, high from differences where metric = "
-        f"'{metric}' and step_a = {step_a}), own as (select run, layer, mean from profiles where metric = '{metric}' "
+        "with change as (select layer_a, layer_b, n_samples, n_prompts, mean, low, high from differences where metric "
+        f"= '{metric}' and step_a = {step_a}), own as (select run, layer, mean from profiles where metric = '{metric}' "
         f"and step = if(run = 'a', {step_a}, {step_b})) select change.*, a.mean as mean_a, b.mean as mean_b from "
         "change join own as a on a.run = 'a' and a.layer = layer_a join own as b on b.run = 'b' and b.layer = layer_b "
         "order by layer_a"
@@ -161,7 +168,7 @@ def _difference(evidence: Evidence, metric: str) -> Finding | None:
                 _layers(numbers, layer, each),
                 number(each["mean_a"]),
                 number(each["mean_b"]),
-                bracketed(*each[["mean", "low", "high"]]),
+                bracketed_row(each),
                 f"{int(each['n_samples']):,}",
             ]
             for layer, each in rows.iterrows()
@@ -170,9 +177,18 @@ def _difference(evidence: Evidence, metric: str) -> Finding | None:
     return Finding(metric, sentence, measured, [evidence.sql(text)], table)
 
 
+def _has_interval(rows: Any, layer: int) -> bool:
+    return layer in rows.index and bool(rows.loc[layer, ["low", "high"]].notna().all())
+
+
 def _is_below(lower: Any, upper: Any, layer: int) -> bool:
-    """Whether one's interval lies below the other's; not where either is missing."""
-    return layer in lower.index and layer in upper.index and bool(lower.loc[layer, "high"] < upper.loc[layer, "low"])
+    """Whether one's interval lies below the other's."""
+    return bool(lower.loc[layer, "high"] < upper.loc[layer, "low"])
+
+
+def _of_prompts(row: Any) -> str:
+    """The prompts that pairs are of, where the comparison says them."""
+    return "" if finite(row["n_prompts"]) is None else f" of {int(row['n_prompts']):,} prompts"
 
 
 def _layer_head(numbers: dict[str, Any]) -> str:
@@ -184,4 +200,4 @@ def _layers(numbers: dict[str, Any], layer: int, row: pd.Series) -> str:
 
 
 def _cell(rows: Any, layer: int) -> str:
-    return bracketed(*rows.loc[layer, ["mean", "low", "high"]]) if layer in rows.index else ""
+    return bracketed_row(rows.loc[layer]) if layer in rows.index else ""

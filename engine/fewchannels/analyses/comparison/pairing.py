@@ -9,6 +9,7 @@ come in another order in B cost nothing more, unless one step of one layer of al
 every batch may touch all of B's tasks.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -29,7 +30,14 @@ from fewchannels.runs.description import read_description
 from fewchannels.runs.identity import differences
 from fewchannels.runs.sql.catalog import Catalog
 
-METRICS = ("ratio", "energy_share", "gini", "token_norm_ratio")
+RANGES = {
+    "ratio": (1.0, math.inf),
+    "energy_share": (0.0, 1.0),
+    "gini": (0.0, 1.0),
+    "token_norm_ratio": (1.0, math.inf),
+}
+"""The least and the most that each metric can be."""
+METRICS = tuple(RANGES)
 MATCHES = ("auto", "number", "depth")
 _GINI_RANKS = 32
 _BLOCK_SCORES = 2**20  # sorting and ranking take many times the memory of what they are given

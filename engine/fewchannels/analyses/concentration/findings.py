@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses.concentration.means import RANKS
-from fewchannels.analyses.document import Figure, Finding, Table, bracketed, finite, ranged_row
+from fewchannels.analyses.document import Figure, Finding, Table, bracketed, bracketed_row, finite, ranged_row
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Lines
 from fewchannels.analyses.figures.frames import series
@@ -18,9 +18,10 @@ def registers(evidence: Evidence, found: Extreme) -> Finding | None:
     result = evidence.results.get("concentration")
     if not result or not has_cell(evidence, "concentration", "means", found):
         return None
+    view = evidence.table("concentration", "means")
     text = (
-        f"select metric, n_samples, mean, low, high from {evidence.table('concentration', 'means')} where metric in "
-        f"('n_registers', 'n_token_outliers') and layer = {found.layer} and step = {found.step} order by metric"
+        f"select metric, n_samples, n_prompts, mean, low, high from {view} where metric "
+        f"in ('n_registers', 'n_token_outliers') and layer = {found.layer} and step = {found.step} order by metric"
     )
     rows = evidence.ask(text).set_index("metric")
     if len(rows) < 2 or rows["mean"].isna().any():
@@ -53,11 +54,12 @@ def by_layer(evidence: Evidence) -> Finding:
     """Every metric of every layer at the last step."""
     result, view = evidence.results["concentration"], evidence.table("concentration", "means")
     settings, step = result["settings"], max(result["selected"]["steps"])
-    text = f"select layer, metric, mean, low, high from {view} where step = {step} order by layer, metric"
+    text = f"select layer, metric, n_prompts, mean, low, high from {view} where step = {step} order by layer, metric"
+    every = {int(layer): rows.set_index("metric") for layer, rows in evidence.ask(text).groupby("layer")}
     layers: list[dict[str, Any]] = [
-        {"layer": int(layer)}
-        | {row["metric"]: [_rounded(row[name]) for name in ("mean", "low", "high")] for row in rows.to_dict("records")}
-        for layer, rows in evidence.ask(text).groupby("layer")
+        {"layer": layer}
+        | {str(metric): [_rounded(row[name]) for name in ("mean", "low", "high")] for metric, row in rows.iterrows()}
+        for layer, rows in every.items()
     ]
     share = f"energy_share_{max(settings['ks'])}"
     plain = ("effective_channels", "n_massive_channels", "is_massive", "n_registers")
@@ -79,7 +81,7 @@ def by_layer(evidence: Evidence) -> Finding:
         [
             [
                 str(layer["layer"]),
-                *(bracketed(*layer[name]) for name in ("ratio", share)),
+                *(bracketed_row(every[layer["layer"]].loc[name]) for name in ("ratio", share)),
                 *(_passed(layer[name][0]) if name == "is_massive" else bracketed(layer[name][0]) for name in plain),
                 *(bracketed(layer[name][0]) for name in more),
             ]

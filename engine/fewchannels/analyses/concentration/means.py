@@ -11,25 +11,28 @@ from fewchannels.measures.means import means
 RANKS = (1, 2, 4, 8, 16, 32)
 """Ranks whose score over the median has a mean."""
 _CELL = ["step", "layer"]
-_METRICS = (
-    "ratio",
-    "gini",
-    "effective_channels",
-    "n_massive_channels",
-    "largest",
-    "is_massive",
-    "n_registers",
-    "register_share",
-    "register_norm_ratio",
-    "registers_on_border",
-    "border_share",
-    "n_token_outliers",
-    "elevation",
-    "elevation_excised",
-    "selectivity",
-    "bimodality",
-    "bimodality_log",
-)
+_OPEN = float("inf")
+_METRICS = {
+    "ratio": (1.0, _OPEN),
+    "gini": (0.0, 1.0),
+    "effective_channels": (1.0, _OPEN),
+    "n_massive_channels": (0.0, _OPEN),
+    "largest": (0.0, _OPEN),
+    "is_massive": (0.0, 1.0),
+    "n_registers": (0.0, _OPEN),
+    "register_share": (0.0, 1.0),
+    "register_norm_ratio": (0.0, _OPEN),
+    "registers_on_border": (0.0, 1.0),
+    "border_share": (0.0, 1.0),
+    "n_token_outliers": (0.0, _OPEN),
+    "elevation": (1.0, _OPEN),
+    "elevation_excised": (1.0, _OPEN),
+    "selectivity": (-_OPEN, _OPEN),
+    "bimodality": (0.0, _OPEN),
+    "bimodality_log": (0.0, _OPEN),
+}
+"""What has a mean, and the range of its values."""
+_IN_CHANNELS = ("effective_channels", "n_massive_channels", "n_token_outliers")
 
 
 def columns(
@@ -47,11 +50,14 @@ def columns(
     shares = [f"energy_share_{k}" for k in ks]
     ranks = [f"ratio_rank_{rank}" for rank in RANKS if rank <= n_channels]
     metrics = [*_METRICS, *shares, *ranks, "held_by_registers"]
-    found = means(_samples(parts, prompt_of, ks, ranks), _CELL, [], metrics, n_prompts)
+    ranges = _METRICS | dict.fromkeys([*shares, "held_by_registers"], (0.0, 1.0)) | dict.fromkeys(ranks, (0.0, _OPEN))
+    ranges |= {name: (ranges[name][0], float(n_channels)) for name in _IN_CHANNELS}
+    found = means(_samples(parts, prompt_of, ks, ranks), _CELL, [], metrics, n_prompts, ranges)
     by_metric = pd.concat(
         found[_CELL].assign(
             metric=metric,
             n_samples=found[f"{metric}_n"],
+            n_prompts=found[f"{metric}_n_prompts"],
             mean=found[metric],
             low=found[f"{metric}_low"],
             high=found[f"{metric}_high"],

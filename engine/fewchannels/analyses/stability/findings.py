@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from fewchannels.analyses.document import Finding, Table, bracketed, ends, number, ranged_row
 from fewchannels.analyses.evidence import Evidence
@@ -11,10 +10,12 @@ from fewchannels.analyses.ratio import Extreme, has_cell, where
 
 PAIRS = {"within": "same prompt, other seed", "across": "other prompt", "category": "other prompt, same category"}
 """What each kind of pair of samples is, in words."""
+_OF = {"within": "one prompt", "across": "two prompts", "category": "two prompts of one category"}
 ABOUT = (
     "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
-    "this run's samples in order, top 8 of the mean over steps; it cannot stop before 400."
+    "this run's samples in order, top 8 of the mean over steps, for each layer by itself; it cannot stop before 400."
 )
+_ENDS = ("", "_low", "_high", "_n")
 _MOST_TOP = 12
 _MOST_CORE = 8
 
@@ -45,23 +46,16 @@ def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
         return None
     row = rows.iloc[0]
     n, total, seen = int(row["n_selected"]), int(row["n_samples"]), int(row["n_seen"])
-    low, high = wilson(n, total)
     numbers = {"layer": found.layer, "step": found.step, "k": k, "channel": int(row["channel"]), "n_selected": n}
-    numbers |= {"n_samples": total, "frequency": n / total, "low": low, "high": high, "chance": k / n_channels}
+    numbers |= {"n_samples": total, "frequency": n / total, "chance": k / n_channels, "chosen_by_looking": True}
     numbers |= {"n_channels": n_channels, "n_channels_seen": seen}
     sentence = (
         f"Channel {int(row['channel'])} is the most frequent massive one: among the top {k} by {score} of {n:,} of "
-        f"{total:,} samples, {number(100 * n / total)} % (95 %, Wilson: {number(100 * low)} to {number(100 * high)} "
-        f"%), {where(evidence, found)}. A random set of {k} of the {n_channels:,} channels would hold it in "
+        f"{total:,} samples, {number(100 * n / total)} % (the largest of all channels' shares, so without an "
+        f"interval), {where(evidence, found)}. A random set of {k} of the {n_channels:,} channels would hold it in "
         f"{number(100 * k / n_channels)} %; {n_channels - seen:,} channels are in no sample's top {k}."
     )
     return Finding("most_frequent_channel", sentence, numbers, [evidence.sql(text)])
-
-
-def wilson(n: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    interval = stats.binomtest(n, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
@@ -80,8 +74,9 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
         .rename(columns={"jaccard": "mean", "jaccard_low": "low", "jaccard_high": "high"})
     )
     parts = [
-        f"{ranged_row(rows.loc[kind])} for two samples of the {name} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs)"
-        for kind, name in PAIRS.items()
+        f"{ranged_row(rows.loc[kind])} for two samples of {of} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs of "
+        f"{int(rows.loc[kind, 'n_prompts']):,} prompts)"
+        for kind, of in _OF.items()
         if kind in rows.index and pd.notna(rows.loc[kind, "mean"])
     ]
     if not parts:
@@ -89,14 +84,47 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
     chance = float(rows["chance"].iloc[0])
     sentence = (
         f"Two samples' top {k} by {result['settings']['score']} overlap (Jaccard, {where(evidence, found)}): "
-        f"{'; '.join(parts)}. Two random sets of {k} overlap by {number(chance)}; "
-        f"n = {int(rows['n_prompts'].max()):,} prompts."
+        f"{'; '.join(parts)}. Two random sets of {k} overlap by {number(chance)}."
     )
     numbers: dict[str, Any] = {"layer": found.layer, "step": found.step, "k": k, "chance": chance}
     for kind in rows.index:
         about = {"n_pairs": int(rows.loc[kind, "n_pairs"]), "n_prompts": int(rows.loc[kind, "n_prompts"])}
         numbers[str(kind)] = ends(rows.loc[kind]) | about
     return Finding("overlap", sentence, numbers, [evidence.sql(text)])
+
+
+def spark(evidence: Evidence) -> Finding | None:
+    """Where SPARK's rule stops, which asks all layers at once, in the samples' order and in random ones."""
+    result, view = evidence.results["stability"], evidence.table("stability", "spark")
+    if view not in evidence.catalog.views:
+        return None  # a result of an older version
+    text = f'select "order", n_samples, n_layers, n_needed, settled from {view} order by "order"'
+    rows: Any = evidence.ask(text).set_index("order")
+    random = rows.drop(index=0)
+    stopped, n, n_layers = random["n_needed"].dropna(), int(rows["n_samples"].max()), int(rows["n_layers"].max())
+    needed = rows.loc[0, "n_needed"]
+    numbers: dict[str, Any] = {
+        "n_samples": n,
+        "n_layers": n_layers,
+        "n_needed": None if pd.isna(needed) else int(needed),
+        "n_orders": len(random),
+        "n_orders_stop": len(stopped),
+        "median_needed": float(stopped.median()) if len(stopped) else None,
+    }
+    one = n_layers == 1
+    rule = (
+        f"SPARK's rule stops when the top 8 of {'the layer' if one else f'all {n_layers:,} layers'} "
+        f"{'is' if one else 'are'} settled at the same check ({evidence.stream} tokens, {result['settings']['score']}, "
+        "mean over steps; SPARK asks both streams where a model has two)"
+    )
+    if rows["settled"].isna().all():
+        told = f"with {n:,} samples there is no check, the first of which is after 400"
+    else:
+        own = f"does not stop within {n:,}" if pd.isna(needed) else f"stops after {int(needed):,} of {n:,}"
+        told = f"it {own} samples in their order, and in {len(stopped):,} of {len(random):,} random orders"
+        if len(stopped):
+            told += f", after {stopped.median():,.0f} in the median ({stopped.min():,.0f} to {stopped.max():,.0f})"
+    return Finding("spark", f"{rule}: {told}.", numbers, [evidence.sql(text)])
 
 
 def by_layer(evidence: Evidence) -> Finding:
@@ -110,18 +138,18 @@ def by_layer(evidence: Evidence) -> Finding:
     heads = ["layer", *(PAIRS[kind] for kind in kinds), "chance", "Spearman, all channels"]
     table = Table(
         f"Mean Jaccard overlap of two samples' top {k}, step {step}, 95 % over prompts",
-        [*heads, "in every sample", "seen at all", "SPARK stops after"],
+        [*heads, "in every sample", "seen at all", "SPARK, this layer alone, stops after"],
         [
             [
                 str(layer["layer"]),
-                *(bracketed(*layer[kind]) if kind in layer else "" for kind in kinds),
+                *(bracketed(*(row[f"{kind}{end}"] for end in _ENDS)) if kind in layer else "" for kind in kinds),
                 bracketed(layer.get("chance")),
-                bracketed(layer["spearman_across"]),
+                bracketed(*(row[f"spearman_across{end}"] for end in _ENDS)),
                 _core(layer["core"]),
                 str(layer["n_channels_seen"]),
                 str(layer["spark_stops_after"] or "not yet"),
             ]
-            for layer in layers
+            for layer, row in zip(layers, rows.to_dict("records"), strict=True)
         ],
     )
     sentence = (
@@ -138,16 +166,17 @@ def _question(evidence: Evidence, k: int, step: int) -> str:
     kinds = ", ".join(
         f"max({column}) filter (kind = '{kind}') as {kind}{end}"
         for kind in PAIRS
-        for column, end in (("jaccard", ""), ("jaccard_low", "_low"), ("jaccard_high", "_high"))
+        for column, end in (("jaccard", ""), ("jaccard_low", "_low"), ("jaccard_high", "_high"), ("n_prompts", "_n"))
     )
     return (
         "with core as (select layer, count(*) as n_channels_seen, list(channel order by channel) filter (n_selected = "
         f"n_samples) as core from {channels} where k = {k} and step = {step} group by layer), pairs as (select layer, "
         f"max(chance) as chance, {kinds} from {pairs} where k = {k} and step = {step} group by layer), ranks as "
-        f"(select layer, max(mean) as spearman_across from {ranks} where step = {step} and measure = 'spearman' and "
-        f"kind = 'across' group by layer), stopping as (select layer, n_needed from {stopping} where step is null) "
-        "select * from core left join pairs using (layer) left join ranks using (layer) left join stopping using "
-        "(layer) order by layer"
+        "(select layer, max(mean) as spearman_across, max(low) as spearman_across_low, max(high) as "
+        f"spearman_across_high, max(n_prompts) as spearman_across_n from {ranks} where step = {step} and measure = "
+        f"'spearman' and kind = 'across' group by layer), stopping as (select layer, n_needed from {stopping} where "
+        "step is null) select * from core left join pairs using (layer) left join ranks using (layer) left join "
+        "stopping using (layer) order by layer"
     )
 
 

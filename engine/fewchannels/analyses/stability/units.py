@@ -13,20 +13,24 @@ from fewchannels.analyses.ratio import extreme
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import StabilitySettings
 from fewchannels.analyses.stability.figures import figures
-from fewchannels.analyses.stability.findings import ABOUT, by_layer, most_frequent, overlap
+from fewchannels.analyses.stability.findings import ABOUT, by_layer, most_frequent, overlap, spark
 from fewchannels.analyses.summary import Summary, as_files, page
 from fewchannels.errors import InputError
 from fewchannels.measures import STATISTICS
-from fewchannels.measures.intervals import cluster_bootstrap, pair_bootstrap
+from fewchannels.measures.intervals import Interval, cluster_interval, pair_interval
 from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
 from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
 from fewchannels.measures.scores import top_k
-from fewchannels.measures.stopping import stopping_point
+from fewchannels.measures.stopping import joint_stop, stopping_point, transitions
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns
 
 SPARK_K = 8
-_RESAMPLES = 1000
+N_ORDERS = 20
+"""Random orders of the samples in which SPARK's rule is tried, besides the one they were captured in."""
+_MOST_ORDERED = 4096  # samples of an order: ten times what the rule needs at least
+_RANGES = {"spearman": (-1.0, 1.0), "kendall": (-1.0, 1.0), "rbo": (0.0, 1.0)}
+"""Measures of agreement of rankings, and the range of each."""
 _Rows = list[dict[str, Any]]
 
 
@@ -42,7 +46,7 @@ class Stability(StabilitySettings):
     @property
     def schemas(self) -> Mapping[str, str]:
         """The schema of each table."""
-        tables = ("channels", "pairs", "ranks", "agreement", "stopping")
+        tables = ("channels", "pairs", "ranks", "agreement", "stopping", "transitions", "spark")
         return {table: f"stability_{table}" for table in tables}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
@@ -67,27 +71,38 @@ class Stability(StabilitySettings):
             "ranks": layer.ranks(),
             "agreement": layer.agreement(),
             "stopping": layer.stopping(),
+            "transitions": layer.transitions(),
         }
         return {table: as_columns(self.schemas[table], found) for table, found in rows.items()}
 
     def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
-        """None: what units write does not grow with the number of samples."""
-        return {}
+        """Where SPARK's rule stops for all layers at once, in each order of the samples."""
+        rows = [row for part in results.parts("transitions") for row in part.to_pylist()]
+        found = []
+        for order in sorted({row["order"] for row in rows}):
+            own = [row for row in rows if row["order"] == order]
+            n_needed, settled = joint_stop(np.array([row["jaccard"] for row in own]))
+            about = {"score": self.score, "order": order, "n_samples": own[0]["n_samples"], "n_layers": len(own)}
+            found.append(about | {"n_needed": n_needed, "settled": settled})
+        return {"spark": as_columns(self.schemas["spark"], found)}
 
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """Sentences, layers, figures."""
         n_samples, n_prompts = len(selected.samples), int(selected.prompts.max()) + 1
         found, layers, drawn = extreme(evidence, self.name), by_layer(evidence), figures(evidence)
+        joint = spark(evidence)
         sentences = [most_frequent(evidence, found), overlap(evidence, found)] if found else []
         text = page(
             "Stability of the massive channels",
             f"{n_samples:,} samples of {n_prompts:,} prompts. Jaccard overlap over all pairs of samples; brackets "
             "hold 95 % intervals over prompts.",
-            [*(each for each in sentences if each is not None), layers],
+            [*(each for each in (*sentences, joint) if each is not None), layers],
             notes=ABOUT,
             names=[figure.name for figure in drawn],
         )
-        return Summary({"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}, text, as_files(drawn))
+        numbers = {"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}
+        numbers |= {"spark": dict(joint.numbers)} if joint else {}
+        return Summary(numbers, text, as_files(drawn))
 
 
 class _Layer:
@@ -96,6 +111,7 @@ class _Layer:
     def __init__(self, settings: Stability, selected: Selected, number: int) -> None:
         self.settings, self.selected, self.number = settings, selected, number
         self.steps = np.array(selected.step_numbers)
+        self._of_prompt = np.bincount(selected.prompts)  # samples
         self.drawn = {
             kind: draw_pairs(selected.prompts, settings.rank_pairs, kind, settings.seed)
             for kind in ("within", "across")
@@ -106,9 +122,18 @@ class _Layer:
         n, n_steps = len(selected.samples), len(self.steps)
         self.sets = {score: np.empty((n, n_steps, most), np.int32) for score in STATISTICS}
         self.scores = np.empty((len(ranked), n_steps, selected.layout.n_channels), np.float32)
+        random = np.random.default_rng(settings.seed)
+        some = random.permutation(n)[:_MOST_ORDERED]
+        self.orders = [np.arange(len(some)), *(random.permutation(some) for _ in range(N_ORDERS))]
+        kept = np.unique(np.concatenate([self.orders[0], some]))
+        self._averaged_at = np.full(n, -1)
+        self._averaged_at[kept] = np.arange(len(kept))
+        self.averaged = np.empty((len(kept), selected.layout.n_channels), np.float32)
         for at, stats in _stream(selected, number, STATISTICS):
             for score, values in stats.items():
                 self.sets[score][at] = top_k(torch.from_numpy(values), most).numpy()
+            places = self._averaged_at[at]
+            self.averaged[places[places >= 0]] = stats[settings.score][places >= 0].mean(axis=1)
             for i, position in enumerate(at):
                 if (place := self._ranked_at.get(int(position))) is not None:
                     self.scores[place] = stats[settings.score][i]
@@ -124,11 +149,22 @@ class _Layer:
             for k in self.settings.ks:
                 chosen = self.sets[self.settings.score][:, i, :k]
                 counts = selection_counts(chosen, self.selected.layout.n_channels)
-                for channel in np.flatnonzero(counts):
+                channels = np.flatnonzero(counts)
+                _, low, high = self._share(chosen, channels)
+                for at, channel in enumerate(channels):
                     count = int(counts[channel])
                     found = {"channel": int(channel), "n_selected": count, "n_samples": n, "frequency": count / n}
-                    rows.append(self._about(step, k) | found)
+                    ends = {"frequency_low": _finite(low[at]), "frequency_high": _finite(high[at])}
+                    rows.append(self._about(step, k) | found | ends | {"n_prompts": len(self._of_prompt)})
         return rows
+
+    def _share(self, chosen: np.ndarray, channels: np.ndarray) -> Interval:
+        """The share of samples with each channel among theirs, whose prompts are independent."""
+        place = np.full(self.selected.layout.n_channels, -1)
+        place[channels] = np.arange(len(channels))
+        sums = np.zeros((len(self._of_prompt), len(channels)))
+        np.add.at(sums, (self.selected.prompts[:, None], place[chosen]), 1)
+        return cluster_interval(sums, np.broadcast_to(self._of_prompt[:, None], sums.shape), 0, 1)
 
     def pairs(self) -> _Rows:
         """Exact overlap over all pairs of samples, of one prompt, of two, and of one category."""
@@ -147,8 +183,8 @@ class _Layer:
         return rows
 
     def _interval(self, sums: PairSums) -> dict[str, Any]:
-        bootstrap = cluster_bootstrap if sums.groups_per_pair == 1 else pair_bootstrap
-        mean, low, high = bootstrap(sums.jaccard[:, None], sums.n_pairs[:, None], _RESAMPLES, self.settings.seed)
+        interval = cluster_interval if sums.groups_per_pair == 1 else pair_interval
+        mean, low, high = interval(sums.jaccard[:, None], sums.n_pairs[:, None], 0, 1)
         return {
             "n_pairs": sums.total_pairs,
             "n_prompts": int((sums.n_pairs > 0).sum()),
@@ -165,7 +201,12 @@ class _Layer:
             if not len(pairs):
                 continue
             one, other = (np.array([self._ranked_at[int(s)] for s in side]) for side in pairs.T)
-            prompts, clusters = np.unique(self.selected.prompts[pairs[:, 0]], return_inverse=True)
+            of = self.selected.prompts[pairs]
+            n_prompts = int(self.selected.prompts.max()) + 1
+            # A pair of two prompts is in the sums of both.
+            clusters = of.T if kind == "across" else of.T[:1]
+            counts = np.bincount(clusters.ravel(), minlength=n_prompts)[:, None]
+            interval = pair_interval if kind == "across" else cluster_interval
             for i, step in enumerate(self.steps):
                 a, b = self.scores[one, i], self.scores[other, i]
                 measures = {
@@ -174,12 +215,12 @@ class _Layer:
                     "rbo": rank_biased_overlap(a, b, self.settings.persistence),
                 }
                 for measure, values in measures.items():
-                    sums = np.bincount(clusters, values, len(prompts))
-                    counts = np.bincount(clusters, minlength=len(prompts))
-                    mean, low, high = cluster_bootstrap(sums[:, None], counts[:, None], _RESAMPLES, self.settings.seed)
+                    sums = np.bincount(clusters.ravel(), np.tile(values, len(clusters)), n_prompts)[:, None]
+                    mean, low, high = interval(sums, counts, *_RANGES[measure])
                     rows.append(
                         self._about(step)
                         | {"kind": kind, "measure": measure, "n_pairs": len(pairs)}
+                        | {"n_prompts": int((counts > 0).sum())}
                         | {"mean": _finite(mean[0]), "low": _finite(low[0]), "high": _finite(high[0])}
                     )
         return rows
@@ -219,11 +260,12 @@ class _Layer:
         n_prompts = int(self.selected.prompts.max()) + 1
         sums = np.bincount(self.selected.prompts, jaccard, n_prompts)[:, None]
         counts = np.bincount(self.selected.prompts, minlength=n_prompts)[:, None]
-        mean, low, high = cluster_bootstrap(sums, counts, _RESAMPLES, self.settings.seed)
+        mean, low, high = cluster_interval(sums, counts, 0, 1)
         return {
             "kind": kind,
             "other": str(other),
             "n_samples": len(jaccard),
+            "n_prompts": int((counts > 0).sum()),
             "jaccard": float(mean[0]),
             "jaccard_low": _finite(low[0]),
             "jaccard_high": _finite(high[0]),
@@ -257,6 +299,17 @@ class _Layer:
                 }
             )
         return rows
+
+    def transitions(self) -> _Rows:
+        """What SPARK's rule sees of the layer's mean over steps, in each order of the samples."""
+        k = min(SPARK_K, self.selected.layout.n_channels)
+        about = {"layer": self.number, "score": self.settings.score}
+        return [
+            about
+            | {"order": order, "n_samples": len(samples)}
+            | {"jaccard": transitions(self.averaged[self._averaged_at[samples]], k=k).tolist()}
+            for order, samples in enumerate(self.orders)
+        ]
 
 
 def _stream(selected: Selected, layer: int, scores: tuple[str, ...]) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:

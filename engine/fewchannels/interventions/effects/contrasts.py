@@ -14,7 +14,8 @@ from scipy import stats
 
 from fewchannels.interventions.conditions import BASELINES, MEASURES
 from fewchannels.interventions.effects.exclusions import not_edited, not_finite
-from fewchannels.measures.intervals import cluster_bootstrap
+from fewchannels.interventions.metrics import METRICS
+from fewchannels.measures.intervals import Interval, cluster_interval
 from fewchannels.tables import Columns, schema
 
 SETTINGS = (
@@ -32,7 +33,10 @@ SETTINGS = (
 """Columns that name a group. Groups of other listed channels differ in ``condition``, the first of their conditions."""
 DOSES = MEASURES
 """Metrics of how large an edit was, not of what it did: they are set by the conditions, so they are not tested."""
-_MOST_EXACT = 50
+_UNTESTED = (*DOSES, "nonfinite_steps")  # set by the conditions, or a sign that something broke
+_RANGES = {"energy_share": (0.0, 1.0), "token_share": (0.0, 1.0)}
+_COUNTED = (0.0, np.inf)  # channels, steps, and the norm of an edit
+_MOST_EXACT = 300  # differences that are not zero: more take long, and are as good as normal
 _DECIMALS = 12  # a difference below is rounding, and would be ranked
 
 
@@ -42,17 +46,13 @@ def metrics() -> list[str]:
     return list(names[names.index("n_channels") : names.index("image")])
 
 
-def means(
-    edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, only: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Mean of every metric in every group over items, with 95 % intervals that resample prompts.
+def means(edits: pd.DataFrame, only: Sequence[str] | None = None) -> pd.DataFrame:
+    """Mean of every metric in every group, a prompt's items averaged first, with 95 % intervals over prompts.
 
     A pair's prompt is its target's; that pairs may share sources is not accounted for.
 
     Args:
         edits: rows of ``schemas/edits.yaml``; the pictures are not needed.
-        n_resamples: of the bootstrap.
-        seed: of its draws.
         only: metrics; None for all.
 
     Returns:
@@ -67,27 +67,26 @@ def means(
             values = grouped.values(metric)
             if not (known := np.isfinite(values)).any():
                 continue
-            sums, counts = grouped.by_prompt(values)
-            mean, low, high = cluster_bootstrap(sums, counts, n_resamples, seed)
-            found = {"n_items": known.sum(axis=0), "n_prompts": (counts > 0).sum(axis=0)}
+            by_prompt = grouped.by_prompt(values)
+            mean, low, high = _over_prompts(by_prompt, *value_range(metric))
+            found = {"n_items": known.sum(axis=0), "n_prompts": np.isfinite(by_prompt).sum(axis=0)}
             found |= {"mean": mean, "low": low, "high": high}
             parts.append(grouped.groups.assign(metric=metric, **found))
         tables.append(parts)
     return _table("effects_means", tables)
 
 
-def contrasts(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def contrasts(edits: pd.DataFrame) -> pd.DataFrame:
     """Every control's counterpart minus the control, item by item, for every metric.
 
-    The interval resamples prompts. Effect size and test are of prompts, each the mean of its items' differences:
-    Cohen's d_z is their mean over their standard deviation (with n - 1); the test is Wilcoxon's signed-rank test, two
-    sides, with Pratt's zeros (:func:`signed_rank`). q is Benjamini and Hochberg's over all tests of the sweep. How
-    large edits were (:data:`DOSES`) is set, and has no p; nor has a contrast of one prompt.
+    Mean, interval, effect size and test are of prompts, each the mean of its items' differences: Cohen's d_z is their
+    mean over their standard deviation (with n - 1); the test is Wilcoxon's signed-rank test, two sides, with Pratt's
+    zeros (:func:`signed_rank`). q is Benjamini and Hochberg's over all tests of the sweep. How large edits were
+    (:data:`DOSES`) is set, and steps that were not finite are a fault: neither has a p, nor has a contrast of one
+    prompt, or one without any difference, which would only make the others' q larger.
 
     Args:
         edits: as of :func:`means`.
-        n_resamples: of the bootstrap.
-        seed: of its draws.
 
     Returns:
         The columns of ``schemas/effects_contrasts.yaml``, controls in the sweep's order; NaN where not defined. The
@@ -103,18 +102,21 @@ def contrasts(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd
         difference = effect - control
         if not (known := np.isfinite(difference)).any():
             continue
-        sums, counts = grouped.by_prompt(difference)
-        mean, low, high = cluster_bootstrap(sums, counts, n_resamples, seed)
-        by_prompt = np.round(_ratio(sums, counts), _DECIMALS)
-        found = {"n_items": known.sum(axis=0), "n_prompts": (counts > 0).sum(axis=0)}
+        by_prompt = np.round(grouped.by_prompt(difference), _DECIMALS)
+        least, most = value_range(metric)
+        mean, low, high = _over_prompts(by_prompt, least - most, most - least)
+        found = {"n_items": known.sum(axis=0), "n_prompts": np.isfinite(by_prompt).sum(axis=0)}
         found |= {
-            "effect_mean": _ratio(np.where(known, effect, 0).sum(axis=0), known.sum(axis=0)),
-            "control_mean": _ratio(np.where(known, control, 0).sum(axis=0), known.sum(axis=0)),
+            f"{name}_mean": _over_prompts(grouped.by_prompt(np.where(known, of, np.nan)))[0]
+            for name, of in (("effect", effect), ("control", control))
+        }
+        of_prompts = [each[np.isfinite(each)] for each in by_prompt.T]
+        found |= {
             "mean": mean,
             "low": low,
             "high": high,
-            "d_z": [standardised(each[np.isfinite(each)]) for each in by_prompt.T],
-            "p": [np.nan if metric in DOSES else signed_rank(each[np.isfinite(each)]) for each in by_prompt.T],
+            "d_z": [standardised(each) for each in of_prompts],
+            "p": [np.nan if metric in _UNTESTED or not each.any() else signed_rank(each) for each in of_prompts],
         }
         parts.append(about.assign(metric=metric, **found))
     table = _table("effects_contrasts", [parts])
@@ -122,6 +124,19 @@ def contrasts(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd
     if tested.any():
         table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
     return table
+
+
+def value_range(metric: str) -> tuple[float, float]:
+    """The least and the most that a picture's metric can be."""
+    if metric in METRICS:
+        return METRICS[metric].least, METRICS[metric].most
+    return _RANGES.get(metric, _COUNTED)
+
+
+def _over_prompts(by_prompt: np.ndarray, least: float = -np.inf, most: float = np.inf) -> Interval:
+    """Mean and interval of prompts' values ``(prompt, cell)``, NaN where a prompt has none."""
+    known = np.isfinite(by_prompt)
+    return cluster_interval(np.where(known, by_prompt, 0), known.astype(np.float64), least, most)
 
 
 def standardised(differences: np.ndarray) -> float:
@@ -135,8 +150,8 @@ def signed_rank(differences: np.ndarray) -> float:
     """p of Wilcoxon's signed-rank test, two sides: are differences as likely to have the one sign as the other?
 
     Zeros are ranked and then left out, so that many of them count against an effect (Pratt 1959); ties get their mean
-    rank. Up to 50 differences p is exact given the ranks, ties and zeros included: the ranks' signs are flipped in all
-    ways, by adding up the distribution rank by rank. Above, it is the normal approximation.
+    rank. Up to 300 differences that are not zero p is exact given the ranks, ties and zeros included: the ranks' signs
+    are flipped in all ways, by adding up the distribution rank by rank. Above, it is the normal approximation.
 
     Args:
         differences: one each of independent units.
@@ -148,13 +163,18 @@ def signed_rank(differences: np.ndarray) -> float:
         return np.nan
     if not differences.any():
         return 1.0
-    if len(differences) > _MOST_EXACT:
-        return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
-    twice = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)  # whole, as mean ranks are halves
-    ways = np.ones(1)
-    for rank in twice[differences != 0]:
-        ways = (np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))) / 2
-    positive = twice[differences > 0].sum()
+    if np.count_nonzero(differences) > _MOST_EXACT:
+        return float(stats.wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue)
+    ranks = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)  # whole, as mean ranks are halves
+    ranks //= np.gcd.reduce(ranks[differences != 0])
+    ways, reach = np.zeros(ranks[differences != 0].sum() + 1), 0
+    ways[0] = 1
+    for rank in np.sort(ranks[differences != 0]):
+        flipped = ways[: reach + 1] / 2
+        ways[: reach + 1] = flipped
+        ways[rank : rank + reach + 1] += flipped
+        reach += rank
+    positive = ranks[differences > 0].sum()
     return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum())))
 
 
@@ -194,13 +214,13 @@ class _Grouped:
         n = np.bincount(at, minlength=shape[0] * shape[1])
         return _ratio(np.bincount(at, values[known], len(n)), n).reshape(shape)
 
-    def by_prompt(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sums and counts of ``(item, cell)``: ``(prompt, cell)`` each."""
+    def by_prompt(self, values: np.ndarray) -> np.ndarray:
+        """Each prompt's mean of ``(item, cell)``: ``(prompt, cell)``, NaN where none of its items has a value."""
         known = np.isfinite(values)
         sums, counts = np.zeros((2, self.n_prompts, values.shape[1]))
         np.add.at(sums, self.prompt, np.where(known, values, 0))
         np.add.at(counts, self.prompt, known)
-        return sums, counts
+        return _ratio(sums, counts)
 
 
 def _grouped(edits: pd.DataFrame, role: str) -> _Grouped:

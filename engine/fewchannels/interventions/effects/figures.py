@@ -137,7 +137,8 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     column = AXES[axis]
     rows = _beside(measured[measured["metric"] == metric], column)
     place, ticks = _places(rows[column])
-    reach = [_extent(str(name))[0] for name in rows[column]] if ticks else 0
+    apart = _apart(rows[column])
+    reach = [apart[str(name)] for name in rows[column]] if ticks else 0
     rows = rows.assign(place=place, reach=reach).sort_values("place", kind="stable")
     fixed = [name for name in SETTINGS if name not in (column, "selection")]
     named = [name for name in fixed if rows[name].nunique() > 1]
@@ -300,14 +301,34 @@ def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
     """Where each value is on its axis; and where they are names, such as 0-5, the names of the places 0, 1, ..."""
     if pd.api.types.is_numeric_dtype(values) or values.str.isdigit().all():
         return values.to_numpy(float), None
-    names = sorted(values.unique(), key=_extent)
+    apart = _apart(values)
+    names = sorted(values.unique(), key=lambda name: (apart[name], *_extent(name)))
     return values.map({name: place for place, name in enumerate(names)}).to_numpy(float), names
 
 
 def _extent(name: str) -> tuple[int, int]:
-    """How far a name such as 2-5 reaches, and from where: windows are behind single ones, and all behind windows."""
+    """From where a name such as 2-5 reaches, and to where."""
     numbers = [int(number) for number in re.findall(r"\d+", name)] or [0]
-    return numbers[-1] - numbers[0], numbers[0]
+    return numbers[0], numbers[-1]
+
+
+def _apart(values: pd.Series) -> dict[str, int]:
+    """Which line each name belongs to: those of one line follow one another, shorter ones before longer ones.
+
+    A name belongs to a line of names as long as it, or else to one that has its neighbor; none of them overlaps it.
+    """
+    lines: list[list[tuple[int, int]]] = []
+    found = {}
+    for name in sorted(set(values.astype(str)), key=lambda each: (np.ptp(_extent(each)), _extent(each))):
+        first, last = _extent(name)
+        free = [i for i, each in enumerate(lines) if all(last < a or b < first for a, b in each)]
+        alike = [i for i in free if any(b - a == last - first for a, b in lines[i])]
+        beside = [i for i in free if any(b + 1 == first or last + 1 == a for a, b in lines[i])]
+        line = next(iter([*alike, *beside]), len(lines))
+        lines += [[]] if line == len(lines) else []
+        lines[line].append((first, last))
+        found[name] = line
+    return found
 
 
 def _line(rows: pd.DataFrame) -> Series:

@@ -6,15 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from fewchannels.analyses.document import Finding, How, Table, number, ranged_row
+from fewchannels.analyses.document import Finding, How, Table, bracketed_row, number, ranged_row
 from fewchannels.analyses.wording import CHANNELS
 from fewchannels.interventions.conditions import BASELINES
-from fewchannels.interventions.effects.figures import counted, in_words
+from fewchannels.interventions.effects.figures import counted, in_words, setting_words
 from fewchannels.interventions.metrics import METRICS
 
 Q = 0.05
 """Below which a difference counts as found, where its interval leaves out zero too."""
-_FEWEST = 6  # prompts: of fewer, even when all differ alike, the exact p is above 0.05
+FEWEST = 6
+"""Prompts without which the test cannot find anything: even when all differ alike, its exact p is above 0.05."""
+_MOST_ROWS = 40
 _DOSES = ("energy_share", "change")
 _WORDS = CHANNELS | {
     "prompt": "prompts blended at the same strength",
@@ -41,7 +43,9 @@ class Headline:
 
 
 def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | None:
-    """The setting of top channels with most controls, the first of those; without controls the first setting at all.
+    """The setting of top channels with most controls; of those the largest amount, then the largest k, the first.
+
+    Without controls it is the same of all settings.
 
     Args:
         averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
@@ -53,11 +57,10 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
     groups: Any = averages[averages["condition"].notna()].drop_duplicates("condition").set_index("condition")
     if groups.empty:
         return None
-    if len(differences):
-        counts: Any = differences.groupby("counterpart_condition")["condition"].nunique()
-        condition = int(counts.sort_index().idxmax())
-    else:
-        condition = int(groups.index.min())
+    counts = differences.groupby("counterpart_condition")["condition"].nunique()
+    rank = groups[["amount", "k"]].assign(n=counts.reindex(groups.index).fillna(0), amount=groups["amount"].abs())
+    ordered = rank.sort_index().sort_values(["n", "amount", "k"], ascending=False, kind="stable")
+    condition = int(ordered.index[0])
     row = groups.loc[condition]
     return Headline(condition, str(row["selection"]), f"{row['selection']} channels: {in_words(row, _SETTINGS)}")
 
@@ -97,7 +100,7 @@ def of_sweep(
             )
         )
     if differences["counterpart_condition"].nunique() > 1:
-        found.append(_everywhere(differences, main, asked))
+        found += [_everywhere(differences, main, asked), _others(differences, main, chosen, asked)]
     conditions = [chosen.condition, *own["condition"].unique().tolist()]
     distances = _sets(sets[sets["condition"].isin(conditions)], conditions, chosen, asked) if sets is not None else None
     return found if distances is None else [*found, distances]
@@ -109,7 +112,7 @@ def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked:
     parts, numbers = [], {}
     for metric in (name for name in main if name in own.index):
         row = own.loc[metric]
-        text = f"{metric} {ranged_row(row)}"
+        text = f"{metric} {ranged_row(row)}{_own_n(row, own)}"
         numbers[metric] = _record(row)
         if metric in plain.index and pd.notna(plain.loc[metric, "mean"]):
             text += f", undisturbed pictures {ranged_row(plain.loc[metric])}"
@@ -126,21 +129,33 @@ def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked:
 def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequence[str], asked: Asked) -> Finding:
     row = rows.iloc[0]
     control = control_of(row)
-    by: dict[str, list[str]] = {"more": [], "less": [], "alike": []}
+    by: dict[str, list[str]] = {"more": [], "less": [], "open": [], "alike": []}
     every = rows
     rows = every[every["metric"].isin(main)]
     for _, each in rows.iterrows():
-        by[verdict(each)].append(f"{each['metric']} {ranged_row(each)}")
-    words = {"more": "they do more by", "less": "they do LESS by", "alike": "not told apart are"}
+        by[verdict(each)].append(f"{each['metric']} {ranged_row(each)}{_own_n(each, rows)}")
+    words = {
+        "more": "they do more by",
+        "less": "they do LESS by",
+        "open": "of interval and test only one finds a difference of",
+        "alike": "no difference is found of",
+    }
     parts = [f"{words[name]} {', '.join(each)}" for name, each in by.items() if each]
-    exceeded = bool(by["more"]) and not by["less"] and not by["alike"]
+    exceeded = bool(by["more"]) and not (by["less"] or by["open"] or by["alike"])
     lead = "exceed" if exceeded else "exceed only in part" if by["more"] else "do NOT exceed"
-    lead = lead if by["more"] or by["less"] else "cannot be told from"
-    too_few = f"; the test finds nothing with fewer than {_FEWEST} prompts" if rows["n_prompts"].max() < _FEWEST else ""
-    sentence = (
-        f"The {chosen.selection} channels {lead} {_WORDS.get(control, control)}: {'; '.join(parts)}; "
-        f"{counted(rows)}{too_few}."
-    )
+    lead = lead if by["more"] or by["less"] else "are not shown to exceed" if by["open"] else "cannot be told from"
+    n_prompts = int(rows["n_prompts"].max())
+    if n_prompts < FEWEST:
+        told = ", ".join(each for some in by.values() for each in some)
+        sentence = (
+            f"The {chosen.selection} channels minus {_WORDS.get(control, control)}: {told}; {counted(rows)}: "
+            f"{_too_few(n_prompts)}."
+        )
+    else:
+        sentence = (
+            f"The {chosen.selection} channels {lead} {_WORDS.get(control, control)}: {'; '.join(parts)}; "
+            f"{counted(rows)}."
+        )
     table = Table(
         f"{chosen.selection} minus {control}; energy_share and change say how alike the edits were",
         ["metric", chosen.selection, control, "difference", "d_z", "q", "n"],
@@ -174,15 +189,19 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 
 
 def verdict(row: pd.Series) -> str:
-    """Whether the channels do ``more`` or ``less`` than their control, or both are ``alike``.
+    """Whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
 
-    More is: further from the undisturbed picture and from what its prompt asks for, or nearer to the source.
+    More is: further from the undisturbed picture and from what its prompt asks for, or nearer to the source. It takes
+    an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
+    differ by the same there is no interval, and the test says it alone.
 
     Args:
         row: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
     """
-    if pd.isna(row["q"]) or pd.isna(row["low"]) or row["q"] >= Q or row["low"] <= 0 <= row["high"]:
-        return "alike"
+    passes = pd.notna(row["q"]) and row["q"] < Q
+    apart = passes if pd.isna(row["low"]) else not row["low"] <= 0 <= row["high"]
+    if not (passes and apart):
+        return "open" if passes or apart else "alike"
     rises = METRICS[row["metric"]].more in ("change", "source") if row["metric"] in METRICS else True
     return "more" if (row["mean"] > 0) == rises else "less"
 
@@ -198,19 +217,26 @@ def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) ->
         cells, counts = [str(control)], {}
         for metric in shown:
             each = own[own["metric"] == metric]["verdict"].value_counts()
-            counts[metric] = {name: int(each.get(name, 0)) for name in ("more", "less", "alike")}
+            counts[metric] = {name: int(each.get(name, 0)) for name in ("more", "less", "open", "alike")}
             total = sum(counts[metric].values())
             cells.append(f"{counts[metric]['more']} more, {counts[metric]['less']} less, of {total}" if total else "")
         body.append(cells)
         numbers[str(control)] = counts
-        if not any(each["more"] for each in counts.values()):
+        if own["n_prompts"].max() >= FEWEST and not any(each["more"] for each in counts.values()):
             plain.append(str(control))
-    n_settings = int(rows["counterpart_condition"].nunique())
+    n_settings, n_prompts = int(rows["counterpart_condition"].nunique()), int(rows["n_prompts"].max())
     not_exceeded = f" In no setting and by no metric do they exceed {', '.join(plain)}." if plain else ""
-    sentence = (
-        f"Over all {n_settings:,} settings, in how many the channels do more than a control, or less, by each main "
-        f"metric; the rest cannot be told apart.{not_exceeded}"
-    )
+    if n_prompts < FEWEST:
+        sentence = (
+            f"Over all {n_settings:,} settings nothing can be said of the channels and their controls; "
+            f"{counted(rows)}: {_too_few(n_prompts)}."
+        )
+    else:
+        n_tests = int(differences["q"].notna().sum())
+        sentence = (
+            f"Over all {n_settings:,} settings, in how many the channels do more than a control, or less, by each main "
+            f"metric (q over the sweep's {n_tests:,} tests); of the rest no difference is found.{not_exceeded}"
+        )
     text = (
         "select action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, effect_mean, "
         f"control_mean, mean, low, high, d_z, q from effects_contrasts where metric in ({_listed(main)}) "
@@ -218,6 +244,55 @@ def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) ->
     )
     table = Table("Settings by control and metric", ["minus", *shown], body)
     return Finding("all_settings", sentence, numbers, asked(text), table)
+
+
+def _others(differences: pd.DataFrame, main: Sequence[str], chosen: Headline, asked: Asked) -> Finding:
+    """Every other setting of the channels against its controls, where they are few."""
+    rows = differences[(differences["counterpart_condition"] != chosen.condition) & differences["metric"].isin(main)]
+    pairs = rows.drop_duplicates(["condition", "counterpart_condition"])
+    text = (
+        "select counterpart, action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, "
+        "n_prompts, mean, low, high, q from effects_contrasts where counterpart_condition != "
+        f"{chosen.condition} and metric in ({_listed(main)}) order by condition, counterpart_condition, metric"
+    )
+    shown = [metric for metric in main if metric in set(rows["metric"])]
+    if len(pairs) > _MOST_ROWS:
+        sentence = f"The other settings' {len(pairs):,} contrasts are in the table effects_contrasts."
+        return Finding("other_settings", sentence, {"n_contrasts": len(pairs)}, asked(text))
+    body = []
+    for (_, pair), words in zip(pairs.iterrows(), contrast_words(pairs), strict=True):
+        own: Any = rows[_same(rows, pair)].set_index("metric")
+        cells = [bracketed_row(own.loc[metric]) if metric in own.index else "" for metric in shown]
+        body.append([f"{words}, minus {control_of(pair)}", *cells, _items(own)])
+    table = Table("Difference of the other settings, 95 % over prompts", ["", *shown, "n"], body)
+    sentence = f"The other settings beside their controls; {counted(rows)}."
+    return Finding("other_settings", sentence, {"n_contrasts": len(pairs)}, asked(text), table)
+
+
+def contrast_words(pairs: pd.DataFrame) -> list[str]:
+    """What is compared with a control, as :func:`setting_words` has it, of contrasts one row each."""
+    is_baseline = pairs["action"].isin(BASELINES)
+    return setting_words(
+        pairs.assign(selection=pairs["counterpart"], action=pairs["action"].mask(is_baseline, "transport"))
+    )
+
+
+def _same(rows: pd.DataFrame, pair: pd.Series) -> pd.Series:
+    names = ["condition", "counterpart_condition"]
+    return (rows[names] == pair[names]).all(axis=1)
+
+
+def _items(rows: pd.DataFrame) -> str:
+    return " to ".join(f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())}))
+
+
+def _own_n(row: pd.Series, rows: pd.DataFrame) -> str:
+    """A metric's number of items, where it is not that of all."""
+    return "" if rows["n_items"].nunique() == 1 else f", n = {int(row['n_items']):,}"
+
+
+def _too_few(n_prompts: int) -> str:
+    return f"too few prompts for the test, which needs at least {FEWEST}"
 
 
 def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:

@@ -7,18 +7,17 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses import summary
-from fewchannels.analyses.document import bracketed
+from fewchannels.analyses.document import bracketed_row
 from fewchannels.analyses.figures.still import as_files
-from fewchannels.interventions.conditions import BASELINES
 from fewchannels.interventions.effects.contrasts import as_columns, contrasts, means, metrics
 from fewchannels.interventions.effects.exclusions import not_edited, not_finite
 from fewchannels.interventions.effects.figures import counted, default_figures, main_metrics, setting_words
-from fewchannels.interventions.effects.findings import Q, control_of, headline, of_sweep
+from fewchannels.interventions.effects.findings import FEWEST, Q, contrast_words, control_of, headline, of_sweep
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.tables import Columns
 
 _MOST_ROWS = 40
-_IN_TABLES = ("all_settings", "no_control")  # findings of which the page's tables say more
+_IN_TABLES = ("all_settings", "other_settings", "no_control")  # findings of which the page's tables say more
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,19 @@ class Effects(summary.Summary):
     tables: dict[str, Columns]
 
 
-def summarize(edits: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, sets: Columns | None = None) -> Effects:
+def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
     """From a sweep's pictures to what they say of its conditions.
 
     Args:
         edits: every row of ``schemas/edits.yaml``. Pictures are looked at of the items that
             :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips
             are drawn.
-        n_resamples: of the bootstrap of intervals.
-        seed: of its draws.
         sets: columns of ``schemas/effects_sets.yaml``; None where distances of sets were not measured.
 
     Returns:
         The numbers of the main metrics, the page, the tables, and the figures.
     """
-    averages, differences = means(edits, n_resamples, seed), contrasts(edits, n_resamples, seed)
+    averages, differences = means(edits), contrasts(edits)
     edited = edits[edits["role"] == "edited"]
     main = main_metrics(averages)
     seen = set(averages.loc[averages["condition"].notna(), "metric"])
@@ -88,8 +85,8 @@ def _head(numbers: dict[str, Any]) -> list[str]:
         f"{numbers['n_items']:,} items of {numbers['n_prompts']:,} prompts, {n:,} condition{'s' * (n != 1)}: "
         f"{numbers['n_edited']:,} edited pictures, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
         f"with latents that were not finite, not edited: {numbers['n_not_edited']:,} (their conditions chose no "
-        "token or no channel). None of these is in a number below. Means are over items, each item's trials "
-        "averaged first; brackets hold 95 % intervals over prompts.",
+        "token or no channel). None of these is in a number below. Means are over prompts: each item's trials are "
+        "averaged first, then each prompt's items; brackets hold 95 % intervals over prompts.",
         "",
     ]
 
@@ -98,7 +95,7 @@ def _undisturbed(averages: pd.DataFrame) -> list[str]:
     rows = averages[(averages["action"] == "undisturbed") & averages["metric"].isin(METRICS) & averages["mean"].notna()]
     if rows.empty:
         return []
-    shown = ", ".join(f"{row['metric']} {_ranged(row)}" for _, row in rows.iterrows())
+    shown = ", ".join(f"{row['metric']} {bracketed_row(row)}" for _, row in rows.iterrows())
     return [f"Undisturbed, {counted(rows)}: {shown}.", ""]
 
 
@@ -108,12 +105,12 @@ def _means(averages: pd.DataFrame, main: Sequence[str]) -> list[str]:
     if len(groups) > _MOST_ROWS:
         return [f"The means of {len(groups):,} settings are in the table `effects_means`.", ""]
     columns = [metric for metric in (*main, "change") if metric in set(rows["metric"])]
-    body = []
+    heads, body = _heads(rows, columns), []
     for (_, group), words in zip(groups.iterrows(), setting_words(groups), strict=True):
         own = rows[rows["condition"] == group["condition"]]
-        cells = {row["metric"]: _ranged(row) for _, row in own.iterrows()}
-        body.append([words, _counts_of(own), *(cells.get(metric, "") for metric in columns)])
-    return summary.table(["setting", "n", *columns], body)
+        cells = {row["metric"]: bracketed_row(row) + heads.beside(row) for _, row in own.iterrows()}
+        body.append([words, *(cells.get(metric, "") for metric in columns)])
+    return summary.table(["setting", *heads.texts], body)
 
 
 def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
@@ -125,28 +122,31 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
         ]
     rows = differences[differences["metric"].isin(main)]
     pairs = rows.drop_duplicates(["condition", "counterpart_condition"])
+    n_prompts = int(rows["n_prompts"].max()) if len(rows) else 0
+    few = (
+        [f"{n_prompts:,} prompt{'s' * (n_prompts != 1)}: too few for the test, which needs at least {FEWEST}.", ""]
+        if n_prompts < FEWEST
+        else []
+    )
     about = [
         "## Against controls",
         "",
+        *few,
         "Top channels, or listed ones where there are no top ones, minus the control, item by item: difference "
         "(95 % interval over prompts), d_z over prompts, q of Wilcoxon's signed-rank test (Benjamini and Hochberg's, "
-        f"over {int(differences['p'].notna().sum()):,} tests of all metrics).",
+        f"over the sweep's {int(differences['p'].notna().sum()):,} tests of all metrics; how large edits were, steps "
+        "that were not finite, and contrasts without any difference are not tested).",
         "",
     ]
     if len(pairs) > _MOST_ROWS:
         return [*about, *_counts(rows, main), "Every contrast is in the table `effects_contrasts`.", ""]
-    body = []
-    is_baseline = pairs["action"].isin(BASELINES)
-    effects = setting_words(
-        pairs.assign(selection=pairs["counterpart"], action=pairs["action"].mask(is_baseline, "transport"))
-    )
-    for (_, pair), effect in zip(pairs.iterrows(), effects, strict=True):
+    heads, body = _heads(rows, main), []
+    for (_, pair), effect in zip(pairs.iterrows(), contrast_words(pairs), strict=True):
         names = ["condition", "counterpart_condition"]
         own = rows[(rows[names] == pair[names]).all(axis=1)]
-        cells = {row["metric"]: _contrast(row) for _, row in own.iterrows()}
-        ends = [f"{effect}, minus {control_of(pair)}", _counts_of(own)]
-        body.append([*ends, *(cells.get(metric, "") for metric in main)])
-    return about + summary.table(["", "n", *main], body)
+        cells = {row["metric"]: _contrast(row) + heads.beside(row) for _, row in own.iterrows()}
+        body.append([f"{effect}, minus {control_of(pair)}", *(cells.get(metric, "") for metric in main)])
+    return about + summary.table(["", *heads.texts], body)
 
 
 def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
@@ -169,17 +169,32 @@ def _end(numbers: dict[str, Any], files: Iterable[str]) -> list[str]:
     return [*([f"Not measured: {lacking}.", ""] if lacking else []), *summary.images(images), ""]
 
 
-def _counts_of(rows: pd.DataFrame) -> str:
-    """Items that the means of a row are of: of some metrics fewer."""
-    return " to ".join(f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())}))
+@dataclass(frozen=True)
+class _Heads:
+    """Heads of a table's metrics, each with its number of items where that is the same in all rows.
+
+    Attributes:
+        texts: of the heads.
+        varying: metrics whose cells say it instead.
+    """
+
+    texts: list[str]
+    varying: frozenset[str]
+
+    def beside(self, row: pd.Series) -> str:
+        """What a cell says of its number of items."""
+        return f", n = {int(row['n_items']):,}" if row["metric"] in self.varying else ""
 
 
-def _ranged(row: pd.Series) -> str:
-    return bracketed(row["mean"], row["low"], row["high"])
+def _heads(rows: pd.DataFrame, metrics: Sequence[str]) -> _Heads:
+    counts = {metric: set(rows.loc[rows["metric"] == metric, "n_items"].astype(int)) for metric in metrics}
+    varying = frozenset(metric for metric, found in counts.items() if len(found) > 1)
+    texts = [f"{metric} (n = {max(found):,})" if len(found) == 1 else metric for metric, found in counts.items()]
+    return _Heads(texts, varying)
 
 
 def _contrast(row: pd.Series) -> str:
-    parts = [_ranged(row)]
+    parts = [bracketed_row(row)]
     parts += [f"d_z {row['d_z']:.2f}"] if pd.notna(row["d_z"]) else []
     parts += [f"q {row['q']:.2g}"] if pd.notna(row["q"]) else []
     return ", ".join(parts)

@@ -1,6 +1,7 @@
 """What edited pictures are measured by. Each metric's direction, range and source, for tables, plots and docs."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 
@@ -14,22 +15,28 @@ class Metric:
         more: what a larger value means: ``change`` or ``likeness`` of the picture and the undisturbed one, ``fit`` to
             the prompt, ``source``: fit to the source, or ``quality``.
         source: paper or library.
+        least: the least that a picture's value can be.
+        most: the most.
     """
 
     about: str
     unit: str
     more: Literal["change", "likeness", "fit", "source", "quality"]
     source: str
+    least: float = 0.0
+    most: float = 1.0
 
 
 _TORCHMETRICS = "torchmetrics"
 _JUDGE = "the shapes world's judge, by geometry"
 
 METRICS: dict[str, Metric] = {
-    "psnr": Metric("peak signal-to-noise ratio", "dB", "likeness", "10 log10(1 / mse)"),
+    "psnr": Metric("peak signal-to-noise ratio", "dB", "likeness", "10 log10(1 / mse)", least=-inf, most=inf),
     "mse": Metric("mean squared difference", "0 to 1", "change", "of values in [0, 1]"),
-    "ssim": Metric("structural similarity", "at most 1", "likeness", f"Wang et al. 2004, {_TORCHMETRICS}"),
-    "ms_ssim": Metric("the same over five scales", "at most 1", "likeness", f"Wang et al. 2003, {_TORCHMETRICS}"),
+    "ssim": Metric("structural similarity", "at most 1", "likeness", f"Wang et al. 2004, {_TORCHMETRICS}", least=-1),
+    "ms_ssim": Metric(
+        "the same over five scales", "at most 1", "likeness", f"Wang et al. 2003, {_TORCHMETRICS}", least=-1
+    ),
     "mse_low": Metric("difference in layout: low frequencies", "0 to 1", "change", "Gaussian, 1/16 of the side"),
     "mse_high": Metric("difference in detail: high frequencies", "0 to 1", "change", "the rest of it"),
     "mse_inside": Metric("difference inside the subject", "0 to 1", "change", "mean over the mask's pixels"),
@@ -41,7 +48,7 @@ METRICS: dict[str, Metric] = {
     "shows_size": Metric("shows the prompt's size", "share", "fit", _JUDGE),
     "shows_position": Metric("shows the prompt's position", "share", "fit", _JUDGE),
     "shows_background": Metric("shows the prompt's background", "share", "fit", _JUDGE),
-    "n_shown": Metric("attributes of the prompt that are shown", "of 5", "fit", _JUDGE),
+    "n_shown": Metric("attributes of the prompt that are shown", "of 5", "fit", _JUDGE, most=5),
     "target_kept": Metric("attributes that differ, still the target's", "share", "fit", _JUDGE),
     "source_taken": Metric("attributes that differ, now the source's", "share", "source", _JUDGE),
     "source_shape": Metric("shows the source's shape", "share", "source", _JUDGE),
@@ -49,11 +56,19 @@ METRICS: dict[str, Metric] = {
     "source_size": Metric("shows the source's size", "share", "source", _JUDGE),
     "source_position": Metric("shows the source's position", "share", "source", _JUDGE),
     "source_background": Metric("shows the source's background", "share", "source", _JUDGE),
-    "clip_score": Metric("CLIP's picture and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718"),
-    "clip_source_score": Metric("CLIP's picture and the source's prompt", "0 to 100", "source", "likewise"),
-    "clip_image": Metric("CLIP's two pictures", "cosine", "likeness", "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242"),
-    "dino": Metric("DINO's two pictures", "cosine", "likeness", "DINO, Ruiz et al. 2022, arXiv 2208.12242"),
-    "aesthetic": Metric("aesthetic predictor on CLIP", "about 1 to 10", "quality", "LAION, Schuhmann 2022"),
-    "pickscore": Metric("preference model", "logits", "quality", "Kirstain et al. 2023, arXiv 2305.01569"),
-    "lpips": Metric("perceptual distance", "0 upwards", "change", f"Zhang et al. 2018, {_TORCHMETRICS}"),
+    "clip_score": Metric(
+        "CLIP's picture and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718", most=100
+    ),
+    "clip_source_score": Metric("CLIP's picture and the source's prompt", "0 to 100", "source", "likewise", most=100),
+    "clip_image": Metric(
+        "CLIP's two pictures", "cosine", "likeness", "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242", least=-1
+    ),
+    "dino": Metric("DINO's two pictures", "cosine", "likeness", "DINO, Ruiz et al. 2022, arXiv 2208.12242", least=-1),
+    "aesthetic": Metric(
+        "aesthetic predictor on CLIP", "about 1 to 10", "quality", "LAION, Schuhmann 2022", least=-inf, most=inf
+    ),
+    "pickscore": Metric(
+        "preference model", "logits", "quality", "Kirstain et al. 2023, arXiv 2305.01569", least=-inf, most=inf
+    ),
+    "lpips": Metric("perceptual distance", "0 upwards", "change", f"Zhang et al. 2018, {_TORCHMETRICS}", most=inf),
 }

@@ -25,7 +25,7 @@ from fewchannels.runs.description import (
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
 from fewchannels.runs.results import END, finished
-from fewchannels.runs.sql import about, confined, progress, rules
+from fewchannels.runs.sql import about, confined, macros, progress, rules
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.checksums import Checksums
 from fewchannels.runs.sql.limits import Limits, default_limits
@@ -39,6 +39,8 @@ from fewchannels.tables import schema
 VIEWS = ("cells", "manifest", "run", "samples", "tasks")
 _READ = {"run": read_description, "sweep": read_sweep, "comparison": read_comparison}
 _FILES = {"run": NAME, "sweep": SWEEP, "comparison": COMPARISON}
+_GREW = ("concentration_means", "stability_agreement", "stability_channels", "stability_ranks")
+"""Tables of results that got columns later, which are null in older ones."""
 TRANSACTION = "begin transaction read only"
 _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
 
@@ -300,6 +302,7 @@ class Catalog:
             if self.of == "sweep":
                 n_items = description["identity"]["n_items"]
                 self.note = progress.note(self._storage.url, n_items, self._records, settings.get("effects"))
+        macros.define(self._connection)
         columns = ", ".join(f"${name}::{kind} as {name}" for name, kind in about.TYPES[self.of].items())
         self._connection.execute(f"create table {self.of} as select {columns}", row)
         confined.confine(self._connection, self._files)
@@ -369,7 +372,7 @@ class Catalog:
         self._check_files()
         self.views = sorted({"comparison", *tables})
         for name, kind in tables.items():
-            self._add_view(name, kind, dict.fromkeys(files[name], "true"), ", ".join(schema(kind).names))
+            self._add_view(name, kind, dict.fromkeys(files[name], "true"), self._columns(kind, files[name]))
 
     def _add_results(self, stored: Collection[str]) -> dict[str, dict[str, Any]]:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again.
@@ -391,7 +394,8 @@ class Catalog:
                 self._files.update({key: recorded[key] for key in keys})
                 view = f"{result.label}_{table}"
                 # Whatever columns it was written with: an older version's result is no reason not to open.
-                self._add_view(view, kind, dict.fromkeys(keys, "true"), "* exclude (file_row_number)")
+                columns = self._columns(kind, keys) if kind in _GREW else "* exclude (file_row_number)"
+                self._add_view(view, kind, dict.fromkeys(keys, "true"), columns)
                 self.views.append(view)
         return settings
 

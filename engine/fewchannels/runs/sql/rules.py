@@ -14,6 +14,7 @@ import duckdb
 
 from fewchannels.errors import InputError
 from fewchannels.runs.sql.functions import FUNCTIONS, TABLE_FUNCTIONS
+from fewchannels.runs.sql.macros import MACROS
 
 NODES = frozenset(
     {
@@ -201,7 +202,7 @@ class _Walk:
             )
 
     def _function(self, name: str) -> None:
-        if name.lower() not in FUNCTIONS:
+        if name.lower() not in FUNCTIONS | MACROS:
             near = difflib.get_close_matches(name.lower(), FUNCTIONS, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]}()?" if near else ""
             raise InputError(f"a question may not call {name}().{hint} It may call only functions that compute values.")

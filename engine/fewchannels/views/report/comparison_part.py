@@ -19,7 +19,7 @@ from fewchannels.views.report import gallery
 
 _ABOUT = (
     "Samples are matched by sample_id, and both runs are ranked anew by one score and one k. Differences are B minus A "
-    "of the same sample. Brackets hold 95 % intervals that resample prompts. That A and B share less than two seeds do "
+    "of the same sample. Brackets hold 95 % intervals over prompts. That A and B share less than two seeds do "
     "says that they differ; that they share as much says that seeds change as much as whatever differs between them."
 )
 _EACH = 2  # samples for each rank

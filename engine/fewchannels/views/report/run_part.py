@@ -17,8 +17,8 @@ from fewchannels.views.report import gallery, landscape
 
 _QUIET = ("model", "revision", "layers", "steps")
 _ABOUT = (
-    "Brackets hold 95 % intervals; n counts what a mean is over. Intervals resample prompts where the sentence does "
-    "not say otherwise. What a number is read against stands beside it."
+    "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), of 5 prompts or more that differ; n "
+    "counts what a mean is over. What a number is read against stands beside it."
 )
 Progress = Callable[[str, int, int], None]
 
@@ -50,7 +50,8 @@ def run_part(evidence: Evidence, title: str, by: str | None, on_progress: Progre
             layers = Findings(concentration.about(evidence), [concentration.by_layer(evidence)])
             sections.append(Section("Concentration", [*concentration.figures(evidence), layers]))
         if "stability" in evidence.results:
-            layers = Findings(stability.ABOUT, [stability.by_layer(evidence)])
+            joint = stability.spark(evidence)
+            layers = Findings(stability.ABOUT, [*([joint] if joint else []), stability.by_layer(evidence)])
             sections.append(Section("Stability", [*stability_figures(evidence), layers]))
         if best is not None:
             drawn = alignment_figures(evidence, alignment.best_cells(evidence))

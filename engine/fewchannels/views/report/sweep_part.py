@@ -20,9 +20,10 @@ from fewchannels.views.report import gallery
 
 _ABOUT = (
     "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
-    "channels are averaged first. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
-    "deviation of prompts; q is Benjamini and Hochberg's over all tests of the sweep. A difference counts as found "
-    "where its interval leaves out zero and q is below 0.05."
+    "channels are averaged first, then each prompt's items. Brackets hold 95 % intervals over prompts; d_z is the mean "
+    "over the standard deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (how large edits "
+    "were, steps that were not finite, and contrasts without any difference are not tested). A difference counts as "
+    "found where its interval leaves out zero and q is below 0.05."
 )
 _OPEN = 2  # metrics of an axis that are shown at once
 Progress = Callable[[str, int, int], None]
@@ -60,7 +61,9 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
                 return [*(how for how in first if "effects_sets" not in text), evidence.sql(text)]
 
             each = of_sweep(averages, differences, main, chosen, asked, sets)
-            sections.append(Section("What was found", [Findings(_ABOUT, each)]))
+            sections.append(
+                Section("What was found", [Findings(_ABOUT.format(n=f"{int(differences['p'].notna().sum()):,}"), each)])
+            )
         drawn = default_figures(edits.assign(image=_images(evidence, edits)), averages)
         on_progress("measuring effects", 3, 3)
         sections += _figures(evidence, drawn, first)
