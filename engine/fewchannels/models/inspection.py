@@ -19,6 +19,8 @@ from fewchannels.models.family import BlockList, Family, Guidance, Pipeline, Pla
 from fewchannels.models.from_images import Draw, drawn_by
 
 _PROMPTS = ("a small red star", "a large blue ring on the left of a green field")
+ALWAYS_GUIDED = -1.0
+"""What ``unguided`` is where both branches run at every scale: below all of them."""
 _WIDTHS = (("num_attention_heads", "attention_head_dim"), ("hidden_size",), ("dim",), ("model_dim",), ("inner_dim",))
 
 
@@ -290,24 +292,42 @@ class _Inspector:
         rest["length"] = "max_sequence_length" if "max_sequence_length" in self.parameters else None
         if self.scale is None:
             self.evidence.append("the pipeline has no guidance scale")
+            if self.branches(base) != 1:
+                self.doubts.append(f"it runs {self.in_words(base)} a step for one prompt, and has no scale for them")
             return Pipeline("none", **rest)
         default = self.parameters[self.scale].default
-        guided, path, output = self.generate(scale=4.0), f"{first.path}.0", first.image.output
-        conditional = base.outputs[0][path][output][0]
-        states = [forward[path][output] for forward in guided.outputs]
-        kind: Guidance
-        if len(states) == 2 * len(base.outputs):
-            kind, each = "sequential", [state[0] for state in states[:2]]
-        elif len(states[0]) == 2 * len(base.outputs[0][path][output]):
-            kind, each = "batched", [states[0][0], states[0][1]]
-        else:
+        runs = {0.0: self.at_scale(0.0), 1.0: base, 4.0: self.at_scale(4.0)}
+        counts = {scale: self.branches(seen) for scale, seen in runs.items() if seen is not None}
+        for scale, n in counts.items():
+            if n not in (1, 2):
+                self.doubts.append(
+                    f"{self.scale} {scale:g} runs {self.in_words(runs[scale])} a step for one prompt, which no kind of "
+                    "guidance explains; a capture would end with an error"
+                )
+        guided = runs[4.0]
+        if guided is None or counts[4.0] != 2:
+            if any(n != 1 for n in counts.values()):
+                self.doubts.append(f"{self.scale} was not settled: it runs other branches at other scales")
             self.evidence.append(f"{self.scale} runs no second branch")
             return Pipeline("none", embedded=self.scale, default_guidance=float(default), **rest)
-        apart = [float((state - conditional).norm()) for state in each]
-        order = ("cond", "uncond") if apart[0] < apart[1] else ("uncond", "cond")
-        self.evidence.append(f"{self.scale} above 1 runs two branches, {kind}, {order[0]} first")
-        if min(apart) > 0.1 * max(apart):
+        kind: Guidance = "sequential" if len(guided.forwards) == 2 else "batched"
+        unguided = max((scale for scale, n in counts.items() if n == 1), default=None)
+        if unguided is None:
+            unguided = ALWAYS_GUIDED
+            self.doubts.append(
+                f"{self.scale} runs two branches at every scale that was tried; unguided is {unguided:g}"
+            )
+        elif any(n == 2 for scale, n in counts.items() if scale < unguided):
+            self.doubts.append(
+                f"{self.scale} runs two branches below {unguided:g} as well; unguided says above it only"
+            )
+        path, output = f"{first.path}.0", first.image.output
+        order, ratio = self.order(runs, counts, guided, path, output)
+        self.evidence.append(f"{self.scale} above {unguided:g} runs two branches, {kind}, {order[0]} first")
+        if ratio > 0.1:
             self.doubts.append("the two branches are hardly told apart")
+        if unguided != 1:
+            rest["unguided"] = unguided
         rest["default_true_cfg" if self.scale == "true_cfg_scale" else "default_guidance"] = float(default)
         if self.scale == "true_cfg_scale" and self.pipeline.transformer.config.get("guidance_embeds"):
             rest |= {
@@ -315,6 +335,52 @@ class _Inspector:
                 "default_guidance": float(self.parameters["guidance_scale"].default),
             }
         return Pipeline(kind, order, self.scale, **rest)
+
+    def at_scale(self, scale: float, prompt: str = _PROMPTS[0]) -> "_Seen | None":
+        """A generation with a guidance scale; None where the pipeline does not run with it, which is said."""
+        try:
+            return self.generate([prompt], scale=scale)
+        except (UnsettledError, RuntimeError, ArithmeticError) as error:
+            self.doubts.append(f"{self.scale} {scale:g} could not be tried: {error}")
+            return None
+
+    def branches(self, seen: "_Seen") -> int:
+        """Rows of the transformer that one prompt takes in one step, over all forwards."""
+        name = self.image_argument(seen)
+        return sum(len(forward[name]) for forward in seen.forwards)
+
+    def in_words(self, seen: "_Seen | None") -> str:
+        """How many forwards, of how many rows."""
+        if seen is None:
+            return "nothing"
+        rows = [len(forward[self.image_argument(seen)]) for forward in seen.forwards]
+        return f"{len(rows)} forwards of {' and '.join(map(str, rows))} rows"
+
+    def order(
+        self,
+        runs: "Mapping[float, _Seen | None]",
+        counts: Mapping[float, int],
+        guided: "_Seen",
+        path: str,
+        output: int | None,
+    ) -> tuple[tuple[str, str], float]:
+        """Which branch comes first, and how near the other is to what tells them apart, 0 to 1."""
+
+        def states(seen: "_Seen") -> list[Tensor]:
+            found = [forward[path][output] for forward in seen.outputs]
+            return [row for state in found for row in state]
+
+        alone = next((runs[scale] for scale, n in counts.items() if n == 1), None)
+        if alone is not None:
+            far = [float((state - states(alone)[0]).norm()) for state in states(guided)]
+            return (("cond", "uncond") if far[0] < far[1] else ("uncond", "cond")), min(far) / max(far) if max(
+                far
+            ) else 1
+        other = self.at_scale(4.0, _PROMPTS[1])
+        if other is None or [len(each) for each in states(other)] != [len(each) for each in states(guided)]:
+            return ("cond", "uncond"), 1.0
+        moved = [float((a - b).norm()) for a, b in zip(states(other), states(guided), strict=True)]
+        return (("cond", "uncond") if moved[0] > moved[1] else ("uncond", "cond")), min(moved) / max(moved, default=1)
 
     def width_keys(self, base: _Seen, first: BlockList) -> tuple[str, ...]:
         n_channels = base.outputs[0][f"{first.path}.0"][first.image.output].shape[-1]

@@ -23,6 +23,7 @@ from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Parts, part
 from fewchannels.runs.place import check_free
+from fewchannels.runs.provenance import joined
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import join, of_samples, renumbered
 
@@ -232,6 +233,8 @@ def _copy_task(
         n_failed=0,
         finished=max(record.finished for record in origins),
         objects=objects,
+        computed_by=joined([record.computed_by for record in origins]),
+        files={path: digest for record in origins for path, digest in record.files.items()},
     )
 
 
