@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fewchannels import open_run
+from fewchannels.analyses.comparison.pairing import side_by_side
 from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import Job, prepare
@@ -30,6 +31,7 @@ from fewchannels.runs import documents, provenance
 from fewchannels.runs.identity import fingerprint
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import open_storage
+from fewchannels.runs.upkeep.merge import merge
 
 ALONE = Pool(1, 0, 1)
 PROMPTS = "prompt,seed\na small red star,3\na large blue ring,4\n"
@@ -223,3 +225,33 @@ def test_a_samples_data_do_not_depend_on_its_batch_on_a_cpu(model: Path, manifes
             np.testing.assert_allclose(values, alone[name], rtol=2e-5, atol=1e-5, err_msg=str(name))
     pictures = [[np.asarray(run.image(str(i))).astype(int) for i in alone.sample_id.values] for run in runs]
     assert np.abs(np.stack(pictures[0]) - np.stack(pictures[1])).max() <= 1
+
+
+def test_runs_of_two_versions_are_merged_and_compared_by_what_both_say(model: Path, manifest_of, tmp_path) -> None:
+    first, second, out = (tmp_path / name for name in ("first", "second", "out"))
+    captured(manifest_of(PROMPTS), first, config(model))
+    both = manifest_of(f"{PROMPTS}a heart,5\n", name="both")
+    captured(both, second, config(model))
+    older(first)
+    assert side_by_side(str(first), str(second)).settings == ()
+    for sources in ([first, second], [second, first]):
+        assert merge([open_storage(path) for path in sources], open_storage(out))["n_done"] == 3
+        assert "files" not in open_run(out).description["identity"]
+        assert open_run(out).sql("select count(*) from samples").fetchall() == [(3,)]
+        assert prepare(both, out, config(model)).fingerprint == outcome_fingerprint(out) == outcome_fingerprint(first)
+        shutil.rmtree(out)
+    edited(model / "scheduler" / "scheduler_config.json", shift=9.0)
+    third = tmp_path / "third"
+    captured(both, third, config(model))
+    with pytest.raises(RunConflictError, match=r"files\.scheduler/scheduler_config\.json"):
+        merge([open_storage(second), open_storage(third)], open_storage(out))
+    assert len(side_by_side(str(second), str(third)).settings) == 1
+
+
+def test_runs_in_which_one_name_is_two_images_are_not_merged(model: Path, manifest_of, tmp_path: Path) -> None:
+    image, how = tmp_path / "0.png", config(model, from_images=True)
+    for seed, name in enumerate(("first", "second")):
+        drawn(image, seed)
+        captured(manifest_of(f"prompt,seed,reference\na,{seed},{image}\n", name=name), tmp_path / name, how)
+    with pytest.raises(RunConflictError, match=r"0\.png' is not the same file in the runs"):
+        merge([open_storage(tmp_path / name) for name in ("first", "second")], open_storage(tmp_path / "out"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fewchannels.errors import FewchannelsError
 from fewchannels.models.family import BlockList, Family, Guidance, Pipeline, Place, Start, TextInput
 from fewchannels.models.from_images import Draw, drawn_by
+from fewchannels.models.seen import Seen, branch_order
 
 _PROMPTS = ("a small red star", "a large blue ring on the left of a green field")
 ALWAYS_GUIDED = -1.0
@@ -39,14 +40,6 @@ class Inspection:
     family: Family
     evidence: tuple[str, ...]
     doubts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """One generation: per forward of the transformer its arguments, and every block's output tensors by path."""
-
-    forwards: list[Mapping[str, Any]]
-    outputs: list[dict[str, dict[int | None, Tensor]]]
 
 
 class UnsettledError(FewchannelsError):
@@ -114,7 +107,7 @@ class _Inspector:
 
     def generate(
         self, prompts: Sequence[str] = _PROMPTS[:1], at: tuple[int, int] | None = None, scale: float = 1.0
-    ) -> _Seen:
+    ) -> Seen:
         """One step; with ``at``, that cell (row, column) of the first sample's noise is changed."""
         arguments: dict[str, Any] = {
             "prompt": list(prompts),
@@ -133,7 +126,7 @@ class _Inspector:
         default = getattr(self.parameters.get("max_sequence_length"), "default", None)
         if isinstance(default, int):
             arguments["max_sequence_length"] = min(default, limit)
-        seen = _Seen([], [])
+        seen = Seen([], [])
         try:
             with self.watching(seen), _changed_noise(self.pipeline, at), torch.inference_mode():
                 self.pipeline(**{name: value for name, value in arguments.items() if name in self.parameters})
@@ -144,7 +137,7 @@ class _Inspector:
         return seen
 
     @contextmanager
-    def watching(self, seen: _Seen) -> Iterator[None]:
+    def watching(self, seen: Seen) -> Iterator[None]:
         transformer: nn.Module = self.pipeline.transformer
 
         def begin(module: nn.Module, arguments: Any, keywords: Any) -> None:
@@ -167,7 +160,7 @@ class _Inspector:
                         stack.callback(block.register_forward_hook(keep(f"{name}.{i}")).remove)
             yield
 
-    def running_lists(self, base: _Seen) -> list[str]:
+    def running_lists(self, base: Seen) -> list[str]:
         """Lists of blocks of one class that all run in one forward, in order, and are not inside of others."""
         ran = [path for path, tensors in base.outputs[0].items() if tensors]
         found: list[str] = []
@@ -211,7 +204,7 @@ class _Inspector:
             start = "after_text" if self.is_uniform(path, output, rows * columns) else "after_own_text"
         return start, patch * self.cells_of_noise_cell((height, width))
 
-    def left_out(self, base: _Seen, path: str) -> None:
+    def left_out(self, base: Seen, path: str) -> None:
         """Say of a list without image tokens whether it does not see the image, or whether they were not found."""
         after = self.generate(at=(0, 0)).outputs[0][path]
         if all(torch.equal(after[output], tensor) for output, tensor in base.outputs[0][path].items()):
@@ -240,7 +233,7 @@ class _Inspector:
         factor = getattr(self.pipeline, "vae_scale_factor", 8)
         return max(1, self.width // (factor * cells[1]))
 
-    def text_at(self, base: _Seen, path: str, image: int | None, start: Start) -> Place | None:
+    def text_at(self, base: Seen, path: str, image: int | None, start: Start) -> Place | None:
         """Where the text's tokens are, if the block returns as many as the transformer was given."""
         n_text = self.n_text(base)
         tensors = base.outputs[0][path]
@@ -255,15 +248,15 @@ class _Inspector:
             return Place(image)
         return None
 
-    def n_text(self, base: _Seen) -> int | None:
+    def n_text(self, base: Seen) -> int | None:
         given = base.forwards[0].get("encoder_hidden_states")
         return given.shape[1] if isinstance(given, Tensor) and given.ndim == 3 else None
 
-    def text_input(self, base: _Seen) -> TextInput:
+    def text_input(self, base: Seen) -> TextInput:
         mask = "encoder_attention_mask"
         return TextInput(masks=(mask,)) if isinstance(base.forwards[0].get(mask), Tensor) else TextInput()
 
-    def kind(self, base: _Seen, path: str, output: int | None, text: Place | None) -> str:
+    def kind(self, base: Seen, path: str, output: int | None, text: Place | None) -> str:
         """Whether text is in the block, comes in from outside, or does not."""
         if text is not None:
             return "single" if text.output == output else "dual"
@@ -286,22 +279,23 @@ class _Inspector:
             self.doubts.append(f"{name} has {n} blocks, and so have {', '.join(keys)}; took {keys[0]}")
         return keys[0]
 
-    def guidance(self, base: _Seen, first: BlockList) -> Pipeline:
+    def guidance(self, base: Seen, first: BlockList) -> Pipeline:
         """How the pipeline runs both branches, and in which order."""
         rest: dict[str, Any] = {"negative": "negative_prompt" in self.parameters}
         rest["length"] = "max_sequence_length" if "max_sequence_length" in self.parameters else None
+        latents = self.image_argument(base)
         if self.scale is None:
             self.evidence.append("the pipeline has no guidance scale")
-            if self.branches(base) != 1:
-                self.doubts.append(f"it runs {self.in_words(base)} a step for one prompt, and has no scale for them")
+            if base.n_rows(latents) != 1:
+                self.doubts.append(f"it runs {base.in_words(latents)} a step for one prompt, and has no scale for them")
             return Pipeline("none", **rest)
         default = self.parameters[self.scale].default
-        runs = {0.0: self.at_scale(0.0), 1.0: base, 4.0: self.at_scale(4.0)}
-        counts = {scale: self.branches(seen) for scale, seen in runs.items() if seen is not None}
-        for scale, n in counts.items():
-            if n not in (1, 2):
+        runs: dict[float, Seen | None] = {0.0: self.at_scale(0.0), 1.0: base, 4.0: self.at_scale(4.0)}
+        counts = {scale: seen.n_rows(latents) for scale, seen in runs.items() if seen is not None}
+        for scale, seen in runs.items():
+            if seen is not None and counts[scale] not in (1, 2):
                 self.doubts.append(
-                    f"{self.scale} {scale:g} runs {self.in_words(runs[scale])} a step for one prompt, which no kind of "
+                    f"{self.scale} {scale:g} runs {seen.in_words(latents)} a step for one prompt, which no kind of "
                     "guidance explains; a capture would end with an error"
                 )
         guided = runs[4.0]
@@ -322,7 +316,9 @@ class _Inspector:
                 f"{self.scale} runs two branches below {unguided:g} as well; unguided says above it only"
             )
         path, output = f"{first.path}.0", first.image.output
-        order, ratio = self.order(runs, counts, guided, path, output)
+        alone = next((runs[scale] for scale, n in counts.items() if n == 1), None)
+        other = None if alone else self.at_scale(4.0, _PROMPTS[1])
+        order, ratio = branch_order(guided, alone, other, path, output)
         self.evidence.append(f"{self.scale} above {unguided:g} runs two branches, {kind}, {order[0]} first")
         if ratio > 0.1:
             self.doubts.append("the two branches are hardly told apart")
@@ -336,7 +332,7 @@ class _Inspector:
             }
         return Pipeline(kind, order, self.scale, **rest)
 
-    def at_scale(self, scale: float, prompt: str = _PROMPTS[0]) -> "_Seen | None":
+    def at_scale(self, scale: float, prompt: str = _PROMPTS[0]) -> Seen | None:
         """A generation with a guidance scale; None where the pipeline does not run with it, which is said."""
         try:
             return self.generate([prompt], scale=scale)
@@ -344,45 +340,7 @@ class _Inspector:
             self.doubts.append(f"{self.scale} {scale:g} could not be tried: {error}")
             return None
 
-    def branches(self, seen: "_Seen") -> int:
-        """Rows of the transformer that one prompt takes in one step, over all forwards."""
-        name = self.image_argument(seen)
-        return sum(len(forward[name]) for forward in seen.forwards)
-
-    def in_words(self, seen: "_Seen | None") -> str:
-        """How many forwards, of how many rows."""
-        if seen is None:
-            return "nothing"
-        rows = [len(forward[self.image_argument(seen)]) for forward in seen.forwards]
-        return f"{len(rows)} forwards of {' and '.join(map(str, rows))} rows"
-
-    def order(
-        self,
-        runs: "Mapping[float, _Seen | None]",
-        counts: Mapping[float, int],
-        guided: "_Seen",
-        path: str,
-        output: int | None,
-    ) -> tuple[tuple[str, str], float]:
-        """Which branch comes first, and how near the other is to what tells them apart, 0 to 1."""
-
-        def states(seen: "_Seen") -> list[Tensor]:
-            found = [forward[path][output] for forward in seen.outputs]
-            return [row for state in found for row in state]
-
-        alone = next((runs[scale] for scale, n in counts.items() if n == 1), None)
-        if alone is not None:
-            far = [float((state - states(alone)[0]).norm()) for state in states(guided)]
-            return (("cond", "uncond") if far[0] < far[1] else ("uncond", "cond")), min(far) / max(far) if max(
-                far
-            ) else 1
-        other = self.at_scale(4.0, _PROMPTS[1])
-        if other is None or [len(each) for each in states(other)] != [len(each) for each in states(guided)]:
-            return ("cond", "uncond"), 1.0
-        moved = [float((a - b).norm()) for a, b in zip(states(other), states(guided), strict=True)]
-        return (("cond", "uncond") if moved[0] > moved[1] else ("uncond", "cond")), min(moved) / max(moved, default=1)
-
-    def width_keys(self, base: _Seen, first: BlockList) -> tuple[str, ...]:
+    def width_keys(self, base: Seen, first: BlockList) -> tuple[str, ...]:
         n_channels = base.outputs[0][f"{first.path}.0"][first.image.output].shape[-1]
         config = self.pipeline.transformer.config
         for keys in _WIDTHS:
@@ -392,7 +350,7 @@ class _Inspector:
             f"no setting of the transformer's configuration gives the {n_channels} channels of its blocks."
         )
 
-    def image_argument(self, base: _Seen) -> str:
+    def image_argument(self, base: Seen) -> str:
         return next(name for name, value in base.forwards[0].items() if isinstance(value, Tensor | list))
 
     def default_side(self) -> int:

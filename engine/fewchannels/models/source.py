@@ -91,7 +91,8 @@ def file_digests(source: ModelSource) -> dict[str, str]:
     """
     paths = {"model_index.json": source.folder / "model_index.json"}
     for name in components(source):
-        files = [each for each in sorted((source.folder / name).rglob("*")) if each.is_file()]
+        folder = source.folder / name
+        files = [each for each in sorted(folder.iterdir()) if each.is_file()] if folder.is_dir() else []
         has_safetensors = any(each.suffix == ".safetensors" and not _variant(each.name) for each in files)
         for path in files:
             place = path.relative_to(source.folder).as_posix()
@@ -107,7 +108,8 @@ def file_digests(source: ModelSource) -> dict[str, str]:
 def components(source: ModelSource) -> list[str]:
     """Names of the components that a model's index says it has."""
     index = read_config(source, "model_index.json")
-    return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1])]
+    # Others lead out of the model's folder, and are nothing that a pipeline could have.
+    return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1]) and name.isidentifier()]
 
 
 def check_files(source: ModelSource) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -42,6 +42,14 @@ def known_to(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tuple
             left_out += [f"{name}.{each}" for each in deeper]
         kept[name] = value
     return kept, left_out
+
+
+def shared(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first of several identities, as far as all of them could say: without fields that are :data:`LATER`."""
+    known = dict(identities[0])
+    for each in identities[1:]:
+        known, _ = known_to(known, each)
+    return known
 
 
 def grown(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,13 @@ class Results:
             self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])
         return {number for number, unit in self.units().items() if not unit.get("n_failed")}
 
+    def is_of(self, identity: Mapping[str, Any]) -> bool:
+        """Whether what is there was begun with the very identity; not where that cannot be read."""
+        try:
+            return self._begun() == identity
+        except StorageError:
+            return False
+
     def reopen(self) -> None:
         """Take a result's end away, so that nobody reads units that are done again. Safe to repeat."""
         self.storage.delete([self.key(self._END)])
