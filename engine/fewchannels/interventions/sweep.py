@@ -23,8 +23,8 @@ import numpy as np
 
 from fewchannels.analyses.selection import select
 from fewchannels.errors import InputError
-from fewchannels.interventions.checkpoints import metric_digests
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
+from fewchannels.interventions.metrics.specifications import metric_digests
 from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_pictures
 from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def fingerprint(identity: dict[str, Any]) -> str:
+def fingerprint(identity: Mapping[str, Any]) -> str:
     """SHA-256, 16 hex digits, of what decides a run's data; the same for equal mappings in any order."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(dict(identity), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -1,13 +1,33 @@
-"""Digests of the models that learned metrics load."""
+"""Which models learned metrics load, and what their files hold; no weights are loaded."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from fewchannels.contents import digests
-from fewchannels.interventions.metrics.learned import read_specifications
+from fewchannels.errors import InputError, unknown
 
+KINDS = ("clip", "dino", "pickscore", "aesthetic", "lpips")
 _READ = (".safetensors", ".bin", ".json", ".txt", ".model", ".pth")
+
+
+def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
+    """``clip=FOLDER`` and the like, by kind.
+
+    Raises:
+        InputError: an unknown kind, or one without a value, or twice.
+    """
+    found: dict[str, str] = {}
+    for text in specifications:
+        kind, equals, value = text.partition("=")
+        if kind not in KINDS:
+            raise unknown("metric", kind, KINDS)
+        if not equals or not value:
+            raise InputError(f"metric is {text!r}; give {kind}=FOLDER or a hub id.")
+        if kind in found:
+            raise InputError(f"metric {kind} is given twice; give it once.")
+        found[kind] = value
+    return found
 
 
 def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
