@@ -26,6 +26,7 @@ PACKAGE = SOURCES / "fewchannels"
 # Rooms: a package or a module at the top. Each may import what stands above it.
 ORDER = (
     "errors",
+    "contents",
     "files",
     "images",
     "machine",

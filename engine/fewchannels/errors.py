@@ -40,6 +40,12 @@ class InputError(FewchannelsError):
     exit_code = 2
 
 
+class FamilyMismatchError(InputError):
+    """The model ran otherwise than its family says, so that what was read of it has no known meaning. All samples would
+    end like this one; a family file that describes the pipeline mends it.
+    """
+
+
 class RunConflictError(FewchannelsError):
     """The run on disk was begun with something else; choose another folder or the settings it has."""
 

@@ -36,6 +36,7 @@ class StubWork:
     n_actors: int = 1
     place: str = ""
     fingerprint: str = "0" * 16
+    unchecked: tuple[str, ...] = ()
 
     @cached_property
     def storage(self) -> Storage:

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Dinov2Mod
 
 from fewchannels.errors import InputError
 from fewchannels.interventions.metrics import METRICS
-from fewchannels.interventions.metrics.learned import KINDS, LearnedMetrics, as_one_map, read_head, read_specifications
+from fewchannels.interventions.metrics.learned import LearnedMetrics, as_one_map, read_head
+from fewchannels.interventions.metrics.specifications import KINDS, read_specifications
 
 PROMPTS = ["a small red star", "a large blue ring on a gray background"]
 SOURCES = ["a heart", None]

@@ -1,29 +1,36 @@
 """Sweeps from a manifest to the table of edits: what they are compared with, resuming, failing alone, refusing."""
 
+import hashlib
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import metric_models
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fewchannels import manifest
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.cli import app
+from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.interventions.begin import begin_sweep, check_place
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.estimate import cost
 from fewchannels.interventions.pairs import PairRule
+from fewchannels.interventions.run import run_sweep
 from fewchannels.interventions.sweep import Prepared, SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
 from fewchannels.models.generation import Settings
+from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.upkeep.verify import verify
 from fewchannels.tables import decode
@@ -304,3 +311,40 @@ def test_a_users_mistake_has_no_traceback(command: str, world: Path, tmp_path: P
     found = CliRunner().invoke(app, arguments)
     assert isinstance(found.exception, InputError)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_goes_on_with_the_files_it_was_begun_with(
+    generation: CaptureConfig, tiny_model: Path, manifest_of, tmp_path: Path
+) -> None:
+    model, mask, clip = tmp_path / "model", tmp_path / "mask.png", metric_models.clip(tmp_path / "clip")
+    shutil.copytree(tiny_model, model)
+    upper = np.zeros((16, 16), np.uint8)
+    upper[:8] = 255
+    Image.fromarray(upper).save(mask)
+    world = manifest_of(f"prompt,seed,mask\na red star,1,{mask}\na blue ring,2,{mask}\n")
+    grid = replace(ZERO, tokens=("inside",))
+    how = replace(generation, model=str(model))
+    settings = SweepSettings("disruption", how, (grid,), metrics=(f"clip={clip}",))
+    prepared = begun(world, tmp_path / "sweep", settings)
+    sweep = replace(prepared.sweep, shard_items=1)
+    SweepWorker(sweep, 1)(0)
+    (record,) = Ledger(sweep.storage).records(sweep.fingerprint).values()
+    assert record.files == {str(mask): hashlib.sha256(mask.read_bytes()).hexdigest()[:16]}
+    assert begin_sweep(prepare_sweep(world, tmp_path / "sweep", settings))
+
+    Image.fromarray(255 - upper).save(mask)
+    with pytest.raises(RunConflictError, match=r"hold something else by now, such as '.*mask\.png'"):
+        run_sweep(prepare_sweep(world, tmp_path / "sweep", settings), Pool(1, 0, 1))
+    Image.fromarray(upper).save(mask)
+
+    scheduler = model / "scheduler" / "scheduler_config.json"
+    own = scheduler.read_text()
+    scheduler.write_text(json.dumps(json.loads(own) | {"shift": 9.0}))
+    with pytest.raises(RunConflictError, match=r"files\.scheduler/scheduler_config\.json: "):
+        begin_sweep(prepare_sweep(world, tmp_path / "sweep", settings))
+    scheduler.write_text(own)
+
+    weights = load_file(clip / "model.safetensors")
+    save_file({name: 1.3 * value for name, value in weights.items()}, clip / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunConflictError, match=r"metric_files\.clip: "):
+        begin_sweep(prepare_sweep(world, tmp_path / "sweep", settings))

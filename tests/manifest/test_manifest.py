@@ -99,7 +99,7 @@ def test_minus_zero_is_zero(make) -> None:
     assert row["sample_id"] == expected_id("x", 0, ("guidance", "00000000"))
 
 
-def test_optional_columns_are_found_by_name_or_alias_and_converted(make) -> None:
+def test_optional_columns_are_found_by_name_or_alias_and_converted(make, tmp_path: Path) -> None:
     report = make(
         "a.csv",
         "Text,SEED,Negative Prompt,width,Height,num_inference_steps,cfg_scale,mask,reference,Tag\n"
@@ -111,11 +111,35 @@ def test_optional_columns_are_found_by_name_or_alias_and_converted(make) -> None
     assert [table.schema.field(name).type for name in schema("manifest").names] == list(schema("manifest").types)
     first, second = table.to_pylist()
     own = {"negative_prompt": "blur", "width": 512, "height": 768, "steps": 20, "guidance": 3.5}
-    own |= {"mask": "m.png", "reference": "r.png"}
+    own |= {"mask": f"{tmp_path}/m.png", "reference": f"{tmp_path}/r.png"}
     star, ring = manifest.sample_id("a star", 5, **own), expected_id("a ring")
     assert first == {"sample_id": star, "prompt": "a star", "seed": 5, **own, "Tag": "x"}
     assert second == {"sample_id": ring, "prompt": "a ring", "seed": 0, **dict.fromkeys(own), "Tag": ""}
     assert report.prompt_column == "Text"
+
+
+def test_paths_are_those_of_the_tables_folder_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, elsewhere = tmp_path / "set" / "a.csv", tmp_path / "elsewhere"
+    for folder in (table.parent / "masks", elsewhere / "masks"):
+        folder.mkdir(parents=True)
+    (table.parent / "masks" / "0.png").touch()
+    (elsewhere / "masks" / "1.png").touch()
+    table.write_text(
+        "prompt,mask,reference\na,masks/0.png,\nb,./masks/1.png,~/r.png\nc,/abs/m.png,s3://b/r.png\na b,,\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(elsewhere)
+    report = manifest.ingest(["../set/a.csv"], "m.parquet")
+    rows = [(row["mask"], row["reference"]) for row in rows_of(elsewhere / "m.parquet")]
+    folder = f"{elsewhere}/../set/masks"
+    assert rows[0] == (f"{folder}/0.png", None)
+    assert rows[1] == (f"{folder}/1.png", f"{tmp_path}/home/r.png")
+    assert rows[2] == ("/abs/m.png", "s3://b/r.png")
+    assert rows[3] == (None, None)
+    assert (report.n_files, report.n_missing) == (5, 3)
+    assert report.notes == ("3 of the 5 files that masks and references name are not there, such as '/abs/m.png'",)
 
 
 def test_the_code_names_the_optional_columns_of_the_schema() -> None:

@@ -127,7 +127,7 @@ def test_a_summary_counts_what_pandas_counts(make) -> None:
     assert about["bytes"] == path.stat().st_size
 
 
-def test_settings_used_are_those_of_any_row(make) -> None:
+def test_settings_used_are_those_of_any_row(make, tmp_path: Path) -> None:
     plain = manifest.Manifest.read(make("a.csv", "prompt\nx\n").output).used
     nothing = frozenset()
     assert plain == manifest.SettingsUsed(False, 0, nothing, nothing, frozenset({(None, None)}), frozenset({None}))
@@ -136,7 +136,7 @@ def test_settings_used_are_those_of_any_row(make) -> None:
     assert manifest.Manifest.read(make("a.csv", text).output).used == manifest.SettingsUsed(
         has_negative_prompt=True,
         n_references=2,
-        references=frozenset({"r.png"}),
+        references=frozenset({f"{tmp_path}/r.png"}),
         guidance=frozenset({2.5}),
         sizes=frozenset({(32, 64), (None, None)}),
         steps=frozenset({4, None}),

@@ -18,11 +18,9 @@ from outsider import FAMILY, build
 from torch import Tensor
 
 from fewchannels import open_run
-from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import prepare
 from fewchannels.capture.recompute import recompute
-from fewchannels.capture.worker import CaptureWorker
 from fewchannels.errors import InputError
 from fewchannels.models.families import FAMILIES
 from fewchannels.models.family_file import as_fields, family_of, read_family
@@ -101,17 +99,17 @@ def test_the_description_is_part_of_the_fingerprint(
     assert mine.fingerprint != other.fingerprint
 
 
-def test_a_description_that_the_forwards_do_not_fit_fails_the_samples(
+def test_a_description_that_the_forwards_do_not_fit_ends_the_run(
     model: Path, family_file: Path, manifest_of, tmp_path: Path
 ) -> None:
     family_file.write_text(FAMILY.replace("batched", "sequential"), encoding="utf-8")
-    manifest = manifest_of("prompt\na small red star\n")
-    job = prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model), **SIZE), read_family(family_file))
-    begin(job, manifest)
-    CaptureWorker(job, 1)(0)
-    ((status, error),) = open_run(tmp_path / "run").sql("select status, error from samples").fetchall()
-    assert status == "failed"
-    assert "BriaPipeline ran 2 rows for 1 samples" in error
+    manifest, run = manifest_of("prompt\na small red star\n"), tmp_path / "run"
+    flags = [part for name, value in SIZE.items() for part in (f"--{name.replace('_', '-')}", value)]
+    out = ["--manifest", manifest, "--out", run, "--actors", "1"]
+    done = command("capture", "--model", model, "--family", family_file, *flags, *out)
+    assert done.code == 2
+    assert "BriaPipeline ran 2 rows for 1 samples" in done.stderr
+    assert not (run / "ledger").exists()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

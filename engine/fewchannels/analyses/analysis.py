@@ -13,6 +13,7 @@ from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.summary import Summary
 from fewchannels.cluster.parallel import one_thread, spread
 from fewchannels.cluster.shares import Pool
+from fewchannels.runs.identity import in_short
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, encode, schema
@@ -70,7 +71,7 @@ def analyze(
         selected: what of the run.
         label: of the result.
         pool: of workers; one alone works in this process, without Ray.
-        replace: whether to delete a result of other settings.
+        replace: whether to delete what is there under the label and begin anew.
         on_progress: called with the units done so far and in all.
 
     Raises:
@@ -79,12 +80,14 @@ def analyze(
     """
     analysis.check(selected)
     results = Results(selected.storage, label)
-    settings = {"analysis": analysis.name, "settings": plain(analysis.identity(selected))}
+    settings: dict[str, Any] = {"analysis": analysis.name, "settings": plain(analysis.identity(selected))}
     columns = {table: schema(name).names for table, name in analysis.schemas.items()}
     with hold(results.place) as token:
         done = results.begin(settings | {"selected": selected.identity(), "columns": columns}, replace=replace)
         units = analysis.units(selected)
         waiting = [unit for unit in units if unit not in done]
+        if waiting:
+            results.reopen()
         started = time.monotonic()
         n_done = len(units) - len(waiting)
         on_progress(n_done, len(units))
@@ -92,6 +95,7 @@ def analyze(
         for n, _ in enumerate(spread(work, waiting, pool), start=n_done + 1):
             on_progress(n, len(units))
         about = settings | {
+            "settings": in_short(settings["settings"]),
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions() | {"device": pool.device},
         }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import platform
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Any
 from fewchannels import manifest
 from fewchannels.capture.job import ELSEWHERE, Job
 from fewchannels.errors import InputError, RunConflictError
-from fewchannels.runs import arrays
+from fewchannels.runs import arrays, provenance
 from fewchannels.runs.changes import FOLDER as CHANGES
 from fewchannels.runs.changes import RUN, Draft
 from fewchannels.runs.description import EMBEDDINGS, FORMAT_VERSION, MANIFEST, NAME, objects_of, read_description
@@ -21,7 +20,7 @@ from fewchannels.runs.lease import LEASE, check_held
 from fewchannels.runs.place import begun_otherwise, check_free
 from fewchannels.runs.storage import Sink
 
-_LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "zarr", "pyarrow", "numpy")
+_LIBRARIES = ("zarr", "pyarrow")
 _FOLDERS = ("ledger/", "cells/", "samples/", "results/", CHANGES, EMBEDDINGS, f"{arrays.NAME}/")
 _FILES = (MANIFEST, LEASE)
 
@@ -65,7 +64,10 @@ def begin(job: Job, manifest_path: Path) -> bool:
     grows = begun is not None and begun["manifest"]["n_samples"] < job.layout.n_samples
     if begun is None or grows or not all(storage.holds(key, stored) for key, stored in objects.items()):
         created = begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds")
-        description = _lay_out(draft, job, rows(), created, objects if grows else ())
+        # Of the libraries that began it; those of each task are in its record.
+        now = provenance.versions() | {name: version(name) for name in _LIBRARIES}
+        versions = begun["versions"] if begun else now
+        description = _lay_out(draft, job, rows(), created, versions, objects if grows else ())
         if job.lease is not None:  # this process may have been stopped for so long that another has captured the run
             check_held(storage, job.lease)
         draft.settle(description)
@@ -95,7 +97,9 @@ def _begun(job: Job, rows: Callable[[], bytes]) -> dict[str, Any]:
     return begun
 
 
-def _lay_out(storage: Sink, job: Job, rows: bytes, created: str, earlier: Collection[str]) -> dict[str, Any]:
+def _lay_out(
+    storage: Sink, job: Job, rows: bytes, created: str, versions: dict[str, str], earlier: Collection[str]
+) -> dict[str, Any]:
     """Store what a run has once, and describe it."""
     layout, settings = job.layout, job.config.as_dict()
     objects = {MANIFEST: storage.put(MANIFEST, [rows])}
@@ -122,7 +126,7 @@ def _lay_out(storage: Sink, job: Job, rows: bytes, created: str, earlier: Collec
             "pipeline": job.geometry.pipeline_class,
             "weights_sha256": job.identity["weights"],
         },
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "versions": versions,
         "created": created,
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }

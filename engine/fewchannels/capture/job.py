@@ -21,7 +21,7 @@ from fewchannels.models.generation import (
     is_guided,
     sizes,
 )
-from fewchannels.models.source import find, geometry, text_encoders, weights_digest
+from fewchannels.models.source import check_files, file_digests, find, geometry, text_encoders, weights_digest
 from fewchannels.runs.choices import (
     choose_controls,
     choose_layers,
@@ -29,8 +29,8 @@ from fewchannels.runs.choices import (
     choose_steps,
     choose_words,
 )
-from fewchannels.runs.description import FORMAT_VERSION, MANIFEST
-from fewchannels.runs.identity import fingerprint
+from fewchannels.runs.description import FORMAT_VERSION, MANIFEST, NAME, begun_identity
+from fewchannels.runs.identity import fingerprint, known_to
 from fewchannels.runs.layout import Layout, default_shard_samples, is_rounded
 from fewchannels.runs.storage import Storage, open_storage
 
@@ -53,6 +53,7 @@ class Job:
         fingerprint: of the identity.
         manifest_sha256: of the manifest's content.
         lease: token of the capture that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
+        unchecked: fields of the identity that the run at its place was begun without, by an earlier version.
     """
 
     run: str
@@ -63,6 +64,7 @@ class Job:
     fingerprint: str
     manifest_sha256: str
     lease: str | None = None
+    unchecked: tuple[str, ...] = ()
 
     @cached_property
     def storage(self) -> Storage:
@@ -136,9 +138,10 @@ def prepare(
     Raises:
         InputError: the manifest, the model or a setting cannot work.
     """
-    open_storage(run)
+    storage = open_storage(run)
     manifest = Manifest.read(manifest_path)
     source = find(config.model, config.revision)
+    check_files(source)
     shape = geometry(source, family)
     files = config.digests()
     if config.encode_first and not text_encoders(source):
@@ -155,12 +158,15 @@ def prepare(
         "steps": list(layout.steps),
         "n_tokens": layout.n_tokens,
     }
-    identity = {"format_version": FORMAT_VERSION, "config": decided, "weights": weights_digest(source)}
+    identity: dict[str, Any] = {"format_version": FORMAT_VERSION, "config": decided, "weights": weights_digest(source)}
+    identity["files"] = file_digests(source)
     if files:
         identity["weight_files"] = files
     if family:
         identity["family"] = {family[0]: as_fields(family[1])}
-    return Job(str(run), config, shape, layout, identity, fingerprint(identity), manifest.sha256)
+    identity, unchecked = known_to(identity, begun_identity(storage, NAME))
+    whole = fingerprint(identity)
+    return Job(str(run), config, shape, layout, identity, whole, manifest.sha256, unchecked=tuple(unchecked))
 
 
 def _check_branches(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -> None:
@@ -212,7 +218,7 @@ def _layout(manifest: Manifest, config: CaptureConfig, shape: ModelGeometry) -> 
     _check_branches(config, shape, manifest.used)
     _check_references(config, shape, manifest)
     n_tokens = _n_tokens(config, shape, manifest.used)
-    steps = {n or config.num_inference_steps for n in manifest.used.steps}
+    steps = {shape.n_run(n or config.num_inference_steps) for n in manifest.used.steps}
     if config.top_k > shape.n_channels:
         raise InputError(f"top_k is {config.top_k}; {config.model!r} has {shape.n_channels} channels.")
     blocks = choose_layers(config.layers, shape.blocks)

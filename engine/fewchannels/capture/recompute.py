@@ -23,6 +23,7 @@ from fewchannels.runs.identity import differences
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
 from fewchannels.runs.pictures import png
+from fewchannels.runs.provenance import check_named_files
 from fewchannels.runs.storage import Storage
 
 
@@ -55,7 +56,7 @@ def recompute(
 
     Raises:
         InputError: nothing is finished, or the model cannot be loaded.
-        RunConflictError: the model has other weights now.
+        RunConflictError: the model's files, or those that the manifest names, hold something else now.
     """
     description = read_description(storage)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +75,7 @@ def recompute(
         raise InputError(f"{storage.url!r} has no finished task to compare with.")
     n_tasks = min(len(done), -(-n_samples // job.layout.shard_samples))
     chosen = [done[i * len(done) // n_tasks] for i in range(n_tasks)]
+    check_named_files(storage, [records[task] for task in chosen])
     samples = {}
     for task in chosen:
         with storage.open(key) as file:

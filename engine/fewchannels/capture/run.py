@@ -90,6 +90,7 @@ def capture(
     on_begun: Callable[[bool], None] = lambda resumed: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_encoded: Callable[[int], None] = lambda done: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
     """Begin, resume or grow a run, and capture what is not done yet. Call it again to resume.
 
@@ -101,6 +102,7 @@ def capture(
         on_begun: called when the run is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.
         on_encoded: called with the samples whose prompts are encoded, where that is done first.
+        on_note: called with each of the outcome's notes, before any task.
 
     Raises:
         InputError: this machine cannot hold what a worker needs, or the manifest was replaced.
@@ -111,7 +113,7 @@ def capture(
     check_memory(job, pool)
     with begun(job, check_place, lambda leased: begin(leased, manifest_path), on_wait) as (leased, resumed):
         on_begun(resumed)
-        return finish(leased, pool, on_progress, on_encoded)
+        return finish(leased, pool, on_progress, on_encoded, on_note)
 
 
 def finish(
@@ -119,6 +121,7 @@ def finish(
     pool: Pool,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_encoded: Callable[[int], None] = lambda done: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
     """Capture what is not done yet of a run that was begun, as :func:`capture` does."""
 
@@ -129,7 +132,7 @@ def finish(
     tasks = pending_tasks(job)
     if tasks:
         check_space(job, tasks)
-    outcome = run_tasks(job, start_capture, pool, on_progress, before)
+    outcome = run_tasks(job, start_capture, pool, on_progress, before, on_note)
     if job.config.encode_first and outcome.n_done == outcome.n_samples:
         job.storage.delete(job.storage.list(EMBEDDINGS))
     return outcome

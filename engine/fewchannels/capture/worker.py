@@ -12,7 +12,7 @@ from PIL import Image
 from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
 from fewchannels.cluster.attempts import recorded, tried
-from fewchannels.errors import without_secrets
+from fewchannels.errors import FamilyMismatchError, without_secrets
 from fewchannels.manifest import Sample
 from fewchannels.models.embeddings import Kept, Recent, remembering
 from fewchannels.models.generation import Settings
@@ -24,6 +24,7 @@ from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part, read_rows
 from fewchannels.runs.pictures import png
+from fewchannels.runs.provenance import computed_by, named_files
 from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
 
 
@@ -84,6 +85,7 @@ class CaptureWorker:
         kept = earlier if earlier and self._is_kept(earlier) else None
         first = kept.stop if kept else rows.start
         samples = job.samples(task)[first - rows.start :]
+        files = named_files((sample.reference for sample in samples), kept)
         recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
         generated = self.generate(samples, recorder)
         # Without the time that the task before it took to be generated.
@@ -105,7 +107,8 @@ class CaptureWorker:
                 encoded = join([before_rows, decode(encoded)])
             objects[key] = (draft or storage).put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
-        record = recorded(job, task, attempt, n_failed, time.monotonic() - started, self.model.name, objects)
+        seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads, kept)
+        record = recorded(job, task, attempt, n_failed, seconds, self.model.name, objects, made_by, files)
         if self._membership:
             self._membership.check()
         self.ledger.write(record, draft)
@@ -173,6 +176,8 @@ class CaptureWorker:
                 tapped(self.sampler, layout.blocks, recorder.tap(rows), layout.streams, layout.branches),
             ):
                 images = list(self.sampler.generate(samples, settings))
+        except FamilyMismatchError:  # every other batch's as well
+            raise
         except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
             recorder.discard(rows)
             self.model.let_go()
@@ -198,7 +203,7 @@ class CaptureWorker:
                 "height": settings.height,
                 "grid_width": grid_width,
                 "grid_height": grid_height,
-                "n_steps": settings.steps,
+                "n_steps": self.job.geometry.n_run(settings.steps),
                 "guidance": settings.guidance if self.job.geometry.takes_guidance else None,
                 "prompt_tokens": n_tokens,
                 "prompt_truncated": cut,

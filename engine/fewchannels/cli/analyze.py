@@ -34,7 +34,7 @@ Label = Annotated[
     str | None,
     ruled(name("Name of the result and of its tables."), show_default="the analysis' own"),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete a result with other settings under this name.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete what is there under this name, and begin anew.")]
 Workers = Annotated[
     int | None,
     option(

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.cli.console import duration, errors, results, say
+from fewchannels.cli.console import duration, errors, note, results, say
 from fewchannels.cli.options import OF_THE_MODEL, Actors, As, Fields, Given, ruled
 from fewchannels.cli.progress import RunBar
 from fewchannels.cli.unused import refuse_unused
@@ -125,7 +125,14 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
             bar.describe(f"encoding prompts, {done} of {layout.n_samples}")
 
         return capture(
-            job, manifest, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_encoded=on_encoded
+            job,
+            manifest,
+            pool,
+            on_wait=bar.wait,
+            on_begun=on_begun,
+            on_progress=bar.show,
+            on_encoded=on_encoded,
+            on_note=note,
         )
 
 

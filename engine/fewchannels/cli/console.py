@@ -16,6 +16,11 @@ def say(text: str, style: str | None = None) -> None:
     errors.print(text, style=style, markup=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Tell the user something that is easily overlooked and may matter, on standard error."""
+    say(f"note: {text}", style="yellow")
+
+
 def progress_bar() -> Progress:
     """A progress bar on standard error: what, how many, rate, time taken and time left; gone when it ends."""
     return Progress(

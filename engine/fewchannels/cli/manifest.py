@@ -136,6 +136,8 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
     table.add_row("duplicates", f"{report.n_duplicates:,} left out")
     table.add_row("bad rows", f"{report.n_bad:,} left out")
     table.add_row("blank lines", f"{report.n_blank:,}")
+    if report.n_files:
+        table.add_row("files named", f"{report.n_files:,}, {report.n_missing:,} not there")
     table.add_row("took", duration(seconds))
     results.print(table)
     errors.print(

@@ -68,7 +68,9 @@ def show(
         table.add_row("prompts cut", f"{about['n_truncated']:,}: longer than the model's text encoder takes")
     table.add_row("fingerprint", about["fingerprint"])
     table.add_row("begun", about["created"])
-    table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    table.add_row("begun with", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    for computed, n in about["computed_by"].items():
+        table.add_row("computed by", f"{n:,} task{'s' * (n > 1)}: {computed}")
     results.print(table)
 
 
@@ -96,7 +98,9 @@ def _show_sweep(place: str, as_json: bool) -> None:
         table.add_row("left over", left_over(about["left_over"]))
     table.add_row("fingerprint", about["fingerprint"])
     table.add_row("begun", about["created"])
-    table.add_row("versions", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    table.add_row("begun with", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    for computed, n in about["computed_by"].items():
+        table.add_row("computed by", f"{n:,} task{'s' * (n > 1)}: {computed}")
     results.print(table)
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.markdown import Markdown
 from rich.table import Table
 
-from fewchannels.cli.console import duration, errors, progress_bar, results, say
+from fewchannels.cli.console import duration, errors, note, progress_bar, results, say
 from fewchannels.cli.options import OF_THE_MODEL, As, Fields, Given, option
 from fewchannels.cli.progress import RunBar
 from fewchannels.cli.unused import refuse_unused
@@ -96,7 +96,7 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
             return measuring.enter_context(_measuring())
 
         outcome, summary = run.run_sweep(
-            prepared, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_ended=on_ended
+            prepared, pool, on_wait=bar.wait, on_begun=on_begun, on_progress=bar.show, on_note=note, on_ended=on_ended
         )
     if as_json:
         content = dataclasses.asdict(outcome) | {"effects": summary.numbers if summary else None}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from fewchannels.cluster.work import Work
-from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.errors import FamilyMismatchError, RunConflictError, StorageError
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import Stored
 
@@ -24,13 +24,14 @@ def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record
     Raises:
         StorageError: the store refused; trying again would not help.
         RunConflictError: another capture has taken this one's place.
+        FamilyMismatchError: the model runs otherwise than its family says, and would in every task.
         Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
     """
     while True:
         attempt = ledger.next_attempt(task)
         try:
             return do(task, attempt)
-        except (StorageError, RunConflictError):
+        except (StorageError, RunConflictError, FamilyMismatchError):
             raise
         except Exception:
             ledger.write_failure(task, attempt, traceback.format_exc())
@@ -46,6 +47,8 @@ def recorded(
     seconds: float,
     device: str,
     objects: Mapping[str, Stored],
+    computed_by: Mapping[str, str],
+    files: Mapping[str, str],
 ) -> Record:
     """The record of a task whose objects are stored.
 
@@ -57,6 +60,8 @@ def recorded(
         seconds: from its start to its last object.
         device: that did it, in words.
         objects: what it stored, by key.
+        computed_by: as :func:`fewchannels.runs.provenance.computed_by` says it.
+        files: as :func:`fewchannels.runs.provenance.named_files` says them.
     """
     rows = work.rows(task)
     return Record(
@@ -72,4 +77,6 @@ def recorded(
         host=platform.node(),
         device=device,
         objects=objects,
+        computed_by=computed_by,
+        files=files,
     )

@@ -24,6 +24,8 @@ from fewchannels.models.timings import collected
 from fewchannels.runs.changes import finish_change, name_of
 from fewchannels.runs.ledger import Ledger, Record
 
+FATAL = (StorageError, RunConflictError, InputError)
+"""Errors in which every other task would end, too."""
 TASKS_AT_ONCE = 2
 """Of an actor: one is generated, one is written; no more wait in its memory."""
 NODE_FAULT_RETRIES = 10
@@ -89,8 +91,8 @@ class Actor:
             if not is_done(self._work, found):
                 record = self._worker(task)
                 outcome["n_bytes"] = sum(each.n_bytes for each in record.objects.values())
-        except (StorageError, RunConflictError, InputError) as error:
-            outcome |= {"error": str(error), "fatal": type(error).__name__}
+        except FATAL as error:
+            outcome |= {"error": str(error), "fatal": next(kind.__name__ for kind in FATAL if isinstance(error, kind))}
         except Exception as error:  # one task's failure must not end the others; the driver reports it
             outcome |= {"error": without_secrets(f"{type(error).__name__}: {error}")}
         return outcome, record

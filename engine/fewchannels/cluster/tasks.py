@@ -7,16 +7,17 @@ from typing import Any, TypeVar
 
 import ray
 
-from fewchannels.cluster.pool import Start, State, is_done, outcomes
+from fewchannels.cluster.pool import FATAL, Start, State, is_done, outcomes
 from fewchannels.cluster.session import interrupts, ray_session
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.work import Work
-from fewchannels.errors import FewchannelsError, IncompleteRunError, InputError, RunConflictError, StorageError
+from fewchannels.errors import FewchannelsError, IncompleteRunError
 from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.lease import hold
 from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.provenance import check_named_files, notes
 
-_FATAL = {error.__name__: error for error in (StorageError, RunConflictError, InputError)}
+_FATAL = {error.__name__: error for error in FATAL}
 _Work = TypeVar("_Work", bound=Work)
 
 
@@ -31,6 +32,7 @@ class Outcome:
         n_resumed: samples that an earlier call had already done.
         failed_tasks: tasks without a record, with the reason of each.
         n_again: times that a task was handed out again because its actor died or was out of reach.
+        notes: in what earlier calls differed from this one, where that may show in the last bits.
     """
 
     n_samples: int
@@ -39,6 +41,7 @@ class Outcome:
     n_resumed: int
     failed_tasks: dict[int, str]
     n_again: int = 0
+    notes: tuple[str, ...] = ()
 
     def check_complete(self) -> None:
         """Raise unless every sample is done.
@@ -130,6 +133,7 @@ def run_tasks(
     pool: Pool,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     before: Callable[[list[int]], None] = lambda tasks: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
     """Do the tasks that are not done yet. Call it again to resume.
 
@@ -139,8 +143,10 @@ def run_tasks(
         pool: of actors.
         on_progress: called after every task, and at least once a second.
         before: called with the tasks when Ray runs and no actor does yet.
+        on_note: called with each of the outcome's notes, before any task.
 
     Raises:
+        RunConflictError: a file that finished tasks were made with holds something else by now.
         StorageError: the disk is full or refused; what is done stays done.
         FewchannelsError: Ray could not run the actors.
     """
@@ -153,6 +159,11 @@ def run_tasks(
 
     records, n_done, n_failed = counted()
     n_resumed = n_done
+    finished = [record for record in records.values() if not record.n_failed]  # the others are done again
+    check_named_files(work.storage, finished)
+    noted = notes(finished, pool.cpus_per_actor, work.unchecked) if records else []
+    for note in noted:
+        on_note(note)
     tally = _Tally(work, Progress(n_done, n_failed), on_progress)
     if tasks := _pending(work, records):
         try:
@@ -178,7 +189,7 @@ def run_tasks(
         work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
     missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
-    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again)
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again, tuple(noted))
 
 
 class _Tally:

@@ -17,6 +17,10 @@ class Work(Protocol):
         """Of what they do."""
 
     @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Fields of its identity that what is there was begun without."""
+
+    @property
     def n_tasks(self) -> int:
         """How many there are."""
 

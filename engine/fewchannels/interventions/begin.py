@@ -1,9 +1,7 @@
 """Begin a sweep: its place is looked at, then the sweep laid out, or recognized to be resumed."""
 
 import dataclasses
-import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from fewchannels.interventions.sweep import CONDITIONS, PAIRS, RANKS, Prepared
@@ -12,6 +10,7 @@ from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, 
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.place import begun_otherwise, check_free
+from fewchannels.runs.provenance import by_version, versions
 from fewchannels.runs.storage import Storage
 
 _FILES = (MANIFEST, CONDITIONS, PAIRS, RANKS, LEASE)
@@ -43,8 +42,7 @@ def begin_sweep(prepared: Prepared) -> bool:
         "fingerprint": sweep.fingerprint,
         "identity": dict(sweep.identity),
         **prepared.about,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("fewchannels", "torch", "diffusers", "transformers", "numpy")},
+        "versions": begun["versions"] if begun else versions(),
         "created": begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds"),
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }
@@ -78,6 +76,7 @@ def summary(storage: Storage) -> dict[str, Any]:
         "n_items": description["identity"]["n_items"],
         "generation": description["identity"]["generation"],
         "n_tasks_done": len(records),
+        "computed_by": by_version(records),
         "n_done": sum(record.n_done for record in records),
         "n_failed": sum(record.n_failed for record in records),
         "files": len(sizes),

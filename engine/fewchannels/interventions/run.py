@@ -42,6 +42,7 @@ def run_sweep(
     on_wait: Callable[[str], None] = lambda why: None,
     on_begun: Callable[[bool], None] = lambda resumed: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_note: Callable[[str], None] = lambda note: None,
     on_ended: Callable[[], Callable[[int, int], None]] = lambda: lambda done, total: None,
 ) -> tuple[Outcome, Summary | None]:
     """Begin or resume a sweep, run what is not done yet, and measure its effects. Call it again to resume.
@@ -52,6 +53,7 @@ def run_sweep(
         on_wait: called with the reason when another command that writes to the sweep has to be waited for.
         on_begun: called when the sweep is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.
+        on_note: called with each of the outcome's notes, before any task.
         on_ended: called when the tasks have ended; what it returns is called with the units of the effects that are
             measured so far, and in all.
 
@@ -70,7 +72,7 @@ def run_sweep(
         resumed,
     ):
         on_begun(resumed)
-        outcome = run_tasks(sweep, start_sweep, pool, on_progress)
+        outcome = run_tasks(sweep, start_sweep, pool, on_progress, on_note=on_note)
         if not outcome.n_done:
             return outcome, None
         return outcome, end_sweep(sweep.storage, sweep.metrics, on_ended())

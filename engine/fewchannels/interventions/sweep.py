@@ -24,6 +24,7 @@ import numpy as np
 from fewchannels.analyses.selection import select
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
+from fewchannels.interventions.metrics.specifications import metric_digests
 from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_pictures
 from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings
@@ -31,9 +32,9 @@ from fewchannels.manifest import Manifest, columns, read_samples
 from fewchannels.models.family import Family, ModelGeometry
 from fewchannels.models.family_file import as_fields
 from fewchannels.models.generation import OF_THE_PLACE, Generation, check_guidance, sizes
-from fewchannels.models.source import find, geometry, weights_digest
-from fewchannels.runs.description import MANIFEST, SWEEP_FORMAT_VERSION
-from fewchannels.runs.identity import differences, fingerprint
+from fewchannels.models.source import check_files, file_digests, find, geometry, weights_digest
+from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, begun_identity
+from fewchannels.runs.identity import differences, fingerprint, known_to
 from fewchannels.runs.storage import Storage, open_storage
 from fewchannels.tables import Columns, decode, encode
 
@@ -70,6 +71,7 @@ class Sweep:
         identity: what decides its pictures and numbers.
         fingerprint: of the identity.
         lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
+        unchecked: fields of the identity that the sweep at its place was begun without, by an earlier version.
     """
 
     place: str
@@ -85,6 +87,7 @@ class Sweep:
     identity: Mapping[str, Any]
     fingerprint: str
     lease: str | None = None
+    unchecked: tuple[str, ...] = ()
 
     @cached_property
     def storage(self) -> Storage:
@@ -154,9 +157,10 @@ def prepare_sweep(
     Raises:
         InputError: the manifest, the model, a pair or a setting cannot work.
     """
-    open_storage(place)
+    storage = open_storage(place)
     manifest = Manifest.read(manifest_path)
     source = find(settings.generation.model, settings.generation.revision)
+    check_files(source)
     how = geometry(source, family)
     files = settings.generation.digests()
     generation = dataclasses.replace(
@@ -190,10 +194,14 @@ def prepare_sweep(
         "n_items": n_items,
         **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
     }
+    identity["files"] = file_digests(source)
+    if settings.metrics:
+        identity["metric_files"] = metric_digests(settings.metrics)
     if files:
         identity["weight_files"] = files
     if family:
         identity["family"] = {family[0]: as_fields(family[1])}
+    identity, unchecked = known_to(identity, begun_identity(storage, SWEEP))
     sweep = Sweep(
         place=str(place),
         generation=generation,
@@ -207,6 +215,7 @@ def prepare_sweep(
         metrics=settings.metrics,
         identity=identity,
         fingerprint=fingerprint(identity),
+        unchecked=tuple(unchecked),
     )
     about = {
         "protocol": settings.protocol,
@@ -223,7 +232,7 @@ def prepare_sweep(
 
 
 def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> tuple[int, int]:
-    """Refuse samples that no sweep can generate; returns the fewest and the most denoising steps of one."""
+    """Refuse samples that no sweep can generate; returns the fewest and the most denoising steps that run of one."""
     check_guidance(generation, how, manifest.used)
     if how.pipeline.needs_reference or manifest.used.n_references:
         raise InputError(
@@ -232,7 +241,7 @@ def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifes
         )
     for size in sizes(generation, manifest.used):
         how.token_grid(*size)
-    steps = [n or generation.num_inference_steps for n in manifest.used.steps]
+    steps = [how.n_run(n or generation.num_inference_steps) for n in manifest.used.steps]
     return min(steps), max(steps)
 
 

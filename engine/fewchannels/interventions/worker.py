@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fewchannels.cluster.attempts import recorded, tried
-from fewchannels.errors import without_secrets
+from fewchannels.errors import FamilyMismatchError, without_secrets
 from fewchannels.images import read_image
 from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
 from fewchannels.interventions.conditions import MEASURES
@@ -33,6 +33,7 @@ from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part
 from fewchannels.runs.pictures import png
+from fewchannels.runs.provenance import computed_by, named_files
 from fewchannels.tables import as_columns, decode, encode, schema
 
 
@@ -73,7 +74,9 @@ class SweepWorker:
         """One attempt at a task: generate and measure, write the part, then the record."""
         started = time.monotonic()
         rows = self.sweep.rows(task)
-        made = self.model.run(self.pictures, self.items(rows))
+        items = self.items(rows)
+        files = named_files(path for item in items for path in (item.picture, item.mask))
+        made = self.model.run(self.pictures, items)
         about = {"task": task, "attempt": attempt}
         if self._membership:
             self._membership.check()
@@ -83,7 +86,8 @@ class SweepWorker:
         draft = Draft(self.sweep.storage, name_of(task), self.ledger.key(task)) if self.ledger.find(task) else None
         objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
-        record = recorded(self.sweep, task, attempt, n_failed, time.monotonic() - started, self.model.name, objects)
+        seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads)
+        record = recorded(self.sweep, task, attempt, n_failed, seconds, self.model.name, objects, made_by, files)
         if self._membership:
             self._membership.check()
         self.ledger.write(record, draft)
@@ -137,6 +141,8 @@ class SweepWorker:
         started = time.monotonic()
         try:
             generated = self.generate(batch, settings)
+        except FamilyMismatchError:  # every other batch's as well
+            raise
         except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
             self.model.let_go()
             if len(batch.items) > 1:

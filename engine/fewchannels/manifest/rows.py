@@ -10,16 +10,19 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from fewchannels.errors import InputError
+from fewchannels.files import as_url
 
 MAX_CHARACTERS = 10_000  # of a text; a longer one is a file read the wrong way, not a prompt
 MAX_SEED = 2**63 - 1
 MAX_SIDE = 65_536  # pixels
 MAX_STEPS = 100_000
+PATH_COLUMNS = ("mask", "reference")
 OPTIONAL_COLUMNS = ("negative_prompt", "width", "height", "steps", "guidance", "mask", "reference")
 
 NOT_UTF8 = "is not UTF-8 text; save the file as UTF-8"
@@ -113,8 +116,10 @@ def settings_text(optional: Mapping[str, Any]) -> str:
 def check(file: str, batch: Batch, taken: Mapping[str, str], extras: Mapping[str, pa.DataType]) -> Checked:
     """Hold every row of a batch against the rules and convert the values.
 
+    Paths become absolute: a relative one is taken against the folder of the table that names it.
+
     Args:
-        file: the source's name, for messages.
+        file: the source's name, for messages, and the place of a table.
         batch: the rows.
         taken: manifest column -> source column, of both the schema's columns and the extra ones.
         extras: the type each extra column has in the manifest.
@@ -127,6 +132,7 @@ def check(file: str, batch: Batch, taken: Mapping[str, str], extras: Mapping[str
     def fault(row: int, column: str, value: object, rule: str) -> None:
         faults.setdefault(row, bad_row(file, batch.lines[row], column, value, rule))
 
+    folder = Path(file).absolute().parent
     columns: dict[str, list[Any]] = {}
     arrays: dict[str, pa.Array] = {}
     for name, source_column in taken.items():
@@ -135,9 +141,11 @@ def check(file: str, batch: Batch, taken: Mapping[str, str], extras: Mapping[str
             arrays[name] = _extra(file, source_column, values, extras[name], fault)
             continue
         convert, converted = _CONVERT[name], []
+        is_path = name in PATH_COLUMNS
         for row, value in enumerate(values.to_pylist() if isinstance(values, pa.Array) else values):
             try:
-                converted.append(convert(value))
+                plain = convert(value)
+                converted.append(_absolute(folder, plain) if is_path and plain else plain)
             except ValueError as error:
                 fault(row, source_column, value, str(error))
                 converted.append(None)
@@ -210,6 +218,15 @@ def _negative_prompt(value: Any) -> str | None:
 
 def _path(value: Any) -> str | None:
     return _text(value, canonical=False)  # NFC would rename the file
+
+
+def _absolute(folder: Path, path: str) -> str:
+    if as_url(Path(path)):
+        return path
+    try:
+        return str(Path(folder, Path(path).expanduser()))
+    except RuntimeError:  # ~ of nobody
+        return str(Path(folder, path))
 
 
 _WHOLE = re.compile(r"\+?0*([0-9]+)(?:\.0*)?")  # pandas writes whole numbers as 512.0 in a column with gaps

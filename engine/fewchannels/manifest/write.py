@@ -1,6 +1,7 @@
 """Ingest: any sources, one manifest. Rows stream; only the ids of the samples stay in memory."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError, StorageError, unknown
-from fewchannels.files import check_output, writing
+from fewchannels.files import as_url, check_output, writing
 from fewchannels.manifest.columns import map_columns
-from fewchannels.manifest.rows import MAX_SEED, OPTIONAL_COLUMNS, BadRow, BadRowsError, Checked, check, settings_text
+from fewchannels.manifest.rows import (
+    MAX_SEED,
+    OPTIONAL_COLUMNS,
+    PATH_COLUMNS,
+    BadRow,
+    BadRowsError,
+    Checked,
+    check,
+    settings_text,
+)
 from fewchannels.manifest.sources import open_source
 from fewchannels.tables import schema
 
@@ -41,7 +51,9 @@ class IngestReport:
         n_bad: rows left out because they break a rule.
         n_blank: blank lines.
         bad_rows: the first bad rows.
-        notes: what a person should know about columns and quotes.
+        notes: what a person should know about columns, quotes and files that are not there.
+        n_files: different files that masks and references name.
+        n_missing: of these, how many are not there.
     """
 
     output: Path
@@ -54,6 +66,8 @@ class IngestReport:
     n_blank: int
     bad_rows: tuple[BadRow, ...]
     notes: tuple[str, ...]
+    n_files: int = 0
+    n_missing: int = 0
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -144,6 +158,7 @@ def ingest(
             for batch in source.batches():
                 checked = check(source.name, batch, taken, mapped.extras)
                 tally.count(len(checked.good), checked.bad, batch.n_blank)
+                tally.look(checked)
                 if on_error == "skip" or not tally.n_bad:  # else nothing will be kept: only look for bad rows
                     tally.n_duplicates += writer.add(checked, chosen_seeds)
                 if progress is not None:
@@ -163,7 +178,9 @@ def ingest(
         n_bad=tally.n_bad,
         n_blank=tally.n_blank,
         bad_rows=tuple(tally.bad_rows),
-        notes=(*(note for source in opened for note in source.notes), *mapped.notes),
+        notes=(*(note for source in opened for note in source.notes), *mapped.notes, *tally.notes()),
+        n_files=len(tally.files),
+        n_missing=sum(not is_there for is_there in tally.files.values()),
     )
 
 
@@ -174,6 +191,23 @@ class _Tally:
     n_blank: int = 0
     n_duplicates: int = 0
     bad_rows: list[BadRow] = field(default_factory=list)
+    files: dict[str, bool] = field(default_factory=dict)
+
+    def look(self, checked: Checked) -> None:
+        """Note which of the files that good rows name are there."""
+        for name in PATH_COLUMNS:
+            values = checked.columns.get(name, ())
+            for path in {values[row] for row in checked.good} - {None} if values else ():
+                if path not in self.files:
+                    self.files[path] = bool(as_url(Path(path))) or os.path.isfile(path)
+
+    def notes(self) -> list[str]:
+        """What to say of files that are not there."""
+        missing = [path for path, is_there in self.files.items() if not is_there]
+        if not missing:
+            return []
+        which = f"{len(missing):,} of the {len(self.files):,} files that masks and references name are not there"
+        return [f"{which}, such as {min(missing)!r}"]
 
     def count(self, n_good: int, bad: list[BadRow], n_blank: int) -> None:
         self.n_rows += n_good + len(bad)

@@ -96,7 +96,7 @@ class Pipeline(_Strict):
         lower_case: whether it encodes prompts in lower case, without spaces around them.
         length: argument for that; None where it has none.
         two_steps: argument that says something of two steps, and must be None for any other number.
-        fixed: further arguments.
+        fixed: further arguments; of these, ``strength`` says which share of the steps runs.
     """
 
     guidance: Guidance
@@ -119,6 +119,14 @@ class Pipeline(_Strict):
     length: str | None = "max_sequence_length"
     two_steps: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def strength(self) -> float:
+        """Share of the schedule that runs: below 1 where the pipeline begins within it, from a noised picture."""
+        value = self.fixed.get("strength", 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise InputError(f"the family's fixed strength is {value!r:.60}; it must be a number above 0, at most 1.")
+        return float(value)
 
     @property
     def has_true_cfg(self) -> bool:
@@ -241,6 +249,11 @@ class ModelGeometry:
         """Whether an unconditional branch runs at these scales."""
         scale = true_cfg_scale if self.pipeline.has_true_cfg else guidance
         return self.can_be_guided and (self.pipeline.guidance == "component" or scale > self.pipeline.unguided)
+
+    def n_run(self, n_steps: int) -> int:
+        """Steps that run where so many are asked for: fewer where the pipeline begins within the schedule."""
+        # As diffusers' get_timesteps() counts them.
+        return n_steps - int(max(n_steps - min(n_steps * self.pipeline.strength, n_steps), 0))
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Image tokens along height and width.

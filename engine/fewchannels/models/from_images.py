@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewchannels.errors import InputError
+from fewchannels.errors import FamilyMismatchError, InputError
 from fewchannels.models.patching import replaced
 
+_PURE_NOISE = 0.99  # some schedules of flow matching begin at 0.999
 Draw = Callable[..., Tensor]
 """As ``diffusers.utils.torch_utils.randn_tensor``: a shape, and how to draw."""
 
@@ -78,6 +79,7 @@ def noised(
 
     Raises:
         InputError: the pipeline's noise has another shape than a picture's latent.
+        FamilyMismatchError: inside, where the pipeline begins within the schedule.
     """
     scheduler, transformer = pipeline.scheduler, pipeline.transformer
     rows = {row: latent(pipeline, picture, height, width) for row, picture in pictures.items()}
@@ -109,7 +111,13 @@ def noised(
 
     @functools.wraps(own_step)  # pipelines look at its signature
     def step(*arguments: Any, **keywords: Any) -> Any:
+        before = scheduler.step_index
         latents, *rest = own_step(*arguments, **keywords)
+        if before is None and (begins := float(scheduler.sigmas[scheduler.step_index - 1])) < _PURE_NOISE:
+            raise FamilyMismatchError(
+                f"{type(pipeline).__name__} begins at noise level {begins:.3g}; a picture's own trajectory begins as "
+                "pure noise, at 1. Take a model that generates from noise alone."
+            )
         sigma = float(scheduler.sigmas[scheduler.step_index])
         latents[at] = ((1 - sigma) * kept["clean"][at] + sigma * kept["noise"][at]).to(latents.dtype)
         return (latents, *rest)

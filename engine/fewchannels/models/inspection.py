@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from fewchannels.errors import FewchannelsError
 from fewchannels.models.family import BlockList, Family, Guidance, Pipeline, Place, Start, TextInput
 from fewchannels.models.from_images import Draw, drawn_by
+from fewchannels.models.seen import Seen, branch_order
 
 _PROMPTS = ("a small red star", "a large blue ring on the left of a green field")
+ALWAYS_GUIDED = -1.0
+"""What ``unguided`` is where both branches run at every scale: below all of them."""
 _WIDTHS = (("num_attention_heads", "attention_head_dim"), ("hidden_size",), ("dim",), ("model_dim",), ("inner_dim",))
 
 
@@ -37,14 +40,6 @@ class Inspection:
     family: Family
     evidence: tuple[str, ...]
     doubts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """One generation: per forward of the transformer its arguments, and every block's output tensors by path."""
-
-    forwards: list[Mapping[str, Any]]
-    outputs: list[dict[str, dict[int | None, Tensor]]]
 
 
 class UnsettledError(FewchannelsError):
@@ -112,7 +107,7 @@ class _Inspector:
 
     def generate(
         self, prompts: Sequence[str] = _PROMPTS[:1], at: tuple[int, int] | None = None, scale: float = 1.0
-    ) -> _Seen:
+    ) -> Seen:
         """One step; with ``at``, that cell (row, column) of the first sample's noise is changed."""
         arguments: dict[str, Any] = {
             "prompt": list(prompts),
@@ -131,7 +126,7 @@ class _Inspector:
         default = getattr(self.parameters.get("max_sequence_length"), "default", None)
         if isinstance(default, int):
             arguments["max_sequence_length"] = min(default, limit)
-        seen = _Seen([], [])
+        seen = Seen([], [])
         try:
             with self.watching(seen), _changed_noise(self.pipeline, at), torch.inference_mode():
                 self.pipeline(**{name: value for name, value in arguments.items() if name in self.parameters})
@@ -142,7 +137,7 @@ class _Inspector:
         return seen
 
     @contextmanager
-    def watching(self, seen: _Seen) -> Iterator[None]:
+    def watching(self, seen: Seen) -> Iterator[None]:
         transformer: nn.Module = self.pipeline.transformer
 
         def begin(module: nn.Module, arguments: Any, keywords: Any) -> None:
@@ -165,7 +160,7 @@ class _Inspector:
                         stack.callback(block.register_forward_hook(keep(f"{name}.{i}")).remove)
             yield
 
-    def running_lists(self, base: _Seen) -> list[str]:
+    def running_lists(self, base: Seen) -> list[str]:
         """Lists of blocks of one class that all run in one forward, in order, and are not inside of others."""
         ran = [path for path, tensors in base.outputs[0].items() if tensors]
         found: list[str] = []
@@ -209,7 +204,7 @@ class _Inspector:
             start = "after_text" if self.is_uniform(path, output, rows * columns) else "after_own_text"
         return start, patch * self.cells_of_noise_cell((height, width))
 
-    def left_out(self, base: _Seen, path: str) -> None:
+    def left_out(self, base: Seen, path: str) -> None:
         """Say of a list without image tokens whether it does not see the image, or whether they were not found."""
         after = self.generate(at=(0, 0)).outputs[0][path]
         if all(torch.equal(after[output], tensor) for output, tensor in base.outputs[0][path].items()):
@@ -238,7 +233,7 @@ class _Inspector:
         factor = getattr(self.pipeline, "vae_scale_factor", 8)
         return max(1, self.width // (factor * cells[1]))
 
-    def text_at(self, base: _Seen, path: str, image: int | None, start: Start) -> Place | None:
+    def text_at(self, base: Seen, path: str, image: int | None, start: Start) -> Place | None:
         """Where the text's tokens are, if the block returns as many as the transformer was given."""
         n_text = self.n_text(base)
         tensors = base.outputs[0][path]
@@ -253,15 +248,15 @@ class _Inspector:
             return Place(image)
         return None
 
-    def n_text(self, base: _Seen) -> int | None:
+    def n_text(self, base: Seen) -> int | None:
         given = base.forwards[0].get("encoder_hidden_states")
         return given.shape[1] if isinstance(given, Tensor) and given.ndim == 3 else None
 
-    def text_input(self, base: _Seen) -> TextInput:
+    def text_input(self, base: Seen) -> TextInput:
         mask = "encoder_attention_mask"
         return TextInput(masks=(mask,)) if isinstance(base.forwards[0].get(mask), Tensor) else TextInput()
 
-    def kind(self, base: _Seen, path: str, output: int | None, text: Place | None) -> str:
+    def kind(self, base: Seen, path: str, output: int | None, text: Place | None) -> str:
         """Whether text is in the block, comes in from outside, or does not."""
         if text is not None:
             return "single" if text.output == output else "dual"
@@ -284,30 +279,51 @@ class _Inspector:
             self.doubts.append(f"{name} has {n} blocks, and so have {', '.join(keys)}; took {keys[0]}")
         return keys[0]
 
-    def guidance(self, base: _Seen, first: BlockList) -> Pipeline:
+    def guidance(self, base: Seen, first: BlockList) -> Pipeline:
         """How the pipeline runs both branches, and in which order."""
         rest: dict[str, Any] = {"negative": "negative_prompt" in self.parameters}
         rest["length"] = "max_sequence_length" if "max_sequence_length" in self.parameters else None
+        latents = self.image_argument(base)
         if self.scale is None:
             self.evidence.append("the pipeline has no guidance scale")
+            if base.n_rows(latents) != 1:
+                self.doubts.append(f"it runs {base.in_words(latents)} a step for one prompt, and has no scale for them")
             return Pipeline("none", **rest)
         default = self.parameters[self.scale].default
-        guided, path, output = self.generate(scale=4.0), f"{first.path}.0", first.image.output
-        conditional = base.outputs[0][path][output][0]
-        states = [forward[path][output] for forward in guided.outputs]
-        kind: Guidance
-        if len(states) == 2 * len(base.outputs):
-            kind, each = "sequential", [state[0] for state in states[:2]]
-        elif len(states[0]) == 2 * len(base.outputs[0][path][output]):
-            kind, each = "batched", [states[0][0], states[0][1]]
-        else:
+        runs: dict[float, Seen | None] = {0.0: self.at_scale(0.0), 1.0: base, 4.0: self.at_scale(4.0)}
+        counts = {scale: seen.n_rows(latents) for scale, seen in runs.items() if seen is not None}
+        for scale, seen in runs.items():
+            if seen is not None and counts[scale] not in (1, 2):
+                self.doubts.append(
+                    f"{self.scale} {scale:g} runs {seen.in_words(latents)} a step for one prompt, which no kind of "
+                    "guidance explains; a capture would end with an error"
+                )
+        guided = runs[4.0]
+        if guided is None or counts[4.0] != 2:
+            if any(n != 1 for n in counts.values()):
+                self.doubts.append(f"{self.scale} was not settled: it runs other branches at other scales")
             self.evidence.append(f"{self.scale} runs no second branch")
             return Pipeline("none", embedded=self.scale, default_guidance=float(default), **rest)
-        apart = [float((state - conditional).norm()) for state in each]
-        order = ("cond", "uncond") if apart[0] < apart[1] else ("uncond", "cond")
-        self.evidence.append(f"{self.scale} above 1 runs two branches, {kind}, {order[0]} first")
-        if min(apart) > 0.1 * max(apart):
+        kind: Guidance = "sequential" if len(guided.forwards) == 2 else "batched"
+        unguided = max((scale for scale, n in counts.items() if n == 1), default=None)
+        if unguided is None:
+            unguided = ALWAYS_GUIDED
+            self.doubts.append(
+                f"{self.scale} runs two branches at every scale that was tried; unguided is {unguided:g}"
+            )
+        elif any(n == 2 for scale, n in counts.items() if scale < unguided):
+            self.doubts.append(
+                f"{self.scale} runs two branches below {unguided:g} as well; unguided says above it only"
+            )
+        path, output = f"{first.path}.0", first.image.output
+        alone = next((runs[scale] for scale, n in counts.items() if n == 1), None)
+        other = None if alone else self.at_scale(4.0, _PROMPTS[1])
+        order, ratio = branch_order(guided, alone, other, path, output)
+        self.evidence.append(f"{self.scale} above {unguided:g} runs two branches, {kind}, {order[0]} first")
+        if ratio > 0.1:
             self.doubts.append("the two branches are hardly told apart")
+        if unguided != 1:
+            rest["unguided"] = unguided
         rest["default_true_cfg" if self.scale == "true_cfg_scale" else "default_guidance"] = float(default)
         if self.scale == "true_cfg_scale" and self.pipeline.transformer.config.get("guidance_embeds"):
             rest |= {
@@ -316,7 +332,15 @@ class _Inspector:
             }
         return Pipeline(kind, order, self.scale, **rest)
 
-    def width_keys(self, base: _Seen, first: BlockList) -> tuple[str, ...]:
+    def at_scale(self, scale: float, prompt: str = _PROMPTS[0]) -> Seen | None:
+        """A generation with a guidance scale; None where the pipeline does not run with it, which is said."""
+        try:
+            return self.generate([prompt], scale=scale)
+        except (UnsettledError, RuntimeError, ArithmeticError) as error:
+            self.doubts.append(f"{self.scale} {scale:g} could not be tried: {error}")
+            return None
+
+    def width_keys(self, base: Seen, first: BlockList) -> tuple[str, ...]:
         n_channels = base.outputs[0][f"{first.path}.0"][first.image.output].shape[-1]
         config = self.pipeline.transformer.config
         for keys in _WIDTHS:
@@ -326,7 +350,7 @@ class _Inspector:
             f"no setting of the transformer's configuration gives the {n_channels} channels of its blocks."
         )
 
-    def image_argument(self, base: _Seen) -> str:
+    def image_argument(self, base: Seen) -> str:
         return next(name for name, value in base.forwards[0].items() if isinstance(value, Tensor | list))
 
     def default_side(self) -> int:

@@ -1,10 +1,10 @@
 """How a model is loaded: settings that are checked before anything is, without the libraries that do it."""
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
 from fewchannels.settings.ranges import LATER, Number, check, flag, parsed, text
 
@@ -131,11 +131,8 @@ class Loading:
         """SHA-256 of every file that changes the weights, by its place in the settings."""
         files = [(f"lora.{i}", path) for i, (path, _) in enumerate(self.adapters())]
         files += [("transformer_file", self.transformer_file)] if self.transformer_file else []
-        digests = {}
-        for name, path in files:
-            with Path(path).expanduser().open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return digests
+        found = digests(path for _, path in files)
+        return {name: found[path] for name, path in files}
 
 
 def _is_file(path: str) -> bool:

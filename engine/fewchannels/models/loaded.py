@@ -46,13 +46,14 @@ class LoadedModel:
         sampler: of its pipeline.
         device: ``cuda`` or ``cpu``.
         device_name: what that is.
+        n_threads: CPU threads for PyTorch.
     """
 
     def __init__(
         self, generation: Generation, geometry: ModelGeometry, n_threads: int, *, encodes: bool = True
     ) -> None:
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
-        self.device = default_device()
+        self.device, self.n_threads = default_device(), n_threads
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         with after_the_first(f"load {generation.model} {generation.revision}"):
             source = find(generation.model, generation.revision)

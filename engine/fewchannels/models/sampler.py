@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from fewchannels.errors import InputError
+from fewchannels.errors import FamilyMismatchError, InputError
 from fewchannels.images import read_image
 from fewchannels.manifest import Sample
-from fewchannels.models.family import ModelGeometry
+from fewchannels.models.family import BRANCHES, ModelGeometry
 from fewchannels.models.from_images import noised
 from fewchannels.models.generation import Settings
 from fewchannels.models.patching import replaced
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _CONTEXTS = {"cond": "cond", "uncond": "uncond", "pred_cond": "cond", "pred_uncond": "uncond"}
+_REMEDY = "Describe how it runs in a family file (--family; docs/families.md)"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Sampler:
 
     A step ends when the pipeline tells its scheduler so. The branch is the one under whose name the pipeline enters
     its transformer's cache context or, where it names none, what its family says of the order. Neither is guessed from
-    shapes, and forwards that are not what was declared are an error.
+    shapes. Every forward is counted, whether or not a tap sees it: one that was not declared, a branch that runs twice
+    before the scheduler's step or not at all, and steps that are more or fewer than declared are an error.
 
     Args:
         pipeline: as loaded.
@@ -66,8 +68,10 @@ class Sampler:
         self.pipeline, self.geometry = pipeline, geometry
         self._signature = inspect.signature(type(pipeline.transformer).forward)
         self._settings: Settings | None = None
-        self._n_samples = self._n_ended = self._n_forwards = 0
+        self._n_samples = self._n_ended = 0
         self._is_forward = False
+        self._branches: tuple[str, ...] = ()
+        self._ran: list[str] = []
         self._context: str | None = None
         self._timesteps: list[float] = []
         self._sigmas: list[float | None] = []
@@ -112,16 +116,29 @@ class Sampler:
 
         Raises:
             InputError: a prompt or a reference that the model cannot take.
-            RuntimeError: the pipeline did something else than its family says.
+            FamilyMismatchError: the pipeline did something else than its family says.
+            RuntimeError: the picture has another size.
         """
         with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
             images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
-        if len(self._timesteps) > settings.steps:
-            scheduler = type(self.pipeline.scheduler).__name__
-            raise RuntimeError(f"{scheduler} ran {len(self._timesteps)} steps where {settings.steps} were asked for")
+            self._check_steps(settings)
         if images[0].size != (settings.width, settings.height):
             raise RuntimeError(f"the pipeline made {images[0].size} of {settings.width} x {settings.height} pixels")
         return images
+
+    def _check_steps(self, settings: Settings) -> None:
+        """Refuse a generation that ended after other steps than declared, or amid one."""
+        if self._ran:
+            raise self._mismatch(f"ran {' and '.join(self._ran)} once more after the last step of its scheduler")
+        n_run = self.geometry.n_run(settings.steps)
+        if len(self._timesteps) != n_run:
+            scheduler = type(self.pipeline.scheduler).__name__
+            raise self._mismatch(
+                f"ended {len(self._timesteps)} steps of {scheduler} where {n_run} of {settings.steps} were declared"
+            )
+
+    def _mismatch(self, did: str) -> FamilyMismatchError:
+        return FamilyMismatchError(f"{type(self.pipeline).__name__} {did}. {_REMEDY}, or change the settings.")
 
     def _noised(self, settings: Settings) -> AbstractContextManager[None]:
         if settings.picture is None:
@@ -176,27 +193,22 @@ class Sampler:
             text: whether to tell how long the text is, for which a GPU may have to be waited for.
 
         Raises:
-            RuntimeError: it has not the rows that the branches should have.
+            FamilyMismatchError: it was not declared, or has not the rows that its branches should have.
         """
         assert self._settings is not None, "the transformer runs outside generate()"
+        settings = self._settings
         if not self._is_forward:  # several taps may ask about one
             self._is_forward = True
-            self._n_forwards += 1
+            self._branches = self._next_branches(settings)
+            self._ran += self._branches
         # Without self, which a bound call does not show.
         given = self._signature.bind(None, *arguments, **keywords).arguments
-        family, how, settings = self.geometry.family, self.geometry.pipeline, self._settings
+        family = self.geometry.family
         grid = self.geometry.token_grid(settings.height, settings.width)
         latents, n = given[family.image_argument], self._n_samples
-        order = how.order if self.geometry.is_guided(settings.guidance, settings.true_cfg_scale) else ("cond",)
-        if how.guidance == "batched":
-            rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(order)}
-        else:
-            branch = _CONTEXTS.get(self._context or "") or order[(self._n_forwards - 1) % len(order)]
-            rows = {branch: slice(0, n)}
+        rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(self._branches)}
         if len(latents) != len(rows) * n:
-            raise RuntimeError(
-                f"{type(self.pipeline).__name__} ran {len(latents)} rows for {n} samples and {' and '.join(rows)}"
-            )
+            raise self._mismatch(f"ran {len(latents)} rows for {n} samples and {' and '.join(rows)}")
         n_image = grid[0] * grid[1]
         multiple = family.image_multiple
         return Forward(
@@ -208,9 +220,48 @@ class Sampler:
             n_text=self._n_text(given, len(latents)) if text else None,
         )
 
+    def _declared(self, settings: Settings) -> tuple[str, ...]:
+        """Branches of a step, in their order; of a guider that decides by itself, those that there may be."""
+        how = self.geometry.pipeline
+        if how.guidance == "component":
+            return BRANCHES
+        return how.order if self.geometry.is_guided(settings.guidance, settings.true_cfg_scale) else ("cond",)
+
+    def _next_branches(self, settings: Settings) -> tuple[str, ...]:
+        """Branches of the forward that begins, none of which may have run in this step."""
+        how, declared = self.geometry.pipeline, self._declared(settings)
+        if how.guidance == "batched":
+            found = declared
+        else:
+            named = _CONTEXTS.get(self._context or "")
+            if named is None and how.guidance == "component":
+                raise self._mismatch(f"ran a forward that its guider calls {self._context!r}")
+            found = (named or declared[len(self._ran) % len(declared)],)
+        if again := [branch for branch in found if branch in self._ran or branch not in declared]:
+            raise self._mismatch(
+                f"ran {' and '.join([*self._ran, *found])} in step {self._step()}, and declared are "
+                f"{' and '.join(declared)}, once each: {again[0]} would overwrite what was read"
+            )
+        return found
+
+    def _check_forwards(self, settings: Settings) -> None:
+        """Refuse a step's end before every branch has run."""
+        needed = ("cond",) if self.geometry.pipeline.guidance == "component" else self._declared(settings)
+        if missing := [branch for branch in needed if branch not in self._ran]:
+            raise self._mismatch(
+                f"ended step {self._step()} after {' and '.join(self._ran) or 'no forward'}, without the declared "
+                f"{' and '.join(missing)}"
+            )
+
     def forward_ends(self) -> None:
         """The transformer's forward is over; asking again is about the next."""
         self._is_forward = False
+
+    def _begin(self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        self.forward_begins(arguments, keywords, text=False)
+
+    def _end(self, module: Any, inputs: Any, output: Any) -> None:
+        self.forward_ends()
 
     def _n_text(self, given: Mapping[str, Any], n_rows: int) -> tuple[int, ...] | None:
         text = self.geometry.family.text
@@ -235,11 +286,13 @@ class Sampler:
     def declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
         """The transformer's forwards inside are those of one batch; :meth:`generate` is within it."""
         transformer, scheduler = self.pipeline.transformer, self.pipeline.scheduler
-        self._settings, self._n_samples, self._n_ended, self._n_forwards = settings, n_samples, 0, 0
-        self._is_forward = False
+        self._settings, self._n_samples, self._n_ended = settings, n_samples, 0
+        self._is_forward, self._ran = False, []
         self._context, self._timesteps, self._sigmas = None, [], []
         with ExitStack() as stack:
             stack.callback(setattr, self, "_settings", None)
+            stack.callback(transformer.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+            stack.callback(transformer.register_forward_hook(self._end).remove)
             if enter := getattr(transformer, "cache_context", None):
 
                 @contextmanager
@@ -256,14 +309,30 @@ class Sampler:
 
             @functools.wraps(end_step)  # pipelines look at its signature
             def step(*arguments: Any, **keywords: Any) -> Any:
+                self._check_forwards(settings)
                 if self._n_ended % self._order() == 0:
                     timestep = arguments[1] if len(arguments) > 1 else keywords["timestep"]
                     self._timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
-                    sigmas = getattr(scheduler, "sigmas", None)
-                    self._sigmas.append(None if sigmas is None else float(sigmas[self._n_ended]))
+                    self._sigmas.append(_sigma(scheduler, timestep))
                 self._n_ended += 1
-                self._n_forwards, self._is_forward = 0, False
+                self._is_forward, self._ran = False, []
                 return end_step(*arguments, **keywords)
 
             stack.enter_context(replaced(scheduler, "step", step))
             yield
+
+
+def _sigma(scheduler: Any, timestep: Any) -> float | None:
+    """The noise level of the step that a scheduler is about to take; None where it has none.
+
+    A pipeline may begin within the schedule: counted are the scheduler's steps, not the pipeline's.
+    """
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None:
+        return None
+    index = getattr(scheduler, "step_index", None)
+    if index is None:  # before its first step: as it will find the place itself
+        index = getattr(scheduler, "begin_index", None)
+    if index is None:
+        index = scheduler.index_for_timestep(torch.as_tensor(timestep).flatten()[0].to(scheduler.timesteps.device))
+    return float(sigmas[index])

@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from fewchannels.models.family import Family, ModelGeometry, Pipeline
 
 # As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
 _FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+_READ_WEIGHTS = (".safetensors", ".bin")
+_WEIGHTS = (*_READ_WEIGHTS, ".msgpack", ".h5", ".onnx", ".onnx_data", ".ot", ".pth", ".pt", ".ckpt", ".gguf")
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
 _MOST = 2**20  # of a width, a side: far above any model's
 
 
@@ -73,13 +78,84 @@ def find(name: str, revision: str | None = None) -> ModelSource:
 
 
 def weights_digest(source: ModelSource) -> str:
-    """SHA-256 over the names and contents of a model's weight files."""
-    digest = hashlib.sha256()
-    for path in sorted(source.folder.glob("*/*.safetensors")):
+    """SHA-256 over the names and contents of a model's ``*/*.safetensors``."""
+    paths = sorted(source.folder.glob("*/*.safetensors"))
+    found, digest = digests(paths), hashlib.sha256()
+    for path in paths:
         digest.update(str(path.relative_to(source.folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(found[str(path)]))
     return digest.hexdigest()
+
+
+def file_digests(source: ModelSource) -> dict[str, str]:
+    """SHA-256, 16 hex digits, of every file but ``*/*.safetensors`` that loading a model reads, by its place in it.
+
+    Of each component these are its configuration, its tokenizer or scheduler, and, where it has no safetensors, its
+    pickled weights.
+    """
+    paths = {"model_index.json": source.folder / "model_index.json"}
+    for name in components(source):
+        folder = source.folder / name
+        files = [each for each in sorted(folder.iterdir()) if each.is_file()] if folder.is_dir() else []
+        has_safetensors = any(each.suffix == ".safetensors" and not _variant(each.name) for each in files)
+        for path in files:
+            place = path.relative_to(source.folder).as_posix()
+            is_weights = path.suffix in _WEIGHTS or ".index." in path.name
+            skipped = has_safetensors or path.suffix not in _READ_WEIGHTS or _variant(path.name)
+            if path.name.startswith(".") or path.suffix == ".md" or (is_weights and skipped):
+                continue
+            paths[place] = path
+    found = digests(paths.values())
+    return {place: found[str(path)][:16] for place, path in paths.items()}
+
+
+def components(source: ModelSource) -> list[str]:
+    """Names of the components that a model's index says it has."""
+    index = read_config(source, "model_index.json")
+    # Others lead out of the model's folder, and are nothing that a pipeline could have.
+    return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1]) and name.isidentifier()]
+
+
+def check_files(source: ModelSource) -> None:
+    """Refuse a component whose weights are not all there, before anything is loaded.
+
+    Raises:
+        InputError: naming the file that is looked for, and the variants that are there instead.
+    """
+    for name in components(source):
+        folder = source.folder / name
+        if not folder.is_dir():
+            continue  # some pipelines load without; diffusers says of the others that it is missing
+        files = sorted(each.name for each in folder.iterdir() if each.is_file())
+        weights = [each for each in files if each.endswith(_READ_WEIGHTS)]
+        whole = [each for each in weights if not _variant(each)]
+        if weights and not whole:
+            stem = weights[0].partition(".")[0]
+            raise InputError(
+                f"{source.name!r} has no {name}/{stem}.safetensors; there is {weights[0]}, a variant. Rename it, with "
+                "its index, or take a folder with the weights themselves."
+            )
+        for each in files:
+            if each.endswith(".index.json") and not (each.endswith(".bin.index.json") and _has_safetensors(whole)):
+                shards = read_config(source, f"{name}/{each}").get("weight_map")
+                named = sorted(set(shards.values())) if isinstance(shards, dict) else []
+                if missing := [shard for shard in named if shard not in files]:
+                    raise InputError(
+                        f"{source.name!r} has no {name}/{missing[0]}, which {name}/{each} names: {len(missing)} of its "
+                        f"{len(named)} files are missing. Copy the model again."
+                    )
+
+
+def _has_safetensors(names: list[str]) -> bool:
+    return any(each.endswith(".safetensors") for each in names)
+
+
+def _variant(name: str) -> str:
+    """The variant of a file of weights, such as ``fp16``; empty where it has none."""
+    if ".index." in name:
+        return name.partition(".index.")[2].rpartition(".")[0]
+    found = _SHARD.sub("", name.rpartition(".")[0])
+    return found.partition(".")[2]
 
 
 def text_encoders(source: ModelSource) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fewchannels.errors import InputError
+from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.documents import Fields, Name, Objects, Score, Table, Versions
 from fewchannels.runs.layout import Layout
@@ -221,6 +221,22 @@ def read_description(storage: Storage) -> dict[str, Any]:
         StorageError: the file is damaged.
     """
     return _read(storage, NAME, [_Run1, _Run2], "run", "capture")
+
+
+def begun_identity(storage: Storage, name: str) -> dict[str, Any] | None:
+    """The identity of what was begun at a place; None where nothing can be read, of which whoever begins says why.
+
+    Args:
+        storage: the place.
+        name: :data:`NAME` or :data:`SWEEP`.
+    """
+    try:
+        if not storage.exists(name):
+            return None
+        found = (read_description if name == NAME else read_sweep)(storage).get("identity")
+    except (InputError, StorageError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_sweep(storage: Storage) -> dict[str, Any]:

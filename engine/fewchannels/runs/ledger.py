@@ -34,6 +34,8 @@ class Record:
         host: node that ran it.
         device: ``cpu`` or ``cuda:...`` with its name.
         objects: what the task stored, by key; empty in runs of format version 1.
+        computed_by: versions of the libraries that computed it, and ``threads`` of the CPU; empty in older records.
+        files: SHA-256, 16 hex digits, of the files its manifest rows name that decide its data, by path.
     """
 
     __pydantic_config__ = ConfigDict(strict=True)
@@ -50,6 +52,8 @@ class Record:
     host: str
     device: str
     objects: Mapping[Key, Stored] = field(default_factory=dict)
+    computed_by: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The record's document."""

@@ -15,6 +15,7 @@ from pydantic import Field
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents
 from fewchannels.runs.description import COMPARISON
+from fewchannels.runs.identity import grown
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import read_rows
 from fewchannels.runs.place import begun_otherwise, check_free
@@ -101,10 +102,10 @@ class Results:
 
         Args:
             identity: all that decides the numbers, in plain values.
-            replace: whether to delete a result of other settings.
+            replace: whether to delete what is there, whatever its settings are.
 
         Returns:
-            The units that are done, and whose parts are there.
+            The units that are done, whose parts are there, and of which nothing failed.
 
         Raises:
             RunConflictError: there is a result of other settings, naming them.
@@ -117,12 +118,25 @@ class Results:
             if not replace:
                 raise
             begun = None
-        if begun is not None and begun != identity and not replace:
-            raise begun_otherwise(identity, begun, *self._conflict)
-        if begun != identity or self._is_made_anew():
+        known = identity if begun is None else grown(identity, begun)
+        if begun is not None and begun != known and not replace:
+            raise begun_otherwise(known, begun, *self._conflict)
+        if begun != known or replace or self._is_made_anew():
             self.delete()
+        if begun != identity or replace or self._is_made_anew():
             self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])
-        return set(self.units())
+        return {number for number, unit in self.units().items() if not unit.get("n_failed")}
+
+    def is_of(self, identity: Mapping[str, Any]) -> bool:
+        """Whether what is there was begun with the very identity; not where that cannot be read."""
+        try:
+            return self._begun() == identity
+        except StorageError:
+            return False
+
+    def reopen(self) -> None:
+        """Take a result's end away, so that nobody reads units that are done again. Safe to repeat."""
+        self.storage.delete([self.key(self._END)])
 
     def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
         """Write a unit's parts, then its record. Safe to repeat.
@@ -133,7 +147,9 @@ class Results:
             schemas: each table's schema, by table.
         """
         parts = {f"{table}/{unit:05d}.parquet": encode(schemas[table], columns) for table, columns in tables.items()}
-        self._record(unit, parts, {})
+        errors = [column for columns in tables.values() if (column := columns.get("error")) is not None]
+        n_failed = sum(error is not None for column in errors for error in column)
+        self._record(unit, parts, {"n_failed": n_failed} if n_failed else {})
 
     def parts(self, table: str) -> Iterator[Any]:
         """A table's rows, a ``pyarrow.Table`` for each finished unit, ascending.

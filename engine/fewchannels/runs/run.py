@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewchannels.errors import InputError
 from fewchannels.runs.description import read_description
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.provenance import by_version
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
@@ -89,6 +91,7 @@ class Run:
             "n_failed": failed,
             "n_truncated": truncated,
             "n_tasks_done": tasks_done,
+            "computed_by": by_version(Ledger(self.storage).records(self.description["fingerprint"]).values()),
             "seconds_per_sample": seconds,
             "bytes": sum(files.values()),
             "files": len(files),

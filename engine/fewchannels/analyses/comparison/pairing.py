@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from fewchannels.measures.overlap import matched_jaccard
 from fewchannels.measures.scores import energy_share, gini, top_k
 from fewchannels.runs.arrays import read
 from fewchannels.runs.description import read_description
-from fewchannels.runs.identity import differences
+from fewchannels.runs.identity import differences, shared
 from fewchannels.runs.sql.catalog import Catalog
 
 RANGES = {
@@ -285,7 +286,8 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
     order = np.argsort(np.argsort(at_b))
     a, b = _only(a, np.sort(at_a)), _only(b, np.sort(at_b))
     identities = [read_description(each.storage)["identity"] for each in (a, b)]
-    n_layers, layers_by = _depths(a, b, match, identities[0]["weights"] == identities[1]["weights"])
+    mine, theirs = shared(identities), shared(identities[::-1])
+    n_layers, layers_by = _depths(a, b, match, _weights(mine) == _weights(theirs))
     n_steps, steps_by = _lengths(_n_steps(a), _n_steps(b)[order])
     return Pairing(
         Side("a", _ran(a, n_steps[0]), np.arange(len(order)), n_layers[0], n_steps[0]),
@@ -295,8 +297,14 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
         n_only,
         layers_by,
         steps_by,
-        tuple(differences(identities[1], identities[0])),
+        tuple(differences(theirs, mine)),
     )
+
+
+def _weights(identity: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """What an identity says of a model's weights: of its safetensors, and of its pickled ones."""
+    files = identity.get("files", {})
+    return identity["weights"], {name: digest for name, digest in files.items() if name.endswith(".bin")}
 
 
 def _select(run: str, choice: Mapping[str, str | None]) -> Selected:

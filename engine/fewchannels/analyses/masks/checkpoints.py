@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fewchannels.contents import digests
 from fewchannels.errors import InputError
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"
@@ -124,12 +125,11 @@ def quietly() -> Iterator[None]:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of the weights, code and settings of a model's folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".bin", ".json", ".py"):
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin", ".json", ".py")]
+    found, digest = digests(paths), hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(bytes.fromhex(found[str(path)]))
     return digest.hexdigest()
 
 

@@ -3,19 +3,23 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.masks import MaskSource, NoMask, SampleImage, SubjectMask, open_mask_source
+from fewchannels.analyses.masks import SOURCES, MaskSource, NoMask, SampleImage, SubjectMask, open_mask_source
+from fewchannels.analyses.masks.checkpoints import find, weights_digest
 from fewchannels.analyses.masks.mask_file import RULES
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.analyses.summary import Summary
+from fewchannels.contents import digests
 from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
+from fewchannels.runs.identity import GROWING, fingerprint
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
 from fewchannels.runs.pictures import decoded, from_png, to_png
@@ -30,6 +34,7 @@ _RULES = {
     "trimap": "were trimaps",
     "cut_out": "were the opacity of a cut-out",
 }
+_MOST_NAMED = 20_000  # files whose digests are kept one by one
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,14 @@ class SubjectMasks(MaskSettings):
         return {"samples": "subject_masks"}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """Its settings."""
-        return asdict(self)
+        """Its settings, and what the files hold that it takes masks from: those of a manifest, or of a model."""
+        settings = asdict(self)
+        if self.source == "manifest":
+            return settings | {GROWING: _mask_files(selected)}
+        if self.source in SOURCES:
+            return settings
+        checkpoint = find(self.source, self.revision)
+        return settings | {"checkpoint": checkpoint.revision or weights_digest(Path(checkpoint.name))}
 
     def check(self, selected: Selected) -> None:
         """Refuse a source that cannot be opened, and masks that a manifest does not name."""
@@ -120,6 +131,22 @@ class SubjectMasks(MaskSettings):
             revision=self.revision,
             side=self.side,
         )
+
+
+def _mask_files(selected: Selected) -> dict[str, str]:
+    """SHA-256, 16 hex digits, of the masks that the manifest names and that are there, by path; of many, by group."""
+    first, last = int(selected.samples[0]), int(selected.samples[-1])
+    chosen = set(selected.samples.tolist())
+    with selected.storage.open(MANIFEST) as file:
+        samples = read_samples(file, first, last + 1)
+    paths = [sample.mask for i, sample in enumerate(samples, start=first) if i in chosen and sample.mask]
+    found = {path: digest[:16] for path, digest in digests(paths).items() if digest}
+    if len(found) <= _MOST_NAMED:
+        return found
+    groups: dict[str, dict[str, str]] = {}
+    for path, digest in found.items():
+        groups.setdefault(f"masks, group {fingerprint({'path': path})[:2]}", {})[path] = digest
+    return {name: fingerprint(group) for name, group in groups.items()}
 
 
 def usual_source(run: str) -> str:

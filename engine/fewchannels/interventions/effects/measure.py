@@ -66,7 +66,7 @@ def _ended(
         {"sweep": fingerprint, "tasks": list(records), "parts": progress.parts(records), "metrics": list(metrics)}
     )
     check_held(results.place, token)
-    results.begin(settings, replace=True)
+    results.begin(settings, replace=not results.is_of(settings))
     about = {"analysis": LABEL, "settings": settings, "numbers": effects.numbers, "versions": versions()}
     encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
     results.end(about, SCHEMAS, encoded | effects.files | {"summary.md": effects.text.encode()})

@@ -161,7 +161,8 @@ class LiveModel:
             for _, generation in under_way:
                 generation.cancel("a newer ask took its place")
             grid = self.geometry.token_grid(settled.settings.height, settled.settings.width)
-            begun = Trajectory(ask, settled.settings.steps, grid, self.geometry.blocks, tuple(settled.places))
+            n_run = self.geometry.n_run(settled.settings.steps)
+            begun = Trajectory(ask, n_run, grid, self.geometry.blocks, tuple(settled.places))
             self._waiting = (settled, begun)
             self._changed.notify_all()
             return begun
@@ -203,9 +204,10 @@ class LiveModel:
                 f"times the pixels of the model's own {side} x {side}. Ask for a smaller one."
             )
         blocks, n_channels = self.geometry.blocks, self.geometry.n_channels
-        condition = ask.edit.condition(blocks, settings.steps, n_channels) if ask.edit else None
+        n_run = self.geometry.n_run(settings.steps)
+        condition = ask.edit.condition(blocks, n_run, n_channels) if ask.edit else None
         settled = _Settled(ask.item, condition, settings)
-        cells = len(settled.rows) * settings.steps * len(blocks)
+        cells = len(settled.rows) * n_run * len(blocks)
         n_bytes = cells * self._layout.top_k * height * width * _MAP_VALUE_BYTES
         if n_bytes > self._most_bytes:
             raise InputError(

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.metrics.encoders import Clip, Dino, opening
-
-KINDS = ("clip", "dino", "pickscore", "aesthetic", "lpips")
+from fewchannels.interventions.metrics.specifications import read_specifications
 
 
 class LearnedMetrics:
@@ -94,25 +93,6 @@ class LearnedMetrics:
         """
         models = {"clip": self._clip, "dino": self._dino}
         return {name: model.pictures(pictures).cpu().numpy() for name, model in models.items() if model is not None}
-
-
-def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
-    """``clip=FOLDER`` and the like, by kind.
-
-    Raises:
-        InputError: an unknown kind, or one without a value, or twice.
-    """
-    found: dict[str, str] = {}
-    for text in specifications:
-        kind, equals, value = text.partition("=")
-        if kind not in KINDS:
-            raise unknown("metric", kind, KINDS)
-        if not equals or not value:
-            raise InputError(f"metric is {text!r}; give {kind}=FOLDER or a hub id.")
-        if kind in found:
-            raise InputError(f"metric {kind} is given twice; give it once.")
-        found[kind] = value
-    return found
 
 
 class _Aesthetic:

@@ -24,6 +24,7 @@ from fewchannels.runs.description import (
 )
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
+from fewchannels.runs.provenance import in_words
 from fewchannels.runs.results import END, finished
 from fewchannels.runs.sql import about, confined, macros, progress, rules
 from fewchannels.runs.sql.answer import Answer
@@ -311,11 +312,12 @@ class Catalog:
         types = get_type_hints(Record)
         names = {each.name: _TASK_TYPES[types[each.name]] for each in fields(Record) if types[each.name] in _TASK_TYPES}
         names["finished"] = "timestamp"
+        records = self._records.values()
+        columns = {name: [getattr(record, name) for record in records] for name in names}
+        columns["computed_by"] = [in_words(record.computed_by) or None for record in records]
+        names["computed_by"] = "varchar"
         rows = ", ".join(f"unnest(${name}::{kind}[]) as {name}" for name, kind in names.items())
-        self._connection.execute(
-            f"create table tasks as select {rows}",
-            {name: [getattr(record, name) for record in self._records.values()] for name in names},
-        )
+        self._connection.execute(f"create table tasks as select {rows}", columns)
 
     def _add_run(self, description: dict[str, Any]) -> Collection[str]:
         """A run's tables; returns what is stored."""

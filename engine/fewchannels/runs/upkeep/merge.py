@@ -4,7 +4,7 @@ Samples keep their values, pictures and ids; their indices, and so their tasks, 
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,12 +17,13 @@ from fewchannels.errors import InputError, RunConflictError, StorageError
 from fewchannels.runs import arrays
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, NAME, objects_of, read_description, write_description
-from fewchannels.runs.identity import differences
+from fewchannels.runs.identity import differences, fingerprint, shared
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Parts, part
 from fewchannels.runs.place import check_free
+from fewchannels.runs.provenance import joined
 from fewchannels.runs.storage import Storage
 from fewchannels.tables import join, of_samples, renumbered
 
@@ -111,11 +112,13 @@ def merge(
     sources = [Source(storage) for storage in storages]
     first = sources[0]
     for other in sources[1:]:
-        if lines := differences(other.description["identity"], first.description["identity"]):
+        identities = [each.description["identity"] for each in (first, other)]
+        if lines := differences(shared(identities[::-1]), shared(identities)):
             raise RunConflictError(
                 f"{first.storage.url!r} and {other.storage.url!r} were captured with different settings, so they "
                 "cannot be merged:\n  " + "\n  ".join(lines)
             )
+    _check_files(sources)
     done: dict[str, Pick] = {}
     n_twice = 0
     for i, source in enumerate(sources):
@@ -130,6 +133,18 @@ def merge(
                 rest.setdefault(sample_id, (i, sample))
     _copy(sources, list(done.values()), list(rest.values()), out, on_progress)
     return {"n_samples": len(done) + len(rest), "n_done": len(done), "n_twice": n_twice}
+
+
+def _check_files(sources: Sequence[Source]) -> None:
+    """Refuse runs in which one name stands for different files."""
+    found: dict[str, str] = {}
+    for record in (record for source in sources for record in source.records.values()):
+        for path, digest in record.files.items():
+            if found.setdefault(path, digest) != digest:
+                raise RunConflictError(
+                    f"{path!r} is not the same file in the runs: its SHA-256 begins with {found[path]} in one task and "
+                    f"with {digest} in another. They cannot be merged."
+                )
 
 
 def export(
@@ -154,19 +169,22 @@ def export(
 
 def _copy(sources: Sequence[Source], done: list[Pick], rest: list[Pick], out: Storage, on_progress: Progress) -> None:
     layout = replace(sources[0].layout, n_samples=len(done) + len(rest))
-    _begin(sources, [*done, *rest], layout, out)
-    fingerprint = sources[0].description["fingerprint"]
+    identity = shared([source.description["identity"] for source in sources])
+    _begin(sources, [*done, *rest], layout, out, identity)
     ledger, target = Ledger(out), arrays.Store(out, layout)
-    finished = ledger.records(fingerprint)
+    finished = ledger.records(fingerprint(identity))
     for start in range(0, len(done), layout.shard_samples):
         task = start // layout.shard_samples
         picks = done[start : start + layout.shard_samples]
         if task not in finished:
-            ledger.write(_copy_task(sources, picks, layout, task, out, target))
+            record = _copy_task(sources, picks, layout, task, out, target)
+            ledger.write(replace(record, fingerprint=fingerprint(identity)))
         on_progress(start + len(picks), len(done))
 
 
-def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: Storage) -> None:
+def _begin(
+    sources: Sequence[Source], picks: list[Pick], layout: Layout, out: Storage, identity: Mapping[str, Any]
+) -> None:
     files = [source.open_manifest() for source in sources]
     try:
         merged = manifest.select(files, picks)
@@ -177,7 +195,7 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
     sha256 = manifest.digest(io.BytesIO(merged))
     there = read_description(out) if out.exists(NAME) else None
     if there is not None:
-        if there["fingerprint"] != sources[0].description["fingerprint"] or there["manifest"]["sha256"] != sha256:
+        if there["fingerprint"] != fingerprint(identity) or there["manifest"]["sha256"] != sha256:
             raise RunConflictError(f"{out.url!r} holds another run; choose a new place.")
         if all(out.holds(key, stored) for key, stored in objects_of(there).items()):
             return
@@ -189,6 +207,8 @@ def _begin(sources: Sequence[Source], picks: list[Pick], layout: Layout, out: St
         out,
         about
         | {
+            "identity": identity,
+            "fingerprint": fingerprint(identity),
             "manifest": {"n_samples": layout.n_samples, "sha256": sha256},
             "geometry": about["geometry"] | {"n_samples": layout.n_samples},
             "n_tasks": layout.n_tasks,
@@ -232,6 +252,8 @@ def _copy_task(
         n_failed=0,
         finished=max(record.finished for record in origins),
         objects=objects,
+        computed_by=joined([record.computed_by for record in origins]),
+        files={path: digest for record in origins for path, digest in record.files.items()},
     )
 
 

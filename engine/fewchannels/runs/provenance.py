@@ -1,0 +1,108 @@
+"""What a run's tasks were computed by and from: versions of libraries, threads, and files that a manifest names."""
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from fewchannels.contents import digests
+from fewchannels.errors import RunConflictError
+from fewchannels.runs.ledger import Record
+from fewchannels.runs.storage import Storage
+
+LIBRARIES = ("fewchannels", "torch", "diffusers", "transformers", "numpy")
+_THREADS = "threads"
+_UNKNOWN = "not recorded"
+_N_DIGITS = 16
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide the last bits of what is computed."""
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]:
+    """Versions and CPU threads, as a record keeps them.
+
+    Args:
+        n_threads: of PyTorch.
+        earlier: of the same task, where some of its samples stay as they are: what differs is named twice.
+    """
+    now = versions() | {_THREADS: str(n_threads)}
+    return now if earlier is None else joined([earlier.computed_by, now])
+
+
+def joined(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What computed a task whose samples come from several: each value that differs once; empty where none was kept."""
+    names = dict.fromkeys(name for each in several for name in each)
+    found = {name: [part for each in several for part in each.get(name, _UNKNOWN).split(", ")] for name in names}
+    return {name: ", ".join(dict.fromkeys(parts)) for name, parts in found.items()}
+
+
+def named_files(paths: Iterable[str | None], earlier: Record | None = None) -> dict[str, str]:
+    """Digests, 16 hex digits by path, of files that decide a task's data; those that are not there are left out."""
+    found = {path: digest[:_N_DIGITS] for path, digest in digests(path for path in paths if path).items() if digest}
+    return dict(earlier.files if earlier else {}) | found
+
+
+def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
+    """Refuse files that hold something else than when tasks were done. What is not there any more is not compared.
+
+    Args:
+        storage: of the run or sweep.
+        records: of finished tasks.
+
+    Raises:
+        RunConflictError: naming one of them.
+    """
+    was: dict[str, set[str]] = {}
+    for record in records:
+        for path, digest in record.files.items():
+            was.setdefault(path, set()).add(digest)
+    now = {path: digest[:_N_DIGITS] for path, digest in digests(was).items() if digest}
+    if others := [path for path, found in was.items() if len(found | {now.get(path, "")} - {""}) > 1]:
+        first = others[0]
+        raise RunConflictError(
+            f"{len(others)} of the files that {storage.url!r} was made with hold something else by now, such as "
+            f"{first!r}: SHA-256 {' and '.join(sorted(was[first]))} when tasks were done, {now.get(first, 'gone')} "
+            "now. Put them back, or choose another place."
+        )
+
+
+def notes(records: Iterable[Record], n_threads: int, unknown: Iterable[str] = ()) -> list[str]:
+    """What a person should know before a run is resumed: in what its finished tasks differ from those to come.
+
+    Args:
+        records: of finished tasks.
+        n_threads: CPU threads of the tasks to come.
+        unknown: fields of the identity that the run was begun without.
+    """
+    now, found = computed_by(n_threads), list[str]()
+    counts: Counter[tuple[str, str]] = Counter()
+    for record in records:
+        for name, value in record.computed_by.items():
+            if name in now and (name != _THREADS or record.device.startswith("cpu")):
+                counts[name, value] += 1
+    for (name, value), n in sorted(counts.items()):
+        if value != now[name]:
+            what = f"{value} CPU threads" if name == _THREADS else f"{name} {value}"
+            found.append(f"{n:,} finished task{'s were' if n > 1 else ' was'} done with {what}; it is {now[name]} now")
+    if left_out := sorted(unknown):
+        found.append(
+            f"it was begun by an earlier version, which kept no digest of {' and '.join(left_out)}; a change of what "
+            "that is would not be noticed"
+        )
+    return found
+
+
+def in_words(computed: Mapping[str, Any]) -> str:
+    """Versions as one text: ``diffusers 0.42.1, ..., threads 1``."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(computed.items()))
+
+
+def by_version(records: Iterable[Record]) -> dict[str, int]:
+    """How many tasks each set of versions and threads has done, the most first."""
+    return dict(Counter(in_words(each.computed_by) or _UNKNOWN for each in records).most_common())
