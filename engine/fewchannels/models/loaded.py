@@ -1,6 +1,5 @@
 """A model that a worker has loaded, with the one thread that runs it."""
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -10,12 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
 
+from fewchannels import file_system
+from fewchannels.errors import StorageError
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Generation
 from fewchannels.models.load import load
@@ -111,15 +112,14 @@ def after_the_first(what: str) -> Iterator[None]:
     """
     name = hashlib.sha256(what.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"fewchannels-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else was there first, and may lock it
-        yield
-        return
-    with (folder / f"{name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_SH)
+    with ExitStack() as held:
+        with suppress(OSError, StorageError):  # without a place for the lock all of them load at once
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # Else somebody else was there first, and may lock it.
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+                file = held.enter_context((path := folder / f"{name}.lock").open("a"))
+                if not file_system.lock(file.fileno(), path):
+                    file_system.lock(file.fileno(), path, shared=True, waits=True)
         yield
 
 
