@@ -99,6 +99,16 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_the_tasks_it_was_at(
     assert (len(states[-1].reassigned), states[-1].n_lost) == (states[-1].n_again, 1)
 
 
+def test_actors_without_a_gpu_see_none_of_their_nodes(
+    cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as a node's environment has it
+    node()
+    work = StubWork(str(tmp_path), 4)
+    list(outcomes(work, start_stub, [0, 1, 2, 3], pool(1)))
+    assert {(line["gpus"], line["device"]) for line in work.diary()} == {("", "cpu")}
+
+
 def test_a_node_that_dies_costs_no_task_in_an_object_store(
     cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ Not Ray Data, which took 8 s of the driver's CPU and 20 MB for every 1,000 tasks
 """
 
 import math
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -32,8 +33,8 @@ _TURN_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _NO_NODE_S = 10.0
 
-Start = Callable[[Any, int], Callable[[int], Record]]
-"""From work and a number of CPU threads to a worker: called with a task, it does it and returns its record."""
+Start = Callable[[Any, int, str | None], Callable[[int], Record]]
+"""From work, a number of CPU threads and a device to a worker: called with a task, it returns the task's record."""
 
 
 def is_done(work: Work, record: Record | None) -> bool:
@@ -50,14 +51,18 @@ class Actor:
         work: whose tasks.
         start: makes the worker.
         n_threads: CPU threads for PyTorch.
+        device: ``cuda`` or ``cpu``, as its share has a GPU or none; None for what the machine has.
     """
 
-    def __init__(self, work: Work, start: Start, n_threads: int) -> None:
+    def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None) -> None:
+        if device == "cpu":
+            # Ray shows all GPUs to an actor that has none (since 2.60), and libraries take what they find.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._work, self._ledger = work, Ledger(work.storage)
         self._telemetry, failure = ActorTelemetry(work, start), None
         self._worker: Callable[[int], Record] | FewchannelsError
         try:
-            self._worker = start(work, n_threads)
+            self._worker = start(work, n_threads, device)
         except FewchannelsError as error:  # another actor would fare the same; the driver ends the run
             self._worker = failure = error
         self._telemetry.started(failure)
@@ -163,7 +168,7 @@ class _Crew:
     def __init__(self, work: Work, start: Start, tasks: list[int], pool: Pool) -> None:
         self._waiting = deque(tasks)
         self._most = min(pool.n_actors, len(tasks))
-        self._arguments = (work, start, pool.cpus_per_actor)
+        self._arguments = (work, start, pool.cpus_per_actor, pool.device)
         self._remote = ray.remote(
             num_cpus=pool.cpus_per_actor,
             num_gpus=pool.gpus_per_actor,
