@@ -11,7 +11,7 @@ import platform
 import warnings
 from pathlib import Path
 
-from fewchannels.errors import StorageError
+from fewchannels.errors import FewchannelsWarning, StorageError
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 # CIFS, sshfs and others have no way to do it. PostgreSQL and RocksDB pass over the same errors, and no others.
@@ -26,7 +26,7 @@ class NoLocksError(StorageError):
     """The file system has no locks."""
 
 
-class DurabilityWarning(UserWarning):
+class DurabilityWarning(FewchannelsWarning):
     """A crash of the machine may undo the last files that were written."""
 
 

@@ -8,6 +8,7 @@ import ray
 from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.job import Job
 from fewchannels.capture.memory import check_memory
+from fewchannels.cluster.nodes import NodeWatch
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, pending_tasks, run_tasks
@@ -16,6 +17,8 @@ from fewchannels.manifest import Sample
 from fewchannels.runs.description import EMBEDDINGS
 from fewchannels.runs.ledger import Record
 from fewchannels.settings.units import size
+
+_LOOK_EVERY_S = 1.0
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -74,9 +77,17 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
         max_retries=MACHINE_FAULT_RETRIES,
     )(_encode)
     try:
-        for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor, pool.device), start=1):
-            ray.get(reference)
-            on_encoded(done)
+        encoded, nodes, done = remote.remote(job, tasks, pool.cpus_per_actor, pool.device), NodeWatch(pool), 0
+        while True:
+            ready, _ = ray.wait([encoded], timeout=_LOOK_EVERY_S)
+            if not ready:
+                nodes.look()
+                continue
+            try:
+                ray.get(next(encoded))
+            except StopIteration:
+                return
+            on_encoded(done := done + 1)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, FewchannelsError) else error from None

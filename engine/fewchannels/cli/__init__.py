@@ -4,8 +4,7 @@ A module registers each command or group of commands. What a command needs is im
 others start without it.
 
 Imported by others: itself.
-Imports: errors, file_system, files, machine, settings, manifest, models, runs, cluster, capture, analyses,
-    interventions, views.
+Imports: errors, files, machine, settings, manifest, models, runs, cluster, capture, analyses, interventions, views.
 """
 
 import errno
@@ -20,8 +19,7 @@ from typing import Any
 
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
-from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.file_system import DurabilityWarning
+from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError
 from fewchannels.settings.ranges import shown
 
 _MODULES = {
@@ -97,7 +95,7 @@ def _plain_warnings() -> Iterator[None]:
 
 def _show_warning(show: Callable[..., None], message: Warning, category: type[Warning], *where: Any) -> None:
     """Show a warning, the project's own without the line of code that it is from."""
-    if issubclass(category, DurabilityWarning):
+    if issubclass(category, FewchannelsWarning):
         say(f"warning: {message}", style="yellow")
     else:
         show(message, category, *where)
