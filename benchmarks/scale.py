@@ -66,7 +66,7 @@ class Stub:
         return [f"{task:016x}"]
 
 
-def start_stub(stub: Stub, n_threads: int) -> Callable[[int], Record]:
+def start_stub(stub: Stub, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A worker that sleeps, stores and records."""
     ledger, store = Ledger(stub.storage), Store(stub.storage, stub.layout) if stub.layout else None
     arrays = made_up(stub.layout) if stub.layout else {}

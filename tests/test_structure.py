@@ -26,6 +26,7 @@ PACKAGE = SOURCES / "fewchannels"
 # Rooms: a package or a module at the top. Each may import what stands above it.
 ORDER = (
     "errors",
+    "file_system",
     "contents",
     "files",
     "images",
@@ -56,7 +57,7 @@ ONLY_IMPORTERS = {
     "diffusers": {"models", "demo"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
-    "fcntl": {"runs.lease", "runs.sql.spill", "models.loaded"},
+    "fcntl": {"file_system"},
     "xarray": {"runs.arrays", "runs.run"},
     "ray": {"cluster", "capture.run"},
     "duckdb": {"runs.sql"},

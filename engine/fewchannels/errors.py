@@ -64,6 +64,10 @@ class IncompleteRunError(FewchannelsError):
     exit_code = 5
 
 
+class FewchannelsWarning(UserWarning):
+    """What a person should know of, and what ends nothing."""
+
+
 def unknown(kind: str, value: object, valid: Iterable[object]) -> InputError:
     """An :class:`InputError` for a name that is not one of ``valid``, with the nearest one that is."""
     names = [str(name) for name in valid]

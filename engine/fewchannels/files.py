@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fewchannels.errors import InputError, StorageError
+from fewchannels.file_system import make_durable, set_mode
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -80,7 +81,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 if earlier := _earlier(path):
-                    os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))
+                    set_mode(file.fileno(), stat.S_IMODE(earlier.st_mode))
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         make_durable(path.parent)
@@ -152,15 +153,6 @@ def _clean(folder: Path) -> None:
         if is_left_over(path):
             with suppress(OSError):
                 path.unlink()
-
-
-def make_durable(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, would survive a crash of the machine."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _earlier(path: Path) -> os.stat_result | None:

@@ -4,6 +4,7 @@ Without a GPU, PyTorch's fake tensors stand for those on one: they know shapes, 
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ from fewchannels.cluster.sizing import choose_pool
 from fewchannels.errors import InputError
 from fewchannels.measures import kmeans
 from fewchannels.measures.kmeans import k_means
+from fewchannels.models.loaded import LoadedModel, device_of
+from fewchannels.models.source import find, geometry
 
 ELSEWHERE = torch.device("meta")
 N_CELLS, N_TOKENS, N_CHANNELS = 3, 49, 40
@@ -92,6 +95,44 @@ def test_a_unit_computes_where_its_workers_share_lets_it_and_the_result_says_whe
         assert about["versions"]["device"] == device
         assert set(used) == {device}
         used.clear()
+
+
+@pytest.mark.parametrize(("share", "found"), [("cpu", True), ("cpu", False), (None, False)])
+def test_a_model_is_loaded_where_the_share_of_its_actor_lets_it(
+    share: str | None, found: bool, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)  # what a machine has gives nobody a share of it
+    generation = CaptureConfig(model=str(tiny_model), num_inference_steps=2)
+    model = LoadedModel(generation, geometry(find(str(tiny_model), None)), 1, share)
+    assert (model.device, model.name.split()[0]) == ("cpu", "cpu")
+    assert {each.device.type for each in model.sampler.pipeline.transformer.parameters()} == {"cpu"}
+
+
+def test_an_actor_whose_gpu_pytorch_does_not_find_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    generation = CaptureConfig(model=str(tiny_model), num_inference_steps=2)
+    with pytest.raises(InputError, match=r"is this actor's share, and PyTorch finds none there.*--gpus-per-actor 0"):
+        LoadedModel(generation, geometry(find(str(tiny_model), None)), 1, "cuda")
+
+
+def test_what_measures_for_workers_without_a_gpu_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (device_of("cpu"), device_of("cuda")) == ("cpu", "cuda")
+
+
+def test_actors_are_counted_by_the_processors_that_this_process_may_use(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(machine, "_quotas", lambda: iter([3]))
+    monkeypatch.setattr(machine, "has_gpus", lambda: False)
+    pool = choose_pool()
+    assert (pool.n_actors, pool.cpus_per_actor) == (2, 1)
+    with pytest.raises(InputError, match="cpus_per_actor is 3; this process may use 2 CPUs"):
+        choose_pool(cpus_per_actor=3)
+    with pytest.raises(InputError, match="at most 16 for each of the 2 CPUs"):
+        choose_pool(33)
 
 
 def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_no_number_out_of_its_range_is_taken(
         ("capture --actors 0", "--actors is 0; it must be 1 to 10,000."),
         ("capture --gpus-per-actor nan", "--gpus-per-actor is nan; it must be a finite number, 0 to 64."),
         ("capture --cpus-per-actor 99999", "--cpus-per-actor is 99999; it must be 1 to 1,024."),
-        ("capture --cpus-per-actor 1024", "this machine has"),
+        ("capture --cpus-per-actor 1024", "this process may use"),
         ("capture --actors 10000", "10000 actors are more than this machine can hold"),
         ("capture --height 65536 --width 65536 --tokens pool:2", "a worker must hold at least"),
         ("capture --max-bytes 1e400TB", "--max-bytes is '1e400TB'; it must be bytes up to 1e18"),
@@ -148,13 +148,14 @@ def test_help_tells_the_range(bases: dict[tuple[str, ...], odd_values.Base]) -> 
 def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:
     from fewchannels.cluster.sizing import choose_pool
     from fewchannels.errors import InputError
+    from fewchannels.machine import processors
 
     for given_, says in (
         ((0, None), "n_actors is 0; it must be 1 to 10,000"),
         ((None, float("nan")), "gpus_per_actor is nan; it must be a finite number, 0 to 64"),
         ((None, 1.5), "a share of one GPU of at least 0.01, or a whole number of GPUs"),
         ((None, None, None, 0), "cpus_per_actor is 0; it must be 1 to 1,024"),
-        ((None, None, None, 1024), f"this machine has {os.cpu_count()} CPU"),
+        ((None, None, None, 1024), f"this process may use {processors()} CPU"),
         ((10_000, None), "10000 actors are more than this machine can hold"),
     ):
         with pytest.raises(InputError, match=says):

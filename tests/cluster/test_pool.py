@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from ray.cluster_utils import Cluster
 from ray.experimental.internal_kv import _internal_kv_get
 from stub_work import StubWork, start_dead, start_stub, start_where_it_can
 
+from fewchannels.cluster import nodes
+from fewchannels.cluster.nodes import NoRoomWarning, lacking
+from fewchannels.cluster.parallel import mapped
 from fewchannels.cluster.pool import State, outcomes
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.sizing import choose_pool
@@ -97,6 +101,16 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_the_tasks_it_was_at(
     assert 0 < again <= 2, "what it was at, and no more"
     assert again <= states[-1].n_again <= 2, "one of them may not have begun"
     assert (len(states[-1].reassigned), states[-1].n_lost) == (states[-1].n_again, 1)
+
+
+def test_actors_without_a_gpu_see_none_of_their_nodes(
+    cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as a node's environment has it
+    node()
+    work = StubWork(str(tmp_path), 4)
+    list(outcomes(work, start_stub, [0, 1, 2, 3], pool(1)))
+    assert {(line["gpus"], line["device"]) for line in work.diary()} == {("", "cpu")}
 
 
 def test_a_node_that_dies_costs_no_task_in_an_object_store(
@@ -247,10 +261,49 @@ def test_a_share_that_no_node_has_is_refused_where_no_node_will_be_started(node:
         assert time.monotonic() < ends
         time.sleep(0.2)
     for shares, says in (
-        ((1, None, "auto", 64), "64 CPUs and 1 GPUs, which no node .* has: the largest have 2 CPUs, 1 GPUs"),
-        ((1, 2.0, "auto", 1), "1 CPUs and 2 GPUs, which no node"),
-        ((None, 0, "auto", 3), "3 CPUs and 0 GPUs, which no node"),
+        ((1, None, "auto", 64), "no node has 64 CPUs; the largest has 2 CPUs and 1 GPU"),
+        ((1, 2.0, "auto", 1), "no node has 2 GPUs; the largest has 2 CPUs and 1 GPU"),
+        ((None, 0, "auto", 3), "no node has 3 CPUs; the largest has 2 CPUs. Give"),
     ):
         with pytest.raises(InputError, match=says):
             choose_pool(*shares)
     assert choose_pool(5, None, "auto", 2) == Pool(5, 1.0, 2, "auto")
+
+
+def test_what_no_node_has_is_said(cluster: Cluster) -> None:
+    nodes = [{"CPU": 2.0}, {"CPU": 64.0}, {"CPU": 4.0, "GPU": 1.0}]
+    assert lacking(nodes, 0, 64) == ""
+    assert lacking(nodes, 0.5, 4) == ""
+    assert lacking(nodes, 0, 65) == "no node has 65 CPUs; the largest has 64 CPUs"
+    assert lacking(nodes, 1, 8) == "no node has both 8 CPUs and 1 GPU; the most of each is 64 CPUs and 1 GPU"
+    assert lacking([{"CPU": 2.0}], 1, 1) == "no node has 1 GPU; the largest has 2 CPUs and 0 GPUs"
+
+
+def test_actors_that_wait_for_a_node_that_is_large_enough_say_so_once_and_begin_when_it_joins(
+    cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "_NO_ROOM_S", 2.0)
+    node()
+    work, joined = StubWork(str(tmp_path), 2), False
+
+    def join_when_warned(state: State) -> None:
+        nonlocal joined
+        if found and not joined:
+            joined = True
+            node(num_cpus=3)
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        done = list(outcomes(work, start_stub, [0, 1], Pool(1, 0, 3, "auto"), join_when_warned))
+    assert [outcome["error"] for outcome in done] == [None, None]
+    own = [str(each.message) for each in found if issubclass(each.category, NoRoomWarning)]
+    assert own == ["no node has 3 CPUs; the largest has 1 CPU. Waiting for such a node to join; Ctrl+C ends."]
+
+
+def test_small_work_that_waits_for_a_node_says_so_too(
+    cluster: Cluster, node: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "_NO_ROOM_S", 2.0)
+    node()
+    with pytest.raises(NoRoomWarning, match="no node has 1 GPU; the largest has 1 CPU and 0 GPUs"):
+        list(mapped(abs, [-1, -2], Pool(2, 1.0, 1, "auto")))

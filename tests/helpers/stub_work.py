@@ -56,14 +56,22 @@ class StubWork:
         return sorted(lines, key=lambda line: line["time"])
 
 
-def start_stub(work: StubWork, n_threads: int) -> Callable[[int], Record]:
+def start_stub(work: StubWork, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A worker that sleeps."""
     node, pid = ray.get_runtime_context().get_node_id(), os.getpid()
     path, gpus = Path(work.folder, f"{pid}.diary"), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def note(what: str, task: int) -> None:
         with path.open("a") as file:
-            line = {"what": what, "task": task, "node": node, "pid": pid, "time": time.time(), "gpus": gpus}
+            line = {
+                "what": what,
+                "task": task,
+                "node": node,
+                "pid": pid,
+                "time": time.time(),
+                "gpus": gpus,
+                "device": device,
+            }
             file.write(json.dumps(line) + "\n")
 
     def do(task: int) -> Record:
@@ -83,12 +91,12 @@ def start_stub(work: StubWork, n_threads: int) -> Callable[[int], Record]:
     return do
 
 
-def start_where_it_can(work: StubWork, n_threads: int) -> Callable[[int], Record]:
+def start_where_it_can(work: StubWork, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A worker that does not outlive its start where a file ``bad-NODE`` lies; elsewhere it waits for 4 such ends."""
     if Path(work.folder, f"bad-{ray.get_runtime_context().get_node_id()}").exists():
         Path(work.folder, f"{os.getpid()}.died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    do = start_stub(work, n_threads)
+    do = start_stub(work, n_threads, device)
 
     def patient(task: int) -> Record:
         while len(list(Path(work.folder).glob("*.died"))) < 4:
@@ -98,7 +106,7 @@ def start_where_it_can(work: StubWork, n_threads: int) -> Callable[[int], Record
     return patient
 
 
-def start_dead(work: StubWork, n_threads: int) -> Callable[[int], Record]:
+def start_dead(work: StubWork, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A worker whose process does not outlive its start."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError

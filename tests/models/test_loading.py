@@ -140,8 +140,8 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
     ("how", "says"),
     [
         ({"offload": "disk"}, "none, model, sequential, group"),
-        ({"offload": "model"}, "this machine has no GPU"),
-        ({"device_map": "balanced"}, "this machine has no GPU"),
+        ({"offload": "model"}, "this process has no GPU"),
+        ({"device_map": "balanced"}, "this process has no GPU"),
         ({"device_map": "balanced", "offload": "model"}, "device_map and offload do not work together"),
         ({"compile": True, "offload": "group"}, "compile and offload 'group' do not work together"),
         ({"quantization": "int3"}, "torchao-int8"),

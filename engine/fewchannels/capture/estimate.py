@@ -11,7 +11,7 @@ from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.manifest import Sample, read_samples
-from fewchannels.models.loaded import default_device
+from fewchannels.models.loaded import device_of
 from fewchannels.runs import shards
 from fewchannels.runs.layout import ArrayPlan
 from fewchannels.tables import encode
@@ -46,7 +46,7 @@ class Estimate:
     measured_samples: int
 
 
-def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Estimate:
+def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share: str = "cuda") -> Estimate:
     """Generate the manifest's first batch without writing it, and scale what it took to the whole run.
 
     Args:
@@ -54,11 +54,13 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int) -> Es
         manifest_path: the manifest.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
+        share: ``cuda`` where each has a GPU: then the one of this machine measures, if there is one.
     """
     n_measured = min(job.batch_size, job.layout.shard_samples, job.layout.n_samples)
     samples = read_samples(manifest_path, 0, n_measured)
-    with encoded(job, samples, default_device()) as embeddings:
-        worker = CaptureWorker(job, n_threads, embeddings)
+    device = device_of(share)
+    with encoded(job, samples, device) as embeddings:
+        worker = CaptureWorker(job, n_threads, embeddings, device)
         return _measure(job, worker, samples, manifest_path, n_actors)
 
 

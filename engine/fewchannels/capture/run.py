@@ -8,6 +8,7 @@ import ray
 from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.job import Job
 from fewchannels.capture.memory import check_memory
+from fewchannels.cluster.nodes import NodeWatch
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, pending_tasks, run_tasks
@@ -16,6 +17,8 @@ from fewchannels.manifest import Sample
 from fewchannels.runs.description import EMBEDDINGS
 from fewchannels.runs.ledger import Record
 from fewchannels.settings.units import size
+
+_LOOK_EVERY_S = 1.0
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -33,22 +36,23 @@ def check_space(job: Job, tasks: list[int]) -> None:
         )
 
 
-def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
+def start_capture(job: Job, n_threads: int, device: str | None = None) -> Callable[[int], Record]:
     """A capture's worker."""
     # Here: seconds to import, and the driver does not need them.
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.capture.worker import CaptureWorker
 
-    return CaptureWorker(job, n_threads, StoredEmbeddings(job.storage) if job.config.encode_first else None)
+    embeddings = StoredEmbeddings(job.storage) if job.config.encode_first else None
+    return CaptureWorker(job, n_threads, embeddings, device)
 
 
-def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
+def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[str | None]:
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
     from fewchannels.capture.encode_prompts import encode
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
-    from fewchannels.models.loaded import default_device
+    from fewchannels.models.loaded import device_of
 
     torch.set_num_threads(n_threads)
 
@@ -56,7 +60,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
         for task in tasks:
             yield from job.samples(task)
 
-    yield from encode(job, samples(), StoredEmbeddings(job.storage), default_device())
+    yield from encode(job, samples(), StoredEmbeddings(job.storage), device_of(share))
 
 
 def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:
@@ -73,9 +77,17 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
         max_retries=MACHINE_FAULT_RETRIES,
     )(_encode)
     try:
-        for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor), start=1):
-            ray.get(reference)
-            on_encoded(done)
+        encoded, nodes, done = remote.remote(job, tasks, pool.cpus_per_actor, pool.device), NodeWatch(pool), 0
+        while True:
+            ready, _ = ray.wait([encoded], timeout=_LOOK_EVERY_S)
+            if not ready:
+                nodes.look()
+                continue
+            try:
+                ray.get(next(encoded))
+            except StopIteration:
+                return
+            on_encoded(done := done + 1)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, FewchannelsError) else error from None

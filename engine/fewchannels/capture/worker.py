@@ -50,17 +50,18 @@ class CaptureWorker:
         job: what to do.
         n_threads: CPU threads for PyTorch.
         embeddings: of prompts that were encoded before; None where the worker is to encode them itself.
+        device: that is its share; None for what the machine has.
 
     Raises:
         InputError: the model cannot be loaded.
         RunConflictError: the capture that this worker belongs to has ended.
     """
 
-    def __init__(self, job: Job, n_threads: int, embeddings: Kept | None = None) -> None:
+    def __init__(self, job: Job, n_threads: int, embeddings: Kept | None = None, device: str | None = None) -> None:
         self.job = job
         self._encodes, self._embeddings = embeddings is None, embeddings or Recent()
         self._membership = Membership(job.storage, job.lease) if job.lease else None
-        self.model = LoadedModel(job.config, job.geometry, n_threads, encodes=self._encodes)
+        self.model = LoadedModel(job.config, job.geometry, n_threads, device, encodes=self._encodes)
         self.sampler = self.model.sampler
         self.ledger = Ledger(job.storage)
 

@@ -10,12 +10,16 @@ Imports: errors, files, machine, settings, manifest, models, runs, cluster, capt
 import errno
 import signal
 import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
-from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError
 from fewchannels.settings.ranges import shown
 
 _MODULES = {
@@ -70,7 +74,8 @@ def main() -> None:
         if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(number, _end)
     try:
-        application(*sys.argv[1:2])()
+        with _plain_warnings():
+            application(*sys.argv[1:2])()
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")
         sys.exit(error.exit_code)
@@ -79,6 +84,21 @@ def main() -> None:
             raise
         say(f"error: {shown(error.filename)} is too long a name for a file. Give a shorter one.", style="bold red")
         sys.exit(InputError.exit_code)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        yield
+
+
+def _show_warning(show: Callable[..., None], message: Warning, category: type[Warning], *where: Any) -> None:
+    """Show a warning, the project's own without the line of code that it is from."""
+    if issubclass(category, FewchannelsWarning):
+        say(f"warning: {message}", style="yellow")
+    else:
+        show(message, category, *where)
 
 
 def _end(number: int, frame: object) -> None:

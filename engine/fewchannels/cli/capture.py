@@ -140,7 +140,7 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
     from fewchannels.capture.estimate import estimate
 
     with errors.status("generating one batch to measure its time"):
-        expected: Estimate = estimate(job, manifest, pool.n_actors, pool.cpus_per_actor)
+        expected: Estimate = estimate(job, manifest, pool.n_actors, pool.cpus_per_actor, pool.device)
     if as_json:
         results.print_json(json.dumps(dataclasses.asdict(expected)))
         return

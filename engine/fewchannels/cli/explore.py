@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewchannels import machine
 from fewchannels.cli.console import errors, results, say
 from fewchannels.errors import InputError
 
@@ -74,4 +75,4 @@ def _session(model: str) -> "Live":
     from fewchannels.interventions.live.session import LiveModel
     from fewchannels.views.explore.live import Live
 
-    return Live(LiveModel(model, max(1, (os.cpu_count() or 2) - 1)), model)
+    return Live(LiveModel(model, max(1, machine.processors() - 1)), model)

@@ -128,7 +128,7 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
     from fewchannels.interventions.estimate import cost
 
     with errors.status("generating one batch to measure its time"):
-        expected: Cost = cost(prepared, pool.n_actors, pool.cpus_per_actor)
+        expected: Cost = cost(prepared, pool.n_actors, pool.cpus_per_actor, pool.device)
     if as_json:
         results.print_json(json.dumps(dataclasses.asdict(expected)))
         return

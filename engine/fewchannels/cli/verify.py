@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from fewchannels import machine
 from fewchannels.cli.console import errors, left_over, progress_bar, results, say
 from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError, StorageError
@@ -93,7 +93,7 @@ def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
             recompute(
                 storage,
                 n_samples,
-                min(threads, os.cpu_count() or 1),
+                min(threads, machine.processors()),
                 lambda done, total: bar.update(shown, completed=done, total=total),
             )
         )

@@ -10,6 +10,7 @@ from fewchannels.errors import FewchannelsError
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_LOOK_EVERY_S = 1.0
 
 
 def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
@@ -67,6 +68,7 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
 
     import ray
 
+    from fewchannels.cluster.nodes import NodeWatch
     from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 
     def one(item: _Item) -> _Result:  # Ray takes plain functions only
@@ -77,11 +79,16 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
     )
     waiting = deque(items)
     running: dict[Any, _Item] = {}
+    nodes = NodeWatch(pool)
     while waiting or running:
         while waiting and len(running) < 2 * pool.n_actors:
             item = waiting.popleft()
             running[remote.remote(item)] = item
-        (done,), _ = ray.wait(list(running), num_returns=1)
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
+        if not ready:
+            nodes.look()
+            continue
+        (done,) = ready
         item = running.pop(done)
         try:
             yield item, ray.get(done)

@@ -5,6 +5,7 @@ Not Ray Data, which took 8 s of the driver's CPU and 20 MB for every 1,000 tasks
 """
 
 import math
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state  # Ray has no public way to ask which nodes are about to go
 
+from fewchannels.cluster.nodes import NodeWatch
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
@@ -32,10 +34,9 @@ NODE_FAULT_RETRIES = 10
 """Nodes that a task may lose; a node that is taken away says little about the task."""
 _TURN_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-_NO_NODE_S = 10.0
 
-Start = Callable[[Any, int], Callable[[int], Record]]
-"""From work and a number of CPU threads to a worker: called with a task, it does it and returns its record."""
+Start = Callable[[Any, int, str | None], Callable[[int], Record]]
+"""From work, a number of CPU threads and a device to a worker: called with a task, it returns the task's record."""
 
 
 def is_done(work: Work, record: Record | None) -> bool:
@@ -52,14 +53,18 @@ class Actor:
         work: whose tasks.
         start: makes the worker.
         n_threads: CPU threads for PyTorch.
+        device: ``cuda`` or ``cpu``, as its share has a GPU or none; None for what the machine has.
     """
 
-    def __init__(self, work: Work, start: Start, n_threads: int) -> None:
+    def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None) -> None:
+        if device == "cpu":
+            # Ray shows all GPUs to an actor that has none (since 2.60), and libraries take what they find.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._work, self._ledger = work, Ledger(work.storage)
         self._telemetry, failure = ActorTelemetry(work, start), None
         self._worker: Callable[[int], Record] | FewchannelsError
         try:
-            self._worker = start(work, n_threads)
+            self._worker = start(work, n_threads, device)
         except FewchannelsError as error:  # another actor would fare the same; the driver ends the run
             self._worker = failure = error
         self._telemetry.started(failure)
@@ -165,7 +170,7 @@ class _Crew:
     def __init__(self, work: Work, start: Start, tasks: list[int], pool: Pool) -> None:
         self._waiting = deque(tasks)
         self._most = min(pool.n_actors, len(tasks))
-        self._arguments = (work, start, pool.cpus_per_actor)
+        self._arguments = (work, start, pool.cpus_per_actor, pool.device)
         self._remote = ray.remote(
             num_cpus=pool.cpus_per_actor,
             num_gpus=pool.gpus_per_actor,
@@ -179,8 +184,8 @@ class _Crew:
         self._running: dict[Any, tuple[_Member, int]] = {}
         self._tries: Counter[tuple[int, bool]] = Counter()  # by task, and whether it was the node
         self._n_begun = self._n_deaths = self._n_stillborn = 0
-        self._hires_from, self._alone_since = -math.inf, math.inf
-        self._state, self._looked = State(), -math.inf
+        self._hires_from = self._looked = -math.inf
+        self._state, self._nodes = State(), NodeWatch(pool)
 
     def is_busy(self) -> bool:
         return bool(self._waiting or self._running)
@@ -239,26 +244,10 @@ class _Crew:
     def _look_at_nodes(self) -> None:
         if time.monotonic() < self._looked + _TURN_S:
             return
-        self._check_nodes()
+        self._nodes.look(has_actors=bool(self._members))
         self._looked, leaving = time.monotonic(), cluster_state.get_draining_nodes()
         for member in self._members:
             member.leaves = member.node in leaving
-
-    def _check_nodes(self) -> None:
-        """End where no node is left on which anything could start: Ray waits for one for ever.
-
-        Raises:
-            FewchannelsError: saying so.
-        """
-        if self._members or any(node["Alive"] for node in ray.nodes()):
-            self._alone_since = math.inf
-            return
-        self._alone_since = min(self._alone_since, time.monotonic())
-        if time.monotonic() > self._alone_since + _NO_NODE_S:
-            raise FewchannelsError(
-                "Ray's node has died (its raylet, killed perhaps for want of memory), and no other one is there to "
-                "start actors on. What is done is kept; run again to resume."
-            )
 
     def _hand_out(self) -> None:
         """First to idle actors; second ones only while more wait than there are actors: the last go to who is free."""

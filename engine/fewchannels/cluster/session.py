@@ -1,6 +1,5 @@
 """Ray, quietly: what each actor owns, and a session on this machine or on a cluster."""
 
-import json
 import logging
 import os
 import re
@@ -13,10 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.job_config import JobConfig
 
+from fewchannels.cluster.nodes import alive, lacking, may_grow
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
 
@@ -28,7 +26,7 @@ def pool_of_cluster(
     n_actors: int | None, gpus_per_actor: float | None, address: str, cpus_per_actor: int | None
 ) -> Pool:
     _connect(address)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = alive()
     n_gpus = [node.get("GPU", 0.0) for node in nodes]
     gpus = float(any(n_gpus)) if gpus_per_actor is None else gpus_per_actor
     _check_nodes(nodes, gpus, cpus_per_actor or 1, address)
@@ -46,24 +44,13 @@ def pool_of_cluster(
 
 def _check_nodes(nodes: list[dict[str, float]], gpus: float, cpus: int, address: str) -> None:
     """Refuse a share that no node has, where no other node will be started: its actors would wait for ever."""
-    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
-    fits = any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes)
-    if fits or not most["CPU"] or _may_grow():
+    what = lacking(nodes, gpus, cpus)
+    if not what or not any(node.get("CPU") for node in nodes) or may_grow():
         return
     raise InputError(
-        f"an actor is to have {cpus} CPUs and {gpus:g} GPUs, which no node of the cluster at {address!r} has: the "
-        f"largest have {most['CPU']:g} CPUs, {most['GPU']:g} GPUs. Give it fewer, or add such a node first."
+        f"an actor is to have {cpus} CPUs and {gpus:g} GPUs, and of the cluster at {address!r} {what}. Give it fewer, "
+        "or add such a node first."
     )
-
-
-def _may_grow() -> bool:
-    """Whether an autoscaler may start nodes of its own; also where none has told yet.
-
-    Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
-    """
-    status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
-    report = json.loads(status).get("autoscaler_report") if status else None
-    return report is None or any(not name.startswith("node_") for name in report["active_nodes"])
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """How many actors there is room for, where the user leaves it open."""
 
-import os
-
 from fewchannels import machine
 from fewchannels.cluster.shares import Pool, check_shares
 from fewchannels.errors import InputError
@@ -15,20 +13,21 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
     Args:
         n_actors: that were asked for; None for none in particular.
         cpus_per_actor: CPU threads of each, likewise.
-        n_cpus: of the machine.
+        n_cpus: that this process may use.
 
     Raises:
         InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
     """
     if cpus_per_actor is not None and cpus_per_actor > n_cpus:
         raise InputError(
-            f"cpus_per_actor is {cpus_per_actor}; this machine has {n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or "
-            "the --address of a Ray cluster that has them."
+            f"cpus_per_actor is {cpus_per_actor}; this process may use {n_cpus} CPU{'s' * (n_cpus > 1)}. Give "
+            "fewer, or the --address of a Ray cluster that has them."
         )
     if n_actors is not None and n_actors > _ACTORS_OF_A_CPU * n_cpus:
         raise InputError(
-            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of its "
-            f"{n_cpus} CPU{'s' * (n_cpus > 1)}. Give fewer, or the --address of a Ray cluster."
+            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of the "
+            f"{n_cpus} CPU{'s' * (n_cpus > 1)} that this process may use. Give fewer, or the --address of a Ray "
+            "cluster."
         )
 
 
@@ -58,7 +57,7 @@ def choose_pool(
         from fewchannels.cluster.session import pool_of_cluster  # Ray takes a second to import
 
         return pool_of_cluster(n_actors, gpus_per_actor, address, cpus_per_actor)
-    n_gpus, n_cpus = _n_gpus(), os.cpu_count() or 1
+    n_gpus, n_cpus = _n_gpus(), machine.processors()
     if (gpus_per_actor or 0) > n_gpus:
         raise InputError(
             f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from fewchannels.interventions.rows import count
 from fewchannels.interventions.sweep import Prepared
 from fewchannels.interventions.worker import SweepWorker
+from fewchannels.models.loaded import device_of
 from fewchannels.runs.description import MANIFEST
 from fewchannels.tables import as_columns, encode
 
@@ -41,20 +42,21 @@ class Cost:
     measured_rows: int
 
 
-def cost(prepared: Prepared, n_actors: int, n_threads: int) -> Cost:
+def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda") -> Cost:
     """Generate and measure the sweep's first task's first item without writing it, and scale what it took.
 
     Args:
         prepared: the sweep, not begun.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
+        share: ``cuda`` where each has a GPU: then the one of this machine measures, if there is one.
     """
     sweep = prepared.sweep
 
     def opened(key: str) -> BinaryIO:
         return prepared.manifest.open() if key == MANIFEST else io.BytesIO(prepared.tables[key])
 
-    worker = SweepWorker(sweep, n_threads, opened)
+    worker = SweepWorker(sweep, n_threads, opened, device_of(share))
     items = worker.items(range(1))
     n_one = count(1, sweep.conditions, sweep.batch_size, has_source=sweep.has_source)[1]
     started = time.monotonic()

@@ -13,12 +13,12 @@ from fewchannels.interventions.sweep import Prepared, Sweep
 from fewchannels.runs.ledger import Record
 
 
-def start_sweep(sweep: Sweep, n_threads: int) -> Callable[[int], Record]:
+def start_sweep(sweep: Sweep, n_threads: int, device: str | None = None) -> Callable[[int], Record]:
     """A sweep's worker."""
     # Here: seconds to import, and the driver does not need it.
     from fewchannels.interventions.worker import SweepWorker
 
-    return SweepWorker(sweep, n_threads)
+    return SweepWorker(sweep, n_threads, device=device)
 
 
 def check_memory(sweep: Sweep, pool: Pool) -> None:
@@ -75,4 +75,4 @@ def run_sweep(
         outcome = run_tasks(sweep, start_sweep, pool, on_progress, on_note=on_note)
         if not outcome.n_done:
             return outcome, None
-        return outcome, end_sweep(sweep.storage, sweep.metrics, on_ended())
+        return outcome, end_sweep(sweep.storage, sweep.metrics, on_ended(), pool.device)

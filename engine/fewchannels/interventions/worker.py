@@ -44,17 +44,24 @@ class SweepWorker:
         sweep: what to do.
         n_threads: CPU threads for PyTorch.
         opened: opens one of the sweep's files by key; None for those in its storage.
+        device: that is its share; None for what the machine has.
 
     Raises:
         InputError: the model, or that of a metric, cannot be loaded.
         RunConflictError: the call that this worker belongs to has ended.
     """
 
-    def __init__(self, sweep: Sweep, n_threads: int, opened: Callable[[str], BinaryIO] | None = None) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        n_threads: int,
+        opened: Callable[[str], BinaryIO] | None = None,
+        device: str | None = None,
+    ) -> None:
         self.sweep, storage = sweep, sweep.storage
         self._opened = opened or storage.open
         self._membership = Membership(storage, sweep.lease) if sweep.lease else None
-        self.model = LoadedModel(sweep.generation, sweep.geometry, n_threads)
+        self.model = LoadedModel(sweep.generation, sweep.geometry, n_threads, device)
         self.sampler = self.model.sampler
         self.ledger = Ledger(storage)
         self._embeddings = Recent()

@@ -87,7 +87,9 @@ def load(
     loading.check_here()
     if device == "cpu" and (loading.offload in ("model", "sequential") or loading.device_map):
         name = f"offload {loading.offload!r}" if loading.offload != "none" else f"device_map {loading.device_map!r}"
-        raise InputError(f"{name} moves weights between a GPU and memory, and this machine has no GPU.")
+        raise InputError(
+            f"{name} moves weights between a GPU and memory, and this process has no GPU (--gpus-per-actor)."
+        )
     with _opening(source):
         pipeline = _pipeline(source, geometry, loading, components or {})
         adapters = {f"lora_{i}": adapter for i, adapter in enumerate(loading.adapters())}

@@ -1,6 +1,5 @@
 """A model that a worker has loaded, with the one thread that runs it."""
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -10,12 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
 
+from fewchannels import file_system
+from fewchannels.errors import InputError, StorageError
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Generation
 from fewchannels.models.load import load
@@ -37,10 +38,11 @@ class LoadedModel:
         generation: which model, and how it is loaded.
         geometry: of it.
         n_threads: CPU threads for PyTorch.
+        device: that is this process' share; None for what the machine has.
         encodes: whether its text encoders are loaded.
 
     Raises:
-        InputError: the model cannot be loaded.
+        InputError: the model cannot be loaded, or PyTorch finds no GPU where one is the share.
 
     Attributes:
         sampler: of its pipeline.
@@ -50,10 +52,17 @@ class LoadedModel:
     """
 
     def __init__(
-        self, generation: Generation, geometry: ModelGeometry, n_threads: int, *, encodes: bool = True
+        self,
+        generation: Generation,
+        geometry: ModelGeometry,
+        n_threads: int,
+        device: str | None = None,
+        *,
+        encodes: bool = True,
     ) -> None:
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
-        self.device, self.n_threads = default_device(), n_threads
+        self.device, self.n_threads = device or default_device(), n_threads
+        _check_device(self.device)
         self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         with after_the_first(f"load {generation.model} {generation.revision}"):
             source = find(generation.model, generation.revision)
@@ -112,21 +121,33 @@ def after_the_first(what: str) -> Iterator[None]:
     """
     name = hashlib.sha256(what.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"fewchannels-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else was there first, and may lock it
-        yield
-        return
-    with (folder / f"{name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_SH)
+    with ExitStack() as held:
+        with suppress(OSError, StorageError):  # without a place for the lock all of them load at once
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # Else somebody else was there first, and may lock it.
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+                file = held.enter_context((path := folder / f"{name}.lock").open("a"))
+                if not file_system.lock(file.fileno(), path):
+                    file_system.lock(file.fileno(), path, shared=True, waits=True)
         yield
 
 
 def default_device() -> str:
     """``cuda`` where there is a GPU, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(share: str) -> str:
+    """Where this process computes as part of work whose workers have a share: ``cpu`` where theirs has no GPU."""
+    return default_device() if share == "cuda" else "cpu"
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"a GPU of {platform.node()} is this actor's share, and PyTorch finds none there. Check its driver and its "
+            "build of PyTorch (python -m torch.utils.collect_env), or give --gpus-per-actor 0."
+        )
 
 
 def _settle_thread(n_threads: int) -> None:

@@ -1,6 +1,5 @@
 """The Zarr store of a run: lay it out, write whole shards, read it back. See ``schemas/store.md``."""
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
+from fewchannels import machine
 from fewchannels.errors import FewchannelsError, StorageError
 from fewchannels.runs import shards
 from fewchannels.runs.layout import ArrayPlan, Layout
@@ -130,11 +130,11 @@ class Store:
     Args:
         storage: of the run, or beside it.
         layout: the run's shape.
-        n_threads: that compress.
+        n_threads: that compress; None for as many as this process may use.
     """
 
-    def __init__(self, storage: Sink, layout: Layout, n_threads: int = os.cpu_count() or 1) -> None:
-        self._storage, self._layout, self._n_threads = storage, layout, n_threads
+    def __init__(self, storage: Sink, layout: Layout, n_threads: int | None = None) -> None:
+        self._storage, self._layout, self._n_threads = storage, layout, n_threads or machine.processors()
         self._plans = {array.name: array for array in layout.arrays()}
 
     def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Stored]:

@@ -6,7 +6,6 @@ every few seconds: whoever finds it unchanged for long enough may take it over. 
 """
 
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fewchannels import file_system
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage
@@ -82,8 +82,8 @@ class Membership:
         self._lock: int | None = None
         if isinstance(storage, FolderStorage):
             with _writing(storage):
-                self._lock = _open_lock(storage.path / WORKERS_LOCK)
-                fcntl.flock(self._lock, fcntl.LOCK_SH)
+                self._lock = _open_lock(path := storage.path / WORKERS_LOCK)
+                file_system.lock(self._lock, path, shared=True, waits=True)
         self.check()
 
     def check(self) -> None:
@@ -179,14 +179,16 @@ def _refused(storage: Storage, owner: dict[str, Any]) -> RunConflictError:
 def _hold_folder(storage: FolderStorage, on_wait: Wait) -> Iterator[str]:
     token = secrets.token_hex(8)
     with _opened(storage, DRIVER_LOCK) as driver, _opened(storage, WORKERS_LOCK) as workers:
-        if not _locked(driver):
+        with _writing(storage):
+            file_system.make_durable(storage.path)  # now, so that a warning comes before the work and not after it
+        if not file_system.lock(driver, storage.path / DRIVER_LOCK):
             raise _refused(storage, _owner(storage))
         earlier = _owner(storage)
         with _writing(storage):  # before the wait: whoever comes meanwhile is told of this process
             os.ftruncate(driver, 0)
             os.pwrite(driver, _document(token, 0), 0)
         _wait_for_orphans(storage, workers, earlier, on_wait)
-        fcntl.flock(workers, fcntl.LOCK_UN)
+        file_system.unlock(workers)
         yield token
 
 
@@ -194,7 +196,7 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
     """Workers whose driver was killed may still be writing; they end when Ray notices."""
     deadline = time.monotonic() + _ORPHANS_TIMEOUT_S
     told = False
-    while not _locked(workers):
+    while not file_system.lock(workers, storage.path / WORKERS_LOCK):
         if not told:
             on_wait("workers of an earlier command are still writing; waiting for them to end")
             told = True
@@ -242,14 +244,6 @@ def _open_lock(path: Path) -> int:
         os.close(descriptor)
         raise StorageError(refusal)
     return descriptor
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextmanager

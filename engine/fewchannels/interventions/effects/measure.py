@@ -30,7 +30,10 @@ SCHEMAS = {"means": "effects_means", "contrasts": "effects_contrasts", "sets": "
 
 
 def end_sweep(
-    storage: Storage, metrics: Sequence[str] = (), on_progress: Callable[[int, int], None] = lambda done, total: None
+    storage: Storage,
+    metrics: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    share: str = "cuda",
 ) -> Effects:
     """Measure a sweep's effects over what is finished, and write them. Safe to repeat: it replaces them.
 
@@ -40,6 +43,7 @@ def end_sweep(
         storage: of the sweep.
         metrics: learned metrics whose models say how far the sets of edited pictures are from the undisturbed ones.
         on_progress: called with the tasks read so far and in all.
+        share: ``cuda`` where a GPU of this machine may be used for the metrics.
 
     Raises:
         InputError: there is no sweep, nothing of it is finished, or a model cannot be loaded.
@@ -49,14 +53,19 @@ def end_sweep(
     results = Results(storage, LABEL)
     _finished(storage)
     with hold(results.place, patience_s=_PATIENCE_S) as token:
-        return _ended(storage, results, token, metrics, on_progress)
+        return _ended(storage, results, token, metrics, on_progress, share)
 
 
 def _ended(
-    storage: Storage, results: Results, token: str, metrics: Sequence[str], on_progress: Callable[[int, int], None]
+    storage: Storage,
+    results: Results,
+    token: str,
+    metrics: Sequence[str],
+    on_progress: Callable[[int, int], None],
+    share: str,
 ) -> Effects:
     fingerprint, records = _finished(storage)
-    sets = _set_distances(metrics) if metrics else None
+    sets = _set_distances(metrics, share) if metrics else None
     edits = _edits(storage, records, on_progress, sets.add if sets else None)
     measured = sets.table(edits) if sets else None
     effects = summarize(edits.assign(image=_images(storage, records, edits)), sets=measured)
@@ -145,11 +154,12 @@ def _edits(
     return pd.concat(parts, ignore_index=True).reindex(columns=names)
 
 
-def _set_distances(metrics: Sequence[str]) -> "SetDistances":
+def _set_distances(metrics: Sequence[str], share: str) -> "SetDistances":
     # Imported here: it takes seconds, and is seldom needed.
     from fewchannels.interventions.effects.set_distances import SetDistances
+    from fewchannels.models.loaded import device_of
 
-    return SetDistances(metrics)
+    return SetDistances(metrics, device_of(share))
 
 
 def _images(storage: Storage, records: Mapping[int, Record], edits: pd.DataFrame) -> pd.Series:

@@ -12,7 +12,6 @@ from fewchannels.errors import InputError
 from fewchannels.interventions.effects.exclusions import excluded
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
-from fewchannels.models.loaded import default_device
 from fewchannels.runs.pictures import decoded, pixels
 from fewchannels.tables import Columns
 
@@ -25,13 +24,14 @@ class SetDistances:
 
     Args:
         metrics: learned metrics, of which CLIP and DINO embed pictures.
+        device: ``cuda`` or ``cpu``.
 
     Raises:
         InputError: a model cannot be loaded.
     """
 
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self._models = LearnedMetrics.of(metrics, default_device())
+    def __init__(self, metrics: Sequence[str], device: str) -> None:
+        self._models = LearnedMetrics.of(metrics, device)
         self._found: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
 
     def add(self, table: Any) -> None:

@@ -1,7 +1,6 @@
 """Where DuckDB writes what does not fit in memory: a folder of this process alone, deleted when it ends."""
 
 import atexit
-import fcntl
 import itertools
 import os
 import re
@@ -11,6 +10,9 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+
+from fewchannels import file_system
+from fewchannels.errors import StorageError
 
 PREFIX = "fewchannels-spill-"
 _OWNER = "owner"
@@ -42,7 +44,7 @@ def remove_left() -> None:
     with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
             if re.fullmatch(rf"{PREFIX}\w+", entry.name):
-                with suppress(OSError):
+                with suppress(OSError, StorageError):
                     _remove_if_left(entry)
 
 
@@ -52,7 +54,8 @@ def _make() -> Path:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # for this user alone
         with suppress(OSError):  # another process thought it was left behind: it had no locked file yet
             descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(StorageError):  # without locks nobody can tell that it is left behind, and nobody removes it
+                file_system.lock(descriptor, folder / _OWNER)
             if (folder / _OWNER).exists():
                 return folder
 
@@ -67,7 +70,7 @@ def _remove_if_left(entry: os.DirEntry[str]) -> None:
         os.rmdir(entry.path)  # made a moment ago, or killed then: it is empty
         return
     try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its owner lives
-        shutil.rmtree(entry.path)
+        if file_system.lock(owner, Path(entry.path, _OWNER)):  # not while its owner lives
+            shutil.rmtree(entry.path)
     finally:
         os.close(owner)

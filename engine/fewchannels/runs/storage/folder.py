@@ -16,7 +16,8 @@ from typing import BinaryIO
 from crc32c import crc32c
 
 from fewchannels.errors import StorageError
-from fewchannels.files import UNFINISHED, is_left_over, make_durable, unfinished
+from fewchannels.file_system import begin_writing_back, make_durable
+from fewchannels.files import UNFINISHED, is_left_over, unfinished
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
@@ -25,7 +26,7 @@ _LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, 
 
 
 class FolderStorage(Storage):
-    """A folder. Needs atomic rename, fsync of files and folders, and flock where captures may meet."""
+    """A folder. Needs atomic rename, fsync of files, and flock for its lease; fsync of folders where there is one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -176,9 +177,7 @@ def _write_file(path: Path, parts: Iterable[Buffer]) -> Stored:
             expected = sum(map(len, batch))
             if (written := os.writev(descriptor, batch)) < expected:  # at 2 GiB at the latest
                 _write_rest(descriptor, batch, written)
-            if hasattr(os, "posix_fadvise"):
-                # The kernel begins to write these back now, and not only when fsync asks.
-                os.posix_fadvise(descriptor, n_bytes, expected, os.POSIX_FADV_DONTNEED)
+            begin_writing_back(descriptor, n_bytes, expected)
             n_bytes += expected
             for part in batch:
                 checksum = crc32c(part, checksum)

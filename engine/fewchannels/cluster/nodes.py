@@ -1,0 +1,93 @@
+"""The nodes of a cluster: whether one can hold what each actor is to have, and what is said while none can."""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+
+import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.experimental.internal_kv import _internal_kv_get
+
+from fewchannels.cluster.shares import Pool
+from fewchannels.errors import FewchannelsError, FewchannelsWarning
+
+_LOOK_EVERY_S = 1.0
+_NO_NODE_S = 10.0
+_NO_ROOM_S = 20.0
+
+
+class NoRoomWarning(FewchannelsWarning):
+    """No node of the cluster can hold an actor, so all of them wait for one that can."""
+
+
+def alive() -> list[dict[str, float]]:
+    """What each node that is alive has of ``CPU``, ``GPU`` and others, whether or not it is free."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def lacking(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> str:
+    """What no node has of an actor's share, in words; empty where one could hold it."""
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return ""
+    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
+    largest = " and ".join([_counted(most["CPU"], "CPU")] + [_counted(most["GPU"], "GPU")] * (gpus > 0))
+    if most["CPU"] < cpus or most["GPU"] < gpus:
+        wanted = [_counted(cpus, "CPU")] * (most["CPU"] < cpus) + [_counted(gpus, "GPU")] * (most["GPU"] < gpus)
+        return f"no node has {' and '.join(wanted)}; the largest has {largest}"
+    return f"no node has both {_counted(cpus, 'CPU')} and {_counted(gpus, 'GPU')}; the most of each is {largest}"
+
+
+def may_grow() -> bool:
+    """Whether an autoscaler may start nodes of its own; also where none has reported yet.
+
+    Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
+    """
+    status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    report = json.loads(status).get("autoscaler_report") if status else None
+    return report is None or any(not name.startswith("node_") for name in report["active_nodes"])
+
+
+class NodeWatch:
+    """Looks at the nodes while actors or workers are waited for.
+
+    Args:
+        pool: whose share each of them is to have.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._looked, self._alone_since, self._no_room_since = -math.inf, math.inf, math.inf
+
+    def look(self, *, has_actors: bool = False) -> None:
+        """Look at them, at most once a second. Warns where none can hold an actor, which may wait for ever.
+
+        Args:
+            has_actors: whether actors are alive: then there is room for them.
+
+        Raises:
+            FewchannelsError: no node is left on which anything could start.
+        """
+        now = time.monotonic()
+        if now < self._looked + _LOOK_EVERY_S:
+            return
+        self._looked, nodes = now, alive()
+        self._alone_since = math.inf if nodes or has_actors else min(self._alone_since, now)
+        if now > self._alone_since + _NO_NODE_S:
+            raise FewchannelsError(
+                "Ray's node has died (its raylet, killed perhaps for want of memory), and no other one is there to "
+                "start actors on. What is done is kept; run again to resume."
+            )
+        what = "" if has_actors else lacking(nodes, self._pool.gpus_per_actor, self._pool.cpus_per_actor)
+        if not what:
+            self._no_room_since = math.inf
+        elif self._no_room_since == math.inf:
+            self._no_room_since = now
+        elif now > self._no_room_since + _NO_ROOM_S:
+            self._no_room_since = -math.inf  # once, until there is room
+            warnings.warn(f"{what}. Waiting for such a node to join; Ctrl+C ends.", NoRoomWarning, stacklevel=2)
+
+
+def _counted(n: float, what: str) -> str:
+    return f"{n:g} {what}{'s' * (n != 1)}"
