@@ -8,19 +8,11 @@ import pandas as pd
 from fewchannels.analyses.document import Block, Facts, Figure, Findings, How, Missing, Part, Section, Warnings
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing
-from fewchannels.interventions.effects.contrasts import contrasts, means
-from fewchannels.interventions.effects.figures import AXES, default_figures, main_metrics, shown_items
-from fewchannels.interventions.effects.findings import headline, of_sweep
-from fewchannels.runs.results import Results
+from fewchannels.interventions.effects.figures import AXES, default_figures, shown_items
+from fewchannels.interventions.effects.sweep_findings import ABOUT, find
 from fewchannels.settings.units import size
 from fewchannels.views.report import gallery
 
-_ABOUT = (
-    "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
-    "channels are averaged first. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
-    "deviation of prompts; q is Benjamini and Hochberg's over all tests of the sweep. A difference counts as found "
-    "where its interval leaves out zero and q is below 0.05."
-)
 _OPEN = 2  # metrics of an axis that are shown at once
 Progress = Callable[[str, int, int], None]
 
@@ -42,38 +34,17 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
     numbers = _numbers(evidence, edits)
     sections = [Section("What was run", [*_warnings(evidence, numbers), Facts(_facts(evidence, numbers))])]
     if (edits["role"] == "edited").any():
-        on_progress("measuring effects", 0, 3)
-        averages = means(edits)
-        on_progress("measuring effects", 1, 3)
-        differences = contrasts(edits)
-        on_progress("measuring effects", 2, 3)
-        main = main_metrics(averages)
-        first = [] if _has_effects(evidence) else [evidence.command("plot", evidence.place)]
-        chosen = headline(averages, differences)
-        if main:
-            sets = evidence.ask("select * from effects_sets") if "effects_sets" in evidence.catalog.views else None
-
-            def asked(text: str) -> list[How]:
-                return [*(how for how in first if "effects_sets" not in text), evidence.sql(text)]
-
-            each = of_sweep(averages, differences, main, chosen, asked, sets)
-            sections.append(Section("What was found", [Findings(_ABOUT, each)]))
-        drawn = default_figures(edits.assign(image=_images(evidence, edits)), averages)
+        found = find(evidence, edits, lambda done, total: on_progress("measuring effects", done, total))
+        if found.sentences:
+            sections.append(Section("What was found", [Findings(ABOUT, found.sentences)]))
+        drawn = default_figures(edits.assign(image=_images(evidence, edits)), found.averages)
         on_progress("measuring effects", 3, 3)
-        sections += _figures(evidence, drawn, first)
-        columns = main if by is None else [by]
+        sections += _figures(evidence, drawn, found.first)
+        columns, chosen = found.main if by is None else [by], found.chosen
         shown = gallery.of_sweep(evidence, columns, chosen.condition, chosen.words) if chosen else []
         sections.append(Section("Items", shown))
     sections.append(Section("Not computed", _missing(evidence, edits, numbers)))
     return Part(evidence.place, "sweep", title, [each for each in sections if each.blocks], numbers)
-
-
-def _has_effects(evidence: Evidence) -> bool:
-    """Whether the stored effects are of all that is finished now."""
-    if "effects" not in evidence.catalog.results:
-        return False
-    tasks = [task for (task,) in evidence.catalog.sql("select task from tasks order by task").fetchall()]
-    return bool(Results(evidence.storage, "effects").read()["settings"].get("tasks") == tasks)
 
 
 def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
