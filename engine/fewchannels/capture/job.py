@@ -12,7 +12,6 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.manifest import Manifest, Sample, SettingsUsed, read_samples
 from fewchannels.models.family import BRANCHES, STREAMS, Family, ModelGeometry
-from fewchannels.models.family_file import as_fields
 from fewchannels.models.generation import (
     OF_THE_PLACE,
     Settings,
@@ -21,7 +20,8 @@ from fewchannels.models.generation import (
     is_guided,
     sizes,
 )
-from fewchannels.models.source import find, geometry, text_encoders, weights_digest
+from fewchannels.models.identity import model_identity
+from fewchannels.models.source import find, geometry, text_encoders
 from fewchannels.runs.choices import (
     choose_controls,
     choose_layers,
@@ -140,7 +140,6 @@ def prepare(
     manifest = Manifest.read(manifest_path)
     source = find(config.model, config.revision)
     shape = geometry(source, family)
-    files = config.digests()
     if config.encode_first and not text_encoders(source):
         raise InputError(f"encode_first needs text encoders; {config.model!r} has none.")
     config = config.settled(shape)
@@ -155,11 +154,7 @@ def prepare(
         "steps": list(layout.steps),
         "n_tokens": layout.n_tokens,
     }
-    identity = {"format_version": FORMAT_VERSION, "config": decided, "weights": weights_digest(source)}
-    if files:
-        identity["weight_files"] = files
-    if family:
-        identity["family"] = {family[0]: as_fields(family[1])}
+    identity = {"format_version": FORMAT_VERSION, "config": decided} | model_identity(source, config, family)
     return Job(str(run), config, shape, layout, identity, fingerprint(identity), manifest.sha256)
 
 

@@ -29,9 +29,9 @@ from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings
 from fewchannels.manifest import Manifest, columns, read_samples
 from fewchannels.models.family import Family, ModelGeometry
-from fewchannels.models.family_file import as_fields
 from fewchannels.models.generation import OF_THE_PLACE, Generation, check_guidance, sizes
-from fewchannels.models.source import find, geometry, weights_digest
+from fewchannels.models.identity import model_identity
+from fewchannels.models.source import find, geometry
 from fewchannels.runs.description import MANIFEST, SWEEP_FORMAT_VERSION
 from fewchannels.runs.identity import differences, fingerprint
 from fewchannels.runs.storage import Storage, open_storage
@@ -157,7 +157,6 @@ def prepare_sweep(
     manifest = Manifest.read(manifest_path)
     source = find(settings.generation.model, settings.generation.revision)
     how = geometry(source, family)
-    files = settings.generation.digests()
     generation = dataclasses.replace(
         settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS
     )
@@ -180,19 +179,15 @@ def prepare_sweep(
         "format_version": SWEEP_FORMAT_VERSION,
         "kind": settings.kind,
         "generation": decided,
-        "weights": weights_digest(source),
         "manifest": manifest.sha256,
         "score": settings.score,
         "cluster_k": settings.cluster_k,
         "metrics": list(settings.metrics),
         "shard_items": shard_items,
         "n_items": n_items,
+        **model_identity(source, generation, family),
         **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
     }
-    if files:
-        identity["weight_files"] = files
-    if family:
-        identity["family"] = {family[0]: as_fields(family[1])}
     sweep = Sweep(
         place=str(place),
         generation=generation,
