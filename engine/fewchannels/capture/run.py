@@ -8,6 +8,7 @@ import ray
 from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.job import Job
 from fewchannels.capture.memory import check_memory
+from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, pending_tasks, run_tasks
@@ -42,7 +43,7 @@ def start_capture(job: Job, n_threads: int) -> Callable[[int], Record]:
     return CaptureWorker(job, n_threads, StoredEmbeddings(job.storage) if job.config.encode_first else None)
 
 
-def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
+def _encode(job: Job, tasks: list[int], n_threads: int, folder: str) -> Iterator[str | None]:
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
@@ -50,6 +51,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int) -> Iterator[str | None]:
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.models.loaded import default_device
 
+    enter(folder)
     torch.set_num_threads(n_threads)
 
     def samples() -> Iterator[Sample]:
@@ -72,8 +74,9 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
         max_calls=1,  # its process ends, and with it all that the encoders took
         max_retries=MACHINE_FAULT_RETRIES,
     )(_encode)
+    folder = working_folder()
     try:
-        for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor), start=1):
+        for done, reference in enumerate(remote.remote(job, tasks, pool.cpus_per_actor, folder), start=1):
             ray.get(reference)
             on_encoded(done)
     except ray.exceptions.RayTaskError as error:

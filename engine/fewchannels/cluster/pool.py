@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state  # Ray has no public way to ask which nodes are about to go
 
+from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
@@ -50,9 +51,11 @@ class Actor:
         work: whose tasks.
         start: makes the worker.
         n_threads: CPU threads for PyTorch.
+        folder: the driver's, which relative paths start from; empty for the one that it is in.
     """
 
-    def __init__(self, work: Work, start: Start, n_threads: int) -> None:
+    def __init__(self, work: Work, start: Start, n_threads: int, folder: str = "") -> None:
+        enter(folder)
         self._work, self._ledger = work, Ledger(work.storage)
         self._telemetry, failure = ActorTelemetry(work, start), None
         self._worker: Callable[[int], Record] | FewchannelsError
@@ -163,7 +166,7 @@ class _Crew:
     def __init__(self, work: Work, start: Start, tasks: list[int], pool: Pool) -> None:
         self._waiting = deque(tasks)
         self._most = min(pool.n_actors, len(tasks))
-        self._arguments = (work, start, pool.cpus_per_actor)
+        self._arguments = (work, start, pool.cpus_per_actor, working_folder())
         self._remote = ray.remote(
             num_cpus=pool.cpus_per_actor,
             num_gpus=pool.gpus_per_actor,

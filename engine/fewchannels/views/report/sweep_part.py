@@ -9,6 +9,7 @@ from fewchannels.analyses.document import Block, Facts, Figure, Findings, How, M
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing
 from fewchannels.interventions.effects.figures import AXES, default_figures, shown_items
+from fewchannels.interventions.effects.summary import in_part
 from fewchannels.interventions.effects.sweep_findings import ABOUT, find
 from fewchannels.settings.units import size
 from fewchannels.views.report import gallery
@@ -32,7 +33,7 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
     """
     edits = evidence.ask("select * exclude (image) from edits")
     numbers = _numbers(evidence, edits)
-    sections = [Section("What was run", [*_warnings(evidence, numbers), Facts(_facts(evidence, numbers))])]
+    sections = [Section("What was run", [*_warnings(evidence, edits, numbers), Facts(_facts(evidence, numbers))])]
     if (edits["role"] == "edited").any():
         found = find(evidence, edits, lambda done, total: on_progress("measuring effects", done, total))
         if found.sentences:
@@ -116,7 +117,7 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
     return [(name, value) for name, value in rows if value]
 
 
-def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
+def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) -> list[Block]:
     texts, left = [], numbers["n_items"] - numbers["n_items_done"]
     if not numbers["n_items_done"]:
         texts.append(f"Nothing of this sweep is finished: 0 of {numbers['n_items']:,} items. Run its command again.")
@@ -137,6 +138,7 @@ def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
             f"{numbers['n_nonfinite']:,} edited pictures came of latents that held a NaN or an infinity; they are in "
             "the means."
         )
+    texts += [said] if (said := in_part(edits)) else []
     return [Warnings(texts)] if texts else []
 
 
