@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -456,3 +457,31 @@ def test_a_sweep_that_is_older_than_a_metric_has_none_of_it(tmp_path: Path) -> N
     with Catalog(path) as catalog:
         counts = catalog.sql("select count(ssim), count(n_shown), count(mse), any_value(typeof(ssim)) from edits")
         assert counts.fetchall() == [(0, 0, n_mse, "FLOAT")]
+
+
+def test_a_sweep_that_a_newer_version_resumed_has_a_metric_of_the_newer_tasks_alone(tmp_path: Path) -> None:
+    edits = planted([{"selection": "top"}, {"selection": "random"}], SHIFT, n_prompts=4)
+    path = make_sweep(tmp_path / "sweep", edits)
+    storage, keys = open_storage(path), [part("edits", task) for task in range(3)]
+    ledger = Ledger(storage)
+    (record,) = ledger.records("0" * 16).values()
+    table = decode(storage.get(keys[0]))
+    item = table.column("item").to_numpy()
+    for task, (start, stop) in enumerate(((0, 2), (2, 5), (5, record.stop))):
+        own = table.filter((item >= start) & (item < stop))
+        own = own.set_column(own.column_names.index("task"), "task", pa.array([task] * len(own), pa.int32()))
+        own = own if task == 1 else own.drop_columns(["mse"])  # the second alone is of the newer version
+        stored = storage.put(keys[task], [join([own])])
+        about = {"task": task, "start": start, "stop": stop, "objects": {keys[task]: stored}}
+        ledger.write(type(record)(**asdict(record) | about))
+    newer = edits[edits["item"].isin([2, 3, 4])]
+    effects = end_sweep(storage)
+    assert effects.numbers["measured_in_part"]["mse"] == 3
+    assert f"mse (3 of {record.stop})" in effects.text
+    expected = newer.loc[newer["selection"] == "top", "mse"].astype("float32").mean()
+    with Catalog(path) as catalog:
+        asked = catalog.sql("select distinct item from edits where mse is not null order by item").fetchall()
+        assert asked == [(2,), (3,), (4,)]
+        ((found, n),) = catalog.sql("select avg(mse), count(*) from edits where selection = 'top'").fetchall()
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert n == (edits["selection"] == "top").sum()

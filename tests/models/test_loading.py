@@ -1,5 +1,6 @@
 """The ways to load a large model, each with taps on it, against a plain load of the same weights."""
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -20,8 +21,12 @@ from torch import Tensor
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import prepare
 from fewchannels.errors import InputError
+from fewchannels.interventions.conditions import Grid
+from fewchannels.interventions.settings import SweepSettings
+from fewchannels.interventions.sweep import prepare_sweep
 from fewchannels.manifest import Sample
-from fewchannels.models.generation import Settings
+from fewchannels.models.families import FAMILIES
+from fewchannels.models.generation import Generation, Settings
 from fewchannels.models.load import load
 from fewchannels.models.load_options import Loading
 from fewchannels.models.sampler import Sampler
@@ -200,3 +205,24 @@ def test_files_that_change_the_weights_are_part_of_the_fingerprint(
     assert fingerprint(transformer_file=str(first)) != fingerprint(transformer_file=str(second))
     assert fingerprint(offload="group") == fingerprint()
     assert fingerprint(attention="native") != fingerprint()
+
+
+def test_captures_and_sweeps_know_a_model_by_the_same_digests(tiny_model: Path, manifest_of, tmp_path: Path) -> None:
+    manifest, file = manifest_of("prompt\na small red star\n"), tmp_path / "other.safetensors"
+    save_file({"weights": torch.zeros(2)}, file)
+    weights = hashlib.sha256()
+    for path in sorted(tiny_model.glob("*/*.safetensors")):
+        weights.update(f"{path.parent.name}/{path.name}".encode() + hashlib.sha256(path.read_bytes()).digest())
+    expected = {
+        "weights": weights.hexdigest(),
+        "weight_files": {"transformer_file": hashlib.sha256(file.read_bytes()).hexdigest()},
+    }
+    family, grids = ("MyTransformer", FAMILIES["FluxTransformer2DModel"]), (Grid(k=(2,)),)
+    settings = {"model": str(tiny_model), "transformer_file": str(file), "num_inference_steps": 2}
+    job = prepare(manifest, tmp_path / "run", CaptureConfig(**settings), family)
+    sweeping = SweepSettings("disruption", Generation(**settings), grids)
+    sweep = prepare_sweep(manifest, tmp_path / "sweep", sweeping, family).sweep
+    for identity in (job.identity, sweep.identity):
+        assert {name: identity[name] for name in expected} == expected
+    assert list(job.identity["family"]) == ["MyTransformer"]
+    assert job.identity["family"] == sweep.identity["family"]

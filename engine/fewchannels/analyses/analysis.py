@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fewchannels.analyses.evidence import Evidence, open_evidence
 from fewchannels.analyses.selection import Selected
@@ -53,6 +53,7 @@ class Analysis(Protocol):
 
 
 Progress = Callable[[int, int], None]
+_Made = TypeVar("_Made")
 
 
 def analyze(
@@ -85,21 +86,20 @@ def analyze(
     with hold(results.place) as token:
         done = results.begin(settings | {"selected": selected.identity(), "columns": columns}, replace=replace)
         units = analysis.units(selected)
-        waiting = [unit for unit in units if unit not in done]
-        if waiting:
+        if any(unit not in done for unit in units):
             results.reopen()
         started = time.monotonic()
-        n_done = len(units) - len(waiting)
-        on_progress(n_done, len(units))
-        work = partial(_work, analysis, selected, results, token, pool.device)
-        for n, _ in enumerate(spread(work, waiting, pool), start=n_done + 1):
-            on_progress(n, len(units))
+        work_off(partial(_work, analysis, selected, results, token, pool.device), units, done, pool, on_progress)
         about = settings | {
             "settings": in_short(settings["settings"]),
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions() | {"device": pool.device},
         }
-        return _finish(analysis, selected, results, about, token)
+        tables = {f"{table}/all.parquet": columns for table, columns in analysis.means(selected, results).items()}
+        encoded = {name: bytes(encode(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()}
+        about |= {"selected": selected.identity()}
+        end = partial(analysis.end, selected, results)
+        return finish(results, selected.run, about, analysis.schemas, encoded, end, token)
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,58 @@ def _work(analysis: Analysis, selected: Selected, results: Results, token: str, 
     results.write_unit(unit, tables, analysis.schemas)
 
 
-def _finish(analysis: Analysis, selected: Selected, results: Results, about: dict[str, Any], token: str) -> Summary:
-    tables = {f"{table}/all.parquet": columns for table, columns in analysis.means(selected, results).items()}
-    encoded = {name: bytes(encode(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()}
+def work_off(
+    work: Callable[[int], _Made],
+    units: Sequence[int],
+    done: Collection[int],
+    pool: Pool,
+    on_progress: Progress,
+    take: Callable[[int, _Made], None] = lambda unit, made: None,
+) -> None:
+    """Do the units that are not done yet, on workers.
+
+    Args:
+        work: does a unit; it writes what it made, or returns it.
+        units: all of them.
+        done: those that an earlier call has done.
+        pool: of workers.
+        on_progress: called with the units done so far and in all.
+        take: called in this process with a unit and what was returned.
+    """
+    waiting = [unit for unit in units if unit not in done]
+    n_done = len(units) - len(waiting)
+    on_progress(n_done, len(units))
+    for n, (unit, made) in enumerate(spread(work, waiting, pool), start=n_done + 1):
+        take(unit, made)
+        on_progress(n, len(units))
+
+
+def finish(
+    results: Results,
+    place: str,
+    about: dict[str, Any],
+    schemas: Mapping[str, str],
+    encoded: Mapping[str, bytes],
+    end: Callable[[Evidence], Summary],
+    token: str,
+) -> Summary:
+    """Write what all units came to: tables, what is said of them, and last the document that names all of it.
+
+    Args:
+        results: where it is written.
+        place: of the run or the comparison.
+        about: what the document says, but for the numbers.
+        schemas: the schema of each table, by table.
+        encoded: tables of all units, encoded, by their files.
+        end: says what was found, by evidence that has these very tables.
+        token: of the lease.
+    """
     check_held(results.place, token)
-    about, stored = about | {"selected": selected.identity()}, results.put(encoded)
-    pending = results.pending(results.content(about, analysis.schemas, stored))
-    evidence = open_evidence(selected.run, pending)
+    stored = results.put(encoded)
+    evidence = open_evidence(place, results.pending(results.content(about, schemas, stored)))
     with evidence.catalog:
-        summary = analysis.end(selected, results, evidence)
-    files = summary.files | {"summary.md": summary.text.encode()}
+        summary = end(evidence)
     check_held(results.place, token)
-    results.end(about | {"numbers": summary.numbers}, analysis.schemas, files, stored)
+    files = summary.files | {"summary.md": summary.text.encode()}
+    results.end(about | {"numbers": summary.numbers}, schemas, files, stored)
     return summary

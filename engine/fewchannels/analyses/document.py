@@ -20,10 +20,13 @@ class How:
     Attributes:
         text: as it is typed.
         language: ``shell`` or ``python``.
+        asks: the question where it is one, as an address of the explorer has it: ``sql`` with its text, or ``query``
+            with its name and ``p.PARAMETER`` with each value.
     """
 
     text: str
     language: str = "shell"
+    asks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

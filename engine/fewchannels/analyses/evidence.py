@@ -1,7 +1,7 @@
 """What findings are read from: a run, a sweep or a comparison, its questions, and the commands that ask the same."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fewchannels.analyses.document import How, shell
@@ -57,14 +57,15 @@ class Evidence:
 
     def sql(self, text: str) -> How:
         """The command that asks SQL."""
-        return shell("fewchannels", "sql", self.place, text)
+        return replace(shell("fewchannels", "sql", self.place, text), asks=(("sql", text),))
 
     def named(self, name: str, **parameters: object) -> How:
         """The command that asks a named query; parameters of its own defaults are left out."""
         defaults = {each.name: each.default for each in queries()[name].parameters}
-        given = [f"{key}={value}" for key, value in parameters.items() if value != defaults[key]]
-        options = [word for each in given for word in ("--param", each)]
-        return shell("fewchannels", "query", self.place, name, *options)
+        given = {key: str(value) for key, value in parameters.items() if value != defaults[key]}
+        options = [word for key, value in given.items() for word in ("--param", f"{key}={value}")]
+        asks = (("query", name), *((f"p.{key}", value) for key, value in given.items()))
+        return replace(shell("fewchannels", "query", self.place, name, *options), asks=asks)
 
     def command(self, *words: str) -> How:
         """Another command."""
@@ -92,22 +93,38 @@ def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = Non
         InputError: there is none.
         StorageError: it is damaged.
     """
-    storage = open_storage(place)
-    pending = pending or {}
     catalog = Catalog(place, pending)
     try:
-        if catalog.of == "sweep":
-            return Evidence(place, catalog, storage, read_sweep(storage), "image", "cond", {}, {})
-        if catalog.of == "comparison":
-            about = pending.get(COMPARISON) or read_comparison(storage)
-            of_a = about["identity"]["a"]
-            return Evidence(place, catalog, storage, about, of_a["stream"], of_a["branch"], {}, {})
-        track = next((_track(each) for each in pending.values()), None) or _usual_track(catalog)
-        results, labels = _results(storage, catalog, track, pending)
-        return Evidence(place, catalog, storage, read_description(storage), *track, results, labels)
+        return evidence_of(place, catalog, open_storage(place), pending)
     except BaseException:
         catalog.close()
         raise
+
+
+def evidence_of(
+    place: str, catalog: Catalog, storage: Storage, pending: Mapping[str, dict[str, Any]] | None = None
+) -> Evidence:
+    """What an open catalog is evidence of.
+
+    Args:
+        place: as it was named.
+        catalog: its tables; still the caller's to close.
+        storage: where it is.
+        pending: as :func:`open_evidence` takes it, and as the catalog was given it.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    pending = pending or {}
+    if catalog.of == "sweep":
+        return Evidence(place, catalog, storage, read_sweep(storage), "image", "cond", {}, {})
+    if catalog.of == "comparison":
+        about = pending.get(COMPARISON) or read_comparison(storage)
+        of_a = about["identity"]["a"]
+        return Evidence(place, catalog, storage, about, of_a["stream"], of_a["branch"], {}, {})
+    track = next((_track(each) for each in pending.values()), None) or _usual_track(catalog)
+    results, labels = _results(storage, catalog, track, pending)
+    return Evidence(place, catalog, storage, read_description(storage), *track, results, labels)
 
 
 def _track(result: Mapping[str, Any]) -> tuple[str, str]:

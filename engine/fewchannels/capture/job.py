@@ -12,7 +12,6 @@ from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.manifest import Manifest, Sample, SettingsUsed, read_samples
 from fewchannels.models.family import BRANCHES, STREAMS, Family, ModelGeometry
-from fewchannels.models.family_file import as_fields
 from fewchannels.models.generation import (
     OF_THE_PLACE,
     Settings,
@@ -21,7 +20,8 @@ from fewchannels.models.generation import (
     is_guided,
     sizes,
 )
-from fewchannels.models.source import check_files, file_digests, find, geometry, text_encoders, weights_digest
+from fewchannels.models.identity import model_identity
+from fewchannels.models.source import check_files, find, geometry, text_encoders
 from fewchannels.runs.choices import (
     choose_controls,
     choose_layers,
@@ -143,7 +143,6 @@ def prepare(
     source = find(config.model, config.revision)
     check_files(source)
     shape = geometry(source, family)
-    files = config.digests()
     if config.encode_first and not text_encoders(source):
         raise InputError(f"encode_first needs text encoders; {config.model!r} has none.")
     config = config.settled(shape)
@@ -158,12 +157,7 @@ def prepare(
         "steps": list(layout.steps),
         "n_tokens": layout.n_tokens,
     }
-    identity: dict[str, Any] = {"format_version": FORMAT_VERSION, "config": decided, "weights": weights_digest(source)}
-    identity["files"] = file_digests(source)
-    if files:
-        identity["weight_files"] = files
-    if family:
-        identity["family"] = {family[0]: as_fields(family[1])}
+    identity = {"format_version": FORMAT_VERSION, "config": decided} | model_identity(source, config, family)
     identity, unchecked = known_to(identity, begun_identity(storage, NAME))
     whole = fingerprint(identity)
     return Job(str(run), config, shape, layout, identity, whole, manifest.sha256, unchecked=tuple(unchecked))

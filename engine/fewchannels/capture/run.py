@@ -8,6 +8,7 @@ import ray
 from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.job import Job
 from fewchannels.capture.memory import check_memory
+from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.nodes import NodeWatch
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
@@ -46,7 +47,7 @@ def start_capture(job: Job, n_threads: int, device: str | None = None) -> Callab
     return CaptureWorker(job, n_threads, embeddings, device)
 
 
-def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[str | None]:
+def _encode(job: Job, tasks: list[int], n_threads: int, share: str, folder: str) -> Iterator[str | None]:
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
@@ -54,6 +55,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.models.loaded import device_of
 
+    enter(folder)
     torch.set_num_threads(n_threads)
 
     def samples() -> Iterator[Sample]:
@@ -76,8 +78,10 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
         max_calls=1,  # its process ends, and with it all that the encoders took
         max_retries=MACHINE_FAULT_RETRIES,
     )(_encode)
+    folder = working_folder()
     try:
-        encoded, nodes, done = remote.remote(job, tasks, pool.cpus_per_actor, pool.device), NodeWatch(pool), 0
+        encoded = remote.remote(job, tasks, pool.cpus_per_actor, pool.device, folder)
+        nodes, done = NodeWatch(pool), 0
         while True:
             ready, _ = ray.wait([encoded], timeout=_LOOK_EVERY_S)
             if not ready:

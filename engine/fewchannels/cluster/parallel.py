@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError
 
@@ -71,7 +72,10 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
     from fewchannels.cluster.nodes import NodeWatch
     from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 
+    folder = working_folder()
+
     def one(item: _Item) -> _Result:  # Ray takes plain functions only
+        enter(folder)
         return work(item)
 
     remote = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor, max_retries=MACHINE_FAULT_RETRIES)(

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state  # Ray has no public way to ask which nodes are about to go
 
+from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.nodes import NodeWatch
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
@@ -54,9 +55,11 @@ class Actor:
         start: makes the worker.
         n_threads: CPU threads for PyTorch.
         device: ``cuda`` or ``cpu``, as its share has a GPU or none; None for what the machine has.
+        folder: the driver's, which relative paths start from; empty for the one that it is in.
     """
 
-    def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None) -> None:
+    def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None, folder: str = "") -> None:
+        enter(folder)
         if device == "cpu":
             # Ray shows all GPUs to an actor that has none (since 2.60), and libraries take what they find.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -170,7 +173,7 @@ class _Crew:
     def __init__(self, work: Work, start: Start, tasks: list[int], pool: Pool) -> None:
         self._waiting = deque(tasks)
         self._most = min(pool.n_actors, len(tasks))
-        self._arguments = (work, start, pool.cpus_per_actor, pool.device)
+        self._arguments = (work, start, pool.cpus_per_actor, pool.device, working_folder())
         self._remote = ray.remote(
             num_cpus=pool.cpus_per_actor,
             num_gpus=pool.gpus_per_actor,

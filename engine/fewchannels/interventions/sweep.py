@@ -30,9 +30,9 @@ from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings
 from fewchannels.manifest import Manifest, columns, read_samples
 from fewchannels.models.family import Family, ModelGeometry
-from fewchannels.models.family_file import as_fields
 from fewchannels.models.generation import OF_THE_PLACE, Generation, check_guidance, sizes
-from fewchannels.models.source import check_files, file_digests, find, geometry, weights_digest
+from fewchannels.models.identity import model_identity
+from fewchannels.models.source import check_files, find, geometry
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, begun_identity
 from fewchannels.runs.identity import differences, fingerprint, known_to
 from fewchannels.runs.storage import Storage, open_storage
@@ -162,7 +162,6 @@ def prepare_sweep(
     source = find(settings.generation.model, settings.generation.revision)
     check_files(source)
     how = geometry(source, family)
-    files = settings.generation.digests()
     generation = dataclasses.replace(
         settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS
     )
@@ -185,22 +184,17 @@ def prepare_sweep(
         "format_version": SWEEP_FORMAT_VERSION,
         "kind": settings.kind,
         "generation": decided,
-        "weights": weights_digest(source),
         "manifest": manifest.sha256,
         "score": settings.score,
         "cluster_k": settings.cluster_k,
         "metrics": list(settings.metrics),
         "shard_items": shard_items,
         "n_items": n_items,
+        **model_identity(source, generation, family),
         **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
     }
-    identity["files"] = file_digests(source)
     if settings.metrics:
         identity["metric_files"] = metric_digests(settings.metrics)
-    if files:
-        identity["weight_files"] = files
-    if family:
-        identity["family"] = {family[0]: as_fields(family[1])}
     identity, unchecked = known_to(identity, begun_identity(storage, SWEEP))
     sweep = Sweep(
         place=str(place),

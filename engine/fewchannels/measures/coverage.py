@@ -1,4 +1,4 @@
-"""Masks of pixels and masks of tokens: how much of each token a subject covers, and how well the two agree.
+"""Masks of pixels and masks of tokens: how much of each token a subject covers, and what chance agrees on.
 
 A token stands for one rectangle of pixels; tokens are row-major over their grid. Everything is torch, in float64.
 """
@@ -6,11 +6,6 @@ A token stands for one rectangle of pixels; tokens are row-major over their grid
 from torch import Tensor
 
 from fewchannels.errors import InputError
-
-
-def area(mask: Tensor) -> Tensor:
-    """Share of a mask that is True: ``(..., y, x)`` bool to ``(...)`` float64 in [0, 1]."""
-    return mask.double().mean(dim=(-2, -1))
 
 
 def token_coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -35,20 +30,6 @@ def token_coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
         )
     rectangles = mask.double().unflatten(-1, (columns, width // columns)).unflatten(-3, (rows, height // rows))
     return rectangles.mean(dim=(-3, -1)).flatten(-2)
-
-
-def pixel_iou(one: Tensor, other: Tensor) -> Tensor:
-    """Intersection over union of masks of pixels.
-
-    Args:
-        one: ``(..., y, x)`` bool.
-        other: likewise, or what broadcasts to it.
-
-    Returns:
-        ``(...)`` float64 in [0, 1]; NaN where both are empty.
-    """
-    shared = (one & other).sum(dim=(-2, -1)).double()
-    return shared / (one | other).sum(dim=(-2, -1))
 
 
 def chance_iou(p: Tensor, g: Tensor) -> Tensor:

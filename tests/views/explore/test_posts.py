@@ -27,6 +27,7 @@ VALUES = st.recursive(
 KNOWN = {
     "sample-which": {"run": "run", "id": "3e86c52b5b1b8a3c"},
     "find-run": "run",
+    "found-place": "run",
     "sweep-name": "a sweep",
     "console-place": {"name": "run", "path": "/run/run", "page": "0"},
     "sample-shown": {"channel": 0, "layer": 0, "step": 0, "branch": "cond", "show": "channel"},

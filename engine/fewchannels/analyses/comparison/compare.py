@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from fewchannels.analyses.analysis import plain, versions
+from fewchannels.analyses.analysis import Progress, finish, plain, versions, work_off
 from fewchannels.analyses.comparison.figures import figures, steps_in_words
 from fewchannels.analyses.comparison.findings import findings, warnings
 from fewchannels.analyses.comparison.pairing import (
@@ -26,9 +26,8 @@ from fewchannels.analyses.comparison.pairing import (
     place,
     title,
 )
-from fewchannels.analyses.evidence import open_evidence
+from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.summary import Summary, as_files, page
-from fewchannels.cluster.parallel import spread
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.measures.intervals import Interval, cluster_interval, pair_interval
@@ -42,7 +41,6 @@ from fewchannels.tables import Columns, as_columns, encode
 TABLES = ("agreement", "differences", "profiles", "samples")
 _Means = tuple[str, Rows, dict[str, Any], np.ndarray]
 _Found = tuple[dict[str, Rows], Columns | None]
-_Progress = Callable[[int, int], None]
 
 
 def compare(
@@ -52,7 +50,7 @@ def compare(
     pool: Pool,
     *,
     replace: bool = False,
-    on_progress: _Progress = lambda done, total: None,
+    on_progress: Progress = lambda done, total: None,
 ) -> Summary:
     """Compare two runs, and write what is found; ``comparison.json`` last. An interrupted one resumes.
 
@@ -77,13 +75,14 @@ def compare(
     results.check_place()
     with hold(out) as token:
         done = results.begin(identity, replace=replace)
-        started, left = time.monotonic(), [i for i in range(len(units)) if i not in done]
-        on_progress(len(done), len(units))
-        for n, (i, (rows, samples)) in enumerate(spread(partial(_work, pairing, criteria, units), left, pool), start=1):
-            layer = units[i].sides[0].selected.layout.blocks[units[i].layers[0]].layer
+        started = time.monotonic()
+
+        def take(number: int, found: _Found) -> None:
+            layer = units[number].sides[0].selected.layout.blocks[units[number].layers[0]].layer
             check_held(out, token)
-            results.write_layer(i, plain(rows), layer, samples)
-            on_progress(len(done) + n, len(units))
+            results.write_layer(number, plain(found[0]), layer, found[1])
+
+        work_off(partial(_work, pairing, criteria, units), range(len(units)), done, pool, on_progress, take)
         by_unit = results.rows()
         tables = {name: [row for i in range(len(units)) for row in by_unit[i][name]] for name in TABLES[:-1]}
         about = {
@@ -94,27 +93,20 @@ def compare(
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions(),
         }
-        return _finish(results, about, tables, token)
+        schemas = {name: f"comparison_{name}" for name in TABLES}
+        encoded = {
+            f"{name}.parquet": bytes(encode(schemas[name], as_columns(schemas[name], rows)))
+            for name, rows in tables.items()
+        }
+        return finish(results, out.url, about, schemas, encoded, _end, token)
 
 
-def _finish(results: ComparisonResults, about: dict[str, Any], tables: dict[str, Rows], token: str) -> Summary:
-    files = {
-        f"{name}.parquet": encode(f"comparison_{name}", as_columns(f"comparison_{name}", rows))
-        for name, rows in tables.items()
-    }
-    check_held(results.place, token)
-    schemas = {name: f"comparison_{name}" for name in TABLES}
-    stored = results.put(files)
-    evidence = open_evidence(results.place.url, results.pending(results.content(about, schemas, stored)))
-    with evidence.catalog:
-        drawn = figures(evidence)
-        text = page(
-            _title(about["runs"]), _about(about["numbers"]), findings(evidence), names=[figure.name for figure in drawn]
-        )
-        summary = Summary(about["numbers"], text, as_files(drawn))
-    check_held(results.place, token)
-    results.end(about, schemas, summary.files | {"summary.md": text.encode()}, stored)
-    return summary
+def _end(evidence: Evidence) -> Summary:
+    about, drawn = evidence.description, figures(evidence)
+    text = page(
+        _title(about["runs"]), _about(about["numbers"]), findings(evidence), names=[figure.name for figure in drawn]
+    )
+    return Summary(about["numbers"], text, as_files(drawn))
 
 
 def _refuse_runs(pairing: Pairing, out: Storage) -> None:

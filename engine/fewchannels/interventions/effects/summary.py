@@ -57,6 +57,7 @@ def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
         "n_not_edited": int(not_edited(edits).sum()),
         "metrics": main,
         "not_measured": [metric for metric in metrics() if metric not in seen],
+        "measured_in_part": measured_in_part(edits),
         "means": _records(averages[averages["metric"].isin(main)]),
         "contrasts": _records(differences[differences["metric"].isin(main)]),
     }
@@ -67,8 +68,36 @@ def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
     told = [each.text for each in found if each.name not in _IN_TABLES]
     page = [*_head(numbers), *(line for text in told for line in (text, "")), *_undisturbed(averages)]
     page += [*_means(averages, main), *_contrasts(differences, main)]
-    text = "\n".join([*page, *_end(numbers, files)])
+    text = "\n".join([*page, *_end(numbers, files, in_part(edits))])
     return Effects(numbers, text, files, {"means": as_columns(averages), "contrasts": as_columns(differences)})
+
+
+def measured_in_part(edits: pd.DataFrame) -> dict[str, int]:
+    """Metrics that some items lack altogether, with the number of items that have them.
+
+    An item lacks a metric where its prompt or its source does not allow it, or its task was done by a version that did
+    not have it.
+
+    Args:
+        edits: rows of ``schemas/edits.yaml``.
+    """
+    done = edits[(edits["role"] == "edited") & (edits["status"] == "done")]
+    counts = done.groupby("item")[list(metrics())].count()
+    items = {metric: int((counts[metric] > 0).sum()) for metric in metrics()}
+    return {metric: n for metric, n in items.items() if 0 < n < len(counts)}
+
+
+def in_part(edits: pd.DataFrame) -> str:
+    """The same as a sentence; empty where every item has every metric that any has."""
+    found = measured_in_part(edits)
+    n_items = edits["item"].nunique()
+    each = ", ".join(f"{metric} ({n:,} of {n_items:,})" for metric, n in found.items())
+    return (
+        f"Not measured of every item: {each}. The other items' prompts do not allow it, or their tasks were done by a "
+        "version without that metric."
+        if found
+        else ""
+    )
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -163,10 +192,11 @@ def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
     return [f"Settings whose q is below {Q:g}, by control:", "", *summary.table(["", *main], body)]
 
 
-def _end(numbers: dict[str, Any], files: Iterable[str]) -> list[str]:
+def _end(numbers: dict[str, Any], files: Iterable[str], partly: str) -> list[str]:
     lacking = ", ".join(numbers["not_measured"])
     images = [name.removeprefix("figures/").removesuffix(".png") for name in files if name.endswith(".png")]
-    return [*([f"Not measured: {lacking}.", ""] if lacking else []), *summary.images(images), ""]
+    said = [f"Not measured: {lacking}."] if lacking else []
+    return [*(line for each in [*said, partly] if each for line in (each, "")), *summary.images(images), ""]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from fewchannels.runs.results import END, finished
 from fewchannels.runs.sql import about, confined, macros, progress, rules
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.checksums import Checksums
+from fewchannels.runs.sql.columns import by_columns
 from fewchannels.runs.sql.limits import Limits, default_limits
 from fewchannels.runs.sql.named_queries import Query, query_of
 from fewchannels.runs.sql.question import Question
@@ -332,13 +333,13 @@ class Catalog:
         stored = self._check_files()
         # While a run grows, its manifest may be longer than the run.
         rows = f"file_row_number < {description['geometry']['n_samples']:d}"
-        self._add_view("manifest", "manifest", {manifest: rows}, "* exclude (file_row_number)")
+        self._add_view("manifest", "manifest", ({manifest: rows}, "* exclude (file_row_number)"))
         for table in TABLES:
             which = {
                 key: "true" if ranges is None else " or ".join(f"sample >= {a:d} and sample < {b:d}" for a, b in ranges)
                 for key, ranges in parts_of[table].items()
             }
-            self._add_view(table, table, which, ", ".join(schema(table).names))
+            self._add_view(table, table, (which, ", ".join(schema(table).names)))
         return stored
 
     def _add_sweep(self, description: dict[str, Any]) -> Collection[str]:
@@ -350,19 +351,9 @@ class Catalog:
         self.views = sorted({"edits", "sweep", "tasks", *(key.removesuffix(".parquet") for key in once)})
         for key in once:
             name = key.removesuffix(".parquet")
-            self._add_view(name, name, {key: "true"}, "* exclude (file_row_number)")
-        self._add_view("edits", "edits", dict.fromkeys(edits, "true"), self._columns("edits", edits))
+            self._add_view(name, name, ({key: "true"}, "* exclude (file_row_number)"))
+        self._add_view("edits", "edits", *by_columns(self._connection, "edits", edits))
         return stored
-
-    def _columns(self, kind: str, files: Collection[str]) -> str:
-        """The columns of a schema, null where files are older than one of them: metrics are added now and then."""
-        empty = self._connection.from_arrow(schema(kind).empty_table())
-        there = set(empty.columns)
-        if files:
-            part = confined.address(next(iter(files)))
-            there = set(self._connection.sql(f"select * from read_parquet('{part}') limit 0").columns)
-        types = zip(empty.columns, empty.types, strict=True)
-        return ", ".join(name if name in there else f"null::{each} as {name}" for name, each in types)
 
     def _add_comparison(self, description: dict[str, Any]) -> None:
         tables = description["tables"]
@@ -374,7 +365,7 @@ class Catalog:
         self._check_files()
         self.views = sorted({"comparison", *tables})
         for name, kind in tables.items():
-            self._add_view(name, kind, dict.fromkeys(files[name], "true"), self._columns(kind, files[name]))
+            self._add_view(name, kind, *by_columns(self._connection, kind, files[name]))
 
     def _add_results(self, stored: Collection[str]) -> dict[str, dict[str, Any]]:
         """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again.
@@ -396,8 +387,12 @@ class Catalog:
                 self._files.update({key: recorded[key] for key in keys})
                 view = f"{result.label}_{table}"
                 # Whatever columns it was written with: an older version's result is no reason not to open.
-                columns = self._columns(kind, keys) if kind in _GREW else "* exclude (file_row_number)"
-                self._add_view(view, kind, dict.fromkeys(keys, "true"), columns)
+                columns = (
+                    by_columns(self._connection, kind, keys)
+                    if kind in _GREW
+                    else [(dict.fromkeys(keys, "true"), "* exclude (file_row_number)")]
+                )
+                self._add_view(view, kind, *columns)
                 self.views.append(view)
         return settings
 
@@ -419,21 +414,29 @@ class Catalog:
                 )
         return stored
 
-    def _add_view(self, name: str, kind: str, files: dict[str, str], columns: str) -> None:
-        """A view of the rows of files of a schema, by key, for which each file's condition holds."""
-        if not files:
+    def _add_view(self, name: str, kind: str, *groups: tuple[dict[str, str], str]) -> None:
+        """A view of the rows of files of a schema.
+
+        Args:
+            name: of the view.
+            kind: the schema.
+            groups: files, by key, with the condition on each's rows; and what is selected of them.
+        """
+        selects = []
+        for files, columns in groups:
+            alike: dict[str, list[str]] = {}
+            for key, condition in files.items():
+                alike.setdefault(condition, []).append(f"'{confined.address(key)}'")
+            selects += [
+                # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
+                f"select {columns} from read_parquet([{', '.join(patterns)}], hive_partitioning = false, "
+                f"file_row_number = true) where {condition}"
+                for condition, patterns in alike.items()
+            ]
+        if not selects:
             empty = self._connection.from_arrow(schema(kind).empty_table())
             empty.create(name)
             return
-        alike: dict[str, list[str]] = {}
-        for key, condition in files.items():
-            alike.setdefault(condition, []).append(f"'{confined.address(key)}'")
-        selects = [
-            # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
-            f"select {columns} from read_parquet([{', '.join(patterns)}], hive_partitioning = false, "
-            f"file_row_number = true) where {condition}"
-            for condition, patterns in alike.items()
-        ]
         self._connection.execute(f"create view {name} as {' union all '.join(selects)}")
 
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from crc32c import crc32c
 
@@ -31,6 +31,9 @@ class FolderStorage(Storage):
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
         self.url = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _at, (self.path, self.url)  # it may travel to a process whose working folder is another
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         path = self._place(key, to_write=True)
@@ -88,7 +91,7 @@ class FolderStorage(Storage):
 
     def below(self, prefix: str) -> Storage:
         self._place(f"{prefix}/any", to_write=True)
-        return FolderStorage(Path(self.url) / prefix)
+        return _at(self.path / prefix, str(Path(self.url) / prefix))
 
     def size(self, key: str) -> int | None:
         path = self._place(key)
@@ -229,3 +232,10 @@ def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
             yield from _files(entry.path)
         elif entry.is_file(follow_symlinks=False):
             yield entry
+
+
+def _at(path: Path, url: str) -> FolderStorage:
+    """The storage of an absolute path under the name by which people know it."""
+    storage = FolderStorage(path)
+    storage.url = url
+    return storage

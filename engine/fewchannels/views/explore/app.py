@@ -10,7 +10,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from flask import request
 
 from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.views.explore import compare, console, gallery, home, live, sample, sweep
+from fewchannels.views.explore import compare, console, findings, gallery, home, live, sample, sweep
 from fewchannels.views.explore.address import KEYS, asked, page_path
 from fewchannels.views.explore.files import serve_files
 from fewchannels.views.explore.guard import guard
@@ -46,7 +46,7 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
     app.server.extensions[KEYS] = keys
     app.server.wsgi_app = Prefixed(app.server.wsgi_app, site.prefix)
     app.layout = functools.partial(_shell, has_live=session is not None)
-    for page in (gallery, sample, compare, sweep, console):
+    for page in (gallery, sample, compare, sweep, console, findings):
         page.register(app, places)
     if session is not None:
         live.register(app, session)

@@ -8,6 +8,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from fewchannels.errors import FewchannelsError
 from fewchannels.runs.sql.ranking import CHANNEL
 from fewchannels.views.explore.address import address, picture_path, run_path
+from fewchannels.views.explore.findings import folded
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import OpenedRun
 from fewchannels.views.explore.search import PER_PAGE, Search, find, measures
@@ -46,6 +47,7 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
         dcc.Store(id="find-page", data=search.page),
         heading(run.name, dcc.Link("SQL", href=run_path(run.name, "sql"))),
         *unfinished(run.state()),
+        *folded(run),
         html.Form(controls, className="controls", **{"aria-label": "Which samples"}),
         html.Button("Apply", id="find-apply", type="button", hidden=not is_waiting),
         html.Div([waiting] if is_waiting else _shown(run, search), id="find-results"),

@@ -11,6 +11,7 @@ from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.interventions.effects.contrasts import SETTINGS, metrics
 from fewchannels.interventions.effects.measure import draw_dose
 from fewchannels.views.explore.address import address, edit_path, number, sweep_path
+from fewchannels.views.explore.findings import folded
 from fewchannels.views.explore.lookup import Places, sweep_of
 from fewchannels.views.explore.opened import OpenedSweep
 from fewchannels.views.explore.widgets import alert, choice, drawn, facts, field, heading, note, shown, unfinished
@@ -57,6 +58,7 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
         dcc.Store(id="sweep-name", data=sweep.name),
         head,
         *unfinished(state),
+        *folded(sweep),
         html.Section(
             [
                 field(

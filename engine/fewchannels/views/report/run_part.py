@@ -4,22 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 from fewchannels.analyses import ratio
-from fewchannels.analyses.alignment import findings as alignment
 from fewchannels.analyses.alignment.figures import figures as alignment_figures
-from fewchannels.analyses.concentration import findings as concentration
-from fewchannels.analyses.document import Block, Facts, Finding, Findings, Missing, Part, Section, Warnings
+from fewchannels.analyses.alignment.findings import best_cells
+from fewchannels.analyses.concentration.findings import figures as concentration_figures
+from fewchannels.analyses.document import Block, Facts, Findings, Missing, Part, Section, Warnings
 from fewchannels.analyses.evidence import ANALYSES, Evidence
-from fewchannels.analyses.stability import findings as stability
+from fewchannels.analyses.findings import SUBJECTS, of_run
 from fewchannels.analyses.stability.figures import figures as stability_figures
 from fewchannels.interventions.conditions import in_short
 from fewchannels.settings.units import size
 from fewchannels.views.report import gallery, landscape
 
 _QUIET = ("model", "revision", "layers", "steps")
-_ABOUT = (
-    "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), of 5 prompts or more that differ; n "
-    "counts what a mean is over. What a number is read against stands beside it."
-)
+_FIGURES = {
+    "concentration": concentration_figures,
+    "stability": stability_figures,
+}
 Progress = Callable[[str, int, int], None]
 
 
@@ -38,44 +38,27 @@ def run_part(evidence: Evidence, title: str, by: str | None, on_progress: Progre
     """
     numbers = _numbers(evidence)
     sections = [Section("What was run", [*_warnings(evidence, numbers), Facts(_facts(evidence, numbers))])]
-    found = ratio.extreme(evidence)
-    best = alignment.best_cell(evidence)
-    if found is not None:
-        sections.append(Section("What was found", [Findings(_ABOUT, _findings(evidence, found, best))]))
+    found = of_run(evidence)
+    if found.extreme is not None:
+        sections.append(Section("What was found", [Findings(found.about, [each for _, each in found.sentences])]))
         magnitudes = landscape.magnitudes(evidence, lambda done, total: on_progress("reading the store", done, total))
         if magnitudes is not None:
             sections.append(Section("Channel landscape", landscape.figures(evidence, magnitudes)))
-        sections.append(Section("How far the largest channel stands out", ratio.figures(evidence, found)))
-        if "concentration" in evidence.results:
-            layers = Findings(concentration.about(evidence), [concentration.by_layer(evidence)])
-            sections.append(Section("Concentration", [*concentration.figures(evidence), layers]))
-        if "stability" in evidence.results:
-            joint = stability.spark(evidence)
-            layers = Findings(stability.ABOUT, [*([joint] if joint else []), stability.by_layer(evidence)])
-            sections.append(Section("Stability", [*stability_figures(evidence), layers]))
-        if best is not None:
-            drawn = alignment_figures(evidence, alignment.best_cells(evidence))
-            sections.append(Section("Alignment with the subject", drawn))
-        shown = gallery.of_run(evidence, found, best, by)
+        drawn = ratio.figures(evidence, found.extreme)
+        sections.append(Section("How far the largest channel stands out", drawn))
+        for analysis, figures in _FIGURES.items():
+            if analysis in found.layers:
+                sections.append(Section(SUBJECTS[analysis], [*figures(evidence), found.layers[analysis]]))
+        if found.best is not None:
+            drawn = alignment_figures(evidence, best_cells(evidence))
+            sections.append(Section(SUBJECTS["alignment"], drawn))
+        shown = gallery.of_run(evidence, found.extreme, found.best, by)
         if shown is not None:
             sections.append(Section("Samples", [shown]))
     missing = _missing(evidence, numbers)
     if missing:
         sections.append(Section("Not computed", missing))
     return Part(evidence.place, "run", title, [each for each in sections if each.blocks], numbers)
-
-
-def _findings(evidence: Evidence, found: ratio.Extreme, best: alignment.Cell | None) -> list[Finding]:
-    """Every sentence that the run's tables allow, in the order in which they are read."""
-    made = [
-        ratio.ratio(evidence, found),
-        stability.most_frequent(evidence, found),
-        stability.overlap(evidence, found),
-        ratio.energy(evidence, found),
-        concentration.registers(evidence, found),
-        alignment.at_best(evidence, best) if best is not None else None,
-    ]
-    return [finding for finding in made if finding is not None]
 
 
 def _numbers(evidence: Evidence) -> dict[str, Any]:

@@ -8,23 +8,13 @@ import pandas as pd
 from fewchannels.analyses.document import Block, Facts, Figure, Findings, How, Missing, Part, Section, Warnings
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing
-from fewchannels.interventions.effects.contrasts import contrasts, means
 from fewchannels.interventions.effects.exclusions import not_edited, not_finite
-from fewchannels.interventions.effects.figures import AXES, default_figures, main_metrics, shown_items
-from fewchannels.interventions.effects.findings import headline, of_sweep
-from fewchannels.runs.ledger import Ledger
-from fewchannels.runs.results import Results
-from fewchannels.runs.sql.progress import are_current
+from fewchannels.interventions.effects.figures import AXES, default_figures, shown_items
+from fewchannels.interventions.effects.summary import in_part
+from fewchannels.interventions.effects.sweep_findings import find
 from fewchannels.settings.units import size
 from fewchannels.views.report import gallery
 
-_ABOUT = (
-    "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
-    "channels are averaged first, then each prompt's items. Brackets hold 95 % intervals over prompts; d_z is the mean "
-    "over the standard deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (how large edits "
-    "were, steps that were not finite, and contrasts without any difference are not tested). A difference counts as "
-    "found where its interval leaves out zero and q is below 0.05."
-)
 _OPEN = 2  # metrics of an axis that are shown at once
 Progress = Callable[[str, int, int], None]
 
@@ -44,42 +34,19 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
     """
     edits = evidence.ask("select * exclude (image) from edits")
     numbers = _numbers(evidence, edits)
-    sections = [Section("What was run", [*_warnings(evidence, numbers), Facts(_facts(evidence, numbers))])]
+    sections = [Section("What was run", [*_warnings(evidence, edits, numbers), Facts(_facts(evidence, numbers))])]
     if (edits["role"] == "edited").any():
-        on_progress("measuring effects", 0, 3)
-        averages = means(edits)
-        on_progress("measuring effects", 1, 3)
-        differences = contrasts(edits)
-        on_progress("measuring effects", 2, 3)
-        main = main_metrics(averages)
-        first = [] if _has_effects(evidence) else [evidence.command("plot", evidence.place)]
-        chosen = headline(averages, differences)
-        if main:
-            sets = evidence.ask("select * from effects_sets") if "effects_sets" in evidence.catalog.views else None
-
-            def asked(text: str) -> list[How]:
-                return [*(how for how in first if "effects_sets" not in text), evidence.sql(text)]
-
-            each = of_sweep(averages, differences, main, chosen, asked, sets)
-            sections.append(
-                Section("What was found", [Findings(_ABOUT.format(n=f"{int(differences['p'].notna().sum()):,}"), each)])
-            )
-        drawn = default_figures(edits.assign(image=_images(evidence, edits)), averages)
+        found = find(evidence, edits, lambda done, total: on_progress("measuring effects", done, total))
+        if found.sentences:
+            sections.append(Section("What was found", [Findings(found.about, found.sentences)]))
+        drawn = default_figures(edits.assign(image=_images(evidence, edits)), found.averages)
         on_progress("measuring effects", 3, 3)
-        sections += _figures(evidence, drawn, first)
-        columns = main if by is None else [by]
+        sections += _figures(evidence, drawn, found.first)
+        columns, chosen = found.main if by is None else [by], found.chosen
         shown = gallery.of_sweep(evidence, columns, chosen.condition, chosen.words) if chosen else []
         sections.append(Section("Items", shown))
     sections.append(Section("Not computed", _missing(evidence, edits, numbers)))
     return Part(evidence.place, "sweep", title, [each for each in sections if each.blocks], numbers)
-
-
-def _has_effects(evidence: Evidence) -> bool:
-    """Whether the stored effects are of all that is finished now."""
-    if "effects" not in evidence.catalog.results:
-        return False
-    records = Ledger(evidence.storage).records(evidence.description["fingerprint"])
-    return are_current(Results(evidence.storage, "effects").read()["settings"], records)
 
 
 def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
@@ -153,7 +120,7 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
     return [(name, value) for name, value in rows if value]
 
 
-def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
+def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) -> list[Block]:
     texts, left = [], numbers["n_items"] - numbers["n_items_done"]
     if not numbers["n_items_done"]:
         texts.append(f"Nothing of this sweep is finished: 0 of {numbers['n_items']:,} items. Run its command again.")
@@ -179,6 +146,7 @@ def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
             f"{numbers['n_not_edited']:,} edited pictures were not edited: their condition chose no token or no "
             "channel. They are in no number below."
         )
+    texts += [said] if (said := in_part(edits)) else []
     return [Warnings(texts)] if texts else []
 
 

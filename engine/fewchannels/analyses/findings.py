@@ -1,0 +1,85 @@
+"""What was found in a run, by what its finished results say: the sentences that the report and the explorer print."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fewchannels.analyses import ratio
+from fewchannels.analyses.alignment import findings as alignment
+from fewchannels.analyses.concentration import findings as concentration
+from fewchannels.analyses.document import Finding, Findings
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.analyses.stability import findings as stability
+
+ABOUT = (
+    "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), of 5 prompts or more that differ; n "
+    "counts what a mean is over. What a number is read against stands beside it."
+)
+SUBJECTS = {
+    "concentration": "Concentration",
+    "stability": "Stability",
+    "alignment": "Alignment with the subject",
+}
+"""What findings are about, by the analysis that has most to say of it."""
+
+
+@dataclass(frozen=True)
+class RunFindings:
+    """Findings of a run, and the cells that they are about.
+
+    Attributes:
+        extreme: the layer whose largest channel stands out most; None where no cell is usable, and nothing is found.
+        best: the cell whose clusters find the subject best; None without an alignment of top channels.
+        sentences: an analysis of :data:`SUBJECTS` and its finding, in the order in which they are read. Without the
+            result of an analysis, ``cells`` gives what they can.
+        layers: every layer, by the analysis that has them.
+        others: labels of finished results that no finding is about: of other tokens or another branch, or of an
+            analysis that has a result of its own name.
+    """
+
+    extreme: ratio.Extreme | None
+    best: alignment.Cell | None
+    sentences: Sequence[tuple[str, Finding]]
+    layers: Mapping[str, Findings]
+    others: Sequence[str]
+
+    @property
+    def about(self) -> str:
+        """How the sentences are meant, and which results they are not about."""
+        if not self.others:
+            return ABOUT
+        return f"{ABOUT} Not in them: {', '.join(self.others)}, each of which has a summary.md in results/."
+
+    def of(self, analysis: str) -> list[Finding]:
+        """The sentences of an analysis of :data:`SUBJECTS`."""
+        return [finding for name, finding in self.sentences if name == analysis]
+
+
+def of_run(evidence: Evidence) -> RunFindings:
+    """Every finding that a run's tables allow.
+
+    Args:
+        evidence: the run, finished or not.
+
+    Raises:
+        StorageError: the run is damaged.
+    """
+    extreme, best = ratio.extreme(evidence), alignment.best_cell(evidence)
+    others = [label for label in evidence.catalog.results if label not in evidence.labels.values()]
+    if extreme is None:
+        return RunFindings(None, best, [], {}, others)
+    sentences = [
+        ("concentration", ratio.ratio(evidence, extreme)),
+        ("stability", stability.most_frequent(evidence, extreme)),
+        ("stability", stability.overlap(evidence, extreme)),
+        ("concentration", ratio.energy(evidence, extreme)),
+        ("concentration", concentration.registers(evidence, extreme)),
+        ("alignment", alignment.at_best(evidence, best) if best is not None else None),
+    ]
+    layers = {}
+    if "concentration" in evidence.results:
+        layers["concentration"] = Findings(concentration.about(evidence), [concentration.by_layer(evidence)])
+    if "stability" in evidence.results:
+        joint = stability.spark(evidence)
+        layers["stability"] = Findings(stability.ABOUT, [*([joint] if joint else []), stability.by_layer(evidence)])
+    told = [(name, each) for name, each in sentences if each is not None]
+    return RunFindings(extreme, best, told, layers, others)

@@ -1,0 +1,82 @@
+"""What was found in a sweep, by what is finished of it: the sentences that the report and the explorer print."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fewchannels.analyses.document import Finding, How
+from fewchannels.analyses.evidence import Evidence
+from fewchannels.interventions.effects.contrasts import contrasts, means
+from fewchannels.interventions.effects.figures import main_metrics
+from fewchannels.interventions.effects.findings import Headline, headline, of_sweep
+from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.results import Results
+from fewchannels.runs.sql.progress import are_current
+
+_ABOUT = (
+    "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
+    "channels are averaged first, then each prompt's items. Brackets hold 95 % intervals over prompts; d_z is the mean "
+    "over the standard deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (how large edits "
+    "were, steps that were not finite, and contrasts without any difference are not tested). A difference counts as "
+    "found where its interval leaves out zero and q is below 0.05."
+)
+
+
+@dataclass(frozen=True)
+class SweepFindings:
+    """Findings of a sweep, and what they are read from.
+
+    Attributes:
+        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        about: how the sentences are meant.
+        main: the main metrics.
+        chosen: the setting that is told in full; None where nothing was edited.
+        sentences: in the order in which they are read.
+        first: the command that writes the tables which the questions read, where they are not of all that is finished.
+    """
+
+    averages: pd.DataFrame
+    about: str
+    main: Sequence[str]
+    chosen: Headline | None
+    sentences: Sequence[Finding]
+    first: Sequence[How]
+
+
+def find(
+    evidence: Evidence, edits: pd.DataFrame, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> SweepFindings:
+    """Every finding that a sweep's finished items allow.
+
+    Args:
+        evidence: the sweep, finished or not.
+        edits: its rows, of which some are edited; pictures are not looked at.
+        on_progress: called with what is measured, and of how much.
+
+    Raises:
+        StorageError: the sweep is damaged.
+    """
+    on_progress(0, 3)
+    averages = means(edits)
+    on_progress(1, 3)
+    differences = contrasts(edits)
+    on_progress(2, 3)
+    main, chosen = main_metrics(averages), headline(averages, differences)
+    first = [] if _has_effects(evidence) else [evidence.command("plot", evidence.place)]
+    sets = evidence.ask("select * from effects_sets") if "effects_sets" in evidence.catalog.views else None
+
+    def asked(text: str) -> list[How]:
+        return [*(how for how in first if "effects_sets" not in text), evidence.sql(text)]
+
+    found = of_sweep(averages, differences, main, chosen, asked, sets) if main else []
+    about = _ABOUT.format(n=f"{int(differences['p'].notna().sum()):,}")
+    return SweepFindings(averages, about, main, chosen, found, first)
+
+
+def _has_effects(evidence: Evidence) -> bool:
+    """Whether the stored effects are of all that is finished now."""
+    if "effects" not in evidence.catalog.results:
+        return False
+    records = Ledger(evidence.storage).records(evidence.description["fingerprint"])
+    return are_current(Results(evidence.storage, "effects").read()["settings"], records)
