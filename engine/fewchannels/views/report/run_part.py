@@ -18,8 +18,8 @@ from fewchannels.views.report import gallery, landscape
 _QUIET = ("model", "revision", "layers", "steps")
 _ABOUT = (
     "Brackets hold 95 % intervals; n counts what a mean is over. Intervals resample prompts where the sentence does "
-    "not say otherwise. What a number is read against stands beside it."
-)
+    "not say otherwise. What a number is read against stands beside it. "
+) + ratio.ABOUT_LAYER
 Progress = Callable[[str, int, int], None]
 
 
@@ -66,14 +66,19 @@ def run_part(evidence: Evidence, title: str, by: str | None, on_progress: Progre
 
 def _findings(evidence: Evidence, found: ratio.Extreme, best: alignment.Cell | None) -> list[Finding]:
     """Every sentence that the run's tables allow, in the order in which they are read."""
-    made = [
+    made: list[Finding | None] = [
         ratio.ratio(evidence, found),
         stability.most_frequent(evidence, found),
         stability.overlap(evidence, found),
         ratio.energy(evidence, found),
         concentration.registers(evidence, found),
-        alignment.at_best(evidence, best) if best is not None else None,
     ]
+    if best is not None:
+        made += [
+            alignment.at_best(evidence, best),
+            alignment.over_cells(evidence, best),
+            alignment.converged(evidence, best),
+        ]
     return [finding for finding in made if finding is not None]
 
 
