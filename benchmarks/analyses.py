@@ -23,8 +23,8 @@ from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selection import Selected
 from fewchannels.cluster.parallel import one_thread
 from fewchannels.measures import STATISTICS
-from fewchannels.measures.draws import cell_keys, different_tokens
-from fewchannels.measures.kmeans import k_means
+from fewchannels.measures.draws import cell_keys, uniforms
+from fewchannels.measures.kmeans import k_means, n_draws, plus_plus
 from fewchannels.measures.localization import normalize
 from fewchannels.models.family import Block
 from fewchannels.runs.arrays import Store, lay_out, read
@@ -52,18 +52,19 @@ def two_means(kind: str, subject: float, chosen: argparse.Namespace) -> tuple[Ro
     """Seconds a cell of every arm, and ratios to ours."""
     n_cells, n_theirs, side = chosen.cells, chosen.theirs, chosen.side
     x = cells(n_cells, side, subject)
-    starts = different_tokens(cell_keys(0, np.arange(n_cells)), np.full(n_cells, side * side), N_STARTS, 2)
+    uniform = torch.from_numpy(uniforms(cell_keys(0, np.arange(n_cells)), N_STARTS, n_draws(2)))
+    starts = plus_plus(x, uniform, 2)
     tokens = [np.ascontiguousarray(each.T.numpy()) for each in x[:n_theirs]]
 
     def same_starts(i: int) -> float:
         fits = (KMeans(2, init=tokens[i][start], n_init=1, tol=0).fit(tokens[i]) for start in starts[i])
         return min(fit.inertia_ for fit in fits)
 
-    found = k_means(x, torch.from_numpy(starts))
+    found = k_means(x, starts)
     theirs = np.array([same_starts(i) for i in range(min(4, n_theirs))])
     np.testing.assert_allclose(found.inertia[: len(theirs)], theirs, rtol=1e-5)
     arms: dict[str, tuple[Callable[[], object], int]] = {
-        "ours": (lambda: k_means(x, torch.from_numpy(starts)), n_cells),
+        "ours": (lambda: k_means(x, starts), n_cells),
         "scikit-learn, same starts": (lambda: [same_starts(i) for i in range(n_theirs)], n_theirs),
         "scikit-learn, n_init=4": (lambda: [KMeans(2, n_init=N_STARTS).fit(each) for each in tokens], n_theirs),
     }

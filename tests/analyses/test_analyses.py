@@ -1,8 +1,11 @@
 """The analyses on a real run of the bundled model, against arithmetic that shares no code with them."""
 
+import hashlib
 import itertools
 import json
+import re
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +17,11 @@ from sklearn.cluster import KMeans
 from typer.testing import CliRunner
 
 from fewchannels import manifest, open_run
+from fewchannels.analyses.alignment.findings import Cell, at_best, best_cells, over_cells
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
+from fewchannels.analyses.evidence import open_evidence
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability import units
@@ -119,6 +124,84 @@ def test_means_of_alignment_are_over_samples_after_their_trials(run: Run) -> Non
     )
     for key, difference in (top - random).groupby(["step", "layer"]):
         assert means.loc[(*key, "top"), "over_random"] == pytest.approx(difference.mean(), abs=1e-6)
+        assert means.loc[(*key, "random"), "top_over"] == pytest.approx(difference.mean(), abs=1e-6)
+        assert means.loc[(*key, "random"), "top_over_low"] <= means.loc[(*key, "random"), "top_over"]
+    assert means.xs("top", level="selection")["top_over"].isna().all()
+
+
+def test_the_share_of_clusterings_that_two_starts_confirm_is_kept_for_each_selection(path: Path, run: Run) -> None:
+    rows = run.sql("select * from alignment_samples").df()
+    assert rows["n_best_starts"].between(1, 20).all()
+    rows["twice"] = rows["n_best_starts"] >= 2
+    shares = rows.groupby(["step", "layer", "selection"])["twice"].mean()
+    means = run.sql("select * from alignment_means").df().set_index(["step", "layer", "selection"])["found_twice"]
+    np.testing.assert_allclose(means.to_numpy(), shares[means.index].to_numpy(), rtol=1e-6)
+    assert 0.9 < shares.mean() < 1
+    text = (path / "results" / "alignment" / "summary.md").read_text(encoding="utf-8")
+    told = rows.groupby("selection")["twice"].mean()
+    for selection in ("top", "random", "bottom"):
+        (said,) = re.findall(rf"([\d.]+) % \({selection}\)", text)
+        assert float(said) == pytest.approx(100 * told[selection], abs=0.06)
+
+
+def test_published_clusters_are_an_option_and_say_that_no_second_start_confirms_them(path: Path) -> None:
+    command = ["analyze", "alignment", str(path), "--k", str(K), "--selections", "top,bottom", "--workers", "1"]
+    command += ["--kmeans", "sklearn", "--starts", "1", "--label", "published", "--json"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0, answer.output
+    numbers = json.loads(answer.stdout)
+    assert numbers["kmeans"] == {"n_starts": 1, "found_twice": {}}
+    published = open_run(path)
+    rows = published.sql("select n_best_starts, iou from published_samples").df()
+    assert (rows["n_best_starts"] == 1).all()
+    assert published.sql("select count(found_twice) from published_means").fetchall() == [(0,)]
+    text = (path / "results" / "published" / "summary.md").read_text()
+    assert "K-means ran from one start (--starts 1)" in text
+    refused = CliRunner().invoke(app, [*command[:-5], "--kmeans", "skleran", "--label", "no"])
+    assert isinstance(refused.exception, InputError)
+    assert "Did you mean 'sklearn'?" in str(refused.exception)
+
+
+def test_the_best_cell_is_selected_in_half_of_the_prompts_and_tested_in_the_other(path: Path, run: Run) -> None:
+    rows = run.sql("select * from alignment_samples join samples using (sample, sample_id)").df()
+    by_md5 = sorted(set(rows["prompt"]), key=lambda prompt: hashlib.md5(prompt.encode()).hexdigest())
+    selects = rows["prompt"].isin(by_md5[::2])
+    means = rows[selects & (rows["selection"] == "top")].groupby(["layer", "step"])["iou"].mean()
+    evidence = open_evidence(str(path))
+    with evidence.catalog:
+        (best,) = best_cells(evidence)
+        finding = at_best(evidence, best)
+    assert best == Cell(*means.idxmax(), n_clusters=2, selection="top", is_held_out=True)
+    here = rows[~selects & (rows["layer"] == best.layer) & (rows["step"] == best.step)]
+    wide = here.groupby(["sample", "selection"])["iou"].mean().unstack()
+    assert len(wide) == 4
+    assert set(finding.numbers["top_minus"]) == {"random", "matched", "bottom", "all", "pca"}
+    for name, each in finding.numbers["top_minus"].items():
+        assert each["mean"] == pytest.approx((wide["top"] - wide[name]).mean(), abs=1e-6), name
+    for name, each in finding.numbers["selections"].items():
+        assert each["mean"] == pytest.approx(wide[name].mean(), abs=1e-6)
+        assert (each["n_samples"], each["n_prompts"]) == (4, 2)
+    assert "n = 4 samples of 2 prompts" in finding.text
+    assert "other half of the prompts, which is in no number here" in finding.text
+    assert finding.table is not None
+    assert [row[0] for row in finding.table.rows][:2] == ["top", "as many random channels (random)"]
+    assert finding.table.heads[-1] == "chance"
+
+
+def test_cells_above_and_below_each_control_are_counted_beside_those_expected_by_chance(path: Path, run: Run) -> None:
+    evidence = open_evidence(str(path))
+    with evidence.catalog:
+        finding = over_cells(evidence, best_cells(evidence)[0])
+    assert finding is not None
+    means = run.sql("select * from alignment_means").df()
+    n_cells = len(means[["layer", "step"]].drop_duplicates())
+    assert finding.numbers["n_cells"] == n_cells
+    for control, counts in finding.numbers["controls"].items():
+        own = means[means["selection"] == control]
+        assert counts == {"n_above": (own["top_over_low"] > 0).sum(), "n_below": (own["top_over_high"] < 0).sum()}
+        assert f"above {control} in {counts['n_above']} and below in {counts['n_below']}" in finding.text
+    assert set(finding.numbers["controls"]) == {"random", "matched", "bottom", "all", "pca"}
+    assert f"about {n_cells / 20:.3g} of {n_cells} would be above or below" in finding.text
 
 
 def test_stability_counts_sets_as_sets_are_counted(run: Run) -> None:
@@ -321,6 +404,18 @@ def test_a_column_of_the_manifest_makes_categories(path: Path) -> None:
     pairs = int((n * (n - 1) / 2).sum()) * 4
     found = run.sql("select distinct n_pairs from shapes_pairs where kind = 'category'").fetchall()
     assert found == ([(pairs,)] if pairs else [])
+
+
+def test_samples_without_a_category_are_in_no_pair_of_one_and_are_counted(path: Path) -> None:
+    """Of 5 prompts with 2 seeds, two are of one category and three of none."""
+    selected = select(str(path), by="shape")
+    categories = np.where(selected.prompts < 2, 0, -1)
+    analysis = Stability(ks=(K,), rank_pairs=2, by="shape")
+    summary = analyze(analysis, replace(selected, categories=categories), "lacking", ALONE)
+    found = open_run(path).sql("select distinct n_pairs, n_prompts from lacking_pairs where kind = 'category'")
+    assert found.fetchall() == [(4, 2)]
+    assert summary.numbers["n_without_category"] == 6
+    assert "6 samples have no shape, and are in no pair of one category." in summary.text
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from fewchannels.measures.draws import cell_keys, different_tokens, random_channels
-from fewchannels.measures.kmeans import k_means
+from fewchannels.measures import KMEANS
+from fewchannels.measures.draws import cell_keys, random_channels, uniforms
+from fewchannels.measures.kmeans import n_draws
 from fewchannels.measures.localization import (
     fit,
     foreground,
+    localize,
     matched_channels,
     normalize,
     principal_components,
@@ -135,13 +138,52 @@ def test_planted_channels_find_the_subject_with_its_polarity_and_others_do_not(s
     own, coverage = all_tokens(1, 256), torch.tensor(disc, dtype=torch.float64)[None]
     found = {}
     for name, channels in (("planted", slice(0, 2)), ("others", slice(2, 12))):
-        scaled, _ = normalize(torch.tensor(values[:, channels], dtype=torch.float32), own)
-        starts = torch.from_numpy(different_tokens(cell_keys(0, np.arange(1)), np.array([256]), 8, 2))
-        labels = k_means(scaled, starts).labels
-        found[name] = fit(labels, foreground(labels, scaled.sum(dim=1), own, 2), coverage, own, 2)
+        seen = localize(torch.tensor(values[:, channels], dtype=torch.float32), own, [np.arange(1)])
+        found[name] = fit(seen.clusters.labels, seen.front, coverage, own, 2)
     assert found["planted"].best.item() == 1
     assert found["planted"].iou.item() == (1 if sign > 0 else 0)
     assert found["planted"].complement.item() == (0 if sign > 0 else 1)
     area, subject = found["others"].area.item(), disc.mean()
     chance = area * subject / (area + subject - area * subject)
     assert found["others"].iou.item() == pytest.approx(chance, abs=0.06)
+
+
+def test_published_clusters_are_those_of_scikit_learns_k_means_as_it_comes() -> None:
+    """Its own random numbers, of a stand-in that gives out those that the protocol draws for the cell."""
+
+    class Draws(np.random.RandomState):
+        def __init__(self, numbers: np.ndarray) -> None:
+            super().__init__(0)
+            self.numbers = iter(numbers)
+
+        def random_sample(self, size: int | None = None) -> np.ndarray | float:
+            return next(self.numbers) if size is None else np.array([next(self.numbers) for _ in range(size)])
+
+        def uniform(self, low: float = 0.0, high: float = 1.0, size: int | None = None) -> np.ndarray:
+            return self.random_sample(size)
+
+        def choice(self, a: int, *, p: np.ndarray) -> int:
+            return int(np.searchsorted(np.cumsum(p), self.random_sample(), side="right"))
+
+    random = np.random.default_rng(3)
+    values, ids = torch.tensor(random.normal(size=(20, 12, 64)), dtype=torch.float32), np.arange(20)
+    own = all_tokens(20, 64)
+    found = localize(values, own, [ids, 5, 7], n_starts=1, kmeans="sklearn")
+    scaled, _ = normalize(values, own)
+    drawn = uniforms(cell_keys(2, ids, 5, 7), 1, n_draws(2))
+    for i, cell in enumerate(scaled.numpy()):
+        theirs = KMeans(2, random_state=Draws(drawn[i, 0])).fit(cell.T.astype(np.float64))
+        assert len(set(zip(theirs.labels_, found.clusters.labels[i].tolist(), strict=True))) == 2
+
+
+def test_by_default_nearly_every_cell_of_noise_finds_its_least_inertia_twice_and_published_ones_do_not() -> None:
+    random = np.random.default_rng(4)
+    values = torch.tensor(random.normal(size=(100, 12, 64)), dtype=torch.float32)
+    own, ids = all_tokens(100, 64), np.arange(100)
+    usual = localize(values, own, [ids]).clusters
+    many = localize(values, own, [ids], n_starts=100).clusters
+    single = localize(values, own, [ids], n_starts=1, kmeans="sklearn").clusters
+    assert (usual.n_best >= 2).double().mean() > 0.75
+    assert (usual.inertia <= many.inertia * (1 + 1e-5)).double().mean() > 0.9
+    assert (single.inertia <= many.inertia * (1 + 1e-5)).double().mean() < 0.2
+    assert set(KMEANS) == {"exchange", "sklearn"}

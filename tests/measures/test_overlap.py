@@ -33,7 +33,7 @@ def brute_force(channels: np.ndarray, groups: np.ndarray, categories: np.ndarray
         pair = (Fraction(shared, len(sets[i] | sets[j])), shared, 1)
         a, b = int(groups[i]), int(groups[j])
         places = [("within", a)] if a == b else [("across", a), ("across", b)]
-        if a != b and categories[i] == categories[j]:
+        if a != b and categories[i] == categories[j] >= 0:  # below 0: without a category
             places += [("within_category", a), ("within_category", b)]
         for kind, group in places:
             sums[kind][group] = [old + new for old, new in zip(sums[kind][group], pair, strict=True)]

@@ -12,8 +12,8 @@ from fewchannels.analyses.stability import findings as stability
 
 ABOUT = (
     "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), of 5 prompts or more that differ; n "
-    "counts what a mean is over. What a number is read against stands beside it."
-)
+    "counts what a mean is over. What a number is read against stands beside it. "
+) + ratio.ABOUT_LAYER
 SUBJECTS = {
     "concentration": "Concentration",
     "stability": "Stability",
@@ -67,14 +67,16 @@ def of_run(evidence: Evidence) -> RunFindings:
     others = [label for label in evidence.catalog.results if label not in evidence.labels.values()]
     if extreme is None:
         return RunFindings(None, best, [], {}, others)
-    sentences = [
+    sentences: list[tuple[str, Finding | None]] = [
         ("concentration", ratio.ratio(evidence, extreme)),
         ("stability", stability.most_frequent(evidence, extreme)),
         ("stability", stability.overlap(evidence, extreme)),
         ("concentration", ratio.energy(evidence, extreme)),
         ("concentration", concentration.registers(evidence, extreme)),
-        ("alignment", alignment.at_best(evidence, best) if best is not None else None),
     ]
+    if best is not None:
+        aligned = (alignment.at_best, alignment.over_cells, alignment.converged)
+        sentences += [("alignment", find(evidence, best)) for find in aligned]
     layers = {}
     if "concentration" in evidence.results:
         layers["concentration"] = Findings(concentration.about(evidence), [concentration.by_layer(evidence)])

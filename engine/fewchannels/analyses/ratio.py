@@ -11,6 +11,12 @@ from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.frames import cell_map, series
 
+ABOUT_LAYER = (
+    "A sentence of one layer is of the one whose largest channel stands out most: the mean ratio of its score to the "
+    "median channel's is largest there, at the last step."
+)
+"""How the layer is selected that sentences without a table are about."""
+
 
 @dataclass(frozen=True)
 class Extreme:
@@ -83,13 +89,13 @@ def ratio(evidence: Evidence, found: Extreme) -> Finding:
     score = evidence.description["config"]["score"]
     text = (
         f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where(evidence, found)}, "
-        f"n = {int(top['n_samples']):,} samples); the median channel's ratio is 1 by definition. The layer was "
-        f"chosen by looking, as that of the largest mean, so it is a little high"
+        f"n = {int(top['n_samples']):,} samples); the median channel's ratio is 1 by definition. The layer is selected "
+        "post hoc, as that of the largest mean: the mean is a little high, and the interval that of this layer alone"
     )
     if len(rows) > 1:
         other = rows.loc[least]
         text += f"; at layer {least}, where it is smallest, the ratio is {ranged_row(other)}"
-    numbers = {"layer": found.layer, "step": found.step, "chosen_by_looking": True, "reference": 1.0}
+    numbers = {"layer": found.layer, "step": found.step, "selected_post_hoc": True, "reference": 1.0}
     numbers |= record(top) | {"least_layer": least, "least": record(rows.loc[least])}
     return Finding("ratio", f"{text}.", numbers, [found.how])
 

@@ -35,7 +35,7 @@ class Selected:
         sample_ids: their ids.
         prompts: number of each sample's prompt; samples with other seeds share it.
         grids: ``(sample, 2)`` tokens along height and width, as the store keeps them.
-        categories: number of each sample's category; empty where none was asked for.
+        categories: number of each sample's category, -1 where it has none; empty where none was asked for.
         fingerprint: of the run.
     """
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from fewchannels.errors import unknown
-from fewchannels.measures import SELECTIONS, STATISTICS
+from fewchannels.measures import KMEANS, SELECTIONS, STARTS, STATISTICS
 from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, Whole, check, flag, name, several, text, within
 
 RULES = ("ratio", "mad")
@@ -91,7 +91,9 @@ class AlignmentSettings:
         selections: which channels are clustered, of :data:`fewchannels.measures.SELECTIONS`.
         trials: how often random channels are drawn for each sample, step and layer.
         n_clusters: values of K.
-        starts: first centers that K-means is run from.
+        kmeans: how K-means ends, of :data:`fewchannels.measures.KMEANS`: ``exchange``, or ``sklearn``, which with one
+            start is scikit-learn's default and so what published code uses.
+        starts: first centers that K-means is run from, by k-means++.
         registers: tokens of outlying norm are kept; have no say in clusters (``drop``); or every channel is cut at its
             outermost tokens (``clip``).
         register_threshold: of ``drop``: times the lower median of a cell's token norms.
@@ -108,7 +110,13 @@ class AlignmentSettings:
         default=5, metadata=within(1, 1000, "Draws of random channels for each sample, step and layer.")
     )
     n_clusters: tuple[int, ...] = field(default=(2,), metadata=several(Whole(2, 6), "Values of K, comma-separated."))
-    starts: int = field(default=4, metadata=within(1, 1000, "First centers that K-means is run from."))
+    kmeans: str = field(
+        default="exchange",
+        metadata=text("Ends of K-means: exchange, or sklearn, with --starts 1 scikit-learn's default."),
+    )
+    starts: int = field(
+        default=STARTS, metadata=within(1, 1000, "First centers that K-means is run from, by k-means++.")
+    )
     registers: str = field(
         default="keep", metadata=text("Tokens of outlying norm: keep, drop, or clip every channel's outermost tokens.")
     )
@@ -126,6 +134,8 @@ class AlignmentSettings:
         for word in self.selections:
             if word not in SELECTIONS:
                 raise unknown("selection", word, SELECTIONS)
+        if self.kmeans not in KMEANS:
+            raise unknown("kmeans", self.kmeans, KMEANS)
         if self.registers not in REGISTERS:
             raise unknown("registers", self.registers, REGISTERS)
 

@@ -12,3 +12,7 @@ STATISTICS = ("mean_abs", "abs_mean", "max_abs", "rms")
 """Score definitions; :func:`fewchannels.measures.scores.statistics` computes them."""
 SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
 """Which channels are clustered; the first is the effect, the others are its controls."""
+KMEANS = ("exchange", "sklearn")
+"""How K-means ends; :func:`fewchannels.measures.localization.localize` says what each does."""
+STARTS = 16
+"""First centers that K-means is run from by default: two of them find the least inertia of nearly every cell."""

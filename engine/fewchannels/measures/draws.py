@@ -20,28 +20,18 @@ def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
     return key
 
 
-def different_tokens(keys: np.ndarray, n_tokens: np.ndarray, n_draws: int, n: int) -> np.ndarray:
-    """Sets of different tokens, all sets equally likely, drawn by each cell's own key.
+def uniforms(keys: np.ndarray, *shape: int) -> np.ndarray:
+    """Numbers in [0, 1) for each cell, all equally likely, drawn by the cell's own key.
 
     Args:
-        keys: ``(cell,)`` uint64.
-        n_tokens: ``(cell,)`` tokens to draw from, at least ``n``.
-        n_draws: sets for each cell.
-        n: tokens of each set.
+        keys: ``(cell,)`` uint64, from :func:`cell_keys`.
+        shape: of each cell's numbers. Fewer along its first axis are the first of more.
 
     Returns:
-        ``(cell, draw, n)`` int64.
+        ``(cell, *shape)`` float64.
     """
-    stream = np.arange(1, n_draws * n + 1, dtype=np.uint64).reshape(1, n_draws, n)
-    drawn = _mixed(keys[:, None, None] + stream * np.uint64(0x9E3779B97F4A7C15))
-    taken = np.zeros((len(keys), n_draws, 0), np.int64)
-    for i in range(n):
-        left = (n_tokens[:, None] - i).astype(np.uint64)
-        token = (drawn[:, :, i] % left).astype(np.int64)
-        for earlier in np.moveaxis(np.sort(taken, axis=-1), -1, 0):  # past those that are taken
-            token += token >= earlier
-        taken = np.concatenate([taken, token[..., None]], axis=-1)
-    return taken
+    drawn = cell_keys(0, keys[:, None], np.arange(np.prod(shape, dtype=int))[None])
+    return ((drawn >> np.uint64(11)) * 2.0**-53).reshape(len(keys), *shape)
 
 
 def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.measures.draws import cell_keys, different_tokens
-from fewchannels.measures.kmeans import Clusters, k_means
+from fewchannels.measures import STARTS
+from fewchannels.measures.draws import cell_keys, uniforms
+from fewchannels.measures.kmeans import Clusters, k_means, n_draws, plus_plus
 
-STARTS = 4
-"""First centers that K-means is run from, where nothing else is said."""
+SKLEARN_TOLERANCE = 1e-4
+"""scikit-learn's ``tol``, where its user says nothing else."""
 
 
 def normalize(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -89,6 +90,7 @@ def localize(
     n_clusters: int = 2,
     n_starts: int = STARTS,
     *,
+    kmeans: str = "exchange",
     clip: float = 0.0,
     clustered: Tensor | None = None,
     device: str | None = None,
@@ -100,20 +102,22 @@ def localize(
         weights: ``(cell, token)`` bool, tokens that have a say: in where clusters lie, and among which they start.
         keys: what names the cells, as :func:`fewchannels.measures.draws.cell_keys` takes it; the starts depend on it.
         n_clusters: the K.
-        n_starts: of each cell; the one of least inertia is kept.
+        n_starts: of each cell, by k-means++; the one of least inertia is kept.
+        kmeans: of :data:`fewchannels.measures.KMEANS`. ``exchange``: Lloyd's algorithm until no token changes its
+            cluster, then single tokens are moved until no move lowers the inertia. ``sklearn``: Lloyd's algorithm to
+            scikit-learn's tolerance; with one start that is ``sklearn.cluster.KMeans`` as it comes.
         clip: as of :func:`normalize`.
         clustered: ``(cell, axis, token)`` float32, what is clustered instead of the normalized channels.
         device: that clusters; None for that of the values.
     """
     scaled, n_constant = normalize(values, weights, clip)
     heat = scaled.sum(dim=1)
-    n_tokens = weights.sum(dim=-1).cpu().numpy()
-    starts = torch.from_numpy(different_tokens(cell_keys(n_clusters, *keys), n_tokens, n_starts, n_clusters))
-    with_a_say = torch.argsort((~weights).to(torch.uint8), dim=-1, stable=True)
-    tokens = with_a_say.gather(1, starts.to(values.device).flatten(1)).view(starts.shape)
+    uniform = torch.from_numpy(uniforms(cell_keys(n_clusters, *keys), n_starts, n_draws(n_clusters)))
     x = scaled if clustered is None else clustered
-    given = (each.to(device or values.device) for each in (x, tokens, weights.to(x.dtype)))
-    clusters = k_means(*given).to(values.device)
+    x, say = (each.to(device or values.device) for each in (x, weights.to(x.dtype)))
+    starts = plus_plus(x, uniform, n_clusters, say)
+    ending = {"exchange": {"exchange": True}, "sklearn": {"tolerance": SKLEARN_TOLERANCE}}[kmeans]
+    clusters = k_means(x, starts, say, **ending).to(values.device)
     return Localization(heat, n_constant, clusters, foreground(clusters.labels, heat, weights, n_clusters))
 
 

@@ -43,7 +43,7 @@ def means(
         return pd.DataFrame()
     by_cell = totals.groupby(level=list(cell), sort=True).sum()
     row = totals.index.get_level_values("prompt").to_numpy(int)
-    column = by_cell.index.get_indexer(pd.MultiIndex.from_frame(totals.index.to_frame()[list(cell)]))
+    column = by_cell.index.get_indexer(totals.index.droplevel("prompt"))
     first = f"{with_interval[0]} n"
     found = {
         "n_samples": by_cell[first].to_numpy(int),

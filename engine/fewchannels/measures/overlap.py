@@ -147,7 +147,8 @@ def pair_overlap(channels: np.ndarray, groups: np.ndarray, categories: np.ndarra
     Args:
         channels: ``(sample, k)`` int, each sample's top-k channels, in any order, without repeats.
         groups: ``(sample,)`` int, such as the prompt.
-        categories: ``(sample,)`` int, coarser than groups, such as a column of the manifest.
+        categories: ``(sample,)`` int, coarser than groups, such as a column of the manifest; samples of a negative one
+            have none, and are in no pair of one category.
 
     Returns:
         Sums by group; all integers are exact, Jaccard is summed in float64.
@@ -174,7 +175,8 @@ def pair_overlap(channels: np.ndarray, groups: np.ndarray, categories: np.ndarra
     across = _rows(sets, np.zeros(n, np.intp)) - within
     alike = None
     if categories is not None:
-        _, category = np.unique(categories, return_inverse=True)
+        alone = np.maximum(categories.max(initial=-1), -1) + 1 + np.arange(n)
+        _, category = np.unique(np.where(categories < 0, alone, categories), return_inverse=True)
         alike = by_group(_rows(sets, category) - _rows(sets, category * len(labels) + group), 2)
     return PairOverlap(labels, by_group(within, 1), by_group(across, 2), alike)
 

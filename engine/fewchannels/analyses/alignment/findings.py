@@ -1,6 +1,6 @@
 """What was found of the alignment of clusters with the subject, against every control; each with its question."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,37 +10,58 @@ import pandas as pd
 from fewchannels.analyses.document import Finding, Table, bracketed, finite, number, ranged
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.wording import CHANNELS
+from fewchannels.measures import intervals
 from fewchannels.measures.intervals import cluster_interval
+from fewchannels.measures.means import means
+
+FEWEST = 2 * intervals.FEWEST
+"""Prompts from which half of them selects the cell and the other half is looked at: both are enough for an interval."""
+_MEASURED = ["iou", "best_iou", "chance_iou", "n_channels"]
+_RANGES = {"iou": (0.0, 1.0), "best_iou": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Where the top channels' foreground fits the subject best: chosen by looking.
+    """Where the top channels' foreground fits the subject best.
 
     Attributes:
         layer: number of the layer.
         step: number of the step.
         n_clusters: the K.
         selection: ``top``; or the selection that fits best, where top channels were not looked at.
+        is_held_out: whether half of the prompts selected the cell, so that the other half can be tested there; else
+            all of them did.
     """
 
     layer: int
     step: int
     n_clusters: int
     selection: str
+    is_held_out: bool
 
 
 def best_cells(evidence: Evidence) -> list[Cell]:
-    """The layer and step of the largest mean IoU for each number of clusters, the fewest first."""
+    """The layer and step of the largest mean IoU for each number of clusters, the fewest first.
+
+    Half of the prompts decide: of all that were analyzed, in the order of their MD5, the first, the third and so on.
+    Where there are fewer than :data:`FEWEST`, all decide.
+    """
     if "alignment" not in evidence.results:
         return []
+    known = "if(isfinite(iou), iou, null) is not null"
+    ((n,),) = evidence.catalog.sql(
+        f"select max(n_prompts) from {evidence.table('alignment', 'means')} where {known}"
+    ).fetchall()
+    is_held_out = n is not None and n >= FEWEST
     rows = evidence.ask(
-        f"select layer, step, n_clusters, selection from {evidence.table('alignment', 'means')} where "
-        "if(isfinite(iou), iou, null) is not null qualify row_number() over (partition by n_clusters order by "
-        "selection != 'top', iou desc, layer, step) = 1 order by n_clusters"
+        f"with {_halves(evidence)} select layer, step, n_clusters, selection from "
+        f"{evidence.table('alignment', 'samples')} join samples using (sample, sample_id) join halves using (prompt) "
+        f"where {known}{' and selects' if is_held_out else ''} group by layer, step, n_clusters, selection qualify "
+        "row_number() over (partition by n_clusters order by selection != 'top', avg(iou) desc, layer, step) = 1 "
+        "order by n_clusters"
     )
     return [
-        Cell(int(row["layer"]), int(row["step"]), int(row["n_clusters"]), str(row["selection"]))
+        Cell(int(row["layer"]), int(row["step"]), int(row["n_clusters"]), str(row["selection"]), is_held_out)
         for row in rows.to_dict("records")
     ]
 
@@ -51,91 +72,189 @@ def best_cell(evidence: Evidence) -> Cell | None:
     return best if best is not None and best.selection == "top" else None
 
 
-def numbers(evidence: Evidence, best: Cell) -> dict[str, Any]:
-    """The best cell and every selection there, in plain values, as ``result.json`` has them."""
-    rows = evidence.ask(_of_cell(evidence, best)).set_index("selection")
-    n_samples = evidence.ask(f"select max(n_samples) as n from {evidence.table('alignment', 'means')}")["n"].iloc[0]
-    ends = [f"{name}{end}" for name in ("iou", "over_random") for end in ("", "_low", "_high")]
-    there = {
-        str(selection): {name: _rounded(row[name]) for name in (*ends, "chance_iou", "best_iou")}
-        for selection, row in rows.iterrows()
-    }
-    return {"n_samples": int(n_samples), "best_layer": best.layer, "best_step": best.step, "there": there}
-
-
-def _of_cell(evidence: Evidence, best: Cell) -> str:
-    intervals = ", ".join(
-        f"{name}{end}" for name in ("iou", "over_random", "best_iou") for end in ("", "_low", "_high")
-    )
+def _halves(evidence: Evidence) -> str:
+    """The SQL of ``halves``: every prompt that was analyzed, and whether it selects cells."""
     return (
-        f"select selection, n_channels, n_samples, n_prompts, {intervals}, chance_iou from "
-        f"{evidence.table('alignment', 'means')} where {_at(best)} order by selection"
+        "halves as (select prompt, row_number() over (order by md5(prompt), prompt) % 2 = 1 as selects from (select "
+        f"distinct prompt from samples where sample in (select sample from {evidence.table('alignment', 'samples')})))"
     )
 
 
-def _at(best: Cell) -> str:
-    return f"layer = {best.layer} and step = {best.step} and n_clusters = {best.n_clusters}"
-
-
-def _rounded(value: Any) -> float | None:
-    return None if pd.isna(value) else round(float(value), 4)
+def _each(evidence: Evidence, best: Cell) -> str:
+    """SQL: each sample's means over draws, by selection, of the prompts that did not select the cell."""
+    averages = ", ".join(f"avg({name}) as {name}" for name in _MEASURED)
+    return (
+        f"with {_halves(evidence)} select sample, prompt, selection, {averages} from "
+        f"{evidence.table('alignment', 'samples')} join samples using (sample, sample_id) join halves using (prompt) "
+        f"where layer = {best.layer} and step = {best.step} and n_clusters = {best.n_clusters} and "
+        f"if(isfinite(iou), iou, null) is not null{' and not selects' if best.is_held_out else ''} group by all"
+    )
 
 
 def at_best(evidence: Evidence, best: Cell) -> Finding:
     """How well clusters fit the subject at the best cell, against chance and every control."""
-    means_text = _of_cell(evidence, best)
-    rows = evidence.ask(means_text).set_index("selection")
-    each_text = (
-        "select sample, prompt, selection, avg(iou) as iou from "
-        f"{evidence.table('alignment', 'samples')} join samples using (sample, sample_id) where {_at(best)} and "
-        "if(isfinite(iou), iou, null) is not null group by all"
-    )
-    differences = paired(evidence.ask(each_text))
-    difference_text = (
-        f"with each as ({each_text}) select other.selection, count(*) as n_samples, avg(top.iou - other.iou) as "
-        "difference from each as top join each as other using (sample) where top.selection = 'top' and "
-        "other.selection <> 'top' group by all order by all"
-    )
-    own = rows.loc[best.selection]
-    told = _verdicts([name for name in CHANNELS if name in differences], differences)
+    each_text = _each(evidence, best)
+    each = evidence.ask(each_text)
+    differences = paired(each) if best.selection == "top" else {}
+    each["prompt"], prompts = pd.factorize(each["prompt"])
+    rows = means([each], ["selection"], ["chance_iou", "n_channels"], ["iou", "best_iou"], len(prompts), _RANGES)
+    rows = rows.set_index("selection")
+    own, twice = rows.loc[best.selection], _twice(evidence, best)
     k = evidence.results["alignment"]["settings"]["k"]
     clustered = f"the top {k} channels" if best.selection == "top" else CHANNELS[best.selection]
     sentence = (
         f"Clustering tokens by {clustered} finds the subject with a mean IoU of {_iou(own)}, against "
-        f"{number(own['chance_iou'])} by chance (independent masks of the same areas), n = "
-        f"{int(own['n_samples']):,} samples of {int(own['n_prompts']):,} prompts, at layer {best.layer}, step "
-        f"{best.step}: the best cell, chosen by looking, so it is a little high. "
-        f"{told if best.selection == 'top' else 'The top channels were not analyzed beside them.'}"
+        f"{number(own['chance_iou'])} by chance (independent masks of the same areas), at layer {best.layer}, step "
+        f"{best.step}, n = {int(own['n_samples']):,} samples of {int(own['n_prompts']):,} prompts. {_selected(best)}"
     )
+    if best.selection != "top":
+        sentence += " The top channels were not analyzed beside them."
+    elif best.is_held_out:
+        sentence += f" {verdicts(differences)}"
+    heads = [
+        "channels",
+        "how many",
+        "n",
+        "IoU",
+        "top minus these",
+        "better signed",
+        "least inertia found twice",
+        "chance",
+    ]
     table = Table(
         f"Mean IoU with the subject, layer {best.layer}, step {best.step}, 95 % over prompts; better signed is the "
         "better of foreground and complement, which looks at the answer",
-        ["channels", "how many", "n", "IoU", "chance", "top minus these", "better signed"],
+        heads,
         [
             [
                 name if name == "top" else CHANNELS[name],
                 number(rows.loc[name, "n_channels"]),
                 f"{int(rows.loc[name, 'n_samples']):,}",
                 bracketed(*(rows.loc[name, f"iou{end}"] for end in ("", "_low", "_high"))),
-                number(rows.loc[name, "chance_iou"]),
                 bracketed(*differences[name][:3]) if name in differences else "",
                 bracketed(*(rows.loc[name, f"best_iou{end}"] for end in ("", "_low", "_high"))),
+                f"{twice[name]:.0%}" if name in twice else "",
+                number(rows.loc[name, "chance_iou"]),
             ]
             for name in ("top", *CHANNELS)
             if name in rows.index
         ],
     )
-    measured: dict[str, Any] = {"layer": best.layer, "step": best.step, "chosen_by_looking": True}
+    measured: dict[str, Any] = {"layer": best.layer, "step": best.step, "n_clusters": best.n_clusters}
+    measured |= {"selected_on": "other half of the prompts" if best.is_held_out else "the same prompts"}
     measured["selections"] = {
         str(name): {"mean": finite(row["iou"]), "low": finite(row["iou_low"]), "high": finite(row["iou_high"])}
-        | {"n_samples": int(row["n_samples"]), "chance": finite(row["chance_iou"]), "best": finite(row["best_iou"])}
+        | {"n_samples": int(row["n_samples"]), "n_prompts": int(row["n_prompts"])}
+        | {"chance": finite(row["chance_iou"]), "best": finite(row["best_iou"])}
         for name, row in rows.iterrows()
     }
     measured["top_minus"] = {
         name: {"mean": finite(mean), "low": finite(low), "high": finite(high), "n_samples": n}
         for name, (mean, low, high, n) in differences.items()
     }
-    return Finding("alignment", sentence, measured, [evidence.sql(means_text), evidence.sql(difference_text)], table)
+    by_selection = (
+        f"with each as ({each_text}) select selection, count(*) as n_samples, count(distinct prompt) as n_prompts, "
+        "avg(iou) as iou, avg(chance_iou) as chance_iou, avg(best_iou) as best_iou from each group by all order by all"
+    )
+    difference = (
+        f"with each as ({each_text}) select other.selection, count(*) as n_samples, avg(top.iou - other.iou) as "
+        "difference from each as top join each as other using (sample) where top.selection = 'top' and "
+        "other.selection <> 'top' group by all order by all"
+    )
+    how = [evidence.sql(text) for text in ((by_selection, difference) if differences else (by_selection,))]
+    return Finding("alignment", sentence, measured, how, table)
+
+
+def _selected(best: Cell) -> str:
+    """How the cell was selected, in words."""
+    if best.is_held_out:
+        return (
+            "Of all layers and steps these have the largest mean IoU in the other half of the prompts, which is in no "
+            "number here."
+        )
+    return (
+        f"Of all layers and steps these have the largest mean IoU, selected post hoc in the same prompts: it is a "
+        f"little high. With fewer than {FEWEST} prompts none can be held out to compare with controls."
+    )
+
+
+def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
+    """In how many cells the top channels are above and below each control; None where neither was analyzed."""
+    table = evidence.table("alignment", "means")
+    has_all = "top_over" in evidence.ask(f"select * from {table} limit 0").columns
+    # An older result has the differences from random channels alone, in the top channels' rows.
+    control, name = ("selection", "top_over") if has_all else ("'random'", "over_random")
+    where = f"n_clusters = {best.n_clusters} and selection {'<>' if has_all else '='} 'top'"
+    text = (
+        f"select {control} as control, count(*) as n_cells, max(n_prompts) as n_prompts, count(*) filter "
+        f"(isfinite({name}_low)) as n_intervals, count(*) filter (isfinite({name}_low) and {name}_low > 0) as n_above, "
+        f"count(*) filter (isfinite({name}_high) and {name}_high < 0) as n_below from {table} where {where} and "
+        f"if(isfinite({name}), {name}, null) is not null group by all order by all"
+    )
+    rows = evidence.ask(text).set_index("control")
+    named = [name for name in CHANNELS if name in rows.index]
+    if not named:
+        return None
+    n_cells, n_intervals = int(rows["n_cells"].max()), int(rows["n_intervals"].max())
+    if n_intervals:
+        counted = "; ".join(
+            f"above {name} in {rows.loc[name, 'n_above']:,} and below in {rows.loc[name, 'n_below']:,}"
+            for name in named
+        )
+        sentence = (
+            f"Of {n_cells:,} cells (a layer and a step each) the mean IoU of the top channels is {counted}: where the "
+            "interval of the difference, sample by sample, excludes 0 (n = "
+            f"{int(rows['n_prompts'].max()):,} prompts). Without any difference about {number(n_intervals / 20)} of "
+            f"{n_intervals:,} would be above or below; nothing is corrected for that."
+        )
+    else:
+        sentence = (
+            f"No cell of {n_cells:,} has an interval of the difference between the top channels and a control: "
+            f"{int(rows['n_prompts'].max()):,} prompts are too few."
+        )
+    numbers = {"n_cells": n_cells, "expected_by_chance": n_intervals / 20}
+    numbers["controls"] = {
+        name: {"n_above": int(rows.loc[name, "n_above"]), "n_below": int(rows.loc[name, "n_below"])} for name in named
+    }
+    return Finding("alignment_cells", sentence, numbers, [evidence.sql(text)])
+
+
+def converged(evidence: Evidence, best: Cell) -> Finding | None:
+    """How surely K-means found its least inertia; None for a result that does not tell."""
+    settings = evidence.results["alignment"]["settings"]
+    shares = _twice(evidence, best)
+    n_starts = settings["starts"]
+    if n_starts == 1:
+        sentence = (
+            "K-means ran from one start (--starts 1), so nothing tells whether another start would come to a lower "
+            "inertia and other clusters."
+        )
+    elif shares:
+        told = ", ".join(f"{number(100 * shares[name])} % ({name})" for name in ("top", *CHANNELS) if name in shares)
+        sentence = (
+            f"K-means ran from {n_starts:,} starts (--kmeans {settings['kmeans']}). Two or more of them came to the "
+            f"least inertia in {told} of the clusterings; in the others more starts may find better clusters."
+        )
+    else:
+        return None
+    return Finding(
+        "kmeans", sentence, {"n_starts": n_starts, "found_twice": shares}, [evidence.sql(_twice_text(evidence, best))]
+    )
+
+
+def _twice(evidence: Evidence, best: Cell) -> dict[str, float]:
+    """The share of clusterings whose least inertia two starts found, by selection; none where that is not known."""
+    if "found_twice" not in evidence.ask(f"select * from {evidence.table('alignment', 'means')} limit 0").columns:
+        return {}
+    rows = evidence.ask(_twice_text(evidence, best))
+    return {str(row.selection): float(row.found_twice) for row in rows.itertuples() if pd.notna(row.found_twice)}
+
+
+def _twice_text(evidence: Evidence, best: Cell) -> str:
+    return (
+        f"select selection, avg(if(isfinite(found_twice), found_twice, null)) as found_twice from "
+        f"{evidence.table('alignment', 'means')} where n_clusters = {best.n_clusters} group by all order by all"
+    )
 
 
 def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
@@ -163,23 +282,27 @@ def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
     return found
 
 
-def _verdicts(names: Sequence[str], differences: dict[str, tuple[float, float, float, int]]) -> str:
-    """In plain words, which controls the top channels exceed and which they do not."""
-    by: dict[str, list[str]] = {"exceed": [], "fall below": [], "cannot be told from": []}
-    for name in names:
+def verdicts(differences: Mapping[str, tuple[float, float, float, int]]) -> str:
+    """In plain words, which controls the top channels exceed and which they do not.
+
+    Args:
+        differences: of :func:`paired`.
+    """
+    by: dict[str, list[str]] = {"exceed": [], "do NOT exceed, and fall below": [], "cannot be told from": [], "": []}
+    for name in (name for name in CHANNELS if name in differences):
         mean, low, high, _ = differences[name]
-        verdict = "exceed" if low > 0 else "fall below" if high < 0 else "cannot be told from"
-        by[verdict].append(
-            f"{CHANNELS[name]} by {ranged(mean, low, high)}"
-            if verdict != "cannot be told from"
-            else (f"{CHANNELS[name]} (difference {ranged(mean, low, high)})")
-        )
-    parts = [
-        f"they {'do NOT exceed, and ' if verdict == 'fall below' else ''}{verdict} {'; '.join(each)}"
-        for verdict, each in by.items()
-        if each
-    ]
-    return f"Sample by sample {'. Sample by sample '.join(parts)}." if parts else "No control was analyzed beside them."
+        if not (np.isfinite(low) and np.isfinite(high)):
+            by[""].append(f"{number(mean)} from {CHANNELS[name]}")
+        elif low <= 0 <= high:
+            by["cannot be told from"].append(f"{CHANNELS[name]} (difference {ranged(mean, low, high)})")
+        else:
+            verdict = "exceed" if low > 0 else "do NOT exceed, and fall below"
+            by[verdict].append(f"{CHANNELS[name]} by {ranged(mean, low, high)}")
+    undecided = by.pop("")
+    parts = [f"Sample by sample they {verdict} {'; '.join(each)}." for verdict, each in by.items() if each]
+    if undecided:
+        parts.append(f"Sample by sample they differ by {'; '.join(undecided)}: too few prompts for an interval.")
+    return " ".join(parts) if parts else "No control was analyzed beside them."
 
 
 def _iou(row: pd.Series) -> str:

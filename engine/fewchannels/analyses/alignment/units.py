@@ -11,7 +11,7 @@ from torch import Tensor
 from fewchannels.analyses.alignment import means
 from fewchannels.analyses.alignment.contact_sheet import Localized, contact_sheet
 from fewchannels.analyses.alignment.figures import figures
-from fewchannels.analyses.alignment.findings import at_best, best_cells, numbers
+from fewchannels.analyses.alignment.findings import at_best, best_cells, converged, over_cells
 from fewchannels.analyses.document import Figure
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.masks.units import read_known, read_masks
@@ -136,6 +136,7 @@ class Alignment(AlignmentSettings):
                         "n_left_out": n_left_out.numpy(),
                         "n_constant": n_constant.numpy(),
                         "converged": found.clusters.converged.numpy(),
+                        "n_best_starts": found.clusters.n_best.numpy(),
                     }
 
     def _weights(self, cells: "_Cells") -> Tensor:
@@ -152,6 +153,7 @@ class Alignment(AlignmentSettings):
             [chosen.keys],
             n_clusters,
             self.starts,
+            kmeans=self.kmeans,
             clip=self.clip if self.registers == "clip" else 0.0,
             # Scaled, the last component would weigh as much as the first.
             clustered=chosen.values if chosen.are_components else None,
@@ -179,7 +181,8 @@ class Alignment(AlignmentSettings):
         prompt_of = dict(zip(selected.samples.tolist(), selected.prompts.tolist(), strict=True))
         layers, n_prompts = [block.layer for block in selected.blocks], int(selected.prompts.max()) + 1
         n_cells = len(selected.steps) * len(self.selections) * len(self.n_clusters)
-        return {"means": means.columns(lambda: results.parts("samples"), prompt_of, n_prompts, layers, n_cells)}
+        rows = means.columns(lambda: results.parts("samples"), prompt_of, n_prompts, layers, n_cells, self.starts)
+        return {"means": rows}
 
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """Sentences, figures, samples side by side."""
@@ -191,16 +194,19 @@ class Alignment(AlignmentSettings):
             return self.show(selected, at, best.layer, best.step, best.selection)
 
         sheet = contact_sheet(results.parts("samples"), evidence.catalog, selected, best, show)
-        found = numbers(evidence, best)
+        made = [at_best(evidence, best), over_cells(evidence, best), converged(evidence, best)]
+        findings = [each for each in made if each is not None]
         text = page(
             "Alignment of clusters with the subject",
-            f"{found['n_samples']:,} samples of {int(selected.prompts.max()) + 1:,} prompts, k = {self.k}, masks of "
+            f"{len(selected.samples):,} samples of {int(selected.prompts.max()) + 1:,} prompts, k = {self.k}, masks of "
             f"`{self.masks}`, registers: {self.registers}. Brackets hold 95 % intervals over prompts; random "
             f"channels are averaged over {self.trials} draws a sample first.",
-            [at_best(evidence, best)],
+            findings,
             names=[*(figure.name for figure in drawn), "contact_sheet"],
         )
-        return Summary(found, text, as_files([*drawn, Figure("contact_sheet", sheet, [])]))
+        counted = evidence.ask(f"select max(n_samples) as n from {evidence.table('alignment', 'means')}")["n"]
+        numbers = {"n_samples": int(counted.iloc[0])} | {each.name: dict(each.numbers) for each in findings}
+        return Summary(numbers, text, as_files([*drawn, Figure("contact_sheet", sheet, [])]))
 
     def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Localized:
         """What the protocol sees of one sample at one cell, with the fewest clusters.

@@ -195,7 +195,8 @@ class Concentration(ConcentrationSettings):
             drawn += ratio.figures(evidence, found)
         text = page(
             "Concentration",
-            f"{n_samples:,} samples of {n_prompts:,} prompts. Brackets hold 95 % intervals over prompts.",
+            f"{n_samples:,} samples of {n_prompts:,} prompts. Brackets hold 95 % intervals over prompts. "
+            f"{ratio.ABOUT_LAYER}",
             [*(each for each in sentences if each is not None), layers],
             notes=about(evidence),
             names=[figure.name for figure in drawn],

@@ -1,16 +1,19 @@
 """What was found of the stability of top channels: sentences, a table by layer, and the questions that give them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from fewchannels.analyses.document import Finding, Table, bracketed, ends, number, ranged_row
+from fewchannels.analyses.document import Finding, Table, bracketed, ends, finite, number, ranged_row
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.ratio import Extreme, has_cell, where
+from fewchannels.analyses.settings import ConcentrationSettings
 
 PAIRS = {"within": "same prompt, other seed", "across": "other prompt", "category": "other prompt, same category"}
 """What each kind of pair of samples is, in words."""
-_OF = {"within": "one prompt", "across": "two prompts", "category": "two prompts of one category"}
+_SAMPLES = {"within": "one prompt", "across": "two prompts", "category": "two prompts of one category"}
+_THRESHOLD = ConcentrationSettings().threshold
 ABOUT = (
     "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
     "this run's samples in order, top 8 of the mean over steps, for each layer by itself; it cannot stop before 400."
@@ -21,41 +24,79 @@ _MOST_CORE = 8
 
 
 def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
-    """The channel that most samples have among their top ones, counted in the result, or else in ``cells``."""
+    """The channels that most samples have among their top ones, counted in the result, or else in ``cells``."""
     n_channels = int(evidence.description["geometry"]["n_channels"])
-    result = evidence.results.get("stability")
+    result, own_score = evidence.results.get("stability"), evidence.description["config"]["score"]
+    cells = f"from cells where {evidence.of_track} and layer = {found.layer} and step = {found.step}"
     if result and has_cell(evidence, "stability", "channels", found):
-        table = evidence.table("stability", "channels")
-        k = max(result["settings"]["ks"])
-        text = (
-            f"select channel, n_selected, n_samples, count(*) over () as n_seen from {table} where layer = "
-            f"{found.layer} and step = {found.step} and k = {k} order by n_selected desc, channel limit 1"
+        k, score = max(result["settings"]["ks"]), result["settings"]["score"]
+        counted = (
+            f"select channel, n_selected, n_samples from {evidence.table('stability', 'channels')} where layer = "
+            f"{found.layer} and step = {found.step} and k = {k}"
         )
-        score = result["settings"]["score"]
     else:
         longest = evidence.ask(f"select max(len(top_channels)) as k from cells where {evidence.of_track}")["k"].iloc[0]
-        k, score = min(int(longest), _MOST_TOP, max(1, n_channels // 2)), evidence.description["config"]["score"]
-        text = (
-            f"with cell as (select top_channels[1:{k}] as top from cells where {evidence.of_track} and layer = "
-            f"{found.layer} and step = {found.step}) select channel, count(*) as n_selected, (select count(*) from "
-            "cell) as n_samples, count(*) over () as n_seen from (select unnest(top) as channel from cell) "
-            "group by channel order by n_selected desc, channel limit 1"
+        k, score = min(int(longest), _MOST_TOP, max(1, n_channels // 2)), own_score
+        counted = (
+            f"select channel, count(*) as n_selected, (select count(*) {cells}) as n_samples from (select "
+            f"unnest(top_channels[1:{k}]) as channel {cells}) group by channel"
         )
+    text = (
+        f"with counted as ({counted}), seen as (select *, count(*) over () as n_seen, max(n_selected) over () as most "
+        "from counted), ratios as (select channel, avg(if(median_score > 0, own / median_score, null)) as ratio from "
+        "(select median_score, unnest(top_channels) as channel, unnest(top_scores) as own "
+        f"{cells} and score = '{score}') group by channel) select channel, n_selected, n_samples, n_seen, ratio from "
+        "seen left join ratios using (channel) where n_selected = most order by ratio desc nulls last, channel"
+    )
     rows = evidence.ask(text)
     if rows.empty:
         return None
-    row = rows.iloc[0]
+    row, channels = rows.iloc[0], [int(channel) for channel in rows["channel"]]
     n, total, seen = int(row["n_selected"]), int(row["n_samples"]), int(row["n_seen"])
-    numbers = {"layer": found.layer, "step": found.step, "k": k, "channel": int(row["channel"]), "n_selected": n}
-    numbers |= {"n_samples": total, "frequency": n / total, "chance": k / n_channels, "chosen_by_looking": True}
+    threshold = evidence.results.get("concentration", {}).get("settings", {}).get("threshold", _THRESHOLD)
+    ratio, massive = finite(row["ratio"]), [int(each) for each in rows[rows["ratio"] > threshold]["channel"]]
+    numbers = {"layer": found.layer, "step": found.step, "k": k, "channel": channels[0], "channels": channels}
+    numbers |= {"n_selected": n, "n_samples": total, "frequency": n / total, "chance": k / n_channels}
+    numbers |= {"ratio": ratio, "threshold": threshold, "massive": massive}
     numbers |= {"n_channels": n_channels, "n_channels_seen": seen}
+    is_one = len(channels) == 1
     sentence = (
-        f"Channel {int(row['channel'])} is the most frequent massive one: among the top {k} by {score} of {n:,} of "
-        f"{total:,} samples, {number(100 * n / total)} % (the largest of all channels' shares, so without an "
-        f"interval), {where(evidence, found)}. A random set of {k} of the {n_channels:,} channels would hold it in "
-        f"{number(100 * k / n_channels)} %; {n_channels - seen:,} channels are in no sample's top {k}."
+        f"{_named(channels)} {'is' if is_one else 'are'} most often among the top {k} by {score}: "
+        f"{'' if is_one else 'each '}in {n:,} of {total:,} samples, {number(100 * n / total)} %, "
+        f"{where(evidence, found)} (the most frequent of {n_channels:,} channels, selected post hoc: no interval)."
+    )
+    if ratio is not None:
+        largest = "It scores" if is_one else f"Channel {channels[0]} scores highest,"
+        sentence += (
+            f" {largest} {number(ratio)} times the median channel on average; {_massive(channels, massive)} by the "
+            f"channel test (more than {threshold:g} times the median)."
+        )
+    sentence += (
+        f" A random set of {k} of the {n_channels:,} channels would hold one in {number(100 * k / n_channels)} %; "
+        f"{n_channels - seen:,} channels are in no sample's top {k}."
     )
     return Finding("most_frequent_channel", sentence, numbers, [evidence.sql(text)])
+
+
+def _named(channels: Sequence[int]) -> str:
+    if len(channels) == 1:
+        return f"Channel {channels[0]}"
+    if len(channels) > _MOST_CORE:
+        return f"Channels {', '.join(map(str, channels[:_MOST_CORE]))} and {len(channels) - _MOST_CORE:,} more"
+    return f"Channels {', '.join(map(str, channels[:-1]))} and {channels[-1]}"
+
+
+def _massive(channels: Sequence[int], massive: Sequence[int]) -> str:
+    if not massive:
+        return "it is not massive" if len(channels) == 1 else "none of them is massive"
+    if len(channels) == 1:
+        return "it is massive"
+    return "all of them are massive" if len(massive) == len(channels) else f"{_are(massive)} massive"
+
+
+def _are(channels: Sequence[int]) -> str:
+    named = _named(channels)
+    return f"{named[0].lower()}{named[1:]} {'is' if len(channels) == 1 else 'are'}"
 
 
 def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
@@ -74,9 +115,9 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
         .rename(columns={"jaccard": "mean", "jaccard_low": "low", "jaccard_high": "high"})
     )
     parts = [
-        f"{ranged_row(rows.loc[kind])} for two samples of {of} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs of "
+        f"{ranged_row(rows.loc[kind])} for two samples of {name} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs of "
         f"{int(rows.loc[kind, 'n_prompts']):,} prompts)"
-        for kind, of in _OF.items()
+        for kind, name in _SAMPLES.items()
         if kind in rows.index and pd.notna(rows.loc[kind, "mean"])
     ]
     if not parts:

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.ratio import extreme
+from fewchannels.analyses.ratio import ABOUT_LAYER, extreme
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import StabilitySettings
 from fewchannels.analyses.stability.figures import figures
@@ -90,19 +90,24 @@ class Stability(StabilitySettings):
         """Sentences, layers, figures."""
         n_samples, n_prompts = len(selected.samples), int(selected.prompts.max()) + 1
         found, layers, drawn = extreme(evidence, self.name), by_layer(evidence), figures(evidence)
-        joint = spark(evidence)
+        joint, lacking = spark(evidence), int((selected.categories < 0).sum())
         sentences = [most_frequent(evidence, found), overlap(evidence, found)] if found else []
         text = page(
-            "Stability of the massive channels",
+            "Stability of the top channels",
             f"{n_samples:,} samples of {n_prompts:,} prompts. Jaccard overlap over all pairs of samples; brackets "
-            "hold 95 % intervals over prompts.",
+            f"hold 95 % intervals over prompts.{_without_category(lacking, self.by)} {ABOUT_LAYER}",
             [*(each for each in (*sentences, joint) if each is not None), layers],
             notes=ABOUT,
             names=[figure.name for figure in drawn],
         )
         numbers = {"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}
+        numbers |= {} if self.by is None else {"n_without_category": lacking}
         numbers |= {"spark": dict(joint.numbers)} if joint else {}
         return Summary(numbers, text, as_files(drawn))
+
+
+def _without_category(n: int, column: str | None) -> str:
+    return f" {n:,} samples have no {column}, and are in no pair of one category." if n else ""
 
 
 class _Layer:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from fewchannels.analyses.figures.overlay import Overlay
-from fewchannels.analyses.settings import AlignmentSettings
 from fewchannels.measures.draws import cell_keys
 from fewchannels.measures.localization import localize
 from fewchannels.views.explore.address import View, picture_path
@@ -104,6 +103,6 @@ def _clusters(about: dict[str, Any], view: View, cell: Cell, k: int) -> tuple[np
     own = torch.ones(1, values.shape[2], dtype=torch.bool)
     sample_id = np.array([int(about["sample_id"], 16)], np.uint64)
     keys = cell_keys(0, sample_id, view.layer, view.step, 0, 0)
-    found = localize(values.nan_to_num(0.0), own, [keys], n_starts=AlignmentSettings.starts)
+    found = localize(values.nan_to_num(0.0), own, [keys])
     heat, front = (each[0].numpy().reshape(shape) for each in (found.heat, found.foreground))
     return heat, front
