@@ -90,6 +90,12 @@ reported as (
     select *
     from lowest
     qualify $top = 0 or row_number() over (order by iou, sample) <= $top
+),
+
+-- Its other columns have the names that its source gave them, which may be those of ours.
+prompts as (
+    select sample_id, prompt, seed
+    from manifest
 )
 
 select
@@ -111,5 +117,5 @@ select
     n_without_iou
 from reported
 join counts using (sample)
-join manifest using (sample_id)
+join prompts using (sample_id)
 order by iou, sample

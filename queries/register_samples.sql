@@ -69,6 +69,12 @@ reported as (
     select *
     from largest
     qualify $top = 0 or row_number() over (order by value desc, elevation desc, sample) <= $top
+),
+
+-- Its other columns have the names that its source gave them, which may be those of ours.
+prompts as (
+    select sample_id, prompt, seed
+    from manifest
 )
 
 select
@@ -90,5 +96,5 @@ select
     n_cells,
     n_nonfinite
 from reported
-join manifest using (sample_id)
+join prompts using (sample_id)
 order by value desc, elevation desc, sample

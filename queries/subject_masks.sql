@@ -37,6 +37,12 @@ reported as (
     select *
     from chosen
     qualify $top = 0 or row_number() over (order by place, area, sample) <= $top
+),
+
+-- Its other columns have the names that its source gave them, which may be those of ours.
+prompts as (
+    select sample_id, prompt, seed
+    from manifest
 )
 
 select
@@ -50,5 +56,5 @@ select
     resized,
     error
 from reported
-join manifest using (sample_id)
+join prompts using (sample_id)
 order by place, area, sample

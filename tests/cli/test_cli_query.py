@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from fewchannels.cli import query as cli
+from fewchannels.cli import tables
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs.sql.named_queries import queries
 
@@ -96,7 +97,9 @@ def test_a_terminal_gets_the_columns_that_fit_and_the_names_of_the_rest(
     from fewchannels.runs.sql.catalog import Catalog
 
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "results", Console(file=screen, force_terminal=True, width=60, color_system=None))
+    console = Console(file=screen, force_terminal=True, width=60, color_system=None)
+    for module in (cli, tables):
+        monkeypatch.setattr(module, "results", console)
     with Catalog(run) as catalog:
         cli.print_relation(catalog.query("massive_channels", layer=7))
     shown = screen.getvalue().splitlines()

@@ -15,7 +15,8 @@ from fewchannels.runs.arrays import read
 from fewchannels.runs.choices import choose_layers, choose_words
 from fewchannels.runs.description import read_description
 from fewchannels.runs.layout import Layout, Track
-from fewchannels.runs.sql.catalog import Catalog, quoted
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.columns import chosen
 from fewchannels.runs.storage import Storage, open_storage
 from fewchannels.settings.ranges import shown
 
@@ -131,12 +132,13 @@ def select(
 
     Args:
         run: path or URL.
-        where: an SQL condition on columns of ``samples`` and ``manifest``; None takes every finished sample.
+        where: an SQL condition on columns of ``samples`` and ``manifest``, see :mod:`fewchannels.runs.sql.columns`;
+            None takes every finished sample.
         layers: ``all``, a kind, or indices such as ``0,5``: of those that the run kept.
         steps: ``all``, ``last``, or indices such as ``0,9,19``: likewise.
         stream: which tokens.
         branch: which branch.
-        by: a column that puts samples into categories.
+        by: a column of them that puts samples into categories.
 
     Raises:
         InputError: there is no run, nothing is chosen, or something that the run did not keep.
@@ -151,15 +153,10 @@ def select(
     chosen_layers = _kept("layer", layers, [block.layer for block in layout.blocks], layout)
     chosen_steps = _kept("step", steps, list(layout.steps), layout)
     with Catalog(run) as catalog:
-        columns = "sample, sample_id, prompt, grid_height, grid_width"
-        if by is not None:
-            names = catalog.sql(f"{catalog.joined()} limit 0").columns
-            if by not in names:
-                raise unknown("column", by, sorted(names))
-            columns += f", {quoted(by)}::varchar as category"
-        condition = catalog.condition(where)
+        category = "" if by is None else ", value::varchar as category"
         table = catalog.sql(
-            f"select {columns} from ({catalog.joined()}) where status = 'done' and {condition} order by sample"
+            f"select sample, sample_id, prompt, grid_height, grid_width{category} from samples join "
+            f"({chosen(catalog, where, by)}) using (sample) where status = 'done' order by sample"
         ).df()
     if table.empty:
         raise InputError(

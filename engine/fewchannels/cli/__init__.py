@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from fewchannels.cli import streams
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError
@@ -70,20 +71,32 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Run the command line; a :class:`FewchannelsError` ends it with a message and the error's own exit code."""
+    streams.prepare()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(number, _end)
+    code = _ended(lambda: application(*sys.argv[1:2])())
+    sys.exit(_ended(streams.finish) or code)
+
+
+def _ended(work: Callable[[], object]) -> Any:
+    """Do it; returns the exit code."""
     try:
         with _plain_warnings():
-            application(*sys.argv[1:2])()
+            work()
+    except SystemExit as ended:
+        return ended.code
+    except BrokenPipeError:
+        return 1
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")
-        sys.exit(error.exit_code)
+        return error.exit_code
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         say(f"error: {shown(error.filename)} is too long a name for a file. Give a shorter one.", style="bold red")
-        sys.exit(InputError.exit_code)
+        return InputError.exit_code
+    return 0
 
 
 @contextmanager

@@ -1,15 +1,15 @@
 """``fewchannels analyze``: run analyses on a run."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewchannels.analyses.settings import AlignmentSettings, ConcentrationSettings, MaskSettings, StabilitySettings
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import duration, errors, progress_bar, results, say
+from fewchannels.cli.console import duration, errors, print_json, progress_bar, results, say
 from fewchannels.cli.options import As, Fields, Given, option, ruled
+from fewchannels.cli.tables import Wide, print_page
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
 from fewchannels.settings.ranges import name
@@ -92,6 +92,7 @@ def masks(
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Find each generated picture's subject, once, for alignment to compare with.
 
@@ -108,6 +109,7 @@ def masks(
         workers_of(workers, address, selected.n_scores, gpus),
         dry_run,
         as_json,
+        wide,
     )
 
 
@@ -128,6 +130,7 @@ def stability(
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Compare the massive channels across prompts, seeds, steps, layers and definitions.
 
@@ -137,7 +140,9 @@ def stability(
 
     analysis = Stability(**_completed(settings, run, "ks"))
     selected = _selected(run, where=where, layers=layers, steps=steps, stream=stream, branch=branch, by=analysis.by)
-    _analyze(analysis, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json)
+    _analyze(
+        analysis, selected, label, replace, workers_of(workers, address, selected.n_scores), dry_run, as_json, wide
+    )
 
 
 @app.command()
@@ -157,6 +162,7 @@ def concentration(
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Measure how few channels hold how much, and tell outlying channels from outlying tokens.
 
@@ -166,7 +172,7 @@ def concentration(
 
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
-    _analyze(Concentration(**_completed(settings, run, "ks")), selected, label, replace, pool, dry_run, as_json)
+    _analyze(Concentration(**_completed(settings, run, "ks")), selected, label, replace, pool, dry_run, as_json, wide)
 
 
 @app.command()
@@ -184,6 +190,7 @@ def alignment(
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Cluster tokens by their massive channels, and compare the clusters with the subject, with controls.
 
@@ -199,7 +206,7 @@ def alignment(
             refuse_unused([flag], f"it is of --registers {word}, and --registers is {settings['registers']}")
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
-    _analyze(Alignment(**settings), selected, label, replace, pool, dry_run, as_json)
+    _analyze(Alignment(**settings), selected, label, replace, pool, dry_run, as_json, wide)
 
 
 def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -235,6 +242,7 @@ def _analyze(
     pool: Pool,
     dry_run: bool,
     as_json: bool,
+    is_wide: bool,
 ) -> None:
     from fewchannels.analyses.analysis import analyze
     from fewchannels.runs.results import Results
@@ -262,7 +270,7 @@ def _analyze(
             say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
             raise typer.Exit(130) from None
     where = selected.storage.location(Results(selected.storage, label).key(""))
-    print_summary(summary, where, as_json)
+    print_summary(summary, where, as_json, is_wide)
 
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
@@ -274,14 +282,19 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
     return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
 
 
-def print_summary(summary: "Summary", where: str, as_json: bool) -> None:
-    """Print the numbers as JSON, or the page without its pictures and where the rest is."""
-    if as_json:
-        results.print_json(json.dumps(summary.numbers))
-        return
-    from rich.markdown import Markdown
+def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) -> None:
+    """Print the numbers as JSON, or the page without its pictures and where the rest is.
 
-    results.print(Markdown("\n".join(line for line in summary.text.splitlines() if not line.startswith("!["))))
+    Args:
+        summary: of an analysis or a comparison.
+        where: its files are.
+        as_json: whether the numbers are printed.
+        is_wide: whether all columns of the page's tables are printed, beyond the width of the terminal.
+    """
+    if as_json:
+        print_json(summary.numbers)
+        return
+    print_page(summary.text, is_wide)
     say(f"tables, figures and summary are in {where}")
 
 
@@ -291,7 +304,7 @@ def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool
     with errors.status("doing one unit to measure its time"):
         foreseen = foresee(analysis, selected, label, pool)
     if as_json:
-        results.print_json(json.dumps(dataclasses.asdict(foreseen)))
+        print_json(dataclasses.asdict(foreseen))
         return
     results.print(
         f"{analysis.name} of {foreseen.n_samples:,} samples: {foreseen.n_units:,} units, about "

@@ -1,7 +1,6 @@
 """``fewchannels capture``."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.cli.console import duration, errors, note, results, say
+from fewchannels.cli.console import duration, errors, note, print_json, results, say
 from fewchannels.cli.options import OF_THE_MODEL, Actors, As, Fields, Given, ruled
 from fewchannels.cli.progress import RunBar
 from fewchannels.cli.unused import refuse_unused
@@ -97,7 +96,7 @@ def capture(
         return
     outcome = run_job(job, manifest, pool)
     if as_json:
-        results.print_json(json.dumps(dataclasses.asdict(outcome)))
+        print_json(dataclasses.asdict(outcome))
     else:
         again = f", {outcome.n_again} tasks were handed out again" if outcome.n_again else ""
         say(
@@ -142,7 +141,7 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
     with errors.status("generating one batch to measure its time"):
         expected: Estimate = estimate(job, manifest, pool.n_actors, pool.cpus_per_actor, pool.device)
     if as_json:
-        results.print_json(json.dumps(dataclasses.asdict(expected)))
+        print_json(dataclasses.asdict(expected))
         return
     table = Table(title=f"What {job.run} would hold", title_justify="left")
     table.add_column("what")

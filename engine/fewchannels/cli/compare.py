@@ -20,6 +20,7 @@ from fewchannels.cli.analyze import (
 )
 from fewchannels.cli.console import errors, progress_bar, say
 from fewchannels.cli.options import option
+from fewchannels.cli.tables import Wide
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +52,7 @@ def compare(
     workers: Workers = None,
     address: Address = None,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Compare the massive channels of two models, checkpoints or settings, sample by sample.
 
@@ -79,4 +81,4 @@ def compare(
         except KeyboardInterrupt:
             say("stopped; run the same command again to resume with the layers that are left", style="yellow")
             raise typer.Exit(130) from None
-    print_summary(summary, target.url, as_json)
+    print_summary(summary, target.url, as_json, wide)

@@ -1,10 +1,14 @@
 """What every command prints with: results on standard output, everything else on standard error."""
 
+import json
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fewchannels.cli import streams
 from fewchannels.settings.units import size
 
 results = Console(highlight=False)
@@ -19,6 +23,30 @@ def say(text: str, style: str | None = None) -> None:
 def note(text: str) -> None:
     """Tell the user something that is easily overlooked and may matter, on standard error."""
     say(f"note: {text}", style="yellow")
+
+
+def print_json(content: Any) -> None:
+    """Print a value as JSON, on standard output: never colored, in UTF-8, and null for what is not finite.
+
+    Args:
+        content: what JSON can hold.
+    """
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(_finite(content), indent=2)
+    except ValueError:
+        text = json.dumps(_finite(content), indent=2, ensure_ascii=False)
+    streams.write(f"{text}\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def progress_bar() -> Progress:

@@ -1,16 +1,15 @@
 """``fewchannels submit``, ``status``, ``logs`` and ``stop``: commands as jobs of a Ray cluster."""
 
 import dataclasses
-import json
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from fewchannels.cli.console import duration, errors, results, say
+from fewchannels.cli.console import duration, errors, print_json, results, say
 from fewchannels.cli.job_command import job_command
+from fewchannels.cli.tables import Column, Wide, print_table, say_left_out
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.settings.units import size
 
@@ -67,7 +66,7 @@ def submit(
     say(f"job {job_id} is on the cluster")
     if not follow:
         if as_json:
-            results.print_json(json.dumps({"job_id": job_id, "files": files}))
+            print_json({"job_id": job_id, "files": files})
         else:
             say(f"fewchannels logs {job_id} --follow shows what it prints, fewchannels stop {job_id} stops it.")
             results.print(job_id, markup=False)
@@ -79,6 +78,7 @@ def status(
     job_id: Annotated[str | None, typer.Argument(help="Show only this job.", show_default="all jobs")] = None,
     address: Address = None,
     as_json: AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Show the state of the cluster's jobs, the latest first.
 
@@ -91,7 +91,7 @@ def status(
         found = [jobs.state(job_id)] if job_id else jobs.all()
     if as_json:
         content = [dataclasses.asdict(each) for each in found]
-        results.print_json(json.dumps(content[0] if job_id else content))
+        print_json(content[0] if job_id else content)
         return
     if not found:
         say("no job has been submitted to this cluster.")
@@ -102,13 +102,11 @@ def status(
         took = duration((ended - began).total_seconds()) if began and ended else ""
         code = "" if each.exit_code is None else str(each.exit_code)
         rows.append((each.job_id, each.status, code, f"{began:%m-%d %H:%M}" if began else "", took, each.command))
-    table = Table()
-    for place, name in enumerate(("job", "status", "exit", "started, UTC", "took")):
-        table.add_column(name, no_wrap=True, min_width=max(len(row[place]) for row in rows))
-    table.add_column("command", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*row)
-    results.print(table)
+    heads = ("job", "status", "exit", "started, UTC", "took", "command")
+    columns = [
+        Column(head, cells, folds=head == "command") for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
+    ]
+    say_left_out(print_table(columns, wide))
     if job_id and found[0].message:
         say(found[0].message)
 
@@ -139,7 +137,7 @@ def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> Non
 
     was_running = Jobs(address).stop(job_id)
     if as_json:
-        results.print_json(json.dumps({"job_id": job_id, "was_running": was_running}))
+        print_json({"job_id": job_id, "was_running": was_running})
     else:
         say(f"job {job_id} {'is being stopped' if was_running else 'had already ended'}")
 
@@ -155,7 +153,7 @@ def _follow(address: str | None, job_id: str, as_json: bool) -> None:
         say(f"the job keeps running; fewchannels logs {job_id} --follow shows it, fewchannels stop {job_id} stops it.")
         raise typer.Exit(130) from None
     if as_json:
-        results.print_json(json.dumps(dataclasses.asdict(state)))
+        print_json(dataclasses.asdict(state))
     say(f"job {job_id}: {state.status}{'' if state.exit_code is None else f', exit code {state.exit_code}'}")
     if state.status != "SUCCEEDED":
         raise typer.Exit(state.exit_code or 1)

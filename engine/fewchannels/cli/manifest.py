@@ -1,6 +1,5 @@
 """``fewchannels manifest``: make manifests and look at them."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import duration, errors, progress_bar, results
+from fewchannels.cli.console import duration, errors, print_json, progress_bar, results
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def ingest(
             progress=progress,
         )
     if as_json:
-        results.print_json(json.dumps(asdict(report) | {"output": str(report.output)}))
+        print_json(asdict(report) | {"output": str(report.output)})
     else:
         _print_report(report, time.monotonic() - began)
 
@@ -98,7 +97,7 @@ def show(
 
     about = {"digest": manifest.Manifest.read(path).sha256} | manifest.summary(path)
     if as_json:
-        results.print_json(json.dumps(about))
+        print_json(about)
     else:
         _print_summary(path, about)
 

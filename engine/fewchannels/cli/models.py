@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Column, Table
+from rich.table import Table
 
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.console import errors, print_json, results, say
 from fewchannels.cli.options import ruled
+from fewchannels.cli.tables import Column, print_table
 from fewchannels.errors import InputError
 from fewchannels.files import check_output, write
 from fewchannels.settings.ranges import within
@@ -38,17 +38,18 @@ def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as
     from fewchannels.models.family_file import as_fields
 
     if as_json:
-        results.print_json(json.dumps({name: as_fields(family) for name, family in FAMILIES.items()}))
+        print_json({name: as_fields(family) for name, family in FAMILIES.items()})
         return
-    table = Table(Column("pipeline", no_wrap=True), "layers", "streams", "guidance", "reference", box=SIMPLE)
+    rows = []
     for family in FAMILIES.values():
         kinds = ", ".join(each.kind for each in family.lists)
         streams = ", ".join(family.streams)
         for pipeline, how in family.pipelines.items():
             guidance = ", ".join(part for part in ("distilled" if how.embedded else "", how.guidance) if part != "none")
             reference = "needed" if how.needs_reference else "optional" if how.reference else "no"
-            table.add_row(pipeline, kinds, streams, guidance.strip(", ") or "none", reference)
-    results.print(table)
+            rows.append((pipeline, kinds, streams, guidance.strip(", ") or "none", reference))
+    heads = ("pipeline", "layers", "streams", "guidance", "reference")
+    print_table([Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*rows, strict=True), strict=True)])
 
 
 @app.command()
@@ -88,7 +89,7 @@ def show(
         "reference": "needed" if shape.pipeline.needs_reference else "may" if shape.pipeline.reference else "no",
     }
     if as_json:
-        results.print_json(json.dumps(about))
+        print_json(about)
         return
     table = Table(title=model, title_justify="left", show_header=False)
     for name, value in about.items():
@@ -134,7 +135,7 @@ def inspect(
         write(output, written.encode())
     if as_json:
         about = {"family": {found.transformer: as_fields(found.family)}, "evidence": found.evidence}
-        results.print_json(json.dumps(about | {"doubts": found.doubts}))
+        print_json(about | {"doubts": found.doubts})
         return
     for line in found.evidence:
         say(f"found: {line}")

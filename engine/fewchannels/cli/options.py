@@ -12,6 +12,8 @@ A command takes all fields of a dataclass as one parameter, and gets what was gi
 import dataclasses
 import functools
 import inspect
+import os
+import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -213,7 +215,16 @@ def check_words(words: list[str]) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InputError(f"{subject} is {value!a}, which is not UTF-8 text. Give it another value.") from None
+            raise _not_text(subject, value) from None
+
+
+def _not_text(subject: str, value: str) -> InputError:
+    try:
+        os.fsencode(value).decode()
+    except UnicodeDecodeError:
+        return InputError(f"{subject} is {value!a}, which is not UTF-8 text. Give it another value.")
+    encoding = sys.getfilesystemencoding()
+    return InputError(f"{subject} is not text in this locale, whose encoding is {encoding}. Set PYTHONUTF8=1.")
 
 
 OF_THE_MODEL = dict.fromkeys(("guidance_scale", "true_cfg_scale", "height", "width"), As(shown="the model's"))

@@ -1,14 +1,13 @@
 """``fewchannels plot``: a sweep's means, contrasts and figures, drawn again over what is finished; or one figure."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 
-from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.console import errors, print_json, say
 from fewchannels.cli.sweeps import Metrics, effects
+from fewchannels.cli.tables import Wide, print_page
 from fewchannels.cli.unused import refuse_unused
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ def plot(
     axis: Annotated[str | None, typer.Option(help="k, amount, layer or step.", show_default="what varies")] = None,
     out: Annotated[Path | None, typer.Option(help="File for one figure: FILE.png or FILE.svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    wide: Wide = False,
 ) -> None:
     """Measure a sweep's effects over what is finished, and draw dose-response curves and strips of pictures.
 
@@ -46,9 +46,9 @@ def plot(
             raise InputError("--axis and --out are for one figure; choose it with --of METRIC or --item N.")
         outcome = effects(storage, metric or ())
         if as_json:
-            results.print_json(json.dumps(outcome.numbers))
+            print_json(outcome.numbers)
             return
-        results.print(Markdown(outcome.text))
+        print_page(outcome.text, wide)
         say(f"figures: {', '.join(sorted(outcome.files))}, in {sweep}/results/effects/")
         return
     refuse_unused(["--metric", "--json"], "with --of or --item one figure is drawn, and nothing measured")

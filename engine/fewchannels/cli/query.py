@@ -1,9 +1,7 @@
 """``fewchannels query`` and ``fewchannels sql``: ask a run, and print the answer as a table, JSON, CSV or a file."""
 
-import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
@@ -11,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fewchannels.cli import streams
 from fewchannels.cli.commands import Command
-from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.console import errors, note, print_json, results
+from fewchannels.cli.tables import Column, Wide, print_table, say_left_out
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.files import check_output
@@ -72,6 +69,7 @@ def query(
     output: Output = None,
     limit: Limit = None,
     timeout: Timeout = None,
+    wide: Wide = False,
 ) -> None:
     """Run a named query on a run, finished or not; --list says which need the result of an analysis first.
 
@@ -89,11 +87,11 @@ def query(
             raise unknown("query", wanted, queries())
         chosen = [queries()[wanted]] if wanted else list(queries().values())
         if as_json:
-            typer.echo(json.dumps([_described(one) for one in chosen], indent=1))
+            print_json([_described(one) for one in chosen])
         elif wanted:
             _explain(chosen[0])
         else:
-            _list(chosen)
+            _list(chosen, wide)
         return
     if run is None or name is None:
         raise InputError("give a run and a query, as in: fewchannels query RUN massive_channels. --list shows them.")
@@ -103,7 +101,7 @@ def query(
     limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
         _tell_note(catalog)
-        _deliver(catalog.ask_query(name, limits, **parameters), as_json, as_csv, output, limit)
+        _deliver(catalog.ask_query(name, limits, **parameters), as_json, as_csv, output, limit, wide)
 
 
 def sql(
@@ -116,6 +114,7 @@ def sql(
     output: Output = None,
     limit: Limit = None,
     timeout: Timeout = None,
+    wide: Wide = False,
 ) -> None:
     """Ask a run one read-only SQL question.
 
@@ -128,48 +127,45 @@ def sql(
     limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
         _tell_note(catalog)
-        _deliver(catalog.ask(text, limits=limits), as_json, as_csv, output, limit)
+        _deliver(catalog.ask(text, limits=limits), as_json, as_csv, output, limit, wide)
 
 
 def _tell_note(catalog: "Catalog") -> None:
     if catalog.note:
-        say(f"note: {catalog.note}", style="yellow")
+        note(catalog.note)
 
 
-def print_relation(answer: "Answer", n_rows: int | None = None) -> None:
+def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = False) -> None:
     """Print an answer as a table for people: numbers to 4 digits, long texts cut, units under the names.
+
+    On a terminal, columns that do not fit are named below: ends of intervals first, then those at the right.
 
     Args:
         answer: of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
         n_rows: how many rows there are, where the answer has only the first of them; above :data:`MOST_COUNTED` it says
             no more than that.
+        is_wide: whether all columns are printed, beyond the width of the terminal.
     """
     from fewchannels.runs.sql.writing import rows
 
     units = {column.name: column.unit for column in answer.query.columns} if answer.query else {}
     values = [row for batch in answer.batches() for row in rows(batch)]
     columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    cells: list[list[Text]] = []
-    used, available = 2, results.width if results.is_terminal else sys.maxsize
-    for name, column in zip(answer.columns, columns, strict=True):
-        head, texts = _head(name, units.get(name, "")), [_cell(value) for value in column]
-        width = max(cell_len(line) for text in (head, *texts) for line in text.plain.split("\n"))
-        if used + width + 2 > available and cells:
-            break
-        used += width + 2
-        right = all(value is None or isinstance(value, int | float) for value in column)
-        table.add_column(head, justify="right" if right else "left", no_wrap=True, min_width=width)
-        cells.append(texts)
-    for row in zip(*cells, strict=True):
-        table.add_row(*row)
-    # In a file or a pipe every column is printed, however long the lines become.
-    console = results if results.is_terminal else Console(file=results.file, width=used, highlight=False)
-    console.print(table)
+    left_out = print_table(
+        [
+            Column(
+                _visible(name),
+                [_cell(value) for value in column],
+                units.get(name, ""),
+                is_right=all(value is None or isinstance(value, int | float) for value in column),
+                is_minor=name.endswith(("_low", "_high")),
+            )
+            for name, column in zip(answer.columns, columns, strict=True)
+        ],
+        is_wide,
+    )
     results.print(_counted(len(answer), len(answer) if n_rows is None else n_rows), markup=False)
-    if len(cells) < len(columns):
-        left_out = ", ".join(answer.columns[len(cells) :])
-        results.print(f"columns that do not fit: {left_out}. A wider window, --json or --csv shows them.", markup=False)
+    say_left_out(left_out)
 
 
 def _counted(n_shown: int, n_rows: int) -> str:
@@ -183,23 +179,18 @@ def _rows(n: int) -> str:
     return f"{n} row{'s' * (n != 1)}"
 
 
-def _head(name: str, unit: str) -> Text:
-    """A column's name, broken where it has an underscore so that numbers decide the width, and its unit."""
-    head = Text(_visible(name).replace("_", "_\n"), style="bold")
-    return head.append(f"\n{unit}", style="dim") if unit else head
-
-
 def _visible(text: str) -> str:
-    """The text on one line; what could move the cursor or color the terminal is shown as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    """The text on one line; what could move the cursor, and what the output cannot encode, is shown as its escape."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return shown.encode(results.encoding, "backslashreplace").decode(results.encoding)
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1].rstrip() + "…"
 
 
-def _cell(value: Any) -> Text:
-    return Text(_cut(_visible(_short(value)[: LONGEST_TEXT + 1])))
+def _cell(value: Any) -> str:
+    return _cut(_visible(_short(value)[: LONGEST_TEXT + 1]))
 
 
 def _short(value: Any) -> str:
@@ -238,7 +229,9 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
     return Limits(seconds=timeout)
 
 
-def _deliver(question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> None:
+def _deliver(
+    question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None, is_wide: bool
+) -> None:
     """Ask, and print or write the answer as it comes; only rows that a table shows are held in memory."""
     from fewchannels import machine
     from fewchannels.runs.sql import writing
@@ -249,12 +242,11 @@ def _deliver(question: "Question", as_json: bool, as_csv: bool, output: Path | N
             n = writing.write(output, lambda: question.batches(limit))
             errors.print(f"wrote {_rows(n)} to {output}", markup=False)
         elif as_json or as_csv:
-            # Not typer.echo: it takes escape sequences out of the data when they go to a pipe.
             for text in (writing.json_texts if as_json else writing.csv_texts)(question.batches(limit)):
-                sys.stdout.write(text)
+                streams.write(text)
         else:
             answer, n_rows = question.first(DEFAULT_LIMIT if limit is None else limit, MOST_COUNTED)
-            print_relation(answer, n_rows)
+            print_relation(answer, n_rows, is_wide)
     except MemoryError:
         raise FewchannelsError("the answer does not fit in memory. Ask for fewer rows or columns.") from None
 
@@ -277,17 +269,21 @@ def _described(query: "Query") -> dict[str, Any]:
     return described
 
 
-def _list(chosen: Sequence["Query"]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("query", style="bold", no_wrap=True)
-    table.add_column("what it answers")
-    table.add_column("parameters")
+def _list(chosen: Sequence["Query"], is_wide: bool) -> None:
+    sentences = []
     for one in chosen:
         sentence = re.split(r"(?<=[.?]) ", one.purpose)[0]
-        sentence += f" Needs analyze {', '.join(one.needs)}." if one.needs else ""
-        parameters = " ".join(f"{p.name}={p.default}" for p in one.parameters)
-        table.add_row(one.name, Text(sentence), Text(parameters))
-    results.print(table)
+        sentences.append(sentence + (f" Needs analyze {', '.join(one.needs)}." if one.needs else ""))
+    parameters = [" ".join(f"{p.name}={p.default}" for p in one.parameters) for one in chosen]
+    left_out = print_table(
+        [
+            Column("query", [one.name for one in chosen], style="bold"),
+            Column("what it answers", sentences, wraps=True),
+            Column("parameters", parameters, wraps=True),
+        ],
+        is_wide,
+    )
+    say_left_out(left_out)
     results.print("fewchannels query --list NAME explains one.", markup=False)
 
 

@@ -1,13 +1,12 @@
 """``fewchannels report``: runs, sweeps and comparisons as one page, to read or to send to someone."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewchannels.cli.console import errors, progress_bar, results, say
+from fewchannels.cli.console import errors, print_json, progress_bar, say
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def report(
     for line in said:
         say(line)
     if as_json:
-        results.print_json(json.dumps(document.numbers()))
+        print_json(document.numbers())
 
 
 def _write(document: "Document", out: Path, pdf: bool, browser: str, on_progress: "Progress") -> list[str]:

@@ -1,6 +1,5 @@
 """``fewchannels runs``: look at runs on disk."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -8,7 +7,7 @@ from rich.table import Table
 
 from fewchannels.cli import upkeep, verify
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import left_over, results
+from fewchannels.cli.console import left_over, print_json, results
 from fewchannels.settings.units import size
 
 app = Commands(no_args_is_help=True)
@@ -46,7 +45,7 @@ def show(
         return
     about = open_run(run).summary()
     if as_json:
-        results.print_json(json.dumps(about))
+        print_json(about)
         return
     table = Table(title=run, title_justify="left", show_header=False)
     table.add_column("what", style="bold")
@@ -80,7 +79,7 @@ def _show_sweep(place: str, as_json: bool) -> None:
 
     about = summary(open_storage(place))
     if as_json:
-        results.print_json(json.dumps(about))
+        print_json(about)
         return
     table = Table(title=place, title_justify="left", show_header=False)
     table.add_column("what", style="bold")

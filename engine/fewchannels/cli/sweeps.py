@@ -1,19 +1,18 @@
 """What ``fewchannels probe`` and ``fewchannels transport`` share: options, the run of a sweep, and its end."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 from rich.table import Table
 
-from fewchannels.cli.console import duration, errors, note, progress_bar, results, say
+from fewchannels.cli.console import duration, errors, note, print_json, progress_bar, results, say
 from fewchannels.cli.options import OF_THE_MODEL, As, Fields, Given, option
 from fewchannels.cli.progress import RunBar
+from fewchannels.cli.tables import print_page
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
 from fewchannels.interventions.settings import SweepSettings
@@ -100,10 +99,10 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
         )
     if as_json:
         content = dataclasses.asdict(outcome) | {"effects": summary.numbers if summary else None}
-        results.print_json(json.dumps(content))
+        print_json(content)
     else:
         if summary:
-            results.print(Markdown(summary.text))
+            print_page(summary.text)
         say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}, figures in results/effects/.")
     outcome.check_complete()
 
@@ -130,7 +129,7 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
     with errors.status("generating one batch to measure its time"):
         expected: Cost = cost(prepared, pool.n_actors, pool.cpus_per_actor, pool.device)
     if as_json:
-        results.print_json(json.dumps(dataclasses.asdict(expected)))
+        print_json(dataclasses.asdict(expected))
         return
     sweep = prepared.sweep
     table = Table(title=f"What {sweep.place} would hold", title_justify="left")

@@ -1,6 +1,5 @@
 """``fewchannels runs merge``, ``compact`` and ``export``: make runs from runs, and few files from many."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewchannels.cli.console import errors, progress_bar, results, say
+from fewchannels.cli.console import errors, print_json, progress_bar, results, say
 from fewchannels.errors import InputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
@@ -113,7 +112,7 @@ def _n_parts(run: str) -> int:
 
 def _tell(outcome: dict[str, object], text: str, as_json: bool) -> None:
     if as_json:
-        results.print_json(json.dumps(outcome))
+        print_json(outcome)
     else:
         results.print(text, markup=False, soft_wrap=True)
 

@@ -1,7 +1,6 @@
 """``fewchannels runs verify``: is everything there, and as it was written?"""
 
 import dataclasses
-import json
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fewchannels import machine
-from fewchannels.cli.console import errors, left_over, progress_bar, results, say
+from fewchannels.cli.console import errors, left_over, print_json, progress_bar, results, say
 from fewchannels.cli.options import ruled
 from fewchannels.errors import InputError, StorageError
 from fewchannels.settings.ranges import within
@@ -60,7 +59,7 @@ def verify(
         if as_json:
             content = dataclasses.asdict(report) | {"tasks": report.tasks, "recomputed": compared}
             content["repair"] = planned and dataclasses.asdict(planned)
-            results.print_json(json.dumps(content))
+            print_json(content)
         else:
             _print(run, report, quick, compared)
             if planned:

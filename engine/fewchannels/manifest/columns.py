@@ -76,6 +76,7 @@ def map_columns(
                     f"{name}: columns {known[target]!r} and {column!r} would both be {target!r}; rename one."
                 )
             known[target] = column
+            notes += _shared_name(name, target) if target not in extras else []
             extras[target], note = _common_type(name, target, extras.get(target, pa.null()), kind)
             notes += note
         taken.append(known)
@@ -116,6 +117,17 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         pair = [pa.schema([("column", kind)]) for kind in (one, other)]
         return pa.unify_schemas(pair, promote_options="permissive").field("column").type
     return pa.string()
+
+
+def _shared_name(source: str, column: str) -> list[str]:
+    """A note where a table of runs has a column of that name too."""
+    for table in ("samples", "cells", "alignment_samples"):
+        if column.casefold() in schema(table).names:
+            return [
+                f"{source}: column {column!r} has the name of a column of a run's {table}. In --where, --by and "
+                f"galleries {column} is yours, and {table}.{column.casefold()} the run's"
+            ]
+    return []
 
 
 def _common_type(source: str, column: str, one: pa.DataType, other: pa.DataType) -> tuple[pa.DataType, list[str]]:

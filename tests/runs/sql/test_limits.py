@@ -1,5 +1,6 @@
 """A question cannot take the machine: limits, interruption, spilling, and who cleans up."""
 
+import errno
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from made_run import make_run
 
 from fewchannels import machine
 from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.runs.sql import spill
+from fewchannels.runs.sql import confined, spill
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.limits import Limits
 
@@ -174,3 +175,68 @@ def test_a_time_limit_and_a_row_limit_of_the_command_line(run: Path, tmp_path: P
         asked = command("sql", str(run), ENDLESS, *options, tmp=tmp_path)
         _, errors = asked.communicate(timeout=60)
         assert (asked.returncode, "Traceback" in errors, said in errors) == (2, False, True), errors
+
+
+LARGE = (
+    "select count(*), max(x) from (select hash(i)::varchar || repeat('x', 40) as x from range(1000000) t(i) order by x "
+    "limit 900000 offset 10)"
+)
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database has so little memory that a large question must use the disk."""
+    monkeypatch.setattr(confined, "_LEAST_BYTES", 40 * 2**20)
+    monkeypatch.setattr(confined.machine, "free_bytes", lambda: 40 * 2**20)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_question_spills_where_the_current_folder_is_gone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with Catalog(run) as catalog:
+        assert catalog.sql(LARGE).fetchall()[0][0] == 900_000
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_without_room_to_spill_a_question_says_so(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(spill, "_own", tmp_path / f"{spill.PREFIX}test" / "file")
+    monkeypatch.setattr(spill, "new_folder", lambda: spill._own / "0")
+    monkeypatch.setattr(spill, "most_bytes", lambda folder: 2**30)
+    spill._own.parent.mkdir()
+    spill._own.touch()
+    with Catalog(run) as catalog:
+        assert catalog.sql("select 1").fetchall() == [(1,)]
+        with pytest.raises(
+            FewchannelsError, match="it needs room in a folder for temporary files, which TMPDIR"
+        ) as one:
+            catalog.sql(LARGE).fetchall()
+        assert type(one.value) is FewchannelsError, "the run is not damaged"
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_where_no_folder_can_be_made_only_large_questions_fail(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(spill, "_own", None)
+    monkeypatch.setattr(spill.tempfile, "mkdtemp", refuse)
+    with Catalog(run) as catalog:
+        assert catalog.sql("select 1").fetchall() == [(1,)]
+        with pytest.raises(FewchannelsError, match="room in the folder that TMPDIR names"):
+            catalog.sql(LARGE).fetchall()
+
+
+def test_where_files_cannot_be_locked_no_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(spill, "_own", None)
+    monkeypatch.setattr(spill.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spill.fcntl, "flock", refuse)
+    assert spill.new_folder() is None
+    assert list(tmp_path.iterdir()) == []

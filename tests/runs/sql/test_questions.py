@@ -1,9 +1,12 @@
 """Questions of every form still get the right answer, and a run that was compacted is looked at again."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from made_run import make_run
@@ -13,6 +16,7 @@ from fewchannels.runs.description import read_description
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import compact
 from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.sql.writing import write
 from fewchannels.runs.storage import open_storage
 
 KEPT = Path(__file__).parents[2] / "data" / "kept_runs" / "format_2"
@@ -121,3 +125,22 @@ def test_a_catalog_looks_again_when_its_files_were_compacted(tmp_path: Path) -> 
             (run / "cells" / part).unlink()
         with pytest.raises(StorageError, match=r"is missing.*--repair"):
             catalog.sql(asked)
+
+
+def test_columns_of_equal_names_are_numbered_in_every_output(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [{"top_channels": [1]}])
+    joined = "cells a join cells b using (sample)"
+    text = f'select a.step, b.step, a.layer as STEP, 7 as step_1, b.step as "Step_1" from {joined}'
+    names = ["step", "step_2", "STEP_3", "step_1", "Step_1_1"]
+    with Catalog(run) as catalog:
+        answer = catalog.sql(text)
+        for suffix in (".csv", ".json", ".parquet"):
+            write(tmp_path / f"answer{suffix}", catalog.ask(text).batches)
+    assert answer.columns == names
+    assert answer.arrow().column_names == names
+    assert list(answer.df().columns) == names
+    assert json.loads(answer.as_json()) == [dict(zip(names, [0, 0, 0, 7, 0], strict=True))]
+    assert json.loads((tmp_path / "answer.json").read_text()) == json.loads(answer.as_json())
+    assert (tmp_path / "answer.csv").read_text().splitlines()[0].split(",") == names
+    assert duckdb.sql(f"from '{tmp_path}/answer.parquet'").columns == names
+    assert pd.read_parquet(tmp_path / "answer.parquet").columns.tolist() == names

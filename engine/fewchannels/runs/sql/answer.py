@@ -69,6 +69,7 @@ class Answer:
                 sizes = [None if blob is None else f"<{len(blob)} bytes>" for blob in table.column(i).to_pylist()]
                 table = table.set_column(i, field.name, [sizes])
         with duckdb.connect() as printer:
+            printer.execute("set TimeZone = 'UTC'")
             return str(printer.from_arrow(table))
 
     def as_json(self) -> str:

@@ -26,14 +26,13 @@ from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
 from fewchannels.runs.provenance import in_words
 from fewchannels.runs.results import END, finished
-from fewchannels.runs.sql import about, confined, macros, progress, rules
+from fewchannels.runs.sql import about, confined, macros, progress, rules, spill
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.checksums import Checksums
-from fewchannels.runs.sql.columns import by_columns
 from fewchannels.runs.sql.limits import Limits, default_limits
 from fewchannels.runs.sql.named_queries import Query, query_of
+from fewchannels.runs.sql.older_files import by_columns
 from fewchannels.runs.sql.question import Question
-from fewchannels.runs.sql.values import quoted
 from fewchannels.runs.storage import FolderStorage, Stored, open_storage
 from fewchannels.runs.storage.requests import reason
 from fewchannels.tables import schema
@@ -202,15 +201,6 @@ class Catalog:
             f"{self._storage.url} --repair to remove its record, then run its command again."
         )
 
-    def joined(self) -> str:
-        """A question for all of a run's samples: their columns except the picture, then the manifest's others."""
-        own = set(self.sql("select * from samples limit 0").columns) - {"sample_id"}
-        others = [name for name in self.sql("select * from manifest limit 0").columns if name not in own]
-        return (
-            "select * from (select * exclude (image) from samples) join "
-            f"(select {', '.join(map(quoted, others))} from manifest) using (sample_id)"
-        )
-
     def picture(self, sample_id: str) -> bytes | None:
         """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""
         found = self.sql("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
@@ -230,6 +220,11 @@ class Catalog:
         except duckdb.Error as error:
             raise self._said(error) from None
         return f"({text}\n)"
+
+    def mentioned(self, text: str) -> frozenset[tuple[str, str]]:
+        """The names with a table in a condition, ``TABLE.NAME``, as pairs."""
+        with self._connection.cursor() as parser:
+            return rules.mentioned(parser, text)
 
     def _asked(
         self, text: str, parameters: Mapping[str, Any] | None, limits: Limits | None, query: Query | None = None
@@ -284,12 +279,17 @@ class Catalog:
         message = str(error).strip().replace(confined.PREFIX, self._storage.location(""))
         if "Traceback" in message:  # of the file system in Python
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {reason(message)}")
+        if spill.PREFIX in message and confined.PREFIX not in message:
+            return FewchannelsError(
+                "the question needs more memory than there is, and cannot use the disk instead: it needs room in a "
+                f"folder for temporary files, which TMPDIR names. {message.splitlines()[0]}"
+            )
         if isinstance(error, duckdb.IOException) or confined.PREFIX in str(error).partition("\nLINE ")[0]:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "failed to allocate" in message:
             return FewchannelsError(
-                "the question needs more memory, or more disk space to spill to, than there is. Ask for "
-                f"fewer rows or columns, or group them. {message.splitlines()[0]}"
+                "the question needs more memory, or more disk space to spill to, than there is. Ask for fewer rows or "
+                f"columns, or group them; or give it room in the folder that TMPDIR names. {message.splitlines()[0]}"
             )
         lacking = [key for label, key in self.incomplete.items() if f"{label}_" in message]
         return InputError("\n".join([message, *(self.lacks(key) for key in lacking)]))
@@ -331,9 +331,7 @@ class Catalog:
         self._files[manifest] = once.get(MANIFEST)
         self._files.update({key: recorded.get(key) for table in TABLES for key in parts_of[table]})
         stored = self._check_files()
-        # While a run grows, its manifest may be longer than the run.
-        rows = f"file_row_number < {description['geometry']['n_samples']:d}"
-        self._add_view("manifest", "manifest", ({manifest: rows}, "* exclude (file_row_number)"))
+        self._add_manifest(manifest, description["geometry"]["n_samples"])
         for table in TABLES:
             which = {
                 key: "true" if ranges is None else " or ".join(f"sample >= {a:d} and sample < {b:d}" for a, b in ranges)
@@ -351,7 +349,7 @@ class Catalog:
         self.views = sorted({"edits", "sweep", "tasks", *(key.removesuffix(".parquet") for key in once)})
         for key in once:
             name = key.removesuffix(".parquet")
-            self._add_view(name, name, ({key: "true"}, "* exclude (file_row_number)"))
+            self._add_view(name, name, ({key: "true"}, "*"))
         self._add_view("edits", "edits", *by_columns(self._connection, "edits", edits))
         return stored
 
@@ -387,12 +385,10 @@ class Catalog:
                 self._files.update({key: recorded[key] for key in keys})
                 view = f"{result.label}_{table}"
                 # Whatever columns it was written with: an older version's result is no reason not to open.
-                columns = (
-                    by_columns(self._connection, kind, keys)
-                    if kind in _GREW
-                    else [(dict.fromkeys(keys, "true"), "* exclude (file_row_number)")]
+                of_files = (
+                    by_columns(self._connection, kind, keys) if kind in _GREW else [(dict.fromkeys(keys, "true"), "*")]
                 )
-                self._add_view(view, kind, *columns)
+                self._add_view(view, kind, *of_files)
                 self.views.append(view)
         return settings
 
@@ -414,6 +410,14 @@ class Catalog:
                 )
         return stored
 
+    def _add_manifest(self, key: str, n_samples: int) -> None:
+        """The view of a manifest's first rows: while a run grows, its manifest may be longer than the run."""
+        rows = f"from read_parquet('{confined.address(key)}', hive_partitioning = false)"
+        ((n_rows,),) = self._connection.sql(f"select count(*) {rows}").fetchall()
+        # DuckDB can number a file's rows, but not one that has a column of that number's name.
+        first = f" limit {n_samples:d}" if n_rows > n_samples else ""
+        self._connection.execute(f"create view manifest as select * {rows}{first}")
+
     def _add_view(self, name: str, kind: str, *groups: tuple[dict[str, str], str]) -> None:
         """A view of the rows of files of a schema.
 
@@ -429,8 +433,8 @@ class Catalog:
                 alike.setdefault(condition, []).append(f"'{confined.address(key)}'")
             selects += [
                 # Without hive_partitioning=false a run below a folder such as "k=12" would gain a column k.
-                f"select {columns} from read_parquet([{', '.join(patterns)}], hive_partitioning = false, "
-                f"file_row_number = true) where {condition}"
+                f"select {columns} from read_parquet([{', '.join(patterns)}], hive_partitioning = false) "
+                f"where {condition}"
                 for condition, patterns in alike.items()
             ]
         if not selects:

@@ -1,43 +1,143 @@
-"""Which columns files have: parts of one table may be of different versions, since metrics are added now and then."""
+"""Which column a name means where a run's samples are chosen: the manifest's own column, then that of ``samples``.
 
-from collections.abc import Collection
+A source may have columns of any name, ``task`` and ``status`` among them. In a condition, in ``--by`` and in a gallery
+such a name is the source's. ``manifest.NAME`` and ``samples.NAME`` say which of the two is meant.
+"""
 
-import duckdb
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
-from fewchannels.runs.sql import confined
+from fewchannels.errors import unknown
+from fewchannels.runs.sql.answer import Answer
+from fewchannels.runs.sql.values import quoted
 from fewchannels.tables import schema
 
+TABLES = ("samples", "manifest")
+_PICTURE = "image"
+_JOINED = "samples join manifest using (sample_id)"
+Column = tuple[str, str]
+"""Table and name."""
 
-def by_columns(
-    connection: duckdb.DuckDBPyConnection, kind: str, keys: Collection[str]
-) -> list[tuple[dict[str, str], str]]:
-    """Files of a schema by what is selected of them: a column is null where a file is older than it.
 
-    A file that cannot be read counts as having all of them: the question that reads it says what is wrong.
+class Asked(Protocol):
+    """What answers questions: a catalog of a run."""
+
+    def sql(self, text: str) -> Answer:
+        """The answer to one."""
+
+    def condition(self, text: str | None) -> str:
+        """A condition, in parentheses that it cannot leave."""
+
+    def mentioned(self, text: str) -> Collection[Column]:
+        """The ``TABLE.NAME`` in a condition."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a run's samples.
+
+    Attributes:
+        samples: names of those of ``samples``, but for the picture.
+        manifest: names of those of ``manifest``.
+        own: which of the manifest's come from its source, in lower case.
+    """
+
+    samples: tuple[str, ...]
+    manifest: tuple[str, ...]
+    own: frozenset[str]
+
+    @classmethod
+    def of(cls, asked: Asked) -> "Columns":
+        """Those of a run."""
+        samples = [name for name in asked.sql("select * from samples limit 0").columns if name != _PICTURE]
+        manifest = asked.sql("select * from manifest limit 0").columns
+        ours = {name.casefold() for name in schema("manifest").names}
+        return cls(tuple(samples), tuple(manifest), frozenset(name.casefold() for name in manifest) - ours)
+
+    @cached_property
+    def named(self) -> dict[str, Column]:
+        """Table and name of every column, by how a person writes it: ``samples.NAME`` if the source has ``NAME``."""
+        found = {f"samples.{name}" if name in self.own else name: ("samples", name) for name in self.samples}
+        alone = [name for name in self.manifest if name.casefold() in self.own or name not in self.samples]
+        return found | {name: ("manifest", name) for name in alone}
+
+    def get(self, text: str) -> Column | None:
+        """The column that a text means, in whatever case; None where there is none."""
+        folded = text.casefold()
+        by_name = {name.casefold(): column for name, column in self.named.items()}
+        every = [("samples", name) for name in self.samples] + [("manifest", name) for name in self.manifest]
+        by_table = {f"{table}.{name}".casefold(): (table, name) for table, name in every}
+        return by_name.get(folded) or by_table.get(folded)
+
+    def find(self, text: str) -> Column:
+        """As :meth:`get`.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = self.get(text)
+        if found is None:
+            raise unknown("column", text, sorted(self.named))
+        return found
+
+    def of_samples(self, name: str) -> str:
+        """How a column of ``samples`` is written."""
+        return f"samples.{name}" if name in self.own else name
+
+
+def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str:
+    """The question for the samples of finished tasks that meet a condition: ``sample``, and ``value`` of a column.
 
     Args:
-        connection: that may read them.
-        kind: the schema.
-        keys: of the files.
+        asked: a catalog of a run.
+        where: a condition on the columns of ``samples`` and ``manifest``; None takes all.
+        by: the column whose ``value`` is wanted; None for none.
 
-    Returns:
-        Each file's condition, by its key, with what is selected of these files.
+    Raises:
+        InputError: there is no such column, or the condition is not one expression.
     """
-    if not keys:
-        return []
-    whole = connection.from_arrow(schema(kind).empty_table())
-    files = ", ".join(f"'{confined.address(key)}'" for key in keys)
-    try:
-        rows = connection.sql(f"select file_name, list(name) from parquet_schema([{files}]) group by all").fetchall()
-    except duckdb.Error:
-        rows = []
-    names = {address: frozenset(columns) for address, columns in rows}
-    groups: dict[frozenset[str], dict[str, str]] = {}
-    for key in keys:
-        there = names.get(confined.address(key), frozenset(whole.columns))
-        groups.setdefault(there & set(whole.columns), {})[key] = "true"
-    types = list(zip(whole.columns, whole.types, strict=True))
-    return [
-        (own, ", ".join(name if name in there else f"null::{each} as {name}" for name, each in types))
-        for there, own in groups.items()
-    ]
+    if not where and by is None:
+        return "select sample from samples"
+    columns = Columns.of(asked)
+    ours = {"sample": "samples.sample"}
+    if by is not None:
+        ours["value"] = _written(columns.find(by))
+    if not where:
+        return f"select {_list(ours)} from {_JOINED}"
+    # A condition sees one table: its own names, then two records for names with a table, then what is wanted of it.
+    flat = {name: _written(column) for name, column in columns.named.items() if column[1] == name}
+    flat |= dict(_records(columns, asked.mentioned(where)))
+    inner = {_unused(name, flat): text for name, text in ours.items()}
+    outer = {name: quoted(alias) for name, alias in zip(ours, inner, strict=True)}
+    return f"select {_list(outer)} from (select {_list(flat | inner)} from {_JOINED}) where {asked.condition(where)}"
+
+
+def _records(columns: Columns, mentioned: Collection[Column]) -> Iterator[Column]:
+    """Records ``samples`` and ``manifest`` of columns, by name, so that ``samples.NAME`` is one in a condition.
+
+    Only of the columns that are mentioned, for DuckDB reads all that is in a record.
+    """
+    for table in TABLES:
+        if table in columns.own:
+            continue
+        wanted = {name.casefold() for where, name in mentioned if where.casefold() == table}
+        fields = [name for name in getattr(columns, table) if name.casefold() in wanted]
+        if fields:
+            yield table, f"struct_pack({', '.join(f'{quoted(name)} := {table}.{quoted(name)}' for name in fields)})"
+
+
+def _written(column: Column) -> str:
+    table, name = column
+    return f"{table}.{quoted(name)}"
+
+
+def _list(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"{text} as {quoted(name)}" for name, text in columns.items())
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    while name in {each.casefold() for each in taken}:
+        name += "_"
+    return name

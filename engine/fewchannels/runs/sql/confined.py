@@ -23,18 +23,21 @@ _LEAST_BYTES = 128 * 2**20
 def connect(storage: Storage, check: Callable[[str], None] = lambda key: None) -> duckdb.DuckDBPyConnection:
     """A database in memory that can read a storage's objects, as ``address(key)``; not confined to them yet.
 
-    It takes half of the memory that is free, and spills into a folder of this process alone.
+    It takes half of the memory that is free, and spills into a folder of this process alone, where one can be made.
 
     Args:
         storage: of the run, the sweep or the comparison.
         check: called with an object's key before it is opened; raises if it is not to be read.
     """
     folder = spill.new_folder()
-    settings = {
+    spills = (
+        {"temp_directory": ""}
+        if folder is None
+        else {"temp_directory": str(folder), "max_temp_directory_size": f"{spill.most_bytes(folder)}B"}
+    )
+    settings = spills | {
         "memory_limit": f"{max(_LEAST_BYTES, machine.free_bytes() // 2)}B",
         "threads": machine.processors(),
-        "temp_directory": str(folder),
-        "max_temp_directory_size": f"{spill.most_bytes(folder)}B",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "python_enable_replacements": False,

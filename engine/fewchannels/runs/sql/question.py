@@ -12,7 +12,7 @@ from fewchannels.errors import FewchannelsError, InputError, StorageError
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.limits import Limits
 from fewchannels.runs.sql.named_queries import Query
-from fewchannels.runs.sql.values import projection
+from fewchannels.runs.sql.values import distinct, projection
 from fewchannels.settings.units import size
 
 _BATCH_ROWS = 2048  # what DuckDB makes at a time; of pictures, more would be much
@@ -186,7 +186,7 @@ class Question:
             try:
                 (statement,) = self._cursor.extract_statements(self._text)
                 relation = self._cursor.sql(statement, params=self._parameters)
-                names = list(relation.columns)
+                names = distinct(relation.columns)
                 cast = projection(names, relation.types)
                 return names, (relation.project(cast) if cast else relation).to_arrow_reader(_BATCH_ROWS)
             except Exception as error:

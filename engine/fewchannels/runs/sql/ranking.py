@@ -1,7 +1,9 @@
 """Samples by a measure of one cell: of the cell itself, of a channel in it, or of the alignment's clusters there."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from fewchannels.runs.sql.columns import Column
 from fewchannels.runs.sql.values import quoted
 
 CELL_MEASURES = {
@@ -15,6 +17,7 @@ ALIGNMENT_MEASURES = ("iou", "best_iou", "complement_iou", "chance_iou", "area",
 """Columns of an alignment's samples that do."""
 CHANNEL = "channel"
 """The score of one channel."""
+_TABLE_OF = dict.fromkeys((*CELL_MEASURES, CHANNEL), "cells") | dict.fromkeys(ALIGNMENT_MEASURES, "alignment_samples")
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,22 @@ class CellOfRun:
     alignment: str = "alignment_samples"
 
 
-def is_of_cell(by: str) -> bool:
-    """Whether a measure is one of a cell, so that layer and step decide."""
-    return by in CELL_MEASURES or by == CHANNEL or by in ALIGNMENT_MEASURES
+def measure_named(text: str, own: Collection[str]) -> str | None:
+    """The measure of a cell that a text means: its name, or ``TABLE.NAME``; None where it is something else.
+
+    Args:
+        text: as a person writes it.
+        own: names of columns that the manifest's source has, which come first.
+    """
+    if text in _TABLE_OF:
+        return None if text in own else text
+    table, _, name = text.rpartition(".")
+    return name if _TABLE_OF.get(name) == table else None
+
+
+def measure_name(measure: str, own: Collection[str]) -> str:
+    """How a measure is written; the reverse of :func:`measure_named`."""
+    return f"{_TABLE_OF[measure]}.{measure}" if measure in own else measure
 
 
 def usable(stream: str, branch: str) -> str:
@@ -53,7 +69,7 @@ def measured(by: str, cell: CellOfRun) -> str:
     """The question for each sample's value of a measure at a cell: ``sample`` and ``value``.
 
     Args:
-        by: the measure, one for which :func:`is_of_cell` holds.
+        by: the measure, as :func:`measure_named` returns it.
         cell: where.
     """
     at = f"layer = {cell.layer:d} and step = {cell.step:d}"
@@ -66,10 +82,11 @@ def measured(by: str, cell: CellOfRun) -> str:
     return f"select sample, {value} as value from cells where {at} and {usable(cell.stream, cell.branch)}"
 
 
-def of_column(column: str, view: str) -> str:
+def of_column(column: Column) -> str:
     """The question for each sample's number in a column of ``samples`` or of ``manifest``: ``sample`` and ``value``."""
-    joined = "" if view == "samples" else " join manifest using (sample_id)"
-    return f"select sample, {view}.{quoted(column)}::double as value from samples{joined}"
+    table, name = column
+    joined = "" if table == "samples" else " join manifest using (sample_id)"
+    return f"select samples.sample, {table}.{quoted(name)}::double as value from samples{joined}"
 
 
 def ranked(values: str) -> str:

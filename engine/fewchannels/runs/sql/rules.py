@@ -111,6 +111,27 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         raise InputError(f"{text!r} is not one condition; give one, as in: prompt like '%star%' and seed < 4")
 
 
+def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozenset[tuple[str, str]]:
+    """The names with a table in a condition, ``TABLE.NAME``, as pairs; of those in its subqueries as well.
+
+    Args:
+        connection: whose parser reads it; nothing is run.
+        condition: one that :func:`check_condition` takes.
+    """
+    found: set[tuple[str, str]] = set()
+    left: list[Any] = [_tree(connection, f"select {condition}\n")]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            names = node.get("column_names") if node.get("class") == "COLUMN_REF" else None
+            if names is not None and len(names) > 1:
+                found.add((names[0], names[1]))
+            left += node.values()
+        elif isinstance(node, list):
+            left += node
+    return frozenset(found)
+
+
 def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     """The parse tree of the one SELECT statement that a text is."""
     statements = connection.extract_statements(text)

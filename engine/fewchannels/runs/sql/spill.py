@@ -23,13 +23,16 @@ _numbers = itertools.count()
 _own: Path | None = None
 
 
-def new_folder() -> Path:
-    """A folder that no other catalog uses, not made yet: DuckDB makes it when it needs it."""
+def new_folder() -> Path | None:
+    """A folder that no other catalog uses, not made yet: DuckDB makes it when it needs it. None where none can be."""
     global _own
     with _making:
         if _own is None or not _own.is_dir():
             remove_left()
-            _own = _make()
+            try:
+                _own = _make()
+            except OSError:
+                return None
             atexit.register(shutil.rmtree, _own, ignore_errors=True)
         return _own / str(next(_numbers))
 
@@ -52,12 +55,17 @@ def _make() -> Path:
     """A new folder, whose file ``owner`` this process, and whoever it forks, keeps locked as long as it lives."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # for this user alone
-        with suppress(OSError):  # another process thought it was left behind: it had no locked file yet
+        try:
             descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with suppress(StorageError):  # without locks nobody can tell that it is left behind, and nobody removes it
                 file_system.lock(descriptor, folder / _OWNER)
             if (folder / _OWNER).exists():
                 return folder
+        except (FileNotFoundError, BlockingIOError):
+            continue  # another process thought it was left behind: it had no locked file yet
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _remove_if_left(entry: os.DirEntry[str]) -> None:

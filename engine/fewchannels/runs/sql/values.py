@@ -7,6 +7,7 @@ import base64
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import duckdb
@@ -31,6 +32,25 @@ def projection(columns: Sequence[str], types: Sequence[Any]) -> str | None:
         return None
     items = [f"#{i}" if to is None else f"cast(#{i} as {to})" for i, to in enumerate(wanted, 1)]
     return ", ".join(f"{item} as {quoted(name)}" for item, name in zip(items, columns, strict=True))
+
+
+def distinct(columns: Sequence[str]) -> list[str]:
+    """Names of an answer's columns, each once: of equal names, as of a join, the second becomes ``NAME_1``.
+
+    Case makes no difference, as in SQL. A name that the question gives stays the name of the first that has it.
+    """
+    given = {name.casefold() for name in columns}
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in columns:
+        numbered = name
+        for i in count(1):
+            if numbered.casefold() not in taken and (numbered == name or numbered.casefold() not in given):
+                break
+            numbered = f"{name}_{i}"
+        found.append(numbered)
+        taken.add(numbered.casefold())
+    return found
 
 
 def quoted(name: str) -> str:

@@ -9,6 +9,7 @@ from fewchannels.errors import InputError
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.parts import TABLES
 from fewchannels.runs.place import check_free
+from fewchannels.runs.sql import columns
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import Storage, Stored
 from fewchannels.runs.upkeep.merge import Source
@@ -41,18 +42,15 @@ def chosen_samples(catalog: Catalog, where: str) -> list[int]:
 
     Args:
         catalog: of the run.
-        where: over the columns of ``samples`` and the manifest's own ones, such as ``prompt like '%star%'``.
+        where: over the columns of ``samples`` and ``manifest``, such as ``prompt like '%star%'``; see
+            :mod:`fewchannels.runs.sql.columns`.
 
     Raises:
         InputError: it is not one condition, or DuckDB does not understand it.
     """
-    condition = catalog.condition(where)
-    known = {name for name, *_ in catalog.sql("describe samples").fetchall()} - {"sample_id"}
-    own = [name for name, *_ in catalog.sql("describe manifest").fetchall() if name not in known]
-    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in own)
     found = catalog.sql(
-        f"select sample from samples join (select {columns} from manifest) using (sample_id) "
-        f"where status = 'done' and {condition} order by sample"
+        f"select sample from samples join ({columns.chosen(catalog, where)}) using (sample) where status = 'done' "
+        "order by sample"
     )
     return [sample for (sample,) in found.fetchall()]
 

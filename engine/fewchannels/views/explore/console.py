@@ -23,6 +23,7 @@ from fewchannels.views.explore.widgets import alert, choice, field, graph, headi
 
 _MOST_ROWS = 2_000
 _MOST_COUNTED = 100_000
+_MOST_LINES = 16
 _FREE = "(free SQL)"
 _EXAMPLE = {
     "run": "select layer, step, avg(ratio) as mean_ratio, count(*) as n from cells group by all order by all",
@@ -210,7 +211,7 @@ def _shown(answer: Answer, n_rows: int, name: str, said: Mapping[str, str]) -> t
     units = {column.name: f"{column.unit}: {column.doc}" for column in answer.query.columns} if answer.query else {}
     grid = dag.AgGrid(
         id="console-table",
-        rowData=table.to_dict("records"),
+        rowData=table.astype(object).where(table.notna(), None).to_dict("records"),
         columnDefs=[
             {
                 "field": column,
@@ -254,27 +255,46 @@ def _shown(answer: Answer, n_rows: int, name: str, said: Mapping[str, str]) -> t
 
 
 def plotted_columns(table: pd.DataFrame, x: str, y: str) -> Lines:
-    """Two columns against each other: means of what shares a place, a line for each value of a column of few words."""
-    words = [name for name in table.columns if table[name].dtype == object and 1 < table[name].nunique() <= 8]
-    groups = table.groupby(words[0]) if words else [(y, table)]
+    """Two columns against each other: means of what shares a place, a line for each value of the columns of few words.
+
+    Args:
+        table: an answer's rows.
+        x: the column across.
+        y: the column up.
+    """
+    words = _few_words(table)
+    said = pd.Series(", ".join("-" if pd.isna(value) else str(value) for value in row) for row in table[words].values)
+    groups = table.groupby(said.to_numpy(object)) if words else [(y, table)]
     series = {}
     for name, rows in groups:
         means = rows.groupby(x)[y].mean()
         series[str(name)] = Series(means.index.to_numpy(float), means.to_numpy(float))
     n = len(table)
-    about = f" by {words[0]}" if words else ""
+    about = f" by {', '.join(words)}" if words else ""
     return Lines(series=series, title=f"{y} against {x}{about}: means of {n:,} rows shown", x=x, y=y)
 
 
+def _few_words(table: pd.DataFrame) -> list[str]:
+    """Columns of text that together have few values, so that each can have a line."""
+    chosen: list[str] = []
+    for name in table.columns:
+        values = table[name].dropna()
+        if not len(values) or not all(isinstance(value, str) for value in values):
+            continue
+        if table[name].nunique(dropna=False) > 1 and len(table[[*chosen, name]].drop_duplicates()) <= _MOST_LINES:
+            chosen.append(name)
+    return chosen
+
+
 def _readable(answer: Answer) -> pd.DataFrame:
-    """As the grid takes it: pictures as their size, lists as text, no NaN."""
+    """As the grid takes it: pictures as their size, lists as text."""
     table = answer.df()
     for name in table.columns:
         if table[name].dtype == object:
             table[name] = [_plain(value) for value in table[name]]
         elif str(table[name].dtype).startswith(("datetime", "timedelta")):
             table[name] = table[name].astype(str)
-    return table.replace({np.nan: None}) if table.isna().any().any() else table
+    return table
 
 
 def _plain(value: Any) -> Any:

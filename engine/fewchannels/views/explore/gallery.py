@@ -11,7 +11,7 @@ from fewchannels.views.explore.address import address, picture_path, run_path
 from fewchannels.views.explore.findings import folded
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import OpenedRun
-from fewchannels.views.explore.search import PER_PAGE, Search, find, measures
+from fewchannels.views.explore.search import PER_PAGE, Search, find, measure_of, measures
 from fewchannels.views.explore.widgets import alert, choice, field, heading, note, shown, unfinished
 
 _ORDERS = {"least": "least first", "largest": "largest first"}
@@ -29,9 +29,9 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
         field(
             "SQL condition",
             dcc.Input(id="find-where", value=search.where, debounce=True, placeholder="seed = 0 and seconds < 2"),
-            "on columns of samples and manifest",
+            "on columns of samples and manifest; a name in both is the manifest's, samples.NAME the run's",
         ),
-        field("Order by", choice("find-by", known, search.by if search.by in known else "sample")),
+        field("Order by", choice("find-by", known, search.by if search.by in known else next(iter(known)))),
         field("Order", choice("find-order", _ORDERS, "least" if search.is_ascending else "largest")),
         field("Layer", choice("find-layer", run.layers, search.layer)),
         field("Step", choice("find-step", run.steps, search.step)),
@@ -103,7 +103,9 @@ def register(app: Dash, places: Places) -> None:
         run = run_of(places, name)
         turned = {"find-previous": max(1, page - 1), "find-next": page + 1, "find-apply": page}
         page = turned.get(ctx.triggered_id, 1)
-        search = Search(text or "", where or "", by, order == "least", layer, step, channel or 0, page)
+        search = Search(
+            text or "", where or "", by, order == "least", layer, step, channel or 0, page, measure_of(run, by)
+        )
         run.asked.add(search.where)
         return _shown(run, search), page, True, address(run_path(name), search.as_query())
 
@@ -122,7 +124,7 @@ def _shown(run: OpenedRun, search: Search) -> list[Any]:
 
 def _card(run: OpenedRun, search: Search, row: dict[str, Any]) -> html.Li:
     view: dict[str, object] = {"layer": search.layer, "step": search.step} if search.needs_cell else {}
-    if search.by == CHANNEL:
+    if search.measure == CHANNEL:
         view["channel"] = search.channel
     to = address(run_path(run.name, "sample", row["sample_id"]), view)
     value = [] if row["value"] is None or search.by == "prompt" else [html.B(shown(row["value"]))]

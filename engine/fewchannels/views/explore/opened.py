@@ -189,7 +189,7 @@ class OpenedRun(Opened):
         return self.layout.branches
 
     def sample(self, sample_id: str) -> dict[str, Any]:
-        """What the tables ``samples`` and ``manifest`` say of a sample, but for its picture.
+        """What the table ``samples`` says of a sample, but for its picture.
 
         Raises:
             InputError: no finished task has such a sample.
@@ -206,9 +206,7 @@ class OpenedRun(Opened):
                 f"no finished sample of {self.name!r} has the id {sample_id!r}; its task may not have run yet. "
                 "The gallery shows those that have."
             )
-        about = dict(zip(found.columns, row, strict=True))
-        more = catalog.sql("select * from manifest where sample_id = $id", {"id": sample_id})
-        return dict(zip(more.columns, more.fetchone() or (), strict=True)) | about
+        return dict(zip(found.columns, row, strict=True))
 
     def beside(self, sample: int) -> tuple[str | None, str | None]:
         """Ids of the finished samples before and after one in the manifest."""

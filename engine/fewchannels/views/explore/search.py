@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.runs.sql.ranking import CELL_MEASURES, CHANNEL, CellOfRun, is_of_cell, measured
-from fewchannels.runs.sql.values import quoted
+from fewchannels.runs.sql.columns import Columns, chosen
+from fewchannels.runs.sql.ranking import CELL_MEASURES, CHANNEL, CellOfRun, measure_name, measure_named, measured
 from fewchannels.views.explore.address import number
 from fewchannels.views.explore.opened import OpenedRun
 
 PER_PAGE = 48
 _ALIGNED = ("iou", "best_iou", "complement_iou", "area")
-_NOT_SORTED = {"sample_id", "image", "mask", "error", "task"}
+_NOT_SORTED = {("samples", "sample_id"), ("samples", "error"), ("samples", "task"), ("manifest", "mask")}
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Search:
     Attributes:
         text: that the prompt contains, in any case.
         where: an SQL condition on columns of ``samples`` and ``manifest``.
-        by: what samples are ordered by: a column, a measure of a cell, ``channel`` or ``iou``.
+        by: what samples are ordered by: a column, a measure of a cell, ``channel`` or ``iou``, as :func:`measures`
+            names it.
         is_ascending: whether the least comes first.
         layer: of the cell whose measure it is.
         step: likewise.
         channel: whose score it is.
         page: from 1.
+        measure: of a cell, where it is one that samples are ordered by.
     """
 
     text: str = ""
@@ -38,6 +40,7 @@ class Search:
     step: int = 0
     channel: int = 0
     page: int = 1
+    measure: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, str], run: OpenedRun) -> "Search":
@@ -46,13 +49,14 @@ class Search:
         Raises:
             InputError: a value that cannot be.
         """
-        by = given.get("by", "sample")
+        found = Columns.of(run.catalog)
+        by = given.get("by", found.of_samples("sample"))
         layer, step = number(given, "layer", run.layers[len(run.layers) // 2]), number(given, "step", run.steps[-1])
         channel, page = number(given, "channel", 0), number(given, "page", 1)
         assert layer is not None
         assert step is not None
         run.check_kept(step, layer)
-        order = given.get("order", "least" if by in columns(run) else "largest")
+        order = given.get("order", "least" if found.get(by) else "largest")
         if order not in ("least", "largest"):
             raise InputError(f"order is {order!r} in the address; it takes least or largest.")
         return cls(
@@ -64,12 +68,13 @@ class Search:
             step,
             channel or 0,
             max(1, page or 1),
+            measure_of(run, by),
         )
 
     @property
     def needs_cell(self) -> bool:
         """Whether layer and step decide."""
-        return is_of_cell(self.by)
+        return self.measure is not None
 
     def as_query(self) -> dict[str, object]:
         """It as a query; pages are numbered from the first again where it is changed."""
@@ -77,7 +82,7 @@ class Search:
         said |= {"by": self.by, "order": "least" if self.is_ascending else "largest"}
         if self.needs_cell:
             said |= {"layer": self.layer, "step": self.step}
-        if self.by == CHANNEL:
+        if self.measure == CHANNEL:
             said["channel"] = self.channel
         return said | ({"page": self.page} if self.page > 1 else {})
 
@@ -95,19 +100,19 @@ class Found:
     rows: list[dict[str, Any]]
 
 
-def columns(run: OpenedRun) -> list[str]:
-    """Columns of samples and manifest that samples can be ordered by."""
-    names = run.catalog.sql(f"{run.catalog.joined()} limit 0").columns
-    return [name for name in names if name not in _NOT_SORTED]
+def measure_of(run: OpenedRun, by: str) -> str | None:
+    """The measure of a cell that samples are ordered by; None where it is a column."""
+    return measure_named(by, Columns.of(run.catalog).own)
 
 
 def measures(run: OpenedRun) -> dict[str, str]:
     """Everything that samples can be ordered by, with its label."""
-    named = {name: name for name in columns(run)}
-    named |= CELL_MEASURES | {CHANNEL: f"one channel's {run.score}"}
+    found = Columns.of(run.catalog)
+    of_cells = CELL_MEASURES | {CHANNEL: f"one channel's {run.score}"}
     if "alignment" in run.catalog.results:
-        named |= {name: f"{name}: top channels' clusters and the subject" for name in _ALIGNED}
-    return named
+        of_cells |= {name: f"{name}: top channels' clusters and the subject" for name in _ALIGNED}
+    named = {name: name for name, column in found.named.items() if column not in _NOT_SORTED}
+    return named | {measure_name(name, found.own): label for name, label in of_cells.items()}
 
 
 def find(run: OpenedRun, search: Search) -> Found:
@@ -123,24 +128,20 @@ def find(run: OpenedRun, search: Search) -> Found:
     known = measures(run)
     if search.by not in known:
         raise unknown("column or measure", search.by, known)
-    value, joined = quoted(search.by), ""
-    if search.needs_cell:
-        value, cell = "measure", CellOfRun(search.layer, search.step, channel=search.channel)
-        joined = f"left join (select sample, value as measure from ({measured(search.by, cell)})) using (sample)"
+    found = chosen(run.catalog, search.where, None if search.measure else search.by)
+    if search.measure is not None:
+        cell = CellOfRun(search.layer, search.step, channel=search.channel)
+        found = f"select sample, value from ({found}) left join ({measured(search.measure, cell)}) using (sample)"
     order = "asc" if search.is_ascending else "desc"
     text = f"""
-        with everything as ({run.catalog.joined()}),
-        chosen as (
-            select * from everything
-            where contains(lower(prompt), lower($text)) and {run.catalog.condition(search.where)}
-        )
-        select sample, sample_id, prompt, status, {value} as value, count(*) over () as n
-        from chosen {joined}
+        select sample, sample_id, prompt, status, value, count(*) over () as n
+        from samples join ({found}) using (sample)
+        where contains(lower(prompt), lower($text))
         order by value {order} nulls last, sample
         limit {PER_PAGE} offset {(search.page - 1) * PER_PAGE}
     """
     question = run.catalog.ask(text, {"text": search.text}, run.limits)
     with run.under_way.asking(question):
-        found = question.answer()
-    rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+        answer = question.answer()
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
     return Found(rows[0]["n"] if rows else 0, rows)

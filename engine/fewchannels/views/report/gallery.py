@@ -18,7 +18,17 @@ from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.choices import choose_pool_side
 from fewchannels.runs.layout import Track
 from fewchannels.runs.pictures import decoded
-from fewchannels.runs.sql.ranking import ALIGNMENT_MEASURES, CELL_MEASURES, CellOfRun, measured, of_column, ranked
+from fewchannels.runs.sql.columns import TABLES, Column, Columns
+from fewchannels.runs.sql.ranking import (
+    ALIGNMENT_MEASURES,
+    CELL_MEASURES,
+    CellOfRun,
+    measure_name,
+    measure_named,
+    measured,
+    of_column,
+    ranked,
+)
 
 SIDE = 256  # pixels
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
@@ -49,7 +59,7 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
         InputError: there is no such column.
         StorageError: the store is damaged.
     """
-    ranking = _ranking(evidence, found, best, by or ("iou" if best else "ratio"))
+    ranking = _ranking(evidence, found, best, by)
     rows = evidence.ask(ranking.text)
     if rows.empty:
         return None
@@ -72,25 +82,33 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
     return Gallery("gallery", title, shown, [evidence.sql(ranking.text)])
 
 
-def _ranking(evidence: Evidence, found: Extreme, best: Cell | None, by: str) -> _Ranking:
-    own = sorted(set(_numeric(evidence, "manifest")) - {"seed", "sample"})
+def _ranking(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None) -> _Ranking:
+    columns = Columns.of(evidence.catalog)
     of_cells = [*(ALIGNMENT_MEASURES if best else ()), *CELL_MEASURES]
-    known = [*of_cells, *_OF_SAMPLES, *own]
-    if by not in known:
+    measure = ("iou" if best else "ratio") if by is None else measure_named(by, columns.own)
+    if measure is not None and measure in of_cells:
+        layer, step, title = found.layer, found.step, measure
+        if best and measure in ALIGNMENT_MEASURES:
+            layer, step, title = best.layer, best.step, f"{measure} of the top channels' foreground"
+        alignment = evidence.table("alignment", "samples") if best else ""
+        cell = CellOfRun(layer, step, evidence.stream, evidence.branch, alignment=alignment)
+        return _Ranking(ranked(measured(measure, cell)), f"{title}, layer {layer}, step {step}", layer, step)
+    numeric = _numeric(evidence)
+    if by is None or columns.get(by) not in numeric:
+        known = [measure_name(name, columns.own) for name in of_cells]
+        known += [name for name, column in columns.named.items() if column in numeric]
         raise unknown(f"column of {evidence.place!r} to show samples by", by, known)
-    layer, step, title = found.layer, found.step, by
-    if best and by in ALIGNMENT_MEASURES:
-        layer, step, title = best.layer, best.step, f"{by} of the top channels' foreground"
-    if by not in of_cells:
-        return _Ranking(ranked(of_column(by, "samples" if by in _OF_SAMPLES else "manifest")), by, layer, step)
-    alignment = evidence.table("alignment", "samples") if best else ""
-    cell = CellOfRun(layer, step, evidence.stream, evidence.branch, alignment=alignment)
-    return _Ranking(ranked(measured(by, cell)), f"{title}, layer {layer}, step {step}", layer, step)
+    return _Ranking(ranked(of_column(columns.find(by))), by, found.layer, found.step)
 
 
-def _numeric(evidence: Evidence, view: str) -> list[str]:
-    frame = evidence.ask(f"select * from {view} limit 0")
-    return [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+def _numeric(evidence: Evidence) -> set[Column]:
+    """The columns that samples can be ranked by."""
+    found = set()
+    for table in TABLES:
+        frame = evidence.ask(f"select * from {table} limit 0")
+        numeric = {(table, name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])}
+        found |= {column for column in numeric if table == "manifest" or column[1] in _OF_SAMPLES}
+    return found
 
 
 def places(n: int, each: int) -> list[tuple[str, int]]:

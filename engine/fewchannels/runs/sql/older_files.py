@@ -1,0 +1,43 @@
+"""Which columns files have: parts of one table may be of different versions, since metrics are added now and then."""
+
+from collections.abc import Collection
+
+import duckdb
+
+from fewchannels.runs.sql import confined
+from fewchannels.tables import schema
+
+
+def by_columns(
+    connection: duckdb.DuckDBPyConnection, kind: str, keys: Collection[str]
+) -> list[tuple[dict[str, str], str]]:
+    """Files of a schema by what is selected of them: a column is null where a file is older than it.
+
+    A file that cannot be read counts as having all of them: the question that reads it says what is wrong.
+
+    Args:
+        connection: that may read them.
+        kind: the schema.
+        keys: of the files.
+
+    Returns:
+        Each file's condition, by its key, with what is selected of these files.
+    """
+    if not keys:
+        return []
+    whole = connection.from_arrow(schema(kind).empty_table())
+    files = ", ".join(f"'{confined.address(key)}'" for key in keys)
+    try:
+        rows = connection.sql(f"select file_name, list(name) from parquet_schema([{files}]) group by all").fetchall()
+    except duckdb.Error:
+        rows = []
+    names = {address: frozenset(columns) for address, columns in rows}
+    groups: dict[frozenset[str], dict[str, str]] = {}
+    for key in keys:
+        there = names.get(confined.address(key), frozenset(whole.columns))
+        groups.setdefault(there & set(whole.columns), {})[key] = "true"
+    types = list(zip(whole.columns, whole.types, strict=True))
+    return [
+        (own, ", ".join(name if name in there else f"null::{each} as {name}" for name, each in types))
+        for there, own in groups.items()
+    ]

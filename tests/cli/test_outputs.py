@@ -1,0 +1,244 @@
+"""What commands print: JSON is JSON everywhere, and an output that is not UTF-8, full or closed makes no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from command import command
+from made_sweep import make_sweep
+from planted_edits import planted
+from rich.color import ColorSystem
+
+from fewchannels import manifest
+from fewchannels.capture.begin import begin
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import prepare
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cli import app, console
+from fewchannels.cluster import jobs
+
+DRY = ["--model", "demo", "--num-inference-steps", "2", "--dry-run"]
+WORDS = {
+    "plot": ["SWEEP"],
+    "capture": ["--manifest", "m.parquet", "--out", "new", *DRY],
+    "compare": ["RUN", "OTHER", "--k", "3", "--out", "comparison", "--workers", "1"],
+    "report": ["RUN"],
+    "query": ["RUN", "massive_channels"],
+    "sql": ["RUN", "select prompt, 'nan'::double as x from samples"],
+    "submit": ["--", "runs", "show", "/RUN"],
+    "status": [],
+    "stop": ["job"],
+    "manifest ingest": ["demo:2", "-o", "other.parquet"],
+    "manifest show": ["m.parquet"],
+    "models list": [],
+    "models show": ["demo"],
+    "models inspect": ["demo"],
+    "runs verify": ["RUN"],
+    "runs merge": ["RUN", "OTHER", "--out", "merged"],
+    "runs compact": ["RUN"],
+    "runs export": ["RUN", "--out", "exported"],
+    "runs show": ["RUN"],
+    "analyze masks": ["RUN", "--from", "saliency", "--workers", "1"],
+    "analyze stability": ["RUN", "--k", "3", "--rank-pairs", "2", "--workers", "1"],
+    "analyze concentration": ["RUN", "--k", "3", "--shares", "3", "--workers", "1", "--dry-run"],
+    "analyze alignment": ["RUN", "--k", "3", "--selections", "top", "--workers", "1"],
+    "probe disruption": ["--manifest", "m.parquet", "--out", "sweep", "--k", "2", *DRY],
+    "transport text": ["--manifest", "m.parquet", "--out", "sweep", "--pairs", "2", "--k", "2", *DRY],
+    "transport image": [
+        "--manifest",
+        "m.parquet",
+        "--references",
+        "pictures.parquet",
+        "--out",
+        "sweep",
+        "--pairs",
+        "1",
+        "--k",
+        "2",
+        *DRY,
+    ],
+}
+"""What follows each command that prints JSON, in the order in which they are run."""
+
+
+def json_commands(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every command with ``--json``."""
+    group = typer.main.get_command(app) if group is None else group
+    if hasattr(group, "commands"):
+        for name, each in group.commands.items():
+            yield from json_commands(each, (*words, name))
+    elif any("--json" in each.opts for each in group.params):
+        yield " ".join(words)
+
+
+@dataclass(frozen=True)
+class State:
+    job_id: str = "job"
+    status: str = "RUNNING"
+    exit_code: int | None = None
+    started: str | None = None
+    ended: str | None = None
+    command: str = "capture"
+    message: str = ""
+
+
+class Jobs:
+    """A cluster that has one job."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+
+    def all(self) -> list[State]:
+        return [State()]
+
+    def state(self, job_id: str) -> State:
+        return State(job_id)
+
+    def submit(self, *given: Any, **more: Any) -> str:
+        return "job"
+
+    def stop(self, job_id: str) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs and a sweep."""
+    folder = tmp_path_factory.mktemp("outputs")
+    for run, source in (("RUN", "demo:2"), ("OTHER", "demo:3")):
+        manifest.ingest([source], folder / "m.parquet")
+        settings = {"num_inference_steps": 2, "top_k": 3, "batch_size": 2, "shard_samples": 2}
+        job = prepare(folder / "m.parquet", folder / run, CaptureConfig(model=str(tiny_model), **settings))
+        begin(job, folder / "m.parquet")
+        worker = CaptureWorker(job, 1)
+        for task in range(job.n_tasks):
+            worker(task)
+    make_sweep(folder / "SWEEP", planted([{"selection": "top", "k": 4}], {"top": 0.01}))
+    (folder / "pictures.csv").write_text("prompt,reference\na star,picture.png\n")
+    (folder / "picture.png").write_bytes(next(iter(command_pictures(folder / "RUN"))))
+    manifest.ingest([folder / "pictures.csv"], folder / "pictures.parquet")
+    return folder
+
+
+def command_pictures(run: Path) -> Iterator[bytes]:
+    from fewchannels.runs.sql.catalog import Catalog
+
+    with Catalog(run) as catalog:
+        yield from (image for (image,) in catalog.sql("select image from samples").fetchall())
+
+
+def test_every_command_that_prints_json_is_tried() -> None:
+    assert set(WORDS) == set(json_commands())
+
+
+def test_json_is_never_colored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(console.results, "_force_terminal", True)
+    monkeypatch.setattr(console.results, "_color_system", ColorSystem.TRUECOLOR)
+    monkeypatch.setattr(jobs, "Jobs", Jobs)
+    for name, words in WORDS.items():
+        done = command(*name.split(), "--json", *words)
+        assert done.code == 0, (name, done)
+        assert json.loads(done.stdout) is not None, name
+
+
+def fewchannels(
+    words: list[str], folder: Path, shell: str = "", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """A command in a process of its own; ``shell`` redirects what it prints."""
+    line = f'exec "$@" {shell}'
+    command_line = ["bash", "-c", line, "bash", sys.executable, "-m", "fewchannels", *words]
+    return subprocess.run(command_line, cwd=folder, env=os.environ | environment, capture_output=True, check=False)
+
+
+PROMPT = "é, 日本 ★"
+ASK = ["sql", "RUN", f"select {' || '.join(f'chr({ord(each)})' for each in PROMPT)} as prompt"]
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"])
+def test_json_is_plain_where_colors_are_forced(variable: str, folder: Path) -> None:
+    for words in (["runs", "show", "RUN", "--json"], [*ASK, "--json"], ["query", "--list", "--json"]):
+        done = fewchannels(words, folder, **{variable: "1"})
+        assert json.loads(done.stdout), words
+
+
+ENCODINGS = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+@pytest.mark.parametrize("environment", ENCODINGS, ids=["ascii", "latin-1", "C"])
+def test_any_encoding_of_the_output_is_taken(environment: dict[str, str], folder: Path) -> None:
+    table = fewchannels(ASK, folder, **environment)
+    assert (table.returncode, table.stderr) == (0, b"")
+    escaped = PROMPT.encode("latin-1" if "latin-1" in environment.values() else "ascii", "backslashreplace")
+    assert escaped in table.stdout
+    data = fewchannels([*ASK, "--csv"], folder, **environment)
+    assert data.stdout.decode("utf-8") == f'prompt\n"{PROMPT}"\n'
+    listed = fewchannels(["query", "--list"], folder, **environment)
+    assert (listed.returncode, listed.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("shell", "why"), [("> /dev/full", "No space left on device"), (">&-", "it is closed")])
+def test_an_output_that_takes_nothing_is_said_in_a_line(shell: str, why: str, folder: Path) -> None:
+    for words in (ASK, [*ASK, "--csv"], [*ASK, "--json"], ["runs", "show", "RUN", "--json"], ["query", "--list"]):
+        done = fewchannels(words, folder, shell)
+        assert done.returncode == 4, words
+        said = " ".join(done.stderr.decode().split())
+        assert said.startswith(f"error: cannot write to standard output: {why}. "), words
+        assert "Traceback" not in said
+
+
+def test_a_closed_output_is_not_the_next_file_that_is_opened(folder: Path, tmp_path: Path) -> None:
+    done = fewchannels(["manifest", "ingest", "demo:2", "-o", str(tmp_path / "m.parquet")], folder, ">&- 2>&- <&-")
+    assert done.returncode == 4
+    assert manifest.Manifest.read(tmp_path / "m.parquet").n_samples == 2
+
+
+@pytest.mark.parametrize("shell", ["2>&-", "2> /dev/full"])
+def test_messages_that_cannot_be_written_change_nothing_else(shell: str, folder: Path) -> None:
+    done = fewchannels([*ASK, "--csv"], folder, shell)
+    assert (done.returncode, done.stdout.decode()) == (0, f'prompt\n"{PROMPT}"\n')
+    assert fewchannels(["sql", "nowhere", "select 1"], folder, shell).returncode == 2
+
+
+def test_a_reader_that_has_enough_is_no_error(folder: Path) -> None:
+    words = ["sql", "RUN", "select * from range(200000)", "--csv"]
+    done = fewchannels(words, folder, "| head -1")
+    assert (done.stdout, done.stderr) == (b"range\n", b"")
+
+
+def test_a_word_that_the_locale_cannot_read_is_said_to_be_so(folder: Path) -> None:
+    done = fewchannels(["sql", "RUN", "select 'é'"], folder, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2
+    assert " ".join(done.stderr.decode().split()).endswith("whose encoding is ascii. Set PYTHONUTF8=1.")
+
+
+def text_paths(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[list[str], str]]:
+    """Every command with one of its arguments or options that may be a path or a text, named."""
+    group = typer.main.get_command(app) if group is None else group
+    if hasattr(group, "commands"):
+        for name, each in group.commands.items():
+            yield from text_paths(each, (*words, name))
+        return
+    for each in group.params:
+        if each.param_type_name == "argument":
+            yield [*words, "X"], f"{' '.join(words)} {each.name}"
+        elif not each.is_flag and each.opts[0].startswith("--"):
+            yield [*words, each.opts[0], "X"], f"{' '.join(words)} {each.opts[0]}"
+
+
+def test_a_path_that_is_not_utf_8_is_refused_by_every_command() -> None:
+    for words, what in text_paths():
+        done = command(*("r\udce9n" if word == "X" else word for word in words))
+        assert done.code == 2, what
+        assert "'r\\udce9n', which is not UTF-8 text" in done.stderr, (what, done.stderr)
