@@ -284,6 +284,15 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
         open_mask_source(str(folder))
 
 
+def test_a_checkpoint_with_a_weight_that_its_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    folder = mask_models.segformer(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["block_99.weight"] = torch.zeros(2)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"hold 1 weights that Segformer\w+ does not have, such as 'block_99.weight'"):
+        open_mask_source(str(folder))
+
+
 def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> None:
     no_background = mask_models.segformer(tmp_path / "no_background", labels=("wall", "sky", "person"))
     clip, one_former, broken = (tmp_path / name for name in ("clip", "one_former", "broken"))

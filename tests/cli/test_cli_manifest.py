@@ -107,3 +107,25 @@ def test_show_refuses_a_file_that_is_no_manifest(run) -> None:
 @pytest.mark.parametrize("command", ["ingest", "show"])
 def test_every_command_has_an_example_in_its_help(run, command: str) -> None:
     assert f"Example: fewchannels manifest {command}" in run(command, "--help").stdout
+
+
+def test_ingest_says_which_columns_set_samples_own_settings_and_how_to_leave_them_out(run) -> None:
+    lines = "".join(f"p{i},{step},{i or ''}\n" for i, step in enumerate((50, 25, 30, 50, 25, 50)))
+    Path("own.csv").write_text("prompt,step,cfg scale\n" + lines)
+    out = run("ingest", "own.csv", "-o", "m.parquet").stdout
+    assert "from 'step': 25 to 50 in 6 rows; leave it out with --ignore-column step" in out
+    assert "from 'cfg scale': 1 to 5 in 5 of 6 rows; leave it out with --ignore-column 'cfg scale'" in out
+    report = json.loads(run("ingest", "own.csv", "-o", "m.parquet", "--json").stdout)
+    assert report["settings"][0] == {"name": "steps", "column": "step", "n_rows": 6, "lowest": 25, "highest": 50}
+
+    run("ingest", "own.csv", "-o", "m.parquet", "--ignore-column", "step", "--ignore-column", "CFG scale")
+    table = pd.read_parquet("m.parquet")
+    assert table.steps.isna().all()
+    assert table.guidance.isna().all()
+    with pytest.raises(InputError, match="unknown column to ignore 'turn'"):
+        run("ingest", "own.csv", "-o", "m.parquet", "--ignore-column", "turn")
+
+
+def test_ingest_says_that_duplicates_differ_and_in_which_columns(run) -> None:
+    out = run("ingest", "prompts.csv", "-o", "m.parquet").stdout
+    assert "1 of them differ from the sample that is kept, in kind" in out

@@ -18,6 +18,8 @@ from transformers import (
     Dinov2Model,
     SwinConfig,
     SwinModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from fewchannels.demo.build import build_tokenizers
@@ -52,6 +54,14 @@ def dino(folder: Path) -> Path:
     """A DINOv2 model of 32 x 32 pixels and 16 features."""
     with seeded(1), quietly():
         Dinov2Model(Dinov2Config(mlp_ratio=2, **_LAYER, **_PATCHES)).save_pretrained(folder)
+        _processor().save_pretrained(folder)
+    return folder
+
+
+def vit_without_pooler(folder: Path) -> Path:
+    """A DINO model as its authors have published it: nothing behind the tokens."""
+    with seeded(3), quietly():
+        ViTModel(ViTConfig(**_LAYER, **_PATCHES), add_pooling_layer=False).save_pretrained(folder)
         _processor().save_pretrained(folder)
     return folder
 

@@ -194,7 +194,7 @@ def damaged(models: Path) -> str:
         (lambda models: f"dino={models / 'swin'}", "is a SwinModel, which has no class token"),
         (
             lambda models: f"pickscore={metric_models.changed(models / 'clip', 'part', without_projection)}",
-            "lack 1 of the weights of CLIPModel, such as 'visual_projection.weight'; they would be random",
+            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be random",
         ),
         (damaged, "the CLIP model .*damaged' cannot be opened: SafetensorError"),
         (lambda _: "aesthetic=/nowhere", "a comma and the head's file"),
@@ -220,3 +220,16 @@ def test_metrics_are_named_once_each_and_travel_as_texts() -> None:
     assert read_specifications(pickle.loads(pickle.dumps(texts))) == dict.fromkeys(KINDS, "a/b")
     with pytest.raises(InputError, match="metric clip is given twice"):
         read_specifications(["clip=a", "clip=b"])
+
+
+def test_weights_that_a_metrics_model_does_not_have_are_refused_but_not_what_it_does_not_use(models: Path) -> None:
+    def with_more(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+        return lambda weights: weights | {name: torch.zeros(2)}
+
+    for model in ("clip", "dino"):
+        folder = metric_models.changed(models / model, f"more_{model}", with_more("block_99.weight"))
+        with pytest.raises(InputError, match=r"hold 1 weights that \w+Model does not have, such as 'block_99.weight'"):
+            LearnedMetrics.of([f"{model}={folder}"], "cpu")
+    head = metric_models.changed(models / "dino", "head", with_more("classifier.weight"))
+    LearnedMetrics.of([f"dino={head}"], "cpu")
+    LearnedMetrics.of([f"dino={metric_models.vit_without_pooler(models / 'vit')}"], "cpu")

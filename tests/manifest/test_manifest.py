@@ -165,9 +165,14 @@ def test_the_same_input_gives_the_same_bytes(make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("columns", "prompt"),
-    [("Text,CAPTION,id", "CAPTION"), ("description,Prompt", "Prompt"), ("n,instruction", "instruction")],
+    [
+        ("CAPTIONS,id", "CAPTIONS"),
+        ("description,Prompt,text", "Prompt"),
+        ("Prompts,Category", "Prompts"),
+        ("n,instruction", "instruction"),
+    ],
 )
-def test_the_obvious_prompt_column_is_picked_in_a_fixed_order_whatever_its_case(
+def test_the_obvious_prompt_column_is_picked_and_named_whatever_its_case_and_number(
     make, columns: str, prompt: str
 ) -> None:
     report = make("a.csv", f"{columns}\n" + ",".join(f"of {name}" for name in columns.split(",")) + "\n")

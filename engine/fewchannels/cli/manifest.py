@@ -17,10 +17,11 @@ from fewchannels.cli.console import duration, errors, print_json, progress_bar, 
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
-    from fewchannels.manifest import IngestReport
+    from fewchannels.manifest import IngestReport, OwnSetting
 
 app = Commands(no_args_is_help=True)
 _BAR_AFTER_S = 2.0
+_NOTES_SHOWN = 20
 
 
 class OnError(StrEnum):
@@ -45,13 +46,17 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt: one prompt a line), or demo:N for N "
-            "captions of the demo world."
+            help="Files (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt: one prompt a line), folders of them, or "
+            "demo:N for N captions of the demo world."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     prompt_column: Annotated[
         str | None, typer.Option(help="The prompts' column.", show_default="prompt, caption, text, description, ...")
+    ] = None,
+    ignore_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave this column out, such as one that sets samples' steps; repeatable.", metavar="NAME"),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of each prompt: 0,1,2 or 0:4.", show_default="the seed column, else 0")
@@ -61,8 +66,9 @@ def ingest(
 ) -> None:
     """Make a manifest from tables of prompts: check every row, give every sample its id, drop duplicates.
 
-    Columns called seed, negative_prompt, width, height, steps, guidance, mask and reference set that for one sample;
-    every other column is kept. In TSV, quotes are part of the text.
+    Columns called seed, negative_prompt, width, height, steps, guidance, mask and reference set that for one sample, as
+    the report says; every other column is kept, but those of --ignore-column. Of several files, source_file has each
+    row's. In TSV, quotes are part of the text.
 
     Example: fewchannels manifest ingest prompts.csv more.jsonl -o manifest.parquet --seeds 0:4
     """
@@ -74,6 +80,7 @@ def ingest(
             sources,
             output,
             prompt_column=prompt_column,
+            ignore_columns=ignore_column or (),
             seeds=None if seeds is None else manifest.parse_seeds(seeds),
             on_error=on_error.value,
             progress=progress,
@@ -126,13 +133,22 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
         errors.print(f"skipped {row}", markup=False, style="yellow", soft_wrap=True)
     if report.n_bad > len(report.bad_rows):
         errors.print(f"skipped {report.n_bad - len(report.bad_rows):,} more", style="yellow")
-    for note in report.notes:
+    for note in report.notes[:_NOTES_SHOWN]:
         errors.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+    if len(report.notes) > _NOTES_SHOWN:
+        errors.print(f"{len(report.notes) - _NOTES_SHOWN:,} more notes are in --json", style="yellow")
     table = _table(report.output)
     table.add_row("samples", f"{report.n_written:,}")
     table.add_row("rows read", f"{report.n_rows:,}")
     table.add_row("prompts from", _literal(report.prompt_column))
+    for each in report.settings:
+        table.add_row(each.name, _own_setting(each, report.n_rows - report.n_bad))
+    if report.ignored_columns:
+        table.add_row("ignored", _literal(", ".join(report.ignored_columns)))
     table.add_row("duplicates", f"{report.n_duplicates:,} left out")
+    if report.n_differing:
+        others = ", ".join(report.differing_columns)
+        table.add_row("", _literal(f"{report.n_differing:,} of them differ from the sample that is kept, in {others}"))
     table.add_row("bad rows", f"{report.n_bad:,} left out")
     table.add_row("blank lines", f"{report.n_blank:,}")
     if report.n_files:
@@ -142,6 +158,14 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
     errors.print(
         f"Next: fewchannels capture --model demo --manifest {report.output} --out RUN", markup=False, soft_wrap=True
     )
+
+
+def _own_setting(setting: "OwnSetting", n_rows: int) -> Text:
+    from fewchannels.manifest.columns import ignoring
+
+    values = f": {setting.values} in" if setting.values else " in"
+    n = f"{setting.n_rows:,}" if setting.n_rows == n_rows else f"{setting.n_rows:,} of {n_rows:,}"
+    return _literal(f"from {setting.column!r}{values} {n} rows; leave it out with {ignoring(setting.column)}")
 
 
 def _print_summary(path: Path, about: dict[str, Any]) -> None:

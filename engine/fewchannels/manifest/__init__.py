@@ -10,8 +10,9 @@ Imports: errors, files, tables, demo.
 from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
 from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
 from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, samples_at, summary
+from fewchannels.manifest.report import IngestReport, OwnSetting
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
-from fewchannels.manifest.write import IngestReport, ingest, parse_seeds, select
+from fewchannels.manifest.write import ingest, parse_seeds, select
 
 __all__ = [
     "ALIASES",
@@ -20,6 +21,7 @@ __all__ = [
     "BadRowsError",
     "IngestReport",
     "Manifest",
+    "OwnSetting",
     "Sample",
     "SettingsUsed",
     "columns",

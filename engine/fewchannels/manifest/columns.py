@@ -1,7 +1,10 @@
 """Which column of each source becomes which column of the manifest, decided before any row is read."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -9,8 +12,13 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.manifest.rows import NOT_UTF8, OPTIONAL_COLUMNS, is_unicode
 from fewchannels.tables import schema
 
-#: The names of a prompt column, the likeliest first, in any case.
-PROMPT_COLUMNS = ("prompt", "caption", "text", "description", "sentence", "instruction")
+#: The names of a prompt column, in any case. The first two leave no doubt; of the others a source must have just one.
+_NAMES = ("prompt", "caption", "text", "description", "sentence", "instruction")
+PROMPT_COLUMNS = tuple(name for one in _NAMES for name in (one, f"{one}s"))
+_SURE = PROMPT_COLUMNS[:2]
+
+#: The column that says which of several sources a row is from.
+SOURCE_FILE = "source_file"
 
 #: Other names of the manifest's columns, in any case, ``-`` and spaces as ``_``.
 ALIASES = {
@@ -34,11 +42,51 @@ class Mapped:
 
     taken: tuple[dict[str, str], ...]  # of each source: manifest column -> source column
     extras: dict[str, pa.DataType]  # manifest column -> type, in the order of first appearance
+    source_file: str | None  # of them, the one with the source's name; None where there is none
     notes: tuple[str, ...]  # what a person should know
 
 
+def without(
+    ignored: Sequence[str], surveys: Sequence[Survey], prompt_column: str | None, *, source_file: bool
+) -> tuple[Survey, ...]:
+    """The sources' columns without some, whose names are given in any case.
+
+    Args:
+        ignored: names of the columns that are left out.
+        surveys: each source's columns and their types.
+        prompt_column: the one that the caller chose.
+        source_file: whether there will be a column :data:`SOURCE_FILE`, which may be left out as well.
+
+    Raises:
+        InputError: no source has such a column, or it is the chosen prompt column.
+    """
+    there = {column.casefold(): column for survey in surveys for column in survey}
+    if source_file:
+        there.setdefault(SOURCE_FILE, SOURCE_FILE)
+    for name in ignored:
+        if name.casefold() not in there:
+            raise unknown("column to ignore", name, there.values())
+        if prompt_column is not None and name.casefold() == prompt_column.casefold():
+            raise InputError(f"column {name!r} is named as the prompt column and as one to ignore; leave one out.")
+    left_out = {name.casefold() for name in ignored}
+    return tuple(
+        {column: kind for column, kind in survey.items() if column.casefold() not in left_out} for survey in surveys
+    )
+
+
+def source_labels(names: Sequence[str]) -> list[str]:
+    """What each source is called in :data:`SOURCE_FILE`: its file's name or, if two have the same, its path."""
+    files = [Path(name).name for name in names]
+    return files if len(set(files)) == len(files) else list(names)
+
+
 def map_columns(
-    names: Sequence[str], surveys: Sequence[Survey], prompt_columns: Sequence[str | None], *, seeds_given: bool
+    names: Sequence[str],
+    surveys: Sequence[Survey],
+    prompt_columns: Sequence[str | None],
+    *,
+    seeds_given: bool,
+    source_file: bool = False,
 ) -> Mapped:
     """Decide where the columns of every source go.
 
@@ -47,6 +95,7 @@ def map_columns(
         surveys: each source's columns and their types.
         prompt_columns: of each source, or None to pick the obvious one.
         seeds_given: whether the caller chose the seeds.
+        source_file: whether there is a column with the source's name.
 
     Raises:
         InputError: no column is the prompt, two columns mean the same, or a column has types that do not go together.
@@ -61,7 +110,7 @@ def map_columns(
         if seeds_given and "seed" in known:
             raise InputError(
                 f"{name}: has a seed column, {known['seed']!r}, and --seeds was given as well. Leave --seeds out to "
-                "use the column, or rename the column to use --seeds."
+                f"use the column, or leave the column out with {ignoring(known['seed'])}."
             )
         for column, kind in survey.items():
             if column in known.values() or column.casefold() == "sample_id":
@@ -80,7 +129,25 @@ def map_columns(
             extras[target], note = _common_type(name, target, extras.get(target, pa.null()), kind)
             notes += note
         taken.append(known)
-    return Mapped(tuple(taken), {k: pa.string() if pa.types.is_null(v) else v for k, v in extras.items()}, tuple(notes))
+    extras = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in extras.items()}
+    added = _added(extras, notes) if source_file else None
+    if added:
+        extras[added] = pa.string()
+    return Mapped(tuple(taken), extras, added, tuple(notes))
+
+
+def ignoring(column: str) -> str:
+    """The option that leaves a column out, as it is written in a shell."""
+    return f"--ignore-column {shlex.quote(column)}"
+
+
+def _added(extras: Iterable[str], notes: list[str]) -> str:
+    """The name of the column with the source's name: one that no source has."""
+    folded = {name.casefold() for name in extras}
+    name = next(name for name in chain([SOURCE_FILE], (f"{SOURCE_FILE}_{i}" for i in count(2))) if name not in folded)
+    if name != SOURCE_FILE:
+        notes.append(f"a source has a column {SOURCE_FILE!r}; the names of the sources' files are in {name!r}")
+    return name
 
 
 def check_names(source: str, columns: Iterable[str]) -> None:
@@ -148,17 +215,25 @@ def _is_compound(kind: pa.DataType) -> bool:
 
 
 def _prompt_column(source: str, survey: Survey, wanted: str | None) -> str:
-    candidates = PROMPT_COLUMNS if wanted is None else (wanted,)
-    if wanted in survey:
-        found: str | None = wanted
-    else:
-        folded = {column.casefold(): column for column in survey}
-        found = next((folded[name.casefold()] for name in candidates if name.casefold() in folded), None)
+    names = PROMPT_COLUMNS if wanted is None else (wanted.casefold(),)
+    there = (
+        [wanted]
+        if wanted is not None and wanted in survey
+        else [column for column in survey if column.casefold() in names]
+    )
+    sure = [column for column in there if column.casefold() in _SURE]
+    several = sure or there
+    if len(several) > 1:
+        raise InputError(
+            f"{source}: {' and '.join(map(repr, several))} may each be the prompt; name the one to use with "
+            "--prompt-column."
+        )
+    found = several[0] if several else None
     if found is None:
         if wanted is not None:
             raise unknown(f"prompt column of {source}", wanted, survey)
         raise InputError(
-            f"{source}: no column is called {', '.join(PROMPT_COLUMNS[:-1])} or {PROMPT_COLUMNS[-1]}; it has "
+            f"{source}: no column is called {', '.join(_NAMES[:-1])} or {_NAMES[-1]}, with or without s; it has "
             f"{', '.join(map(repr, survey)) or 'none'}. Name the one to use with --prompt-column."
         )
     if not (pa.types.is_string(survey[found]) or pa.types.is_null(survey[found])):
@@ -175,10 +250,14 @@ def _known_columns(source: str, survey: Survey, prompt: str) -> dict[str, str]:
             continue
         if name in known:
             raise InputError(
-                f"{source}: columns {known[name]!r} and {column!r} both mean {name!r}; rename or drop one."
+                f"{source}: columns {known[name]!r} and {column!r} both mean {name!r}; rename one, or leave one "
+                f"out with {ignoring(column)}."
             )
         if _is_compound(kind):
             wants = schema("manifest").field(name).type
-            raise InputError(f"{source}: column {column!r} is {kind}, and {name!r} is {wants}; rename or drop it.")
+            raise InputError(
+                f"{source}: column {column!r} is {kind}, and {name!r} is {wants}; rename it, or "
+                f"leave it out with {ignoring(column)}."
+            )
         known[name] = column
     return known

@@ -19,7 +19,7 @@ from fewchannels.errors import InputError
 from fewchannels.files import as_url
 
 MAX_CHARACTERS = 10_000  # of a text; a longer one is a file read the wrong way, not a prompt
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1  # torch's generator takes larger ones, modulo 2**64
 MAX_SIDE = 65_536  # pixels
 MAX_STEPS = 100_000
 PATH_COLUMNS = ("mask", "reference")
@@ -234,18 +234,24 @@ _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _EXACT = 2**53  # floats above it are not exact, so neither would a seed be
 
 
+def _is_absent(value: Any) -> bool:
+    """Null, an empty text, or the NaN that stands for null in a column of floats."""
+    return (
+        value is None
+        or (isinstance(value, float | Decimal) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
 def _whole(low: int, high: int) -> Callable[[Any], int | None]:
     def convert(value: Any) -> int | None:
-        if value is None:
+        if _is_absent(value):
             return None
         number: int | None = None
         if isinstance(value, float):
             number = int(value) if value.is_integer() and abs(value) <= _EXACT else None
         elif not isinstance(value, bool):
-            text = str(value).strip()
-            if not text and isinstance(value, str):
-                return None
-            match = _WHOLE.fullmatch(text)
+            match = _WHOLE.fullmatch(str(value).strip())
             # A number of thousands of digits is refused by int() itself, in other words.
             number = int(match[1]) if match and len(match[1]) <= len(str(high)) else None
         if number is None or not low <= number <= high:
@@ -258,12 +264,28 @@ def _whole(low: int, high: int) -> Callable[[Any], int | None]:
 _whole_seed = _whole(0, MAX_SEED)
 
 
-def _seed(value: Any) -> int:
-    return _whole_seed(value) or 0
+def _seed(value: Any) -> int | None:
+    try:
+        return _whole_seed(value)
+    except ValueError as error:
+        raise ValueError(f"{error}{_why_not(value)}") from None
+
+
+def _why_not(value: Any) -> str:
+    """What other tools mean by a seed that is out of range."""
+    try:
+        number = float(str(value).strip())
+    except ValueError:
+        return ""
+    if number == -1:
+        return "; where -1 stands for a random seed, choose one, or leave it empty for seed 0"
+    if number > MAX_SEED:
+        return "; PyTorch's generator would take it modulo 2**64, and seeds are never changed here"
+    return ""
 
 
 def _guidance(value: Any) -> float | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _is_absent(value):
         return None
     is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     is_decimal = isinstance(value, str) and _DECIMAL.fullmatch(value.strip())

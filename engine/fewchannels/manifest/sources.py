@@ -1,7 +1,7 @@
 """What can be ingested: files by their ending, and the demo world."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -14,13 +14,54 @@ from fewchannels.errors import InputError
 from fewchannels.files import as_url
 from fewchannels.manifest.columns import Survey, check_names, plain
 from fewchannels.manifest.rows import Batch
-from fewchannels.manifest.text_sources import BATCH_ROWS, Delimited, JsonArray, JsonLines, Lines, Source, Tabbed
+from fewchannels.manifest.text_sources import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    Delimited,
+    JsonArray,
+    JsonLines,
+    Lines,
+    Source,
+    Tabbed,
+)
 
-_BATCH_BYTES = 64 * 2**20  # rows with pictures in them come in smaller batches
 DEMO = "demo:"
+_SHOWN = 3  # names in a note
 
 
-def open_source(name: str) -> Source:
+def open_sources(names: Sequence[str]) -> tuple[list[Source], list[str]]:
+    """Sources by their names: files with a known ending, folders of such files, or ``demo:N``.
+
+    A folder stands for the files that are right in it, in the order of their names.
+
+    Returns:
+        The sources, and notes of what in a folder is not one.
+
+    Raises:
+        InputError: there is no such file, its ending is unknown, or a folder has no file with a known one.
+    """
+    sources: list[Source] = []
+    notes: list[str] = []
+    for name in names:
+        path = Path(name)
+        if name.startswith(DEMO) or not path.is_dir():
+            sources.append(_open(name))
+            continue
+        try:
+            inside = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+        except OSError as error:
+            raise InputError(f"the folder {name!r} cannot be read: {error.strerror}.") from error
+        files = [each for each in inside if each.suffix.lower() in _KINDS and each.is_file()]
+        if not files:
+            raise InputError(f"the folder {name!r} has no file that ends in {', '.join(_KINDS)}.")
+        sources += [_open(str(each)) for each in files]
+        if rest := [each.name for each in inside if each not in set(files)]:
+            more = f" and {len(rest) - _SHOWN:,} more" if len(rest) > _SHOWN else ""
+            notes.append(f"{name}: not prompts, left alone: {', '.join(map(repr, rest[:_SHOWN]))}{more}")
+    return sources, notes
+
+
+def _open(name: str) -> Source:
     """A source by its name: a file with a known ending, or ``demo:N``.
 
     Raises:
@@ -38,8 +79,6 @@ def open_source(name: str) -> Source:
         raise InputError(
             f"{name!r} ends in {path.suffix or 'nothing'}; a source ends in {', '.join(_KINDS)}, or is demo:N."
         )
-    if path.is_dir():
-        raise InputError(f"{name!r} is a folder; name the files in it.")
     if not path.is_file():
         raise InputError(f"there is no file {name!r}.")
     return kind(name)
@@ -66,17 +105,27 @@ class _Parquet(Source):
         check_names(self.name, found.names)
         return {column.name: plain(column.type) for column in found}
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, ignored: Collection[str] = ()) -> Iterator[Batch]:
         with self._open() as file:
             metadata = file.metadata
-            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            row_bytes = sum(group.total_byte_size for group in groups) // max(metadata.num_rows, 1)
+            names = [name for name in file.schema_arrow.names if name.casefold() not in ignored]
             n_done = 0
-            for part in file.iter_batches(batch_size=max(1, min(BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1)))):
+            for part in file.iter_batches(_batch_rows(metadata, ignored), columns=names if ignored else None):
                 columns = {name: _decoded(column) for name, column in zip(part.schema.names, part.columns, strict=True)}
                 lines = list(range(n_done + 1, n_done + part.num_rows + 1))
                 n_done += part.num_rows
                 yield Batch(lines, columns, done_bytes=self.n_bytes * n_done // metadata.num_rows)
+
+
+def _batch_rows(metadata: pq.FileMetaData, ignored: Collection[str]) -> int:
+    """Rows of a batch, by the row group whose rows are largest."""
+    largest = 1
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        columns = (group.column(k) for k in range(group.num_columns))
+        read = [each for each in columns if each.path_in_schema.partition(".")[0].casefold() not in ignored]
+        largest = max(largest, sum(each.total_uncompressed_size for each in read) // max(group.num_rows, 1))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // largest))
 
 
 def _decoded(column: pa.Array) -> Any:
@@ -107,7 +156,7 @@ class _Demo(Source):
         self._n = int(count)
         return dict.fromkeys(("prompt", *(field.name for field in fields(Scene))), pa.string())
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, ignored: Collection[str] = ()) -> Iterator[Batch]:
         from fewchannels.demo.world import choose_scenes
 
         scenes = choose_scenes(self._n, seed=0)

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -19,10 +19,13 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from fewchannels.errors import InputError
-from fewchannels.manifest.columns import Survey, check_names, common_type
+from fewchannels.manifest.columns import PROMPT_COLUMNS, Survey, check_names, common_type
 from fewchannels.manifest.rows import BadRow, Batch, bad_row
 
 BATCH_ROWS = 8192
+BATCH_BYTES = 64 * 2**20  # rows with pictures in them come in smaller batches
+_MAX_FIELD = 64 * 2**20  # characters of a CSV field; a longer one is a quote that is never closed
+_SEPARATORS = {",": "commas", ";": "';'", "\t": "tabs", "|": "'|'"}
 
 
 class Source(ABC):
@@ -53,8 +56,11 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, ignored: Collection[str] = ()) -> Iterator[Batch]:
         """All rows, in order, after :meth:`survey`.
+
+        Args:
+            ignored: casefolded names of columns that need not be read.
 
         Raises:
             InputError: the source cannot be read any further.
@@ -86,12 +92,12 @@ class Text(Source):
     def rows(self, file: TextIO) -> Iterator[tuple[int, Iterable[Any] | BadRow | None]]:
         """Line where it begins, and values of the columns, or why there are none, or None for a blank line."""
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, ignored: Collection[str] = ()) -> Iterator[Batch]:
         with self.open() as file:
             lines: list[int] = []
             rows: list[Iterable[Any]] = []
             bad: list[BadRow] = []
-            n_blank = 0
+            n_blank = began = 0
             for line, row in self.rows(file):
                 if row is None:
                     n_blank += 1
@@ -100,8 +106,9 @@ class Text(Source):
                 else:
                     lines.append(line)
                     rows.append(row)
-                if len(rows) + len(bad) == BATCH_ROWS:
-                    yield self._batch(lines, rows, bad, n_blank, file.buffer.tell())
+                if len(rows) + len(bad) == BATCH_ROWS or file.buffer.tell() - began >= BATCH_BYTES:
+                    began = file.buffer.tell()
+                    yield self._batch(lines, rows, bad, n_blank, began)
                     lines, rows, bad, n_blank = [], [], [], 0
             yield self._batch(lines, rows, bad, n_blank, file.buffer.tell())
 
@@ -130,16 +137,47 @@ class Lines(Text):
 class Delimited(Text):
     """CSV, or TSV, with a header."""
 
-    _quotes_kept = False
+    _kind = "CSV"
+    _separator = ","
+    _quoted = True  # whether fields may stand in quotes
     _remedy = "quote fields that hold commas"
+    _is_declared = False  # whether the first line is Excel's: sep=;
+
+    @contextmanager
+    def open(self) -> Iterator[TextIO]:
+        before = csv.field_size_limit(_MAX_FIELD)
+        try:
+            with super().open() as file:
+                yield file
+        finally:
+            csv.field_size_limit(before)
 
     def survey(self) -> Survey:
+        with self.open() as file:
+            lines = (line for line in file if line.strip())
+            first = next(lines, "")
+            if self._kind == "CSV" and (declared := re.fullmatch(r"sep=([^\w\s\"]|\t)\s*", first)):
+                self._separator, self._is_declared = declared[1], True
+                first = next(lines, "")
+        self._check_separator(first)
         with self.open() as file:
             header = self._header(self._reader(file))
         # pandas writes its index under no name
         self.columns = tuple(name.strip() or f"column_{i}" for i, name in enumerate(header, start=1))
         check_names(self.name, self.columns)
         return dict.fromkeys(self.columns, pa.string())
+
+    def _check_separator(self, header: str) -> None:
+        """Refuse a header that another character splits into more fields; in many countries Excel writes ';'."""
+        own = _fields(header, self._separator, quoted=self._quoted)
+        for separator, name in _SEPARATORS.items():
+            fields = _fields(header, separator)
+            is_prompt = any(each.strip().casefold() in PROMPT_COLUMNS for each in fields)
+            if own and len(fields) > len(own) and (len(own) == 1 or is_prompt):
+                raise InputError(
+                    f"{self.name}: its fields seem to be split by {name}: save it with commas as .csv, or with tabs as "
+                    f".tsv. If {name} is part of a column's name, rename the column."
+                )
 
     def rows(self, file: TextIO) -> Iterator[tuple[int, Iterable[Any] | BadRow | None]]:
         reader = self._reader(file)
@@ -153,8 +191,7 @@ class Delimited(Text):
             except StopIteration:
                 break
             except csv.Error as error:
-                rule = f"is not CSV: {error}; a quote inside a quoted field is written twice"
-                yield line, BadRow(self.name, line, None, "this row", rule)
+                yield line, BadRow(self.name, line, None, "this row", f"is not {self._kind}: {self._why(error)}")
                 continue
             if not row:
                 yield line, None
@@ -162,7 +199,7 @@ class Delimited(Text):
                 rule = f"has {len(row)} fields, and the header has {n_columns}; {self._remedy}"
                 yield line, bad_row(self.name, line, None, row, rule)
             else:
-                n_quoted += self._quotes_kept and any(len(x) > 1 and x[0] == '"' == x[-1] for x in row)
+                n_quoted += not self._quoted and any(len(x) > 1 and x[0] == '"' == x[-1] for x in row)
                 yield line, row
         if n_quoted:
             self.notes.append(
@@ -170,25 +207,45 @@ class Delimited(Text):
                 "kept. If they are not part of the text, save the file as CSV"
             )
 
+    def _why(self, error: csv.Error) -> str:
+        if "field limit" in str(error):
+            return f"a field has more than {_MAX_FIELD:,} characters; a quote that is never closed makes such a field"
+        return f"{error}; a quote inside a quoted field is written twice"
+
     def _reader(self, file: TextIO) -> Any:
-        return csv.reader(file, strict=True)
+        return _reader(file, self._separator, quoted=self._quoted)
 
     def _header(self, reader: Any) -> list[str]:
         try:
+            if self._is_declared:
+                next(row for row in reader if row)
             header = next((row for row in reader if row), None)
         except csv.Error as error:
-            raise InputError(f"{self.name}: the header is not CSV: {error}.") from error
+            raise InputError(f"{self.name}: the header is not {self._kind}: {self._why(error)}.") from error
         if header is None:
             raise InputError(f"{self.name}: is empty; its first line names the columns.")
         return header
 
 
 class Tabbed(Delimited):
-    _quotes_kept = True
+    _kind = "TSV"
+    _separator = "\t"
+    _quoted = False
     _remedy = "in TSV a field holds no tab and no line end"
 
-    def _reader(self, file: TextIO) -> Any:
-        return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+
+def _reader(lines: Iterable[str], separator: str, *, quoted: bool) -> Any:
+    if quoted:
+        return csv.reader(lines, delimiter=separator, strict=True)
+    return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
+
+
+def _fields(line: str, separator: str, *, quoted: bool = True) -> list[str]:
+    """The fields of a line by itself; empty where it is not a whole row."""
+    try:
+        return next(_reader([line], separator, quoted=quoted), [])
+    except csv.Error:
+        return []
 
 
 class _Json(Text):
@@ -231,7 +288,10 @@ class _Json(Text):
     def _as_bad(self, line: int, value: Any) -> BadRow:
         if isinstance(value, BadRow):
             return value
-        return bad_row(self.name, line, None, value, 'is not a JSON object such as {"prompt": "a red star"}')
+        rule = 'is not a JSON object such as {"prompt": "a red star"}'
+        if isinstance(value, str) and value is not _NULL:
+            rule += "; prompts alone, one a line, are .txt"
+        return bad_row(self.name, line, None, value, rule)
 
 
 class JsonLines(_Json):
@@ -247,16 +307,19 @@ class JsonLines(_Json):
             yield line, _NULL if value is None else value
 
 
-class JsonArray(_Json):
-    """One array of objects. The text is read whole; JSON Lines is for large tables."""
+class JsonArray(JsonLines):
+    """One array of objects, or JSON Lines under this ending. An array is read whole; JSON Lines is for large tables."""
 
     def objects(self, file: TextIO) -> Iterator[tuple[int, Any]]:
+        if self._has_lines(file):
+            yield from super().objects(file)
+            return
         text = file.read()
         decoder = json.JSONDecoder()
         line, counted = 1, 0
         position = _after_space(text, 0)
         if text[position : position + 1] != "[":
-            raise InputError(f"{self.name}: is not an array of objects, [{{...}}, ...]. One object a line is .jsonl.")
+            raise InputError(f"{self.name}: is not an array of objects, [{{...}}, ...]. {_instead(text[position:])}")
         position = _after_space(text, position + 1)
         more = text[position : position + 1] != "]"
         while more:
@@ -273,6 +336,31 @@ class JsonArray(_Json):
         if text[position : position + 1] != "]" or _after_space(text, position + 1) != len(text):
             line += text.count("\n", counted, position)
             raise InputError(f"{self.name}:{line}: the array ends wrongly; objects are split by ',' and ']' is last.")
+
+    def _has_lines(self, file: TextIO) -> bool:
+        """Whether the first line is an object by itself and another follows it, as datasets and pandas write them."""
+        lines = (line for line in file if line.strip())
+        first, second = next(lines, ""), next(lines, "")
+        file.seek(0)
+        try:
+            return isinstance(json.loads(first), dict) and second.lstrip()[:1] == "{"
+        except (ValueError, RecursionError):
+            return False
+
+
+def _instead(text: str) -> str:
+    """What to do with JSON that is not an array."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return "One object a line is .jsonl."
+    if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
+        name = next(iter(value))
+        return (
+            f"It is an object of {len(value):,} objects, the first is {name!r:.60}: if each is a row, write them as an "
+            "array; if each is a column (pandas' to_json), write it with orient='records'."
+        )
+    return "Put its rows in an array, or write one object a line as .jsonl."
 
 
 _NULL = "null"  # as an element: a bad row, where None would be a blank line

@@ -12,6 +12,8 @@ import transformers
 from diffusers import DiffusionPipeline, attention_backend
 
 from fewchannels.errors import InputError
+from fewchannels.models.adapters import add_adapters
+from fewchannels.models.completeness import check_single_file, checked_single_file, file_keys, recorded
 from fewchannels.models.family import Block, ModelGeometry
 from fewchannels.models.load_options import Loading
 from fewchannels.models.source import ModelSource, read_config
@@ -92,11 +94,7 @@ def load(
         )
     with _opening(source):
         pipeline = _pipeline(source, geometry, loading, components or {})
-        adapters = {f"lora_{i}": adapter for i, adapter in enumerate(loading.adapters())}
-        for name, (path, _) in adapters.items():
-            pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=name)
-        if adapters:
-            pipeline.set_adapters(list(adapters), [strength for _, strength in adapters.values()])
+        add_adapters(pipeline, loading.adapters())
         if loading.attention:
             with attention_backend(loading.attention):  # which it sets for every other model in the process, too
                 pipeline.transformer.set_attention_backend(loading.attention)
@@ -115,7 +113,7 @@ def open_pipeline(source: ModelSource, device: str) -> DiffusionPipeline:
     """
     with _opening(source):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype).to(device)
+        pipeline = _complete(source, torch_dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -138,14 +136,34 @@ def _pipeline(
         path = Path(loading.transformer_file).expanduser()
         if path.suffix == ".gguf":
             more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
-        transformer = getattr(diffusers, geometry.transformer).from_single_file(
-            str(path), config=str(source.folder), subfolder="transformer", torch_dtype=dtype, **more
-        )
+        transformer = _single_file(getattr(diffusers, geometry.transformer), path, source, torch_dtype=dtype, **more)
         more = {"transformer": transformer} | ({"device_map": loading.device_map} if loading.device_map else {})
-    pipeline = DiffusionPipeline.from_pretrained(source.folder, torch_dtype=dtype, **more, **components)
+    pipeline = _complete(source, torch_dtype=dtype, **more, **components)
     for name in [name for name, component in components.items() if component is None]:
         setattr(pipeline, name, None)  # HunyuanDiTPipeline reads one all the same
     return pipeline
+
+
+def _complete(source: ModelSource, **how: Any) -> DiffusionPipeline:
+    """A pipeline, each of whose models its own files make up."""
+    with recorded(diffusers.ModelMixin, transformers.PreTrainedModel) as found:
+        pipeline = DiffusionPipeline.from_pretrained(source.folder, **how)
+    names = {id(component): name for name, component in pipeline.components.items()}
+    for each in found:
+        each.check(f"{names.get(id(each.model), 'a component')} of {source.name!r}")
+    return pipeline
+
+
+def _single_file(kind: Any, path: Path, source: ModelSource, **how: Any) -> torch.nn.Module:
+    """A transformer whose weights are those of one file."""
+    with torch.device("meta"):
+        empty = kind.from_config(kind.load_config(source.folder, subfolder="transformer"))
+    check_single_file(repr(str(path)), file_keys(path), empty)
+    with checked_single_file(repr(str(path))):
+        transformer: torch.nn.Module = kind.from_single_file(
+            str(path), config=str(source.folder), subfolder="transformer", **how
+        )
+    return transformer
 
 
 def _quantization(name: str, dtype: torch.dtype) -> Any:

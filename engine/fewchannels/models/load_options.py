@@ -106,6 +106,8 @@ class Loading:
             )
         if self.lora and importlib.util.find_spec("peft") is None:
             raise InputError("lora needs a library that is not here: pip install peft")
+        if str(self.transformer_file).endswith(".gguf") and importlib.util.find_spec("gguf") is None:
+            raise InputError("a transformer_file in GGUF needs a library that is not here: pip install gguf")
         for path in (*(path for path, _ in self.adapters()), self.transformer_file):
             if path is not None and not _is_file(path):
                 raise InputError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewchannels.contents import digests
 from fewchannels.errors import InputError
+from fewchannels.models.completeness import Loaded
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"
 """The entry of a configuration's ``auto_map`` that BiRefNet and models like it have."""
@@ -86,7 +87,7 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
         trust_remote_code: whether its own Python code may run.
 
     Raises:
-        InputError: it cannot be loaded, or its files lack some of its weights.
+        InputError: it cannot be loaded, or its files lack some of its weights or have others.
     """
     options = {"revision": checkpoint.revision} if checkpoint.revision else {}
     try:
@@ -98,11 +99,9 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
         raise InputError(f"{checkpoint.name!r} needs a library that is not here: {_brief(error)}") from None
     except Exception as error:  # as many kinds as there are broken checkpoints
         raise InputError(f"{checkpoint.name!r} cannot be loaded: {_brief(error)}") from None
-    if missing := sorted({name for name, _ in model.named_parameters()} & set(loading["missing_keys"])):
-        raise InputError(
-            f"the files of {checkpoint.name!r} lack {len(missing)} of the weights of {type(model).__name__}, such as "
-            f"{missing[0]!r}; they would be random. Use a checkpoint that was trained for segmentation."
-        )
+    Loaded(model, loading["missing_keys"], loading["unexpected_keys"]).check(
+        repr(checkpoint.name), remedy="Use a checkpoint that was trained for segmentation."
+    )
     model.float().eval()  # many checkpoints are stored in float16, which a CPU can hardly compute with
     model.register_forward_hook(_refuse_nan)
     return model

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from fewchannels.analyses.masks.checkpoints import quietly
 from fewchannels.errors import InputError
+from fewchannels.models.completeness import Loaded
+
+# Of a vision transformer, what comes behind its tokens: nothing of it is used here, and published ones lack the pooler.
+_BESIDE_TOKENS = r"^(\w+\.)?pooler\.|^(classifier|head|lm_head)\."
 
 
 class Clip:
@@ -76,7 +80,7 @@ class Dino:
 
     def __init__(self, name: str, device: str) -> None:
         self._device = device
-        self._model, self._processor = _opened("DINO", name, device)
+        self._model, self._processor = _opened("DINO", name, device, without=_BESIDE_TOKENS)
         if not any(weight.endswith("cls_token") for weight, _ in self._model.named_parameters()):
             raise InputError(
                 f"{name!r} is a {type(self._model).__name__}, which has no class token. Give a DINO model, such as "
@@ -106,17 +110,15 @@ def opening(
         raise InputError(f"the {kind} model {str(name)!r} cannot be opened: {reason}. {remedy}.") from None
 
 
-def _opened(kind: str, name: str, device: str) -> tuple[Any, Any]:
+def _opened(kind: str, name: str, device: str, without: str = r"(?!)") -> tuple[Any, Any]:
     """A model in float32, all of whose weights come from its files, and its image processor."""
     from transformers import AutoImageProcessor, AutoModel
 
     with opening(kind, name):
         model, loading = AutoModel.from_pretrained(_expanded(name), output_loading_info=True, trust_remote_code=False)
-        if missing := sorted({weight for weight, _ in model.named_parameters()} & set(loading["missing_keys"])):
-            raise InputError(
-                f"the files of the {kind} model {name!r} lack {len(missing)} of the weights of "
-                f"{type(model).__name__}, such as {missing[0]!r}; they would be random. Give a complete checkpoint."
-            )
+        Loaded(model, loading["missing_keys"], loading["unexpected_keys"]).check(
+            f"the {kind} model {name!r}", without=without, remedy="Give a complete checkpoint."
+        )
         processor = AutoImageProcessor.from_pretrained(_expanded(name), trust_remote_code=False)
         return model.float().to(device).eval(), processor
 

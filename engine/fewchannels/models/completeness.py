@@ -1,0 +1,148 @@
+"""Whether a checkpoint has every weight of the model that is made of it, and no others.
+
+The libraries load what fits: a weight that the files lack stays random, one that fits nowhere is left out, and both are
+said in a log at most. A run of such a model would be of another one than its fingerprint says, so both are refused.
+
+Exceptions, by name: buffers that a class computes itself, which older files still hold (``position_ids``, ``inv_freq``,
+``pos_embed``, ``relative_position_index``, ``num_batches_tracked``), and the scales that lie beside quantized weights.
+The libraries themselves count neither tied weights, of which one is there, nor what a class says may be left out.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fewchannels.errors import InputError
+from fewchannels.models.patching import replaced
+
+_COMPUTED = re.compile(
+    r"(^|\.)(position_ids|inv_freq|pos_embed\.pos_embed|relative_position_index|num_batches_tracked)$"
+)
+_REMEDY = "Give a complete checkpoint of this class, and versions of diffusers and transformers that read it."
+_SCALES = re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$|\.quant_state\.")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what its files and it did not have in common.
+
+    Attributes:
+        model: as it was loaded.
+        missing: weights of the model that no file has.
+        unexpected: weights of the files that the model has not.
+    """
+
+    model: nn.Module
+    missing: Collection[str]
+    unexpected: Collection[str]
+
+    def check(self, name: str, *, without: str = r"(?!)", remedy: str = _REMEDY) -> None:
+        """Refuse a model that its files do not make up.
+
+        Args:
+            name: of the checkpoint, for the message.
+            without: weights that may be missing or left over as well, a regular expression.
+            remedy: what to do, for the message.
+
+        Raises:
+            InputError: counting what is missing and what is left over, with the first of each.
+        """
+        optional = re.compile(without)
+        missing = sorted(each for each in self.missing if self._counts(each, optional))
+        unexpected = sorted(each for each in set(self.unexpected) - self._computed() if self._counts(each, optional))
+        kind = type(self.model).__name__
+        if missing:
+            raise InputError(
+                f"the files of {name} lack {len(missing):,} of the {len(self.model.state_dict()):,} weights of {kind}, "
+                f"such as {missing[0]!r}; they would be random. {remedy}"
+            )
+        if unexpected:
+            raise InputError(
+                f"the files of {name} hold {len(unexpected):,} weights that {kind} does not have, such as "
+                f"{unexpected[0]!r}; they would be left out. {remedy}"
+            )
+
+    def _counts(self, weight: str, optional: re.Pattern[str]) -> bool:
+        return not (_COMPUTED.search(weight) or _SCALES.search(weight) or optional.search(weight))
+
+    def _computed(self) -> set[str]:
+        """Buffers that are not stored, because the class computes them."""
+        return {name for name, _ in self.model.named_buffers()} - set(self.model.state_dict())
+
+
+@contextmanager
+def recorded(*bases: Any) -> Iterator[list[Loaded]]:
+    """Inside, every model that a library loads is noted.
+
+    Args:
+        bases: the libraries' base classes of models, whose ``from_pretrained`` can say what was loaded.
+    """
+    found: list[Loaded] = []
+    with ExitStack() as stack:
+        for base in bases:
+            stack.enter_context(replaced(base, "from_pretrained", _noting(base, found)))
+        yield found
+
+
+def _noting(base: Any, found: list[Loaded]) -> Any:
+    own = vars(base)["from_pretrained"].__func__
+
+    def from_pretrained(cls: Any, *arguments: Any, output_loading_info: bool = False, **keywords: Any) -> Any:
+        model, info = own(cls, *arguments, output_loading_info=True, **keywords)
+        found.append(Loaded(model, set(info["missing_keys"]), set(info["unexpected_keys"])))
+        return (model, info) if output_loading_info else model
+
+    return classmethod(from_pretrained)
+
+
+@contextmanager
+def checked_single_file(name: str) -> Iterator[None]:
+    """Inside, a single file is refused that does not make up its model once diffusers has it in its own format.
+
+    Args:
+        name: of the file, for the message.
+    """
+    from diffusers.loaders import single_file_model as loader
+
+    own = loader.load_model_dict_into_meta
+
+    def load(model: nn.Module, state_dict: Mapping[str, Any], *arguments: Any, **keywords: Any) -> Any:
+        weights, there = set(model.state_dict()), set(state_dict)
+        Loaded(model, weights - there, there - weights).check(name)
+        return own(model, state_dict, *arguments, **keywords)
+
+    with replaced(loader, "load_model_dict_into_meta", load):
+        yield
+
+
+def file_keys(path: Path) -> set[str]:
+    """The names of the weights in a safetensors or GGUF file."""
+    if path.suffix == ".gguf":
+        from gguf import GGUFReader
+
+        return {tensor.name for tensor in GGUFReader(path).tensors}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return set(file.keys())
+
+
+def check_single_file(name: str, keys: Iterable[str], model: nn.Module) -> None:
+    """Refuse a single file that is in a model's own format and does not make it up.
+
+    Args:
+        name: of the file, for the message.
+        keys: of its weights.
+        model: whose weights it replaces; without values will do.
+
+    Raises:
+        InputError: as :meth:`Loaded.check` does. A file of another format, which has to be converted, passes.
+    """
+    own, there = set(model.state_dict()), set(keys)
+    if 2 * len(own & there) >= len(own):
+        Loaded(model, own - there, there - own).check(name)
