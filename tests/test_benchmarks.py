@@ -25,6 +25,7 @@ APART = {"scale"}  # its stub must come to Ray's actors by value, as what a scri
 KEPT_EARLIER = {"explore.json", "tap_overhead.json"}  # before there was a shape
 
 TWO_MEANS = ("ours", "scikit-learn, same starts", "scikit-learn, n_init=4")
+ARMS = ("ours", "bootstrap", "plain")
 JACCARD = ("pair_overlap", "sets", "sparse", "dense")
 SMALLEST: dict[str, tuple[str, set[str], set[str]]] = {
     # Options, some of the rows, and the rows that others are compared with.
@@ -45,6 +46,11 @@ SMALLEST: dict[str, tuple[str, set[str], set[str]]] = {
         {"by hand"},
     ),
     "first_answer": ("RUN --rounds 1", {"plain DuckDB", "sql", "query"}, {"plain DuckDB"}),
+    "interval_coverage": (
+        "--trials 20 --prompts 5,8 --seeds 2",
+        {f"{kind}, {n} prompts, 2 seeds: {arm}" for kind in ("normal", "pairs") for n in (5, 8) for arm in ARMS},
+        {"normal, 5 prompts, 2 seeds: plain", "normal, 8 prompts, 2 seeds: plain"},
+    ),
     "manifest_ingest": ("--rows 400 --rounds 1", {"ingest, a quarter", "ingest", "pandas"}, {"pandas"}),
     "number_formats": (
         "--cells 2 --rounds 2",

@@ -282,9 +282,7 @@ def test_the_interval_of_ranks_across_prompts_leaves_out_each_prompt_of_a_pair(r
     assert -1 < low < mean < high < 1
 
 
-def test_sparks_rule_is_asked_of_all_layers_at_once_in_the_samples_order_and_twenty_others(
-    path: Path, run: Run
-) -> None:
+def test_sparks_rule_is_asked_of_all_layers_at_once_in_twenty_one_orders(path: Path, run: Run) -> None:
     assert run.sql("select count(*), count(distinct layer) from stability_transitions").fetchall() == [(21 * 6, 6)]
     found = run.sql('select "order", n_samples, n_layers, n_needed from stability_spark order by all').fetchall()
     assert found == [(order, 10, 6, None) for order in range(21)]
@@ -308,7 +306,7 @@ def test_sparks_orders_are_of_the_same_samples_in_every_layer(path: Path, monkey
     orders = [np.arange(10), *(random.permutation(some) for _ in range(20))]
     rule = {"k": 8, "window": 2, "threshold": 0.6, **short}
     expected = [stopping.stopping_point(scores[each], **rule).n_samples for each in orders]
-    assert len(set(expected)) > 2
+    assert len(set(expected)) > 1
     found = run.sql('select n_needed from short_spark order by "order"').fetchall()
     assert [n_needed for (n_needed,) in found] == expected
     text = (path / "results" / label / "summary.md").read_text(encoding="utf-8")
