@@ -77,6 +77,16 @@ def test_targets_sources_and_blends_are_the_pipelines_and_edits_are_not(name: st
     assert made["all"].columns["energy_share"] == pytest.approx(1, rel=1e-5)
 
 
+def test_classes_are_no_prompts_that_could_be_blended(tmp_path: Path, manifest_of) -> None:
+    (case,) = (each for each in CASES if each.name == "dit")
+    case.build().save_pretrained(tmp_path / "model")
+    table = manifest_of(f"prompt,seed\n{case.prompts[0]},3\n{case.prompts[1]},4\n")
+    blends = Grid(("prompt",), (1.0,), ("all",), scores_from=("source",))
+    generation = CaptureConfig(model=str(tmp_path / "model"), num_inference_steps=2)
+    with pytest.raises(InputError, match="DiTPipeline cannot be blended: it takes classes, and encodes no prompt"):
+        prepare_sweep(table, tmp_path / "sweep", SweepSettings("text", generation, (blends,), pairs=PairRule(n=1)))
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
     name: str, tmp_path: Path, manifest_of
