@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from fewchannels.cli import query as cli
 from fewchannels.errors import InputError
 from fewchannels.measures.intervals import cluster_interval
+from fewchannels.runs.sql import confined
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import parse_query, queries
 
@@ -476,3 +477,34 @@ def test_the_benchmark_runs_small_and_agrees_with_pandas() -> None:
     assert "31,920 cells of 20 samples" in done.stdout
     for name in ("massive_channels", "channel_stability", "misaligned_samples"):
         assert name in done.stdout
+
+
+def test_the_number_of_threads_changes_no_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    cells = [
+        {
+            "sample": i,
+            "layer": layer,
+            "step": step,
+            "top_channels": rng.choice(16, 4, replace=False).tolist(),
+            "top_scores": sorted(rng.random(4).tolist(), reverse=True),
+            **dict(
+                zip(("median_score", "energy_share", "gini", "token_norm_ratio"), rng.random(4).tolist(), strict=True)
+            ),
+        }
+        for i in range(60)
+        for layer in range(3)
+        for step in range(4)
+    ]
+    samples = [{"sample": i, "prompt": f"prompt {i // 3}", "seed": i % 3} for i in range(60)]
+    run = make_run(tmp_path / "run", cells, samples, shard_samples=4)
+    parameters = {"massive_channels": {"min_frequency": 0.0}, "sample_outliers": {"min_z": 1.0}}
+    names = [name for name in OF_RUNS if not queries()[name].needs]
+    answers = []
+    for threads in (1, 2, 8):
+        monkeypatch.setattr(confined.machine, "processors", lambda n=threads: n)
+        with Catalog(run) as catalog:
+            answers.append({name: catalog.query(name, **parameters.get(name, {})).as_json() for name in names})
+    assert answers[1] == answers[0]
+    assert answers[2] == answers[0]
+    assert all(len(text) > 10 for name, text in answers[0].items() if name != "failures")

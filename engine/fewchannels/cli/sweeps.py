@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from fewchannels.cli.console import duration, errors, note, print_json, progress_bar, results, say
 from fewchannels.cli.options import OF_THE_MODEL, As, Fields, Given, option
 from fewchannels.cli.progress import RunBar
-from fewchannels.cli.tables import print_page
+from fewchannels.cli.tables import Column, print_page, print_table
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
 from fewchannels.interventions.settings import SweepSettings
@@ -132,17 +131,15 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
         print_json(dataclasses.asdict(expected))
         return
     sweep = prepared.sweep
-    table = Table(title=f"What {sweep.place} would hold", title_justify="left")
-    for name in ("action", "selection", "k", "layers", "steps", "tokens", "conditions"):
-        table.add_column(name, justify="right" if name == "conditions" else "left")
     kinds: dict[tuple[str, ...], int] = {}
     for i, condition in enumerate(sweep.conditions):
         row = condition.row(i)
         key = tuple(str(row[each]) for each in ("action", "selection", "k", "layers_name", "steps_name", "tokens"))
         kinds[key] = kinds.get(key, 0) + 1
-    for key, n in kinds.items():
-        table.add_row(*key, str(n))
-    results.print(table)
+    results.print(f"What {sweep.place} would hold", markup=False, soft_wrap=True)
+    heads = ("action", "selection", "k", "layers", "steps", "tokens")
+    columns = [Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*kinds, strict=True), strict=True)]
+    print_table([*columns, Column("conditions", [str(n) for n in kinds.values()], is_right=True)])
     results.print(
         f"{expected.n_items} items x {expected.n_conditions} conditions = {expected.n_edits} edited pictures, "
         f"{expected.n_rows} rows in {expected.n_batches} batches ({expected.rows_per_edit:.2f} rows an edit), about "

@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from fewchannels import machine
 from fewchannels.cli.console import errors, left_over, print_json, progress_bar, results, say
 from fewchannels.cli.options import ruled
+from fewchannels.cli.tables import Column, print_table
 from fewchannels.errors import InputError, StorageError
 from fewchannels.settings.ranges import within
 from fewchannels.settings.units import size
@@ -100,12 +100,16 @@ def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
 
 def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] | None) -> None:
     if report.problems:
-        table = Table(title=f"{run}: damaged", title_justify="left")
-        for name in ("object", "task", "problem", "detail"):
-            table.add_column(name, overflow="fold")
-        for problem in report.problems[:_SHOWN]:
-            table.add_row(problem.key, "" if problem.task is None else str(problem.task), problem.kind, problem.detail)
-        results.print(table)
+        there = report.problems[:_SHOWN]
+        results.print(f"{run}: damaged", markup=False, soft_wrap=True)
+        print_table(
+            [
+                Column("object", [problem.key for problem in there], folds=True),
+                Column("task", ["" if problem.task is None else str(problem.task) for problem in there]),
+                Column("problem", [problem.kind for problem in there], wraps=True),
+                Column("detail", [problem.detail for problem in there], folds=True),
+            ]
+        )
         if len(report.problems) > _SHOWN:
             results.print(f"and {len(report.problems) - _SHOWN} more; --json prints all of them")
     checked = "presence and sizes" if quick else "every byte"
