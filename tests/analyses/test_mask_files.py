@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks import units
 from fewchannels.analyses.masks.units import SubjectMasks
@@ -113,3 +114,19 @@ def test_many_masks_are_digested_in_groups(run: Path, tmp_path: Path, monkeypatc
     painted(tmp_path / "0.png", 8)
     with pytest.raises(RunConflictError, match=r"settings\.mask_files\.masks, group \w\w: '\w+' -> '\w+'"):
         areas(run)
+
+
+def test_what_was_computed_of_masks_knows_them(run: Path, tmp_path: Path) -> None:
+    def align(*, replace: bool = False) -> list[int]:
+        selected = select(str(run))
+        analyze(Alignment(k=2, selections=("top",), starts=2), selected, "alignment", ALONE, replace=replace)
+        with Catalog(run) as catalog:
+            return [n for (n,) in catalog.sql("select distinct sample from alignment_samples order by 1").fetchall()]
+
+    areas(run)
+    assert align() == align() == [0]
+    painted(tmp_path / "1.png", 12)
+    areas(run)
+    with pytest.raises(RunConflictError, match=r"settings\.masks\.mask_files(?s:.)*settings\.masks\.parts"):
+        align()
+    assert align(replace=True) == [0, 1]

@@ -158,9 +158,9 @@ def older(run: Path) -> None:
     del description["identity"]["files"]
     description["fingerprint"] = fingerprint(description["identity"])
     (run / "run.json").write_bytes(documents.encode(description))
-    for path in (run / "ledger").glob("*.json"):
+    for path in (run / "ledger").glob("*.json"):  # none names a file
         record = documents.decode(path.read_bytes()) | {"fingerprint": description["fingerprint"]}
-        del record["computed_by"], record["files"]
+        del record["computed_by"]
         path.write_bytes(documents.encode(record))
 
 

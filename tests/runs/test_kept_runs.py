@@ -6,12 +6,20 @@ and its tasks 0 and 1 are compacted.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fewchannels import open_run
+from fewchannels.capture.begin import begin
+from fewchannels.capture.config import CaptureConfig
+from fewchannels.capture.job import prepare
+from fewchannels.capture.run import capture
+from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.shares import Pool
+from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
@@ -64,3 +72,21 @@ def test_a_run_of_format_1_says_why_it_cannot_be_verified() -> None:
         verify(open_storage(KEPT / "format_1"))
     with pytest.raises(InputError, match="Capture it anew"):
         Layout.of(open_run(KEPT / "format_1").description)
+
+
+def test_a_kept_run_of_format_2_is_resumed(tiny_model: Path, tmp_path: Path) -> None:
+    """Its identity has no digests of files, and its records no versions: that is said, and the rest is captured."""
+    run = Path(shutil.copytree(KEPT / "format_2", tmp_path / "run"))
+    before = open_run(run)
+    config = replace(CaptureConfig.of(before.description), model=str(tiny_model))
+    job = prepare(run / "manifest.parquet", run, config)
+    assert (job.fingerprint, job.unchecked) == (before.description["fingerprint"], ("files",))
+    assert begin(job, run / "manifest.parquet")
+    assert pending_tasks(job) == [2]
+    CaptureWorker(job, 1)(2)
+    outcome = capture(job, run / "manifest.parquet", Pool(1, 0, 1))
+    assert (outcome.n_done, outcome.n_samples) == (7, 7)
+    assert ["kept no digest of files" in note for note in outcome.notes] == [True]
+    asked = "select computed_by is null, count(*) from tasks group by all order by all"
+    assert open_run(run).sql(asked).fetchall() == [(False, 1), (True, 3)]
+    assert verify(open_storage(run)).problems == ()

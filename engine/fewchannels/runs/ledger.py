@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -55,9 +56,14 @@ class Record:
     computed_by: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
+    def content(self) -> dict[str, Any]:
+        """The record's fields, without those that it has not: a record of an earlier version stays what it was."""
+        fields = asdict(self)
+        return {name: value for name, value in fields.items() if value or name not in ("computed_by", "files")}
+
     def encode(self) -> bytes:
         """The record's document."""
-        return documents.encode(asdict(self))
+        return documents.encode(self.content())
 
     @cached_property
     def checksum(self) -> str:
@@ -99,7 +105,7 @@ class Ledger:
             draft: what its objects wait in, where the task has an earlier record.
         """
         if draft:
-            draft.settle(asdict(record))
+            draft.settle(record.content())
         else:
             self._storage.put(self.key(record.task), [record.encode()])
 

@@ -31,6 +31,7 @@ from fewchannels.measures.localization import (
 )
 from fewchannels.measures.registers import own_tokens, registers_by_ratio
 from fewchannels.measures.scores import energy_share
+from fewchannels.runs.identity import fingerprint
 from fewchannels.runs.results import Results
 from fewchannels.tables import Columns, as_columns
 
@@ -52,9 +53,10 @@ class Alignment(AlignmentSettings):
         return {"samples": "alignment_samples", "means": "alignment_means"}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """Its settings, and those of the masks."""
+        """Its settings, those of the masks, and what the masks are."""
         masks = Results(selected.storage, self.masks).read()
-        return asdict(self) | {"masks": masks["settings"] | {"selected": masks["selected"]["samples"]}}
+        parts = fingerprint({key: each["crc32c"] for key, each in masks["objects"].items() if "/samples/" in key})
+        return asdict(self) | {"masks": masks["settings"] | {"selected": masks["selected"]["samples"], "parts": parts}}
 
     def check(self, selected: Selected) -> None:
         """Refuse a run without the maps, or without masks."""
