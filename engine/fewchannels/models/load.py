@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -12,6 +11,7 @@ import transformers
 from diffusers import DiffusionPipeline, attention_backend
 
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 from fewchannels.models.family import Block, ModelGeometry
 from fewchannels.models.load_options import Loading
 from fewchannels.models.source import ModelSource, read_config
@@ -94,7 +94,7 @@ def load(
         pipeline = _pipeline(source, geometry, loading, components or {})
         adapters = {f"lora_{i}": adapter for i, adapter in enumerate(loading.adapters())}
         for name, (path, _) in adapters.items():
-            pipeline.load_lora_weights(str(Path(path).expanduser()), adapter_name=name)
+            pipeline.load_lora_weights(str(expanded(path)), adapter_name=name)
         if adapters:
             pipeline.set_adapters(list(adapters), [strength for _, strength in adapters.values()])
         if loading.attention:
@@ -135,7 +135,7 @@ def _pipeline(
     if loading.device_map:
         more["device_map"] = loading.device_map
     if loading.transformer_file:
-        path = Path(loading.transformer_file).expanduser()
+        path = expanded(loading.transformer_file)
         if path.suffix == ".gguf":
             more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
         transformer = getattr(diffusers, geometry.transformer).from_single_file(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from fewchannels.models.family import Family, ModelGeometry, Pipeline
 
@@ -38,7 +39,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
         InputError: there is no such model, or its files cannot be had.
     """
     bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
-    folder = bundled if name == "demo" else Path(name).expanduser()
+    folder = bundled if name == "demo" else expanded(name)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InputError(

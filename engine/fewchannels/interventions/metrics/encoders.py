@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from fewchannels.analyses.masks.checkpoints import quietly
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 
 
 class Clip:
@@ -122,7 +122,7 @@ def _opened(kind: str, name: str, device: str) -> tuple[Any, Any]:
 
 
 def _expanded(name: str) -> str:
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return str(folder) if folder.is_dir() else name
 
 
