@@ -42,6 +42,20 @@ def as_url(path: Path) -> str | None:
     return f"{scheme}//{path.relative_to(scheme).as_posix()}"
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of ``~``.
+
+    Raises:
+        InputError: nobody knows that folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{str(path)!r} begins with a home folder that is not known here. Give the path without ~, or export HOME."
+        ) from None
+
+
 def check_output(path: Path) -> None:
     """Refuse a place where no file can be written, before there is anything to write. Reads only.
 

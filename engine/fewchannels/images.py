@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
 """Pillow's names of the file formats that are read."""
@@ -65,7 +66,7 @@ def open_upright(file: str | Path | bytes, name: str) -> Image.Image:
     """
     try:
         # Not by its path: a TIFF that Pillow maps into memory is turned with its size, and then its pixels are not.
-        data = file if isinstance(file, bytes) else Path(file).expanduser().read_bytes()
+        data = file if isinstance(file, bytes) else expanded(file).read_bytes()
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             n_frames = getattr(opened, "n_frames", 1)
             if opened.format == "MPO":  # a JPEG with a camera's further images behind the photograph

@@ -1,5 +1,6 @@
 """What this process may use of the machine: memory, processors and GPUs, as the kernel and its groups limit them."""
 
+import getpass
 import os
 import resource
 import sys
@@ -39,6 +40,14 @@ def hold_to_free_bytes() -> None:
     if hasattr(used, "data"):  # on Linux
         limit = used.data + free
         resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def name_user() -> None:
+    """Give a user without an entry in the machine's list of users a name: libraries ask for one, as compilers do."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        os.environ["USER"] = str(os.getuid())
 
 
 def has_gpus() -> bool:

@@ -2,6 +2,8 @@
 
 import os
 import webbrowser
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +14,9 @@ from fewchannels.errors import InputError
 
 if TYPE_CHECKING:
     from fewchannels.views.explore.live import Live
+    from fewchannels.views.explore.server import Bound
+
+_TEXT_BROWSERS = ("browsh", "elinks", "links", "lynx", "w3m", "www-browser")
 
 
 def register(app: typer.Typer) -> None:
@@ -63,12 +68,20 @@ def explore(
     results.print(bound.address, markup=False, soft_wrap=True)
     say("Press Ctrl+C to stop.")
     try:
-        is_idle = serve(bound, lambda: webbrowser.open(bound.once()) if browser else None)
+        is_idle = serve(bound, lambda: _open(bound) if browser else None)
     finally:
         if session:
             session.model.close()
     if not is_idle:
         os._exit(0)  # a question that goes on in a thread of DuckDB's would make the interpreter's own end an abort
+
+
+def _open(bound: "Bound") -> None:
+    """Open it in a browser with windows: its pages need JavaScript, and a text browser takes the terminal."""
+    with suppress(webbrowser.Error):  # there is none; the address is printed
+        chosen = webbrowser.get()
+        if Path(getattr(chosen, "name", "")).name not in _TEXT_BROWSERS:
+            chosen.open(bound.once())
 
 
 def _session(model: str) -> "Live":

@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
 from ray.job_config import JobConfig
 
 from fewchannels.cluster.nodes import alive, lacking, may_grow
+from fewchannels.cluster.own_ray import settled
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
 
@@ -71,11 +72,12 @@ def ray_session(pool: Pool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with settled() if pool.address is None else nullcontext():
+        _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 class _OwnPath(JobConfig):

@@ -2,10 +2,10 @@
 
 import importlib.util
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 from fewchannels.settings.ranges import LATER, Number, check, flag, parsed, text
 
 OFFLOADS = ("none", "model", "sequential", "group")
@@ -139,6 +139,6 @@ class Loading:
 
 def _is_file(path: str) -> bool:
     try:
-        return Path(path).expanduser().is_file()
+        return expanded(path).is_file()
     except (OSError, RuntimeError):  # a name that is too long, or ~ of nobody
         return False

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from fewchannels import file_system
+from fewchannels import file_system, machine
 from fewchannels.errors import InputError, StorageError
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Generation
@@ -60,6 +60,7 @@ class LoadedModel:
         *,
         encodes: bool = True,
     ) -> None:
+        machine.name_user()
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
         self.device, self.n_threads = device or default_device(), n_threads
         _check_device(self.device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from fewchannels.models.family import Family, ModelGeometry, Pipeline
 
@@ -43,7 +44,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
         InputError: there is no such model, or its files cannot be had.
     """
     bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
-    folder = bundled if name == "demo" else Path(name).expanduser()
+    folder = bundled if name == "demo" else expanded(name)
     if folder.is_dir():
         if revision is not None:
             raise InputError(

@@ -1,5 +1,6 @@
 """The explorer's server under load and at its end: connections that are never finished, floods, signals."""
 
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -24,7 +26,9 @@ from command import Answer, line
 from explorer import entered, explorer
 from posted import body
 
+from fewchannels.cli import explore
 from fewchannels.views.explore import server as limits
+from fewchannels.views.explore.opened import open_places
 from fewchannels.views.explore.posts import MOST_BYTES
 from fewchannels.views.explore.server import MOST_CONNECTIONS, Bound, bind
 
@@ -221,6 +225,45 @@ def test_a_browsers_command_line_holds_no_token_that_opens_twice(run: Path, tmp_
         with pytest.raises(HTTPError, match="403"):
             entered(once)
         assert "Cookie" in entered(address)
+
+
+def test_a_browser_that_waits_for_its_page_gets_it(run: Path, tmp_path: Path) -> None:
+    script, page = tmp_path / "fetch.py", tmp_path / "page"
+    script.write_text(
+        "import sys, urllib.request\n"
+        "text = urllib.request.urlopen(sys.argv[1], timeout=60).read()\n"
+        f"open({str(page)!r}, 'wb').write(text)\n",
+        encoding="utf-8",
+    )
+    given = os.environ | {"BROWSER": f"{sys.executable} {script} %s"}  # without & behind it: it is waited for
+    with explorer([*COMMAND, str(run)], run.parent, given, opens_browser=True):
+        deadline = time.monotonic() + 30
+        while not page.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "data-key" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "opens"), [("/usr/bin/w3m", False), ("lynx", False), ("www-browser", False), ("firefox", True)]
+)
+def test_no_text_browser_is_started(name: str, opens: bool, bound: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    browser = SimpleNamespace(name=name, open=opened.append)
+    monkeypatch.setattr("webbrowser.get", lambda: browser)
+    explore._open(bound)
+    assert len(opened) == opens
+
+
+def test_a_place_is_named_after_its_folder_however_its_path_ends(run: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(run, tmp_path / name / "RUN")
+    (tmp_path / "one" / "RUN" / "inside").mkdir()
+    with contextlib.chdir(tmp_path / "one" / "RUN"):
+        for path in (".", "./", "../RUN/", "../RUN/.", "../../two/RUN", str(tmp_path / "one" / "RUN")):
+            assert list(open_places([path])) == ["RUN"]
+        assert list(open_places([".", "../../two/RUN/."])) == ["RUN", "RUN-2"]
+        with contextlib.chdir("inside"):
+            assert list(open_places([".."])) == ["RUN"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewchannels.contents import digests
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 from fewchannels.models.completeness import Loaded
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"
@@ -45,7 +46,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     Raises:
         InputError: there is no such model, or it is gated, or it has no configuration.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"a revision, {revision!r}, was given for the folder {name!r}; only hub models have one.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 
 KINDS = ("clip", "dino", "pickscore", "aesthetic", "lpips")
 _READ = (".safetensors", ".bin", ".json", ".txt", ".model", ".pth")
@@ -44,7 +45,7 @@ def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
     found = {}
     for kind, value in read_specifications(specifications).items():
         model, _, head = value.rpartition(",") if kind == "aesthetic" else (value, "", "")
-        paths = [*_files(model), *([Path(head).expanduser()] if head else [])]
+        paths = [*_files(model), *([expanded(head)] if head else [])]
         if paths:
             known, whole = digests(paths), hashlib.sha256()
             for path in paths:
@@ -55,7 +56,7 @@ def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
 
 def _files(model: str) -> list[Path]:
     """What loading reads of a folder; nothing where it is none."""
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _READ)

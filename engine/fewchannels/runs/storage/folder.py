@@ -17,7 +17,7 @@ from crc32c import crc32c
 
 from fewchannels.errors import StorageError
 from fewchannels.file_system import begin_writing_back, make_durable
-from fewchannels.files import UNFINISHED, is_left_over, unfinished
+from fewchannels.files import UNFINISHED, expanded, is_left_over, unfinished
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
@@ -29,7 +29,7 @@ class FolderStorage(Storage):
     """A folder. Needs atomic rename, fsync of files, and flock for its lease; fsync of folders where there is one."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.expanduser().absolute()
+        self.path = expanded(path).absolute()
         self.url = str(path)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -199,6 +200,10 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
 def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
     """Serve until interrupted or terminated, even if a shell has had interrupts ignored. In the main thread.
 
+    Args:
+        bound: the explorer.
+        on_ready: called in a thread of its own while requests are answered.
+
     Returns:
         Whether everything that was asked is answered: the interpreter must not end while DuckDB works in a thread.
     """
@@ -209,7 +214,8 @@ def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     try:
-        on_ready()
+        # In a thread: what it starts may wait for an answer, and may itself be waited for.
+        threading.Thread(target=on_ready, daemon=True).start()
         bound.server.serve_forever()
     except KeyboardInterrupt:
         pass
