@@ -3,9 +3,9 @@
 For each kind of value, number of prompts and number of seeds, samples are drawn whose mean is known, with prompts that
 differ. ``none`` is the share of trials without an interval, as all prompts were equal; of the others ``covered`` is the
 share whose 95 % interval holds the mean, and ``width`` the median width. Compared are ``ours`` (``measures.intervals``:
-Student's t and the jackknife over prompts, inside the values' range), ``bootstrap``, the percentile bootstrap over
-prompts, and ``plain``, 1.96 standard errors of samples taken as independent, of shares Wilson's interval, of pairs of
-samples the plain one of all pairs. Ratios are of ours to the plain one.
+Student's t and the jackknife over prompts, inside the range of the values), ``bootstrap``, the percentile bootstrap
+over prompts, and ``plain``, 1.96 standard errors of samples taken as independent, of shares Wilson's interval, of pairs
+of samples the plain one of all pairs. Ratios are of ours to the plain one.
 
 Kinds: ``normal``; ``lognormal``, skewed, 0 upwards; ``iou``, of two modes, 0 to 1; ``share 0.5``, ``share 0.9`` and
 ``share 0.95`` of samples; ``rank``, 1 upwards; ``pairs``, Jaccard overlap of top sets of two prompts.

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import spearmanr
-from scipy.stats import t as student_t
 from tiny import TINY
 from two_runs import ROWS, Arrays, captured, changed
 from typer.testing import CliRunner, Result
@@ -139,49 +138,6 @@ def test_samples_are_matched_by_id_and_every_number_is_what_brute_force_finds(ru
                 assert means[f"{kind}_{side}"] == pytest.approx(np.mean([jaccard(sets[i], sets[j]) for i, j in pairs]))
                 assert rows.set_index("kind")["n"][f"{kind}_{side}"] == len(pairs)
         assert means["matched"] == pytest.approx(samples.xs((layer, step), level=(1, 2))["jaccard"].mean())
-
-
-@pytest.fixture(scope="module")
-def many(folder: Path, tiny_model: Path, run_b: Path) -> tuple[Path, Path]:
-    """Twelve samples of six prompts by the models of A and of B."""
-    rows = [*ROWS, *(f"{prompt},{seed}" for prompt in ("a cone", "two moons") for seed in (1, 2))]
-    models = {"many_a": tiny_model, "many_b": folder / "other"}
-    a, b = (captured(folder, name, model, rows) for name, model in models.items())
-    return a, b
-
-
-def jackknife(of_prompt: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean and interval of sums and counts of prompts, leaving out one after the other."""
-    mean = of_prompt["sum"].sum() / of_prompt["count"].sum()
-    n, rest = len(of_prompt), of_prompt.sum() - of_prompt
-    without = rest["sum"] / rest["count"]
-    error = np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
-    reach = student_t.ppf(0.975, n - 1) * error
-    return mean, mean - reach, mean + reach
-
-
-def test_a_mean_difference_is_paired_and_its_interval_is_over_prompts(many: tuple[Path, Path]) -> None:
-    found = compared(*many)
-    prompt = dict(open_run(many[0]).sql("select sample_id, prompt from samples").fetchall())
-    samples = found["samples"]
-    own = samples[(samples["layer_a"] == 2) & (samples["step_a"] == 1)]
-    for metric in ("ratio", "token_norm_ratio"):  # their difference has no range
-        row = found["differences"].query("metric == @metric and layer_a == 2 and step_a == 1").iloc[0]
-        change = (own[f"{metric}_b"] - own[f"{metric}_a"]).groupby(own["sample_id"].map(prompt), sort=False)
-        expected = jackknife(change.agg(["sum", "count"]))
-        np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), expected, rtol=1e-3, atol=1e-6)
-        assert (row["n_samples"], row["n_prompts"]) == (12, 6)
-    for table, least in (("agreement", -1.0), ("profiles", 0.0)):
-        rows = found[table].dropna(subset=["low"])
-        assert len(rows)
-        assert (rows["low"] >= least).all()
-        assert (
-            rows.loc[~rows["metric"].isin(["ratio", "token_norm_ratio"]) if "metric" in rows else rows.index, "high"]
-            .le(1)
-            .all()
-        )
-    pairs = found["agreement"].query("kind == 'across_a' and measure == 'jaccard'")
-    assert pairs["n_prompts"].eq(6).all()
 
 
 def test_channels_that_swap_their_places_change_the_overlap_and_nothing_else(run_a: Path, planted: Callable) -> None:

@@ -121,7 +121,7 @@ def test_no_number_out_of_its_range_is_taken(
         ("analyze concentration --workers -1", "--workers is -1; it must be 1 to 10,000."),
         ("analyze alignment --clusters 2,9", "--clusters is '2,9'; each must be 2 to 6."),
         ("analyze alignment --label Early", "--label is 'Early'; it must be a lower-case letter, then"),
-        ("compare --seed -1", "--seed is -1; it must be 0 to 2^63 - 1."),
+        ("analyze stability --seed -1", "--seed is -1; it must be 0 to 2^63 - 1."),
         ("demo --prompts 100001", "--prompts is 100001; it must be 1 to 100,000."),
         ("runs verify --recompute -1", "--recompute is -1; it must be 0 to 1,000,000."),
     ],

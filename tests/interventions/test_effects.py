@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -27,7 +26,7 @@ from fewchannels.interventions.effects.contrasts import (
     signed_rank,
     standardised,
 )
-from fewchannels.interventions.effects.findings import headline, of_sweep, verdict
+from fewchannels.interventions.effects.findings import verdict
 from fewchannels.interventions.effects.measure import end_sweep
 from fewchannels.interventions.effects.summary import summarize
 from fewchannels.runs.ledger import Ledger
@@ -355,79 +354,6 @@ def test_a_summary_names_a_contrast_with_a_baseline_by_the_baseline() -> None:
     rows = [line for line in found.text.splitlines() if line.startswith("| ") and ", minus " in line]
     assert [line.split(" | ")[0] for line in rows] == ["| top, minus prompt"]
     assert "channels exceed prompts blended at the same strength" in found.text
-
-
-def test_with_too_few_prompts_for_the_test_only_that_is_said() -> None:
-    conditions = [{"selection": name, "amount": amount} for amount in (0.5, 1.0) for name in ("top", "bottom")]
-    edits = planted(conditions, SHIFT, n_prompts=5)
-    found = summarize(edits)
-    assert "n = 10 items of 5 prompts: too few prompts for the test, which needs at least 6." in found.text
-    assert "5 prompts: too few for the test, which needs at least 6." in found.text
-    assert "channels minus as many channels of smallest score (bottom): mse 0.0796 (95 %:" in found.text
-    tables = means(edits), contrasts(edits)
-    each = of_sweep(*tables, ["mse"], headline(*tables), lambda text: [])
-    for text in (found.text, *(finding.text for finding in each)):
-        assert not re.search(r"exceed|cannot be told|no difference is found", text, re.IGNORECASE)
-    assert "nothing can be said of the channels and their controls" in each[-2].text
-
-
-def test_an_interval_without_zero_beside_a_test_that_does_not_pass_is_open() -> None:
-    of = {"metric": "mse", "mean": 0.4, "low": 0.1, "high": 0.7, "q": 0.2}
-    assert verdict(pd.Series(of)) == "open"
-    assert verdict(pd.Series(of | {"low": -0.1})) == "alike"
-    assert verdict(pd.Series(of | {"low": -0.1, "q": 0.01})) == "open"
-    assert verdict(pd.Series(of | {"q": 0.01})) == "more"
-    assert verdict(pd.Series(of | {"mean": -0.4, "low": -0.7, "high": -0.1, "q": 0.01})) == "less"
-    # Six prompts that differ alike among many tests that do not: the interval is clear of zero, q is not below 0.05.
-    conditions = [{"selection": name, "k": k} for k in range(1, 9) for name in ("top", "bottom")]
-    random = np.random.default_rng(5)
-    values = {
-        (i, place): 0.5 + (0.1 + 0.01 * i if place == 14 else random.normal(0, 0.05))
-        for i, place in product(range(6), range(16))
-    }
-    edits = sweep(*conditions, values=values)
-    tables = means(edits), contrasts(edits)
-    found = {each.name: each for each in of_sweep(*tables, ["mse"], headline(*tables), lambda text: [])}
-    assert "are not shown to exceed" in found["against_bottom"].text
-    assert "of interval and test only one finds a difference of mse" in found["against_bottom"].text
-    assert found["all_settings"].numbers["bottom"]["mse"]["open"] == 1
-    assert "(q over the sweep's 8 tests)" in found["all_settings"].text
-
-
-def test_the_headline_is_of_the_largest_amount_and_k_and_the_others_are_in_one_table() -> None:
-    conditions = [
-        {"selection": name, "amount": amount, "k": k}
-        for amount in (0.5, 1.0)
-        for k in (4, 8)
-        for name in ("top", "bottom")
-    ]
-    edits = planted(conditions, SHIFT, n_prompts=8)
-    tables = means(edits), contrasts(edits)
-    chosen = headline(*tables)
-    assert chosen is not None
-    assert chosen.words.startswith("top channels: zero, amount 1, k 8")
-    found = {each.name: each for each in of_sweep(*tables, ["mse"], chosen, lambda text: [])}
-    others = found["other_settings"].table
-    assert others is not None
-    assert [cells[0] for cells in others.rows] == [
-        "top, amount 0.5, k 4, minus bottom",
-        "top, amount 0.5, k 8, minus bottom",
-        "top, amount 1, k 4, minus bottom",
-    ]
-    expected = row(tables[1], metric="mse", amount=0.5, k=4)
-    assert others.rows[0][1] == f"{expected['mean']:.3g} ({expected['low']:.3g} to {expected['high']:.3g})"
-
-
-def test_every_column_of_a_table_says_its_own_n() -> None:
-    rows = []
-    for i, (place, name) in product(range(8), enumerate(("top", "bottom"))):
-        about = {"prompt": "abcdefgh"[i], "mse": i / 20 + place / 10}
-        rows.append(picture(i, **condition(place, selection=name), **about, n_shown=3 + place if i < 6 else None))
-    text = summarize(edits_of(rows)).text
-    assert "| setting | n_shown (n = 6) | mse (n = 8) |" in text
-    assert "|  | n_shown (n = 6) | mse (n = 8) |" in text
-    assert "n_shown 3 (all 6 prompts equal), n = 6; mse 0.175 (95 %: " in text
-    assert "n = 6 to 8 items of 8 prompts." in text
 
 
 def test_a_summary_without_controls_says_that_there_are_none() -> None:

@@ -88,12 +88,37 @@ def test_structural_similarity_is_that_of_the_papers(contrast: float) -> None:
     found = compare(after, before)
     x, y = after[0].numpy(), before[0].numpy()
     assert found["ssim"][0] == pytest.approx(structure(x, y)[0], rel=1e-3)
+    assert found["ssim_inner"][0] == pytest.approx(structure(x, y)[0], rel=1e-5)
     expected = 1.0
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
         whole, contrast = structure(x, y)
         expected *= (whole if scale == 4 else contrast) ** weight
         x, y = halved(x), halved(y)
     assert found["ms_ssim"][0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_two_ways_with_the_border_are_two_metrics() -> None:
+    before = pictures(1, 64)
+    after = before.clone()
+    after[..., :5] = 1 - after[..., :5]  # a border alone
+    found = compare(after, before)
+    x, y = after[0].numpy(), before[0].numpy()
+    assert found["ssim_inner"][0] == pytest.approx(structure(x, y)[0], rel=1e-5)
+    wide = [np.pad(each, ((0, 0), (5, 5), (5, 5)), mode="reflect") for each in (x, y)]
+    assert found["ssim"][0] == pytest.approx(structure(*wide)[0], rel=1e-5)
+    assert found["ssim_inner"][0] - found["ssim"][0] > 0.05
+    small = compare(after[..., :10, :10], before[..., :10, :10])
+    assert np.isnan(small["ssim_inner"][0])
+    assert np.isfinite(small["ssim"][0])
+
+
+def test_ssim_without_borders_is_that_of_scikit_image() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    before, after = pictures(1, 64), pictures(1, 64, seed=1)
+    x, y = after[0].numpy().astype(float), before[0].numpy().astype(float)
+    settings = {"data_range": 1.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5}
+    theirs = metrics.structural_similarity(x, y, use_sample_covariance=False, **settings)
+    assert compare(after, before)["ssim_inner"][0] == pytest.approx(theirs, rel=1e-5)
 
 
 def test_pictures_too_small_for_five_scales_have_no_ms_ssim() -> None:

@@ -33,9 +33,22 @@ _JUDGE = "the shapes world's judge, by geometry"
 METRICS: dict[str, Metric] = {
     "psnr": Metric("peak signal-to-noise ratio", "dB", "likeness", "10 log10(1 / mse)", least=-inf, most=inf),
     "mse": Metric("mean squared difference", "0 to 1", "change", "of values in [0, 1]"),
-    "ssim": Metric("structural similarity", "at most 1", "likeness", f"Wang et al. 2004, {_TORCHMETRICS}", least=-1),
+    "ssim": Metric(
+        "structural similarity, borders mirrored",
+        "at most 1",
+        "likeness",
+        f"Wang et al. 2004, {_TORCHMETRICS}",
+        least=-1,
+    ),
+    "ssim_inner": Metric(
+        "the same without 5 pixels at each border", "at most 1", "likeness", "Wang et al. 2004, scikit-image", least=-1
+    ),
     "ms_ssim": Metric(
-        "the same over five scales", "at most 1", "likeness", f"Wang et al. 2003, {_TORCHMETRICS}", least=-1
+        "structural similarity over five scales",
+        "at most 1",
+        "likeness",
+        f"Wang et al. 2003, {_TORCHMETRICS}",
+        least=-1,
     ),
     "mse_low": Metric("difference in layout: low frequencies", "0 to 1", "change", "Gaussian, 1/16 of the side"),
     "mse_high": Metric("difference in detail: high frequencies", "0 to 1", "change", "the rest of it"),

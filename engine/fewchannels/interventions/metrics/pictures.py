@@ -15,6 +15,8 @@ LOW_PASS = 1 / 16
 """Standard deviation of the Gaussian that parts layout from detail, as a share of the picture's shorter side."""
 VISIBLE = 0.1
 """RGB distance above which a pixel counts as changed: about 6 % of the way from black to white."""
+BORDER = 5
+"""Pixels at each border where SSIM's window of 11 reaches beyond the picture."""
 FIVE_SCALES = 176
 """Pixels of the shorter side from which there is an MS-SSIM: halved four times, its window of 11 still fits."""
 
@@ -38,8 +40,9 @@ def compare(
 
     Returns:
         Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(picture,)`` float64; NaN where there is none:
-        ``psnr`` of equal pictures, ``ms_ssim`` of pictures smaller than :data:`FIVE_SCALES`, and what needs a mask that
-        is unknown or empty, or, for ``mse_outside``, one that leaves nothing outside.
+        ``psnr`` of equal pictures, ``ssim_inner`` of pictures smaller than its window of 11, ``ms_ssim`` of pictures
+        smaller than :data:`FIVE_SCALES`, and what needs a mask that is unknown or empty, or, for ``mse_outside``, one
+        that leaves nothing outside.
 
     Raises:
         ValueError: pictures or masks have other shapes, or pictures are not floating point.
@@ -78,7 +81,7 @@ def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor, known: Tenso
     mse = by_pixel.mean()
     low = _low_pass(difference)
     changed = difference.square().sum(dim=0).sqrt() > VISIBLE
-    has_mask, outside = bool(mask.any()), ~mask
+    has_mask, outside, similarity = bool(mask.any()), ~mask, _ssim(edited, undisturbed)
     if known is not None:
         outside, changed_there = outside & known, changed & known
     else:
@@ -86,7 +89,8 @@ def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor, known: Tenso
     return {
         "psnr": -10 * mse.log10() if mse > 0 else torch.nan,
         "mse": mse,
-        "ssim": _ssim(edited, undisturbed),
+        "ssim": similarity.mean(),
+        "ssim_inner": similarity[..., BORDER:-BORDER, BORDER:-BORDER].mean(),
         "ms_ssim": _ms_ssim(edited, undisturbed) if min(edited.shape[1:]) >= FIVE_SCALES else torch.nan,
         "mse_low": low.square().mean(),
         "mse_high": (difference - low).square().mean(),
@@ -112,9 +116,12 @@ def _smoothing(side: int, sigma: float) -> Tensor:
 
 
 def _ssim(edited: Tensor, undisturbed: Tensor) -> Tensor:
-    found = structural_similarity_index_measure(edited[None], undisturbed[None], data_range=1.0)
-    assert isinstance(found, Tensor)
-    return found
+    """At every pixel ``(1, rgb, y, x)``; the pictures are mirrored beyond their borders."""
+    _, by_pixel = structural_similarity_index_measure(
+        edited[None], undisturbed[None], data_range=1.0, return_full_image=True
+    )
+    assert isinstance(by_pixel, Tensor)
+    return by_pixel
 
 
 def _ms_ssim(edited: Tensor, undisturbed: Tensor) -> Tensor:
