@@ -109,10 +109,10 @@ def test_the_most_frequent_channels_are_listed_by_their_ratio_without_an_interva
     tops = np.argsort(-here, axis=-1, kind="stable")[:, :K]
     counts = np.bincount(tops.ravel(), minlength=N_CHANNELS)
     ratios = here / np.sort(here, axis=-1)[:, [(N_CHANNELS - 1) // 2]]
+    # All channels are kept, so that a ratio is known of those too that are not in a sample's top ones.
     alike = sorted(np.flatnonzero(counts == counts.max()).tolist(), key=lambda channel: -ratios[:, channel].mean())
     finding = found(document, 0)["most_frequent_channel"]
     numbers = finding.numbers
-    assert counts.max() == 6, "their ratios are known in every sample"
     assert numbers["channels"] == alike
     assert (numbers["channel"], numbers["n_selected"]) == (alike[0], counts.max())
     assert numbers["ratio"] == pytest.approx(ratios[:, alike[0]].mean(), rel=1e-5)

@@ -89,9 +89,11 @@ def test_overlap_is_that_of_each_sample_in_both_runs_beside_seeds_and_chance(fol
     assert finding.numbers["chance"] == pytest.approx(chance, rel=1e-5)
     assert finding.numbers["most_layer"] == np.argmax(matched)
     assert finding.numbers["least_layer"] == np.argmin(matched)
-    for text in (f"{max(matched):.3g} (95 %", f"{min(matched):.3g} (95 %", f"overlap by {chance:.3g}", "n = 8 samples"):
+    for text in (f": {max(matched):.3g}", f": {min(matched):.3g}", f"overlap by {chance:.3g}", "n = 8 samples"):
         assert text in finding.text
+    assert "95 %" not in finding.text, "its layers are selected post hoc: intervals are in the table"
     assert finding.table is not None
+    assert finding.table.rows[int(np.argmax(matched))][1].startswith(f"{max(matched):.3g} (")
     assert [row[0] for row in finding.table.rows] == ["0", "1", "2", "3"]
 
 
@@ -126,7 +128,8 @@ def test_ratios_differ_by_what_the_arrays_say(folder: Path, document: Document) 
     assert numbers["mean_a"] == pytest.approx(np.mean([each[layer] for each in ratios["a"].values()]), rel=1e-5)
     assert numbers["low"] < numbers["mean"] < numbers["high"]
     assert numbers["n_layers"] == 4
-    assert f"{change[layer]:.3g} (95 %" in found(document)["ratio"].text
+    assert f"at layer {layer}, {change[layer]:.3g} (A" in found(document)["ratio"].text
+    assert "selected post hoc, so without an interval" in found(document)["ratio"].text
 
 
 def test_a_summary_says_the_sentences_of_the_report(folder: Path, document: Document) -> None:
@@ -188,7 +191,7 @@ def test_models_of_other_width_have_no_overlap_and_a_warning(folder: Path, tmp_p
 def test_equal_runs_are_said_to_be_equal(folder: Path, tmp_path: Path) -> None:
     document = build([str(compared(folder / "a", folder / "a", tmp_path / "comparison"))], None)
     assert "A and B are equal at every layer" in found(document)["ratio"].text
-    assert "at layer 0: 1 (95 %: 1 to 1)" in found(document)["overlap"].text
+    assert "at layer 0: 1 (two seeds of one prompt in A" in found(document)["overlap"].text
 
 
 def test_the_page_and_the_command_take_a_comparison_beside_its_runs(folder: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def ratio(evidence: Evidence, found: Extreme) -> Finding:
     text = (
         f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where(evidence, found)}, "
         f"n = {int(top['n_samples']):,} samples); the median channel's ratio is 1 by definition. The layer is selected "
-        "post hoc, as that of the largest mean: the mean is a little high, and the interval that of this layer alone"
+        "post hoc, as that of the largest mean, so the mean is a little high; an interval is of one layer alone"
     )
     if len(rows) > 1:
         other = rows.loc[least]

@@ -6,11 +6,13 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses.comparison.figures import KINDS, LABELS, steps_in_words
-from fewchannels.analyses.document import Finding, Table, bracketed_row, ends, finite, number, ranged_row
+from fewchannels.analyses.document import Finding, Table, bracketed_row, ends, finite, number
 from fewchannels.analyses.evidence import Evidence
 
 _SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
-_CHOSEN = "layers that a sentence names were chosen by looking, so they are a little extreme"
+_POST_HOC = (
+    "layers that a sentence names are selected post hoc, so their means are a little extreme; the table has intervals"
+)
 
 
 def warnings(numbers: Mapping[str, Any]) -> list[str]:
@@ -53,19 +55,20 @@ def _overlap(evidence: Evidence) -> Finding | None:
     def against(layer: int) -> str:
         told = {words: by[kind].loc[layer] for kind, words in _SEEDS.items() if kind in by and layer in by[kind].index}
         return "; ".join(
-            f"{words} {ranged_row(row)}, n = {int(row['n']):,} pairs{_of_prompts(row)}" for words, row in told.items()
+            f"{words} {number(row['mean'])}, n = {int(row['n']):,} pairs{_of_prompts(row)}"
+            for words, row in told.items()
         )
 
     layers = {most: "most ", least: "least "} if most != least else {most: ""}
     told = [
-        f"{rank}at layer {_layers(numbers, layer, matched.loc[layer])}: {ranged_row(matched.loc[layer])}"
+        f"{rank}at layer {_layers(numbers, layer, matched.loc[layer])}: {number(matched.loc[layer, 'mean'])}"
         + (f" ({others})" if (others := against(layer)) else "")
         for layer, rank in layers.items()
     ]
     sentence = (
         f"The top {k} channels by {numbers['score']} of one sample in A and in B overlap (Jaccard, {when}) "
         f"{'; '.join(told)}. Two random sets of {k} overlap by {number(chance)}; n = {int(matched['n'].max()):,} "
-        f"samples of {numbers['n_prompts']:,} prompts; {_CHOSEN}."
+        f"samples of {numbers['n_prompts']:,} prompts; {_POST_HOC}."
     )
     measured: dict[str, Any] = {"k": k, "chance": chance, "most_layer": most, "least_layer": least}
     measured["layers"] = {
@@ -81,7 +84,7 @@ def _overlap(evidence: Evidence) -> Finding | None:
         sentence += (
             f" In {len(below):,} of the {len(known):,} layers where all of these have intervals the one of A and B "
             f"lies below those of two seeds of one prompt, which is less than seeds share; in {len(above):,} it lies "
-            "above them."
+            "above them. Nothing is corrected for there being many layers."
             if known
             else " No layer has intervals of all of these, so none says whether A and B share less than two seeds."
         )
@@ -112,11 +115,12 @@ def _ranks(evidence: Evidence) -> Finding | None:
     if rows.empty:
         return None
     most, least = int(rows["mean"].idxmax()), int(rows["mean"].idxmin())
-    told = " and ".join(f"{ranged_row(rows.loc[layer])} at layer {layer}" for layer in dict.fromkeys((least, most)))
+    means = [f"{number(rows.loc[layer, 'mean'])} at layer {layer}" for layer in dict.fromkeys((least, most))]
+    told = " and ".join(means)
     sentence = (
         "Of all channels' scores, not only the top ones, the Spearman correlation of one sample in A and in B is "
         f"{'between ' if most != least else ''}{told} ({when}, n = {int(rows['n'].max()):,} samples; 0 for "
-        "channels that have nothing to do with each other, 1 for one order)."
+        f"channels that have nothing to do with each other, 1 for one order; {_POST_HOC})."
     )
     measured = {"most_layer": most, "least_layer": least}
     layers = {"layers": {str(layer): ends(row) for layer, row in rows.iterrows()}}
@@ -146,10 +150,11 @@ def _difference(evidence: Evidence, metric: str) -> Finding | None:
     row, known = rows.loc[most], rows.dropna(subset=["low", "high"])
     more, less = int((known["low"] > 0).sum()), int((known["high"] < 0).sum())
     sentence = (
-        f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {ranged_row(row)} (A "
-        f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {when}, n = {int(row['n_samples']):,} "
-        f"samples). Of {len(rows):,} layers the interval lies above 0 in {more:,} and below in {less:,}; nothing is "
-        f"corrected for there being many layers: about {number(len(rows) / 20)} would do so without any difference."
+        f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {number(row['mean'])} (A "
+        f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {when}, n = {int(row['n_samples']):,} samples; selected "
+        f"post hoc, so without an interval: the table has each layer's). Of {len(rows):,} layers the interval lies "
+        f"above 0 in {more:,} and below in {less:,}; nothing is corrected for there being many layers: about "
+        f"{number(len(rows) / 20)} would do so without any difference."
         if rows["mean"].any()
         else f"{name}: A and B are equal at every layer, {when}, n = {int(row['n_samples']):,} samples."
     )
