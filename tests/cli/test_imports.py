@@ -110,7 +110,7 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
 
 def _sweep(places: Places, group: str, name: str, out: str) -> list[object]:
     words = [group, name, "--model", places.model, "--manifest", places.manifest, "--out", places.folder / out]
-    settings = ["--num-inference-steps", 2, "--k", 2, "--selection", "top", "--trials", 1, "--actors", 1]
+    settings = ["--num-inference-steps", 2, "--k", 2, "--selection", "top", "--actors", 1]
     return [*words, *settings]
 
 

@@ -57,7 +57,6 @@ def refused(command: str) -> str:
         ("query --list -o x.csv", "--output"),
         ("query --list --limit 3", "--limit"),
         ("query --list --timeout 3", "--timeout"),
-        ("submit --follow --json -- runs show s3://a/b", "--json"),
         ("analyze alignment none --selections top,bottom --trials 3", "--trials"),
         ("analyze alignment none --register-threshold 3", "--register-threshold"),
         ("analyze alignment none --registers drop --clip 0.1", "--clip"),

@@ -10,7 +10,6 @@ import typer
 from fewchannels.cli.console import duration, errors, print_json, results, say
 from fewchannels.cli.job_command import job_command
 from fewchannels.cli.tables import Column, Wide, print_table, say_left_out
-from fewchannels.cli.unused import refuse_unused
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -50,8 +49,6 @@ def submit(
 
     Example: fewchannels submit --address http://HEAD:8265 --follow -- capture --manifest m.parquet --out s3://B/RUN
     """
-    if follow:
-        refuse_unused(["--json"], "with --follow the job's own output is printed")
     job = job_command(command, context.find_root().command)
     with errors.status("looking for the cluster"):
         from fewchannels.cluster.jobs import Jobs, check_sizes

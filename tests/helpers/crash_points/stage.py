@@ -58,7 +58,7 @@ PLAYS: Mapping[str, Play] = {
     "concentration": Play(f"analyze concentration {ANALYZE} --k 3", "run"),
     "masks": Play(f"analyze masks {ANALYZE} --from saliency", "run"),
     "given masks": Play(f"analyze masks {ANALYZE} --from manifest", "run"),
-    "alignment": Play(f"analyze alignment {ANALYZE} --k 2 --selections top --trials 2", "masked"),
+    "alignment": Play(f"analyze alignment {ANALYZE} --k 2 --selections top", "masked"),
     "repair": Play("runs verify PLACE --repair", "analyzed", _damage, ends=4),
     "compare": Play("compare RUN LARGER --out PLACE --k 3 --workers 1", is_run=False),
     "probe": Play(f"probe disruption --model MODEL --manifest SHORT --out PLACE {SETTINGS} --k 2 --actors 1"),
