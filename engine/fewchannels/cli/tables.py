@@ -11,7 +11,6 @@ import typer
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -104,6 +103,8 @@ def print_page(text: str, is_wide: bool = False) -> None:
         text: of the page.
         is_wide: as :func:`print_table` takes it.
     """
+    from rich.markdown import Markdown  # which questions do not need
+
     held: list[str] = []
     rows: list[list[str]] = []
 

@@ -31,7 +31,7 @@ class Asked(Protocol):
         """A condition, in parentheses that it cannot leave."""
 
     def mentioned(self, text: str) -> Collection[Column]:
-        """The ``TABLE.NAME`` in a condition."""
+        """The ``TABLE.NAME`` in a condition that :meth:`condition` takes."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
     """
     if not where and by is None:
         return "select sample from samples"
+    condition = asked.condition(where)
     columns = Columns.of(asked)
     ours = {"sample": "samples.sample"}
     if by is not None:
@@ -111,7 +112,7 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
     flat |= dict(_records(columns, asked.mentioned(where)))
     inner = {_unused(name, flat): text for name, text in ours.items()}
     outer = {name: quoted(alias) for name, alias in zip(ours, inner, strict=True)}
-    return f"select {_list(outer)} from (select {_list(flat | inner)} from {_JOINED}) where {asked.condition(where)}"
+    return f"select {_list(outer)} from (select {_list(flat | inner)} from {_JOINED}) where {condition}"
 
 
 def _records(columns: Columns, mentioned: Collection[Column]) -> Iterator[Column]:
