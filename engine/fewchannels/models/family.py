@@ -79,7 +79,7 @@ class Pipeline(_Strict):
             each; ``component``: a guider of the pipeline's decides, and names each forward.
         order: of the branches, in the rows or in the forwards of a step.
         classifier_free: argument that runs the second branch when it is above ``unguided``.
-        unguided: the highest scale at which it does not run.
+        unguided: the highest scale at which it does not run; below 0 where it runs at every scale.
         embedded: argument of distilled guidance, which the transformer is told.
         default_guidance: of ``classifier_free`` or, where there is one, of ``embedded``.
         default_true_cfg: of ``classifier_free`` where ``embedded`` takes the guidance scale.
