@@ -32,6 +32,10 @@ class FolderStorage(Storage):
         self.path = expanded(path).absolute()
         self.url = str(path)
 
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path.name != ".." else self.path.resolve().name
+
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         path = self._place(key, to_write=True)
         with self._refusals("write", key):
