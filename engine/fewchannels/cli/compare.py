@@ -1,6 +1,5 @@
 """``fewchannels compare``: two runs of the same samples, side by side."""
 
-from pathlib import PurePosixPath
 from typing import Annotated
 
 import typer
@@ -66,7 +65,7 @@ def compare(
         criteria = Criteria(score_of(run_a) if score is None else score, k)
         choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
         pairing = side_by_side(run_a, run_b, match=match, **choice)
-    target = open_storage(out or f"compare-{PurePosixPath(run_a).name}-{PurePosixPath(run_b).name}")
+    target = open_storage(out or f"compare-{open_storage(run_a).name}-{open_storage(run_b).name}")
     with progress_bar() as bar:
         shown = bar.add_task("comparing layers", total=None, rate="")
         try:

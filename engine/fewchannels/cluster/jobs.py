@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -21,10 +22,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from ray.exceptions import RpcError
+from ray.exceptions import AuthenticationError, RpcError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.cluster.own_ray import refused_token, use_token_of_this_machine
+from fewchannels.errors import FewchannelsError, InputError, RunConflictError
 
 _TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
@@ -81,6 +83,8 @@ class Jobs:
             _check_address(address)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
+        if address in (None, "auto") and "RAY_ADDRESS" not in os.environ:
+            use_token_of_this_machine()
         with self._translated():
             self._client = JobSubmissionClient(address)
 
@@ -98,6 +102,7 @@ class Jobs:
 
         Raises:
             InputError: the files are more than 100 MiB.
+            RunConflictError: another job has the id.
             FewchannelsError: the cluster refused.
         """
         check_sizes(files)
@@ -116,7 +121,10 @@ class Jobs:
         while True:
             try:
                 return self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)
-            except RuntimeError as error:  # a head that has just been started answers before it can take jobs
+            except RuntimeError as error:
+                if job_id is not None and f"{job_id} already exists" in str(error):
+                    raise RunConflictError(f"the id {job_id!r} is another job's. Give another --id.") from None
+                # A head that has just been started answers before it can take jobs.
                 if "No available agent" not in str(error) or time.monotonic() > end:
                     raise
                 time.sleep(1)
@@ -209,14 +217,16 @@ class Jobs:
         where = self._where
         try:
             yield
+        except AuthenticationError:
+            raise FewchannelsError(refused_token(where)) from None
         except (ConnectionError, RpcError) as error:
             raise FewchannelsError(
                 f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, where its "
                 "dashboard answers; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
             ) from None
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
-            text = str(error).strip().splitlines()
-            raise FewchannelsError(f"{where} refused: {text[-1] if text else type(error).__name__}") from None
+            lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
+            raise FewchannelsError(f"{where} refused: {lines[-1].strip() if lines else type(error).__name__}") from None
 
 
 def _leave_out_proxies() -> None:

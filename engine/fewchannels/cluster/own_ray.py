@@ -42,6 +42,31 @@ def settled() -> Iterator[None]:
         Config.initialize("")  # Ray has kept the mode that it set in the environment
 
 
+def use_token_of_this_machine() -> None:
+    """Show a cluster on this machine the token that its ``ray start`` has found, as Ray does where it looks for one."""
+    if _MODE not in os.environ and AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        os.environ[_MODE] = "token"
+        Config.initialize("")
+
+
+def refused_token(where: str) -> str:
+    """What is wrong with the token of a cluster that has refused this command, and the remedy.
+
+    Args:
+        where: which cluster.
+    """
+    if os.environ.get(_MODE, "").lower() != "token":
+        what = f"asks for a token, and none is sent without {_MODE}=token"
+    elif AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        what = "has another token than this command"
+    else:
+        what = "asks for a token, and there is none here"
+    return (
+        f"{where} {what}.\nSet {_MODE}=token, and give the token of its head in {_TOKEN} or in ~/.ray/auth_token "
+        "(on the head: ray get-auth-token)."
+    )
+
+
 def _folder() -> dict[str, str]:
     """Ray's folder, as a variable of the environment; empty where its own choice works."""
     if not (why := _unusable(Path(get_default_ray_temp_dir()))):

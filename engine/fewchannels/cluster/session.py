@@ -15,7 +15,7 @@ import ray
 from ray.job_config import JobConfig
 
 from fewchannels.cluster.nodes import alive, lacking, may_grow
-from fewchannels.cluster.own_ray import settled
+from fewchannels.cluster.own_ray import refused_token, settled
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
 
@@ -107,10 +107,13 @@ def _connect(address: str | None, **options: Any) -> None:
         with _without_standard_error():  # Ray's core announces that very setting there
             # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
             ray.init(address=address or "local", job_config=_OwnPath(), **options)
+    except ray.exceptions.AuthenticationError:
+        raise FewchannelsError(refused_token(f"the cluster at {address!r}")) from None
     except Exception as error:  # what Ray raises while it starts has no common base class
+        remedy = "If the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. " if address else ""
         raise FewchannelsError(
             f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "
-            f"{str(error).strip()}\nWhat is done is kept; run again to resume."
+            f"{str(error).strip()}\n{remedy}What is done is kept; run again to resume."
         ) from error
 
 

@@ -40,7 +40,7 @@ _POOL = {
 
 def labels(work: Work, start: Callable[..., Any]) -> dict[str, str]:
     """What tells one run from others: its ``kind``, such as ``capture``, and ``run``, the last part of its URL."""
-    return {"kind": start.__name__.removeprefix("start_"), "run": work.storage.url.rstrip("/").rpartition("/")[2]}
+    return {"kind": start.__name__.removeprefix("start_"), "run": work.storage.name}
 
 
 class ActorTelemetry:

@@ -5,8 +5,8 @@
 verifies, repairs, merges and exports. The specification is ``schemas/store.md``. Nothing here runs a model.
 
 Imported by others: arrays, changes, choices, description, documents, identity, layout, lease, ledger, parts, pictures,
-    place, provenance, results, run, shards, sql.answer, sql.catalog, sql.limits, sql.named_queries, sql.progress,
-    sql.question, sql.ranking, sql.values, sql.writing, storage, upkeep.datasets, upkeep.merge, upkeep.problems,
+    place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
+    sql.progress, sql.question, sql.ranking, sql.writing, storage, upkeep.datasets, upkeep.merge, upkeep.problems,
     upkeep.repair, upkeep.verify.
 Imports: errors, file_system, contents, files, images, machine, settings, tables, manifest, measures, models.
 """

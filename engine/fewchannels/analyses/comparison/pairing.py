@@ -112,7 +112,7 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
 
 def title(name: str, run: str) -> str:
     """What figures call one of two runs, such as ``A: my-run``."""
-    return f"{name.upper()}: {PurePosixPath(run).name}"
+    return f"{name.upper()}: {PurePosixPath(run).name or run}"
 
 
 @dataclass(frozen=True)

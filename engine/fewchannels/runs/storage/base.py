@@ -66,6 +66,11 @@ class Storage(ABC):
 
     url: str
 
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL: a name for people."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 

@@ -35,6 +35,10 @@ class FolderStorage(Storage):
     def __reduce__(self) -> tuple[Any, ...]:
         return _at, (self.path, self.url)  # it may travel to a process whose working folder is another
 
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path.name != ".." else self.path.resolve().name
+
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         path = self._place(key, to_write=True)
         with self._refusals("write", key):

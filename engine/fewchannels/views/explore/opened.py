@@ -24,7 +24,7 @@ from fewchannels.runs.parts import Parts, own_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.limits import Limits
-from fewchannels.runs.storage import FolderStorage, Storage, open_storage
+from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.views.explore.under_way import UnderWay
 
 TIMEOUT_S = 60.0
@@ -310,13 +310,6 @@ class OpenedSweep(Opened):
         return {name: [values[i] for i in at] for name, values in rows.items()}
 
 
-def _last_part(storage: Storage) -> str:
-    """The last part of a place's path: of the folder that it is, where the path ends in dots."""
-    if not isinstance(storage, FolderStorage):
-        return storage.url.rpartition("/")[2]
-    return storage.path.name if storage.path.name != ".." else storage.path.resolve().name
-
-
 def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Opened | str]:
     """Open runs and sweeps by short names of their own.
 
@@ -335,7 +328,7 @@ def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Ope
     found: dict[str, Opened | str] = {}
     for path in paths:
         storage = open_storage(path)
-        last = _last_part(storage) or "run"
+        last = storage.name or "run"
         name, n = last, 1
         while name in found:
             n += 1

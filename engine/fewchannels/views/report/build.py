@@ -7,6 +7,7 @@ from fewchannels.analyses.document import Document, Part
 from fewchannels.analyses.evidence import open_evidence
 from fewchannels.errors import InputError
 from fewchannels.files import check_output, write
+from fewchannels.runs.storage import open_storage
 from fewchannels.views.report.comparison_part import comparison_part
 from fewchannels.views.report.run_part import run_part
 from fewchannels.views.report.sweep_part import sweep_part
@@ -45,7 +46,7 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
         RunConflictError: one holds records of another.
     """
     parts: list[Part] = []
-    titles = [Path(place.rstrip("/")).name or place for place in places]
+    titles = [open_storage(place).name or place for place in places]
     for place, title in zip(places, titles, strict=True):
         name = title if titles.count(title) == 1 else place
         on_progress(f"reading {name}", len(parts), len(places))
