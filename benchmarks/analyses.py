@@ -23,8 +23,7 @@ from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.selection import Selected
 from fewchannels.cluster.parallel import one_thread
 from fewchannels.measures import STATISTICS
-from fewchannels.measures.draws import cell_keys, uniforms
-from fewchannels.measures.kmeans import k_means, n_draws, plus_plus
+from fewchannels.measures.kmeans import k_means
 from fewchannels.measures.localization import normalize
 from fewchannels.models.family import Block
 from fewchannels.runs.arrays import Store, lay_out, read
@@ -52,8 +51,9 @@ def two_means(kind: str, subject: float, chosen: argparse.Namespace) -> tuple[Ro
     """Seconds a cell of every arm, and ratios to ours."""
     n_cells, n_theirs, side = chosen.cells, chosen.theirs, chosen.side
     x = cells(n_cells, side, subject)
-    uniform = torch.from_numpy(uniforms(cell_keys(0, np.arange(n_cells)), N_STARTS, n_draws(2)))
-    starts = plus_plus(x, uniform, 2)
+    random = np.random.default_rng(0)
+    pairs = [random.choice(side * side, 2, replace=False) for _ in range(n_cells * N_STARTS)]
+    starts = torch.tensor(np.array(pairs)).view(n_cells, N_STARTS, 2)
     tokens = [np.ascontiguousarray(each.T.numpy()) for each in x[:n_theirs]]
 
     def same_starts(i: int) -> float:
