@@ -21,7 +21,7 @@ from fewchannels.models.generation import (
     is_guided,
     sizes,
 )
-from fewchannels.models.source import find, geometry, text_encoders, weights_digest
+from fewchannels.models.source import check_files, find, geometry, text_encoders, weights_digest
 from fewchannels.runs.choices import (
     choose_controls,
     choose_layers,
@@ -140,6 +140,7 @@ def prepare(
     manifest = Manifest.read(manifest_path)
     source = find(config.model, config.revision)
     shape = geometry(source, family)
+    check_files(source, config)
     files = config.digests()
     if config.encode_first and not text_encoders(source):
         raise InputError(f"encode_first needs text encoders; {config.model!r} has none.")

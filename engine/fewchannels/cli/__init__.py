@@ -16,6 +16,7 @@ from typing import Any
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.settings.environment import check_environment
 from fewchannels.settings.ranges import shown
 
 _MODULES = {
@@ -70,6 +71,7 @@ def main() -> None:
         if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(number, _end)
     try:
+        check_environment()
         application(*sys.argv[1:2])()
     except FewchannelsError as error:
         say(f"error: {error}", style="bold red")

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 
 _NOT_THERE = ("submit", "status", "logs", "stop")
 _PLACES = ("out", "output", "run", "runs", "run_a", "run_b", "sweep", "places")  # of runs, and of what is written
@@ -35,7 +36,7 @@ class JobCommand:
         Raises:
             InputError: there is no such file.
         """
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not path.is_file():
             if path.is_absolute():
                 return text
@@ -102,7 +103,7 @@ def _check_places(command: str, values: dict[str, Any]) -> None:
                     "path of a folder that every node of the cluster has at the same place."
                 )
             folder = place.partition("=")[2] if name == "metric" else place if name in _MODELS else ""
-            if folder not in _BUILT_IN and is_here and Path(folder).expanduser().is_dir():
+            if folder not in _BUILT_IN and is_here and expanded(folder).is_dir():
                 raise InputError(
                     f"{name} is {place!r}, a folder of this machine, and folders are not sent. Give a hub id, or the "
                     "absolute path of a folder that every node of the cluster has at the same place."

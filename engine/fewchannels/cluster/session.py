@@ -19,6 +19,7 @@ from ray.job_config import JobConfig
 
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.settings.environment import check_environment
 
 MACHINE_FAULT_RETRIES = 3
 _ANSWER_S = 10.0
@@ -84,6 +85,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_environment()
     _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
     try:
         yield

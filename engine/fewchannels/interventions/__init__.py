@@ -6,5 +6,5 @@ somebody watches.
 
 Imported by others: begin, conditions, effects.contrasts, effects.figures, effects.findings, effects.measure, estimate,
     live.ask, live.session, live.trajectory, metrics, protocols, run, settings, sweep.
-Imports: errors, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
+Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
 """

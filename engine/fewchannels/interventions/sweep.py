@@ -31,7 +31,7 @@ from fewchannels.manifest import Manifest, columns, read_samples
 from fewchannels.models.family import Family, ModelGeometry
 from fewchannels.models.family_file import as_fields
 from fewchannels.models.generation import OF_THE_PLACE, Generation, check_guidance, sizes
-from fewchannels.models.source import find, geometry, weights_digest
+from fewchannels.models.source import check_files, find, geometry, weights_digest
 from fewchannels.runs.description import MANIFEST, SWEEP_FORMAT_VERSION
 from fewchannels.runs.identity import differences, fingerprint
 from fewchannels.runs.storage import Storage, open_storage
@@ -157,6 +157,7 @@ def prepare_sweep(
     manifest = Manifest.read(manifest_path)
     source = find(settings.generation.model, settings.generation.revision)
     how = geometry(source, family)
+    check_files(source, settings.generation)
     files = settings.generation.digests()
     generation = dataclasses.replace(
         settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 
 # Where the name of the adapted module ends, in the spellings of diffusers, PEFT and LyCORIS.
 _PART = re.compile(r"(?P<module>.+?)\.(processor\.)?(?P<part>lora\w*|lokr_\w+|alpha|dora_scale|diff\w*)(\..*)?")
@@ -39,7 +39,7 @@ def add_adapters(pipeline: DiffusionPipeline, adapters: Iterable[tuple[str, floa
 
 
 def _add(pipeline: DiffusionPipeline, path: str, name: str) -> None:
-    file = str(Path(path).expanduser())
+    file = str(expanded(path))
     try:
         found = pipeline.lora_state_dict(file)  # in the names of diffusers, whoever has trained it
         state: Mapping[str, Any] = found[0] if isinstance(found, tuple) else found

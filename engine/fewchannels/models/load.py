@@ -12,6 +12,7 @@ import transformers
 from diffusers import DiffusionPipeline, attention_backend
 
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 from fewchannels.models.adapters import add_adapters
 from fewchannels.models.completeness import check_single_file, checked_single_file, file_keys, recorded
 from fewchannels.models.family import Block, ModelGeometry
@@ -131,7 +132,7 @@ def _pipeline(
     if loading.device_map:
         more["device_map"] = loading.device_map
     if loading.transformer_file:
-        path = Path(loading.transformer_file).expanduser()
+        path = expanded(loading.transformer_file)
         if path.suffix == ".gguf":
             more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
         transformer = _single_file(getattr(diffusers, geometry.transformer), path, source, torch_dtype=dtype, **more)

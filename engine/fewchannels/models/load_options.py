@@ -3,9 +3,9 @@
 import hashlib
 import importlib.util
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 from fewchannels.settings.ranges import LATER, Number, check, flag, parsed, text
 
 OFFLOADS = ("none", "model", "sequential", "group")
@@ -135,13 +135,13 @@ class Loading:
         files += [("transformer_file", self.transformer_file)] if self.transformer_file else []
         digests = {}
         for name, path in files:
-            with Path(path).expanduser().open("rb") as file:
+            with expanded(path).open("rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         return digests
 
 
 def _is_file(path: str) -> bool:
     try:
-        return Path(path).expanduser().is_file()
-    except (OSError, RuntimeError):  # a name that is too long, or ~ of nobody
+        return expanded(path).is_file()
+    except OSError:  # a name that is too long
         return False

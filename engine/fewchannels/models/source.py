@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from fewchannels.models.family import Family, ModelGeometry, Pipeline
+from fewchannels.models.load_options import Loading
+from fewchannels.models.weight_files import check_weight_files
 
 # As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
 _FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
@@ -38,7 +41,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
         InputError: there is no such model, or its files cannot be had.
     """
     bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
-    folder = bundled if name == "demo" else Path(name).expanduser()
+    folder = bundled if name == "demo" else expanded(name)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InputError(
@@ -69,13 +72,26 @@ def find(name: str, revision: str | None = None) -> ModelSource:
 
 
 def weights_digest(source: ModelSource) -> str:
-    """SHA-256 over the names and contents of a model's weight files."""
+    """SHA-256 over the names and contents of a model's weight files: ``.bin`` only where there is nothing else."""
     digest = hashlib.sha256()
-    for path in sorted(source.folder.glob("*/*.safetensors")):
+    files = list(source.folder.glob("*/*.safetensors"))
+    of_component = {path.parent for path in files}
+    files += [path for path in source.folder.glob("*/*.bin") if path.parent not in of_component]
+    for path in sorted(files):
         digest.update(str(path.relative_to(source.folder)).encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def check_files(source: ModelSource, loading: Loading) -> None:
+    """Refuse a model of which a weight file is not there, before anything starts.
+
+    Raises:
+        InputError: naming the file.
+    """
+    replaced = frozenset({"transformer"} if loading.transformer_file else ())
+    check_weight_files(source.name, source.folder, read_config(source, "model_index.json"), replaced)
 
 
 def text_encoders(source: ModelSource) -> list[str]:
@@ -143,6 +159,11 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
             "which may guide it otherwise. Describe it in a family file (--family)."
         )
     pipeline = found.pipelines[pipeline_class]
+    if any(index.get("transformer_2") or []):
+        raise InputError(
+            f"{source.name!r} has a second transformer, transformer_2, which runs some of the steps; only one is read "
+            "here, so these steps would be missing. Give a model with one transformer."
+        )
     try:
         factor = _whole("the VAE's factor", _pixels_per_cell(vae))
         sides = {"vae": lambda: vae["sample_size"], "transformer": lambda: config["sample_size"] * factor}

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 from fewchannels.models.completeness import Loaded
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"
@@ -44,7 +45,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     Raises:
         InputError: there is no such model, or it is gated, or it has no configuration.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"a revision, {revision!r}, was given for the folder {name!r}; only hub models have one.")

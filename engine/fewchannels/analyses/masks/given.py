@@ -8,6 +8,7 @@ from PIL import Image
 
 from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 
 _RANGES = {"L": 255, "I": 65535, "I;16": 65535, "I;16B": 65535}
 
@@ -31,7 +32,7 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
         InputError: the file is missing, no picture, or of floating point.
     """
     try:
-        with Image.open(Path(path).expanduser()) as file:
+        with Image.open(expanded(path)) as file:
             file.load()
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a damaged PNG
         raise InputError(f"the mask {str(path)!r} cannot be read: {error}") from None

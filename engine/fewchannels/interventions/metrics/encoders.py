@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from fewchannels.analyses.masks.checkpoints import quietly
 from fewchannels.errors import InputError
+from fewchannels.files import expanded
 from fewchannels.models.completeness import Loaded
 
 # Of a vision transformer, what comes behind its tokens: nothing of it is used here, and published ones lack the pooler.
@@ -124,7 +124,7 @@ def _opened(kind: str, name: str, device: str, without: str = r"(?!)") -> tuple[
 
 
 def _expanded(name: str) -> str:
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return str(folder) if folder.is_dir() else name
 
 

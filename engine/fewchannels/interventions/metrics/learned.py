@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.files import expanded
 from fewchannels.interventions.metrics.encoders import Clip, Dino, opening
 
 KINDS = ("clip", "dino", "pickscore", "aesthetic", "lpips")
@@ -123,7 +124,7 @@ class _Aesthetic:
         if not name:
             raise InputError(f"metric is aesthetic={text}; give a CLIP model, a comma and the head's file.")
         self._clip = Clip(name, device)
-        weight, bias = as_one_map(read_head(Path(head).expanduser()), self._clip.n_features)
+        weight, bias = as_one_map(read_head(expanded(head)), self._clip.n_features)
         self._weight, self._bias = weight.to(device), bias.to(device)
 
     def score(self, pictures: Tensor) -> Tensor:

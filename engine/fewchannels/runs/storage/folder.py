@@ -16,11 +16,12 @@ from typing import BinaryIO
 from crc32c import crc32c
 
 from fewchannels.errors import StorageError
-from fewchannels.files import UNFINISHED, is_left_over, make_durable, unfinished
+from fewchannels.files import UNFINISHED, expanded, is_left_over, make_durable, unfinished
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
 _BUFFERS_PER_WRITE = 512  # half of what POSIX lets one writev take
+_OF_THE_VOLUME = "lost+found"  # in the root of a volume, for the file system's own use; only root may list it
 _LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, and what is then at its other end
 
 
@@ -28,7 +29,7 @@ class FolderStorage(Storage):
     """A folder. Needs atomic rename, fsync of files and folders, and flock where captures may meet."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.expanduser().absolute()
+        self.path = expanded(path).absolute()
         self.url = str(path)
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
@@ -226,6 +227,8 @@ def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     except FileNotFoundError:
         return
     for entry in found:
+        if entry.name == _OF_THE_VOLUME:
+            continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files(entry.path)
         elif entry.is_file(follow_symlinks=False):
