@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from command import command
 from made_run import make_run
 
 from fewchannels import files
 from fewchannels.errors import InputError, StorageError
+from fewchannels.files import expanded
 
 COMMAND = [sys.executable, "-m", "fewchannels"]
 
@@ -156,3 +158,25 @@ def test_every_command_writes_the_files_that_a_user_names_by_the_same_rules(writ
         assert ("is a symbolic link" if name == "link" else "'s3://bucket/x") in done.stderr
     assert victim.read_bytes() == b"victim"
     assert not (tmp_path / "s3:").exists()
+
+
+def test_a_home_folder_that_nobody_has_is_refused_and_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"'~nobody-at-all/run' begins with a home folder .* export HOME"):
+        expanded("~nobody-at-all/run")
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert expanded("~/run") == Path("/somewhere/run")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    with pytest.raises(InputError, match="export HOME"):
+        expanded("~/run")
+
+
+def test_every_command_refuses_a_home_folder_that_nobody_has(tmp_path: Path) -> None:
+    for words in (
+        ("runs", "show", "~nobody-at-all/run"),
+        ("sql", "~nobody-at-all/run", "select 1"),
+        ("models", "show", "~nobody-at-all/model"),
+        ("analyze", "masks", "~nobody-at-all/run"),
+    ):
+        answer = command(*words)
+        assert (answer.code, "begins with a home folder" in answer.stderr) == (2, True), words

@@ -34,26 +34,27 @@ _STEM = "fewchannels"
 _written: set[Path] = set()  # by this process, now
 
 
+def expanded(path: str | Path) -> Path:
+    """A path whose ``~`` or ``~user`` at the beginning is that user's home.
+
+    Raises:
+        InputError: nobody knows where that is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{str(path)!r} begins with a home folder that is not known: there is no such user here, or HOME is not "
+            "set. Give the whole path, or export HOME."
+        ) from None
+
+
 def as_url(path: Path) -> str | None:
     """The URL that was taken for a path, which leaves one slash of its two; None if it was not a URL."""
     scheme = path.parts[0] if path.parts else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", scheme):
         return None
     return f"{scheme}//{path.relative_to(scheme).as_posix()}"
-
-
-def expanded(path: str | Path) -> Path:
-    """A path with the home folder in place of ``~``.
-
-    Raises:
-        InputError: nobody knows that folder.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise InputError(
-            f"{str(path)!r} begins with a home folder that is not known here. Give the path without ~, or export HOME."
-        ) from None
 
 
 def check_output(path: Path) -> None:

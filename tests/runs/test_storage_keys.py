@@ -1,10 +1,12 @@
 """What storage takes as a key, and where a folder's links lead: nowhere outside the run."""
 
+import errno
 import os
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dead_process import left_by_a_dead_process
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from fewchannels.errors import StorageError
 from fewchannels.runs.arrays import NAME, open_dataset, read
-from fewchannels.runs.storage import ObjectStorage, Storage, open_storage
+from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage, open_storage
 
 PLAIN = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=("Cs",)), min_size=1, max_size=8).filter(
     lambda part: part not in (".", "..") and part[1:2] != ":"
@@ -213,3 +215,25 @@ def test_zarr_reads_nothing_behind_a_link_in_the_arrays(tmp_path: Path, key: str
         read(open_storage(run), ["rms"], 0, 2)
     with pytest.raises(StorageError, match="is a symbolic link"):
         open_dataset(open_storage(run))["rms"].load()
+
+
+def test_what_a_file_system_keeps_in_a_volumes_root_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may list it, and tests may run as root: whoever lists it here is refused all the same."""
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    (tmp_path / "lost+found" / ".x.tmp").write_bytes(b"another's")
+    own = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    storage = FolderStorage(tmp_path)
+    storage.put("a/b", [b"x"])
+    assert storage.list() == {"a/b": 1}
+    assert storage.left_over() == {}
+    assert storage.clean() == 0
+    storage.prune("a")

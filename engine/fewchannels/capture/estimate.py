@@ -10,6 +10,7 @@ from fewchannels.capture.encode_prompts import encoded
 from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.notes import check_measured
 from fewchannels.manifest import Sample, read_samples
 from fewchannels.models.loaded import device_of
 from fewchannels.runs import shards
@@ -55,6 +56,9 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
         share: ``cuda`` where each has a GPU: then the one of this machine measures, if there is one.
+
+    Raises:
+        IncompleteRunError: a sample of that batch failed.
     """
     n_measured = min(job.batch_size, job.layout.shard_samples, job.layout.n_samples)
     samples = read_samples(manifest_path, 0, n_measured)
@@ -67,9 +71,12 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share
 def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_path: Path, n_actors: int) -> Estimate:
     ids = [sample.sample_id for sample in samples]
     recorder = Recorder(job.layout, job.config.score, ids)
-    worker.generate(samples[:1], Recorder(job.layout, job.config.score, ids[:1]))  # the first generation also warms up
+    # The first generation also warms up.
+    first = worker.generate(samples[:1], Recorder(job.layout, job.config.score, ids[:1]))
+    check_measured([made.row for made in first])
     started = time.monotonic()
     generated = worker.generate(samples, recorder)
+    check_measured([made.row for made in generated])
     tables = worker.tables(0, 0, 1, samples, generated)
     seconds = (time.monotonic() - started) / len(samples)
     scale = job.layout.n_samples / len(samples)

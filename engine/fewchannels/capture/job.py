@@ -141,8 +141,8 @@ def prepare(
     storage = open_storage(run)
     manifest = Manifest.read(manifest_path)
     source = find(config.model, config.revision)
-    check_files(source)
     shape = geometry(source, family)
+    check_files(source, config)
     if config.encode_first and not text_encoders(source):
         raise InputError(f"encode_first needs text encoders; {config.model!r} has none.")
     config = config.settled(shape)

@@ -12,6 +12,7 @@ from PIL import Image
 from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
 from fewchannels.cluster.attempts import recorded, tried
+from fewchannels.cluster.notes import note_cut_prompts, note_failures
 from fewchannels.errors import FamilyMismatchError, without_secrets
 from fewchannels.manifest import Sample
 from fewchannels.models.embeddings import Kept, Recent, remembering
@@ -108,6 +109,9 @@ class CaptureWorker:
                 encoded = join([before_rows, decode(encoded)])
             objects[key] = (draft or storage).put(key, [encoded])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
+        note_failures(made.row["error"] for made in generated if made.row["status"] == "failed")
+        cut = [made.row["prompt_tokens"] for made in generated if made.row["prompt_truncated"]]
+        note_cut_prompts(cut, self.sampler.max_prompt_tokens() if cut else 0)
         seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads, kept)
         record = recorded(job, task, attempt, n_failed, seconds, self.model.name, objects, made_by, files)
         if self._membership:

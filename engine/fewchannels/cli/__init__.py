@@ -21,6 +21,7 @@ from fewchannels.cli import streams
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError
+from fewchannels.settings.environment import check_environment
 from fewchannels.settings.ranges import shown
 
 _MODULES = {
@@ -75,8 +76,13 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(number, _end)
-    code = _ended(lambda: application(*sys.argv[1:2])())
+    code = _ended(_run)
     sys.exit(_ended(streams.finish) or code)
+
+
+def _run() -> None:
+    check_environment()
+    application(*sys.argv[1:2])()
 
 
 def _ended(work: Callable[[], object]) -> Any:

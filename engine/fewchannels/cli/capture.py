@@ -103,6 +103,13 @@ def capture(
             f"{outcome.n_done} of {outcome.n_samples} samples are in {out} "
             f"({outcome.n_resumed} were there before{again}). Next: fewchannels query {out} massive_channels"
         )
+    if outcome.of_tasks.n_cut:
+        notes = outcome.of_tasks
+        say(
+            f"the text encoder cut {notes.n_cut:,} prompts: it takes {notes.limit:,} tokens, and the longest has "
+            f"{notes.longest:,}; prompt_truncated in the samples table says which",
+            style="yellow",
+        )
     outcome.check_complete()
 
 

@@ -18,6 +18,7 @@ from ray._private.state import state as cluster_state  # Ray has no public way t
 
 from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.nodes import NodeWatch
+from fewchannels.cluster.notes import noting
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
@@ -77,10 +78,11 @@ class Actor:
         return ray.get_runtime_context().get_node_id()
 
     def do(self, task: int) -> dict[str, Any]:
-        """A task's outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), and ``n_bytes`` written."""
+        """A task's outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), ``n_bytes``, ``notes``."""
         self._telemetry.task_started(task)
-        with collected() as stages:
+        with collected() as stages, noting() as notes:
             outcome, record = self._done(task)
+        outcome["notes"] = notes
         self._telemetry.task_ended(outcome, record, stages)
         return outcome
 

@@ -18,6 +18,7 @@ from fewchannels.cluster.nodes import alive, lacking, may_grow
 from fewchannels.cluster.own_ray import refused_token, settled
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
+from fewchannels.settings.environment import check_environment
 
 MACHINE_FAULT_RETRIES = 3
 _ANSWER_S = 10.0
@@ -72,6 +73,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_environment()
     with settled() if pool.address is None else nullcontext():
         _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
         try:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import ray
 
+from fewchannels.cluster.notes import Notes
 from fewchannels.cluster.pool import FATAL, Start, State, is_done, outcomes
 from fewchannels.cluster.session import interrupts, ray_session
 from fewchannels.cluster.shares import Pool
@@ -18,6 +19,7 @@ from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.provenance import check_named_files, notes
 
 _FATAL = {error.__name__: error for error in FATAL}
+_SHOWN = 5  # errors and tasks in a message
 _Work = TypeVar("_Work", bound=Work)
 
 
@@ -33,6 +35,7 @@ class Outcome:
         failed_tasks: tasks without a record, with the reason of each.
         n_again: times that a task was handed out again because its actor died or was out of reach.
         notes: in what earlier calls differed from this one, where that may show in the last bits.
+        of_tasks: why samples of the tasks that this call did failed, and which prompts were cut.
     """
 
     n_samples: int
@@ -42,6 +45,7 @@ class Outcome:
     failed_tasks: dict[int, str]
     n_again: int = 0
     notes: tuple[str, ...] = ()
+    of_tasks: Notes = field(default_factory=Notes)
 
     def check_complete(self) -> None:
         """Raise unless every sample is done.
@@ -51,7 +55,11 @@ class Outcome:
         """
         if self.n_done == self.n_samples:
             return
-        reasons = "".join(f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:5])
+        errors = sorted(self.of_tasks.errors.values(), key=lambda each: -each[1])
+        kinds = [f"\n  {n:,} failed with {first}" for first, n in errors[:_SHOWN]]
+        kinds += [f"\n  and {len(errors) - _SHOWN} more kinds of errors"] if len(errors) > _SHOWN else []
+        tasks = [f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:_SHOWN]]
+        reasons = "".join(kinds + tasks)
         raise IncompleteRunError(
             f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
             f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
@@ -189,7 +197,8 @@ def run_tasks(
         work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
     missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
-    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, tally.progress.n_again, tuple(noted))
+    n_again = tally.progress.n_again
+    return Outcome(n_samples, n_done, n_failed, n_resumed, missing, n_again, tuple(noted), tally.notes)
 
 
 class _Tally:
@@ -198,6 +207,7 @@ class _Tally:
     def __init__(self, work: Work, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
         self._work, self._on_progress = work, on_progress
         self.progress, self.failed, self.reassigned = progress, dict[int, str](), set[int]()
+        self.notes = Notes()
         self._n_again_before = 0
         on_progress(progress)
 
@@ -220,6 +230,7 @@ class _Tally:
         """
         if outcome["fatal"]:
             raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+        self.notes.add(outcome.get("notes", Notes()))
         n_done = self.progress.n_done
         if outcome["error"]:
             self.failed[outcome["task"]] = outcome["error"]

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from fewchannels.cluster.notes import check_measured
 from fewchannels.interventions.rows import count
 from fewchannels.interventions.sweep import Prepared
 from fewchannels.interventions.worker import SweepWorker
@@ -50,6 +51,9 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda")
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
         share: ``cuda`` where each has a GPU: then the one of this machine measures, if there is one.
+
+    Raises:
+        IncompleteRunError: that item failed.
     """
     sweep = prepared.sweep
 
@@ -61,6 +65,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda")
     n_one = count(1, sweep.conditions, sweep.batch_size, has_source=sweep.has_source)[1]
     started = time.monotonic()
     rows = worker.model.run(worker.pictures, items)
+    check_measured(rows)
     seconds_per_row = (time.monotonic() - started) / n_one
     empty, one = (
         len(encode("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))

@@ -160,8 +160,8 @@ def prepare_sweep(
     storage = open_storage(place)
     manifest = Manifest.read(manifest_path)
     source = find(settings.generation.model, settings.generation.revision)
-    check_files(source)
     how = geometry(source, family)
+    check_files(source, settings.generation)
     generation = dataclasses.replace(
         settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS
     )

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fewchannels.cluster.attempts import recorded, tried
+from fewchannels.cluster.notes import note_failures
 from fewchannels.errors import FamilyMismatchError, without_secrets
 from fewchannels.images import read_image
 from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
@@ -93,6 +94,7 @@ class SweepWorker:
         draft = Draft(self.sweep.storage, name_of(task), self.ledger.key(task)) if self.ledger.find(task) else None
         objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
+        note_failures({row["item"]: row["error"] for row in made if row["status"] == "failed"}.values())
         seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads)
         record = recorded(self.sweep, task, attempt, n_failed, seconds, self.model.name, objects, made_by, files)
         if self._membership:

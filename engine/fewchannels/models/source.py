@@ -13,6 +13,8 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.files import expanded
 from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from fewchannels.models.family import Family, ModelGeometry, Pipeline
+from fewchannels.models.load_options import Loading
+from fewchannels.models.weight_files import check_weight_files
 
 # As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
 _FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
@@ -88,6 +90,16 @@ def weights_digest(source: ModelSource) -> str:
     return digest.hexdigest()
 
 
+def check_files(source: ModelSource, loading: Loading) -> None:
+    """Refuse a model of which a weight file is not there, before anything starts.
+
+    Raises:
+        InputError: naming the file.
+    """
+    replaced = frozenset({"transformer"} if loading.transformer_file else ())
+    check_weight_files(source.name, source.folder, read_config(source, "model_index.json"), replaced)
+
+
 def file_digests(source: ModelSource) -> dict[str, str]:
     """SHA-256, 16 hex digits, of every file but ``*/*.safetensors`` that loading a model reads, by its place in it.
 
@@ -115,40 +127,6 @@ def components(source: ModelSource) -> list[str]:
     index = read_config(source, "model_index.json")
     # Others lead out of the model's folder, and are nothing that a pipeline could have.
     return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1]) and name.isidentifier()]
-
-
-def check_files(source: ModelSource) -> None:
-    """Refuse a component whose weights are not all there, before anything is loaded.
-
-    Raises:
-        InputError: naming the file that is looked for, and the variants that are there instead.
-    """
-    for name in components(source):
-        folder = source.folder / name
-        if not folder.is_dir():
-            continue  # some pipelines load without; diffusers says of the others that it is missing
-        files = sorted(each.name for each in folder.iterdir() if each.is_file())
-        weights = [each for each in files if each.endswith(_READ_WEIGHTS)]
-        whole = [each for each in weights if not _variant(each)]
-        if weights and not whole:
-            stem = weights[0].partition(".")[0]
-            raise InputError(
-                f"{source.name!r} has no {name}/{stem}.safetensors; there is {weights[0]}, a variant. Rename it, with "
-                "its index, or take a folder with the weights themselves."
-            )
-        for each in files:
-            if each.endswith(".index.json") and not (each.endswith(".bin.index.json") and _has_safetensors(whole)):
-                shards = read_config(source, f"{name}/{each}").get("weight_map")
-                named = sorted(set(shards.values())) if isinstance(shards, dict) else []
-                if missing := [shard for shard in named if shard not in files]:
-                    raise InputError(
-                        f"{source.name!r} has no {name}/{missing[0]}, which {name}/{each} names: {len(missing)} of its "
-                        f"{len(named)} files are missing. Copy the model again."
-                    )
-
-
-def _has_safetensors(names: list[str]) -> bool:
-    return any(each.endswith(".safetensors") for each in names)
 
 
 def _variant(name: str) -> str:
@@ -224,6 +202,11 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
             "which may guide it otherwise. Describe it in a family file (--family)."
         )
     pipeline = found.pipelines[pipeline_class]
+    if any(index.get("transformer_2") or []):
+        raise InputError(
+            f"{source.name!r} has a second transformer, transformer_2, which runs some of the steps; only one is read "
+            "here, so these steps would be missing. Give a model with one transformer."
+        )
     try:
         factor = _whole("the VAE's factor", _pixels_per_cell(vae))
         sides = {"vae": lambda: vae["sample_size"], "transformer": lambda: config["sample_size"] * factor}

@@ -22,6 +22,7 @@ from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
 _BUFFERS_PER_WRITE = 512  # half of what POSIX lets one writev take
+_OF_THE_VOLUME = "lost+found"  # in the root of a volume, for the file system's own use; only root may list it
 _LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, and what is then at its other end
 
 
@@ -232,6 +233,8 @@ def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     except FileNotFoundError:
         return
     for entry in found:
+        if entry.name == _OF_THE_VOLUME:
+            continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files(entry.path)
         elif entry.is_file(follow_symlinks=False):

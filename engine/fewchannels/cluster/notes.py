@@ -1,0 +1,93 @@
+"""What a person should know of a task at the run's end: why samples failed, and which prompts were cut."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewchannels.errors import IncompleteRunError
+
+
+@dataclass
+class Notes:
+    """Of one task or of several.
+
+    Attributes:
+        errors: the first error of each kind, and how many samples failed so, by kind.
+        n_cut: samples whose prompt the text encoder cut.
+        longest: tokens of the longest of these prompts.
+        limit: tokens that the text encoder takes; 0 where none was cut.
+    """
+
+    errors: dict[str, tuple[str, int]] = field(default_factory=dict)
+    n_cut: int = 0
+    longest: int = 0
+    limit: int = 0
+
+    def add(self, other: "Notes") -> None:
+        """Add those of another task."""
+        for kind, (first, n) in other.errors.items():
+            kept, n_before = self.errors.get(kind, (first, 0))
+            self.errors[kind] = kept, n_before + n
+        self.n_cut += other.n_cut
+        self.longest, self.limit = max(self.longest, other.longest), max(self.limit, other.limit)
+
+
+_current: ContextVar[Notes | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[Notes]:
+    """Inside, in this thread, what is noted is kept in what is yielded."""
+    notes = Notes()
+    token = _current.set(notes)
+    try:
+        yield notes
+    finally:
+        _current.reset(token)
+
+
+def note_failures(errors: Iterable[str]) -> None:
+    """Note why samples failed.
+
+    Args:
+        errors: of each sample that did, as ``KIND: TEXT``.
+    """
+    for error in errors:
+        # Errors that differ in numbers alone, such as in counts and sizes, are of one kind.
+        _note(Notes(errors={re.sub(r"\d+", "N", error.partition(":")[0]): (error, 1)}))
+
+
+def note_cut_prompts(lengths: Iterable[int], limit: int) -> None:
+    """Note prompts that the text encoder cut.
+
+    Args:
+        lengths: of these prompts, in tokens.
+        limit: tokens that it takes.
+    """
+    for length in lengths:
+        _note(Notes(n_cut=1, longest=length, limit=limit))
+
+
+def _note(notes: Notes) -> None:
+    current = _current.get()
+    if current is not None:
+        current.add(notes)
+
+
+def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to estimate a run by samples that failed.
+
+    Args:
+        rows: of the batch that was measured, with ``status`` and ``error``.
+
+    Raises:
+        IncompleteRunError: saying how many failed, and the first reason.
+    """
+    if errors := [row["error"] for row in rows if row["status"] == "failed"]:
+        raise IncompleteRunError(
+            f"{len(errors)} of the {len(rows)} images that were generated to measure time and bytes failed, so nothing "
+            f"can be said of the others. The first failed with {errors[0]}"
+        )
