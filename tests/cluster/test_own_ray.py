@@ -4,13 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 from ray._private import worker
 
 from fewchannels import machine
-from fewchannels.cluster import own_ray, session
+from fewchannels.cluster import nodes, own_ray, session
 from fewchannels.cluster.own_ray import settled
 from fewchannels.errors import InputError
 
@@ -149,3 +151,23 @@ def test_of_rays_paragraphs_the_first_sentence_goes_to_standard_error(capsys: py
         "A worker died or was killed by an unexpected system error.",
         "The autoscaler failed with the following error:",
     ]
+
+
+def test_a_head_that_no_longer_answers_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "_LOOK_AT_HEAD_S", 0.05)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with socket.create_server(("127.0.0.1", 0)) as head:
+            address = f"127.0.0.1:{head.getsockname()[1]}"
+            with nodes.head_watched(address):
+                time.sleep(0.5)
+                assert not found
+                head.close()
+                deadline = time.monotonic() + 20
+                while not found and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                time.sleep(0.5)
+    (warning,) = found
+    assert warning.category is nodes.HeadWarning
+    assert f"does not answer at {address} (Connection refused)" in str(warning.message)
+    assert "run the same command again to resume" in str(warning.message)

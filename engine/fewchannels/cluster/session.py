@@ -15,7 +15,7 @@ import ray
 from ray._private import worker
 from ray.job_config import JobConfig
 
-from fewchannels.cluster.nodes import alive, lacking, may_grow
+from fewchannels.cluster.nodes import alive, head_watched, lacking, may_grow
 from fewchannels.cluster.own_ray import refused_token, settled
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
@@ -71,12 +71,14 @@ def _without_standard_error() -> Iterator[None]:
 def ray_session(pool: Pool) -> Iterator[None]:
     """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
     if ray.is_initialized():
-        yield
+        with head_watched(ray.get_runtime_context().gcs_address):
+            yield
         return
     with settled() if pool.address is None else nullcontext():
         _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
         try:
-            yield
+            with head_watched(ray.get_runtime_context().gcs_address):
+                yield
         finally:
             ray.shutdown()
 
