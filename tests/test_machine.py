@@ -84,3 +84,15 @@ def test_processors_are_those_that_the_control_group_pays_for(group: Path) -> No
         limit(group, {"cpu.max": "90000 100000"})
     found = within(group, "-c", "from fewchannels import machine; print(machine.processors())")
     assert found.stdout.strip() == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has it")
+def test_actors_are_counted_from_the_processors_that_a_process_is_bound_to() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from fewchannels import machine; machine.has_gpus = lambda: False\n"
+        "from fewchannels.cluster.sizing import choose_pool\n"
+        "pool = choose_pool(); print(pool.n_actors, pool.cpus_per_actor)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["1", "1"]

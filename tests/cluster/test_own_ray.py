@@ -4,12 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
+from ray._private import worker
 
 from fewchannels import machine
-from fewchannels.cluster import own_ray
+from fewchannels.cluster import nodes, own_ray, session
 from fewchannels.cluster.own_ray import settled
 from fewchannels.errors import InputError
 
@@ -132,3 +135,39 @@ def test_a_home_folder_that_nobody_knows_is_refused_in_words(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-m", "fewchannels", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "begins with a home folder that is not known here" in " ".join(done.stderr.split())
+
+
+def test_of_rays_paragraphs_the_first_sentence_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    death = "A worker died or was killed by an unexpected system error. To troubleshoot, check the logs. Lease ID: 00."
+    session._shorten_messages()
+    session._shorten_messages()
+    for text in (death, "The autoscaler failed with the following error:\nTerminated"):
+        worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    worker.print_to_stdstream({"lines": ["One. Two."], "pid": 7, "ip": "", "is_err": False}, ignore_prefix=True)
+    out, errors = capsys.readouterr()
+    assert "(raylet)" not in out
+    assert "One. Two." in out
+    assert [line.partition("(raylet)")[2].split(" ", 1)[1] for line in errors.splitlines()] == [
+        "A worker died or was killed by an unexpected system error.",
+        "The autoscaler failed with the following error:",
+    ]
+
+
+def test_a_head_that_no_longer_answers_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "_LOOK_AT_HEAD_S", 0.05)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with socket.create_server(("127.0.0.1", 0)) as head:
+            address = f"127.0.0.1:{head.getsockname()[1]}"
+            with nodes.head_watched(address):
+                time.sleep(0.5)
+                assert not found
+                head.close()
+                deadline = time.monotonic() + 20
+                while not found and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                time.sleep(0.5)
+    (warning,) = found
+    assert warning.category is nodes.HeadWarning
+    assert f"does not answer at {address} (Connection refused)" in str(warning.message)
+    assert "run the same command again to resume" in str(warning.message)

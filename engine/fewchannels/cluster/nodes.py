@@ -2,9 +2,12 @@
 
 import json
 import math
+import socket
+import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
@@ -16,10 +19,16 @@ from fewchannels.errors import FewchannelsError, FewchannelsWarning
 _LOOK_EVERY_S = 1.0
 _NO_NODE_S = 10.0
 _NO_ROOM_S = 20.0
+_LOOK_AT_HEAD_S = 5.0
+_MOST_MISSED = 3
 
 
 class NoRoomWarning(FewchannelsWarning):
     """No node of the cluster can hold an actor, so all of them wait for one that can."""
+
+
+class HeadWarning(FewchannelsWarning):
+    """The cluster's head does not answer."""
 
 
 def alive() -> list[dict[str, float]]:
@@ -87,6 +96,40 @@ class NodeWatch:
         elif now > self._no_room_since + _NO_ROOM_S:
             self._no_room_since = -math.inf  # once, until there is room
             warnings.warn(f"{what}. Waiting for such a node to join; Ctrl+C ends.", NoRoomWarning, stacklevel=2)
+
+
+@contextmanager
+def head_watched(address: str) -> Iterator[None]:
+    """Warn when the cluster's head no longer answers: Ray ends this process a minute later, without a word.
+
+    Args:
+        address: host and port of the head.
+    """
+    ended = threading.Event()
+    threading.Thread(target=_watch_head, args=(address, ended), name="head watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch_head(address: str, ended: threading.Event) -> None:
+    host, _, port = address.rpartition(":")
+    n_missed = 0
+    while not ended.wait(_LOOK_AT_HEAD_S):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _LOOK_AT_HEAD_S).close()
+            n_missed = 0
+        except OSError as error:
+            n_missed += 1
+            if n_missed == _MOST_MISSED and not ended.is_set():
+                warnings.warn(
+                    f"the cluster's head does not answer at {address} ({error.strerror or error}); it may have died. "
+                    "Unless it comes back within a minute, this command ends. What is done is kept; run the same "
+                    "command again to resume.",
+                    HeadWarning,
+                    stacklevel=2,
+                )
 
 
 def _counted(n: float, what: str) -> str:

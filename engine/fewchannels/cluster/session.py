@@ -12,9 +12,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray.job_config import JobConfig
 
-from fewchannels.cluster.nodes import alive, lacking, may_grow
+from fewchannels.cluster.nodes import alive, head_watched, lacking, may_grow
 from fewchannels.cluster.own_ray import refused_token, settled
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
@@ -71,13 +72,15 @@ def _without_standard_error() -> Iterator[None]:
 def ray_session(pool: Pool) -> Iterator[None]:
     """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
     if ray.is_initialized():
-        yield
+        with head_watched(ray.get_runtime_context().gcs_address):
+            yield
         return
     check_environment()
     with settled() if pool.address is None else nullcontext():
         _connect(pool.address, num_cpus=pool.n_actors * pool.cpus_per_actor, include_dashboard=False)
         try:
-            yield
+            with head_watched(ray.get_runtime_context().gcs_address):
+                yield
         finally:
             ray.shutdown()
 
@@ -93,6 +96,26 @@ class _OwnPath(JobConfig):
         return True
 
 
+def _shorten_messages() -> None:
+    """Have Ray print the first sentence of what happened to a process or node, not its paragraph for developers.
+
+    It goes to standard error, since results are on standard output. Ray has no setting for that: ``log_to_driver``
+    leaves these messages as they are (Ray 2.60).
+    """
+    if getattr(worker.print_to_stdstream, "is_short", False):
+        return
+    ray_prints = worker.print_to_stdstream
+
+    def print_short(data: dict[str, Any], *rest: Any, **more: Any) -> None:
+        if data.get("pid") == "raylet":
+            texts = [text.strip().partition("\n")[0] for text in data["lines"]]
+            data = data | {"lines": [re.split(r"(?<=[.!?])\s", text)[0] for text in texts], "is_err": True}
+        ray_prints(data, *rest, **more)
+
+    print_short.is_short = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = print_short
+
+
 def _connect(address: str | None, **options: Any) -> None:
     """Reach a cluster, or start one here with these options.
 
@@ -105,6 +128,7 @@ def _connect(address: str | None, **options: Any) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice to Ray's developers, not to our users
     if address is not None:
         _check_answers(address)
+    _shorten_messages()
     try:
         with _without_standard_error():  # Ray's core announces that very setting there
             # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
