@@ -19,7 +19,7 @@ from fewchannels.models.weight_files import check_weight_files
 # As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
 _FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _READ_WEIGHTS = (".safetensors", ".bin")
-_WEIGHTS = (*_READ_WEIGHTS, ".msgpack", ".h5", ".onnx", ".onnx_data", ".ot", ".pth", ".pt", ".ckpt", ".gguf")
+_WEIGHTS = (*_READ_WEIGHTS, ".msgpack", ".h5", ".onnx", ".onnx_data", ".pth", ".pt", ".ckpt", ".gguf")
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
 _MOST = 2**20  # of a width, a side: far above any model's
 
