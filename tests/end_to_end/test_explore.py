@@ -347,6 +347,7 @@ def test_questions_are_answered_plotted_and_downloaded(go: Callable[[str], Page]
     assert page.locator(".ag-row [col-id=layer]").all_inner_texts() == list(map(str, range(6)))
     shown = [float(text) for text in page.locator(".ag-row [col-id=mean_ratio]").all_inner_texts()]
     assert shown == pytest.approx(expected["mean_ratio"].tolist(), rel=1e-5)
+    page.locator("#console-figure .js-plotly-plot .main-svg").first.wait_for()  # drawn after the table
     line = page.evaluate("Array.from(document.querySelector('#console-figure .js-plotly-plot')._fullData[0].y)")
     assert line == pytest.approx(expected["mean_ratio"].tolist())
     for kind, read in (("CSV", pd.read_csv), ("Parquet", pd.read_parquet)):
