@@ -116,8 +116,8 @@ def localize(
     x = scaled if clustered is None else clustered
     x, say = (each.to(device or values.device) for each in (x, weights.to(x.dtype)))
     starts = plus_plus(x, uniform, n_clusters, say)
-    ending = {"exchange": {"exchange": True}, "sklearn": {"tolerance": SKLEARN_TOLERANCE}}[kmeans]
-    clusters = k_means(x, starts, say, **ending).to(values.device)
+    tolerance = {"exchange": 0.0, "sklearn": SKLEARN_TOLERANCE}[kmeans]
+    clusters = k_means(x, starts, say, tolerance=tolerance, exchange=kmeans == "exchange").to(values.device)
     return Localization(heat, n_constant, clusters, foreground(clusters.labels, heat, weights, n_clusters))
 
 

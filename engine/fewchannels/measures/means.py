@@ -1,6 +1,7 @@
 """Means over samples with intervals over prompts, from rows that come part by part."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,8 @@ def means(
         return pd.DataFrame()
     by_cell = totals.groupby(level=list(cell), sort=True).sum()
     row = totals.index.get_level_values("prompt").to_numpy(int)
-    column = by_cell.index.get_indexer(totals.index.droplevel("prompt"))
+    index: Any = totals.index
+    column = by_cell.index.get_indexer(index.droplevel("prompt"))
     first = f"{with_interval[0]} n"
     found = {
         "n_samples": by_cell[first].to_numpy(int),

@@ -97,8 +97,8 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
     each = evidence.ask(each_text)
     differences = paired(each) if best.selection == "top" else {}
     each["prompt"], prompts = pd.factorize(each["prompt"])
-    rows = means([each], ["selection"], ["chance_iou", "n_channels"], ["iou", "best_iou"], len(prompts), _RANGES)
-    rows = rows.set_index("selection")
+    found = means([each], ["selection"], ["chance_iou", "n_channels"], ["iou", "best_iou"], len(prompts), _RANGES)
+    rows: Any = found.set_index("selection")
     own, twice = rows.loc[best.selection], _twice(evidence, best)
     k = evidence.results["alignment"]["settings"]["k"]
     clustered = f"the top {k} channels" if best.selection == "top" else CHANNELS[best.selection]
@@ -212,7 +212,7 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
             f"No cell of {n_cells:,} has an interval of the difference between the top channels and a control: "
             f"{int(rows['n_prompts'].max()):,} prompts are too few."
         )
-    numbers = {"n_cells": n_cells, "expected_by_chance": n_intervals / 20}
+    numbers: dict[str, Any] = {"n_cells": n_cells, "expected_by_chance": n_intervals / 20}
     numbers["controls"] = {
         name: {"n_above": int(rows.loc[name, "n_above"]), "n_below": int(rows.loc[name, "n_below"])} for name in named
     }

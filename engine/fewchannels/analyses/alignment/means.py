@@ -70,4 +70,5 @@ def _samples(
 def _beside(iou: pd.Series, selection: str) -> np.ndarray:
     """The IoU of a selection at each row's sample and cell; NaN where there is none."""
     own = iou[iou.index.get_level_values("selection") == selection].droplevel("selection")
-    return own.reindex(iou.index.droplevel("selection")).to_numpy()
+    index: Any = iou.index
+    return own.reindex(index.droplevel("selection")).to_numpy()
