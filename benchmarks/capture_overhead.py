@@ -170,8 +170,8 @@ def capture(job: Job, chosen: argparse.Namespace) -> float:
     ready.mkdir()
     cloudpickle.register_pickle_by_value(measurement)  # actors cannot import it
 
-    def start_together(job: Job, n_threads: int) -> Callable[[int], Record]:
-        worker = start_capture(job, n_threads)
+    def start_together(job: Job, n_threads: int, device: str | None) -> Callable[[int], Record]:
+        worker = start_capture(job, n_threads, device)
         meet(ready, pool.n_actors)
         return worker
 

@@ -44,7 +44,7 @@ class Work(StubWork):
         return range(ROWS * task, ROWS * (task + 1))
 
 
-def start_told(work: Work, n_threads: int) -> Callable[[int], Record]:
+def start_told(work: Work, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A sleeping worker, of an actor whose GPU has 7 bytes in use; it has started when there are two."""
     telemetry._gpu_bytes = lambda: 7
     Path(work.folder, f"{os.getpid()}.started").touch()
@@ -54,7 +54,7 @@ def start_told(work: Work, n_threads: int) -> Callable[[int], Record]:
     return start_sleeping(work, n_threads)
 
 
-def start_sleeping(work: Work, n_threads: int) -> Callable[[int], Record]:
+def start_sleeping(work: Work, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A worker that sleeps."""
 
     def do(task: int) -> Record:
@@ -76,7 +76,7 @@ def start_sleeping(work: Work, n_threads: int) -> Callable[[int], Record]:
     return do
 
 
-def start_refused(work: Work, n_threads: int) -> Callable[[int], Record]:
+def start_refused(work: Work, n_threads: int, device: str | None) -> Callable[[int], Record]:
     """A worker that cannot be made."""
     raise InputError("no such model")
 
