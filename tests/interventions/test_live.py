@@ -1,5 +1,6 @@
 """A live session beside routes that know nothing of it: diffusers' own pipeline with hooks by hand, and a sweep."""
 
+import gc
 import io
 import itertools
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -407,3 +409,23 @@ def test_what_a_model_cannot_do_is_refused_before_anything_runs(live: LiveModel,
         LiveModel(str(tiny_model), 1, n_steps=0)
     with pytest.raises(InputError, match="top_k is 33; it must be from 1 to the model's 32 channels"):
         LiveModel(str(tiny_model), 1, top_k=33)
+
+
+def test_memory_and_threads_stay_as_they_are_however_many_asks_there_are(live: LiveModel) -> None:
+    """Ninety asks of three steps, each of its own prompt, seed and edit, every fifth cancelled."""
+    process = psutil.Process()
+
+    def ask(first: int, stop: int) -> tuple[float, int]:
+        for i in range(first, stop):
+            edit = Edit("zero", k=1 + i % 4) if i % 2 else None
+            generation = live.begin(Ask(f"a small red star, number {i}", seed=i, edit=edit))
+            if i % 5 == 0:
+                generation.cancel()
+            assert generation.wait(WAIT_S).state in ("done", "cancelled")
+        gc.collect()
+        return process.memory_info().rss / 2**20, process.num_threads()
+
+    before, n_threads = ask(0, 30)
+    after, n_after = ask(30, 90)
+    assert after - before < 24  # MiB: 0.4 an ask
+    assert n_after == n_threads
