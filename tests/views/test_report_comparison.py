@@ -111,7 +111,7 @@ def test_layers_where_runs_share_less_or_more_than_seeds_do_are_counted(folder: 
     of_seeds = {each["within_a"]["mean"] for each in more.numbers["layers"].values()}
     assert of_seeds == {0}, "seeds of a model that was not trained share no top channel"
     assert (more.numbers["below_seeds"], more.numbers["above_seeds"]) == ([], [])
-    assert "in 4 it lies above them" in more.text
+    assert "No layer has intervals of all of these" in more.text
 
 
 def test_ratios_differ_by_what_the_arrays_say(folder: Path, document: Document) -> None:
