@@ -47,8 +47,8 @@ def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
         step = int(evidence.ask(f"select max(step) as step from {table}")["step"].iloc[0])
         step = max(chosen["steps"]) if chosen else step
         text = (
-            f"select layer, n_samples, n_prompts, mean, low, high from {table} where metric = 'ratio' and step = {step} "
-            "order by layer"
+            f"select layer, n_samples, n_prompts, mean, low, high from {table} where metric = 'ratio' and step = "
+            f"{step} order by layer"
         )
         found = _of(evidence.ask(text), step, evidence.sql(text), "prompts", chosen)
         if found is not None or chosen is None:
@@ -135,8 +135,8 @@ def energy(evidence: Evidence, found: Extreme) -> Finding | None:
     if result and has_cell(evidence, "concentration", "means", found):
         k = max(result["settings"]["ks"])
         text = (
-            f"select n_samples, n_prompts, mean, low, high from {evidence.table('concentration', 'means')} where metric = "
-            f"'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
+            f"select n_samples, n_prompts, mean, low, high from {evidence.table('concentration', 'means')} where metric "
+            f"= 'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
         )
         rows, how, score = evidence.ask(text), evidence.sql(text), result["settings"]["score"]
         over = "samples"
