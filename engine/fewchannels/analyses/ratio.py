@@ -135,8 +135,8 @@ def energy(evidence: Evidence, found: Extreme) -> Finding | None:
     if result and has_cell(evidence, "concentration", "means", found):
         k = max(result["settings"]["ks"])
         text = (
-            f"select n_samples, n_prompts, mean, low, high from {evidence.table('concentration', 'means')} where metric "
-            f"= 'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
+            f"select n_samples, n_prompts, mean, low, high from {evidence.table('concentration', 'means')} where "
+            f"metric = 'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
         )
         rows, how, score = evidence.ask(text), evidence.sql(text), result["settings"]["score"]
         over = "samples"
