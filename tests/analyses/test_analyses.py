@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from typer.testing import CliRunner
 
 from fewchannels import open_run
+from fewchannels.analyses.alignment import findings
 from fewchannels.analyses.alignment.findings import Cell, at_best, best_cells, over_cells
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
@@ -122,7 +123,10 @@ def test_published_clusters_are_an_option_and_say_that_no_second_start_confirms_
     assert "Did you mean 'sklearn'?" in str(refused.exception)
 
 
-def test_the_best_cell_is_selected_in_half_of_the_prompts_and_tested_in_the_other(path: Path, run: Run) -> None:
+def test_the_best_cell_is_selected_in_half_of_the_prompts_and_tested_in_the_other(
+    path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "FEWEST", 4)
     rows = run.sql("select * from alignment_samples join samples using (sample, sample_id)").df()
     by_md5 = sorted(set(rows["prompt"]), key=lambda prompt: hashlib.md5(prompt.encode()).hexdigest())
     selects = rows["prompt"].isin(by_md5[::2])

@@ -107,13 +107,13 @@ def test_layers_where_runs_share_less_or_more_than_seeds_do_are_counted(folder: 
     steady = changed(folder / "a", tmp_path / "steady", level)
     rolled = changed(steady, tmp_path / "rolled", roll)
     less = found(build([str(compared(steady, rolled, tmp_path / "less"))], None))["overlap"]
-    assert (less.numbers["below_seeds"], less.numbers["above_seeds"]) == ([0, 1], [])
-    assert "In 2 of 4 layers the whole interval lies below" in less.text
+    assert (less.numbers["below_seeds"], less.numbers["above_seeds"]) == ([], [])
+    assert "No layer has intervals of all of these" in less.text, "four prompts are too few"
     more = found(build([str(compared(folder / "a", folder / "a", tmp_path / "more"))], None))["overlap"]
     of_seeds = {each["within_a"]["mean"] for each in more.numbers["layers"].values()}
     assert of_seeds == {0}, "seeds of a model that was not trained share no top channel"
-    assert (more.numbers["below_seeds"], more.numbers["above_seeds"]) == ([], [0, 1, 2, 3])
-    assert "in 4 it lies above them" in more.text
+    assert (more.numbers["below_seeds"], more.numbers["above_seeds"]) == ([], [])
+    assert "No layer has intervals of all of these" in more.text
 
 
 def test_ratios_differ_by_what_the_arrays_say(folder: Path, document: Document) -> None:
@@ -126,7 +126,7 @@ def test_ratios_differ_by_what_the_arrays_say(folder: Path, document: Document) 
     assert numbers["layer"] == layer
     assert numbers["mean"] == pytest.approx(change[layer], rel=1e-4)
     assert numbers["mean_a"] == pytest.approx(np.mean([each[layer] for each in ratios["a"].values()]), rel=1e-5)
-    assert numbers["low"] < numbers["mean"] < numbers["high"]
+    assert numbers["low"] is numbers["high"] is None
     assert numbers["n_layers"] == 4
     assert f"at layer {layer}, {change[layer]:.3g} (A" in found(document)["ratio"].text
     assert "selected post hoc, so without an interval" in found(document)["ratio"].text

@@ -27,7 +27,7 @@ class Extreme:
         layer: whose mean ratio is largest.
         step: the last that was looked at.
         how: what gives the rows.
-        over: what the intervals resample.
+        over: what the intervals are over.
     """
 
     layers: pd.DataFrame
@@ -53,8 +53,8 @@ def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
         step = int(evidence.ask(f"select max(step) as step from {table}")["step"].iloc[0])
         step = max(chosen["steps"]) if chosen else step
         text = (
-            f"select layer, n_samples, mean, low, high from {table} where metric = 'ratio' and step = {step} "
-            "order by layer"
+            f"select layer, n_samples, n_prompts, mean, low, high from {table} where metric = 'ratio' and step = "
+            f"{step} order by layer"
         )
         found = _of(evidence.ask(text), step, evidence.sql(text), "prompts", chosen)
         if found is not None or chosen is None:
@@ -65,7 +65,7 @@ def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
     step = max(chosen["steps"]) if chosen else int(steps.iloc[0])
     asked = {"step": step, "measure": "ratio", "stream": evidence.stream, "branch": evidence.branch}
     rows = evidence.query("layer_profile", **asked).rename(columns={"mean_low": "low", "mean_high": "high"})
-    return _of(rows, step, evidence.named("layer_profile", **asked), "samples, each taken as independent", chosen)
+    return _of(rows, step, evidence.named("layer_profile", **asked), "prompts", chosen)
 
 
 def _is_measured(evidence: Evidence) -> bool:
@@ -141,8 +141,8 @@ def energy(evidence: Evidence, found: Extreme) -> Finding | None:
     if result and has_cell(evidence, "concentration", "means", found):
         k = max(result["settings"]["ks"])
         text = (
-            f"select n_samples, mean, low, high from {evidence.table('concentration', 'means')} where metric = "
-            f"'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
+            f"select n_samples, n_prompts, mean, low, high from {evidence.table('concentration', 'means')} where "
+            f"metric = 'energy_share_{k}' and layer = {found.layer} and step = {found.step}"
         )
         rows, how, score = evidence.ask(text), evidence.sql(text), result["settings"]["score"]
         over = "samples"
@@ -151,7 +151,7 @@ def energy(evidence: Evidence, found: Extreme) -> Finding | None:
         asked = {"step": found.step, "measure": "energy_share", "stream": evidence.stream, "branch": evidence.branch}
         rows = evidence.query("layer_profile", **asked).rename(columns={"mean_low": "low", "mean_high": "high"})
         rows, how = rows[rows["layer"] == found.layer], evidence.named("layer_profile", **asked)
-        score, over = evidence.description["config"]["score"], "samples, each taken as independent"
+        score, over = evidence.description["config"]["score"], "samples"
     if rows.empty or k >= n_channels or pd.isna(rows["mean"].iloc[0]):
         return None
     row, numbers, hows = rows.iloc[0], {"layer": found.layer, "step": found.step, "k": k}, [how]
