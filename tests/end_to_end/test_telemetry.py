@@ -51,7 +51,7 @@ def start_told(work: Work, n_threads: int, device: str | None) -> Callable[[int]
     while len(list(Path(work.folder).glob("*.started"))) < 2:
         time.sleep(0.1)
     time.sleep(2.5)  # reports are a second apart, and one of them is to see both actors starting
-    return start_sleeping(work, n_threads)
+    return start_sleeping(work, n_threads, device)
 
 
 def start_sleeping(work: Work, n_threads: int, device: str | None) -> Callable[[int], Record]:
