@@ -1,4 +1,4 @@
-"""What capture costs on top of generating the same pictures: ``python benchmarks/capture_overhead.py``.
+"""What capture costs on top of generating the same images: ``python benchmarks/capture_overhead.py``.
 
 In one process with all of the threads, interleaved round by round, at the same batch:
 
@@ -14,7 +14,7 @@ after the other in turns:
 
 Either is timed from when all have loaded the model to the end of the last batch, or the last record, and told
 as seconds a batch of all together. Actors have the priority of other processes here, not Ray's lower one, which would
-measure what else the machine does. The plain pipeline's pictures are checked to be the capture's. Seconds belong to the
+measure what else the machine does. The plain pipeline's images are checked to be the capture's. Seconds belong to the
 machine; ratios are what counts.
 """
 
@@ -59,7 +59,7 @@ GOALS = {"taps": 1.03, "capture": 1.10}
 def parser() -> argparse.ArgumentParser:
     """The options."""
     found = options(__doc__)
-    found.add_argument("--model", default="demo", help="from text to pictures; demo is the bundled one")
+    found.add_argument("--model", default="demo", help="from text to images; demo is the bundled one")
     found.add_argument("--rounds", type=int, default=16, help="in one process")
     found.add_argument("--captures", type=int, default=8, help="rounds of plain processes and a capture")
     found.add_argument("--tasks", type=int, default=10, help="of each actor in each of these, and batches of a process")
@@ -98,9 +98,9 @@ def run_plainly(pipeline: DiffusionPipeline, samples: Sequence[Sample], settings
         ).images
 
 
-def check_same(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> None:
+def check_same(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> None:
     """Pixel by pixel."""
-    assert all(np.array_equal(a, b) for a, b in zip(pictures, others, strict=True)), "pictures are not the same"
+    assert all(np.array_equal(a, b) for a, b in zip(images, others, strict=True)), "images are not the same"
 
 
 def in_one_process(job: Job, path: Path, chosen: argparse.Namespace) -> dict[str, list[float]]:

@@ -2,12 +2,12 @@
 
 A run of FLUX.1's shape is made without a model: 57 layers and 4 steps, four statistics of 3,072 channels and the top 12
 channels' maps over 4,096 tokens, in 625 tasks of 16 samples, each with its part of ``cells`` and ``samples`` with
-pictures of 512 x 512 pixels. All tasks share the first one's shards by hard links, as the store of so many would
+images of 512 x 512 pixels. All tasks share the first one's shards by hard links, as the store of so many would
 take 1 TB; each is read through its own name. It takes some GB in a temporary folder.
 
 A headless Chromium opens pages and moves sliders; times are in the page, from the key or the navigation until Plotly
 has drawn. ``by hand`` is what a notebook does for the same move: the map by Xarray from an open store, drawn over the
-picture by Matplotlib and encoded as PNG. The goal is 200 ms for a move.
+image by Matplotlib and encoded as PNG. The goal is 200 ms for a move.
 """
 
 import argparse
@@ -64,14 +64,14 @@ def make(path: Path, n_samples: int, n_layers: int) -> Layout:
         else:
             arrays[plan.name] = random.standard_normal(shape, np.float32)
     Store(storage, layout).write(0, arrays)
-    pictures = [_picture(random) for _ in range(SHARD_SAMPLES)]
+    images = [_image(random) for _ in range(SHARD_SAMPLES)]
     ledger = Ledger(storage)
     for task in range(layout.n_tasks):
         rows = layout.rows(task)
         if task:
             for plan in layout.arrays():
                 os.link(path / NAME / plan.key(0), path / NAME / plan.key(task))
-        tables = {"cells": _cells(random, ids, rows, layout), "samples": _samples("samples", ids, rows, pictures)}
+        tables = {"cells": _cells(random, ids, rows, layout), "samples": _samples("samples", ids, rows, images)}
         objects = {part(name, task): storage.put(part(name, task), [encode(name, t)]) for name, t in tables.items()}
         finished = "2026-01-02T03:04:05+00:00"
         record = Record(
@@ -91,7 +91,7 @@ def make(path: Path, n_samples: int, n_layers: int) -> Layout:
     return layout
 
 
-def _picture(random: np.random.Generator) -> bytes:
+def _image(random: np.random.Generator) -> bytes:
     noise = random.integers(0, 255, (SIDE // 8, SIDE // 8, 3), np.uint8)
     data = io.BytesIO()
     Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(data, "PNG")
@@ -105,7 +105,7 @@ def _filled(table: str, known: dict[str, object], n: int) -> dict[str, object]:
     return {name: known.get(name, values) for name, values in empty.items()}
 
 
-def _samples(table: str, ids: list[str], rows: range, pictures: list[bytes]) -> dict[str, object]:
+def _samples(table: str, ids: list[str], rows: range, images: list[bytes]) -> dict[str, object]:
     n, side = len(rows), int(N_TOKENS**0.5)
     known: dict[str, object] = {
         "sample_id": [ids[i] for i in rows],
@@ -114,7 +114,7 @@ def _samples(table: str, ids: list[str], rows: range, pictures: list[bytes]) -> 
         "prompt": [f"prompt {i // 4}" for i in rows],
         "seed": [i % 4 for i in rows],
         "status": ["done"] * n,
-        "image": pictures[:n],
+        "image": images[:n],
         "grid_width": [side] * n,
         "grid_height": [side] * n,
     }
@@ -174,11 +174,11 @@ def moves(page: Page, slider: str, n: int) -> list[float]:
 
 
 def by_hand(path: Path, run: OpenedRun, chosen: argparse.Namespace) -> list[float]:
-    """Milliseconds of each of some looks with Xarray and Matplotlib, the store and the picture open."""
+    """Milliseconds of each of some looks with Xarray and Matplotlib, the store and the image open."""
     taken = []
     data = xr.open_zarr(path / NAME, chunks=None)
     sample = chosen.samples // 2
-    picture = Image.open(io.BytesIO(run.picture(sample) or b""))
+    image = Image.open(io.BytesIO(run.image(sample) or b""))
     for i in range(chosen.moves):
         began = time.perf_counter()
         values = (
@@ -186,7 +186,7 @@ def by_hand(path: Path, run: OpenedRun, chosen: argparse.Namespace) -> list[floa
         )
         figure = Figure(figsize=(6, 5), layout="constrained")
         axis = figure.subplots()
-        axis.imshow(picture, extent=(-0.5, 63.5, 63.5, -0.5))
+        axis.imshow(image, extent=(-0.5, 63.5, 63.5, -0.5))
         figure.colorbar(axis.imshow(values, alpha=0.75), ax=axis, label="signed value")
         figure.savefig(io.BytesIO(), format="png")
         taken.append(1000 * (time.perf_counter() - began))
@@ -208,14 +208,14 @@ def pages(run: OpenedRun, bound: Bound, chosen: argparse.Namespace) -> Rows:
         began = time.perf_counter()
         page.goto(f"{bound.base}run/RUN")
         page.wait_for_function(one)
-        times["gallery, first picture"] = 1000 * (time.perf_counter() - began)
+        times["gallery, first image"] = 1000 * (time.perf_counter() - began)
         every = "[...document.images].every(i => i.naturalWidth)"
         page.wait_for_function(f"document.images.length >= {n_pictures} && {every}")
-        times["gallery, all pictures"] = 1000 * (time.perf_counter() - began)
+        times["gallery, all images"] = 1000 * (time.perf_counter() - began)
         began = time.perf_counter()
         page.goto(f"{bound.base}run/RUN?by=ratio&order=largest&layer={middle}&step=27")
         page.wait_for_function(one)
-        times["gallery by ratio, first picture"] = 1000 * (time.perf_counter() - began)
+        times["gallery by ratio, first image"] = 1000 * (time.perf_counter() - began)
         sample_id = run.catalog.sql(f"select sample_id from samples where sample = {sample}").fetchall()[0][0]
         began = time.perf_counter()
         page.goto(f"{bound.base}run/RUN/sample/{sample_id}?layer={min(10, middle)}&step=27")

@@ -115,7 +115,7 @@ class Made:
         return rest | drawn | fixed | keys
 
     def samples(self, samples: np.ndarray, table: str) -> Columns:
-        """Rows of ``samples`` or of the manifest, without pictures."""
+        """Rows of ``samples`` or of the manifest, without images."""
         known: dict[str, Any] = {
             "sample_id": self.ids[samples],
             "sample": samples,

@@ -19,7 +19,7 @@ from fewchannels.settings.units import size
 
 @dataclass(frozen=True)
 class Model:
-    """A published geometry: layers, width, tokens along one side at this picture size, and the usual steps."""
+    """A published geometry: layers, width, tokens along one side at this image size, and the usual steps."""
 
     name: str
     n_layers: int

@@ -1,4 +1,4 @@
-"""What an edited picture costs on top of a plain generation: ``python benchmarks/sweep_cost.py``.
+"""What an edited image costs on top of a plain generation: ``python benchmarks/sweep_cost.py``.
 
 Demo model, one pair of prompts, transport of the top channels behind every block in every step. Rounds interleaved:
 
@@ -7,7 +7,7 @@ Demo model, one pair of prompts, transport of the top channels behind every bloc
 - ``replay``: the source alone first, every block's image stream written to disk at every step; then the target's rows
   in one batch, each step and block read back and copied into all of them.
 
-Told are seconds of a picture: of a row of the plain batch, and of an edit of the others, which so bear target and
+Told are seconds of an image: of a row of the plain batch, and of an edit of the others, which so bear target and
 source.
 """
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = measure(Path(folder), chosen)
     ratios = [ratio(rows, way, "plain") for way in rows]
     print(f"{chosen.rows - 2} edits in {chosen.rows} rows, {chosen.steps} steps, medians of {chosen.rounds} rounds")
-    print(f"{'':8} {'s/picture':>9} {'ratio':>6}  range of rounds")
+    print(f"{'':8} {'s/image':>9} {'ratio':>6}  range of rounds")
     for (way, row), each in zip(rows.items(), ratios, strict=True):
         span = f"{each['least']:.3f} to {each['most']:.3f}"
         print(f"{way:8} {statistics.median(row['seconds']):9.4f} {each['ratio']:6.3f}  {span}")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path, chosen: argparse.Namespace) -> Rows:
-    """Seconds a picture of each way."""
+    """Seconds an image of each way."""
     manifest.ingest(["demo:4"], folder / "manifest.parquet", seeds=[0])
     n_edits = chosen.rows - 2
     grid = Grid(

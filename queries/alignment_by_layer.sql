@@ -21,7 +21,7 @@
 -- column complement: IoU -- mean IoU of all that top's foreground leaves: above top where the subject is low in them
 -- column best: IoU -- mean of top's best union of clusters (for 2, the better signed): looks at the answer
 -- column area: 0 to 1 -- mean share of tokens that are top's foreground
--- column mask_area: 0 to 1 -- mean share of the picture that is subject
+-- column mask_area: 0 to 1 -- mean share of the image that is subject
 -- column over_random: IoU -- mean of top less random, sample by sample
 -- column over_random_low: IoU -- lower end of its interval
 -- column over_random_high: IoU -- upper end of its interval

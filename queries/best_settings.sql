@@ -1,6 +1,6 @@
 -- purpose: Which settings of a sweep move a metric most, and at what price? Means over items of every setting, the
---   largest or the smallest first, with the undisturbed pictures' level where they have the metric. For transports the
---   price is beside it: of the attributes in which target and source differ, the shares that the picture has from the
+--   largest or the smallest first, with the undisturbed images' level where they have the metric. For transports the
+--   price is beside it: of the attributes in which target and source differ, the shares that the image has from the
 --   source and that it keeps of the target; what is missing to 1 shows neither. on_front marks settings that no other
 --   one equals or exceeds in both shares. Intervals are 95 % over prompts.
 -- of: sweep
@@ -24,11 +24,11 @@
 -- column placement: name -- as in conditions
 -- column n_items: items -- samples, or pairs, that have the metric
 -- column n_prompts: prompts -- different prompts among them
--- column n_failed: pictures -- the setting's pictures that failed
+-- column n_failed: images -- the setting's images that failed
 -- column mean: of the metric -- mean over items, each item's trials averaged first
 -- column low: of the metric -- lower end of its interval
 -- column high: of the metric -- upper end of its interval
--- column undisturbed: of the metric -- mean of the undisturbed pictures; null where it compares with those
+-- column undisturbed: of the metric -- mean of the undisturbed images; null where it compares with those
 -- column change: ratio -- how large the edits were: mean norm of the edit over norm of the hidden state
 -- column source_taken: 0 to 1 -- mean share of attributes taken from the source
 -- column source_taken_low: 0 to 1 -- lower end of its interval

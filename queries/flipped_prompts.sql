@@ -1,13 +1,13 @@
--- purpose: Which prompts does an edit flip? Edited pictures that no longer show what the undisturbed picture of the
+-- purpose: Which prompts does an edit flip? Edited images that no longer show what the undisturbed image of the
 --   prompt shows: shape, colour, size, position or background of the shapes world. Of a transport it also says which
---   of these are the source's now. An attribute that the undisturbed picture lacks cannot flip. Beside each picture is
---   how many of its condition flip, of those whose undisturbed picture shows what was asked for.
+--   of these are the source's now. An attribute that the undisturbed image lacks cannot flip. Beside each image is
+--   how many of its condition flip, of those whose undisturbed image shows what was asked for.
 -- of: sweep
--- grain: one row per (item, condition) whose picture flips
+-- grain: one row per (item, condition) whose image flips
 -- param attribute: str = any {any, shape, colour, size, position, background} -- what must have flipped
 -- param taken: bool = false -- only what has become the source's
 -- param condition: int = -1 -- place of a condition in the sweep; -1 takes all
--- param top: int = 100 -- at most so many pictures, those that lost most first; 0 takes all
+-- param top: int = 100 -- at most so many images, those that lost most first; 0 takes all
 -- column item: index -- row of the sweep's items, 0-based
 -- column item_id: id -- the sample's id, or the pair's
 -- column sample_id: id -- the manifest's id of the sample, the target of a pair
@@ -29,8 +29,8 @@
 -- column taken_from_source: names -- of that, what is the source's now; null where nothing is
 -- column n_lost: attributes -- how many flipped
 -- column n_taken: attributes -- how many of them are the source's now
--- column n_flipped: pictures -- of the condition, those that flip
--- column n_pictures: pictures -- of the condition, those that could
+-- column n_flipped: images -- of the condition, those that flip
+-- column n_pictures: images -- of the condition, those that could
 with attributes as (
     select
         item,

@@ -26,7 +26,7 @@
 -- column complement_iou: IoU -- of everything but the foreground
 -- column chance_iou: IoU -- of independent masks of these two areas
 -- column area: 0 to 1 -- share of tokens that are foreground
--- column mask_area: 0 to 1 -- share of the picture that is subject
+-- column mask_area: 0 to 1 -- share of the image that is subject
 -- column n_misaligned: cells -- the sample's cells with the channel in the top rank and an IoU below max_iou
 -- column n_cells: cells -- the sample's cells with the channel in the top rank and an IoU
 -- column n_without_iou: cells -- the sample's cells with the channel in the top rank and no IoU

@@ -1,11 +1,11 @@
--- purpose: How far is the set of a condition's pictures from the set of undisturbed ones, as FID, KID and CMMD measure it
---   on the embeddings of CLIP or DINO? Single pictures may change while the set stays what the model makes, and a set
---   may leave it while every picture stays near its own. Beside each distance is its ratio to that of the control of
+-- purpose: How far is the set of a condition's images from the set of undisturbed ones, as FID, KID and CMMD measure it
+--   on the embeddings of CLIP or DINO? Single images may change while the set stays what the model makes, and a set
+--   may leave it while every image stays near its own. Beside each distance is its ratio to that of the control of
 --   the same settings. Only sweeps with --metric clip=... or dino=... have any rows.
 -- of: sweep
 -- needs: effects
 -- grain: one row per (condition, model)
--- param model: str = any {any, clip, dino} -- what embeds pictures
+-- param model: str = any {any, clip, dino} -- what embeds images
 -- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- the selection that ratios are to
 -- param top: int = 50 -- at most so many rows, those farthest by CMMD first; 0 takes all
 -- column condition: index -- place in the sweep of the condition
@@ -18,9 +18,9 @@
 -- column steps_name: steps -- as in conditions
 -- column tokens: name -- as in conditions
 -- column model: name -- clip or dino
--- column n_edited: pictures -- of the condition
--- column n_undisturbed: pictures -- that they are compared with
--- column frechet: squared distance -- FID's formula; null where there are not more pictures than features
+-- column n_edited: images -- of the condition
+-- column n_undisturbed: images -- that they are compared with
+-- column frechet: squared distance -- FID's formula; null where there are not more images than features
 -- column kernel: squared distance -- KID's, unbiased: may be a little below 0
 -- column cmmd: squared distance x 1000 -- CMMD's
 -- column cmmd_over_control: ratio -- to the mean of the control's trials; null where the sweep has none

@@ -1,5 +1,5 @@
 -- purpose: Where is there no subject, and how large is it elsewhere? Samples whose mask could not be made come first,
---   with the reason, then those whose picture shows no subject, then the others, the smallest subject first: an IoU
+--   with the reason, then those whose image shows no subject, then the others, the smallest subject first: an IoU
 --   says little where the subject is tiny or is nearly everything.
 -- needs: masks
 -- grain: one row per sample
@@ -11,9 +11,9 @@
 -- column prompt: text -- the sample's prompt
 -- column seed: seed -- the sample's seed
 -- column outcome: name -- failed, empty or found
--- column area: 0 to 1 -- share of the picture that is subject; null where the mask failed
+-- column area: 0 to 1 -- share of the image that is subject; null where the mask failed
 -- column score: of the source -- how sure the source is, on its own scale; null where it does not say
--- column resized: true or false -- whether the mask had another size than the picture
+-- column resized: true or false -- whether the mask had another size than the image
 -- column error: text -- why there is no mask
 with outcomes as (
     select

@@ -8,7 +8,7 @@
 -- needs: effects
 -- grain: one row per (setting, control) where the top channels do more
 -- param metric: str = mse -- a column of edits, nonfinite_steps to lpips
--- param side: str = higher {higher, lower} -- where the metric goes as a picture is changed: mse higher, ssim lower
+-- param side: str = higher {higher, lower} -- where the metric goes as an image is changed: mse higher, ssim lower
 -- param max_q: float = 0.05 -- the largest q to report, 0 to 1
 -- param each: bool = false -- only settings whose top channels do more than each matched and scaled control they have
 -- param top: int = 50 -- at most so many contrasts, the largest difference first; 0 takes all

@@ -42,7 +42,7 @@ SMALLEST: dict[str, tuple[str, set[str], set[str]]] = {
     ),
     "explore": (
         "--samples 16 --layers 3 --moves 2",
-        {"opened", "gallery, first picture", "sample, first map", "a slider's move", "by hand"},
+        {"opened", "gallery, first image", "sample, first map", "a slider's move", "by hand"},
         {"by hand"},
     ),
     "first_answer": ("RUN --rounds 1", {"plain DuckDB", "sql", "query"}, {"plain DuckDB"}),

@@ -91,15 +91,15 @@ def renumbered(table: pa.Table, shift: int, task: int) -> pa.Table:
 
 
 def for_datasets(table: pa.Table) -> pa.Table:
-    """A table whose ``image`` column is one that Hugging Face's ``datasets`` shows as pictures."""
+    """A table whose ``image`` column is one that Hugging Face's ``datasets`` shows as images."""
     if "image" not in table.column_names:
         return table
     i = table.column_names.index("image")
-    pictures = table.column("image").combine_chunks()
+    images = table.column("image").combine_chunks()
     nothing = pa.nulls(len(table), pa.string())
-    picture = pa.StructArray.from_arrays([pictures, nothing], names=["bytes", "path"], mask=pictures.is_null())
+    image = pa.StructArray.from_arrays([images, nothing], names=["bytes", "path"], mask=images.is_null())
     features = {field.name: {"_type": "Image"} for field in table.schema if field.name == "image"}
-    table = table.set_column(i, "image", picture)
+    table = table.set_column(i, "image", image)
     about = {field.name: _feature(field.type) for field in table.schema} | features
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
 

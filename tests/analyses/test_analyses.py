@@ -29,13 +29,13 @@ from fewchannels.runs.run import Run
 from fewchannels.runs.storage import open_storage
 
 
-def test_masks_are_the_judges_of_the_generated_pictures(run: Run) -> None:
+def test_masks_are_the_judges_of_the_generated_images(run: Run) -> None:
     rows = run.sql("select sample_id, area, error from masks_samples order by sample").fetchall()
     assert len(rows) == 10
     for sample_id, area, error in rows:
-        picture = torch.from_numpy(np.array(run.image(sample_id))).permute(2, 0, 1)[None] / 255
+        image = torch.from_numpy(np.array(run.image(sample_id))).permute(2, 0, 1)[None] / 255
         assert error is None
-        assert area == pytest.approx(judge(picture)[1].float().mean().item())
+        assert area == pytest.approx(judge(image)[1].float().mean().item())
 
 
 @pytest.mark.parametrize("selection", ["top", "bottom", "all"])
@@ -60,8 +60,8 @@ def test_alignment_is_the_protocol_done_by_hand(run: Run, selection: str) -> Non
         labels, n_clear = best.labels_, n_clear + 1
         heat = scaled.sum(axis=0)
         front = labels == int(heat[labels == 1].mean() > heat[labels == 0].mean())
-        picture = np.array(run.image(str(data.sample_id.values[sample])))
-        mask = judge(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[1][0].numpy()
+        image = np.array(run.image(str(data.sample_id.values[sample])))
+        mask = judge(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[1][0].numpy()
         side = int(len(heat) ** 0.5)
         pixels = np.kron(front.reshape(side, side), np.ones((mask.shape[0] // side,) * 2)).astype(bool)
         expected = (pixels & mask).sum() / (pixels | mask).sum()

@@ -47,7 +47,7 @@ def run(tiny_model: Path, manifest_of, tmp_path: Path) -> Path:
 
 
 def areas(run: Path, *, replace: bool = False) -> list[float | None]:
-    """Share of each picture that the subject covers, by the analysis and then by SQL."""
+    """Share of each image that the subject covers, by the analysis and then by SQL."""
     analyze(SubjectMasks("manifest"), select(str(run)), "masks", ALONE, replace=replace)
     with Catalog(run) as catalog:
         return [area for (area,) in catalog.sql("select area from masks_samples order by sample").fetchall()]

@@ -70,7 +70,7 @@ def resized(maps: torch.Tensor, size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 
 def direct_probability(folder: Path, image: Image.Image, side: int) -> NDArray[np.float32]:
-    """The sigmoid of the fine logits, ``(y, x)`` at the picture's size, resized by Pillow."""
+    """The sigmoid of the fine logits, ``(y, x)`` at the image's size, resized by Pillow."""
     code = mask_models.code_of(folder)
     model = code.TinyBiRefNet(code.TinyConfig())
     model.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
@@ -111,7 +111,7 @@ def test_a_model_whose_last_output_is_no_map_of_logits_says_so(tmp_path: Path, i
     assert r"(1, 4, 8, 8); a model like BiRefNet gives logits (1, 1, y, x)" in result.reason
 
 
-def test_values_that_are_not_a_number_fail_their_own_picture_only(tmp_path: Path, image: Image.Image) -> None:
+def test_values_that_are_not_a_number_fail_their_own_image_only(tmp_path: Path, image: Image.Image) -> None:
     folder = mask_models.birefnet_like(tmp_path / "nan_for_red", last="nan for red")
     red = Image.new("RGB", (64, 64), "red")
     first, second, third = open_mask_source(str(folder), trust_remote_code=True, side=64)(
@@ -252,7 +252,7 @@ def test_the_main_object_of_several_of_one_size_is_the_surest_and_none_is_an_emp
 # Any model
 
 
-def test_a_models_mask_does_not_depend_on_the_other_pictures(models: Path, image: Image.Image) -> None:
+def test_a_models_mask_does_not_depend_on_the_other_images(models: Path, image: Image.Image) -> None:
     other = image.transpose(Image.Transpose.ROTATE_90)
     for name in ("birefnet_like", "segformer", "maskformer"):
         source = open_mask_source(str(models / name), trust_remote_code=True)

@@ -21,7 +21,7 @@ from fewchannels.demo.world import choose_scenes, draw
 from fewchannels.errors import InputError
 from fewchannels.measures.coverage import chance_iou, token_coverage
 from fewchannels.measures.localization import fit
-from fewchannels.runs.pictures import from_png, to_png
+from fewchannels.runs.images import from_png, to_png
 
 Mask = NDArray[np.bool_]
 few = st.integers(1, 4)
@@ -159,7 +159,7 @@ def test_what_is_no_packed_mask_is_refused() -> None:
 # Every source
 
 
-def test_one_picture_that_fails_does_not_touch_the_others() -> None:
+def test_one_image_that_fails_does_not_touch_the_others() -> None:
     def find(picture: SampleImage) -> SubjectMask:
         if picture.mask == "broken":
             raise RuntimeError("CUDA out of memory\nand more")
@@ -174,11 +174,11 @@ def test_one_picture_that_fails_does_not_touch_the_others() -> None:
     assert bad == [
         NoMask("RuntimeError: CUDA out of memory"),
         NoMask("the mask is not here."),
-        NoMask("the mask is (2, 2), its picture (4, 6)"),
+        NoMask("the mask is (2, 2), its image (4, 6)"),
     ]
 
 
-def test_a_picture_that_is_not_rgb_is_refused() -> None:
+def test_an_image_that_is_not_rgb_is_refused() -> None:
     with pytest.raises(ValueError, match="mode 'L'"):
         SampleImage(Image.new("L", (4, 4)))
 
@@ -218,7 +218,7 @@ def test_a_drawn_mask_of_another_size_is_resized_by_nearest_neighbour_and_says_s
     assert [each.rule for each in (same, larger, smaller)] == ["black_and_white"] * 3
 
 
-def test_a_drawn_mask_of_another_shape_than_its_picture_is_no_mask(tmp_path: Path) -> None:
+def test_a_drawn_mask_of_another_shape_than_its_image_is_no_mask(tmp_path: Path) -> None:
     Image.fromarray(SUBJECT).save(tmp_path / "mask.png")
     (turned,) = open_mask_source("manifest")([SampleImage(Image.new("RGB", (6, 8)), str(tmp_path / "mask.png"))])
     assert isinstance(turned, NoMask)
@@ -227,7 +227,7 @@ def test_a_drawn_mask_of_another_shape_than_its_picture_is_no_mask(tmp_path: Pat
 
 
 def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     (tmp_path / "half.png").write_bytes(to_png(np.random.default_rng(0).random((64, 64)) > 0.5)[:200])
     Image.fromarray(SUBJECT).save(tmp_path / "good.png")
     names = (None, "missing.png", "text.png", "half.png", ".", "good.png")
@@ -256,7 +256,7 @@ def test_the_judge_finds_the_worlds_subjects() -> None:
     assert min(each.score or 0 for each in results) > 0.7
 
 
-def test_the_judge_takes_square_pictures_only() -> None:
+def test_the_judge_takes_square_images_only() -> None:
     tall, square = open_mask_source("demo")(
         [SampleImage(Image.new("RGB", (32, 48))), SampleImage(Image.new("RGB", (32, 32)))]
     )
@@ -303,7 +303,7 @@ def test_saliency_finds_the_worlds_subjects(side: int) -> None:
     assert ious.mean() > 10 * chance_iou(areas, areas).mean().item()
 
 
-def test_saliency_sees_no_subject_in_a_flat_picture_and_refuses_tiny_ones() -> None:
+def test_saliency_sees_no_subject_in_a_flat_image_and_refuses_tiny_ones() -> None:
     flat, tiny = open_mask_source("saliency")(
         [SampleImage(Image.new("RGB", (40, 30), "teal")), SampleImage(Image.new("RGB", (9, 99)))]
     )
@@ -336,7 +336,7 @@ def test_otsus_cut_leaves_the_least_variance_within_the_classes(values: np.ndarr
     assert separability == pytest.approx(1 - least / total if total else 0, abs=1e-9)
 
 
-def test_a_mask_does_not_depend_on_the_other_pictures() -> None:
+def test_a_mask_does_not_depend_on_the_other_images() -> None:
     pictures, _ = world(6, 64, seed=3)
     for name in ("demo", "saliency"):
         source = open_mask_source(name)

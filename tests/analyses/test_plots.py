@@ -13,8 +13,8 @@ def colours(values: list[float], **look: bool) -> np.ndarray:
     """Red, green and blue, 0 to 255, in the middle of each of three cells side by side."""
     about = {"title": "", "row": "", "column": "", "value": ""}
     drawing = HeatMap(values=np.array([values]), rows=[0], columns=[0, 1, 2], **about, **look)
-    with Image.open(io.BytesIO(still(drawing)["png"])) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(io.BytesIO(still(drawing)["png"])) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
     height, width, _ = pixels.shape
     return pixels[height // 2, [int(share * width) for share in (0.2, 0.43, 0.66)]]
 

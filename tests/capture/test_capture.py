@@ -47,7 +47,7 @@ def run_all(job: Job, manifest_path: Path, tasks: list[int] | None = None) -> Ca
 def direct_run(
     folder: Path, prompts: list[str], seeds: list[int], **guidance: object
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures and every block's image stream ``(step, layer, sample, token, channel)``, by diffusers alone."""
+    """Images and every block's image stream ``(step, layer, sample, token, channel)``, by diffusers alone."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     transformer, states = pipeline.transformer, []
@@ -69,12 +69,12 @@ def direct_run(
 
 def test_what_is_stored_equals_a_direct_run_of_the_model(job: Job, tmp_path: Path, tiny_model: Path) -> None:
     run_all(job, tmp_path / "manifest.parquet")
-    pictures, states = direct_run(tiny_model, ["a small red star", "a large blue ring"], [3, 4])
+    images, states = direct_run(tiny_model, ["a small red star", "a large blue ring"], [3, 4])
     run = open_run(tmp_path / "run")
     data = run.activations
     assert data.sizes == {"sample": 5, "step": 3, "layer": 4, "channel": 32, "k": 4, "token": 16}
     for sample in range(2):
-        np.testing.assert_array_equal(np.asarray(run.image(str(data.sample_id.values[sample]))), pictures[sample])
+        np.testing.assert_array_equal(np.asarray(run.image(str(data.sample_id.values[sample]))), images[sample])
         x = states[:, :, sample].astype(np.float64)  # (step, layer, token, channel)
         stored = data.isel(sample=sample)
         np.testing.assert_allclose(stored["mean_abs"], np.abs(x).mean(2), rtol=1e-5)
@@ -94,7 +94,7 @@ def test_only_the_conditional_branch_of_classifier_free_guidance_is_stored(
 ) -> None:
     path = manifest_of("prompt,negative_prompt\na small red star,a large blue ring\na green heart,\n")
     run_all(prepare(path, tmp_path / "run", CaptureConfig(**{**vars(config), "true_cfg_scale": 4.0})), path)
-    pictures, states = direct_run(
+    images, states = direct_run(
         tiny_model,
         ["a small red star", "a green heart"],
         [0, 0],
@@ -106,7 +106,7 @@ def test_only_the_conditional_branch_of_classifier_free_guidance_is_stored(
     stored = run.activations["max_abs"].values
     np.testing.assert_array_equal(stored, np.abs(conditional).max(axis=3).transpose(2, 0, 1, 3))
     assert not np.array_equal(stored, np.abs(states[:, 4:]).max(axis=3).transpose(2, 0, 1, 3))
-    np.testing.assert_array_equal(np.asarray(run.image(str(run.activations.sample_id.values[0]))), pictures[0])
+    np.testing.assert_array_equal(np.asarray(run.image(str(run.activations.sample_id.values[0]))), images[0])
 
 
 def test_cells_equal_arithmetic_on_the_direct_run(job: Job, tmp_path: Path, tiny_model: Path) -> None:
@@ -139,12 +139,12 @@ def test_tasks_in_any_order_and_run_again_give_bit_equal_results(
         job = prepare(path, tmp_path / name, config)
         run_all(job, path, order)
         run = open_run(tmp_path / name)
-        pictures = run.sql("select sample_id, image from samples order by sample").fetchall()
-        results.append((run.activations.load(), pictures))
-    (a, pictures_a), (b, pictures_b) = results
+        images = run.sql("select sample_id, image from samples order by sample").fetchall()
+        results.append((run.activations.load(), images))
+    (a, images_a), (b, images_b) = results
     assert a.identical(b)
-    assert pictures_a == pictures_b
-    assert len({sample_id for sample_id, _ in pictures_a}) == 5
+    assert images_a == images_b
+    assert len({sample_id for sample_id, _ in images_a}) == 5
 
 
 def test_a_shorter_score_list_or_another_score_ranks_by_that_score(
@@ -383,7 +383,7 @@ def test_a_manifest_that_the_capture_cannot_honour_is_refused(
         prepare(manifest_of(text), tmp_path / "run", settings)
 
 
-def test_the_samples_table_tells_cut_prompts_and_holds_pictures(
+def test_the_samples_table_tells_cut_prompts_and_holds_images(
     manifest_of, config: CaptureConfig, tmp_path: Path
 ) -> None:
     path = manifest_of(f"prompt\na small red star\n{'a ' * 40}\n")

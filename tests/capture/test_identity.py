@@ -223,8 +223,8 @@ def test_a_samples_data_do_not_depend_on_its_batch_on_a_cpu(model: Path, manifes
     for name, values in together.data_vars.items():
         if values.dtype.kind == "f":
             np.testing.assert_allclose(values, alone[name], rtol=2e-5, atol=1e-5, err_msg=str(name))
-    pictures = [[np.asarray(run.image(str(i))).astype(int) for i in alone.sample_id.values] for run in runs]
-    assert np.abs(np.stack(pictures[0]) - np.stack(pictures[1])).max() <= 1
+    images = [[np.asarray(run.image(str(i))).astype(int) for i in alone.sample_id.values] for run in runs]
+    assert np.abs(np.stack(images[0]) - np.stack(images[1])).max() <= 1
 
 
 def test_runs_of_two_versions_are_merged_and_compared_by_what_both_say(model: Path, manifest_of, tmp_path) -> None:

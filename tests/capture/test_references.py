@@ -1,4 +1,4 @@
-"""Reference pictures, from the manifest's column to what is stored."""
+"""Reference images, from the manifest's column to what is stored."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fewchannels.errors import InputError
 
 
 def checkpoint(name: str, folder: Path) -> tuple[Path, dict[str, int]]:
-    """A case's folder, and settings for a small picture."""
+    """A case's folder, and settings for a small image."""
     case = next(case for case in CASES if case.name == name)
     case.build().save_pretrained(folder / "model")
     height, width = case.square
@@ -75,20 +75,20 @@ def test_a_model_that_needs_references_refuses_rows_without(manifest_of, tmp_pat
     model, size = checkpoint("qwen-image-edit", tmp_path)
     reference = picture(tmp_path / "first.png", 1)
     manifest = manifest_of(f"prompt,reference\na star,{reference}\na ring,\n")
-    with pytest.raises(InputError, match="needs a reference picture for every sample; 1 of the manifest's 2 rows"):
+    with pytest.raises(InputError, match="needs a reference image for every sample; 1 of the manifest's 2 rows"):
         prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model), **size))
 
 
 def test_references_that_are_not_there_are_named_before_the_run(manifest_of, tmp_path: Path) -> None:
     model, size = checkpoint("flux2-klein", tmp_path)
     manifest = manifest_of(f"prompt,reference\na star,{tmp_path / 'gone.png'}\n")
-    with pytest.raises(InputError, match=r"1 reference pictures of the manifest are not here, such as .*gone\.png"):
+    with pytest.raises(InputError, match=r"1 reference images of the manifest are not here, such as .*gone\.png"):
         prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model), **size))
 
 
-def test_a_reference_that_is_no_picture_fails_its_sample_alone(manifest_of, tmp_path: Path) -> None:
+def test_a_reference_that_is_no_image_fails_its_sample_alone(manifest_of, tmp_path: Path) -> None:
     model, size = checkpoint("flux2-klein", tmp_path)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     manifest = manifest_of(f"prompt,reference\na star,{tmp_path / 'broken.png'}\na ring,\n")
     job = prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model), guidance_scale=1.0, **size))
     begin(job, manifest)

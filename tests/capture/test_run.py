@@ -50,7 +50,7 @@ def command(manifest_path: Path, model: Path, out: Path, *more: str) -> list[str
 
 
 def same(run: Path, other: Path) -> None:
-    """Arrays, pictures and cells of two runs are equal, bit by bit."""
+    """Arrays, images and cells of two runs are equal, bit by bit."""
     a, b = (xr.open_zarr(path / "activations.zarr", chunks=None).load() for path in (run, other))
     assert a.identical(b)
     for question in (

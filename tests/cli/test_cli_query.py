@@ -79,7 +79,7 @@ def test_text_from_prompts_is_shown_as_it_is_on_one_short_line(run: str) -> None
     assert max(map(len, output.splitlines())) < 60
 
 
-def test_pictures_are_counted_and_lists_are_compact(run: str) -> None:
+def test_images_are_counted_and_lists_are_compact(run: str) -> None:
     shown = lines("sql", run, "select image, [1, 2, 3] as l, [0.123456, null] as m from samples where sample = 1")
     assert shown[-2] == "<5 bytes>  [1 2 3]  [0.1235 -]"
 

@@ -122,12 +122,12 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             worker(task)
     make_sweep(folder / "SWEEP", planted([{"selection": "top", "k": 4}], {"top": 0.01}))
     (folder / "pictures.csv").write_text("prompt,reference\na star,picture.png\n")
-    (folder / "picture.png").write_bytes(next(iter(command_pictures(folder / "RUN"))))
+    (folder / "picture.png").write_bytes(next(iter(command_images(folder / "RUN"))))
     manifest.ingest([folder / "pictures.csv"], folder / "pictures.parquet")
     return folder
 
 
-def command_pictures(run: Path) -> Iterator[bytes]:
+def command_images(run: Path) -> Iterator[bytes]:
     from fewchannels.runs.sql.catalog import Catalog
 
     with Catalog(run) as catalog:

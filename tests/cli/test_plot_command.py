@@ -23,8 +23,8 @@ def test_one_figure_is_drawn_where_it_is_wanted(sweep: Path, tmp_path: Path) -> 
     asked = ["plot", str(sweep), "--of", "mse"]
     assert CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "mse.png")]).exit_code == 0
     assert CliRunner().invoke(app, [*asked, "--axis", "k", "--out", str(tmp_path / "mse.svg")]).exit_code == 0
-    with Image.open(tmp_path / "mse.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "mse.png") as image:
+        assert image.format == "PNG"
     text = (tmp_path / "mse.svg").read_text()
     assert all(word in text for word in ("k, channels", "random", "top", "mean squared difference"))
 
@@ -38,7 +38,7 @@ def test_one_figure_is_drawn_where_it_is_wanted(sweep: Path, tmp_path: Path) -> 
         (["--of", "mse", "--out", "a.jpg"], "'a.jpg'"),
         (["--of", "dino", "--out", "a.png"], "'dino'"),
         (["--of", "mse", "--axis", "depth", "--out", "a.png"], "'depth'"),
-        (["--item", "99", "--out", "a.png"], "item 99 has no edited pictures"),
+        (["--item", "99", "--out", "a.png"], "item 99 has no edited images"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_refused(asked: list[str], says: str, sweep: Path) -> None:

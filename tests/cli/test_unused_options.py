@@ -96,7 +96,7 @@ def test_what_a_python_caller_gives_and_nothing_uses_is_refused(tiny_model: Path
         ("disruption", {"pairs": PairRule(n=3)}, "a disruption has none"),
         ("disruption", {"references": tmp_path}, "references was given"),
         ("text", {"pairs_file": tmp_path, "pairs": PairRule(within=("colour",))}, "a rule for drawing pairs as well"),
-        ("image", {"pairs_file": tmp_path}, "pairs with pictures are drawn"),
+        ("image", {"pairs_file": tmp_path}, "pairs with images are drawn"),
     ):
         with pytest.raises(InputError, match=says):
             SweepSettings(kind, generation, (Grid(),), **more)

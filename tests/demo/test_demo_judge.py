@@ -1,4 +1,4 @@
-"""The judge of the shapes world on pictures whose truth is known, and the figures made from its verdicts."""
+"""The judge of the shapes world on images whose truth is known, and the figures made from its verdicts."""
 
 import json
 import math
@@ -45,8 +45,8 @@ def verdict_of(scene: Scene) -> Verdict:
     return Verdict(scene.shape, scene.colour, scene.size, scene.position, scene.background, 1.0, 0.1)
 
 
-def blurred(pictures: torch.Tensor, sigma: float) -> torch.Tensor:
-    return torch.from_numpy(gaussian_filter(pictures.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
 
 
 def test_the_judge_is_right_on_drawn_scenes(drawn, judged):
@@ -61,7 +61,7 @@ def test_the_judge_is_right_on_blurred_scenes(drawn, sigma):
 
 
 @pytest.mark.parametrize("side", [32, 128])
-def test_the_judge_takes_pictures_of_other_sides(side):
+def test_the_judge_takes_images_of_other_sides(side):
     scenes = choose_scenes(100, 2)
     shares = agreement(judge(draw(scenes, 2, side=side)[0])[0], scenes)
     assert min(shares[name] for name in ATTRIBUTES) >= 0.99, shares
@@ -69,13 +69,13 @@ def test_the_judge_takes_pictures_of_other_sides(side):
 
 def test_the_judge_overlooks_a_faint_stain_and_a_bright_speck():
     scenes = choose_scenes(200, 3)
-    pictures, masks = draw(scenes, 3)
-    pictures[:, :, 40:60, 40:60] = (pictures[:, :, 40:60, 40:60] + 0.03).clamp(0, 1)
-    pictures[:, :, 4:7, 4:7] = 1 - pictures[:, :, 4:7, 4:7]
+    images, masks = draw(scenes, 3)
+    images[:, :, 40:60, 40:60] = (images[:, :, 40:60, 40:60] + 0.03).clamp(0, 1)
+    images[:, :, 4:7, 4:7] = 1 - images[:, :, 4:7, 4:7]
     clear = ~masks[:, 2:9, 2:9].flatten(1).any(1)
     kept = [scene for scene, keep in zip(scenes, clear, strict=True) if keep]
     assert len(kept) > 150
-    shares = agreement(judge(pictures[clear])[0], kept)
+    shares = agreement(judge(images[clear])[0], kept)
     assert min(shares[name] for name in ATTRIBUTES) >= 0.98, shares
 
 
@@ -118,15 +118,15 @@ def test_colours_are_compared_as_the_eye_does():
 
 
 @pytest.mark.parametrize("name", COLOURS)
-def test_a_blank_picture_has_its_background_and_no_subject(name):
-    picture = torch.tensor(COLOURS[name])[None, :, None, None].expand(1, 3, 64, 64)
-    noisy = picture + 0.02 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    verdicts, masks = judge(torch.cat([picture, noisy.clamp(0, 1)]))
+def test_a_blank_image_has_its_background_and_no_subject(name):
+    image = torch.tensor(COLOURS[name])[None, :, None, None].expand(1, 3, 64, 64)
+    noisy = image + 0.02 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    verdicts, masks = judge(torch.cat([image, noisy.clamp(0, 1)]))
     assert verdicts == [Verdict(None, None, None, None, name, 0.0, 0.0)] * 2
     assert not masks.any()
 
 
-def test_noise_and_other_pictures_of_nothing_are_no_shape_and_do_not_crash():
+def test_noise_and_other_images_of_nothing_are_no_shape_and_do_not_crash():
     generator = torch.Generator().manual_seed(1)
     uniform = torch.rand(8, 3, 64, 64, generator=generator)
     normal = (0.5 + 0.1 * torch.randn(8, 3, 64, 64, generator=generator)).clamp(0, 1)
@@ -144,8 +144,8 @@ def test_two_subjects_are_not_one():
 
 
 def test_a_subject_in_a_corner_has_no_position():
-    picture, _ = draw([replace(SCENE, position="in the center")], 0)
-    (verdict,), _ = judge(picture.roll((-18, -18), dims=(2, 3)))
+    image, _ = draw([replace(SCENE, position="in the center")], 0)
+    (verdict,), _ = judge(image.roll((-18, -18), dims=(2, 3)))
     assert (verdict.shape, verdict.position) == ("star", None)
 
 
@@ -159,7 +159,7 @@ def test_a_subject_in_a_corner_has_no_position():
         ("background", "white"),
     ],
 )
-def test_a_picture_wrong_in_one_attribute_is_judged_wrong_in_that_one_only(attribute, other):
+def test_an_image_wrong_in_one_attribute_is_judged_wrong_in_that_one_only(attribute, other):
     (verdict,), _ = judge(draw([replace(SCENE, **{attribute: other})], 0)[0])
     shares = agreement([verdict], [SCENE])
     assert shares == dict.fromkeys(ATTRIBUTES, 1.0) | {attribute: 0.0, "all": 0.0}
@@ -174,9 +174,9 @@ def test_with_captions_swapped_agreement_falls_to_chance(drawn, judged):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "complaint"),
+    ("images", "complaint"),
     [
-        (torch.full((2, 3, 64, 64), torch.nan), "2 of 2 pictures .* not finite"),
+        (torch.full((2, 3, 64, 64), torch.nan), "2 of 2 images .* not finite"),
         (torch.full((1, 3, 64, 64), torch.inf), "not finite"),
         (torch.zeros(1, 3, 64, 64) - 1, r"in \[-1, -1\]"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "uint8"),
@@ -185,12 +185,12 @@ def test_with_captions_swapped_agreement_falls_to_chance(drawn, judged):
         (torch.zeros(1, 3, 8, 8), "at least 16"),
     ],
 )
-def test_pictures_that_break_the_rules_are_refused_with_the_rule(pictures, complaint):
+def test_images_that_break_the_rules_are_refused_with_the_rule(images, complaint):
     with pytest.raises(ValueError, match=complaint):
-        judge(pictures)
+        judge(images)
 
 
-def test_no_pictures_give_no_verdicts():
+def test_no_images_give_no_verdicts():
     verdicts, masks = judge(torch.zeros(0, 3, 64, 64))
     assert verdicts == []
     assert masks.shape == (0, 64, 64)
@@ -243,7 +243,7 @@ def untrained():
     return build_pipeline(small)
 
 
-def test_the_batch_size_changes_no_picture_and_the_seed_does(untrained):
+def test_the_batch_size_changes_no_image_and_the_seed_does(untrained):
     scenes = choose_scenes(4, 0)
     one, four = (evaluate.generate(untrained, scenes, range(4), steps=2, batch_size=size) for size in (1, 4))
     torch.testing.assert_close(one, four, atol=1e-4, rtol=0)
@@ -289,7 +289,7 @@ def test_the_exit_code_says_whether_every_target_is_met(untrained, monkeypatch, 
 
 
 def test_a_judge_that_is_wrong_on_drawn_scenes_stops_the_evaluation(monkeypatch):
-    monkeypatch.setattr(evaluate, "judge", lambda pictures: ([verdict_of(SCENE)] * len(pictures), None))
+    monkeypatch.setattr(evaluate, "judge", lambda images: ([verdict_of(SCENE)] * len(images), None))
     with pytest.raises(FewchannelsError, match=r"too few of 50 scenes .*: shape"):
         evaluate.check_judge(50)
 

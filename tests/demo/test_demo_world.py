@@ -1,4 +1,4 @@
-"""The shapes world: captions, held-out pairs, and pictures whose masks are exact."""
+"""The shapes world: captions, held-out pairs, and images whose masks are exact."""
 
 import itertools
 import math
@@ -141,23 +141,23 @@ def test_a_drawing_repeats_with_its_seed_whatever_the_global_random_state():
     chosen = choose_scenes(8, 0)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    pictures, masks = draw(chosen, 5)
+    images, masks = draw(chosen, 5)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     again, masks_again = draw(chosen, 5)
-    assert torch.equal(pictures, again)
+    assert torch.equal(images, again)
     assert torch.equal(masks, masks_again)
 
 
 def test_drawings_of_one_scene_differ_in_place_size_turn_light_and_noise():
     circles, crosses = ([Scene(shape, "red", "large", "in the center", "gray")] * 60 for shape in ("circle", "cross"))
-    pictures, masks = draw(circles, 1)
+    images, masks = draw(circles, 1)
     areas = masks.float().mean((1, 2))
     assert 0.05 < areas.std() / areas.mean() < 0.15
     middles = (masks * torch.arange(64.0)).sum((1, 2)) / masks.sum((1, 2))
     assert 0.5 < middles.std() < 1.6
-    assert pictures[:, :, :6, :6].mean((1, 2, 3)).std() > 0.01
-    assert 0.008 < (pictures[:, :, 0, :6] - pictures[:, :, 1, :6]).std() / math.sqrt(2) < 0.02
+    assert images[:, :, :6, :6].mean((1, 2, 3)).std() > 0.01
+    assert 0.008 < (images[:, :, 0, :6] - images[:, :, 1, :6]).std() / math.sqrt(2) < 0.02
     _, masks = draw(crosses, 1)
     unlike_its_mirror = (masks ^ masks.flip(2)).float().mean((1, 2))
     assert unlike_its_mirror.max() > 0.02
@@ -165,19 +165,19 @@ def test_drawings_of_one_scene_differ_in_place_size_turn_light_and_noise():
 
 
 @pytest.mark.parametrize("side", [32, 64])
-def test_pictures_have_the_promised_shape_type_and_range(side):
-    pictures, masks = draw(choose_scenes(40, 1), 0, side=side)
-    assert (pictures.shape, pictures.dtype) == ((40, 3, side, side), torch.float32)
+def test_images_have_the_promised_shape_type_and_range(side):
+    images, masks = draw(choose_scenes(40, 1), 0, side=side)
+    assert (images.shape, images.dtype) == ((40, 3, side, side), torch.float32)
     assert (masks.shape, masks.dtype) == ((40, side, side), torch.bool)
-    assert pictures.min() >= 0
-    assert pictures.max() <= 1
+    assert images.min() >= 0
+    assert images.max() <= 1
 
 
 def test_subject_and_background_pixels_are_near_their_palette_colours():
     chosen = choose_scenes(120, 2)
-    pictures, masks = draw(chosen, 3)
-    for scene, picture, mask in zip(chosen, pictures, masks, strict=True):
-        for name, pixels in ((scene.colour, picture[:, mask]), (scene.background, picture[:, ~mask])):
+    images, masks = draw(chosen, 3)
+    for scene, image, mask in zip(chosen, images, masks, strict=True):
+        for name, pixels in ((scene.colour, image[:, mask]), (scene.background, image[:, ~mask])):
             palette = torch.tensor(COLOURS[name])
             assert (pixels.median(dim=1).values - palette).abs().max() < 0.25
             # Nearer than to any colour of another name but for shading: the world's closest pair is 0.34 apart.

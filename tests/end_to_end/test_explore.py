@@ -318,7 +318,7 @@ def test_compared_samples_have_one_scale(go: Callable[[str], Page], whole: Run) 
         assert scale == pytest.approx([min(map(np.min, maps)), max(map(np.max, maps))])
 
 
-def test_a_sweeps_pictures_are_on_a_grid_of_its_settings(go: Callable[[str], Page], folder: Path, site: Bound) -> None:
+def test_a_sweeps_images_are_on_a_grid_of_its_settings(go: Callable[[str], Page], folder: Path, site: Bound) -> None:
     edits = open_edits(folder / "a sweep")
     page = go("/sweep/a%20sweep?item=1&row=selection&column=k&metric=mse")
     expect(page.locator(".grid thead th")).to_have_text(["selection", "k 4", "k 8"])

@@ -34,7 +34,7 @@ COMMANDS = {
         "runs verify {place} --json",
         "query {place} massive_channels --json",
         "sql {place} --json|select * exclude (image) from samples join cells using (sample) order by all",
-        "sql {place} --json|select count(*) as n, count(image) as pictures from samples",
+        "sql {place} --json|select count(*) as n, count(image) as images from samples",
         "sql {place} --json|select * exclude (seconds) from tasks order by task",
         "sql {place} --json|select * from stability_pairs order by all",
         "analyze concentration {place} --k 2 --workers 1 --label again --json",

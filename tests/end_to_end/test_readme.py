@@ -73,9 +73,9 @@ def test_the_reports_hold_what_was_asked(main_path: dict) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("MAPS", "ZEROED", "a small pink star at the left on a gray background"))
     text = (folder / "report.md").read_text(encoding="utf-8")
-    pictures = re.findall(r"!\[.*?\]\((.+?)\)", text)
-    assert pictures
-    assert all((folder / each).read_bytes().startswith(b"\x89PNG") for each in pictures)
+    images = re.findall(r"!\[.*?\]\((.+?)\)", text)
+    assert images
+    assert all((folder / each).read_bytes().startswith(b"\x89PNG") for each in images)
 
 
 def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: dict) -> None:
@@ -121,7 +121,7 @@ def test_sql_answers_with_one_row_per_layer(main_path: dict) -> None:
 
 
 def test_the_python_of_the_readme_runs(main_path: dict) -> None:
-    code = "\n".join(block("In Python")) + "\nprint(score.dims, maps.dims, picture.size, *frame.columns[:3])"
+    code = "\n".join(block("In Python")) + "\nprint(score.dims, maps.dims, image.size, *frame.columns[:3])"
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         cwd=main_path["folder"],

@@ -1,4 +1,4 @@
-"""Edits of every family that makes pictures from text, guided where it can be: what comes out beside the pipeline's."""
+"""Edits of every family that makes images from text, guided where it can be: what comes out beside the pipeline's."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -64,15 +64,13 @@ def test_targets_sources_and_blends_are_the_pipelines_and_edits_are_not(name: st
         for row in worker.generate(batch, settings)
     }
     expected = [np.asarray(i) for i in worker.sampler.generate([row.sample for row in batch.rows], settings)]
-    pictures = {what: np.asarray(each.image).astype(int) for what, each in made.items()}
-    assert np.abs(pictures["undisturbed"] - expected[0]).max() <= 1
-    assert np.abs(pictures["source"] - expected[1]).max() <= 1
+    images = {what: np.asarray(each.image).astype(int) for what, each in made.items()}
+    assert np.abs(images["undisturbed"] - expected[0]).max() <= 1
+    assert np.abs(images["source"] - expected[1]).max() <= 1
     if name not in UNBLENDED:
-        assert np.abs(pictures["none"] - expected[1]).max() <= 2, (
-            "the source's prompt and noise make the source's picture"
-        )
+        assert np.abs(images["none"] - expected[1]).max() <= 2, "the source's prompt and noise make the source's image"
     for selection in ("top", "all"):
-        assert (pictures[selection] != pictures["undisturbed"]).any()
+        assert (images[selection] != images["undisturbed"]).any()
     assert made["top"].columns["n_channels"] == 3
     assert made["all"].columns["energy_share"] == pytest.approx(1, rel=1e-5)
 
@@ -88,7 +86,7 @@ def test_classes_are_no_prompts_that_could_be_blended(tmp_path: Path, manifest_o
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
+def test_an_images_trajectory_beside_others_is_the_one_that_it_has_alone(
     name: str, tmp_path: Path, manifest_of
 ) -> None:
     case, folder = BY_NAME[name], tmp_path / "model"
@@ -119,9 +117,9 @@ def test_a_pictures_trajectory_beside_others_is_the_one_that_it_has_alone(
     beside, source = dict(seen), batch.rows[0].source
     assert source is not None
     with tapped(worker.sampler, blocks, look):
-        worker.sampler.generate([batch.rows[source].sample], replace(settings, picture=str(path), only_steps=(0, 1)))
+        worker.sampler.generate([batch.rows[source].sample], replace(settings, image=str(path), only_steps=(0, 1)))
     assert len(seen) == len(beside) == 2 * len(blocks)
     for cell, alone in seen.items():
         torch.testing.assert_close(beside[cell][source], alone[0], rtol=1e-3, atol=1e-3 * float(alone.std()))
     undisturbed, _, *edited = (np.asarray(each.image) for each in made)
-    assert all((picture != undisturbed).any() for picture in edited)
+    assert all((image != undisturbed).any() for image in edited)

@@ -54,7 +54,7 @@ class Stage:
         n_layers = len(self.blocks)
         return [each for i, each in enumerate(ran) if not self.case.always_guided or i // n_layers % 2 == 0]
 
-    def pictures(self, samples: list[Sample], settings: Settings) -> np.ndarray:
+    def images(self, samples: list[Sample], settings: Settings) -> np.ndarray:
         return np.stack([np.asarray(image) for image in self.sampler.generate(samples, settings)])
 
 
@@ -70,11 +70,11 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def reference(stage: Stage, tmp_path: Path) -> str | None:
-    """A reference picture's path where the case cannot do without."""
-    return picture(tmp_path) if stage.case.reference == "must" else None
+    """A reference image's path where the case cannot do without."""
+    return image(tmp_path) if stage.case.reference == "must" else None
 
 
-def picture(folder: Path) -> str:
+def image(folder: Path) -> str:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(folder / "reference.png")
     return str(folder / "reference.png")
@@ -145,7 +145,7 @@ def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing
 ) -> None:
     case, size = stage.case, getattr(stage.case, shape)
     if size is None:
-        pytest.skip("makes square pictures only")
+        pytest.skip("makes square images only")
     if reference and n > 1:
         pytest.skip("samples with a reference run one by one")
     settings, batch = stage.settings(size, reference=reference), samples(case, n)
@@ -153,12 +153,12 @@ def test_a_tap_sees_the_image_tokens_that_the_block_returned_and_changes_nothing
     n_image = size[0] // case.token_side * (size[1] // case.token_side)
     whole: list[tuple[str, Any]] = []
     with patched_forwards(stage.blocks, whole):
-        plain = stage.pictures(batch, settings)
+        plain = stage.images(batch, settings)
     whole = stage.conditional(whole)
     seen: list[tuple[Site, Tensor]] = []
     blocks = stage.sampler.geometry.blocks
     with scheduler_told(stage) as told, tapped(stage.sampler, blocks, lambda site, x: seen.append((site, x.clone()))):
-        hooked = stage.pictures(batch, settings)
+        hooked = stage.images(batch, settings)
     np.testing.assert_array_equal(plain, hooked)
     assert [(site.block.path, site.stream, site.branch) for site, _ in seen] == [
         (path, "image", "cond") for path, _ in whole
@@ -362,13 +362,13 @@ def test_an_edit_of_one_token_reaches_that_token_only(stage: Stage, reference: s
     torch.testing.assert_close(moved[-1], torch.tensor(7.0), rtol=1e-3, atol=1e-3)
 
 
-def test_a_reference_picture_changes_the_picture_and_adds_no_tokens(stage: Stage, tmp_path: Path) -> None:
+def test_a_reference_image_changes_the_image_and_adds_no_tokens(stage: Stage, tmp_path: Path) -> None:
     case = stage.case
     if case.reference == "no":
         assert stage.sampler.geometry.pipeline.reference is None
         return
     n_image = (case.square[0] // case.token_side) * (case.square[1] // case.token_side)
-    settings = stage.settings(steps=1, reference=picture(tmp_path))
+    settings = stage.settings(steps=1, reference=image(tmp_path))
     whole: list[tuple[str, Any]] = []
     with patched_forwards(stage.blocks, whole):
         stage.sampler.generate(samples(case), settings)

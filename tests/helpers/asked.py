@@ -38,5 +38,5 @@ class Asked:
         return self._client.post(path, data=data, content_type=kind, headers={"Host": HOST} | self.own)
 
     def signed(self, path: str, query: dict[str, str] | None = None) -> str:
-        """An address of a picture or a download, as a page has it."""
+        """An address of an image or a download, as a page has it."""
         return self.keys.signed(f"{path}?{urlencode(query)}" if query else path)

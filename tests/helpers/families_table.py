@@ -45,7 +45,7 @@ def rows() -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Print it."""
-    head = ("pipeline", "layers", "streams", "guidance", "reference picture", "tested with (tokens)")
+    head = ("pipeline", "layers", "streams", "guidance", "reference image", "tested with (tokens)")
     for row in (head, ("---",) * len(head), *rows()):
         print("| " + " | ".join(row) + " |")
 

@@ -68,7 +68,7 @@ def birefnet_like(folder: Path, last: str = "logits", needs: str = "torch") -> P
 
     Args:
         folder: where it is saved; its name must be that of no other, for transformers keeps the code by it.
-        last: what its last output is: ``logits``, ``features``, or ``nan for red`` pictures.
+        last: what its last output is: ``logits``, ``features``, or ``nan for red`` images.
         needs: a library that its code imports.
     """
     folder.mkdir(parents=True)
@@ -99,7 +99,7 @@ def code_of(folder: Path) -> ModuleType:
 
 
 def _widen(model: nn.Module) -> None:
-    """Random weights large enough for a picture's parts to come out differently."""
+    """Random weights large enough for an image's parts to come out differently."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)

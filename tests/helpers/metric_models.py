@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights that embed pictures and texts, saved as their authors' are."""
+"""Tiny checkpoints with random weights that embed images and texts, saved as their authors' are."""
 
 import shutil
 from collections.abc import Callable

@@ -79,9 +79,9 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
     settings = {"top_k": 32, "shard_samples": 4}
     run, other = (str(captured(folder, name, model, rows, **settings)) for name, rows in (("A", ROWS), ("B", ROWS[2:])))
     table = folder / "A.parquet"
-    picture = folder / "picture.png"
-    Image.new("RGB", (16, 16), (200, 30, 30)).save(picture)
-    (folder / "refs.csv").write_text(f"prompt,reference,mask\na red star,{picture},{picture}\n", encoding="utf-8")
+    image = folder / "picture.png"
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(image)
+    (folder / "refs.csv").write_text(f"prompt,reference,mask\na red star,{image},{image}\n", encoding="utf-8")
     manifest.ingest([str(folder / "refs.csv")], folder / "refs.parquet")
     sweep = str(_sweep(folder, table, model))
     tiny = ("--model", str(model), "--num-inference-steps", "2")

@@ -31,7 +31,7 @@ def condition(place: int, **settings: Any) -> dict[str, Any]:
 
 
 def picture(item: int, **columns: Any) -> dict[str, Any]:
-    """A row of ``edits``: what is given, and plain values for the rest. Without a role it is an edited picture."""
+    """A row of ``edits``: what is given, and plain values for the rest. Without a role it is an edited image."""
     return {
         "item": item,
         "item_id": f"item{item}",
@@ -58,7 +58,7 @@ def edits_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def png_of(*colour: int, size: tuple[int, int] = (16, 16)) -> bytes:
-    """A picture of one colour."""
+    """An image of one colour."""
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "PNG")
     return buffer.getvalue()
@@ -80,7 +80,7 @@ def planted(
         shift: what each selection adds to mse, for each channel of k.
         n_prompts: of the samples.
         n_seeds: samples of each prompt.
-        with_images: whether rows hold pictures, redder the larger their mse.
+        with_images: whether rows hold images, redder the larger their mse.
         seed: of the levels.
     """
     random = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fewchannels import manifest
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Condition, Grid, expand, in_short
-from fewchannels.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_pictures
+from fewchannels.interventions.pairs import PairRule, pairs_from_file, pairs_of_samples, pairs_with_images
 from fewchannels.interventions.protocols import PROTOCOLS
 from fewchannels.interventions.rows import batches, check_batch_size, count
 from fewchannels.interventions.settings import generation, grids_of
@@ -179,9 +179,9 @@ def test_pairs_of_a_file_are_ids_or_prompts(world: Path, tmp_path: Path) -> None
         pairs_from_file(Manifest.read(world), tmp_path / "pairs.parquet", "shared")
 
 
-def test_references_without_a_picture_are_refused(world: Path) -> None:
-    with pytest.raises(InputError, match=r"24 of 24 rows .* name no reference picture"):
-        pairs_with_pictures(Manifest.read(world), world, PairRule(n=1))
+def test_references_without_an_image_are_refused(world: Path) -> None:
+    with pytest.raises(InputError, match=r"24 of 24 rows .* name no reference image"):
+        pairs_with_images(Manifest.read(world), world, PairRule(n=1))
 
 
 def test_a_file_of_settings_holds_grids_and_how_to_generate(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Stage:
         return replace(plain, **changed)
 
     def generate(self, *conditions: Condition, item: Item | None = None, batch_size: int = 16) -> list[np.ndarray]:
-        """The pictures of a batch: undisturbed, source, then one of each condition."""
+        """The images of a batch: undisturbed, source, then one of each condition."""
         self.worker.sweep = replace(self.worker.sweep, conditions=conditions)
         (batch,) = batches([item or self.item], conditions, batch_size)
         made = self.worker.generate(batch, self.worker.sweep.generation.settings(self.item.target))
@@ -79,7 +79,7 @@ def stage(tiny_model: Path, manifest_of, tmp_path: Path) -> Stage:
     return Stage(tiny_model, manifest_of(PROMPTS), tmp_path / "sweep")
 
 
-def test_edits_of_no_strength_leave_every_picture_as_it_is_to_the_last_bit(stage: Stage) -> None:
+def test_edits_of_no_strength_leave_every_image_as_it_is_to_the_last_bit(stage: Stage) -> None:
     conditions = [
         stage.condition(amount=0.0),
         stage.condition(k=0),
@@ -89,7 +89,7 @@ def test_edits_of_no_strength_leave_every_picture_as_it_is_to_the_last_bit(stage
     ]
     undisturbed, _, *edited = stage.generate(*conditions)
     assert len(edited) == len(conditions)
-    assert all(np.array_equal(picture, undisturbed) for picture in edited)
+    assert all(np.array_equal(image, undisturbed) for image in edited)
 
 
 def test_the_tap_itself_changes_no_bit_where_an_edit_comes_to_nothing(stage: Stage, tmp_path: Path) -> None:
@@ -100,18 +100,18 @@ def test_the_tap_itself_changes_no_bit_where_an_edit_comes_to_nothing(stage: Sta
         stage.condition(action="transport", scores_from="target", tokens="inside"),
     ]
     made = stage.generate(*conditions, item=replace(stage.item, mask=str(tmp_path / "nothing.png")))
-    for picture, expected in zip(made, stage.untouched(*conditions), strict=True):
-        assert np.array_equal(picture, expected)
+    for image, expected in zip(made, stage.untouched(*conditions), strict=True):
+        assert np.array_equal(image, expected)
 
 
-def test_an_edit_that_is_not_nothing_changes_the_picture(stage: Stage) -> None:
+def test_an_edit_that_is_not_nothing_changes_the_image(stage: Stage) -> None:
     undisturbed, _, *edited = stage.generate(
         stage.condition(), stage.condition(selection="bottom"), stage.condition(action="mean", selection="random")
     )
-    assert all((picture != undisturbed).any() for picture in edited)
+    assert all((image != undisturbed).any() for image in edited)
 
 
-def test_transport_of_everything_gives_the_sources_picture_where_nothing_else_reaches_the_output(stage: Stage) -> None:
+def test_transport_of_everything_gives_the_sources_image_where_nothing_else_reaches_the_output(stage: Stage) -> None:
     """FLUX's last norm is modulated by the pooled prompt, past all blocks: without that, the source is all there is."""
     everything = stage.condition(action="transport", scores_from="source", selection="all", k=0)
     target, source, edited = stage.generate(everything)

@@ -39,7 +39,7 @@ SHIFT = {"top": 0.01, "bottom": 0.0, "random": 0.002, "matched": 0.004, "all": 0
 
 
 def sweep(*conditions: dict[str, Any], values: dict[tuple[int, int], float], prompts: str = "abcdefgh") -> pd.DataFrame:
-    """Edited pictures whose mse is given by (item, condition)."""
+    """Edited images whose mse is given by (item, condition)."""
     return edits_of(
         [
             picture(item, prompt=prompts[item], **condition(place, **conditions[place]), mse=value)
@@ -64,7 +64,7 @@ def test_an_items_trials_are_averaged_before_items_are() -> None:
     assert (found["n_items"], found["n_prompts"], found["condition"]) == (2, 2, 0)
 
 
-def test_failed_pictures_and_those_with_broken_latents_are_counted_and_left_out() -> None:
+def test_failed_images_and_those_with_broken_latents_are_counted_and_left_out() -> None:
     rows = [
         picture(0, **condition(0), mse=0.5),
         picture(1, **condition(0), mse=0.7, nonfinite_steps=2),
@@ -262,7 +262,7 @@ def test_contrasts_without_any_difference_and_broken_steps_are_not_in_the_family
     rows = [
         picture(i, prompt="abcdefgh"[i], **condition(place, **conditions[place]), mse=mse, nonfinite_steps=steps)
         for i in range(8)
-        # Top and random do the same to every picture; top breaks one step of half of them.
+        # Top and random do the same to every image; top breaks one step of half of them.
         for place, mse, steps in ((0, 0.5, i % 2), (1, 0.4 + noise[i], 0), (2, 0.5, 0))
     ]
     found = contrasts(edits_of(rows))
@@ -335,7 +335,7 @@ def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
     assert json.loads(json.dumps(found.numbers, allow_nan=False)) == found.numbers
     assert found.numbers["n_items"] == 10
     assert found.numbers["metrics"] == ["n_shown", "mse", "clip_score"]
-    assert "10 items of 5 prompts, 2 conditions: 20 edited pictures, 0 of them failed" in found.text
+    assert "10 items of 5 prompts, 2 conditions: 20 edited images, 0 of them failed" in found.text
     (line,) = (line for line in found.text.splitlines() if line.startswith("| top, minus matched"))
     contrast = row(
         contrasts(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5)), metric="mse"

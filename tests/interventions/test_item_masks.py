@@ -1,4 +1,4 @@
-"""An item's mask: of the target at the size of its images, of a reference picture as that picture is brought to it."""
+"""An item's mask: of the target at the size of its images, of a reference image as that image is brought to it."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def saved(values: np.ndarray, path: Path, orientation: int = 1) -> str:
     return str(path)
 
 
-def item(mask: str, picture: str | None = None) -> Item:
-    return Item(0, "0" * 16, Sample("0" * 16, "a prompt", 0), mask=mask, picture=picture)
+def item(mask: str, image: str | None = None) -> Item:
+    return Item(0, "0" * 16, Sample("0" * 16, "a prompt", 0), mask=mask, image=image)
 
 
 def test_a_target_s_mask_is_brought_to_its_images_size_and_refused_of_another_shape(tmp_path: Path) -> None:
@@ -33,11 +33,11 @@ def test_a_target_s_mask_is_brought_to_its_images_size_and_refused_of_another_sh
         mask_of(item(mask), 16, 16)
 
 
-def test_a_picture_s_mask_has_the_picture_s_shape_and_is_squeezed_as_the_picture_is(tmp_path: Path) -> None:
-    picture = saved(np.where(SUBJECT, 250, 5).astype(np.uint8), tmp_path / "picture.png", orientation=6)
+def test_an_image_s_mask_has_the_image_s_shape_and_is_squeezed_as_the_image_is(tmp_path: Path) -> None:
+    image = saved(np.where(SUBJECT, 250, 5).astype(np.uint8), tmp_path / "picture.png", orientation=6)
     mask = saved(SUBJECT, tmp_path / "mask.png", orientation=3)
-    squeezed = mask_of(item(mask, picture), 48, 48).pixels
-    shown = np.asarray(read_image(picture).resize((48, 48), Image.Resampling.NEAREST))[..., 0] > 127
+    squeezed = mask_of(item(mask, image), 48, 48).pixels
+    shown = np.asarray(read_image(image).resize((48, 48), Image.Resampling.NEAREST))[..., 0] > 127
     np.testing.assert_array_equal(squeezed, shown)
     with pytest.raises(InputError, match=r"its image 8 x 6: another shape.*turned"):
-        mask_of(item(saved(SUBJECT.T, tmp_path / "sideways.png"), picture), 48, 48)
+        mask_of(item(saved(SUBJECT.T, tmp_path / "sideways.png"), image), 48, 48)

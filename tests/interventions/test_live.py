@@ -50,7 +50,7 @@ def live(tiny_model: Path) -> Iterator[LiveModel]:
 def by_hand(
     name: str, prompts: list[str], hook: Hook, n_steps: int = N_STEPS, guidance: float = 3.5
 ) -> list[np.ndarray]:
-    """Pictures of diffusers' own pipeline; the hook is called with step, layer and the image tokens behind it."""
+    """Images of diffusers' own pipeline; the hook is called with step, layer and the image tokens behind it."""
     pipeline = FluxPipeline.from_pretrained(find(name).folder)
     pipeline.set_progress_bar_config(disable=True)
     calls = itertools.count()
@@ -105,21 +105,21 @@ def assert_seen(found: Snapshot, role: str, states: dict, grid: tuple[int, int],
 
 
 @pytest.mark.parametrize(("score", "k"), [("mean_abs", 8), ("max_abs", 3)])
-def test_a_picture_and_what_is_seen_of_it_are_the_pipelines_own(name: str, score: str, k: int) -> None:
+def test_an_image_and_what_is_seen_of_it_are_the_pipelines_own(name: str, score: str, k: int) -> None:
     states: dict[tuple[int, int], Tensor] = {}
     (expected,) = by_hand(name, [PROMPT], lambda step, layer, x: states.update({(step, layer): x[0].clone()}))
     with LiveModel(name, 1, score=score, top_k=k) as live:
         generation = live.begin(Ask(PROMPT, SEED, N_STEPS))
         found = generation.wait(WAIT_S)
         assert (found.state, found.error, dict(found.measures)) == ("done", None, {})
-        np.testing.assert_array_equal(pixels(found.pictures["undisturbed"]), expected)
+        np.testing.assert_array_equal(pixels(found.images["undisturbed"]), expected)
         assert_seen(found, "undisturbed", states, generation.token_grid, score)
-        assert set(found.pictures) == {"undisturbed"} == set(generation.roles)
+        assert set(found.images) == {"undisturbed"} == set(generation.roles)
         assert found.steps[0].rows["undisturbed"].maps.shape == (len(generation.blocks), k, *generation.token_grid)
         assert [block.layer for block in generation.blocks] == sorted({layer for _, layer in states})
         assert generation.blocks[0].path == "transformer_blocks.0"
         beside = answer(live, Ask(PROMPT, SEED, N_STEPS, edit=Edit("mean")))
-        assert np.abs(pixels(beside.pictures["undisturbed"]).astype(int) - expected).max() <= 1
+        assert np.abs(pixels(beside.images["undisturbed"]).astype(int) - expected).max() <= 1
 
 
 def test_a_zero_edit_of_listed_channels_is_a_hook_that_zeroes_them(name: str) -> None:
@@ -140,16 +140,16 @@ def test_a_zero_edit_of_listed_channels_is_a_hook_that_zeroes_them(name: str) ->
         found = generation.wait(WAIT_S)
     assert found.state == "done", found.error
     for place, role in enumerate(("undisturbed", "edited")):
-        np.testing.assert_array_equal(pixels(found.pictures[role]), expected[place])
+        np.testing.assert_array_equal(pixels(found.images[role]), expected[place])
         assert_seen(found, role, {cell: x[place] for cell, x in states.items()}, generation.token_grid)
 
 
-def test_a_transport_of_no_strength_leaves_the_picture_and_shows_the_source(live: LiveModel, tiny_model: Path) -> None:
+def test_a_transport_of_no_strength_leaves_the_image_and_shows_the_source(live: LiveModel, tiny_model: Path) -> None:
     target, source = by_hand(str(tiny_model), [PROMPT, OTHER], lambda step, layer, x: None)
     found = answer(live, Ask(PROMPT, SEED, edit=Edit("transport", alpha=0.0, source=OTHER)))
-    assert found.pictures["edited"] == found.pictures["undisturbed"]
-    np.testing.assert_array_equal(pixels(found.pictures["undisturbed"]), target)
-    np.testing.assert_array_equal(pixels(found.pictures["source"]), source)
+    assert found.images["edited"] == found.images["undisturbed"]
+    np.testing.assert_array_equal(pixels(found.images["undisturbed"]), target)
+    np.testing.assert_array_equal(pixels(found.images["source"]), source)
     assert (target != source).any()
     for step in found.steps:
         np.testing.assert_array_equal(step.rows["edited"].maps, step.rows["undisturbed"].maps)
@@ -173,8 +173,8 @@ def test_an_edit_does_to_the_top_channels_what_it_says(live, tiny_model: Path, e
 
     expected = by_hand(str(tiny_model), [OTHER if role == "source" else PROMPT for role in roles], hook)
     found = answer(live, Ask(PROMPT, SEED, edit=edit))
-    for picture, role in zip(expected, roles, strict=True):
-        assert np.abs(pixels(found.pictures[role]).astype(int) - picture).max() <= 1
+    for image, role in zip(expected, roles, strict=True):
+        assert np.abs(pixels(found.images[role]).astype(int) - image).max() <= 1
     assert_seen(found, "edited", states, (4, 4))
     assert (expected[-1] != expected[0]).any()
 
@@ -201,8 +201,8 @@ def test_a_live_edit_is_what_a_sweep_makes(live, tiny_model: Path, manifest_of, 
     (batch,) = batches([item], prepared.sweep.conditions, 16)
     (*_, made) = worker.generate(batch, prepared.sweep.generation.settings(item.target))
     found = answer(live, Ask(PROMPT, SEED, edit=edit))
-    np.testing.assert_array_equal(pixels(found.pictures["edited"]), np.asarray(made.image))
-    assert found.pictures["edited"] != found.pictures["undisturbed"]
+    np.testing.assert_array_equal(pixels(found.images["edited"]), np.asarray(made.image))
+    assert found.images["edited"] != found.images["undisturbed"]
     assert dict(found.measures) == pytest.approx({name: made.columns[name] for name in found.measures})
 
 
@@ -229,7 +229,7 @@ def test_every_step_is_seen_before_the_next_begins(live: LiveModel) -> None:
             assert len(found.steps) == n
             if n < N_STEPS:
                 assert generation.wait(0.05, after_steps=n) is found
-                assert (found.state, dict(found.pictures)) == ("running", {})
+                assert (found.state, dict(found.images)) == ("running", {})
         assert generation.wait(WAIT_S).state == "done"
     timesteps, sigmas = zip(*((step.timestep, step.sigma) for step in generation.snapshot().steps), strict=True)
     assert (timesteps, sigmas[0]) == (tuple(sorted(timesteps, reverse=True)), 1.0)
@@ -245,7 +245,7 @@ def test_a_newer_ask_and_closing_end_what_runs_and_what_waits(live: LiveModel) -
         assert live.begin(Ask("a star")) is third
         gate.release(100)
         ended = first.wait(WAIT_S)
-        assert (ended.state, len(ended.steps), dict(ended.pictures)) == ("cancelled", 1, {})
+        assert (ended.state, len(ended.steps), dict(ended.images)) == ("cancelled", 1, {})
         assert "newer ask" in (ended.error or "")
         assert third.wait(WAIT_S).state == "done"
     answer(live, Ask("a ring"))  # a cancelled one is not remembered
@@ -262,7 +262,7 @@ def test_a_newer_ask_and_closing_end_what_runs_and_what_waits(live: LiveModel) -
 
 
 def test_a_cancelled_generation_ends_before_its_next_block_and_leaves_nothing(live: LiveModel) -> None:
-    plain = answer(live, Ask(PROMPT, SEED)).pictures
+    plain = answer(live, Ask(PROMPT, SEED)).images
     ran: list[int] = []
 
     def run(layer: int) -> None:
@@ -277,9 +277,9 @@ def test_a_cancelled_generation_ends_before_its_next_block_and_leaves_nothing(li
         assert generation.wait(WAIT_S).state == "cancelled"
     assert ran == [0]
     generation.cancel()
-    for seed in range(100, 116):  # so that the picture is forgotten
+    for seed in range(100, 116):  # so that the image is forgotten
         answer(live, Ask(PROMPT, seed, 1))
-    assert answer(live, Ask(PROMPT, SEED)).pictures == plain
+    assert answer(live, Ask(PROMPT, SEED)).images == plain
 
 
 def test_an_ask_of_the_same_effect_is_answered_by_a_finished_generation(live: LiveModel) -> None:
@@ -345,7 +345,7 @@ def test_a_model_that_fails_ends_its_generation_and_not_the_session(live: LiveMo
     assert too_much.state == "failed"
     assert "edited row holds a NaN or an infinity behind layer" in (too_much.error or "")
     assert "Edit less" in (too_much.error or "")
-    assert answer(live, Ask(PROMPT)).pictures
+    assert answer(live, Ask(PROMPT)).images
 
 
 def test_two_threads_read_while_it_runs(live: LiveModel) -> None:
@@ -387,9 +387,9 @@ def test_guidance_is_the_pipelines_own_and_refused_where_it_does_nothing(
 ) -> None:
     (expected,) = by_hand(str(tiny_model), [PROMPT], lambda step, layer, x: None, guidance=9.0)
     guided = answer(live, parse({"prompt": PROMPT, "seed": str(SEED), "guidance": "9"}))
-    np.testing.assert_array_equal(pixels(guided.pictures["undisturbed"]), expected)
+    np.testing.assert_array_equal(pixels(guided.images["undisturbed"]), expected)
     usual = answer(live, Ask(PROMPT, SEED))
-    assert (pixels(usual.pictures["undisturbed"]) != expected).any()
+    assert (pixels(usual.images["undisturbed"]) != expected).any()
     pipeline = FluxPipeline.from_pretrained(tiny_model)
     pipeline.transformer.register_to_config(guidance_embeds=False)
     del pipeline.transformer.time_text_embed.guidance_embedder

@@ -59,7 +59,7 @@ def test_an_ask_comes_back_from_flat_text(ask: Ask) -> None:
 P, Z, S = f"prompt={PROMPT}&", f"prompt={PROMPT}&action=zero&", f"prompt={PROMPT}&action=scale&"
 T, L = f"prompt={PROMPT}&action=transport&", f"prompt={PROMPT}&action=zero&selection=listed&"
 REFUSED = [
-    ("", "prompt is missing; every picture needs one. Give a text"),
+    ("", "prompt is missing; every image needs one. Give a text"),
     ("prompt=%20", "prompt ' ' is empty; it needs a character that is not white space. Write what to draw"),
     (f"prompt={'x' * (MOST_CHARACTERS + 1)}", r"prompt 'x+\.\.\.x+' has 2001 characters; it takes 2000. Shorten it"),
     ("prompt=a\ud800", r"prompt 'a\\ud800' holds half a character or a NUL; it must be text. Take those out"),

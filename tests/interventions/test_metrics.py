@@ -1,4 +1,4 @@
-"""Metrics of pictures against arithmetic by hand, a second library, and planted truth."""
+"""Metrics of images against arithmetic by hand, a second library, and planted truth."""
 
 import math
 
@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from fewchannels.demo.world import Scene, draw
 from fewchannels.interventions.metrics import METRICS
-from fewchannels.interventions.metrics.pictures import FIVE_SCALES, LOW_PASS, VISIBLE, compare
+from fewchannels.interventions.metrics.images import FIVE_SCALES, LOW_PASS, VISIBLE, compare
 from fewchannels.interventions.metrics.world import judged, scene_of, shown
 from fewchannels.tables import schema
 
 
-def pictures(n: int, side: int = 32, seed: int = 0) -> torch.Tensor:
+def images(n: int, side: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
@@ -50,8 +50,8 @@ def test_layout_and_detail_are_parted_by_frequency() -> None:
     assert found["mse_low"][0] == pytest.approx(np.square(expected).mean(), rel=1e-9)
 
 
-def test_equal_pictures_differ_in_nothing() -> None:
-    same = pictures(2, 192)
+def test_equal_images_differ_in_nothing() -> None:
+    same = images(2, 192)
     found = compare(same, same, torch.ones(2, 192, 192, dtype=torch.bool), torch.tensor([True, False]))
     assert np.isnan(found["psnr"]).all()
     for name in ("mse", "mse_low", "mse_high", "changed_share"):
@@ -83,8 +83,8 @@ def halved(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("contrast", [0.6, 0.1])  # with little contrast the formula's constants count
 def test_structural_similarity_is_that_of_the_papers(contrast: float) -> None:
-    before = 0.1 + contrast * pictures(1, 192)
-    after = before + contrast / 2 * pictures(1, 192, seed=1)
+    before = 0.1 + contrast * images(1, 192)
+    after = before + contrast / 2 * images(1, 192, seed=1)
     found = compare(after, before)
     x, y = after[0].numpy(), before[0].numpy()
     assert found["ssim"][0] == pytest.approx(structure(x, y)[0], rel=1e-3)
@@ -98,7 +98,7 @@ def test_structural_similarity_is_that_of_the_papers(contrast: float) -> None:
 
 
 def test_two_ways_with_the_border_are_two_metrics() -> None:
-    before = pictures(1, 64)
+    before = images(1, 64)
     after = before.clone()
     after[..., :5] = 1 - after[..., :5]  # a border alone
     found = compare(after, before)
@@ -114,14 +114,14 @@ def test_two_ways_with_the_border_are_two_metrics() -> None:
 
 def test_ssim_without_borders_is_that_of_scikit_image() -> None:
     metrics = pytest.importorskip("skimage.metrics")
-    before, after = pictures(1, 64), pictures(1, 64, seed=1)
+    before, after = images(1, 64), images(1, 64, seed=1)
     x, y = after[0].numpy().astype(float), before[0].numpy().astype(float)
     settings = {"data_range": 1.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5}
     theirs = metrics.structural_similarity(x, y, use_sample_covariance=False, **settings)
     assert compare(after, before)["ssim_inner"][0] == pytest.approx(theirs, rel=1e-5)
 
 
-def test_pictures_too_small_for_five_scales_have_no_ms_ssim() -> None:
+def test_images_too_small_for_five_scales_have_no_ms_ssim() -> None:
     for size in ((FIVE_SCALES - 1, 200), (200, FIVE_SCALES - 1), (FIVE_SCALES, FIVE_SCALES)):
         same = torch.rand(1, 3, *size)
         found = compare(same, same)
@@ -146,7 +146,7 @@ def test_pixels_that_a_mask_does_not_know_are_neither_inside_nor_outside() -> No
 
 
 def test_without_a_mask_nothing_is_said_of_one() -> None:
-    before, after = pictures(2), pictures(2, seed=1)
+    before, after = images(2), images(2, seed=1)
     nothing, known = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
     of_none, of_empty = compare(after, before), compare(after, before, nothing, known)
     for name, values in of_none.items():
@@ -156,7 +156,7 @@ def test_without_a_mask_nothing_is_said_of_one() -> None:
     one = nothing.clone()
     one[:, 3, 5] = True
     squares = (after - before).double().square().mean(dim=1)
-    found = compare(after, before, one)  # every picture's is known
+    found = compare(after, before, one)  # every image's is known
     np.testing.assert_allclose(found["mse_inside"], squares[:, 3, 5].numpy(), rtol=1e-6)
     np.testing.assert_allclose(found["mse_outside"], ((squares.sum((1, 2)) - squares[:, 3, 5]) / 1023).numpy())
 
@@ -171,13 +171,13 @@ def test_without_a_mask_nothing_is_said_of_one() -> None:
 )
 def test_what_cannot_be_compared_is_refused(before: torch.Tensor, masks: torch.Tensor | None, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        compare(pictures(2), before, masks)
+        compare(images(2), before, masks)
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(2, 5))
-def test_a_pictures_metrics_are_the_same_whatever_is_beside_it(seed: int, n: int) -> None:
-    before, after = pictures(n, seed=seed), pictures(n, seed=seed + 1)
+def test_an_images_metrics_are_the_same_whatever_is_beside_it(seed: int, n: int) -> None:
+    before, after = images(n, seed=seed), images(n, seed=seed + 1)
     masks, known = before[:, 0] > 0.5, torch.ones(n, dtype=torch.bool)
     together = compare(after, before, masks, known)
     for i in range(n):
@@ -222,7 +222,7 @@ def test_the_world_says_what_is_shown_of_target_and_source() -> None:
     assert shown(None, STAR, RING) == {}
 
 
-def test_a_collapsed_picture_shows_its_background_at_most() -> None:
+def test_a_collapsed_image_shows_its_background_at_most() -> None:
     gray = torch.full((2, 3, 64, 64), 0.52)
     verdicts, masks = judged(gray, [STAR, None])
     assert not masks.any()
@@ -239,5 +239,5 @@ def test_a_collapsed_picture_shows_its_background_at_most() -> None:
 
 def test_every_metric_is_a_column_of_edits_and_says_what_it_is() -> None:
     assert set(METRICS) <= set(schema("edits").names)
-    of_pictures = compare(pictures(1), pictures(1))
-    assert set(of_pictures) <= set(METRICS)
+    of_images = compare(images(1), images(1))
+    assert set(of_images) <= set(METRICS)

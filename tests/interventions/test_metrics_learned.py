@@ -66,7 +66,7 @@ class Direct:
 
 
 @torch.inference_mode()
-def test_metrics_are_what_transformers_says_of_the_same_pictures(models: Path) -> None:
+def test_metrics_are_what_transformers_says_of_the_same_images(models: Path) -> None:
     direct, edited, undisturbed = Direct(models), drawn(0), drawn(1)
     image, text = direct.embed(edited, PROMPTS)
     before, source = direct.embed(undisturbed, ["a heart"])
@@ -100,15 +100,15 @@ def test_scores_of_quality_are_logits_and_a_linear_head(models: Path) -> None:
     np.testing.assert_allclose(found["aesthetic"], expected[:, 0].numpy(), atol=1e-5)
 
 
-def test_opposite_pictures_and_prompts_score_zero_and_not_less(models: Path) -> None:
+def test_opposite_images_and_prompts_score_zero_and_not_less(models: Path) -> None:
     def turn(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights | {"text_projection.weight": -weights["text_projection.weight"]}
 
     other = metric_models.changed(models / "clip", "turned", turn)
-    pictures = as_tensor(drawn(0))
+    images = as_tensor(drawn(0))
     scores = np.stack(
         [
-            LearnedMetrics("cpu", clip=str(each)).measure(pictures, pictures, PROMPTS, SOURCES)["clip_score"]
+            LearnedMetrics("cpu", clip=str(each)).measure(images, images, PROMPTS, SOURCES)["clip_score"]
             for each in (models / "clip", other)
         ]
     )
@@ -121,10 +121,10 @@ def test_a_prompt_longer_than_the_model_is_cut_off(models: Path) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings.pop("model_max_length")  # as many hub checkpoints: only the model knows how long a text may be
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    pictures = as_tensor(drawn(0))
+    images = as_tensor(drawn(0))
     metrics = LearnedMetrics("cpu", clip=str(folder))
     long = ["a small red star " * 40, "a small red star at the left of it"]
-    scores = metrics.measure(pictures[:1].repeat(2, 1, 1, 1), pictures, long, [None, None])["clip_score"]
+    scores = metrics.measure(images[:1].repeat(2, 1, 1, 1), images, long, [None, None])["clip_score"]
     assert np.isfinite(scores).all()
 
 
@@ -159,7 +159,7 @@ def test_the_improved_predictor_is_a_linear_map(suffix: str, tmp_path: Path) -> 
     [
         ({"weight": torch.zeros(8)}, "holds weight; it must hold weight and bias, or those of layers.0"),
         ({"weight": torch.zeros(1, 9), "bias": torch.zeros(1)}, r"of shape \(1, 9\); on 8 features"),
-        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "puts out 2 values a picture"),
+        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "puts out 2 values an image"),
         (
             {f"layers.{i}.{part}": torch.zeros(1, 8) for i in (0, 3, 6, 9, 11) for part in ("weight", "bias")},
             "it must hold weight and bias",
@@ -189,7 +189,7 @@ def damaged(models: Path) -> str:
         (lambda _: "clip", "give clip=FOLDER"),
         (lambda _: "clip=/nowhere/at/all", "the CLIP model '/nowhere/at/all' cannot be opened: .*Give a folder"),
         (lambda _: "dino=nobody/nothing", "the DINO model 'nobody/nothing' cannot be opened: .*or a hub id"),
-        (lambda models: f"clip={models / 'dino'}", "is a Dinov2Model, which does not compare pictures with texts"),
+        (lambda models: f"clip={models / 'dino'}", "is a Dinov2Model, which does not compare images with texts"),
         (lambda models: f"dino={models / 'clip'}", "is a CLIPModel, which has no class token"),
         (lambda models: f"dino={models / 'swin'}", "is a SwinModel, which has no class token"),
         (

@@ -23,7 +23,7 @@ def test_the_frechet_distance_is_that_of_torchmetrics() -> None:
     one, other = two_sets()
     frechet = FrechetInceptionDistance(feature=torch.nn.Identity(), input_img_size=(6,)).set_dtype(torch.float64)
     frechet.orig_dtype = torch.float64
-    # Its update wants pictures; its states are sums of features, which is all that its formula uses.
+    # Its update wants images; its states are sums of features, which is all that its formula uses.
     for name, each in (("real", one), ("fake", other)):
         setattr(frechet, f"{name}_features_sum", torch.from_numpy(each.sum(axis=0)))
         setattr(frechet, f"{name}_features_cov_sum", torch.from_numpy(each.T @ each))
@@ -75,9 +75,9 @@ def test_cmmd_takes_memory_for_pairs_and_not_for_their_features() -> None:
 @pytest.mark.parametrize(
     ("distance", "one", "other", "why"),
     [
-        (frechet_distance, np.zeros((6, 6)), np.zeros((9, 6)), "6 features needs more than as many pictures; there ar"),
-        (kernel_distance, np.zeros((1, 6)), np.zeros((9, 6)), "sets of 1 and 9 pictures; each must have at least 2"),
-        (cmmd, np.ones((3, 6)), np.ones((0, 6)), "sets of 3 and 0 pictures; each must have at least 1"),
+        (frechet_distance, np.zeros((6, 6)), np.zeros((9, 6)), "6 features needs more than as many images; there ar"),
+        (kernel_distance, np.zeros((1, 6)), np.zeros((9, 6)), "sets of 1 and 9 images; each must have at least 2"),
+        (cmmd, np.ones((3, 6)), np.ones((0, 6)), "sets of 3 and 0 images; each must have at least 1"),
         (cmmd, np.ones((3, 6)), np.ones((3, 5)), r"shapes \(3, 6\) and \(3, 5\)"),
         (kernel_distance, np.ones((3, 6)), np.full((3, 6), np.nan), "embeddings that are not finite"),
     ],

@@ -118,14 +118,14 @@ def test_no_common_top_channel_is_no_edit(tiny_model: Path, tmp_path: Path, mani
     prepared = prepare_sweep(manifest_of("prompt,seed\na star,1\na ring,2\n"), tmp_path / "s", settings)
     begin_sweep(prepared)
     worker = SweepWorker(prepared.sweep, 1)
-    rows = [row for row in worker.pictures(worker.items(range(1))) if row["role"] == "edited"]
+    rows = [row for row in worker.images(worker.items(range(1))) if row["role"] == "edited"]
     by_k = {row["k"]: row for row in rows}
     assert by_k[0]["mse"] == 0, "of no channels by its own settings: its effect is none, and is measured"
     assert (by_k[1]["mse"] is None) == (by_k[1]["n_channels"] == 0)
 
 
 def of_items(values: dict[tuple[int, str], dict[str, Any]]) -> pd.DataFrame:
-    """Items under a top and a bottom edit, with an undisturbed picture each."""
+    """Items under a top and a bottom edit, with an undisturbed image each."""
     places = {"top": condition(0), "bottom": condition(1, selection="bottom")}
     prompt = {item: f"prompt {item % 10}" for item, _ in values}  # so that intervals draw from the same prompts
     rows = [picture(item, role="undisturbed", prompt=prompt[item]) for item in sorted(prompt)]
@@ -180,7 +180,7 @@ def test_images_of_broken_latents_have_no_metrics() -> None:
     items = [Item(i, f"{i:016x}", Sample(f"{i:016x}", "a prompt", i)) for i in (0, 1)]
     (batch,) = batches(items, conditions, 16)
     noise = np.random.default_rng(0).integers(0, 256, (len(batch.rows), 16, 16, 3), np.uint8)
-    broken = {(0, 0), (1, -1)}  # an edited picture of the first item, and the second's undisturbed one
+    broken = {(0, 0), (1, -1)}  # an edited image of the first item, and the second's undisturbed one
     made = [
         Measured(row, Image.fromarray(pixels), {"nonfinite_steps": int((row.item.item, row.place) in broken)})
         for row, pixels in zip(batch.rows, noise, strict=True)

@@ -1,4 +1,4 @@
-"""Figures of a sweep: what is drawn where, and that files are pictures."""
+"""Figures of a sweep: what is drawn where, and that files are images."""
 
 import io
 from typing import Any
@@ -154,7 +154,7 @@ def test_the_overview_has_every_setting_once() -> None:
 
 
 def pair(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """An item of a transport: blue undisturbed, yellow source, and edited pictures."""
+    """An item of a transport: blue undisturbed, yellow source, and edited images."""
     first = [
         picture(0, role=role, image=png_of(*colour))
         for role, colour in (("source", (255, 255, 0)), ("undisturbed", (0, 0, 255)))
@@ -208,7 +208,7 @@ def test_a_strip_of_named_conditions_has_just_those() -> None:
         strip(pair(rows), 7)
 
 
-def test_large_pictures_are_made_smaller() -> None:
+def test_large_images_are_made_smaller() -> None:
     drawn = strip(pair([picture(0, **condition(0), image=png_of(1, 2, 3, size=(600, 300)))]), 0)
     assert drawn.rows[0][2].shape == (96, 192, 3)
 
@@ -220,7 +220,7 @@ def test_shown_items_are_finished_and_spread() -> None:
     assert middle in (4, 6)
 
 
-def test_default_figures_are_pictures_by_axis_and_metric() -> None:
+def test_default_figures_are_images_by_axis_and_metric() -> None:
     edits = planted(grid("top", "bottom", k=[2, 4]), SHIFT, n_prompts=1, n_seeds=1, with_images=True)
     edits[["n_shown", "clip_score"]] = np.nan
     found = as_files(default_figures(edits, means(edits)))
@@ -233,7 +233,7 @@ def test_default_figures_are_pictures_by_axis_and_metric() -> None:
             assert data.lstrip().startswith(b"<?xml")
 
 
-def test_without_pictures_there_are_no_strips() -> None:
+def test_without_images_there_are_no_strips() -> None:
     edits = planted(grid("top", k=[2, 4]), SHIFT, n_prompts=2)
     found = default_figures(edits.drop(columns="image"), means(edits))
     assert set(found) == {"dose_k_n_shown", "dose_k_mse", "dose_k_clip_score", "effects"}

@@ -93,12 +93,10 @@ def test_a_tasks_ids_are_those_of_its_items(world: Path, generation: CaptureConf
     assert [sweep.ids(task) for task in range(sweep.n_tasks)] == [samples[:2], samples[2:4], samples[4:]]
 
 
-def test_a_picture_as_the_source_is_noised_to_every_step(
-    world: Path, generation: CaptureConfig, tmp_path: Path
-) -> None:
+def test_an_image_as_the_source_is_noised_to_every_step(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(drawn).save(tmp_path / "picture.png")
-    (tmp_path / "refs.csv").write_text(f"prompt,reference\na picture,{tmp_path / 'picture.png'}\n")
+    (tmp_path / "refs.csv").write_text(f"prompt,reference\na image,{tmp_path / 'picture.png'}\n")
     manifest.ingest([tmp_path / "refs.csv"], tmp_path / "refs.parquet")
     settings = SweepSettings("image", generation, (MOVES,), pairs=PairRule(n=3), references=tmp_path / "refs.parquet")
     prepared = begun(world, tmp_path / "sweep", settings)
@@ -106,13 +104,13 @@ def test_a_picture_as_the_source_is_noised_to_every_step(
     worker(0)
     rows = rows_of(prepared, 0)
     source = next(row for row in rows if row["role"] == "source")
-    assert (source["source_prompt"], source["reference"]) == ("a picture", str(tmp_path / "picture.png"))
-    # The way there is the one of a capture from pictures, which has its own tests.
+    assert (source["source_prompt"], source["reference"]) == ("an image", str(tmp_path / "picture.png"))
+    # The way there is the one of a capture from images, which has its own tests.
     plain = prepared.sweep.generation.settings(worker.items(range(1))[0].target)
     alone = Settings(
-        plain.height, plain.width, 3, plain.guidance, 1.0, picture=str(tmp_path / "picture.png"), only_steps=(0, 1, 2)
+        plain.height, plain.width, 3, plain.guidance, 1.0, image=str(tmp_path / "picture.png"), only_steps=(0, 1, 2)
     )
-    sample = replace(worker.items(range(1))[0].target, prompt="a picture")
+    sample = replace(worker.items(range(1))[0].target, prompt="an image")
     with torch.inference_mode():
         (expected,) = worker.sampler.generate([sample], alone)
     assert np.abs(pixels(source).astype(int) - np.asarray(expected)).max() <= 1
@@ -121,7 +119,7 @@ def test_a_picture_as_the_source_is_noised_to_every_step(
     assert all((pixels(row) != pixels(undisturbed)).any() for row in edits)
 
 
-def test_a_sweep_resumes_where_it_stopped_and_its_pictures_are_the_same(
+def test_a_sweep_resumes_where_it_stopped_and_its_images_are_the_same(
     world: Path, generation: CaptureConfig, tmp_path: Path
 ) -> None:
     settings = SweepSettings("disruption", generation, (Grid(k=(2, 4, 8), trials=2),))
@@ -279,7 +277,7 @@ def test_the_cost_counts_every_row(world: Path, generation: CaptureConfig, tmp_p
     assert expected.total_bytes == pytest.approx(n_bytes, rel=0.3)
 
 
-def test_guided_pictures_differ_from_unguided_ones_and_share_their_latents(
+def test_guided_images_differ_from_unguided_ones_and_share_their_latents(
     world: Path, generation: CaptureConfig, tmp_path: Path
 ) -> None:
     guides = Grid(actions=("guide",), amounts=(0.0, 2.0), selections=("top",), k=(4,))
@@ -291,7 +289,7 @@ def test_guided_pictures_differ_from_unguided_ones_and_share_their_latents(
         lambda module, arguments, keywords: seen.append(keywords["hidden_states"].clone()), with_kwargs=True
     )
     try:
-        rows = worker.model.run(worker.pictures, worker.items(range(1)))
+        rows = worker.model.run(worker.images, worker.items(range(1)))
     finally:
         handle.remove()
     assert {len(latents) for latents in seen} == {3}  # undisturbed, then the guided row behind its companion

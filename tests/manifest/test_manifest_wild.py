@@ -1,4 +1,4 @@
-"""Tables as people publish and export them: DiffusionDB, DPG-Bench, Excel, datasets with pictures."""
+"""Tables as people publish and export them: DiffusionDB, DPG-Bench, Excel, datasets with images."""
 
 import json
 import subprocess
@@ -89,9 +89,9 @@ def test_a_column_that_no_source_has_and_the_prompts_own_cannot_be_ignored(make)
 
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 def test_a_field_of_any_size_is_taken(make, ending: str) -> None:
-    picture, comma = "x" * 300_000, "," if ending == "csv" else "\t"
-    report = make(f"a.{ending}", f"prompt{comma}note\na{comma}{picture}\nb{comma}short\n")
-    assert [row["note"] for row in rows_of(report.output)] == [picture, "short"]
+    image, comma = "x" * 300_000, "," if ending == "csv" else "\t"
+    report = make(f"a.{ending}", f"prompt{comma}note\na{comma}{image}\nb{comma}short\n")
+    assert [row["note"] for row in rows_of(report.output)] == [image, "short"]
 
 
 def test_a_field_that_cannot_be_one_names_the_limit_and_the_quote(make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +127,9 @@ def test_a_semicolon_in_a_column_name_among_commas_is_a_name(make) -> None:
     assert make("a.csv", '"prompt;seed",prompt\na,b\n').n_written == 1
 
 
-def test_pictures_times_many_seeds_take_bounded_memory(tmp_path: Path) -> None:
-    picture = {"bytes": np.random.default_rng(0).bytes(3 * 2**20), "path": "0.png"}
-    pq.write_table(pa.Table.from_pylist([{"prompt": "a", "image": picture}]), tmp_path / "a.parquet")
+def test_images_times_many_seeds_take_bounded_memory(tmp_path: Path) -> None:
+    image = {"bytes": np.random.default_rng(0).bytes(3 * 2**20), "path": "0.png"}
+    pq.write_table(pa.Table.from_pylist([{"prompt": "a", "image": image}]), tmp_path / "a.parquet")
     code = f"""
         import resource
         from fewchannels import manifest
@@ -141,10 +141,10 @@ def test_pictures_times_many_seeds_take_bounded_memory(tmp_path: Path) -> None:
     )
     n_written, peak_mib = map(int, done.stdout.split())
     assert n_written == 750
-    assert peak_mib < 1000  # 750 pictures are 2,250 MiB
+    assert peak_mib < 1000  # 750 images are 2,250 MiB
     file = pq.ParquetFile(tmp_path / "m.parquet")
     assert max(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)) <= 44  # two times 64 MiB
-    assert file.read_row_group(file.num_row_groups - 1, columns=["image"])["image"][-1].as_py() == picture
+    assert file.read_row_group(file.num_row_groups - 1, columns=["image"])["image"][-1].as_py() == image
 
 
 def test_rows_of_unequal_size_keep_their_values_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_rows_of_unequal_size_keep_their_values_and_order(tmp_path: Path, monkey
     ]
 
 
-def test_pictures_that_are_ignored_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_ignored_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(
         pa.Table.from_pylist([{"prompt": "a", "image": {"bytes": b"x", "path": "p"}}]), tmp_path / "a.parquet"
     )

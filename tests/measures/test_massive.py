@@ -274,7 +274,7 @@ def test_the_thresholds_are_strict_and_not_strict_as_published_and_can_be_change
     assert run_test(x, 4, relative=999).n_scalars.tolist() == [[2.0, 2.0]]
 
 
-def test_a_nan_of_the_picture_makes_the_whole_cell_nan_and_a_cell_that_did_not_run_too() -> None:
+def test_a_nan_of_the_image_makes_the_whole_cell_nan_and_a_cell_that_did_not_run_too() -> None:
     x = planted()
     x[0, 0] = np.nan
     for k in (2, 64):

@@ -291,16 +291,16 @@ def test_steps_that_do_not_run_are_refused(begins_within: Path, manifest_of, tmp
         captured(begins_within, manifest_of, tmp_path, {"strength": 2}, "all")
 
 
-def test_a_picture_is_not_noised_where_the_schedule_begins_below_pure_noise(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_image_is_not_noised_where_the_schedule_begins_below_pure_noise(tiny_model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
     shape = geometry(find(str(tiny_model)))
-    settings = Settings(16, 16, 2, 3.5, 1.0, picture=str(tmp_path / "a.png"), only_steps=(0, 1))
+    settings = Settings(16, 16, 2, 3.5, 1.0, image=str(tmp_path / "a.png"), only_steps=(0, 1))
     for first in (1.0, 0.6):
         how = replace(shape.pipeline, fixed={"sigmas": [first, 0.3]})
         sampler = Sampler(opened(tiny_model), replace(shape, pipeline=how))
         if first == 1:
             sampler.generate(SAMPLES, settings)
             continue
-        with pytest.raises(FamilyMismatchError, match=r"FluxPipeline begins at noise level 0\.6; a picture's own"):
+        with pytest.raises(FamilyMismatchError, match=r"FluxPipeline begins at noise level 0\.6; an image's own"):
             sampler.generate(SAMPLES, settings)
     assert sampler.schedule()[1] == pytest.approx([0.6])

@@ -53,7 +53,7 @@ def encoder_calls(pipeline: Any) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_every_family_makes_the_same_pictures_when_its_prompts_are_encoded_first(
+def test_every_family_makes_the_same_images_when_its_prompts_are_encoded_first(
     name: str, tmp_path: Path, manifest_of
 ) -> None:
     case = BY_NAME[name]
@@ -62,15 +62,15 @@ def test_every_family_makes_the_same_pictures_when_its_prompts_are_encoded_first
     job, samples = job_of(case, folder, tmp_path, manifest_of)
     source = find(str(folder))
 
-    def pictures(sampler: Sampler) -> list[np.ndarray]:
+    def images(sampler: Sampler) -> list[np.ndarray]:
         return [np.asarray(sampler.generate([sample], job.settings(sample))[0]) for sample in samples]
 
     plain = Sampler(load(source, job.geometry, Loading(), "cpu"), job.geometry)
     with encoder_calls(plain.pipeline) as in_all:
-        expected = pictures(plain)
+        expected = images(plain)
     with remembering(plain.pipeline, Recent()), encoder_calls(plain.pipeline) as called:
-        for picture, again, other in zip(pictures(plain), pictures(plain), expected, strict=True):
-            np.testing.assert_array_equal(picture, other)
+        for image, again, other in zip(images(plain), images(plain), expected, strict=True):
+            np.testing.assert_array_equal(image, other)
             np.testing.assert_array_equal(again, other)
     assert 0 < len(called) < len(in_all), "the third sample has the first one's prompt"
 
@@ -79,16 +79,16 @@ def test_every_family_makes_the_same_pictures_when_its_prompts_are_encoded_first
     without = load(source, job.geometry, Loading(), "cpu", dict.fromkeys(text_encoders(source)))
     assert not [part for name, part in without.components.items() if name.startswith("text_encoder") and part]
     with remembering(without, kept, encodes=False):
-        for picture, other in zip(pictures(Sampler(without, job.geometry)), expected, strict=True):
-            np.testing.assert_array_equal(picture, other)
+        for image, other in zip(images(Sampler(without, job.geometry)), expected, strict=True):
+            np.testing.assert_array_equal(image, other)
 
 
 def job_of(case: Case, folder: Path, tmp_path: Path, manifest_of) -> tuple[Any, list[Sample]]:
     """A job of three samples, of which the last has the first one's prompt and another seed."""
-    picture = tmp_path / "reference.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(picture)
+    image = tmp_path / "reference.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(image)
     rows = [(case.prompts[0], 3), (case.prompts[1], 4), (case.prompts[0], 5)]
-    extra = f",{picture}" if case.reference == "must" else ""
+    extra = f",{image}" if case.reference == "must" else ""
     lines = ["prompt,seed" + (",reference" if extra else ""), *(f"{prompt},{seed}{extra}" for prompt, seed in rows)]
     manifest = manifest_of("\n".join(lines) + "\n")
     scales = case.guided or case.unguided
@@ -205,11 +205,11 @@ def canonical(value: Any) -> str:
     return repr(value)
 
 
-def test_keys_tell_tensors_and_pictures_apart() -> None:
+def test_keys_tell_tensors_and_images_apart() -> None:
     x = torch.arange(4.0)
-    picture = Image.new("RGB", (2, 2))
+    image = Image.new("RGB", (2, 2))
     same = {digest(x), digest(x.clone()), digest(torch.arange(8.0)[:4])}
-    others = [x + 1, x.reshape(2, 2), x.int(), x.bfloat16(), picture, Image.new("L", (2, 2)), Image.new("RGB", (4, 1))]
+    others = [x + 1, x.reshape(2, 2), x.int(), x.bfloat16(), image, Image.new("L", (2, 2)), Image.new("RGB", (4, 1))]
     assert len(same) == 1
     assert len(same | {digest(each) for each in others}) == 1 + len(others)
 

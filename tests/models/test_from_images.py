@@ -1,4 +1,4 @@
-"""Pictures noised to each step's level, against the VAE's own round trip and the mixture by hand."""
+"""Images noised to each step's level, against the VAE's own round trip and the mixture by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def sampler_of(name: str, folder: Path) -> Sampler:
 
 
 def round_trip(pipeline: Any, path: Path) -> np.ndarray:
-    """What the VAE makes of a picture, encoded and decoded without a scale or a shift."""
+    """What the VAE makes of an image, encoded and decoded without a scale or a shift."""
     pixels = np.asarray(Image.open(path), dtype=np.float32) / 127.5 - 1
     x, vae = torch.from_numpy(pixels).permute(2, 0, 1)[None], pipeline.vae
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def round_trip(pipeline: Any, path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_the_models_inputs_are_mixtures_of_the_picture_and_its_noise(name: str, tmp_path: Path) -> None:
+def test_the_models_inputs_are_mixtures_of_the_image_and_its_noise(name: str, tmp_path: Path) -> None:
     sampler = sampler_of(name, tmp_path)
     assert sampler.geometry.takes_images == (name in TAKES)
     if name not in TAKES:
@@ -85,9 +85,9 @@ def test_the_models_inputs_are_mixtures_of_the_picture_and_its_noise(name: str, 
         seen.append(torch.stack(latents) if isinstance(latents, list) else latents.clone())
 
     sampler.pipeline.transformer.register_forward_pre_hook(look, with_kwargs=True)
-    settings = Settings(height, width, 3, 0.0, 1.0, picture=str(path), only_steps=(0, 1, 2))
+    settings = Settings(height, width, 3, 0.0, 1.0, image=str(path), only_steps=(0, 1, 2))
     (image,) = sampler.generate([Sample("0", BY_NAME[name].prompts[0], 3)], settings)
-    # The last latents are the picture's: what the pipeline decodes is the VAE's round trip of it.
+    # The last latents are the image's: what the pipeline decodes is the VAE's round trip of it.
     assert np.abs(np.asarray(image).astype(int) - round_trip(sampler.pipeline, path)).max() <= 1
     sigmas = [float(sigma) for sigma in sampler.pipeline.scheduler.sigmas]
     at = [i for i in range(len(seen)) if sigmas[i] < 1]
@@ -122,7 +122,7 @@ def test_a_capture_from_images_runs_the_chosen_steps_only_and_is_a_direct_forwar
     assert len(blocks_ran) == 3, "one forward for each sample"
     stored = open_run(tmp_path / "run").activations["max_abs"].sel(step=1)
     assert not np.allclose(stored[0], stored[1], rtol=1e-3), "another seed is another noise"
-    assert not np.allclose(stored[0], stored[2], rtol=1e-3), "another picture"
+    assert not np.allclose(stored[0], stored[2], rtol=1e-3), "another image"
 
     # By hand: the latent, its mixture, one forward.
     pipeline, states = sampler.pipeline, []
@@ -162,11 +162,11 @@ def test_what_cannot_be_noised_is_refused(name: str, reference: bool, says: str,
         prepare(manifest, tmp_path / "run", config)
 
 
-def test_taps_may_edit_a_pictures_forwards(tmp_path: Path) -> None:
+def test_taps_may_edit_an_images_forwards(tmp_path: Path) -> None:
     sampler = sampler_of("flux", tmp_path)
     path = picture(tmp_path / "picture.png", 16, 16)
     seen: list[torch.Tensor] = []
-    settings = Settings(16, 16, 2, 3.5, 1.0, picture=str(path), only_steps=(1,))
+    settings = Settings(16, 16, 2, 3.5, 1.0, image=str(path), only_steps=(1,))
     with (
         tapped(sampler, sampler.geometry.blocks[:1], lambda site, x: torch.zeros_like(x)),
         tapped(sampler, sampler.geometry.blocks[:1], lambda site, x: seen.append(x.clone())),

@@ -44,11 +44,11 @@ def sampler_of(model: Path, **how: Any) -> Sampler:
 
 
 def run(sampler: Sampler) -> tuple[np.ndarray, list[Tensor]]:
-    """Pictures, and the image stream behind every block at every step."""
+    """Images, and the image stream behind every block at every step."""
     states: list[Tensor] = []
     with tapped(sampler, sampler.geometry.blocks, lambda site, x: states.append(x.clone())):
-        pictures = np.stack([np.asarray(image) for image in sampler.generate(SAMPLES, SETTINGS)])
-    return pictures, states
+        images = np.stack([np.asarray(image) for image in sampler.generate(SAMPLES, SETTINGS)])
+    return images, states
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def plain(tiny_model: Path) -> tuple[np.ndarray, list[Tensor]]:
     return run(sampler_of(tiny_model))
 
 
-def test_blocks_that_are_offloaded_give_the_same_states_and_pictures(tiny_model: Path, plain) -> None:
-    pictures, states = run(sampler_of(tiny_model, offload="group"))
-    np.testing.assert_array_equal(pictures, plain[0])
+def test_blocks_that_are_offloaded_give_the_same_states_and_images(tiny_model: Path, plain) -> None:
+    images, states = run(sampler_of(tiny_model, offload="group"))
+    np.testing.assert_array_equal(images, plain[0])
     assert len(states) == len(plain[1]) == 2 * 4
     assert all(torch.equal(a, b) for a, b in zip(states, plain[1], strict=True))
 
@@ -135,9 +135,9 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
     for weights in other.pipeline.transformer.parameters():
         weights.data *= 1.5
     save_file(other.pipeline.transformer.state_dict(), tmp_path / "other.safetensors")
-    pictures, states = run(sampler_of(tiny_model, transformer_file=str(tmp_path / "other.safetensors")))
-    expected_pictures, expected = run(other)
-    np.testing.assert_array_equal(pictures, expected_pictures)
+    images, states = run(sampler_of(tiny_model, transformer_file=str(tmp_path / "other.safetensors")))
+    expected_images, expected = run(other)
+    np.testing.assert_array_equal(images, expected_images)
     assert all(torch.equal(a, b) for a, b in zip(states, expected, strict=True))
 
 

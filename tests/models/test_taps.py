@@ -85,7 +85,7 @@ def test_geometry_is_read_without_weights(tiny_model: Path) -> None:
     assert shape.token_grid(16, 24) == (4, 6)
 
 
-def test_a_reading_tap_leaves_the_picture_bit_equal(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
+def test_a_reading_tap_leaves_the_image_bit_equal(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
     plain = pixels(sampler.generate(SAMPLES, SETTINGS))
     calls = []
     with tapped(sampler, blocks, lambda site, x: calls.append(x.abs().mean()) and None):
@@ -172,16 +172,16 @@ def test_both_guidance_branches_are_declared_as_the_pipeline_names_them(
     torch.testing.assert_close(seen[1][2], swapped[0][2])
 
 
-def test_a_samples_noise_and_picture_do_not_depend_on_its_batch(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
+def test_a_samples_noise_and_image_do_not_depend_on_its_batch(sampler: Sampler, blocks: tuple[Block, ...]) -> None:
     states: list[Tensor] = []
     with tapped(sampler, blocks[-1:], lambda site, x: states.append(x.clone()) and None):
         together = pixels(sampler.generate(SAMPLES, SETTINGS))
         alone = [pixels(sampler.generate([one], SETTINGS))[0] for one in reversed(SAMPLES)][::-1]
     for i in range(3):
-        # float32 sums may differ in their last bits between batch sizes; the picture's 8 bits by one level at most.
+        # float32 sums may differ in their last bits between batch sizes; the image's 8 bits by one level at most.
         assert np.abs(together[i].astype(int) - alone[i].astype(int)).max() <= 1
         torch.testing.assert_close(states[2][i], states[3 + 3 * (2 - i) + 2][0], rtol=1e-4, atol=1e-4)
-    assert not np.array_equal(together[0], together[2]), "another prompt with the same seed is another picture"
+    assert not np.array_equal(together[0], together[2]), "another prompt with the same seed is another image"
 
 
 def test_generation_leaves_the_global_random_state_alone(sampler: Sampler) -> None:

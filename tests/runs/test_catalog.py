@@ -316,16 +316,16 @@ def test_numbers_are_plain_whatever_duckdb_sums_them_to(catalog: Catalog) -> Non
     assert [kind.kind for kind in answer.df().dtypes] == ["i", "f", "O", "f"]
 
 
-def test_an_answer_prints_as_a_table_without_its_pictures(catalog: Catalog) -> None:
+def test_an_answer_prints_as_a_table_without_its_images(catalog: Catalog) -> None:
     shown = repr(catalog.sql("select sample, image, null::blob as nothing from samples where sample = 4"))
     assert "sample" in shown
     assert "<6 bytes>" in shown
     assert "PNG" not in shown
 
 
-def test_a_picture_is_found_by_its_id(catalog: Catalog) -> None:
-    assert catalog.picture(f"{4:016x}") == b"\x89PNG 4"
-    assert catalog.picture("' or true --") is None
+def test_an_image_is_found_by_its_id(catalog: Catalog) -> None:
+    assert catalog.image(f"{4:016x}") == b"\x89PNG 4"
+    assert catalog.image("' or true --") is None
 
 
 def test_an_answer_is_written_whole_as_parquet(catalog: Catalog, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def by_id(run: Path | str) -> dict[str, xr.Dataset]:
 
 
 def same_samples(run: Path | str, other: Path | str, *, ids: set[str] | None = None) -> None:
-    """Arrays, pictures and cells of the samples that two runs share are equal, bit by bit."""
+    """Arrays, images and cells of the samples that two runs share are equal, bit by bit."""
     a, b = by_id(run), by_id(other)
     shared = ids or (a.keys() & b.keys())
     assert shared
@@ -386,7 +386,7 @@ def test_an_exported_run_has_the_samples_of_the_condition(capture: Callable[...,
     assert run.description["copied_from"][0]["run"] == job.run
 
 
-def test_exported_parquet_opens_in_datasets_with_pictures(capture: Callable[..., Job], tmp_path: Path) -> None:
+def test_exported_parquet_opens_in_datasets_with_images(capture: Callable[..., Job], tmp_path: Path) -> None:
     job = capture("run", "demo:11")
     out = open_storage(tmp_path / "hf")
     for_datasets.export(open_storage(job.run), [1, 2, 9], out)

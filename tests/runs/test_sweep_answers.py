@@ -168,7 +168,7 @@ def flips(**parameters: object) -> list[tuple[Any, ...]]:
     return [tuple(row[name] for name in names) for row in found]
 
 
-def test_flipped_are_pictures_that_lost_what_was_there() -> None:
+def test_flipped_are_images_that_lost_what_was_there() -> None:
     assert flips() == [
         (0, 0, "colour, shape", "shape", 2, 1, 1, 2),
         (0, 1, "colour", "colour", 1, 1, 2, 2),

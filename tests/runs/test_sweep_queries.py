@@ -20,7 +20,7 @@ OF_SWEEPS = sorted(name for name, query in queries().items() if query.of == "swe
 
 
 def transported(item: int, place: int, **about) -> dict:
-    """An edited picture of a transport; the world's attributes as they are given."""
+    """An edited image of a transport; the world's attributes as they are given."""
     whose = {"action": "transport", "scores_from": "source"}
     return picture(item, **condition(place, **whose), prompt=f"prompt {item}", **about)
 
@@ -66,7 +66,7 @@ def test_the_settings_that_move_a_metric_most_come_first(sweep: Path) -> None:
         least = catalog.query("best_settings", metric="n_shown", direction="lowest", controls=False).df()
     assert most[["selection", "k"]].values.tolist()[:3] == [["scaled", 8], ["top", 8], ["scaled", 4]]
     assert set(least["selection"]) == {"top"}
-    # Of 24 items, 6 keep all five attributes and the others 2; undisturbed pictures have all.
+    # Of 24 items, 6 keep all five attributes and the others 2; undisturbed images have all.
     assert least["mean"].tolist() == pytest.approx([(6 * 5 + 18 * 2) / 24] * 2)
     assert least["undisturbed"].tolist() == [5, 5]
     assert (least["low"] < least["mean"]).all()

@@ -198,7 +198,7 @@ def changed(rows: list[dict], row: int, **values: object) -> list[dict]:
         (
             "samples",
             lambda rows: changed(rows, 0, image=rows[0]["image"][:99]),
-            "picture of sample 2 cannot be decoded",
+            "image of sample 2 cannot be decoded",
         ),
         ("samples", lambda rows: changed(rows, 0, status="failed"), "1 done and 1 failed"),
         ("cells", lambda rows: rows[1:], "15 rows; the samples ran 16 cells"),

@@ -160,10 +160,10 @@ def test_samples_are_shown_as_both_runs_drew_them(folder: Path, document: Docume
         assert each.value == pytest.approx(values[each.sample_id], abs=1e-6)
         for (_, shown), side in zip(each.images, "ab", strict=True):
             with Catalog(folder / side) as catalog:
-                np.testing.assert_array_equal(shown, thumbnail(catalog.picture(each.sample_id)))
+                np.testing.assert_array_equal(shown, thumbnail(catalog.image(each.sample_id)))
 
 
-def test_runs_that_have_gone_or_changed_show_no_pictures_and_say_so(folder: Path, tmp_path: Path) -> None:
+def test_runs_that_have_gone_or_changed_show_no_images_and_say_so(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "comparison", tmp_path / "comparison")
     path = tmp_path / "comparison" / "comparison.json"
     about = documents.decode(path.read_bytes())

@@ -185,7 +185,7 @@ def test_a_pdf_is_printed(folder: Path) -> None:
     assert len(data) > 50_000  # the figures are in it
 
 
-def test_markdown_names_pictures_that_are_there_and_holds_no_html(folder: Path) -> None:
+def test_markdown_names_images_that_are_there_and_holds_no_html(folder: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)]+)\)", re.sub(r"\\.", "", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
     assert len(links) > 20

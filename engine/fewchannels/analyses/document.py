@@ -1,4 +1,4 @@
-"""What a report says, before it becomes a page: parts, sections, findings, figures and pictures, in plain values."""
+"""What a report says, before it becomes a page: parts, sections, findings, figures and images, in plain values."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -106,7 +106,7 @@ class Shown:
         sample_id: of the sample, or of the sweep's item.
         prompt: its prompt.
         about: what else is known of it.
-        images: captions with pictures ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
+        images: captions with images ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
     """
 
     rank: str
@@ -250,7 +250,7 @@ def described(drawing: Drawing) -> str:
         case Dots():
             return f"Means with intervals: {title}. Panels: {_listed(drawing.drawn)}."
         case Images():
-            return f"Pictures: {title}. Rows: {_listed(drawing.labels)}. Columns: {_listed(drawing.columns)}."
+            return f"Images: {title}. Rows: {_listed(drawing.labels)}. Columns: {_listed(drawing.columns)}."
 
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ class MaskSettings:
         labels: of a model that labels, which are the subject.
         revision: of a hub model.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
-        side: at which a model with its own code looks at pictures, pixels.
+        side: at which a model with its own code looks at images, pixels.
     """
 
     source: str = field(metadata=text("Where masks come from."))

@@ -1,6 +1,6 @@
 """What a capture is to be expected to take on disk, and what to leave out where that is too much. Pure.
 
-Nothing is measured here: how well arrays, pictures and tables compress is taken from ``benchmarks/README.md``. For a
+Nothing is measured here: how well arrays, images and tables compress is taken from ``benchmarks/README.md``. For a
 measured figure there is :mod:`fewchannels.capture.estimate`.
 """
 
@@ -12,7 +12,7 @@ from fewchannels.errors import InputError
 from fewchannels.runs.layout import Layout
 from fewchannels.settings.units import size
 
-_PICTURE_BYTES_PER_PIXEL = 1.4
+_IMAGE_BYTES_PER_PIXEL = 1.4
 _CELL_BYTES, _RANKED_CHANNEL_BYTES = 25, 4
 _N_OPTIONS = 3
 
@@ -25,34 +25,34 @@ class Option:
     n_bytes: int
 
 
-def expected_bytes(layout: Layout, picture_pixels: int) -> int:
-    """Bytes of a whole run: arrays, pictures and tables.
+def expected_bytes(layout: Layout, image_pixels: int) -> int:
+    """Bytes of a whole run: arrays, images and tables.
 
     Args:
         layout: of the run.
-        picture_pixels: of one picture.
+        image_pixels: of one image.
     """
     cell = _CELL_BYTES + _RANKED_CHANNEL_BYTES * layout.n_ranked
-    tables = _PICTURE_BYTES_PER_PIXEL * picture_pixels + cell * len(layout.steps) * len(layout.blocks)
+    tables = _IMAGE_BYTES_PER_PIXEL * image_pixels + cell * len(layout.steps) * len(layout.blocks)
     return layout.expected_bytes + round(layout.n_samples * tables)
 
 
-def check_budget(layout: Layout, grid: tuple[int, int], picture_pixels: int, max_bytes: int) -> None:
+def check_budget(layout: Layout, grid: tuple[int, int], image_pixels: int, max_bytes: int) -> None:
     """Refuse a capture that is expected to take more than a budget.
 
     Args:
         layout: of the run.
         grid: tokens along height and width before pooling.
-        picture_pixels: of one picture.
+        image_pixels: of one image.
         max_bytes: the budget.
 
     Raises:
         InputError: naming three smaller captures that would fit.
     """
-    needed = expected_bytes(layout, picture_pixels)
+    needed = expected_bytes(layout, image_pixels)
     if needed <= max_bytes:
         return
-    found = options(layout, grid, picture_pixels, max_bytes)
+    found = options(layout, grid, image_pixels, max_bytes)
     lines = "".join(f"\n  {option.flags}: about {size(option.n_bytes)}" for option in found)
     raise InputError(
         f"this capture will take about {size(needed)}, and --max-bytes allows {size(max_bytes)}. "
@@ -60,12 +60,12 @@ def check_budget(layout: Layout, grid: tuple[int, int], picture_pixels: int, max
     )
 
 
-def options(layout: Layout, grid: tuple[int, int], picture_pixels: int, max_bytes: int) -> list[Option]:
+def options(layout: Layout, grid: tuple[int, int], image_pixels: int, max_bytes: int) -> list[Option]:
     """Up to three smaller captures that fit a budget, those that give up least of the science first."""
     found: list[Option] = []
     for candidates in _candidates(layout, grid):
         for flags, smaller in candidates:
-            if (n_bytes := expected_bytes(smaller, picture_pixels)) <= max_bytes:
+            if (n_bytes := expected_bytes(smaller, image_pixels)) <= max_bytes:
                 found.append(Option(flags, n_bytes))
                 break
         if len(found) == _N_OPTIONS:

@@ -49,7 +49,7 @@ class CaptureConfig(Generation):
     branches: str = field(default="cond", metadata=LATER | text("cond, uncond or cond,uncond: guidance branches."))
     from_images: bool = field(
         default=False,
-        metadata=LATER | flag("Noise the manifest's reference pictures to each step's level; generate none."),
+        metadata=LATER | flag("Noise the manifest's reference images to each step's level; generate none."),
     )
     encode_first: bool = field(
         default=False,

@@ -28,7 +28,7 @@ class Estimate:
         n_files: files that the finished run has.
         shapes: of the arrays, by name.
         array_bytes: by array name, as the batch below compressed.
-        table_bytes: of the ``cells`` and ``samples`` tables (pictures included) and the manifest.
+        table_bytes: of the ``cells`` and ``samples`` tables (images included) and the manifest.
         total_bytes: all of it.
         seconds: with the given number of actors; model loading and Ray's start not counted.
         seconds_per_sample: as measured on the batch below, with this process's threads.

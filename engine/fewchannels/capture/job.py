@@ -121,7 +121,7 @@ class Job:
         settings = self.config.settings(sample)
         if not self.config.from_images:
             return settings
-        return dataclasses.replace(settings, reference=None, picture=sample.reference, only_steps=self.layout.steps)
+        return dataclasses.replace(settings, reference=None, image=sample.reference, only_steps=self.layout.steps)
 
 
 def prepare(
@@ -175,7 +175,7 @@ def _check_references(config: CaptureConfig, shape: ModelGeometry, manifest: Man
     if config.from_images and not shape.takes_images:
         raise InputError(
             f"--from-images needs flow matching and a VAE of a known kind; {shape.pipeline_class} of {config.model!r} "
-            "has another, or needs its reference pictures for itself."
+            "has another, or needs its reference images for itself."
         )
     if config.from_images and used.n_references < n_samples:
         raise InputError(
@@ -183,14 +183,14 @@ def _check_references(config: CaptureConfig, shape: ModelGeometry, manifest: Man
             "rows have none."
         )
     if not config.from_images and used.n_references and shape.pipeline.reference is None:
-        raise InputError(f"the manifest names reference pictures; {shape.pipeline_class} takes text only.")
+        raise InputError(f"the manifest names reference images; {shape.pipeline_class} takes text only.")
     if used.n_references < n_samples and shape.pipeline.needs_reference:
         raise InputError(
-            f"{shape.pipeline_class} needs a reference picture for every sample; {n_samples - used.n_references} of "
+            f"{shape.pipeline_class} needs a reference image for every sample; {n_samples - used.n_references} of "
             f"the manifest's {n_samples} rows have none in its reference column."
         )
     if missing := sorted(path for path in used.references if not Path(path).is_file()):
-        raise InputError(f"{len(missing)} reference pictures of the manifest are not here, such as {missing[0]!r}.")
+        raise InputError(f"{len(missing)} reference images of the manifest are not here, such as {missing[0]!r}.")
 
 
 def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -> int:
@@ -200,7 +200,7 @@ def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -
         grid_height, grid_width = shape.token_grid(height, width)
         if grid_height % pool or grid_width % pool:
             raise InputError(
-                f"tokens is {config.tokens!r}, and a picture of {height} x {width} pixels has {grid_height} x "
+                f"tokens is {config.tokens!r}, and an image of {height} x {width} pixels has {grid_height} x "
                 f"{grid_width} tokens: not whole squares of {pool} x {pool}. Choose a side that divides both."
             )
         n_tokens = max(n_tokens, grid_height // pool * (grid_width // pool))

@@ -40,7 +40,7 @@ def check_memory(job: Job, pool: Pool) -> None:
     """
     height, width = job.size
     what = (
-        f"pictures of {height} x {width} pixels, {len(job.layout.steps)} steps, {job.layout.top_k} channels' maps, "
+        f"images of {height} x {width} pixels, {len(job.layout.steps)} steps, {job.layout.top_k} channels' maps, "
         f"{job.layout.shard_samples} samples in a task, {job.batch_size} in a batch"
     )
     check_fits(needed_bytes(job), what, pool)

@@ -20,9 +20,9 @@ from fewchannels.runs.arrays import read
 from fewchannels.runs.changes import manifest_key
 from fewchannels.runs.description import MANIFEST, read_description
 from fewchannels.runs.identity import differences
+from fewchannels.runs.images import png
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
-from fewchannels.runs.pictures import png
 from fewchannels.runs.provenance import check_named_files
 from fewchannels.runs.storage import Storage
 
@@ -34,7 +34,7 @@ class Comparison:
     Attributes:
         sample: its index.
         sample_id: its id.
-        equal: True where every stored number and the picture are the same to the last bit.
+        equal: True where every stored number and the image are the same to the last bit.
         difference: largest ``|again - stored|`` of any array, divided by the largest ``|stored|`` of that array.
         n_other_channels: (step, layer) cells in which other channels are the largest.
     """
@@ -95,14 +95,14 @@ def _compare(job: Job, worker: CaptureWorker, parts: Parts, task: int, samples: 
     generated = worker.generate(samples, recorder)
     again = recorder.arrays()
     stored = read(job.storage, list(again), start, start + len(samples))
-    pictures = parts.rows("samples", task).column("image").to_pylist()
+    images = parts.rows("samples", task).column("image").to_pylist()
     return [
         _compared(
             start + i,
             sample.sample_id,
             {name: values[i] for name, values in again.items()},
             {name: values[i] for name, values in stored.items()},
-            pictures[i] == (png(made.image) if (made := generated[i]).image else None),
+            images[i] == (png(made.image) if (made := generated[i]).image else None),
         )
         for i, sample in enumerate(samples)
     ]
@@ -113,7 +113,7 @@ def _compared(
     sample_id: str,
     again: Mapping[str, np.ndarray],
     stored: Mapping[str, np.ndarray],
-    same_picture: bool,
+    same_image: bool,
 ) -> Comparison:
     difference, n_other = 0.0, 0
     for name, expected in stored.items():
@@ -125,7 +125,7 @@ def _compared(
         if not np.array_equal(np.isnan(again[name]), np.isnan(expected)):
             apart = np.inf
         difference = max(difference, float(apart / largest) if largest else float(apart))
-    equal = same_picture and all(np.array_equal(again[name], stored[name], equal_nan=True) for name in stored)
+    equal = same_image and all(np.array_equal(again[name], stored[name], equal_nan=True) for name in stored)
     return Comparison(sample, sample_id, equal, difference, n_other)
 
 

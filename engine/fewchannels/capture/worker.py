@@ -21,10 +21,10 @@ from fewchannels.models.loaded import LoadedModel
 from fewchannels.models.taps import tapped
 from fewchannels.runs.arrays import Store, read
 from fewchannels.runs.changes import Draft, name_of
+from fewchannels.runs.images import png
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part, read_rows
-from fewchannels.runs.pictures import png
 from fewchannels.runs.provenance import computed_by, named_files
 from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
 
@@ -34,9 +34,9 @@ class Generated:
     """What one sample's generation left besides arrays.
 
     Attributes:
-        row: of ``samples``, without the picture and the columns that name the sample.
-        image: the picture; None where there is none.
-        cells: its columns of ``cells``, as :meth:`Recorder.cells` has them; empty where there is no picture.
+        row: of ``samples``, without the image and the columns that name the sample.
+        image: the image; None where there is none.
+        cells: its columns of ``cells``, as :meth:`Recorder.cells` has them; empty where there is no image.
     """
 
     row: dict[str, Any]
@@ -133,13 +133,13 @@ class CaptureWorker:
         samples: list[Sample],
         generated: list[Generated],
     ) -> dict[str, Columns]:
-        """A task's ``cells`` and ``samples``; a sample without a picture has no cells."""
+        """A task's ``cells`` and ``samples``; a sample without an image has no cells."""
         sample_rows, cells = [], []
         for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
             name = {"sample_id": sample.sample_id, "sample": start + position}
             about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
-            picture = {"image": None if made.image is None else png(made.image)}
-            sample_rows.append(name | about | made.row | picture)
+            image = {"image": None if made.image is None else png(made.image)}
+            sample_rows.append(name | about | made.row | image)
             if made.image is not None:
                 n = len(made.cells["step"])
                 cells.append({key: np.full(n, value) for key, value in name.items()} | made.cells)
@@ -163,7 +163,7 @@ class CaptureWorker:
         size = self.job.batch_size
         for settings, group in groupby(samples, self.job.settings):
             alike = list(group)
-            n_together = 1 if settings.reference or settings.picture else size
+            n_together = 1 if settings.reference or settings.image else size
             for i in range(0, len(alike), n_together):
                 yield settings, alike[i : i + n_together]
 

@@ -94,7 +94,7 @@ def masks(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Find each generated picture's subject, once, for alignment to compare with.
+    """Find each generated image's subject, once, for alignment to compare with.
 
     Example: fewchannels analyze masks RUN --from demo
     """
@@ -283,7 +283,7 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
 
 
 def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) -> None:
-    """Print the numbers as JSON, or the page without its pictures and where the rest is.
+    """Print the numbers as JSON, or the page without its images and where the rest is.
 
     Args:
         summary: of an analysis or a comparison.

@@ -41,7 +41,7 @@ def explore(
     timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds that a question may take.")] = 60.0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
 ) -> None:
-    """Look at runs and sweeps in a browser: galleries, maps over pictures, sweeps as grids, SQL, a live model.
+    """Look at runs and sweeps in a browser: galleries, maps over images, sweeps as grids, SQL, a live model.
 
     It serves only this machine, at 127.0.0.1, until it is interrupted. The address that it prints contains a token;
     open it to let a browser in. Every view has its own address.

@@ -101,9 +101,9 @@ def show(
 def inspect(
     model: Annotated[str, typer.Argument(help="A folder or a hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Family file to write, for --family.")] = None,
-    height: Annotated[int, ruled(within(16, 4096, "Height of the pictures that are tried, pixels."))] = 384,
+    height: Annotated[int, ruled(within(16, 4096, "Height of the images that are tried, pixels."))] = 384,
     width: Annotated[
-        int, ruled(within(16, 4096, "Width of the pictures that are tried, pixels; best not the height."))
+        int, ruled(within(16, 4096, "Width of the images that are tried, pixels; best not the height."))
     ] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,

@@ -23,13 +23,13 @@ def plot(
     sweep: Annotated[str, typer.Argument(help="Folder or URL of the sweep, finished or not.")],
     metric: Metrics = None,
     of: Annotated[str | None, typer.Option(help="One figure: this column of edits against --axis.")] = None,
-    item: Annotated[int | None, typer.Option(help="One figure: the pictures of this item.")] = None,
+    item: Annotated[int | None, typer.Option(help="One figure: the images of this item.")] = None,
     axis: Annotated[str | None, typer.Option(help="k, amount, layer or step.", show_default="what varies")] = None,
     out: Annotated[Path | None, typer.Option(help="File for one figure: FILE.png or FILE.svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     wide: Wide = False,
 ) -> None:
-    """Measure a sweep's effects over what is finished, and draw dose-response curves and strips of pictures.
+    """Measure a sweep's effects over what is finished, and draw dose-response curves and strips of images.
 
     With --of or --item it draws that one figure instead, to --out.
 

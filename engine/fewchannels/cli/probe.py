@@ -1,4 +1,4 @@
-"""``fewchannels probe``: disturb channels, and see what happens to the picture."""
+"""``fewchannels probe``: disturb channels, and see what happens to the image."""
 
 from typing import Annotated
 
@@ -31,12 +31,12 @@ GRID = Fields(
 
 def register(commands: typer.Typer) -> None:
     """Add the group to the command line."""
-    commands.add_typer(app, name="probe", help="Disturb channels, and see what happens to the picture.")
+    commands.add_typer(app, name="probe", help="Disturb channels, and see what happens to the image.")
 
 
 @app.callback()
 def _group() -> None:
-    """Edit hidden states while pictures are generated. Every effect has controls; interrupted sweeps resume."""
+    """Edit hidden states while images are generated. Every effect has controls; interrupted sweeps resume."""
 
 
 @app.command()
@@ -62,7 +62,7 @@ def disruption(
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """Zero, flatten, shuffle or scale channels of every sample, and compare with the undisturbed picture.
+    """Zero, flatten, shuffle or scale channels of every sample, and compare with the undisturbed image.
 
     Run the same command again to resume. Exit code 5 means that samples are missing or failed.
 

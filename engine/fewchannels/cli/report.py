@@ -25,7 +25,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="FILE.html, one file; FILE.md and its pictures; or FILE.pdf."),
+        typer.Option("--out", "-o", help="FILE.html, one file; FILE.md and its images; or FILE.pdf."),
     ] = None,
     by: Annotated[
         str | None,

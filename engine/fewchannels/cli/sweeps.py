@@ -44,7 +44,7 @@ Generated = Annotated[
 ]
 Measured = Annotated[Given, Fields(SweepSettings, {"metrics": As("--metric")}, only=("score", "cluster_k", "metrics"))]
 Metrics = Annotated[list[str] | None, option(SweepSettings, "metrics", "--metric")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print pictures, batches, bytes and time; write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print images, batches, bytes and time; write nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
@@ -80,12 +80,12 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
         _print_cost(prepared, pool, as_json)
         return
     n, items = len(sweep.conditions), "pairs" if sweep.has_source else "samples"
-    with RunBar(sweep.place, "editing", "pictures", sweep.n_items, n) as bar, ExitStack() as measuring:
+    with RunBar(sweep.place, "editing", "images", sweep.n_items, n) as bar, ExitStack() as measuring:
 
         def on_begun(resumed: bool) -> None:
             bar.begin(
                 f"{'resuming' if resumed else 'editing'} {sweep.n_items} {items} under {n} condition{'s' * (n > 1)}: "
-                f"{sweep.n_edits} edited pictures in {sweep.n_tasks} tasks, "
+                f"{sweep.n_edits} edited images in {sweep.n_tasks} tasks, "
                 f"{pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
             )
 
@@ -141,7 +141,7 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
     columns = [Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*kinds, strict=True), strict=True)]
     print_table([*columns, Column("conditions", [str(n) for n in kinds.values()], is_right=True)])
     results.print(
-        f"{expected.n_items} items x {expected.n_conditions} conditions = {expected.n_edits} edited pictures, "
+        f"{expected.n_items} items x {expected.n_conditions} conditions = {expected.n_edits} edited images, "
         f"{expected.n_rows} rows in {expected.n_batches} batches ({expected.rows_per_edit:.2f} rows an edit), about "
         f"{size(expected.total_bytes)} and {duration(expected.seconds)} with {pool.n_actors} "
         f"actor{'s' * (pool.n_actors > 1)} ({expected.seconds_per_row:.3g} s a row, measured on "

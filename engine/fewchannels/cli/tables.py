@@ -97,7 +97,7 @@ def print_table(columns: Sequence[Column], is_wide: bool = False) -> list[str]:
 
 
 def print_page(text: str, is_wide: bool = False) -> None:
-    """Print a page in Markdown, without its pictures.
+    """Print a page in Markdown, without its images.
 
     Args:
         text: of the page.

@@ -76,7 +76,7 @@ def text(
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """Move channels from one prompt's trajectory into another's: does the picture take on the source's meaning?
+    """Move channels from one prompt's trajectory into another's: does the image take on the source's meaning?
 
     Run the same command again to resume. Exit code 5 means that pairs are missing or failed.
 
@@ -95,7 +95,7 @@ def image(
     manifest: sweeps.Manifest,
     references: Annotated[
         Path,
-        typer.Option(help="Manifest whose reference column names pictures, mask their subjects' masks, if any."),
+        typer.Option(help="Manifest whose reference column names images, mask their subjects' masks, if any."),
     ],
     out: sweeps.Out,
     rule: Annotated[Given, RULE],
@@ -109,9 +109,9 @@ def image(
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """Move channels from a reference picture into a prompt's trajectory: does its subject come along?
+    """Move channels from a reference image into a prompt's trajectory: does its subject come along?
 
-    The picture is noised to each step's level. Run the same command again to resume. Exit code 5 means that pairs are
+    The image is noised to each step's level. Run the same command again to resume. Exit code 5 means that pairs are
     missing or failed.
 
     Example: fewchannels transport image --manifest manifest.parquet --references refs.parquet --out SWEEP --k 8

@@ -79,7 +79,7 @@ def export(
     ] = Kind.run,
     as_json: AsJson = False,
 ) -> None:
-    """Write a part of a run as a run of its own, or as Parquet with pictures.
+    """Write a part of a run as a run of its own, or as Parquet with images.
 
     Example: fewchannels runs export RUN --where "prompt like '%star%'" --out STARS
     """

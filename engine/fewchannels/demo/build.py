@@ -19,7 +19,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?
 class Architecture:
     """Sizes of a small FLUX pipeline. The defaults are the shipped model's; tests build smaller ones.
 
-    A picture's side in pixels is ``grid * 2 * 2 ** (len(vae_channels) - 1)``: each token is 2 x 2 latent cells.
+    An image's side in pixels is ``grid * 2 * 2 ** (len(vae_channels) - 1)``: each token is 2 x 2 latent cells.
     """
 
     grid: int = 8
@@ -36,7 +36,7 @@ class Architecture:
 
     @property
     def side(self) -> int:
-        """Height and width of a picture, pixels."""
+        """Height and width of an image, pixels."""
         return self.grid * 2 * 2 ** (len(self.vae_channels) - 1)
 
 

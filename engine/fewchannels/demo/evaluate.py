@@ -1,7 +1,7 @@
 """Measure how well a model draws what captions ask: ``python -m fewchannels.demo.evaluate --model FOLDER``.
 
 The model is asked for held-out combinations of shape and colour, which training never shows, and for as many trained
-ones; :mod:`fewchannels.demo.judge` says what the pictures show. The judge itself is first checked on scenes drawn by
+ones; :mod:`fewchannels.demo.judge` says what the images show. The judge itself is first checked on scenes drawn by
 code.
 Exit code 0 where every target is met on the held-out prompts, 1 where one is missed; mistakes in the input and refusals
 of the disk have their own (:mod:`fewchannels.errors`).
@@ -44,8 +44,8 @@ JUDGE_SCENES = 2000
 _TRAINED = 5_000_000  # prompts of trained combinations take their seeds from here on, held-out ones from 0
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion, apart for every eye
 _INK, _FAINT = (40, 40, 40), (120, 120, 120)
-_SHEET = 64  # pictures on the contact sheet
-_WIDTH, _GAP = 128, 16  # of a picture on the sheet and between two, pixels
+_SHEET = 64  # images on the contact sheet
+_WIDTH, _GAP = 128, 16  # of an image on the sheet and between two, pixels
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Round:
 
     Attributes:
         scenes: what was asked.
-        pictures: ``(prompt, rgb, y, x)`` float32 in [0, 1].
+        images: ``(prompt, rgb, y, x)`` float32 in [0, 1].
         verdicts: what the judge saw.
     """
 
     scenes: list[Scene]
-    pictures: Tensor
+    images: Tensor
     verdicts: list[Verdict]
 
     def figures(self) -> dict[str, dict[str, float]]:
@@ -109,15 +109,15 @@ def generate(
     batch_size: int = 32,
     label: str = "generate",
 ) -> Tensor:
-    """One picture a scene, from its caption and its own seed, so that the batch size changes no noise.
+    """One image a scene, from its caption and its own seed, so that the batch size changes no noise.
 
     Returns:
         ``(scene, rgb, y, x)`` float32 in [0, 1], on the CPU.
     """
     pipeline.set_progress_bar_config(disable=True)
     side = pipeline.vae.config.sample_size
-    pictures = []
-    with tqdm(total=len(scenes), desc=label, unit="picture", delay=2) as bar:
+    images = []
+    with tqdm(total=len(scenes), desc=label, unit="image", delay=2) as bar:
         for first in range(0, len(scenes), batch_size):
             captions = [scene.caption for scene in scenes[first : first + batch_size]]
             made = pipeline(
@@ -132,9 +132,9 @@ def generate(
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]],
                 output_type="pt",
             ).images
-            pictures.append(made.to("cpu", torch.float32))
+            images.append(made.to("cpu", torch.float32))
             bar.update(len(captions))
-    return torch.cat(pictures)
+    return torch.cat(images)
 
 
 def evaluate(
@@ -152,7 +152,7 @@ def evaluate(
     """Check the judge, then generate and judge held-out and trained combinations.
 
     Args:
-        pipeline: a FLUX pipeline whose pictures are square, ``vae.config.sample_size`` pixels a side.
+        pipeline: a FLUX pipeline whose images are square, ``vae.config.sample_size`` pixels a side.
         n: held-out prompts.
         n_trained: prompts of trained combinations; ``n`` where None.
         steps: of the denoising loop.
@@ -168,7 +168,7 @@ def evaluate(
         Everything fits JSON. A target is met where the held-out share itself reaches it.
 
     Raises:
-        FewchannelsError: the judge fails on drawn scenes, or the model's pictures are not finite.
+        FewchannelsError: the judge fails on drawn scenes, or the model's images are not finite.
     """
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "true_cfg": true_cfg, "batch_size": batch_size}
     with flushed_denormals():
@@ -177,11 +177,11 @@ def evaluate(
         for name, count, first in (("held_out", n, 0), ("trained", n if n_trained is None else n_trained, _TRAINED)):
             scenes = choose_scenes(count, seed, held_out=name == "held_out")
             seeds = [seed * 10_000_000 + first + i for i in range(count)]
-            pictures = generate(pipeline, scenes, seeds, label=name.replace("_", " "), **settings)
+            images = generate(pipeline, scenes, seeds, label=name.replace("_", " "), **settings)
             try:
-                rounds[name] = Round(scenes, pictures, judge(pictures)[0])
+                rounds[name] = Round(scenes, images, judge(images)[0])
             except ValueError as error:
-                raise FewchannelsError(f"the model's pictures cannot be judged: {error}") from error
+                raise FewchannelsError(f"the model's images cannot be judged: {error}") from error
     held_out = rounds["held_out"].figures()
     met = {name: held_out[name]["share"] >= target for name, target in TARGETS.items()}
     result = {
@@ -222,13 +222,13 @@ def weights_sha256(pipeline: FluxPipeline) -> dict[str, str]:
 
 
 def contact_sheet(made: Round, *, columns: int = 8) -> Image.Image:
-    """The first pictures of a round with their captions, framed by whether all five attributes were judged right.
+    """The first images of a round with their captions, framed by whether all five attributes were judged right.
 
     The first ones by prompt, whatever they look like; under a wrong one stands what the judge saw instead.
     """
     count = min(_SHEET, len(made.scenes))
     font, medium, large = (ImageFont.load_default(size) for size in (11.5, 14, 26))
-    head, line, lines = 96, 14, 5  # pixels, pixels, lines under a picture
+    head, line, lines = 96, 14, 5  # pixels, pixels, lines under an image
     cell = _WIDTH + _GAP, _WIDTH + 8 + line * lines + _GAP
     rows = -(-count // columns)
     sheet = Image.new("RGB", (columns * cell[0] + _GAP, head + rows * cell[1] + _GAP), "white")
@@ -246,13 +246,13 @@ def contact_sheet(made: Round, *, columns: int = 8) -> Image.Image:
         fill=_FAINT,
         font=medium,
     )
-    pixels = (made.pictures[:count] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = (made.images[:count] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     for i, faults in enumerate(wrong):
         x, y = _GAP + i % columns * cell[0], head + i // columns * cell[1]
         colour = _WRONG if faults else _RIGHT
         pen.rectangle((x - 4, y - 4, x + _WIDTH + 3, y + _WIDTH + 3), outline=colour, width=3)
-        picture = Image.fromarray(pixels[i]).resize((_WIDTH, _WIDTH), Image.Resampling.BICUBIC)
-        sheet.paste(picture, (x, y))
+        image = Image.fromarray(pixels[i]).resize((_WIDTH, _WIDTH), Image.Resampling.BICUBIC)
+        sheet.paste(image, (x, y))
         words = textwrap.wrap(made.scenes[i].caption, 23)
         pen.multiline_text((x, y + _WIDTH + 7), "\n".join(words), fill=_INK, font=font, spacing=2)
         if faults:

@@ -1,4 +1,4 @@
-"""A judge for pictures of the shapes world: says what a picture shows, by geometry alone.
+"""A judge for images of the shapes world: says what an image shows, by geometry alone.
 
 Nothing here is learned. The background is a plane fitted to the colours near the border's median, the subject is what
 stands out from it, its outline is compared with every shape rendered at many radii and rotations.
@@ -20,7 +20,7 @@ from fewchannels.demo.world import COLOURS, POSITIONS, SHAPES, SIZES, Scene, cov
 ATTRIBUTES = ("shape", "colour", "size", "position", "background")
 
 MIN_CONTRAST = 0.15  # RGB distance from the background; the world's closest pair of colours is 0.34 apart
-MIN_AREA = 0.01  # share of the picture; the world's smallest subject covers 0.03
+MIN_AREA = 0.01  # share of the image; the world's smallest subject covers 0.03
 MIN_IOU = 0.7  # below this a subject is no shape of the world
 MAX_OFFSET = 0.15  # share of the side; farther than this from every position is no position of the world
 
@@ -28,14 +28,14 @@ _BATCH = 256
 _BORDER = 2  # pixels
 _PART = 0.25  # pieces at least this large against the largest belong to the subject: two stars are not one star
 _SOFTNESS = 1 / 64  # share of the side
-_WORK_SIDE = 64  # larger pictures are matched at this size
+_WORK_SIDE = 64  # larger images are matched at this size
 _RADII = torch.logspace(math.log10(0.12), math.log10(0.32), 25)  # shares of the side, 4 % apart
 _ANGLES = torch.linspace(-0.2, 0.2, 7)  # radians; the world turns its subjects by up to 0.15
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one picture shows, in the world's own words; None for what it does not show.
+    """What one image shows, in the world's own words; None for what it does not show.
 
     Attributes:
         shape: None where no subject stands out or it is like no shape of the world.
@@ -45,7 +45,7 @@ class Verdict:
         background: nearest colour of the border; always given.
         template_iou: intersection over union with the best rendered shape, both softened, in [0, 1]; 0 with no
             subject.
-        area: share of the picture that the subject covers, in [0, 1].
+        area: share of the image that the subject covers, in [0, 1].
     """
 
     shape: str | None
@@ -57,33 +57,33 @@ class Verdict:
     area: float
 
 
-def judge(pictures: Tensor) -> tuple[list[Verdict], Tensor]:
-    """Say what each picture shows.
+def judge(images: Tensor) -> tuple[list[Verdict], Tensor]:
+    """Say what each image shows.
 
     Args:
-        pictures: ``(sample, rgb, y, x)`` floating point in [0, 1], square.
+        images: ``(sample, rgb, y, x)`` floating point in [0, 1], square.
 
     Returns:
-        One verdict a picture, and the subjects' masks ``(sample, y, x)`` bool, empty where there is no subject.
+        One verdict an image, and the subjects' masks ``(sample, y, x)`` bool, empty where there is no subject.
 
     Raises:
-        ValueError: the pictures have another shape, are not floating point, not finite or not in [0, 1].
+        ValueError: the images have another shape, are not floating point, not finite or not in [0, 1].
     """
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3] or pictures.shape[2] < 16:
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
         raise ValueError(
-            f"pictures of shape {tuple(pictures.shape)}; the judge wants (sample, 3, side, side), side at least 16"
+            f"images of shape {tuple(images.shape)}; the judge wants (sample, 3, side, side), side at least 16"
         )
-    if not pictures.is_floating_point():
-        raise ValueError(f"pictures of {pictures.dtype}; the judge wants floating point in [0, 1]")
-    if not pictures.isfinite().all():
-        bad = (~pictures.isfinite().flatten(1).all(1)).sum().item()
-        raise ValueError(f"{bad} of {len(pictures)} pictures have values that are not finite")
-    if len(pictures) and (pictures.min() < -1e-3 or pictures.max() > 1 + 1e-3):
-        raise ValueError(f"pictures in [{pictures.min():.3g}, {pictures.max():.3g}]; the judge wants [0, 1]")
+    if not images.is_floating_point():
+        raise ValueError(f"images of {images.dtype}; the judge wants floating point in [0, 1]")
+    if not images.isfinite().all():
+        bad = (~images.isfinite().flatten(1).all(1)).sum().item()
+        raise ValueError(f"{bad} of {len(images)} images have values that are not finite")
+    if len(images) and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
+        raise ValueError(f"images in [{images.min():.3g}, {images.max():.3g}]; the judge wants [0, 1]")
     verdicts: list[Verdict] = []
-    masks = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
-    for first in range(0, len(pictures), _BATCH):
-        batch = pictures[first : first + _BATCH].detach().to("cpu", torch.float32)
+    masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+    for first in range(0, len(images), _BATCH):
+        batch = images[first : first + _BATCH].detach().to("cpu", torch.float32)
         found, masks[first : first + _BATCH] = _judge_batch(batch)
         verdicts.extend(found)
     return verdicts, masks
@@ -105,18 +105,18 @@ def agreement(verdicts: Sequence[Verdict], scenes: Sequence[Scene]) -> dict[str,
     return {name: sum(values) / len(scenes) for name, values in right.items()}
 
 
-def _judge_batch(pictures: Tensor) -> tuple[list[Verdict], Tensor]:
-    side = pictures.shape[-1]
-    border = _border_median(pictures)
-    ground = _ground(pictures, border)
-    distance = (pictures - ground).norm(dim=1)
-    # The level that one picture's clearest pixels reach, as many as MIN_AREA asks for: fewer are specks.
+def _judge_batch(images: Tensor) -> tuple[list[Verdict], Tensor]:
+    side = images.shape[-1]
+    border = _border_median(images)
+    ground = _ground(images, border)
+    distance = (images - ground).norm(dim=1)
+    # The level that one image's clearest pixels reach, as many as MIN_AREA asks for: fewer are specks.
     clear = distance.flatten(1).topk(math.ceil(MIN_AREA * side * side)).values[:, -1]
     rough = _main_parts(distance > (clear / 2).clamp_min(MIN_CONTRAST / 2)[:, None, None])
-    subject = _median_colour(pictures, rough)
+    subject = _median_colour(images, rough)
     # Projected on the way from background to subject, a pixel's colour tells how much of it the subject covers.
     way = subject[:, :, None, None] - ground
-    cover = ((pictures - ground) * way).sum(1) / way.square().sum(1).clamp_min(1e-6)
+    cover = ((images - ground) * way).sum(1) / way.square().sum(1).clamp_min(1e-6)
     mask = _main_parts(cover > 0.5)
     area = mask.flatten(1).float().mean(1)
     seen = (clear > MIN_CONTRAST) & (area > MIN_AREA)
@@ -145,20 +145,20 @@ def _judge_batch(pictures: Tensor) -> tuple[list[Verdict], Tensor]:
     return [Verdict(*row) for row in zip(*columns, strict=True)], mask
 
 
-def _border_median(pictures: Tensor) -> Tensor:
+def _border_median(images: Tensor) -> Tensor:
     """Median colour of the outermost pixels, ``(sample, rgb)``."""
-    inner = torch.zeros(pictures.shape[2:], dtype=torch.bool)
+    inner = torch.zeros(images.shape[2:], dtype=torch.bool)
     inner[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
-    return pictures[:, :, ~inner].median(-1).values
+    return images[:, :, ~inner].median(-1).values
 
 
-def _ground(pictures: Tensor, border: Tensor) -> Tensor:
+def _ground(images: Tensor, border: Tensor) -> Tensor:
     """The smoothly shaded background under the subject too: planes ``(sample, rgb, y, x)`` through like pixels."""
-    n, _, side, _ = pictures.shape
+    n, _, side, _ = images.shape
     axis = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     basis = torch.stack([torch.ones_like(x), x, y], dim=-1).reshape(-1, 3)
-    residual = (pictures - border[:, :, None, None]).flatten(2).transpose(1, 2)
+    residual = (images - border[:, :, None, None]).flatten(2).transpose(1, 2)
     planes = torch.zeros_like(residual)
     for tolerance in (0.18, 0.10):
         like = ((residual - planes).norm(dim=-1) < tolerance).float()
@@ -179,11 +179,11 @@ def _main_parts(mask: Tensor) -> Tensor:
     return mask & (sizes_here >= _PART * sizes_here.amax((1, 2), keepdim=True))
 
 
-def _median_colour(pictures: Tensor, mask: Tensor) -> Tensor:
+def _median_colour(images: Tensor, mask: Tensor) -> Tensor:
     """Median colour ``(sample, rgb)`` inside the mask and off its edge where it is thick enough; black where empty."""
     eroded = -functional.max_pool2d(-mask[:, None].float(), 3, stride=1, padding=1) > 0.5
     inside = torch.where(eroded.any((2, 3), keepdim=True), eroded, mask[:, None])
-    return torch.where(inside, pictures, torch.nan).flatten(2).nanmedian(-1).values.nan_to_num()
+    return torch.where(inside, images, torch.nan).flatten(2).nanmedian(-1).values.nan_to_num()
 
 
 def _lab(rgb: Tensor) -> Tensor:

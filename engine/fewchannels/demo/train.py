@@ -144,9 +144,9 @@ class Trainer:
     def _vae_loss(self, generator: torch.Generator) -> Tensor:
         seed = generator.initial_seed()
         scenes = choose_scenes(self.recipe.vae_batch, seed, held_out=False)
-        pictures = draw(scenes, seed, side=self.architecture.side, device=self.device)[0] * 2 - 1
-        posterior = self.pipeline.vae.encode(pictures).latent_dist
-        error = self.pipeline.vae.decode(posterior.sample(generator)).sample - pictures
+        images = draw(scenes, seed, side=self.architecture.side, device=self.device)[0] * 2 - 1
+        posterior = self.pipeline.vae.encode(images).latent_dist
+        error = self.pipeline.vae.decode(posterior.sample(generator)).sample - images
         return error.abs().mean() + error.square().mean() + 1e-5 * posterior.kl().mean() / error[0].numel()
 
     @torch.no_grad()
@@ -160,8 +160,8 @@ class Trainer:
         scenes = choose_scenes(n, self.recipe.seed, held_out=False)
         for i, start in enumerate(tqdm(range(0, n, 256), desc="encode")):
             batch = scenes[start : start + 256]
-            pictures = draw(batch, 1 + i, side=self.architecture.side, device=self.device)[0] * 2 - 1
-            latents.append(self.pipeline.vae.encode(pictures).latent_dist.mode())
+            images = draw(batch, 1 + i, side=self.architecture.side, device=self.device)[0] * 2 - 1
+            latents.append(self.pipeline.vae.encode(images).latent_dist.mode())
         z = torch.cat(latents)
         self.pipeline.vae.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
         z = (z - z.mean()) / z.std()
@@ -236,7 +236,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fewchannels.demo.train", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, train.jsonl and model/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--grid", type=int, default=Architecture.grid, help="tokens along a picture's side")
+    parser.add_argument("--grid", type=int, default=Architecture.grid, help="tokens along an image's side")
     for name, kind in Recipe.__annotations__.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(Recipe, name))
     return parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """The shapes world: captioned scenes drawn by code, each with the exact mask of its subject.
 
 A scene is five attributes (shape, colour, size, position, background). Everything else that varies between two
-pictures of the same scene (jitter, rotation, shading, noise) is drawn from a seed.
+images of the same scene (jitter, rotation, shading, noise) is drawn from a seed.
 """
 
 import math
@@ -27,8 +27,8 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "gray": (0.52, 0.52, 0.52),
     "black": (0.06, 0.06, 0.06),
 }
-SIZES = {"small": 0.17, "large": 0.26}  # circumradius as a share of the picture's side
-POSITIONS = {  # phrase -> center as (x, y) shares of the picture's side
+SIZES = {"small": 0.17, "large": 0.26}  # circumradius as a share of the image's side
+POSITIONS = {  # phrase -> center as (x, y) shares of the image's side
     "in the center": (0.5, 0.5),
     "at the left": (0.27, 0.5),
     "at the right": (0.73, 0.5),
@@ -189,7 +189,7 @@ def coverage(shape: Tensor, center: Tensor, radius: Tensor, angle: Tensor, side:
         center: ``(scene, xy)`` in pixels.
         radius: ``(scene,)`` circumradius in pixels.
         angle: ``(scene,)`` clockwise rotation in radians.
-        side: height and width of the picture in pixels.
+        side: height and width of the image in pixels.
 
     Returns:
         ``(scene, y, x)`` float32 in [0, 1].
@@ -212,12 +212,12 @@ def draw(
 
     Args:
         scenes: what to draw.
-        seed: the same scenes, seed, side and device type give the same pictures.
+        seed: the same scenes, seed, side and device type give the same images.
         side: height and width in pixels.
         device: where to draw.
 
     Returns:
-        Pictures ``(scene, rgb, y, x)`` float32 in [0, 1], and exact subject masks ``(scene, y, x)`` bool: the pixels
+        Images ``(scene, rgb, y, x)`` float32 in [0, 1], and exact subject masks ``(scene, y, x)`` bool: the pixels
         that the subject covers by more than half.
     """
     n = len(scenes)
@@ -248,6 +248,6 @@ def draw(
         return lookup(list(COLOURS.values()), colours)[:, :, None, None] * light[:, None]
 
     subject, ground = shaded(colour, 0.20), shaded(background, 0.08)
-    picture = torch.lerp(ground, subject, cover[:, None])
-    noise = torch.randn(picture.shape, generator=generator, device=device) * 0.015
-    return (picture + noise).clamp(0, 1), cover > 0.5
+    image = torch.lerp(ground, subject, cover[:, None])
+    noise = torch.randn(image.shape, generator=generator, device=device) * 0.015
+    return (image + noise).clamp(0, 1), cover > 0.5

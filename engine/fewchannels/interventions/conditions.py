@@ -66,7 +66,7 @@ class Condition:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether it leaves every picture as it is, to the last bit: of no strength, or of no channels."""
+        """Whether it leaves every image as it is, to the last bit: of no strength, or of no channels."""
         return self.amount == 0 or (self.is_edit and self.k == 0 and self.selection != "all")
 
     @property
@@ -232,7 +232,7 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
             "Give tokens foreground or inside."
         )
     if one.tokens != "all" and "text" in one.streams:
-        raise InputError(f"tokens is {one.tokens!r}, and text tokens have no place in the picture. Give streams image.")
+        raise InputError(f"tokens is {one.tokens!r}, and text tokens have no place in the image. Give streams image.")
     if one.scores_from in ("union", "intersection") and one.selection not in ("top", "bottom"):
         one = replace(one, scores_from="source")
     if one.selection == "listed":

@@ -16,16 +16,16 @@ from fewchannels.tables import as_columns, encode
 
 @dataclass(frozen=True)
 class Cost:
-    """Pictures, batches, bytes and time of a whole sweep.
+    """Images, batches, bytes and time of a whole sweep.
 
     Attributes:
         n_items: samples, or pairs.
         n_conditions: ways to edit.
-        n_edits: edited pictures.
+        n_edits: edited images.
         n_batches: that are generated.
         n_rows: rows of all batches: what is generated.
-        rows_per_edit: rows over edited pictures; 1 would be to generate the edited ones only.
-        total_bytes: of the ``edits`` table, pictures included.
+        rows_per_edit: rows over edited images; 1 would be to generate the edited ones only.
+        total_bytes: of the ``edits`` table, images included.
         seconds: with the given number of actors; model loading and Ray's start not counted.
         seconds_per_row: as measured, with this process's threads.
         measured_rows: rows of the batch that was measured.
@@ -64,7 +64,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda")
     items = worker.items(range(1))
     n_one = count(1, sweep.conditions, sweep.batch_size, has_source=sweep.has_source)[1]
     started = time.monotonic()
-    rows = worker.model.run(worker.pictures, items)
+    rows = worker.model.run(worker.images, items)
     check_measured(rows)
     seconds_per_row = (time.monotonic() - started) / n_one
     empty, one = (

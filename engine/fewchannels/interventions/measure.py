@@ -1,4 +1,4 @@
-"""What a sweep measures of its pictures: an edited one against the undisturbed one beside it."""
+"""What a sweep measures of its images: an edited one against the undisturbed one beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from fewchannels.analyses.masks.mask_file import Mask, read_mask
 from fewchannels.images import read_image
+from fewchannels.interventions.metrics.images import compare
 from fewchannels.interventions.metrics.learned import LearnedMetrics
-from fewchannels.interventions.metrics.pictures import compare
 from fewchannels.interventions.metrics.world import judged, scene_of, shown
 from fewchannels.interventions.rows import Item, Row
-from fewchannels.runs.pictures import pixels
+from fewchannels.runs.images import pixels
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One picture of a batch.
+    """One image of a batch.
 
     Attributes:
         row: what it is.
-        image: the picture.
+        image: the image.
         columns: of ``edits``, what is known of it so far.
     """
 
@@ -48,22 +48,22 @@ class Measures:
         self._learned = LearnedMetrics.of(learned, device) if learned else None
 
     def of(self, made: Sequence[Measured]) -> list[Measured]:
-        """A batch's pictures with all their columns; without metrics where there is nothing to measure.
+        """A batch's images with all their columns; without metrics where there is nothing to measure.
 
         Args:
-            made: each item's undisturbed picture among them.
+            made: each item's undisturbed image among them.
         """
-        pictures = torch.stack([pixels(each.image) for each in made])
+        images = torch.stack([pixels(each.image) for each in made])
         undisturbed = {each.row.item.item: i for i, each in enumerate(made) if each.row.role == "undisturbed"}
         beside = torch.tensor([undisturbed[each.row.item.item] for each in made])
         scenes = [scene_of(each.row.item.target.prompt) for each in made]
-        verdicts, subjects = judged(pictures, scenes)
+        verdicts, subjects = judged(images, scenes)
         masks, has_mask, known = self._masks(made, subjects, beside)
-        columns: dict[str, Any] = compare(pictures, pictures[beside], masks, has_mask, known)
+        columns: dict[str, Any] = compare(images, images[beside], masks, has_mask, known)
         if self._learned is not None:
             prompts = [each.row.item.target.prompt for each in made]
             sources = [each.row.item.source.prompt if each.row.item.source else None for each in made]
-            columns |= self._learned.measure(pictures, pictures[beside], prompts, sources)
+            columns |= self._learned.measure(images, images[beside], prompts, sources)
         broken = {(each.row.item.item, each.row.role) for each in made if each.columns.get("nonfinite_steps")}
         found = []
         for i, each in enumerate(made):
@@ -90,12 +90,12 @@ class Measures:
         return (item, "undisturbed") not in broken and not blends_source
 
     def _masks(self, made: Sequence[Measured], subjects: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each picture's mask of the undisturbed subject ``(picture, y, x)``, whether there is one, what it knows."""
+        """Each image's mask of the undisturbed subject ``(image, y, x)``, whether there is one, what it knows."""
         masks, has_mask = subjects[beside], subjects[beside].flatten(1).any(dim=1)
         known = torch.ones_like(masks)
         for i, each in enumerate(made):
             item = each.row.item
-            if item.mask is not None and item.picture is None:
+            if item.mask is not None and item.image is None:
                 mask = mask_of(item, each.image.height, each.image.width)
                 masks[i], has_mask[i] = torch.from_numpy(mask.pixels), True
                 if mask.known is not None:
@@ -107,7 +107,7 @@ _OF_ITSELF = ("clip_score", "clip_source_score", "aesthetic", "pickscore")
 
 
 def mask_of(item: Item, height: int, width: int) -> Mask:
-    """An item's mask at the size of its images. A picture's mask is brought to it as the picture is.
+    """An item's mask at the size of its images. An image's mask is brought to it as the image is.
 
     Args:
         item: with a mask.
@@ -119,10 +119,10 @@ def mask_of(item: Item, height: int, width: int) -> Mask:
     """
     assert item.mask is not None, "prepare_sweep() has refused it"
     mask, name = read_mask(item.mask), f"the mask {item.mask!r}"
-    if item.picture is None:
+    if item.image is None:
         return mask.at(height, width, name)
-    picture = read_image(item.picture)
-    return mask.at(picture.height, picture.width, name).squeezed(height, width)
+    image = read_image(item.image)
+    return mask.at(image.height, image.width, name).squeezed(height, width)
 
 
 def _plain(value: Any) -> Any:

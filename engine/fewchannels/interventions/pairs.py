@@ -1,4 +1,4 @@
-"""Which source goes with which target: pairs of prompts, or of prompts and reference pictures."""
+"""Which source goes with which target: pairs of prompts, or of prompts and reference images."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -53,28 +53,28 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
     )
 
 
-def pairs_with_pictures(manifest: Manifest, references: Path, rule: PairRule) -> Columns:
-    """Pairs of a manifest's samples with reference pictures, likewise.
+def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> Columns:
+    """Pairs of a manifest's samples with reference images, likewise.
 
     Args:
         manifest: of targets.
-        references: a manifest whose ``reference`` column names pictures, and ``mask`` their subjects' masks; its
-            prompts are the pictures' captions.
+        references: a manifest whose ``reference`` column names images, and ``mask`` their subjects' masks; its
+            prompts are the images' captions.
         rule: how they are chosen; a column must be in both manifests.
 
     Raises:
-        InputError: a manifest lacks a column or a picture, or has not so many pairs.
+        InputError: a manifest lacks a column or an image, or has not so many pairs.
     """
     names = [*rule.within, *rule.across]
     targets = columns(manifest.open(), ["sample_id", "seed", *names])
-    pictures = columns(references, ["prompt", "seed", "reference", "mask", *names])
-    missing = [i for i, each in enumerate(pictures["reference"]) if each is None]
+    images = columns(references, ["prompt", "seed", "reference", "mask", *names])
+    missing = [i for i, each in enumerate(images["reference"]) if each is None]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(pictures['prompt'])} rows of {str(references)!r} name no reference picture, the "
+            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} name no reference image, the "
             f"first is row {missing[0]}. Fill its reference column."
         )
-    both = {name: _codes([*targets[name], *pictures[name]]) for name in names}
+    both = {name: _codes([*targets[name], *images[name]]) for name in names}
     n_targets = len(targets["seed"])
 
     def allowed(target: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -90,12 +90,12 @@ def pairs_with_pictures(manifest: Manifest, references: Path, rule: PairRule) ->
             {
                 "target_id": targets["sample_id"][target],
                 "target_row": target,
-                "source_prompt": pictures["prompt"][source],
-                "source_seed": targets["seed"][target] if rule.noise == "shared" else pictures["seed"][source],
-                "reference": pictures["reference"][source],
-                "mask": pictures["mask"][source],
+                "source_prompt": images["prompt"][source],
+                "source_seed": targets["seed"][target] if rule.noise == "shared" else images["seed"][source],
+                "reference": images["reference"][source],
+                "mask": images["mask"][source],
             }
-            for target, source in _chosen(n_targets, len(pictures["prompt"]), allowed, rule)
+            for target, source in _chosen(n_targets, len(images["prompt"]), allowed, rule)
         ]
     )
 

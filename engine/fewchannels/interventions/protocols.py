@@ -29,7 +29,7 @@ PROTOCOLS = {
         source="Turri et al. 2026, arXiv 2605.13974",
         published=(
             "the top-k channels of every block's image stream are set to zero, against as many of the lowest "
-            "statistic; the picture of the same seed is compared"
+            "statistic; the image of the same seed is compared"
         ),
         unpublished=(
             "k (12 of its localization figure is taken), layers and steps (all are taken), whether each sample's own "

@@ -24,16 +24,16 @@ class Item:
         item: its place in the sweep.
         item_id: the sample's id, or the pair's.
         target: the sample.
-        source: whose hidden states are transported; None where there is none. Of a picture, its prompt and its noise.
-        picture: path of the picture whose noised latents are the source's trajectory; None for a generated source.
-        mask: path of the mask of what is transported: the target's of text sources, the picture's own else.
+        source: whose hidden states are transported; None where there is none. Of an image, its prompt and its noise.
+        image: path of the image whose noised latents are the source's trajectory; None for a generated source.
+        mask: path of the mask of what is transported: the target's of text sources, the image's own else.
     """
 
     item: int
     item_id: str
     target: Sample
     source: Sample | None = None
-    picture: str | None = None
+    image: str | None = None
     mask: str | None = None
 
 
@@ -72,7 +72,7 @@ class Batch:
 
     Attributes:
         rows: of the batch; those that a row is compared with are before it.
-        blended: edited pictures that are made from those of the rows, and not generated.
+        blended: edited images that are made from those of the rows, and not generated.
     """
 
     rows: tuple[Row, ...]
@@ -85,7 +85,7 @@ class Batch:
 
 
 def n_rows(condition: Condition) -> int:
-    """Rows that a condition needs: two to guide, none to blend pictures, or to change nothing."""
+    """Rows that a condition needs: two to guide, none to blend images, or to change nothing."""
     return 0 if condition.is_nothing else {GUIDE: 2, "pixels": 0}.get(condition.action, 1)
 
 

@@ -32,7 +32,7 @@ def check_memory(sweep: Sweep, pool: Pool) -> None:
     assert width is not None
     n_rows, n_tokens = min(sweep.batch_size, sweep.n_items), math.prod(sweep.geometry.token_grid(height, width))
     needed = batch_bytes(n_rows, n_tokens, sweep.geometry.n_channels, height * width)
-    check_fits(needed, f"pictures of {height} x {width} pixels, {sweep.batch_size} in a batch", pool)
+    check_fits(needed, f"images of {height} x {width} pixels, {sweep.batch_size} in a batch", pool)
 
 
 def run_sweep(

@@ -63,7 +63,7 @@ class SweepSettings:
         channels_run: run whose mean scores rank channels, for conditions that say so.
         pairs: how targets and sources are paired.
         pairs_file: table of pairs instead.
-        references: manifest of reference pictures, of kind ``image``.
+        references: manifest of reference images, of kind ``image``.
         metrics: learned metrics, such as ``clip=FOLDER``.
     """
 
@@ -102,7 +102,7 @@ class SweepSettings:
         if self.kind == "disruption" and (self.pairs != PairRule() or self.pairs_file is not None):
             raise InputError("pairs were given, and a disruption has none. Leave them out.")
         if self.kind == "image" and self.pairs_file is not None:
-            raise InputError("pairs_file was given; pairs with pictures are drawn, or all. Leave it out.")
+            raise InputError("pairs_file was given; pairs with images are drawn, or all. Leave it out.")
         if self.pairs_file is not None and own != PairRule():
             raise InputError("pairs_file was given, and a rule for drawing pairs as well. Leave one of them out.")
         if self.kind != "image" and self.references is not None:
@@ -110,7 +110,7 @@ class SweepSettings:
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> Generation:
-    """How pictures are generated: what was given, else the file's, else the defaults.
+    """How images are generated: what was given, else the file's, else the defaults.
 
     Raises:
         InputError: an unknown setting, a value of the wrong kind, or one out of its range.

@@ -6,7 +6,7 @@ SWEEP/
   conditions.parquet      every way to edit
   pairs.parquet           targets and sources, of transports
   channel_ranks.parquet   where channels are fixed from a capture
-  edits/*.parquet         one row per picture, one part per task
+  edits/*.parquet         one row per image, one part per task
   ledger/*.json           one record per finished task, written last
   results/effects/        means, contrasts and figures
 """
@@ -25,7 +25,7 @@ from fewchannels.analyses.selection import select
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
 from fewchannels.interventions.metrics.specifications import metric_digests
-from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_pictures
+from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_images
 from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings
 from fewchannels.manifest import Manifest, columns, read_samples
@@ -68,7 +68,7 @@ class Sweep:
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by.
         metrics: learned metrics.
-        identity: what decides its pictures and numbers.
+        identity: what decides its images and numbers.
         fingerprint: of the identity.
         lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
         unchecked: fields of the identity that the sweep at its place was begun without, by an earlier version.
@@ -107,7 +107,7 @@ class Sweep:
 
     @property
     def n_edits(self) -> int:
-        """Edited pictures."""
+        """Edited images."""
         return self.n_items * len(self.conditions)
 
     @property
@@ -230,7 +230,7 @@ def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifes
     check_guidance(generation, how, manifest.used)
     if how.pipeline.needs_reference or manifest.used.n_references:
         raise InputError(
-            "a sweep edits pictures made from text; this manifest or model wants reference pictures for the pipeline "
+            "a sweep edits images made from text; this manifest or model wants reference images for the pipeline "
             "itself. Leave the manifest's reference column out, or take another model."
         )
     for size in sizes(generation, manifest.used):
@@ -249,8 +249,8 @@ def _pairs(manifest: Manifest, settings: SweepSettings) -> Columns | None:
         return None
     if settings.kind == "image":
         if settings.references is None:
-            raise InputError("a transport from pictures needs --references: a manifest with a reference column.")
-        return pairs_with_pictures(manifest, settings.references, settings.pairs)
+            raise InputError("a transport from images needs --references: a manifest with a reference column.")
+        return pairs_with_images(manifest, settings.references, settings.pairs)
     if settings.pairs_file is not None:
         return pairs_from_file(manifest, settings.pairs_file, settings.pairs.noise)
     return pairs_of_samples(manifest, settings.pairs)
@@ -278,7 +278,7 @@ def _check(
     if settings.kind == "image":
         if not how.takes_images:
             raise InputError(
-                f"a transport from pictures needs flow matching and a VAE of a known kind; {how.pipeline_class} has "
+                f"a transport from images needs flow matching and a VAE of a known kind; {how.pipeline_class} has "
                 "another."
             )
         if any(each.action == "prompt" and not 0 <= each.amount <= 1 for each in conditions):

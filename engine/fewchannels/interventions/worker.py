@@ -1,4 +1,4 @@
-"""The sweep's worker: loads the model once, then turns tasks into rows of edited pictures. Needs no Ray."""
+"""The sweep's worker: loads the model once, then turns tasks into rows of edited images. Needs no Ray."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ from fewchannels.models.loaded import LoadedModel
 from fewchannels.models.taps import predicted, tapped
 from fewchannels.runs.changes import Draft, name_of
 from fewchannels.runs.description import MANIFEST
+from fewchannels.runs.images import png
 from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part
-from fewchannels.runs.pictures import png
 from fewchannels.runs.provenance import computed_by, named_files
 from fewchannels.tables import as_columns, decode, encode, schema
 
@@ -83,8 +83,8 @@ class SweepWorker:
         started = time.monotonic()
         rows = self.sweep.rows(task)
         items = self.items(rows)
-        files = named_files(path for item in items for path in (item.picture, item.mask))
-        made = self.model.run(self.pictures, items)
+        files = named_files(path for item in items for path in (item.image, item.mask))
+        made = self.model.run(self.images, items)
         about = {"task": task, "attempt": attempt}
         if self._membership:
             self._membership.check()
@@ -126,8 +126,8 @@ class SweepWorker:
         with self._opened(key) as file:
             return decode(file.read())
 
-    def pictures(self, items: Sequence[Item]) -> list[dict[str, Any]]:
-        """Every picture of items under all conditions: rows of ``edits`` but for the columns that name the task."""
+    def images(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """Every image of items under all conditions: rows of ``edits`` but for the columns that name the task."""
         made: list[dict[str, Any]] = []
         shown: set[tuple[int, str]] = set()
         for settings, batch in self._batches(items):
@@ -168,7 +168,7 @@ class SweepWorker:
         return batches([item], self.sweep.conditions, self.sweep.batch_size)
 
     def generate(self, batch: Batch, settings: Settings) -> list[Measured]:
-        """Generate a batch: every row's picture, with what its edit was; blended pictures behind them."""
+        """Generate a batch: every row's image, with what its edit was; blended images behind them."""
         geometry, pipeline = self.sweep.geometry, self.sampler.pipeline
         editor = Editor(batch.rows, self._given(batch, settings), geometry.n_channels)
         latents = Latents(batch.rows, settings.steps)
@@ -177,12 +177,12 @@ class SweepWorker:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(remembering(pipeline, self._embeddings))
             stack.enter_context(prompts_blended(pipeline, batch.rows))
-            if pictures := {
-                i: read_image(row.item.picture)
+            if sources := {
+                i: read_image(row.item.image)
                 for i, row in enumerate(batch.rows)
-                if row.role == "source" and row.item.picture is not None
+                if row.role == "source" and row.item.image is not None
             }:
-                stack.enter_context(noised(pipeline, pictures, settings.height, settings.width))
+                stack.enter_context(noised(pipeline, sources, settings.height, settings.width))
             stack.enter_context(stepped(pipeline, latents.edit))
             stack.enter_context(tapped(self.sampler, geometry.blocks, editor.tap, sorted(streams), BRANCHES))
             if (guide := guidance(batch.rows, settings.steps)) is not None:
@@ -195,7 +195,7 @@ class SweepWorker:
             if row.role != "disturbed"
         ]
         for row in batch.blended:
-            assert row.condition is not None, "only edited pictures are blended"
+            assert row.condition is not None, "only edited images are blended"
             if row.condition.is_nothing:
                 made.append(Measured(row, images[row.undisturbed], dict.fromkeys(MEASURES, 0.0)))
                 continue
@@ -230,8 +230,8 @@ class SweepWorker:
             "item": item.item,
             "item_id": item.item_id,
             "sample_id": item.target.sample_id,
-            "source_id": item.source.sample_id if item.source and item.picture is None else None,
-            "reference": item.picture,
+            "source_id": item.source.sample_id if item.source and item.image is None else None,
+            "reference": item.image,
             "role": row.role,
             "prompt": item.target.prompt,
             "source_prompt": item.source.prompt if item.source else None,

@@ -19,7 +19,7 @@ class SettingsUsed:
     """Which settings the samples of a manifest have of their own; None in a set stands for the run's."""
 
     has_negative_prompt: bool
-    n_references: int  # samples with a reference picture
+    n_references: int  # samples with a reference image
     references: frozenset[str]  # their paths
     guidance: frozenset[float]  # of the samples that have one
     sizes: frozenset[tuple[int | None, int | None]]  # (height, width) in pixels

@@ -16,7 +16,7 @@ from fewchannels.manifest.rows import OPTIONAL_COLUMNS, Checked, settings_text
 from fewchannels.tables import schema
 
 ROW_GROUP_ROWS = 16_384  # what a worker reads to get at its own rows
-_ROW_GROUP_BYTES = 64 * 2**20  # rows with pictures in them fill a group sooner
+_ROW_GROUP_BYTES = 64 * 2**20  # rows with images in them fill a group sooner
 _DIGEST = np.dtype("<u4")  # of a value, by which duplicates are compared
 _DIGEST_BYTES = _DIGEST.itemsize
 _TEXTS = [column.name for column in schema("manifest") if pa.types.is_string(column.type)]

@@ -23,7 +23,7 @@ from fewchannels.manifest.columns import PROMPT_COLUMNS, Survey, check_names, co
 from fewchannels.manifest.rows import BadRow, Batch, bad_row
 
 BATCH_ROWS = 8192
-BATCH_BYTES = 64 * 2**20  # rows with pictures in them come in smaller batches
+BATCH_BYTES = 64 * 2**20  # rows with images in them come in smaller batches
 _MAX_FIELD = 64 * 2**20  # characters of a CSV field; a longer one is a quote that is never closed
 _SEPARATORS = {",": "commas", ";": "';'", "\t": "tabs", "|": "'|'"}
 

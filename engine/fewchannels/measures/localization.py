@@ -1,6 +1,6 @@
 """The localization protocol on arrays: channels to clusters of tokens, clusters to a foreground, that to a mask.
 
-A *cell* is one (sample, step, layer) with one selection of channels. Tokens of weight 0 (padding of smaller pictures,
+A *cell* is one (sample, step, layer) with one selection of channels. Tokens of weight 0 (padding of smaller images,
 registers that are left out) have no say in where clusters lie.
 """
 
@@ -151,7 +151,7 @@ def fit(
         labels: ``(cell, token)`` int64.
         front: ``(cell,)`` int64, the foreground's cluster.
         coverage: ``(cell, token)`` float64, share of each token that is subject.
-        own: ``(cell, token)`` bool, the picture's own tokens.
+        own: ``(cell, token)`` bool, the image's own tokens.
         n_clusters: of the labels.
         known: ``(cell, token)`` float64, share of each token of which the mask says what it is; None for all.
             What is not known counts nowhere, and a token of which most is not known is in no class.

@@ -1,8 +1,8 @@
 """How concentrated a cell's channels are, and whether they pass the published tests of being massive. Pure.
 
 A cell is one (sample, step, layer); ``...`` are any leading axes of cells. Scores are one statistic over the image
-tokens, ``(..., channel)``. ``own`` is ``(..., token)`` bool, True at the picture's own tokens and False at the padding
-behind a smaller picture's last. Gini over the top 32 and one energy share are :mod:`fewchannels.measures.scores`'s.
+tokens, ``(..., channel)``. ``own`` is ``(..., token)`` bool, True at the image's own tokens and False at the padding
+behind a smaller image's last. Gini over the top 32 and one energy share are :mod:`fewchannels.measures.scores`'s.
 
 Maps are ``massive_value`` of a run that kept every token: means over squares of tokens are not values of the hidden
 state, and maps rounded to bfloat16 may differ from the statistics by 1 part in 256.
@@ -114,7 +114,7 @@ def effective_channels(rms: Tensor) -> Tensor:
 
 
 def median_over(values: Tensor, own: Tensor) -> Tensor:
-    """The lower median over the picture's own entries.
+    """The lower median over the image's own entries.
 
     Args:
         values: ``(..., token)`` float32; what they are at other tokens does not matter.

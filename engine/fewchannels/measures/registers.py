@@ -4,7 +4,7 @@ A cell is one (sample, step, layer); ``...`` are any leading axes of cells, whic
 
 - ``norm``: ``(..., token)`` float32, Euclidean norm of each token over **all** channels.
 - ``values``: ``(..., k, token)`` float32, signed maps of some channels.
-- ``own``: ``(..., token)`` bool, the picture's own tokens (:func:`own_tokens`); what stands elsewhere does not matter.
+- ``own``: ``(..., token)`` bool, the image's own tokens (:func:`own_tokens`); what stands elsewhere does not matter.
 - ``registers``: ``(..., token)`` bool, the tokens that one of the two rules names.
 - ``grid``: ``(..., 2)`` int64, tokens along height and width, row-major.
 
@@ -26,7 +26,7 @@ _ROUNDING = torch.finfo(torch.float64).eps  # deviations that are no more of the
 
 
 def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
-    """Which entries of a stored token axis are the picture's own: the first height x width.
+    """Which entries of a stored token axis are the image's own: the first height x width.
 
     Args:
         grid: ``(..., 2)`` int64.
@@ -47,7 +47,7 @@ def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
 
 
 def border_tokens(grid: Tensor, n_tokens: int) -> Tensor:
-    """The picture's own tokens in its first or last row or column: ``(..., token)`` bool.
+    """The image's own tokens in its first or last row or column: ``(..., token)`` bool.
 
     Args:
         grid: ``(..., 2)`` int64.

@@ -82,7 +82,7 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
 
 
 def digest(value: Any) -> str:
-    """A key for plain values, pictures and tensors in any nesting; equal for equal ones."""
+    """A key for plain values, images and tensors in any nesting; equal for equal ones."""
     found = hashlib.sha256()
 
     def add(each: Any) -> None:

@@ -206,7 +206,7 @@ FAMILIES: dict[str, Family] = {
     "HiDreamImageTransformer2DModel": Family(
         lists=(
             BlockList("double_stream_blocks", "dual", "num_layers", Place(0), Place(1)),
-            # Text is behind the image and what pads it, whose length depends on the picture's shape: not told.
+            # Text is behind the image and what pads it, whose length depends on the image's shape: not told.
             BlockList("single_stream_blocks", "single", "num_single_layers", Place()),
         ),
         pipelines={"HiDreamImagePipeline": _batched(5.0, tokenizer="tokenizer_4", max_tokens=128, sizes="area")},
@@ -238,7 +238,7 @@ VAE_FACTORS: dict[str, str] = {
 """Where a VAE's configuration says how many pixels one latent cell is; ``block_out_channels`` where it is not named."""
 
 NOISED_VAES = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderKLFlux2")
-"""The VAEs whose latents are known well enough to put a picture among a pipeline's own.
+"""The VAEs whose latents are known well enough to put an image among a pipeline's own.
 
 :mod:`fewchannels.models.from_images` does.
 """

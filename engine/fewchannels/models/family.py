@@ -84,9 +84,9 @@ class Pipeline(_Strict):
         default_guidance: of ``classifier_free`` or, where there is one, of ``embedded``.
         default_true_cfg: of ``classifier_free`` where ``embedded`` takes the guidance scale.
         negative: whether the pipeline takes negative prompts.
-        reference: argument of a reference picture, whose tokens follow the image's; None where it takes none.
+        reference: argument of a reference image, whose tokens follow the image's; None where it takes none.
         needs_reference: whether it cannot do without.
-        sizes: of pictures: ``any``; ``default``: the model's own only; ``area``: sides are changed until the area is
+        sizes: of images: ``any``; ``default``: the model's own only; ``area``: sides are changed until the area is
             the model's own; or the only ones, ``(height, width)``.
         area: argument that is given height times width; None where there is none.
         prompt: argument of the prompts; ``class_labels`` for a model of ImageNet classes.
@@ -122,7 +122,7 @@ class Pipeline(_Strict):
 
     @property
     def strength(self) -> float:
-        """Share of the schedule that runs: below 1 where the pipeline begins within it, from a noised picture."""
+        """Share of the schedule that runs: below 1 where the pipeline begins within it, from a noised image."""
         value = self.fixed.get("strength", 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise InputError(f"the family's fixed strength is {value!r:.60}; it must be a number above 0, at most 1.")
@@ -147,7 +147,7 @@ class Family(_Strict):
         image_argument: the transformer's argument with the latents.
         packed: whether those are tokens already, ``(row, token, channel)``, so that reference tokens show in them.
         image_multiple: the image's tokens are padded to a multiple of this many.
-        default_side: the model's own picture side: ``vae`` (its ``sample_size``, pixels), ``transformer`` (its
+        default_side: the model's own image side: ``vae`` (its ``sample_size``, pixels), ``transformer`` (its
             ``sample_size``, latent cells) or pixels.
         embeds_guidance: whether the transformer is told a guidance scale where its configuration does not say.
     """
@@ -220,10 +220,10 @@ class ModelGeometry:
         blocks: every layer in running order.
         n_channels: width of the hidden state.
         pixels_per_token: side of the square of pixels that one image token stands for.
-        default_side: the model's own picture size, pixels.
+        default_side: the model's own image size, pixels.
         embeds_guidance: whether the transformer is told a guidance scale (distilled).
         can_be_guided: whether classifier-free guidance works with this checkpoint.
-        takes_images: whether pictures can be noised to its steps' levels (:mod:`fewchannels.models.from_images`).
+        takes_images: whether images can be noised to its steps' levels (:mod:`fewchannels.models.from_images`).
     """
 
     transformer: str
@@ -270,13 +270,13 @@ class ModelGeometry:
         if (height, width) not in (allowed := self._sizes(height, width)):
             several = " or ".join(f"{h} x {w}" for h, w in allowed)
             raise InputError(
-                f"height and width are {height} and {width}; {self.pipeline_class} would make another picture of it. "
+                f"height and width are {height} and {width}; {self.pipeline_class} would make another image of it. "
                 f"Ask for {several} pixels (height x width)."
             )
         return height // self.pixels_per_token, width // self.pixels_per_token
 
     def _sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """The picture sizes nearest to one that the pipeline makes as asked."""
+        """The image sizes nearest to one that the pipeline makes as asked."""
         side, sizes = self.default_side, self.pipeline.sizes
         if sizes == "any":
             return ((height, width),)

@@ -1,4 +1,4 @@
-"""A picture's own trajectory: its latent noised to each step's level instead of being drawn from noise.
+"""An image's own trajectory: its latent noised to each step's level instead of being drawn from noise.
 
 ``z_t = (1 - sigma_t) z + sigma_t noise``, as DiTF (arXiv 2505.18584) does it. The pipeline runs its own loop; only what
 its scheduler hands on is replaced, so that every forward is one that the pipeline would make.
@@ -35,17 +35,17 @@ def drawn_by(pipeline: Any, other: Callable[[Draw], Draw]) -> Iterator[None]:
         module.randn_tensor = own
 
 
-def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tensor:
-    """A picture's latent as the pipeline's denoising loop has it before packing, ``(1, ...)``.
+def latent(pipeline: Any, image: Image.Image, height: int, width: int) -> Tensor:
+    """An image's latent as the pipeline's denoising loop has it before packing, ``(1, ...)``.
 
     Args:
         pipeline: whose VAE is one of :data:`fewchannels.models.families.NOISED_VAES`.
-        picture: of any size; it is resized.
+        image: of any size; it is resized.
         height: pixels.
         width: pixels.
     """
     vae = pipeline.vae
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32) / 127.5 - 1
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32) / 127.5 - 1
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(vae.device, vae.dtype)
     config, kind = vae.config, type(vae).__name__
     if kind == "AutoencoderKLFlux2":
@@ -63,26 +63,26 @@ def latent(pipeline: Any, picture: Image.Image, height: int, width: int) -> Tens
 @contextmanager
 def noised(
     pipeline: Any,
-    pictures: Mapping[int, Image.Image],
+    images: Mapping[int, Image.Image],
     height: int,
     width: int,
     runs: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
-    """Inside, rows of the pipeline's latents are pictures', noised to each step's level, whatever the transformer says.
+    """Inside, rows of the pipeline's latents are images', noised to each step's level, whatever the transformer says.
 
     Args:
         pipeline: flow matching.
-        pictures: of any size, by row of the batch; other rows are left alone.
-        height: of the pictures that the pipeline makes, pixels.
+        images: of any size, by row of the batch; other rows are left alone.
+        height: of the images that the pipeline makes, pixels.
         width: likewise.
-        runs: whether the transformer runs at all in the step that is due, which only pictures can do without.
+        runs: whether the transformer runs at all in the step that is due, which only images can do without.
 
     Raises:
-        InputError: the pipeline's noise has another shape than a picture's latent.
+        InputError: the pipeline's noise has another shape than an image's latent.
         FamilyMismatchError: inside, where the pipeline begins within the schedule.
     """
     scheduler, transformer = pipeline.scheduler, pipeline.transformer
-    rows = {row: latent(pipeline, picture, height, width) for row, picture in pictures.items()}
+    rows = {row: latent(pipeline, image, height, width) for row, image in images.items()}
     at = list(rows)
     kept: dict[str, Tensor] = {}
     own_prepare, own_step, own_forward = pipeline.prepare_latents, scheduler.step, transformer.forward
@@ -90,21 +90,21 @@ def noised(
     def first(prepared: Any) -> Tensor:
         return prepared[0] if isinstance(prepared, tuple) else prepared
 
-    def pictures_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
+    def images_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
         latents = torch.zeros(tuple(shape)).to(kept["noise"])
         for row, clean in rows.items():
             # Kandinsky 5 has frames and channels elsewhere.
             other = clean.permute(0, 2, 3, 1)[:, None] if clean.ndim == 4 else clean
             found = next((each for each in (clean, other) if each.shape[1:] == latents.shape[1:]), None)
             if found is None:
-                raise InputError(f"the picture's latent is {tuple(clean.shape)}, the pipeline's noise {tuple(shape)}")
+                raise InputError(f"the image's latent is {tuple(clean.shape)}, the pipeline's noise {tuple(shape)}")
             latents[row] = found[0].to(latents)
         return latents
 
     def prepare_latents(*arguments: Any, **keywords: Any) -> Any:
         prepared = own_prepare(*arguments, **keywords)  # the noise first: it is the one that a generation begins with
         kept["noise"] = first(prepared)
-        with drawn_by(pipeline, lambda own: pictures_for_noise):
+        with drawn_by(pipeline, lambda own: images_for_noise):
             kept["clean"] = first(own_prepare(*arguments, **keywords))
         kept["noise"] = kept["noise"].clone()  # a pipeline may go on in the very tensor
         return prepared
@@ -115,7 +115,7 @@ def noised(
         latents, *rest = own_step(*arguments, **keywords)
         if before is None and (begins := float(scheduler.sigmas[scheduler.step_index - 1])) < _PURE_NOISE:
             raise FamilyMismatchError(
-                f"{type(pipeline).__name__} begins at noise level {begins:.3g}; a picture's own trajectory begins as "
+                f"{type(pipeline).__name__} begins at noise level {begins:.3g}; an image's own trajectory begins as "
                 "pure noise, at 1. Take a model that generates from noise alone."
             )
         sigma = float(scheduler.sigmas[scheduler.step_index])

@@ -31,7 +31,7 @@ class Settings:
         guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
         true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
         reference: path of the reference image; a batch with one has one sample.
-        picture: path of the image that is noised to each step's level, instead of generating one; likewise.
+        image: path of the image that is noised to each step's level, instead of generating one; likewise.
         only_steps: of an image's, the steps in which the transformer runs.
     """
 
@@ -41,7 +41,7 @@ class Settings:
     guidance: float
     true_cfg_scale: float
     reference: str | None = None
-    picture: str | None = None
+    image: str | None = None
     only_steps: tuple[int, ...] = ()
 
 
@@ -72,8 +72,8 @@ class Generation(Loading):
     true_cfg_scale: float | None = field(
         default=None, metadata=within(0.0, 1000.0, "Classifier-free guidance beside a distilled one; 1 is off.")
     )
-    height: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture height, pixels."))
-    width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Picture width, pixels."))
+    height: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Image height, pixels."))
+    width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Image width, pixels."))
     batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples generated together."))
 
     def check_together(self) -> None:

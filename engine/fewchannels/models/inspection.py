@@ -47,11 +47,11 @@ class UnsettledError(FewchannelsError):
 
 
 def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> Inspection:
-    """Run a pipeline a few dozen times for one step of a small picture, and describe its transformer.
+    """Run a pipeline a few dozen times for one step of a small image, and describe its transformer.
 
     Args:
         pipeline: as loaded; float32 on the CPU does best.
-        height: of the picture, pixels; best not equal to the width, so that rows are not taken for columns.
+        height: of the image, pixels; best not equal to the width, so that rows are not taken for columns.
         width: likewise.
 
     Raises:

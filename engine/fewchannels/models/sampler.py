@@ -47,7 +47,7 @@ class Forward:
 
     @property
     def n_image(self) -> int:
-        """Tokens of the picture that is generated."""
+        """Tokens of the image that is generated."""
         return self.token_grid[0] * self.token_grid[1]
 
 
@@ -106,7 +106,7 @@ class Sampler:
         return [(length, length > limit) for length in lengths]
 
     def generate(self, samples: Sequence[Sample], settings: Settings) -> list[Image.Image]:
-        """Generate one picture per sample.
+        """Generate one image per sample.
 
         Each sample's noise comes from its own CPU generator, so it is the same in any batch and on any device.
 
@@ -117,7 +117,7 @@ class Sampler:
         Raises:
             InputError: a prompt or a reference that the model cannot take.
             FamilyMismatchError: the pipeline did something else than its family says.
-            RuntimeError: the picture has another size.
+            RuntimeError: the image has another size.
         """
         with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
             images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
@@ -141,10 +141,10 @@ class Sampler:
         return FamilyMismatchError(f"{type(self.pipeline).__name__} {did}. {_REMEDY}, or change the settings.")
 
     def _noised(self, settings: Settings) -> AbstractContextManager[None]:
-        if settings.picture is None:
+        if settings.image is None:
             return nullcontext()
-        pictures, size = {0: read_image(settings.picture)}, (settings.height, settings.width)
-        return noised(self.pipeline, pictures, *size, lambda: self._step() in settings.only_steps)
+        images, size = {0: read_image(settings.image)}, (settings.height, settings.width)
+        return noised(self.pipeline, images, *size, lambda: self._step() in settings.only_steps)
 
     def _arguments(self, samples: Sequence[Sample], settings: Settings) -> dict[str, Any]:
         how = self.geometry.pipeline

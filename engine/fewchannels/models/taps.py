@@ -32,7 +32,7 @@ class Site:
 
 Tap = Callable[[Site, Tensor], Tensor | None]
 """Called with a site and its tokens ``(sample, token, channel)``, samples in the order of the batch: for the image
-stream the tokens of the picture that is generated, row-major over its grid, without text, reference or padding tokens.
+stream the tokens of the image that is generated, row-major over its grid, without text, reference or padding tokens.
 A tap that returns None reads; one that returns a tensor of the same shape edits: later blocks see that instead."""
 
 

@@ -4,7 +4,7 @@
 ``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers questions, ``upkeep``
 verifies, repairs, merges and exports. The specification is ``schemas/store.md``. Nothing here runs a model.
 
-Imported by others: arrays, changes, choices, description, documents, identity, layout, lease, ledger, parts, pictures,
+Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, parts,
     place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
     sql.progress, sql.question, sql.ranking, sql.writing, storage, upkeep.datasets, upkeep.merge, upkeep.problems,
     upkeep.repair, upkeep.verify.

@@ -96,7 +96,7 @@ class Layout:
         steps: step indices kept, ascending.
         blocks: layers kept, ascending.
         n_channels: width of the hidden state.
-        n_tokens: tokens kept of the largest picture; smaller pictures leave NaN behind their last token.
+        n_tokens: tokens kept of the largest image; smaller images leave NaN behind their last token.
         top_k: channels whose token maps are kept; 0 keeps the channels' statistics only.
         shard_samples: samples in a task and a shard.
         pool: side of the square of tokens whose mean is kept as one token; 1 keeps them all.

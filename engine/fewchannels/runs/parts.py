@@ -25,7 +25,7 @@ _REMEDY = "Run fewchannels runs verify to see which tasks have lost their rows."
 # Questions are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
 _COMPACTED: Mapping[str, Mapping[str, Any]] = {
     "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
-    "samples": {"group_rows": 32},  # of one picture, few others are read
+    "samples": {"group_rows": 32},  # of one image, few others are read
 }
 
 

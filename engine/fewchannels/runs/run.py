@@ -62,18 +62,18 @@ class Run:
         return open_dataset(self.storage, self.description["geometry"]["n_samples"])
 
     def image(self, sample_id: str) -> "Image.Image":
-        """The generated picture of one sample.
+        """The generated image of one sample.
 
         Raises:
             InputError: there is no such sample among the finished tasks, or it failed.
-            StorageError: the picture is damaged.
+            StorageError: the image is damaged.
         """
-        found = self.catalog.picture(sample_id)
+        found = self.catalog.image(sample_id)
         if found is None:
             raise InputError(
                 f"no finished sample has the id {sample_id!r}; list them with: select sample_id, prompt from samples."
             )
-        from fewchannels.runs.pictures import decoded
+        from fewchannels.runs.images import decoded
 
         return decoded(found)
 

@@ -9,7 +9,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from checkpoints.case import Case, listed, seeded
 from checkpoints.parts import noisy, t5, vae
 
-# 8 registers and 17 tokens of the prompt are as many as the 5 x 5 image tokens of the square picture.
+# 8 registers and 17 tokens of the prompt are as many as the 5 x 5 image tokens of the square image.
 N_TEXT = 8 + 17
 
 

@@ -21,7 +21,7 @@ class Case:
         image_of: from a block's module path, its whole output and the number of image tokens to the image's tokens,
             ``(row, token, channel)``, with text, reference and padding taken off by hand.
         text_of: likewise the text stream, ``(row, token, channel)``; None where a block has none.
-        square: height and width in pixels of a small square picture.
+        square: height and width in pixels of a small square image.
         tall: of one that is not square; None where the pipeline makes square ones only.
         token_side: pixels of a token's side.
         guided: settings that run both branches; empty where the checkpoint never does.
@@ -31,7 +31,7 @@ class Case:
         uncond_first: whether the unconditional rows come first in it.
         prompts: three prompts.
         text_lengths: text tokens that are each prompt's own, in a batch of the three; None where that is all of them.
-        reference: whether the pipeline takes a reference picture: ``no``, ``may`` or ``must``.
+        reference: whether the pipeline takes a reference image: ``no``, ``may`` or ``must``.
         noise_axes: which axes of the initial noise, as ``randn_tensor`` makes it, are height and width.
     """
 

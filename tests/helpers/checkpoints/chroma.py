@@ -8,7 +8,7 @@ from torch import Tensor
 from checkpoints.case import Case, listed, seeded
 from checkpoints.parts import noisy, t5, vae
 
-# Prompts are padded to this many tokens, as many as the square picture has, 4 x 4. The pipeline calls its mask of the
+# Prompts are padded to this many tokens, as many as the square image has, 4 x 4. The pipeline calls its mask of the
 # padding one that masks, but hands it to attention as floats, which are added to the scores: padding takes part.
 N_TEXT = 16
 

@@ -79,7 +79,7 @@ CASES = [
         tall=(112, 48),
         token_side=16,
         guided={"guidance": 4.0},
-        # The first, of 10 bytes and the two tokens before them, is padded to the 16 tokens that the square picture
+        # The first, of 10 bytes and the two tokens before them, is padded to the 16 tokens that the square image
         # has too; the second makes 32.
         prompts=("a red star", "a large blue ring on the left", "a"),
     ),

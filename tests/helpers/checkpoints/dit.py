@@ -1,4 +1,4 @@
-"""DiT, which makes pictures of ImageNet's classes, all of one size, without text."""
+"""DiT, which makes images of ImageNet's classes, all of one size, without text."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from checkpoints.parts import noisy, vae
 
 
 def _build() -> DiTPipeline:
-    # The class without a picture has the number 1000, and the table of classes a row for it.
+    # The class without an image has the number 1000, and the table of classes a row for it.
     with seeded(1):
         transformer = DiTTransformer2DModel(
             num_attention_heads=2,

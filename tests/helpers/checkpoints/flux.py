@@ -1,4 +1,4 @@
-"""FLUX.1: dev (embedded guidance), schnell (none) and Kontext (a reference picture), with true guidance beside it."""
+"""FLUX.1: dev (embedded guidance), schnell (none) and Kontext (a reference image), with true guidance beside it."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ def _build_schnell() -> FluxPipeline:
     return pipeline
 
 
-# The square reference picture is scaled to 1024 x 1024 pixels whatever its own size: a VAE of five halvings makes
+# The square reference image is scaled to 1024 x 1024 pixels whatever its own size: a VAE of five halvings makes
 # 16 x 16 tokens of that.
 def _build_kontext() -> FluxKontextPipeline:
     parts = build_pipeline(TINY, seed=3).components

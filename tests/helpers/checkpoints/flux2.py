@@ -31,7 +31,7 @@ _KLEIN_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-# Text is padded, here not at all for the longer prompts, to as many tokens as the square picture has: 4 x 4, and 6 x 6.
+# Text is padded, here not at all for the longer prompts, to as many tokens as the square image has: 4 x 4, and 6 x 6.
 KLEIN_TOKENS, DEV_TOKENS = 16, 36
 
 _DEV_TEMPLATE = (

@@ -1,4 +1,4 @@
-"""HiDream, in whose blocks each layer of Llama joins the text in turn, and whose pictures have one area."""
+"""HiDream, in whose blocks each layer of Llama joins the text in turn, and whose images have one area."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from checkpoints.case import Case, listed, seeded
 from checkpoints.parts import byte_tokenizer, clip, noisy, t5, vae
 
-# T5's tokens and as many of Llama's last layer are the text that lasts: together as many as the square picture has. To
+# T5's tokens and as many of Llama's last layer are the text that lasts: together as many as the square image has. To
 # the dual blocks a layer of Llama's comes behind them.
 _N_TOKENS = 32
 _N_TEXT = 2 * _N_TOKENS
@@ -44,7 +44,7 @@ def _build() -> HiDreamImagePipeline:
                 max_position_embeddings=128,
             )
         )
-        # Patches of 16 cells, for 8 x 8 tokens: the pipeline makes pictures of 128 x 128 cells, or as many. Of other
+        # Patches of 16 cells, for 8 x 8 tokens: the pipeline makes images of 128 x 128 cells, or as many. Of other
         # shapes the tokens are padded to as many as max_resolution has.
         transformer = HiDreamImageTransformer2DModel(
             patch_size=16,

@@ -21,7 +21,7 @@ _TEMPLATE = (
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>"
 )
 # Of the quoted letter ByT5 makes 11 tokens, which come before the prompt's 4 and the template's last; the other prompt
-# has 15 before that last one. The square picture has 16 too.
+# has 15 before that last one. The square image has 16 too.
 PROMPTS = ('an "o"', "a large blue ring on the left", "a")
 LONG = "a large blue ring on the left of a small red star on the right"
 TEXT_LENGTHS = (16, 8, 2)

@@ -1,4 +1,4 @@
-"""Kandinsky 5 for pictures, which it makes in a few sizes around 1024 x 1024 only."""
+"""Kandinsky 5 for images, which it makes in a few sizes around 1024 x 1024 only."""
 
 from typing import Any
 

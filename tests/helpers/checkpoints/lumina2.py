@@ -15,7 +15,7 @@ _BEFORE = (
 )
 PROMPTS = ("a small red star", "a large blue ring on the left", "a")
 TEXT_LENGTHS = (36, 39, 33)
-"""Of each prompt, with what the pipeline puts before it; the square picture has 36 tokens too."""
+"""Of each prompt, with what the pipeline puts before it; the square image has 36 tokens too."""
 
 
 def _build() -> Lumina2Pipeline:

@@ -151,7 +151,7 @@ def add_words(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
 
 
 def qwen_vl(tokenizer: Qwen2Tokenizer, width: int = 16) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of two layers, for text and for pictures."""
+    """A Qwen2.5-VL of two layers, for text and for images."""
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),

@@ -1,4 +1,4 @@
-"""PixArt-alpha, which is told the picture's size, and PixArt-Sigma; their text enters by cross-attention alone."""
+"""PixArt-alpha, which is told the image's size, and PixArt-Sigma; their text enters by cross-attention alone."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ def _build(
     **transformer: Any,
 ) -> PixArtAlphaPipeline | PixArtSigmaPipeline:
     with seeded(seed):
-        # As many text tokens as the square picture's 16.
+        # As many text tokens as the square image's 16.
         tokenizer, text_encoder = t5(32, n_tokens=16)
         return pipeline(
             tokenizer=tokenizer,
@@ -63,7 +63,7 @@ _case = partial(
 )
 
 CASES = [
-    # Of this size, the alpha transformer has embeddings of the picture's size and shape. For a single step its pipeline
+    # Of this size, the alpha transformer has embeddings of the image's size and shape. For a single step its pipeline
     # takes what a scheduler of the DPMSolver kind does not return.
     _case(name="pixart-alpha", build=partial(_build, PixArtAlphaPipeline, 1, DDIMScheduler, sample_size=128)),
     _case(

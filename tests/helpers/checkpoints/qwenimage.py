@@ -1,4 +1,4 @@
-"""Qwen-Image, and its two editing pipelines with a reference picture."""
+"""Qwen-Image, and its two editing pipelines with a reference image."""
 
 from functools import partial
 from typing import Any
@@ -64,16 +64,16 @@ def _parts(template: str, seed: int, n_halvings: int, **transformer: Any) -> dic
 
 
 def _processor(tokenizer: Qwen2Tokenizer) -> PaddleOCRVLProcessor:
-    """Puts a picture's tokens into the text as Qwen2VLProcessor does, which wants torchvision, for its videos."""
-    pictures = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28)
-    return PaddleOCRVLProcessor(pictures, tokenizer)
+    """Puts an image's tokens into the text as Qwen2VLProcessor does, which wants torchvision, for its videos."""
+    images = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28)
+    return PaddleOCRVLProcessor(images, tokenizer)
 
 
 def _build() -> QwenImagePipeline:
     return QwenImagePipeline(**_parts(_DESCRIBE, seed=1, n_halvings=1))
 
 
-# The reference picture is scaled to 1024 x 1024 pixels whatever its own size: a VAE of five halvings makes 16 x 16
+# The reference image is scaled to 1024 x 1024 pixels whatever its own size: a VAE of five halvings makes 16 x 16
 # tokens of that.
 def _build_edit() -> QwenImageEditPipeline:
     parts = _parts(_EDIT, seed=2, n_halvings=5)
@@ -102,8 +102,8 @@ _case = partial(
 )
 _edit_case = partial(_case, square=(256, 256), tall=(384, 192), token_side=64, reference="must")
 
-# In the square picture the first prompt's text is as long as the image, 9 and 16 tokens: behind the prompt are 5 of the
-# template, and before it are a reference picture's 3, and 5 more of its name in the last.
+# In the square image the first prompt's text is as long as the image, 9 and 16 tokens: behind the prompt are 5 of the
+# template, and before it are a reference image's 3, and 5 more of its name in the last.
 CASES = [
     _case(
         name="qwen-image",

@@ -22,7 +22,7 @@ INSTRUCTION = "\n".join(inspect.signature(SanaPipeline.__call__).parameters["com
 
 
 def _components(sprint: bool) -> dict[str, Any]:
-    # As many text tokens as the square picture's 16.
+    # As many text tokens as the square image's 16.
     tokenizer, text_encoder = gemma2("\n".join((INSTRUCTION + PROMPTS[0], *PROMPTS)), n_tokens=16)
     # Six widths as in the real one, since the pipelines take multiples of 32 pixels only.
     widths = (4, 4, 4, 4, 8, 8)

@@ -59,7 +59,7 @@ def _text(path: str, output: Any, n_image: int) -> Tensor | None:
     return output[0]
 
 
-# The square picture has as many image tokens as there are text tokens, 77 of CLIP and 23 of T5.
+# The square image has as many image tokens as there are text tokens, 77 of CLIP and 23 of T5.
 _case = partial(
     Case,
     blocks=listed("transformer_blocks"),

@@ -13,7 +13,7 @@ _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Eight tokens, and eight of the template around them: as many as the square picture has.
+# Eight tokens, and eight of the template around them: as many as the square image has.
 PROMPTS = ("make the small red star a large ring", "a large blue ring on the left", "a")
 N_TEXT = 16
 

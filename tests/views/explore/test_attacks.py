@@ -34,7 +34,7 @@ ATTACKS = {
     "a form": "<form id=f method=post action='{to}'><input name=a value=1></form><script>f.submit()</script>",
     "a form of text": "<form id=f method=post enctype=text/plain action='{update}'><input name='{json}' value='\"}}'>"
     "</form><script>f.submit()</script>",
-    "a picture": "<img src='{to}' onload=\"tell('seen')\">",
+    "an image": "<img src='{to}' onload=\"tell('seen')\">",
     "a script": "<script src='{to}' onload=\"tell('seen')\"></script>",
     "a style": "<link rel=stylesheet href='{to}' onload=\"tell('seen')\">",
     "an object": "<object data='{to}' type='text/html'></object><embed src='{to}'>",

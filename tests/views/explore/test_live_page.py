@@ -38,9 +38,9 @@ def watched(browser: Browser, site: Bound) -> Iterator[Watched]:
     watched.close()
 
 
-def pictures(watched: Watched) -> list[bytes]:
+def images(watched: Watched) -> list[bytes]:
     expect(watched.page.locator("#live-state")).to_contain_text("done", timeout=60_000)
-    sources = watched.page.locator("#live-rows img.picture")
+    sources = watched.page.locator("#live-rows img.image")
     expect(sources.first).to_be_visible()
     found = [each.get_attribute("src") or "" for each in sources.all()]
     return [base64.b64decode(source.partition(",")[2]) for source in found]
@@ -53,9 +53,9 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, mod
     page.locator("#live-n_steps").fill("6")
     page.locator("#live-guidance").fill("5.5")
     page.locator("#live-go").click()
-    (plain,) = pictures(watched)
+    (plain,) = images(watched)
     expected = model.begin(Ask(PROMPT, seed=3, n_steps=6, guidance=5.5)).wait(60)
-    assert plain == expected.pictures["undisturbed"]
+    assert plain == expected.images["undisturbed"]
     expect(page.locator("#live-ratios .gtitle")).to_contain_text("undisturbed")
     graph = page.locator("#live-ratios .js-plotly-plot")
     ratios = graph.evaluate("graph => Array.from(graph._fullData[0].z, row => Array.from(row))")
@@ -64,10 +64,10 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, mod
     page.get_by_role("option", name="zero").click()
     page.locator("#live-k").fill("12")
     page.locator("#live-go").click()
-    expect(page.locator("#live-rows img.picture")).to_have_count(2, timeout=60_000)
+    expect(page.locator("#live-rows img.image")).to_have_count(2, timeout=60_000)
     edit = Edit("zero", k=12)
-    beside = model.begin(Ask(PROMPT, seed=3, n_steps=6, guidance=5.5, edit=edit)).wait(60).pictures
-    assert pictures(watched) == [beside["undisturbed"], beside["edited"]]
+    beside = model.begin(Ask(PROMPT, seed=3, n_steps=6, guidance=5.5, edit=edit)).wait(60).images
+    assert images(watched) == [beside["undisturbed"], beside["edited"]]
     assert beside["edited"] != beside["undisturbed"]
     assert "action=zero" in page.url
 
@@ -79,8 +79,8 @@ def test_an_address_waits_for_the_button_and_steps_are_seen_one_by_one(watched: 
     expect(page.locator("#live-state")).to_contain_text("Press Generate")
     page.locator("#live-go").click()
     expect(watched.page.locator("#live-state")).to_contain_text("running", timeout=60_000)
-    (picture,) = pictures(watched)
-    assert picture == model.begin(Ask(PROMPT, seed=4, n_steps=60)).wait(60).pictures["undisturbed"]
+    (image,) = images(watched)
+    assert image == model.begin(Ask(PROMPT, seed=4, n_steps=60)).wait(60).images["undisturbed"]
 
 
 def test_a_generation_is_cancelled_and_a_second_one_is_refused_until_then(
@@ -98,7 +98,7 @@ def test_a_generation_is_cancelled_and_a_second_one_is_refused_until_then(
     expect(watched.page.locator("#live-state")).to_contain_text("cancelled: somebody pressed Cancel", timeout=30_000)
     other.page.locator("#live-n_steps").fill("4")
     other.page.locator("#live-go").click()
-    pictures(other)
+    images(other)
     other.page.locator("#live-cancel").click()
     expect(other.page.locator("#live-error")).to_contain_text("Nothing is being generated")
     other.close()

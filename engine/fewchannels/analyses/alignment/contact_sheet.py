@@ -1,4 +1,4 @@
-"""Samples of one cell side by side: picture, subject, heat and foreground."""
+"""Samples of one cell side by side: image, subject, heat and foreground."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from fewchannels.analyses.alignment.findings import Cell
 from fewchannels.analyses.figures.drawings import Drawing, Images
 from fewchannels.analyses.selection import Selected
-from fewchannels.runs.pictures import decoded
+from fewchannels.runs.images import decoded
 from fewchannels.runs.sql.catalog import Catalog
 
 
@@ -52,9 +52,9 @@ def contact_sheet(
     drawn, labels = [], []
     for iou, sample in chosen:
         i = int(np.searchsorted(selected.samples, sample))
-        shown, image = show(i), catalog.picture(selected.sample_ids[i])
+        shown, image = show(i), catalog.image(selected.sample_ids[i])
         assert image is not None
         drawn.append([np.asarray(decoded(image)), shown.mask, shown.heat, shown.front])
         labels.append(f"IoU {iou:.2f}\nsample {sample}")
     title = f"{cell.selection} channels, layer {cell.layer}, step {cell.step}: best, middle and worst samples"
-    return Images(rows=drawn, labels=labels, columns=("picture", "subject", "heat", "foreground"), title=title)
+    return Images(rows=drawn, labels=labels, columns=("image", "subject", "heat", "foreground"), title=title)

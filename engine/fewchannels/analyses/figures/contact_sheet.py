@@ -1,4 +1,4 @@
-"""A contact sheet: each sample's picture beside its top channel's token map."""
+"""A contact sheet: each sample's image beside its top channel's token map."""
 
 import textwrap
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def contact_sheet(
     run: "Run", path: Path, *, n_samples: int = 24, layer: int | None = None, step: int | None = None
 ) -> str:
-    """Draw pictures beside the token map of their largest channel at one layer and step.
+    """Draw images beside the token map of their largest channel at one layer and step.
 
     Args:
         run: an open run.
         path: PNG or SVG to write.
-        n_samples: pictures at the most; the first finished ones are taken.
+        n_samples: images at the most; the first finished ones are taken.
         layer: which layer; None for the middle one that was kept.
         step: which step; None for the last one that was kept.
 

@@ -100,10 +100,10 @@ class Landscape:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Rows of small pictures, such as a sample's image, mask and clusters.
+    """Rows of small images, such as a sample's image, mask and clusters.
 
     Attributes:
-        rows: pictures ``(y, x)`` or ``(y, x, rgb)``, one inner sequence a row.
+        rows: images ``(y, x)`` or ``(y, x, rgb)``, one inner sequence a row.
         labels: of the rows.
         columns: their headings.
         title: of all.

@@ -280,7 +280,7 @@ def _dots(drawing: Dots, theme: Theme) -> go.Figure:
 
 
 def data_uri(image: bytes, kind: str = "png") -> str:
-    """A picture's file as an address that holds it."""
+    """An image's file as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 

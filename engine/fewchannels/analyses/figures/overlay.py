@@ -1,4 +1,4 @@
-"""A token map over its picture, for a browser: values under the pointer, tokens to be clicked."""
+"""A token map over its image, for a browser: values under the pointer, tokens to be clicked."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ _OUTLINE_SIDE = 160  # places along the longer side of an outline that is of pix
 
 @dataclass(frozen=True)
 class Overlay:
-    """A token map over its picture.
+    """A token map over its image.
 
     Attributes:
         image: PNG bytes, or where a browser finds it, which it then keeps; None where there is none.
@@ -24,7 +24,7 @@ class Overlay:
         unit: label of the scale.
         low: what is darkest; None for the least value.
         high: what is brightest; None for the largest.
-        opacity: of the map over the picture, 0 to 1.
+        opacity: of the map over the image, 0 to 1.
         outlines: masks ``(y, x)`` bool of any resolution that are drawn as lines, by name.
     """
 

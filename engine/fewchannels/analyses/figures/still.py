@@ -182,6 +182,6 @@ def _saved(figure: Figure) -> dict[str, bytes]:
         for kind, about in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=about)
-            figure.set_layout_engine("none")  # laid out once; many small pictures take seconds
+            figure.set_layout_engine("none")  # laid out once; many small images take seconds
             saved[kind] = buffer.getvalue()
     return saved

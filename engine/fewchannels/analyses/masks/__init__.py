@@ -1,7 +1,7 @@
-"""Where a picture's subject is: sources of masks, and the geometry that compares masks of pixels and of tokens.
+"""Where an image's subject is: sources of masks, and the geometry that compares masks of pixels and of tokens.
 
-A source takes pictures and gives one mask each (:class:`MaskSource`); :func:`open_mask_source` finds one by name. What
-goes wrong with one picture is a :class:`NoMask` in its place and stops nothing.
+A source takes images and gives one mask each (:class:`MaskSource`); :func:`open_mask_source` finds one by name. What
+goes wrong with one image is a :class:`NoMask` in its place and stops nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def open_mask_source(
         labels: of a model that labels, which are the subject.
         trust_remote_code: whether Python code that comes with a model may run on this machine.
         revision: of a hub model.
-        side: at which a model with its own code looks at a picture, in pixels.
+        side: at which a model with its own code looks at an image, in pixels.
 
     Raises:
         InputError: there is no such source, it cannot be opened, or an option does not fit it.

@@ -13,14 +13,14 @@ from fewchannels.errors import InputError
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A picture whose subject is wanted.
+    """An image whose subject is wanted.
 
     Attributes:
         image: RGB.
         mask: path in the ``mask`` column of the sample's manifest row; None where it has none.
 
     Raises:
-        ValueError: the picture is not RGB.
+        ValueError: the image is not RGB.
     """
 
     image: Image.Image
@@ -28,7 +28,7 @@ class SampleImage:
 
     def __post_init__(self) -> None:
         if self.image.mode != "RGB":
-            raise ValueError(f"a picture of mode {self.image.mode!r}; sources of masks take RGB")
+            raise ValueError(f"an image of mode {self.image.mode!r}; sources of masks take RGB")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,12 +38,12 @@ class SampleImage:
 
 @dataclass(frozen=True, eq=False)
 class SubjectMask:
-    """Where a picture's subject is.
+    """Where an image's subject is.
 
     Attributes:
-        pixels: ``(y, x)`` bool of the picture's own size; all False where the source sees no subject.
+        pixels: ``(y, x)`` bool of the image's own size; all False where the source sees no subject.
         score: how sure the source is, larger is surer, on its own scale; None where it does not say.
-        resized_from: height and width of the mask in pixels before it was brought to the picture's size; None where
+        resized_from: height and width of the mask in pixels before it was brought to the image's size; None where
             it had that size.
         rule: how a mask's file was read, of :data:`fewchannels.analyses.masks.mask_file.RULES`; None for a mask that
             is not from a file.
@@ -59,15 +59,15 @@ class SubjectMask:
 
 @dataclass(frozen=True)
 class NoMask:
-    """A picture for which the source failed; the others of its batch are not touched. ``reason`` is for a person."""
+    """An image for which the source failed; the others of its batch are not touched. ``reason`` is for a person."""
 
     reason: str
 
 
 class MaskSource(Protocol):
-    """Finds the subject of pictures.
+    """Finds the subject of images.
 
-    A picture's mask depends on that picture alone, never on the others of the call or on their order.
+    An image's mask depends on that image alone, never on the others of the call or on their order.
     """
 
     @property
@@ -75,15 +75,15 @@ class MaskSource(Protocol):
         """What decides the masks (source, model, revision, rule), to be kept beside them."""
 
     def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
-        """One result a picture, in their order; never raises for what is wrong with one picture."""
+        """One result an image, in their order; never raises for what is wrong with one image."""
 
 
 @dataclass(frozen=True)
 class OneByOne:
-    """A :class:`MaskSource` that looks at one picture at a time, which keeps its masks independent of the batch.
+    """A :class:`MaskSource` that looks at one image at a time, which keeps its masks independent of the batch.
 
     Attributes:
-        find: gives one picture's mask, or raises.
+        find: gives one image's mask, or raises.
         description: see :class:`MaskSource`.
     """
 
@@ -91,7 +91,7 @@ class OneByOne:
     description: Mapping[str, str]
 
     def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
-        """One result a picture, in their order; whatever ``find`` raises becomes a :class:`NoMask`."""
+        """One result an image, in their order; whatever ``find`` raises becomes a :class:`NoMask`."""
         return [self._one(sample) for sample in samples]
 
     def _one(self, sample: SampleImage) -> SubjectMask | NoMask:
@@ -102,5 +102,5 @@ class OneByOne:
         except Exception as error:  # a model's code may raise anything
             return NoMask(f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no reason given'}")
         if found.pixels.shape != sample.size:
-            return NoMask(f"the mask is {found.pixels.shape}, its picture {sample.size}")
+            return NoMask(f"the mask is {found.pixels.shape}, its image {sample.size}")
         return found

@@ -110,7 +110,7 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' own bars and advice, some of which it gives for every picture."""
+    """Without transformers' own bars and advice, some of which it gives for every image."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""A subject without any model: what differs in colour from the picture's border.
+"""A subject without any model: what differs in colour from the image's border.
 
 That the border is mostly background is the prior of Wei et al. 2012 ("Geodesic Saliency Using Background Priors").
 Here the border's colours are one Gaussian, fitted to its commonest ones by the concentration steps of Rousseeuw and
@@ -79,7 +79,7 @@ def _mahalanobis(colours: NDArray[np.float64], image: NDArray[np.float64]) -> ND
 
 def _find(sample: SampleImage) -> SubjectMask:
     if min(sample.size) < _SMALLEST:
-        raise InputError(f"the picture's size is {sample.size}; saliency wants sides of at least {_SMALLEST} pixels.")
+        raise InputError(f"the image's size is {sample.size}; saliency wants sides of at least {_SMALLEST} pixels.")
     contrast = border_contrast(np.asarray(sample.image, dtype=np.float64) / 255)
     threshold, separability = otsu(contrast)
     return SubjectMask(contrast > threshold, score=separability)

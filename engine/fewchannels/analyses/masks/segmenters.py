@@ -21,10 +21,10 @@ BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabeled")
 """Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""
 
 SIDE = 1024
-"""Height and width in pixels at which a model with its own code looks at a picture, as BiRefNet was trained."""
+"""Height and width in pixels at which a model with its own code looks at an image, as BiRefNet was trained."""
 
 MAX_BORDER = 0.25
-"""Share of a picture's outermost pixels above which a mask of a mask generator is taken for background."""
+"""Share of an image's outermost pixels above which a mask of a mask generator is taken for background."""
 
 # The mean and standard deviation of ImageNet's colours, in RGB of [0, 1].
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,7 +69,7 @@ def model_masks(
         labels: which labels are the subject, for a model that labels; empty for the rule of :func:`subject_of`.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
         revision: of a hub model; None for its newest.
-        side: at which a model with its own code looks at a picture, in pixels; None for :data:`SIDE`.
+        side: at which a model with its own code looks at an image, in pixels; None for :data:`SIDE`.
 
     Raises:
         InputError: there is no such model, it is of no kind above, needs what is not here, or an option does not
@@ -111,8 +111,8 @@ def model_masks(
 def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.bool_]:
     """What BiRefNet, or a model that is called like it, takes for the foreground (arXiv 2401.03407, its model card).
 
-    The picture is resized to ``side`` x ``side`` (bilinear) and normalized by ImageNet's colours; the sigmoid of the
-    model's last output, resized to the picture (bilinear), is the foreground where it exceeds 0.5.
+    The image is resized to ``side`` x ``side`` (bilinear) and normalized by ImageNet's colours; the sigmoid of the
+    model's last output, resized to the image (bilinear), is the foreground where it exceeds 0.5.
 
     Args:
         model: takes ``(1, rgb, y, x)`` float32, gives logits ``(1, 1, y, x)`` or a list whose last are.
@@ -120,7 +120,7 @@ def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.b
         side: pixels.
 
     Returns:
-        ``(y, x)`` bool of the picture's size.
+        ``(y, x)`` bool of the image's size.
 
     Raises:
         InputError: the model gives something else.
@@ -150,9 +150,9 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
     not of :data:`BACKGROUND`.
 
     Args:
-        segments: of one picture.
+        segments: of one image.
         wanted: labels, in any case.
-        size: of the picture, height and width in pixels.
+        size: of the image, height and width in pixels.
 
     Returns:
         The mask, empty where there is no such thing, and the score of the one thing that was chosen.
@@ -171,13 +171,13 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
 def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[int, int]) -> SubjectMask:
     """Which of the masks that a mask generator found is the subject: the largest that is not background.
 
-    A mask is background where it has more than :data:`MAX_BORDER` of the picture's outermost pixels. The generator
+    A mask is background where it has more than :data:`MAX_BORDER` of the image's outermost pixels. The generator
     has already dropped what it is unsure of. The largest rather than the surest, since parts of a thing are found as
     surely as the whole.
 
     Args:
         masks: ``(y, x)`` bool and predicted IoU of each.
-        size: of the picture, height and width in pixels.
+        size: of the image, height and width in pixels.
 
     Returns:
         The mask, of several of one size the surest, and its predicted IoU; empty where there is none.
@@ -230,7 +230,7 @@ def _labelling(auto: Any, checkpoint: Checkpoint, device: str, labels: Sequence[
     )
     if not (labels or counts_things or any(map(is_background, names))):
         raise InputError(
-            f"{checkpoint.name!r} labels every pixel and has no label for the background, so that all of a picture "
+            f"{checkpoint.name!r} labels every pixel and has no label for the background, so that all of an image "
             f"would be its subject. Name the subject's labels, of {', '.join(names[:5])}, ..."
         )
 

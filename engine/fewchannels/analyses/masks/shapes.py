@@ -1,4 +1,4 @@
-"""Masks of pictures of the shapes world, by the demo's own judge."""
+"""Masks of images of the shapes world, by the demo's own judge."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def _find(sample: SampleImage) -> SubjectMask:
     height, width = sample.size
     if height != width or height < 16:
         raise InputError(
-            f"the picture is {height} x {width} pixels; the source 'demo' judges pictures of the shapes world, which "
+            f"the image is {height} x {width} pixels; the source 'demo' judges images of the shapes world, which "
             "are square and at least 16 pixels wide. Use another source."
         )
     pixels = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1)[None].float() / 255

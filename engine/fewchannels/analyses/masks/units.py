@@ -1,4 +1,4 @@
-"""The analysis ``masks``: where each generated picture's subject is, computed once and kept for all that ask."""
+"""The analysis ``masks``: where each generated image's subject is, computed once and kept for all that ask."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from fewchannels.errors import InputError
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.identity import GROWING, fingerprint
+from fewchannels.runs.images import decoded, from_png, to_png
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
-from fewchannels.runs.pictures import decoded, from_png, to_png
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.tables import Columns
@@ -97,7 +97,7 @@ class SubjectMasks(MaskSettings):
             n_unknown += sum(known is not None for known in table.column("known").to_pylist())
             rules.update(rule for rule in table.column("rule").to_pylist() if rule is not None)
         if not areas:
-            raise InputError(f"the source {self.source!r} gave no mask for any of {len(errors)} pictures: {errors[0]}")
+            raise InputError(f"the source {self.source!r} gave no mask for any of {len(errors)} images: {errors[0]}")
         n_empty = sum(area == 0 for area in areas)
         numbers = {
             "source": dict(self._open().description),
@@ -116,9 +116,9 @@ class SubjectMasks(MaskSettings):
             reasons = f" Of the files' values, {counts} (docs/images.md).{unknown}{reasons}"
         text = (
             f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "
-            f"a picture on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
+            f"an image on average (5 to 95 %: {np.quantile(areas, 0.05):.1%} to {np.quantile(areas, 0.95):.1%}). "
             f"{n_empty:,} show no subject, {len(errors):,} failed, {n_resized:,} had another size than their "
-            f"picture.{reasons}\n"
+            f"image.{reasons}\n"
         )
         return Summary(numbers, text, {})
 

@@ -52,11 +52,11 @@ def means(edits: pd.DataFrame, only: Sequence[str] | None = None) -> pd.DataFram
     A pair's prompt is its target's; that pairs may share sources is not accounted for.
 
     Args:
-        edits: rows of ``schemas/edits.yaml``; the pictures are not needed.
+        edits: rows of ``schemas/edits.yaml``; the images are not needed.
         only: metrics; None for all.
 
     Returns:
-        The columns of ``schemas/effects_means.yaml``: groups in the sweep's order, then pictures that are not edited,
+        The columns of ``schemas/effects_means.yaml``: groups in the sweep's order, then images that are not edited,
         as the actions ``undisturbed`` and ``source``. A metric without a value in any of these three has no rows there.
     """
     tables = []
@@ -127,7 +127,7 @@ def contrasts(edits: pd.DataFrame) -> pd.DataFrame:
 
 
 def value_range(metric: str) -> tuple[float, float]:
-    """The least and the most that a picture's metric can be."""
+    """The least and the most that an image's metric can be."""
     if metric in METRICS:
         return METRICS[metric].least, METRICS[metric].most
     return _RANGES.get(metric, _COUNTED)
@@ -191,7 +191,7 @@ class _Grouped:
         rows: of ``edits``.
         item: place of each row's item in ``prompt``.
         group: place of each row's group in ``groups``.
-        groups: what names each, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` pictures.
+        groups: what names each, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` images.
         prompt: number of each item's prompt.
         n_prompts: numbers there are.
         counts: whether each row is in means.

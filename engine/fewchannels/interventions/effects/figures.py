@@ -1,4 +1,4 @@
-"""Pictures of what a sweep did: means against what was varied, and edited pictures side by side."""
+"""Images of what a sweep did: means against what was varied, and edited images side by side."""
 
 import re
 import textwrap
@@ -13,7 +13,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
 from fewchannels.interventions.effects.contrasts import SETTINGS
 from fewchannels.interventions.metrics import METRICS
-from fewchannels.runs.pictures import decoded
+from fewchannels.runs.images import decoded
 
 AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
 """What a figure's horizontal axis may be, and its column."""
@@ -46,7 +46,7 @@ _AXIS_LABELS = {"k": "k, channels", "amount": "amount", "layer": "layers", "step
 _MOST_MAIN = 5
 _MOST_PANELS = 9
 _MOST_DOTS = 36
-_MOST_STRIP = (14, 10)  # rows and columns of pictures
+_MOST_STRIP = (14, 10)  # rows and columns of images
 _N_STRIPS = 3
 _SIDE = 192  # pixels
 _Value = TypeVar("_Value")
@@ -64,7 +64,7 @@ def varying(edits: pd.DataFrame) -> list[str]:
 
 
 def main_metrics(means: pd.DataFrame) -> list[str]:
-    """The first 5 of :data:`MAIN` that were measured of edited pictures."""
+    """The first 5 of :data:`MAIN` that were measured of edited images."""
     found = set(means.loc[means["condition"].notna() & means["mean"].notna(), "metric"])
     return [metric for metric in MAIN if metric in found][:_MOST_MAIN]
 
@@ -85,7 +85,7 @@ def setting_words(groups: pd.DataFrame) -> list[str]:
 
 
 def shown_items(edits: pd.DataFrame) -> list[int]:
-    """Items whose pictures :func:`default_figures` shows: 3 that were finished, spread over the sweep."""
+    """Items whose images :func:`default_figures` shows: 3 that were finished, spread over the sweep."""
     done = edits[(edits["role"] == "undisturbed") & (edits["status"] == "done")]
     return _thinned(sorted(done["item"].unique().tolist()), _N_STRIPS)
 
@@ -94,7 +94,7 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawi
     """Every figure of a sweep, by the names that their files have.
 
     ``dose_AXIS_METRIC`` for each axis that varies and each main metric, ``effects`` for all settings at once where they
-    are few, and ``strip_ITEM`` for the items of :func:`shown_items` where ``edits`` has their pictures.
+    are few, and ``strip_ITEM`` for the items of :func:`shown_items` where ``edits`` has their images.
 
     Args:
         edits: rows of ``schemas/edits.yaml``.
@@ -116,7 +116,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     """A metric against what was varied: a line with its band for each selection, a panel for each remaining setting.
 
     All channels, which have no k, are drawn at every k, and baselines beside all edits of the same amount. Undisturbed
-    pictures are a thin line, where they have the metric.
+    images are a thin line, where they have the metric.
 
     Args:
         means: of :func:`fewchannels.interventions.effects.contrasts.means`.
@@ -133,7 +133,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
         raise unknown("axis", axis, AXES)
     measured = means[means["condition"].notna() & means["mean"].notna()]
     if metric not in set(measured["metric"]):
-        raise unknown("metric of edited pictures", metric, measured["metric"].unique())
+        raise unknown("metric of edited images", metric, measured["metric"].unique())
     column = AXES[axis]
     rows = _beside(measured[measured["metric"] == metric], column)
     place, ticks = _places(rows[column])
@@ -167,7 +167,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
 
 
 def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
-    """Means of some metrics in every group of conditions, with the undisturbed pictures' level.
+    """Means of some metrics in every group of conditions, with the undisturbed images' level.
 
     Args:
         means: of :func:`fewchannels.interventions.effects.contrasts.means`.
@@ -192,23 +192,23 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
 
 
 def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
-    """An item's pictures: a row for each selection and remaining setting, a column for each place on an axis.
+    """An item's images: a row for each selection and remaining setting, a column for each place on an axis.
 
-    The undisturbed picture begins every row, the source's is beside it. Gray is a picture that failed, white one that
+    The undisturbed image begins every row, the source's is beside it. Gray is an image that failed, white one that
     the sweep does not have.
 
     Args:
-        edits: rows of ``schemas/edits.yaml``, those of the item with their pictures.
+        edits: rows of ``schemas/edits.yaml``, those of the item with their images.
         item: its place in the sweep.
         conditions: ids of the conditions to show; None for first trials of the remaining setting that has most of
             them, the last of such.
         axis: of :data:`AXES`; None for that with most places.
 
     Returns:
-        At most 14 rows and 10 columns of pictures, spread over what there is.
+        At most 14 rows and 10 columns of images, spread over what there is.
 
     Raises:
-        InputError: there is no such axis, or the item has no such edited picture.
+        InputError: there is no such axis, or the item has no such edited image.
     """
     if axis is not None and axis not in AXES:
         raise unknown("axis", axis, AXES)
@@ -216,7 +216,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     chosen = own["trial"] == 0 if conditions is None else own["condition_id"].isin(list(conditions))
     rows = own[(own["role"] == "edited") & chosen].sort_values("condition")
     if rows.empty:
-        raise InputError(f"item {item} has no edited pictures of these conditions. Choose another item or others.")
+        raise InputError(f"item {item} has no edited images of these conditions. Choose another item or others.")
     column = AXES[axis or max(AXES, key=lambda name: _own(rows)[1][AXES[name]].nunique())]
     rows = _beside(rows, column)
     place, ticks = _places(rows[column])

@@ -81,7 +81,7 @@ def of_sweep(
         main: the main metrics.
         chosen: the setting that is told in full.
         asked: commands that give the answer to a question.
-        sets: ``effects_sets``, distances of sets of pictures; None where they were not measured.
+        sets: ``effects_sets``, distances of sets of images; None where they were not measured.
     """
     if chosen is None:
         return []
@@ -115,7 +115,7 @@ def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked:
         text = f"{metric} {ranged_row(row)}{_own_n(row, own)}"
         numbers[metric] = _record(row)
         if metric in plain.index and pd.notna(plain.loc[metric, "mean"]):
-            text += f", undisturbed pictures {ranged_row(plain.loc[metric])}"
+            text += f", undisturbed images {ranged_row(plain.loc[metric])}"
             numbers[metric]["undisturbed"] = _record(plain.loc[metric])
         parts.append(text)
     text = (
@@ -191,7 +191,7 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 def verdict(row: pd.Series) -> str:
     """Whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
 
-    More is: further from the undisturbed picture and from what its prompt asks for, or nearer to the source. It takes
+    More is: further from the undisturbed image and from what its prompt asks for, or nearer to the source. It takes
     an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
     differ by the same there is no interval, and the test says it alone.
 
@@ -296,7 +296,7 @@ def _too_few(n_prompts: int) -> str:
 
 
 def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:
-    """How far the pictures of a setting, and those of its controls, are as a set from the undisturbed ones."""
+    """How far the images of a setting, and those of its controls, are as a set from the undisturbed ones."""
     if rows.empty:
         return None
     text = (
@@ -308,16 +308,16 @@ def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) 
     told = [
         f"by {row.model} kernel distance {number(row.kernel)}, CMMD {number(row.cmmd)}"
         + ("" if pd.isna(row.frechet) else f", Fréchet distance {number(row.frechet)}")
-        + f" ({row.n_edited:,} edited, {row.n_undisturbed:,} undisturbed pictures)"
+        + f" ({row.n_edited:,} edited, {row.n_undisturbed:,} undisturbed images)"
         for row in own.itertuples()
     ]
     sentence = (
-        f"As a set, the edited pictures of the {chosen.selection} channels are from the undisturbed ones "
+        f"As a set, the edited images of the {chosen.selection} channels are from the undisturbed ones "
         f"{'; '.join(told)}. Each is one number of two sets, without an interval; 0 is no difference, the kernel "
-        "distance may be a little below, and Fréchet's needs more pictures than features. The controls' stand beside."
+        "distance may be a little below, and Fréchet's needs more images than features. The controls' stand beside."
     )
     table = Table(
-        "Distance of edited from undisturbed pictures, as sets of embeddings",
+        "Distance of edited from undisturbed images, as sets of embeddings",
         ["embedded by", "channels", "edited", "undisturbed", "kernel (KID)", "CMMD", "Fréchet (FID)"],
         [
             [

@@ -41,7 +41,7 @@ def end_sweep(
 
     Args:
         storage: of the sweep.
-        metrics: learned metrics whose models say how far the sets of edited pictures are from the undisturbed ones.
+        metrics: learned metrics whose models say how far the sets of edited images are from the undisturbed ones.
         on_progress: called with the tasks read so far and in all.
         share: ``cuda`` where a GPU of this machine may be used for the metrics.
 
@@ -97,7 +97,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     edits = _edits(storage, _finished(storage)[1])
     measured = [name for name in all_metrics() if edits.loc[edits["role"] == "edited", name].notna().any()]
     if metric not in measured:
-        raise unknown("metric of edited pictures", metric, measured)
+        raise unknown("metric of edited images", metric, measured)
     averages = means(edits, only=[metric])
     axes = [axis] if axis else varying(averages)
     if not axes:
@@ -106,7 +106,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
 
 
 def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
-    """The pictures of one item: :func:`fewchannels.interventions.effects.figures.strip`.
+    """The images of one item: :func:`fewchannels.interventions.effects.figures.strip`.
 
     Args:
         storage: of the sweep.
@@ -120,7 +120,7 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
     records = _finished(storage)[1]
     owners = [task for task, record in records.items() if record.start <= item < record.stop]
     if not owners:
-        raise InputError(f"item {item} has no edited pictures: no finished task of {storage.url!r} owns it.")
+        raise InputError(f"item {item} has no edited images: no finished task of {storage.url!r} owns it.")
     return strip(own_rows(storage, "edits", records[owners[0]]).to_pandas(), item, axis=axis)
 
 
@@ -139,7 +139,7 @@ def _edits(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_images: Callable[[Any], None] | None = None,
 ) -> pd.DataFrame:
-    """Rows of ``edits`` without their pictures, which ``on_images`` is shown, a ``pyarrow.Table`` of each task.
+    """Rows of ``edits`` without their images, which ``on_images`` is shown, a ``pyarrow.Table`` of each task.
 
     A metric that is newer than the sweep has no value.
     """
@@ -163,7 +163,7 @@ def _set_distances(metrics: Sequence[str], share: str) -> "SetDistances":
 
 
 def _images(storage: Storage, records: Mapping[int, Record], edits: pd.DataFrame) -> pd.Series:
-    """The pictures of the items that figures show; None of the others."""
+    """The images of the items that figures show; None of the others."""
     wanted = edits["item"].isin(shown_items(edits))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for task in sorted(edits.loc[wanted, "task"].unique().tolist()):

@@ -1,4 +1,4 @@
-"""How far the set of edited pictures is from the set of undisturbed ones, condition by condition."""
+"""How far the set of edited images is from the set of undisturbed ones, condition by condition."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fewchannels.errors import InputError
 from fewchannels.interventions.effects.exclusions import excluded
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
-from fewchannels.runs.pictures import decoded, pixels
+from fewchannels.runs.images import decoded, pixels
 from fewchannels.tables import Columns
 
 _BATCH = 64
@@ -20,10 +20,10 @@ _UNDISTURBED = -1
 
 
 class SetDistances:
-    """Collects embeddings of a sweep's pictures, part by part; a few hundred numbers a picture.
+    """Collects embeddings of a sweep's images, part by part; a few hundred numbers an image.
 
     Args:
-        metrics: learned metrics, of which CLIP and DINO embed pictures.
+        metrics: learned metrics, of which CLIP and DINO embed images.
         device: ``cuda`` or ``cpu``.
 
     Raises:
@@ -35,7 +35,7 @@ class SetDistances:
         self._found: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
 
     def add(self, table: Any) -> None:
-        """Embed the pictures of one part, a ``pyarrow.Table`` of ``edits``."""
+        """Embed the images of one part, a ``pyarrow.Table`` of ``edits``."""
         columns = {name: table.column(name).to_pylist() for name in ("role", "condition", "image")}
         left_out = excluded(table.drop_columns(["image"]).to_pandas()).tolist()
         rows = [
@@ -73,7 +73,7 @@ class SetDistances:
 def _distances(edited: np.ndarray, undisturbed: np.ndarray) -> dict[str, Any]:
     try:
         frechet: float | None = frechet_distance(edited, undisturbed)
-    except InputError:  # fewer pictures than features
+    except InputError:  # fewer images than features
         frechet = None
     return {
         "n_edited": len(edited),

@@ -32,10 +32,10 @@ class Effects(summary.Summary):
 
 
 def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
-    """From a sweep's pictures to what they say of its conditions.
+    """From a sweep's images to what they say of its conditions.
 
     Args:
-        edits: every row of ``schemas/edits.yaml``. Pictures are looked at of the items that
+        edits: every row of ``schemas/edits.yaml``. Images are looked at of the items that
             :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips
             are drawn.
         sets: columns of ``schemas/effects_sets.yaml``; None where distances of sets were not measured.
@@ -112,7 +112,7 @@ def _head(numbers: dict[str, Any]) -> list[str]:
         "# Effects",
         "",
         f"{numbers['n_items']:,} items of {numbers['n_prompts']:,} prompts, {n:,} condition{'s' * (n != 1)}: "
-        f"{numbers['n_edited']:,} edited pictures, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
+        f"{numbers['n_edited']:,} edited images, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
         f"with latents that were not finite, not edited: {numbers['n_not_edited']:,} (their conditions chose no "
         "token or no channel). None of these is in a number below. Means are over prompts: each item's trials are "
         "averaged first, then each prompt's items; brackets hold 95 % intervals over prompts.",

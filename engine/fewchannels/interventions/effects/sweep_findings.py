@@ -51,7 +51,7 @@ def find(
 
     Args:
         evidence: the sweep, finished or not.
-        edits: its rows, of which some are edited; pictures are not looked at.
+        edits: its rows, of which some are edited; images are not looked at.
         on_progress: called with what is measured, and of how much.
 
     Raises:

@@ -36,7 +36,7 @@ class Edit:
         factor: that ``scale`` multiplies by; None for other actions.
         alpha: how far the others go, 1: all the way.
         source: prompt whose hidden states ``transport`` moves, from the same noise; None for other actions.
-        selection: of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the undisturbed picture's channels, or
+        selection: of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the undisturbed image's channels, or
             of the source's for a transport.
         k: how many; ``listed`` and ``all`` take no notice of it.
         channels: of ``listed``.
@@ -135,10 +135,10 @@ class Ask:
         prompt: at most :data:`MOST_CHARACTERS` characters.
         seed: of the noise.
         n_steps: denoising steps, at most :data:`MOST_STEPS`; None for the session's own.
-        height: of the picture, pixels; None for the model's own size.
+        height: of the image, pixels; None for the model's own size.
         width: likewise.
         guidance: the guidance scale that the model's pipeline takes; None for its default.
-        edit: made beside the undisturbed picture; None for none.
+        edit: made beside the undisturbed image; None for none.
 
     Raises:
         InputError: a value is none of those.
@@ -210,7 +210,7 @@ def parse(query: Mapping[str, str]) -> Ask:
                 f"action ({', '.join(ACTIONS)}), or leave it out."
             )
     if "prompt" not in query:
-        raise InputError("prompt is missing; every picture needs one. Give a text, such as prompt=a small red star.")
+        raise InputError("prompt is missing; every image needs one. Give a text, such as prompt=a small red star.")
     values = {name: _READ.get(name, _text)(name, text) for name, text in query.items()}
     edit = Edit(**{name: values[name] for name in of_edit if name in values}) if "action" in query else None
     return Ask(**{name: values[name] for name in of_ask if name in values}, edit=edit)

@@ -1,4 +1,4 @@
-"""A live session: one model, held; a person asks for pictures, sees channels form step by step, and edits them.
+"""A live session: one model, held; a person asks for images, sees channels form step by step, and edits them.
 
 The rows of an ask are those of a sweep with one item and one condition, edited by the same tap, and read by the tap of
 a capture: a live edit is what ``probe disruption`` or ``transport text`` would store.
@@ -34,8 +34,8 @@ from fewchannels.models.loaded import LoadedModel
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, geometry
 from fewchannels.models.taps import Site, tapped
+from fewchannels.runs.images import png
 from fewchannels.runs.layout import Layout
-from fewchannels.runs.pictures import png
 from fewchannels.settings.units import size
 
 _CLUSTER_K = 12
@@ -88,7 +88,7 @@ class LiveModel:
         most_bytes: of token maps: of one generation, and of all finished ones that are remembered.
 
     Raises:
-        InputError: the model cannot be loaded or makes no pictures from text alone, or a setting cannot work.
+        InputError: the model cannot be loaded or makes no images from text alone, or a setting cannot work.
 
     Attributes:
         model: as loaded; all that PyTorch does is in its thread.
@@ -115,8 +115,8 @@ class LiveModel:
         self.geometry = geometry(find(model, revision), family)
         if self.geometry.pipeline.needs_reference:
             raise InputError(
-                f"{self.geometry.pipeline_class} of {model!r} needs a reference picture; a live session takes a prompt "
-                "alone. Choose a model that makes pictures from text."
+                f"{self.geometry.pipeline_class} of {model!r} needs a reference image; a live session takes a prompt "
+                "alone. Choose a model that makes images from text."
             )
         if not 1 <= top_k <= self.geometry.n_channels:
             raise InputError(
@@ -200,7 +200,7 @@ class LiveModel:
         height, width = self.geometry.token_grid(settings.height, settings.width)
         if settings.height * settings.width > _MOST_AREA * side**2:
             raise InputError(
-                f"height and width are {settings.height} and {settings.width}; a live picture has at most {_MOST_AREA} "
+                f"height and width are {settings.height} and {settings.width}; a live image has at most {_MOST_AREA} "
                 f"times the pixels of the model's own {side} x {side}. Ask for a smaller one."
             )
         blocks, n_channels = self.geometry.blocks, self.geometry.n_channels
@@ -212,7 +212,7 @@ class LiveModel:
         if n_bytes > self._most_bytes:
             raise InputError(
                 f"the token maps of this generation would take {size(n_bytes)}; at most {size(self._most_bytes)} are "
-                f"kept. Ask for fewer than {settings.steps} steps or a smaller picture, or keep fewer than "
+                f"kept. Ask for fewer than {settings.steps} steps or a smaller image, or keep fewer than "
                 f"{self._layout.top_k} channels."
             )
         return settled
@@ -253,7 +253,7 @@ class LiveModel:
             return functools.partial(generation.end, "failed", f"{type(error).__name__}: {error}")
 
     def _run(self, settled: _Settled, generation: Trajectory) -> tuple[Mapping[str, bytes], Mapping[str, float | None]]:
-        """Every role's picture, and how large the edit was."""
+        """Every role's image, and how large the edit was."""
         generation.check()
         sampler, places, batch = self.model.sampler, settled.places, settled.rows
         editor = Editor(
@@ -267,12 +267,12 @@ class LiveModel:
             stack.enter_context(tapped(sampler, self.geometry.blocks, editor.tap, branches=BRANCHES))
             stack.enter_context(tapped(sampler, self.geometry.blocks, watch.tap))
             images = sampler.generate([row.sample for row in batch], settled.settings)
-        pictures = {i: png(image) for i, image in enumerate(images)}
+        encoded = {i: png(image) for i, image in enumerate(images)}
         measures: Mapping[str, float | None] = {}
         if settled.condition is not None:
             is_nothing = settled.condition.is_nothing
             measures = dict.fromkeys(MEASURES, 0.0) if is_nothing else editor.measures(places["edited"])
-        return {role: pictures[place] for role, place in places.items()}, measures
+        return {role: encoded[place] for role, place in places.items()}, measures
 
 
 class _Watch:

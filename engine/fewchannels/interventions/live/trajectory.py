@@ -76,7 +76,7 @@ class Snapshot:
         state: of :data:`STATES`.
         error: why it failed or was cancelled, for a person; None else.
         steps: those that are finished, in order.
-        pictures: PNG files by role, once it is done.
+        images: PNG files by role, once it is done.
         measures: how large the edit was, the columns :data:`fewchannels.interventions.conditions.MEASURES` of
             ``edits``, once it is done; empty without an edit.
     """
@@ -84,7 +84,7 @@ class Snapshot:
     state: str
     error: str | None
     steps: tuple[Step, ...]
-    pictures: Mapping[str, bytes]
+    images: Mapping[str, bytes]
     measures: Mapping[str, float | None]
 
     @property
@@ -94,8 +94,8 @@ class Snapshot:
 
     @property
     def n_bytes(self) -> int:
-        """Of its arrays and pictures."""
-        return sum(step.n_bytes for step in self.steps) + sum(map(len, self.pictures.values()))
+        """Of its arrays and images."""
+        return sum(step.n_bytes for step in self.steps) + sum(map(len, self.images.values()))
 
 
 class CancelledError(Exception):
@@ -183,12 +183,10 @@ class Trajectory:
         with self._changed:
             self._become(steps=(*self._now.steps, step))
 
-    def finish(self, pictures: Mapping[str, bytes], measures: Mapping[str, float | None]) -> None:
+    def finish(self, images: Mapping[str, bytes], measures: Mapping[str, float | None]) -> None:
         """All is done."""
         with self._changed:
-            self._become(
-                state="done", pictures=MappingProxyType(dict(pictures)), measures=MappingProxyType(dict(measures))
-            )
+            self._become(state="done", images=MappingProxyType(dict(images)), measures=MappingProxyType(dict(measures)))
 
     def end(self, state: str, why: str) -> None:
         """It failed, or was cancelled; its finished steps stay."""

@@ -1,4 +1,4 @@
-"""What edited pictures are measured by. Each metric's direction, range and source, for tables, plots and docs."""
+"""What edited images are measured by. Each metric's direction, range and source, for tables, plots and docs."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,15 +7,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a picture.
+    """One metric of an image.
 
     Attributes:
         about: what it says.
         unit: its unit or range.
-        more: what a larger value means: ``change`` or ``likeness`` of the picture and the undisturbed one, ``fit`` to
+        more: what a larger value means: ``change`` or ``likeness`` of the image and the undisturbed one, ``fit`` to
             the prompt, ``source``: fit to the source, or ``quality``.
         source: paper or library.
-        least: the least that a picture's value can be.
+        least: the least that an image's value can be.
         most: the most.
     """
 
@@ -70,13 +70,13 @@ METRICS: dict[str, Metric] = {
     "source_position": Metric("shows the source's position", "share", "source", _JUDGE),
     "source_background": Metric("shows the source's background", "share", "source", _JUDGE),
     "clip_score": Metric(
-        "CLIP's picture and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718", most=100
+        "CLIP's image and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718", most=100
     ),
-    "clip_source_score": Metric("CLIP's picture and the source's prompt", "0 to 100", "source", "likewise", most=100),
+    "clip_source_score": Metric("CLIP's image and the source's prompt", "0 to 100", "source", "likewise", most=100),
     "clip_image": Metric(
-        "CLIP's two pictures", "cosine", "likeness", "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242", least=-1
+        "CLIP's two images", "cosine", "likeness", "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242", least=-1
     ),
-    "dino": Metric("DINO's two pictures", "cosine", "likeness", "DINO, Ruiz et al. 2022, arXiv 2208.12242", least=-1),
+    "dino": Metric("DINO's two images", "cosine", "likeness", "DINO, Ruiz et al. 2022, arXiv 2208.12242", least=-1),
     "aesthetic": Metric(
         "aesthetic predictor on CLIP", "about 1 to 10", "quality", "LAION, Schuhmann 2022", least=-inf, most=inf
     ),

@@ -1,4 +1,4 @@
-"""Models that turn pictures and texts into unit vectors: CLIP and its like, DINO; by folder or hub id."""
+"""Models that turn images and texts into unit vectors: CLIP and its like, DINO; by folder or hub id."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ class Clip:
         self._model, self._processor = _opened("CLIP", name, device)
         if not all(hasattr(self._model, part) for part in ("get_image_features", "get_text_features", "logit_scale")):
             raise InputError(
-                f"{name!r} is a {type(self._model).__name__}, which does not compare pictures with texts. Give a CLIP "
+                f"{name!r} is a {type(self._model).__name__}, which does not compare images with texts. Give a CLIP "
                 "model, such as openai/clip-vit-large-patch14."
             )
         with opening("CLIP", name):
@@ -50,9 +50,9 @@ class Clip:
             self.n_features = self.texts([""]).shape[1]
 
     @torch.inference_mode()
-    def pictures(self, pictures: Tensor) -> Tensor:
-        """Unit vectors ``(picture, feature)`` float32 of pictures ``(picture, rgb, y, x)`` in [0, 1]."""
-        given = _processed(self._processor, pictures, self._device)
+    def images(self, images: Tensor) -> Tensor:
+        """Unit vectors ``(image, feature)`` float32 of images ``(image, rgb, y, x)`` in [0, 1]."""
+        given = _processed(self._processor, images, self._device)
         return _unit(_features(self._model.get_image_features(pixel_values=given)))
 
     @torch.inference_mode()
@@ -68,7 +68,7 @@ class Clip:
 
 
 class Dino:
-    """A vision transformer whose first token says what a picture is.
+    """A vision transformer whose first token says what an image is.
 
     Args:
         name: folder or hub id, with its image processor.
@@ -88,9 +88,9 @@ class Dino:
             )
 
     @torch.inference_mode()
-    def pictures(self, pictures: Tensor) -> Tensor:
-        """Unit vectors ``(picture, feature)`` float32 of pictures ``(picture, rgb, y, x)`` in [0, 1]."""
-        given = _processed(self._processor, pictures, self._device)
+    def images(self, images: Tensor) -> Tensor:
+        """Unit vectors ``(image, feature)`` float32 of images ``(image, rgb, y, x)`` in [0, 1]."""
+        given = _processed(self._processor, images, self._device)
         return _unit(self._model(pixel_values=given).last_hidden_state[:, 0])
 
 
@@ -128,8 +128,8 @@ def _expanded(name: str) -> str:
     return str(folder) if folder.is_dir() else name
 
 
-def _processed(processor: Any, pictures: Tensor, device: str) -> Tensor:
-    images = [Image.fromarray(each) for each in (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
+def _processed(processor: Any, pixels: Tensor, device: str) -> Tensor:
+    images = [Image.fromarray(each) for each in (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
     with quietly():
         return processor(images=images, return_tensors="pt")["pixel_values"].to(device)
 

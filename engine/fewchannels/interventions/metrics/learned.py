@@ -19,7 +19,7 @@ class LearnedMetrics:
 
     Args:
         clip: folder or hub id of a CLIP model, for ``clip_score``, ``clip_source_score`` and ``clip_image``.
-        dino: of a vision transformer whose first token says what a picture is.
+        dino: of a vision transformer whose first token says what an image is.
         pickscore: of a CLIP-like preference model.
         aesthetic: of a CLIP model, a comma, and the file of one of LAION's predictors on its unit embeddings.
         lpips: ``alex``, ``vgg`` or ``squeeze``.
@@ -58,26 +58,26 @@ class LearnedMetrics:
     def measure(
         self, edited: Tensor, undisturbed: Tensor, prompts: Sequence[str], sources: Sequence[str | None]
     ) -> dict[str, np.ndarray]:
-        """Each picture's metrics, ``(picture,)`` float64; NaN where a picture has no source.
+        """Each image's metrics, ``(image,)`` float64; NaN where an image has no source.
 
         Args:
-            edited: ``(picture, rgb, y, x)`` float32 in [0, 1].
+            edited: ``(image, rgb, y, x)`` float32 in [0, 1].
             undisturbed: likewise.
             prompts: what each was asked for.
             sources: the prompt of each one's source, or None.
         """
         columns: dict[str, Tensor] = {}
         if self._clip is not None:
-            pictures, others = self._clip.pictures(edited), self._clip.pictures(undisturbed)
-            columns["clip_score"] = 100 * (pictures * self._clip.texts(prompts)).sum(dim=-1).clamp_min(0)
-            columns["clip_image"] = (pictures * others).sum(dim=-1)
-            scores = 100 * (pictures * self._clip.texts([text or "" for text in sources])).sum(dim=-1).clamp_min(0)
+            images, others = self._clip.images(edited), self._clip.images(undisturbed)
+            columns["clip_score"] = 100 * (images * self._clip.texts(prompts)).sum(dim=-1).clamp_min(0)
+            columns["clip_image"] = (images * others).sum(dim=-1)
+            scores = 100 * (images * self._clip.texts([text or "" for text in sources])).sum(dim=-1).clamp_min(0)
             known = torch.tensor([text is not None for text in sources], device=scores.device)
             columns["clip_source_score"] = torch.where(known, scores, torch.nan)
         if self._dino is not None:
-            columns["dino"] = (self._dino.pictures(edited) * self._dino.pictures(undisturbed)).sum(dim=-1)
+            columns["dino"] = (self._dino.images(edited) * self._dino.images(undisturbed)).sum(dim=-1)
         if self._pickscore is not None:
-            cosine = (self._pickscore.pictures(edited) * self._pickscore.texts(prompts)).sum(dim=-1)
+            cosine = (self._pickscore.images(edited) * self._pickscore.texts(prompts)).sum(dim=-1)
             columns["pickscore"] = self._pickscore.scale * cosine
         if self._aesthetic is not None:
             columns["aesthetic"] = self._aesthetic.score(edited)
@@ -86,14 +86,14 @@ class LearnedMetrics:
         return {name: values.double().cpu().numpy() for name, values in columns.items()}
 
     @torch.inference_mode()
-    def embeddings(self, pictures: Tensor) -> dict[str, np.ndarray]:
-        """Unit embeddings ``(picture, feature)`` float32 by model, for distances between sets.
+    def embeddings(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Unit embeddings ``(image, feature)`` float32 by model, for distances between sets.
 
         Args:
-            pictures: ``(picture, rgb, y, x)`` float32 in [0, 1].
+            images: ``(image, rgb, y, x)`` float32 in [0, 1].
         """
         models = {"clip": self._clip, "dino": self._dino}
-        return {name: model.pictures(pictures).cpu().numpy() for name, model in models.items() if model is not None}
+        return {name: model.images(images).cpu().numpy() for name, model in models.items() if model is not None}
 
 
 class _Aesthetic:
@@ -107,9 +107,9 @@ class _Aesthetic:
         weight, bias = as_one_map(read_head(expanded(head)), self._clip.n_features)
         self._weight, self._bias = weight.to(device), bias.to(device)
 
-    def score(self, pictures: Tensor) -> Tensor:
-        """``(picture,)`` float64."""
-        return self._clip.pictures(pictures).double() @ self._weight[0] + self._bias[0]
+    def score(self, images: Tensor) -> Tensor:
+        """``(image,)`` float64."""
+        return self._clip.images(images).double() @ self._weight[0] + self._bias[0]
 
 
 _LINEAR = ("",)
@@ -162,7 +162,7 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
             )
         whole, offset = weight @ whole, weight @ offset + bias
     if len(whole) != 1:
-        raise InputError(f"the aesthetic head puts out {len(whole)} values a picture; it must put out one score.")
+        raise InputError(f"the aesthetic head puts out {len(whole)} values an image; it must put out one score.")
     return whole, offset
 
 

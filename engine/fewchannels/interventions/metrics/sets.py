@@ -1,4 +1,4 @@
-"""Distances between sets of pictures, through embeddings of each: the formulae of FID, KID and CMMD."""
+"""Distances between sets of images, through embeddings of each: the formulae of FID, KID and CMMD."""
 
 import numpy as np
 from scipy import linalg
@@ -15,18 +15,18 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     """Of two Gaussians: FID's formula (Heusel et al. 2017, arXiv 1706.08500), whatever the embeddings are of.
 
     Args:
-        one: ``(picture, feature)`` float.
+        one: ``(image, feature)`` float.
         other: likewise.
 
     Raises:
-        InputError: a set has no more pictures than features: its covariance would be singular, the distance biased;
+        InputError: a set has no more images than features: its covariance would be singular, the distance biased;
             or the sets are not of the same features, or not finite.
     """
     one, other = _comparable(one, other, least=1)
     for each in (one, other):
         if len(each) <= each.shape[1]:
             raise InputError(
-                f"a Frechet distance over {each.shape[1]} features needs more than as many pictures; there are "
+                f"a Frechet distance over {each.shape[1]} features needs more than as many images; there are "
                 f"{len(each)}. Use the kernel distance or CMMD."
             )
     apart = one.mean(axis=0) - other.mean(axis=0)
@@ -39,11 +39,11 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
     """Unbiased squared MMD with the kernel ``(x y / d + 1)^3``: KID (Binkowski et al. 2018, arXiv 1801.01401).
 
     Args:
-        one: ``(picture, feature)`` float, at least two.
+        one: ``(image, feature)`` float, at least two.
         other: likewise.
 
     Raises:
-        InputError: a set has fewer than two pictures, or the sets are not of the same features, or not finite.
+        InputError: a set has fewer than two images, or the sets are not of the same features, or not finite.
     """
     one, other = _comparable(one, other, least=2)
 
@@ -60,10 +60,10 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
 def cmmd(one: np.ndarray, other: np.ndarray) -> float:
     """1000 x squared MMD of unit vectors, Gaussian kernel, sigma 10: CMMD (Jayasumana et al. 2024, arXiv 2401.09603).
 
-    Biased, as theirs is: a picture is paired with itself too, and equal sets are exactly 0 apart.
+    Biased, as theirs is: an image is paired with itself too, and equal sets are exactly 0 apart.
 
     Args:
-        one: ``(picture, feature)`` float, such as CLIP's embeddings.
+        one: ``(image, feature)`` float, such as CLIP's embeddings.
         other: likewise.
 
     Raises:
@@ -80,9 +80,9 @@ def cmmd(one: np.ndarray, other: np.ndarray) -> float:
 def _comparable(one: np.ndarray, other: np.ndarray, *, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Both in float64, once they are found to be sets of the same features."""
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
-        raise InputError(f"sets of shapes {one.shape} and {other.shape}; both must be (picture, feature) of one model.")
+        raise InputError(f"sets of shapes {one.shape} and {other.shape}; both must be (image, feature) of one model.")
     if min(len(one), len(other)) < least:
-        raise InputError(f"sets of {len(one)} and {len(other)} pictures; each must have at least {least}.")
+        raise InputError(f"sets of {len(one)} and {len(other)} images; each must have at least {least}.")
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        raise InputError("a set has embeddings that are not finite; leave out the pictures that failed.")
+        raise InputError("a set has embeddings that are not finite; leave out the images that failed.")
     return one.astype(np.float64), other.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The shapes world's exact metrics: what a picture shows of what its prompt asks for."""
+"""The shapes world's exact metrics: what an image shows of what its prompt asks for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,28 +18,28 @@ def scene_of(prompt: str) -> Scene | None:
         return None
 
 
-def judged(pictures: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict | None], Tensor]:
-    """Verdicts on pictures whose prompts are of the world, and their subjects' masks.
+def judged(images: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict | None], Tensor]:
+    """Verdicts on images whose prompts are of the world, and their subjects' masks.
 
     Args:
-        pictures: ``(picture, rgb, y, x)`` float32 in [0, 1].
+        images: ``(image, rgb, y, x)`` float32 in [0, 1].
         scenes: that their prompts ask for; None where they are not of the world.
 
     Returns:
-        A verdict or None for each, and masks ``(picture, y, x)`` bool, empty where there is no verdict or no subject.
+        A verdict or None for each, and masks ``(image, y, x)`` bool, empty where there is no verdict or no subject.
     """
-    masks = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
-    verdicts: list[Verdict | None] = [None] * len(pictures)
+    masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+    verdicts: list[Verdict | None] = [None] * len(images)
     known = [i for i, scene in enumerate(scenes) if scene is not None]
-    if known and pictures.shape[2] == pictures.shape[3]:
-        found, masks[known] = judge(pictures[known])
+    if known and images.shape[2] == images.shape[3]:
+        found, masks[known] = judge(images[known])
         for i, verdict in zip(known, found, strict=True):
             verdicts[i] = verdict
     return verdicts, masks
 
 
 def shown(verdict: Verdict | None, target: Scene | None, source: Scene | None) -> dict[str, Any]:
-    """What a picture shows of its target and its source, as columns of ``edits``.
+    """What an image shows of its target and its source, as columns of ``edits``.
 
     Args:
         verdict: the judge's; None where there is none.

@@ -201,8 +201,8 @@ class Catalog:
             f"{self._storage.url} --repair to remove its record, then run its command again."
         )
 
-    def picture(self, sample_id: str) -> bytes | None:
-        """One sample's generated picture, PNG bytes; None where there is no such sample or it has none."""
+    def image(self, sample_id: str) -> bytes | None:
+        """One sample's generated image, PNG bytes; None where there is no such sample or it has none."""
         found = self.sql("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
         return next((image for (image,) in found.fetchall()), None)
 

@@ -15,7 +15,7 @@ from fewchannels.runs.sql.values import quoted
 from fewchannels.tables import schema
 
 TABLES = ("samples", "manifest")
-_PICTURE = "image"
+_IMAGE = "image"
 _JOINED = "samples join manifest using (sample_id)"
 Column = tuple[str, str]
 """Table and name."""
@@ -39,7 +39,7 @@ class Columns:
     """The columns of a run's samples.
 
     Attributes:
-        samples: names of those of ``samples``, but for the picture.
+        samples: names of those of ``samples``, but for the image.
         manifest: names of those of ``manifest``.
         own: which of the manifest's come from its source, in lower case.
     """
@@ -51,7 +51,7 @@ class Columns:
     @classmethod
     def of(cls, asked: Asked) -> "Columns":
         """Those of a run."""
-        samples = [name for name in asked.sql("select * from samples limit 0").columns if name != _PICTURE]
+        samples = [name for name in asked.sql("select * from samples limit 0").columns if name != _IMAGE]
         manifest = asked.sql("select * from manifest limit 0").columns
         ours = {name.casefold() for name in schema("manifest").names}
         return cls(tuple(samples), tuple(manifest), frozenset(name.casefold() for name in manifest) - ours)

@@ -15,7 +15,7 @@ from fewchannels.runs.sql.named_queries import Query
 from fewchannels.runs.sql.values import distinct, projection
 from fewchannels.settings.units import size
 
-_BATCH_ROWS = 2048  # what DuckDB makes at a time; of pictures, more would be much
+_BATCH_ROWS = 2048  # what DuckDB makes at a time; of images, more would be much
 _LARGER = (
     "Ask for fewer rows or columns, or write the answer, of any size, to a file: fewchannels sql RUN QUESTION -o FILE."
 )

@@ -47,7 +47,7 @@ def disagreements(
         if image is None:
             continue
         if (reason := _undecodable(image)) is not None:
-            yield "samples", f"the picture of sample {sample} cannot be decoded: {reason}"
+            yield "samples", f"the image of sample {sample} cannot be decoded: {reason}"
         for track in layout.tracks:
             # A block without the stream, or a step without the branch, left its scores unwritten and has no row.
             may_lack = (track.stream, track.branch) != ("image", "cond")
@@ -68,9 +68,9 @@ def disagreements(
             yield from _scores_that_differ(layout, track.prefix, score, record, arrays, cells.filter(own))
 
 
-def _undecodable(picture: bytes) -> str | None:
+def _undecodable(image: bytes) -> str | None:
     try:
-        read_image(picture)
+        read_image(image)
     except InputError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""Export a run's tables as a folder that ``datasets.load_dataset`` opens, pictures as pictures."""
+"""Export a run's tables as a folder that ``datasets.load_dataset`` opens, images as images."""
 
 import json
 import re
@@ -29,7 +29,7 @@ configs:
 
 {n} samples of a run of {model} (fingerprint {fingerprint}, weights {weights}), captured with fewchannels.
 
-- `samples`: one row per sample: prompt, seed, picture.
+- `samples`: one row per sample: prompt, seed, image.
 - `cells`: one row per (sample, step, layer, stream, branch): the channels of largest `{score}` score, their scores,
   ratio to the median, share of energy.
 

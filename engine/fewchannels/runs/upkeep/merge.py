@@ -1,6 +1,6 @@
 """Make a run from samples of other runs, without generating anything: merge runs, or export a part of one.
 
-Samples keep their values, pictures and ids; their indices, and so their tasks, are the new run's.
+Samples keep their values, images and ids; their indices, and so their tasks, are the new run's.
 """
 
 import io

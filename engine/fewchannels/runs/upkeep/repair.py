@@ -1,6 +1,6 @@
 """Repair removes records, so that the command that wrote them does their work again; it never removes what they name.
 
-A manifest, arrays, tables, pictures, masks and files of a user's own are left as they are, damaged or not: what is
+A manifest, arrays, tables, images, masks and files of a user's own are left as they are, damaged or not: what is
 made again takes their place, and what cannot be made again is still there for whoever wants to mend it.
 """
 

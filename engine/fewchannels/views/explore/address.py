@@ -15,9 +15,9 @@ SHOWN = {
     "channel": "one channel",
     "heat": "sum of the top k, each from 0 to 1",
     "clusters": "foreground of two clusters by the top k",
-    "picture": "picture only",
+    "picture": "image only",
 }
-"""What may lie over a picture."""
+"""What may lie over an image."""
 
 
 def asked(search: str | None) -> dict[str, str]:
@@ -47,13 +47,13 @@ def sweep_path(name: str, *parts: str) -> str:
     return page_path("sweep", name, *parts)
 
 
-def picture_path(name: str, sample: int, side: int | None = None) -> str:
-    """The address of a sample's picture, no larger than ``side`` pixels if that is given."""
+def image_path(name: str, sample: int, side: int | None = None) -> str:
+    """The address of a sample's image, no larger than ``side`` pixels if that is given."""
     return _signed(address(f"/picture/{quote(name, safe='')}/{sample}.png", {"side": side}))
 
 
 def edit_path(name: str, item: int, row: int, side: int | None = None) -> str:
-    """The address of one picture of a sweep's item, by its row among the item's."""
+    """The address of one image of a sweep's item, by its row among the item's."""
     return _signed(address(f"/edit/{quote(name, safe='')}/{item}/{row}.png", {"side": side}))
 
 
@@ -93,7 +93,7 @@ class View:
         channel: which channel; None for that of ``rank``.
         rank: place of the channel among the largest, from 1.
         k: channels of ``heat`` and ``clusters``.
-        opacity: of the map over the picture, 0 to 100 %.
+        opacity: of the map over the image, 0 to 100 %.
         outline: whether the subject's mask is drawn.
     """
 

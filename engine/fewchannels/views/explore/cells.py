@@ -1,4 +1,4 @@
-"""What of a sample's cell is laid over its picture, and what is said of it."""
+"""What of a sample's cell is laid over its image, and what is said of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from fewchannels.analyses.figures.overlay import Overlay
 from fewchannels.measures.draws import cell_keys
 from fewchannels.measures.localization import localize
-from fewchannels.views.explore.address import View, picture_path
+from fewchannels.views.explore.address import View, image_path
 from fewchannels.views.explore.opened import Cell, OpenedRun
 
 
@@ -20,7 +20,7 @@ class Seen:
     Attributes:
         cell: what the store holds.
         channel: that is shown; of what is of several, the one of the view's rank.
-        drawing: over the picture.
+        drawing: over the image.
         text: what it says in numbers.
     """
 
@@ -59,7 +59,7 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
         outlines["subject"] = mask
     empty = np.full(cell.maps.shape[1:], np.nan, np.float32)
     if view.show == "picture":
-        values, title, unit, text = empty, "Picture", "", ""
+        values, title, unit, text = empty, "Image", "", ""
     elif view.show == "channel":
         values = empty if is_missing else cell.maps[at]
         title, unit = f"Channel {channel}, {where}", "signed value"
@@ -72,7 +72,7 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
         text = f"The foreground, the cluster of larger mean heat, has {front.mean():.0%} of the tokens."
     low, high = (0.0, 1.0) if view.show == "clusters" else (None, None)
     drawing = Overlay(
-        picture_path(run.name, about["sample"]),
+        image_path(run.name, about["sample"]),
         values,
         f"{title}\nscores: {run.score}",
         unit,

@@ -287,7 +287,7 @@ def _few_words(table: pd.DataFrame) -> list[str]:
 
 
 def _readable(answer: Answer) -> pd.DataFrame:
-    """As the grid takes it: pictures as their size, lists as text."""
+    """As the grid takes it: images as their size, lists as text."""
     table = answer.df()
     for name in table.columns:
         if table[name].dtype == object:

@@ -1,4 +1,4 @@
-"""What the explorer serves besides pages: pictures, and answers to be downloaded."""
+"""What the explorer serves besides pages: images, and answers to be downloaded."""
 
 import io
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask, Response, abort, request, send_file
 
 from fewchannels.errors import FewchannelsError
-from fewchannels.runs.pictures import decoded
+from fewchannels.runs.images import decoded
 from fewchannels.runs.sql.question import Question
 from fewchannels.runs.sql.writing import csv_texts, write
 from fewchannels.views.explore.console import question_of
@@ -27,9 +27,9 @@ def serve_files(server: Flask, places: Places) -> None:
     """
 
     @server.get("/picture/<name>/<int:sample>.png")
-    def picture(name: str, sample: int) -> Response:
+    def image(name: str, sample: int) -> Response:
         try:
-            return _sent(run_of(places, name).picture(sample))
+            return _sent(run_of(places, name).image(sample))
         except FewchannelsError as error:
             abort(404, str(error))
 
@@ -55,16 +55,16 @@ def serve_files(server: Flask, places: Places) -> None:
 
 
 def _sent(data: bytes | None) -> Response:
-    """A picture, smaller if ``side`` asks for it."""
+    """An image, smaller if ``side`` asks for it."""
     if data is None:
-        abort(404, "There is no such picture: its sample failed, or has none.")
+        abort(404, "There is no such image: its sample failed, or has none.")
     side = request.args.get("side", type=int)
     if side in _SIDES:
-        picture = decoded(data)
-        if max(picture.size) > side:
-            picture.thumbnail((side, side))
+        image = decoded(data)
+        if max(image.size) > side:
+            image.thumbnail((side, side))
             buffer = io.BytesIO()
-            picture.save(buffer, "PNG", compress_level=1)
+            image.save(buffer, "PNG", compress_level=1)
             data = buffer.getvalue()
     response = Response(data, mimetype="image/png")
     response.headers["Cache-Control"] = "private, max-age=60"

@@ -78,7 +78,7 @@ def _of_sweep(place: Opened) -> list[Any]:
     edits = evidence.ask(f"select {_COLUMNS} from edits")
     said = find(evidence, edits) if (edits["role"] == "edited").any() else None
     if said is None or not said.sentences:
-        return [note("Nothing yet: no finished item has an edited picture that was measured.")]
+        return [note("Nothing yet: no finished item has an edited image that was measured.")]
     return [note(said.about), _list(place, said.sentences)]
 
 

@@ -1,4 +1,4 @@
-"""A run's gallery: pictures, filtered and ordered."""
+"""A run's gallery: images, filtered and ordered."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from fewchannels.errors import FewchannelsError
 from fewchannels.runs.sql.ranking import CHANNEL
-from fewchannels.views.explore.address import address, picture_path, run_path
+from fewchannels.views.explore.address import address, image_path, run_path
 from fewchannels.views.explore.findings import folded
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import OpenedRun
@@ -18,7 +18,7 @@ _ORDERS = {"least": "least first", "largest": "largest first"}
 
 
 def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the page of pictures that the address asks for.
+    """Its controls, and the page of images that the address asks for.
 
     A condition in SQL that nobody has asked by hand waits for the button: any site may link to it.
     """
@@ -128,9 +128,9 @@ def _card(run: OpenedRun, search: Search, row: dict[str, Any]) -> html.Li:
         view["channel"] = search.channel
     to = address(run_path(run.name, "sample", row["sample_id"]), view)
     value = [] if row["value"] is None or search.by == "prompt" else [html.B(shown(row["value"]))]
-    picture = (
-        html.Img(src=picture_path(run.name, row["sample"], 192), alt="")
+    image = (
+        html.Img(src=image_path(run.name, row["sample"], 192), alt="")
         if row["status"] == "done"
         else html.Span("failed", className="no-picture")
     )
-    return html.Li(dcc.Link([picture, html.Span(row["prompt"], className="prompt"), *value], href=to), className="card")
+    return html.Li(dcc.Link([image, html.Span(row["prompt"], className="prompt"), *value], href=to), className="card")

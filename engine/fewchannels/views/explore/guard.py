@@ -55,7 +55,7 @@ def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str])
         if request.method not in ("GET", "HEAD") and not same(keys.page, request.headers.get(KEY_HEADER, "")):
             return _refused("The page did not send its key.")
         if request.path.startswith(_SIGNED) and not keys.has_signed(request.path, request.args.items(multi=True)):
-            return _refused("This address is not signed by the explorer: addresses of pictures and downloads must be.")
+            return _refused("This address is not signed by the explorer: addresses of images and downloads must be.")
         return None
 
     @server.after_request

@@ -16,7 +16,7 @@ class Keys:
 
     A browser gives its cookies to every server of a host, whatever the port, so to those of other users of the machine
     too. The cookie therefore opens the empty pages only. What shows data takes more: a callback takes :attr:`page`,
-    which scripts of the explorer's own origin alone can read, and a picture or a download takes a signed address.
+    which scripts of the explorer's own origin alone can read, and an image or a download takes a signed address.
 
     Attributes:
         token: opens the explorer to a person; it stands in the printed address.

@@ -26,8 +26,8 @@ _MOST_KNOWN = 64
 _NONE = "none"
 _FIRST = "a large red star in the center on a blue background"
 _EDIT_FIELDS = ("action", "factor", "alpha", "source", "selection", "k", "channels", "layers", "steps", "tokens")
-_PICTURE_FIELDS = ("prompt", "seed", "n_steps", "guidance")
-_FIELDS = (*_PICTURE_FIELDS, *_EDIT_FIELDS)
+_IMAGE_FIELDS = ("prompt", "seed", "n_steps", "guidance")
+_FIELDS = (*_IMAGE_FIELDS, *_EDIT_FIELDS)
 
 
 @dataclass
@@ -215,7 +215,7 @@ def _query(values: Mapping[str, Any]) -> dict[str, str]:
     """What is filled in; an edit's settings only where there is one."""
     said = {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
     if said.get("action", _NONE) == _NONE:
-        return {name: said[name] for name in _PICTURE_FIELDS if name in said}
+        return {name: said[name] for name in _IMAGE_FIELDS if name in said}
     for name, owner in (("factor", "scale"), ("source", "transport")):
         if said["action"] != owner:
             said.pop(name, None)
@@ -238,7 +238,7 @@ def _state(generation: Trajectory, now: Snapshot) -> Any:
 
 
 def _rows(generation: Trajectory, now: Snapshot, at: int, layer: int, rank: int, theme: Theme) -> list[html.Section]:
-    """Each row of the batch at a step and layer: its map over its picture, where that is finished."""
+    """Each row of the batch at a step and layer: its map over its image, where that is finished."""
     step, block = now.steps[at], place_at(generation.blocks, layer)
     shown = {role: _map(step.rows[role], layer, rank) for role in generation.roles}
     values = np.stack([each[1] for each in shown.values()])
@@ -246,10 +246,10 @@ def _rows(generation: Trajectory, now: Snapshot, at: int, layer: int, rank: int,
     sections = []
     for role, (channel, one, text) in shown.items():
         title = f"{role}: channel {channel}, step {step.step}, layer {block.layer}\n{text}"
-        drawing = Overlay(now.pictures.get(role), one, title, "signed value", low, high, 0.6 if now.pictures else 1.0)
+        drawing = Overlay(now.images.get(role), one, title, "signed value", low, high, 0.6 if now.images else 1.0)
         parts: list[Any] = [drawn(overlay(drawing, theme).update_layout(height=380))]
-        if role in now.pictures:
-            parts.append(html.Img(src=data_uri(now.pictures[role]), alt=f"picture, {role}", className="picture"))
+        if role in now.images:
+            parts.append(html.Img(src=data_uri(now.images[role]), alt=f"image, {role}", className="picture"))
         sections.append(html.Section(parts))
     return sections
 
@@ -273,7 +273,7 @@ def ratio_maps(generation: Trajectory, now: Snapshot) -> list[HeatMap]:
     return [
         HeatMap(
             values=np.pad(each, ((0, 0), (0, missing)), constant_values=np.nan),
-            title=f"{role}: largest score over the median, one picture",
+            title=f"{role}: largest score over the median, one image",
             rows=[block.layer for block in generation.blocks],
             columns=list(range(generation.n_steps)),
             row="layer",

@@ -1,6 +1,6 @@
 """A run opened to be looked at: what one page needs, read when it is asked for, while a capture may still write.
 
-Nothing here loads a store: a map is read with the chunk that holds it, a picture with its task's part.
+Nothing here loads a store: a map is read with the chunk that holds it, an image with its task's part.
 """
 
 import math
@@ -123,7 +123,7 @@ class Opened:
         return {"n_tasks": n_tasks, "n_tasks_done": n_done, "n_items": n_items}
 
     def _rows(self, table: str, task: int) -> dict[str, list[Any]]:
-        """One finished task's rows of a table that has pictures, as columns."""
+        """One finished task's rows of a table that has images, as columns."""
         record = Ledger(self.storage).find(task)
         if record is None:
             raise InputError(f"task {task} of {self.name!r} has no record any more; it may be about to be done again.")
@@ -189,7 +189,7 @@ class OpenedRun(Opened):
         return self.layout.branches
 
     def sample(self, sample_id: str) -> dict[str, Any]:
-        """What the table ``samples`` says of a sample, but for its picture.
+        """What the table ``samples`` says of a sample, but for its image.
 
         Raises:
             InputError: no finished task has such a sample.
@@ -222,8 +222,8 @@ class OpenedRun(Opened):
         pool = self.layout.pool
         return about["grid_height"] // pool, about["grid_width"] // pool
 
-    def picture(self, sample: int) -> bytes | None:
-        """A sample's picture, PNG bytes; None where it failed.
+    def image(self, sample: int) -> bytes | None:
+        """A sample's image, PNG bytes; None where it failed.
 
         Raises:
             InputError: its task has no record.
@@ -295,7 +295,7 @@ class OpenedSweep(Opened):
     """A sweep that is looked at."""
 
     def item(self, item: int) -> dict[str, list[Any]]:
-        """Rows of ``edits`` of one item, with their pictures, as columns.
+        """Rows of ``edits`` of one item, with their images, as columns.
 
         Raises:
             InputError: no finished task has the item.

@@ -1,4 +1,4 @@
-"""One sample's page: its picture under any channel's map, by layer and step; its channels, its tokens."""
+"""One sample's page: its image under any channel's map, by layer and step; its channels, its tokens."""
 
 import io
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fewchannels.analyses.figures.overlay import HEIGHT as OVERLAY_HEIGHT
 from fewchannels.analyses.figures.overlay import overlay
 from fewchannels.errors import FewchannelsError
 from fewchannels.runs.sql.ranking import CHANNEL
-from fewchannels.views.explore.address import SHOWN, View, address, page_path, picture_path, run_path
+from fewchannels.views.explore.address import SHOWN, View, address, image_path, page_path, run_path
 from fewchannels.views.explore.cells import see, usual_view
 from fewchannels.views.explore.lookup import Places, run_of
 from fewchannels.views.explore.opened import Cell, OpenedRun
@@ -85,8 +85,8 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
     if about["status"] != "done":
         return [head, alert(f"This sample failed: {about['error']}"), details]
     if not run.layout.has_maps:
-        picture = html.Img(src=picture_path(run.name, about["sample"]), alt=about["prompt"], className="picture")
-        return [head, note("This run keeps no token maps: capture with --top-k to see them."), picture, details]
+        image = html.Img(src=image_path(run.name, about["sample"]), alt=about["prompt"], className="picture")
+        return [head, note("This run keeps no token maps: capture with --top-k to see them."), image, details]
     return [
         dcc.Store(id="sample-which", data={"run": run.name, "id": sample_id}),
         dcc.Store(id="sample-shown"),
@@ -109,7 +109,7 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
                         html.H2("Largest channels here"),
                         html.Div(id="sample-thumbnails", className="thumbnails"),
                         html.H2("One token"),
-                        html.Div(note("Click a token on the picture to see its channels."), id="sample-token"),
+                        html.Div(note("Click a token on the image to see its channels."), id="sample-token"),
                     ],
                     className="aside",
                 ),
@@ -156,7 +156,7 @@ def _controls(run: OpenedRun, about: dict[str, Any], view: View) -> list[Any]:
     ]
     branches = field("Branch", choice("sample-branch", run.branches, view.branch))
     controls.append(html.Div(branches, hidden=len(run.branches) == 1))
-    controls.append(html.Img(src=picture_path(run.name, about["sample"]), alt="the picture alone", className="picture"))
+    controls.append(html.Img(src=image_path(run.name, about["sample"]), alt="the image alone", className="picture"))
     return controls
 
 
@@ -298,11 +298,11 @@ def _thumbnail(cell: Cell, i: int, chosen: int | None) -> html.Button:
     channel, median = int(cell.channels[i]), cell.median
     score = float(cell.scores[channel])
     text = f"{score / median:.3g} × median" if median > 0 else f"{score:.3g}"
-    picture = Image.fromarray(colored(cell.maps[i]))
-    width, height = picture.size
+    image = Image.fromarray(colored(cell.maps[i]))
+    width, height = image.size
     side = _THUMBNAIL_SIDE / max(width, height)
     data = io.BytesIO()
-    picture.resize((max(1, round(width * side)), max(1, round(height * side))), Image.Resampling.NEAREST).save(
+    image.resize((max(1, round(width * side)), max(1, round(height * side))), Image.Resampling.NEAREST).save(
         data, "PNG"
     )
     return html.Button(

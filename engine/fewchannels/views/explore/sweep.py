@@ -1,4 +1,4 @@
-"""A sweep's page: one item's pictures on a grid of settings, what a setting did, dose and response."""
+"""A sweep's page: one item's images on a grid of settings, what a setting did, dose and response."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
     state = sweep.state()
     head = heading(sweep.name, dcc.Link("SQL", href=sweep_path(sweep.name, "sql")))
     if not state["n_tasks_done"]:
-        return [head, note("No task of this sweep is finished yet. Its pictures appear here as tasks end.")]
+        return [head, note("No task of this sweep is finished yet. Its images appear here as tasks end.")]
     names = varying(sweep)
     measured = _measured(sweep)
     item = number(given, "item", 0)
@@ -145,15 +145,15 @@ def register(app: Dash, places: Places) -> None:
 
 
 def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only: Mapping[str, str]) -> list[Any]:
-    """One item's edited pictures as a table; what shares a place there is side by side in it.
+    """One item's edited images as a table; what shares a place there is side by side in it.
 
     Args:
         sweep: that is looked at.
         item: its place in the sweep.
         row: the setting whose values are rows.
         column: likewise the columns; ``none`` for one column.
-        metric: of the numbers below pictures.
-        only: values of settings, as text, that pictures must have.
+        metric: of the numbers below images.
+        only: values of settings, as text, that images must have.
 
     Raises:
         InputError: no finished task has the item, or there is no such setting or metric.
@@ -184,10 +184,7 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
             html.Tr(
                 [
                     html.Th(_setting(row, value), scope="row"),
-                    *(
-                        html.Td([_picture(sweep, item, i, each, metric) for i, each in cell.iterrows()])
-                        for cell in cells
-                    ),
+                    *(html.Td([_image(sweep, item, i, each, metric) for i, each in cell.iterrows()]) for cell in cells),
                 ]
             )
         )
@@ -199,7 +196,7 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
     }
     return [
         facts({name: value for name, value in texts.items() if not pd.isna(value)}),
-        html.Div([_picture(sweep, item, i, each, metric) for i, each in compared.iterrows()], className="compared"),
+        html.Div([_image(sweep, item, i, each, metric) for i, each in compared.iterrows()], className="compared"),
         html.Div(html.Table([html.Thead(html.Tr(heads)), html.Tbody(body)]), className="grid"),
     ]
 
@@ -212,7 +209,7 @@ def _setting(name: str, value: object) -> str:
     return shown(value) if name in ("selection", "action") else f"{name} {shown(value)}"
 
 
-def _picture(sweep: OpenedSweep, item: int, row: Any, about: pd.Series, metric: str) -> html.Figure:
+def _image(sweep: OpenedSweep, item: int, row: Any, about: pd.Series, metric: str) -> html.Figure:
     is_edited = about["role"] == "edited"
     what = [f"{name} {shown(about[name])}" for name in SETTINGS if is_edited and not pd.isna(about[name])]
     title = ", ".join(what) or about["role"]

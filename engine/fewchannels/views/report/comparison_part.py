@@ -96,12 +96,12 @@ def _samples(evidence: Evidence) -> Gallery | Missing | None:
                 .fetchall()
             )
             images = [
-                (f"{side.upper()}'s picture", gallery.thumbnail(catalog.picture(sample_id)))
+                (f"{side.upper()}'s image", gallery.thumbnail(catalog.image(sample_id)))
                 for side, catalog in opened.items()
             ]
             shown.append(Shown(rank, float(rows.iloc[place]["value"]), sample_id, about[0], f"seed {about[1]}", images))
     except FewchannelsError as error:
-        why = f"the pictures are in the runs, which cannot be read from here: {error}"
+        why = f"the images are in the runs, which cannot be read from here: {error}"
         return Missing("Samples as A and B drew them", [], why)
     finally:
         for catalog in opened.values():

@@ -1,4 +1,4 @@
-"""Samples to look at: those of highest, median and lowest value of a column, each with its pictures and its prompt."""
+"""Samples to look at: those of highest, median and lowest value of a column, each with its images and its prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.choices import choose_pool_side
+from fewchannels.runs.images import decoded
 from fewchannels.runs.layout import Track
-from fewchannels.runs.pictures import decoded
 from fewchannels.runs.sql.columns import TABLES, Column, Columns
 from fewchannels.runs.sql.ranking import (
     ALIGNMENT_MEASURES,
@@ -33,7 +33,7 @@ from fewchannels.runs.sql.ranking import (
 SIDE = 256  # pixels
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
 _EACH = 3  # of a run, for each rank
-_NO_IMAGE = "the picture is missing or cannot be decoded"
+_NO_IMAGE = "the image is missing or cannot be decoded"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
             f"samples left join (select * from cells where {evidence.of_track} and layer = {ranking.layer} and step = "
             f"{ranking.step}) using (sample, sample_id) where sample = {int(row['sample'])}"
         ).itertuples()
-        images = [("picture", thumbnail(about.image))]
+        images = [("image", thumbnail(about.image))]
         grid = _token_map(evidence, int(row["sample"]), ranking, int(about.grid_height), int(about.grid_width))
         if grid is not None and pd.notna(about.channel):
             caption = f"channel {int(about.channel)}, layer {ranking.layer}, step {ranking.step}"
@@ -144,7 +144,7 @@ def _token_map(evidence: Evidence, sample: int, ranking: _Ranking, height: int, 
 
 
 def thumbnail(data: bytes | None) -> np.ndarray | None:
-    """A stored picture, at most 256 pixels a side; None where there is none or it cannot be decoded."""
+    """A stored image, at most 256 pixels a side; None where there is none or it cannot be decoded."""
     if not isinstance(data, bytes):
         return None
     try:
@@ -156,7 +156,7 @@ def thumbnail(data: bytes | None) -> np.ndarray | None:
 
 
 def of_sweep(evidence: Evidence, columns: Sequence[str], condition: int, words: str) -> list[Gallery]:
-    """Items of a sweep by columns of ``edits``: a setting's edited picture beside what it is compared with.
+    """Items of a sweep by columns of ``edits``: a setting's edited image beside what it is compared with.
 
     Args:
         evidence: the sweep.
@@ -200,5 +200,5 @@ def _item(evidence: Evidence, row: pd.Series, rank: str, condition: int) -> Show
 
 
 def alternative(caption: str, prompt: str, image: np.ndarray | None) -> str:
-    """What a picture's alternative text says."""
+    """What an image's alternative text says."""
     return f"{caption} of: {prompt}" if image is not None else _NO_IMAGE

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def write_markdown(document: Document, out: Path, on_progress: Progress) -> int:
-    """Write ``report.md`` and the pictures that it names, in ``report_figures/``, the text last.
+    """Write ``report.md`` and the images that it names, in ``report_figures/``, the text last.
 
     Args:
         document: what it says.
@@ -81,7 +81,7 @@ def plain(text: str) -> str:
 
 
 def _block(block: Block, folder: str, prefix: str) -> tuple[list[str], dict[str, bytes]]:
-    """Lines, and the pictures that they name."""
+    """Lines, and the images that they name."""
     match block:
         case Warnings():
             return [line for text in block.texts for line in (f"> **Warning.** {plain(text)}", "")], {}
@@ -122,7 +122,7 @@ def _gallery(block: Gallery, folder: str, prefix: str) -> tuple[list[str], dict[
             images[name] = _png(pixels)
             cells.append(f"{_image(about, folder, name)} {plain(caption)}")
         body.append([f"{each.rank}: {number(each.value)}", " ".join(cells), plain(f"{each.prompt} ({each.about})")])
-    lines += ["| value | pictures | prompt |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in body), ""]
+    lines += ["| value | images | prompt |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in body), ""]
     return [*lines, *_commands(block.how, "How to list these samples")], images
 
 

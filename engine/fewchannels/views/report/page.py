@@ -68,7 +68,7 @@ def _trusted(text: str) -> Markup:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """What the page may do: run these scripts, set styles, and show pictures that are in it."""
+    """What the page may do: run these scripts, set styles, and show images that are in it."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'" for script in scripts
     )
@@ -124,7 +124,7 @@ def _blocks(
 def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
     drawing = figure.drawing
     about = {"id": f"{part_id}-{figure.name}", "title": drawing.title, "alt": described(drawing), "how": figure.how}
-    if isinstance(drawing, Images):  # pictures in a table have labels that can be read, and fit a narrow screen
+    if isinstance(drawing, Images):  # images in a table have labels that can be read, and fit a narrow screen
         return about | {"images": _rows(drawing), "columns": drawing.columns, "data": None}
     shown = interactive(drawing)
     shown.update_layout(title_text="", margin_t=_HEADROOM)
@@ -139,7 +139,7 @@ def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
 
 
 def _rows(drawing: Images) -> list[dict[str, Any]]:
-    """A row for each label; what failed, or was not made, is a cell without a picture."""
+    """A row for each label; what failed, or was not made, is a cell without an image."""
     title = drawing.title.split("\n")[0]
     return [
         {
@@ -158,7 +158,7 @@ def _image(caption: str, prompt: str, pixels: np.ndarray | None) -> dict[str, An
     shown: dict[str, Any] = {"caption": caption, "alt": alternative(caption, prompt, pixels), "source": None}
     if pixels is not None:
         buffer = io.BytesIO()
-        # Small pictures and token maps are exact; photographs at full size would not fit in a page.
+        # Small images and token maps are exact; photographs at full size would not fit in a page.
         lossless = max(pixels.shape) <= SIDE // 4
         Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=82, method=4)
         shown |= {"source": data_uri(buffer.getvalue(), "webp"), "width": pixels.shape[1], "height": pixels.shape[0]}

@@ -50,7 +50,7 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
 
 
 def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
-    """The pictures of the items that figures show; None of the others."""
+    """The images of the items that figures show; None of the others."""
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for item in shown_items(edits):
         rows = evidence.ask(f"select role, condition_id, image from edits where item = {item:d}")
@@ -107,8 +107,8 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
         ),
         (
             "edits",
-            f"{numbers['n_edited']:,} edited pictures, {numbers['n_conditions']:,} conditions of each item; "
-            f"{numbers['n_failed']:,} pictures failed, {numbers['n_nonfinite']:,} came of latents that were not finite"
+            f"{numbers['n_edited']:,} edited images, {numbers['n_conditions']:,} conditions of each item; "
+            f"{numbers['n_failed']:,} images failed, {numbers['n_nonfinite']:,} came of latents that were not finite"
             f", not edited: {numbers['n_not_edited']:,}",
         ),
         ("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)),
@@ -135,15 +135,15 @@ def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) 
             "limit 3"
         )
         listed = "; ".join(f"{row.n:,} x {row.error}" for row in reasons.itertuples())
-        texts.append(f"{numbers['n_failed']:,} pictures failed, and are in no number below: {listed}")
+        texts.append(f"{numbers['n_failed']:,} images failed, and are in no number below: {listed}")
     if numbers["n_nonfinite"]:
         texts.append(
-            f"{numbers['n_nonfinite']:,} edited pictures came of latents that held a NaN or an infinity, their own or "
-            "the undisturbed picture's; they are in no number below."
+            f"{numbers['n_nonfinite']:,} edited images came of latents that held a NaN or an infinity, their own or "
+            "the undisturbed image's; they are in no number below."
         )
     if numbers["n_not_edited"]:
         texts.append(
-            f"{numbers['n_not_edited']:,} edited pictures were not edited: their condition chose no token or no "
+            f"{numbers['n_not_edited']:,} edited images were not edited: their condition chose no token or no "
             "channel. They are in no number below."
         )
     texts += [said] if (said := in_part(edits)) else []
@@ -154,7 +154,7 @@ def _figures(evidence: Evidence, drawn: dict[str, Drawing], first: Sequence[How]
     """The sweep's figures under the axis that they are of."""
     headings = {axis: f"Dose and response: {axis}" for axis in AXES} | {
         "effects": "Every setting at once",
-        "strip": "Strips of pictures",
+        "strip": "Strips of images",
     }
     found: dict[str, list[Block]] = {key: [] for key in headings}
     for name, drawing in drawn.items():
@@ -203,9 +203,9 @@ def _missing(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) -
         )
         found.append(
             Missing(
-                f"Learned metrics of the pictures ({', '.join(absent)})",
+                f"Learned metrics of the images ({', '.join(absent)})",
                 [],
-                f"they are measured as pictures are made: give the sweep's own command, fewchannels {kind}, also "
+                f"they are measured as images are made: give the sweep's own command, fewchannels {kind}, also "
                 f"{' '.join(options)}, and a new place.",
             )
         )

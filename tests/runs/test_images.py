@@ -1,22 +1,22 @@
-"""Stored pictures: what is decoded is the picture, and damage is told in words."""
+"""Stored images: what is decoded is the image, and damage is told in words."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fewchannels.errors import StorageError
-from fewchannels.runs.pictures import decoded, png
+from fewchannels.runs.images import decoded, png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 
 
-def test_a_picture_is_decoded_as_it_was_stored() -> None:
+def test_an_image_is_decoded_as_it_was_stored() -> None:
     assert np.array_equal(np.asarray(decoded(png(Image.fromarray(PIXELS)))), PIXELS)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 8, 30, -60])
-def test_a_picture_that_is_cut_short_is_told(cut: int) -> None:
-    with pytest.raises(StorageError, match=r"a stored picture of [\d,]+ bytes is damaged: .*runs verify"):
+def test_an_image_that_is_cut_short_is_told(cut: int) -> None:
+    with pytest.raises(StorageError, match=r"a stored image of [\d,]+ bytes is damaged: .*runs verify"):
         decoded(png(Image.fromarray(PIXELS))[:cut])
 
 

@@ -1,4 +1,4 @@
-"""How much, and where, a picture differs from another: pixels against pixels. Pure tensors."""
+"""How much, and where, an image differs from another: pixels against pixels. Pure tensors."""
 
 from functools import lru_cache
 
@@ -12,11 +12,11 @@ from torchmetrics.functional.image import (
 )
 
 LOW_PASS = 1 / 16
-"""Standard deviation of the Gaussian that parts layout from detail, as a share of the picture's shorter side."""
+"""Standard deviation of the Gaussian that parts layout from detail, as a share of the image's shorter side."""
 VISIBLE = 0.1
 """RGB distance above which a pixel counts as changed: about 6 % of the way from black to white."""
 BORDER = 5
-"""Pixels at each border where SSIM's window of 11 reaches beyond the picture."""
+"""Pixels at each border where SSIM's window of 11 reaches beyond the image."""
 FIVE_SCALES = 176
 """Pixels of the shorter side from which there is an MS-SSIM: halved four times, its window of 11 still fits."""
 
@@ -28,40 +28,40 @@ def compare(
     has_mask: Tensor | None = None,
     known: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """Metrics of pictures against others; each picture's own to the last bit, whatever is beside it.
+    """Metrics of images against others; each image's own to the last bit, whatever is beside it.
 
     Args:
-        edited: ``(picture, rgb, y, x)`` floating point in [0, 1].
+        edited: ``(image, rgb, y, x)`` floating point in [0, 1].
         undisturbed: likewise.
-        masks: ``(picture, y, x)`` bool, the undisturbed subject; None where no picture's is known.
-        has_mask: ``(picture,)`` bool, whether that is known; None where each picture's is.
-        known: ``(picture, y, x)`` bool, which pixels its mask knows; None where it knows all. The others are neither
+        masks: ``(image, y, x)`` bool, the undisturbed subject; None where no image's is known.
+        has_mask: ``(image,)`` bool, whether that is known; None where each image's is.
+        known: ``(image, y, x)`` bool, which pixels its mask knows; None where it knows all. The others are neither
             inside nor outside, and not in ``change_iou``.
 
     Returns:
-        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(picture,)`` float64; NaN where there is none:
-        ``psnr`` of equal pictures, ``ssim_inner`` of pictures smaller than its window of 11, ``ms_ssim`` of pictures
+        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(image,)`` float64; NaN where there is none:
+        ``psnr`` of equal images, ``ssim_inner`` of images smaller than its window of 11, ``ms_ssim`` of images
         smaller than :data:`FIVE_SCALES`, and what needs a mask that is unknown or empty, or, for ``mse_outside``, one
         that leaves nothing outside.
 
     Raises:
-        ValueError: pictures or masks have other shapes, or pictures are not floating point.
+        ValueError: images or masks have other shapes, or images are not floating point.
     """
     if edited.ndim != 4 or edited.shape[1] != 3 or edited.shape != undisturbed.shape or not len(edited):
         raise ValueError(
-            f"pictures of shapes {tuple(edited.shape)} and {tuple(undisturbed.shape)}; both must be the same "
-            "(picture, 3, y, x), at least one picture"
+            f"images of shapes {tuple(edited.shape)} and {tuple(undisturbed.shape)}; both must be the same "
+            "(image, 3, y, x), at least one image"
         )
     if not (edited.is_floating_point() and undisturbed.is_floating_point()):
-        raise ValueError(f"pictures of {edited.dtype} and {undisturbed.dtype}; both must be floating point in [0, 1]")
+        raise ValueError(f"images of {edited.dtype} and {undisturbed.dtype}; both must be floating point in [0, 1]")
     n, _, *size = edited.shape
     if masks is None:
         masks = torch.zeros(n, *size, dtype=torch.bool)
     elif masks.shape != (n, *size):
-        raise ValueError(f"masks of shape {tuple(masks.shape)} for pictures of shape {tuple(edited.shape)}")
+        raise ValueError(f"masks of shape {tuple(masks.shape)} for images of shape {tuple(edited.shape)}")
     elif has_mask is not None:
         masks = masks & has_mask.to(masks.device)[:, None, None]
-    # One by one: in a batch, sums and convolutions are rounded by how many pictures there are.
+    # One by one: in a batch, sums and convolutions are rounded by how many images there are.
     found = [
         _compare_one(
             edited[i].float().clone(),
@@ -75,7 +75,7 @@ def compare(
 
 
 def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor, known: Tensor | None) -> dict[str, Tensor | float]:
-    """Of one picture ``(rgb, y, x)``; an empty mask says nothing."""
+    """Of one image ``(rgb, y, x)``; an empty mask says nothing."""
     difference = edited.double() - undisturbed.double()
     by_pixel = difference.square().mean(dim=0)
     mse = by_pixel.mean()
@@ -116,7 +116,7 @@ def _smoothing(side: int, sigma: float) -> Tensor:
 
 
 def _ssim(edited: Tensor, undisturbed: Tensor) -> Tensor:
-    """At every pixel ``(1, rgb, y, x)``; the pictures are mirrored beyond their borders."""
+    """At every pixel ``(1, rgb, y, x)``; the images are mirrored beyond their borders."""
     _, by_pixel = structural_similarity_index_measure(
         edited[None], undisturbed[None], data_range=1.0, return_full_image=True
     )

@@ -1,4 +1,4 @@
-"""Pictures and masks as they are stored, and as they are measured."""
+"""Images and masks as they are stored, and as they are measured."""
 
 import io
 from typing import TYPE_CHECKING
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 def png(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
+    """An image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def decoded(data: bytes) -> Image.Image:
-    """A stored picture in RGB, all of it read.
+    """A stored image in RGB, all of it read.
 
     Raises:
-        StorageError: the bytes are damaged, or not a picture.
+        StorageError: the bytes are damaged, or not an image.
     """
     try:
         return read_image(data, "it")
     except InputError as error:
         raise StorageError(
-            f"a stored picture of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to see "
+            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to see "
             "which sample it belongs to."
         ) from None
 
 
 def pixels(image: Image.Image) -> "Tensor":
-    """A picture as ``(rgb, y, x)`` float32 in [0, 1]."""
+    """An image as ``(rgb, y, x)`` float32 in [0, 1]."""
     import torch
 
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
