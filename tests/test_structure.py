@@ -26,10 +26,7 @@ PACKAGE = SOURCES / "fewchannels"
 # Rooms: a package or a module at the top. Each may import what stands above it.
 ORDER = (
     "errors",
-    "file_system",
-    "contents",
     "files",
-    "images",
     "machine",
     "settings",
     "tables",
@@ -57,7 +54,7 @@ ONLY_IMPORTERS = {
     "diffusers": {"models", "demo"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
-    "fcntl": {"file_system"},
+    "fcntl": {"files.file_system"},
     "xarray": {"runs.arrays", "runs.run"},
     "ray": {"cluster", "capture.run"},
     "duckdb": {"runs.sql"},

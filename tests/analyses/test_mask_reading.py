@@ -19,7 +19,7 @@ from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
-from fewchannels.images import SIXTEEN_BITS
+from fewchannels.files.images import SIXTEEN_BITS
 from fewchannels.runs.sql.catalog import Catalog
 
 SUBJECT = np.zeros((6, 8), bool)

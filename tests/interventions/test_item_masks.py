@@ -8,7 +8,7 @@ from image_files import STORED, turned
 from PIL import Image
 
 from fewchannels.errors import InputError
-from fewchannels.images import read_image
+from fewchannels.files.images import read_image
 from fewchannels.interventions.measure import mask_of
 from fewchannels.interventions.rows import Item
 from fewchannels.manifest import Sample

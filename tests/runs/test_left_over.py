@@ -14,7 +14,7 @@ from made_run import make_run
 from typer.testing import CliRunner
 
 from fewchannels.cli import app
-from fewchannels.files import unfinished, writing
+from fewchannels.files.durable import unfinished, writing
 from fewchannels.runs.lease import hold
 from fewchannels.runs.results import ComparisonResults, Results
 from fewchannels.runs.storage import FolderStorage, open_storage

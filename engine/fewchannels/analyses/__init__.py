@@ -9,5 +9,5 @@ Imported by others: alignment.figures, alignment.findings, alignment.units, anal
     evidence, figures.colors, figures.contact_sheet, figures.drawings, figures.interactive, figures.overlay,
     figures.still, findings, masks.checkpoints, masks.mask_file, masks.units, ratio, selection, settings,
     stability.figures, stability.units, summary, wording.
-Imports: errors, contents, files, images, settings, tables, demo, manifest, measures, models, runs, cluster.
+Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster.
 """

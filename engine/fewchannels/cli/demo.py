@@ -36,7 +36,7 @@ def demo(
     from fewchannels.capture.job import prepare
     from fewchannels.cli.capture import run_job
     from fewchannels.cluster.sizing import choose_pool
-    from fewchannels.files import check_output
+    from fewchannels.files.durable import check_output
 
     table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"
     check_output(table)

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import expanded
+from fewchannels.files.durable import expanded
 
 _NOT_THERE = ("submit", "status", "logs", "stop")
 _PLACES = ("out", "output", "run", "runs", "run_a", "run_b", "sweep", "places")  # of runs, and of what is written

@@ -12,7 +12,7 @@ from fewchannels.cli.console import errors, print_json, results, say
 from fewchannels.cli.options import ruled
 from fewchannels.cli.tables import Column, print_table
 from fewchannels.errors import InputError
-from fewchannels.files import check_output, write
+from fewchannels.files.durable import check_output, write
 from fewchannels.settings.ranges import within
 
 app = Commands(no_args_is_help=True)

@@ -37,7 +37,7 @@ def plot(
     Example: fewchannels plot SWEEP --of ssim --axis k --out ssim.svg
     """
     from fewchannels.errors import InputError
-    from fewchannels.files import check_output, write
+    from fewchannels.files.durable import check_output, write
     from fewchannels.runs.storage import open_storage
 
     storage = open_storage(sweep)

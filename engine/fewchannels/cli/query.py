@@ -18,7 +18,7 @@ from fewchannels.cli.console import errors, note, print_json, results
 from fewchannels.cli.tables import Column, Wide, print_table, say_left_out
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.errors import FewchannelsError, InputError, unknown
-from fewchannels.files import check_output
+from fewchannels.files.durable import check_output
 
 if TYPE_CHECKING:
     from fewchannels.runs.sql.answer import Answer

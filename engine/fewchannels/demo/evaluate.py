@@ -35,7 +35,7 @@ from fewchannels.demo.build import flushed_denormals
 from fewchannels.demo.judge import ATTRIBUTES, Verdict, agreement, judge
 from fewchannels.demo.world import SHAPES, Scene, choose_scenes, draw
 from fewchannels.errors import FewchannelsError, InputError, StorageError
-from fewchannels.files import write, writing
+from fewchannels.files.durable import write, writing
 
 TARGETS = {"colour": 0.95, "background": 0.95, "position": 0.90, "shape": 0.80}
 JUDGE_MINIMUM = 0.99

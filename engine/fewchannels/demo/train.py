@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from fewchannels.demo.build import Architecture, build_pipeline, flushed_denormals
 from fewchannels.demo.world import all_scenes, choose_scenes, draw
-from fewchannels.files import writing
+from fewchannels.files.durable import writing
 
 GUIDANCE_RANGE = (1.0, 6.0)
 CAPTION_DROPOUT = 0.1

@@ -7,6 +7,5 @@ somebody watches.
 Imported by others: begin, conditions, effects.contrasts, effects.exclusions, effects.figures, effects.measure,
     effects.summary, effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, protocols, run,
     settings, sweep.
-Imports: errors, contents, files, images, settings, tables, demo, manifest, measures, models, runs, cluster, capture,
-    analyses.
+Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
 """

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewchannels.analyses.masks.mask_file import Mask, read_mask
-from fewchannels.images import read_image
+from fewchannels.files.images import read_image
 from fewchannels.interventions.metrics.images import compare
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.world import judged, scene_of, shown

@@ -13,7 +13,7 @@ from PIL import Image
 from fewchannels.cluster.attempts import recorded, tried
 from fewchannels.cluster.notes import note_failures
 from fewchannels.errors import FamilyMismatchError, without_secrets
-from fewchannels.images import read_image
+from fewchannels.files.images import read_image
 from fewchannels.interventions.blends import Latents, guidance, prompts_blended, stepped
 from fewchannels.interventions.conditions import MEASURES
 from fewchannels.interventions.editor import Editor, Given

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import as_url
+from fewchannels.files.durable import as_url
 from fewchannels.manifest.columns import plain
 from fewchannels.manifest.rows import OPTIONAL_COLUMNS
 from fewchannels.tables import schema

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewchannels.files import as_url
+from fewchannels.files.durable import as_url
 from fewchannels.manifest.rows import PATH_COLUMNS, BadRow, Checked
 
 _KEPT_BAD_ROWS = 10

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import StorageError
-from fewchannels.files import writing
+from fewchannels.files.durable import writing
 from fewchannels.manifest.rows import OPTIONAL_COLUMNS, Checked, settings_text
 from fewchannels.tables import schema
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from fewchannels.errors import InputError
-from fewchannels.files import as_url
+from fewchannels.files.durable import as_url
 
 MAX_CHARACTERS = 10_000  # of a text; a longer one is a file read the wrong way, not a prompt
 MAX_SEED = 2**63 - 1  # torch's generator takes larger ones, modulo 2**64

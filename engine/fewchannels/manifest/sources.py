@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError
-from fewchannels.files import as_url
+from fewchannels.files.durable import as_url
 from fewchannels.manifest.columns import Survey, check_names, plain
 from fewchannels.manifest.rows import Batch
 from fewchannels.manifest.text_sources import (

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import check_output
+from fewchannels.files.durable import check_output
 from fewchannels.manifest.columns import SOURCE_FILE, map_columns, source_labels, without
 from fewchannels.manifest.report import IngestReport, Tally
 from fewchannels.manifest.row_groups import ROW_GROUP_ROWS, written

@@ -6,5 +6,5 @@ forward; ``taps`` holds the hooks through which captures and edits see it.
 
 Imported by others: completeness, embeddings, families, family, family_file, from_images, generation, identity,
     inspection, load, load_options, loaded, patching, placeholder, sampler, source, taps, timings.
-Imports: errors, file_system, contents, files, images, machine, settings, manifest.
+Imports: errors, files, machine, settings, manifest.
 """

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from fewchannels.errors import InputError
-from fewchannels.files import expanded
+from fewchannels.files.durable import expanded
 
 # Where the name of the adapted module ends, in the spellings of diffusers, PEFT and LyCORIS.
 _PART = re.compile(r"(?P<module>.+?)\.(processor\.)?(?P<part>lora\w*|lokr_\w+|alpha|dora_scale|diff\w*)(\..*)?")

@@ -12,7 +12,7 @@ import transformers
 from diffusers import DiffusionPipeline, attention_backend
 
 from fewchannels.errors import InputError
-from fewchannels.files import expanded
+from fewchannels.files.durable import expanded
 from fewchannels.models.adapters import add_adapters
 from fewchannels.models.completeness import check_single_file, checked_single_file, file_keys, recorded
 from fewchannels.models.family import Block, ModelGeometry

@@ -3,9 +3,9 @@
 import importlib.util
 from dataclasses import dataclass, field
 
-from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import expanded
+from fewchannels.files.contents import digests
+from fewchannels.files.durable import expanded
 from fewchannels.settings.ranges import LATER, Number, check, flag, parsed, text
 
 OFFLOADS = ("none", "model", "sequential", "group")

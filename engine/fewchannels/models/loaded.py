@@ -15,8 +15,9 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from fewchannels import file_system, machine
+from fewchannels import machine
 from fewchannels.errors import InputError, StorageError
+from fewchannels.files import file_system
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Generation
 from fewchannels.models.load import load

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fewchannels.errors import FamilyMismatchError, InputError
-from fewchannels.images import read_image
+from fewchannels.files.images import read_image
 from fewchannels.manifest import Sample
 from fewchannels.models.family import BRANCHES, ModelGeometry
 from fewchannels.models.from_images import noised

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import expanded
+from fewchannels.files.contents import digests
+from fewchannels.files.durable import expanded
 from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
 from fewchannels.models.family import Family, ModelGeometry, Pipeline
 from fewchannels.models.load_options import Loading

@@ -8,5 +8,5 @@ Imported by others: arrays, changes, choices, description, documents, identity, 
     place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
     sql.progress, sql.question, sql.ranking, sql.writing, storage, upkeep.datasets, upkeep.merge, upkeep.problems,
     upkeep.repair, upkeep.verify.
-Imports: errors, file_system, contents, files, images, machine, settings, tables, manifest, measures, models.
+Imports: errors, files, machine, settings, tables, manifest, measures, models.
 """

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewchannels.errors import InputError, StorageError
-from fewchannels.images import read_image
+from fewchannels.files.images import read_image
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fewchannels import file_system
 from fewchannels.errors import RunConflictError, StorageError
+from fewchannels.files import file_system
 from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.storage import FolderStorage, ObjectStorage, Storage
 

@@ -7,8 +7,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fewchannels.contents import digests
 from fewchannels.errors import RunConflictError
+from fewchannels.files.contents import digests
 from fewchannels.runs.ledger import Record
 from fewchannels.runs.storage import Storage
 

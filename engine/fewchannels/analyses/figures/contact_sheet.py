@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fewchannels.errors import InputError
-from fewchannels.files import writing
+from fewchannels.files.durable import writing
 from fewchannels.runs.choices import choose_pool_side
 
 if TYPE_CHECKING:

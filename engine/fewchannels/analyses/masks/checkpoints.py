@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fewchannels.contents import digests
 from fewchannels.errors import InputError
-from fewchannels.files import expanded
+from fewchannels.files.contents import digests
+from fewchannels.files.durable import expanded
 from fewchannels.models.completeness import Loaded
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewchannels.errors import InputError
-from fewchannels.images import SIXTEEN_BITS, alpha_of, check_mode, open_upright
+from fewchannels.files.images import SIXTEEN_BITS, alpha_of, check_mode, open_upright
 
 RULES = ("black_and_white", "labels", "soft", "trimap", "cut_out")
 """How a file's values were read."""
@@ -89,7 +89,7 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
     """The mask that an image of any mode is.
 
     Args:
-        image: from :func:`fewchannels.images.open_upright`.
+        image: from :func:`fewchannels.files.images.open_upright`.
         name: what messages call it.
         lossless: whether its file keeps every value as it was.
 

@@ -15,8 +15,8 @@ from fewchannels.analyses.masks.mask_file import RULES
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.analyses.summary import Summary
-from fewchannels.contents import digests
 from fewchannels.errors import InputError
+from fewchannels.files.contents import digests
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.identity import GROWING, fingerprint

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewchannels.analyses.masks.checkpoints import quietly
 from fewchannels.errors import InputError
-from fewchannels.files import expanded
+from fewchannels.files.durable import expanded
 from fewchannels.models.completeness import Loaded
 
 # Of a vision transformer, what comes behind its tokens: nothing of it is used here, and published ones lack the pooler.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import expanded
+from fewchannels.files.durable import expanded
 from fewchannels.interventions.metrics.encoders import Clip, Dino, opening
 from fewchannels.interventions.metrics.specifications import read_specifications
 

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewchannels.contents import digests
 from fewchannels.errors import InputError, unknown
-from fewchannels.files import expanded
+from fewchannels.files.contents import digests
+from fewchannels.files.durable import expanded
 
 KINDS = ("clip", "dino", "pickscore", "aesthetic", "lpips")
 _READ = (".safetensors", ".bin", ".json", ".txt", ".model", ".pth")

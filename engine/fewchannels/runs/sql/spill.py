@@ -11,8 +11,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from fewchannels import file_system
 from fewchannels.errors import StorageError
+from fewchannels.files import file_system
 
 PREFIX = "fewchannels-spill-"
 _OWNER = "owner"

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from fewchannels.errors import InputError
-from fewchannels.files import writing
+from fewchannels.files.durable import writing
 from fewchannels.runs.sql.values import as_numbers, as_text, for_json, readable
 from fewchannels.settings.units import size
 

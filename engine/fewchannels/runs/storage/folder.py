@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 from crc32c import crc32c
 
 from fewchannels.errors import StorageError
-from fewchannels.file_system import begin_writing_back, make_durable
-from fewchannels.files import UNFINISHED, expanded, is_left_over, unfinished
+from fewchannels.files.durable import UNFINISHED, expanded, is_left_over, unfinished
+from fewchannels.files.file_system import begin_writing_back, make_durable
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fewchannels.errors import InputError
-from fewchannels.images import read_image
+from fewchannels.files.images import read_image
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.ledger import Record
 

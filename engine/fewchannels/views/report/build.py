@@ -6,7 +6,7 @@ from pathlib import Path
 from fewchannels.analyses.document import Document, Part
 from fewchannels.analyses.evidence import open_evidence
 from fewchannels.errors import InputError
-from fewchannels.files import check_output, write
+from fewchannels.files.durable import check_output, write
 from fewchannels.runs.storage import open_storage
 from fewchannels.views.report.comparison_part import comparison_part
 from fewchannels.views.report.run_part import run_part

@@ -25,7 +25,7 @@ from fewchannels.analyses.document import (
 )
 from fewchannels.analyses.figures.still import still
 from fewchannels.errors import StorageError
-from fewchannels.files import write
+from fewchannels.files.durable import write
 from fewchannels.views.report.gallery import alternative
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$>^-])")

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from fewchannels.errors import FewchannelsError, InputError
-from fewchannels.files import write
+from fewchannels.files.durable import write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _QUIET = (

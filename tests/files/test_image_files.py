@@ -13,7 +13,7 @@ from image_files import DOCUMENT, STORED, stored, turned
 from PIL import Image
 
 from fewchannels.errors import InputError
-from fewchannels.images import SIXTEEN_BITS, as_rgb, read_image
+from fewchannels.files.images import SIXTEEN_BITS, as_rgb, read_image
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 7))
 BYTES = SHAPES.flatmap(lambda shape: arrays(np.uint8, shape))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewchannels import contents
+from fewchannels.files import contents
 
 
 @pytest.fixture

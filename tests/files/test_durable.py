@@ -14,9 +14,9 @@ import pytest
 from command import command
 from made_run import make_run
 
-from fewchannels import files
 from fewchannels.errors import InputError, StorageError
-from fewchannels.files import expanded
+from fewchannels.files import durable as files
+from fewchannels.files.durable import expanded
 
 COMMAND = [sys.executable, "-m", "fewchannels"]
 

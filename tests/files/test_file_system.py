@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fewchannels import file_system
 from fewchannels.errors import StorageError
-from fewchannels.file_system import DurabilityWarning
+from fewchannels.files import file_system
+from fewchannels.files.file_system import DurabilityWarning
 from fewchannels.runs.lease import Membership, hold
 from fewchannels.runs.storage import open_storage
 

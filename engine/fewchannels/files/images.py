@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewchannels.errors import InputError
-from fewchannels.files import expanded
+from fewchannels.files.durable import expanded
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
 """Pillow's names of the file formats that are read."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fewchannels.errors import InputError, StorageError
-from fewchannels.file_system import make_durable, set_mode
+from fewchannels.files.file_system import make_durable, set_mode
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
