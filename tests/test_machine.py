@@ -48,7 +48,7 @@ def within(group: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Run Python in a control group."""
     joined = 'echo $$ > "$0" && exec "$@"'
     command = ["sh", "-c", joined, str(group / "cgroup.procs"), sys.executable, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def is_version_1(group: Path) -> bool:
@@ -94,5 +94,5 @@ def test_actors_are_counted_from_the_processors_that_a_process_is_bound_to() -> 
         "from fewchannels.cluster.sizing import choose_pool\n"
         "pool = choose_pool(); print(pool.n_actors, pool.cpus_per_actor)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == ["1", "1"]

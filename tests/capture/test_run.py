@@ -103,7 +103,7 @@ def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_mode
     process = subprocess.Popen(long, stderr=subprocess.PIPE, text=True)
     wait_for_records(run, 2, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "run the same command again to resume" in errors
     assert "Traceback" not in errors

@@ -300,8 +300,8 @@ def test_a_capture_waits_for_workers_that_still_write_and_says_so(stage: Stage, 
         with pytest.raises(RunConflictError, match=f"process {os.getpid()} on "), hold(storage):
             pass
     finally:
-        orphan.communicate(timeout=30)
-        waiting.join(timeout=30)
+        orphan.communicate(timeout=300)
+        waiting.join(timeout=300)
     assert held.is_set()
     assert len(said) == 1
 

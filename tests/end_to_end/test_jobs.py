@@ -128,7 +128,7 @@ def test_a_plain_ray_job_does_the_same(folder: Path, address: str, tiny_model: P
     small.mkdir()
     (small / "more.txt").write_text("unlike what other jobs were sent")
     (small / "manifest.parquet").write_bytes((folder / "manifest.parquet").read_bytes())
-    done = subprocess.run([*ray, "--", *line], cwd=small, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*ray, "--", *line], cwd=small, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 samples" in done.stdout + done.stderr
 

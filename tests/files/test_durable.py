@@ -46,12 +46,12 @@ def test_two_ingests_of_one_name_leave_a_whole_file_of_one_of_them(tmp_path: Pat
     first.send_signal(signal.SIGSTOP)  # amid its writing, for as long as the other one takes, or half of it
     second = ingesting(small, out)
     if is_ended_first:
-        second.wait(timeout=120)
+        second.wait(timeout=300)
     else:
         wait_for(lambda: len(list(tmp_path.glob(".*.tmp"))) == 2, second)
     first.send_signal(signal.SIGCONT)
     for process in (first, second):
-        said = process.communicate(timeout=120)
+        said = process.communicate(timeout=300)
         assert process.returncode == 0, said
     kept = pq.read_table(out).column("prompt").to_pylist()
     assert kept in ([f"a star {i}" for i in range(60_000)], [f"a circle {i}" for i in range(30_000)])
@@ -66,7 +66,7 @@ def test_an_ingest_that_is_ended_leaves_what_was_there(tmp_path: Path, number: s
     process = ingesting(prompts(tmp_path / "a.txt", 200_000, "a star"), out)
     wait_for(lambda: list(tmp_path.glob(".*.tmp")), process)
     process.send_signal(number)
-    said = process.communicate(timeout=60)
+    said = process.communicate(timeout=300)
     assert process.returncode in {128 + number, 1}, said  # 1: as typer ends after Ctrl+C
     assert "Traceback" not in said[1]
     assert out.read_bytes() == b"an earlier one"

@@ -26,7 +26,7 @@ class _Entry(HTMLParser):
 
 def entered(address: str) -> dict[str, str]:
     """The headers of a client that has opened an address with its token, as a browser would."""
-    with urlopen(address, timeout=60) as answer:
+    with urlopen(address, timeout=300) as answer:
         cookies = SimpleCookie(answer.headers["Set-Cookie"])
         key = _Entry(answer.read().decode()).said["data-key"] or ""
     return {"Cookie": "; ".join(f"{name}={each.value}" for name, each in cookies.items()), "X-Fewchannels-Key": key}
@@ -35,7 +35,7 @@ def entered(address: str) -> dict[str, str]:
 def layout_of(address: str) -> str:
     """The layout of the start page, of the explorer whose printed address this is."""
     base = urlsplit(address)._replace(query="").geturl()
-    with urlopen(Request(f"{base}_dash-layout", headers=entered(address)), timeout=60) as answer:
+    with urlopen(Request(f"{base}_dash-layout", headers=entered(address)), timeout=300) as answer:
         return str(answer.read().decode())
 
 

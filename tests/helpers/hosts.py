@@ -121,7 +121,7 @@ def _start(host: Host, folder: Path, disk: str, stack: ExitStack) -> None:
 
 def ssh(host: Host, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command on a host."""
-    return subprocess.run(_ssh(host, folder) + list(command), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(_ssh(host, folder) + list(command), capture_output=True, text=True, timeout=300, check=False)
 
 
 def _ssh(host: Host, folder: Path) -> list[str]:
