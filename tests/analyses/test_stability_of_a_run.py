@@ -101,7 +101,7 @@ def test_the_interval_of_ranks_across_prompts_leaves_out_each_prompt_of_a_pair(r
 
 def test_sparks_rule_is_asked_of_all_layers_at_once_in_twenty_one_orders(path: Path, run: Run) -> None:
     assert run.sql("select count(*), count(distinct layer) from stability_transitions").fetchall() == [(21 * 6, 6)]
-    found = run.sql('select "order", n_samples, n_layers, n_needed from stability_spark order by all').fetchall()
+    found = run.sql("select permutation, n_samples, n_layers, n_needed from stability_spark order by all").fetchall()
     assert found == [(order, 10, 6, None) for order in range(21)]
     text = (path / "results" / "stability" / "summary.md").read_text(encoding="utf-8")
     assert "with 10 samples there is no check, the first of which is after 400" in text
@@ -124,7 +124,7 @@ def test_sparks_orders_are_of_the_same_samples_in_every_layer(path: Path, monkey
     rule = {"k": 8, "window": 2, "threshold": 0.6, **short}
     expected = [stopping.stopping_point(scores[each], **rule).n_samples for each in orders]
     assert len(set(expected)) > 1
-    found = run.sql('select n_needed from short_spark order by "order"').fetchall()
+    found = run.sql("select n_needed from short_spark order by permutation").fetchall()
     assert [n_needed for (n_needed,) in found] == expected
     text = (path / "results" / label / "summary.md").read_text(encoding="utf-8")
     stopped = [each for each in expected[1:] if each]

@@ -5,6 +5,7 @@ Without a GPU, PyTorch's fake tensors stand for those on one: they know shapes, 
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_a_lone_worker_with_a_clusters_gpu_is_not_this_process(monkeypatch: pyte
     monkeypatch.setattr(
         "fewchannels.cluster.parallel.mapped", lambda work, items, pool: ((item, "there") for item in items)
     )
-    monkeypatch.setattr("fewchannels.cluster.session.ray.is_initialized", lambda: True)
+    monkeypatch.setattr("fewchannels.cluster.session.ray_session", lambda pool: nullcontext())
     for pool, where in ((Pool(1, 1, 1, "a-cluster"), "there"), (Pool(1, 0, 1, "a-cluster"), "here")):
         assert list(spread(lambda item: "here", [7], pool)) == [(7, where)]
 

@@ -36,7 +36,7 @@ def without_sigmas(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     "words",
     [
         ("capture",),
-        ("probe", "disruption", "--channels", "1"),
+        ("probe", "disruption", "--selection", "listed", "--channels", "1"),
         ("transport", "text", "--k", "1", "--pairs", "2"),
     ],
 )
@@ -67,7 +67,9 @@ def test_a_sweeps_worker_notes_why_each_item_failed(without_sigmas: Path, manife
     manifest = manifest_of("prompt\na small red star\na large blue ring\n")
     generation = Generation(model=str(without_sigmas), height=16, width=16, num_inference_steps=2)
     prepared = prepare_sweep(
-        manifest, tmp_path / "sweep", SweepSettings("disruption", generation, (Grid(channels=(1,)),))
+        manifest,
+        tmp_path / "sweep",
+        SweepSettings("disruption", generation, (Grid(selections=("listed",), channels=(1,)),)),
     )
     begin_sweep(prepared)
     with noting() as notes:
@@ -106,7 +108,7 @@ def test_errors_that_differ_in_numbers_are_of_one_kind() -> None:
     }
     assert (notes.n_cut, notes.longest, notes.limit) == (6, 100, 77)
     with pytest.raises(IncompleteRunError) as failure:
-        Outcome(9, 2, 7, 0, {}, notes=notes).check_complete()
+        Outcome(9, 2, 7, 0, {}, of_tasks=notes).check_complete()
     assert str(failure.value).splitlines()[1:] == [
         "  4 failed with bad in 9 cells",
         "  2 failed with OutOfMemoryError: 3 GB",

@@ -44,8 +44,9 @@ def lines(*arguments: object) -> list[str]:
 def test_a_query_prints_a_table_with_units(run: str) -> None:
     shown = lines("query", run, "massive_channels", "--param", "layer=7")
     head = next(i for i, line in enumerate(shown) if line.startswith("layer"))
-    assert shown[head + 1].split()[:6] == ["index", "index", "index", "samples", "samples", "0"]
-    assert shown[-2].split()[:8] == ["7", "0", "3", "2", "2", "1.000", "0.3424", "1.000"]
+    assert shown[head + 1].split()[:6] == ["index", "index", "index", "samples", "samples", "prompts"]
+    # Two prompts are too few for an interval.
+    assert shown[-2].split()[:9] == ["7", "0", "3", "2", "2", "2", "1.000", "-", "-"]
     assert shown[-1] == "1 row"
 
 

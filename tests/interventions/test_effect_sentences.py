@@ -80,10 +80,10 @@ def test_the_headline_is_of_the_largest_amount_and_k_and_the_others_are_in_one_t
 def test_every_column_of_a_table_says_its_own_n() -> None:
     rows = []
     for i, (place, name) in product(range(8), enumerate(("top", "bottom"))):
-        about = {"prompt": "abcdefgh"[i], "mse": i / 20 + place / 10}
+        about = {"prompt": "abcdefgh"[i], "mse": (i + 1) / 20 + place / 10}
         rows.append(picture(i, **condition(place, selection=name), **about, n_shown=3 + place if i < 6 else None))
     text = summarize(edits_of(rows)).text
     assert "| setting | n_shown (n = 6) | mse (n = 8) |" in text
     assert "|  | n_shown (n = 6) | mse (n = 8) |" in text
-    assert "n_shown 3 (all 6 prompts equal), n = 6; mse 0.175 (95 %: " in text
+    assert "n_shown 3 (all 6 prompts equal), n = 6; mse 0.225 (95 %: " in text
     assert "n = 6 to 8 items of 8 prompts." in text

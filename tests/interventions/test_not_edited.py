@@ -214,7 +214,7 @@ def test_distances_of_sets_leave_them_out(monkeypatch: pytest.MonkeyPatch) -> No
     rows = [picture(item, role="undisturbed", image=png_of(item, 0, 0)) for item in range(4)]
     changes = ({}, {}, {"n_channels": 0}, {"nonfinite_steps": 1})
     rows += [picture(i, **condition(0) | each, image=png_of(100 + i, 0, 0)) for i, each in enumerate(changes)]
-    set_distances.SetDistances(("clip=x",)).add(as_table(rows))
+    set_distances.SetDistances(("clip=x",), "cpu").add(as_table(rows))
     assert sorted(seen) == [0, 1, 2, 3, 100, 101]
 
 

@@ -96,7 +96,7 @@ def test_a_tasks_ids_are_those_of_its_items(world: Path, generation: CaptureConf
 def test_an_image_as_the_source_is_noised_to_every_step(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(drawn).save(tmp_path / "picture.png")
-    (tmp_path / "refs.csv").write_text(f"prompt,reference\na image,{tmp_path / 'picture.png'}\n")
+    (tmp_path / "refs.csv").write_text(f"prompt,reference\nan image,{tmp_path / 'picture.png'}\n")
     manifest.ingest([tmp_path / "refs.csv"], tmp_path / "refs.parquet")
     settings = SweepSettings("image", generation, (MOVES,), pairs=PairRule(n=3), references=tmp_path / "refs.parquet")
     prepared = begun(world, tmp_path / "sweep", settings)

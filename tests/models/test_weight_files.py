@@ -65,7 +65,7 @@ def test_a_model_that_lacks_files_or_has_too_many_is_refused_before_anything_sta
     manifest = manifest_of("prompt\na small red star\n")
     with pytest.raises(InputError, match=says):
         prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model)))
-    settings = SweepSettings("disruption", Generation(model=str(model)), (Grid(channels=(1,)),))
+    settings = SweepSettings("disruption", Generation(model=str(model)), (Grid(selections=("listed",), channels=(1,)),))
     with pytest.raises(InputError, match=says):
         prepare_sweep(manifest, tmp_path / "sweep", settings)
 

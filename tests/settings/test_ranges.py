@@ -91,7 +91,6 @@ def test_defaults_keep_their_rules(settings: type) -> None:
         (ConcentrationSettings, {"threshold": math.inf}, "it must be a finite number, above 0 and below 1,000,000,000"),
         (StabilitySettings, {"persistence": 1.0}, "persistence is 1.0; it must be above 0 and below 1."),
         (MaskSettings, {"side": 0}, "side is 0; it must be 16 to 4,096."),
-        (Criteria, {"seed": -1}, "seed is -1; it must be 0 to 2^63 - 1."),
     ],
 )
 def test_a_message_says_what_is_wrong_and_the_rule(settings: type, wrong: dict[str, Any], says: str) -> None:

@@ -229,14 +229,3 @@ def test_where_no_folder_can_be_made_only_large_questions_fail(run: Path, monkey
         assert catalog.sql("select 1").fetchall() == [(1,)]
         with pytest.raises(FewchannelsError, match="room in the folder that TMPDIR names"):
             catalog.sql(LARGE).fetchall()
-
-
-def test_where_files_cannot_be_locked_no_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(spill, "_own", None)
-    monkeypatch.setattr(spill.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(spill.fcntl, "flock", refuse)
-    assert spill.new_folder() is None
-    assert list(tmp_path.iterdir()) == []

@@ -139,8 +139,8 @@ def spark(evidence: Evidence) -> Finding | None:
     result, view = evidence.results["stability"], evidence.table("stability", "spark")
     if view not in evidence.catalog.views:
         return None  # a result of an older version
-    text = f'select "order", n_samples, n_layers, n_needed, settled from {view} order by "order"'
-    rows: Any = evidence.ask(text).set_index("order")
+    text = f"select permutation, n_samples, n_layers, n_needed, settled from {view} order by permutation"
+    rows: Any = evidence.ask(text).set_index("permutation")
     random = rows.drop(index=0)
     stopped, n, n_layers = random["n_needed"].dropna(), int(rows["n_samples"].max()), int(rows["n_layers"].max())
     needed = rows.loc[0, "n_needed"]

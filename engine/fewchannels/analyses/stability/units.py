@@ -79,10 +79,10 @@ class Stability(StabilitySettings):
         """Where SPARK's rule stops for all layers at once, in each order of the samples."""
         rows = [row for part in results.parts("transitions") for row in part.to_pylist()]
         found = []
-        for order in sorted({row["order"] for row in rows}):
-            own = [row for row in rows if row["order"] == order]
+        for order in sorted({row["permutation"] for row in rows}):
+            own = [row for row in rows if row["permutation"] == order]
             n_needed, settled = joint_stop(np.array([row["jaccard"] for row in own]))
-            about = {"score": self.score, "order": order, "n_samples": own[0]["n_samples"], "n_layers": len(own)}
+            about = {"score": self.score, "permutation": order, "n_samples": own[0]["n_samples"], "n_layers": len(own)}
             found.append(about | {"n_needed": n_needed, "settled": settled})
         return {"spark": as_columns(self.schemas["spark"], found)}
 
@@ -311,7 +311,7 @@ class _Layer:
         about = {"layer": self.number, "score": self.settings.score}
         return [
             about
-            | {"order": order, "n_samples": len(samples)}
+            | {"permutation": order, "n_samples": len(samples)}
             | {"jaccard": transitions(self.averaged[self._averaged_at[samples]], k=k).tolist()}
             for order, samples in enumerate(self.orders)
         ]

@@ -378,7 +378,7 @@ class Catalog:
                 self.incomplete[result.label] = lacking[0]
                 continue
             self.results.append(result.label)
-            settings[result.label] = content["settings"]
+            settings[result.label] = content.get("settings", {})
             recorded = objects_of(content)
             for table, kind in content["tables"].items():
                 keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
