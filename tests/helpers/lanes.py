@@ -52,6 +52,7 @@ TOGETHER = "clusters"
 # Two clusters at once are slower than one after the other, and some of these tests measure time.
 CLUSTERS = (
     "cluster/test_pool.py",
+    "cluster/test_started_elsewhere.py",
     "end_to_end/test_foreign_folder.py",
     "end_to_end/test_hosts.py",
     "end_to_end/test_jobs.py",
