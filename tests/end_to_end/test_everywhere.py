@@ -21,10 +21,8 @@ from fewchannels.capture.worker import CaptureWorker
 
 NAMES = ["b", "B", "ä", "a", "Z", "z", "é", "a"]
 ENVIRONMENTS = {
-    "New York": {"TZ": "America/New_York"},
-    "Tokyo, hashes": {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"},
-    "C": {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "0"},
-    "UTF-8 locale": {"TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8", "LANG": "de_DE.UTF-8"},
+    "New York, C": {"TZ": "America/New_York", "LC_ALL": "C", "PYTHONHASHSEED": "0"},
+    "Kathmandu, UTF-8": {"TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8", "LANG": "de_DE.UTF-8", "PYTHONHASHSEED": "7"},
 }
 
 
