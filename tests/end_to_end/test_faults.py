@@ -25,6 +25,7 @@ from fewchannels.capture.run import start_capture
 from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli.capture import run_job
 from fewchannels.cluster import tasks
+from fewchannels.cluster.notes import Notes
 from fewchannels.cluster.pool import Actor, Start
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.sizing import choose_pool
@@ -268,7 +269,7 @@ def test_a_task_whose_answer_was_lost_is_not_written_again(stage: Stage, tmp_pat
     actor = Actor(job, start_capture, 1)
     assert actor.do(0)["n_bytes"] > 0
     before = state(out)
-    assert actor.do(0) == {"task": 0, "error": None, "fatal": None, "n_bytes": 0}
+    assert actor.do(0) == {"task": 0, "error": None, "fatal": None, "n_bytes": 0, "notes": Notes()}
     assert state(out) == before
 
 
@@ -338,7 +339,7 @@ def test_an_actor_that_cannot_start_ends_the_capture_with_the_reason(
 ) -> None:
     job = stage.begun(tmp_path / "run")
 
-    def refuse(job: Job, n_threads: int, embeddings: object) -> None:
+    def refuse(job: Job, n_threads: int, embeddings: object, device: str) -> None:
         raise refusal
 
     monkeypatch.setattr(worker, "CaptureWorker", refuse)

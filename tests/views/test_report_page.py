@@ -33,6 +33,7 @@ HOSTILE = (
     '"><img src=x onerror="window.hacked=1">',
     "</script><svg onload=window.hacked=1>",
     "{{7*7}} {% raw %} %{x} ${7*7} <!-- $x^2$",
+    "&lt;b&gt; &amp; `code` [link](javascript:alert(1))",
 )
 FILE = "file://"
 
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "prompts.json").write_text(json.dumps([{"prompt": prompt, "n<b>": 3} for prompt in HOSTILE]))
     manifest.ingest([str(folder / "prompts.json")], folder / "manifest.parquet", seeds=[0])
-    settings = {"num_inference_steps": 2, "top_k": 4, "shard_samples": 4}
+    settings = {"num_inference_steps": 2, "top_k": 4, "shard_samples": 5}
     job = prepare(folder / "manifest.parquet", folder / "run", CaptureConfig(model=str(tiny_model), **settings))
     begin(job, folder / "manifest.parquet")
     CaptureWorker(job, 1)(0)

@@ -89,9 +89,14 @@ def _traces(name: str, series: Series, n: int, theme: Theme, **more: Any) -> lis
     extra: dict[str, Any] = {}
     traces = []
     if series.low is not None and series.high is not None:
-        about += " (%{customdata[0]:.4g} to %{customdata[1]:.4g})"
-        extra = {"customdata": np.stack([series.low, series.high], axis=1)}
         whole = np.isfinite(series.low) & np.isfinite(series.high)
+        about += "%{customdata}"
+        extra = {
+            "customdata": [
+                f" ({low:.4g} to {high:.4g})" if known else " (no interval)"
+                for low, high, known in zip(series.low, series.high, whole, strict=True)
+            ]
+        }
         x = np.concatenate([series.x[whole], series.x[whole][::-1]])
         y = np.concatenate([series.low[whole], series.high[whole][::-1]])
         band = {"fill": "toself", "fillcolor": as_rgb(colour, 0.18), "line": {"width": 0}, "hoverinfo": "skip"}

@@ -131,6 +131,6 @@ def _card(run: OpenedRun, search: Search, row: dict[str, Any]) -> html.Li:
     image = (
         html.Img(src=image_path(run.name, row["sample"], 192), alt="")
         if row["status"] == "done"
-        else html.Span("failed", className="no-picture")
+        else html.Span("failed", className="no-image")
     )
     return html.Li(dcc.Link([image, html.Span(row["prompt"], className="prompt"), *value], href=to), className="card")

@@ -249,7 +249,7 @@ def _rows(generation: Trajectory, now: Snapshot, at: int, layer: int, rank: int,
         drawing = Overlay(now.images.get(role), one, title, "signed value", low, high, 0.6 if now.images else 1.0)
         parts: list[Any] = [drawn(overlay(drawing, theme).update_layout(height=380))]
         if role in now.images:
-            parts.append(html.Img(src=data_uri(now.images[role]), alt=f"image, {role}", className="picture"))
+            parts.append(html.Img(src=data_uri(now.images[role]), alt=f"image, {role}", className="image"))
         sections.append(html.Section(parts))
     return sections
 

@@ -85,7 +85,7 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
     if about["status"] != "done":
         return [head, alert(f"This sample failed: {about['error']}"), details]
     if not run.layout.has_maps:
-        image = html.Img(src=image_path(run.name, about["sample"]), alt=about["prompt"], className="picture")
+        image = html.Img(src=image_path(run.name, about["sample"]), alt=about["prompt"], className="image")
         return [head, note("This run keeps no token maps: capture with --top-k to see them."), image, details]
     return [
         dcc.Store(id="sample-which", data={"run": run.name, "id": sample_id}),
@@ -156,7 +156,7 @@ def _controls(run: OpenedRun, about: dict[str, Any], view: View) -> list[Any]:
     ]
     branches = field("Branch", choice("sample-branch", run.branches, view.branch))
     controls.append(html.Div(branches, hidden=len(run.branches) == 1))
-    controls.append(html.Img(src=image_path(run.name, about["sample"]), alt="the image alone", className="picture"))
+    controls.append(html.Img(src=image_path(run.name, about["sample"]), alt="the image alone", className="image"))
     return controls
 
 

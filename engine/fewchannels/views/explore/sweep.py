@@ -214,7 +214,7 @@ def _image(sweep: OpenedSweep, item: int, row: Any, about: pd.Series, metric: st
     what = [f"{name} {shown(about[name])}" for name in SETTINGS if is_edited and not pd.isna(about[name])]
     title = ", ".join(what) or about["role"]
     if about["status"] != "done":
-        return html.Figure([html.Span("failed", className="no-picture", title=str(about["error"]))], title=title)
+        return html.Figure([html.Span("failed", className="no-image", title=str(about["error"]))], title=title)
     value = about.get(metric)
     text = about["role"] if not is_edited else ("-" if pd.isna(value) else shown(float(value)))
     source = edit_path(sweep.name, item, row, 192)
