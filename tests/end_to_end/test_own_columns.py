@@ -87,7 +87,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="module", params=[str.lower, str.upper, str.capitalize], ids=["lower", "UPPER", "Capitalized"])
+@pytest.fixture(
+    scope="module",
+    params=[str.lower, pytest.param(str.upper, marks=pytest.mark.exhaustive), str.capitalize],
+    ids=["lower", "UPPER", "Capitalized"],
+)
 def named(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, plain: Path) -> Path:
     """The same run, whose manifest has a column of every name that a table, a view or DuckDB has."""
     spelled: Callable[[str], str] = request.param
