@@ -44,7 +44,7 @@ IMPORTS = {
 }
 SLOW_NEEDS = frozenset({"cluster", "hosts", "browser", "families"})
 # Also what starts a process for each command or benchmark, or strikes commands one after the other.
-SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "runs/test_repair.py", "test_benchmarks.py")
+SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "cli/test_outputs.py", "runs/test_repair.py", "test_benchmarks.py")
 FAMILIES = frozenset(case.name for case in CASES)
 PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
 
