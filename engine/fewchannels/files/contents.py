@@ -29,7 +29,7 @@ MISSING = ""
 
 def digests(paths: Iterable[str | Path]) -> dict[str, str]:
     """SHA-256 of files, 64 hex digits by path as given; :data:`MISSING` where there is no such file."""
-    places = {str(path): os.path.abspath(_expanded(str(path))) for path in paths}
+    places = {str(path): os.path.abspath(os.path.expanduser(path)) for path in paths}
     states = {place: state for place in places.values() if (state := _state(place))}
     _recall([place for place in states if place not in _known])
     fresh = [place for place, state in states.items() if _known.get(place, ("", ""))[0] != state]
@@ -54,10 +54,6 @@ def digest(path: str | Path) -> str:
 def changed(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Paths in both whose digests differ, in the order of ``was``."""
     return [path for path, digest in was.items() if path in now and now[path] != digest]
-
-
-def _expanded(path: str) -> str:
-    return os.path.expanduser(path) if path.startswith("~") else path
 
 
 def _state(path: str) -> str:

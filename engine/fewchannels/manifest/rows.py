@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 import reprlib
 import struct
@@ -223,10 +224,7 @@ def _path(value: Any) -> str | None:
 def _absolute(folder: Path, path: str) -> str:
     if as_url(Path(path)):
         return path
-    try:
-        return str(Path(folder, Path(path).expanduser()))
-    except RuntimeError:  # ~ of nobody
-        return str(Path(folder, path))
+    return str(Path(folder, os.path.expanduser(path)))
 
 
 _WHOLE = re.compile(r"\+?0*([0-9]+)(?:\.0*)?")  # pandas writes whole numbers as 512.0 in a column with gaps

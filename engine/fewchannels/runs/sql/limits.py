@@ -33,7 +33,3 @@ class Limits:
 def default_limits() -> Limits:
     """A quarter of the memory that this process may still take, and no limit on time."""
     return Limits(n_bytes=max(64 * 2**20, machine.free_bytes() // 4))
-
-
-UNLIMITED = Limits()
-"""For an answer that is not kept but passed on."""
