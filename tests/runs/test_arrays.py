@@ -1,6 +1,7 @@
 """The store on a real disk, read back by other readers than the writer."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from fewchannels.errors import StorageError
 from fewchannels.models.family import Block
-from fewchannels.runs.arrays import Store, lay_out, open_dataset
+from fewchannels.runs.arrays import Store, lay_out, open_dataset, read
 from fewchannels.runs.layout import Layout
 from fewchannels.runs.storage import open_storage
 
@@ -99,3 +101,29 @@ def test_massive_values_survive_to_the_last_bit(run: Path) -> None:
         2e7,
         1e8,
     ]
+
+
+@pytest.mark.parametrize("samples", [(4, 8), (5, 6)])
+@pytest.mark.parametrize(("damage", "word"), [(Path.unlink, "missing"), (lambda file: file.write_bytes(b""), "empty")])
+def test_a_shard_of_finished_samples_that_is_missing_or_empty_is_never_read_as_nan(
+    run: Path, samples: tuple[int, int], damage: Callable[[Path], object], word: str
+) -> None:
+    for task in range(LAYOUT.n_tasks):
+        Store(open_storage(run), LAYOUT).write(LAYOUT.rows(task).start, task_arrays(task))
+    file = run / "activations.zarr/rms/c.1.0.0.0"
+    damage(file)
+    for region in (None, ([0], [1]), ([0, 1], [0, 2])):
+        with pytest.raises(StorageError, match=rf"{file} is {word}"):
+            read(open_storage(run), ["rms"], *samples, region)
+        np.testing.assert_array_equal(
+            read(open_storage(run), ["mean_abs"], 4, 8)["mean_abs"], task_arrays(1)["mean_abs"]
+        )
+
+
+def test_a_dataset_never_takes_an_empty_shard_for_one_that_was_not_written(run: Path) -> None:
+    Store(open_storage(run), LAYOUT).write(4, task_arrays(1))
+    (run / "activations.zarr/rms/c.1.0.0.0").write_bytes(b"")
+    data = open_dataset(open_storage(run))
+    for chosen in (slice(4, 8), slice(None), 5):
+        with pytest.raises(StorageError, match="is empty"):
+            data["rms"].isel(sample=chosen).load()

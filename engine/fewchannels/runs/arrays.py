@@ -14,7 +14,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
-from zarr.storage import LocalStore, MemoryStore, ObjectStore
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from fewchannels import machine
 from fewchannels.errors import FewchannelsError, StorageError
@@ -196,15 +196,15 @@ def read(
     Args:
         storage: of the run.
         names: which arrays.
-        start: first sample.
+        start: first sample. Tasks of all of the samples are finished.
         stop: one past the last.
         region: positions on the step and on the layer axis, ascending; None for all. Other chunks are not read.
 
     Raises:
-        StorageError: a chunk or the metadata is damaged.
+        StorageError: a shard is missing, or it or the metadata is damaged.
     """
     with _reading(storage):
-        group = zarr.open_group(_zarr_store(storage), mode="r", zarr_format=3)
+        group = zarr.open_group(_zarr_store(storage, finished=True), mode="r", zarr_format=3)
         if region is None:
             return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
         chosen = (slice(start, stop), *(_neighbors(positions) for positions in region))
@@ -267,12 +267,46 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
     return data if n_samples in (None, data.sizes["sample"]) else data.isel(sample=slice(n_samples))
 
 
-def _zarr_store(storage: Storage) -> LocalStore | ObjectStore:
+def _zarr_store(storage: Storage, finished: bool = False) -> WrapperStore[LocalStore | ObjectStore]:
     root = open_storage(storage.location(NAME))
     if isinstance(root, FolderStorage):
-        return _FolderStore(root)
+        return _Shards(_FolderStore(root), root, finished)
     assert isinstance(root, ObjectStorage)
-    return ObjectStore(root.store, read_only=True)
+    return _Shards(ObjectStore(root.store, read_only=True), root, finished)
+
+
+class _Shards(WrapperStore[LocalStore | ObjectStore]):
+    """A store for reading, in which a shard without a byte is damaged: Zarr takes it for one that nobody has written.
+
+    Args:
+        store: as Zarr has it.
+        storage: the same place.
+        finished: whether every shard that is read was written, so that none may be missing.
+    """
+
+    def __init__(self, store: LocalStore | ObjectStore, storage: Storage, finished: bool) -> None:
+        super().__init__(store)
+        self._storage, self._finished = storage, finished
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        """As Zarr has it."""
+        found = await super().get(key, *args, **options)
+        if key.rpartition("/")[2].startswith("c.") and (self._finished if found is None else not len(found)):
+            url, what = self._storage.location(key), "is missing" if found is None else "is empty"
+            raise StorageError(
+                f"{url} {what}, and its samples are finished. Restore it, or run fewchannels runs verify RUN --repair "
+                "and capture again."
+            )
+        return found
+
+    def with_read_only(self, read_only: bool = True) -> Self:
+        """Itself: there is no other."""
+        if not read_only:
+            raise ValueError("this store is for reading")
+        return self
+
+    def _with_store(self, store: LocalStore | ObjectStore) -> Self:
+        return type(self)(store, self._storage, self._finished)
 
 
 class _FolderStore(LocalStore):
@@ -282,21 +316,10 @@ class _FolderStore(LocalStore):
         super().__init__(storage.path, read_only=True)
         self._storage = storage
 
-    def with_read_only(self, read_only: bool = True) -> Self:
-        """Itself: there is no other."""
-        if not read_only:
-            raise ValueError("this store is for reading")
-        return self
-
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
         """As Zarr has it."""
         self._storage.location(key)
         return await super().get(key, *args, **options)
-
-    def get_sync(self, key: str, **options: Any) -> Any:
-        """As Zarr has it."""
-        self._storage.location(key)
-        return super().get_sync(key, **options)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
         """As Zarr has it."""
