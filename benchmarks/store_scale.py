@@ -138,7 +138,7 @@ def measure_memory(n_samples: int) -> None:
     from fewchannels.capture.config import CaptureConfig
     from fewchannels.capture.job import prepare
     from fewchannels.capture.worker import CaptureWorker
-    from fewchannels.cluster.pool import TASKS_AT_ONCE
+    from fewchannels.cluster.outcome import TASKS_AT_ONCE
 
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as temporary:

@@ -56,7 +56,7 @@ ONLY_IMPORTERS = {
     "obstore": {"runs.storage"},
     "fcntl": {"files.file_system"},
     "xarray": {"runs.arrays", "runs.run"},
-    "ray": {"cluster", "capture.run"},
+    "ray": {"cluster"},
     "duckdb": {"runs.sql"},
     "typer": {"cli"},
     "matplotlib": {"analyses.figures"},

@@ -15,7 +15,7 @@ from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.worker import CaptureWorker
-from fewchannels.cluster.pool import TASKS_AT_ONCE
+from fewchannels.cluster.outcome import TASKS_AT_ONCE
 from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.runs.arrays import Store
 
@@ -100,7 +100,7 @@ from fewchannels import manifest
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.begin import begin
 from fewchannels.capture.job import prepare
-from fewchannels.cluster.pool import TASKS_AT_ONCE
+from fewchannels.cluster.outcome import TASKS_AT_ONCE
 from fewchannels.capture.worker import CaptureWorker
 
 folder, model, n_tasks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

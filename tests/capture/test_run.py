@@ -1,4 +1,4 @@
-"""Capture on a real Ray through the real command, killed and resumed."""
+"""Capture on a real Ray, and by one worker without it, through the real command, interrupted and resumed."""
 
 import contextlib
 import json
@@ -10,13 +10,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import xarray as xr
 
 from fewchannels import manifest, open_run
 from fewchannels.capture.begin import begin
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.capture.job import prepare
+from fewchannels.capture.run import capture
 from fewchannels.capture.worker import CaptureWorker
+from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.sizing import choose_pool
 
 N_SAMPLES, N_TASKS = 24, 12
@@ -43,10 +46,10 @@ def undisturbed(manifest_path: Path, tiny_model: Path, tmp_path_factory: pytest.
     return run
 
 
-def command(manifest_path: Path, model: Path, out: Path, *more: str) -> list[str]:
+def command(manifest_path: Path, model: Path, out: Path, *more: str, actors: int = 2) -> list[str]:
     flags = [part for name, value in FLAGS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     base = [str(Path(sys.executable).parent / "fewchannels"), "capture", "--model", str(model)]
-    return [*base, "--manifest", str(manifest_path), "--out", str(out), *flags, "--actors", "2", *more]
+    return [*base, "--manifest", str(manifest_path), "--out", str(out), *flags, "--actors", str(actors), *more]
 
 
 def same(run: Path, other: Path) -> None:
@@ -107,3 +110,28 @@ def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_mode
     assert process.returncode == 130
     assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("blow", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_one_worker_works_in_the_commands_process_and_resumes_to_what_was_undisturbed(
+    manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path, blow: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    one = command(manifest_path, tiny_model, run, "--cpus-per-actor", "1", actors=1)
+    process = subprocess.Popen(one, stderr=subprocess.PIPE, text=True)
+    wait_for_records(run, 2, process)
+    assert psutil.Process(process.pid).children() == []
+    process.send_signal(blow)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    if blow is signal.SIGINT:
+        assert "run the same command again to resume" in errors
+    n_done = len(list((run / "ledger").glob("0*.json")))
+    assert 2 <= n_done < N_TASKS
+    job = prepare(manifest_path, run, CaptureConfig(model=str(tiny_model), **FLAGS))
+    outcome = capture(job, manifest_path, Pool(1, 0, 1))
+    assert not ray.is_initialized()
+    assert (outcome.n_done, outcome.n_resumed) == (N_SAMPLES, 2 * n_done)
+    same(run, undisturbed)
+    assert not list(run.rglob("*.tmp"))

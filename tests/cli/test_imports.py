@@ -67,7 +67,11 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
     "models list": (set(), lambda p: ["models", "list"]),
     "models show": (set(), lambda p: ["models", "show", p.model]),
     "models inspect": (LOADS, lambda p: ["models", "inspect", p.model, "-o", p.folder / "family.yaml"]),
-    "capture": ({"ray", "zarr"}, lambda p: _capture(p, "captured")),
+    "capture": (LOADS | {"zarr"}, lambda p: _capture(p, "captured")),
+    "capture by two actors": (
+        {"ray", "zarr"},
+        lambda p: [*_capture(p, "by_two"), "--shard-samples", 4, "--actors", 2],
+    ),
     "capture, refused": (set(), lambda p: [*_capture(p, "refused"), "--layers", "999"]),
     "capture --dry-run": (LOADS | {"zarr"}, lambda p: [*_capture(p, "dry"), "--dry-run"]),
     "runs show": ({"duckdb"}, lambda p: ["runs", "show", p.runs[0]]),
@@ -90,7 +94,7 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
         lambda p: ["analyze", "masks", p.runs[0], "--from", "saliency", "--workers", 1],
     ),
     "compare": (TABLES | {"torch", "matplotlib"}, lambda p: ["compare", *p.runs, "--out", p.folder / "compared"]),
-    "probe disruption": (TABLES | {"ray", "matplotlib"}, lambda p: _sweep(p, "probe", "disruption", "disrupted")),
+    "probe disruption": (TABLES | LOADS | {"matplotlib"}, lambda p: _sweep(p, "probe", "disruption", "disrupted")),
     "probe disruption, refused": (
         TABLES,
         lambda p: [*_sweep(p, "probe", "disruption", "no"), "--layers", "999"],

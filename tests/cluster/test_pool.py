@@ -18,8 +18,9 @@ from stub_work import StubWork, start_dead, start_stub, start_where_it_can
 
 from fewchannels.cluster import nodes
 from fewchannels.cluster.nodes import NoRoomWarning, lacking
+from fewchannels.cluster.outcome import State
 from fewchannels.cluster.parallel import mapped
-from fewchannels.cluster.pool import State, outcomes
+from fewchannels.cluster.pool import outcomes
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.sizing import choose_pool
 from fewchannels.cluster.tasks import Progress, run_tasks

@@ -26,7 +26,8 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli.capture import run_job
 from fewchannels.cluster import tasks
 from fewchannels.cluster.notes import Notes
-from fewchannels.cluster.pool import Actor, Start
+from fewchannels.cluster.outcome import Start
+from fewchannels.cluster.pool import Actor
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.sizing import choose_pool
 from fewchannels.cluster.tasks import Outcome
@@ -88,8 +89,7 @@ def capture_here(stage: Stage, job: Job, monkeypatch: pytest.MonkeyPatch) -> Out
         for task in tasks:
             yield actor.do(task)
 
-    monkeypatch.setattr(tasks, "ray_session", lambda pool: nullcontext())
-    monkeypatch.setattr(tasks, "outcomes", outcomes)
+    monkeypatch.setattr(tasks, "_workers", lambda pool, is_here: nullcontext(outcomes))
     return run_job(job, stage.manifest, choose_pool(2, None))
 
 
@@ -374,8 +374,7 @@ def test_an_interrupt_that_gets_lost_in_rays_own_code_ends_the_capture_all_the_s
                 time.sleep(1)
             yield {"task": task, "error": None, "fatal": None, "n_bytes": 0}
 
-    monkeypatch.setattr(tasks, "ray_session", lambda pool: nullcontext())
-    monkeypatch.setattr(tasks, "outcomes", outcomes)
+    monkeypatch.setattr(tasks, "_workers", lambda pool, is_here: nullcontext(outcomes))
     earlier = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         run.finish(job, choose_pool(1, None))

@@ -21,7 +21,8 @@ from ray.cluster_utils import Cluster
 from stub_work import StubWork
 
 from fewchannels.cluster import telemetry
-from fewchannels.cluster.pool import Actor, State, outcomes
+from fewchannels.cluster.outcome import State
+from fewchannels.cluster.pool import Actor, outcomes
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.models.timings import took

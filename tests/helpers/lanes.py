@@ -62,7 +62,7 @@ CLUSTERS = (
 # What of the slow ones the fast lane has nevertheless: each guarantee of the main path once, by the beginning of an id.
 MAIN_PATH = {
     "every command of the README": "end_to_end/test_readme.py",
-    "a capture by Ray of each model of the paper": "end_to_end/test_paper_models.py",
+    "a capture of each model of the paper": "end_to_end/test_paper_models.py",
     "a kill and a resume": "end_to_end/test_kills.py::"
     "test_a_killed_capture_goes_on_and_nothing_is_lost_doubled_or_changed[everything and group]",
     "a page in a browser": "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",

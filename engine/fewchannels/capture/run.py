@@ -3,23 +3,17 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ray
-
 from fewchannels.capture.begin import begin, check_place
 from fewchannels.capture.job import Job
 from fewchannels.capture.memory import check_memory
-from fewchannels.cluster.folder import enter, working_folder
-from fewchannels.cluster.nodes import NodeWatch
-from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
+from fewchannels.cluster.parallel import streamed
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, pending_tasks, run_tasks
-from fewchannels.errors import FewchannelsError, StorageError
+from fewchannels.errors import StorageError
 from fewchannels.manifest import Sample
 from fewchannels.runs.description import EMBEDDINGS
 from fewchannels.runs.ledger import Record
 from fewchannels.settings.units import size
-
-_LOOK_EVERY_S = 1.0
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
@@ -47,7 +41,7 @@ def start_capture(job: Job, n_threads: int, device: str | None = None) -> Callab
     return CaptureWorker(job, n_threads, embeddings, device)
 
 
-def _encode(job: Job, tasks: list[int], n_threads: int, share: str, folder: str) -> Iterator[str | None]:
+def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[str | None]:
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
@@ -55,7 +49,6 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str, folder: str)
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.models.loaded import device_of
 
-    enter(folder)
     torch.set_num_threads(n_threads)
 
     def samples() -> Iterator[Sample]:
@@ -71,30 +64,9 @@ def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[
     Raises:
         InputError: the model cannot be loaded.
     """
-    remote = ray.remote(
-        num_cpus=pool.cpus_per_actor,
-        num_gpus=pool.gpus_per_actor,
-        num_returns="streaming",
-        max_calls=1,  # its process ends, and with it all that the encoders took
-        max_retries=MACHINE_FAULT_RETRIES,
-    )(_encode)
-    folder = working_folder()
-    try:
-        encoded = remote.remote(job, tasks, pool.cpus_per_actor, pool.device, folder)
-        nodes, done = NodeWatch(pool), 0
-        while True:
-            ready, _ = ray.wait([encoded], timeout=_LOOK_EVERY_S)
-            if not ready:
-                nodes.look()
-                continue
-            try:
-                ray.get(next(encoded))
-            except StopIteration:
-                return
-            on_encoded(done := done + 1)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, FewchannelsError) else error from None
+    encoded = streamed(_encode, (job, tasks, pool.cpus_per_actor, pool.device), pool)
+    for done, _ in enumerate(encoded, start=1):
+        on_encoded(done)
 
 
 def capture(
@@ -141,14 +113,13 @@ def finish(
 ) -> Outcome:
     """Capture what is not done yet of a run that was begun, as :func:`capture` does."""
 
-    def before(tasks: list[int]) -> None:
-        if job.config.encode_first:
-            encode_prompts(job, tasks, pool, on_encoded)
+    def encode(tasks: list[int]) -> None:
+        encode_prompts(job, tasks, pool, on_encoded)
 
     tasks = pending_tasks(job)
     if tasks:
         check_space(job, tasks)
-    outcome = run_tasks(job, start_capture, pool, on_progress, before, on_note)
+    outcome = run_tasks(job, start_capture, pool, on_progress, encode if job.config.encode_first else None, on_note)
     if job.config.encode_first and outcome.n_done == outcome.n_samples:
         job.storage.delete(job.storage.list(EMBEDDINGS))
     return outcome

@@ -124,7 +124,7 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
             bar.begin(
                 f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
                 f"{len(layout.blocks)} layers x {len(layout.steps)} steps, about {size(layout.expected_bytes)} of "
-                f"arrays, {pool.n_actors} actor{'s' * (pool.n_actors > 1)} with {pool.cpus_per_actor} CPU threads"
+                f"arrays, {pool.in_words(layout.n_tasks)}"
             )
 
         def on_encoded(done: int) -> None:

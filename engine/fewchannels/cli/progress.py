@@ -31,7 +31,7 @@ class RunBar:
         self._has_begun = False
         self._verb, self._what, self._of_each, self._total = verb, what, of_each, n_samples * of_each
         self._bar = progress_bar()
-        self._shown = self._bar.add_task("starting Ray and loading the model", total=self._total, rate="")
+        self._shown = self._bar.add_task("starting and loading the model", total=self._total, rate="")
         self._began = self._said = time.monotonic()
         self._n_at_first: int | None = None
 
@@ -77,7 +77,7 @@ class RunBar:
         seconds = time.monotonic() - self._began
         rate = (n_done - self._n_at_first) / seconds if seconds else 0.0
         parts = [f"{rate:.3g} {self._what}/s"] if rate else []
-        parts += [_counted(progress.n_actors, "actor")] if progress.n_actors else []
+        parts += [_counted(progress.n_actors, "worker")] if progress.n_actors else []
         parts += [f"{progress.n_starting} starting"] if progress.n_starting else []
         parts += [f"{_counted(progress.n_again, 'task')} again"] if progress.n_again else []
         parts += [f"{progress.n_failed} failed"] if progress.n_failed else []

@@ -4,6 +4,6 @@
 actors of ``pool``. ``parallel`` spreads small pieces of work, on Ray or in this process. ``jobs`` sends commands to a
 cluster.
 
-Imported by others: attempts, folder, jobs, nodes, notes, parallel, session, shares, sizing, tasks.
+Imported by others: attempts, jobs, notes, parallel, shares, sizing, tasks.
 Imports: errors, machine, settings, models, runs.
 """

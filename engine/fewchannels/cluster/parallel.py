@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fewchannels.cluster.folder import enter, working_folder
+from fewchannels.cluster.interrupts import interrupts
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError
 
@@ -34,7 +35,7 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
     if (pool.n_actors == 1 or len(items) <= 1) and not is_elsewhere:
         yield from ((item, by_one_thread(item)) for item in items)
         return
-    from fewchannels.cluster.session import interrupts, ray_session  # Ray takes a second to import
+    from fewchannels.cluster.session import ray_session  # Ray takes a second to import
 
     with ray_session(pool), interrupts() as check_interrupted:
         for found in mapped(by_one_thread, items, pool):
@@ -101,3 +102,50 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
             if isinstance(cause, FewchannelsError):
                 raise cause from None
             raise FewchannelsError(f"{item!r} failed: {type(cause).__name__}: {cause}") from error
+
+
+def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], pool: Pool) -> Iterator[_Result]:
+    """Do one piece of work in a process of Ray that ends with it, and with all its memory; yields what it yields.
+
+    Args:
+        work: a plain generator function, safe to repeat.
+        arguments: it is called with.
+        pool: each of its actors' share is the process's.
+
+    Raises:
+        FewchannelsError: the work did.
+    """
+    import ray
+
+    from fewchannels.cluster.nodes import NodeWatch
+    from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
+
+    folder = working_folder()
+
+    def whole() -> Iterator[_Result]:  # Ray takes plain functions only
+        enter(folder)
+        yield from work(*arguments)
+
+    remote = ray.remote(
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor,
+        num_returns="streaming",
+        max_calls=1,
+        max_retries=MACHINE_FAULT_RETRIES,
+    )(whole)
+    nodes = NodeWatch(pool)
+    try:
+        results = remote.remote()
+        while True:
+            ready, _ = ray.wait([results], timeout=_LOOK_EVERY_S)
+            if not ready:
+                nodes.look()
+                continue
+            try:
+                reference = next(results)
+            except StopIteration:
+                return
+            yield ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, FewchannelsError) else error from None

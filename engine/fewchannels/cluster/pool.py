@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,33 +19,19 @@ from ray._private.state import state as cluster_state  # Ray has no public way t
 from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.nodes import NodeWatch
 from fewchannels.cluster.notes import noting
+from fewchannels.cluster.outcome import TASKS_AT_ONCE, Start, State, outcome_of, refusing
 from fewchannels.cluster.session import MACHINE_FAULT_RETRIES
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.telemetry import ActorTelemetry, PoolTelemetry, labels
 from fewchannels.cluster.work import Work
-from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError, without_secrets
+from fewchannels.errors import FewchannelsError
 from fewchannels.models.timings import collected
-from fewchannels.runs.changes import finish_change, name_of
-from fewchannels.runs.ledger import Ledger, Record
+from fewchannels.runs.ledger import Ledger
 
-FATAL = (StorageError, RunConflictError, InputError)
-"""Errors in which every other task would end, too."""
-TASKS_AT_ONCE = 2
-"""Of an actor: one is generated, one is written; no more wait in its memory."""
 NODE_FAULT_RETRIES = 10
 """Nodes that a task may lose; a node that is taken away says little about the task."""
 _TURN_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-
-Start = Callable[[Any, int, str | None], Callable[[int], Record]]
-"""From work, a number of CPU threads and a device to a worker: called with a task, it returns the task's record."""
-
-
-def is_done(work: Work, record: Record | None) -> bool:
-    """Whether a task's record says that all it owns is done; one that owns more since the run has grown is not."""
-    if record is None or record.fingerprint != work.fingerprint:
-        return False
-    return not record.n_failed and record.stop == work.rows(record.task).stop
 
 
 class Actor:
@@ -66,11 +52,10 @@ class Actor:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._work, self._ledger = work, Ledger(work.storage)
         self._telemetry, failure = ActorTelemetry(work, start), None
-        self._worker: Callable[[int], Record] | FewchannelsError
         try:
             self._worker = start(work, n_threads, device)
         except FewchannelsError as error:  # another actor would fare the same; the driver ends the run
-            self._worker = failure = error
+            self._worker, failure = refusing(error), error
         self._telemetry.started(failure)
 
     def node(self) -> str:
@@ -81,50 +66,10 @@ class Actor:
         """A task's outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), ``n_bytes``, ``notes``."""
         self._telemetry.task_started(task)
         with collected() as stages, noting() as notes:
-            outcome, record = self._done(task)
+            outcome, record = outcome_of(self._work, self._ledger, self._worker, task)
         outcome["notes"] = notes
         self._telemetry.task_ended(outcome, record, stages)
         return outcome
-
-    def _done(self, task: int) -> tuple[dict[str, Any], Record | None]:
-        """A task's outcome, and its record if it was not done before."""
-        outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None, "n_bytes": 0}
-        record = None
-        try:
-            if isinstance(self._worker, FewchannelsError):
-                raise self._worker
-            # It is asked again where an answer was lost. The record names what is there, bit by bit: it is left alone.
-            found = self._ledger.find(task)
-            if found and not is_done(self._work, found):
-                finish_change(self._work.storage, name_of(task))  # of an actor that died amid it
-                found = self._ledger.find(task)
-            if not is_done(self._work, found):
-                record = self._worker(task)
-                outcome["n_bytes"] = sum(each.n_bytes for each in record.objects.values())
-        except FATAL as error:
-            outcome |= {"error": str(error), "fatal": next(kind.__name__ for kind in FATAL if isinstance(error, kind))}
-        except Exception as error:  # one task's failure must not end the others; the driver reports it
-            outcome |= {"error": without_secrets(f"{type(error).__name__}: {error}")}
-        return outcome, record
-
-
-@dataclass
-class State:
-    """How the pool stands.
-
-    Attributes:
-        n_actors: that have loaded the model.
-        n_starting: that wait for room, or load.
-        n_lost: that died, or were on a node that did.
-        n_again: times that a task was handed out again.
-        reassigned: tasks that were handed out again: the first actor may have been cut off and still have written.
-    """
-
-    n_actors: int = 0
-    n_starting: int = 0
-    n_lost: int = 0
-    n_again: int = 0
-    reassigned: set[int] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -144,7 +89,7 @@ def outcomes(
     tasks: list[int],
     pool: Pool,
     on_turn: Callable[[State], None] = lambda state: None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Run tasks on the pool; yields each one's outcome as it ends, in any order.
 
     Actors for which there is no room wait for it, and make Ray's autoscaler look for more; those that have nothing left

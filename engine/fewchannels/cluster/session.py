@@ -3,11 +3,9 @@
 import logging
 import os
 import re
-import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -70,7 +68,22 @@ def _without_standard_error() -> Iterator[None]:
 
 @contextmanager
 def ray_session(pool: Pool) -> Iterator[None]:
-    """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts."""
+    """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts.
+
+    Raises:
+        FewchannelsError: it cannot be reached or started, or could not run what was asked of it inside.
+    """
+    try:
+        with _connected(pool):
+            yield
+    except ray.exceptions.RayError as error:
+        raise FewchannelsError(
+            f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
+        ) from error
+
+
+@contextmanager
+def _connected(pool: Pool) -> Iterator[None]:
     if ray.is_initialized():
         with head_watched(ray.get_runtime_context().gcs_address):
             yield
@@ -166,26 +179,3 @@ def _check_answers(address: str) -> None:
                     "there, or correct the address; on a node of the cluster, auto finds it without RAY_ADDRESS."
                 ) from None
         time.sleep(1)
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises KeyboardInterrupt if one was asked for: amid Ray's own code, one can get lost."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGINT, ask)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, earlier)

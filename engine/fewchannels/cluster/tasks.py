@@ -1,18 +1,17 @@
 """The tasks of a run that are not done: what to do, what became of it, and an honest end."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import ray
-
+from fewchannels.cluster import here
+from fewchannels.cluster.interrupts import interrupts
 from fewchannels.cluster.notes import Notes
-from fewchannels.cluster.pool import FATAL, Start, State, is_done, outcomes
-from fewchannels.cluster.session import interrupts, ray_session
+from fewchannels.cluster.outcome import FATAL, Start, State, is_done
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.work import Work
-from fewchannels.errors import FewchannelsError, IncompleteRunError
+from fewchannels.errors import IncompleteRunError
 from fewchannels.runs.changes import finish_changes
 from fewchannels.runs.lease import hold
 from fewchannels.runs.ledger import Ledger, Record
@@ -140,7 +139,7 @@ def run_tasks(
     start: Start,
     pool: Pool,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    before: Callable[[list[int]], None] = lambda tasks: None,
+    before: Callable[[list[int]], None] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
     """Do the tasks that are not done yet. Call it again to resume.
@@ -150,7 +149,8 @@ def run_tasks(
         start: makes a worker.
         pool: of actors.
         on_progress: called after every task, and at least once a second.
-        before: called with the tasks when Ray runs and no actor does yet.
+        before: called with the tasks when Ray runs and no actor does yet; None where nothing comes before, and then one
+            worker alone is this process.
         on_note: called with each of the outcome's notes, before any task.
 
     Raises:
@@ -174,31 +174,42 @@ def run_tasks(
         on_note(note)
     tally = _Tally(work, Progress(n_done, n_failed), on_progress)
     if tasks := _pending(work, records):
-        try:
-            with ray_session(pool), interrupts() as check_interrupted:
+        is_here = before is None and pool.is_here(len(tasks))
+        with _workers(pool, is_here) as outcomes, interrupts() as check_interrupted:
+            if before is not None:
                 before(tasks)
 
-                def on_turn(state: State) -> None:
-                    check_interrupted()
-                    tally.turn(state)
+            def on_turn(state: State) -> None:
+                check_interrupted()
+                tally.turn(state)
 
-                while tasks:
-                    tally.begin()
-                    for outcome in outcomes(work, start, tasks, pool, on_turn):
+            while tasks:
+                tally.begin()
+                with closing(outcomes(work, start, tasks, pool, on_turn)) as ended:
+                    for outcome in ended:
                         check_interrupted()
                         tally.add(outcome)
-                    finish_changes(work.storage)
-                    tasks = _overwritten(work, tally.reassigned)
-                    ledger.delete(tasks)
-        except ray.exceptions.RayError as error:
-            raise FewchannelsError(
-                f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
-            ) from error
+                finish_changes(work.storage)
+                tasks = _overwritten(work, tally.reassigned)
+                ledger.delete(tasks)
         work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
     missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
     n_again = tally.progress.n_again
     return Outcome(n_samples, n_done, n_failed, n_resumed, missing, n_again, tuple(noted), tally.notes)
+
+
+@contextmanager
+def _workers(pool: Pool, is_here: bool) -> Iterator[Callable[..., Generator[dict[str, Any]]]]:
+    """Yields what does tasks: this process, or actors on a Ray that lasts as long as the context."""
+    if is_here:
+        yield here.outcomes
+        return
+    from fewchannels.cluster.pool import outcomes  # Ray takes a second to import
+    from fewchannels.cluster.session import ray_session
+
+    with ray_session(pool):
+        yield outcomes
 
 
 class _Tally:

@@ -16,6 +16,7 @@ from fewchannels.manifest import Sample
 from fewchannels.models.family import BRANCHES, ModelGeometry
 from fewchannels.models.from_images import noised
 from fewchannels.models.generation import Settings
+from fewchannels.models.interruption import check_interrupted
 from fewchannels.models.patching import replaced
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Sampler:
         Raises:
             InputError: a prompt or a reference that the model cannot take.
             FamilyMismatchError: the pipeline did something else than its family says.
+            KeyboardInterrupt: another thread ended this process's generations.
             RuntimeError: the image has another size.
         """
         with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
@@ -258,6 +260,7 @@ class Sampler:
         self._is_forward = False
 
     def _begin(self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        check_interrupted()
         self.forward_begins(arguments, keywords, text=False)
 
     def _end(self, module: Any, inputs: Any, output: Any) -> None:

@@ -76,22 +76,25 @@ class Forks:
         self._process.communicate()
 
 
-def _in_this_process() -> None:
-    """Replace Ray's actors by one in the process that asks for them."""
-    from fewchannels.capture import run
-    from fewchannels.cluster.pool import Actor, Start
+def _one_after_the_other() -> None:
+    """Have one worker of the process that asks for tasks do them, and each when the one before is written.
+
+    Calls are counted, so that the same one is the same in every run: two tasks at once would mix theirs.
+    """
+    from fewchannels.cluster import tasks
+    from fewchannels.cluster.outcome import Start
+    from fewchannels.cluster.pool import Actor
     from fewchannels.cluster.shares import Pool
     from fewchannels.cluster.work import Work
     from fewchannels.runs import lease
 
-    def outcomes(work: Work, start: Start, tasks: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:
+    def outcomes(work: Work, start: Start, numbers: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:
         actor = Actor(work, start, 1)
-        yield from map(actor.do, tasks)
+        yield from map(actor.do, numbers)
 
     # A lease in a bucket is waited for so many times as long.
     lease.BEAT_S = float(os.environ.get("CRASH_BEAT_S", lease.BEAT_S))
-    run.ray_session = lambda pool: nullcontext()
-    run.outcomes = outcomes
+    tasks._workers = lambda pool, is_here: nullcontext(outcomes)
 
 
 def _serve(said: str) -> None:
@@ -108,7 +111,7 @@ def _serve(said: str) -> None:
     from fewchannels.cli import main
 
     torch.set_num_threads(1)
-    _in_this_process()
+    _one_after_the_other()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -1,0 +1,86 @@
+"""What becomes of one task, whoever does it: a Ray actor, or this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewchannels.cluster.work import Work
+from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError, without_secrets
+from fewchannels.runs.changes import finish_change, name_of
+from fewchannels.runs.ledger import Ledger, Record
+
+FATAL = (StorageError, RunConflictError, InputError)
+"""Errors in which every other task would end, too."""
+TASKS_AT_ONCE = 2
+"""Of a worker: one is generated, one is written; no more wait in its memory."""
+
+Start = Callable[[Any, int, str | None], Callable[[int], Record]]
+"""From work, a number of CPU threads and a device to a worker: called with a task, it returns the task's record."""
+
+
+@dataclass
+class State:
+    """How the workers stand.
+
+    Attributes:
+        n_actors: that have loaded the model.
+        n_starting: that wait for room, or load.
+        n_lost: that died, or were on a node that did.
+        n_again: times that a task was handed out again.
+        reassigned: tasks that were handed out again: the first actor may have been cut off and still have written.
+    """
+
+    n_actors: int = 0
+    n_starting: int = 0
+    n_lost: int = 0
+    n_again: int = 0
+    reassigned: set[int] = field(default_factory=set)
+
+
+def is_done(work: Work, record: Record | None) -> bool:
+    """Whether a task's record says that all it owns is done; one that owns more since the run has grown is not."""
+    if record is None or record.fingerprint != work.fingerprint:
+        return False
+    return not record.n_failed and record.stop == work.rows(record.task).stop
+
+
+def outcome_of(
+    work: Work, ledger: Ledger, worker: Callable[[int], Record], task: int
+) -> tuple[dict[str, Any], Record | None]:
+    """Do a task, unless its record says that it is done.
+
+    Args:
+        work: whose task.
+        ledger: of its records.
+        worker: that does it.
+        task: its number.
+
+    Returns:
+        The outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), ``n_bytes``; and the record if
+        this call wrote it.
+    """
+    outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None, "n_bytes": 0}
+    record = None
+    try:
+        # It is asked again where an answer was lost. The record names what is there, bit by bit: it is left alone.
+        found = ledger.find(task)
+        if found and not is_done(work, found):
+            finish_change(work.storage, name_of(task))  # of a worker that died amid it
+            found = ledger.find(task)
+        if not is_done(work, found):
+            record = worker(task)
+            outcome["n_bytes"] = sum(each.n_bytes for each in record.objects.values())
+    except FATAL as error:
+        outcome |= {"error": str(error), "fatal": next(kind.__name__ for kind in FATAL if isinstance(error, kind))}
+    except Exception as error:  # one task's failure must not end the others; the driver reports it
+        outcome |= {"error": without_secrets(f"{type(error).__name__}: {error}")}
+    return outcome, record
+
+
+def refusing(error: FewchannelsError) -> Callable[[int], Record]:
+    """A worker that could not start: each of its tasks ends with the error, in which another worker would end too."""
+
+    def refuse(task: int) -> Record:
+        raise error
+
+    return refuse
