@@ -90,7 +90,7 @@ def test_prompts_that_the_text_encoder_cuts_are_counted_at_a_captures_end(
     )
     assert answer.code == 0
     # Each word is a token, and the end is one more; the tiny model takes 16.
-    assert "the text encoder cut 2 prompts: it takes 16 tokens, and the longest has 41" in " ".join(
+    assert "the text encoder truncated 2 prompts: its limit is 16 tokens, and the longest prompt has 41" in " ".join(
         answer.stderr.split()
     )
 

@@ -105,8 +105,8 @@ def test_a_terminal_gets_the_columns_that_fit_and_the_names_of_the_rest(
         cli.print_relation(catalog.query("massive_channels", layer=7))
     shown = screen.getvalue().splitlines()
     assert max(map(len, shown)) <= 60
-    assert "columns that do not fit: " in screen.getvalue()
-    assert "mean_rank" in screen.getvalue().split("columns that do not fit: ")[1]
+    assert "Columns that do not fit: " in screen.getvalue()
+    assert "mean_rank" in screen.getvalue().split("Columns that do not fit: ")[1]
 
 
 def test_json_is_valid_and_keeps_full_precision(run: str) -> None:
@@ -176,7 +176,7 @@ def test_parameters_reach_the_query(run: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("layer", "--param 'layer' is not name=value, as in --param layer=3"),
+        ("layer", "--param is 'layer'; it must be name=value, such as --param layer=3"),
         ("layer=x", "parameter 'layer' is 'x'; it takes a whole number"),
         ("layer=1.5", "parameter 'layer' is '1.5'; it takes a whole number"),
         ("min_frequency=inf", "it takes a finite number"),

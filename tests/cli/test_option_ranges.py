@@ -108,7 +108,7 @@ def test_no_number_out_of_its_range_is_taken(
         ("capture --max-bytes 1e400TB", "--max-bytes is '1e400TB'; it must be bytes up to 1e18"),
         ("capture --controls random:99999999999999999999", "random:N with N of 1 to 1,000"),
         ("capture --lora x@nan", "the strength of lora 'x' is nan; it must be a finite number, -100 to 100."),
-        ("capture --out=", "--out is '', which is blank. Give it a value, or leave it out."),
+        ("capture --out=", "--out is '', which is blank. Give a value, or omit the option."),
         ("probe disruption --channels ,", "--channels is ','; it must list 1 to 1,000 values."),
         ("probe disruption --k 4,-1", "--k is '4,-1'; each must be 0 to 1,000,000."),
         ("probe disruption --trials 99999", "--trials is 99999; it must be 1 to 1,000."),

@@ -69,12 +69,12 @@ def test_an_option_that_nothing_uses_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grids.yaml").write_text("grids:\n  - {k: 4}\n", encoding="utf-8")
     said = refused(command)
-    assert said.startswith(f"{flag} was given, and nothing would use it: ")
-    assert said.endswith(". Leave it out.")
+    assert said.startswith(f"{flag} would have no effect: ")
+    assert said.endswith(". Omit it.")
 
 
 def test_options_of_their_default_value_are_refused_too_and_unnamed_ones_are_not() -> None:
-    assert refused(f"{PROBE} --selection top --trials 3").startswith("--trials was given")
+    assert refused(f"{PROBE} --selection top --trials 3").startswith("--trials would have no effect")
     assert "none.parquet" in refused(f"{PROBE} --selection top")
 
 
@@ -83,8 +83,8 @@ def test_two_queries_of_a_list_and_two_sources_of_grids_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grids.yaml").write_text("grids:\n  - {k: 4}\n", encoding="utf-8")
-    assert "give the name alone: query --list failures" in refused("query RUN failures --list")
-    assert "has grids as well" in refused(f"{PROBE} --protocol turri2026 --config grids.yaml")
+    assert "give only its name: query --list failures" in refused("query RUN failures --list")
+    assert "define the edits" in refused(f"{PROBE} --protocol turri2026 --config grids.yaml")
 
 
 def test_what_a_python_caller_gives_and_nothing_uses_is_refused(tiny_model: Path, manifest_of, tmp_path: Path) -> None:

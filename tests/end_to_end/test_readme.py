@@ -110,7 +110,7 @@ def test_the_runs_that_upkeep_made_are_whole_and_hold_what_they_should(main_path
         assert (report["problems"], report["n_recorded"]) == ([], 1), name
         about = json.loads(run(f"fewchannels runs show {name} --json", folder).stdout)
         assert (about["n_done"], about["n_samples"]) == (n_samples, n_samples), name
-    assert "8 samples generated again: 8 equal to the last bit" in main_path[block("Trust it, keep it")[1]].stdout
+    assert "8 samples regenerated: 8 bit-identical" in main_path[block("Trust it, keep it")[1]].stdout
     assert len(list((folder / "FOR_DATASETS").rglob("*.parquet"))) == 2
 
 

@@ -258,7 +258,7 @@ def test_a_result_of_masks_is_never_removed_where_only_files_of_a_user_would_mak
 def test_dry_run_alone_is_refused(made: tuple[Path, Forks]) -> None:
     folder, forks = made
     assert forks.run(["runs", "verify", f"{folder}/run", "--dry-run"]) == 2
-    assert "--dry-run works only with --repair" in forks.said()
+    assert "--dry-run needs --repair" in forks.said()
 
 
 def test_a_repair_goes_with_the_lease(made: tuple[Path, Forks]) -> None:

@@ -373,7 +373,7 @@ def test_a_damaged_store_is_refused_with_the_remedy(tiny_model: Path, tmp_path: 
     [
         (["-o", "report.txt"], "'report.txt'; its ending decides"),
         (["-o", "nowhere/report.html"], "no folder 'nowhere'"),
-        ([], "say where the report goes"),
+        ([], "--out is missing"),
         (["-o", "report.md", "--pdf"], "--pdf prints a page"),
     ],
 )
