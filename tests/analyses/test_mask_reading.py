@@ -282,7 +282,7 @@ def test_modes_that_are_no_masks_are_refused(mode: str, says: str, folder: Path)
 def test_opacity_that_is_the_same_everywhere_but_not_full_is_refused(folder: Path) -> None:
     for alpha in (0, 128):
         image = with_opacity(label_map(0, 255), np.full((4, 8), alpha, np.uint8))
-        with pytest.raises(InputError, match=f"transparent by the same amount everywhere \\({alpha} of 255\\)"):
+        with pytest.raises(InputError, match=f"has the same transparency everywhere \\({alpha} of 255\\)"):
             read(stored(image, "PNG"), folder)
 
 

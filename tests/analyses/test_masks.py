@@ -186,7 +186,7 @@ def test_an_image_that_is_not_rgb_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
-        ("salience", {}, "'salience' is no source of masks and no folder. Valid: manifest, demo, saliency"),
+        ("salience", {}, "'salience' is not a source of masks or a folder. Valid: manifest, demo, saliency"),
         ("saliency", {"labels": ["cat"]}, "the source 'saliency' takes none"),
         ("manifest", {"revision": "main"}, "the source 'manifest' takes none"),
         ("demo", {"side": 512}, "the source 'demo' takes none"),

@@ -167,7 +167,7 @@ def test_runs_that_have_gone_or_changed_show_no_images_and_say_so(folder: Path, 
     shutil.copytree(folder / "comparison", tmp_path / "comparison")
     path = tmp_path / "comparison" / "comparison.json"
     about = documents.decode(path.read_bytes())
-    for run, why in (("gone", "there is no folder"), ("b", "is another one now")):
+    for run, why in (("gone", "there is no folder"), ("b", "is now a different run")):
         path.write_bytes(documents.encode(about | {"runs": {"a": str(folder / run), "b": str(folder / "b")}}))
         blocks = build([str(tmp_path / "comparison")], None).parts[0].blocks()
         (missing,) = (block for block in blocks if isinstance(block, Missing))

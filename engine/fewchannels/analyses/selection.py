@@ -160,7 +160,7 @@ def select(
         ).df()
     if table.empty:
         raise InputError(
-            f"no finished sample of {run!r} is chosen" + (f" by where {where!r}." if where else "; capture it first.")
+            f"no finished sample of {run!r}" + (f" meets --where {where!r}." if where else "; capture it first.")
         )
     pool = layout.pool
     return Selected(

@@ -108,7 +108,7 @@ def test_a_run_says_how_often_its_channels_are_massive(asked: Asked, run: Run) -
 
 def test_a_result_that_no_sentence_is_about_is_named(asked: Asked, folder: Path) -> None:
     texts, _ = unfolded(asked, "run")
-    assert "Not in them: again, each of which" in texts[0]
+    assert "Not included: again; each has" in texts[0]
     (section,) = (
         each for each in build([str(folder / "run")], None).parts[0].sections if each.heading == "What was found"
     )
@@ -139,7 +139,7 @@ def test_without_effects_the_command_stands_before_the_question_and_no_link_lead
     texts, links = unfolded(asked, "no effects")
     assert links == []
     assert f'fewchannels plot "{folder / "no effects"}"' in texts
-    assert any(text.startswith("The top channels exceed as many random channels") for text in texts)
+    assert any(text.startswith("The top channels exceed the same number of random channels") for text in texts)
 
 
 def test_a_run_without_analyses_says_what_its_cells_can_say(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _of(evidence: Evidence, best: Cell, *, less_important: bool) -> list[Figure]
         f"select layer, selection, n_samples, best_iou, best_iou_low, best_iou_high from {table} where {of} and step = "
         f"{best.step} order by layer, selection"
     )
-    title = f"IoU of the best union of clusters, which looks at the answer, step {best.step}\n{counted}, {_BANDS}"
+    title = f"IoU of the best union of clusters (oracle: uses the ground truth), step {best.step}\n{counted}, {_BANDS}"
     lines = _selections(evidence.ask(text), "layer", "best_iou")
     drawing = Lines(series=lines, title=title, x="layer", y="mean best IoU, 0 to 1", least=0)
     return [*drawn, Figure(f"best_iou_by_layer{end}", drawing, [evidence.sql(text)], less_important=True)]

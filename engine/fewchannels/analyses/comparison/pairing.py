@@ -279,8 +279,8 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
     if not len(at_a):
         raise InputError(
             f"{run_a!r} and {run_b!r} have no finished sample in common, of {n_only[0]} and {n_only[1]} that are "
-            "chosen. They are matched by sample_id, which is made of prompt, seed and the settings of a manifest's "
-            "row; capture both with one manifest, or with rows of it."
+            "selected. They are matched by sample_id, which depends on prompt, seed and the settings of a manifest's "
+            "row; capture both with the same manifest, or with rows of it."
         )
     at_b = at_b[np.argsort(at_a)]
     order = np.argsort(np.argsort(at_b))
@@ -347,7 +347,7 @@ def _lengths(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], str]:
     if len(found := np.unique([a, b], axis=1).T) > 1:
         raise InputError(
             f"samples have {found[0][0]} denoising steps in A and {found[0][1]} in B, others {found[1][0]} and "
-            f"{found[1][1]}: their steps do not match in one way. Choose some of them with --where, by n_steps."
+            f"{found[1][1]}: their steps do not match in one way. Select samples with --where, by n_steps."
         )
     return (int(a[0]), int(b[0])), "relative step"
 

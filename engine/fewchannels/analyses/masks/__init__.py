@@ -53,5 +53,5 @@ def open_mask_source(
     given = {"labels": labels, "revision": revision, "side": side, "trust_remote_code": trust_remote_code}
     for name, value in given.items():
         if value not in (None, (), False):
-            raise InputError(f"{name} {value!r} was given; the source {text!r} takes none. Leave it out.")
+            raise InputError(f"{name} is {value!r}, but the source {text!r} does not use it. Omit it.")
     return SOURCES[text]()

@@ -112,7 +112,7 @@ class SubjectMasks(MaskSettings):
         reasons = f" The first failure: {errors[0].rstrip('.')}." if errors else ""
         if rules:
             counts = ", ".join(f"{rules[rule]:,} {_RULES[rule]}" for rule in RULES)
-            unknown = f" {n_unknown:,} leave pixels unknown, which are in no number." if n_unknown else ""
+            unknown = f" {n_unknown:,} have unknown pixels, which are excluded from all numbers." if n_unknown else ""
             reasons = f" Of the files' values, {counts} (docs/images.md).{unknown}{reasons}"
         text = (
             f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "

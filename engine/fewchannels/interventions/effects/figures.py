@@ -42,7 +42,7 @@ _WORDS = {
     "tokens": "tokens {}",
     "placement": "places {}",
 }
-_AXIS_LABELS = {"k": "k, channels", "amount": "amount", "layer": "layers", "step": "denoising steps"}
+_AXIS_LABELS = {"k": "k, channels", "amount": "strength (amount)", "layer": "layers", "step": "denoising steps"}
 _MOST_MAIN = 5
 _MOST_PANELS = 9
 _MOST_DOTS = 36
@@ -216,7 +216,9 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     chosen = own["trial"] == 0 if conditions is None else own["condition_id"].isin(list(conditions))
     rows = own[(own["role"] == "edited") & chosen].sort_values("condition")
     if rows.empty:
-        raise InputError(f"item {item} has no edited images of these conditions. Choose another item or others.")
+        raise InputError(
+            f"item {item} has no edited images of these conditions. Choose another item or other conditions."
+        )
     column = AXES[axis or max(AXES, key=lambda name: _own(rows)[1][AXES[name]].nunique())]
     rows = _beside(rows, column)
     place, ticks = _places(rows[column])

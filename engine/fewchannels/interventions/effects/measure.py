@@ -101,7 +101,9 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     averages = means(edits, only=[metric])
     axes = [axis] if axis else varying(averages)
     if not axes:
-        raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; name the axis all the same.")
+        raise InputError(
+            f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; choose one with --axis anyway."
+        )
     return dose_response(averages, metric, axes[0])
 
 

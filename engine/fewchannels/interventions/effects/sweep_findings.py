@@ -1,4 +1,4 @@
-"""What was found in a sweep, by what is finished of it: the sentences that the report and the explorer print."""
+"""Findings of a sweep from its finished items: the sentences that the report and the explorer print."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from fewchannels.runs.results import Results
 from fewchannels.runs.sql.progress import are_current
 
 _ABOUT = (
-    "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
-    "channels are averaged first, then each prompt's items. Brackets hold 95 % intervals over prompts; d_z is the mean "
-    "over the standard deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (how large edits "
-    "were, steps that were not finite, and contrasts without any difference are not tested). A difference counts as "
-    "found where its interval leaves out zero and q is below 0.05."
+    "Differences are top channels (or listed ones) minus a control, paired by item; random draws are averaged per "
+    "item, then items per prompt. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
+    "deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (edit sizes, non-finite steps, and "
+    "contrasts without any difference are not tested). A difference is significant if its interval excludes zero and q "
+    "is below 0.05."
 )
 
 

@@ -33,7 +33,7 @@ from fewchannels.runs.sql.ranking import (
 SIDE = 256  # pixels
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
 _EACH = 3  # of a run, for each rank
-_NO_IMAGE = "the image is missing or cannot be decoded"
+_NO_IMAGE = "the image is missing or unreadable"
 
 
 @dataclass(frozen=True)
