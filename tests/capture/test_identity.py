@@ -136,7 +136,7 @@ def test_one_name_is_one_image_in_a_run(model: Path, manifest_of, tmp_path: Path
     captured(manifest_of(row), run, how)
     longer = manifest_of(f"{row}a blue ring,4,{second}\n", name="longer")
     drawn(first, 7)
-    with pytest.raises(RunConflictError, match=r"hold something else by now, such as '.*0\.png'"):
+    with pytest.raises(RunConflictError, match=r"have changed, such as '.*0\.png'"):
         capture(prepare(longer, run, how), longer, ALONE)
     with pytest.raises(RunConflictError, match=r"0\.png"):
         recompute(open_storage(run), 1, 1)
@@ -175,7 +175,7 @@ def test_a_run_of_an_earlier_version_is_resumed_with_a_note(model: Path, manifes
     outcome = capture(job, manifest, ALONE, on_note=seen.append)
     assert (outcome.n_resumed, outcome.n_done) == (2, 2)
     assert seen == list(outcome.notes)
-    assert "begun by an earlier version, which kept no digest of files" in seen[0]
+    assert "created by an earlier version, which recorded no digest of files" in seen[0]
     assert open_run(run).sql("select computed_by from tasks").fetchall() == [(None,)]
     with pytest.raises(RunConflictError, match=r"config\.top_k: 2 -> 1"):
         begin(prepare(manifest, run, replace(config(model), top_k=1)), manifest)
@@ -196,7 +196,7 @@ def test_versions_and_threads_are_kept_for_each_task_and_a_change_is_said(
     assert open_run(run).description["versions"]["torch"] == "1.0", "those that began it"
     outcome = capture(prepare(longer, run, config(model)), longer, Pool(1, 0, 2))
     assert outcome.notes == (
-        "2 finished tasks were done with 1 CPU threads; it is 2 now",
+        "2 finished tasks ran with 1 CPU threads; it is 2 now",
         f"1 finished task was done with torch 1.0; it is {now['torch']} now",
     )
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["runs", "show", str(run)]).output

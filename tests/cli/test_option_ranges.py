@@ -103,8 +103,8 @@ def test_no_number_out_of_its_range_is_taken(
         ("capture --gpus-per-actor nan", "--gpus-per-actor is nan; it must be a finite number, 0 to 64."),
         ("capture --cpus-per-actor 99999", "--cpus-per-actor is 99999; it must be 1 to 1,024."),
         ("capture --cpus-per-actor 1024", "this process may use"),
-        ("capture --actors 10000", "10000 actors are more than this machine can hold"),
-        ("capture --height 65536 --width 65536 --tokens pool:2", "a worker must hold at least"),
+        ("capture --actors 10000", "10000 actors are too many for this machine"),
+        ("capture --height 65536 --width 65536 --tokens pool:2", "a worker needs at least"),
         ("capture --max-bytes 1e400TB", "--max-bytes is '1e400TB'; it must be bytes up to 1e18"),
         ("capture --controls random:99999999999999999999", "random:N with N of 1 to 1,000"),
         ("capture --lora x@nan", "the strength of lora 'x' is nan; it must be a finite number, -100 to 100."),
@@ -156,7 +156,7 @@ def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:
         ((None, 1.5), "a share of one GPU of at least 0.01, or a whole number of GPUs"),
         ((None, None, None, 0), "cpus_per_actor is 0; it must be 1 to 1,024"),
         ((None, None, None, 1024), f"this process may use {processors()} CPU"),
-        ((10_000, None), "10000 actors are more than this machine can hold"),
+        ((10_000, None), "10000 actors are too many for this machine"),
     ):
         with pytest.raises(InputError, match=says):
             choose_pool(*given_)

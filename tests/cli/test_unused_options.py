@@ -90,25 +90,25 @@ def test_two_queries_of_a_list_and_two_sources_of_grids_are_refused(
 def test_what_a_python_caller_gives_and_nothing_uses_is_refused(tiny_model: Path, manifest_of, tmp_path: Path) -> None:
     generation = CaptureConfig(model=str(tiny_model), num_inference_steps=2)
     manifest = manifest_of("prompt,seed\na star,1\na ring,2\n")
-    with pytest.raises(InputError, match="channels lists 2, and no selection takes them"):
+    with pytest.raises(InputError, match="channels lists 2, but no selection uses them"):
         Grid(selections=("top",), channels=(5, 6))
     for kind, more, says in (
         ("disruption", {"pairs": PairRule(n=3)}, "a disruption has none"),
         ("disruption", {"references": tmp_path}, "references was given"),
-        ("text", {"pairs_file": tmp_path, "pairs": PairRule(within=("colour",))}, "a rule for drawing pairs as well"),
+        ("text", {"pairs_file": tmp_path, "pairs": PairRule(within=("colour",))}, "a rule for random pairs"),
         ("image", {"pairs_file": tmp_path}, "pairs with images are drawn"),
     ):
         with pytest.raises(InputError, match=says):
             SweepSettings(kind, generation, (Grid(),), **more)
     plain = SweepSettings("disruption", generation, (Grid(selections=("random",)),))
     for more, says in (
-        ({"channels_run": "RUN"}, "channels_run is 'RUN', and nothing would use it"),
-        ({"cluster_k": 4}, "cluster_k is 4, and nothing would use it"),
-        ({"score": "rms"}, "score is 'rms', and nothing would use it"),
+        ({"channels_run": "RUN"}, "channels_run is 'RUN', but would have no effect"),
+        ({"cluster_k": 4}, "cluster_k is 4, but would have no effect"),
+        ({"score": "rms"}, "score is 'rms', but would have no effect"),
     ):
         with pytest.raises(InputError, match=says):
             prepare_sweep(manifest, tmp_path / "sweep", replace(plain, **more))
-    with pytest.raises(InputError, match="tokens is 'pool:2', and no token maps are kept"):
+    with pytest.raises(InputError, match="tokens is 'pool:2', but no token maps are recorded"):
         prepare(manifest, tmp_path / "run", replace(generation, top_k=0, tokens="pool:2"))
     with pytest.raises(InputError, match=r"revision is 'main'; .* is a folder"):
         prepare(manifest, tmp_path / "run", replace(generation, revision="main"))

@@ -365,9 +365,9 @@ def test_a_question_is_cancelled(go: Callable[[str], Page]) -> None:
     page.locator("#console-ask").click()
     page.wait_for_timeout(1000)
     page.locator("#console-cancel").click()
-    expect(page.locator("#console-answer [role=alert]")).to_contain_text("the question was cancelled")
+    expect(page.locator("#console-answer [role=alert]")).to_contain_text("the query was cancelled")
     page.locator("#console-cancel").click()
-    expect(page.locator("#console-cancelled")).to_contain_text("No question of this page")
+    expect(page.locator("#console-cancelled")).to_contain_text("No query of this page")
 
 
 def test_a_named_query_takes_its_parameters(go: Callable[[str], Page], whole: Run) -> None:
@@ -381,7 +381,7 @@ def test_a_named_query_takes_its_parameters(go: Callable[[str], Page], whole: Ru
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("select content from read_text('/etc/passwd')", "this run's tables only"),
+        ("select content from read_text('/etc/passwd')", "this run's tables"),
         ("copy cells to '/tmp/stolen.csv'", "read-only"),
         ("drop view cells", "read-only"),
         ("select 1; select 2", "2"),

@@ -239,7 +239,7 @@ def test_a_capture_that_misses_its_beats_loses_the_run(objects: ObjectStorage, m
         assert time.monotonic() - started >= lease.BEAT_S * lease.MISSED_BEATS
         assert len(waits) == 1
         for check in (old.check, lambda: Membership(objects, token)):
-            with pytest.raises(RunConflictError, match="another has taken its place"):
+            with pytest.raises(RunConflictError, match="took over writing to"):
                 check()
         first.__exit__(None, None, None)
         Membership(objects, second).check()

@@ -194,7 +194,7 @@ def damaged(models: Path) -> str:
         (lambda models: f"dino={models / 'swin'}", "is a SwinModel, which has no class token"),
         (
             lambda models: f"pickscore={metric_models.changed(models / 'clip', 'part', without_projection)}",
-            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be random",
+            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be initialized at random",
         ),
         (damaged, "the CLIP model .*damaged' cannot be opened: SafetensorError"),
         (lambda _: "aesthetic=/nowhere", "a comma and the head's file"),
@@ -211,7 +211,9 @@ def test_a_metric_that_cannot_be_is_refused_with_the_remedy(
 
 def test_lpips_without_torchvision_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchmetrics.utilities.imports._TORCHVISION_AVAILABLE", False)
-    with pytest.raises(InputError, match=r"needs torchvision, which is not installed\. Install the one of your torch"):
+    with pytest.raises(
+        InputError, match=r"needs torchvision, which is not installed\. Install the version that matches your torch"
+    ):
         LearnedMetrics.of(["lpips=alex"], "cpu")
 
 

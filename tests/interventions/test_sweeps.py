@@ -251,12 +251,12 @@ def test_pairs_that_are_not_each_others_counterparts_are_refused(
 
 
 def test_kinds_and_actions_belong_together(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="kind 'disruption' takes the actions zero"):
+    with pytest.raises(InputError, match="actions of a sweep of kind 'disruption' must be zero"):
         prepare_sweep(world, tmp_path / "sweep", SweepSettings("disruption", generation, (MOVES,)))
-    with pytest.raises(InputError, match="kind 'text' takes the actions transport"):
+    with pytest.raises(InputError, match="actions of a sweep of kind 'text' must be transport"):
         prepare_sweep(world, tmp_path / "sweep", SweepSettings("text", generation, (Grid(),)))
     inside = Grid(tokens=("inside",))
-    with pytest.raises(InputError, match="5 of 5 items name no mask"):
+    with pytest.raises(InputError, match="5 of 5 items have no mask"):
         prepare_sweep(world, tmp_path / "sweep", SweepSettings("disruption", generation, (inside,)))
 
 
@@ -331,7 +331,7 @@ def test_a_sweep_goes_on_with_the_files_it_was_begun_with(
     assert begin_sweep(prepare_sweep(world, tmp_path / "sweep", settings))
 
     Image.fromarray(255 - upper).save(mask)
-    with pytest.raises(RunConflictError, match=r"hold something else by now, such as '.*mask\.png'"):
+    with pytest.raises(RunConflictError, match=r"have changed, such as '.*mask\.png'"):
         run_sweep(prepare_sweep(world, tmp_path / "sweep", settings), Pool(1, 0, 1))
     Image.fromarray(upper).save(mask)
 

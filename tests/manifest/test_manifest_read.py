@@ -90,8 +90,8 @@ def test_only_a_manifest_is_valid(make, tmp_path: Path) -> None:
     for broken, says in [
         (table.drop_columns("seed"), "it has no column 'seed'"),
         (table.set_column(2, "seed", pa.array([1.0, 2.0])), "'seed' is double, not int64"),
-        (pa.concat_tables([table, table]), "row 3, .* is there twice"),
-        (_with(table, "prompt", ["x", "z"]), "sample_id of row 2, .* is not that of its prompt"),
+        (pa.concat_tables([table, table]), "row 3, .* occurs twice"),
+        (_with(table, "prompt", ["x", "z"]), "sample_id of row 2, .* does not match its prompt"),
         (
             _with(table.cast(pa.schema([f.with_nullable(True) for f in table.schema])), "seed", [1, None]),
             "row 2 has no seed",

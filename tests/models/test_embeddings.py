@@ -174,7 +174,7 @@ def tiny_job(tiny_model: Path, tmp_path: Path, manifest_of) -> tuple[Any, list[S
 
 
 def test_settings_that_do_not_go_with_it_are_refused(tiny_model: Path, tmp_path: Path, manifest_of) -> None:
-    with pytest.raises(InputError, match="batch_size is 4; with encode_first it is 1"):
+    with pytest.raises(InputError, match="batch_size is 4; it must be 1 with encode_first"):
         CaptureConfig(encode_first=True, batch_size=4)
     with pytest.raises(InputError, match="encode_first and lora"):
         CaptureConfig(encode_first=True, lora="style.safetensors")

@@ -159,8 +159,8 @@ def test_errors_tell_no_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("s3:/bucket/RUN", "has one slash after s3:"),
-        ("gs:/bucket/RUN", "has one slash after gs:"),
+        ("s3:/bucket/RUN", "has only one slash after s3:"),
+        ("gs:/bucket/RUN", "has only one slash after gs:"),
         ("s3://bucket/RUN ", "a space at the beginning or end"),
         ("s3://bucket/ RUN", "a space at the beginning or end"),
         ("s3://bucket/a /RUN", "a space at the beginning or end"),

@@ -163,7 +163,7 @@ def rewrite_record(storage: FolderStorage, number: int, **changes: object) -> No
         ({"stop": 3}, None),
         ({"stop": 5}, r"it has samples \[2, 5\), the task owns \[2, 4\)"),
         ({"start": 1}, r"it has samples \[1, 4\)"),
-        ({"objects": {}}, "it names other objects than a task has"),
+        ({"objects": {}}, "its objects are not those of a task"),
         ({"n_done": 1, "n_failed": 1}, "2 done and 0 failed; the record says 1 and 1"),
     ],
 )
@@ -192,9 +192,9 @@ def changed(rows: list[dict], row: int, **values: object) -> list[dict]:
 @pytest.mark.parametrize(
     ("table", "change", "says"),
     [
-        ("samples", lambda rows: rows[:1], "1 rows that are not the samples [2, 4)"),
-        ("samples", lambda rows: [rows[0], rows[0]], "2 rows that are not the samples [2, 4)"),
-        ("samples", lambda rows: changed(rows, 1, sample_id=rows[0]["sample_id"]), "not those of the manifest"),
+        ("samples", lambda rows: rows[:1], "1 rows that are not samples [2, 4)"),
+        ("samples", lambda rows: [rows[0], rows[0]], "2 rows that are not samples [2, 4)"),
+        ("samples", lambda rows: changed(rows, 1, sample_id=rows[0]["sample_id"]), "differ from those of the manifest"),
         (
             "samples",
             lambda rows: changed(rows, 0, image=rows[0]["image"][:99]),

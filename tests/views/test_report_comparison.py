@@ -209,7 +209,7 @@ def test_a_comparison_answers_sql_about_itself_alone(folder: Path) -> None:
         assert catalog.views == ["agreement", "comparison", "differences", "profiles", "samples"]
         assert catalog.sql("select run_a, n_samples, k from comparison").fetchall() == [(str(folder / "a"), 8, K)]
         assert catalog.sql("select count(*) from samples").fetchall() == [(8 * 4 * 2,)]
-        with pytest.raises(InputError, match="reads this comparison's tables only"):
+        with pytest.raises(InputError, match="can read only this comparison's tables"):
             catalog.sql(f"select * from read_parquet('{folder}/a/manifest.parquet')")
         with pytest.raises(InputError, match=r"reads a run, but .* is a comparison"):
             catalog.query("massive_channels")
@@ -218,7 +218,7 @@ def test_a_comparison_answers_sql_about_itself_alone(folder: Path) -> None:
 def test_a_comparison_that_lacks_a_file_names_it_and_the_remedy(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "comparison", tmp_path / "comparison")
     (tmp_path / "comparison" / "agreement.parquet").unlink()
-    with pytest.raises(StorageError, match=r"agreement.parquet is missing, and .* fewchannels compare --replace"):
+    with pytest.raises(StorageError, match=r"agreement.parquet is missing from .* fewchannels compare --replace"):
         Catalog(tmp_path / "comparison")
 
 

@@ -55,8 +55,8 @@ def check_budget(layout: Layout, grid: tuple[int, int], image_pixels: int, max_b
     found = options(layout, grid, image_pixels, max_bytes)
     lines = "".join(f"\n  {option.flags}: about {size(option.n_bytes)}" for option in found)
     raise InputError(
-        f"this capture will take about {size(needed)}, and --max-bytes allows {size(max_bytes)}. "
-        + (f"What would fit:{lines}" if found else "Not even one sample of it would fit.")
+        f"this capture needs about {size(needed)}, but --max-bytes allows only {size(max_bytes)}. "
+        + (f"Options that fit:{lines}" if found else "Not even a single sample would fit.")
     )
 
 

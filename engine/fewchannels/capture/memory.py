@@ -60,6 +60,6 @@ def check_fits(needed: int, what: str, pool: Pool) -> None:
     there = machine.most_bytes()
     if pool.address is None and needed > there:
         raise InputError(
-            f"a worker must hold at least {size(needed)} at once: {what}. This process may have {size(there)}. Make "
-            "one of them smaller, or give the --address of a Ray cluster."
+            f"a worker needs at least {size(needed)} of memory: {what}. This process may use {size(there)}. Reduce "
+            "one of these, or give the --address of a Ray cluster."
         )

@@ -68,11 +68,13 @@ def recompute(
         job = prepare(local, storage.url, CaptureConfig.of(description), family)
     if job.fingerprint != description["fingerprint"]:
         lines = "\n  ".join(differences(job.identity, description["identity"]))
-        raise RunConflictError(f"{job.config.model!r} is not what {storage.url!r} was captured with:\n  {lines}")
+        raise RunConflictError(
+            f"{job.config.model!r} differs from the model that {storage.url!r} was captured with:\n  {lines}"
+        )
     records = Ledger(storage).records(job.fingerprint)
     done = [task for task, record in records.items() if not record.n_failed]
     if not done:
-        raise InputError(f"{storage.url!r} has no finished task to compare with.")
+        raise InputError(f"{storage.url!r} has no finished task to compare with. Rerun its capture first.")
     n_tasks = min(len(done), -(-n_samples // job.layout.shard_samples))
     chosen = [done[i * len(done) // n_tasks] for i in range(n_tasks)]
     check_named_files(storage, [records[task] for task in chosen])

@@ -32,8 +32,8 @@ def check_space(job: Job, tasks: list[int]) -> None:
     needed = job.layout.expected_bytes * len(tasks) // job.layout.n_tasks
     if free is not None and needed > free:
         raise StorageError(
-            f"{len(tasks)} tasks will write about {size(needed)} of arrays and {job.run!r} has "
-            f"{size(free)} free. Free space, keep fewer --layers or --steps, or lower --top-k."
+            f"{len(tasks)} tasks will write about {size(needed)} of arrays, but {job.run!r} has only "
+            f"{size(free)} free. Free space, record fewer --layers or --steps, or lower --top-k."
         )
 
 

@@ -123,7 +123,9 @@ class Jobs:
                 return self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)
             except RuntimeError as error:
                 if job_id is not None and f"{job_id} already exists" in str(error):
-                    raise RunConflictError(f"the id {job_id!r} is another job's. Give another --id.") from None
+                    raise RunConflictError(
+                        f"the id {job_id!r} is already used by another job. Give another --id."
+                    ) from None
                 # A head that has just been started answers before it can take jobs.
                 if "No available agent" not in str(error) or time.monotonic() > end:
                     raise
@@ -186,8 +188,8 @@ class Jobs:
             elif can_be_asked:
                 n_missed += 1
         raise FewchannelsError(
-            f"the head of {self._where} did not answer {n_missed} times in a row; it may have died. What the job has "
-            "finished is in its run: once a cluster is up, submit the same command again to resume."
+            f"the head of {self._where} did not answer {n_missed} times in a row; it may have died. The job's "
+            "finished tasks are in its run: once a cluster is up, submit the same command again to resume."
         )
 
     def _answers(self) -> bool:
@@ -221,8 +223,8 @@ class Jobs:
             raise FewchannelsError(refused_token(where)) from None
         except (ConnectionError, RpcError) as error:
             raise FewchannelsError(
-                f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, where its "
-                "dashboard answers; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
+                f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, the URL of its "
+                "dashboard; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
             ) from None
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
@@ -285,7 +287,7 @@ def check_sizes(files: Mapping[str, Path]) -> dict[str, int]:
         if sum(sizes.values()) > _MOST_BYTES:
             raise InputError(
                 f"{str(path)!r} and the other files that the command reads are more than {_MOST_BYTES >> 20} MiB, the "
-                "most that is sent with a job. Put it where every node of the cluster can read it, and give its "
+                "limit for a job. Put it where every node of the cluster can read it, and give its "
                 "absolute path."
             )
     return sizes

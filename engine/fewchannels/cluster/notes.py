@@ -88,6 +88,6 @@ def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
     """
     if errors := [row["error"] for row in rows if row["status"] == "failed"]:
         raise IncompleteRunError(
-            f"{len(errors)} of the {len(rows)} images that were generated to measure time and bytes failed, so nothing "
-            f"can be said of the others. The first failed with {errors[0]}"
+            f"{len(errors)} of the {len(rows)} images that were generated to estimate time and size failed, so there "
+            f"is no estimate. The first failed with {errors[0]}"
         )

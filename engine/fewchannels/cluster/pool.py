@@ -314,7 +314,7 @@ class _Crew:
         is_last = not any(each.tasks for each in self._members)
         if is_last and self._n_deaths > MACHINE_FAULT_RETRIES * self._most:
             raise FewchannelsError(
-                f"{self._n_deaths} actors died before any task was done, the last one so: {str(error).strip()}"
+                f"{self._n_deaths} actors died before any task was finished, the last with: {str(error).strip()}"
             )
 
     def _dismiss(self) -> None:

@@ -25,7 +25,7 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
         )
     if n_actors is not None and n_actors > _ACTORS_OF_A_CPU * n_cpus:
         raise InputError(
-            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of the "
+            f"{n_actors} actors are too many for this machine: at most {_ACTORS_OF_A_CPU} for each of the "
             f"{n_cpus} CPU{'s' * (n_cpus > 1)} that this process may use. Give fewer, or the --address of a Ray "
             "cluster."
         )
@@ -60,7 +60,7 @@ def choose_pool(
     n_gpus, n_cpus = _n_gpus(), machine.processors()
     if (gpus_per_actor or 0) > n_gpus:
         raise InputError(
-            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
+            f"each worker needs {gpus_per_actor:g} GPUs, but PyTorch finds {n_gpus} on this machine. Request fewer, or "
             "the --address of a Ray cluster that has them."
         )
     check_room(n_actors, cpus_per_actor, n_cpus)

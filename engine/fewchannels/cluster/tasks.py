@@ -61,8 +61,8 @@ class Outcome:
         tasks = [f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:_SHOWN]]
         reasons = "".join(kinds + tasks)
         raise IncompleteRunError(
-            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
-            f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
+            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed individually (query "
+            f"failures), {len(self.failed_tasks)} tasks have no result. Rerun the same command to retry.{reasons}"
         )
 
 
@@ -192,7 +192,7 @@ def run_tasks(
                     ledger.delete(tasks)
         except ray.exceptions.RayError as error:
             raise FewchannelsError(
-                f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
+                f"Ray could not run the actors: {str(error).strip()}\nFinished work is kept; run again to resume."
             ) from error
         work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
         records, n_done, n_failed = counted()
@@ -229,7 +229,7 @@ class _Tally:
             FewchannelsError: in a way in which every other would.
         """
         if outcome["fatal"]:
-            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nFinished work is kept; run again to resume.")
         self.notes.add(outcome.get("notes", Notes()))
         n_done = self.progress.n_done
         if outcome["error"]:

@@ -44,8 +44,8 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise InputError(
-            f"{str(path)!r} begins with a home folder that is not known: there is no such user here, or HOME is not "
-            "set. Give the whole path, or export HOME."
+            f"{str(path)!r} starts with a home folder that cannot be resolved: there is no such user, or HOME is not "
+            "set. Give the absolute path, or export HOME."
         ) from None
 
 
@@ -67,8 +67,8 @@ def check_output(path: Path) -> None:
     """
     if url := as_url(path):
         raise InputError(
-            f"{url!r} is a URL, and this file can only be written to a disk of this machine. Give a local path, and "
-            "copy the file with the store's own tools."
+            f"{url!r} is a URL, but this file can only be written to a local disk. Give a local path, and copy the "
+            "file with the store's tools."
         )
     _earlier(path)
 
@@ -102,7 +102,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         make_durable(path.parent)
     except OSError as error:
         why = error.strerror or str(error)
-        raise StorageError(f"cannot write {str(path)!r}: {why}. Fix that, or give another path.") from error
+        raise StorageError(f"cannot write {str(path)!r}: {why}. Fix this, or give another path.") from error
 
 
 def write(path: Path, data: bytes) -> int:

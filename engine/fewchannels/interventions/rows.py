@@ -98,7 +98,7 @@ def check_batch_size(conditions: Sequence[Condition], batch_size: int, *, has_so
     least = 1 + has_source + max(map(n_rows, conditions))
     if batch_size < least:
         raise InputError(
-            f"batch_size is {batch_size}; an edit needs {least} rows of one batch: its own, the undisturbed sample's"
+            f"batch_size is {batch_size}; an edit needs {least} rows in one batch: its own, the unedited sample's"
             f"{' and the source' if has_source else ''}."
         )
 

@@ -128,7 +128,7 @@ class Tally:
         missing = [path for path, is_there in self.files.items() if not is_there]
         if not missing:
             return []
-        which = f"{len(missing):,} of the {len(self.files):,} files that masks and references name are not there"
+        which = f"{len(missing):,} of the {len(self.files):,} files in the columns mask and reference do not exist"
         return [f"{which}, such as {min(missing)!r}"]
 
     def settings(self) -> tuple[OwnSetting, ...]:

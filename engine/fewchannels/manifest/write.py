@@ -28,7 +28,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         InputError: the text is none of these, or a seed is too large, comes twice, or there are too many.
     """
-    rule = "Seeds are whole numbers, 0,1,2, or a range whose end is left out, 0:4."
+    rule = "Seeds are whole numbers, 0,1,2, or a range with an exclusive end, 0:4."
     ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,19})\s*(?::\s*([0-9]{1,19})\s*)?", part)
@@ -40,7 +40,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise InputError(f"seeds {text!r}: the range {part.strip()!r} is empty. {rule}")
         ranges.append(range(start, stop))
     if sum(part.stop - part.start for part in ranges) > _MAX_SEEDS:
-        raise InputError(f"seeds {text!r}: more than {_MAX_SEEDS:,} seeds. Make several manifests.")
+        raise InputError(f"seeds {text!r}: more than {_MAX_SEEDS:,} seeds. Create several manifests.")
     return _checked_seeds([seed for part in ranges for seed in part])
 
 
@@ -53,7 +53,7 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
             raise InputError(f"seed {seed} is given twice; give each seed once.")
         seen.add(seed)
     if not seen:
-        raise InputError("no seeds are given; give at least one, as in 0.")
+        raise InputError("no seeds are given; give at least one, such as 0.")
     return tuple(seeds)
 
 
@@ -89,7 +89,7 @@ def ingest(
     if isinstance(sources, str | Path):
         sources = [sources]
     if not sources:
-        raise InputError("no source is given; name a file of prompts, a folder of them, or demo:256.")
+        raise InputError("no source is given; give a file of prompts, a folder of them, or demo:256.")
     opened, notes = open_sources([str(source) for source in sources])
     names = [source.name for source in opened]
     several = len(opened) > 1

@@ -44,7 +44,7 @@ def ratio_by_rank(scores: Tensor, n_ranks: int, over: str = "median") -> Tensor:
         InputError: there are fewer channels than ranks, or ``over`` is neither.
     """
     if not 1 <= n_ranks <= scores.shape[-1]:
-        raise InputError(f"{n_ranks} ranks are asked for; give 1 to {scores.shape[-1]}, the number of channels.")
+        raise InputError(f"n_ranks is {n_ranks}; it must be 1 to {scores.shape[-1]}, the number of channels.")
     if over not in ("median", "mean"):
         raise unknown("reference for ratios", over, ("median", "mean"))
     middle = lower_median(scores).double() if over == "median" else scores.double().mean(-1)
@@ -66,9 +66,7 @@ def energy_shares(rms: Tensor, order: Tensor, ks: Sequence[int]) -> Tensor:
         InputError: a k is not in range.
     """
     if wrong := [k for k in ks if not 1 <= k <= order.shape[-1]]:
-        raise InputError(
-            f"shares of the top {wrong} are asked for; give each k from 1 to {order.shape[-1]}, the ranks."
-        )
+        raise InputError(f"ks includes {wrong}; each k must be from 1 to {order.shape[-1]}, the number of ranks.")
     return torch.stack([energy_share(rms, order[..., :k]) for k in ks], dim=-1)
 
 

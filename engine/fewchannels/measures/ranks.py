@@ -40,7 +40,7 @@ def rank_biased_overlap(a: np.ndarray, b: np.ndarray, p: float = 0.9) -> np.ndar
         InputError: ``p`` is not between 0 and 1.
     """
     if not 0 < p < 1:
-        raise InputError(f"the persistence p of rank-biased overlap is {p}; it lies between 0 and 1, such as 0.9.")
+        raise InputError(f"the persistence p of rank-biased overlap is {p}; it must be between 0 and 1, such as 0.9.")
     n_channels = a.shape[-1]
     depth = np.arange(1, n_channels + 1)
     weight = (1 - p) * p ** (depth - 1.0) / depth

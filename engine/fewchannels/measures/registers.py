@@ -187,7 +187,7 @@ def token_outliers(held: Tensor, by_chance: Tensor, least_held: float = 0.5, mos
     """
     for what, share in (("share of squared values", least_held), ("share of tokens", most_tokens)):
         if not 0 < share <= 1:
-            raise InputError(f"the {what} that makes a token outlier is {share}; give one above 0, at most 1.")
+            raise InputError(f"the {what} that defines a token outlier is {share}; it must be above 0 and at most 1.")
     return (held >= least_held) & (by_chance <= most_tokens)[..., None]
 
 

@@ -59,12 +59,12 @@ class Loaded:
         if missing:
             raise InputError(
                 f"the files of {name} lack {len(missing):,} of the {len(self.model.state_dict()):,} weights of {kind}, "
-                f"such as {missing[0]!r}; they would be random. {remedy}"
+                f"such as {missing[0]!r}; they would be initialized at random. {remedy}"
             )
         if unexpected:
             raise InputError(
                 f"the files of {name} hold {len(unexpected):,} weights that {kind} does not have, such as "
-                f"{unexpected[0]!r}; they would be left out. {remedy}"
+                f"{unexpected[0]!r}; they would be ignored. {remedy}"
             )
 
     def _counts(self, weight: str, optional: re.Pattern[str]) -> bool:

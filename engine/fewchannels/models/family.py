@@ -264,14 +264,14 @@ class ModelGeometry:
         for name, value in (("height", height), ("width", width)):
             if value % self.pixels_per_token or value < self.pixels_per_token:
                 raise InputError(
-                    f"{name} is {value} pixels; {self.transformer} with this VAE takes multiples of "
+                    f"{name} is {value} pixels; {self.transformer} with this VAE needs multiples of "
                     f"{self.pixels_per_token}."
                 )
         if (height, width) not in (allowed := self._sizes(height, width)):
             several = " or ".join(f"{h} x {w}" for h, w in allowed)
             raise InputError(
-                f"height and width are {height} and {width}; {self.pipeline_class} would make another image of it. "
-                f"Ask for {several} pixels (height x width)."
+                f"height and width are {height} and {width}; {self.pipeline_class} would change that size. "
+                f"Use {several} pixels (height x width)."
             )
         return height // self.pixels_per_token, width // self.pixels_per_token
 

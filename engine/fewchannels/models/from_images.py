@@ -115,8 +115,8 @@ def noised(
         latents, *rest = own_step(*arguments, **keywords)
         if before is None and (begins := float(scheduler.sigmas[scheduler.step_index - 1])) < _PURE_NOISE:
             raise FamilyMismatchError(
-                f"{type(pipeline).__name__} begins at noise level {begins:.3g}; an image's own trajectory begins as "
-                "pure noise, at 1. Take a model that generates from noise alone."
+                f"{type(pipeline).__name__} starts at noise level {begins:.3g}, but the trajectory of an image must "
+                "start as pure noise, at 1. Use a model that generates from pure noise."
             )
         sigma = float(scheduler.sigmas[scheduler.step_index])
         latents[at] = ((1 - sigma) * kept["clean"][at] + sigma * kept["noise"][at]).to(latents.dtype)

@@ -62,19 +62,19 @@ class Generation(Loading):
         batch_size: samples generated together; None for what suits the command.
     """
 
-    model: str = field(default="demo", metadata=text("demo, a folder, or a hub id."))
+    model: str = field(default="demo", metadata=text("Model: demo, a folder, or a hub id."))
     revision: str | None = field(default=None, metadata=text("Branch, tag or commit of a hub id."))
-    num_inference_steps: int = field(default=20, metadata=within(1, 10_000, "Denoising steps."))
+    num_inference_steps: int = field(default=20, metadata=within(1, 10_000, "Number of denoising steps."))
     guidance_scale: float | None = field(
         default=None,
-        metadata=within(0.0, 1000.0, "Distilled guidance; classifier-free where there is no other."),
+        metadata=within(0.0, 1000.0, "Guidance scale: embedded guidance if the model has it, else CFG."),
     )
     true_cfg_scale: float | None = field(
-        default=None, metadata=within(0.0, 1000.0, "Classifier-free guidance beside a distilled one; 1 is off.")
+        default=None, metadata=within(0.0, 1000.0, "CFG scale in addition to embedded guidance; 1 is off.")
     )
     height: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Image height, pixels."))
     width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Image width, pixels."))
-    batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples generated together."))
+    batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples per batch."))
 
     def check_together(self) -> None:
         """Refuse values that are unknown, or that do not work together.
@@ -121,7 +121,7 @@ class Generation(Loading):
         how, side = geometry.pipeline, geometry.default_side
         if self.true_cfg_scale is not None and self.true_cfg_scale != 1 and not how.has_true_cfg:
             raise InputError(
-                f"true_cfg_scale is {self.true_cfg_scale:g}; {geometry.pipeline_class} has one scale only, "
+                f"true_cfg_scale is {self.true_cfg_scale:g}; {geometry.pipeline_class} has only one scale, "
                 "guidance_scale."
             )
         return dataclasses.replace(
@@ -175,7 +175,7 @@ def check_guidance(generation: Generation, geometry: ModelGeometry, used: Settin
     """
     takes = geometry.pipeline.negative
     if used.has_negative_prompt and not (takes and is_guided(generation, geometry, used)):
-        reason = "which would do nothing" if takes else f"which {geometry.pipeline_class} does not take"
+        reason = "which would have no effect" if takes else f"which {geometry.pipeline_class} does not support"
         raise InputError(
             f"the manifest has negative prompts, {reason}. {guidance_remedy(geometry)}, or drop the column."
         )

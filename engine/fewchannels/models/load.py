@@ -64,7 +64,7 @@ def _check_components(source: ModelSource) -> None:
         if not known:
             raise InputError(
                 f"{source.name!r}: its {name} is of the module {library!r:.60}, which is neither diffusers nor "
-                "transformers. Code that comes with a model is not run here."
+                "transformers. Code that comes with a model is not run."
             )
 
 

@@ -147,8 +147,8 @@ def device_of(share: str) -> str:
 def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            f"a GPU of {platform.node()} is this actor's share, and PyTorch finds none there. Check its driver and its "
-            "build of PyTorch (python -m torch.utils.collect_env), or give --gpus-per-actor 0."
+            f"this actor was assigned a GPU of {platform.node()}, but PyTorch finds none there. Check its driver and "
+            "its build of PyTorch (python -m torch.utils.collect_env), or give --gpus-per-actor 0."
         )
 
 

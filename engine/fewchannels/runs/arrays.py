@@ -221,8 +221,8 @@ def _reading(storage: Storage) -> Iterator[None]:
         raise
     except Exception as error:  # each codec, and each field of the metadata, has errors of its own
         raise StorageError(
-            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} says what "
-            "is damaged, and with --repair drops it."
+            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists what "
+            "is damaged, and with --repair removes its records."
         ) from None
 
 
@@ -294,15 +294,15 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
         if key.rpartition("/")[2].startswith("c.") and (self._finished if found is None else not len(found)):
             url, what = self._storage.location(key), "is missing" if found is None else "is empty"
             raise StorageError(
-                f"{url} {what}, and its samples are finished. Restore it, or run fewchannels runs verify RUN --repair "
-                "and capture again."
+                f"{url} {what}, although its samples are finished. Restore it, or run fewchannels runs verify RUN "
+                "--repair and capture again."
             )
         return found
 
     def with_read_only(self, read_only: bool = True) -> Self:
         """Itself: there is no other."""
         if not read_only:
-            raise ValueError("this store is for reading")
+            raise ValueError("this store is read-only")
         return self
 
     def _with_store(self, store: LocalStore | ObjectStore) -> Self:

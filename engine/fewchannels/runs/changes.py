@@ -87,7 +87,7 @@ class Change:
 
 def _overtaken(storage: Storage, key: str) -> RunConflictError:
     return RunConflictError(
-        f"{key!r} of {storage.url!r} was replaced while it was being written: another has taken its place; this one "
+        f"{key!r} of {storage.url!r} was replaced by another command while it was being written, so this command "
         "stops writing."
     )
 
@@ -166,7 +166,7 @@ def find_change(storage: Storage, name: str) -> Change | None:
         StorageError: it is damaged.
     """
     key = f"{FOLDER}{name}.json"
-    remedy = "Delete it: what it was meant to replace is still there, and the next capture makes the change again."
+    remedy = "Delete it: the objects it was to replace are still there, and the next capture repeats the change."
     try:
         with documents.damage(storage, key, remedy):
             return _change(name, documents.decode(storage.get(key), _Settled))
@@ -182,7 +182,7 @@ def _change(name: str, content: dict[str, Any]) -> Change:
     )
     own = change.target == (NAME if name == RUN else f"ledger/{name}.json")
     if not own or not change.folder.startswith(f"{FOLDER}{name}.") or not all(map(_MOVED.match, change.objects)):
-        raise documents.DamagedDocumentError("it replaces objects that are not its own")
+        raise documents.DamagedDocumentError("it replaces objects that do not belong to it")
     return change
 
 

@@ -31,8 +31,7 @@ def decoded(data: bytes) -> Image.Image:
         return read_image(data, "it")
     except InputError as error:
         raise StorageError(
-            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to see "
-            "which sample it belongs to."
+            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to find its sample."
         ) from None
 
 
@@ -60,7 +59,7 @@ def from_png(data: bytes) -> NDArray[np.bool_]:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
     except (OSError, SyntaxError) as error:
-        raise InputError(f"the {len(data)} bytes of a mask are no PNG: {error}") from None
+        raise InputError(f"the {len(data)} bytes of a mask are not a PNG: {error}") from None
     if image.mode != "1":
         raise InputError(f"the PNG of a mask has the mode {image.mode!r}; masks have one bit a pixel.")
     return np.array(image)

@@ -129,8 +129,8 @@ class Layout:
         """
         if description["format_version"] < 2:
             raise InputError(
-                "this run has format version 1: it can be read and asked, and holds no checksums to verify, and its "
-                "store cannot be merged, grown or exported. Capture it anew for that."
+                "this run has format version 1, which can be read and queried, but has no checksums to verify and "
+                "cannot be merged, extended or exported. Capture it again for that."
             )
         config, geometry = description["config"], description["geometry"]
         return cls(

@@ -104,8 +104,7 @@ def check_held(storage: Storage, token: str) -> None:
     owner = _owner(storage)
     if owner.get("token") != token:
         raise RunConflictError(
-            f"this command was writing to {storage.url!r}, and another has taken its place ({_named(owner)}); this one "
-            "stops writing."
+            f"another command ({_named(owner)}) took over writing to {storage.url!r}, so this command stops writing."
         )
 
 
@@ -203,7 +202,7 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
         if time.monotonic() > deadline:
             raise RunConflictError(
                 f"workers of an earlier command ({_named(earlier)}) are still writing to {storage.url!r} after "
-                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, and run again to resume."
+                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, then run again to resume."
             )
         time.sleep(_LOOK_EVERY_S)
 
@@ -213,7 +212,7 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix that, and run again.") from error
+        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix this, then run again.") from error
 
 
 @contextmanager

@@ -152,8 +152,8 @@ class Ledger:
         for task, record in found.items():
             if record.fingerprint != fingerprint:
                 raise RunConflictError(
-                    f"the record {self._storage.location(keys[task])} has fingerprint {record.fingerprint}, the run "
-                    f"has {fingerprint}; it was written by another run. Choose another folder."
+                    f"the record {self._storage.location(keys[task])} has fingerprint {record.fingerprint}, but the "
+                    f"run has {fingerprint}, so it belongs to a different run. Choose another folder."
                 )
         return dict(sorted(found.items()))
 
@@ -165,12 +165,12 @@ class Ledger:
         try:
             record = Record.decode(self._storage.get(key))
             if self.key(record.task) != key:
-                raise documents.DamagedDocumentError(f"it is task {record.task}'s")
+                raise documents.DamagedDocumentError(f"it belongs to task {record.task}")
             return record
         except documents.DamagedDocumentError as error:
             raise StorageError(
                 f"the record {self._storage.location(key)} is damaged: {error}. fewchannels runs verify --repair "
-                "drops it, and the next capture does its task again."
+                "removes it, and the next capture reruns its task."
             ) from None
 
     @staticmethod

@@ -181,9 +181,9 @@ def _compaction(key: str, data: bytes) -> Compaction:
     )
     own = {compaction.part(table) for table in TABLES}
     if compaction.key != key or compaction.objects.keys() != own:  # they are deleted when it speaks for no task
-        raise documents.DamagedDocumentError("it does not name exactly the objects of a compaction of its tasks")
+        raise documents.DamagedDocumentError("it does not list exactly the objects of a compaction of its tasks")
     if not all(compaction.first <= task <= compaction.last for task in compaction.records):
-        raise documents.DamagedDocumentError("it speaks for tasks that its name does not cover")
+        raise documents.DamagedDocumentError("it lists tasks outside the range in its name")
     return compaction
 
 

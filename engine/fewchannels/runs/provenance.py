@@ -66,9 +66,9 @@ def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
     if others := [path for path, found in was.items() if len(found | {now.get(path, "")} - {""}) > 1]:
         first = others[0]
         raise RunConflictError(
-            f"{len(others)} of the files that {storage.url!r} was made with hold something else by now, such as "
-            f"{first!r}: SHA-256 {' and '.join(sorted(was[first]))} when tasks were done, {now.get(first, 'gone')} "
-            "now. Put them back, or choose another place."
+            f"{len(others)} of the files that {storage.url!r} depends on have changed, such as "
+            f"{first!r}: SHA-256 {' and '.join(sorted(was[first]))} when tasks ran, {now.get(first, 'missing')} "
+            "now. Restore them, or choose another --out."
         )
 
 
@@ -89,11 +89,11 @@ def notes(records: Iterable[Record], n_threads: int, unknown: Iterable[str] = ()
     for (name, value), n in sorted(counts.items()):
         if value != now[name]:
             what = f"{value} CPU threads" if name == _THREADS else f"{name} {value}"
-            found.append(f"{n:,} finished task{'s were' if n > 1 else ' was'} done with {what}; it is {now[name]} now")
+            found.append(f"{n:,} finished task{'s' * (n > 1)} ran with {what}; it is {now[name]} now")
     if left_out := sorted(unknown):
         found.append(
-            f"it was begun by an earlier version, which kept no digest of {' and '.join(left_out)}; a change of what "
-            "that is would not be noticed"
+            f"it was created by an earlier version, which recorded no digest of {' and '.join(left_out)}, so a change "
+            "there would not be noticed"
         )
     return found
 

@@ -80,7 +80,7 @@ class Results:
 
     _END: ClassVar[str] = END
     _UNIT: ClassVar[type[_Unit]] = _Unit
-    _AGAIN: ClassVar[str] = "Make the result again with --replace."
+    _AGAIN: ClassVar[str] = "Recompute the result with --replace."
     _OURS: ClassVar[re.Pattern[str]] = re.compile(
         rf"(begun|result)\.json|summary\.md|units/\d+\.json|[a-z_]+/(\d+|all)\.parquet|{_FIGURES}"
     )
@@ -214,7 +214,9 @@ class Results:
         """
         content = self._document(self._END, _Result)
         if content is None:
-            raise InputError(f"{self.storage.url!r} has no finished result {self.label!r}; see fewchannels analyze.")
+            raise InputError(
+                f"{self.storage.url!r} has no finished result {self.label!r}. Run fewchannels analyze first."
+            )
         return content
 
     def delete(self) -> None:
@@ -261,7 +263,7 @@ class Results:
     def _conflict(self) -> tuple[str, str]:
         """The message where something else was begun: how it begins, and its end."""
         return (
-            f"{self.key('')} holds a result with other settings",
+            f"{self.key('')} has a result with different settings",
             "Give --replace to delete it, or --label to choose another name.",
         )
 
@@ -341,7 +343,7 @@ class ComparisonResults(Results):
 
     @property
     def _conflict(self) -> tuple[str, str]:
-        return f"{self.storage.url!r} holds another comparison", "Give --replace to delete it, or choose another place."
+        return f"{self.storage.url!r} has a different comparison", "Give --replace to delete it, or another --out."
 
 
 def labels(keys: Iterable[str]) -> list[str]:

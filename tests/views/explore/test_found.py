@@ -166,11 +166,11 @@ def test_a_person_unfolds_them_and_asks_again_by_a_click(browser: Browser, site:
     sentence = page.locator(".findings li", has_text="most often among the top")
     expect(sentence).to_be_visible()
     expect(page.locator("#found h2").first).to_have_text("Concentration")
-    sentence.get_by_text("How to get these numbers again").click()
+    sentence.get_by_text("How to reproduce these numbers").click()
     text = sentence.locator("pre").inner_text()
-    sentence.get_by_text("Ask it here").click()
+    sentence.get_by_text("Open as a query").click()
     expect(page.locator("h1")).to_have_text("Ask run")
-    expect(page.locator("#console-answer")).to_contain_text("Press Ask to have it answered")
+    expect(page.locator("#console-answer")).to_contain_text("Press Run to run it")
     sql = page.locator("#console-sql").input_value()
     assert sql in text
     assert page.locator(".ag-row").count() == 0

@@ -143,7 +143,13 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
     parts = [f"{words[name]} {', '.join(each)}" for name, each in by.items() if each]
     exceeded = bool(by["more"]) and not (by["less"] or by["open"] or by["alike"])
     lead = "exceed" if exceeded else "exceed only in part" if by["more"] else "do NOT exceed"
-    lead = lead if by["more"] or by["less"] else "are not shown to exceed" if by["open"] else "do not differ significantly from"
+    lead = (
+        lead
+        if by["more"] or by["less"]
+        else "are not shown to exceed"
+        if by["open"]
+        else "do not differ significantly from"
+    )
     n_prompts = int(rows["n_prompts"].max())
     if n_prompts < FEWEST:
         told = ", ".join(each for some in by.values() for each in some)

@@ -80,7 +80,7 @@ class Edit:
                     f"{name} belongs to the {kind} {owner}, which needs it. {remedy}, or choose another {kind}."
                 )
         if self.action == "scale" and self.alpha != 1:
-            raise InputError(f"alpha is {self.alpha:g}; scale goes as far as its factor says. Leave alpha out.")
+            raise InputError(f"alpha is {self.alpha:g}, but the factor of scale already sets the strength. Omit alpha.")
         for name, number in (("factor", self.factor), ("alpha", self.alpha)):
             if number is not None and not math.isfinite(number):
                 raise InputError(f"{name} is {number}; it must be a finite number. Give one, such as 0.5.")
@@ -122,7 +122,9 @@ class Edit:
         )
         for name, text in (("layers", self.layers), ("steps", self.steps)):
             if text in ("each", "thirds"):
-                raise InputError(f"{name} is {text!r}, which are several edits; a live edit is one. Give all.")
+                raise InputError(
+                    f"{name} is {text!r}, which means several edits; a live page makes only one. Give all."
+                )
         (condition,) = expand([grid], blocks, n_steps, n_channels)
         return condition
 
@@ -206,8 +208,8 @@ def parse(query: Mapping[str, str]) -> Ask:
             raise _unknown("setting", name, [*of_ask, *of_edit])
         if name in of_edit and "action" not in query:
             raise InputError(
-                f"{name} is {_SHORT.repr(query[name])} and there is no action; it is a setting of an edit. Give an "
-                f"action ({', '.join(ACTIONS)}), or leave it out."
+                f"{name} is {_SHORT.repr(query[name])}, but there is no action to apply it to. Give an "
+                f"action ({', '.join(ACTIONS)}), or omit it."
             )
     if "prompt" not in query:
         raise InputError("prompt is missing; every image needs one. Give a text, such as prompt=a small red star.")

@@ -158,11 +158,11 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
         if weight.shape != (len(bias), len(whole)):
             raise InputError(
                 f"the aesthetic head's {layer}weight is of shape {tuple(weight.shape)}; on {len(whole)} features and "
-                f"with a bias of {len(bias)} it must be ({len(bias)}, {len(whole)}). Is the head of this CLIP model?"
+                f"with a bias of {len(bias)} it must be ({len(bias)}, {len(whole)}). Is it the head of this CLIP model?"
             )
         whole, offset = weight @ whole, weight @ offset + bias
     if len(whole) != 1:
-        raise InputError(f"the aesthetic head puts out {len(whole)} values an image; it must put out one score.")
+        raise InputError(f"the aesthetic head outputs {len(whole)} values per image; it must output one score.")
     return whole, offset
 
 
@@ -172,7 +172,9 @@ def _lpips(network: Any, device: str) -> Callable[[Tensor, Tensor], Tensor]:
     if network not in ("alex", "vgg", "squeeze"):
         raise unknown("LPIPS network", network, ("alex", "vgg", "squeeze"))
     if not _TORCHVISION_AVAILABLE:
-        raise InputError("metric lpips needs torchvision, which is not installed. Install the one of your torch.")
+        raise InputError(
+            "metric lpips needs torchvision, which is not installed. Install the version that matches your torch."
+        )
     from torchmetrics.functional.image.lpips import _LPIPS
 
     with opening("LPIPS", network, "Its weights are downloaded once: let this machine reach download.pytorch.org"):

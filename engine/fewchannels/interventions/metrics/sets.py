@@ -26,7 +26,7 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     for each in (one, other):
         if len(each) <= each.shape[1]:
             raise InputError(
-                f"a Frechet distance over {each.shape[1]} features needs more than as many images; there are "
+                f"a Frechet distance over {each.shape[1]} features needs more images than features; there are "
                 f"{len(each)}. Use the kernel distance or CMMD."
             )
     apart = one.mean(axis=0) - other.mean(axis=0)

@@ -27,7 +27,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in (("rows", self.rows), ("n_bytes", self.n_bytes), ("seconds", self.seconds)):
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"a question's limit {name} is {value!r}; give a number above 0, or None.")
+                raise InputError(f"the query limit {name} is {value!r}; it must be a positive number, or None.")
 
 
 def default_limits() -> Limits:

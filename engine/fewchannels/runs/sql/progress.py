@@ -33,12 +33,12 @@ def note(place: str, n_items: int, records: Mapping[int, Record], effects: Mappi
     done = sum(record.stop - record.start for record in records.values())
     said = []
     if done < n_items:
-        said.append(f"{done:,} of {n_items:,} items are finished; run the sweep's command again to resume.")
+        said.append(f"{done:,} of {n_items:,} items are finished; rerun the sweep's command to resume.")
     if effects is not None and not are_current(effects, records):
         there = [records[task] for task in effects.get("tasks", ()) if task in records]
         measured = sum(record.stop - record.start for record in there)
         said.append(
-            f"The tables effects_* are of {measured:,} of {done:,} finished items as they were then; fewchannels plot "
-            f"{place} measures them again."
+            f"The tables effects_* cover {measured:,} of {done:,} finished items; fewchannels plot "
+            f"{place} updates them."
         )
     return " ".join(said) or None

@@ -17,7 +17,7 @@ from fewchannels.settings.units import size
 
 _BATCH_ROWS = 2048  # what DuckDB makes at a time; of images, more would be much
 _LARGER = (
-    "Ask for fewer rows or columns, or write the answer, of any size, to a file: fewchannels sql RUN QUESTION -o FILE."
+    "Select fewer rows or columns, or write the result, of any size, to a file: fewchannels sql RUN QUERY -o FILE."
 )
 Result = TypeVar("Result")
 
@@ -115,7 +115,7 @@ class Question:
     def stop(self, why: FewchannelsError | None = None) -> None:
         """End it now, from another thread; whoever waits for its answer gets the error."""
         with self._state:
-            self._stopped = self._stopped or why or FewchannelsError("the question was stopped.")
+            self._stopped = self._stopped or why or FewchannelsError("the query was stopped.")
             while self._busy:
                 if self._cursor is not None:
                     self._cursor.interrupt()  # lost where DuckDB was about to begin, so it is said again
@@ -126,8 +126,8 @@ class Question:
         timer = None
         if self._limits.seconds is not None:
             late = InputError(
-                f"the question took longer than {self._limits.seconds:g} s and was stopped. Ask for less, or give it "
-                "more time with --timeout."
+                f"the query took longer than {self._limits.seconds:g} s and was stopped. Select less, or raise "
+                "--timeout."
             )
             timer = threading.Timer(self._limits.seconds, self.stop, (late,))
             timer.daemon = True
@@ -199,7 +199,7 @@ class Question:
             return None
         except Exception as error:
             self._raise(error)
-            raise StorageError("files of the run were replaced while being read; ask again.") from None
+            raise StorageError("files of the run were replaced while being read. Run the query again.") from None
 
     def _raise(self, error: Exception) -> None:
         """Say an error in words, unless the question may be asked again."""
@@ -211,6 +211,6 @@ class Question:
 
     def _check(self, n_rows: int, n_bytes: int) -> None:
         if self._limits.rows is not None and n_rows > self._limits.rows:
-            raise InputError(f"the answer has more than {self._limits.rows:,} rows. {_LARGER}")
+            raise InputError(f"the result has more than {self._limits.rows:,} rows. {_LARGER}")
         if self._limits.n_bytes is not None and n_bytes > self._limits.n_bytes:
-            raise InputError(f"the answer takes more than {size(self._limits.n_bytes)} of memory. {_LARGER}")
+            raise InputError(f"the result takes more than {size(self._limits.n_bytes)} of memory. {_LARGER}")

@@ -28,7 +28,7 @@ def check_format(path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise InputError(f"--output {str(path)!r} ends in {suffix or 'nothing'!r}; give one of {', '.join(FORMATS)}.")
+        raise InputError(f"--output is {str(path)!r}; its suffix must be one of {', '.join(FORMATS)}.")
     return suffix
 
 
@@ -98,8 +98,8 @@ def rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
         yield from rows(batch.slice(middle))
     else:
         raise InputError(
-            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Ask for less of it, or write "
-            "it to a .parquet file."
+            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Select less, or write "
+            "to a .parquet file."
         )
 
 

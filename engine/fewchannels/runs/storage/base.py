@@ -87,8 +87,8 @@ class Storage(ABC):
         """
         if not is_key(key):
             raise StorageError(
-                f"{key!r} does not name a place inside {self.url!r}: a key is plain names with single slashes between "
-                "them. A file of the run that holds this key is damaged or forged; get the run again from its author."
+                f"{key!r} is not a location inside {self.url!r}: a key consists of plain names separated by single "
+                "slashes. The file of the run with this key is damaged or forged; get the run again from its author."
             )
 
     def check_prefix(self, prefix: str) -> None:

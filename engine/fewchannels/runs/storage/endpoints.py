@@ -10,7 +10,7 @@ _ENDPOINT = re.compile(r"(AWS|AZURE|GOOGLE)_(STORAGE_)?(ENDPOINT(_URL)?(_S3)?|BA
 _OF_SCHEME = {"s3": "AWS", "az": "AZURE", "gs": "GOOGLE"}
 _ON = ("true", "1", "yes", "on")
 _HINTS = (
-    ("NoSuchBucket", "Make the bucket, or correct its name."),
+    ("NoSuchBucket", "Create the bucket, or correct its name."),
     ("ExpiredToken", "Get new credentials: AWS_SESSION_TOKEN and its keys are no longer valid."),
     ("InvalidAccessKeyId", "Check AWS_ACCESS_KEY_ID, and which store AWS_ENDPOINT_URL names."),
     ("SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY."),
@@ -66,6 +66,6 @@ def check_is_store(url: str, key: str, data: bytes) -> None:
     """
     if not key.endswith(".html") and re.match(rb"\s*<(!doctype\s+html|html)", data[:64], re.IGNORECASE):
         raise StorageError(
-            f"cannot read {key!r} in {url!r}: a web page came instead. The server there is not an object store: log "
-            "in to the network if it asks for that, or check AWS_ENDPOINT_URL."
+            f"cannot read {key!r} in {url!r}: the response is a web page, so the server is not an object store. Log "
+            "in to the network if required, or check AWS_ENDPOINT_URL."
         )

@@ -81,7 +81,7 @@ def _with_hint(line: str, text: str) -> str:
 def _seconds(variable: str, default: str) -> float:
     text = os.environ.get(variable, default)
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) == 0:
-        raise InputError(f"{variable} is {text!r}; it must be a number of seconds above 0.")
+        raise InputError(f"{variable} is {text!r}; it must be a positive number of seconds.")
     return float(text)
 
 

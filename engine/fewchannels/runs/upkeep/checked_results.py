@@ -69,7 +69,7 @@ class _Result:
         try:
             return documents.decode(self._storage.get(key))
         except FileNotFoundError:
-            self.problems.append(Problem(key, None, "missing", "the settings of the result are not known"))
+            self.problems.append(Problem(key, None, "missing", "the settings of the result are unknown"))
         except ValueError as error:
             if key != self._results.key(END):  # told once, with its objects
                 self.problems.append(Problem(key, None, "record", str(error)))

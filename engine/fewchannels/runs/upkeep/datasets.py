@@ -86,7 +86,7 @@ def export(
         RunConflictError: ``out`` holds other files.
     """
     if not samples:
-        raise InputError("no finished sample meets the condition; nothing was written.")
+        raise InputError("no finished sample meets the --where condition, so nothing was written.")
     check_place(out)
     out.clean()
     source = Source(storage)

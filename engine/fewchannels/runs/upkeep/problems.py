@@ -66,7 +66,7 @@ def check_object(
 ) -> bytes | None:
     """An object's bytes if they are those that were stored; None, and a problem, if not; None for a quick look."""
     if key not in sizes:
-        instead = "; a symbolic link is in its place, and is not followed" if storage.is_linked(key) else ""
+        instead = "; a symbolic link is there, which is not followed" if storage.is_linked(key) else ""
         problems.append(Problem(key, task, "missing", f"{expected.n_bytes:,} bytes were stored{instead}"))
     elif sizes[key] != expected.n_bytes:
         problems.append(Problem(key, task, "size", f"{sizes[key]:,} bytes; {expected.n_bytes:,} were stored"))

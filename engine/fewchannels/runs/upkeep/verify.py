@@ -213,7 +213,7 @@ def _misplaced(run: _Run, task: int, record: Record) -> str | None:
         return f"it has samples [{record.start}, {record.stop}), the task owns [{rows.start}, {rows.stop})"
     expected = {f"{arrays.NAME}/{array.key(task)}" for array in layout.arrays()} | {part(t, task) for t in TABLES}
     if record.objects.keys() != expected:
-        return f"it names other objects than a task has: {sorted(record.objects.keys() ^ expected)[0]}"
+        return f"its objects are not those of a task: {sorted(record.objects.keys() ^ expected)[0]}"
     return None
 
 

@@ -82,7 +82,7 @@ def _shell(*, has_live: bool) -> html.Div:
                         ],
                         **{"aria-label": "Pages"},
                     ),
-                    html.Button("Light or dark", id="theme-button", type="button"),
+                    html.Button("Theme", id="theme-button", type="button"),
                 ]
             ),
             html.Main(id="page", tabIndex="-1"),
@@ -121,4 +121,4 @@ def page_of(places: Places, session: live.Live | None, path: str, given: Mapping
             return sweep.layout(sweep_of(places, name), given)
         case ["run" | "sweep", name, "sql"]:
             return console.layout(place_of(places, name), given)
-    raise InputError(f"there is no page {path!r}. The start page lists what is open.")
+    raise InputError(f"there is no page {path!r}. The start page lists the open runs and sweeps.")

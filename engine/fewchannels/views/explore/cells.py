@@ -92,7 +92,7 @@ def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str
     text = f"Channel {channel} has rank {rank} of {len(cell.scores)} here, {run.score} {score:.4g}"
     text += f", {score / median:.4g} times the median." if median > 0 else "; the median is 0."
     if at is None:
-        return f"{text} Its map is not kept: only those of the top {len(cell.channels)} are."
+        return f"{text} Its map was not recorded: only those of the top {len(cell.channels)} were."
     return text
 
 

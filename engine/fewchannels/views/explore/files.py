@@ -44,7 +44,7 @@ def serve_files(server: Flask, places: Places) -> None:
     @server.get("/download/<name>/answer.<kind>")
     def download(name: str, kind: str) -> Response:
         if kind not in ("csv", "parquet"):
-            abort(404, f"an answer can be had as csv or parquet, not {kind!r}.")
+            abort(404, f"a result can be downloaded as csv or parquet, not {kind!r}.")
         try:
             place = place_of(places, name)
             question = question_of(place, request.args)

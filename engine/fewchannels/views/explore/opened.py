@@ -78,8 +78,8 @@ class Opened:
         self.storage = open_storage(path)
         if self.storage.exists(COMPARISON):
             raise InputError(
-                f"{self.path!r} is a comparison of two runs, which fewchannels report shows. Give the two runs: the "
-                "explorer puts their samples side by side."
+                f"{self.path!r} is a comparison of two runs; use fewchannels report for it, or give the two runs: the "
+                "explorer shows their samples side by side."
             )
         self.of = "sweep" if self.storage.exists(SWEEP) else "run"
         read_it = read_sweep if self.of == "sweep" else read_description
@@ -126,7 +126,7 @@ class Opened:
         """One finished task's rows of a table that has images, as columns."""
         record = Ledger(self.storage).find(task)
         if record is None:
-            raise InputError(f"task {task} of {self.name!r} has no record any more; it may be about to be done again.")
+            raise InputError(f"task {task} of {self.name!r} no longer has a record; it may be about to be retried.")
 
         def load() -> dict[str, list[Any]]:
             if self.of == "run" and task in Parts(self.storage, {task: record}).compacted:
@@ -253,7 +253,9 @@ class OpenedRun(Opened):
         """
         self.check_kept(step, layer, branch)
         if not self.layout.has_maps:
-            raise InputError(f"{self.name!r} keeps no token maps: it was captured with --top-k 0, or of text only.")
+            raise InputError(
+                f"{self.name!r} has no token maps: it was captured with --top-k 0, or with only the text stream."
+            )
         sample, prefix = about["sample"], Track("image", branch).prefix
         names = [prefix + name for name in ("massive_value", "massive_channel", self.score)]
         region = [self.steps.index(step)], [self.layers.index(layer)]
@@ -270,7 +272,7 @@ class OpenedRun(Opened):
         """
         if step not in self.steps or layer not in self.layers or branch not in self.branches:
             raise InputError(
-                f"{self.name!r} has not kept step {step}, layer {layer}, branch {branch!r}; it has steps "
+                f"{self.name!r} did not record step {step}, layer {layer}, branch {branch!r}; it has steps "
                 f"{_listed(self.steps)}, layers {_listed(self.layers)}, branches {', '.join(self.branches)}."
             )
 

@@ -58,7 +58,7 @@ class Search:
         run.check_kept(step, layer)
         order = given.get("order", "least" if found.get(by) else "largest")
         if order not in ("least", "largest"):
-            raise InputError(f"order is {order!r} in the address; it takes least or largest.")
+            raise InputError(f"order is {order!r} in the URL; it must be least or largest.")
         return cls(
             given.get("text", ""),
             given.get("where", ""),
@@ -110,7 +110,7 @@ def measures(run: OpenedRun) -> dict[str, str]:
     found = Columns.of(run.catalog)
     of_cells = CELL_MEASURES | {CHANNEL: f"one channel's {run.score}"}
     if "alignment" in run.catalog.results:
-        of_cells |= {name: f"{name}: top channels' clusters and the subject" for name in _ALIGNED}
+        of_cells |= {name: f"{name}: clusters by top channels against the subject" for name in _ALIGNED}
     named = {name: name for name, column in found.named.items() if column not in _NOT_SORTED}
     return named | {measure_name(name, found.own): label for name, label in of_cells.items()}
 

@@ -190,7 +190,7 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
         try:
             free.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise InputError(f"port {port} of this machine cannot be used: {error}. Give another --port.") from None
+            raise InputError(f"port {port} cannot be used: {error}. Give another --port.") from None
     server = Server(port)
     site, keys = replace(site, port=server.port), Keys()
     server.app = make_app(places, site, keys, session).server

@@ -47,8 +47,8 @@ class Site:
         if not is_plain or not host or parts.scheme not in _USUAL_PORTS:
             # It is not quoted: it may hold a password.
             raise InputError(
-                "--public-url is not the address of a proxy. Give its scheme, host and path, without a user name, as "
-                "in https://hub.example.org/user/ann/proxy/8050/."
+                "--public-url is not the URL of a proxy. Give its scheme, host and path, without a user name, such "
+                "as https://hub.example.org/user/ann/proxy/8050/."
             )
         host = f"[{host}]" if ":" in host else host
         if proxy_port not in (None, _USUAL_PORTS[parts.scheme]):

@@ -24,10 +24,10 @@ class UnderWay:
             FewchannelsError: the explorer is about to end.
         """
         if page is not None:
-            self.cancel(page, "another question took its place.")
+            self.cancel(page, "another query replaced it.")
         with self._lock:
             if self._has_ended:
-                raise FewchannelsError("the explorer ends; start it again.")
+                raise FewchannelsError("the explorer is shutting down; start it again.")
             self._questions[question] = page
         try:
             yield

@@ -61,7 +61,7 @@ def unfinished(state: Mapping[str, int]) -> list[html.P]:
         state: of :meth:`fewchannels.views.explore.opened.Opened.state`.
     """
     done, whole = state["n_tasks_done"], state["n_tasks"]
-    return [note(f"{done:,} of {whole:,} tasks are done; more appears.")] if done < whole else []
+    return [note(f"{done:,} of {whole:,} tasks are done; more appear as they finish.")] if done < whole else []
 
 
 def heading(text: str, *more: Any) -> html.Div:
