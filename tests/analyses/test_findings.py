@@ -145,7 +145,8 @@ def test_differences_without_an_interval_are_no_verdict() -> None:
     differences = paired(rows)
     assert differences["random"][0] == 0.25
     assert verdicts(differences) == (
-        "In paired comparison, they differ by 0.25 from the same number of random channels (random): too few prompts for an interval."
+        "In paired comparison, they differ by 0.25 from the same number of random channels (random): too few prompts "
+        "for an interval."
     )
 
 

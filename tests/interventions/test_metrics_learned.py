@@ -194,7 +194,7 @@ def damaged(models: Path) -> str:
         (lambda models: f"dino={models / 'swin'}", "is a SwinModel, which has no class token"),
         (
             lambda models: f"pickscore={metric_models.changed(models / 'clip', 'part', without_projection)}",
-            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be initialized at random",
+            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be init",
         ),
         (damaged, "the CLIP model .*damaged' cannot be opened: SafetensorError"),
         (lambda _: "aesthetic=/nowhere", "a comma and the head's file"),
