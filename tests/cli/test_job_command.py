@@ -131,7 +131,7 @@ def test_every_option_that_is_declared_as_a_file_is_sent_or_is_what_is_written()
         ("analyze stability RUN", "run is 'RUN', a path on this machine"),
         ("compare RUN_A s3://bucket/RUN --out s3://bucket/C", "run_a is 'RUN_A', a path on this machine"),
         ("report RUN -o /mnt/r.html", "places is 'RUN', a path on this machine"),
-        ("compare s3://bucket/A s3://bucket/B", "out is not given.*deleted with it"),
+        ("compare s3://bucket/A s3://bucket/B", "--out is missing.*deleted with it"),
         ("manifest ingest demo:4 -o x.parquet", "output is 'x.parquet', a path on this machine"),
         ("sql /mnt/RUN 'select 1' -o id_rsa", "output is 'id_rsa', a path on this machine"),
         ("demo", "out is 'runs/demo', a path on this machine"),
@@ -146,7 +146,7 @@ def test_every_option_that_is_declared_as_a_file_is_sent_or_is_what_is_written()
         ("capture --manifest m.parquet --oout /mnt/RUN", "No such option: --oout"),
         ("captur --out /mnt/RUN", "unknown command 'captur'. Did you mean 'capture'"),
         ("capture --help", "only prints help"),
-        ("status", "is not for a cluster"),
+        ("status", "cannot run as a cluster job"),
     ],
 )
 def test_what_would_fail_on_the_cluster_is_refused_here(line: str, says: str) -> None:
