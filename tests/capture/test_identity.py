@@ -154,14 +154,14 @@ def outcome_fingerprint(run: Path) -> str:
 
 def older(run: Path) -> None:
     """Make of a run what an earlier version would have left: without digests of files, versions and threads."""
-    description = documents.decode((run / "run.json").read_bytes())
+    description = documents.from_bytes((run / "run.json").read_bytes())
     del description["identity"]["files"]
     description["fingerprint"] = fingerprint(description["identity"])
-    (run / "run.json").write_bytes(documents.encode(description))
+    (run / "run.json").write_bytes(documents.to_bytes(description))
     for path in (run / "ledger").glob("*.json"):  # none names a file
-        record = documents.decode(path.read_bytes()) | {"fingerprint": description["fingerprint"]}
+        record = documents.from_bytes(path.read_bytes()) | {"fingerprint": description["fingerprint"]}
         del record["computed_by"]
-        path.write_bytes(documents.encode(record))
+        path.write_bytes(documents.to_bytes(record))
 
 
 def test_a_run_of_an_earlier_version_is_resumed_with_a_note(model: Path, manifest_of, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Capture:
         assert set(keys) - {"lease.json"} == files
         described = json.loads((folder / "run.json").read_bytes())["objects"]
         for record in sorted((folder / "ledger").glob("*.json")):
-            described |= {key: vars(each) for key, each in Record.decode(record.read_bytes()).objects.items()}
+            described |= {key: vars(each) for key, each in Record.from_bytes(record.read_bytes()).objects.items()}
         assert set(described) == {key for key in files if not key.startswith(("ledger/", "run.json"))}
         for key, stored in described.items():
             assert vars(Stored.of([(folder / key).read_bytes()])) == stored

@@ -33,7 +33,7 @@ from fewchannels.models.generation import Settings
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.upkeep.verify import verify
-from fewchannels.tables import decode
+from fewchannels.tables import from_parquet
 
 BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
 ZERO = Grid(("zero",), (1.0,), ("top",), k=(4,))
@@ -58,7 +58,7 @@ def begun(world: Path, place: Path, settings: SweepSettings) -> Prepared:
 
 
 def rows_of(prepared: Prepared, task: int) -> list[dict]:
-    return decode(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
+    return from_parquet(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
 
 
 def pixels(row: dict) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: P
         "disruption", replace(config, top_k=0), (grid,), channels_run=str(tmp_path / "run"), score="rms"
     )
     prepared = prepare_sweep(world, tmp_path / "sweep", settings)
-    ranks = decode(prepared.tables["channel_ranks.parquet"]).to_pandas()
+    ranks = from_parquet(prepared.tables["channel_ranks.parquet"]).to_pandas()
     scores = read(job.storage, ["rms"], 0, 5)["rms"].astype(np.float64).mean(axis=(0, 1))
     for layer in range(scores.shape[0]):
         own = ranks[ranks["layer"] == layer].sort_values("rank")

@@ -352,7 +352,7 @@ def test_a_change_replaces_nothing_but_its_own(tmp_path: Path, forged: dict[str,
         "document": {"objects": {}},
         "replaces": None,
     }
-    storage.put(f"{FOLDER}00000.json", [documents.encode(whole | forged)])
+    storage.put(f"{FOLDER}00000.json", [documents.to_bytes(whole | forged)])
     with pytest.raises(StorageError), hold(storage):
         pass
     assert storage.get("notes.txt") == (tmp_path / "notes.txt").read_bytes() == b"mine"

@@ -295,11 +295,11 @@ def test_a_records_checksum_is_computed_once_when_a_compacted_run_is_opened(
 ) -> None:
     job = capture("run", "demo:8")
     compacted(job.run)
-    encoded: list[int] = []
-    encode = Record.encode
-    monkeypatch.setattr(Record, "encode", lambda record: encoded.append(record.task) or encode(record))
+    written: list[int] = []
+    to_bytes = Record.to_bytes
+    monkeypatch.setattr(Record, "to_bytes", lambda record: written.append(record.task) or to_bytes(record))
     Catalog(job.run).close()
-    assert sorted(encoded) == [0, 1]
+    assert sorted(written) == [0, 1]
 
 
 def test_a_compacted_run_grows_is_damaged_and_is_mended(

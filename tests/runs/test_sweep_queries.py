@@ -114,7 +114,7 @@ def test_answers_say_of_how_many_items_they_are(tmp_path: Path) -> None:
     description = json.loads((whole / "sweep.json").read_text(encoding="utf-8"))
     description["identity"]["n_items"] = 10
     del description[documents.CHECKSUM]
-    (whole / "sweep.json").write_bytes(documents.encode(description))
+    (whole / "sweep.json").write_bytes(documents.to_bytes(description))
     with Catalog(whole) as catalog:
         assert catalog.note == "6 of 10 items are finished; rerun the sweep's command to resume."
 

@@ -166,9 +166,9 @@ def test_samples_are_shown_as_both_runs_drew_them(folder: Path, document: Docume
 def test_runs_that_have_gone_or_changed_show_no_images_and_say_so(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "comparison", tmp_path / "comparison")
     path = tmp_path / "comparison" / "comparison.json"
-    about = documents.decode(path.read_bytes())
+    about = documents.from_bytes(path.read_bytes())
     for run, why in (("gone", "there is no folder"), ("b", "is now a different run")):
-        path.write_bytes(documents.encode(about | {"runs": {"a": str(folder / run), "b": str(folder / "b")}}))
+        path.write_bytes(documents.to_bytes(about | {"runs": {"a": str(folder / run), "b": str(folder / "b")}}))
         blocks = build([str(tmp_path / "comparison")], None).parts[0].blocks()
         (missing,) = (block for block in blocks if isinstance(block, Missing))
         assert why in missing.why

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.encode_prompts import encoded
+from fewchannels.capture.encode_prompts import encoded_prompts
 from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.worker import CaptureWorker
@@ -83,7 +83,7 @@ def recompute(
         with storage.open(key) as file:
             samples[task] = read_samples(file, job.layout.rows(task).start, records[task].stop)
     parts, compared = Parts(storage, records), []
-    with encoded(job, [sample for each in samples.values() for sample in each], default_device()) as embeddings:
+    with encoded_prompts(job, [sample for each in samples.values() for sample in each], default_device()) as embeddings:
         worker = CaptureWorker(job, n_threads, embeddings)
         for i, task in enumerate(chosen, start=1):
             compared += _compare(job, worker, parts, task, samples[task])

@@ -51,7 +51,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str, folder: str)
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
-    from fewchannels.capture.encode_prompts import encode
+    from fewchannels.capture.encode_prompts import encode_prompts
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.models.loaded import device_of
 
@@ -62,7 +62,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str, folder: str)
         for task in tasks:
             yield from job.samples(task)
 
-    yield from encode(job, samples(), StoredEmbeddings(job.storage), device_of(share))
+    yield from encode_prompts(job, samples(), StoredEmbeddings(job.storage), device_of(share))
 
 
 def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:

@@ -26,7 +26,7 @@ from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part, read_rows
 from fewchannels.runs.provenance import computed_by, named_files
-from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
+from fewchannels.tables import Columns, as_columns, from_parquet, join, of_samples, schema, to_parquet
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CaptureWorker:
     Args:
         job: what to do.
         n_threads: CPU threads for PyTorch.
-        embeddings: of prompts that were encoded before; None where the worker is to encode them itself.
+        embeddings: of prompts that were encoded before; None where the worker must encode them itself.
         device: that is its share; None for what the machine has.
 
     Raises:
@@ -103,11 +103,11 @@ class CaptureWorker:
         objects = Store(draft or storage, job.layout).write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated).items():
             key = part(table, task)
-            encoded = encode(table, columns)
+            parquet = to_parquet(table, columns)
             if kept:
                 before_rows = of_samples(read_rows(storage, key, kept.objects.get(key)), rows.start, first)
-                encoded = join([before_rows, decode(encoded)])
-            objects[key] = (draft or storage).put(key, [encoded])
+                parquet = join([before_rows, from_parquet(parquet)])
+            objects[key] = (draft or storage).put(key, [parquet])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
         note_failures(made.row["error"] for made in generated if made.row["status"] == "failed")
         cut = [made.row["prompt_tokens"] for made in generated if made.row["prompt_truncated"]]

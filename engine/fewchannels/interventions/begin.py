@@ -46,7 +46,7 @@ def begin_sweep(prepared: Prepared) -> bool:
         "created": begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds"),
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }
-    storage.put(SWEEP, [documents.encode(content)])
+    storage.put(SWEEP, [documents.to_bytes(content)])
     return begun is not None
 
 

@@ -11,7 +11,7 @@ from fewchannels.interventions.sweep import Prepared
 from fewchannels.interventions.worker import SweepWorker
 from fewchannels.models.loaded import device_of
 from fewchannels.runs.description import MANIFEST
-from fewchannels.tables import as_columns, encode
+from fewchannels.tables import as_columns, to_parquet
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda")
     check_measured(rows)
     seconds_per_row = (time.monotonic() - started) / n_one
     empty, one = (
-        len(encode("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))
+        len(to_parquet("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))
         for each in ([], rows)
     )
     counts = [

@@ -36,7 +36,7 @@ from fewchannels.models.source import check_files, find, geometry
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, begun_identity
 from fewchannels.runs.identity import differences, fingerprint, known_to
 from fewchannels.runs.storage import Storage, open_storage
-from fewchannels.tables import Columns, decode, encode
+from fewchannels.tables import Columns, from_parquet, to_parquet
 
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
 UNBLENDABLE = {
@@ -124,7 +124,7 @@ class Sweep:
         rows, is_pair = self.rows(task), self.has_source
         with self.storage.open(PAIRS if is_pair else MANIFEST) as file:
             if is_pair:
-                return decode(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
+                return from_parquet(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
             return [sample.sample_id for sample in read_samples(file, rows.start, rows.stop)]
 
     def leased(self, token: str) -> "Sweep":
@@ -139,7 +139,7 @@ class Prepared:
     Attributes:
         sweep: that can run.
         manifest: of its samples.
-        tables: encoded, by key.
+        tables: Parquet files, by key.
         about: what ``sweep.json`` says beside the identity.
     """
 
@@ -176,7 +176,7 @@ def prepare_sweep(
     _check(settings, conditions, generation, how, manifest, pairs)
     if any(each.scores_from == "run" for each in conditions):
         tables[RANKS] = _ranks(settings, conditions, how.n_channels)
-    encoded = {key: bytes(encode(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
+    parquet = {key: bytes(to_parquet(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
     n_items = manifest.n_samples if pairs is None else len(pairs["pair"])
     shard_items = max(1, min(_MOST_TASK_ITEMS, _TASK_EDITS // max(1, len(conditions))))
     decided = {name: value for name, value in generation.as_dict().items() if name not in OF_THE_PLACE}
@@ -191,7 +191,7 @@ def prepare_sweep(
         "shard_items": shard_items,
         "n_items": n_items,
         **model_identity(source, generation, family),
-        **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
+        **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in parquet.items()},
     }
     if settings.metrics:
         identity["metric_files"] = metric_digests(settings.metrics)
@@ -222,7 +222,7 @@ def prepare_sweep(
         "n_edits": sweep.n_edits,
         "batch_size": sweep.batch_size,
     }
-    return Prepared(sweep, manifest, encoded, about)
+    return Prepared(sweep, manifest, parquet, about)
 
 
 def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> tuple[int, int]:

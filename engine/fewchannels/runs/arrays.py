@@ -163,7 +163,7 @@ class Store:
             def put(name: str) -> tuple[str, Stored]:
                 key = f"{NAME}/{self._plans[name].key(task)}"
                 apply = partial(_map_ahead, compressing, self._n_threads + 1)
-                return key, self._storage.put(key, shards.encode(arrays[name], self._plans[name], apply))
+                return key, self._storage.put(key, shards.compress(arrays[name], self._plans[name], apply))
 
             return dict(writing.map(put, largest_first))
 
@@ -232,7 +232,7 @@ def _neighbors(positions: Sequence[int]) -> slice | np.ndarray:
     return slice(first, last + 1) if last - first == len(positions) - 1 else np.array(positions)
 
 
-def decode(
+def decompress(
     documents: Mapping[str, bytes], objects: Mapping[str, bytes], names: Sequence[str], start: int, stop: int
 ) -> dict[str, np.ndarray]:
     """Samples ``[start, stop)`` of arrays from objects in memory, as any Zarr reader has them.

@@ -63,7 +63,7 @@ class Change:
                 another change has overtaken this one.
             StorageError: the store refused.
         """
-        new = documents.encode(self.document)
+        new = documents.to_bytes(self.document)
         if storage.stored(self.target) not in (self.replaces, Stored.of([new])):
             raise _overtaken(storage, self.target)
         # The manifest comes after the document: readers of the earlier one take the first rows of the manifest, and
@@ -146,7 +146,7 @@ class Draft:
             "replaces": None if change.replaces is None else asdict(change.replaces),
             "document": change.document,
         }
-        data = documents.encode(content)
+        data = documents.to_bytes(content)
         if not self._storage.create(change.key, data):
             finish_change(self._storage, self._name)  # another's, which comes first
             if not self._storage.create(change.key, data):
@@ -169,7 +169,7 @@ def find_change(storage: Storage, name: str) -> Change | None:
     remedy = "Delete it: the objects it was to replace are still there, and the next capture repeats the change."
     try:
         with documents.damage(storage, key, remedy):
-            return _change(name, documents.decode(storage.get(key), _Settled))
+            return _change(name, documents.from_bytes(storage.get(key), _Settled))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

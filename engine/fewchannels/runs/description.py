@@ -264,7 +264,7 @@ def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: st
     damaged = f"Delete it and rerun the {what}'s command, which rewrites the file and keeps finished work."
     try:
         with documents.damage(storage, name, damaged):
-            description = documents.decode(storage.get(name), _Versioned)
+            description = documents.from_bytes(storage.get(name), _Versioned)
             version = description["format_version"]
             if version > len(formats):
                 raise InputError(
@@ -282,7 +282,7 @@ def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: st
 
 def write_description(storage: Storage, description: dict[str, Any]) -> None:
     """Write ``run.json``. Safe to repeat: it replaces the file."""
-    storage.put(NAME, [documents.encode(description)])
+    storage.put(NAME, [documents.to_bytes(description)])
 
 
 def objects_of(description: dict[str, Any]) -> dict[str, Stored]:

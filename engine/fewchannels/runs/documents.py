@@ -102,7 +102,7 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
         StorageError: it is damaged.
     """
     with damage(storage, key, remedy):
-        return decode(storage.get(key), fields)
+        return from_bytes(storage.get(key), fields)
 
 
 @contextmanager
@@ -114,12 +114,12 @@ def damage(storage: Storage, key: str, remedy: str) -> Iterator[None]:
         raise StorageError(f"{storage.location(key)} is damaged: {error}. {remedy}") from None
 
 
-def encode(content: dict[str, Any]) -> bytes:
+def to_bytes(content: dict[str, Any]) -> bytes:
     """A document's bytes."""
     return _text(content | {CHECKSUM: f"{crc32c(_text(content)):08x}"})
 
 
-def decode(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
+def from_bytes(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
     """A document's content. One of format version 1, which has no checksum and names no objects, is taken as it is.
 
     Args:

@@ -21,7 +21,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def decoded(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
     """A stored image in RGB, all of it read.
 
     Raises:

@@ -61,23 +61,23 @@ class Record:
         fields = asdict(self)
         return {name: value for name, value in fields.items() if value or name not in ("computed_by", "files")}
 
-    def encode(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The record's document."""
-        return documents.encode(self.content())
+        return documents.to_bytes(self.content())
 
     @cached_property
     def checksum(self) -> str:
         """CRC-32C of the record's document: tells this record from another of the same task."""
-        return Stored.of([self.encode()]).crc32c
+        return Stored.of([self.to_bytes()]).crc32c
 
     @classmethod
-    def decode(cls, data: bytes) -> "Record":
+    def from_bytes(cls, data: bytes) -> "Record":
         """The record of a document.
 
         Raises:
             DamagedDocumentError: it is damaged, or no record.
         """
-        # Not by way of `documents.decode`: a run has thousands of records, and all are read whenever it is opened.
+        # Not by way of `documents.from_bytes`: a run has thousands of records, and all are read whenever it is opened.
         if documents.needs_checksum(data):
             documents.check_whole(data)
         return documents.check(_RECORD.validate_json, data)
@@ -107,12 +107,12 @@ class Ledger:
         if draft:
             draft.settle(record.content())
         else:
-            self._storage.put(self.key(record.task), [record.encode()])
+            self._storage.put(self.key(record.task), [record.to_bytes()])
 
     def write_failure(self, task: int, attempt: int, error: str) -> None:
         """Write down a failed attempt of a task."""
         content = {"task": task, "attempt": attempt, "error": error}
-        self._storage.put(self._failure(task, attempt), [documents.encode(content)])
+        self._storage.put(self._failure(task, attempt), [documents.to_bytes(content)])
 
     def next_attempt(self, task: int) -> int:
         """1 plus the number of attempts that are written down as failed."""
@@ -124,7 +124,7 @@ class Ledger:
     def find(self, task: int) -> Record | None:
         """A task's record; None where it has none, or a damaged one."""
         try:
-            return Record.decode(self._storage.get(self.key(task)))
+            return Record.from_bytes(self._storage.get(self.key(task)))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -163,7 +163,7 @@ class Ledger:
 
     def _read(self, key: str) -> Record:
         try:
-            record = Record.decode(self._storage.get(key))
+            record = Record.from_bytes(self._storage.get(key))
             if self.key(record.task) != key:
                 raise documents.DamagedDocumentError(f"it belongs to task {record.task}")
             return record

@@ -16,7 +16,7 @@ from fewchannels.runs import documents
 from fewchannels.runs.changes import find_change
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import Checksum, Count, Storage, Stored
-from fewchannels.tables import decode, join, of_samples
+from fewchannels.tables import from_parquet, join, of_samples
 
 FOLDER = "ledger/compact/"
 TABLES = ("cells", "samples")
@@ -79,7 +79,7 @@ def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
         data = storage.get(key)
         if expected is not None:
             check_stored(storage, key, Stored.of([data]), expected)
-        return decode(data)
+        return from_parquet(data)
     except (FileNotFoundError, ValueError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StorageError(
@@ -172,7 +172,7 @@ class _Compacted(documents.Fields):
 
 
 def _compaction(key: str, data: bytes) -> Compaction:
-    content = documents.decode(data, _Compacted)
+    content = documents.from_bytes(data, _Compacted)
     compaction = Compaction(
         content["first"],
         content["last"],
@@ -218,7 +218,7 @@ def compact(
         for table in TABLES:
             merged = join([own_rows(storage, table, records[task]) for task in group], **_COMPACTED[table])
             objects[about.part(table)] = storage.put(about.part(table), [merged])
-        storage.put(about.key, [documents.encode(asdict(about))])
+        storage.put(about.key, [documents.to_bytes(asdict(about))])
         storage.delete([part(table, task) for table in TABLES for task in group])
         made.append(about)
         done += len(group)

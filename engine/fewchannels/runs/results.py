@@ -21,7 +21,7 @@ from fewchannels.runs.parts import read_rows
 from fewchannels.runs.place import begun_otherwise, check_free
 from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.settings.ranges import NAME, check, name
-from fewchannels.tables import Columns, encode
+from fewchannels.tables import Columns, to_parquet
 
 FOLDER = "results/"
 BEGUN = "begun.json"
@@ -124,7 +124,7 @@ class Results:
         if begun != known or replace or self._is_made_anew():
             self.delete()
         if begun != identity or replace or self._is_made_anew():
-            self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])
+            self.storage.put(self.key(BEGUN), [documents.to_bytes(self._as_begun(identity))])
         return {number for number, unit in self.units().items() if not unit.get("n_failed")}
 
     def is_of(self, identity: Mapping[str, Any]) -> bool:
@@ -146,7 +146,9 @@ class Results:
             tables: columns by table.
             schemas: each table's schema, by table.
         """
-        parts = {f"{table}/{unit:05d}.parquet": encode(schemas[table], columns) for table, columns in tables.items()}
+        parts = {
+            f"{table}/{unit:05d}.parquet": to_parquet(schemas[table], columns) for table, columns in tables.items()
+        }
         errors = [column for columns in tables.values() if (column := columns.get("error")) is not None]
         n_failed = sum(error is not None for column in errors for error in column)
         self._record(unit, parts, {"n_failed": n_failed} if n_failed else {})
@@ -203,7 +205,7 @@ class Results:
             stored: of :meth:`put`, what was written before.
         """
         content = self.content(about, tables, self.put(files) | dict(stored or {}))
-        self.storage.put(self.key(self._END), [documents.encode(content)])
+        self.storage.put(self.key(self._END), [documents.to_bytes(content)])
         self._settle()
 
     def read(self) -> dict[str, Any]:
@@ -233,7 +235,7 @@ class Results:
             if not key.startswith(self.key("units/")):
                 continue
             try:
-                unit = documents.decode(self.storage.get(key), self._UNIT)
+                unit = documents.from_bytes(self.storage.get(key), self._UNIT)
             except documents.DamagedDocumentError:
                 continue
             if all(sizes.get(part) == each["n_bytes"] for part, each in unit["objects"].items()):
@@ -243,7 +245,7 @@ class Results:
     def _record(self, unit: int, parts: Mapping[str, bytes | memoryview], more: Mapping[str, Any]) -> None:
         """Write parts, by name, then the record of the unit that names them."""
         record = {"unit": unit, "objects": self.put(parts), **more}
-        self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.encode(record)])
+        self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.to_bytes(record)])
 
     def _is_made_anew(self) -> bool:
         """Whether what is there is whole, and would not be resumed."""
@@ -325,7 +327,9 @@ class ComparisonResults(Results):
             layer: whose ``samples`` they are.
             samples: columns of ``comparison_samples``.
         """
-        parts = {f"samples/{layer:05d}.parquet": encode("comparison_samples", samples)} if samples is not None else {}
+        parts = (
+            {f"samples/{layer:05d}.parquet": to_parquet("comparison_samples", samples)} if samples is not None else {}
+        )
         self._record(unit, parts, {"rows": dict(rows)})
 
     def _is_made_anew(self) -> bool:

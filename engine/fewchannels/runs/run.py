@@ -73,9 +73,9 @@ class Run:
             raise InputError(
                 f"no finished sample has the id {sample_id!r}; list them with: select sample_id, prompt from samples."
             )
-        from fewchannels.runs.images import decoded
+        from fewchannels.runs.images import opened
 
-        return decoded(found)
+        return opened(found)
 
     def summary(self) -> dict[str, Any]:
         """What the run is and how far it is: the description with counts, bytes and files on disk."""

@@ -36,7 +36,7 @@ from fewchannels.runs.description import COMPARISON_FORMAT_VERSION
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import ComparisonResults, Rows
 from fewchannels.runs.storage import Storage
-from fewchannels.tables import Columns, as_columns, encode
+from fewchannels.tables import Columns, as_columns, to_parquet
 
 TABLES = ("agreement", "differences", "profiles", "samples")
 _Means = tuple[str, Rows, dict[str, Any], np.ndarray]
@@ -94,11 +94,11 @@ def compare(
             "versions": versions(),
         }
         schemas = {name: f"comparison_{name}" for name in TABLES}
-        encoded = {
-            f"{name}.parquet": bytes(encode(schemas[name], as_columns(schemas[name], rows)))
+        parquet = {
+            f"{name}.parquet": bytes(to_parquet(schemas[name], as_columns(schemas[name], rows)))
             for name, rows in tables.items()
         }
-        return finish(results, out.url, about, schemas, encoded, _end, token)
+        return finish(results, out.url, about, schemas, parquet, _end, token)
 
 
 def _end(evidence: Evidence) -> Summary:

@@ -20,7 +20,7 @@ from fewchannels.files.contents import digests
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.identity import GROWING, fingerprint
-from fewchannels.runs.images import decoded, from_png, to_png
+from fewchannels.runs.images import from_png, opened, to_png
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
 from fewchannels.runs.results import Results
@@ -170,7 +170,7 @@ def _sample_images(selected: Selected, task: int, at: np.ndarray, *, with_paths:
             paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
     samples = []
     for sample in selected.samples[at].tolist():
-        samples.append(SampleImage(decoded(images[sample]), paths.get(sample)))
+        samples.append(SampleImage(opened(images[sample]), paths.get(sample)))
     return samples
 
 

@@ -13,7 +13,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
 from fewchannels.interventions.effects.contrasts import SETTINGS
 from fewchannels.interventions.metrics import METRICS
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 
 AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
 """What a figure's horizontal axis may be, and its column."""
@@ -233,9 +233,9 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     labels = _thinned(list(dict.fromkeys(rows["label"])), _MOST_STRIP[0])
     places = _thinned(sorted(set(rows["place"])), _MOST_STRIP[1])
     first = own[own["role"] != "edited"].sort_values("role", ascending=False).drop_duplicates("role")
-    beside = [_decoded(image) for image in first["image"]]
+    beside = [_opened(image) for image in first["image"]]
     grid = [
-        [*beside, *(_decoded(cells[label, at]) if (label, at) in cells else _NONE for at in places)] for label in labels
+        [*beside, *(_opened(cells[label, at]) if (label, at) in cells else _NONE for at in places)] for label in labels
     ]
     word = _WORDS[column].partition(" ")[0]
     headings = [f"{word} {ticks[int(at)] if ticks else f'{at:g}'}" for at in places]
@@ -364,9 +364,9 @@ def _thinned(values: list[_Value], most: int) -> list[_Value]:
     return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
-def _decoded(image: bytes | None) -> np.ndarray:
+def _opened(image: bytes | None) -> np.ndarray:
     if image is None:
         return _FAILED
-    small = decoded(image)
+    small = opened(image)
     small.thumbnail((_SIDE, _SIDE))
     return np.asarray(small)

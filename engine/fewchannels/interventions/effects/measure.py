@@ -19,7 +19,7 @@ from fewchannels.runs.parts import own_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql import progress
 from fewchannels.runs.storage import Storage
-from fewchannels.tables import Columns, encode, schema
+from fewchannels.tables import Columns, schema, to_parquet
 
 if TYPE_CHECKING:
     from fewchannels.interventions.effects.set_distances import SetDistances
@@ -77,8 +77,8 @@ def _ended(
     check_held(results.place, token)
     results.begin(settings, replace=not results.is_of(settings))
     about = {"analysis": LABEL, "settings": settings, "numbers": effects.numbers, "versions": versions()}
-    encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
-    results.end(about, SCHEMAS, encoded | effects.files | {"summary.md": effects.text.encode()})
+    parquet = {f"{table}/all.parquet": bytes(to_parquet(SCHEMAS[table], columns)) for table, columns in tables.items()}
+    results.end(about, SCHEMAS, parquet | effects.files | {"summary.md": effects.text.encode()})
     return effects
 
 

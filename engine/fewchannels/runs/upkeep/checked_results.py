@@ -67,7 +67,7 @@ class _Result:
     def _document(self, key: str) -> dict[str, Any] | None:
         self.named.add(key)
         try:
-            return documents.decode(self._storage.get(key))
+            return documents.from_bytes(self._storage.get(key))
         except FileNotFoundError:
             self.problems.append(Problem(key, None, "missing", "the settings of the result are unknown"))
         except ValueError as error:
@@ -79,7 +79,7 @@ class _Result:
         """Check a record and what it names. Where an object is damaged, so is the record: it must be made again."""
         self.named.add(key)
         try:
-            expected = objects_of(documents.decode(self._storage.get(key), _Named))
+            expected = objects_of(documents.from_bytes(self._storage.get(key), _Named))
         except ValueError as error:
             self.problems.append(Problem(key, None, "record", f"it is not a record of a result: {error}"))
             return

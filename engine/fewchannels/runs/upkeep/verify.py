@@ -17,7 +17,7 @@ from fewchannels.runs.storage import Storage, Stored
 from fewchannels.runs.upkeep.checked_results import check_results
 from fewchannels.runs.upkeep.consistency import disagreements
 from fewchannels.runs.upkeep.problems import Problem, Report, check_object
-from fewchannels.tables import decode
+from fewchannels.tables import from_parquet
 
 _TASKS_AT_ONCE = 2
 _NAMED_BY_NOTHING = ("results/", "ledger/failed/", EMBEDDINGS)
@@ -193,7 +193,7 @@ def _records(
     records = {}
     for task, key in Ledger(storage).keys().items():
         try:
-            record = Record.decode(storage.get(key))
+            record = Record.from_bytes(storage.get(key))
             if reason := misplaced(task, record):
                 raise ValueError(reason)
             records[task] = record
@@ -240,7 +240,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
     shards = {key: value for key, value in data.items() if value is not None and key.startswith(arrays.NAME)}
     try:
         names = [array.name for array in run.layout.arrays()]
-        values = arrays.decode(run.documents, shards, names, record.start, record.stop)
+        values = arrays.decompress(run.documents, shards, names, record.start, record.stop)
     except Exception as error:  # each codec has errors of its own
         yield Problem(next(iter(shards)), task, "undecodable", f"{type(error).__name__}: {error}")
         return
@@ -248,7 +248,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
     for table in TABLES:
         key = compacted.part(table) if compacted else part(table, task)
         try:
-            rows[table] = parts.rows(table, task) if compacted else decode(data[key] or b"")
+            rows[table] = parts.rows(table, task) if compacted else from_parquet(data[key] or b"")
         except (ValueError, StorageError) as error:
             yield Problem(key, task, "undecodable", str(error))
             return

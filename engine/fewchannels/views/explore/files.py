@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask, Response, abort, request, send_file
 
 from fewchannels.errors import FewchannelsError
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 from fewchannels.runs.sql.question import Question
 from fewchannels.runs.sql.writing import csv_texts, write
 from fewchannels.views.explore.console import question_of
@@ -60,7 +60,7 @@ def _sent(data: bytes | None) -> Response:
         abort(404, "There is no such image: its sample failed, or has none.")
     side = request.args.get("side", type=int)
     if side in _SIDES:
-        image = decoded(data)
+        image = opened(data)
         if max(image.size) > side:
             image.thumbnail((side, side))
             buffer = io.BytesIO()

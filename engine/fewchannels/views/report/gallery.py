@@ -16,7 +16,7 @@ from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.choices import choose_pool_side
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 from fewchannels.runs.layout import Track
 from fewchannels.runs.sql.columns import TABLES, Column, Columns
 from fewchannels.runs.sql.ranking import (
@@ -148,7 +148,7 @@ def thumbnail(data: bytes | None) -> np.ndarray | None:
     if not isinstance(data, bytes):
         return None
     try:
-        small = decoded(data)
+        small = opened(data)
     except StorageError:
         return None
     small.thumbnail((SIDE, SIDE))
