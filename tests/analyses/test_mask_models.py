@@ -303,15 +303,15 @@ def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> N
     for path, options, says in (
         (no_background, {}, "has no background label.* of wall, sky, person"),
         (models / "segformer", {"labels": ["cta"]}, "unknown label of .* Did you mean 'cat'"),
-        (models / "segformer", {"side": 64}, "has its own size"),
-        (models / "segformer", {"revision": "main"}, "only hub models have one"),
-        (models / "sam", {"labels": ["cat"]}, "labels nothing"),
-        (models / "birefnet_like", {"labels": ["cat"], "trust_remote_code": True}, "labels nothing"),
+        (models / "segformer", {"side": 64}, "has its own input size"),
+        (models / "segformer", {"revision": "main"}, "only hub models have revisions"),
+        (models / "sam", {"labels": ["cat"]}, "does not predict labels"),
+        (models / "birefnet_like", {"labels": ["cat"], "trust_remote_code": True}, "does not predict labels"),
         (models / "birefnet_like", {"side": 0, "trust_remote_code": True}, "side is 0"),
-        (clip, {}, "the model type 'clip' of .* finds no masks"),
+        (clip, {}, "the model type 'clip' of .* does not predict masks"),
         (one_former, {}, "is a OneFormer"),
         (broken, {}, "no readable config.json"),
-        (tmp_path / "list", {}, "is no JSON object"),
+        (tmp_path / "list", {}, "is not a JSON object"),
         (tmp_path, {}, "holds no config.json"),
     ):
         with pytest.raises(InputError, match=says):

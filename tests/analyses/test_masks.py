@@ -223,7 +223,7 @@ def test_a_drawn_mask_of_another_shape_than_its_image_is_no_mask(tmp_path: Path)
     (turned,) = open_mask_source("manifest")([SampleImage(Image.new("RGB", (6, 8)), str(tmp_path / "mask.png"))])
     assert isinstance(turned, NoMask)
     assert "8 x 6 pixels (width x height), its image 6 x 8: a different shape" in turned.reason
-    assert "would fit if it were turned" in turned.reason
+    assert "would fit if rotated" in turned.reason
 
 
 def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
     results = open_mask_source("manifest")([SampleImage(image, n and str(tmp_path / n)) for n in names])
     assert isinstance(results[-1], SubjectMask)
     assert isinstance(results[0], NoMask)
-    assert "names no mask" in results[0].reason
+    assert "has no mask" in results[0].reason
     for name, result in zip(names[1:-1], results[1:-1], strict=True):
         assert isinstance(result, NoMask)
         assert f"the mask {str(tmp_path / str(name))!r} cannot be read" in result.reason

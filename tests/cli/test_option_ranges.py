@@ -142,7 +142,7 @@ def test_help_tells_the_range(bases: dict[tuple[str, ...], odd_values.Base]) -> 
     text = " ".join(text.replace("│", " ").split())
     assert code == 0
     assert "Denoising steps (1 to 10,000)." in text
-    assert "GPUs of each actor (0 to 64)." in text
+    assert "GPUs per actor (0 to 64)." in text
 
 
 def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_actors_that_die_at_once_end_the_run_with_the_reason(
 ) -> None:
     monkeypatch.setattr("fewchannels.cluster.pool.MACHINE_FAULT_RETRIES", 1)
     node()
-    with pytest.raises(FewchannelsError, match="2 actors died before any task was done"):
+    with pytest.raises(FewchannelsError, match="2 actors died before any task was finished"):
         list(outcomes(StubWork(str(tmp_path), 3), start_dead, [0, 1, 2], pool(1)))
 
 

@@ -42,7 +42,7 @@ def head(home: Path) -> Iterator[str]:
     )
     try:
         deadline = time.monotonic() + 120
-        while "no job" not in asked(["status"], home, f"http://127.0.0.1:{dashboard}", TOKEN).stderr:
+        while "No jobs" not in asked(["status"], home, f"http://127.0.0.1:{dashboard}", TOKEN).stderr:
             assert time.monotonic() < deadline
             assert process.poll() is None
         yield f"http://127.0.0.1:{dashboard}"

@@ -160,7 +160,7 @@ def test_pairs_keep_the_rule(world: Path) -> None:
         assert seed == rows["seed"][source]
     again = pairs_of_samples(Manifest.read(world), PairRule(n=10, across=("shape",), noise="separate", seed=3))
     assert again == drawn
-    with pytest.raises(InputError, match="24 targets and 24 sources make 576 at most"):
+    with pytest.raises(InputError, match="24 targets and 24 sources allow at most 576"):
         pairs_of_samples(Manifest.read(world), PairRule(n=600))
     with pytest.raises(InputError, match="unknown column of the manifest 'shap'"):
         pairs_of_samples(Manifest.read(world), PairRule(n=1, within=("shap",)))

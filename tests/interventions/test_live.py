@@ -246,7 +246,7 @@ def test_a_newer_ask_and_closing_end_what_runs_and_what_waits(live: LiveModel) -
         gate.release(100)
         ended = first.wait(WAIT_S)
         assert (ended.state, len(ended.steps), dict(ended.images)) == ("cancelled", 1, {})
-        assert "newer ask" in (ended.error or "")
+        assert "newer request" in (ended.error or "")
         assert third.wait(WAIT_S).state == "done"
     answer(live, Ask("a ring"))  # a cancelled one is not remembered
     with gated(live) as gate:
@@ -344,7 +344,7 @@ def test_a_model_that_fails_ends_its_generation_and_not_the_session(live: LiveMo
     handle.remove()
     assert too_much.state == "failed"
     assert "edited row contains a NaN or an infinity at the output of layer" in (too_much.error or "")
-    assert "Edit less" in (too_much.error or "")
+    assert "Weaken the edit" in (too_much.error or "")
     assert answer(live, Ask(PROMPT)).images
 
 

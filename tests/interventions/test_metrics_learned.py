@@ -159,7 +159,7 @@ def test_the_improved_predictor_is_a_linear_map(suffix: str, tmp_path: Path) -> 
     [
         ({"weight": torch.zeros(8)}, "holds weight; it must hold weight and bias, or those of layers.0"),
         ({"weight": torch.zeros(1, 9), "bias": torch.zeros(1)}, r"of shape \(1, 9\); on 8 features"),
-        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "puts out 2 values an image"),
+        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "outputs 2 values per image"),
         (
             {f"layers.{i}.{part}": torch.zeros(1, 8) for i in (0, 3, 6, 9, 11) for part in ("weight", "bias")},
             "it must hold weight and bias",

@@ -199,7 +199,7 @@ def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: P
     for layer in range(scores.shape[0]):
         own = ranks[ranks["layer"] == layer].sort_values("rank")
         assert own["channel"].tolist() == np.argsort(-scores[layer], kind="stable").tolist()
-    with pytest.raises(InputError, match="none is named"):
+    with pytest.raises(InputError, match="no run is given"):
         prepare_sweep(world, tmp_path / "sweep", replace(settings, channels_run=None))
 
 

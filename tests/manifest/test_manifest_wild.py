@@ -217,7 +217,7 @@ def test_a_users_own_source_columns_are_not_shadowed(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match=r"none' has no file that ends in \.csv"):
+    with pytest.raises(InputError, match=r"none' has no file with the suffix \.csv"):
         manifest.ingest([tmp_path / "none"], tmp_path / "m.parquet")
 
 

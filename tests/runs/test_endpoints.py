@@ -134,7 +134,7 @@ def test_a_networks_login_page_is_no_object_store(command: list[str], monkeypatc
         (403, "InvalidAccessKeyId", "Check AWS_ACCESS_KEY_ID"),
         (403, "AccessDenied", "may read and write there"),
         (403, "RequestTimeTooSkewed", "clock"),
-        (404, "NoSuchBucket", "Make the bucket"),
+        (404, "NoSuchBucket", "Create the bucket"),
     ],
 )
 def test_a_refusal_is_told_with_what_to_do(

@@ -168,7 +168,7 @@ def test_iou_of_few_prompts_stands_beside_every_control_without_a_verdict(docume
         here[here["selection"] == "top"]["chance_iou"].mean(), abs=1e-6
     )
     assert numbers["selected_on"] == "the same prompts"
-    assert "selected post hoc in the same prompts" in finding.text
+    assert "selected post hoc as those with the largest mean IoU in the same prompts" in finding.text
     assert not any(verdict in finding.text for verdict in ("exceed", "fall below", "do not differ"))
 
 
@@ -374,7 +374,7 @@ def test_a_damaged_store_is_refused_with_the_remedy(tiny_model: Path, tmp_path: 
         (["-o", "report.txt"], "'report.txt'; its suffix must be"),
         (["-o", "nowhere/report.html"], "no folder 'nowhere'"),
         ([], "--out is missing"),
-        (["-o", "report.md", "--pdf"], "--pdf prints a page"),
+        (["-o", "report.md", "--pdf"], "--pdf prints an HTML report"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused(
