@@ -68,10 +68,10 @@ def analyze(
     """Do what is not done yet of an analysis, and write its result. Call it again to resume.
 
     Args:
-        analysis: with its settings.
+        analysis: analysis with its settings.
         selected: what of the run.
-        label: of the result.
-        pool: of workers; one alone works in this process, without Ray.
+        label: label of the result.
+        pool: pool of workers; one alone works in this process, without Ray.
         replace: whether to delete what is there under the label and begin anew.
         on_progress: called with the units done so far and in all.
 
@@ -109,10 +109,10 @@ class Foreseen:
     """What an analysis will take, from its first unit.
 
     Attributes:
-        n_samples: that are looked at.
-        n_units: to do.
-        seconds: of all units, with the pool's workers; Ray's start and the end's figures not counted.
-        table_bytes: of the units' tables.
+        n_samples: number of samples that are looked at.
+        n_units: number of units to do.
+        seconds: seconds of all units, with the pool's workers; Ray's start and the end's figures not counted.
+        table_bytes: size in bytes of the units' tables.
     """
 
     n_samples: int
@@ -168,7 +168,7 @@ def work_off(
         work: does a unit; it writes what it made, or returns it.
         units: all of them.
         done: those that an earlier call has done.
-        pool: of workers.
+        pool: pool of workers.
         on_progress: called with the units done so far and in all.
         take: called in this process with a unit and what was returned.
     """
@@ -193,12 +193,12 @@ def finish(
 
     Args:
         results: where it is written.
-        place: of the run or the comparison.
+        place: location of the run or the comparison.
         about: what the document says, but for the numbers.
         schemas: the schema of each table, by table.
         parquet: tables of all units as Parquet, by file name.
         end: says what was found, by evidence that has these very tables.
-        token: of the lease.
+        token: token of the lease.
     """
     check_held(results.place, token)
     stored = results.put(parquet)

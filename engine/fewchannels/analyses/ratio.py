@@ -24,7 +24,7 @@ class Extreme:
 
     Attributes:
         layers: ``layer``, ``n_samples``, ``mean``, ``low`` and ``high`` of the ratio, a row each.
-        layer: whose mean ratio is largest.
+        layer: layer whose mean ratio is largest.
         step: the last that was looked at.
         how: what gives the rows.
         over: what the intervals are over.
@@ -69,7 +69,7 @@ def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
 
 
 def _is_measured(evidence: Evidence) -> bool:
-    """Whether the analysis ``concentration`` has the ratio of the run's own score."""
+    """Return whether the analysis ``concentration`` has the ratio of the run's own score."""
     result = evidence.results.get("concentration")
     return bool(result and result["settings"]["score"] == evidence.description["config"]["score"])
 
@@ -189,7 +189,7 @@ def _matched(evidence: Evidence, found: Extreme) -> tuple[int, float, float, How
 
 
 def has_cell(evidence: Evidence, analysis: str, table: str, found: Extreme) -> bool:
-    """Whether a result's table has rows of the cell."""
+    """Return whether a result's table has rows of the cell."""
     view = evidence.table(analysis, table)
     at = f"layer = {found.layer} and step = {found.step}"
     return len(evidence.ask(f"select layer from {view} where {at} limit 1")) > 0

@@ -29,8 +29,8 @@ def expected_bytes(layout: Layout, image_pixels: int) -> int:
     """Bytes of a whole run: arrays, images and tables.
 
     Args:
-        layout: of the run.
-        image_pixels: of one image.
+        layout: layout of the run.
+        image_pixels: number of pixels of one image.
     """
     cell = _CELL_BYTES + _RANKED_CHANNEL_BYTES * layout.n_ranked
     tables = _IMAGE_BYTES_PER_PIXEL * image_pixels + cell * len(layout.steps) * len(layout.blocks)
@@ -41,9 +41,9 @@ def check_budget(layout: Layout, grid: tuple[int, int], image_pixels: int, max_b
     """Refuse a capture that is expected to take more than a budget.
 
     Args:
-        layout: of the run.
+        layout: layout of the run.
         grid: tokens along height and width before pooling.
-        image_pixels: of one image.
+        image_pixels: number of pixels of one image.
         max_bytes: the budget.
 
     Raises:

@@ -41,10 +41,10 @@ def encode_prompts(job: Job, samples: Iterable[Sample], kept: Kept, device: str)
     """Encode every sample's prompts, each distinct one once, with the pipeline's own code and no transformer.
 
     Args:
-        job: whose model and settings.
-        samples: whose prompts, negative prompts and references.
+        job: job that provides model and settings.
+        samples: samples with the prompts, negative prompts and references to encode.
         kept: takes what is encoded; what it has is not encoded again.
-        device: of the text encoders.
+        device: device of the text encoders.
 
     Yields:
         After each sample: why it could not be encoded, or None. Generating it will say so again.

@@ -26,12 +26,12 @@ class Estimate:
         n_samples: samples.
         n_tasks: tasks.
         n_files: files that the finished run has.
-        shapes: of the arrays, by name.
-        array_bytes: by array name, as the batch below compressed.
-        table_bytes: of the ``cells`` and ``samples`` tables (images included) and the manifest.
+        shapes: shapes of the arrays, by name.
+        array_bytes: size in bytes by array name, as the batch below compressed.
+        table_bytes: size in bytes of the ``cells`` and ``samples`` tables (images included) and the manifest.
         total_bytes: all of it.
-        seconds: with the given number of actors; model loading and Ray's start not counted.
-        seconds_per_sample: as measured on the batch below, with this process's threads.
+        seconds: seconds with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_sample: seconds per sample as measured on the batch below, with this process's threads.
         measured_samples: samples in the batch that was measured.
     """
 
@@ -51,7 +51,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share
     """Generate the manifest's first batch without writing it, and scale what it took to the whole run.
 
     Args:
-        job: from :func:`fewchannels.capture.job.prepare`.
+        job: result of :func:`fewchannels.capture.job.prepare`.
         manifest_path: the manifest.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.

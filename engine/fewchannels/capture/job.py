@@ -50,10 +50,10 @@ class Job:
         geometry: the model's.
         layout: the run's shape.
         identity: what decides the data of a sample, see :func:`prepare`.
-        fingerprint: of the identity.
+        fingerprint: fingerprint of the identity.
         manifest_sha256: of the manifest's content.
         lease: token of the capture that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
-        unchecked: fields of the identity that the run at its place was begun without, by an earlier version.
+        unchecked: fields of the identity that the run at its place was created without, by an earlier version.
     """
 
     run: str
@@ -133,7 +133,7 @@ def prepare(
         manifest_path: the manifest.
         run: path or URL of the run.
         config: the settings.
-        family: of a transformer class, beside those that are known.
+        family: family of a transformer class, beside those that are known.
 
     Raises:
         InputError: the manifest, the model or a setting cannot work.

@@ -111,9 +111,9 @@ def capture(
     """Begin, resume or grow a run, and capture what is not done yet. Call it again to resume.
 
     Args:
-        job: from :func:`fewchannels.capture.job.prepare`.
+        job: result of :func:`fewchannels.capture.job.prepare`.
         manifest_path: the manifest that it was prepared with.
-        pool: of actors.
+        pool: pool of actors.
         on_wait: called with the reason when another command that writes to the run has to be waited for.
         on_begun: called when the run is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.

@@ -48,11 +48,11 @@ class JobState:
     Attributes:
         job_id: its submission id.
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-        command: that it runs.
+        command: command that it runs.
         message: Ray's own words.
-        exit_code: of the command; None where it has not ended by itself.
+        exit_code: exit code of the command; None where it has not ended by itself.
         started: UTC time, ISO 8601; None before.
-        ended: likewise.
+        ended: end of the job, in the same format.
     """
 
     job_id: str
@@ -68,8 +68,8 @@ class Jobs:
     """The jobs of a Ray cluster.
 
     Args:
-        address: of the cluster's dashboard, such as ``http://HEAD:8265``; None for what RAY_ADDRESS names, or the
-            cluster on this machine.
+        address: address of the cluster's dashboard, such as ``http://HEAD:8265``; None for what RAY_ADDRESS names, or
+            the cluster on this machine.
 
     Raises:
         InputError: it is not an address.
@@ -92,10 +92,10 @@ class Jobs:
         """Start a command of ``fewchannels`` on the cluster's head.
 
         Args:
-            words: of the command, without ``fewchannels``.
-            files: to send along, by the names that the job finds them by in its working directory; none begins with a
-                dot.
-            job_id: to know it by; None for one that Ray makes up.
+            words: words of the command, without ``fewchannels``.
+            files: files to send along, by the names that the job finds them by in its working directory; none begins
+                with a dot.
+            job_id: job id to know it by; None for one that Ray makes up.
 
         Returns:
             The job's id.
@@ -176,7 +176,7 @@ class Jobs:
 
         found: Future[JobState] = Future()
         thread = threading.Thread(target=_settle, args=(found, follow), daemon=True)
-        # A proxy may let Ray's client through but not this question, whose failure then means nothing.
+        # A proxy may let Ray's client through but not this query, whose failure then means nothing.
         can_be_asked, n_missed = self._answers(), 0
         thread.start()
         while n_missed < _MOST_MISSED:
@@ -193,7 +193,7 @@ class Jobs:
         )
 
     def _answers(self) -> bool:
-        """Whether the cluster's head says that it is well."""
+        """Return whether the cluster's head says that it is well."""
         url = f"{self._client.get_address()}/api/gcs_healthz"
         try:
             with urlopen(url, timeout=_LOOK_EVERY_S) as answer:  # noqa: S310 - Ray's client has taken the address

@@ -49,7 +49,7 @@ def lacking(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> str
 
 
 def may_grow() -> bool:
-    """Whether an autoscaler may start nodes of its own; also where none has reported yet.
+    """Return whether an autoscaler may start nodes of its own; also where none has reported yet.
 
     Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
     """
@@ -62,7 +62,7 @@ class NodeWatch:
     """Looks at the nodes while actors or workers are waited for.
 
     Args:
-        pool: whose share each of them is to have.
+        pool: pool whose share each of them is to have.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -70,7 +70,7 @@ class NodeWatch:
         self._looked, self._alone_since, self._no_room_since = -math.inf, math.inf, math.inf
 
     def look(self, *, has_actors: bool = False) -> None:
-        """Look at them, at most once a second. Warns where none can hold an actor, which may wait for ever.
+        """Look at them, at most once a second. Warns where none can hold an actor, which may wait forever.
 
         Args:
             has_actors: whether actors are alive: then there is room for them.

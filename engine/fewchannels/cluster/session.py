@@ -46,7 +46,7 @@ def pool_of_cluster(
 
 
 def _check_nodes(nodes: list[dict[str, float]], gpus: float, cpus: int, address: str) -> None:
-    """Refuse a share that no node has, where no other node will be started: its actors would wait for ever."""
+    """Refuse a share that no node has, where no other node will be started: its actors would wait forever."""
     what = lacking(nodes, gpus, cpus)
     if not what or not any(node.get("CPU") for node in nodes) or may_grow():
         return

@@ -14,10 +14,10 @@ class Pool:
     """How many actors, and what each one owns.
 
     Attributes:
-        n_actors: actors at the most.
+        n_actors: maximum number of actors.
         gpus_per_actor: GPUs of each, may be a fraction.
         cpus_per_actor: CPUs of each, and its PyTorch threads.
-        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
+        address: address of a running Ray cluster; None starts one on this machine and stops it at the end.
     """
 
     n_actors: int = field(metadata=within(1, 10_000, "Number of Ray actors."))

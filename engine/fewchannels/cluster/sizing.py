@@ -11,9 +11,9 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
     """Refuse what one machine cannot hold.
 
     Args:
-        n_actors: that were asked for; None for none in particular.
-        cpus_per_actor: CPU threads of each, likewise.
-        n_cpus: that this process may use.
+        n_actors: requested number of actors; None for no preference.
+        cpus_per_actor: CPU threads of each; None for no preference.
+        n_cpus: number of CPUs that this process may use.
 
     Raises:
         InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
@@ -42,9 +42,10 @@ def choose_pool(
     Of a cluster, what its nodes have now is counted; one that has still to start them has none.
 
     Args:
-        n_actors: at the most; None for what there is room for.
+        n_actors: maximum number of actors; None for as many as fit.
         gpus_per_actor: None for 1 where there are any.
-        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
+        address: address of a running Ray cluster, to which this process is connected from here on; None for this
+            machine.
         cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
 
     Raises:

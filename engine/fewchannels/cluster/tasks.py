@@ -33,8 +33,8 @@ class Outcome:
         n_failed: samples that failed by themselves; the ``samples`` table says why.
         n_resumed: samples that an earlier call had already done.
         failed_tasks: tasks without a record, with the reason of each.
-        n_again: times that a task was handed out again because its actor died or was out of reach.
-        notes: in what earlier calls differed from this one, where that may show in the last bits.
+        n_again: times that a task was retried because its actor died or was out of reach.
+        notes: differences of earlier calls from this one that may affect the last bits.
         of_tasks: why samples of the tasks that this call did failed, and which prompts were cut.
     """
 
@@ -75,7 +75,7 @@ class Progress:
         n_failed: samples and tasks that failed.
         n_actors: actors that have loaded the model.
         n_starting: actors that wait for room in the cluster, or load.
-        n_again: times that a task was handed out again because its actor died.
+        n_again: times that a task was retried because its actor died.
         n_bytes: written by this call.
     """
 
@@ -97,7 +97,7 @@ def begun(
     """Check work's place, take its lease, and begin or resume it there. The lease is held inside.
 
     Args:
-        work: to begin.
+        work: work to begin.
         check_place: refuses a place that holds something else.
         begin: lays out what tasks need; returns whether it was there already.
         on_wait: called with the reason when another command has to be waited for.
@@ -125,7 +125,7 @@ def _pending(work: Work, records: dict[int, Record]) -> list[int]:
 
 
 def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
-    """Of tasks that were handed out again, those whose objects are not what their records say.
+    """Of tasks that were retried, those whose objects are not what their records say.
 
     An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
     place.
@@ -146,9 +146,9 @@ def run_tasks(
     """Do the tasks that are not done yet. Call it again to resume.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes a worker.
-        pool: of actors.
+        pool: pool of actors.
         on_progress: called after every task, and at least once a second.
         before: called with the tasks when Ray runs and no actor does yet.
         on_note: called with each of the outcome's notes, before any task.

@@ -47,7 +47,7 @@ class ActorTelemetry:
     """What one actor tells. Two threads may call it, each about its own task. Needs no Ray, but then nobody listens.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes the worker, from now on.
     """
 
@@ -86,8 +86,8 @@ class ActorTelemetry:
         """A task has its outcome.
 
         Args:
-            outcome: as the driver gets it.
-            record: of the task, if it was written now; one that was done before is not counted again.
+            outcome: outcome as the driver gets it.
+            record: record of the task, if it was written now; one that was done before is not counted again.
             stages: seconds of its stages ``wait`` and ``model``.
         """
         task, error = outcome["task"], outcome["error"]
@@ -142,7 +142,7 @@ class PoolTelemetry:
     """What the driver tells of its actors and tasks.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes a worker.
     """
 
@@ -158,7 +158,7 @@ class PoolTelemetry:
         """Set the gauges, at most once a second.
 
         Args:
-            values: of all of them, by name.
+            values: values of all of them, by name.
             at_once: even within that second.
         """
         if at_once or time.monotonic() >= self._told + _POOL_S:

@@ -81,7 +81,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     last one to finish wins. The new file keeps the mode of the one that it replaces.
 
     Args:
-        path: of the file, in a folder that is there. The file's own ``name`` is its unfinished path.
+        path: path of the file, in a folder that is there. The file's own ``name`` is its unfinished path.
 
     Raises:
         InputError: as :func:`check_output` does.
@@ -122,7 +122,7 @@ def unfinished(path: Path) -> Iterator[Path]:
     """A path beside a file's own that nothing else writes to; what is there is removed when the block fails.
 
     Args:
-        path: of the file that is to be written.
+        path: path of the file that is to be written.
     """
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     _written.add(temporary)
@@ -137,10 +137,10 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def is_left_over(path: Path) -> bool:
-    """Whether the writer of an unfinished file was a process of this host that is gone.
+    """Return whether the writer of an unfinished file was a process of this host that is gone.
 
     Args:
-        path: of a file whose name is like :data:`UNFINISHED`, as its writer gave it.
+        path: path of a file whose name is like :data:`UNFINISHED`, as its writer gave it.
     """
     found = _OURS.fullmatch(path.name)
     if found is None:

@@ -39,7 +39,7 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
     """An image of any mode in RGB with 8 bits a channel, on white where it is transparent.
 
     Args:
-        image: from :func:`open_upright`.
+        image: result of :func:`open_upright`.
         name: what messages call it.
 
     Raises:
@@ -100,7 +100,7 @@ def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
     """How opaque each pixel is, ``(y, x)`` uint8, 255 opaque; None for an image without transparency.
 
     Args:
-        image: from :func:`open_upright`.
+        image: result of :func:`open_upright`.
     """
     if not image.has_transparency_data:
         return None

@@ -61,21 +61,21 @@ class Condition:
 
     @property
     def is_edit(self) -> bool:
-        """Whether hidden states are edited."""
+        """Return whether hidden states are edited."""
         return self.action in EDITS or self.action == GUIDE
 
     @property
     def is_nothing(self) -> bool:
-        """Whether it leaves every image as it is, to the last bit: of no strength, or of no channels."""
+        """Return whether it leaves every image as it is, to the last bit: of no strength, or of no channels."""
         return self.amount == 0 or (self.is_edit and self.k == 0 and self.selection != "all")
 
     @property
     def is_control(self) -> bool:
-        """Whether it is what an effect is compared with."""
+        """Return whether it is what an effect is compared with."""
         return self.selection not in ("top", "listed")
 
     def edits_in(self, step: int, n_steps: int) -> bool:
-        """Whether it edits in a step, 0-based, of a sample with so many."""
+        """Return whether it edits in a step, 0-based, of a sample with so many."""
         return step in self.steps or (LAST in self.steps and step == n_steps - 1)
 
     def row(self, condition: int) -> dict[str, Any]:
@@ -107,17 +107,17 @@ class Grid:
     Attributes:
         actions: ``zero``, ``mean``, ``shuffle``, ``scale:F`` (by a factor), ``transport``, ``guide``, or a baseline.
         amounts: strengths, of all actions but ``scale:F``.
-        selections: of :data:`SELECTIONS`.
+        selections: values of :data:`SELECTIONS`.
         trials: draws of random channels.
         k: sizes of selections.
-        scores_from: of :data:`SCORES`.
-        channels: of ``listed``.
+        scores_from: one of :data:`SCORES`.
+        channels: channels of ``listed``.
         layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``.
         steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices. Where samples differ in their steps,
             ``last`` is each one's own, and what not all of them have is refused.
         streams: ``image``, ``text`` or ``image,text``.
-        tokens: of :data:`TOKENS`.
-        placements: of :data:`PLACEMENTS`.
+        tokens: values of :data:`TOKENS`.
+        placements: values of :data:`PLACEMENTS`.
     """
 
     actions: tuple[str, ...] = field(
@@ -190,11 +190,11 @@ def expand(
     """Every condition of grids, each once, in the order in which they first come.
 
     Args:
-        grids: of the sweep.
-        blocks: of the model.
+        grids: grids of the sweep.
+        blocks: blocks of the model.
         n_steps: denoising steps, of the sample with most.
         n_channels: width of the hidden state.
-        fewest_steps: of the sample with fewest; None where all have the same.
+        fewest_steps: number of steps of the sample with fewest; None where all have the same.
 
     Raises:
         InputError: a setting that the model has not, or that does not go with another.

@@ -22,12 +22,12 @@ class Cost:
         n_items: samples, or pairs.
         n_conditions: ways to edit.
         n_edits: edited images.
-        n_batches: that are generated.
+        n_batches: number of batches that are generated.
         n_rows: rows of all batches: what is generated.
         rows_per_edit: rows over edited images; 1 would be to generate the edited ones only.
-        total_bytes: of the ``edits`` table, images included.
-        seconds: with the given number of actors; model loading and Ray's start not counted.
-        seconds_per_row: as measured, with this process's threads.
+        total_bytes: size in bytes of the ``edits`` table, images included.
+        seconds: seconds with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_row: seconds per row as measured, with this process's threads.
         measured_rows: rows of the batch that was measured.
     """
 

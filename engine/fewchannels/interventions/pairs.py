@@ -19,7 +19,7 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
     """Pairs of a manifest's samples with different prompts, in the columns of ``schemas/pairs.yaml``.
 
     Args:
-        manifest: of the samples.
+        manifest: manifest of the samples.
         rule: how they are chosen; drawn pairs are different, all allowed ones equally likely.
 
     Raises:
@@ -57,7 +57,7 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
     """Pairs of a manifest's samples with reference images, likewise.
 
     Args:
-        manifest: of targets.
+        manifest: manifest of targets.
         references: a manifest whose ``reference`` column names images, and ``mask`` their subjects' masks; its
             prompts are the images' captions.
         rule: how they are chosen; a column must be in both manifests.
@@ -104,9 +104,9 @@ def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
     """Pairs that a table names: its columns ``target`` and ``source`` hold sample ids, or prompts, of a manifest.
 
     Args:
-        manifest: of the samples; a prompt with several seeds stands for its first row.
+        manifest: manifest of the samples; a prompt with several seeds stands for its first row.
         file: CSV or Parquet.
-        noise: of :data:`fewchannels.interventions.settings.NOISE`.
+        noise: one of :data:`fewchannels.interventions.settings.NOISE`.
 
     Raises:
         InputError: the file cannot be read, has not the columns, or names what the manifest has not.

@@ -13,7 +13,7 @@ class Protocol:
         source: where it is from.
         published: what that says.
         unpublished: what it leaves open, and what is taken here.
-        grids: of its sweep.
+        grids: grids of its sweep.
         needs_run: whether channels are fixed from a capture.
     """
 

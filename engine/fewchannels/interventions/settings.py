@@ -27,7 +27,7 @@ class PairRule:
         within: columns of the manifest in which target and source must agree.
         across: columns in which they must differ.
         noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
-        seed: of the draw.
+        seed: random seed of the draw.
     """
 
     n: int | None = field(default=None, metadata=within(1, MOST_PAIRS, "Number of random pairs, or all."))
@@ -55,9 +55,9 @@ class SweepSettings:
     """What a sweep was asked to do.
 
     Attributes:
-        kind: of :data:`KINDS`.
+        kind: one of :data:`KINDS`.
         generation: how images are generated.
-        grids: of conditions.
+        grids: grids of conditions.
         protocol: name of the published protocol that the grids are of; None for the user's own.
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.

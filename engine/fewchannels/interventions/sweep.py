@@ -61,7 +61,7 @@ class Sweep:
         place: path or URL of the sweep.
         generation: how its images are generated, all of it settled.
         geometry: the model's.
-        kind: of :data:`fewchannels.interventions.settings.KINDS`.
+        kind: one of :data:`fewchannels.interventions.settings.KINDS`.
         conditions: every way to edit.
         n_items: samples, or pairs.
         shard_items: items of a task.
@@ -69,9 +69,9 @@ class Sweep:
         cluster_k: top channels that tokens are clustered by.
         metrics: learned metrics.
         identity: what decides its images and numbers.
-        fingerprint: of the identity.
+        fingerprint: fingerprint of the identity.
         lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
-        unchecked: fields of the identity that the sweep at its place was begun without, by an earlier version.
+        unchecked: fields of the identity that the sweep at its place was created without, by an earlier version.
     """
 
     place: str
@@ -102,7 +102,7 @@ class Sweep:
 
     @property
     def has_source(self) -> bool:
-        """Whether items have a source."""
+        """Return whether items have a source."""
         return self.kind != "disruption"
 
     @property
@@ -137,8 +137,8 @@ class Prepared:
     """A sweep that was checked, and what it begins with.
 
     Attributes:
-        sweep: that can run.
-        manifest: of its samples.
+        sweep: sweep that can run.
+        manifest: manifest of its samples.
         tables: Parquet files, by key.
         about: what ``sweep.json`` says beside the identity.
     """

@@ -45,7 +45,7 @@ class SweepWorker:
         sweep: what to do.
         n_threads: CPU threads for PyTorch.
         opened: opens one of the sweep's files by key; None for those in its storage.
-        device: that is its share; None for what the machine has.
+        device: device assigned to it; None for what the machine has.
 
     Raises:
         InputError: the model, or that of a metric, cannot be loaded.

@@ -91,9 +91,9 @@ def map_columns(
     """Decide where the columns of every source go.
 
     Args:
-        names: of the sources, for messages.
+        names: names of the sources, for messages.
         surveys: each source's columns and their types.
-        prompt_columns: of each source, or None to pick the obvious one.
+        prompt_columns: prompt columns of each source, or None to pick the obvious one.
         seeds_given: whether the caller chose the seeds.
         source_file: whether there is a column with the source's name.
 

@@ -19,7 +19,7 @@ from fewchannels.manifest.rows import OPTIONAL_COLUMNS
 from fewchannels.tables import schema
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-_MOST_DISTINCT = 10_000  # values of an extra column that are told apart
+_MOST_DISTINCT = 10_000  # values of an extra column that are distinguished
 _COMMONEST = 5
 
 

@@ -94,7 +94,7 @@ def sample_id(prompt: str, seed: int, **optional: Any) -> str:
 
     Args:
         prompt: stripped and in NFC, as a manifest holds it.
-        seed: of the sample's noise.
+        seed: random seed of the sample's noise.
         optional: any of :data:`OPTIONAL_COLUMNS`; None is the same as leaving it out.
     """
     return hashlib.sha256(f"{prompt}\0{seed}{settings_text(optional)}".encode()).hexdigest()[:16]

@@ -32,7 +32,7 @@ class Source(ABC):
     """One thing to ingest.
 
     Attributes:
-        name: as the caller wrote it.
+        name: name as the caller wrote it.
         n_bytes: its size, for progress; 0 where it has none.
         prompt_column: its own, where it is not the caller's to choose.
         mixed: columns whose values are of several kinds, and the kinds; known after the survey.

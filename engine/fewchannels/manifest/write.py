@@ -74,7 +74,7 @@ def ingest(
             scenes of the demo world. Their columns are joined; where a source lacks one, its rows are null there. If
             there are several, a column ``source_file`` has the name of each row's file.
         output: the Parquet file; replaced if it is there, and its folder made if it is not.
-        prompt_column: of every source that names its columns; None picks the obvious one.
+        prompt_column: prompt column of every source that names its columns; None picks the obvious one.
         ignore_columns: columns that are left out of every source that has them, whatever they mean; in any case.
         seeds: each prompt is taken once with each seed; None takes the seed column, or 0 where there is none.
         on_error: "fail" writes nothing if any row is bad; "skip" leaves bad rows out.

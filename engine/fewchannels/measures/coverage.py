@@ -37,7 +37,7 @@ def chance_iou(p: Tensor, g: Tensor) -> Tensor:
 
     Args:
         p: ``(...)`` share of one mask that is True, in [0, 1].
-        g: likewise of the other.
+        g: the other mask, same format.
 
     Returns:
         ``(...)`` in [0, 1]; NaN where both are 0 or one is NaN.

@@ -80,7 +80,7 @@ def missing(n_clusters: int, of: str = "prompts") -> str:
     """Why a mean has no interval, in words.
 
     Args:
-        n_clusters: with values.
+        n_clusters: number of clusters with values.
         of: what they are, in the plural.
     """
     if n_clusters >= FEWEST:

@@ -54,8 +54,8 @@ def plus_plus(x: Tensor, uniform: Tensor, n_clusters: int, weights: Tensor | Non
     Args:
         x: ``(cell, channel, token)`` float32, finite.
         uniform: ``(cell, start, draw)`` float64 in [0, 1), :func:`n_draws` of each start.
-        n_clusters: of each start.
-        weights: ``(cell, token)`` float32, 0 for tokens that are no center, else 1; None for all ones.
+        n_clusters: number of clusters of each start.
+        weights: ``(cell, token)`` float32, 0 for tokens that are not centers, else 1; None for all ones.
 
     Returns:
         ``(cell, start, cluster)`` int64, tokens. Where there are fewer different tokens than clusters, some are equal.

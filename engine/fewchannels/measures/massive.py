@@ -149,7 +149,7 @@ def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
 
     Args:
         mean_abs: ``(..., channel)`` float32, over any number of tokens.
-        rms: likewise.
+        rms: root mean squares, same shape.
         largest: ``(...)`` float32, the largest ``|x|``.
 
     Returns:
@@ -221,7 +221,7 @@ def scalar_test(
     how many. Where ``relative`` times the median is certainly below ``absolute`` the median does not matter.
 
     Args:
-        mean_abs: ``(..., channel)`` float32, of all channels; likewise ``rms`` and ``max_abs``.
+        mean_abs: ``(..., channel)`` float32, of all channels; also ``rms`` and ``max_abs``.
         rms: see ``mean_abs``.
         max_abs: see ``mean_abs``.
         values: ``(..., k, token)`` float32 signed maps.
@@ -290,9 +290,9 @@ class _Spread:
     """Means and deviations over tokens of ``|x|``, ``(..., channel)`` float64 each.
 
     Attributes:
-        mean: of the channel.
+        mean: mean of the channel.
         standard: the mean in standard deviations; 0 where the deviation is infinite.
-        per_one: standard deviations in 1; likewise.
+        per_one: standard deviations in 1; same conventions.
     """
 
     mean: Tensor
@@ -315,7 +315,7 @@ class _Spread:
         return torch.minimum(by_deviation, self.mean / h[..., None].clamp(min=_LEAST))
 
     def most_at_or_below(self, h: Tensor) -> Tensor:
-        """Likewise."""
+        """Return the same for the other statistic."""
         return _cantelli(self._below_mean(h).clamp_(min=0))
 
     def _below_mean(self, h: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def add_adapters(pipeline: DiffusionPipeline, adapters: Iterable[tuple[str, floa
     """Load adapters into a pipeline, each with its strength.
 
     Args:
-        pipeline: to adapt.
+        pipeline: pipeline to adapt.
         adapters: file and strength of each.
 
     Raises:

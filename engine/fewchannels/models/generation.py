@@ -25,14 +25,14 @@ class Settings:
     """What every sample of a batch shares.
 
     Attributes:
-        height: of the images, pixels.
-        width: of the images, pixels.
+        height: height of the images, pixels.
+        width: width of the images, pixels.
         steps: denoising steps.
         guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
         true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
         reference: path of the reference image; a batch with one has one sample.
-        image: path of the image that is noised to each step's level, instead of generating one; likewise.
-        only_steps: of an image's, the steps in which the transformer runs.
+        image: path of the image that is noised to each step's level, instead of generating one; same conventions.
+        only_steps: for ``image``, the steps in which the transformer runs.
     """
 
     height: int
@@ -51,14 +51,14 @@ class Generation(Loading):
 
     Attributes:
         model: ``demo``, a folder, or a hub id.
-        revision: of a hub id; None for its default branch.
+        revision: revision of a hub id; None for its default branch.
         num_inference_steps: denoising steps, unless the manifest row says otherwise.
         guidance_scale: distilled (embedded) guidance or, where the pipeline has none, classifier-free guidance, unless
             the manifest row says otherwise; None for the pipeline's own.
         true_cfg_scale: classifier-free guidance beside a distilled one (FLUX.1, Qwen-Image); 1 is off, None for the
             pipeline's own.
-        height: of the images in pixels; None for the model's own size.
-        width: likewise.
+        height: height of the images in pixels; None for the model's own size.
+        width: width in pixels; same conventions as ``height``.
         batch_size: samples generated together; None for what suits the command.
     """
 
@@ -93,7 +93,7 @@ class Generation(Loading):
         Args:
             file: a YAML mapping from field names to values, or None.
             given: field values, None where the command line was silent.
-            besides: names in the file that are no fields, and somebody else's.
+            besides: names in the file that are not fields, and somebody else's.
 
         Raises:
             InputError: an unknown field or a value of the wrong kind.
@@ -150,11 +150,11 @@ class Generation(Loading):
 
 
 def is_guided(generation: Generation, geometry: ModelGeometry, used: SettingsUsed) -> bool:
-    """Whether an unconditional branch runs for every sample.
+    """Return whether an unconditional branch runs for every sample.
 
     Args:
         generation: settled.
-        geometry: of the model.
+        geometry: geometry of the model.
         used: settings that samples have of their own.
     """
     assert generation.guidance_scale is not None
@@ -167,7 +167,7 @@ def check_guidance(generation: Generation, geometry: ModelGeometry, used: Settin
 
     Args:
         generation: settled.
-        geometry: of the model.
+        geometry: geometry of the model.
         used: settings that samples have of their own.
 
     Raises:

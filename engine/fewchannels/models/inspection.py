@@ -31,7 +31,7 @@ class Inspection:
 
     Attributes:
         transformer: the class name.
-        family: as far as it was settled.
+        family: family, as far as it was settled.
         evidence: one line for each thing that was looked at.
         doubts: what could not be settled, or hardly; empty where all was clear.
     """
@@ -50,9 +50,9 @@ def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> In
     """Run a pipeline a few dozen times for one step of a small image, and describe its transformer.
 
     Args:
-        pipeline: as loaded; float32 on the CPU does best.
-        height: of the image, pixels; best not equal to the width, so that rows are not taken for columns.
-        width: likewise.
+        pipeline: pipeline as loaded; float32 on the CPU does best.
+        height: height of the image, pixels; best not equal to the width, so that rows are not taken for columns.
+        width: width in pixels; same conventions as ``height``.
 
     Raises:
         UnsettledError: no list of blocks has an image stream that could be found.
@@ -214,7 +214,7 @@ class _Inspector:
             self.doubts.append(f"{path}: changes with the noise, but no token with its own patch of it; excluded")
 
     def is_uniform(self, path: str, output: int | None, n_image: int) -> bool:
-        """Whether the image ends at the last token for the shorter of two prompts in a batch, too."""
+        """Return whether the image ends at the last token for the shorter of two prompts in a batch, too."""
         height, width = self.noise_cells()
         before = self.generate(_PROMPTS).outputs[0][path][output]
         moves = {
@@ -258,7 +258,7 @@ class _Inspector:
         return TextInput(masks=(mask,)) if isinstance(base.forwards[0].get(mask), Tensor) else TextInput()
 
     def kind(self, base: Seen, path: str, output: int | None, text: Place | None) -> str:
-        """Whether text is in the block, comes in from outside, or does not."""
+        """Return whether text is in the block, comes in from outside, or does not."""
         if text is not None:
             return "single" if text.output == output else "dual"
         if len(base.outputs[0][path]) > 1:

@@ -79,10 +79,10 @@ def load(
 
     Args:
         source: the model.
-        geometry: of it.
+        geometry: geometry of the model.
         loading: how.
-        device: where its components run.
-        components: to take instead of the model's own, which are not read; None is left out.
+        device: device on which its components run.
+        components: components to take instead of the model's own, which are not read; None is left out.
 
     Raises:
         InputError: diffusers cannot open the model, or cannot load it in this way on this machine.

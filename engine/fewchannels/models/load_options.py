@@ -30,7 +30,7 @@ class Loading:
         dtype: of the weights and arithmetic.
         offload: ``none``; ``model``: whole components move to the GPU while they run; ``sequential``: single layers do;
             ``group``: blocks do.
-        quantization: of the transformer's weights, a key of :data:`QUANTIZATIONS`.
+        quantization: quantization of the transformer's weights, a key of :data:`QUANTIZATIONS`.
         compile: whether each block's forward is compiled. Taps stay outside of it.
         attention: diffusers' attention backend of the transformer; None for its own.
         device_map: how diffusers spreads the components over several GPUs; None for one.

@@ -37,16 +37,16 @@ class LoadedModel:
 
     Args:
         generation: which model, and how it is loaded.
-        geometry: of it.
+        geometry: geometry of the model.
         n_threads: CPU threads for PyTorch.
-        device: that is this process' share; None for what the machine has.
+        device: device assigned to this process; None for what the machine has.
         encodes: whether its text encoders are loaded.
 
     Raises:
         InputError: the model cannot be loaded, or PyTorch finds no GPU where one is the share.
 
     Attributes:
-        sampler: of its pipeline.
+        sampler: sampler of its pipeline.
         device: ``cuda`` or ``cpu``.
         device_name: what that is.
         n_threads: CPU threads for PyTorch.

@@ -29,8 +29,8 @@ class ModelSource:
     """A model that was found.
 
     Attributes:
-        name: as the user wrote it.
-        folder: where its files are on this machine.
+        name: name as the user wrote it.
+        folder: folder in which its files are on this machine.
         revision: commit of a hub model; None for a folder.
     """
 
@@ -43,7 +43,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     """Find a model by name, downloading a hub model's files if they are not here.
 
     Raises:
-        InputError: there is no such model, or its files cannot be had.
+        InputError: there is no such model, or its files cannot be downloaded.
     """
     bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
     folder = bundled if name == "demo" else expanded(name)
@@ -179,7 +179,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
 
     Args:
         source: the model.
-        family: of the transformer class with this name, beside :data:`FAMILIES`.
+        family: family of the transformer class with this name, beside :data:`FAMILIES`.
 
     Raises:
         InputError: the transformer's or the pipeline's class is in neither, or a file is missing.

@@ -15,8 +15,8 @@ def check_weight_files(name: str, folder: Path, index: Mapping[str, Any], withou
     """Refuse a model of which a weight file is not there.
 
     Args:
-        name: of the model, for messages.
-        folder: where its files are.
+        name: name of the model, for messages.
+        folder: folder in which its files are.
         index: its ``model_index.json``.
         without: components whose weights are not read.
 

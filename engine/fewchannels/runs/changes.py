@@ -32,11 +32,11 @@ class Change:
     """A change that is settled, and not finished yet.
 
     Attributes:
-        name: of what changes: ``run``, or a task's number.
-        folder: where new objects wait.
+        name: name of what changes: ``run``, or a task's number.
+        folder: folder in which new objects wait.
         target: key of the document that names them.
-        document: that document's new content.
-        replaces: that document as it was when the change was begun; None where there was none.
+        document: new content of that document.
+        replaces: content of that document when the change was started; None where there was none.
     """
 
     name: str
@@ -112,8 +112,8 @@ class Draft:
     """New objects beside those that they are to replace.
 
     Args:
-        storage: of the run.
-        name: of what changes, see :class:`Change`.
+        storage: storage of the run.
+        name: name of what changes, see :class:`Change`.
         target: key of the document that is to name them. Make the draft before you look at that document, so that the
             change applies to what you saw.
     """
@@ -190,7 +190,7 @@ def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
     """Every change that is settled and not finished, by name.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         keys: its listing.
 
     Raises:

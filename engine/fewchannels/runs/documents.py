@@ -26,7 +26,7 @@ _Found = TypeVar("_Found")
 
 
 class DamagedDocumentError(ValueError):
-    """The bytes are not what :func:`encode` wrote, or do not hold what such a document holds."""
+    """The bytes are not what :func:`to_bytes` wrote, or do not hold what such a document holds."""
 
 
 class Fields(BaseModel):
@@ -73,7 +73,7 @@ def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
 
     Args:
         fields: pydantic's validation, such as ``Fields.model_validate``.
-        content: of the document.
+        content: content of the document.
 
     Raises:
         DamagedDocumentError: naming the field.
@@ -92,8 +92,8 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
     """A document of a run.
 
     Args:
-        storage: of the run.
-        key: of the document.
+        storage: storage of the run.
+        key: key of the document.
         fields: what it holds.
         remedy: what to do where it is damaged: a sentence.
 
@@ -156,7 +156,7 @@ def check_whole(data: bytes) -> None:
 
 
 def needs_checksum(data: bytes) -> bool:
-    """Whether a document must have a checksum: one of format version 1 has none, and names no objects."""
+    """Return whether a document must have a checksum: one of format version 1 has none, and names no objects."""
     return f'"{CHECKSUM}"'.encode() in data or b'"objects"' in data
 
 

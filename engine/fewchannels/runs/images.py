@@ -53,7 +53,7 @@ def from_png(data: bytes) -> NDArray[np.bool_]:
     """The mask ``(y, x)`` bool that :func:`to_png` packed.
 
     Raises:
-        InputError: the bytes are no PNG, or one of more than one bit a pixel.
+        InputError: the bytes are not PNG, or one of more than one bit a pixel.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:

@@ -26,11 +26,11 @@ class Record:
         task: its number.
         start: first manifest row.
         stop: one past the last manifest row; fewer than the task owns where the run has grown since.
-        fingerprint: of the run that wrote it.
+        fingerprint: fingerprint of the run that wrote it.
         attempt: 1 for the first.
         n_done: samples generated.
         n_failed: samples that failed by themselves; the samples table says why.
-        seconds: from the task's start to its last file.
+        seconds: seconds from the task's start to its last file.
         finished: UTC time, ISO 8601; for people, nothing depends on it.
         host: node that ran it.
         device: ``cpu`` or ``cuda:...`` with its name.
@@ -129,7 +129,7 @@ class Ledger:
             return None
 
     def is_intact(self, record: Record) -> bool:
-        """Whether all that a record names is there, byte by byte what was stored."""
+        """Return whether all that a record names is there, byte by byte what was stored."""
         return all(self._storage.holds(key, stored) for key, stored in record.objects.items())
 
     def keys(self) -> dict[int, str]:
@@ -145,7 +145,7 @@ class Ledger:
             RunConflictError: a record belongs to a run with another fingerprint.
         """
         keys = self.keys()
-        # One at a time where reading is no wait; object stores answer each request after some milliseconds.
+        # One at a time where reading is not a wait; object stores answer each request after some milliseconds.
         with ThreadPoolExecutor(_READERS) as pool:
             read = map if self._storage.free_bytes() is not None else pool.map
             found = dict(zip(keys, read(self._read, keys.values()), strict=True))

@@ -22,7 +22,7 @@ FOLDER = "ledger/compact/"
 TABLES = ("cells", "samples")
 _PART_BYTES = 256 * 2**20
 _REMEDY = "Run fewchannels runs verify to see which tasks have lost their rows."
-# Questions are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
+# Queries are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
 _COMPACTED: Mapping[str, Mapping[str, Any]] = {
     "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
     "samples": {"group_rows": 32},  # of one image, few others are read
@@ -68,8 +68,8 @@ def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
     """The rows of a part of a run's, a sweep's or a result's table, a ``pyarrow.Table``.
 
     Args:
-        storage: of the run or the sweep.
-        key: of the part.
+        storage: storage of the run or the sweep.
+        key: key of the part.
         expected: what its record says that was stored; None in runs of format version 1.
 
     Raises:
@@ -114,8 +114,8 @@ class Parts:
     """The parts of a run's tables.
 
     Args:
-        storage: of the run.
-        records: of its finished tasks.
+        storage: storage of the run.
+        records: records of its finished tasks.
         damaged: gets the reason for each compaction whose record is damaged, by key; None raises it.
 
     Raises:
@@ -199,8 +199,8 @@ def compact(
     small parts are deleted when the large ones and their record are durable; interrupted anywhere, it can be repeated.
 
     Args:
-        storage: of the run.
-        records: of its finished tasks.
+        storage: storage of the run.
+        records: records of its finished tasks.
         shard_samples: samples in a whole task.
         on_progress: called with the parts read so far and in all.
     """

@@ -28,8 +28,8 @@ def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]
     """Versions and CPU threads, as a record keeps them.
 
     Args:
-        n_threads: of PyTorch.
-        earlier: of the same task, where some of its samples stay as they are: what differs is named twice.
+        n_threads: number of threads of PyTorch.
+        earlier: earlier provenance of the same task, some of whose samples are unchanged; differences are listed twice.
     """
     now = versions() | {_THREADS: str(n_threads)}
     return now if earlier is None else joined([earlier.computed_by, now])
@@ -52,8 +52,8 @@ def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
     """Refuse files that hold something else than when tasks were done. What is not there any more is not compared.
 
     Args:
-        storage: of the run or sweep.
-        records: of finished tasks.
+        storage: storage of the run or sweep.
+        records: records of finished tasks.
 
     Raises:
         RunConflictError: naming one of them.
@@ -76,9 +76,9 @@ def notes(records: Iterable[Record], n_threads: int, unknown: Iterable[str] = ()
     """What a person should know before a run is resumed: in what its finished tasks differ from those to come.
 
     Args:
-        records: of finished tasks.
+        records: records of finished tasks.
         n_threads: CPU threads of the tasks to come.
-        unknown: fields of the identity that the run was begun without.
+        unknown: fields of the identity that the run was created without.
     """
     now, found = computed_by(n_threads), list[str]()
     counts: Counter[tuple[str, str]] = Counter()

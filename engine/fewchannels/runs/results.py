@@ -71,7 +71,7 @@ class Results:
     """One analysis' place in a run. Plain values only: it travels to workers.
 
     Attributes:
-        storage: of the run.
+        storage: storage of the run.
         label: its folder's name, and what its tables' names begin with.
     """
 
@@ -128,7 +128,7 @@ class Results:
         return {number for number, unit in self.units().items() if not unit.get("n_failed")}
 
     def is_of(self, identity: Mapping[str, Any]) -> bool:
-        """Whether what is there was begun with the very identity; not where that cannot be read."""
+        """Return whether what is there was created with the very identity; not where that cannot be read."""
         try:
             return self._begun() == identity
         except StorageError:
@@ -202,7 +202,7 @@ class Results:
             about: the numbers that answer, settings, versions.
             tables: schema of every table, by table.
             files: further files by name, such as figures.
-            stored: of :meth:`put`, what was written before.
+            stored: result of :meth:`put`, what was written before.
         """
         content = self.content(about, tables, self.put(files) | dict(stored or {}))
         self.storage.put(self.key(self._END), [documents.to_bytes(content)])
@@ -248,7 +248,7 @@ class Results:
         self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.to_bytes(record)])
 
     def _is_made_anew(self) -> bool:
-        """Whether what is there is whole, and would not be resumed."""
+        """Return whether what is there is whole, and would not be resumed."""
         return False
 
     def _settle(self) -> None:
@@ -323,8 +323,8 @@ class ComparisonResults(Results):
 
         Args:
             unit: its number.
-            rows: in plain values, by table.
-            layer: whose ``samples`` they are.
+            rows: rows in plain values, by table.
+            layer: layer whose ``samples`` they are.
             samples: columns of ``comparison_samples``.
         """
         parts = (
@@ -364,7 +364,7 @@ def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
     """Every finished result.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         keys: its listing.
     """
     stored = set(keys)

@@ -32,7 +32,7 @@ def compress(
     Args:
         values: the shard's, ``(sample, step, layer, ...)``, of the plan's dtype; the last shard of an array may have
             fewer samples than the others and is filled up.
-        plan: of the array.
+        plan: plan of the array.
         apply: ``map``, or one whose threads share the compression.
 
     Yields:

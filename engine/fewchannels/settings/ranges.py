@@ -185,7 +185,7 @@ def within(least: float, most: float, about: str, *, exclusive: bool = False) ->
 
     Args:
         least: the least that it may be; of a whole number, an int.
-        most: likewise the most.
+        most: largest permitted value.
         about: what it is, a sentence of help.
         exclusive: whether the ends themselves are refused.
     """

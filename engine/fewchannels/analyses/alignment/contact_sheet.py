@@ -35,9 +35,9 @@ def contact_sheet(
 
     Args:
         parts: rows of ``samples``, a ``pyarrow.Table`` each.
-        catalog: of the run.
+        catalog: catalog of the run.
         selected: what of the run.
-        cell: whose samples are shown.
+        cell: cell whose samples are shown.
         show: what the protocol sees of one sample at the cell, by its position among the selected ones.
     """
     ious: list[tuple[float, int]] = []

@@ -1,4 +1,4 @@
-"""Figures of an alignment, each from the question that is shown with it."""
+"""Figures of an alignment, each from the query that is shown with it."""
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ def figures(evidence: Evidence, cells: list[Cell]) -> list[Figure]:
 
     Args:
         evidence: the run.
-        cells: of :func:`fewchannels.analyses.alignment.findings.best_cells`.
+        cells: result of :func:`fewchannels.analyses.alignment.findings.best_cells`.
     """
     return [figure for n, cell in enumerate(cells) for figure in _of(evidence, cell, less_important=n > 0)]
 

@@ -286,7 +286,7 @@ def verdicts(differences: Mapping[str, tuple[float, float, float, int]]) -> str:
     """Say which controls the top channels exceed and which they do not.
 
     Args:
-        differences: of :func:`paired`.
+        differences: result of :func:`paired`.
     """
     by: dict[str, list[str]] = {"exceed": [], "fall below": [], "do not differ significantly from": [], "": []}
     for name in (name for name in CHANNELS if name in differences):

@@ -220,7 +220,7 @@ class Alignment(AlignmentSettings):
             at: the sample's position among the selected ones.
             layer: number of the layer.
             step: number of the step.
-            selection: of :data:`SELECTIONS`.
+            selection: one of :data:`SELECTIONS`.
         """
         position = next(i for i in selected.layers if selected.layout.blocks[i].layer == layer)
         first = selected.step_numbers.index(step)

@@ -56,9 +56,9 @@ def compare(
 
     Args:
         pairing: what of the runs.
-        criteria: by what.
+        criteria: criteria of the comparison.
         out: the place of its own that it gets.
-        pool: of workers; one alone works in this process, without Ray.
+        pool: pool of workers; one alone works in this process, without Ray.
         replace: whether to delete another comparison there.
         on_progress: called with the layers done so far and in all.
 

@@ -187,7 +187,7 @@ def _has_interval(rows: Any, layer: int) -> bool:
 
 
 def _is_below(lower: Any, upper: Any, layer: int) -> bool:
-    """Whether one's interval lies below the other's."""
+    """Return whether one's interval lies below the other's."""
     return bool(lower.loc[layer, "high"] < upper.loc[layer, "low"])
 
 

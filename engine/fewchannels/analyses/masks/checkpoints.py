@@ -26,7 +26,7 @@ class Checkpoint:
     Attributes:
         name: a folder or a hub id, as transformers takes it.
         revision: commit of a hub model; None for a folder.
-        config: of its ``config.json``.
+        config: contents of its ``config.json``.
     """
 
     name: str

@@ -28,7 +28,7 @@ class Mask:
 
     Attributes:
         pixels: ``(y, x)`` bool, True where the subject is.
-        rule: of :data:`RULES`.
+        rule: one of :data:`RULES`.
         known: ``(y, x)`` bool, False where the file says that it does not know, and then no pixel is the subject; None
             where it knows every pixel.
     """
@@ -41,8 +41,8 @@ class Mask:
         """The mask by nearest neighbor at the size of the image that it is of.
 
         Args:
-            height: of the image, pixels.
-            width: of the image, pixels.
+            height: height of the image, pixels.
+            width: width of the image, pixels.
             name: what messages call the mask.
 
         Raises:
@@ -89,7 +89,7 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
     """The mask that an image of any mode is.
 
     Args:
-        image: from :func:`fewchannels.files.images.open_upright`.
+        image: result of :func:`fewchannels.files.images.open_upright`.
         name: what messages call it.
         lossless: whether its file keeps every value as it was.
 

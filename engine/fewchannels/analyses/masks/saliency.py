@@ -54,7 +54,7 @@ def otsu(values: NDArray[np.float64]) -> tuple[float, float]:
     """Otsu's threshold: the cut that leaves the least variance within the two classes (Otsu 1979).
 
     Args:
-        values: of any shape, finite.
+        values: values of any shape, finite.
 
     Returns:
         The largest value of the lower class (the upper one is what is above it), and the share of the variance that

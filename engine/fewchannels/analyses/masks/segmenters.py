@@ -18,7 +18,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.settings.ranges import check_given
 
 BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabeled")
-"""Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""
+"""Labels that are never the subject, compared without case, ``_`` and surrounding spaces."""
 
 SIDE = 1024
 """Height and width in pixels at which a model with its own code looks at an image, as BiRefNet was trained."""
@@ -35,9 +35,9 @@ class Segment:
     """One thing that a labelling model found.
 
     Attributes:
-        label: in the model's words.
+        label: label in the model's words.
         pixels: ``(y, x)`` bool.
-        score: in [0, 1]; None from a semantic model.
+        score: score in [0, 1]; None from a semantic model.
     """
 
     label: str
@@ -56,7 +56,7 @@ def model_masks(
 ) -> OneByOne:
     """Masks by a segmentation model, loaded by transformers in float32.
 
-    Three kinds of model are told apart by their ``config.json``:
+    Three kinds of model are distinguished by their ``config.json``:
 
     - a model with its own code under ``AutoModelForImageSegmentation``, such as BiRefNet and RMBG-2.0: see
       :func:`foreground`;
@@ -65,10 +65,10 @@ def model_masks(
 
     Args:
         name: a folder or a hub id.
-        device: where it runs.
+        device: device on which it runs.
         labels: which labels are the subject, for a model that labels; empty for the rule of :func:`subject_of`.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
-        revision: of a hub model; None for its newest.
+        revision: revision of a hub model; None for its newest.
         side: at which a model with its own code looks at an image, in pixels; None for :data:`SIDE`.
 
     Raises:
@@ -150,9 +150,9 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
     not of :data:`BACKGROUND`.
 
     Args:
-        segments: of one image.
+        segments: segments of one image.
         wanted: labels, in any case.
-        size: of the image, height and width in pixels.
+        size: size of the image, height and width in pixels.
 
     Returns:
         The mask, empty where there is no such thing, and the score of the one thing that was chosen.
@@ -177,7 +177,7 @@ def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[in
 
     Args:
         masks: ``(y, x)`` bool and predicted IoU of each.
-        size: of the image, height and width in pixels.
+        size: size of the image, height and width in pixels.
 
     Returns:
         The mask, of several of one size the surest, and its predicted IoU; empty where there is none.
@@ -193,7 +193,7 @@ def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[in
 
 
 def is_background(label: str) -> bool:
-    """Whether a label is one of :data:`BACKGROUND`."""
+    """Return whether a label is one of :data:`BACKGROUND`."""
     return _plain(label).strip("_ ") in BACKGROUND
 
 

@@ -198,7 +198,7 @@ def read_known(results: Results, unit: int) -> dict[int, np.ndarray]:
     """What is known of a task's masks ``(y, x)`` bool by sample; only of those that do not know every pixel.
 
     Args:
-        results: of the analysis, finished.
+        results: results of the analysis, finished.
         unit: the task.
     """
     table = results.part("samples", unit)
@@ -212,7 +212,7 @@ def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:
     """A task's masks ``(y, x)`` bool by sample; one that failed is not among them.
 
     Args:
-        results: of the analysis, finished.
+        results: results of the analysis, finished.
         unit: the task.
     """
     table = results.part("samples", unit)

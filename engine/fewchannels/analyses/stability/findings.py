@@ -1,4 +1,4 @@
-"""What was found of the stability of top channels: sentences, a table by layer, and the questions that give them."""
+"""What was found of the stability of top channels: sentences, a table by layer, and the queries that give them."""
 
 from collections.abc import Sequence
 from typing import Any

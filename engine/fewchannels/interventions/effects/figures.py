@@ -98,7 +98,7 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawi
 
     Args:
         edits: rows of ``schemas/edits.yaml``.
-        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
     """
     metrics = main_metrics(means)
     drawn: dict[str, Drawing] = {
@@ -119,9 +119,9 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     images are a thin line, where they have the metric.
 
     Args:
-        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         metric: a column of ``edits``.
-        axis: of :data:`AXES`.
+        axis: one of :data:`AXES`.
 
     Returns:
         At most 9 panels; its title says of how many.
@@ -167,10 +167,10 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
 
 
 def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
-    """Means of some metrics in every group of conditions, with the undisturbed images' level.
+    """Means of some metrics in every group of conditions, with the unedited images' level.
 
     Args:
-        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         metrics: columns of ``edits``, a panel for each.
     """
     rows = means[means["condition"].notna()]
@@ -194,7 +194,7 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
 def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
     """An item's images: a row for each selection and remaining setting, a column for each place on an axis.
 
-    The undisturbed image begins every row, the source's is beside it. Gray is an image that failed, white one that
+    The unedited image begins every row, the source's is beside it. Gray is an image that failed, white one that
     the sweep does not have.
 
     Args:
@@ -202,7 +202,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
         item: its place in the sweep.
         conditions: ids of the conditions to show; None for first trials of the remaining setting that has most of
             them, the last of such.
-        axis: of :data:`AXES`; None for that with most places.
+        axis: one of :data:`AXES`; None for that with most places.
 
     Returns:
         At most 14 rows and 10 columns of images, spread over what there is.
@@ -294,7 +294,7 @@ def _beside(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _has_dose(rows: pd.DataFrame) -> bool:
-    """Whether the top or the listed channels are there at several places of the axis."""
+    """Return whether the top or the listed channels are there at several places of the axis."""
     effects = rows[rows["line"].isin(["top", "listed"])]
     return bool((effects.groupby("line")["place"].nunique() > 1).any())
 

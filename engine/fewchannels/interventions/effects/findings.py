@@ -48,8 +48,8 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
     Without controls it is the same of all settings.
 
     Args:
-        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
-        differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
+        differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
 
     Returns:
         None where nothing was edited.
@@ -76,11 +76,11 @@ def of_sweep(
     """Every finding of a sweep, in the order in which they are read.
 
     Args:
-        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
-        differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
+        differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
         main: the main metrics.
         chosen: the setting that is told in full.
-        asked: commands that give the answer to a question.
+        asked: commands that give the answer to a query.
         sets: ``effects_sets``, distances of sets of images; None where they were not measured.
     """
     if chosen is None:
@@ -195,14 +195,14 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 
 
 def verdict(row: pd.Series) -> str:
-    """Whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
+    """Return whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
 
-    More is: further from the undisturbed image and from what its prompt asks for, or nearer to the source. It takes
+    More is: further from the unedited image and from what its prompt asks for, or nearer to the source. It takes
     an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
     differ by the same there is no interval, and the test says it alone.
 
     Args:
-        row: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        row: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
     """
     passes = pd.notna(row["q"]) and row["q"] < Q
     apart = passes if pd.isna(row["low"]) else not row["low"] <= 0 <= row["high"]
@@ -303,7 +303,7 @@ def _too_few(n_prompts: int) -> str:
 
 
 def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:
-    """How far the images of a setting, and those of its controls, are as a set from the undisturbed ones."""
+    """How far the images of a setting, and those of its controls, are as a set from the unedited ones."""
     if rows.empty:
         return None
     text = (

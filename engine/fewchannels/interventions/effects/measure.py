@@ -40,8 +40,8 @@ def end_sweep(
     A sweep's own end and ``fewchannels plot`` may meet: the second one waits for the first.
 
     Args:
-        storage: of the sweep.
-        metrics: learned metrics whose models say how far the sets of edited images are from the undisturbed ones.
+        storage: storage of the sweep.
+        metrics: learned metrics whose models say how far the sets of edited images are from the unedited ones.
         on_progress: called with the tasks read so far and in all.
         share: ``cuda`` where a GPU of this machine may be used for the metrics.
 
@@ -86,9 +86,9 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     """One metric of what is finished against one axis: :func:`fewchannels.interventions.effects.figures.dose_response`.
 
     Args:
-        storage: of the sweep.
+        storage: storage of the sweep.
         metric: a column of ``edits``.
-        axis: of :data:`fewchannels.interventions.effects.figures.AXES`; None for the first that varies.
+        axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for the first that varies.
 
     Raises:
         InputError: there is no sweep, nothing of it is finished, or it has no such metric or axis.
@@ -111,9 +111,9 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
     """The images of one item: :func:`fewchannels.interventions.effects.figures.strip`.
 
     Args:
-        storage: of the sweep.
+        storage: storage of the sweep.
         item: its place in the sweep.
-        axis: of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
+        axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
 
     Raises:
         InputError: there is no sweep, nothing of the item is finished, or there is no such axis.

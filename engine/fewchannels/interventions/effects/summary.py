@@ -204,7 +204,7 @@ class _Heads:
     """Heads of a table's metrics, each with its number of items where that is the same in all rows.
 
     Attributes:
-        texts: of the heads.
+        texts: texts of the heads.
         varying: metrics whose cells say it instead.
     """
 

@@ -28,12 +28,12 @@ class SweepFindings:
     """Findings of a sweep, and what they are read from.
 
     Attributes:
-        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         about: how the sentences are meant.
         main: the main metrics.
         chosen: the setting that is told in full; None where nothing was edited.
-        sentences: in the order in which they are read.
-        first: the command that writes the tables which the questions read, where they are not of all that is finished.
+        sentences: sentences in the order in which they are read.
+        first: the command that writes the tables which the queries read, where they are not of all that is finished.
     """
 
     averages: pd.DataFrame
@@ -75,7 +75,7 @@ def find(
 
 
 def _has_effects(evidence: Evidence) -> bool:
-    """Whether the stored effects are of all that is finished now."""
+    """Return whether the stored effects are of all that is finished now."""
     if "effects" not in evidence.catalog.results:
         return False
     records = Ledger(evidence.storage).records(evidence.description["fingerprint"])

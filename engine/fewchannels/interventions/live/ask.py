@@ -32,17 +32,17 @@ class Edit:
     """One edit, in the words of a sweep's conditions.
 
     Attributes:
-        action: of :data:`ACTIONS`.
-        factor: that ``scale`` multiplies by; None for other actions.
+        action: one of :data:`ACTIONS`.
+        factor: factor that ``scale`` multiplies by; None for other actions.
         alpha: how far the others go, 1: all the way.
         source: prompt whose hidden states ``transport`` moves, from the same noise; None for other actions.
-        selection: of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the undisturbed image's channels, or
+        selection: one of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the unedited image's channels, or
             of the source's for a transport.
         k: how many; ``listed`` and ``all`` take no notice of it.
-        channels: of ``listed``.
+        channels: channels of ``listed``.
         layers: ``all``, a kind of blocks such as ``dual``, or indices such as ``0,5``.
         steps: ``all``, ``last``, or indices.
-        tokens: of :data:`TOKENS`.
+        tokens: values of :data:`TOKENS`.
 
     Raises:
         InputError: a value is none of those, or does not go with another.
@@ -101,7 +101,7 @@ class Edit:
         """The same edit as a sweep's condition.
 
         Args:
-            blocks: of the model.
+            blocks: blocks of the model.
             n_steps: denoising steps.
             n_channels: width of the hidden state.
 
@@ -135,12 +135,12 @@ class Ask:
 
     Attributes:
         prompt: at most :data:`MOST_CHARACTERS` characters.
-        seed: of the noise.
+        seed: random seed of the noise.
         n_steps: denoising steps, at most :data:`MOST_STEPS`; None for the session's own.
-        height: of the image, pixels; None for the model's own size.
-        width: likewise.
+        height: height of the image, pixels; None for the model's own size.
+        width: width in pixels; same conventions as ``height``.
         guidance: the guidance scale that the model's pipeline takes; None for its default.
-        edit: made beside the undisturbed image; None for none.
+        edit: made beside the unedited image; None for none.
 
     Raises:
         InputError: a value is none of those.

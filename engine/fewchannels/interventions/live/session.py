@@ -51,7 +51,7 @@ class _Settled:
     Attributes:
         item: what is generated.
         condition: how it is edited; None for no edit.
-        settings: of the pipeline.
+        settings: settings of the pipeline.
     """
 
     item: Item
@@ -68,7 +68,7 @@ class _Settled:
 
     @property
     def places(self) -> dict[str, int]:
-        """Each role's row of the batch. An edit that changes nothing has none of its own: it is the undisturbed one."""
+        """Each role's row of the batch. An edit that changes nothing has none of its own: it is the unedited one."""
         places = {row.role: i for i, row in enumerate(self.rows)}
         return places | ({"edited": places.get("edited", 0)} if self.condition else {})
 
@@ -79,20 +79,20 @@ class LiveModel:
     Args:
         model: ``demo``, a folder, or a hub id.
         n_threads: CPU threads for PyTorch.
-        revision: of a hub id.
-        family: of the model's transformer class, beside those that are known.
+        revision: revision of a hub id.
+        family: family of the model's transformer class, beside those that are known.
         loading: how it is loaded.
         n_steps: denoising steps of asks that do not say.
         score: the statistic that ranks channels.
         top_k: channels whose token maps are kept.
-        most_bytes: of token maps: of one generation, and of all finished ones that are remembered.
+        most_bytes: size in bytes of token maps: of one generation, and of all finished ones that are remembered.
 
     Raises:
         InputError: the model cannot be loaded or makes no images from text alone, or a setting cannot work.
 
     Attributes:
-        model: as loaded; all that PyTorch does is in its thread.
-        geometry: of it.
+        model: model as loaded; all that PyTorch does is in its thread.
+        geometry: geometry of the model.
     """
 
     def __init__(
@@ -327,7 +327,7 @@ class _Watch:
         )
 
     def _check_finite(self, largest: np.ndarray, step: int) -> None:
-        """Refuse to go on where the largest values ``(row, 1, layer, channel)`` are not finite."""
+        """Refuse to continue where the largest values ``(row, 1, layer, channel)`` are not finite."""
         for role, place in self._places.items():
             bad = np.flatnonzero(~np.isfinite(largest[place, 0]).all(axis=-1))
             if len(bad):

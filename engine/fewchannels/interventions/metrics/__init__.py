@@ -12,7 +12,7 @@ class Metric:
     Attributes:
         about: what it says.
         unit: its unit or range.
-        more: what a larger value means: ``change`` or ``likeness`` of the image and the undisturbed one, ``fit`` to
+        more: what a larger value means: ``change`` or ``likeness`` of the image and the unedited one, ``fit`` to
             the prompt, ``source``: fit to the source, or ``quality``.
         source: paper or library.
         least: the least that an image's value can be.

@@ -19,11 +19,12 @@ class LearnedMetrics:
 
     Args:
         clip: folder or hub id of a CLIP model, for ``clip_score``, ``clip_source_score`` and ``clip_image``.
-        dino: of a vision transformer whose first token says what an image is.
-        pickscore: of a CLIP-like preference model.
-        aesthetic: of a CLIP model, a comma, and the file of one of LAION's predictors on its unit embeddings.
+        dino: folder or hub id of a vision transformer whose first token says what an image is.
+        pickscore: folder or hub id of a CLIP-like preference model.
+        aesthetic: folder or hub id of a CLIP model, a comma, and the file of one of LAION's predictors on its unit
+            embeddings.
         lpips: ``alex``, ``vgg`` or ``squeeze``.
-        device: where they run.
+        device: device on which they run.
 
     Raises:
         InputError: one cannot be loaded.
@@ -62,7 +63,7 @@ class LearnedMetrics:
 
         Args:
             edited: ``(image, rgb, y, x)`` float32 in [0, 1].
-            undisturbed: likewise.
+            undisturbed: unedited images of the same shape.
             prompts: what each was asked for.
             sources: the prompt of each one's source, or None.
         """
@@ -141,7 +142,7 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
 
     Args:
         weights: ``weight`` and ``bias``, or those of ``layers`` 0, 2, 4, 6 and 7.
-        n_features: of the embeddings.
+        n_features: number of features of the embeddings.
 
     Raises:
         InputError: other names, or shapes that do not follow one on another from ``n_features`` to 1.

@@ -16,7 +16,7 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
 
     Args:
         one: ``(image, feature)`` float.
-        other: likewise.
+        other: embeddings of the other set, same format.
 
     Raises:
         InputError: a set has no more images than features: its covariance would be singular, the distance biased;
@@ -40,7 +40,7 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
 
     Args:
         one: ``(image, feature)`` float, at least two.
-        other: likewise.
+        other: embeddings of the other set, same format.
 
     Raises:
         InputError: a set has fewer than two images, or the sets are not of the same features, or not finite.
@@ -64,7 +64,7 @@ def cmmd(one: np.ndarray, other: np.ndarray) -> float:
 
     Args:
         one: ``(image, feature)`` float, such as CLIP's embeddings.
-        other: likewise.
+        other: embeddings of the other set, same format.
 
     Raises:
         InputError: a set is empty, or the sets are not of the same features, or not finite.

@@ -116,17 +116,17 @@ class Catalog:
         return key in self._pending or self._storage.exists(key)
 
     def close(self) -> None:
-        """Close the connection; answers already returned stay valid. A running question ends with an error."""
+        """Close the connection; answers already returned stay valid. A running query ends with an error."""
         self.stop()
         self._connection.close()
 
     def stop(self) -> None:
-        """Stop all running questions, from another thread."""
+        """Stop all running queries, from another thread."""
         for question in list(self._questions):
             question.stop()
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Answer:
-        """Ask one read-only SQL question of the views. Threads may ask at the same time.
+        """Ask one read-only SQL query of the views. Threads may ask at the same time.
 
         Args:
             text: one SELECT statement.
@@ -141,7 +141,7 @@ class Catalog:
         return self.ask(text, parameters, limits).answer()
 
     def ask(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Question:
-        """A question that can be read in batches of any number, and stopped: see :class:`Question`.
+        """A query that can be read in batches of any number, and stopped: see :class:`Question`.
 
         Args:
             text: one SELECT statement.
@@ -157,8 +157,8 @@ class Catalog:
         """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see ``queries/``.
 
         Args:
-            name: of the query.
-            limits: as :meth:`sql` takes them; given by position, so that a parameter may have any name.
+            name: name of the query.
+            limits: limits, as :meth:`sql` takes them; given by position, so that a parameter may have any name.
             **parameters: its parameters.
 
         Raises:
@@ -194,7 +194,7 @@ class Catalog:
         """The message about a result that lacks a file.
 
         Args:
-            key: of the file, a value of ``incomplete``.
+            key: key of the file, a value of ``incomplete``.
         """
         return (
             f"{self._storage.location(key)} is missing, so its result has no tables. Run fewchannels runs verify "
@@ -207,7 +207,7 @@ class Catalog:
         return next((image for (image,) in found.fetchall()), None)
 
     def condition(self, text: str | None) -> str:
-        """A condition as it can be put into a question, in parentheses that it cannot leave; true where there is none.
+        """A condition as it can be put into a query, in parentheses that it cannot leave; true where there is none.
 
         Raises:
             InputError: it is not one expression.
@@ -421,7 +421,7 @@ class Catalog:
         """A view of the rows of files of a schema.
 
         Args:
-            name: of the view.
+            name: name of the view.
             kind: the schema.
             groups: files, by key, with the condition on each's rows; and what is selected of them.
         """

@@ -18,7 +18,7 @@ class Parameter:
     """One parameter of a query.
 
     Attributes:
-        name: as in ``--param name=value``.
+        name: name as in ``--param name=value``.
         type: int, float, str or bool.
         default: what it is when it is not given.
         choices: the valid values; empty where every value of the type is valid.
@@ -80,8 +80,8 @@ class Query:
         of: what it reads, ``run`` or ``sweep``.
         needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
         grain: what one row is.
-        parameters: by position in the header.
-        columns: of the result, in order.
+        parameters: parameters by position in the header.
+        columns: columns of the result, in order.
         sql: the whole file.
         also: another query's name, which this one answers to for what that one does not read; None without one.
     """

@@ -1,4 +1,4 @@
-"""One question while it is asked: read in batches, within limits, and stopped from any thread at any moment."""
+"""One query while it is asked: read in batches, within limits, and stopped from any thread at any moment."""
 
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -23,17 +23,17 @@ Result = TypeVar("Result")
 
 
 class Asked(Protocol):
-    """What answers a question."""
+    """What answers a query."""
 
     def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
         """A connection of its own, which can only read, and how often the catalog has looked at its files again."""
 
     def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
-        """The error in words; None where the question may be asked again."""
+        """The error in words; None where the query may be asked again."""
 
 
 class Question:
-    """A question that was checked, and runs when its answer is wanted. Asked twice, it runs twice.
+    """A query that was checked, and runs when its answer is wanted. Asked twice, it runs twice.
 
     Args:
         asked: the catalog.
@@ -63,7 +63,7 @@ class Question:
         """The whole answer, in memory.
 
         Raises:
-            InputError: DuckDB does not understand the question, or a limit is reached.
+            InputError: DuckDB does not understand the query, or a limit is reached.
             StorageError: a file of the run cannot be read.
             FewchannelsError: it was stopped, or does not fit in memory.
         """
@@ -202,7 +202,7 @@ class Question:
             raise StorageError("files of the run were replaced while being read. Run the query again.") from None
 
     def _raise(self, error: Exception) -> None:
-        """Say an error in words, unless the question may be asked again."""
+        """Say an error in words, unless the query may be asked again."""
         if self._stopped is not None or isinstance(error, duckdb.InternalException | duckdb.FatalException):
             raise error  # a fault of DuckDB's own: its trace is wanted
         said = self._asked.failed(error, self._looked, self._query.needs if self._query else ())

@@ -1,4 +1,4 @@
-"""What a question may contain: it reads the catalog's own tables, and does nothing else.
+"""What a query may contain: it reads the catalog's own tables, and does nothing else.
 
 DuckDB's own parser says what a text is made of, and every node of that tree must be one of those listed here. A new
 node, statement or function of a later DuckDB is refused until it is listed. The name of a statement decides nothing:
@@ -74,16 +74,16 @@ _Place = tuple[Any, frozenset[str]]
 
 
 def check(connection: duckdb.DuckDBPyConnection, text: str, of: str, tables: Collection[str]) -> None:
-    """Refuse a text that is not one question.
+    """Refuse a text that is not one query.
 
     Args:
-        connection: whose parser reads it; nothing is run.
+        connection: connection whose parser reads it; nothing is run.
         text: SQL.
         of: what it reads: a run, a sweep or a comparison.
-        tables: what the question may read, besides its own common table expressions.
+        tables: what the query may read, besides its own common table expressions.
 
     Raises:
-        InputError: it is not one question; the message says why.
+        InputError: it is not one query; the message says why.
         duckdb.Error: the parser does not understand it.
     """
     try:
@@ -115,7 +115,7 @@ def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozense
     """The names with a table in a condition, ``TABLE.NAME``, as pairs; of those in its subqueries as well.
 
     Args:
-        connection: whose parser reads it; nothing is run.
+        connection: connection whose parser reads it; nothing is run.
         condition: one that :func:`check_condition` takes.
     """
     found: set[tuple[str, str]] = set()

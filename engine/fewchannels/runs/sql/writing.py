@@ -37,7 +37,7 @@ def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
 
     Args:
         path: ``.parquet``, ``.csv`` or ``.json``.
-        batches: asks the question; asked again where a column turns out to need another type. At least one batch.
+        batches: asks the query; asked again where a column turns out to need another type. At least one batch.
 
     Returns:
         How many rows were written.

@@ -23,7 +23,7 @@ _HINTS = (
 
 
 def allows_http() -> bool:
-    """Whether the environment allows requests without encryption."""
+    """Return whether the environment allows requests without encryption."""
     return any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in _ON for name in _OF_SCHEME.values())
 
 
@@ -31,7 +31,7 @@ def check_endpoint(scheme: str) -> None:
     """Refuse an endpoint that cannot work, for which the client gives no clear error.
 
     Args:
-        scheme: of the run's URL.
+        scheme: scheme of the run's URL.
 
     Raises:
         InputError: naming the variable of the environment.
@@ -42,7 +42,7 @@ def check_endpoint(scheme: str) -> None:
         try:
             parts = urlsplit(value)
             is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port that is no number
+        except ValueError:  # a port that is not a number
             is_url = False
         if not is_url or re.search(r"\s", value):
             raise InputError(f"{name} is {without_secrets(value)!r}; it must be a URL such as https://HOST:PORT.")

@@ -56,7 +56,7 @@ def retry_seconds() -> float:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether an error of a store, or its silence, may pass when the request is sent again."""
+    """Return whether an error of a store, or its silence, may pass when the request is sent again."""
     return not _LASTING.search(str(error))
 
 
@@ -90,7 +90,7 @@ class RangeFile(io.RawIOBase):
 
     Args:
         read: the bytes from a start to an end.
-        size: of the object.
+        size: size of the object.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:

@@ -29,7 +29,7 @@ def check_results(storage: Storage, sizes: Mapping[str, int], quick: bool) -> Ch
     """Check every result: ``begun.json``, the units' records, ``result.json``, and the objects that those name.
 
     Args:
-        storage: of the run, or the sweep.
+        storage: storage of the run, or the sweep.
         sizes: its listing.
         quick: whether presence and sizes of objects are enough; documents are read all the same.
     """
@@ -88,7 +88,7 @@ class _Result:
             self.problems.append(Problem(key, None, "disagrees", f"{len(damaged)} of its objects are damaged"))
 
     def _is_whole(self, key: str, expected: Stored) -> bool:
-        """Whether an object is what was stored; units and the end name the same ones."""
+        """Return whether an object is what was stored; units and the end name the same ones."""
         if (key, expected) not in self._seen:
             found: list[Problem] = []
             check_object(self._storage, self._sizes, key, expected, None, self._quick, found)

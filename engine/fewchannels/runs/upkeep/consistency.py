@@ -23,13 +23,13 @@ def disagreements(
     """What does not agree, as ``(table, what is wrong)``.
 
     Args:
-        layout: of the run.
+        layout: layout of the run.
         score: the statistic that ranks channels.
-        record: of the task.
+        record: record of the task.
         sample_ids: the manifest's, of the record's samples.
-        arrays: by name, ``(sample, step, layer, ...)``, of the record's samples.
+        arrays: arrays by name, ``(sample, step, layer, ...)``, of the record's samples.
         samples: a ``pyarrow.Table`` of the task's rows.
-        cells: likewise.
+        cells: rows of ``cells``.
     """
     n, indices = record.stop - record.start, list(range(record.start, record.stop))
     if samples.column("sample").to_pylist() != indices:

@@ -153,7 +153,7 @@ def export(
     """Make a run of some of a run's samples. Safe to repeat: an interrupted export resumes.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         samples: indices of samples that are done, ascending.
         out: where the new run goes.
         on_progress: called with the samples copied so far and in all.

@@ -12,7 +12,7 @@ class Problem:
 
     Attributes:
         key: the object.
-        task: whose it is; None for what the whole run shares.
+        task: task that it belongs to; None for what the whole run shares.
         kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
         detail: what was found, and what was expected.
     """
@@ -31,7 +31,7 @@ class Report:
         n_tasks: tasks of the run.
         n_recorded: tasks with a record.
         n_objects: objects that were checked.
-        n_bytes: of those.
+        n_bytes: number of bytes of those.
         problems: all of them, by key.
         unrecorded: keys that no record names: what unfinished tasks have left.
         left_over: sizes of the temporary files of writers that were interrupted, or that still write, by name.

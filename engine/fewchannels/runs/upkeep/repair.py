@@ -38,8 +38,8 @@ def plan(report: Report, place: str) -> Repair:
     """What is to be removed from a damaged run or sweep, and what makes it again. Reads and removes nothing.
 
     Args:
-        report: from :func:`fewchannels.runs.upkeep.verify.verify`.
-        place: of the run or the sweep, as its commands are given it.
+        report: result of :func:`fewchannels.runs.upkeep.verify.verify`.
+        place: location of the run or the sweep, as its commands are given it.
     """
     keys = {problem.key for problem in report.problems}
     records = [Ledger.key(task) for task in report.tasks]

@@ -40,7 +40,7 @@ def verify(
     """Check a run or a sweep. Reads only; memory is that of a few tasks.
 
     Args:
-        storage: of the run, or the sweep.
+        storage: storage of the run, or the sweep.
         quick: presence and sizes only, by one listing; otherwise every byte is read.
         on_progress: called with the tasks checked so far and in all.
 

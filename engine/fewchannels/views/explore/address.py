@@ -88,12 +88,12 @@ class View:
     Attributes:
         step: number of the step.
         layer: number of the layer.
-        branch: of guidance.
-        show: of :data:`SHOWN`.
+        branch: branch of guidance.
+        show: one of :data:`SHOWN`.
         channel: which channel; None for that of ``rank``.
         rank: place of the channel among the largest, from 1.
         k: channels of ``heat`` and ``clusters``.
-        opacity: of the map over the image, 0 to 100 %.
+        opacity: opacity of the map over the image, 0 to 100 %.
         outline: whether the subject's mask is drawn.
     """
 

@@ -27,9 +27,9 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
     """The application.
 
     Args:
-        places: of :func:`fewchannels.views.explore.opened.open_places`.
+        places: result of :func:`fewchannels.views.explore.opened.open_places`.
         site: where it is reached.
-        keys: that open it.
+        keys: keys that open it.
         session: a model for the live page; None for none.
     """
     app = CheckedDash(

@@ -19,7 +19,7 @@ class Seen:
 
     Attributes:
         cell: what the store holds.
-        channel: that is shown; of what is of several, the one of the view's rank.
+        channel: channel that is shown; of what is of several, the one of the view's rank.
         drawing: over the image.
         text: what it says in numbers.
     """
@@ -40,8 +40,8 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
     """One sample at one step and layer.
 
     Args:
-        run: that is looked at.
-        about: of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
+        run: run that is looked at.
+        about: result of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
         view: what to show.
 
     Raises:

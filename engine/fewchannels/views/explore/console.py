@@ -1,4 +1,4 @@
-"""The SQL console: free questions and named queries, the answer as a table and a plot, to be downloaded."""
+"""The SQL console: free queries and named queries, the answer as a table and a plot, to be downloaded."""
 
 from collections.abc import Mapping
 from secrets import token_hex
@@ -48,7 +48,7 @@ class _Parameter(BaseModel):
 
 
 def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
-    """The question of the address, or an example; none is asked before somebody presses the button."""
+    """The query of the address, or an example; none is asked before somebody presses the button."""
     known = [name for name, query in queries().items() if query.of == place.of]
     name = given.get("query", _FREE)
     if name not in [_FREE, *known]:
@@ -91,7 +91,7 @@ def question_of(place: Opened, given: Mapping[str, str]) -> Question:
     """What an address asks: ``sql``, or ``query`` with its parameters ``p.NAME``.
 
     Raises:
-        InputError: it is no question, or one that does something else than to read.
+        InputError: it is not a query, or one that does something else than to read.
     """
     name = given.get("query", _FREE)
     if name == _FREE:

@@ -22,7 +22,7 @@ def serve_files(server: Flask, places: Places) -> None:
     """Add their routes.
 
     Args:
-        server: of the application.
+        server: server of the application.
         places: what is open.
     """
 
@@ -79,7 +79,7 @@ def _as_csv(under_way: UnderWay, question: Question) -> Response:
             yield from csv_texts(question.batches())
 
     texts = pieces()
-    first = next(texts)  # what is wrong with a question is mostly known by then
+    first = next(texts)  # what is wrong with a query is mostly known by then
 
     def sent() -> Iterator[str]:
         yield first

@@ -1,4 +1,4 @@
-"""What was found in a run or a sweep, as the report says it: sentences and tables, each with the question behind it."""
+"""What was found in a run or a sweep, as the report says it: sentences and tables, each with the query behind it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -104,13 +104,13 @@ def _table(table: Table) -> html.Div:
 
 
 def _again(place: Opened, how: Sequence[How]) -> list[Any]:
-    """The commands in order; a question of tables that are there leads to the console, which waits for the button."""
+    """The commands in order; a query of tables that are there leads to the console, which waits for the button."""
     shown: list[Any] = []
     path = (run_path if place.of == "run" else sweep_path)(place.name, "sql")
     is_there = True
     for each in how:
         shown.append(html.Pre(each.text))
-        is_there = is_there and bool(each.asks)  # what is not a question writes the tables of those after it
+        is_there = is_there and bool(each.asks)  # what is not a query writes the tables of those after it
         if is_there:
             shown.append(html.P(dcc.Link("Open as a query", href=address(path, dict(each.asks)))))
     return shown

@@ -35,9 +35,9 @@ def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str])
     """Refuse requests of any but the explorer's own pages, and let those load nothing from elsewhere.
 
     Args:
-        server: to guard.
+        server: server to guard.
         site: where it is reached.
-        keys: that open it.
+        keys: keys that open it.
         script_hashes: CSP sources of the page's inline scripts, such as ``'sha256-...'``.
     """
     policy = _policy(script_hashes)

@@ -36,7 +36,7 @@ class Live:
 
     Attributes:
         model: the session.
-        name: of the model, for people.
+        name: name of the model, for people.
     """
 
     model: LiveModel

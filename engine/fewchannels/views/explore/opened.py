@@ -57,9 +57,9 @@ class Opened:
     """A run or a sweep, as its ledger is now.
 
     Args:
-        name: in addresses.
+        name: name in addresses.
         path: its folder or URL.
-        timeout_s: that a person's question may take.
+        timeout_s: time limit of a query, in seconds.
 
     Raises:
         InputError: there is neither, or no time.
@@ -68,8 +68,8 @@ class Opened:
     Attributes:
         of: ``run`` or ``sweep``.
         description: ``run.json`` or ``sweep.json``.
-        limits: of a person's question.
-        under_way: questions of people.
+        limits: limits of a query.
+        under_way: queries of people.
     """
 
     def __init__(self, name: str, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
@@ -108,7 +108,7 @@ class Opened:
             return self._catalog
 
     def close(self) -> None:
-        """End what is asked, and let go of the catalog."""
+        """End what is asked, and release the catalog."""
         self.under_way.end()
         with self._lock:
             if self._catalog is not None:
@@ -243,10 +243,10 @@ class OpenedRun(Opened):
         """One sample at one step and layer, from the store.
 
         Args:
-            about: of :meth:`sample`.
+            about: result of :meth:`sample`.
             step: its number.
             layer: its number.
-            branch: of guidance.
+            branch: branch of guidance.
 
         Raises:
             InputError: the run did not keep it.
@@ -281,8 +281,8 @@ class OpenedRun(Opened):
 
         Args:
             sample: on the store's axis.
-            channel: which.
-            branch: of guidance.
+            channel: index of the channel.
+            branch: branch of guidance.
         """
         name = Track("image", branch).prefix + self.score
         scores = self._scores.get((sample, name), lambda: read(self.storage, [name], sample, sample + 1)[name][0])
@@ -317,7 +317,7 @@ def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Ope
 
     Args:
         paths: folders or URLs.
-        timeout_s: that a person's question may take.
+        timeout_s: time limit of a query, in seconds.
 
     Returns:
         Each by its name: the last part of its path, with a number where two share it; of one that cannot be opened,

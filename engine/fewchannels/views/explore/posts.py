@@ -54,7 +54,7 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
     """Refuse posts that are not as Dash's own pages make them, before Dash trusts them.
 
     Args:
-        server: of the application.
+        server: server of the application.
         callbacks: what Dash knows of each, by its output.
     """
 
@@ -85,7 +85,7 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
 
 
 def _fit(given: object, expected: list[dict[str, Any]]) -> bool:
-    """Whether a list has what is expected, in its order."""
+    """Return whether a list has what is expected, in its order."""
     return isinstance(given, list) and len(given) == len(expected) and all(map(_fits, given, expected))
 
 

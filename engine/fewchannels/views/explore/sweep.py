@@ -148,11 +148,11 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
     """One item's edited images as a table; what shares a place there is side by side in it.
 
     Args:
-        sweep: that is looked at.
+        sweep: sweep that is looked at.
         item: its place in the sweep.
         row: the setting whose values are rows.
-        column: likewise the columns; ``none`` for one column.
-        metric: of the numbers below images.
+        column: setting along the columns; ``none`` for one column.
+        metric: metric of the numbers below images.
         only: values of settings, as text, that images must have.
 
     Raises:

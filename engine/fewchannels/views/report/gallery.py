@@ -38,7 +38,7 @@ _NO_IMAGE = "the image is missing or unreadable"
 
 @dataclass(frozen=True)
 class _Ranking:
-    """A column to rank samples by, the question that does, and at which cell the maps are."""
+    """A column to rank samples by, the query that does, and at which cell the maps are."""
 
     text: str
     title: str
@@ -160,7 +160,7 @@ def of_sweep(evidence: Evidence, columns: Sequence[str], condition: int, words: 
 
     Args:
         evidence: the sweep.
-        columns: to rank by.
+        columns: columns to rank by.
         condition: place of the setting's first condition in the sweep.
         words: the setting, as people read it.
 

@@ -46,7 +46,7 @@ def print_pdf(page: Path, out: Path, browser: str) -> int:
     Args:
         page: the HTML file.
         out: the PDF to write.
-        browser: of :func:`find_browser`.
+        browser: result of :func:`find_browser`.
 
     Raises:
         FewchannelsError: the browser printed nothing.
