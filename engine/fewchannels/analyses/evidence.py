@@ -86,7 +86,7 @@ def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = Non
 
     Args:
         place: folder or URL.
-        pending: result that is not finished yet, as :class:`fewchannels.runs.sql.catalog.Catalog` accepts it; it replaces
+        pending: result that is not finished yet (see :class:`fewchannels.runs.sql.catalog.Catalog`); it replaces
             the one of its analysis, and findings are about its stream and branch.
 
     Raises:

@@ -30,7 +30,7 @@ class Outcome:
     Attributes:
         n_samples: rows of the manifest.
         n_done: samples on disk, whole.
-        n_failed: samples that failed by themselves; the ``samples`` table says why.
+        n_failed: samples that failed individually; the ``samples`` table says why.
         n_resumed: samples that an earlier call had already done.
         failed_tasks: tasks without a record, with the reason of each.
         n_again: times that a task was retried because its actor died or was out of reach.

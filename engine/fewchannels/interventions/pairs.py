@@ -54,7 +54,7 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
 
 
 def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> Columns:
-    """Pairs of a manifest's samples with reference images, likewise.
+    """Pairs of a manifest's samples with reference images.
 
     Args:
         manifest: manifest of targets.

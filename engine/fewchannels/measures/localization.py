@@ -102,7 +102,7 @@ def localize(
         weights: ``(cell, token)`` bool, tokens that have a say: in where clusters lie, and among which they start.
         keys: what names the cells, as :func:`fewchannels.measures.draws.cell_keys` takes it; the starts depend on it.
         n_clusters: the K.
-        n_starts: number of starts of each cell, by k-means++; the one of least inertia is kept.
+        n_starts: number of starts of each cell, by k-means++; the one of lowest inertia is kept.
         kmeans: one of :data:`fewchannels.measures.KMEANS`. ``exchange``: Lloyd's algorithm until no token changes
             its cluster, then single tokens are moved until no move lowers the inertia. ``sklearn``: Lloyd's algorithm
             to scikit-learn's tolerance; with one start that is ``sklearn.cluster.KMeans`` as it comes.

@@ -163,7 +163,7 @@ def is_guided(generation: Generation, geometry: ModelGeometry, used: SettingsUse
 
 
 def check_guidance(generation: Generation, geometry: ModelGeometry, used: SettingsUsed) -> None:
-    """Refuse negative prompts that would do nothing.
+    """Reject negative prompts that would have no effect.
 
     Args:
         generation: settled.

@@ -158,7 +158,7 @@ class _Sweep(_Described):
     @model_validator(mode="after")
     def _agrees(self) -> "_Sweep":
         if unknown := [key for key in self.objects if key.removesuffix(".parquet") not in tables()]:
-            raise ValueError(f"objects: {unknown[0]!r} is no table of a sweep")
+            raise ValueError(f"objects: {unknown[0]!r} is not a table of a sweep")
         return self
 
 

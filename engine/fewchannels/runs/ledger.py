@@ -29,7 +29,7 @@ class Record:
         fingerprint: fingerprint of the run that wrote it.
         attempt: 1 for the first.
         n_done: samples generated.
-        n_failed: samples that failed by themselves; the samples table says why.
+        n_failed: samples that failed individually; the samples table says why.
         seconds: seconds from the task's start to its last file.
         finished: UTC time, ISO 8601; for people, nothing depends on it.
         host: node that ran it.

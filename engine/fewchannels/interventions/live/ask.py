@@ -34,7 +34,7 @@ class Edit:
     Attributes:
         action: one of :data:`ACTIONS`.
         factor: factor that ``scale`` multiplies by; None for other actions.
-        alpha: how far the others go, 1: all the way.
+        alpha: strength of the other actions, 0 (none) to 1 (full replacement).
         source: prompt whose hidden states ``transport`` moves, from the same noise; None for other actions.
         selection: one of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the unedited image's channels, or
             of the source's for a transport.

@@ -169,7 +169,7 @@ class Trajectory:
                 self._become(state="running")
 
     def check(self) -> None:
-        """Go on, or not.
+        """Decide whether to continue.
 
         Raises:
             CancelledError: it was cancelled.
