@@ -19,7 +19,7 @@
 -- column pca: IoU -- mean over samples, as many principal components as top has channels
 -- column chance: IoU -- mean over samples of what independent masks of top's areas have
 -- column complement: IoU -- mean IoU of all that top's foreground leaves: above top where the subject is low in them
--- column best: IoU -- mean of top's best union of clusters (for 2, the better sign): an oracle, as it uses the ground truth
+-- column best: IoU -- mean of top's best union of clusters (for 2, the better sign): oracle, uses the truth
 -- column area: 0 to 1 -- mean share of tokens that are top's foreground
 -- column mask_area: 0 to 1 -- mean share of the image that is subject
 -- column over_random: IoU -- mean of top less random, sample by sample

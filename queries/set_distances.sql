@@ -6,7 +6,7 @@
 -- needs: effects
 -- grain: one row per (condition, model)
 -- param model: str = any {any, clip, dino} -- embedding model
--- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- selection that is the denominator of ratios
+-- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- denominator of the ratios
 -- param top: int = 50 -- maximum number of rows, those farthest by CMMD first; 0 takes all
 -- column condition: index -- place in the sweep of the condition
 -- column action: name -- as in conditions

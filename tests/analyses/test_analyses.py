@@ -266,7 +266,7 @@ def test_samples_without_a_category_are_in_no_pair_of_one_and_are_counted(path: 
     found = open_run(path).sql("select distinct n_pairs, n_prompts from lacking_pairs where kind = 'category'")
     assert found.fetchall() == [(4, 2)]
     assert summary.numbers["n_without_category"] == 6
-    assert "6 samples have no shape, and are in no pair of one category." in summary.text
+    assert "6 samples have no shape and are not in the pairs of one category." in summary.text
 
 
 @pytest.mark.parametrize(

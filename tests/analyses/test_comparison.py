@@ -371,7 +371,7 @@ def test_another_comparison_and_other_files_are_not_overwritten(run_a: Path, tmp
     call(run_a, run_a, "--out", out)  # the same again
     assert (out / "agreement.parquet").read_bytes() == before
     assert not stray.exists()
-    with pytest.raises(RunConflictError, match=r"another comparison:\n  criteria.k: 12 -> 5\n.*--replace"):
+    with pytest.raises(RunConflictError, match=r"a different comparison:\n  criteria.k: 12 -> 5\n.*--replace"):
         call(run_a, run_a, "--out", out, "--k", 5)
     assert (out / "agreement.parquet").read_bytes() == before
     call(run_a, run_a, "--out", out, "--k", 5, "--replace")
@@ -399,7 +399,7 @@ def test_an_interrupted_comparison_goes_on_with_the_layers_that_are_left(
     with pytest.raises(KeyboardInterrupt):
         compare(pairing, criteria, open_storage(out), ALONE, on_progress=interrupt)
     assert not (out / "comparison.json").exists()
-    with pytest.raises(RunConflictError, match=r"another comparison:\n  criteria.k: 3 -> 2"):
+    with pytest.raises(RunConflictError, match=r"a different comparison:\n  criteria.k: 3 -> 2"):
         compare(pairing, Criteria(k=2), open_storage(out), ALONE)
     record = out / "units" / "00001.json"
     record.write_bytes(record.read_bytes()[:-40])

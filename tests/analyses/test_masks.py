@@ -146,9 +146,9 @@ def test_a_packed_mask_has_one_bit_a_pixel() -> None:
 
 
 def test_what_is_no_packed_mask_is_refused() -> None:
-    with pytest.raises(InputError, match="are no PNG"):
+    with pytest.raises(InputError, match="are not a PNG"):
         from_png(b"GIF89a")
-    with pytest.raises(InputError, match="are no PNG"):
+    with pytest.raises(InputError, match="are not a PNG"):
         from_png(to_png(np.ones((64, 64), bool))[:40])
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, format="PNG")
@@ -187,9 +187,9 @@ def test_an_image_that_is_not_rgb_is_refused() -> None:
     ("text", "options", "says"),
     [
         ("salience", {}, "'salience' is not a source of masks or a folder. Valid: manifest, demo, saliency"),
-        ("saliency", {"labels": ["cat"]}, "the source 'saliency' takes none"),
-        ("manifest", {"revision": "main"}, "the source 'manifest' takes none"),
-        ("demo", {"side": 512}, "the source 'demo' takes none"),
+        ("saliency", {"labels": ["cat"]}, "the source 'saliency' does not use it"),
+        ("manifest", {"revision": "main"}, "the source 'manifest' does not use it"),
+        ("demo", {"side": 512}, "the source 'demo' does not use it"),
     ],
 )
 def test_a_wrong_source_says_what_is_valid(text: str, options: dict, says: str) -> None:

@@ -373,7 +373,7 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_written(
             "prompt,negative_prompt\na,ugly\n",
             "negative prompts, which would have no effect. Give --true-cfg-scale above 1",
         ),
-        ("prompt,reference\na,cat.png\n", "FluxPipeline takes text only"),
+        ("prompt,reference\na,cat.png\n", "FluxPipeline uses only text"),
         ("prompt,steps\na,2\nb,3\n", "the samples have different numbers of steps"),
         ("prompt,width\na,17\n", "width is 17 pixels"),
     ],

@@ -197,7 +197,7 @@ def test_versions_and_threads_are_kept_for_each_task_and_a_change_is_said(
     outcome = capture(prepare(longer, run, config(model)), longer, Pool(1, 0, 2))
     assert outcome.notes == (
         "2 finished tasks ran with 1 CPU threads; it is 2 now",
-        f"1 finished task was done with torch 1.0; it is {now['torch']} now",
+        f"1 finished task ran with torch 1.0; it is {now['torch']} now",
     )
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["runs", "show", str(run)]).output
     assert "torch 1.0," in shown

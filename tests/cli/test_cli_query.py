@@ -158,7 +158,7 @@ def test_an_answer_is_written_to_a_file_of_the_named_kind(suffix: str, run: str,
 
 
 def test_a_file_of_another_kind_is_refused(run: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ends in '.xlsx'; give one of .parquet, .csv, .json"):
+    with pytest.raises(InputError, match=r"xlsx'; its suffix must be one of .parquet, .csv, .json"):
         call("query", run, "failures", "-o", tmp_path / "a.xlsx")
     with pytest.raises(StorageError, match="cannot write"):
         call("query", run, "failures", "-o", tmp_path / "missing" / "a.csv")

@@ -353,7 +353,7 @@ BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     ("massive_channels", {"layer": "1 or true"}, "it must be a whole number"),
     ("massive_channels", {"min_frequency": float("nan")}, "it must be a finite number"),
     ("massive_channels", {"min_frequency": None}, "it must be a finite number"),
-    ("layer_profile", {"measure": 3}, "parameter 'measure' is 3; it takes text"),
+    ("layer_profile", {"measure": 3}, "parameter 'measure' is 3; it must be text"),
     ("layer_profile", {"measure": "gin"}, "unknown value of parameter 'measure' 'gin'. Did you mean 'gini'"),
     ("failures", {"top": 3}, "query 'failures' has no parameters, but 'top' was given"),
 ]

@@ -187,5 +187,5 @@ def test_a_file_in_a_bucket_is_told_from_one_that_is_not_there(
     ended = CliRunner().invoke(app, words)
     assert isinstance(ended.exception, InputError), ended
     assert "'s3://bucket/" in str(ended.exception)
-    assert "is a URL, and" in str(ended.exception)
+    assert "is a URL, but" in str(ended.exception)
     assert not list(tmp_path.iterdir())

@@ -225,7 +225,7 @@ def test_a_comparison_that_lacks_a_file_names_it_and_the_remedy(folder: Path, tm
 def test_what_takes_runs_says_what_takes_a_comparison(folder: Path) -> None:
     answer = CliRunner().invoke(app, ["runs", "show", str(folder / "comparison")])
     assert isinstance(answer.exception, InputError)
-    assert "It holds a comparison of two runs: fewchannels report" in str(answer.exception)
+    assert "It holds a comparison of two runs: use fewchannels report" in str(answer.exception)
 
 
 def test_the_explorer_asks_for_the_two_runs(folder: Path) -> None:
