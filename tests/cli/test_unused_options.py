@@ -110,5 +110,5 @@ def test_what_a_python_caller_gives_and_nothing_uses_is_refused(tiny_model: Path
             prepare_sweep(manifest, tmp_path / "sweep", replace(plain, **more))
     with pytest.raises(InputError, match="tokens is 'pool:2', but no token maps are recorded"):
         prepare(manifest, tmp_path / "run", replace(generation, top_k=0, tokens="pool:2"))
-    with pytest.raises(InputError, match=r"revision is 'main'; .* is a folder"):
+    with pytest.raises(InputError, match=r"revision is 'main', but .* is a folder"):
         prepare(manifest, tmp_path / "run", replace(generation, revision="main"))
