@@ -24,12 +24,12 @@ app = Commands(no_args_is_help=True)
 
 Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
 Where = Annotated[
-    str | None, typer.Option(help="SQL condition on samples' and the manifest's columns.", show_default="all finished")
+    str | None, typer.Option(help="SQL condition on columns of samples and manifest.", show_default="all finished")
 ]
-Layers = Annotated[str, typer.Option(help="all, dual, single, or indices: 0,5.")]
-Steps = Annotated[str, typer.Option(help="all, last, or indices: 0,9,19.")]
-Stream = Annotated[str, typer.Option(help="image or text.")]
-Branch = Annotated[str, typer.Option(help="cond or uncond.")]
+Layers = Annotated[str, typer.Option(help="Layers: all, dual, single, or indices: 0,5.")]
+Steps = Annotated[str, typer.Option(help="Steps: all, last, or indices: 0,9,19.")]
+Stream = Annotated[str, typer.Option(help="Token stream: image or text.")]
+Branch = Annotated[str, typer.Option(help="Guidance branch: cond or uncond.")]
 Label = Annotated[
     str | None,
     ruled(name("Name of the result and of its tables."), show_default="the analysis' own"),

@@ -16,7 +16,9 @@ app = Commands(no_args_is_help=True)
 GRID = Fields(
     Grid,
     {
-        "actions": As("--action", about="zero, mean, shuffle, scale:F, guide; comma-separated for more."),
+        "actions": As(
+            "--action", about="Ablation: zero, mean, shuffle (resample), scale:F or guide; comma-separated for more."
+        ),
         "amounts": As("--amount", about="Edit strength, 0 (none) to 1 (full replacement); comma-separated for more."),
         "selections": As("--selection"),
         "layers": As(shown="all"),

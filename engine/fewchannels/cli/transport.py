@@ -32,7 +32,9 @@ GRID = Fields(
         "trials": As(default=1),
         "layers": As(shown="all"),
         "steps": As(shown="all"),
-        "tokens": As(about="all, foreground, background, target_foreground, inside, outside; comma-separated."),
+        "tokens": As(
+            about="Patched tokens: all, foreground, background, target_foreground, inside, outside; comma-separated."
+        ),
         "placements": As(
             "--placement",
             about="same: tokens keep their positions; aligned: the source's subject is moved onto the target's.",
