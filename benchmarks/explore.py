@@ -37,7 +37,7 @@ from fewchannels.runs.layout import Layout
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part
 from fewchannels.runs.storage import open_storage
-from fewchannels.tables import encode, schema
+from fewchannels.tables import schema, to_parquet
 from fewchannels.views.explore.opened import OpenedRun, open_places
 from fewchannels.views.explore.server import Bound, bind
 
@@ -72,13 +72,13 @@ def make(path: Path, n_samples: int, n_layers: int) -> Layout:
             for plan in layout.arrays():
                 os.link(path / NAME / plan.key(0), path / NAME / plan.key(task))
         tables = {"cells": _cells(random, ids, rows, layout), "samples": _samples("samples", ids, rows, images)}
-        objects = {part(name, task): storage.put(part(name, task), [encode(name, t)]) for name, t in tables.items()}
+        objects = {part(name, task): storage.put(part(name, task), [to_parquet(name, t)]) for name, t in tables.items()}
         finished = "2026-01-02T03:04:05+00:00"
         record = Record(
             task, rows.start, rows.stop, FINGERPRINT, 1, len(rows), 0, 1.0, finished, "here", "cpu", objects
         )
         ledger.write(record)
-    storage.put("manifest.parquet", [encode("manifest", _samples("manifest", ids, range(n_samples), []))])
+    storage.put("manifest.parquet", [to_parquet("manifest", _samples("manifest", ids, range(n_samples), []))])
     config = {"model": "made up", "score": "mean_abs", "top_k": K, "steps": list(STEPS), "tokens": "all"}
     config |= {"value_precision": "float32", "dtype": "float32"}
     geometry = {"n_samples": n_samples, "n_steps": len(STEPS), "n_layers": n_layers, "n_channels": N_CHANNELS}

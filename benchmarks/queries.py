@@ -34,7 +34,7 @@ from fewchannels.runs.parts import compact, part
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
-from fewchannels.tables import Columns, encode, schema
+from fewchannels.tables import Columns, schema, to_parquet
 
 GOAL_S = 2.0
 N_LAYERS, N_STEPS, N_CHANNELS, K, N_MASSIVE = 57, 28, 3072, 12, 8
@@ -134,11 +134,13 @@ def make(path: Path, n_samples: int) -> None:
     ledger, results = Ledger(storage), Results(storage, "alignment")
     results.begin({})
     every = np.arange(n_samples)
-    storage.put("manifest.parquet", [encode("manifest", made.samples(every, "manifest"))])
+    storage.put("manifest.parquet", [to_parquet("manifest", made.samples(every, "manifest"))])
     tasks = np.split(every, range(SHARD_SAMPLES, n_samples, SHARD_SAMPLES))
     for task, samples in enumerate(tasks):
         rows = {"cells": made.cells(samples), "samples": made.samples(samples, "samples")}
-        objects = {part(name, task): storage.put(part(name, task), [encode(name, each)]) for name, each in rows.items()}
+        objects = {
+            part(name, task): storage.put(part(name, task), [to_parquet(name, each)]) for name, each in rows.items()
+        }
         start, stop = int(samples[0]), int(samples[-1]) + 1
         finished = "2026-01-02T03:04:05+00:00"
         ledger.write(Record(task, start, stop, FINGERPRINT, 1, stop - start, 0, 1.0, finished, "here", "cpu", objects))

@@ -175,7 +175,7 @@ def writers(shape: Layout, values: Arrays, n_threads: int) -> dict[str, Callable
         return write
 
     plain = [memoryview(each.reshape(-1)).cast("B") for each in values.values()]
-    encoded = [memoryview(b"".join(shards.encode(values[plan.name], plan))) for plan in shape.arrays()]
+    encoded = [memoryview(b"".join(shards.compress(values[plan.name], plan))) for plan in shape.arrays()]
     return {
         "one file": one_file(plain),
         "one file, flushed early": one_file(plain, 2**20),

@@ -1,6 +1,6 @@
 """The images of the explorer in the docs: ``python docs/screenshots.py RUN SWEEP``.
 
-``RUN`` is a capture of the demo model with every channel's maps and its analyses (README, "Ask it"), ``SWEEP`` a
+``RUN`` is a capture of the demo model with every channel's maps and its analyses (README, "Analyze"), ``SWEEP`` a
 transport of it ("Change it"). It needs Playwright and a Chromium on the PATH, and writes ``docs/explore_*.png``.
 """
 

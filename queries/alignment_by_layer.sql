@@ -1,8 +1,8 @@
--- purpose: Does clustering tokens by their massive channels find the subject, and better than by other channels? By
---   layer, the mean IoU of the clusters' foreground with the subject for every selection of channels, beside chance:
---   the IoU that independent masks of the same areas have. 0.2 is chance for areas of 0.5 and 0.25, so read chance and
---   areas beside an IoU. Intervals are 95 % over prompts. A selection that was not analyzed, or
---   has no sample with an IoU, is null.
+-- purpose: How well does clustering tokens by massive channels localize the subject, compared with other channels? By
+--   layer, the mean IoU of the clusters' foreground with the subject for every selection of channels, and chance: the
+--   IoU of independent masks of the same areas. Chance is 0.2 for areas of 0.5 and 0.25, so compare an IoU with chance
+--   and areas. Intervals are 95 % over prompts. A selection that was not analyzed, or that has no sample with an IoU,
+--   is null.
 -- needs: alignment
 -- grain: one row per layer
 -- param step: int = -1 -- this step; -1 takes the last that was analyzed
@@ -19,7 +19,7 @@
 -- column pca: IoU -- mean over samples, as many principal components as top has channels
 -- column chance: IoU -- mean over samples of what independent masks of top's areas have
 -- column complement: IoU -- mean IoU of all that top's foreground leaves: above top where the subject is low in them
--- column best: IoU -- mean of top's best union of clusters (for 2, the better signed): looks at the answer
+-- column best: IoU -- mean of top's best union of clusters (for 2, the better sign): oracle, uses the truth
 -- column area: 0 to 1 -- mean share of tokens that are top's foreground
 -- column mask_area: 0 to 1 -- mean share of the image that is subject
 -- column over_random: IoU -- mean of top less random, sample by sample

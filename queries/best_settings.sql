@@ -1,8 +1,8 @@
--- purpose: Which settings of a sweep move a metric most, and at what price? Means over items of every setting, the
---   largest or the smallest first, with the undisturbed images' level where they have the metric. For transports the
---   price is beside it: of the attributes in which target and source differ, the shares that the image has from the
---   source and that it keeps of the target; what is missing to 1 shows neither. on_front marks settings that no other
---   one equals or exceeds in both shares. Intervals are 95 % over prompts.
+-- purpose: Which settings of a sweep change a metric most, and at what cost? Means over items of every setting, sorted
+--   from the largest or the smallest, with the level of the unedited images if they have the metric. For transports,
+--   the cost is included: of the attributes in which target and source differ, the shares that the image takes from
+--   the source and keeps of the target; the remainder to 1 shows neither. on_front marks settings that no other one
+--   equals or exceeds in both shares. Intervals are 95 % over prompts.
 -- of: sweep
 -- needs: effects
 -- grain: one row per setting: conditions that differ in trial only
@@ -28,7 +28,7 @@
 -- column mean: of the metric -- mean over items, each item's trials averaged first
 -- column low: of the metric -- lower end of its interval
 -- column high: of the metric -- upper end of its interval
--- column undisturbed: of the metric -- mean of the undisturbed images; null where it compares with those
+-- column undisturbed: of the metric -- mean of the unedited images; null where it compares with those
 -- column change: ratio -- how large the edits were: mean norm of the edit over norm of the hidden state
 -- column source_taken: 0 to 1 -- mean share of attributes taken from the source
 -- column source_taken_low: 0 to 1 -- lower end of its interval

@@ -1,15 +1,14 @@
--- purpose: How does one channel go through layers and steps? How often it is among the k of largest score, its rank
---   there, and its score relative to the median channel's. A cell whose hidden state or ratio is not finite is left
---   out and counted. Intervals are 95 %
---   over prompts, whose samples are not independent: Student's t, inside the range of the values; null below 5 prompts
---   and where all are equal.
+-- purpose: How does one channel evolve over layers and steps? Its frequency among the k channels of largest score, its
+--   rank there, and its score relative to the median channel's. Cells whose hidden state or ratio is not finite are
+--   excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not independent: Student's
+--   t, inside the range of the values; null below 5 prompts and if all are equal.
 -- grain: one row per (layer, step), also where the channel is never selected
--- param channel: int = -1 -- which channel; -1 takes the one that is in the top-k of the most cells of the run's
+-- param channel: int = -1 -- index of the channel; -1 takes the one that is in the top-k of the most cells of the run's
 --   stream and branch
 -- param layer: int = -1 -- only this layer; -1 takes all
 -- param step: int = -1 -- only this step; -1 takes all
--- param stream: str = image {image, text} -- which stream's tokens
--- param branch: str = cond {cond, uncond} -- which branch of guidance
+-- param stream: str = image {image, text} -- stream of the tokens
+-- param branch: str = cond {cond, uncond} -- guidance branch
 -- column channel: index -- the channel
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based

@@ -1,8 +1,8 @@
--- purpose: How few channels hold how much, and is it channels or tokens that stand out? By layer, means over samples
---   with their 95 % intervals over prompts: how far the largest channel stands out, the share of
---   energy in the top k, and the registers, tokens of outlying norm. Channel outliers are large at every token; where
---   token_outliers is near massive_channels, registers explain them. A sample whose value is not finite is left out,
---   and n_samples counts those left.
+-- purpose: How concentrated is the energy, and are the outliers channels or tokens? By layer, means over samples with
+--   their 95 % intervals over prompts: ratio of the largest channel to the median, energy share of the top k, and
+--   registers (tokens of outlier norm). Channel outliers are large at every token; if token_outliers is close to
+--   massive_channels, registers explain them. Samples whose value is not finite are excluded; n_samples counts the
+--   rest.
 -- needs: concentration
 -- grain: one row per layer
 -- param step: int = -1 -- this step; -1 takes the last that was analyzed
@@ -14,7 +14,7 @@
 -- column energy_share: 0 to 1 -- mean over samples, share of the squared values in the top k channels
 -- column effective_channels: channels -- mean over samples, over how many channels the squared values are spread
 -- column massive_channels: channels -- mean over samples, channels that score at least the threshold times the median
--- column registers: tokens -- mean over samples, tokens of outlying norm
+-- column registers: tokens -- mean over samples, tokens of outlier norm
 -- column token_outliers: channels -- mean over samples, massive channels of which registers hold half or more
 -- column elevation: x median -- mean over samples, largest token norm / lower median token norm
 -- column elevation_excised: x median -- mean over samples, the same without the massive channels

@@ -1,6 +1,6 @@
--- purpose: Which images of a sweep failed, and why; which were not edited, as their condition chose no token or no channel;
---   and which came of latents that were not finite? None of them is in a mean or a test. Items of tasks that have no
---   record are not here: sweep.n_tasks_done says how many tasks have one.
+-- purpose: Which images of a sweep failed, and why; which were not edited, because their condition selected no token
+--   or no channel; and which had latents that were not finite? All of them are excluded from means and tests. Items of
+--   tasks without a record are not listed: sweep.n_tasks_done has the number of tasks with one.
 -- of: sweep
 -- as: failures
 -- grain: one row per image that is in no mean
@@ -9,7 +9,7 @@
 -- column task: index -- the task that wrote it
 -- column attempt: count -- which attempt at the task this was, 1 for the first
 -- column role: name -- edited, undisturbed or source
--- column condition: index -- place of the condition in the sweep; null for what is not edited
+-- column condition: index -- place of the condition in the sweep; null for rows that are not edited
 -- column prompt: text -- the sample's prompt
 -- column source_prompt: text -- the source's prompt; null where there is none
 -- column seed: seed -- the sample's seed

@@ -1,6 +1,6 @@
--- purpose: Which samples failed, why, and where did their hidden states first stop being finite? Cells of all streams
---   and branches count, as one that is not finite fails its sample, whichever it is of. Samples of tasks that have no
---   record are not here: run.n_tasks_done says how many tasks have one.
+-- purpose: Which samples failed, why, and where did their hidden states first become non-finite? Cells of all streams
+--   and branches count, since any non-finite cell fails its sample. Samples of tasks without a record are not listed:
+--   run.n_tasks_done has the number of tasks with one.
 -- grain: one row per failed sample
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based

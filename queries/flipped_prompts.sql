@@ -1,13 +1,13 @@
--- purpose: Which prompts does an edit flip? Edited images that no longer show what the undisturbed image of the
---   prompt shows: shape, colour, size, position or background of the shapes world. Of a transport it also says which
---   of these are the source's now. An attribute that the undisturbed image lacks cannot flip. Beside each image is
---   how many of its condition flip, of those whose undisturbed image shows what was asked for.
+-- purpose: Which prompts does an edit flip? Edited images that no longer show an attribute of the prompt that the
+--   unedited image shows: shape, color, size, position or background of the shapes world. For a transport, also which
+--   of these are now the source's. An attribute that the unedited image lacks cannot flip. Each image comes with the
+--   share of its condition's images that flip, of those whose unedited image shows the requested attributes.
 -- of: sweep
 -- grain: one row per (item, condition) whose image flips
--- param attribute: str = any {any, shape, colour, size, position, background} -- what must have flipped
--- param taken: bool = false -- only what has become the source's
+-- param attribute: str = any {any, shape, colour, size, position, background} -- attribute that must have flipped
+-- param taken: bool = false -- only attributes that are now the source's
 -- param condition: int = -1 -- place of a condition in the sweep; -1 takes all
--- param top: int = 100 -- at most so many images, those that lost most first; 0 takes all
+-- param top: int = 100 -- maximum number of images, those that lost most first; 0 takes all
 -- column item: index -- row of the sweep's items, 0-based
 -- column item_id: id -- the sample's id, or the pair's
 -- column sample_id: id -- the manifest's id of the sample, the target of a pair

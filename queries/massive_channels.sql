@@ -1,15 +1,14 @@
--- purpose: Which channels are massive, and how reliably? By layer and step, how often a channel is among the k of
---   largest score, its rank there, and its score relative to the median channel's. A cell whose hidden state or ratio
---   is not finite is left out and counted. Intervals are 95 %
---   over prompts, whose samples are not independent: Student's t, inside the range of the values; null below 5 prompts
---   and where all are equal.
+-- purpose: Which channels are massive, and how reliably? By layer and step, the frequency of a channel among the k of
+--   largest score, its rank there, and its score relative to the median channel's. Cells whose hidden state or ratio is
+--   not finite are excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not
+--   independent: Student's t, inside the range of the values; null below 5 prompts and if all are equal.
 -- grain: one row per (layer, step, channel) that is in the top-k at least min_frequency of the time
 -- param layer: int = -1 -- only this layer; -1 takes all
 -- param step: int = -1 -- only this step; -1 takes all
--- param stream: str = image {image, text} -- which stream's tokens
--- param branch: str = cond {cond, uncond} -- which branch of guidance
+-- param stream: str = image {image, text} -- stream of the tokens
+-- param branch: str = cond {cond, uncond} -- guidance branch
 -- param min_frequency: float = 0.5 -- leave out channels that are selected less often, 0 to 1
--- param top: int = 5 -- at most so many channels per layer and step, the most frequent first; 0 takes all
+-- param top: int = 5 -- maximum number of channels per layer and step, the most frequent first; 0 takes all
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
 -- column channel: index -- the channel

@@ -1,19 +1,19 @@
--- purpose: Which samples have a channel among their most massive ones, and yet a foreground that misses the subject?
---   Cells of some layers and steps where the channel is in the top rank, and where the IoU of the top channels'
---   foreground with the subject is below max_iou. Beside it are chance, and the complement's and the better-signed IoU:
---   a high one says that the clusters did find the subject, with the wrong sign. A cell without an IoU, as both masks
---   are empty, is left out and counted.
+-- purpose: Which samples have a given channel among their most massive ones, but a foreground that misses the subject?
+--   Cells of the chosen layers and steps in which the channel is in the top ranks and the IoU of the top channels'
+--   foreground with the subject is below max_iou. For comparison: chance, and the IoU of the complement and of the
+--   better sign; a high one means that the clusters found the subject with the wrong sign. Cells without an IoU, in
+--   which both masks are empty, are excluded and counted.
 -- needs: alignment
 -- grain: one row per sample with such a cell, at the cell of its lowest IoU
--- param channel: int = -1 -- which channel; -1 takes all cells, whatever their channels
+-- param channel: int = -1 -- index of the channel; -1 takes all cells, whatever their channels
 -- param rank: int = 3 -- the channel is among so many of largest score
 -- param first_layer: int = 0 -- from this layer
 -- param last_layer: int = -1 -- to this layer, itself included; -1 takes all from first_layer on
 -- param step: int = -1 -- only this step; -1 takes all
 -- param max_iou: float = 0.1 -- IoUs below this, 0 to 1
 -- param n_clusters: int = 2 -- K of K-means
--- param branch: str = cond {cond, uncond} -- which branch of guidance: the one that was analyzed
--- param top: int = 20 -- at most so many samples, the lowest IoU first; 0 takes all
+-- param branch: str = cond {cond, uncond} -- guidance branch: the one that was analyzed
+-- param top: int = 20 -- maximum number of samples, the lowest IoU first; 0 takes all
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt
@@ -22,7 +22,7 @@
 -- column step: index -- denoising step, 0-based
 -- column rank: rank -- the channel's place among the top-k there, 1 is the largest score; null without a channel
 -- column iou: IoU -- of the foreground
--- column best_iou: IoU -- of the best union of clusters; for 2, the better signed of foreground and complement
+-- column best_iou: IoU -- of the best union of clusters; for 2, the better of foreground and complement
 -- column complement_iou: IoU -- of everything but the foreground
 -- column chance_iou: IoU -- of independent masks of these two areas
 -- column area: 0 to 1 -- share of tokens that are foreground

@@ -1,21 +1,21 @@
--- purpose: Which samples have the most registers (tokens of outlying norm), or the strongest? Each sample at the cell
---   where it has most, or where its largest token stands out most. In such a cell the few tokens can be all that a
---   massive channel shows: token_outliers counts the massive channels of which registers hold half or more. A cell
---   whose value is not finite is left out and counted.
+-- purpose: Which samples have the most registers (tokens of outlier norm), or the strongest? Each sample at the cell
+--   with the most, or with the largest token norm ratio. In such a cell, a few tokens may account for a massive
+--   channel: token_outliers counts the massive channels of which registers hold at least half. Cells whose value is not
+--   finite are excluded and counted.
 -- needs: concentration
 -- grain: one row per sample
 -- param layer: int = -1 -- only this layer; -1 takes all
 -- param step: int = -1 -- only this step; -1 takes all
 -- param by: str = registers {registers, elevation} -- what puts samples and cells in order: how many registers, or
 --   elevation, the largest token norm / lower median token norm, which also decides between as many
--- param top: int = 20 -- at most so many samples, the largest first; 0 takes all
+-- param top: int = 20 -- maximum number of samples, largest first; 0 takes all
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt
 -- column seed: seed -- the sample's seed
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
--- column registers: tokens -- how many tokens have an outlying norm there
+-- column registers: tokens -- number of tokens of outlier norm there
 -- column register_share: 0 to 1 -- their share of the tokens
 -- column register_norm_ratio: x median -- their mean norm / lower median token norm; null without any
 -- column on_border: 0 to 1 -- share of them on the border of the grid; null without any

@@ -1,15 +1,15 @@
 -- purpose: Which samples are unlike the others? At some layer, in their ratio (largest score / lower median score) or
---   in which channels are massive: overlap, the share of the sample's top-k that is in the modal set, the k most
---   often selected channels of that layer and step. A sample's value at a layer is its mean over steps; z is
---   (value - median over samples) / (1.4826 x median absolute deviation), or / (1.2533 x mean absolute deviation)
---   where more than half of the samples share one value; where all do there is no z. For overlap only low values
---   count. A cell whose hidden state or ratio is not finite is left out and counted. Every sample is tried at every
---   layer, so among many samples a few pass min_z by chance.
+--   in their massive channels: overlap, the share of the sample's top-k that is in the modal set, the k most often
+--   selected channels of that layer and step. A sample's value at a layer is its mean over steps; z is
+--   (value - median over samples) / (1.4826 x median absolute deviation), or / (1.2533 x mean absolute deviation) if
+--   more than half of the samples share one value; if all do, there is no z. For overlap, only low values count. Cells
+--   whose hidden state or ratio is not finite are excluded and counted. Every sample is tested at every layer, so among
+--   many samples a few exceed min_z by chance.
 -- grain: one row per sample whose largest |z| reaches min_z, at the layer and measure of that z
--- param stream: str = image {image, text} -- which stream's tokens
--- param branch: str = cond {cond, uncond} -- which branch of guidance
+-- param stream: str = image {image, text} -- stream of the tokens
+-- param branch: str = cond {cond, uncond} -- guidance branch
 -- param min_z: float = 3.0 -- the smallest |z| to report
--- param top: int = 20 -- at most so many samples, the largest |z| first; 0 takes all
+-- param top: int = 20 -- maximum number of samples, the largest |z| first; 0 takes all
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt

@@ -1,13 +1,13 @@
--- purpose: How far is the set of a condition's images from the set of undisturbed ones, as FID, KID and CMMD measure it
---   on the embeddings of CLIP or DINO? Single images may change while the set stays what the model makes, and a set
---   may leave it while every image stays near its own. Beside each distance is its ratio to that of the control of
---   the same settings. Only sweeps with --metric clip=... or dino=... have any rows.
+-- purpose: How far is the set of a condition's images from the set of unedited ones, by FID, KID and CMMD on CLIP or
+--   DINO embeddings? Single images may change while the set remains typical of the model, and a set may shift while
+--   every image remains close to its own baseline. Each distance comes with its ratio to that of the control of the
+--   same settings. Only sweeps with --metric clip=... or dino=... have rows.
 -- of: sweep
 -- needs: effects
 -- grain: one row per (condition, model)
--- param model: str = any {any, clip, dino} -- what embeds images
--- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- the selection that ratios are to
--- param top: int = 50 -- at most so many rows, those farthest by CMMD first; 0 takes all
+-- param model: str = any {any, clip, dino} -- embedding model
+-- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- denominator of the ratios
+-- param top: int = 50 -- maximum number of rows, those farthest by CMMD first; 0 takes all
 -- column condition: index -- place in the sweep of the condition
 -- column action: name -- as in conditions
 -- column amount: of the edit -- as in conditions
@@ -19,7 +19,7 @@
 -- column tokens: name -- as in conditions
 -- column model: name -- clip or dino
 -- column n_edited: images -- of the condition
--- column n_undisturbed: images -- that they are compared with
+-- column n_undisturbed: images -- number of unedited images that they are compared with
 -- column frechet: squared distance -- FID's formula; null where there are not more images than features
 -- column kernel: squared distance -- KID's, unbiased: may be a little below 0
 -- column cmmd: squared distance x 1000 -- CMMD's

@@ -1,7 +1,7 @@
 -- purpose: Which channels are always massive? By layer, the channels that are in the top-k of at least min_frequency of
---   the samples at every step that was analyzed, and in how many layers they are. The interval is 95 %, over
---   prompts, of the step where the channel is selected least; null below 5 prompts, where all prompts are equal, as in
---   every sample, and at a step where no sample selects it.
+--   the samples at every analyzed step, and the number of layers in which they are. The interval is 95 %, over prompts,
+--   at the step at which the channel is selected least; null below 5 prompts, if all prompts are equal (as for a
+--   channel in every sample), and at a step at which no sample selects it.
 -- needs: stability
 -- grain: one row per (layer, channel) of the core
 -- param k: int = -1 -- size of the top-k sets; -1 takes the largest that was analyzed

@@ -1,13 +1,13 @@
--- purpose: How does concentration go through denoising steps? The mean over samples, with its 95 % interval over
---   prompts (Student's t, inside the range of the values; null below 5 prompts and where all are equal), of ratio
---   (largest score / lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest
---   scores) and token_norm_ratio (largest / lower median token norm; far above 1 means token outliers). A sample's
---   value is its mean over the chosen layers first. A cell whose hidden state, ratio or measure is not finite is left
---   out and counted.
+-- purpose: How does concentration change over denoising steps? The mean over samples, with its 95 % interval over
+--   prompts (Student's t, inside the range of the values; null below 5 prompts and if all are equal), of ratio (largest
+--   score / lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest scores)
+--   and token_norm_ratio (largest / lower median token norm; far above 1 means token outliers). A sample's value is
+--   first averaged over the chosen layers. Cells whose hidden state, ratio or measure is not finite are excluded and
+--   counted.
 -- grain: one row per (step, measure)
 -- param layer: int = -1 -- only this layer; -1 takes all
--- param stream: str = image {image, text} -- which stream's tokens
--- param branch: str = cond {cond, uncond} -- which branch of guidance
+-- param stream: str = image {image, text} -- stream of the tokens
+-- param branch: str = cond {cond, uncond} -- guidance branch
 -- param measure: str = all {all, ratio, energy_share, gini, token_norm_ratio} -- only this measure
 -- column step: index -- denoising step, 0-based
 -- column timestep: timestep -- the scheduler's, median over samples (one value unless samples differ in their steps)

@@ -1,11 +1,11 @@
--- purpose: Where is there no subject, and how large is it elsewhere? Samples whose mask could not be made come first,
---   with the reason, then those whose image shows no subject, then the others, the smallest subject first: an IoU
---   says little where the subject is tiny or is nearly everything.
+-- purpose: Which images have no subject, and how large is it in the others? Samples without a mask come first, with the
+--   reason, then those whose image shows no subject, then the others, smallest subject first: an IoU is not
+--   informative if the subject is tiny or nearly the whole image.
 -- needs: masks
 -- grain: one row per sample
 -- param outcome: str = all {all, failed, empty, found} -- only samples without a mask, with an empty one, with a
 --   subject
--- param top: int = 0 -- at most so many samples; 0 takes all
+-- param top: int = 0 -- maximum number of samples; 0 takes all
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt

@@ -1,9 +1,8 @@
--- purpose: Where do the top channels do more than others that hold as much energy? Zeroing small channels removes less
---   than zeroing large ones, so a fair control is as many others as hold the top's energy (matched), or others that are
---   moved by as much (scaled). Contrasts of the top (or listed) channels minus such a control, sample by sample, whose
---   interval leaves out zero on the asked side and whose q is at most max_q. Intervals are 95 %
---   over prompts; q is Benjamini and Hochberg's over all tests of the sweep. Both sides' energy share and change show
---   how well they were matched.
+-- purpose: Where do the top channels have a larger effect than fair controls? Zeroing small channels removes less than
+--   zeroing large ones, so fair controls are energy-matched other channels (matched), or norm-matched random channels
+--   (scaled). Contrasts of the top (or listed) channels minus such a control, paired by sample, whose interval excludes
+--   zero on the requested side and whose q is at most max_q. Intervals are 95 % over prompts; q is Benjamini and
+--   Hochberg's over all tests of the sweep. Energy share and change of both sides show how well they were matched.
 -- of: sweep
 -- needs: effects
 -- grain: one row per (setting, control) where the top channels do more
@@ -35,9 +34,9 @@
 -- column p: 0 to 1 -- Wilcoxon's signed-rank test over prompts
 -- column q: 0 to 1 -- false discovery rate at which it passes
 -- column top_energy_share: 0 to 1 -- mean share of squared values that the top channels hold
--- column control_energy_share: 0 to 1 -- likewise the control's
+-- column control_energy_share: 0 to 1 -- same for the control
 -- column top_change: ratio -- mean norm of the top's edit over norm of the hidden state
--- column control_change: ratio -- likewise the control's
+-- column control_change: ratio -- same for the control
 -- column n_exceeded: controls -- matched and scaled controls of the setting that the top channels exceed
 -- column n_controls: controls -- matched and scaled controls of the setting
 with compared as (

@@ -47,7 +47,7 @@ class FamilyMismatchError(InputError):
 
 
 class RunConflictError(FewchannelsError):
-    """The run on disk was begun with something else; choose another folder or the settings it has."""
+    """The run on disk was created with different settings; choose another folder or use its settings."""
 
     exit_code = 3
 

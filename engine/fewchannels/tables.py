@@ -44,7 +44,7 @@ def tables() -> frozenset[str]:
     return frozenset(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
-def encode(name: str, columns: Columns) -> memoryview:
+def to_parquet(name: str, columns: Columns) -> memoryview:
     """A table as the bytes of one Parquet file in its schema.
 
     Args:
@@ -110,7 +110,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": "float32" if kind == pa.float32() else str(kind), "_type": "Value"}
 
 
-def decode(data: bytes | memoryview) -> pa.Table:
+def from_parquet(data: bytes | memoryview) -> pa.Table:
     """Every row of a Parquet file.
 
     Raises:

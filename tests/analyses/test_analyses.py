@@ -117,7 +117,7 @@ def test_published_clusters_are_an_option_and_say_that_no_second_start_confirms_
     assert (rows["n_best_starts"] == 1).all()
     assert published.sql("select count(found_twice) from published_means").fetchall() == [(0,)]
     text = (path / "results" / "published" / "summary.md").read_text()
-    assert "K-means ran from one start (--starts 1)" in text
+    assert "K-means ran from one initialization (--starts 1)" in text
     refused = CliRunner().invoke(app, [*command[:-5], "--kmeans", "skleran", "--label", "no"])
     assert isinstance(refused.exception, InputError)
     assert "Did you mean 'sklearn'?" in str(refused.exception)
@@ -146,9 +146,9 @@ def test_the_best_cell_is_selected_in_half_of_the_prompts_and_tested_in_the_othe
         assert each["mean"] == pytest.approx(wide[name].mean(), abs=1e-6)
         assert (each["n_samples"], each["n_prompts"]) == (4, 2)
     assert "n = 4 samples of 2 prompts" in finding.text
-    assert "other half of the prompts, which is in no number here" in finding.text
+    assert "other half of the prompts, which is held out from all numbers here" in finding.text
     assert finding.table is not None
-    assert [row[0] for row in finding.table.rows][:2] == ["top", "as many random channels (random)"]
+    assert [row[0] for row in finding.table.rows][:2] == ["top", "the same number of random channels (random)"]
     assert finding.table.heads[-1] == "chance"
 
 
@@ -266,7 +266,7 @@ def test_samples_without_a_category_are_in_no_pair_of_one_and_are_counted(path: 
     found = open_run(path).sql("select distinct n_pairs, n_prompts from lacking_pairs where kind = 'category'")
     assert found.fetchall() == [(4, 2)]
     assert summary.numbers["n_without_category"] == 6
-    assert "6 samples have no shape, and are in no pair of one category." in summary.text
+    assert "6 samples have no shape and are not in the pairs of one category." in summary.text
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_a_run_does_not_have_is_named(path: Path, choice: dict[str, str], m
 def test_alignment_without_masks_or_without_all_channels_says_what_to_do(path: Path) -> None:
     with pytest.raises(InputError, match="has no finished result 'others'"):
         analyze(Alignment(k=K, masks="others"), select(str(path)), "x", ALONE)
-    with pytest.raises(InputError, match=r"k is 129, and .* keeps the maps of 128 channels"):
+    with pytest.raises(InputError, match=r"k is 129, and .* has the maps of only 128 channels"):
         analyze(Alignment(k=129), select(str(path)), "x", ALONE)
 
 

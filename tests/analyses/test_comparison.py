@@ -256,7 +256,7 @@ def test_models_of_other_depth_and_steps_are_compared_by_where_their_layers_and_
         scores = a[row.sample_id]["mean_abs"].values[2, 4], b[row.sample_id]["mean_abs"].values[1, 2]
         assert row.jaccard == pytest.approx(jaccard(*map(top, scores)))
     _, text = written(deep, run_a, tmp_path / "out")
-    assert "Layers go by relative depth, steps by relative step." in text
+    assert "Layers are matched by relative depth, steps by relative step." in text
     assert "Step 2 of A and 1 of B" in text
 
 
@@ -358,8 +358,8 @@ def test_the_command_leaves_tables_figures_text_and_numbers(
     assert "7 samples of 4 prompts" in text
     assert "4 prompts: too few for an interval" in text
     assert " pairs of 3 prompts; in B " in text
-    assert "No layer has intervals of all of these, so none says whether A and B share less than two seeds." in text
-    assert "1 of A and 1 of B are left out" in text
+    assert "No layer has intervals of all of these, so A and B cannot be compared with two seeds of one prompt." in text
+    assert "1 of A and 1 of B have no match" in text
 
 
 def test_another_comparison_and_other_files_are_not_overwritten(run_a: Path, tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_another_comparison_and_other_files_are_not_overwritten(run_a: Path, tmp
     call(run_a, run_a, "--out", out)  # the same again
     assert (out / "agreement.parquet").read_bytes() == before
     assert not stray.exists()
-    with pytest.raises(RunConflictError, match=r"another comparison:\n  criteria.k: 12 -> 5\n.*--replace"):
+    with pytest.raises(RunConflictError, match=r"a different comparison:\n  criteria.k: 12 -> 5\n.*--replace"):
         call(run_a, run_a, "--out", out, "--k", 5)
     assert (out / "agreement.parquet").read_bytes() == before
     call(run_a, run_a, "--out", out, "--k", 5, "--replace")
@@ -399,7 +399,7 @@ def test_an_interrupted_comparison_goes_on_with_the_layers_that_are_left(
     with pytest.raises(KeyboardInterrupt):
         compare(pairing, criteria, open_storage(out), ALONE, on_progress=interrupt)
     assert not (out / "comparison.json").exists()
-    with pytest.raises(RunConflictError, match=r"another comparison:\n  criteria.k: 3 -> 2"):
+    with pytest.raises(RunConflictError, match=r"a different comparison:\n  criteria.k: 3 -> 2"):
         compare(pairing, Criteria(k=2), open_storage(out), ALONE)
     record = out / "units" / "00001.json"
     record.write_bytes(record.read_bytes()[:-40])

@@ -114,8 +114,8 @@ def test_without_any_difference_a_selected_cell_is_rarely_said_to_differ(tmp_pat
             finding = at_best(evidence, best_cells(evidence)[0])
         difference = finding.numbers["top_minus"]["random"]
         is_told = difference["low"] > 0 or difference["high"] < 0
-        assert is_told == ("they exceed" in finding.text or "do NOT exceed, and fall below" in finding.text)
-        assert is_told != ("cannot be told from" in finding.text)
+        assert is_told == ("they exceed" in finding.text or "they fall below" in finding.text)
+        assert is_told != ("do not differ significantly from" in finding.text)
         n_told += is_told
         best = iou["top"].mean(axis=0).argmax()
         change = (iou["top"] - iou["random"])[:, best]
@@ -135,8 +135,8 @@ def test_a_planted_difference_is_found_at_the_selected_cell(tmp_path: Path) -> N
         (best,) = best_cells(evidence)
         finding = at_best(evidence, best)
     assert best.layer == 7
-    assert "Sample by sample they exceed as many random channels (random) by 0.1" in finding.text
-    assert "do NOT exceed, and fall below as many channels of smallest score (bottom) by -0.2" in finding.text
+    assert "In paired comparison, they exceed the same number of random channels (random) by 0.1" in finding.text
+    assert "fall below the same number of lowest-scoring channels (bottom) by -0.2" in finding.text
     assert "n = 12 samples of 12 prompts" in finding.text
 
 
@@ -145,7 +145,8 @@ def test_differences_without_an_interval_are_no_verdict() -> None:
     differences = paired(rows)
     assert differences["random"][0] == 0.25
     assert verdicts(differences) == (
-        "Sample by sample they differ by 0.25 from as many random channels (random): too few prompts for an interval."
+        "In paired comparison, they differ by 0.25 from the same number of random channels (random): too few prompts "
+        "for an interval."
     )
 
 

@@ -100,7 +100,7 @@ def test_code_that_comes_with_a_model_does_not_run_unasked(tmp_path: Path) -> No
     folder = mask_models.birefnet_like(tmp_path / "unasked", needs="a_library_that_is_not_here")
     with pytest.raises(InputError, match=r"own Python code \(tiny.TinyBiRefNet\).* allow it with trust_remote_code"):
         open_mask_source(str(folder))
-    with pytest.raises(InputError, match=r"needs a library that is not here: .*a_library_that_is_not_here"):
+    with pytest.raises(InputError, match=r"needs a library that is not installed: .*a_library_that_is_not_here"):
         open_mask_source(str(folder), trust_remote_code=True)
 
 
@@ -118,7 +118,7 @@ def test_values_that_are_not_a_number_fail_their_own_image_only(tmp_path: Path, 
         [SampleImage(each) for each in (image, red, image)]
     )
     assert isinstance(first, SubjectMask)
-    assert second == NoMask("ValueError: TinyBiRefNet put out values that are not a number")
+    assert second == NoMask("ValueError: TinyBiRefNet returned values that are not finite")
     assert isinstance(third, SubjectMask)
     np.testing.assert_array_equal(first.pixels, third.pixels)
 
@@ -301,17 +301,17 @@ def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> N
         folder.mkdir()
         (folder / "config.json").write_text(config, encoding="utf-8")
     for path, options, says in (
-        (no_background, {}, "has no label for the background.* of wall, sky, person"),
+        (no_background, {}, "has no background label.* of wall, sky, person"),
         (models / "segformer", {"labels": ["cta"]}, "unknown label of .* Did you mean 'cat'"),
-        (models / "segformer", {"side": 64}, "has its own size"),
-        (models / "segformer", {"revision": "main"}, "only hub models have one"),
-        (models / "sam", {"labels": ["cat"]}, "labels nothing"),
-        (models / "birefnet_like", {"labels": ["cat"], "trust_remote_code": True}, "labels nothing"),
+        (models / "segformer", {"side": 64}, "has its own input size"),
+        (models / "segformer", {"revision": "main"}, "only hub models have revisions"),
+        (models / "sam", {"labels": ["cat"]}, "does not predict labels"),
+        (models / "birefnet_like", {"labels": ["cat"], "trust_remote_code": True}, "does not predict labels"),
         (models / "birefnet_like", {"side": 0, "trust_remote_code": True}, "side is 0"),
-        (clip, {}, "the model type 'clip' of .* finds no masks"),
+        (clip, {}, "the model type 'clip' of .* does not predict masks"),
         (one_former, {}, "is a OneFormer"),
         (broken, {}, "no readable config.json"),
-        (tmp_path / "list", {}, "is no JSON object"),
+        (tmp_path / "list", {}, "is not a JSON object"),
         (tmp_path, {}, "holds no config.json"),
     ):
         with pytest.raises(InputError, match=says):
@@ -353,7 +353,7 @@ def test_a_hub_model_is_taken_at_one_commit(models: Path, image: Image.Image, mo
     assert source.description == {"source": "owner/segformer", "rule": "all but background", "revision": commit}
     folder = open_mask_source(str(models / "segformer"))
     np.testing.assert_array_equal(mask_of(source, image).pixels, mask_of(folder, image).pixels)
-    with pytest.raises(InputError, match="the hub model of that name cannot be had"):
+    with pytest.raises(InputError, match="no model of that name could be downloaded"):
         open_mask_source("owner/another")
 
 

@@ -244,7 +244,7 @@ REFUSED = {
         (Image.fromarray(np.where(SUBJECT[..., None], (255, 0, 0), 255).astype(np.uint8)), "PNG", "is in color"),
     ],
     "black and white beside transparency": [
-        (with_opacity(label_map(0, 255, 9), label_map(255, 255, 0)), "PNG", "either could be meant"),
+        (with_opacity(label_map(0, 255, 9), label_map(255, 255, 0)), "PNG", "both the transparency and the colors"),
     ],
 }
 
@@ -272,7 +272,7 @@ def test_what_has_two_readings_is_refused_with_the_remedy(reason: str, folder: P
 
 @pytest.mark.parametrize(
     ("mode", "says"),
-    [("F", "floating point"), ("I", "32-bit"), ("CMYK", "amounts of ink"), ("LAB", "white point")],
+    [("F", "floating-point"), ("I", "32-bit"), ("CMYK", "amounts of ink"), ("LAB", "white point")],
 )
 def test_modes_that_are_no_masks_are_refused(mode: str, says: str, folder: Path) -> None:
     with pytest.raises(InputError, match=f"the mask .*{says}"):
@@ -282,7 +282,7 @@ def test_modes_that_are_no_masks_are_refused(mode: str, says: str, folder: Path)
 def test_opacity_that_is_the_same_everywhere_but_not_full_is_refused(folder: Path) -> None:
     for alpha in (0, 128):
         image = with_opacity(label_map(0, 255), np.full((4, 8), alpha, np.uint8))
-        with pytest.raises(InputError, match=f"transparent by the same amount everywhere \\({alpha} of 255\\)"):
+        with pytest.raises(InputError, match=f"has the same transparency everywhere \\({alpha} of 255\\)"):
             read(stored(image, "PNG"), folder)
 
 
@@ -296,10 +296,10 @@ def test_a_mask_of_its_image_s_shape_is_brought_to_its_size_and_of_another_refus
     larger = mask.at(height * times, width * times, "it").pixels
     np.testing.assert_array_equal(larger, np.kron(drawn, np.ones((times, times))))
     assert mask.at(round(height / 2), round(width / 2), "it").pixels.shape == (round(height / 2), round(width / 2))
-    with pytest.raises(InputError, match="another shape"):
+    with pytest.raises(InputError, match="a different shape"):
         mask.at(height, width * 2, "it")
     if abs(height - width) > 4:
-        with pytest.raises(InputError, match=f"{width} x {height} pixels .* its image {height} x {width}.*turned"):
+        with pytest.raises(InputError, match=f"{width} x {height} pixels .* its image {height} x {width}.*rotated"):
             mask.at(width, height, "it")
 
 
@@ -333,7 +333,7 @@ def test_a_run_s_masks_say_by_which_rule_each_was_read_and_what_is_not_known(tmp
     assert [row[2] for row in found[:6]] == pytest.approx([0.5, 0.5, 8 / 12, 0.5, 0.5, 0.5])
     assert [row[3] for row in found[:6]] == [True, True, False, True, True, True]
     assert "several labels, or a soft mask" in found[6][4]
-    assert "another shape" in found[7][4]
+    assert "a different shape" in found[7][4]
     of_alignment = analyze(Alignment(k=3, selections=("top",)), select(str(run)), "alignment", Pool(1, 0, 1))
     assert of_alignment.numbers
     with Catalog(run) as catalog:

@@ -146,9 +146,9 @@ def test_a_packed_mask_has_one_bit_a_pixel() -> None:
 
 
 def test_what_is_no_packed_mask_is_refused() -> None:
-    with pytest.raises(InputError, match="are no PNG"):
+    with pytest.raises(InputError, match="are not a PNG"):
         from_png(b"GIF89a")
-    with pytest.raises(InputError, match="are no PNG"):
+    with pytest.raises(InputError, match="are not a PNG"):
         from_png(to_png(np.ones((64, 64), bool))[:40])
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, format="PNG")
@@ -186,10 +186,10 @@ def test_an_image_that_is_not_rgb_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
-        ("salience", {}, "'salience' is no source of masks and no folder. Valid: manifest, demo, saliency"),
-        ("saliency", {"labels": ["cat"]}, "the source 'saliency' takes none"),
-        ("manifest", {"revision": "main"}, "the source 'manifest' takes none"),
-        ("demo", {"side": 512}, "the source 'demo' takes none"),
+        ("salience", {}, "'salience' is not a source of masks or a folder. Valid: manifest, demo, saliency"),
+        ("saliency", {"labels": ["cat"]}, "the source 'saliency' does not use it"),
+        ("manifest", {"revision": "main"}, "the source 'manifest' does not use it"),
+        ("demo", {"side": 512}, "the source 'demo' does not use it"),
     ],
 )
 def test_a_wrong_source_says_what_is_valid(text: str, options: dict, says: str) -> None:
@@ -222,8 +222,8 @@ def test_a_drawn_mask_of_another_shape_than_its_image_is_no_mask(tmp_path: Path)
     Image.fromarray(SUBJECT).save(tmp_path / "mask.png")
     (turned,) = open_mask_source("manifest")([SampleImage(Image.new("RGB", (6, 8)), str(tmp_path / "mask.png"))])
     assert isinstance(turned, NoMask)
-    assert "8 x 6 pixels (width x height), its image 6 x 8: another shape" in turned.reason
-    assert "would fit if it were turned" in turned.reason
+    assert "8 x 6 pixels (width x height), its image 6 x 8: a different shape" in turned.reason
+    assert "would fit if rotated" in turned.reason
 
 
 def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_samples_without_a_readable_mask_say_why(tmp_path: Path) -> None:
     results = open_mask_source("manifest")([SampleImage(image, n and str(tmp_path / n)) for n in names])
     assert isinstance(results[-1], SubjectMask)
     assert isinstance(results[0], NoMask)
-    assert "names no mask" in results[0].reason
+    assert "has no mask" in results[0].reason
     for name, result in zip(names[1:-1], results[1:-1], strict=True):
         assert isinstance(result, NoMask)
         assert f"the mask {str(tmp_path / str(name))!r} cannot be read" in result.reason

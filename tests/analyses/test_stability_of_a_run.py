@@ -104,7 +104,7 @@ def test_sparks_rule_is_asked_of_all_layers_at_once_in_twenty_one_orders(path: P
     found = run.sql("select permutation, n_samples, n_layers, n_needed from stability_spark order by all").fetchall()
     assert found == [(order, 10, 6, None) for order in range(21)]
     text = (path / "results" / "stability" / "summary.md").read_text(encoding="utf-8")
-    assert "with 10 samples there is no check, the first of which is after 400" in text
+    assert "with 10 samples it cannot stop yet: its first check is after 400" in text
     result = json.loads((path / "results" / "stability" / "result.json").read_text(encoding="utf-8"))
     assert result["numbers"]["spark"]["n_orders_stop"] == 0
 

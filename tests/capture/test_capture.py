@@ -290,7 +290,7 @@ def test_another_config_or_manifest_in_the_same_run_is_refused_naming_the_fields
     with pytest.raises(RunConflictError, match=r"\n  manifest: the run's 5 samples are not the first 5"):
         begin(prepare(reordered, job.run, config), reordered)
     shorter = manifest_of("prompt,seed\na small red star,3\n", "shorter")
-    with pytest.raises(RunConflictError, match="has 5 samples, and this manifest only 1"):
+    with pytest.raises(RunConflictError, match="has 5 samples, but this manifest has only 1"):
         begin(prepare(shorter, job.run, config), shorter)
 
 
@@ -355,7 +355,7 @@ def test_a_setting_out_of_range_is_refused_with_the_rule(setting: dict, says: st
         ({"layers": "9"}, "layer 9 does not exist; the valid ones are 0 to 3"),
         ({"steps": "3"}, "step 3 does not exist; the valid ones are 0 to 2"),
         ({"top_k": 33}, "top_k is 33; .* has 32 channels"),
-        ({"height": 18}, "height is 18 pixels; .* takes multiples of 4"),
+        ({"height": 18}, "height is 18 pixels; .* needs multiples of 4"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_before_anything_is_written(
@@ -369,9 +369,12 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("prompt,negative_prompt\na,ugly\n", "negative prompts, which would do nothing. Give --true-cfg-scale above 1"),
-        ("prompt,reference\na,cat.png\n", "FluxPipeline takes text only"),
-        ("prompt,steps\na,2\nb,3\n", "the manifest has several"),
+        (
+            "prompt,negative_prompt\na,ugly\n",
+            "negative prompts, which would have no effect. Give --true-cfg-scale above 1",
+        ),
+        ("prompt,reference\na,cat.png\n", "FluxPipeline uses only text"),
+        ("prompt,steps\na,2\nb,3\n", "the samples have different numbers of steps"),
         ("prompt,width\na,17\n", "width is 17 pixels"),
     ],
 )

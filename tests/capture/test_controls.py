@@ -87,8 +87,8 @@ def test_alignment_takes_the_controls_that_were_kept(runs: tuple[Path, Path]) ->
         ({"controls": "top"}, "controls is 'top'; give none, or a list of bottom and random:N"),
         ({"controls": "random:0"}, "controls is 'random:0'"),
         ({"controls": "bottom,bottom"}, "name each once"),
-        ({"controls": "bottom", "top_k": 0}, "no token maps are kept beside them"),
-        ({"controls": "bottom", "top_k": 65}, "there are not as many others"),
+        ({"controls": "bottom", "top_k": 0}, "no token maps are recorded"),
+        ({"controls": "bottom", "top_k": 65}, "so fewer than k others remain"),
     ],
 )
 def test_controls_that_cannot_be_are_refused(manifest_of, tmp_path: Path, settings: dict, message: str) -> None:

@@ -112,7 +112,9 @@ def test_a_model_is_loaded_where_the_share_of_its_actor_lets_it(
 def test_an_actor_whose_gpu_pytorch_does_not_find_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     generation = CaptureConfig(model=str(tiny_model), num_inference_steps=2)
-    with pytest.raises(InputError, match=r"is this actor's share, and PyTorch finds none there.*--gpus-per-actor 0"):
+    with pytest.raises(
+        InputError, match=r"this actor was assigned a GPU of .*, but PyTorch finds none there.*--gpus-per-actor 0"
+    ):
         LoadedModel(generation, geometry(find(str(tiny_model), None)), 1, "cuda")
 
 
@@ -142,7 +144,7 @@ def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyP
     assert choose_pool(None, None).device == "cuda"
     assert choose_pool(None, 0).device == "cpu"
     assert choose_pool(None, 0.5).n_actors == 4
-    with pytest.raises(InputError, match="to have 3 GPUs; PyTorch finds 2 on this machine"):
+    with pytest.raises(InputError, match="needs 3 GPUs, but PyTorch finds 2 on this machine"):
         choose_pool(1, 3)
 
 

@@ -48,7 +48,7 @@ def test_a_dry_run_whose_measured_sample_fails_says_so_and_why(
         *words, "--model", without_sigmas, "--manifest", manifest, "--out", tmp_path / "run", *SIZE, "--dry-run"
     )
     assert answer.code == 5, answer.stderr
-    assert "were generated to measure time and bytes failed" in answer.stderr
+    assert "were generated to estimate time and size failed" in answer.stderr
     assert "does not support custom sigmas" in answer.stderr
     assert not answer.stdout.strip()
 
@@ -60,7 +60,7 @@ def test_a_capture_quotes_the_first_error_of_each_kind(without_sigmas: Path, man
         "capture", "--model", without_sigmas, "--manifest", manifest, "--out", tmp_path / "run", *SIZE, "--actors", 1
     )
     assert answer.code == 5
-    assert "0 of 2 samples are done, 2 failed by themselves" in answer.stderr
+    assert "0 of 2 samples are done, 2 failed individually" in answer.stderr
     assert "\n  2 failed with ValueError: The current scheduler class" in answer.stderr
 
 
@@ -90,7 +90,7 @@ def test_prompts_that_the_text_encoder_cuts_are_counted_at_a_captures_end(
     )
     assert answer.code == 0
     # Each word is a token, and the end is one more; the tiny model takes 16.
-    assert "the text encoder cut 2 prompts: it takes 16 tokens, and the longest has 41" in " ".join(
+    assert "the text encoder truncated 2 prompts: its limit is 16 tokens, and the longest prompt has 41" in " ".join(
         answer.stderr.split()
     )
 

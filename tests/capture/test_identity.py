@@ -136,7 +136,7 @@ def test_one_name_is_one_image_in_a_run(model: Path, manifest_of, tmp_path: Path
     captured(manifest_of(row), run, how)
     longer = manifest_of(f"{row}a blue ring,4,{second}\n", name="longer")
     drawn(first, 7)
-    with pytest.raises(RunConflictError, match=r"hold something else by now, such as '.*0\.png'"):
+    with pytest.raises(RunConflictError, match=r"have changed, such as '.*0\.png'"):
         capture(prepare(longer, run, how), longer, ALONE)
     with pytest.raises(RunConflictError, match=r"0\.png"):
         recompute(open_storage(run), 1, 1)
@@ -154,14 +154,14 @@ def outcome_fingerprint(run: Path) -> str:
 
 def older(run: Path) -> None:
     """Make of a run what an earlier version would have left: without digests of files, versions and threads."""
-    description = documents.decode((run / "run.json").read_bytes())
+    description = documents.from_bytes((run / "run.json").read_bytes())
     del description["identity"]["files"]
     description["fingerprint"] = fingerprint(description["identity"])
-    (run / "run.json").write_bytes(documents.encode(description))
+    (run / "run.json").write_bytes(documents.to_bytes(description))
     for path in (run / "ledger").glob("*.json"):  # none names a file
-        record = documents.decode(path.read_bytes()) | {"fingerprint": description["fingerprint"]}
+        record = documents.from_bytes(path.read_bytes()) | {"fingerprint": description["fingerprint"]}
         del record["computed_by"]
-        path.write_bytes(documents.encode(record))
+        path.write_bytes(documents.to_bytes(record))
 
 
 def test_a_run_of_an_earlier_version_is_resumed_with_a_note(model: Path, manifest_of, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_run_of_an_earlier_version_is_resumed_with_a_note(model: Path, manifes
     outcome = capture(job, manifest, ALONE, on_note=seen.append)
     assert (outcome.n_resumed, outcome.n_done) == (2, 2)
     assert seen == list(outcome.notes)
-    assert "begun by an earlier version, which kept no digest of files" in seen[0]
+    assert "created by an earlier version, which recorded no digest of files" in seen[0]
     assert open_run(run).sql("select computed_by from tasks").fetchall() == [(None,)]
     with pytest.raises(RunConflictError, match=r"config\.top_k: 2 -> 1"):
         begin(prepare(manifest, run, replace(config(model), top_k=1)), manifest)
@@ -196,8 +196,8 @@ def test_versions_and_threads_are_kept_for_each_task_and_a_change_is_said(
     assert open_run(run).description["versions"]["torch"] == "1.0", "those that began it"
     outcome = capture(prepare(longer, run, config(model)), longer, Pool(1, 0, 2))
     assert outcome.notes == (
-        "2 finished tasks were done with 1 CPU threads; it is 2 now",
-        f"1 finished task was done with torch 1.0; it is {now['torch']} now",
+        "2 finished tasks ran with 1 CPU threads; it is 2 now",
+        f"1 finished task ran with torch 1.0; it is {now['torch']} now",
     )
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["runs", "show", str(run)]).output
     assert "torch 1.0," in shown

@@ -82,7 +82,7 @@ def test_a_model_that_needs_references_refuses_rows_without(manifest_of, tmp_pat
 def test_references_that_are_not_there_are_named_before_the_run(manifest_of, tmp_path: Path) -> None:
     model, size = checkpoint("flux2-klein", tmp_path)
     manifest = manifest_of(f"prompt,reference\na star,{tmp_path / 'gone.png'}\n")
-    with pytest.raises(InputError, match=r"1 reference images of the manifest are not here, such as .*gone\.png"):
+    with pytest.raises(InputError, match=r"1 reference images of the manifest do not exist, such as .*gone\.png"):
         prepare(manifest, tmp_path / "run", CaptureConfig(model=str(model), **size))
 
 

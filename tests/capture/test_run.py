@@ -108,7 +108,7 @@ def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_mode
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert "run the same command again to resume" in errors
+    assert "rerun the same command to resume" in errors
     assert "Traceback" not in errors
 
 

@@ -128,7 +128,7 @@ def test_a_wrong_choice_of_tokens_names_the_rule(text: str) -> None:
 def test_squares_that_do_not_cover_the_grid_are_refused(manifest_of, tiny_model: Path, tmp_path: Path) -> None:
     config = CaptureConfig(model=str(tiny_model), tokens="pool:4", **SHAPES)
     path = manifest_of("prompt,width,height\na,16,16\nb,24,16\n")
-    with pytest.raises(InputError, match="16 x 24 pixels has 4 x 6 tokens: not whole squares of 4 x 4"):
+    with pytest.raises(InputError, match="16 x 24 pixels has 4 x 6 tokens, which 4 does not divide"):
         prepare(path, tmp_path / "run", config)
 
 
@@ -163,7 +163,7 @@ def test_every_option_of_a_refused_budget_fits_it(share: float) -> None:
     if share >= 1:
         check_budget(FLUX, GRID, PIXELS, budget)
     else:
-        with pytest.raises(InputError, match="What would fit:\n  ") as refusal:
+        with pytest.raises(InputError, match="Options that fit:\n  ") as refusal:
             check_budget(FLUX, GRID, PIXELS, budget)
         assert str(refusal.value).count("\n  ") == 3
 
@@ -187,7 +187,7 @@ def test_the_options_give_up_as_little_as_they_can() -> None:
 
 
 def test_not_even_one_sample_is_said() -> None:
-    with pytest.raises(InputError, match="Not even one sample of it would fit"):
+    with pytest.raises(InputError, match="Not even a single sample would fit"):
         check_budget(FLUX, GRID, PIXELS, 10)
 
 

@@ -105,8 +105,8 @@ def test_a_terminal_gets_the_columns_that_fit_and_the_names_of_the_rest(
         cli.print_relation(catalog.query("massive_channels", layer=7))
     shown = screen.getvalue().splitlines()
     assert max(map(len, shown)) <= 60
-    assert "columns that do not fit: " in screen.getvalue()
-    assert "mean_rank" in screen.getvalue().split("columns that do not fit: ")[1]
+    assert "Columns that do not fit: " in screen.getvalue()
+    assert "mean_rank" in screen.getvalue().split("Columns that do not fit: ")[1]
 
 
 def test_json_is_valid_and_keeps_full_precision(run: str) -> None:
@@ -158,7 +158,7 @@ def test_an_answer_is_written_to_a_file_of_the_named_kind(suffix: str, run: str,
 
 
 def test_a_file_of_another_kind_is_refused(run: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ends in '.xlsx'; give one of .parquet, .csv, .json"):
+    with pytest.raises(InputError, match=r"xlsx'; its suffix must be one of .parquet, .csv, .json"):
         call("query", run, "failures", "-o", tmp_path / "a.xlsx")
     with pytest.raises(StorageError, match="cannot write"):
         call("query", run, "failures", "-o", tmp_path / "missing" / "a.csv")
@@ -176,14 +176,14 @@ def test_parameters_reach_the_query(run: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("layer", "--param 'layer' is not name=value, as in --param layer=3"),
-        ("layer=x", "parameter 'layer' is 'x'; it takes a whole number"),
-        ("layer=1.5", "parameter 'layer' is '1.5'; it takes a whole number"),
-        ("min_frequency=inf", "it takes a finite number"),
-        ("layer=٣", "parameter 'layer' is '٣'; it takes a whole number, -1 to 1,000,000,000"),
-        ("layer=1_0", "it takes a whole number"),
-        ("layer=99999999999999999999", "is 99999999999999999999; it takes a whole number, -1 to 1,000,000,000"),
-        ("min_frequency=1e300", "it takes a finite number, -1,000,000,000 to 1,000,000,000"),
+        ("layer", "--param is 'layer'; it must be name=value, such as --param layer=3"),
+        ("layer=x", "parameter 'layer' is 'x'; it must be a whole number"),
+        ("layer=1.5", "parameter 'layer' is '1.5'; it must be a whole number"),
+        ("min_frequency=inf", "it must be a finite number"),
+        ("layer=٣", "parameter 'layer' is '٣'; it must be a whole number, -1 to 1,000,000,000"),
+        ("layer=1_0", "it must be a whole number"),
+        ("layer=99999999999999999999", "is 99999999999999999999; it must be a whole number, -1 to 1,000,000,000"),
+        ("min_frequency=1e300", "it must be a finite number, -1,000,000,000 to 1,000,000,000"),
         ("layr=3", "Did you mean 'layer'"),
     ],
 )

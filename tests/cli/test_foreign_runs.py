@@ -72,7 +72,7 @@ def rewrite(path: Path, **changes: object) -> None:
     """Change a document, with a right checksum: that is no signature."""
     content = json.loads(path.read_bytes()) | changes
     del content[documents.CHECKSUM]
-    path.write_bytes(documents.encode(content))
+    path.write_bytes(documents.to_bytes(content))
 
 
 def some(*values: str) -> list[Any]:
@@ -128,7 +128,7 @@ def test_a_forged_compaction_that_speaks_for_no_task_deletes_nothing(place: Path
     folder = place / "RUN" / "ledger" / "compact"
     folder.mkdir()
     content = {"first": 7, "last": 8, "records": {}, "objects": {"../victim.txt": FORGED}}
-    (folder / "00007-00008.json").write_bytes(documents.encode(content))
+    (folder / "00007-00008.json").write_bytes(documents.to_bytes(content))
     before = outside(place)
     for name in ("merge", "export", "datasets", "compact", "repair"):
         answer = call(name, place, tiny_model)
@@ -146,7 +146,7 @@ def test_a_tables_forged_name_is_no_sql(place: Path, command_line: str, monkeypa
     (result / name).mkdir(parents=True)
     shutil.copy(place / "RUN" / "samples" / "00000.parquet", result / name / "00000.parquet")
     objects = {f"results/evil/{name}/00000.parquet": FORGED}
-    (result / "result.json").write_bytes(documents.encode({"tables": {name: "samples"}, "objects": objects}))
+    (result / "result.json").write_bytes(documents.to_bytes({"tables": {name: "samples"}, "objects": objects}))
     before = outside(place)
     line, _, text = command_line.partition("|")
     answer = command(*line.split(), *([text] if text else []))

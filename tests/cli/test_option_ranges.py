@@ -103,12 +103,12 @@ def test_no_number_out_of_its_range_is_taken(
         ("capture --gpus-per-actor nan", "--gpus-per-actor is nan; it must be a finite number, 0 to 64."),
         ("capture --cpus-per-actor 99999", "--cpus-per-actor is 99999; it must be 1 to 1,024."),
         ("capture --cpus-per-actor 1024", "this process may use"),
-        ("capture --actors 10000", "10000 actors are more than this machine can hold"),
-        ("capture --height 65536 --width 65536 --tokens pool:2", "a worker must hold at least"),
+        ("capture --actors 10000", "10000 actors are too many for this machine"),
+        ("capture --height 65536 --width 65536 --tokens pool:2", "a worker needs at least"),
         ("capture --max-bytes 1e400TB", "--max-bytes is '1e400TB'; it must be bytes up to 1e18"),
         ("capture --controls random:99999999999999999999", "random:N with N of 1 to 1,000"),
         ("capture --lora x@nan", "the strength of lora 'x' is nan; it must be a finite number, -100 to 100."),
-        ("capture --out=", "--out is '', which is blank. Give it a value, or leave it out."),
+        ("capture --out=", "--out is '', which is blank. Give a value, or omit the option."),
         ("probe disruption --channels ,", "--channels is ','; it must list 1 to 1,000 values."),
         ("probe disruption --k 4,-1", "--k is '4,-1'; each must be 0 to 1,000,000."),
         ("probe disruption --trials 99999", "--trials is 99999; it must be 1 to 1,000."),
@@ -142,7 +142,7 @@ def test_help_tells_the_range(bases: dict[tuple[str, ...], odd_values.Base]) -> 
     text = " ".join(text.replace("│", " ").split())
     assert code == 0
     assert "Denoising steps (1 to 10,000)." in text
-    assert "GPUs of each actor (0 to 64)." in text
+    assert "GPUs per actor (0 to 64)." in text
 
 
 def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:
         ((None, 1.5), "a share of one GPU of at least 0.01, or a whole number of GPUs"),
         ((None, None, None, 0), "cpus_per_actor is 0; it must be 1 to 1,024"),
         ((None, None, None, 1024), f"this process may use {processors()} CPU"),
-        ((10_000, None), "10000 actors are more than this machine can hold"),
+        ((10_000, None), "10000 actors are too many for this machine"),
     ):
         with pytest.raises(InputError, match=says):
             choose_pool(*given_)

@@ -33,7 +33,7 @@ def test_one_figure_is_drawn_where_it_is_wanted(sweep: Path, tmp_path: Path) -> 
     ("asked", "says"),
     [
         (["--axis", "k"], "choose it with --of METRIC or --item N"),
-        (["--of", "mse", "--item", "0", "--out", "a.png"], "name two figures"),
+        (["--of", "mse", "--item", "0", "--out", "a.png"], "select two different figures"),
         (["--of", "mse"], "FILE.png or FILE.svg"),
         (["--of", "mse", "--out", "a.jpg"], "'a.jpg'"),
         (["--of", "dino", "--out", "a.png"], "'dino'"),

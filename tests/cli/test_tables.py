@@ -45,7 +45,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
 
 def left_out(shown: str) -> list[str]:
     """The columns that did not fit."""
-    found = re.search(r"columns that do not fit: (.*)\. --wide prints them\.", " ".join(shown.split()))
+    found = re.search(r"Columns that do not fit: (.*)\. --wide prints them\.", " ".join(shown.split()))
     return found[1].split(", ") if found else []
 
 

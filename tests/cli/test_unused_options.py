@@ -69,12 +69,12 @@ def test_an_option_that_nothing_uses_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grids.yaml").write_text("grids:\n  - {k: 4}\n", encoding="utf-8")
     said = refused(command)
-    assert said.startswith(f"{flag} was given, and nothing would use it: ")
-    assert said.endswith(". Leave it out.")
+    assert said.startswith(f"{flag} would have no effect: ")
+    assert said.endswith(". Omit it.")
 
 
 def test_options_of_their_default_value_are_refused_too_and_unnamed_ones_are_not() -> None:
-    assert refused(f"{PROBE} --selection top --trials 3").startswith("--trials was given")
+    assert refused(f"{PROBE} --selection top --trials 3").startswith("--trials would have no effect")
     assert "none.parquet" in refused(f"{PROBE} --selection top")
 
 
@@ -83,32 +83,32 @@ def test_two_queries_of_a_list_and_two_sources_of_grids_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grids.yaml").write_text("grids:\n  - {k: 4}\n", encoding="utf-8")
-    assert "give the name alone: query --list failures" in refused("query RUN failures --list")
-    assert "has grids as well" in refused(f"{PROBE} --protocol turri2026 --config grids.yaml")
+    assert "give only its name: query --list failures" in refused("query RUN failures --list")
+    assert "define the edits" in refused(f"{PROBE} --protocol turri2026 --config grids.yaml")
 
 
 def test_what_a_python_caller_gives_and_nothing_uses_is_refused(tiny_model: Path, manifest_of, tmp_path: Path) -> None:
     generation = CaptureConfig(model=str(tiny_model), num_inference_steps=2)
     manifest = manifest_of("prompt,seed\na star,1\na ring,2\n")
-    with pytest.raises(InputError, match="channels lists 2, and no selection takes them"):
+    with pytest.raises(InputError, match="channels lists 2, but no selection uses them"):
         Grid(selections=("top",), channels=(5, 6))
     for kind, more, says in (
         ("disruption", {"pairs": PairRule(n=3)}, "a disruption has none"),
         ("disruption", {"references": tmp_path}, "references was given"),
-        ("text", {"pairs_file": tmp_path, "pairs": PairRule(within=("colour",))}, "a rule for drawing pairs as well"),
+        ("text", {"pairs_file": tmp_path, "pairs": PairRule(within=("colour",))}, "a rule for random pairs"),
         ("image", {"pairs_file": tmp_path}, "pairs with images are drawn"),
     ):
         with pytest.raises(InputError, match=says):
             SweepSettings(kind, generation, (Grid(),), **more)
     plain = SweepSettings("disruption", generation, (Grid(selections=("random",)),))
     for more, says in (
-        ({"channels_run": "RUN"}, "channels_run is 'RUN', and nothing would use it"),
-        ({"cluster_k": 4}, "cluster_k is 4, and nothing would use it"),
-        ({"score": "rms"}, "score is 'rms', and nothing would use it"),
+        ({"channels_run": "RUN"}, "channels_run is 'RUN', but would have no effect"),
+        ({"cluster_k": 4}, "cluster_k is 4, but would have no effect"),
+        ({"score": "rms"}, "score is 'rms', but would have no effect"),
     ):
         with pytest.raises(InputError, match=says):
             prepare_sweep(manifest, tmp_path / "sweep", replace(plain, **more))
-    with pytest.raises(InputError, match="tokens is 'pool:2', and no token maps are kept"):
+    with pytest.raises(InputError, match="tokens is 'pool:2', but no token maps are recorded"):
         prepare(manifest, tmp_path / "run", replace(generation, top_k=0, tokens="pool:2"))
-    with pytest.raises(InputError, match=r"revision is 'main'; .* is a folder"):
+    with pytest.raises(InputError, match=r"revision is 'main', but .* is a folder"):
         prepare(manifest, tmp_path / "run", replace(generation, revision="main"))

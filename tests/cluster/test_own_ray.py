@@ -134,7 +134,7 @@ def test_a_home_folder_that_nobody_knows_is_refused_in_words(tmp_path: Path) -> 
     words = ["runs", "show", "~fewchannels-nobody/run"]
     done = subprocess.run([sys.executable, "-m", "fewchannels", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert "begins with a home folder that is not known" in " ".join(done.stderr.split())
+    assert "starts with a home folder that cannot be resolved" in " ".join(done.stderr.split())
 
 
 def test_of_rays_paragraphs_the_first_sentence_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,4 +170,4 @@ def test_a_head_that_no_longer_answers_is_named_once(monkeypatch: pytest.MonkeyP
     (warning,) = found
     assert warning.category is nodes.HeadWarning
     assert f"does not answer at {address} (Connection refused)" in str(warning.message)
-    assert "run the same command again to resume" in str(warning.message)
+    assert "rerun the same command to resume" in str(warning.message)

@@ -184,7 +184,7 @@ def test_actors_that_die_at_once_end_the_run_with_the_reason(
 ) -> None:
     monkeypatch.setattr("fewchannels.cluster.pool.MACHINE_FAULT_RETRIES", 1)
     node()
-    with pytest.raises(FewchannelsError, match="2 actors died before any task was done"):
+    with pytest.raises(FewchannelsError, match="2 actors died before any task was finished"):
         list(outcomes(StubWork(str(tmp_path), 3), start_dead, [0, 1, 2], pool(1)))
 
 
@@ -298,7 +298,7 @@ def test_actors_that_wait_for_a_node_that_is_large_enough_say_so_once_and_begin_
         done = list(outcomes(work, start_stub, [0, 1], Pool(1, 0, 3, "auto"), join_when_warned))
     assert [outcome["error"] for outcome in done] == [None, None]
     own = [str(each.message) for each in found if issubclass(each.category, NoRoomWarning)]
-    assert own == ["no node has 3 CPUs; the largest has 1 CPU. Waiting for such a node to join; Ctrl+C ends."]
+    assert own == ["no node has 3 CPUs; the largest has 1 CPU. Waiting for such a node to join; press Ctrl+C to stop."]
 
 
 def test_small_work_that_waits_for_a_node_says_so_too(

@@ -158,7 +158,7 @@ def test_the_start_page_says_how_each_is(go: Callable[[str], Page]) -> None:
     cards = {card.locator("h2").inner_text(): card.inner_text() for card in page.locator("article").all()}
     assert "2 of 2" in cards["whole run, a run"]
     assert "1 of 2" in cards["half run, a run"]
-    assert "It is not finished" in cards["half run, a run"]
+    assert "Not finished yet" in cards["half run, a run"]
     assert "No task is finished yet" in cards["empty run, a run"]
     assert "is missing" in cards["damaged run"]
     assert "runs verify" in cards["damaged run"]
@@ -240,11 +240,11 @@ def test_a_map_that_is_not_kept_is_said_to_be_so(go: Callable[[str], Page], whol
     kept = whole.activations["massive_channel"].isel(sample=4).sel(step=3, layer=3).values
     other = next(channel for channel in range(128) if channel not in kept)
     page = go(sample_path(whole, 4, layer=3, step=3, channel=other))
-    expect(page.locator("#sample-text")).to_contain_text(f"Its map is not kept: only those of the top {K} are")
+    expect(page.locator("#sample-text")).to_contain_text(f"Its map was not recorded: only those of the top {K} were")
     page = go(sample_path(whole, 4, layer=3, step=3, channel=999))
     expect(page.locator("#sample-text")).to_contain_text("There is no channel 999")
     page = go(sample_path(whole, 4, layer=3, step=2))
-    expect(page.locator("[role=alert]")).to_contain_text("has not kept step 2")
+    expect(page.locator("[role=alert]")).to_contain_text("did not record step 2")
     page = go(sample_path(whole, 4, show="everything"))
     expect(page.locator("[role=alert]")).to_contain_text("'everything'")
 
@@ -365,9 +365,9 @@ def test_a_question_is_cancelled(go: Callable[[str], Page]) -> None:
     page.locator("#console-ask").click()
     page.wait_for_timeout(1000)
     page.locator("#console-cancel").click()
-    expect(page.locator("#console-answer [role=alert]")).to_contain_text("the question was cancelled")
+    expect(page.locator("#console-answer [role=alert]")).to_contain_text("the query was cancelled")
     page.locator("#console-cancel").click()
-    expect(page.locator("#console-cancelled")).to_contain_text("No question of this page")
+    expect(page.locator("#console-cancelled")).to_contain_text("No query of this page")
 
 
 def test_a_named_query_takes_its_parameters(go: Callable[[str], Page], whole: Run) -> None:
@@ -381,7 +381,7 @@ def test_a_named_query_takes_its_parameters(go: Callable[[str], Page], whole: Ru
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("select content from read_text('/etc/passwd')", "this run's tables only"),
+        ("select content from read_text('/etc/passwd')", "this run's tables"),
         ("copy cells to '/tmp/stolen.csv'", "read-only"),
         ("drop view cells", "read-only"),
         ("select 1; select 2", "2"),

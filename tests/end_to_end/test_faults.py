@@ -231,9 +231,9 @@ def test_a_worker_whose_capture_has_been_followed_by_another_writes_nothing(stag
     lose_share(old)
     with hold(job.storage):
         before = state(out)
-        with pytest.raises(RunConflictError, match="another has taken its place"):
+        with pytest.raises(RunConflictError, match="took over writing to"):
             old(1)
-        with pytest.raises(RunConflictError, match="another has taken its place"):
+        with pytest.raises(RunConflictError, match="took over writing to"):
             CaptureWorker(job.leased(token), 1)
     assert state(out) == before
     assert len(records_of(out)) == 1
@@ -256,7 +256,7 @@ def test_a_worker_that_is_overtaken_while_it_writes_leaves_no_record(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write", overtaken)
-        with pytest.raises(RunConflictError, match="another has taken its place"):
+        with pytest.raises(RunConflictError, match="took over writing to"):
             old(0)
     assert not records_of(out)
     stage.work(job, range(N_TASKS))
@@ -312,7 +312,7 @@ def test_workers_that_never_end_are_named_with_the_remedy(tmp_path: Path, monkey
     monkeypatch.setattr(lease, "_ORPHANS_TIMEOUT_S", 0.0)
     with hold(storage) as token:
         lease.Membership(storage, token)
-    with pytest.raises(RunConflictError, match=rf"process {os.getpid()} on .*Stop them, and run again"), hold(storage):
+    with pytest.raises(RunConflictError, match=rf"process {os.getpid()} on .*Stop them, then run again"), hold(storage):
         pass
 
 
@@ -343,7 +343,7 @@ def test_an_actor_that_cannot_start_ends_the_capture_with_the_reason(
         raise refusal
 
     monkeypatch.setattr(worker, "CaptureWorker", refuse)
-    with pytest.raises(type(refusal), match=f"{refusal}\nWhat is done is kept; run again to resume"):
+    with pytest.raises(type(refusal), match=f"{refusal}\nFinished work is kept; run again to resume"):
         capture_here(stage, job, monkeypatch)
 
 

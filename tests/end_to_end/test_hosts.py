@@ -163,7 +163,7 @@ def test_a_host_whose_network_is_cut_costs_time_and_no_sample(site: Site) -> Non
     said, _ = job.communicate(timeout=240)
     site.workers[0].mend()
     assert job.returncode == 0, said
-    assert re.search("24 of 24 samples .* [12] tasks were handed out again", said), said
+    assert re.search("24 of 24 samples .* [12] tasks were retried", said), said
     site.check("CUT")
 
 

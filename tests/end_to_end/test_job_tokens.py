@@ -42,7 +42,7 @@ def head(home: Path) -> Iterator[str]:
     )
     try:
         deadline = time.monotonic() + 120
-        while "no job" not in asked(["status"], home, f"http://127.0.0.1:{dashboard}", TOKEN).stderr:
+        while "No jobs" not in asked(["status"], home, f"http://127.0.0.1:{dashboard}", TOKEN).stderr:
             assert time.monotonic() < deadline
             assert process.poll() is None
         yield f"http://127.0.0.1:{dashboard}"
@@ -71,7 +71,7 @@ def asked(words: list[str], home: Path, address: str, token: str | None) -> subp
 
 
 @pytest.mark.parametrize(
-    ("token", "says"), [(None, "none is sent without RAY_AUTH_MODE=token"), (OTHER, "has another token than this")]
+    ("token", "says"), [(None, "none is sent without RAY_AUTH_MODE=token"), (OTHER, "has a different token than this")]
 )
 def test_a_cluster_that_asks_for_a_token_is_named_with_the_remedy(
     token: str | None, says: str, head: str, home: Path
@@ -92,4 +92,4 @@ def test_an_id_that_is_taken_is_named(head: str, home: Path) -> None:
     assert asked(words, home, head, TOKEN).returncode == 0
     again = asked(words, home, head, TOKEN)
     assert again.returncode == 3
-    assert "the id 'first' is another job's. Give another --id." in " ".join(again.stderr.split())
+    assert "the id 'first' is already used by another job. Give another --id." in " ".join(again.stderr.split())

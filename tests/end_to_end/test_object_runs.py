@@ -114,7 +114,7 @@ class Capture:
         assert set(keys) - {"lease.json"} == files
         described = json.loads((folder / "run.json").read_bytes())["objects"]
         for record in sorted((folder / "ledger").glob("*.json")):
-            described |= {key: vars(each) for key, each in Record.decode(record.read_bytes()).objects.items()}
+            described |= {key: vars(each) for key, each in Record.from_bytes(record.read_bytes()).objects.items()}
         assert set(described) == {key for key in files if not key.startswith(("ledger/", "run.json"))}
         for key, stored in described.items():
             assert vars(Stored.of([(folder / key).read_bytes()])) == stored
@@ -239,7 +239,7 @@ def test_a_capture_that_misses_its_beats_loses_the_run(objects: ObjectStorage, m
         assert time.monotonic() - started >= lease.BEAT_S * lease.MISSED_BEATS
         assert len(waits) == 1
         for check in (old.check, lambda: Membership(objects, token)):
-            with pytest.raises(RunConflictError, match="another has taken its place"):
+            with pytest.raises(RunConflictError, match="took over writing to"):
                 check()
         first.__exit__(None, None, None)
         Membership(objects, second).check()

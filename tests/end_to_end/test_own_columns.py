@@ -61,9 +61,9 @@ def with_columns(run: Path, folder: Path, columns: dict[str, list[Any]]) -> Path
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
     pq.write_table(table, folder / "manifest.parquet")
-    about = documents.decode((folder / "run.json").read_bytes())
+    about = documents.from_bytes((folder / "run.json").read_bytes())
     about["objects"]["manifest.parquet"] = asdict(Stored.of([(folder / "manifest.parquet").read_bytes()]))
-    (folder / "run.json").write_bytes(documents.encode(about))
+    (folder / "run.json").write_bytes(documents.to_bytes(about))
     return folder
 
 

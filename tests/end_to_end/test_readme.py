@@ -28,8 +28,8 @@ def block(after: str) -> list[str]:
     return [line[4:] for line in re.search(r"\n((?:    .*\n|\n)+)", text)[1].splitlines() if line]
 
 
-HEADINGS = ("The main path", "Ask it", "Change it", "See it", "Trust it, keep it")
-EXPLORE = next(line for line in block("See it") if line.startswith("fewchannels explore"))
+HEADINGS = ("Capture and query", "Analyze", "Intervene", "Report and explore", "Verify and maintain")
+EXPLORE = next(line for line in block("Report and explore") if line.startswith("fewchannels explore"))
 COMMANDS = [line for heading in HEADINGS for line in block(heading) if line != EXPLORE]
 # In a process, which starts its own Ray.
 CAPTURE = "fewchannels capture --model demo --manifest manifest.parquet --out RUN"
@@ -110,7 +110,7 @@ def test_the_runs_that_upkeep_made_are_whole_and_hold_what_they_should(main_path
         assert (report["problems"], report["n_recorded"]) == ([], 1), name
         about = json.loads(run(f"fewchannels runs show {name} --json", folder).stdout)
         assert (about["n_done"], about["n_samples"]) == (n_samples, n_samples), name
-    assert "8 samples generated again: 8 equal to the last bit" in main_path[block("Trust it, keep it")[1]].stdout
+    assert "8 samples regenerated: 8 bit-identical" in main_path[block("Verify and maintain")[1]].stdout
     assert len(list((folder / "FOR_DATASETS").rglob("*.parquet"))) == 2
 
 
@@ -157,16 +157,16 @@ def test_the_demo_command_shows_tables_and_draws_a_sheet(folder: Path) -> None:
         ("fewchannels query RUN massive_chanels", 2, "Did you mean 'massive_channels'"),
         ("fewchannels query nowhere massive_channels", 2, "there is no folder 'nowhere'"),
         ('fewchannels sql RUN "drop view cells"', 2, "read-only"),
-        ("fewchannels runs show .", 2, "holds no run"),
-        ("fewchannels runs verify .", 2, "holds no run"),
+        ("fewchannels runs show .", 2, "is not a run"),
+        ("fewchannels runs verify .", 2, "is not a run"),
         ("fewchannels runs export RUN --where nonsense=1 --out Y", 2, "nonsense"),
-        ("fewchannels runs export RUN --where false --out Y", 2, "no finished sample meets the condition"),
+        ("fewchannels runs export RUN --where false --out Y", 2, "no finished sample meets the --where condition"),
         ("fewchannels runs merge RUN --out Y", 2, "at least two runs"),
-        ("fewchannels capture --manifest manifest.parquet --out X --max-bytes 1MB", 2, "What would fit:"),
+        ("fewchannels capture --manifest manifest.parquet --out X --max-bytes 1MB", 2, "Options that fit:"),
         (
             "fewchannels capture --manifest manifest.parquet --out X --tokens pool:3",
             2,
-            "8 x 8 tokens: not whole squares",
+            "8 x 8 tokens, which 3 does not divide",
         ),
         ("fewchannels capture --manifest manifest.parquet --out s3://me:secret@bucket/X", 2, "Give the bare URL"),
     ],

@@ -55,7 +55,7 @@ def test_targets_sources_and_blends_are_the_pipelines_and_edits_are_not(name: st
     blends = Grid(("prompt",), (1.0,), ("all",), scores_from=("source",))
     asked = SweepSettings("text", generation, (moves, blends), pairs=PairRule(n=1))
     if name in UNBLENDED:
-        with pytest.raises(InputError, match=r"cannot be blended: .* Leave prompt out of the baselines"):
+        with pytest.raises(InputError, match=r"cannot be blended: .* Omit prompt from --baselines"):
             prepare_sweep(table, tmp_path / "sweep", asked)
         asked = replace(asked, grids=(moves,))
     worker, batch, settings = one_batch(table, tmp_path / "sweep", asked)
@@ -81,7 +81,7 @@ def test_classes_are_no_prompts_that_could_be_blended(tmp_path: Path, manifest_o
     table = manifest_of(f"prompt,seed\n{case.prompts[0]},3\n{case.prompts[1]},4\n")
     blends = Grid(("prompt",), (1.0,), ("all",), scores_from=("source",))
     generation = CaptureConfig(model=str(tmp_path / "model"), num_inference_steps=2)
-    with pytest.raises(InputError, match="DiTPipeline cannot be blended: it takes classes, and encodes no prompt"):
+    with pytest.raises(InputError, match="DiTPipeline cannot be blended: it takes class labels, not prompts"):
         prepare_sweep(table, tmp_path / "sweep", SweepSettings("text", generation, (blends,), pairs=PairRule(n=1)))
 
 

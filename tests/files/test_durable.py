@@ -161,7 +161,7 @@ def test_every_command_writes_the_files_that_a_user_names_by_the_same_rules(writ
 
 
 def test_a_home_folder_that_nobody_has_is_refused_and_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"'~nobody-at-all/run' begins with a home folder .* export HOME"):
+    with pytest.raises(InputError, match=r"'~nobody-at-all/run' starts with a home folder .* export HOME"):
         expanded("~nobody-at-all/run")
     monkeypatch.setenv("HOME", "/somewhere")
     assert expanded("~/run") == Path("/somewhere/run")
@@ -179,4 +179,4 @@ def test_every_command_refuses_a_home_folder_that_nobody_has(tmp_path: Path) -> 
         ("analyze", "masks", "~nobody-at-all/run"),
     ):
         answer = command(*words)
-        assert (answer.code, "begins with a home folder" in answer.stderr) == (2, True), words
+        assert (answer.code, "starts with a home folder" in answer.stderr) == (2, True), words

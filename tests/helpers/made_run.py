@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fewchannels.runs import documents
 from fewchannels.runs.results import Results
 from fewchannels.runs.storage import Stored, open_storage
-from fewchannels.tables import as_columns, encode, schema
+from fewchannels.tables import as_columns, schema, to_parquet
 
 FINGERPRINT = "0123456789abcdef"
 RESULTS = {
@@ -195,10 +195,10 @@ def replace_part(part: Path, table: pa.Table) -> None:
     folder = part.parent.parent
     key = f"results/{part.relative_to(folder.parent).as_posix()}"
     for path in (folder / "result.json", *(folder / "units").glob("*.json")):
-        content = documents.decode(path.read_bytes())
+        content = documents.from_bytes(path.read_bytes())
         if key in content["objects"]:
             content["objects"][key] = asdict(Stored.of([part.read_bytes()]))
-            path.write_bytes(documents.encode(content))
+            path.write_bytes(documents.to_bytes(content))
 
 
 def read_csv(path: Path, table: str | None = None) -> list[dict[str, Any]]:
@@ -224,4 +224,4 @@ def _value(text: str, kind: pa.DataType | None) -> Any:
 
 
 def _write(table: str, rows: list[dict[str, Any]], path: Path) -> None:
-    open_storage(path.parent).put(path.name, [encode(table, as_columns(table, rows))])
+    open_storage(path.parent).put(path.name, [to_parquet(table, as_columns(table, rows))])

@@ -12,7 +12,7 @@ from fewchannels.runs import documents
 from fewchannels.runs.description import SWEEP
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import open_storage
-from fewchannels.tables import encode, schema
+from fewchannels.tables import schema, to_parquet
 
 
 def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -> Path:
@@ -25,7 +25,7 @@ def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -
         channels=[[]] * len(conditions), layers=[[0]] * len(conditions), steps=[[0]] * len(conditions)
     )
     columns = {name: about[name].tolist() for name in schema("conditions").names}
-    objects["conditions.parquet"] = storage.put("conditions.parquet", [encode("conditions", columns)])
+    objects["conditions.parquet"] = storage.put("conditions.parquet", [to_parquet("conditions", columns)])
     description = {
         "format_version": 1,
         "fingerprint": "0" * 16,
@@ -42,12 +42,12 @@ def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -
     rows = {
         name: edits[name].astype(object).where(edits[name].notna(), None).tolist() for name in schema("edits").names
     }
-    part = storage.put("edits/00000.parquet", [encode("edits", rows)])
+    part = storage.put("edits/00000.parquet", [to_parquet("edits", rows)])
     n = description["identity"]["n_items"]
     record = Record(
         0, 0, n, "0" * 16, 1, n, 0, 1.0, "2026-01-01T00:00:00", "here", "cpu", {"edits/00000.parquet": part}
     )
     Ledger(storage).write(record)
-    storage.put(SWEEP, [documents.encode(description)])
+    storage.put(SWEEP, [documents.to_bytes(description)])
     end_sweep(storage, metrics)
     return folder

@@ -34,7 +34,7 @@ def with_other(document: bytes, path: tuple[Any, ...], other: Any) -> bytes:
         del at[path[-1]]
     else:
         at[path[-1]] = other
-    return documents.encode(content) if had else json.dumps(content).encode()
+    return documents.to_bytes(content) if had else json.dumps(content).encode()
 
 
 def mutate(path: Path, chance: random.Random) -> str:

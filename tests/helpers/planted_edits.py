@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fewchannels.tables import as_columns, decode, encode
+from fewchannels.tables import as_columns, from_parquet, to_parquet
 
 
 def condition(place: int, **settings: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def picture(item: int, **columns: Any) -> dict[str, Any]:
 
 def as_table(rows: Sequence[dict[str, Any]]) -> Any:
     """The ``pyarrow.Table`` of rows that went through Parquet."""
-    return decode(encode("edits", as_columns("edits", rows)))
+    return from_parquet(to_parquet("edits", as_columns("edits", rows)))
 
 
 def edits_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

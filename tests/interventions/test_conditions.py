@@ -73,16 +73,16 @@ def test_ids_are_of_the_settings_alone() -> None:
         ({"selections": ("tops",)}, "Did you mean 'top'"),
         ({"actions": ("zeros",)}, "Did you mean 'zero'"),
         ({"actions": ("scale:x",)}, "F of action 'scale:x' is 'x'; it must be a number"),
-        ({"k": (129,), "selections": ("top",)}, "top takes 0 to 128 of the model's 128 channels"),
-        ({"k": (65,), "selections": ("matched",)}, "matched takes 1 to 64"),
+        ({"k": (129,), "selections": ("top",)}, "with top it must be 0 to 128, as the model has 128 channels"),
+        ({"k": (65,), "selections": ("matched",)}, "with matched it must be 1 to 64"),
         ({"selections": ("listed",)}, "channels is empty"),
         ({"selections": ("listed",), "channels": (3, 128)}, "list some of 0 to 127"),
-        ({"actions": ("transport",)}, "transport takes target, source, union, intersection"),
-        ({"scores_from": ("source",)}, "zero takes undisturbed, own or run"),
+        ({"actions": ("transport",)}, "with transport it must be target, source, union, intersection"),
+        ({"scores_from": ("source",)}, "with zero it must be undisturbed, own or run"),
         ({"layers": ("windows:7",)}, "N of 'windows:7' is 7; it must be 1 to 6"),
         ({"steps": ("windows:²",)}, "N of 'windows:²' is '²'; it must be a whole number, 1 to 7"),
         ({"layers": ("6",)}, "layer 6 does not exist"),
-        ({"tokens": ("foreground",), "streams": ("image,text",)}, "text tokens have no place"),
+        ({"tokens": ("foreground",), "streams": ("image,text",)}, "text tokens have no position"),
         ({"tokens": ("target_foreground",)}, "only a transport has a source and a target"),
         ({"trials": 0}, "trials is 0"),
         ({"amounts": (float("nan"),)}, "each must be a finite number, -1,000 to 1,000"),
@@ -160,7 +160,7 @@ def test_pairs_keep_the_rule(world: Path) -> None:
         assert seed == rows["seed"][source]
     again = pairs_of_samples(Manifest.read(world), PairRule(n=10, across=("shape",), noise="separate", seed=3))
     assert again == drawn
-    with pytest.raises(InputError, match="24 targets and 24 sources make 576 at most"):
+    with pytest.raises(InputError, match="24 targets and 24 sources allow at most 576"):
         pairs_of_samples(Manifest.read(world), PairRule(n=600))
     with pytest.raises(InputError, match="unknown column of the manifest 'shap'"):
         pairs_of_samples(Manifest.read(world), PairRule(n=1, within=("shap",)))
@@ -180,7 +180,7 @@ def test_pairs_of_a_file_are_ids_or_prompts(world: Path, tmp_path: Path) -> None
 
 
 def test_references_without_an_image_are_refused(world: Path) -> None:
-    with pytest.raises(InputError, match=r"24 of 24 rows .* name no reference image"):
+    with pytest.raises(InputError, match=r"24 of 24 rows .* have no reference image"):
         pairs_with_images(Manifest.read(world), world, PairRule(n=1))
 
 

@@ -33,7 +33,7 @@ from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import part
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
-from fewchannels.tables import decode, encode, join
+from fewchannels.tables import from_parquet, join, to_parquet
 
 SHIFT = {"top": 0.01, "bottom": 0.0, "random": 0.002, "matched": 0.004, "all": 0.02}
 
@@ -239,11 +239,11 @@ def test_controls_that_nobodys_scores_choose_are_of_every_one() -> None:
 def test_nothing_is_claimed_of_one_prompt_and_null_is_what_parquet_gets() -> None:
     edits = sweep({}, {"selection": "bottom"}, values={(0, 0): 0.5, (0, 1): 0.25})
     found = contrasts(edits)
-    table = decode(encode("effects_contrasts", as_columns(found)))
+    table = from_parquet(to_parquet("effects_contrasts", as_columns(found)))
     assert table.column("mean").to_pylist() == [0.25]
     for name in ("low", "high", "d_z", "p", "q"):
         assert table.column(name).to_pylist() == [None]
-    averages = decode(encode("effects_means", as_columns(means(edits))))
+    averages = from_parquet(to_parquet("effects_means", as_columns(means(edits))))
     assert averages.column("low").null_count == 2
     assert averages.column("condition").to_pylist() == [0, 1]
 
@@ -331,7 +331,7 @@ def test_metrics_are_the_measured_columns_of_edits() -> None:
 def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
     found = summarize(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5))
     for table, columns in found.tables.items():
-        encode(f"effects_{table}", columns)
+        to_parquet(f"effects_{table}", columns)
     assert json.loads(json.dumps(found.numbers, allow_nan=False)) == found.numbers
     assert found.numbers["n_items"] == 10
     assert found.numbers["metrics"] == ["n_shown", "mse", "clip_score"]
@@ -375,7 +375,7 @@ def test_a_sweep_that_is_older_than_a_metric_has_none_of_it(tmp_path: Path) -> N
     path = make_sweep(tmp_path / "sweep", planted([{"selection": "top"}, {"selection": "random"}], SHIFT, n_prompts=4))
     storage, key = open_storage(path), part("edits", 0)
     (record,) = Ledger(storage).records("0" * 16).values()
-    older = decode(storage.get(key)).drop_columns(["ssim", "n_shown"])
+    older = from_parquet(storage.get(key)).drop_columns(["ssim", "n_shown"])
     Ledger(storage).write(type(record)(**asdict(record) | {"objects": {key: storage.put(key, [join([older])])}}))
     effects = end_sweep(storage)
     assert {"ssim", "n_shown"} <= set(effects.numbers["not_measured"])
@@ -391,7 +391,7 @@ def test_a_sweep_that_a_newer_version_resumed_has_a_metric_of_the_newer_tasks_al
     storage, keys = open_storage(path), [part("edits", task) for task in range(3)]
     ledger = Ledger(storage)
     (record,) = ledger.records("0" * 16).values()
-    table = decode(storage.get(keys[0]))
+    table = from_parquet(storage.get(keys[0]))
     item = table.column("item").to_numpy()
     for task, (start, stop) in enumerate(((0, 2), (2, 5), (5, record.stop))):
         own = table.filter((item >= start) & (item < stop))

@@ -29,7 +29,7 @@ def item(mask: str, image: str | None = None) -> Item:
 def test_a_target_s_mask_is_brought_to_its_images_size_and_refused_of_another_shape(tmp_path: Path) -> None:
     mask = saved(SUBJECT, tmp_path / "mask.png")
     np.testing.assert_array_equal(mask_of(item(mask), 12, 16).pixels, np.kron(SUBJECT, np.ones((2, 2))))
-    with pytest.raises(InputError, match="another shape"):
+    with pytest.raises(InputError, match="a different shape"):
         mask_of(item(mask), 16, 16)
 
 
@@ -39,5 +39,5 @@ def test_an_image_s_mask_has_the_image_s_shape_and_is_squeezed_as_the_image_is(t
     squeezed = mask_of(item(mask, image), 48, 48).pixels
     shown = np.asarray(read_image(image).resize((48, 48), Image.Resampling.NEAREST))[..., 0] > 127
     np.testing.assert_array_equal(squeezed, shown)
-    with pytest.raises(InputError, match=r"its image 8 x 6: another shape.*turned"):
+    with pytest.raises(InputError, match=r"its image 8 x 6: a different shape.*rotated"):
         mask_of(item(saved(SUBJECT.T, tmp_path / "sideways.png"), image), 48, 48)

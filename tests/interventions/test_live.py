@@ -246,7 +246,7 @@ def test_a_newer_ask_and_closing_end_what_runs_and_what_waits(live: LiveModel) -
         gate.release(100)
         ended = first.wait(WAIT_S)
         assert (ended.state, len(ended.steps), dict(ended.images)) == ("cancelled", 1, {})
-        assert "newer ask" in (ended.error or "")
+        assert "newer request" in (ended.error or "")
         assert third.wait(WAIT_S).state == "done"
     answer(live, Ask("a ring"))  # a cancelled one is not remembered
     with gated(live) as gate:
@@ -314,7 +314,7 @@ def test_maps_that_would_not_fit_are_refused_before_they_are_made(tiny_model: Pa
     with LiveModel(str(tiny_model), 1, n_steps=2, most_bytes=n_bytes) as live:
         found = answer(live, Ask(PROMPT, edit=edit))
         assert sum(row.maps.nbytes for step in found.steps for row in step.rows.values()) == n_bytes
-        with pytest.raises(InputError, match=r"would take 18\.4 kB; at most 12\.3 kB are kept\. Ask for fewer than 3"):
+        with pytest.raises(InputError, match=r"would take 18\.4 kB; at most 12\.3 kB are kept\. Use fewer than 3"):
             live.begin(Ask(PROMPT, n_steps=3, edit=edit))
 
 
@@ -331,7 +331,7 @@ def test_a_model_that_fails_ends_its_generation_and_not_the_session(live: LiveMo
     nan, failed = (live.begin(Ask(PROMPT)).wait(WAIT_S) for _ in range(2))
     handle.remove()
     assert (nan.state, len(nan.steps)) == ("failed", 1)
-    where = "undisturbed row holds a NaN or an infinity behind layer 1 (transformer_blocks.1) in step 1"
+    where = "undisturbed row contains a NaN or an infinity at the output of layer 1 (transformer_blocks.1) in step 1"
     assert where in (nan.error or "")
     assert (failed.state, failed.error) == ("failed", "ValueError: no more room")
 
@@ -343,8 +343,8 @@ def test_a_model_that_fails_ends_its_generation_and_not_the_session(live: LiveMo
     too_much = live.begin(Ask(PROMPT, edit=Edit("scale", 2.0, k=32))).wait(WAIT_S)
     handle.remove()
     assert too_much.state == "failed"
-    assert "edited row holds a NaN or an infinity behind layer" in (too_much.error or "")
-    assert "Edit less" in (too_much.error or "")
+    assert "edited row contains a NaN or an infinity at the output of layer" in (too_much.error or "")
+    assert "Weaken the edit" in (too_much.error or "")
     assert answer(live, Ask(PROMPT)).images
 
 
@@ -372,12 +372,12 @@ def test_two_threads_read_while_it_runs(live: LiveModel) -> None:
 
 P, Z = f"prompt={PROMPT}&", f"prompt={PROMPT}&action=zero&"
 REFUSED_BY_THE_MODEL = [
-    (P + "height=17", "height is 17 pixels; .* takes multiples of 4"),
-    (P + "height=80", "height and width are 80 and 16; .* at most 4 times the pixels .* 16 x 16. Ask for a smaller"),
+    (P + "height=17", "height is 17 pixels; .* needs multiples of 4"),
+    (P + "height=80", "height and width are 80 and 16; .* at most 4 times the pixels .* 16 x 16. Choose a smaller"),
     (Z + "layers=4", "layer 4 does not exist; the valid ones are 0 to 3"),
-    (Z + "layers=each", "layers is 'each', which are several edits; a live edit is one. Give all"),
+    (Z + "layers=each", "layers is 'each', which means several edits; a live page makes only one. Give all"),
     (Z + "steps=3", "step 3 does not exist; the valid ones are 0 to 2"),
-    (Z + "k=33", "k is 33; top takes 0 to 32 of the model's 32 channels"),
+    (Z + "k=33", "k is 33; with top it must be 0 to 32, as the model has 32 channels"),
     (Z + "selection=listed&channels=32", "channels is 32; list some of 0 to 31"),
 ]
 
@@ -396,7 +396,7 @@ def test_guidance_is_the_pipelines_own_and_refused_where_it_does_nothing(
     pipeline.save_pretrained(tmp_path / "plain")
     with (
         LiveModel(str(tmp_path / "plain"), 1, n_steps=N_STEPS) as plain,
-        pytest.raises(InputError, match=r"guidance is 2; with this model .* FluxPipeline does nothing. Leave guidance"),
+        pytest.raises(InputError, match=r"guidance is 2; with this model .* FluxPipeline has no effect. Omit guidance"),
     ):
         plain.begin(Ask(PROMPT, guidance=2.0))
 

@@ -159,7 +159,7 @@ def test_the_improved_predictor_is_a_linear_map(suffix: str, tmp_path: Path) -> 
     [
         ({"weight": torch.zeros(8)}, "holds weight; it must hold weight and bias, or those of layers.0"),
         ({"weight": torch.zeros(1, 9), "bias": torch.zeros(1)}, r"of shape \(1, 9\); on 8 features"),
-        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "puts out 2 values an image"),
+        ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "outputs 2 values per image"),
         (
             {f"layers.{i}.{part}": torch.zeros(1, 8) for i in (0, 3, 6, 9, 11) for part in ("weight", "bias")},
             "it must hold weight and bias",
@@ -194,7 +194,7 @@ def damaged(models: Path) -> str:
         (lambda models: f"dino={models / 'swin'}", "is a SwinModel, which has no class token"),
         (
             lambda models: f"pickscore={metric_models.changed(models / 'clip', 'part', without_projection)}",
-            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be random",
+            r"lack 1 of the \d+ weights of CLIPModel, such as 'visual_projection.weight'; they would be init",
         ),
         (damaged, "the CLIP model .*damaged' cannot be opened: SafetensorError"),
         (lambda _: "aesthetic=/nowhere", "a comma and the head's file"),
@@ -211,7 +211,9 @@ def test_a_metric_that_cannot_be_is_refused_with_the_remedy(
 
 def test_lpips_without_torchvision_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchmetrics.utilities.imports._TORCHVISION_AVAILABLE", False)
-    with pytest.raises(InputError, match=r"needs torchvision, which is not installed\. Install the one of your torch"):
+    with pytest.raises(
+        InputError, match=r"needs torchvision, which is not installed\. Install the version that matches your torch"
+    ):
         LearnedMetrics.of(["lpips=alex"], "cpu")
 
 

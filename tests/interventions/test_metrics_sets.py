@@ -75,7 +75,7 @@ def test_cmmd_takes_memory_for_pairs_and_not_for_their_features() -> None:
 @pytest.mark.parametrize(
     ("distance", "one", "other", "why"),
     [
-        (frechet_distance, np.zeros((6, 6)), np.zeros((9, 6)), "6 features needs more than as many images; there ar"),
+        (frechet_distance, np.zeros((6, 6)), np.zeros((9, 6)), "6 features needs more images than features; there ar"),
         (kernel_distance, np.zeros((1, 6)), np.zeros((9, 6)), "sets of 1 and 9 images; each must have at least 2"),
         (cmmd, np.ones((3, 6)), np.ones((0, 6)), "sets of 3 and 0 images; each must have at least 1"),
         (cmmd, np.ones((3, 6)), np.ones((3, 5)), r"shapes \(3, 6\) and \(3, 5\)"),

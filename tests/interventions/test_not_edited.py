@@ -28,7 +28,7 @@ from fewchannels.manifest import Sample
 from fewchannels.models.family import Block
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
-from fewchannels.tables import decode
+from fewchannels.tables import from_parquet
 
 BLOCKS = tuple(Block(i, "blocks", "dual") for i in range(4))
 
@@ -44,7 +44,7 @@ def swept(source: str, folder: Path, model: Path, grid: Grid) -> tuple[Prepared,
     worker, rows = SweepWorker(prepared.sweep, 1), []
     for task in range(prepared.sweep.n_tasks):
         worker(task)
-        rows += decode(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
+        rows += from_parquet(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
     return prepared, rows
 
 

@@ -33,7 +33,7 @@ from fewchannels.models.generation import Settings
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.upkeep.verify import verify
-from fewchannels.tables import decode
+from fewchannels.tables import from_parquet
 
 BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
 ZERO = Grid(("zero",), (1.0,), ("top",), k=(4,))
@@ -58,7 +58,7 @@ def begun(world: Path, place: Path, settings: SweepSettings) -> Prepared:
 
 
 def rows_of(prepared: Prepared, task: int) -> list[dict]:
-    return decode(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
+    return from_parquet(prepared.sweep.storage.get(f"edits/{task:05d}.parquet")).to_pylist()
 
 
 def pixels(row: dict) -> np.ndarray:
@@ -194,12 +194,12 @@ def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: P
         "disruption", replace(config, top_k=0), (grid,), channels_run=str(tmp_path / "run"), score="rms"
     )
     prepared = prepare_sweep(world, tmp_path / "sweep", settings)
-    ranks = decode(prepared.tables["channel_ranks.parquet"]).to_pandas()
+    ranks = from_parquet(prepared.tables["channel_ranks.parquet"]).to_pandas()
     scores = read(job.storage, ["rms"], 0, 5)["rms"].astype(np.float64).mean(axis=(0, 1))
     for layer in range(scores.shape[0]):
         own = ranks[ranks["layer"] == layer].sort_values("rank")
         assert own["channel"].tolist() == np.argsort(-scores[layer], kind="stable").tolist()
-    with pytest.raises(InputError, match="none is named"):
+    with pytest.raises(InputError, match="no run is given"):
         prepare_sweep(world, tmp_path / "sweep", replace(settings, channels_run=None))
 
 
@@ -251,12 +251,12 @@ def test_pairs_that_are_not_each_others_counterparts_are_refused(
 
 
 def test_kinds_and_actions_belong_together(world: Path, generation: CaptureConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="kind 'disruption' takes the actions zero"):
+    with pytest.raises(InputError, match="actions of a sweep of kind 'disruption' must be zero"):
         prepare_sweep(world, tmp_path / "sweep", SweepSettings("disruption", generation, (MOVES,)))
-    with pytest.raises(InputError, match="kind 'text' takes the actions transport"):
+    with pytest.raises(InputError, match="actions of a sweep of kind 'text' must be transport"):
         prepare_sweep(world, tmp_path / "sweep", SweepSettings("text", generation, (Grid(),)))
     inside = Grid(tokens=("inside",))
-    with pytest.raises(InputError, match="5 of 5 items name no mask"):
+    with pytest.raises(InputError, match="5 of 5 items have no mask"):
         prepare_sweep(world, tmp_path / "sweep", SweepSettings("disruption", generation, (inside,)))
 
 
@@ -331,7 +331,7 @@ def test_a_sweep_goes_on_with_the_files_it_was_begun_with(
     assert begin_sweep(prepare_sweep(world, tmp_path / "sweep", settings))
 
     Image.fromarray(255 - upper).save(mask)
-    with pytest.raises(RunConflictError, match=r"hold something else by now, such as '.*mask\.png'"):
+    with pytest.raises(RunConflictError, match=r"have changed, such as '.*mask\.png'"):
         run_sweep(prepare_sweep(world, tmp_path / "sweep", settings), Pool(1, 0, 1))
     Image.fromarray(upper).save(mask)
 

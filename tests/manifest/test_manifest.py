@@ -139,7 +139,7 @@ def test_paths_are_those_of_the_tables_folder_wherever_one_stands(
     assert rows[2] == ("/abs/m.png", "s3://b/r.png")
     assert rows[3] == (None, None)
     assert (report.n_files, report.n_missing) == (5, 3)
-    assert report.notes == ("3 of the 5 files that masks and references name are not there, such as '/abs/m.png'",)
+    assert report.notes == ("3 of the 5 files in the columns mask and reference do not exist, such as '/abs/m.png'",)
 
 
 def test_the_code_names_the_optional_columns_of_the_schema() -> None:
@@ -263,5 +263,5 @@ def test_seeds_that_make_no_sense_are_refused_in_words(text: str) -> None:
 
 
 def test_seeds_given_twice_over_are_refused_with_the_remedy(make) -> None:
-    with pytest.raises(InputError, match=r"'Seed', and --seeds was given as well\. Leave --seeds out"):
+    with pytest.raises(InputError, match=r"'Seed', and --seeds was given as well\. Omit --seeds"):
         make("a.csv", "prompt,Seed\nx,1\n", seeds=[0])

@@ -81,7 +81,7 @@ def test_values_of_some_rows_and_of_several_sources_are_counted_together(make, t
 def test_a_column_that_no_source_has_and_the_prompts_own_cannot_be_ignored(make) -> None:
     with pytest.raises(InputError, match=r"unknown column to ignore 'stepp'\. Did you mean 'step'"):
         make("a.csv", "prompt,step\nx,1\n", ignore_columns=["stepp"])
-    with pytest.raises(InputError, match="'Prompt' is named as the prompt column and as one to ignore"):
+    with pytest.raises(InputError, match="'Prompt' is both the prompt column and one to ignore"):
         make("a.csv", "prompt,step\nx,1\n", ignore_columns=["Prompt"], prompt_column="prompt")
     with pytest.raises(InputError, match="no column is called prompt"):
         make("a.csv", "prompt,step\nx,1\n", ignore_columns=["prompt"])
@@ -96,7 +96,9 @@ def test_a_field_of_any_size_is_taken(make, ending: str) -> None:
 
 def test_a_field_that_cannot_be_one_names_the_limit_and_the_quote(make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewchannels.manifest.text_sources._MAX_FIELD", 1000)
-    with pytest.raises(InputError, match=r"a\.csv:2.*more than 1,000 characters; a quote that is never closed"):
+    with pytest.raises(
+        InputError, match=r"a\.csv:2.*more than 1,000 characters, probably because of an unclosed quote"
+    ):
         make("a.csv", 'prompt,note\na,"' + "x" * 2000 + "\n")
 
 
@@ -186,7 +188,7 @@ def test_a_folder_of_texts_is_one_source_and_every_sample_has_its_files_name(tmp
         f"{i}.txt": f"a long prompt, number {i}" for i in range(1065)
     }
     assert report.sources == (str(folder),)
-    assert report.notes == (f"{folder}: not prompts, left alone: 'README.md', 'lost+found'",)
+    assert report.notes == (f"{folder}: ignored, not prompts: 'README.md', 'lost+found'",)
 
 
 def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_users_own_source_columns_are_not_shadowed(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match=r"none' has no file that ends in \.csv"):
+    with pytest.raises(InputError, match=r"none' has no file with the suffix \.csv"):
         manifest.ingest([tmp_path / "none"], tmp_path / "m.parquet")
 
 
@@ -274,10 +276,10 @@ def test_nan_is_no_value_in_columns_of_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seed", "says"),
     [
-        ("18446744073709551615", "would take it modulo 2\\*\\*64"),
-        ("1.8446744073709552e19", "would take it modulo 2\\*\\*64"),
-        ("9223372036854775808", "would take it modulo 2\\*\\*64"),
-        ("-1", "where -1 stands for a random seed"),
+        ("18446744073709551615", "would reduce it modulo 2\\*\\*64"),
+        ("1.8446744073709552e19", "would reduce it modulo 2\\*\\*64"),
+        ("9223372036854775808", "would reduce it modulo 2\\*\\*64"),
+        ("-1", "if -1 means a random seed"),
     ],
 )
 def test_seeds_of_other_tools_are_refused_with_the_reason(make, seed: str, says: str) -> None:

@@ -81,7 +81,7 @@ def test_rank_biased_overlap_of_a_nan_is_nan_and_of_its_neighbour_not() -> None:
 
 @pytest.mark.parametrize("p", [0, 1, -0.5, float("nan")])
 def test_rank_biased_overlap_refuses_other_persistence(p: float) -> None:
-    with pytest.raises(InputError, match="it lies between 0 and 1"):
+    with pytest.raises(InputError, match="it must be between 0 and 1"):
         rank_biased_overlap(np.arange(3.0), np.arange(3.0), p)
 
 

@@ -213,15 +213,21 @@ def _half(name: str) -> str:
 @pytest.mark.parametrize(
     ("rename", "says"),
     [
-        (_half, "4 of 10 keys fit nothing in FluxPipeline, such as 'lora_unet_"),
-        (lambda name: name.replace("transformer.", "lora_unet_"), "8 of 10 keys fit nothing"),
+        (_half, "4 of 10 keys of the adapter .* do not match FluxPipeline, such as 'lora_unet_"),
+        (lambda name: name.replace("transformer.", "lora_unet_"), "8 of 10 keys of the adapter .* do not match"),
         (
             lambda name: name.replace("transformer.transformer_blocks.0.", "transformer.transformer_blocks.99."),
-            "2 of 10 keys fit nothing in FluxPipeline, such as 'transformer.transformer_blocks.99.attn.to_q.lora_A",
+            "2 of 10 keys .* match FluxPipeline, such as 'transformer.transformer_blocks.99.attn.to_q.lora_A",
         ),
-        (lambda name: name.replace("encoder.layers.0", "encoder.layers.7"), "2 of 10 keys fit nothing"),
-        (lambda name: f"x.{name}", "10 of 10 keys fit nothing"),
-        (lambda name: name.replace("lora_B", "lost") if "layers" in name else name, "1 of 10 keys fit nothing"),
+        (
+            lambda name: name.replace("encoder.layers.0", "encoder.layers.7"),
+            "2 of 10 keys of the adapter .* do not match",
+        ),
+        (lambda name: f"x.{name}", "10 of 10 keys of the adapter .* do not match"),
+        (
+            lambda name: name.replace("lora_B", "lost") if "layers" in name else name,
+            "1 of 10 keys of the adapter .* do not match",
+        ),
     ],
 )
 def test_an_adapter_of_which_some_keys_fit_nothing_is_refused_with_their_number(
@@ -229,7 +235,7 @@ def test_an_adapter_of_which_some_keys_fit_nothing_is_refused_with_their_number(
 ) -> None:
     file = tmp_path / "lora.safetensors"
     save_file({rename(name): value for name, value in adapter.items()}, file)
-    with pytest.raises(InputError, match=f"of the adapter '{file}', {says}"):
+    with pytest.raises(InputError, match=says):
         opened(tiny_model, lora=f"{file}@1")
 
 
@@ -238,10 +244,10 @@ def test_half_of_a_product_and_no_adapter_at_all_are_refused(
 ) -> None:
     file = tmp_path / "lora.safetensors"
     save_file({name: value for name, value in adapter.items() if "lora_A" in name}, file)
-    with pytest.raises(InputError, match="5 of 5 keys are one half of a product"):
+    with pytest.raises(InputError, match=r"5 of 5 keys of the adapter .* are one factor of a product"):
         opened(tiny_model, lora=f"{file}@1")
     save_file({"weights": torch.zeros(2)}, file)
-    with pytest.raises(InputError, match="1 of 1 keys fit nothing"):
+    with pytest.raises(InputError, match=r"1 of 1 keys of the adapter .* do not match"):
         opened(tiny_model, lora=f"{file}@1")
     file.write_bytes(b"no weights" * 10)
     with pytest.raises(InputError, match=r"the adapter '.*lora.safetensors' cannot be loaded into FluxPipeline"):

@@ -20,7 +20,7 @@ from transformers import T5EncoderModel
 from typer.testing import CliRunner
 
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.encode_prompts import encode
+from fewchannels.capture.encode_prompts import encode_prompts
 from fewchannels.capture.job import prepare
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.stored_embeddings import StoredEmbeddings
@@ -75,7 +75,7 @@ def test_every_family_makes_the_same_images_when_its_prompts_are_encoded_first(
     assert 0 < len(called) < len(in_all), "the third sample has the first one's prompt"
 
     kept = StoredEmbeddings(FolderStorage(tmp_path / "kept"))
-    assert list(encode(job, samples, kept, "cpu")) == [None] * 3
+    assert list(encode_prompts(job, samples, kept, "cpu")) == [None] * 3
     without = load(source, job.geometry, Loading(), "cpu", dict.fromkeys(text_encoders(source)))
     assert not [part for name, part in without.components.items() if name.startswith("text_encoder") and part]
     with remembering(without, kept, encodes=False):
@@ -133,14 +133,14 @@ def test_a_capture_that_stopped_keeps_its_embeddings_and_goes_on_from_them(
 ) -> None:
     job, samples = tiny_job(tiny_model, tmp_path, manifest_of)
     kept = StoredEmbeddings(job.storage)
-    assert list(encode(job, samples[:2], kept, "cpu")) == [None, None]
+    assert list(encode_prompts(job, samples[:2], kept, "cpu")) == [None, None]
     (first, second) = sorted((tmp_path / "run" / "embeddings").iterdir())
     whole = first.read_bytes()
     first.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     n_calls = []
     own = T5EncoderModel.forward
     monkeypatch.setattr(T5EncoderModel, "forward", lambda *a, **k: n_calls.append(1) or own(*a, **k))
-    assert list(encode(job, samples, kept, "cpu")) == [None, None, None]
+    assert list(encode_prompts(job, samples, kept, "cpu")) == [None, None, None]
     assert len(n_calls) == 2, "the damaged one and the new one"
     assert first.read_bytes() == whole
     worker = CaptureWorker(job, 1, kept)
@@ -163,7 +163,7 @@ def test_a_prompt_that_cannot_be_encoded_fails_alone(
         return own(*arguments, **keywords)
 
     monkeypatch.setattr(FluxPipeline, "encode_prompt", picky)
-    errors = list(encode(job, samples, StoredEmbeddings(job.storage), "cpu"))
+    errors = list(encode_prompts(job, samples, StoredEmbeddings(job.storage), "cpu"))
     assert errors == [None, "ValueError: no rings", None]
 
 
@@ -174,7 +174,7 @@ def tiny_job(tiny_model: Path, tmp_path: Path, manifest_of) -> tuple[Any, list[S
 
 
 def test_settings_that_do_not_go_with_it_are_refused(tiny_model: Path, tmp_path: Path, manifest_of) -> None:
-    with pytest.raises(InputError, match="batch_size is 4; with encode_first it is 1"):
+    with pytest.raises(InputError, match="batch_size is 4; it must be 1 with encode_first"):
         CaptureConfig(encode_first=True, batch_size=4)
     with pytest.raises(InputError, match="encode_first and lora"):
         CaptureConfig(encode_first=True, lora="style.safetensors")

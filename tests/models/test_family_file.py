@@ -67,7 +67,7 @@ def direct_run(folder: Path) -> np.ndarray:
 
 
 def test_a_class_that_is_not_known_is_refused_with_what_to_do(model: Path) -> None:
-    with pytest.raises(InputError, match=r"'BriaTransformer2DModel' is not known.*--family"):
+    with pytest.raises(InputError, match=r"'BriaTransformer2DModel' is not supported.*--family"):
         geometry(find(str(model)))
 
 
@@ -196,7 +196,7 @@ def test_a_list_in_which_no_image_was_found_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(single, "forward", shuffled)
     found = inspect_pipeline(pipeline, 24, 16)
     assert [each.path for each in found.family.lists] == ["transformer_blocks"]
-    assert any("single_transformer_blocks.0: moves with the noise" in doubt for doubt in found.doubts)
+    assert any("single_transformer_blocks.0: changes with the noise" in doubt for doubt in found.doubts)
 
 
 def test_a_model_whose_tokens_do_not_move_with_their_noise_is_not_guessed_at() -> None:

@@ -130,7 +130,7 @@ def test_a_statement_that_is_no_question_is_refused_by_name(
     kind: str, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{kind} is refused: the catalog is read-only. Ask with one SELECT"):
+    with pytest.raises(InputError, match=f"{kind} is refused: the catalog is read-only. Use one SELECT"):
         catalog.sql(REFUSED[kind])
     assert not list(tmp_path.iterdir())
     assert catalog.sql(
@@ -151,7 +151,7 @@ def test_one_statement_is_asked_at_a_time(text: str, n: int, catalog: Catalog) -
 
 
 def test_a_pivot_must_name_its_values(catalog: Catalog) -> None:
-    with pytest.raises(InputError, match="PIVOT must name its values"):
+    with pytest.raises(InputError, match="PIVOT must list its values"):
         catalog.sql("pivot cells on layer using count(*) group by sample")
     assert len(catalog.sql("pivot cells on layer in (0, 1) using count(*) group by sample")) == 3
 
@@ -187,7 +187,7 @@ def test_no_other_file_can_be_read(text: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(run)
     with (
         Catalog(run) as catalog,
-        pytest.raises(InputError, match="reads this run's tables only") as caught,
+        pytest.raises(InputError, match="can read only this run's tables") as caught,
     ):
         catalog.sql(text.format(run=run, parent=tmp_path))
     assert "\nsecret" not in str(caught.value)
@@ -347,15 +347,15 @@ BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     (
         "massive_channels",
         {"layer": 1.5},
-        "is 1.5; it takes a whole number, -1 to 1,000,000,000, for example -1",
+        "is 1.5; it must be a whole number, -1 to 1,000,000,000, for example -1",
     ),
-    ("massive_channels", {"layer": True}, "parameter 'layer' is True; it takes a whole number"),
-    ("massive_channels", {"layer": "1 or true"}, "it takes a whole number"),
-    ("massive_channels", {"min_frequency": float("nan")}, "it takes a finite number"),
-    ("massive_channels", {"min_frequency": None}, "it takes a finite number"),
-    ("layer_profile", {"measure": 3}, "parameter 'measure' is 3; it takes text"),
+    ("massive_channels", {"layer": True}, "parameter 'layer' is True; it must be a whole number"),
+    ("massive_channels", {"layer": "1 or true"}, "it must be a whole number"),
+    ("massive_channels", {"min_frequency": float("nan")}, "it must be a finite number"),
+    ("massive_channels", {"min_frequency": None}, "it must be a finite number"),
+    ("layer_profile", {"measure": 3}, "parameter 'measure' is 3; it must be text"),
     ("layer_profile", {"measure": "gin"}, "unknown value of parameter 'measure' 'gin'. Did you mean 'gini'"),
-    ("failures", {"top": 3}, "query 'failures' takes no parameters, and 'top' was given"),
+    ("failures", {"top": 3}, "query 'failures' has no parameters, but 'top' was given"),
 ]
 
 

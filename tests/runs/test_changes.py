@@ -318,7 +318,9 @@ def test_an_attempt_that_was_overtaken_writes_no_record(tmp_path: Path) -> None:
     early.settle(documents[1])
     record = storage.get("ledger/00000.json")
     finish_changes(storage)
-    with pytest.raises(RunConflictError, match=r"'ledger/00000.json' of .* was replaced while it was being written"):
+    with pytest.raises(
+        RunConflictError, match=r"'ledger/00000.json' of .* was replaced by another command while it was being written"
+    ):
         late.settle(documents[0])
     assert storage.get("ledger/00000.json") == record
     assert storage.get("cells/00000.parquet") == b"early"
@@ -350,7 +352,7 @@ def test_a_change_replaces_nothing_but_its_own(tmp_path: Path, forged: dict[str,
         "document": {"objects": {}},
         "replaces": None,
     }
-    storage.put(f"{FOLDER}00000.json", [documents.encode(whole | forged)])
+    storage.put(f"{FOLDER}00000.json", [documents.to_bytes(whole | forged)])
     with pytest.raises(StorageError), hold(storage):
         pass
     assert storage.get("notes.txt") == (tmp_path / "notes.txt").read_bytes() == b"mine"

@@ -134,7 +134,7 @@ def test_a_networks_login_page_is_no_object_store(command: list[str], monkeypatc
         (403, "InvalidAccessKeyId", "Check AWS_ACCESS_KEY_ID"),
         (403, "AccessDenied", "may read and write there"),
         (403, "RequestTimeTooSkewed", "clock"),
-        (404, "NoSuchBucket", "Make the bucket"),
+        (404, "NoSuchBucket", "Create the bucket"),
     ],
 )
 def test_a_refusal_is_told_with_what_to_do(
@@ -159,8 +159,8 @@ def test_errors_tell_no_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("s3:/bucket/RUN", "has one slash after s3:"),
-        ("gs:/bucket/RUN", "has one slash after gs:"),
+        ("s3:/bucket/RUN", "has only one slash after s3:"),
+        ("gs:/bucket/RUN", "has only one slash after gs:"),
         ("s3://bucket/RUN ", "a space at the beginning or end"),
         ("s3://bucket/ RUN", "a space at the beginning or end"),
         ("s3://bucket/a /RUN", "a space at the beginning or end"),
@@ -187,5 +187,5 @@ def test_a_file_in_a_bucket_is_told_from_one_that_is_not_there(
     ended = CliRunner().invoke(app, words)
     assert isinstance(ended.exception, InputError), ended
     assert "'s3://bucket/" in str(ended.exception)
-    assert "is a URL, and" in str(ended.exception)
+    assert "is a URL, but" in str(ended.exception)
     assert not list(tmp_path.iterdir())

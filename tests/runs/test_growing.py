@@ -214,7 +214,7 @@ def test_an_interrupted_merge_goes_on_and_another_one_into_the_same_place_is_ref
     merge.merge(storages, out)
     assert (tmp_path / "merged" / "ledger" / "00000.json").stat().st_mtime_ns == first
     assert verify(out).problems == ()
-    with pytest.raises(RunConflictError, match="holds another run"):
+    with pytest.raises(RunConflictError, match="has another run"):
         merge.merge(storages[::-1], out)
 
 
@@ -295,11 +295,11 @@ def test_a_records_checksum_is_computed_once_when_a_compacted_run_is_opened(
 ) -> None:
     job = capture("run", "demo:8")
     compacted(job.run)
-    encoded: list[int] = []
-    encode = Record.encode
-    monkeypatch.setattr(Record, "encode", lambda record: encoded.append(record.task) or encode(record))
+    written: list[int] = []
+    to_bytes = Record.to_bytes
+    monkeypatch.setattr(Record, "to_bytes", lambda record: written.append(record.task) or to_bytes(record))
     Catalog(job.run).close()
-    assert sorted(encoded) == [0, 1]
+    assert sorted(written) == [0, 1]
 
 
 def test_a_compacted_run_grows_is_damaged_and_is_mended(
@@ -411,7 +411,7 @@ def test_an_export_of_nothing_or_over_other_files_is_refused(capture: Callable[.
         for_datasets.chosen_samples(catalog, "no_such_column = 1")
     storage = open_storage(job.run)
     for export in (merge.export, for_datasets.export):
-        with pytest.raises(InputError, match="no finished sample meets the condition"):
+        with pytest.raises(InputError, match="no finished sample meets the --where condition"):
             export(storage, [], open_storage(tmp_path / "nothing"))
         with pytest.raises(RunConflictError, match="holds other"):
             export(storage, [0], open_storage(tmp_path / "run" / "cells"))

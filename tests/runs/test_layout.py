@@ -68,7 +68,7 @@ def test_steps_are_chosen_by_word_and_by_index() -> None:
         (choose_controls, "random:²", "controls is 'random:²'"),
         (lambda t: choose_steps(t, 20), "lost", "Did you mean 'last'"),
         (lambda t: choose_steps(t, 20), "20", "step 20 does not exist; the valid ones are 0 to 19"),
-        (lambda t: choose_steps(t, 20, same_for_all=False), "last", "the manifest has several"),
+        (lambda t: choose_steps(t, 20, same_for_all=False), "last", "the samples have different numbers of steps"),
     ],
 )
 def test_a_wrong_choice_names_the_valid_ones(choose, text: str, says: str) -> None:

@@ -266,7 +266,7 @@ def test_a_locked_catalog_reads_nothing_else(runs: tuple[str, Path], server: s3.
     server.client().put_object(Bucket=s3.BUCKET, Key="other.parquet", Body=(runs[1] / "manifest.parquet").read_bytes())
     run = open_run(runs[0])
     for other in (f"s3://{s3.BUCKET}/other.parquet", f"{runs[0]}/*.parquet", str(runs[1] / "manifest.parquet")):
-        with pytest.raises(InputError, match="no file, address or setting"):
+        with pytest.raises(InputError, match="not files, URLs or settings"):
             run.sql(f"select * from read_parquet('{other}')")
     for other in (f"{runs[0]}/run.json", "/etc/hostname", f"{server.url}/{s3.BUCKET}/other.parquet"):
         with pytest.raises(InputError):

@@ -149,7 +149,10 @@ def test_a_repair_that_is_interrupted_at_any_record_is_gone_on_with(made: tuple[
 
 def commands_in(text: str) -> list[list[str]]:
     """The ``fewchannels`` commands that a message names, as a shell splits them."""
-    return [shlex.split(each) for each in re.findall(r"Run fewchannels (.*?)(?: with the settings|: it makes)", text)]
+    return [
+        shlex.split(each)
+        for each in re.findall(r"Run fewchannels (.*?)(?: with its original settings|, which recreates)", text)
+    ]
 
 
 KINDS = {
@@ -250,7 +253,7 @@ def test_a_result_of_masks_is_never_removed_where_only_files_of_a_user_would_mak
     assert planned.removed == ()
     (step,) = planned.steps
     assert f"fewchannels analyze masks {place} --label seen --replace" in step
-    assert "Masks from files are read from them again" in step
+    assert "Masks from files are read again" in step
     repair(open_storage(place), planned)
     assert files(place) == before
 
@@ -258,7 +261,7 @@ def test_a_result_of_masks_is_never_removed_where_only_files_of_a_user_would_mak
 def test_dry_run_alone_is_refused(made: tuple[Path, Forks]) -> None:
     folder, forks = made
     assert forks.run(["runs", "verify", f"{folder}/run", "--dry-run"]) == 2
-    assert "--dry-run works only with --repair" in forks.said()
+    assert "--dry-run needs --repair" in forks.said()
 
 
 def test_a_repair_goes_with_the_lease(made: tuple[Path, Forks]) -> None:

@@ -88,7 +88,7 @@ def test_a_damaged_chunk_is_refused_by_every_reader(read, tmp_path: Path) -> Non
 def test_the_index_is_the_specifications_offsets_and_lengths_then_a_checksum() -> None:
     """Sharding codec of Zarr v3: little-endian uint64 pairs, row-major, at the end, CRC-32C last."""
     plan = ArrayPlan("a", ("sample", "step", "layer", "k"), (2, 4, 3, 5), (2, 4, 3, 5), (2, 2, 1, 5), "int32", 1.0)
-    parts = shards.encode(np.arange(120, dtype=np.int32).reshape(plan.shape), plan)
+    parts = shards.compress(np.arange(120, dtype=np.int32).reshape(plan.shape), plan)
     data = b"".join(parts)
     n_chunks = 2 * 3
     index = np.frombuffer(data[-(16 * n_chunks + 4) : -4], "<u8").reshape(n_chunks, 2)
@@ -117,7 +117,7 @@ def test_values_of_a_bfloat16_model_are_rounded_to_themselves() -> None:
 
 def test_chunks_follow_one_another_without_gaps() -> None:
     plan = layout(3, 4, 2, 8, 4, 2, 3).arrays()[0]
-    parts = list(shards.encode(np.random.default_rng(0).normal(size=plan.shape).astype(np.float32), plan))
+    parts = list(shards.compress(np.random.default_rng(0).normal(size=plan.shape).astype(np.float32), plan))
     index = np.frombuffer(bytes(parts[-1][:-4]), "<u8").reshape(-1, 2)
     assert [length for _, length in index.tolist()] == [
         len(packed) + len(checksum) for packed, checksum in zip(parts[:-1:2], parts[1:-1:2], strict=True)

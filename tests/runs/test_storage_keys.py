@@ -64,7 +64,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Storage
 def test_a_key_that_could_lead_out_of_a_run_is_refused(verb: str, key: str, places: tuple[Path, list[Storage]]) -> None:
     folder, storages = places
     for storage in storages:
-        with pytest.raises(StorageError, match="does not name a place inside"):
+        with pytest.raises(StorageError, match="is not a location inside"):
             VERBS[verb](storage, key)
     assert sorted(os.listdir(folder)) == ["RUN", "victim.txt"]
     assert (folder / "victim.txt").read_text() == "mine"
@@ -73,7 +73,7 @@ def test_a_key_that_could_lead_out_of_a_run_is_refused(verb: str, key: str, plac
 def test_the_verbs_of_objects_alone_refuse_it_as_well() -> None:
     storage = ObjectStorage("s3://nobody/RUN", patience_s=0.01)
     for ask in (lambda: storage.get_tagged("../a"), lambda: storage.put_if("../a", b"", None)):
-        with pytest.raises(StorageError, match="does not name a place inside"):
+        with pytest.raises(StorageError, match="is not a location inside"):
             ask()
 
 
@@ -196,7 +196,7 @@ def test_arrays_on_another_disk_are_read_and_never_written_through_their_link(tm
     assert storage.size(f"{NAME}/zarr.json") == open_storage(KEPT).size(f"{NAME}/zarr.json")
     assert open_dataset(storage).load().identical(open_dataset(open_storage(KEPT)).load())
     for verb in ("put", "delete"):
-        with pytest.raises(StorageError, match="are not written through one"):
+        with pytest.raises(StorageError, match="are not written through links"):
             VERBS[verb](storage, f"{NAME}/zarr.json")
     assert {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()} == before
     (disk / "zarr.json").unlink()  # now it could be any folder

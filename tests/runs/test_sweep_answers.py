@@ -7,7 +7,7 @@ import pytest
 from planted_edits import condition, picture
 
 from fewchannels.runs.sql.named_queries import queries
-from fewchannels.tables import as_columns, decode, encode
+from fewchannels.tables import as_columns, from_parquet, to_parquet
 
 NAMES = ("best_settings", "top_over_matched", "flipped_prompts", "set_distances")
 TABLES = ("edits", "effects_means", "effects_contrasts", "effects_sets")
@@ -19,7 +19,7 @@ def ask(name: str, tables: dict[str, list[dict[str, Any]]], **parameters: object
     query = queries()[name]
     with duckdb.connect() as connection:
         for table in TABLES:
-            rows = decode(encode(table, as_columns(table, tables.get(table, []))))
+            rows = from_parquet(to_parquet(table, as_columns(table, tables.get(table, []))))
             connection.register(table, rows)
         answer = connection.sql(query.sql, params=query.bind(parameters)).to_arrow_table()
     return answer.to_pylist()
@@ -46,7 +46,7 @@ def test_a_header_describes_what_is_answered(name: str) -> None:
     assert query.of == "sweep"
     with duckdb.connect() as connection:
         for table in TABLES:
-            connection.register(table, decode(encode(table, as_columns(table, []))))
+            connection.register(table, from_parquet(to_parquet(table, as_columns(table, []))))
         answer = connection.sql(query.sql, params=query.bind({}))
         assert answer.columns == [column.name for column in query.columns]
         assert answer.fetchall() == []

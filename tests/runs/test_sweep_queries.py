@@ -114,9 +114,9 @@ def test_answers_say_of_how_many_items_they_are(tmp_path: Path) -> None:
     description = json.loads((whole / "sweep.json").read_text(encoding="utf-8"))
     description["identity"]["n_items"] = 10
     del description[documents.CHECKSUM]
-    (whole / "sweep.json").write_bytes(documents.encode(description))
+    (whole / "sweep.json").write_bytes(documents.to_bytes(description))
     with Catalog(whole) as catalog:
-        assert catalog.note == "6 of 10 items are finished; run the sweep's command again to resume."
+        assert catalog.note == "6 of 10 items are finished; rerun the sweep's command to resume."
 
 
 def test_effects_of_fewer_tasks_than_are_finished_are_told() -> None:
@@ -128,12 +128,10 @@ def test_effects_of_fewer_tasks_than_are_finished_are_told() -> None:
     current = {"tasks": [0, 1, 2], "parts": progress.parts(records)}
     assert progress.note("S", 6, records, current) is None
     assert progress.note("S", 6, records, {"tasks": [0, 1, 2]}) is None  # of an older version
-    told = (
-        "The tables effects_* are of 2 of 6 finished items as they were then; fewchannels plot S measures them again."
-    )
+    told = "The tables effects_* cover 2 of 6 finished items; fewchannels plot S updates them."
     assert progress.note("S", 6, records, {"tasks": [0]}) == told
     assert progress.note("S", 8, records, {"tasks": [0]}) == (
-        f"6 of 8 items are finished; run the sweep's command again to resume. {told}"
+        f"6 of 8 items are finished; rerun the sweep's command to resume. {told}"
     )
     again = records | {1: record(1, "ffffffff")}  # a task that was done again after the effects were measured
     assert progress.note("S", 6, again, current) == told.replace("2 of 6", "6 of 6")

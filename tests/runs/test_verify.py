@@ -27,7 +27,7 @@ from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.runs.upkeep.repair import check_report, plan, repair
 from fewchannels.runs.upkeep.verify import verify
-from fewchannels.tables import as_columns, decode, encode
+from fewchannels.tables import as_columns, from_parquet, to_parquet
 
 N_SAMPLES = 6
 
@@ -151,7 +151,7 @@ def test_what_the_whole_run_shares_is_laid_out_again_after_repair(
 
 
 def rewrite_record(storage: FolderStorage, number: int, **changes: object) -> None:
-    record = Record.decode(storage.get(Ledger.key(number)))
+    record = Record.from_bytes(storage.get(Ledger.key(number)))
     storage.put(Ledger.key(number), [dataclasses.replace(record, **changes).encode()])  # type: ignore[arg-type]
 
 
@@ -163,7 +163,7 @@ def rewrite_record(storage: FolderStorage, number: int, **changes: object) -> No
         ({"stop": 3}, None),
         ({"stop": 5}, r"it has samples \[2, 5\), the task owns \[2, 4\)"),
         ({"start": 1}, r"it has samples \[1, 4\)"),
-        ({"objects": {}}, "it names other objects than a task has"),
+        ({"objects": {}}, "its objects are not those of a task"),
         ({"n_done": 1, "n_failed": 1}, "2 done and 0 failed; the record says 1 and 1"),
     ],
 )
@@ -179,9 +179,9 @@ def test_a_record_that_is_whole_and_wrong_is_found(run: Path, changes: dict, say
 def put_table(storage: FolderStorage, table: str, task: int, change) -> None:
     """Rewrite a table and its checksum in the record: damage that only a comparison of contents can find."""
     key = f"{table}/{task:05d}.parquet"
-    rows = change(decode(storage.get(key)).to_pylist())
-    stored = storage.put(key, [encode(table, as_columns(table, rows))])
-    record = Record.decode(storage.get(Ledger.key(task)))
+    rows = change(from_parquet(storage.get(key)).to_pylist())
+    stored = storage.put(key, [to_parquet(table, as_columns(table, rows))])
+    record = Record.from_bytes(storage.get(Ledger.key(task)))
     rewrite_record(storage, task, objects={**record.objects, key: stored})
 
 
@@ -192,9 +192,9 @@ def changed(rows: list[dict], row: int, **values: object) -> list[dict]:
 @pytest.mark.parametrize(
     ("table", "change", "says"),
     [
-        ("samples", lambda rows: rows[:1], "1 rows that are not the samples [2, 4)"),
-        ("samples", lambda rows: [rows[0], rows[0]], "2 rows that are not the samples [2, 4)"),
-        ("samples", lambda rows: changed(rows, 1, sample_id=rows[0]["sample_id"]), "not those of the manifest"),
+        ("samples", lambda rows: rows[:1], "1 rows that are not samples [2, 4)"),
+        ("samples", lambda rows: [rows[0], rows[0]], "2 rows that are not samples [2, 4)"),
+        ("samples", lambda rows: changed(rows, 1, sample_id=rows[0]["sample_id"]), "differ from those of the manifest"),
         (
             "samples",
             lambda rows: changed(rows, 0, image=rows[0]["image"][:99]),
@@ -271,16 +271,16 @@ def test_samples_generated_again_are_equal_to_the_last_bit_and_damage_is_measure
 @settings(max_examples=60)
 def test_a_document_is_read_back_and_any_flipped_bit_is_noticed(content: dict, data: st.DataObject) -> None:
     content["objects"] = {}
-    written = documents.encode(content)
-    assert documents.decode(written) == content
+    written = documents.to_bytes(content)
+    assert documents.from_bytes(written) == content
     bit = data.draw(st.integers(0, 8 * len(written) - 1))
     damaged = bytearray(written)
     damaged[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ValueError, match=r"."):
-        documents.decode(bytes(damaged))
+        documents.from_bytes(bytes(damaged))
 
 
 def test_a_documents_checksum_is_that_of_the_document_without_it() -> None:
-    written = documents.encode({"a": 1})
+    written = documents.to_bytes({"a": 1})
     bare = b'{\n "a": 1\n}\n'
     assert json.loads(written) == {"a": 1, "crc32c": f"{google_crc32c.value(bare):08x}"}

@@ -76,7 +76,7 @@ def test_defaults_keep_their_rules(settings: type) -> None:
         (CaptureConfig, {"num_inference_steps": 2**31}, "num_inference_steps is 2147483648; it must be 1 to 10,000."),
         (CaptureConfig, {"guidance_scale": 1e308}, "guidance_scale is 1e+308; it must be 0 to 1,000."),
         (CaptureConfig, {"model": " "}, "model is ' '; it must be text, and not empty."),
-        (CaptureConfig, {"model": "a\0b"}, "must not hold control characters"),
+        (CaptureConfig, {"model": "a\0b"}, "must not contain control characters"),
         (CaptureConfig, {"revision": "x" * 5000}, "it must be at most 4,096 characters long"),
         (Loading, {"lora": "style.safetensors@nan"}, "is nan; it must be a finite number, -100 to 100"),
         (Loading, {"lora": "@0.5"}, "an adapter in it has no file"),

@@ -40,7 +40,7 @@ def test_what_means_the_same_is_taken(tmp_path: Path) -> None:
         ("layers: [[0]]", "layers in '{}' is [[0]]; it must be str."),
         ("layers: {}", "layers in '{}' is {}; it must be str."),
         ("model: null", "model in '{}' is None; it must be str."),
-        ('model: "a\\0b"', "it must not hold control characters"),
+        ('model: "a\\0b"', "it must not contain control characters"),
         ("from_images: 1", "from_images in '{}' is 1; it must be bool."),
         ("topk: 1", "unknown setting in '{}' 'topk'. Did you mean 'top_k'?"),
         ("1: 2", "unknown setting in '{}' '1'."),

@@ -168,8 +168,8 @@ def test_iou_of_few_prompts_stands_beside_every_control_without_a_verdict(docume
         here[here["selection"] == "top"]["chance_iou"].mean(), abs=1e-6
     )
     assert numbers["selected_on"] == "the same prompts"
-    assert "selected post hoc in the same prompts" in finding.text
-    assert not any(verdict in finding.text for verdict in ("exceed", "fall below", "cannot be told"))
+    assert "selected post hoc as those with the largest mean IoU in the same prompts" in finding.text
+    assert not any(verdict in finding.text for verdict in ("exceed", "fall below", "do not differ"))
 
 
 def test_a_summary_says_the_sentences_of_the_report(document: Document, run: Path, sweep: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_sweep_says_which_controls_are_exceeded_and_which_are_not(document: Do
         assert numbers["verdict"] == verdict
         assert numbers["q"] < 0.05
     assert "do NOT exceed" not in findings["against_random"].text
-    assert "do LESS by mse" in findings["against_matched"].text
+    assert "SMALLER effect by mse" in findings["against_matched"].text
     assert findings["all_settings"].numbers["random"]["mse"] == {"more": 2, "less": 0, "open": 0, "alike": 0}
     undisturbed = findings["setting"].numbers["metrics"]["n_shown"]["undisturbed"]
     assert undisturbed["mean"] == 5
@@ -245,7 +245,7 @@ def test_with_few_prompts_nothing_is_claimed(tmp_path: Path) -> None:
     findings = found(build([str(place)], None), 0)
     assert {each["verdict"] for each in findings["against_random"].numbers["metrics"].values()} <= {"open", "alike"}
     assert "too few prompts for the test, which needs at least 6" in findings["against_random"].text
-    assert "cannot be told" not in findings["against_random"].text
+    assert "do not differ" not in findings["against_random"].text
 
 
 def test_distances_of_sets_stand_beside_those_of_the_controls(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_an_unfinished_run_and_an_empty_one_say_so(tiny_model: Path, tmp_path: P
     path, job = captured(tmp_path, tiny_model)
     empty = build([str(path)], None).parts[0]
     (warning,) = (block for block in empty.blocks() if isinstance(block, Warnings))
-    assert "Nothing of this run is finished: 0 of 6 samples" in warning.texts[0]
+    assert "No sample of this run is finished (0 of 6)" in warning.texts[0]
     assert not empty.findings()
     assert not empty.figures()
     CaptureWorker(job, 1)(1)
@@ -371,10 +371,10 @@ def test_a_damaged_store_is_refused_with_the_remedy(tiny_model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        (["-o", "report.txt"], "'report.txt'; its ending decides"),
+        (["-o", "report.txt"], "'report.txt'; its suffix must be"),
         (["-o", "nowhere/report.html"], "no folder 'nowhere'"),
-        ([], "say where the report goes"),
-        (["-o", "report.md", "--pdf"], "--pdf prints a page"),
+        ([], "--out is missing"),
+        (["-o", "report.md", "--pdf"], "--pdf prints an HTML report"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused(

@@ -166,9 +166,9 @@ def test_samples_are_shown_as_both_runs_drew_them(folder: Path, document: Docume
 def test_runs_that_have_gone_or_changed_show_no_images_and_say_so(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "comparison", tmp_path / "comparison")
     path = tmp_path / "comparison" / "comparison.json"
-    about = documents.decode(path.read_bytes())
-    for run, why in (("gone", "there is no folder"), ("b", "is another one now")):
-        path.write_bytes(documents.encode(about | {"runs": {"a": str(folder / run), "b": str(folder / "b")}}))
+    about = documents.from_bytes(path.read_bytes())
+    for run, why in (("gone", "there is no folder"), ("b", "is now a different run")):
+        path.write_bytes(documents.to_bytes(about | {"runs": {"a": str(folder / run), "b": str(folder / "b")}}))
         blocks = build([str(tmp_path / "comparison")], None).parts[0].blocks()
         (missing,) = (block for block in blocks if isinstance(block, Missing))
         assert why in missing.why
@@ -209,7 +209,7 @@ def test_a_comparison_answers_sql_about_itself_alone(folder: Path) -> None:
         assert catalog.views == ["agreement", "comparison", "differences", "profiles", "samples"]
         assert catalog.sql("select run_a, n_samples, k from comparison").fetchall() == [(str(folder / "a"), 8, K)]
         assert catalog.sql("select count(*) from samples").fetchall() == [(8 * 4 * 2,)]
-        with pytest.raises(InputError, match="reads this comparison's tables only"):
+        with pytest.raises(InputError, match="can read only this comparison's tables"):
             catalog.sql(f"select * from read_parquet('{folder}/a/manifest.parquet')")
         with pytest.raises(InputError, match=r"reads a run, but .* is a comparison"):
             catalog.query("massive_channels")
@@ -218,16 +218,16 @@ def test_a_comparison_answers_sql_about_itself_alone(folder: Path) -> None:
 def test_a_comparison_that_lacks_a_file_names_it_and_the_remedy(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "comparison", tmp_path / "comparison")
     (tmp_path / "comparison" / "agreement.parquet").unlink()
-    with pytest.raises(StorageError, match=r"agreement.parquet is missing, and .* fewchannels compare --replace"):
+    with pytest.raises(StorageError, match=r"agreement.parquet is missing from .* fewchannels compare --replace"):
         Catalog(tmp_path / "comparison")
 
 
 def test_what_takes_runs_says_what_takes_a_comparison(folder: Path) -> None:
     answer = CliRunner().invoke(app, ["runs", "show", str(folder / "comparison")])
     assert isinstance(answer.exception, InputError)
-    assert "It holds a comparison of two runs: fewchannels report" in str(answer.exception)
+    assert "It holds a comparison of two runs: use fewchannels report" in str(answer.exception)
 
 
 def test_the_explorer_asks_for_the_two_runs(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"is a comparison of two runs.*Give the two runs"):
+    with pytest.raises(InputError, match=r"is a comparison of two runs.*give the two runs"):
         Opened("comparison", folder / "comparison")

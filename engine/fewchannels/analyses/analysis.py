@@ -16,7 +16,7 @@ from fewchannels.cluster.shares import Pool
 from fewchannels.runs.identity import in_short
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import Results
-from fewchannels.tables import Columns, encode, schema
+from fewchannels.tables import Columns, schema, to_parquet
 
 
 class Analysis(Protocol):
@@ -68,10 +68,10 @@ def analyze(
     """Do what is not done yet of an analysis, and write its result. Call it again to resume.
 
     Args:
-        analysis: with its settings.
+        analysis: analysis with its settings.
         selected: what of the run.
-        label: of the result.
-        pool: of workers; one alone works in this process, without Ray.
+        label: label of the result.
+        pool: pool of workers; one alone works in this process, without Ray.
         replace: whether to delete what is there under the label and begin anew.
         on_progress: called with the units done so far and in all.
 
@@ -96,10 +96,12 @@ def analyze(
             "versions": versions() | {"device": pool.device},
         }
         tables = {f"{table}/all.parquet": columns for table, columns in analysis.means(selected, results).items()}
-        encoded = {name: bytes(encode(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()}
+        parquet = {
+            name: bytes(to_parquet(analysis.schemas[name.partition("/")[0]], each)) for name, each in tables.items()
+        }
         about |= {"selected": selected.identity()}
         end = partial(analysis.end, selected, results)
-        return finish(results, selected.run, about, analysis.schemas, encoded, end, token)
+        return finish(results, selected.run, about, analysis.schemas, parquet, end, token)
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,10 @@ class Foreseen:
     """What an analysis will take, from its first unit.
 
     Attributes:
-        n_samples: that are looked at.
-        n_units: to do.
-        seconds: of all units, with the pool's workers; Ray's start and the end's figures not counted.
-        table_bytes: of the units' tables.
+        n_samples: number of samples that are looked at.
+        n_units: number of units to do.
+        seconds: seconds of all units, with the pool's workers; Ray's start and the end's figures not counted.
+        table_bytes: size in bytes of the units' tables.
     """
 
     n_samples: int
@@ -132,7 +134,7 @@ def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> F
     with one_thread():
         tables = analysis.unit(selected, Results(selected.storage, label), units[0], device)
     seconds = (time.monotonic() - started) * len(units) / min(pool.n_actors, len(units))
-    n_bytes = sum(len(encode(analysis.schemas[table], columns)) for table, columns in tables.items())
+    n_bytes = sum(len(to_parquet(analysis.schemas[table], columns)) for table, columns in tables.items())
     return Foreseen(len(selected.samples), len(units), seconds, n_bytes * len(units))
 
 
@@ -166,7 +168,7 @@ def work_off(
         work: does a unit; it writes what it made, or returns it.
         units: all of them.
         done: those that an earlier call has done.
-        pool: of workers.
+        pool: pool of workers.
         on_progress: called with the units done so far and in all.
         take: called in this process with a unit and what was returned.
     """
@@ -183,7 +185,7 @@ def finish(
     place: str,
     about: dict[str, Any],
     schemas: Mapping[str, str],
-    encoded: Mapping[str, bytes],
+    parquet: Mapping[str, bytes],
     end: Callable[[Evidence], Summary],
     token: str,
 ) -> Summary:
@@ -191,15 +193,15 @@ def finish(
 
     Args:
         results: where it is written.
-        place: of the run or the comparison.
+        place: location of the run or the comparison.
         about: what the document says, but for the numbers.
         schemas: the schema of each table, by table.
-        encoded: tables of all units, encoded, by their files.
+        parquet: tables of all units as Parquet, by file name.
         end: says what was found, by evidence that has these very tables.
-        token: of the lease.
+        token: token of the lease.
     """
     check_held(results.place, token)
-    stored = results.put(encoded)
+    stored = results.put(parquet)
     evidence = open_evidence(place, results.pending(results.content(about, schemas, stored)))
     with evidence.catalog:
         summary = end(evidence)

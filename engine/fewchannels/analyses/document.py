@@ -18,9 +18,9 @@ class How:
     """A command or a program that gives the numbers again.
 
     Attributes:
-        text: as it is typed.
+        text: text as it is typed.
         language: ``shell`` or ``python``.
-        asks: the question where it is one, as an address of the explorer has it: ``sql`` with its text, or ``query``
+        asks: the query where it is one, as an address of the explorer has it: ``sql`` with its text, or ``query``
             with its name and ``p.PARAMETER`` with each value.
     """
 
@@ -57,7 +57,7 @@ class Finding:
     """What was found, as a sentence whose every number was measured.
 
     Attributes:
-        name: of the finding, for programs.
+        name: name of the finding, for programs.
         text: the sentence.
         numbers: the same in plain values.
         how: what gives the numbers again.
@@ -84,7 +84,7 @@ class Figure:
     """A drawing.
 
     Attributes:
-        name: of the figure, the same in no other of its part: letters, digits and ``_``.
+        name: name of the figure, the same in no other of its part: letters, digits and ``_``.
         drawing: what is drawn.
         how: what gives its numbers again.
         less_important: whether a page may fold it away.
@@ -102,8 +102,8 @@ class Shown:
 
     Attributes:
         rank: why it is shown, such as ``highest``.
-        value: of the metric.
-        sample_id: of the sample, or of the sweep's item.
+        value: value of the metric.
+        sample_id: sample id of the sample, or of the sweep's item.
         prompt: its prompt.
         about: what else is known of it.
         images: captions with images ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
@@ -122,7 +122,7 @@ class Gallery:
     """Samples by a metric: highest, median and lowest.
 
     Attributes:
-        name: as a figure's.
+        name: name, as a figure's.
         title: says what by, and n.
         shown: the samples.
         how: what lists them.
@@ -159,10 +159,10 @@ class Part:
     """One run, sweep or comparison.
 
     Attributes:
-        place: as it was named on the command line.
+        place: location as it was named on the command line.
         kind: ``run``, ``sweep`` or ``comparison``.
         title: its name.
-        sections: in order.
+        sections: sections in order.
         numbers: what was run, in plain values, for programs.
     """
 
@@ -268,10 +268,10 @@ def ranged(mean: float, low: float, high: float, n_prompts: Any = None) -> str:
     """A mean with its 95 % interval, or with what stands against one: few prompts, or equal means of all prompts.
 
     Args:
-        mean: of some values.
+        mean: mean of some values.
         low: end of its interval; NaN where it has none.
-        high: likewise.
-        n_prompts: that the values are of; None or NaN where that is not known.
+        high: upper end of the interval; like ``low`` without one.
+        n_prompts: number of prompts that the values are of; None or NaN where that is not known.
     """
     if np.isfinite(low) and np.isfinite(high):
         return f"{number(mean)} (95 %: {number(low)} to {number(high)})"
@@ -282,9 +282,9 @@ def bracketed(mean: Any, low: Any = None, high: Any = None, n_prompts: Any = Non
     """A mean with its interval as a table has it, whose caption says of what it is; nothing where there is no mean.
 
     Args:
-        mean: of some values.
+        mean: mean of some values.
         low: end of its interval.
-        high: likewise.
+        high: upper end of the interval; like ``low`` without one.
         n_prompts: what it would be of, which says why there is none; None where the mean has no interval to show.
     """
     if finite(mean) is None:
@@ -300,7 +300,7 @@ def ranged_row(row: Any) -> str:
 
 
 def bracketed_row(row: Any) -> str:
-    """Likewise, as a table has it."""
+    """Format a row's mean with its interval for a table."""
     return bracketed(row["mean"], row["low"], row["high"], row.get("n_prompts"))
 
 

@@ -1,4 +1,4 @@
-"""What findings are read from: a run, a sweep or a comparison, its questions, and the commands that ask the same."""
+"""What findings are read from: a run, a sweep or a comparison, its queries, and the commands that ask the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ class Evidence:
     """A run, a sweep or a comparison that is read.
 
     Attributes:
-        place: as it was named.
+        place: location as it was named.
         catalog: its tables.
-        storage: where it is.
+        storage: location.
         description: ``run.json``, ``sweep.json`` or ``comparison.json``.
-        stream: of a run, whose tokens the findings are about: the image's where kept; of a comparison its own.
-        branch: likewise, ``cond`` where it was kept.
+        stream: stream of a run, whose tokens the findings are about: the image's where kept; of a comparison its own.
+        branch: branch, ``cond`` if it was recorded.
         results: content of the result of each analysis of that stream, by the analysis.
         labels: the results' labels, by the analysis: what their tables' names begin with.
     """
@@ -44,7 +44,7 @@ class Evidence:
         """What to raise where an array of the store cannot be read."""
         return StorageError(
             f"the array {name} of {self.place!r} cannot be read: {error}. fewchannels runs verify {self.place} "
-            "says what is damaged, and with --repair drops it."
+            "lists what is damaged, and with --repair removes its records."
         )
 
     def ask(self, text: str) -> Any:
@@ -86,8 +86,8 @@ def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = Non
 
     Args:
         place: folder or URL.
-        pending: as :class:`fewchannels.runs.sql.catalog.Catalog` takes it; a pending result stands for its analysis,
-            and its stream and branch are those that findings are about.
+        pending: result that is not finished yet (see :class:`fewchannels.runs.sql.catalog.Catalog`); it replaces
+            the one of its analysis, and findings are about its stream and branch.
 
     Raises:
         InputError: there is none.
@@ -107,10 +107,10 @@ def evidence_of(
     """What an open catalog is evidence of.
 
     Args:
-        place: as it was named.
+        place: location as it was named.
         catalog: its tables; still the caller's to close.
-        storage: where it is.
-        pending: as :func:`open_evidence` takes it, and as the catalog was given it.
+        storage: location.
+        pending: pending results, as :func:`open_evidence` takes it, and as the catalog was given it.
 
     Raises:
         StorageError: it is damaged.

@@ -1,4 +1,4 @@
-"""What was found in a run, by what its finished results say: the sentences that the report and the explorer print."""
+"""Findings of a run from its finished results: the sentences that the report and the explorer print."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.stability import findings as stability
 
 ABOUT = (
-    "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), of 5 prompts or more that differ; n "
-    "counts what a mean is over. What a number is read against stands beside it. "
+    "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), given at least 5 prompts that differ; "
+    "n is the number of units in a mean. Each number is followed by its reference value. "
 ) + ratio.ABOUT_LAYER
 SUBJECTS = {
     "concentration": "Concentration",
@@ -47,7 +47,7 @@ class RunFindings:
         """How the sentences are meant, and which results they are not about."""
         if not self.others:
             return ABOUT
-        return f"{ABOUT} Not in them: {', '.join(self.others)}, each of which has a summary.md in results/."
+        return f"{ABOUT} Not included: {', '.join(self.others)}; each has its own summary.md in results/."
 
     def of(self, analysis: str) -> list[Finding]:
         """The sentences of an analysis of :data:`SUBJECTS`."""

@@ -1,4 +1,4 @@
-"""Where a run's largest channel stands out most: by how much, and how much of the squared values the top ones hold."""
+"""The layer in which a run's largest channel has the highest ratio, and the energy share of its top channels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,8 @@ from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.frames import cell_map, series
 
 ABOUT_LAYER = (
-    "A sentence of one layer is of the one whose largest channel stands out most: the mean ratio of its score to the "
-    "median channel's is largest there, at the last step."
+    "Sentences about a single layer refer to the one with the largest mean ratio of the largest channel's score to the "
+    "median channel's, at the last step."
 )
 """How the layer is selected that sentences without a table are about."""
 
@@ -24,7 +24,7 @@ class Extreme:
 
     Attributes:
         layers: ``layer``, ``n_samples``, ``mean``, ``low`` and ``high`` of the ratio, a row each.
-        layer: whose mean ratio is largest.
+        layer: layer whose mean ratio is largest.
         step: the last that was looked at.
         how: what gives the rows.
         over: what the intervals are over.
@@ -69,7 +69,7 @@ def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
 
 
 def _is_measured(evidence: Evidence) -> bool:
-    """Whether the analysis ``concentration`` has the ratio of the run's own score."""
+    """Return whether the analysis ``concentration`` has the ratio of the run's own score."""
     result = evidence.results.get("concentration")
     return bool(result and result["settings"]["score"] == evidence.description["config"]["score"])
 
@@ -89,12 +89,12 @@ def ratio(evidence: Evidence, found: Extreme) -> Finding:
     score = evidence.description["config"]["score"]
     text = (
         f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where(evidence, found)}, "
-        f"n = {int(top['n_samples']):,} samples); the median channel's ratio is 1 by definition. The layer is selected "
-        "post hoc, as that of the largest mean, so the mean is a little high; an interval is of one layer alone"
+        f"n = {int(top['n_samples']):,} samples). This layer was selected post hoc as the one with the largest mean, "
+        "so the estimate is biased upward; the interval does not account for the selection"
     )
     if len(rows) > 1:
         other = rows.loc[least]
-        text += f"; at layer {least}, where it is smallest, the ratio is {ranged_row(other)}"
+        text += f"; the smallest mean ratio is {ranged_row(other)}, at layer {least}"
     numbers = {"layer": found.layer, "step": found.step, "selected_post_hoc": True, "reference": 1.0}
     numbers |= record(top) | {"least_layer": least, "least": record(rows.loc[least])}
     return Finding("ratio", f"{text}.", numbers, [found.how])
@@ -110,7 +110,7 @@ def figures(evidence: Evidence, found: Extreme) -> list[Figure]:
     by_layer = Lines(
         series={
             "largest channel": series(rows, "layer", "mean"),
-            "median channel (1 by definition)": Series(reach, np.ones(2), reference=True),
+            "median channel (ratio 1)": Series(reach, np.ones(2), reference=True),
         },
         title=f"{about}, step {found.step}\nn = {n:,} samples, bands: 95 % over {found.over}",
         x="layer",
@@ -158,15 +158,15 @@ def energy(evidence: Evidence, found: Extreme) -> Finding | None:
     numbers |= record(row) | {"chance": k / n_channels}
     sentence = (
         f"The top {k} of {n_channels:,} channels by {score} hold {ranged_row(row)} of the squared values "
-        f"({where(evidence, found)}, n = {int(row['n_samples']):,} {over}); spread evenly it would be "
+        f"({where(evidence, found)}, n = {int(row['n_samples']):,} {over}); an even spread would give "
         f"{number(k / n_channels)}."
     )
     matched = _matched(evidence, found)
     if matched is not None:
         of, n, share, matched_how = matched
         sentence += (
-            f" {number(n)} other channels, the largest first, are what it takes to hold as much as the top {of}, or "
-            f"all that are left where that is less: they hold {number(share)}."
+            f" For comparison, the energy-matched control takes {number(n)} other channels, largest first, until they "
+            f"hold as much as the top {of} or none are left: they hold {number(share)}."
         )
         numbers |= {"matched_of": of, "matched_n_channels": n, "matched_energy_share": share}
         hows.append(matched_how)
@@ -189,7 +189,7 @@ def _matched(evidence: Evidence, found: Extreme) -> tuple[int, float, float, How
 
 
 def has_cell(evidence: Evidence, analysis: str, table: str, found: Extreme) -> bool:
-    """Whether a result's table has rows of the cell."""
+    """Return whether a result's table has rows of the cell."""
     view = evidence.table(analysis, table)
     at = f"layer = {found.layer} and step = {found.step}"
     return len(evidence.ask(f"select layer from {view} where {at} limit 1")) > 0

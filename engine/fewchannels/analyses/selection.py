@@ -27,7 +27,7 @@ class Selected:
 
     Attributes:
         run: path or URL of the run.
-        layout: of its store.
+        layout: layout of its store.
         stream: ``image`` or ``text``.
         branch: ``cond`` or ``uncond``.
         layers: positions on the store's layer axis, ascending.
@@ -37,7 +37,7 @@ class Selected:
         prompts: number of each sample's prompt; samples with other seeds share it.
         grids: ``(sample, 2)`` tokens along height and width, as the store keeps them.
         categories: number of each sample's category, -1 where it has none; empty where none was asked for.
-        fingerprint: of the run.
+        fingerprint: fingerprint of the run.
     """
 
     run: str
@@ -135,9 +135,9 @@ def select(
         where: an SQL condition on columns of ``samples`` and ``manifest``, see :mod:`fewchannels.runs.sql.columns`;
             None takes every finished sample.
         layers: ``all``, a kind, or indices such as ``0,5``: of those that the run kept.
-        steps: ``all``, ``last``, or indices such as ``0,9,19``: likewise.
-        stream: which tokens.
-        branch: which branch.
+        steps: ``all``, ``last``, or indices such as ``0,9,19``: same as above.
+        stream: selected stream.
+        branch: selected branch.
         by: a column of them that puts samples into categories.
 
     Raises:
@@ -160,7 +160,7 @@ def select(
         ).df()
     if table.empty:
         raise InputError(
-            f"no finished sample of {run!r} is chosen" + (f" by where {where!r}." if where else "; capture it first.")
+            f"no finished sample of {run!r}" + (f" meets --where {where!r}." if where else "; capture it first.")
         )
     pool = layout.pool
     return Selected(

@@ -26,11 +26,11 @@ def page(title: str, about: str, findings: Sequence[Finding], *, notes: str = ""
     """The text of ``summary.md``.
 
     Args:
-        title: of the page.
+        title: title of the page.
         about: what was looked at, and how intervals are meant.
-        findings: in order; each with its table.
+        findings: findings in order; each with its table.
         notes: what a reader must know of the tables' words.
-        names: of the figures that lie beside it.
+        names: names of the figures that lie beside it.
     """
     lines = [f"# {title}", "", about, ""]
     for each in findings:

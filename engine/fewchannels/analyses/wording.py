@@ -1,12 +1,12 @@
-"""What selections of channels are called in sentences and tables."""
+"""Names of channel selections in sentences and tables."""
 
 CHANNELS = {
-    "random": "as many random channels (random)",
-    "redrawn": "as many random channels, drawn anew at every layer and step (redrawn)",
-    "matched": "as many other channels as hold the same energy (matched)",
-    "scaled": "as many random channels, moved by as much (scaled)",
-    "bottom": "as many channels of smallest score (bottom)",
+    "random": "the same number of random channels (random)",
+    "redrawn": "the same number of random channels, resampled at every layer and step (redrawn)",
+    "matched": "energy-matched other channels (matched)",
+    "scaled": "the same number of random channels, norm-matched (scaled)",
+    "bottom": "the same number of lowest-scoring channels (bottom)",
     "all": "all channels",
-    "pca": "as many principal components (pca)",
+    "pca": "the same number of principal components (pca)",
 }
 """Controls of the top channels, those that say most first."""

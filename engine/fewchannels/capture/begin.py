@@ -55,7 +55,7 @@ def begin(job: Job, manifest_path: Path) -> bool:
         """The manifest's bytes; a run that is resumed as it is needs none."""
         data = manifest_path.read_bytes()
         if manifest.digest(io.BytesIO(data)) != job.manifest_sha256:
-            raise InputError(f"{str(manifest_path)!r} was replaced while the capture began; run it again.")
+            raise InputError(f"{str(manifest_path)!r} was replaced while the capture was starting. Rerun the command.")
         return data
 
     draft = Draft(storage, RUN, NAME)
@@ -77,22 +77,23 @@ def begin(job: Job, manifest_path: Path) -> bool:
 def _begun(job: Job, rows: Callable[[], bytes]) -> dict[str, Any]:
     """The description of the run that is there, of the same settings and with the manifest's first samples."""
     begun = read_description(job.storage)
-    remedy = "Give it the settings and the manifest it was begun with, or choose another place."
+    remedy = "Use the settings and the manifest it was created with, or choose another --out."
     if begun["fingerprint"] != job.fingerprint:
-        conflict = f"the run in {job.run!r} was begun with something else"
+        conflict = f"the run in {job.run!r} was created with different settings"
         raise begun_otherwise(job.identity, begun["identity"], conflict, remedy)
     n_samples, sha256 = begun["manifest"]["n_samples"], begun["manifest"]["sha256"]
     if n_samples > job.layout.n_samples:
         raise RunConflictError(
-            f"the run in {job.run!r} has {n_samples} samples, and this manifest only {job.layout.n_samples}. {remedy}"
+            f"the run in {job.run!r} has {n_samples} samples, but this manifest has only {job.layout.n_samples}. "
+            f"{remedy}"
         )
     is_whole = n_samples == job.layout.n_samples
     same = job.manifest_sha256 if is_whole else manifest.digest(io.BytesIO(rows()), n_samples)
     if same != sha256:
         raise RunConflictError(
-            f"the run in {job.run!r} was begun with another manifest:\n  manifest: the run's {n_samples} samples are "
-            f"not the first {n_samples} of this one's {job.layout.n_samples}\n{remedy} A run grows by samples that "
-            "come after its own."
+            f"the run in {job.run!r} was created with a different manifest:\n  manifest: the run's {n_samples} samples "
+            f"are not the first {n_samples} of this one's {job.layout.n_samples}\n{remedy} A run is extended by "
+            "appending samples to its manifest."
         )
     return begun
 

@@ -29,8 +29,8 @@ def expected_bytes(layout: Layout, image_pixels: int) -> int:
     """Bytes of a whole run: arrays, images and tables.
 
     Args:
-        layout: of the run.
-        image_pixels: of one image.
+        layout: layout of the run.
+        image_pixels: number of pixels of one image.
     """
     cell = _CELL_BYTES + _RANKED_CHANNEL_BYTES * layout.n_ranked
     tables = _IMAGE_BYTES_PER_PIXEL * image_pixels + cell * len(layout.steps) * len(layout.blocks)
@@ -41,9 +41,9 @@ def check_budget(layout: Layout, grid: tuple[int, int], image_pixels: int, max_b
     """Refuse a capture that is expected to take more than a budget.
 
     Args:
-        layout: of the run.
+        layout: layout of the run.
         grid: tokens along height and width before pooling.
-        image_pixels: of one image.
+        image_pixels: number of pixels of one image.
         max_bytes: the budget.
 
     Raises:
@@ -55,8 +55,8 @@ def check_budget(layout: Layout, grid: tuple[int, int], image_pixels: int, max_b
     found = options(layout, grid, image_pixels, max_bytes)
     lines = "".join(f"\n  {option.flags}: about {size(option.n_bytes)}" for option in found)
     raise InputError(
-        f"this capture will take about {size(needed)}, and --max-bytes allows {size(max_bytes)}. "
-        + (f"What would fit:{lines}" if found else "Not even one sample of it would fit.")
+        f"this capture needs about {size(needed)}, but --max-bytes allows only {size(max_bytes)}. "
+        + (f"Options that fit:{lines}" if found else "Not even a single sample would fit.")
     )
 
 

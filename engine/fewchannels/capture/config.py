@@ -32,30 +32,40 @@ class CaptureConfig(Generation):
         shard_samples: samples in one task and one shard; None for as many as fit 512 MiB of values, at most 16.
     """
 
-    layers: str = field(default="all", metadata=text("all, dual, single, or indices: 0,5."))
-    steps: str = field(default="all", metadata=text("all, last, or indices: 0,9,19."))
+    layers: str = field(default="all", metadata=text("Layers to record: all, dual, single, or indices: 0,5."))
+    steps: str = field(default="all", metadata=text("Steps to record: all, last, or indices: 0,9,19."))
     top_k: int = field(
-        default=12, metadata=within(0, MOST_INDEX, "Channels whose token maps are kept; 0: statistics only.")
+        default=12,
+        metadata=within(0, MOST_INDEX, "Number of top channels whose token maps are recorded; 0: statistics only."),
     )
-    tokens: str = field(default="all", metadata=text("all, or pool:N: means over N x N tokens."))
+    tokens: str = field(
+        default="all", metadata=text("Resolution of token maps: all, or pool:N (means over N x N tokens).")
+    )
     value_precision: str = field(
-        default="float32", metadata=text("float32, or bfloat16: token maps rounded, under half the bytes.")
+        default="float32", metadata=text("Precision of token maps: float32, or bfloat16 (less than half the size).")
     )
     controls: str = field(
-        default="none", metadata=LATER | text("Also keep the maps of as many others: bottom, random:N.")
+        default="none", metadata=LATER | text("Also record the maps of k control channels: bottom, random:N.")
     )
-    score: str = field(default="mean_abs", metadata=text("mean_abs, abs_mean, max_abs or rms: ranks channels."))
-    streams: str = field(default="image", metadata=LATER | text("image, text or image,text: whose tokens."))
-    branches: str = field(default="cond", metadata=LATER | text("cond, uncond or cond,uncond: guidance branches."))
+    score: str = field(
+        default="mean_abs", metadata=text("Statistic that ranks channels: mean_abs, abs_mean, max_abs or rms.")
+    )
+    streams: str = field(
+        default="image", metadata=LATER | text("Streams of tokens to record: image, text or image,text.")
+    )
+    branches: str = field(
+        default="cond", metadata=LATER | text("Guidance branches to record: cond, uncond or cond,uncond.")
+    )
     from_images: bool = field(
         default=False,
-        metadata=LATER | flag("Noise the manifest's reference images to each step's level; generate none."),
+        metadata=LATER
+        | flag("Run the manifest's reference images, noised to each step's level, instead of generating."),
     )
     encode_first: bool = field(
         default=False,
-        metadata=LATER | flag("Encode all prompts first; never load text encoders with the transformer."),
+        metadata=LATER | flag("Encode all prompts and free the text encoders before loading the transformer."),
     )
-    shard_samples: int | None = field(default=None, metadata=within(1, 100_000, "Samples in a task and a shard."))
+    shard_samples: int | None = field(default=None, metadata=within(1, 100_000, "Samples per task and shard."))
 
     def check_together(self) -> None:
         """Refuse values that are unknown, or that do not work together.
@@ -69,13 +79,13 @@ class CaptureConfig(Generation):
                 raise unknown(name, getattr(self, name), known)
         if self.encode_first and self.batch_size not in (None, 1):
             raise InputError(
-                f"batch_size is {self.batch_size}; with encode_first it is 1: prompts are encoded one by one, each "
-                "without the padding that others beside it would give it."
+                f"batch_size is {self.batch_size}; it must be 1 with encode_first, which encodes each prompt alone, "
+                "without padding from others in a batch."
             )
         if self.encode_first and self.lora:
             raise InputError(
-                "encode_first and lora do not work together: an adapter may change the text encoders, which are loaded "
-                "without it. Leave one out."
+                "encode_first and lora cannot be combined: an adapter may change the text encoders, which are loaded "
+                "without it. Omit one of them."
             )
 
     @classmethod

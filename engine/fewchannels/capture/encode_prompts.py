@@ -21,7 +21,7 @@ from fewchannels.runs.storage import FolderStorage
 
 
 @contextmanager
-def encoded(job: Job, samples: Sequence[Sample], device: str) -> Iterator[Kept | None]:
+def encoded_prompts(job: Job, samples: Sequence[Sample], device: str) -> Iterator[Kept | None]:
     """A few samples' embeddings in a temporary folder; None where the job does not encode first.
 
     Raises:
@@ -32,19 +32,19 @@ def encoded(job: Job, samples: Sequence[Sample], device: str) -> Iterator[Kept |
         return
     with TemporaryDirectory() as folder:
         kept = StoredEmbeddings(FolderStorage(Path(folder)))
-        for _ in encode(job, samples, kept, device):
+        for _ in encode_prompts(job, samples, kept, device):
             pass
         yield kept
 
 
-def encode(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iterator[str | None]:
+def encode_prompts(job: Job, samples: Iterable[Sample], kept: Kept, device: str) -> Iterator[str | None]:
     """Encode every sample's prompts, each distinct one once, with the pipeline's own code and no transformer.
 
     Args:
-        job: whose model and settings.
-        samples: whose prompts, negative prompts and references.
+        job: job that provides model and settings.
+        samples: samples with the prompts, negative prompts and references to encode.
         kept: takes what is encoded; what it has is not encoded again.
-        device: of the text encoders.
+        device: device of the text encoders.
 
     Yields:
         After each sample: why it could not be encoded, or None. Generating it will say so again.

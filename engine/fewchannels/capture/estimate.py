@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewchannels.capture.encode_prompts import encoded
+from fewchannels.capture.encode_prompts import encoded_prompts
 from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.worker import CaptureWorker
@@ -15,7 +15,7 @@ from fewchannels.manifest import Sample, read_samples
 from fewchannels.models.loaded import device_of
 from fewchannels.runs import shards
 from fewchannels.runs.layout import ArrayPlan
-from fewchannels.tables import encode
+from fewchannels.tables import to_parquet
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Estimate:
         n_samples: samples.
         n_tasks: tasks.
         n_files: files that the finished run has.
-        shapes: of the arrays, by name.
-        array_bytes: by array name, as the batch below compressed.
-        table_bytes: of the ``cells`` and ``samples`` tables (images included) and the manifest.
+        shapes: shapes of the arrays, by name.
+        array_bytes: size in bytes by array name, as the batch below compressed.
+        table_bytes: size in bytes of the ``cells`` and ``samples`` tables (images included) and the manifest.
         total_bytes: all of it.
-        seconds: with the given number of actors; model loading and Ray's start not counted.
-        seconds_per_sample: as measured on the batch below, with this process's threads.
+        seconds: seconds with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_sample: seconds per sample as measured on the batch below, with this process's threads.
         measured_samples: samples in the batch that was measured.
     """
 
@@ -51,7 +51,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share
     """Generate the manifest's first batch without writing it, and scale what it took to the whole run.
 
     Args:
-        job: from :func:`fewchannels.capture.job.prepare`.
+        job: result of :func:`fewchannels.capture.job.prepare`.
         manifest_path: the manifest.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
@@ -63,7 +63,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share
     n_measured = min(job.batch_size, job.layout.shard_samples, job.layout.n_samples)
     samples = read_samples(manifest_path, 0, n_measured)
     device = device_of(share)
-    with encoded(job, samples, device) as embeddings:
+    with encoded_prompts(job, samples, device) as embeddings:
         worker = CaptureWorker(job, n_threads, embeddings, device)
         return _measure(job, worker, samples, manifest_path, n_actors)
 
@@ -81,7 +81,7 @@ def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_pa
     seconds = (time.monotonic() - started) / len(samples)
     scale = job.layout.n_samples / len(samples)
     table_bytes = {
-        **{name: round(len(encode(name, columns)) * scale) for name, columns in tables.items()},
+        **{name: round(len(to_parquet(name, columns)) * scale) for name, columns in tables.items()},
         "manifest": manifest_path.stat().st_size,
     }
     measured = recorder.arrays()
@@ -106,5 +106,5 @@ def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_pa
 def _ratio(array: ArrayPlan, values: np.ndarray) -> float:
     """Bytes stored per byte of values, without what a chunk costs whatever is in it."""
     one_shard = replace(array, shape=array.shard, ratio=0)
-    n_bytes = sum(map(len, shards.encode(values, array))) - one_shard.expected_bytes
+    n_bytes = sum(map(len, shards.compress(values, array))) - one_shard.expected_bytes
     return max(0.0, n_bytes / values.nbytes)

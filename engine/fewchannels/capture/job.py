@@ -50,10 +50,10 @@ class Job:
         geometry: the model's.
         layout: the run's shape.
         identity: what decides the data of a sample, see :func:`prepare`.
-        fingerprint: of the identity.
+        fingerprint: fingerprint of the identity.
         manifest_sha256: of the manifest's content.
         lease: token of the capture that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
-        unchecked: fields of the identity that the run at its place was begun without, by an earlier version.
+        unchecked: fields of the identity that the run at its place was created without, by an earlier version.
     """
 
     run: str
@@ -133,7 +133,7 @@ def prepare(
         manifest_path: the manifest.
         run: path or URL of the run.
         config: the settings.
-        family: of a transformer class, beside those that are known.
+        family: family of a transformer class, beside those that are known.
 
     Raises:
         InputError: the manifest, the model or a setting cannot work.
@@ -166,7 +166,7 @@ def prepare(
 def _check_branches(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -> None:
     if "uncond" in config.branches and not is_guided(config, shape, used):
         raise InputError(
-            f"branches is {config.branches!r}, and no unconditional branch would run. {guidance_remedy(shape)}."
+            f"branches is {config.branches!r}, but no unconditional branch would run. {guidance_remedy(shape)}."
         )
 
 
@@ -174,23 +174,27 @@ def _check_references(config: CaptureConfig, shape: ModelGeometry, manifest: Man
     used, n_samples = manifest.used, manifest.n_samples
     if config.from_images and not shape.takes_images:
         raise InputError(
-            f"--from-images needs flow matching and a VAE of a known kind; {shape.pipeline_class} of {config.model!r} "
-            "has another, or needs its reference images for itself."
+            f"--from-images needs flow matching and a VAE of a supported kind; {shape.pipeline_class} of "
+            f"{config.model!r} has neither, or uses reference images itself."
         )
     if config.from_images and used.n_references < n_samples:
         raise InputError(
-            f"--from-images takes the manifest's reference column; {n_samples - used.n_references} of its {n_samples} "
-            "rows have none."
+            f"--from-images needs the manifest's reference column; it is empty in {n_samples - used.n_references} of "
+            f"{n_samples} rows."
         )
     if not config.from_images and used.n_references and shape.pipeline.reference is None:
-        raise InputError(f"the manifest names reference images; {shape.pipeline_class} takes text only.")
+        raise InputError(
+            f"the manifest has reference images, but {shape.pipeline_class} uses only text. Drop its reference column."
+        )
     if used.n_references < n_samples and shape.pipeline.needs_reference:
         raise InputError(
             f"{shape.pipeline_class} needs a reference image for every sample; {n_samples - used.n_references} of "
             f"the manifest's {n_samples} rows have none in its reference column."
         )
     if missing := sorted(path for path in used.references if not Path(path).is_file()):
-        raise InputError(f"{len(missing)} reference images of the manifest are not here, such as {missing[0]!r}.")
+        raise InputError(
+            f"{len(missing)} reference images of the manifest do not exist, such as {missing[0]!r}. Correct the paths."
+        )
 
 
 def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -> int:
@@ -200,8 +204,8 @@ def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -
         grid_height, grid_width = shape.token_grid(height, width)
         if grid_height % pool or grid_width % pool:
             raise InputError(
-                f"tokens is {config.tokens!r}, and an image of {height} x {width} pixels has {grid_height} x "
-                f"{grid_width} tokens: not whole squares of {pool} x {pool}. Choose a side that divides both."
+                f"tokens is {config.tokens!r}, but an image of {height} x {width} pixels has {grid_height} x "
+                f"{grid_width} tokens, which {pool} does not divide. Choose a number that divides both."
             )
         n_tokens = max(n_tokens, grid_height // pool * (grid_width // pool))
     return n_tokens
@@ -214,26 +218,29 @@ def _layout(manifest: Manifest, config: CaptureConfig, shape: ModelGeometry) -> 
     n_tokens = _n_tokens(config, shape, manifest.used)
     steps = {shape.n_run(n or config.num_inference_steps) for n in manifest.used.steps}
     if config.top_k > shape.n_channels:
-        raise InputError(f"top_k is {config.top_k}; {config.model!r} has {shape.n_channels} channels.")
+        raise InputError(
+            f"top_k is {config.top_k}, but {config.model!r} has only {shape.n_channels} channels. Lower --top-k."
+        )
     blocks = choose_layers(config.layers, shape.blocks)
     streams = choose_words("streams", config.streams, STREAMS)
     if "text" in streams and not shape.family.has_text(blocks):
         raise InputError(
-            f"streams is {config.streams!r}; the chosen blocks of {shape.transformer} have no text stream: text enters "
-            "them from outside. Leave it out."
+            f"streams is {config.streams!r}; the selected blocks of {shape.transformer} have no text stream; they read "
+            "text by cross-attention. Use image."
         )
     controls = choose_controls(config.controls)
     if controls and (not config.top_k or "image" not in streams):
-        raise InputError(f"controls is {config.controls!r}, and no token maps are kept beside them. Raise --top-k.")
+        raise InputError(f"controls is {config.controls!r}, but no token maps are recorded (top_k 0). Raise --top-k.")
     for name in ("tokens", "value_precision") if not config.top_k or "image" not in streams else ():
         if getattr(config, name) != getattr(CaptureConfig, name):
             raise InputError(
-                f"{name} is {getattr(config, name)!r}, and no token maps are kept. Leave it out, or raise --top-k."
+                f"{name} is {getattr(config, name)!r}, but no token maps are recorded (top_k 0). Omit it, or raise "
+                "--top-k."
             )
     if controls and 2 * config.top_k > shape.n_channels:
         raise InputError(
-            f"controls is {config.controls!r}, and top_k is {config.top_k} of {shape.n_channels} channels: there are "
-            f"not as many others. Lower --top-k, or keep every channel's map with --top-k {shape.n_channels} alone."
+            f"controls is {config.controls!r}, but top_k is {config.top_k} of {shape.n_channels} channels, so fewer "
+            f"than k others remain. Lower --top-k, or record every channel's map with --top-k {shape.n_channels} alone."
         )
     layout = Layout(
         n_samples=manifest.n_samples,

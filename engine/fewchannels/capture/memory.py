@@ -16,10 +16,10 @@ def batch_bytes(n_rows: int, n_tokens: int, n_channels: int, n_pixels: int) -> i
     The model, attention and all that a block computes in between come on top; what this counts is surely needed.
 
     Args:
-        n_rows: of the batch.
+        n_rows: number of rows of the batch.
         n_tokens: image tokens of each.
         n_channels: width of the hidden state.
-        n_pixels: of each image.
+        n_pixels: number of pixels of each image.
     """
     return n_rows * _VALUE_BYTES * (n_tokens * n_channels + _PIXEL_VALUES * n_pixels)
 
@@ -52,7 +52,7 @@ def check_fits(needed: int, what: str, pool: Pool) -> None:
     Args:
         needed: bytes.
         what: takes them, for the message.
-        pool: whose worker needs them.
+        pool: pool whose worker needs them.
 
     Raises:
         InputError: saying what it takes.
@@ -60,6 +60,6 @@ def check_fits(needed: int, what: str, pool: Pool) -> None:
     there = machine.most_bytes()
     if pool.address is None and needed > there:
         raise InputError(
-            f"a worker must hold at least {size(needed)} at once: {what}. This process may have {size(there)}. Make "
-            "one of them smaller, or give the --address of a Ray cluster."
+            f"a worker needs at least {size(needed)} of memory: {what}. This process may use {size(there)}. Reduce "
+            "one of these, or give the --address of a Ray cluster."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.encode_prompts import encoded
+from fewchannels.capture.encode_prompts import encoded_prompts
 from fewchannels.capture.job import Job, prepare
 from fewchannels.capture.recorder import Recorder
 from fewchannels.capture.worker import CaptureWorker
@@ -68,11 +68,13 @@ def recompute(
         job = prepare(local, storage.url, CaptureConfig.of(description), family)
     if job.fingerprint != description["fingerprint"]:
         lines = "\n  ".join(differences(job.identity, description["identity"]))
-        raise RunConflictError(f"{job.config.model!r} is not what {storage.url!r} was captured with:\n  {lines}")
+        raise RunConflictError(
+            f"{job.config.model!r} differs from the model that {storage.url!r} was captured with:\n  {lines}"
+        )
     records = Ledger(storage).records(job.fingerprint)
     done = [task for task, record in records.items() if not record.n_failed]
     if not done:
-        raise InputError(f"{storage.url!r} has no finished task to compare with.")
+        raise InputError(f"{storage.url!r} has no finished task to compare with. Rerun its capture first.")
     n_tasks = min(len(done), -(-n_samples // job.layout.shard_samples))
     chosen = [done[i * len(done) // n_tasks] for i in range(n_tasks)]
     check_named_files(storage, [records[task] for task in chosen])
@@ -81,7 +83,7 @@ def recompute(
         with storage.open(key) as file:
             samples[task] = read_samples(file, job.layout.rows(task).start, records[task].stop)
     parts, compared = Parts(storage, records), []
-    with encoded(job, [sample for each in samples.values() for sample in each], default_device()) as embeddings:
+    with encoded_prompts(job, [sample for each in samples.values() for sample in each], default_device()) as embeddings:
         worker = CaptureWorker(job, n_threads, embeddings)
         for i, task in enumerate(chosen, start=1):
             compared += _compare(job, worker, parts, task, samples[task])

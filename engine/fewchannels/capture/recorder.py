@@ -30,7 +30,7 @@ class Recorder:
     Args:
         layout: the run's shape.
         score: the statistic that ranks channels.
-        sample_ids: of the task's samples; rows below are positions among them.
+        sample_ids: sample ids of the task's samples; rows below are positions among them.
     """
 
     def __init__(self, layout: Layout, score: str, sample_ids: Sequence[str]) -> None:

@@ -26,8 +26,8 @@ def check_space(job: Job, tasks: list[int]) -> None:
     needed = job.layout.expected_bytes * len(tasks) // job.layout.n_tasks
     if free is not None and needed > free:
         raise StorageError(
-            f"{len(tasks)} tasks will write about {size(needed)} of arrays and {job.run!r} has "
-            f"{size(free)} free. Free space, keep fewer --layers or --steps, or lower --top-k."
+            f"{len(tasks)} tasks will write about {size(needed)} of arrays, but {job.run!r} has only "
+            f"{size(free)} free. Free space, record fewer --layers or --steps, or lower --top-k."
         )
 
 
@@ -45,7 +45,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[
     """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
     import torch
 
-    from fewchannels.capture.encode_prompts import encode
+    from fewchannels.capture.encode_prompts import encode_prompts
     from fewchannels.capture.stored_embeddings import StoredEmbeddings
     from fewchannels.models.loaded import device_of
 
@@ -55,7 +55,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[
         for task in tasks:
             yield from job.samples(task)
 
-    yield from encode(job, samples(), StoredEmbeddings(job.storage), device_of(share))
+    yield from encode_prompts(job, samples(), StoredEmbeddings(job.storage), device_of(share))
 
 
 def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:
@@ -83,9 +83,9 @@ def capture(
     """Begin, resume or grow a run, and capture what is not done yet. Call it again to resume.
 
     Args:
-        job: from :func:`fewchannels.capture.job.prepare`.
+        job: result of :func:`fewchannels.capture.job.prepare`.
         manifest_path: the manifest that it was prepared with.
-        pool: of actors.
+        pool: pool of actors.
         on_wait: called with the reason when another command that writes to the run has to be waited for.
         on_begun: called when the run is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.

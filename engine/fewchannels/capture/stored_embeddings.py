@@ -18,7 +18,7 @@ class StoredEmbeddings:
     """Results in a run's storage, under ``embeddings/``, each with its checksum. Safe to put twice.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
     """
 
     def __init__(self, storage: Storage) -> None:

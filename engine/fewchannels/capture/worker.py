@@ -26,7 +26,7 @@ from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part, read_rows
 from fewchannels.runs.provenance import computed_by, named_files
-from fewchannels.tables import Columns, as_columns, decode, encode, join, of_samples, schema
+from fewchannels.tables import Columns, as_columns, from_parquet, join, of_samples, schema, to_parquet
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Generated:
     """What one sample's generation left besides arrays.
 
     Attributes:
-        row: of ``samples``, without the image and the columns that name the sample.
+        row: row of ``samples``, without the image and the columns that name the sample.
         image: the image; None where there is none.
         cells: its columns of ``cells``, as :meth:`Recorder.cells` has them; empty where there is no image.
     """
@@ -50,8 +50,8 @@ class CaptureWorker:
     Args:
         job: what to do.
         n_threads: CPU threads for PyTorch.
-        embeddings: of prompts that were encoded before; None where the worker is to encode them itself.
-        device: that is its share; None for what the machine has.
+        embeddings: embeddings of prompts that were encoded before; None where the worker must encode them itself.
+        device: device assigned to it; None for what the machine has.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -71,7 +71,7 @@ class CaptureWorker:
 
         Raises:
             StorageError: the store refused; trying again would not help.
-            RunConflictError: another capture has taken this one's place.
+            RunConflictError: another capture took over.
             Exception: the last attempt's own error, see :func:`fewchannels.cluster.attempts.tried`.
         """
         return tried(self.ledger, task, self.capture)
@@ -103,11 +103,11 @@ class CaptureWorker:
         objects = Store(draft or storage, job.layout).write(rows.start, arrays)
         for table, columns in self.tables(task, first, attempt, samples, generated).items():
             key = part(table, task)
-            encoded = encode(table, columns)
+            parquet = to_parquet(table, columns)
             if kept:
                 before_rows = of_samples(read_rows(storage, key, kept.objects.get(key)), rows.start, first)
-                encoded = join([before_rows, decode(encoded)])
-            objects[key] = (draft or storage).put(key, [encoded])
+                parquet = join([before_rows, from_parquet(parquet)])
+            objects[key] = (draft or storage).put(key, [parquet])
         n_failed = sum(made.row["status"] == "failed" for made in generated)
         note_failures(made.row["error"] for made in generated if made.row["status"] == "failed")
         cut = [made.row["prompt_tokens"] for made in generated if made.row["prompt_truncated"]]
@@ -120,7 +120,7 @@ class CaptureWorker:
         return record
 
     def _is_kept(self, record: Record) -> bool:
-        """Whether a task's samples are all done and intact, and fewer than it owns now."""
+        """Return whether a task's samples are all done and intact, and fewer than it owns now."""
         is_own = record.fingerprint == self.job.fingerprint
         is_short = record.stop < self.job.layout.rows(record.task).stop
         return is_own and is_short and not record.n_failed and self.ledger.is_intact(record)

@@ -44,10 +44,10 @@ _MODULES = {
 
 
 def application(word: str = "") -> Commands:
-    """All commands, or only the one that a word names: importing all of them takes longer than a question.
+    """Return an application with all commands, or only the one named ``word``: importing all takes longer than a query.
 
     Args:
-        word: the first of the command line.
+        word: first word of the command line.
     """
     app = Commands(
         name="fewchannels",
@@ -56,8 +56,8 @@ def application(word: str = "") -> Commands:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    app.callback()(lambda: None)  # so that a single command is still called by its name
-    is_one = any(word in names for names in _MODULES.values()) and word != "submit"  # which has others among its words
+    app.callback()(lambda: None)  # makes Typer call even a single command by its name
+    is_one = any(word in names for names in _MODULES.values()) and word != "submit"  # submit contains another command
     for module, names in _MODULES.items():
         if word in names or not is_one:
             import_module(f"fewchannels.cli.{module}").register(app)
@@ -86,7 +86,7 @@ def _run() -> None:
 
 
 def _ended(work: Callable[[], object]) -> Any:
-    """Do it; returns the exit code."""
+    """Run the command line; return the exit code."""
     try:
         with _plain_warnings():
             work()
@@ -100,7 +100,7 @@ def _ended(work: Callable[[], object]) -> Any:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        say(f"error: {shown(error.filename)} is too long a name for a file. Give a shorter one.", style="bold red")
+        say(f"error: {shown(error.filename)} is too long for a file name. Give a shorter one.", style="bold red")
         return InputError.exit_code
     return 0
 
@@ -113,7 +113,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _show_warning(show: Callable[..., None], message: Warning, category: type[Warning], *where: Any) -> None:
-    """Show a warning, the project's own without the line of code that it is from."""
+    """Show a warning; omit the line of source code for the project's own warnings."""
     if issubclass(category, FewchannelsWarning):
         say(f"warning: {message}", style="yellow")
     else:
@@ -121,5 +121,5 @@ def _show_warning(show: Callable[..., None], message: Warning, category: type[Wa
 
 
 def _end(number: int, frame: object) -> None:
-    """End as after Ctrl+C, so that a file that is half written is removed, with the exit code that shells expect."""
+    """Exit as after Ctrl+C: remove half-written files, and return the exit code that shells expect."""
     sys.exit(128 + number)

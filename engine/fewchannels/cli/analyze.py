@@ -24,17 +24,17 @@ app = Commands(no_args_is_help=True)
 
 Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
 Where = Annotated[
-    str | None, typer.Option(help="SQL condition on samples' and the manifest's columns.", show_default="all finished")
+    str | None, typer.Option(help="SQL condition on columns of samples and manifest.", show_default="all finished")
 ]
-Layers = Annotated[str, typer.Option(help="all, dual, single, or indices: 0,5.")]
-Steps = Annotated[str, typer.Option(help="all, last, or indices: 0,9,19.")]
-Stream = Annotated[str, typer.Option(help="image or text.")]
-Branch = Annotated[str, typer.Option(help="cond or uncond.")]
+Layers = Annotated[str, typer.Option(help="Layers: all, dual, single, or indices: 0,5.")]
+Steps = Annotated[str, typer.Option(help="Steps: all, last, or indices: 0,9,19.")]
+Stream = Annotated[str, typer.Option(help="Token stream: image or text.")]
+Branch = Annotated[str, typer.Option(help="Guidance branch: cond or uncond.")]
 Label = Annotated[
     str | None,
     ruled(name("Name of the result and of its tables."), show_default="the analysis' own"),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete what is there under this name, and begin anew.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete the result of this name and start over.")]
 Workers = Annotated[
     int | None,
     option(
@@ -46,10 +46,16 @@ Workers = Annotated[
 ]
 Gpus = Annotated[
     float,
-    option(Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs for the arithmetic of each worker."),
+    option(Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs per worker."),
 ]
-Address = Annotated[str | None, option(Pool, "address", about="Running Ray cluster; without it Ray starts here.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Do one unit, print time and bytes of all; write nothing.")]
+Address = Annotated[
+    str | None,
+    option(Pool, "address", about="Address of a running Ray cluster. Without it, Ray starts on this machine."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Time one unit of work and print the estimated total time and size; write nothing."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 Seed = Annotated[int, option(StabilitySettings, "seed")]
 
@@ -57,7 +63,7 @@ _FEW_SCORES = 250_000  # analyzed by one process before Ray has started
 
 
 def register(commands: typer.Typer) -> None:
-    """Add the group to the command line."""
+    """Register the command group."""
     commands.add_typer(app, name="analyze", help="Stability, concentration and alignment of a run's channels.")
 
 
@@ -86,7 +92,7 @@ def masks(
     gpus: Annotated[
         float | None,
         option(
-            Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs of each worker.", show_default="1 if there are any"
+            Pool, "gpus_per_actor", "--gpus-per-worker", about="GPUs per worker.", show_default="1 if there are any"
         ),
     ] = None,
     address: Address = None,
@@ -94,7 +100,7 @@ def masks(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Find each generated image's subject, once, for alignment to compare with.
+    """Segment the subject of each generated image once, as the reference for the alignment analysis.
 
     Example: fewchannels analyze masks RUN --from demo
     """
@@ -164,7 +170,7 @@ def concentration(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Measure how few channels hold how much, and tell outlying channels from outlying tokens.
+    """Measure how much of the energy a few channels hold, and separate outlier channels from outlier tokens.
 
     Example: fewchannels analyze concentration RUN
     """
@@ -192,7 +198,7 @@ def alignment(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Cluster tokens by their massive channels, and compare the clusters with the subject, with controls.
+    """Cluster tokens by their massive channels and compare the clusters with the subject mask, with controls.
 
     Example: fewchannels analyze alignment RUN --steps last
     """
@@ -200,10 +206,10 @@ def alignment(
 
     settings["n_clusters"] = _ascending(settings["n_clusters"])
     if "random" not in settings["selections"]:
-        refuse_unused(["--trials"], "no --selections is random")
+        refuse_unused(["--trials"], "none of --selections is random")
     for flag, word in (("--register-threshold", "drop"), ("--clip", "clip")):
         if settings["registers"] != word:
-            refuse_unused([flag], f"it is of --registers {word}, and --registers is {settings['registers']}")
+            refuse_unused([flag], f"it applies to --registers {word}, and --registers is {settings['registers']}")
     selected = _selected(run, where=where, layers=layers, steps=steps, branch=branch)
     pool = workers_of(workers, address, selected.n_scores, gpus)
     _analyze(Alignment(**settings), selected, label, replace, pool, dry_run, as_json, wide)
@@ -214,7 +220,7 @@ def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _completed(settings: Given, run: str, ascending: str) -> Given:
-    """Settings with the run's score where none is given, and one of them in ascending order."""
+    """Fill in the run's score if none is given, and sort one of the settings in ascending order."""
     settings[ascending] = _ascending(settings[ascending])
     return settings if "score" in settings else settings | {"score": score_of(run)}
 
@@ -228,7 +234,7 @@ def score_of(run: str) -> str:
 
 
 def _selected(run: str, **choice: Any) -> "Selected":
-    with errors.status(f"looking at {run}"):
+    with errors.status(f"opening {run}"):
         from fewchannels.analyses.selection import select
 
         return select(run, **choice)
@@ -267,14 +273,14 @@ def _analyze(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
+            say("Interrupted. Finished work is kept; rerun the same command to resume.", style="yellow")
             raise typer.Exit(130) from None
     where = selected.storage.location(Results(selected.storage, label).key(""))
     print_summary(summary, where, as_json, is_wide)
 
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
-    """Workers of one CPU each, as many as requested or as there would be actors; for little work, only this process."""
+    """Choose single-CPU workers: as many as requested, else as a capture has actors; a small job gets this process."""
     from fewchannels.cluster.sizing import choose_pool
 
     if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
@@ -283,25 +289,25 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
 
 
 def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) -> None:
-    """Print the numbers as JSON, or the page without its images and where the rest is.
+    """Print the numbers as JSON, or the summary page without images and the folder that has the rest.
 
     Args:
-        summary: of an analysis or a comparison.
-        where: its files are.
-        as_json: whether the numbers are printed.
-        is_wide: whether all columns of the page's tables are printed, beyond the width of the terminal.
+        summary: summary of an analysis or a comparison.
+        where: folder of its files.
+        as_json: whether to print the numbers as JSON.
+        is_wide: whether to print all columns of the page's tables, even beyond the width of the terminal.
     """
     if as_json:
         print_json(summary.numbers)
         return
     print_page(summary.text, is_wide)
-    say(f"tables, figures and summary are in {where}")
+    say(f"Tables, figures and the summary are in {where}")
 
 
 def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: Pool, as_json: bool) -> None:
     from fewchannels.analyses.analysis import foresee
 
-    with errors.status("doing one unit to measure its time"):
+    with errors.status("timing one unit of work"):
         foreseen = foresee(analysis, selected, label, pool)
     if as_json:
         print_json(dataclasses.asdict(foreseen))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = {
     "rule": Size(),
-    "about": "Refuse a run that is expected to take more than this, such as 500MB or 2TB.",
+    "about": "Refuse a run whose estimated size is larger than this, such as 500MB or 2TB.",
 }
 
 
@@ -42,14 +42,14 @@ SETTINGS = Fields(
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Register the command."""
     app.command("capture")(capture)
 
 
 def capture(
     manifest: Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")],
     out: Annotated[
-        str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run; an interrupted run resumes.")
+        str, typer.Option(help="Folder or URL (s3://, gs://, az://) of the run. If it exists, the capture resumes.")
     ],
     settings: Annotated[Given, SETTINGS],
     actors: Actors,
@@ -59,13 +59,16 @@ def capture(
     ] = None,
     max_bytes: Annotated[str | None, ruled(_MAX_BYTES)] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print tasks, bytes, files and time; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Generate one batch and print the estimated tasks, size, files and time; write nothing."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Generate a manifest's samples and record every layer's massive channels at every step.
+    """Generate a manifest's samples and record channel statistics and massive channels at every layer and step.
 
-    Run the same command again to resume. Exit code 5 means that samples are missing or failed.
+    Rerun the same command to resume. Exit code 5 means that samples are missing or failed.
 
     Example: fewchannels capture --model demo --manifest manifest.parquet --out RUN --steps 0,9,19
     """
@@ -84,7 +87,8 @@ def capture(
         check_memory(job, pool)
     if job.config.dtype == "float16":
         errors.print(
-            "float16 ends at 65,504 and clips the values under study; prefer bfloat16 or float32", style="yellow"
+            "float16 overflows at 65,504, within the range of massive activations; use bfloat16 or float32 instead",
+            style="yellow",
         )
     if max_bytes is not None:
         from fewchannels.capture.budget import check_budget
@@ -98,23 +102,23 @@ def capture(
     if as_json:
         print_json(dataclasses.asdict(outcome))
     else:
-        again = f", {outcome.n_again} tasks were handed out again" if outcome.n_again else ""
+        again = f", {outcome.n_again} tasks were retried" if outcome.n_again else ""
         say(
             f"{outcome.n_done} of {outcome.n_samples} samples are in {out} "
-            f"({outcome.n_resumed} were there before{again}). Next: fewchannels query {out} massive_channels"
+            f"({outcome.n_resumed} were already there{again}). Next: fewchannels query {out} massive_channels"
         )
     if outcome.of_tasks.n_cut:
         notes = outcome.of_tasks
         say(
-            f"the text encoder cut {notes.n_cut:,} prompts: it takes {notes.limit:,} tokens, and the longest has "
-            f"{notes.longest:,}; prompt_truncated in the samples table says which",
+            f"the text encoder truncated {notes.n_cut:,} prompts: its limit is {notes.limit:,} tokens, and the longest "
+            f"prompt has {notes.longest:,}; the column prompt_truncated of the samples table marks them",
             style="yellow",
         )
     outcome.check_complete()
 
 
 def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
-    """Begin, resume or grow a prepared job's run and capture it with a progress bar."""
+    """Create, resume or extend the run of a prepared job, and capture it with a progress bar."""
     from fewchannels.capture.run import capture
 
     layout = job.layout
@@ -145,12 +149,12 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
 def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> None:
     from fewchannels.capture.estimate import estimate
 
-    with errors.status("generating one batch to measure its time"):
+    with errors.status("timing one batch"):
         expected: Estimate = estimate(job, manifest, pool.n_actors, pool.cpus_per_actor, pool.device)
     if as_json:
         print_json(dataclasses.asdict(expected))
         return
-    table = Table(title=f"What {job.run} would hold", title_justify="left")
+    table = Table(title=f"Estimated contents of {job.run}", title_justify="left")
     table.add_column("what")
     table.add_column("shape (sample, step, layer, ...)")
     table.add_column("bytes", justify="right")
@@ -164,8 +168,8 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
     results.print(
         f"{expected.n_samples} samples in {expected.n_tasks} tasks, {expected.n_files} files, about "
         f"{duration(expected.seconds)} with {pool.n_actors} actor{'s' * (pool.n_actors > 1)} "
-        f"({expected.seconds_per_sample:.3g} s a sample, measured on {expected.measured_samples}; loading the model "
-        "and starting Ray not counted).",
+        f"({expected.seconds_per_sample:.3g} s per sample, measured on {expected.measured_samples}, without loading "
+        "the model and starting Ray).",
         markup=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Groups of commands, each of which checks its words before it does anything."""
+"""Command groups whose commands validate their arguments before doing anything."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,24 +11,24 @@ from fewchannels.cli.unused import given_to
 
 
 class Command(TyperCommand):
-    """A command that refuses words that cannot be values."""
+    """A command that rejects arguments that cannot be values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse them as Typer does."""
+        """Reject arguments that cannot be values, then parse as Typer does."""
         check_words(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it, while what was given is known."""
+        """Run the command with a record of which options were given."""
         with given_to(ctx):
             return super().invoke(ctx)
 
 
 class Commands(typer.Typer):
-    """A Typer application whose commands are of that kind."""
+    """A Typer application of such commands."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any) -> Callable:
-        """Add a command, as Typer does, with an option for every field of settings that it takes."""
+        """Register a command as Typer does, with one option per field of the settings that it accepts."""
         add = super().command(name, cls=cls or Command, **more)
 
         def added(function: Callable) -> Callable:

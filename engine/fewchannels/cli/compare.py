@@ -23,13 +23,13 @@ from fewchannels.cli.tables import Wide
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Register the command."""
     app.command("compare")(compare)
 
 
 def compare(
     run_a: Annotated[str, typer.Argument(help="Folder or URL of a run.")],
-    run_b: Annotated[str, typer.Argument(help="Folder or URL of the other; differences are B - A.")],
+    run_b: Annotated[str, typer.Argument(help="Folder or URL of the other run; differences are B - A.")],
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", help="Folder or URL for the comparison.", show_default="compare-RUN_A-RUN_B, here"),
@@ -39,15 +39,15 @@ def compare(
     match: Annotated[
         str,
         typer.Option(
-            help="Match layers by number or by relative depth. auto: by depth where two whole models differ in it."
+            help="Match layers by index or by relative depth. auto: by depth if both models are whole and differ in it."
         ),
     ] = "auto",
     where: Where = None,
-    layers: Annotated[str, typer.Option(help="Of either run: all, dual, single, or indices: 0,5.")] = "all",
+    layers: Annotated[str, typer.Option(help="Layers of each run: all, dual, single, or indices: 0,5.")] = "all",
     steps: Steps = "all",
     stream: Stream = "image",
     branch: Branch = "cond",
-    replace: Annotated[bool, typer.Option("--replace", help="Delete another comparison in that place.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Delete an existing comparison in that folder.")] = False,
     workers: Workers = None,
     address: Address = None,
     as_json: AsJson = False,
@@ -57,7 +57,7 @@ def compare(
 
     Example: fewchannels compare RUN_A RUN_B --k 8 --out COMPARISON
     """
-    with errors.status(f"looking at {run_a} and {run_b}"):
+    with errors.status(f"opening {run_a} and {run_b}"):
         from fewchannels.analyses.comparison.compare import compare
         from fewchannels.analyses.comparison.pairing import side_by_side
         from fewchannels.runs.storage import open_storage
@@ -78,6 +78,6 @@ def compare(
                 on_progress=lambda done, total: bar.update(shown, completed=done, total=total),
             )
         except KeyboardInterrupt:
-            say("stopped; run the same command again to resume with the layers that are left", style="yellow")
+            say("Interrupted. Rerun the same command to resume with the remaining layers.", style="yellow")
             raise typer.Exit(130) from None
     print_summary(summary, target.url, as_json, wide)

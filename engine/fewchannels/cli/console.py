@@ -1,4 +1,4 @@
-"""What every command prints with: results on standard output, everything else on standard error."""
+"""Printing for all commands: results on standard output, everything else on standard error."""
 
 import json
 import math
@@ -16,20 +16,20 @@ errors = Console(stderr=True, highlight=False)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Tell the user something, on standard error; paths and commands in it are not broken over lines."""
+    """Print a message on standard error, without breaking paths and commands over lines."""
     errors.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Tell the user something that is easily overlooked and may matter, on standard error."""
+    """Print a warning on standard error."""
     say(f"note: {text}", style="yellow")
 
 
 def print_json(content: Any) -> None:
-    """Print a value as JSON, on standard output: never colored, in UTF-8, and null for what is not finite.
+    """Print a value as JSON on standard output: uncolored, in UTF-8, with null for non-finite numbers.
 
     Args:
-        content: what JSON can hold.
+        content: any value that JSON can represent.
     """
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -50,7 +50,7 @@ def _finite(value: Any) -> Any:
 
 
 def progress_bar() -> Progress:
-    """A progress bar on standard error: what, how many, rate, time taken and time left; gone when it ends."""
+    """Return a transient progress bar on standard error: description, count, rate, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,7 +65,7 @@ def progress_bar() -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``38 s``, ``4 min 10 s``, ``3 h 05 min``."""
+    """Format a duration: ``38 s``, ``4 min 10 s``, ``3 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -73,10 +73,10 @@ def duration(seconds: float) -> str:
 
 
 def left_over(sizes: Mapping[str, int]) -> str:
-    """The message about temporary files.
+    """Describe leftover temporary files.
 
     Args:
-        sizes: in bytes, by name; at least one.
+        sizes: sizes in bytes by file name; at least one.
     """
     return (
         f"{len(sizes):,} temporary file{'s' * (len(sizes) != 1)}, {size(sum(sizes.values()))}, such as "

@@ -1,4 +1,4 @@
-"""``fewchannels demo``: the whole main path on the bundled model."""
+"""``fewchannels demo``: manifest, capture and two queries on the bundled model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from fewchannels.settings.ranges import within
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Register the command."""
     app.command("demo")(demo)
 
 
@@ -21,12 +21,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the manifest, the run and the contact sheet.")] = Path(
         "runs/demo"
     ),
-    prompts: Annotated[int, ruled(within(1, 100_000, "How many prompts of the shapes world."))] = 256,
+    prompts: Annotated[
+        int, ruled(within(1, 100_000, "Number of synthetic prompts (captions of colored shapes)."))
+    ] = 256,
     actors: Annotated[
         int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4")
     ] = None,
 ) -> None:
-    """See it work: capture the bundled model on prompts of its shapes world, and read the answers.
+    """Try it: capture the bundled model on synthetic captions of colored shapes, and print the first results.
 
     Example: fewchannels demo --out runs/demo --prompts 256
     """
@@ -49,7 +51,7 @@ def demo(
     outcome.check_complete()
     run = open_run(run_path)
     last = max(job.layout.steps)
-    say("3. two questions")
+    say("3. two queries")
     results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")
     print_relation(run.query("massive_channels", step=last, top=3))
     results.print("\nStability: are the top channels the same from prompt to prompt?")

@@ -1,4 +1,4 @@
-"""``fewchannels explore``: look at runs and sweeps in a browser."""
+"""``fewchannels explore``: view runs and sweeps in a browser."""
 
 import os
 import webbrowser
@@ -20,7 +20,7 @@ _TEXT_BROWSERS = ("browsh", "elinks", "links", "lynx", "w3m", "www-browser")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Register the command."""
     app.command("explore")(explore)
 
 
@@ -33,18 +33,18 @@ def explore(
         str | None,
         typer.Option(help="A model for the live page: demo, a folder or a hub id.", show_default="no live page"),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 8050,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 chooses a free one.")] = 8050,
     public_url: Annotated[
         str | None,
-        typer.Option(help="Address of a proxy in front of it, with the path.", show_default="none"),
+        typer.Option(help="Public URL of a proxy in front of the explorer, including the path.", show_default="none"),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds that a question may take.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Time limit of a query, in seconds.")] = 60.0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
 ) -> None:
-    """Look at runs and sweeps in a browser: galleries, maps over images, sweeps as grids, SQL, a live model.
+    """View runs and sweeps in a browser: galleries, maps over images, sweeps as grids, SQL, a live model.
 
-    It serves only this machine, at 127.0.0.1, until it is interrupted. The address that it prints contains a token;
-    open it to let a browser in. Every view has its own address.
+    The server listens only on this machine, at 127.0.0.1, until interrupted. The URL that it prints contains an access
+    token; open that URL in the browser. Every view has its own URL.
 
     Example: fewchannels explore RUN SWEEP
     Example: fewchannels explore --model demo
@@ -55,7 +55,7 @@ def explore(
         from fewchannels.views.explore.server import bind, serve
 
         if not places and model is None:
-            raise InputError("there is nothing to look at; give a run, a sweep, or --model demo for the live page.")
+            raise InputError("nothing to show; give a run, a sweep, or --model demo for the live page.")
         opened = open_places(places or [], timeout)
         failed = [place for place in opened.values() if isinstance(place, str)]
         if failed and len(failed) == len(opened) and model is None:
@@ -73,12 +73,12 @@ def explore(
         if session:
             session.model.close()
     if not is_idle:
-        os._exit(0)  # a question that goes on in a thread of DuckDB's would make the interpreter's own end an abort
+        os._exit(0)  # a query that still runs in a DuckDB thread would make a normal interpreter exit abort
 
 
 def _open(bound: "Bound") -> None:
-    """Open it in a browser with windows: its pages need JavaScript, and a text browser takes the terminal."""
-    with suppress(webbrowser.Error):  # there is none; the address is printed
+    """Open the URL in a graphical browser: the pages need JavaScript, and a text browser would occupy the terminal."""
+    with suppress(webbrowser.Error):  # no browser available; the URL is printed
         chosen = webbrowser.get()
         if Path(getattr(chosen, "name", "")).name not in _TEXT_BROWSERS:
             chosen.open(bound.once())

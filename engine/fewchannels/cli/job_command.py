@@ -1,4 +1,4 @@
-"""A command to run on a cluster: parsed as it will be there, with the files of this machine that it reads."""
+"""A command to run on a cluster, parsed as it will be parsed there, with the local files that it reads."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.files.durable import expanded
 
 _NOT_THERE = ("submit", "status", "logs", "stop")
-_PLACES = ("out", "output", "run", "runs", "run_a", "run_b", "sweep", "places")  # of runs, and of what is written
+_PLACES = ("out", "output", "run", "runs", "run_a", "run_b", "sweep", "places")  # runs, and outputs
 _MODELS = ("model", "source")  # a folder or a hub id
 _BUILT_IN = ("", "demo", "manifest", "saliency")
 _Rename = Callable[[str], str]
@@ -20,31 +20,31 @@ _Rename = Callable[[str], str]
 
 @dataclass
 class JobCommand:
-    """A command and what it takes along.
+    """A command and the files that are sent with it.
 
     Attributes:
-        words: of the command, without ``fewchannels``; files are named as the job finds them in its working directory.
-        files: paths on this machine, by those names.
+        words: words of the command, without ``fewchannels``, with file names relative to the job's working directory.
+        files: local paths, by those names.
     """
 
     words: list[str]
     files: dict[str, Path] = field(default_factory=dict)
 
     def take(self, text: str) -> str:
-        """The name by which the job finds a file; an absolute path that is not here must be there.
+        """Return the name of a file in the job's working directory; an absolute path that is not here must exist there.
 
         Raises:
-            InputError: there is no such file.
+            InputError: the file does not exist.
         """
         path = expanded(text)
         if not path.is_file():
             if path.is_absolute():
                 return text
-            raise InputError(f"there is no file {text!r} here to send with the job.")
+            raise InputError(f"file {text!r} does not exist on this machine, so it cannot be sent with the job.")
         for name, taken in self.files.items():
             if taken.samefile(path):
                 return name
-        own = () if path.name.startswith(".") else (path.name,)  # Ray obeys a .gitignore among what it sends
+        own = () if path.name.startswith(".") else (path.name,)  # Ray applies any .gitignore among the files it sends
         names = chain(own, (f"{i}-{path.name}" for i in count(2)))
         name = next(each for each in names if each not in self.files)
         self.files[name] = path
@@ -52,26 +52,26 @@ class JobCommand:
 
 
 def job_command(command: list[str], parser: Any) -> JobCommand:
-    """Parse a command here as it will be parsed on the cluster; ``--address auto`` is added where it takes one.
+    """Parse a command here as it will be parsed on the cluster, adding ``--address auto`` if it accepts one.
 
-    Files are those of options and arguments that take files; a word that merely happens to be the name of one is not.
+    Only values of options and arguments that accept files count as files, not words that happen to be file names.
 
     Args:
-        command: its words, with or without ``fewchannels``.
-        parser: of ``fewchannels`` itself.
+        command: words of the command, with or without ``fewchannels``.
+        parser: the parser of ``fewchannels`` itself.
 
     Raises:
-        InputError: it cannot run there, reads what is not here, or writes to a place of this machine.
+        InputError: the command cannot run there, reads a missing file, or writes to a local path.
     """
     words = command[1:] if command[0] == "fewchannels" else command
     name, rest = "", list(words)
-    while hasattr(parser, "commands"):  # a group of them
+    while hasattr(parser, "commands"):  # a command group
         name = rest.pop(0) if rest else ""
         if name not in parser.commands:
             raise unknown("command", name, parser.commands)
         parser = parser.commands[name]
     if name in _NOT_THERE:
-        raise InputError(f"fewchannels {name} is not for a cluster; run it here.")
+        raise InputError(f"fewchannels {name} cannot run as a cluster job; run it here.")
     try:
         values = parser.make_context(name, list(rest)).params
     except typer.Exit:
@@ -91,22 +91,22 @@ def job_command(command: list[str], parser: Any) -> JobCommand:
 def _check_places(command: str, values: dict[str, Any]) -> None:
     if command == "compare" and values["out"] is None:
         raise InputError(
-            "out is not given, and the comparison would be written to the job's own folder, which is deleted with it. "
-            "Give a URL, or the absolute path of a folder that every node of the cluster has at the same place."
+            "--out is missing, so the comparison would be written to the job's own folder, which is deleted with it. "
+            "Give a URL, or an absolute path that is the same shared folder on every node."
         )
     for name, value in values.items():
         for place in map(str, _several(value)):
             is_here = "://" not in place and not place.startswith("/")
             if name in _PLACES and is_here:
                 raise InputError(
-                    f"{name} is {place!r}, a path of this machine. Give a URL such as s3://BUCKET/RUN, or the absolute "
-                    "path of a folder that every node of the cluster has at the same place."
+                    f"{name} is {place!r}, a path on this machine. Give a URL such as s3://BUCKET/RUN, or an "
+                    "absolute path that is the same shared folder on every node."
                 )
             folder = place.partition("=")[2] if name == "metric" else place if name in _MODELS else ""
             if folder not in _BUILT_IN and is_here and expanded(folder).is_dir():
                 raise InputError(
-                    f"{name} is {place!r}, a folder of this machine, and folders are not sent. Give a hub id, or the "
-                    "absolute path of a folder that every node of the cluster has at the same place."
+                    f"{name} is {place!r}, a folder on this machine, and folders are not sent. Give a hub id, or an "
+                    "absolute path that is the same shared folder on every node."
                 )
 
 
@@ -121,7 +121,7 @@ def _take_files(made: JobCommand, parser: Any, values: dict[str, Any], first: in
 
 
 def _given(parser: Any, values: dict[str, Any], words: list[str], first: int) -> Iterator[tuple[int, int, str]]:
-    """Where each value stands: the word, the characters before it in that word, and the parameter's name."""
+    """Locate each value: index of its word, characters before it in that word, and the parameter's name."""
     options = {text: each for each in parser.params if hasattr(each, "is_flag") for text in each.opts}
     arguments = [
         each.name for each in parser.params if not hasattr(each, "is_flag") for _ in _several(values[each.name])
@@ -152,7 +152,7 @@ def _adapters(text: str, rename: _Rename) -> str:
 
 
 def _metric(text: str, rename: _Rename) -> str:
-    """``aesthetic=MODEL,FILE``, or ``KIND=`` and a hub id, or perhaps a file."""
+    """Split ``aesthetic=MODEL,FILE``, or ``KIND=`` followed by a hub id or possibly a file."""
     kind, _, value = text.partition("=")
     if kind == "aesthetic":
         model, comma, file = value.rpartition(",")
@@ -166,7 +166,7 @@ _IN_TEXT: dict[str, Callable[[str, _Rename], str]] = {
     "sources": lambda text, rename: text if text.startswith("demo:") else rename(text),
     "transformer_file": lambda text, rename: rename(text),
 }
-"""Parameters whose text has the names of files in it, and what puts other names there."""
+"""Parameters whose values contain file names, and the functions that replace those names."""
 
 
 def _several(value: Any) -> list[Any]:

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 Address = Annotated[
     str | None,
     typer.Option(
-        help="The cluster's dashboard, http://HEAD:8265.", show_default="RAY_ADDRESS, or the cluster on this machine"
+        help="URL of the cluster's dashboard, http://HEAD:8265.",
+        show_default="RAY_ADDRESS, or the cluster on this machine",
     ),
 ]
-JobId = Annotated[str, typer.Argument(help="From fewchannels submit, or the table of fewchannels status.")]
+JobId = Annotated[str, typer.Argument(help="Id of a job, as printed by fewchannels submit or fewchannels status.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Register the commands."""
     app.command("submit", context_settings={"ignore_unknown_options": True})(submit)
     app.command("status")(status)
     app.command("logs")(logs)
@@ -37,20 +38,20 @@ def submit(
     context: typer.Context,
     command: Annotated[list[str], typer.Argument(help="A fewchannels command and its options, after --.")],
     address: Address = None,
-    job_id: Annotated[str | None, typer.Option("--id", help="Id for the job.", show_default="made up")] = None,
-    follow: Annotated[bool, typer.Option(help="Print what the job prints until it ends.")] = False,
+    job_id: Annotated[str | None, typer.Option("--id", help="Id for the job.", show_default="generated")] = None,
+    follow: Annotated[bool, typer.Option(help="Print the job's output until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a command on a Ray cluster; it keeps running when this machine is gone.
+    """Run a command as a job of a Ray cluster; it keeps running after you disconnect.
 
-    Files that the command reads and this machine has (manifest, settings, adapters) are listed and sent along. The run
-    itself must be where every node can write it: a URL, or an absolute path on shared storage. With --follow the exit
-    code is the command's.
+    Local files that the command reads (manifest, settings, adapters) are listed and sent along. The run itself must be
+    writable from every node: a URL, or an absolute path on shared storage. With --follow, the exit code is the
+    command's.
 
     Example: fewchannels submit --address http://HEAD:8265 --follow -- capture --manifest m.parquet --out s3://B/RUN
     """
     job = job_command(command, context.find_root().command)
-    with errors.status("looking for the cluster"):
+    with errors.status("connecting to the cluster"):
         from fewchannels.cluster.jobs import Jobs, check_sizes
 
         sizes = check_sizes(job.files)
@@ -60,12 +61,12 @@ def submit(
     with errors.status("sending the job"):
         job_id = jobs.submit(job.words, job.files, job_id)
     files = list(map(str, job.files.values()))
-    say(f"job {job_id} is on the cluster")
+    say(f"submitted job {job_id}")
     if not follow:
         if as_json:
             print_json({"job_id": job_id, "files": files})
         else:
-            say(f"fewchannels logs {job_id} --follow shows what it prints, fewchannels stop {job_id} stops it.")
+            say(f"fewchannels logs {job_id} --follow shows its output; fewchannels stop {job_id} stops it.")
             results.print(job_id, markup=False)
         return
     _follow(address, job_id, as_json)
@@ -77,13 +78,13 @@ def status(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Show the state of the cluster's jobs, the latest first.
+    """Show the state of the cluster's jobs, latest first.
 
     Example: fewchannels status --address http://HEAD:8265
     """
     from fewchannels.cluster.jobs import Jobs
 
-    with errors.status("asking the cluster"):
+    with errors.status("querying the cluster"):
         jobs = Jobs(address)
         found = [jobs.state(job_id)] if job_id else jobs.all()
     if as_json:
@@ -91,7 +92,7 @@ def status(
         print_json(content[0] if job_id else content)
         return
     if not found:
-        say("no job has been submitted to this cluster.")
+        say("No jobs have been submitted to this cluster.")
         return
     rows = []
     for each in found:
@@ -113,7 +114,7 @@ def logs(
     address: Address = None,
     follow: Annotated[bool, typer.Option(help="Keep printing until the job ends; exit with its exit code.")] = False,
 ) -> None:
-    """Print what a job has printed.
+    """Print a job's output.
 
     Example: fewchannels logs JOB --follow
     """
@@ -126,7 +127,7 @@ def logs(
 
 
 def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> None:
-    """Stop a job. What it has finished is kept; submit the same command again to resume.
+    """Stop a job. Finished work is kept; submit the same command again to resume.
 
     Example: fewchannels stop JOB
     """
@@ -140,14 +141,14 @@ def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> Non
 
 
 def _follow(address: str | None, job_id: str, as_json: bool) -> None:
-    """Print a job's output on standard error until it ends, and end with its exit code."""
+    """Print a job's output on standard error until it ends, then exit with its exit code."""
     from fewchannels.cluster.jobs import Jobs
 
     jobs = Jobs(address)
     try:
         state: JobState = jobs.follow(job_id, lambda text: errors.out(text, end=""))
     except KeyboardInterrupt:
-        say(f"the job keeps running; fewchannels logs {job_id} --follow shows it, fewchannels stop {job_id} stops it.")
+        say(f"The job keeps running; fewchannels logs {job_id} --follow shows it, fewchannels stop {job_id} stops it.")
         raise typer.Exit(130) from None
     if as_json:
         print_json(dataclasses.asdict(state))

@@ -1,4 +1,4 @@
-"""``fewchannels manifest``: make manifests and look at them."""
+"""``fewchannels manifest``: create and inspect manifests."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,20 +25,20 @@ _NOTES_SHOWN = 20
 
 
 class OnError(StrEnum):
-    """What to do about bad rows."""
+    """How to handle bad rows."""
 
     FAIL = "fail"
     SKIP = "skip"
 
 
 def register(commands: typer.Typer) -> None:
-    """Add the group to the command line."""
-    commands.add_typer(app, name="manifest", help="Make and look at manifests: tables of prompts and seeds.")
+    """Register the command group."""
+    commands.add_typer(app, name="manifest", help="Create and inspect manifests: tables of prompts and seeds.")
 
 
 @app.callback()
 def _group() -> None:
-    """Make and look at manifests: tables of prompts and seeds."""
+    """Create and inspect manifests: tables of prompts and seeds."""
 
 
 @app.command()
@@ -47,28 +47,33 @@ def ingest(
         list[str],
         typer.Argument(
             help="Files (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt: one prompt a line), folders of them, or "
-            "demo:N for N captions of the demo world."
+            "demo:N for N synthetic captions of the demo model."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     prompt_column: Annotated[
-        str | None, typer.Option(help="The prompts' column.", show_default="prompt, caption, text, description, ...")
+        str | None, typer.Option(help="Column of prompts.", show_default="prompt, caption, text, description, ...")
     ] = None,
     ignore_column: Annotated[
         list[str] | None,
-        typer.Option(help="Leave this column out, such as one that sets samples' steps; repeatable.", metavar="NAME"),
+        typer.Option(
+            help="Leave this column out, such as one whose name would set the samples' steps; repeatable.",
+            metavar="NAME",
+        ),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds of each prompt: 0,1,2 or 0:4.", show_default="the seed column, else 0")
+        str | None, typer.Option(help="Seeds for each prompt: 0,1,2 or 0:4.", show_default="the seed column, else 0")
     ] = None,
-    on_error: Annotated[OnError, typer.Option(help="Bad rows: fail and write nothing, or skip them.")] = OnError.FAIL,
+    on_error: Annotated[
+        OnError, typer.Option(help="On bad rows, fail and write nothing, or skip them.")
+    ] = OnError.FAIL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Make a manifest from tables of prompts: check every row, give every sample its id, drop duplicates.
+    """Create a manifest from tables of prompts: validate every row, give every sample an id, drop duplicates.
 
-    Columns called seed, negative_prompt, width, height, steps, guidance, mask and reference set that for one sample, as
-    the report says; every other column is kept, but those of --ignore-column. Of several files, source_file has each
-    row's. In TSV, quotes are part of the text.
+    Columns named seed, negative_prompt, width, height, steps, guidance, mask and reference override that setting for
+    their sample, as the report lists; all other columns are kept, except those of --ignore-column. With several files,
+    the column source_file names each row's file. In TSV, quotes are part of the text.
 
     Example: fewchannels manifest ingest prompts.csv more.jsonl -o manifest.parquet --seeds 0:4
     """
@@ -93,10 +98,10 @@ def ingest(
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(help="The manifest.", metavar="MANIFEST")],
+    path: Annotated[Path, typer.Argument(help="Parquet manifest.", metavar="MANIFEST")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check a manifest and show what is in it: samples, prompts, seeds, settings and extra columns.
+    """Validate a manifest and show its contents: samples, prompts, seeds, settings and extra columns.
 
     Example: fewchannels manifest show manifest.parquet
     """
@@ -111,7 +116,7 @@ def show(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int, int], None]]:
-    """What to call with bytes read, all bytes and rows read; draws a bar once the work has taken a while."""
+    """Yield a callback of bytes read, total bytes and rows read, with a progress bar once reading takes a while."""
     began = time.monotonic()
     bar = progress_bar()
     shown = bar.add_task("reading rows", total=None, rate="")
@@ -152,7 +157,7 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
     table.add_row("bad rows", f"{report.n_bad:,} left out")
     table.add_row("blank lines", f"{report.n_blank:,}")
     if report.n_files:
-        table.add_row("files named", f"{report.n_files:,}, {report.n_missing:,} not there")
+        table.add_row("files named", f"{report.n_files:,}, {report.n_missing:,} missing")
     table.add_row("took", duration(seconds))
     results.print(table)
     errors.print(
@@ -175,7 +180,7 @@ def _print_summary(path: Path, about: dict[str, Any]) -> None:
     table.add_row("prompts", f"{about['n_prompts']:,} distinct")
     table.add_row("seeds", f"{seeds['n']:,} distinct, {seeds['min']} to {seeds['max']}")
     table.add_row(
-        "characters", f"{lengths['0']} to {lengths['100']}, median {lengths['50']}, 95 % have at most {lengths['95']}"
+        "characters", f"{lengths['0']} to {lengths['100']}, median {lengths['50']}, 95 % within {lengths['95']}"
     )
     for name, n in about["optional"].items():
         if n:
@@ -201,5 +206,5 @@ def _table(path: Path) -> Table:
 
 
 def _literal(text: str) -> Text:
-    """Text of unknown origin: brackets are no markup, and control characters are spelled out."""
+    """Escape text of unknown origin: no markup, and control characters spelled out."""
     return Text(text if text.isprintable() else repr(text))

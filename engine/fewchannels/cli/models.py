@@ -1,4 +1,4 @@
-"""``fewchannels models``: which models are known, what one is, and what an unknown one seems to be."""
+"""``fewchannels models``: list supported pipelines, show a model, and inspect an unknown one."""
 
 import json
 from pathlib import Path
@@ -19,18 +19,18 @@ app = Commands(no_args_is_help=True)
 
 
 def register(commands: typer.Typer) -> None:
-    """Add the group to the command line."""
-    commands.add_typer(app, name="models", help="Which models are known, and how to describe one that is not.")
+    """Register the command group."""
+    commands.add_typer(app, name="models", help="List supported models, and describe one that is not.")
 
 
 @app.callback()
 def _group() -> None:
-    """Which models are known, and how to describe one that is not."""
+    """List supported models, and describe one that is not."""
 
 
 @app.command("list")
 def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the pipelines that are known: their kinds of layers, streams and guidance.
+    """List the supported pipelines: their kinds of layers, streams and guidance.
 
     Example: fewchannels models list
     """
@@ -59,7 +59,7 @@ def show(
     family: Annotated[Path | None, typer.Option(help="YAML file that describes its transformer class.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show a model's layers, width, grid and guidance, from its configuration; no weights are loaded.
+    """Show a model's layers, width, grid and guidance from its configuration, without loading weights.
 
     Example: fewchannels models show demo
     """
@@ -101,16 +101,16 @@ def show(
 def inspect(
     model: Annotated[str, typer.Argument(help="A folder or a hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Family file to write, for --family.")] = None,
-    height: Annotated[int, ruled(within(16, 4096, "Height of the images that are tried, pixels."))] = 384,
+    height: Annotated[int, ruled(within(16, 4096, "Height of the test images, pixels."))] = 384,
     width: Annotated[
-        int, ruled(within(16, 4096, "Width of the images that are tried, pixels; best not the height."))
+        int, ruled(within(16, 4096, "Width of the test images, pixels; preferably different from the height."))
     ] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Find where an unknown model keeps its image stream, by changing its initial noise and seeing what moves.
+    """Locate the image stream of an unknown model by perturbing its initial noise and tracking what changes.
 
-    It runs the model a few dozen times for one step, says what it found and what it doubts, and writes a family file.
+    Runs the model a few dozen times for one step, reports the findings and any doubts, and writes a family file.
 
     Example: fewchannels models inspect FOLDER -o family.yaml
     """
@@ -128,7 +128,7 @@ def inspect(
         from fewchannels.models.source import find
 
         pipeline = open_pipeline(find(model, revision), "cuda" if torch.cuda.is_available() else "cpu")
-    with errors.status("changing the noise and seeing what moves"):
+    with errors.status("perturbing the noise and tracking what changes"):
         found = inspect_pipeline(pipeline, height, width)
     written = yaml.safe_dump({found.transformer: as_fields(found.family)}, sort_keys=False)
     if output is not None:
@@ -143,4 +143,4 @@ def inspect(
         say(f"doubtful: {line}", style="yellow")
     results.print(written, markup=False, soft_wrap=True)
     if output is not None:
-        say(f"wrote {output}; read it, then give --family {output} to fewchannels capture")
+        say(f"wrote {output}; review it, then use it with fewchannels capture --family {output}")

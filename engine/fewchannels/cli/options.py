@@ -1,12 +1,12 @@
-"""Options from the fields of settings: their name, help, default, range and check.
+"""Command-line options from the fields of settings: name, help, default, range and check.
 
-A command takes all fields of a dataclass as one parameter, and gets what was given, by field:
+A command declares all fields of a dataclass as one parameter, and receives the given values by field:
 
     @app.command()
     def capture(settings: Annotated[Given, Fields(CaptureConfig)]) -> None:
         config = CaptureConfig(**settings)
 
-:func:`expanded` makes of that parameter an option for each field.
+:func:`expanded` turns that parameter into one option per field.
 """
 
 import dataclasses
@@ -27,26 +27,26 @@ from fewchannels.settings.ranges import REPEATS, Rule, Several, hold, parsed, ru
 
 
 def option(settings: type, name: str, *flags: str, about: str | None = None, **more: Any) -> Any:
-    """A ``typer.Option`` with the help and the range of a dataclass' field.
+    """Return a ``typer.Option`` with the help and range of a dataclass field.
 
     Args:
         settings: the dataclass.
-        name: of the field.
-        flags: what it is called on the command line; empty for the parameter's own name.
-        about: help in place of the field's.
-        more: of ``typer.Option``, such as ``show_default``.
+        name: name of the field.
+        flags: names on the command line; if empty, the parameter's own name.
+        about: help text that replaces the field's.
+        more: arguments of ``typer.Option``, such as ``show_default``.
     """
     (metadata,) = (field.metadata for field in dataclasses.fields(settings) if field.name == name)
     return ruled(metadata if about is None else {**metadata, "about": about}, *flags, **more)
 
 
 def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
-    """A ``typer.Option`` with a range that no field has, for what only the command line takes.
+    """Return a ``typer.Option`` with a range, for values that only the command line accepts and no field has.
 
     Args:
-        metadata: from :mod:`fewchannels.settings.ranges`, as a field would have it.
-        flags: what it is called on the command line; empty for the parameter's own name.
-        more: of ``typer.Option``.
+        metadata: metadata from :mod:`fewchannels.settings.ranges`, as for a field.
+        flags: names on the command line; if empty, the parameter's own name.
+        more: arguments of ``typer.Option``.
     """
     rule: Rule | None = metadata.get("rule")
     about, short = metadata["about"], rule.in_short() if rule else ""
@@ -65,18 +65,18 @@ def ruled(metadata: Mapping[str, Any], *flags: str, **more: Any) -> Any:
 
 
 Given = dict[str, Any]
-"""Values by field; what was not given, and has no default on the command line, is left out."""
+"""Values by field, without fields that were not given and have no default on the command line."""
 
 
 @dataclass(frozen=True)
 class As:
-    """How the option of one field differs from the field.
+    """Differences between a field and its option.
 
     Attributes:
-        flag: its name, such as ``--actors``; empty for the field's own.
-        about: its help; empty for the field's own.
-        default: as it would be written; None where the field is then left out, ``...`` for the field's own.
-        shown: default as the help shows it; empty for the default itself.
+        flag: name of the option, such as ``--actors``; if empty, the field's own.
+        about: help text; if empty, the field's own.
+        default: default as typed on the command line; None leaves the field out, ``...`` keeps the field's own.
+        shown: default as shown in the help; if empty, the default itself.
     """
 
     flag: str = ""
@@ -87,15 +87,15 @@ class As:
 
 @dataclass(frozen=True)
 class Fields:
-    """Options of a dataclass' fields.
+    """Options of a dataclass's fields.
 
     Attributes:
         settings: the dataclass.
-        changes: how options differ from their fields, by field.
-        without: fields that are no options.
-        only: fields that are options; None for all others.
-        in_file: whether a settings file may have a field's value: what is not given is then left out.
-        panels: where the help shows fields, by the class that defines them.
+        changes: differences between options and their fields, by field.
+        without: fields that get no option.
+        only: fields that get an option; None for all except ``without``.
+        in_file: whether a settings file may set a field; options that were not given are then left out.
+        panels: help panel of each field, by the class that defines it.
     """
 
     settings: type
@@ -106,21 +106,21 @@ class Fields:
     panels: Mapping[type, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """A parameter of a command for each field, which is called as its option."""
+        """Return one command parameter per field, named like its option."""
         kinds = typing.get_type_hints(self.settings)
         there = [each for each in dataclasses.fields(self.settings) if each.name not in self.without]
         chosen = [each for each in there if self.only is None or each.name in self.only]
-        # In the order of the panels, as the help shows them.
+        # In the order of the help panels.
         places = [self._owner(each.name) for each in chosen]
         order = sorted(range(len(chosen)), key=lambda i: list(self.panels).index(places[i]) if self.panels else i)
         return {chosen[i].name: self._parameter(chosen[i], kinds[chosen[i].name]) for i in order}
 
     def flags(self) -> list[str]:
-        """The options, such as ``--layers``."""
+        """Return the option names, such as ``--layers``."""
         return [f"--{option.name.replace('_', '-')}" for option in self.parameters().values()]
 
     def _owner(self, name: str) -> type:
-        """The class that defines a field."""
+        """Return the class that defines a field."""
         return next(each for each in reversed(self.settings.__mro__) if name in inspect.get_annotations(each))
 
     def _parameter(self, each: Any, kind: Any) -> inspect.Parameter:
@@ -154,10 +154,10 @@ class Fields:
         )
 
     def given(self, values: Mapping[str, Any]) -> Given:
-        """Values of the fields from what the command line had for each.
+        """Convert the command line's values to values of the fields.
 
         Raises:
-            InputError: a text stands for no value.
+            InputError: a text cannot be converted to its field's value.
         """
         known = rules(self.settings)
         found: Given = {}
@@ -172,7 +172,7 @@ class Fields:
 
 
 def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with an option for every field that a parameter annotated with :class:`Fields` stands for."""
+    """Return the command with each parameter annotated with :class:`Fields` replaced by one option per field."""
     hints = typing.get_type_hints(function, include_extras=True)
     groups: dict[str, tuple[Fields, dict[str, str]]] = {}
     parameters: list[inspect.Parameter] = []
@@ -199,10 +199,10 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_words(words: list[str]) -> None:
-    """Refuse words of a command line that cannot be values: blank ones, and bytes that are not text.
+    """Reject command-line words that cannot be values: blank words, and bytes that are not text.
 
     Raises:
-        InputError: naming the option.
+        InputError: a word is not valid; the message names its option.
     """
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
@@ -211,7 +211,7 @@ def check_words(words: list[str]) -> None:
         else:
             subject, value = words[i - 1] if i and words[i - 1].startswith("-") else "an argument", word
         if not value.strip():
-            raise InputError(f"{subject} is {value!r}, which is blank. Give it a value, or leave it out.")
+            raise InputError(f"{subject} is {value!r}, which is blank. Give a value, or omit the option.")
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -228,7 +228,7 @@ def _not_text(subject: str, value: str) -> InputError:
 
 
 OF_THE_MODEL = dict.fromkeys(("guidance_scale", "true_cfg_scale", "height", "width"), As(shown="the model's"))
-"""Fields of a generation that the model's own values stand for where they are not given."""
+"""Generation fields whose default is the model's own value."""
 
 Actors = Annotated[
     Given,
@@ -237,9 +237,9 @@ Actors = Annotated[
         {
             "n_actors": As("--actors", default=None, shown="one per GPU; if none, one per CPU, at most 4"),
             "gpus_per_actor": As(default=None, shown="1 if there are any"),
-            "cpus_per_actor": As(default=None, shown="its share of the node's"),
+            "cpus_per_actor": As(default=None, shown="cores per node / actors"),
         },
         panels={Pool: "Workers"},
     ),
 ]
-"""What was given of the pool of actors, for :func:`fewchannels.cluster.sizing.choose_pool`."""
+"""The given settings of the actor pool, for :func:`fewchannels.cluster.sizing.choose_pool`."""

@@ -1,4 +1,4 @@
-"""``fewchannels plot``: a sweep's means, contrasts and figures, drawn again over what is finished; or one figure."""
+"""``fewchannels plot``: recompute the means, contrasts and figures of a sweep's finished items, or draw one figure."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,23 +15,28 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Register the command."""
     app.command("plot")(plot)
 
 
 def plot(
     sweep: Annotated[str, typer.Argument(help="Folder or URL of the sweep, finished or not.")],
     metric: Metrics = None,
-    of: Annotated[str | None, typer.Option(help="One figure: this column of edits against --axis.")] = None,
-    item: Annotated[int | None, typer.Option(help="One figure: the images of this item.")] = None,
-    axis: Annotated[str | None, typer.Option(help="k, amount, layer or step.", show_default="what varies")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for one figure: FILE.png or FILE.svg.")] = None,
+    of: Annotated[
+        str | None, typer.Option(help="Draw one figure: this column of the edits table against --axis.")
+    ] = None,
+    item: Annotated[int | None, typer.Option(help="Draw one figure: the images of this item.")] = None,
+    axis: Annotated[
+        str | None,
+        typer.Option(help="Horizontal axis: k, amount, layer or step.", show_default="the setting that varies"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file of that figure: FILE.png or FILE.svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     wide: Wide = False,
 ) -> None:
-    """Measure a sweep's effects over what is finished, and draw dose-response curves and strips of images.
+    """Compute a sweep's effects over its finished items, and draw dose-response curves and strips of images.
 
-    With --of or --item it draws that one figure instead, to --out.
+    With --of or --item, draw only that figure, to --out.
 
     Example: fewchannels plot SWEEP
     Example: fewchannels plot SWEEP --of ssim --axis k --out ssim.svg
@@ -43,7 +48,7 @@ def plot(
     storage = open_storage(sweep)
     if of is None and item is None:
         if axis is not None or out is not None:
-            raise InputError("--axis and --out are for one figure; choose it with --of METRIC or --item N.")
+            raise InputError("--axis and --out apply to a single figure; choose it with --of METRIC or --item N.")
         outcome = effects(storage, metric or ())
         if as_json:
             print_json(outcome.numbers)
@@ -51,11 +56,11 @@ def plot(
         print_page(outcome.text, wide)
         say(f"figures: {', '.join(sorted(outcome.files))}, in {sweep}/results/effects/")
         return
-    refuse_unused(["--metric", "--json"], "with --of or --item one figure is drawn, and nothing measured")
+    refuse_unused(["--metric", "--json"], "with --of or --item, one figure is drawn and nothing is measured")
     if of is not None and item is not None:
-        raise InputError("--of and --item name two figures; give one of them.")
+        raise InputError("--of and --item select two different figures; give only one of them.")
     if out is None or out.suffix not in (".png", ".svg"):
-        raise InputError(f"out is {str(out or '')!r}; give the file for the figure: FILE.png or FILE.svg.")
+        raise InputError(f"--out is {str(out or '')!r}; give the file of the figure: FILE.png or FILE.svg.")
     check_output(out)
     with errors.status(f"drawing {out}"):
         write(out, _figure(storage, of, item, axis)[out.suffix[1:]])

@@ -1,4 +1,4 @@
-"""``fewchannels probe``: disturb channels, and see what happens to the image."""
+"""``fewchannels probe``: ablate channels and measure the effect on the image."""
 
 from typing import Annotated
 
@@ -16,13 +16,17 @@ app = Commands(no_args_is_help=True)
 GRID = Fields(
     Grid,
     {
-        "actions": As("--action", about="zero, mean, shuffle, scale:F, guide; comma-separated for more."),
-        "amounts": As("--amount", about="How far values go toward that, 1: all the way; comma-separated."),
+        "actions": As(
+            "--action", about="Ablation: zero, mean, shuffle (resample), scale:F or guide; comma-separated for more."
+        ),
+        "amounts": As("--amount", about="Edit strength, 0 (none) to 1 (full replacement); comma-separated for more."),
         "selections": As("--selection"),
         "layers": As(shown="all"),
         "steps": As(shown="all"),
         "streams": As(shown="image"),
-        "tokens": As(about="all, foreground, background (of two clusters), inside, outside (the manifest's mask)."),
+        "tokens": As(
+            about="Edited tokens: all, foreground, background (of two clusters), inside, outside (the manifest's mask)."
+        ),
     },
     without=("scores_from", "placements"),
     panels={Grid: "What is edited"},
@@ -30,13 +34,13 @@ GRID = Fields(
 
 
 def register(commands: typer.Typer) -> None:
-    """Add the group to the command line."""
-    commands.add_typer(app, name="probe", help="Disturb channels, and see what happens to the image.")
+    """Register the command group."""
+    commands.add_typer(app, name="probe", help="Ablate channels and measure the effect on the image.")
 
 
 @app.callback()
 def _group() -> None:
-    """Edit hidden states while images are generated. Every effect has controls; interrupted sweeps resume."""
+    """Ablate channels of the hidden states during generation. Every effect has controls; interrupted sweeps resume."""
 
 
 @app.command()
@@ -48,7 +52,7 @@ def disruption(
     generated: sweeps.Generated,
     actors: Actors,
     protocol: Annotated[
-        str | None, typer.Option(help="turri2026 or gan2025: a published protocol, in place of the settings below.")
+        str | None, typer.Option(help="Published protocol, turri2026 or gan2025, instead of the settings below.")
     ] = None,
     config: sweeps.Config = None,
     channels_from: Annotated[
@@ -56,15 +60,15 @@ def disruption(
         option(
             SweepSettings,
             "channels_run",
-            about="Whose scores rank channels: undisturbed, own, or a captured RUN (its means, by layer).",
+            about="Scores that rank channels: undisturbed (the unedited row), own, or a RUN (its means, by layer).",
         ),
     ] = "undisturbed",
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """Zero, flatten, shuffle or scale channels of every sample, and compare with the undisturbed image.
+    """Ablate channels of every sample (zero, mean or resample ablation, or scaling); compare with the unedited image.
 
-    Run the same command again to resume. Exit code 5 means that samples are missing or failed.
+    Rerun the same command to resume. Exit code 5 means that samples are missing or failed.
 
     Example: fewchannels probe disruption --manifest manifest.parquet --out SWEEP --k 4,8,16
     """
@@ -81,18 +85,20 @@ def disruption(
         in_file = grids_of(config)
         if protocol is not None:
             if PROTOCOLS[protocol].needs_run and run is None:
-                raise InputError(f"protocol {protocol} fixes channels from a capture; give --channels-from RUN.")
+                raise InputError(
+                    f"protocol {protocol} takes fixed channels from a captured run; give --channels-from RUN."
+                )
             if in_file:
                 raise InputError(
-                    f"protocol is {protocol}, and {str(config)!r} has grids as well. Leave one of them out."
+                    f"--protocol {protocol} and the grids of {str(config)!r} both define the edits. Give only one."
                 )
             whose = [] if PROTOCOLS[protocol].needs_run else ["--channels-from"]
-            refuse_unused([*GRID.flags(), *whose], f"the protocol {protocol} says what is edited")
+            refuse_unused([*GRID.flags(), *whose], f"the protocol {protocol} defines the edits")
             grids = PROTOCOLS[protocol].grids
         elif in_file:
-            refuse_unused(GRID.flags(), f"the grids of {config} say what is edited")
+            refuse_unused(GRID.flags(), f"the grids of {config} define the edits")
             if run is None:
-                refuse_unused(["--channels-from"], f"the grids of {config} say whose scores rank channels")
+                refuse_unused(["--channels-from"], f"the grids of {config} choose the scores that rank channels")
             grids = in_file
         else:
             sweeps.check_grid(grid)

@@ -1,4 +1,4 @@
-"""The progress of a capture or a sweep: a bar on a terminal; elsewhere, as in a job's log, a line every half minute."""
+"""Progress of a capture or a sweep: a bar on a terminal; elsewhere, such as in a job's log, a line every 30 seconds."""
 
 import time
 from types import TracebackType
@@ -16,18 +16,18 @@ _LINES_APART_S = 30.0
 
 
 class RunBar:
-    """Shows a run's progress on standard error while the context lasts, and says on Ctrl+C that what is done is kept.
+    """Context manager that shows a run's progress on standard error; on Ctrl+C, it says that finished work is kept.
 
     Args:
-        place: path or URL of the run, which is looked at first.
-        verb: what is done to what is counted, such as ``capturing``.
-        what: is counted, such as ``samples``.
-        n_samples: of the run.
-        of_each: how many of what is counted a sample is.
+        place: path or URL of the run, which is opened first.
+        verb: description of the work, such as ``capturing``.
+        what: name of the counted units, such as ``samples``.
+        n_samples: number of samples in the run.
+        of_each: number of counted units per sample.
     """
 
     def __init__(self, place: str, verb: str, what: str, n_samples: int, of_each: int = 1) -> None:
-        self._looking = errors.status(f"looking at {place}")  # a store out of reach is asked for minutes
+        self._looking = errors.status(f"opening {place}")  # an unreachable store is retried for minutes
         self._has_begun = False
         self._verb, self._what, self._of_each, self._total = verb, what, of_each, n_samples * of_each
         self._bar = progress_bar()
@@ -44,16 +44,16 @@ class RunBar:
     ) -> None:
         self.stop()
         if self._has_begun and isinstance(error, KeyboardInterrupt):
-            say("stopped; what is finished is kept: run the same command again to resume", style="yellow")
+            say("Interrupted. Finished work is kept; rerun the same command to resume.", style="yellow")
             raise typer.Exit(130) from None
 
     def wait(self, why: str) -> None:
-        """Say why nothing happens yet."""
+        """Show why the run is waiting."""
         self._looking.stop()
         say(why)
 
     def begin(self, text: str) -> None:
-        """Say what begins, and show the bar."""
+        """Print what starts, and show the bar."""
         self._looking.stop()
         say(text)
         self._has_begun, self._began = True, time.monotonic()
@@ -61,16 +61,16 @@ class RunBar:
             self._bar.start()
 
     def stop(self) -> None:
-        """Remove what is shown."""
+        """Remove the bar or the status line."""
         self._looking.stop()
         self._bar.stop()
 
     def describe(self, text: str) -> None:
-        """Say what is happening before samples are done."""
+        """Describe the current activity until the first samples are done."""
         self._bar.update(self._shown, description=text)
 
     def show(self, progress: "Progress") -> None:
-        """Show how far the run is."""
+        """Update the progress."""
         n_done = progress.n_done * self._of_each
         if self._n_at_first is None:
             self._n_at_first = n_done

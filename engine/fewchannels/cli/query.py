@@ -1,4 +1,4 @@
-"""``fewchannels query`` and ``fewchannels sql``: ask a run, and print the answer as a table, JSON, CSV or a file."""
+"""``fewchannels query`` and ``fewchannels sql``: query a run; print the result as a table, JSON or CSV, or write it."""
 
 import math
 import re
@@ -32,28 +32,30 @@ LONGEST_TEXT = 48
 MOST_COUNTED = 10_000_000
 MOST_PRINTED = 100_000
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print records as JSON: null for NaN, base64 for binary.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print rows as JSON: null for NaN, base64 for binary.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: JSON for lists, base64 for binary.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file: .parquet, .csv or .json.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write the result to a .parquet, .csv or .json file.")
+]
 Limit = Annotated[
     int | None,
     typer.Option(
-        min=0, max=2**63 - 1, help=f"Most rows, 0 for all. If not given: {DEFAULT_LIMIT} in a table, else all."
+        min=0, max=2**63 - 1, help=f"Maximum number of rows, 0 for all. Default: {DEFAULT_LIMIT} in a table, else all."
     ),
 ]
 Timeout = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Stop the question if it takes longer.", show_default=False)
+    float | None, typer.Option(metavar="SECONDS", help="Stop the query after this time.", show_default=False)
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``query`` and ``sql`` to the command line."""
+    """Register ``query`` and ``sql``."""
     app.command("query")(query)
     app.command("sql", cls=_Sql)(sql)
 
 
 class _Sql(Command):
-    """A command whose text may begin with SQL's comment, ``--``, which is no option."""
+    """A command whose text may start with ``--``, SQL's comment, which is not an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [f" {arg}" if re.match(r"--[^\s=]*\s", arg) else arg for arg in args])
@@ -61,8 +63,10 @@ class _Sql(Command):
 
 def query(
     run: Annotated[str | None, typer.Argument(help="Folder or URL of the run.", show_default=False)] = None,
-    name: Annotated[str | None, typer.Argument(help="The query; --list shows them.", show_default=False)] = None,
-    param: Annotated[list[str] | None, typer.Option(help="A parameter, name=value; repeat for more.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the query; --list shows them.", show_default=False)
+    ] = None,
+    param: Annotated[list[str] | None, typer.Option(help="Parameter as name=value; repeatable.")] = None,
     as_list: Annotated[bool, typer.Option("--list", help="List the queries; with a query's name, explain it.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -71,7 +75,7 @@ def query(
     timeout: Timeout = None,
     wide: Wide = False,
 ) -> None:
-    """Run a named query on a run, finished or not; --list says which need the result of an analysis first.
+    """Run a named query on a run, finished or not; --list shows which queries need the results of an analysis.
 
     Example: fewchannels query RUN massive_channels --param step=19 --param top=3
     """
@@ -79,9 +83,9 @@ def query(
     from fewchannels.runs.sql.named_queries import queries
 
     if as_list:
-        refuse_unused(["--param", "--csv", "--output", "--limit", "--timeout"], "--list asks no run")
+        refuse_unused(["--param", "--csv", "--output", "--limit", "--timeout"], "--list does not query a run")
         if run is not None and name is not None:
-            raise InputError(f"--list explains queries and asks no run; give the name alone: query --list {name}.")
+            raise InputError(f"--list explains a query and does not run it; give only its name: query --list {name}.")
         wanted = run
         if wanted is not None and wanted not in queries():
             raise unknown("query", wanted, queries())
@@ -107,7 +111,10 @@ def query(
 def sql(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     text: Annotated[
-        str, typer.Argument(help="One SELECT over cells, samples, manifest, tasks, run and results (LABEL_TABLE).")
+        str,
+        typer.Argument(
+            help="One SELECT over cells, samples, manifest, tasks, run and tables of analyses (LABEL_TABLE)."
+        ),
     ],
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -116,11 +123,12 @@ def sql(
     timeout: Timeout = None,
     wide: Wide = False,
 ) -> None:
-    """Ask a run one read-only SQL question.
+    """Run one read-only SQL query on a run.
 
     Example: fewchannels sql RUN "select stream, layer, avg(ratio) from cells group by all order by all"
 
-    In a condition on Parquet, DuckDB may get isnan(x) and isfinite(x) wrong: ask if(isfinite(x), x, null) is not null.
+    In a WHERE on Parquet, DuckDB may evaluate isnan(x) and isfinite(x) incorrectly; write
+    if(isfinite(x), x, null) is not null instead.
     """
     from fewchannels.runs.sql.catalog import Catalog
 
@@ -136,15 +144,15 @@ def _tell_note(catalog: "Catalog") -> None:
 
 
 def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = False) -> None:
-    """Print an answer as a table for people: numbers to 4 digits, long texts cut, units under the names.
+    """Print a result as a table: numbers to 4 digits, long texts truncated, units under the column names.
 
-    On a terminal, columns that do not fit are named below: ends of intervals first, then those at the right.
+    On a terminal, columns that do not fit are listed below: bounds of intervals first, then the rightmost columns.
 
     Args:
-        answer: of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
-        n_rows: how many rows there are, where the answer has only the first of them; above :data:`MOST_COUNTED` it says
-            no more than that.
-        is_wide: whether all columns are printed, beyond the width of the terminal.
+        answer: result of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
+        n_rows: total number of rows if the result has only the first of them; above :data:`MOST_COUNTED`, any larger
+        number.
+        is_wide: whether to print all columns, even beyond the width of the terminal.
     """
     from fewchannels.runs.sql.writing import rows
 
@@ -180,7 +188,7 @@ def _rows(n: int) -> str:
 
 
 def _visible(text: str) -> str:
-    """The text on one line; what could move the cursor, and what the output cannot encode, is shown as its escape."""
+    """Put a text on one line; escape characters that could move the cursor or that the output cannot encode."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return shown.encode(results.encoding, "backslashreplace").decode(results.encoding)
 
@@ -206,14 +214,14 @@ def _short(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """4 significant digits; the integer part of a number below ten million is never rounded away."""
+    """Format with 4 significant digits; never round the integer part of a number below ten million."""
     if value == 0 or 1000 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:#.4g}"
 
 
 def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> "Limits":
-    """What a question may take, once the options are found to fit together."""
+    """Check that the options fit together; return the limits of the query."""
     from fewchannels.runs.sql.limits import Limits, default_limits
     from fewchannels.runs.sql.writing import check_format
 
@@ -223,7 +231,7 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
         check_format(output)
         check_output(output)
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-        raise InputError(f"--timeout is {timeout:g}; it must be a number of seconds above 0.")
+        raise InputError(f"--timeout is {timeout:g}; it must be a positive number of seconds.")
     if limit == 0 and not (as_json or as_csv or output):
         return replace(default_limits(), rows=MOST_PRINTED, seconds=timeout)
     return Limits(seconds=timeout)
@@ -232,7 +240,7 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
 def _deliver(
     question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None, is_wide: bool
 ) -> None:
-    """Ask, and print or write the answer as it comes; only rows that a table shows are held in memory."""
+    """Run a query, and print or write the result as it arrives; only the rows of a table are held in memory."""
     from fewchannels import machine
     from fewchannels.runs.sql import writing
 
@@ -248,16 +256,16 @@ def _deliver(
             answer, n_rows = question.first(DEFAULT_LIMIT if limit is None else limit, MOST_COUNTED)
             print_relation(answer, n_rows, is_wide)
     except MemoryError:
-        raise FewchannelsError("the answer does not fit in memory. Ask for fewer rows or columns.") from None
+        raise FewchannelsError("the result does not fit in memory. Select fewer rows or columns.") from None
 
 
 def _parameters(query: "Query", given: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` texts as values of the query's parameters."""
+    """Parse ``name=value`` texts to values of the query's parameters."""
     texts: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"--param {text!r} is not name=value, as in --param layer=3.")
+            raise InputError(f"--param is {text!r}; it must be name=value, such as --param layer=3.")
         texts[name] = value
     return query.parse(texts)
 
@@ -278,13 +286,13 @@ def _list(chosen: Sequence["Query"], is_wide: bool) -> None:
     left_out = print_table(
         [
             Column("query", [one.name for one in chosen], style="bold"),
-            Column("what it answers", sentences, wraps=True),
+            Column("description", sentences, wraps=True),
             Column("parameters", parameters, wraps=True),
         ],
         is_wide,
     )
     say_left_out(left_out)
-    results.print("fewchannels query --list NAME explains one.", markup=False)
+    results.print("fewchannels query --list NAME describes one query.", markup=False)
 
 
 def _explain(query: "Query") -> None:

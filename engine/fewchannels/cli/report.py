@@ -1,4 +1,4 @@
-"""``fewchannels report``: runs, sweeps and comparisons as one page, to read or to send to someone."""
+"""``fewchannels report``: runs, sweeps and comparisons as one self-contained page."""
 
 import tempfile
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Register the command."""
     app.command("report")(report)
 
 
@@ -25,19 +25,23 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="FILE.html, one file; FILE.md and its images; or FILE.pdf."),
+        typer.Option(
+            "--out", "-o", help="Output: FILE.html (self-contained), FILE.md (with a folder of images), or FILE.pdf."
+        ),
     ] = None,
     by: Annotated[
         str | None,
         typer.Option(
-            help="Column to show best, median and worst samples by.",
+            help="Column that ranks the best, median and worst samples.",
             show_default="iou, else ratio; for sweeps each main metric",
         ),
     ] = None,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Besides FILE.html, print FILE.pdf with a Chromium.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON; needs no --out.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print FILE.html to FILE.pdf, using Chromium.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as JSON; --out is then optional.")
+    ] = False,
 ) -> None:
-    """Write what was run and found as a page: sentences with intervals and controls, figures, samples, commands.
+    """Write a report of runs and their findings: sentences with intervals and controls, figures, samples, commands.
 
     Example: fewchannels report RUN SWEEP -o report.html
     Example: fewchannels report RUN -o report.md --by best_iou
@@ -48,12 +52,14 @@ def report(
 
     if out is None and not as_json:
         raise InputError(
-            "say where the report goes: -o report.html, report.md or report.pdf. --json alone prints the findings."
+            "--out is missing; give -o report.html, report.md or report.pdf, or --json to print only the findings."
         )
     if out is not None:
         check_out(out)
     if pdf and (out is None or out.suffix.lower() != ".html"):
-        raise InputError(f"--pdf prints a page, but out is {str(out or '')!r}. Give -o report.html, or -o report.pdf.")
+        raise InputError(
+            f"--pdf prints an HTML report, but --out is {str(out or '')!r}. Give -o report.html, or -o report.pdf."
+        )
     browser = find_browser() if pdf or (out is not None and out.suffix.lower() == ".pdf") else ""
     with progress_bar() as bar:
         shown = bar.add_task("reading", total=len(places), rate="")
@@ -70,7 +76,7 @@ def report(
 
 
 def _write(document: "Document", out: Path, pdf: bool, browser: str, on_progress: "Progress") -> list[str]:
-    """Write the report; returns what to tell."""
+    """Write the report; return the messages to print."""
     from fewchannels.views.report.build import write_html
 
     kind = out.suffix.lower()

@@ -1,4 +1,4 @@
-"""``fewchannels runs``: look at runs on disk."""
+"""``fewchannels runs``: show runs on disk."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ app.command("export")(upkeep.export)
 
 
 def register(commands: typer.Typer) -> None:
-    """Add the group to the command line."""
+    """Register the command group."""
     commands.add_typer(app, name="runs", help="Show, check and maintain runs.")
 
 
@@ -32,7 +32,7 @@ def show(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what a run or a sweep is: model, settings, progress, and size on disk.
+    """Show a run or a sweep: model, settings, progress, and size on disk.
 
     Example: fewchannels runs show RUN
     """
@@ -64,10 +64,10 @@ def show(
     if about["seconds_per_sample"] is not None:
         table.add_row("generation", f"{about['seconds_per_sample']:.3g} s a sample (mean)")
     if about["n_truncated"]:
-        table.add_row("prompts cut", f"{about['n_truncated']:,}: longer than the model's text encoder takes")
+        table.add_row("prompts truncated", f"{about['n_truncated']:,}: longer than the text encoder's limit")
     table.add_row("fingerprint", about["fingerprint"])
     table.add_row("begun", about["created"])
-    table.add_row("begun with", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    table.add_row("created with", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
     for computed, n in about["computed_by"].items():
         table.add_row("computed by", f"{n:,} task{'s' * (n > 1)}: {computed}")
     results.print(table)
@@ -87,7 +87,7 @@ def _show_sweep(place: str, as_json: bool) -> None:
     table.add_row("done", f"{about['n_done']:,} of {about['n_items']:,} items, {about['n_failed']:,} failed")
     table.add_row("tasks", f"{about['n_tasks_done']:,} of {about['n_tasks']:,}")
     table.add_row("kind", about["kind"] + (f", protocol {about['protocol']}" if about["protocol"] else ""))
-    table.add_row("edits", f"{about['n_edits']:,}: {about['n_conditions']:,} conditions of each item")
+    table.add_row("edits", f"{about['n_edits']:,}: {about['n_conditions']:,} conditions per item")
     table.add_row("model", f"{about['model']['name']} ({about['model']['family']})")
     for name, value in about["generation"].items():
         if value is not None:
@@ -97,14 +97,14 @@ def _show_sweep(place: str, as_json: bool) -> None:
         table.add_row("left over", left_over(about["left_over"]))
     table.add_row("fingerprint", about["fingerprint"])
     table.add_row("begun", about["created"])
-    table.add_row("begun with", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
+    table.add_row("created with", ", ".join(f"{name} {value}" for name, value in about["versions"].items()))
     for computed, n in about["computed_by"].items():
         table.add_row("computed by", f"{n:,} task{'s' * (n > 1)}: {computed}")
     results.print(table)
 
 
 def _indices(values: list[int]) -> str:
-    """Ascending indices with runs of neighbors shortened: ``0-19, 25``."""
+    """Format ascending indices with ranges abbreviated: ``0-19, 25``."""
     parts: list[list[int]] = []
     for value in values:
         if parts and value == parts[-1][-1] + 1:

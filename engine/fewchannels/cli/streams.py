@@ -1,4 +1,4 @@
-"""Standard output and error of the command line, whatever they are: not UTF-8, full, closed."""
+"""Standard output and error of the command line, also if they are not UTF-8, full, or closed."""
 
 import errno
 import io
@@ -9,11 +9,11 @@ from typing import Any
 from fewchannels.errors import StorageError
 
 _MODES = {0: os.O_RDONLY, 1: os.O_RDONLY, 2: os.O_WRONLY}
-"""How the null device takes the place of a closed descriptor: what is written to 1 is still refused."""
+"""Mode in which the null device replaces each closed descriptor; writes to 1 still fail."""
 
 
 class _Results(io.FileIO):
-    """Standard output, which says once in words why it cannot be written."""
+    """Standard output that reports once why it cannot be written."""
 
     has_failed = False
 
@@ -24,17 +24,17 @@ class _Results(io.FileIO):
             return super().write(data) or 0
         except OSError as error:
             self.has_failed = True
-            if error.errno == errno.EPIPE:  # whoever reads has enough
+            if error.errno == errno.EPIPE:  # the reader closed the pipe
                 raise
             why = "it is closed" if error.errno == errno.EBADF else error.strerror
             raise StorageError(
-                f"cannot write to standard output: {why}. Run the command again with its output sent elsewhere; files "
-                "that it has written stay."
+                f"cannot write to standard output: {why}. Rerun the command with its output redirected elsewhere; "
+                "files that it has written are kept."
             ) from None
 
 
 class _Messages(io.FileIO):
-    """Standard error: a message that cannot be written is lost, and changes nothing else."""
+    """Standard error that drops messages it cannot write, without any other effect."""
 
     def write(self, data: Any) -> int:
         try:
@@ -44,9 +44,9 @@ class _Messages(io.FileIO):
 
 
 def prepare() -> None:
-    """Make the standard streams ones that every text can be written to; what they cannot encode becomes an escape.
+    """Replace the standard streams with streams that accept any text; characters they cannot encode become escapes.
 
-    A closed one does not leave its number to the next file that is opened, which would then be written to.
+    The descriptor of a closed stream stays occupied, so that the next opened file does not receive the output.
     """
     for number, mode in _MODES.items():
         try:
@@ -58,7 +58,7 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Write what standard output still holds.
+    """Flush standard output.
 
     Raises:
         StorageError: it cannot be written.
@@ -70,7 +70,7 @@ def finish() -> None:
 def write(text: str) -> None:
     """Write data to standard output, always in UTF-8 and unchanged."""
     binary = getattr(sys.stdout, "buffer", None)
-    if binary is None:  # a test's
+    if binary is None:  # in tests
         sys.stdout.write(text)
         return
     sys.stdout.flush()
@@ -80,7 +80,7 @@ def write(text: str) -> None:
 
 
 def _stream(stream: Any, number: int, kind: type[io.FileIO]) -> Any:
-    if stream is None:  # it was closed, and its number may be another file's
+    if stream is None:  # it was closed, and its descriptor may belong to another file
         return io.TextIOWrapper(io.BufferedWriter(kind(os.open(os.devnull, _MODES[number]), "w")), "utf-8")
     try:
         if stream.fileno() != number:

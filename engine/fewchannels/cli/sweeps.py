@@ -1,4 +1,4 @@
-"""What ``fewchannels probe`` and ``fewchannels transport`` share: options, the run of a sweep, and its end."""
+"""Shared by ``fewchannels probe`` and ``transport``: options, running a sweep, and measuring its effects."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from fewchannels.runs.storage import Storage
 
 Manifest = Annotated[Path, typer.Option(help="Parquet manifest, from fewchannels manifest ingest.")]
-Out = Annotated[str, typer.Option(help="Folder or URL of the sweep; an interrupted one resumes.")]
+Out = Annotated[str, typer.Option(help="Folder or URL of the sweep. If it exists, the sweep resumes.")]
 Config = Annotated[
-    Path | None, typer.Option(help="YAML: generation settings, and grids, a list of settings to combine.")
+    Path | None, typer.Option(help="YAML file with generation settings and grids, a list of settings to combine.")
 ]
 Generated = Annotated[
     Given,
@@ -36,7 +36,7 @@ Generated = Annotated[
         Generation,
         {
             **OF_THE_MODEL,
-            "batch_size": As(about="Rows of a batch, compared ones included.", shown="16"),
+            "batch_size": As(about="Images per batch, including unedited, source and blended ones.", shown="16"),
         },
         in_file=True,
         panels={Generation: "Images", Loading: "How the model is loaded"},
@@ -44,34 +44,39 @@ Generated = Annotated[
 ]
 Measured = Annotated[Given, Fields(SweepSettings, {"metrics": As("--metric")}, only=("score", "cluster_k", "metrics"))]
 Metrics = Annotated[list[str] | None, option(SweepSettings, "metrics", "--metric")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print images, batches, bytes and time; write nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Generate one batch and print the estimated images, batches, size and time; write nothing."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
 def check_grid(grid: Given) -> None:
-    """Refuse options of a grid that none of its selections and actions uses.
+    """Reject options of a grid that none of its selections and actions uses.
 
     Args:
-        grid: its fields, not checked yet.
+        grid: fields of the grid, not validated yet.
 
     Raises:
-        InputError: naming the first that was given.
+        InputError: an unused option was given; the message names the first.
     """
     chosen, listed = set(grid["selections"]), ",".join(grid["selections"])
     if not chosen & {"random", "redrawn", "scaled"}:
-        refuse_unused(["--trials"], f"of --selection {listed} none is drawn")
+        refuse_unused(["--trials"], f"--selection {listed} is not random")
     if chosen <= {"all", "listed"}:
-        refuse_unused(["--k"], f"--selection {listed} says how many channels")
+        refuse_unused(["--k"], f"--selection {listed} fixes the number of channels")
     if "listed" not in chosen:
-        refuse_unused(["--channels"], f"--selection is {listed}; listed takes the channels")
+        refuse_unused(["--channels"], f"--selection is {listed}; only listed uses channel indices")
     if not chosen & {"top", "bottom", "matched", "scaled"}:
-        refuse_unused(["--scores-from", "--channels-from"], f"of --selection {listed} none is by scores")
+        refuse_unused(["--scores-from", "--channels-from"], f"--selection {listed} does not use scores")
     if all(action.startswith("scale:") for action in grid.get("actions", ("transport",))):
-        refuse_unused(["--amount"], "scale:F says how far values go")
+        refuse_unused(["--amount"], "scale:F already sets the strength")
 
 
 def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool) -> None:
-    """Run what is not done of a prepared sweep, measure its effects, and print them."""
+    """Run the remaining tasks of a prepared sweep, measure its effects, and print them."""
     from fewchannels.interventions import run
 
     sweep = prepared.sweep
@@ -102,20 +107,20 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
     else:
         if summary:
             print_page(summary.text)
-        say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}, figures in results/effects/.")
+        say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}; figures are in results/effects/.")
     outcome.check_complete()
 
 
 @contextmanager
 def _measuring() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar of the effects; yields what is called with the units so far and in all."""
+    """Show a progress bar of the effects; yield a callback of units done and units in total."""
     with progress_bar() as bar:
-        shown = bar.add_task("measuring effects and drawing", total=None, rate="")
+        shown = bar.add_task("computing effects and figures", total=None, rate="")
         yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
 def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
-    """Measure a sweep's effects over what is finished, with a progress bar."""
+    """Compute a sweep's effects over its finished items, with a progress bar."""
     from fewchannels.interventions.effects.measure import end_sweep
 
     with _measuring() as on_progress:
@@ -125,7 +130,7 @@ def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
 def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
     from fewchannels.interventions.estimate import cost
 
-    with errors.status("generating one batch to measure its time"):
+    with errors.status("timing one batch"):
         expected: Cost = cost(prepared, pool.n_actors, pool.cpus_per_actor, pool.device)
     if as_json:
         print_json(dataclasses.asdict(expected))
@@ -136,16 +141,16 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
         row = condition.row(i)
         key = tuple(str(row[each]) for each in ("action", "selection", "k", "layers_name", "steps_name", "tokens"))
         kinds[key] = kinds.get(key, 0) + 1
-    results.print(f"What {sweep.place} would hold", markup=False, soft_wrap=True)
+    results.print(f"Estimated contents of {sweep.place}", markup=False, soft_wrap=True)
     heads = ("action", "selection", "k", "layers", "steps", "tokens")
     columns = [Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*kinds, strict=True), strict=True)]
     print_table([*columns, Column("conditions", [str(n) for n in kinds.values()], is_right=True)])
     results.print(
         f"{expected.n_items} items x {expected.n_conditions} conditions = {expected.n_edits} edited images, "
-        f"{expected.n_rows} rows in {expected.n_batches} batches ({expected.rows_per_edit:.2f} rows an edit), about "
+        f"{expected.n_rows} rows in {expected.n_batches} batches ({expected.rows_per_edit:.2f} rows per edit), about "
         f"{size(expected.total_bytes)} and {duration(expected.seconds)} with {pool.n_actors} "
-        f"actor{'s' * (pool.n_actors > 1)} ({expected.seconds_per_row:.3g} s a row, measured on "
-        f"{expected.measured_rows}; loading the model, starting Ray and figures not counted).",
+        f"actor{'s' * (pool.n_actors > 1)} ({expected.seconds_per_row:.3g} s per row, measured on "
+        f"{expected.measured_rows}, without loading the model, starting Ray and drawing figures).",
         markup=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Tables for a terminal: no word is broken, and columns that do not fit are left out by name, not squeezed."""
+"""Tables for a terminal: words stay whole, and columns that do not fit are listed below instead of squeezed."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ Wide = Annotated[
     bool,
     typer.Option(
         "--wide",
-        help="Print every column, however long the lines become. A pipe, a file, CSV and JSON always get all of them.",
+        help="Print every column, even beyond the terminal's width. Pipes, files, CSV and JSON always get all columns.",
     ),
 ]
 _PADDING = 1
@@ -32,14 +32,14 @@ class Column:
     """One column of a table.
 
     Attributes:
-        head: its name; it may break between words.
-        cells: one for each row.
-        unit: of its values, below the name.
-        is_right: whether it is aligned at the right, as numbers are.
-        wraps: whether its cells may break between words.
-        folds: whether they may break anywhere, as a command line may.
-        is_minor: whether it is left out unless all columns fit.
-        style: of its cells.
+        head: heading; it may break between words.
+        cells: one cell per row.
+        unit: unit of the values, shown below the heading.
+        is_right: whether the column is right-aligned, as numbers are.
+        wraps: whether cells may break between words.
+        folds: whether cells may break anywhere, as command lines may.
+        is_minor: whether the column is left out unless all columns fit.
+        style: style of the cells.
     """
 
     head: str
@@ -53,12 +53,12 @@ class Column:
 
     @property
     def natural(self) -> int:
-        """The width at which nothing breaks."""
+        """Width at which nothing breaks."""
         return max(map(cell_len, (self.head, self.unit, *self.cells)))
 
     @property
     def least(self) -> int:
-        """The width at which no word breaks."""
+        """Width at which no word breaks."""
         words = [*self.head.split(), *self.unit.split()]
         if self.wraps:
             words += [word for cell in self.cells for word in cell.split()]
@@ -67,16 +67,16 @@ class Column:
         return max(map(cell_len, words), default=1) or 1
 
     def unit_lines(self, width: int) -> list[str]:
-        """The unit, broken between words."""
+        """Lines of the unit, broken between words."""
         return textwrap.wrap(self.unit, width, break_long_words=False)
 
 
 def print_table(columns: Sequence[Column], is_wide: bool = False) -> list[str]:
-    """Print a table; returns the names of columns that do not fit.
+    """Print a table; return the names of columns that do not fit.
 
     Args:
-        columns: of equally many cells.
-        is_wide: whether all columns are printed, beyond the width of the terminal.
+        columns: columns with equal numbers of cells.
+        is_wide: whether to print all columns, even beyond the width of the terminal.
     """
     available = results.width if results.is_terminal else sys.maxsize
     there = list(columns) if is_wide else _fitting(columns, available)
@@ -84,7 +84,7 @@ def print_table(columns: Sequence[Column], is_wide: bool = False) -> list[str]:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _PADDING, 0, 0))
     units = [column.unit_lines(width) for column, width in zip(there, widths, strict=True)]
     for column, width, lines in zip(there, widths, units, strict=True):
-        below = [*lines, *[""] * (max(map(len, units)) - len(lines))]  # so that names stand in one line
+        below = [*lines, *[""] * (max(map(len, units)) - len(lines))]  # aligns the headings
         head = Text(column.head, style="bold").append("".join(f"\n{line}" for line in below), style="dim")
         table.add_column(head, justify="right" if column.is_right else "left", width=width, style=column.style)
     for row in zip(*(column.cells for column in there), strict=True):
@@ -100,10 +100,10 @@ def print_page(text: str, is_wide: bool = False) -> None:
     """Print a page in Markdown, without its images.
 
     Args:
-        text: of the page.
-        is_wide: as :func:`print_table` takes it.
+        text: text of the page.
+        is_wide: same as for :func:`print_table`.
     """
-    from rich.markdown import Markdown  # which questions do not need
+    from rich.markdown import Markdown  # not needed by queries
 
     held: list[str] = []
     rows: list[list[str]] = []
@@ -132,11 +132,11 @@ def print_page(text: str, is_wide: bool = False) -> None:
 def say_left_out(names: Sequence[str]) -> None:
     """Print which columns did not fit, if any."""
     if names:
-        results.print(f"columns that do not fit: {', '.join(names)}. --wide prints them.", markup=False)
+        results.print(f"Columns that do not fit: {', '.join(names)}. --wide prints them.", markup=False)
 
 
 def _fitting(columns: Sequence[Column], available: int) -> list[Column]:
-    """All columns if they fit; otherwise major ones from the left until one does not, the first one always."""
+    """Return all columns if they fit; otherwise the major ones from the left that do, and always the first."""
     if _used([column.least for column in columns]) <= available:
         return list(columns)
     chosen: list[Column] = []
@@ -150,7 +150,7 @@ def _fitting(columns: Sequence[Column], available: int) -> list[Column]:
 
 
 def _widths(columns: Sequence[Column], available: int) -> list[int]:
-    """A width for each: the natural one, or what is left of it when the widest have given up what they can."""
+    """Return a width for each column: its natural width, or less if the widest columns must shrink."""
     widths, least = [column.natural for column in columns], [column.least for column in columns]
     while _used(widths) > available:
         shrinkable = [i for i in range(len(widths)) if widths[i] > least[i]]
@@ -161,5 +161,5 @@ def _widths(columns: Sequence[Column], available: int) -> list[int]:
 
 
 def _used(widths: Sequence[int]) -> int:
-    """The width of a table with its edges."""
+    """Return the width of a table with its borders."""
     return sum(widths) + (_PADDING + 1) * len(widths) + 1

@@ -1,4 +1,4 @@
-"""``fewchannels transport``: move a source's channels into a target's trajectory."""
+"""``fewchannels transport``: patch a source's channels into a target's trajectory (activation patching)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +15,33 @@ from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import PairRule, SweepSettings
 from fewchannels.settings.ranges import OrWord, parsed, rules
 
-_PAIRS = {"rule": OrWord("all", rules(PairRule)["n"]), "about": "How many pairs are drawn."}
+_PAIRS = {"rule": OrWord("all", rules(PairRule)["n"]), "about": "Number of random pairs, or all."}
 app = Commands(no_args_is_help=True)
 
 GRID = Fields(
     Grid,
     {
-        "amounts": As("--alpha", about="Strengths: 0 is the target, 1 the source's values; comma-separated."),
+        "amounts": As(
+            "--alpha",
+            about="Patching strength: 0 keeps the target's values, 1 uses the source's; comma-separated for more.",
+        ),
         "selections": As("--selection", default="top,bottom,random,matched,scaled,all"),
-        "scores_from": As(about="Whose top channels: source, target, union, intersection.", default="source"),
+        "scores_from": As(
+            about="Trajectory whose top channels are patched: source, target, union, intersection.", default="source"
+        ),
         "trials": As(default=1),
         "layers": As(shown="all"),
         "steps": As(shown="all"),
-        "tokens": As(about="all, foreground, background, target_foreground, inside, outside; comma-separated."),
+        "tokens": As(
+            about="Patched tokens: all, foreground, background, target_foreground, inside, outside; comma-separated."
+        ),
         "placements": As(
-            "--placement", about="same: tokens keep their places; aligned: the source's subject onto the target's."
+            "--placement",
+            about="same: tokens keep their positions; aligned: the source's subject is moved onto the target's.",
         ),
     },
     without=("actions", "streams"),
-    panels={Grid: "What is moved"},
+    panels={Grid: "What is patched"},
 )
 RULE = Fields(PairRule, without=("n",), panels={PairRule: "Pairs"})
 Baselines = Annotated[
@@ -41,20 +49,22 @@ Baselines = Annotated[
     option(
         Grid,
         "actions",
-        about="prompt, latents, pixels: blends at the same strengths; none for none, comma-separated.",
+        about="Blends at the same strengths, as comparison: prompt, latents, pixels; comma-separated, or none.",
     ),
 ]
 Pairs = Annotated[str, ruled(_PAIRS, rich_help_panel="Pairs")]
 
 
 def register(commands: typer.Typer) -> None:
-    """Add the group to the command line."""
-    commands.add_typer(app, name="transport", help="Move a source's channels into a target's trajectory.")
+    """Register the command group."""
+    commands.add_typer(
+        app, name="transport", help="Patch a source's channels into a target's trajectory (activation patching)."
+    )
 
 
 @app.callback()
 def _group() -> None:
-    """Transport massive channels between trajectories, with controls and baselines in the same batches."""
+    """Patch massive channels of one trajectory into another (activation patching), with controls in each batch."""
 
 
 @app.command()
@@ -69,21 +79,24 @@ def text(
     pairs: Pairs = "100",
     pairs_file: Annotated[
         Path | None,
-        typer.Option(help="CSV or Parquet with target and source: sample ids or prompts.", rich_help_panel="Pairs"),
+        typer.Option(
+            help="CSV or Parquet file with the columns target and source: sample ids or prompts.",
+            rich_help_panel="Pairs",
+        ),
     ] = None,
     config: sweeps.Config = None,
     baselines: Baselines = "prompt,latents,pixels",
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """Move channels from one prompt's trajectory into another's: does the image take on the source's meaning?
+    """Patch channels of one prompt's trajectory into another's, and measure how the image moves toward the source.
 
-    Run the same command again to resume. Exit code 5 means that pairs are missing or failed.
+    Rerun the same command to resume. Exit code 5 means that pairs are missing or failed.
 
     Example: fewchannels transport text --manifest manifest.parquet --out SWEEP --pairs 500 --alpha 0.5,1 --k 8,16
     """
     if pairs_file is not None:
-        refuse_unused(["--pairs", "--within", "--across", "--seed"], "--pairs-file names the pairs")
+        refuse_unused(["--pairs", "--within", "--across", "--seed"], "--pairs-file lists the pairs")
     else:
         rule |= _number(pairs)
     more = measured | {"pairs_file": pairs_file}
@@ -95,7 +108,7 @@ def image(
     manifest: sweeps.Manifest,
     references: Annotated[
         Path,
-        typer.Option(help="Manifest whose reference column names images, mask their subjects' masks, if any."),
+        typer.Option(help="Manifest whose column reference names the images, and mask (optional) their subject masks."),
     ],
     out: sweeps.Out,
     rule: Annotated[Given, RULE],
@@ -109,10 +122,10 @@ def image(
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
 ) -> None:
-    """Move channels from a reference image into a prompt's trajectory: does its subject come along?
+    """Patch channels of a reference image into a prompt's trajectory, and measure how the image moves toward it.
 
-    The image is noised to each step's level. Run the same command again to resume. Exit code 5 means that pairs are
-    missing or failed.
+    The reference image is noised to each step's level. Rerun the same command to resume. Exit code 5 means that pairs
+    are missing or failed.
 
     Example: fewchannels transport image --manifest manifest.parquet --references refs.parquet --out SWEEP --k 8
     """
@@ -134,9 +147,9 @@ def image(
 
 
 def _number(pairs: str) -> Given:
-    """How many pairs are drawn; nothing for all."""
+    """Return the number of random pairs, or None for all."""
     if pairs == "all":
-        refuse_unused(["--seed"], "all pairs are taken, and none drawn")
+        refuse_unused(["--seed"], "all pairs are used, so none are drawn at random")
         return {}
     return {"n": parsed("n", pairs, rules(PairRule)["n"])}
 
@@ -162,12 +175,12 @@ def _transport(
 
         grids = grids_of(config)
         if grids:
-            refuse_unused(GRID.flags(), f"the grids of {config} say what is moved")
+            refuse_unused(GRID.flags(), f"the grids of {config} define what is patched")
         else:
             sweeps.check_grid(grid)
             grids = (Grid(**{"actions": ("transport",), **grid}),)
         if baselines != "none":
-            # At the strengths of the first grid, and wherever the transport is.
+            # At the strengths of the first grid, in the layers and steps of the patching.
             blends = replace(
                 grids[0],
                 actions=parsed("actions", baselines, rules(Grid)["actions"]),

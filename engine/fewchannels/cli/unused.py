@@ -1,4 +1,4 @@
-"""Options that would do nothing beside others: refused, so that nobody believes that they did something."""
+"""Reject options that would have no effect in combination with others."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ _GIVEN: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 
 @contextmanager
 def given_to(context: Any) -> Iterator[None]:
-    """Inside, it is known which options the command line gave.
+    """Record, within this context, which options were given on the command line.
 
     Args:
-        context: of the command, parsed.
+        context: parsed context of the command.
     """
     named = {param.name: set(param.opts) for param in context.command.params}
     given = (name for name in named if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
@@ -27,15 +27,15 @@ def given_to(context: Any) -> Iterator[None]:
 
 
 def refuse_unused(flags: Iterable[str], why: str) -> None:
-    """Refuse options that were given and that nothing uses.
+    """Reject options that were given but have no effect.
 
     Args:
-        flags: such as ``--trials``.
-        why: nothing uses them here.
+        flags: options without effect, such as ``--trials``.
+        why: reason, as the end of the message.
 
     Raises:
-        InputError: naming the first of those that were given.
+        InputError: one of them was given; the message names the first.
     """
     for flag in flags:
         if flag in _GIVEN.get():
-            raise InputError(f"{flag} was given, and nothing would use it: {why}. Leave it out.")
+            raise InputError(f"{flag} would have no effect: {why}. Omit it.")

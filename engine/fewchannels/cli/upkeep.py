@@ -1,4 +1,4 @@
-"""``fewchannels runs merge``, ``compact`` and ``export``: make runs from runs, and few files from many."""
+"""``fewchannels runs merge``, ``compact`` and ``export``: combine, compact and extract runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.
 
 
 class Kind(StrEnum):
-    """What an export makes."""
+    """Format of an export."""
 
     run = "run"
     parquet = "parquet"
@@ -25,9 +25,9 @@ def merge(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL of the new run.")],
     as_json: AsJson = False,
 ) -> None:
-    """Join runs that were captured apart, such as on different clusters, into a new one.
+    """Merge runs that were captured separately, such as on different clusters, into a new one.
 
-    Done samples come first; capturing with the new run's manifest.parquet generates those that no run has done.
+    Finished samples come first; capturing with the new run's manifest.parquet generates the remaining ones.
 
     Example: fewchannels runs merge RUN_A RUN_B --out RUN
     """
@@ -40,14 +40,14 @@ def merge(
         counts = merge(storages, target, on_progress)
     _tell(
         counts | {"out": out},
-        f"{counts['n_done']:,} of {counts['n_samples']:,} samples are done in {out}; {counts['n_twice']:,} were done "
-        "in more than one run and taken from the first.",
+        f"{counts['n_done']:,} of {counts['n_samples']:,} samples are done in {out}; {counts['n_twice']:,} were "
+        "in more than one run and were taken from the first.",
         as_json,
     )
 
 
 def compact(run: Annotated[str, typer.Argument(help="Folder or URL of the run.")], as_json: AsJson = False) -> None:
-    """Merge a run's many small Parquet files into few large ones, so that queries open fewer. Arrays stay as they are.
+    """Merge a run's many small Parquet files into a few large ones, so that queries open fewer. Arrays are unchanged.
 
     Example: fewchannels runs compact RUN
     """
@@ -70,16 +70,16 @@ def compact(run: Annotated[str, typer.Argument(help="Folder or URL of the run.")
 
 def export(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL of what is made.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL of the export.")],
     where: Annotated[
         str, typer.Option(help="SQL condition over the columns of samples and the manifest.", show_default="all")
     ] = "true",
     kind: Annotated[
-        Kind, typer.Option("--as", help="A run, or Parquet that Hugging Face's load_dataset opens.")
+        Kind, typer.Option("--as", help="Format: a run, or Parquet for Hugging Face's load_dataset.")
     ] = Kind.run,
     as_json: AsJson = False,
 ) -> None:
-    """Write a part of a run as a run of its own, or as Parquet with images.
+    """Export a subset of a run as a new run, or as Parquet with images.
 
     Example: fewchannels runs export RUN --where "prompt like '%star%'" --out STARS
     """
@@ -90,11 +90,11 @@ def export(
 
     storage, target = open_storage(run), open_storage(out)
     if storage.url.rstrip("/") == target.url.rstrip("/"):
-        raise InputError(f"{out!r} is the run itself; choose a new place.")
-    with errors.status("choosing samples"), Catalog(run) as catalog:
+        raise InputError(f"--out is {out!r}, the run itself; give another folder or URL.")
+    with errors.status("selecting samples"), Catalog(run) as catalog:
         samples = datasets.chosen_samples(catalog, where)
     if not samples:
-        raise InputError("no finished sample meets the condition; nothing was written.")
+        raise InputError("no finished sample meets the --where condition, so nothing was written.")
     if kind is Kind.parquet:
         datasets.check_place(target)
     write = datasets.export if kind is Kind.parquet else merge.export

@@ -1,4 +1,4 @@
-"""``fewchannels runs verify``: is everything there, and as it was written?"""
+"""``fewchannels runs verify``: check that every object of a run is present and unchanged."""
 
 import dataclasses
 from contextlib import nullcontext
@@ -20,24 +20,31 @@ if TYPE_CHECKING:
     from fewchannels.runs.upkeep.repair import Repair
 
 _SHOWN = 20
-_RECOMPUTED = within(0, 1_000_000, "Generate at least this many samples again and compare.")
+_RECOMPUTED = within(0, 1_000_000, "Regenerate at least this many samples and compare them.")
 TOLERANCE = 1e-3
 
 
 def verify(
     run: Annotated[str, typer.Argument(help="Folder or URL of the run.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Presence and sizes only; no byte is read.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Check only presence and sizes, without reading contents.")
+    ] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Remove the records of what is damaged, so that its command makes it again."),
+        typer.Option(
+            "--repair",
+            help="Remove the records of damaged tasks and results, so that rerunning their command recreates them.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --repair: only list what it would remove.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --repair: only list the records that it would remove.")
+    ] = False,
     recompute: Annotated[int, ruled(_RECOMPUTED)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check every record of a run against every object it names. Exit code 4 means that something is damaged.
+    """Check every object of a run against its record. Exit code 4 means that something is damaged.
 
-    --repair removes records only: never data, a manifest, or a file that is not the run's.
+    --repair removes only records: never data, a manifest, or a file that does not belong to the run.
 
     Example: fewchannels runs verify RUN --repair
     """
@@ -48,10 +55,10 @@ def verify(
     from fewchannels.runs.upkeep.verify import check_exists
 
     if dry_run and not repair:
-        raise InputError("--dry-run works only with --repair: give both, or neither.")
+        raise InputError("--dry-run needs --repair; give both, or neither.")
     storage = open_storage(run)
     check_exists(storage)
-    # What is removed is what is damaged while nobody else writes.
+    # Check again under the lease: remove only what is damaged while nobody else writes.
     with hold(storage, on_wait=say) if repair and not dry_run else nullcontext():
         report = _verified(storage, quick)
         planned = plan(report, run) if repair and report.problems else None
@@ -68,7 +75,7 @@ def verify(
             remove_records(storage, planned)
     _end(run, report, planned, dry_run)
     if compared and compared["largest_difference"] > TOLERANCE:
-        raise StorageError(f"samples generated again differ by more than {TOLERANCE:g} from what {run!r} holds.")
+        raise StorageError(f"regenerated samples differ by more than {TOLERANCE:g} from those in {run!r}.")
 
 
 def _verified(storage: "Storage", quick: bool) -> "Report":
@@ -87,7 +94,7 @@ def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
         from fewchannels.cluster.sizing import choose_pool
     threads = choose_pool(None, None).cpus_per_actor
     with progress_bar() as bar:
-        shown = bar.add_task("generating again", total=None, rate="")
+        shown = bar.add_task("regenerating samples", total=None, rate="")
         return summary(
             recompute(
                 storage,
@@ -121,26 +128,26 @@ def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] |
     )
     if report.unrecorded:
         results.print(
-            f"{len(report.unrecorded):,} objects belong to no record: unfinished tasks left them, and the next capture "
-            "writes them again",
+            f"{len(report.unrecorded):,} objects have no record: unfinished tasks left them, and the next capture "
+            "overwrites them",
             soft_wrap=True,
         )
     if report.left_over:
         results.print(left_over(report.left_over), markup=False, soft_wrap=True)
     if compared:
         results.print(
-            f"{compared['n_samples']} samples generated again: {compared['n_equal']} equal to the last bit; "
+            f"{compared['n_samples']} samples regenerated: {compared['n_equal']} bit-identical; "
             f"largest difference {compared['largest_difference']:.2g} of an array's largest value; "
-            f"{compared['n_other_channels']} cells with other channels",
+            f"{compared['n_other_channels']} cells with different channels",
             soft_wrap=True,
         )
 
 
 def _print_removed(planned: "Repair", dry_run: bool) -> None:
     if not planned.removed:
-        results.print("there is nothing to remove: what is damaged is not a record", soft_wrap=True)
+        results.print("nothing to remove: none of the damage is in a record", soft_wrap=True)
         return
-    results.print(f"records that {'would be' if dry_run else 'are'} removed:")
+    results.print(f"records {'to remove' if dry_run else 'removed'}:")
     for key in planned.removed:
         results.print(f"  {key}", markup=False, soft_wrap=True)
 

@@ -17,13 +17,13 @@ def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record
     """Try a task a bounded number of times; a failed attempt is in the ledger.
 
     Args:
-        ledger: of the run.
+        ledger: ledger of the run.
         task: what to do.
         do: called with the task and the number of the attempt.
 
     Raises:
         StorageError: the store refused; trying again would not help.
-        RunConflictError: another capture has taken this one's place.
+        RunConflictError: another capture took over.
         FamilyMismatchError: the model runs otherwise than its family says, and would in every task.
         Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
     """
@@ -53,15 +53,15 @@ def recorded(
     """The record of a task whose objects are stored.
 
     Args:
-        work: whose task.
+        work: work that the task belongs to.
         task: its number.
         attempt: 1 for the first.
-        n_failed: of what it owns, what failed by itself.
-        seconds: from its start to its last object.
-        device: that did it, in words.
+        n_failed: number of its samples or pairs that failed individually.
+        seconds: seconds from its start to its last object.
+        device: device that did it, in words.
         objects: what it stored, by key.
-        computed_by: as :func:`fewchannels.runs.provenance.computed_by` says it.
-        files: as :func:`fewchannels.runs.provenance.named_files` says them.
+        computed_by: description of what computed it, as :func:`fewchannels.runs.provenance.computed_by` says it.
+        files: files, as :func:`fewchannels.runs.provenance.named_files` says them.
     """
     rows = work.rows(task)
     return Record(

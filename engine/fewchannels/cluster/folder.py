@@ -17,7 +17,7 @@ def enter(folder: str) -> None:
     Workers start in the folder in which somebody started Ray, where ``--out RUN`` would be another place.
 
     Args:
-        folder: of :func:`working_folder` in the driver.
+        folder: result of :func:`working_folder` in the driver.
     """
     with suppress(OSError):
         os.chdir(folder)

@@ -48,11 +48,11 @@ class JobState:
     Attributes:
         job_id: its submission id.
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-        command: that it runs.
+        command: command that it runs.
         message: Ray's own words.
-        exit_code: of the command; None where it has not ended by itself.
+        exit_code: exit code of the command; None where it has not ended by itself.
         started: UTC time, ISO 8601; None before.
-        ended: likewise.
+        ended: end of the job, in the same format.
     """
 
     job_id: str
@@ -68,8 +68,8 @@ class Jobs:
     """The jobs of a Ray cluster.
 
     Args:
-        address: of the cluster's dashboard, such as ``http://HEAD:8265``; None for what RAY_ADDRESS names, or the
-            cluster on this machine.
+        address: address of the cluster's dashboard, such as ``http://HEAD:8265``; None for what RAY_ADDRESS names, or
+            the cluster on this machine.
 
     Raises:
         InputError: it is not an address.
@@ -92,10 +92,10 @@ class Jobs:
         """Start a command of ``fewchannels`` on the cluster's head.
 
         Args:
-            words: of the command, without ``fewchannels``.
-            files: to send along, by the names that the job finds them by in its working directory; none begins with a
-                dot.
-            job_id: to know it by; None for one that Ray makes up.
+            words: words of the command, without ``fewchannels``.
+            files: files to send along, by the names that the job finds them by in its working directory; none begins
+                with a dot.
+            job_id: job id to know it by; None for one that Ray makes up.
 
         Returns:
             The job's id.
@@ -123,7 +123,9 @@ class Jobs:
                 return self._client.submit_job(entrypoint=command, runtime_env=environment, submission_id=job_id)
             except RuntimeError as error:
                 if job_id is not None and f"{job_id} already exists" in str(error):
-                    raise RunConflictError(f"the id {job_id!r} is another job's. Give another --id.") from None
+                    raise RunConflictError(
+                        f"the id {job_id!r} is already used by another job. Give another --id."
+                    ) from None
                 # A head that has just been started answers before it can take jobs.
                 if "No available agent" not in str(error) or time.monotonic() > end:
                     raise
@@ -174,7 +176,7 @@ class Jobs:
 
         found: Future[JobState] = Future()
         thread = threading.Thread(target=_settle, args=(found, follow), daemon=True)
-        # A proxy may let Ray's client through but not this question, whose failure then means nothing.
+        # A proxy may let Ray's client through but not this query, whose failure then means nothing.
         can_be_asked, n_missed = self._answers(), 0
         thread.start()
         while n_missed < _MOST_MISSED:
@@ -186,12 +188,12 @@ class Jobs:
             elif can_be_asked:
                 n_missed += 1
         raise FewchannelsError(
-            f"the head of {self._where} did not answer {n_missed} times in a row; it may have died. What the job has "
-            "finished is in its run: once a cluster is up, submit the same command again to resume."
+            f"the head of {self._where} did not answer {n_missed} times in a row; it may have died. The job's "
+            "finished tasks are in its run: once a cluster is up, submit the same command again to resume."
         )
 
     def _answers(self) -> bool:
-        """Whether the cluster's head says that it is well."""
+        """Return whether the cluster's head says that it is well."""
         url = f"{self._client.get_address()}/api/gcs_healthz"
         try:
             with urlopen(url, timeout=_LOOK_EVERY_S) as answer:  # noqa: S310 - Ray's client has taken the address
@@ -221,8 +223,8 @@ class Jobs:
             raise FewchannelsError(refused_token(where)) from None
         except (ConnectionError, RpcError) as error:
             raise FewchannelsError(
-                f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, where its "
-                "dashboard answers; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
+                f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, the URL of its "
+                "dashboard; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
             ) from None
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
@@ -285,7 +287,7 @@ def check_sizes(files: Mapping[str, Path]) -> dict[str, int]:
         if sum(sizes.values()) > _MOST_BYTES:
             raise InputError(
                 f"{str(path)!r} and the other files that the command reads are more than {_MOST_BYTES >> 20} MiB, the "
-                "most that is sent with a job. Put it where every node of the cluster can read it, and give its "
+                "limit for a job. Put it where every node of the cluster can read it, and give its "
                 "absolute path."
             )
     return sizes

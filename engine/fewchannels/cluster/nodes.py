@@ -49,7 +49,7 @@ def lacking(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> str
 
 
 def may_grow() -> bool:
-    """Whether an autoscaler may start nodes of its own; also where none has reported yet.
+    """Return whether an autoscaler may start nodes of its own; also where none has reported yet.
 
     Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
     """
@@ -62,7 +62,7 @@ class NodeWatch:
     """Looks at the nodes while actors or workers are waited for.
 
     Args:
-        pool: whose share each of them is to have.
+        pool: pool whose share each of them is to have.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -70,7 +70,7 @@ class NodeWatch:
         self._looked, self._alone_since, self._no_room_since = -math.inf, math.inf, math.inf
 
     def look(self, *, has_actors: bool = False) -> None:
-        """Look at them, at most once a second. Warns where none can hold an actor, which may wait for ever.
+        """Look at them, at most once a second. Warns where none can hold an actor, which may wait forever.
 
         Args:
             has_actors: whether actors are alive: then there is room for them.
@@ -85,8 +85,8 @@ class NodeWatch:
         self._alone_since = math.inf if nodes or has_actors else min(self._alone_since, now)
         if now > self._alone_since + _NO_NODE_S:
             raise FewchannelsError(
-                "Ray's node has died (its raylet, killed perhaps for want of memory), and no other one is there to "
-                "start actors on. What is done is kept; run again to resume."
+                "Ray's node has died (its raylet, possibly killed for lack of memory), and no other node can start "
+                "actors. Finished work is kept; run again to resume."
             )
         what = "" if has_actors else lacking(nodes, self._pool.gpus_per_actor, self._pool.cpus_per_actor)
         if not what:
@@ -95,7 +95,9 @@ class NodeWatch:
             self._no_room_since = now
         elif now > self._no_room_since + _NO_ROOM_S:
             self._no_room_since = -math.inf  # once, until there is room
-            warnings.warn(f"{what}. Waiting for such a node to join; Ctrl+C ends.", NoRoomWarning, stacklevel=2)
+            warnings.warn(
+                f"{what}. Waiting for such a node to join; press Ctrl+C to stop.", NoRoomWarning, stacklevel=2
+            )
 
 
 @contextmanager
@@ -125,8 +127,8 @@ def _watch_head(address: str, ended: threading.Event) -> None:
             if n_missed == _MOST_MISSED and not ended.is_set():
                 warnings.warn(
                     f"the cluster's head does not answer at {address} ({error.strerror or error}); it may have died. "
-                    "Unless it comes back within a minute, this command ends. What is done is kept; run the same "
-                    "command again to resume.",
+                    "If it does not come back within a minute, this command ends. Finished work is kept; rerun the "
+                    "same command to resume.",
                     HeadWarning,
                     stacklevel=2,
                 )

@@ -53,7 +53,7 @@ def note_failures(errors: Iterable[str]) -> None:
     """Note why samples failed.
 
     Args:
-        errors: of each sample that did, as ``KIND: TEXT``.
+        errors: errors of each sample that did, as ``KIND: TEXT``.
     """
     for error in errors:
         # Errors that differ in numbers alone, such as in counts and sizes, are of one kind.
@@ -64,7 +64,7 @@ def note_cut_prompts(lengths: Iterable[int], limit: int) -> None:
     """Note prompts that the text encoder cut.
 
     Args:
-        lengths: of these prompts, in tokens.
+        lengths: lengths of these prompts, in tokens.
         limit: tokens that it takes.
     """
     for length in lengths:
@@ -81,13 +81,13 @@ def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to estimate a run by samples that failed.
 
     Args:
-        rows: of the batch that was measured, with ``status`` and ``error``.
+        rows: rows of the batch that was measured, with ``status`` and ``error``.
 
     Raises:
         IncompleteRunError: saying how many failed, and the first reason.
     """
     if errors := [row["error"] for row in rows if row["status"] == "failed"]:
         raise IncompleteRunError(
-            f"{len(errors)} of the {len(rows)} images that were generated to measure time and bytes failed, so nothing "
-            f"can be said of the others. The first failed with {errors[0]}"
+            f"{len(errors)} of the {len(rows)} images that were generated to estimate time and size failed, so there "
+            f"is no estimate. The first failed with {errors[0]}"
         )

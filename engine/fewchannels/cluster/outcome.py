@@ -20,14 +20,14 @@ Start = Callable[[Any, int, str | None], Callable[[int], Record]]
 
 @dataclass
 class State:
-    """How the workers stand.
+    """How many workers there are, and what was retried.
 
     Attributes:
-        n_actors: that have loaded the model.
-        n_starting: that wait for room, or load.
-        n_lost: that died, or were on a node that did.
-        n_again: times that a task was handed out again.
-        reassigned: tasks that were handed out again: the first actor may have been cut off and still have written.
+        n_actors: number of workers that have loaded the model.
+        n_starting: number of workers that are pending or load the model.
+        n_lost: number of actors that died, or whose node died.
+        n_again: times that a task was retried.
+        reassigned: tasks that were retried: the first actor may have been cut off and still have written.
     """
 
     n_actors: int = 0

@@ -53,14 +53,14 @@ def refused_token(where: str) -> str:
     """What is wrong with the token of a cluster that has refused this command, and the remedy.
 
     Args:
-        where: which cluster.
+        where: selected location.
     """
     if os.environ.get(_MODE, "").lower() != "token":
-        what = f"asks for a token, and none is sent without {_MODE}=token"
+        what = f"requires a token, and none is sent without {_MODE}=token"
     elif AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
-        what = "has another token than this command"
+        what = "has a different token than this command"
     else:
-        what = "asks for a token, and there is none here"
+        what = "requires a token, and none is set here"
     return (
         f"{where} {what}.\nSet {_MODE}=token, and give the token of its head in {_TOKEN} or in ~/.ray/auth_token "
         "(on the head: ray get-auth-token)."
@@ -72,7 +72,7 @@ def _folder() -> dict[str, str]:
     if not (why := _unusable(Path(get_default_ray_temp_dir()))):
         return {}
     if named := os.environ.get(_FOLDER):
-        raise InputError(f"{_FOLDER} is {named!r}, where Ray cannot start: {why}. Set it to a short path of your own.")
+        raise InputError(f"{_FOLDER} is {named!r}, where Ray cannot start: {why}. Set it to a short path that you own.")
     own = Path("/tmp", f"fewchannels-ray-{os.getuid()}")  # noqa: S108 - its owner is looked at
     try:
         own.mkdir(mode=0o700, exist_ok=True)
@@ -81,7 +81,8 @@ def _folder() -> dict[str, str]:
     is_own = own.is_dir() and not own.is_symlink() and own.stat().st_uid == os.getuid()
     if not is_own or _unusable(own / "ray"):
         raise InputError(
-            f"Ray cannot start: {why}, and {str(own)!r} is another user's. Set {_FOLDER} to a short path of your own."
+            f"Ray cannot start: {why}, and {str(own)!r} belongs to another user. Set {_FOLDER} to a short path that "
+            "you own."
         )
     return {_FOLDER: str(own)}
 

@@ -21,7 +21,7 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
     Args:
         work: a plain function, safe to repeat.
         items: what it is given.
-        pool: of workers; one alone is this process, unless a cluster's GPU is its share.
+        pool: pool of workers; one alone is this process, unless a cluster's GPU is its share.
 
     Raises:
         FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.

@@ -38,7 +38,7 @@ class Actor:
     """A worker as the pool calls it.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes the worker.
         n_threads: CPU threads for PyTorch.
         device: ``cuda`` or ``cpu``, as its share has a GPU or none; None for what the machine has.
@@ -93,14 +93,14 @@ def outcomes(
     """Run tasks on the pool; yields each one's outcome as it ends, in any order.
 
     Actors for which there is no room wait for it, and make Ray's autoscaler look for more; those that have nothing left
-    to do end. A task whose actor died is handed out again, at most :data:`MACHINE_FAULT_RETRIES` times, or
+    to do end. A task whose actor died is retried, at most :data:`MACHINE_FAULT_RETRIES` times, or
     :data:`NODE_FAULT_RETRIES` times where it was the node. Nodes that are about to be taken away get no more tasks.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes a worker.
-        tasks: to do.
-        pool: of actors.
+        tasks: tasks to do.
+        pool: pool of actors.
         on_turn: called with the pool's state, at least once a second; what it raises ends the pool.
 
     Raises:
@@ -259,7 +259,7 @@ class _Crew:
         is_last = not any(each.tasks for each in self._members)
         if is_last and self._n_deaths > MACHINE_FAULT_RETRIES * self._most:
             raise FewchannelsError(
-                f"{self._n_deaths} actors died before any task was done, the last one so: {str(error).strip()}"
+                f"{self._n_deaths} actors died before any task was finished, the last with: {str(error).strip()}"
             )
 
     def _dismiss(self) -> None:
@@ -279,6 +279,6 @@ def _kill(member: _Member) -> None:
 
 
 def _is_of_node(error: ray.exceptions.RayActorError) -> bool:
-    """Whether an actor was lost with its node, or with the way to it."""
+    """Return whether an actor was lost with its node, or with the way to it."""
     is_unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
     return is_unreachable or error.preempted or "node has died" in str(error)

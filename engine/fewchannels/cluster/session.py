@@ -37,19 +37,19 @@ def pool_of_cluster(
     if n_actors is None and not any(room):
         raise InputError(
             f"the cluster at {address!r} has no node yet with {f'{gpus:g} GPUs' if gpus else 'a CPU'} for an actor, so "
-            "how many there are to be cannot be counted. Give --actors; those without room make it start nodes."
+            "the number of actors cannot be chosen. Give --actors; pending actors make the autoscaler start nodes."
         )
     shares = [max(1, int(node.get("CPU", 1)) // n) for n, node in zip(room, nodes, strict=True) if n]
     return Pool(n_actors or sum(room), gpus, cpus_per_actor or min(shares, default=1), address)
 
 
 def _check_nodes(nodes: list[dict[str, float]], gpus: float, cpus: int, address: str) -> None:
-    """Refuse a share that no node has, where no other node will be started: its actors would wait for ever."""
+    """Refuse a share that no node has, where no other node will be started: its actors would wait forever."""
     what = lacking(nodes, gpus, cpus)
     if not what or not any(node.get("CPU") for node in nodes) or may_grow():
         return
     raise InputError(
-        f"an actor is to have {cpus} CPUs and {gpus:g} GPUs, and of the cluster at {address!r} {what}. Give it fewer, "
+        f"an actor needs {cpus} CPUs and {gpus:g} GPUs, but in the cluster at {address!r}, {what}. Request fewer, "
         "or add such a node first."
     )
 
@@ -78,7 +78,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
             yield
     except ray.exceptions.RayError as error:
         raise FewchannelsError(
-            f"Ray could not run the actors: {str(error).strip()}\nWhat is done is kept; run again to resume."
+            f"Ray could not run the actors: {str(error).strip()}\nFinished work is kept; run again to resume."
         ) from error
 
 
@@ -149,10 +149,10 @@ def _connect(address: str | None, **options: Any) -> None:
     except ray.exceptions.AuthenticationError:
         raise FewchannelsError(refused_token(f"the cluster at {address!r}")) from None
     except Exception as error:  # what Ray raises while it starts has no common base class
-        remedy = "If the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. " if address else ""
+        remedy = "If the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. " if address else ""
         raise FewchannelsError(
             f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "
-            f"{str(error).strip()}\n{remedy}What is done is kept; run again to resume."
+            f"{str(error).strip()}\n{remedy}Finished work is kept; run again to resume."
         ) from error
 
 

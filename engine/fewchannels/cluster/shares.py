@@ -14,17 +14,18 @@ class Pool:
     """How many actors, and what each one owns.
 
     Attributes:
-        n_actors: actors at the most.
+        n_actors: maximum number of actors.
         gpus_per_actor: GPUs of each, may be a fraction.
         cpus_per_actor: CPUs of each, and its PyTorch threads.
-        address: of a running Ray cluster; None starts one on this machine and stops it at the end.
+        address: address of a running Ray cluster; None starts one on this machine and stops it at the end.
     """
 
-    n_actors: int = field(metadata=within(1, 10_000, "Ray actors."))
-    gpus_per_actor: float = field(metadata=within(0.0, 64.0, "GPUs of each actor."))
-    cpus_per_actor: int = field(metadata=within(1, 1_024, "CPU threads of each actor."))
+    n_actors: int = field(metadata=within(1, 10_000, "Number of Ray actors."))
+    gpus_per_actor: float = field(metadata=within(0.0, 64.0, "GPUs per actor."))
+    cpus_per_actor: int = field(metadata=within(1, 1_024, "CPU threads per actor."))
     address: str | None = field(
-        default=None, metadata=text("Ray cluster, auto on one of its nodes; without it Ray starts here.")
+        default=None,
+        metadata=text("Address of a Ray cluster, or auto on one of its nodes. Without it, Ray starts on this machine."),
     )
 
     def __post_init__(self) -> None:

@@ -11,9 +11,9 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
     """Refuse what one machine cannot hold.
 
     Args:
-        n_actors: that were asked for; None for none in particular.
-        cpus_per_actor: CPU threads of each, likewise.
-        n_cpus: that this process may use.
+        n_actors: requested number of actors; None for no preference.
+        cpus_per_actor: CPU threads of each; None for no preference.
+        n_cpus: number of CPUs that this process may use.
 
     Raises:
         InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
@@ -25,7 +25,7 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
         )
     if n_actors is not None and n_actors > _ACTORS_OF_A_CPU * n_cpus:
         raise InputError(
-            f"{n_actors} actors are more than this machine can hold: at most {_ACTORS_OF_A_CPU} for each of the "
+            f"{n_actors} actors are too many for this machine: at most {_ACTORS_OF_A_CPU} for each of the "
             f"{n_cpus} CPU{'s' * (n_cpus > 1)} that this process may use. Give fewer, or the --address of a Ray "
             "cluster."
         )
@@ -42,9 +42,10 @@ def choose_pool(
     Of a cluster, what its nodes have now is counted; one that has still to start them has none.
 
     Args:
-        n_actors: at the most; None for what there is room for.
+        n_actors: maximum number of actors; None for as many as fit.
         gpus_per_actor: None for 1 where there are any.
-        address: of a running Ray cluster, to which this process is connected from here on; None for this machine.
+        address: address of a running Ray cluster, to which this process is connected from here on; None for this
+            machine.
         cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
 
     Raises:
@@ -60,7 +61,7 @@ def choose_pool(
     n_gpus, n_cpus = _n_gpus(), machine.processors()
     if (gpus_per_actor or 0) > n_gpus:
         raise InputError(
-            f"each worker is to have {gpus_per_actor:g} GPUs; PyTorch finds {n_gpus} on this machine. Give fewer, or "
+            f"each worker needs {gpus_per_actor:g} GPUs, but PyTorch finds {n_gpus} on this machine. Request fewer, or "
             "the --address of a Ray cluster that has them."
         )
     check_room(n_actors, cpus_per_actor, n_cpus)

@@ -29,11 +29,11 @@ class Outcome:
     Attributes:
         n_samples: rows of the manifest.
         n_done: samples on disk, whole.
-        n_failed: samples that failed by themselves; the ``samples`` table says why.
+        n_failed: samples that failed individually; the ``samples`` table says why.
         n_resumed: samples that an earlier call had already done.
         failed_tasks: tasks without a record, with the reason of each.
-        n_again: times that a task was handed out again because its actor died or was out of reach.
-        notes: in what earlier calls differed from this one, where that may show in the last bits.
+        n_again: times that a task was retried because its actor died or was out of reach.
+        notes: differences of earlier calls from this one that may affect the last bits.
         of_tasks: why samples of the tasks that this call did failed, and which prompts were cut.
     """
 
@@ -60,8 +60,8 @@ class Outcome:
         tasks = [f"\n  task {task}: {reason}" for task, reason in sorted(self.failed_tasks.items())[:_SHOWN]]
         reasons = "".join(kinds + tasks)
         raise IncompleteRunError(
-            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed by themselves (query "
-            f"failures), {len(self.failed_tasks)} tasks have no result. Run the same command again to retry.{reasons}"
+            f"{self.n_done} of {self.n_samples} samples are done, {self.n_failed} failed individually (query "
+            f"failures), {len(self.failed_tasks)} tasks have no result. Rerun the same command to retry.{reasons}"
         )
 
 
@@ -74,7 +74,7 @@ class Progress:
         n_failed: samples and tasks that failed.
         n_actors: actors that have loaded the model.
         n_starting: actors that wait for room in the cluster, or load.
-        n_again: times that a task was handed out again because its actor died.
+        n_again: times that a task was retried because its actor died.
         n_bytes: written by this call.
     """
 
@@ -96,7 +96,7 @@ def begun(
     """Check work's place, take its lease, and begin or resume it there. The lease is held inside.
 
     Args:
-        work: to begin.
+        work: work to begin.
         check_place: refuses a place that holds something else.
         begin: lays out what tasks need; returns whether it was there already.
         on_wait: called with the reason when another command has to be waited for.
@@ -124,7 +124,7 @@ def _pending(work: Work, records: dict[int, Record]) -> list[int]:
 
 
 def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
-    """Of tasks that were handed out again, those whose objects are not what their records say.
+    """Of tasks that were retried, those whose objects are not what their records say.
 
     An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
     place.
@@ -145,9 +145,9 @@ def run_tasks(
     """Do the tasks that are not done yet. Call it again to resume.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes a worker.
-        pool: of actors.
+        pool: pool of actors.
         on_progress: called after every task, and at least once a second.
         before: called with the tasks when Ray runs and no actor does yet; None where nothing comes before, and then one
             worker alone is this process.
@@ -240,7 +240,7 @@ class _Tally:
             FewchannelsError: in a way in which every other would.
         """
         if outcome["fatal"]:
-            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nWhat is done is kept; run again to resume.")
+            raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nFinished work is kept; run again to resume.")
         self.notes.add(outcome.get("notes", Notes()))
         n_done = self.progress.n_done
         if outcome["error"]:

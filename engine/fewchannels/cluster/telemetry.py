@@ -29,12 +29,12 @@ _SECONDS = [2.0**k for k in range(-3, 14)]  # an eighth of a second to more than
 _MEMORY_S = 5.0  # Ray forgets a gauge that is not set again for two of its reports, of 10 s each
 _POOL_S = 1.0
 _POOL = {
-    "tasks_waiting": "Tasks that no actor has yet (count).",
-    "tasks_running": "Tasks that actors are at (count).",
-    "tasks_handed_out_again": "Times that a task of this call was handed out again as its actor was lost (count).",
+    "tasks_waiting": "Tasks not assigned to an actor yet (count).",
+    "tasks_running": "Tasks assigned to actors (count).",
+    "tasks_handed_out_again": "Retries of tasks of this call after their actor was lost (count).",
     "actors_live": "Actors that have loaded the model (count).",
-    "actors_starting": "Actors that wait for room in the cluster, or load (count).",
-    "actors_lost": "Actors of this call that died, or were on a node that did (count).",
+    "actors_starting": "Actors that are pending in the cluster or loading the model (count).",
+    "actors_lost": "Actors of this call that died, or whose node died (count).",
 }
 
 
@@ -47,7 +47,7 @@ class ActorTelemetry:
     """What one actor tells. Two threads may call it, each about its own task. Needs no Ray, but then nobody listens.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes the worker, from now on.
     """
 
@@ -57,13 +57,13 @@ class ActorTelemetry:
         self._log, self._made, self._begun = _logger(), time.monotonic(), dict[int, float]()
         self._tasks_done = self._counter("tasks_done", "Tasks whose record was written (count).")
         self._tasks_failed = self._counter("tasks_failed", "Tasks that ended without a record (count).")
-        self._samples_done = self._counter("samples_done", "Samples of done tasks, but for failed ones (count).")
-        self._samples_failed = self._counter("samples_failed", "Samples that failed by themselves (count).")
-        self._written = self._counter("written_bytes", "Bytes of the objects that done tasks have stored (bytes).")
+        self._samples_done = self._counter("samples_done", "Samples of finished tasks, without failed ones (count).")
+        self._samples_failed = self._counter("samples_failed", "Samples that failed individually (count).")
+        self._written = self._counter("written_bytes", "Size of the objects that finished tasks have stored (bytes).")
         self._seconds = Histogram(
             "fewchannels_task_seconds",
-            "By stage: task, a done task until its record is written, of which wait, until the model's thread is free; "
-            "model, in that thread; store, the rest; and load, an actor until its model is loaded (seconds).",
+            "By stage: task, a finished task until its record is written, consisting of wait (for the model's thread), "
+            "model (in that thread) and store (the rest); load, an actor until its model is loaded (seconds).",
             _SECONDS,
             (*_LABELS, "stage"),
         ).set_default_tags(self._labels)
@@ -86,8 +86,8 @@ class ActorTelemetry:
         """A task has its outcome.
 
         Args:
-            outcome: as the driver gets it.
-            record: of the task, if it was written now; one that was done before is not counted again.
+            outcome: outcome as the driver gets it.
+            record: record of the task, if it was written now; one that was done before is not counted again.
             stages: seconds of its stages ``wait`` and ``model``.
         """
         task, error = outcome["task"], outcome["error"]
@@ -142,7 +142,7 @@ class PoolTelemetry:
     """What the driver tells of its actors and tasks.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes a worker.
     """
 
@@ -158,7 +158,7 @@ class PoolTelemetry:
         """Set the gauges, at most once a second.
 
         Args:
-            values: of all of them, by name.
+            values: values of all of them, by name.
             at_once: even within that second.
         """
         if at_once or time.monotonic() >= self._told + _POOL_S:

@@ -18,7 +18,7 @@ class Work(Protocol):
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Fields of its identity that what is there was begun without."""
+        """Fields of its identity that what is there was created without."""
 
     @property
     def n_tasks(self) -> int:

@@ -89,7 +89,7 @@ def build_pipeline(architecture: Architecture, seed: int = 0) -> FluxPipeline:
 
     Args:
         architecture: its sizes.
-        seed: of the weights; the caller's global random state is left as it was.
+        seed: random seed of the weights; the caller's global random state is left as it was.
     """
     clip_tokenizer, t5_tokenizer = build_tokenizers(architecture.text_tokens)
     a = architecture

@@ -155,11 +155,11 @@ def evaluate(
         pipeline: a FLUX pipeline whose images are square, ``vae.config.sample_size`` pixels a side.
         n: held-out prompts.
         n_trained: prompts of trained combinations; ``n`` where None.
-        steps: of the denoising loop.
+        steps: steps of the denoising loop.
         guidance: the guidance embedding's scale.
         true_cfg: scale of classifier-free guidance with an empty negative prompt; 1 for none.
         batch_size: prompts denoised together.
-        seed: of the choice of scenes and of every prompt's noise.
+        seed: random seed of the choice of scenes and of every prompt's noise.
         out: folder for ``evaluation.json`` and ``contact_sheet.png``; None to write nothing.
 
     Returns:

@@ -106,7 +106,7 @@ def choose_scenes(n: int, seed: int, *, held_out: bool | None = None) -> list[Sc
 
     Args:
         n: how many.
-        seed: of the drawing; the same seed gives the same scenes.
+        seed: random seed of the drawing; the same seed gives the same scenes.
         held_out: only scenes that are (True) or are not (False) held out of training; None for both.
     """
     pool = [scene for scene in all_scenes() if held_out is None or scene.held_out == held_out]

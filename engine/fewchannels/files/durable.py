@@ -44,8 +44,8 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise InputError(
-            f"{str(path)!r} begins with a home folder that is not known: there is no such user here, or HOME is not "
-            "set. Give the whole path, or export HOME."
+            f"{str(path)!r} starts with a home folder that cannot be resolved: there is no such user, or HOME is not "
+            "set. Give the absolute path, or export HOME."
         ) from None
 
 
@@ -67,8 +67,8 @@ def check_output(path: Path) -> None:
     """
     if url := as_url(path):
         raise InputError(
-            f"{url!r} is a URL, and this file can only be written to a disk of this machine. Give a local path, and "
-            "copy the file with the store's own tools."
+            f"{url!r} is a URL, but this file can only be written to a local disk. Give a local path, and copy the "
+            "file with the store's tools."
         )
     _earlier(path)
 
@@ -81,7 +81,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     last one to finish wins. The new file keeps the mode of the one that it replaces.
 
     Args:
-        path: of the file, in a folder that is there. The file's own ``name`` is its unfinished path.
+        path: path of the file, in a folder that is there. The file's own ``name`` is its unfinished path.
 
     Raises:
         InputError: as :func:`check_output` does.
@@ -102,7 +102,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         make_durable(path.parent)
     except OSError as error:
         why = error.strerror or str(error)
-        raise StorageError(f"cannot write {str(path)!r}: {why}. Fix that, or give another path.") from error
+        raise StorageError(f"cannot write {str(path)!r}: {why}. Fix this, or give another path.") from error
 
 
 def write(path: Path, data: bytes) -> int:
@@ -122,7 +122,7 @@ def unfinished(path: Path) -> Iterator[Path]:
     """A path beside a file's own that nothing else writes to; what is there is removed when the block fails.
 
     Args:
-        path: of the file that is to be written.
+        path: path of the file that is to be written.
     """
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     _written.add(temporary)
@@ -137,10 +137,10 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def is_left_over(path: Path) -> bool:
-    """Whether the writer of an unfinished file was a process of this host that is gone.
+    """Return whether the writer of an unfinished file was a process of this host that is gone.
 
     Args:
-        path: of a file whose name is like :data:`UNFINISHED`, as its writer gave it.
+        path: path of a file whose name is like :data:`UNFINISHED`, as its writer gave it.
     """
     found = _OURS.fullmatch(path.name)
     if found is None:

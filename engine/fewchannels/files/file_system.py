@@ -34,9 +34,9 @@ def lock(descriptor: int, path: Path, *, shared: bool = False, waits: bool = Fal
     """Lock an open file with ``flock``, for as long as it is open.
 
     Args:
-        descriptor: of the file.
-        path: of it, for the message.
-        shared: whether others may have it too, likewise shared.
+        descriptor: descriptor of the file.
+        path: path of it, for the message.
+        shared: whether others may hold it too, also shared.
         waits: whether to wait for those that have it; without, they are told by the answer.
 
     Returns:

@@ -39,7 +39,7 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
     """An image of any mode in RGB with 8 bits a channel, on white where it is transparent.
 
     Args:
-        image: from :func:`open_upright`.
+        image: result of :func:`open_upright`.
         name: what messages call it.
 
     Raises:
@@ -81,7 +81,7 @@ def open_upright(file: str | Path | bytes, name: str) -> Image.Image:
             reason = "it is none"
         raise InputError(f"{name} cannot be read: {reason}. Images are {', '.join(FORMATS)} files.") from None
     if n_frames > 1:
-        raise InputError(f"{name} holds {n_frames} images, and only one can be meant. Save that one as a file.")
+        raise InputError(f"{name} holds {n_frames} images, but exactly one is needed. Save that one as a file.")
     return image
 
 
@@ -100,7 +100,7 @@ def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
     """How opaque each pixel is, ``(y, x)`` uint8, 255 opaque; None for an image without transparency.
 
     Args:
-        image: from :func:`open_upright`.
+        image: result of :func:`open_upright`.
     """
     if not image.has_transparency_data:
         return None
@@ -118,8 +118,8 @@ def _colors(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise InputError(
-                f"{name} holds floating-point values of {values.min():g} to {values.max():g}; between 0 (black) and 1 "
-                "(white) they would be taken. Save it with 8 or 16 bits."
+                f"{name} holds floating-point values of {values.min():g} to {values.max():g}; they must be between 0 "
+                "(black) and 1 (white). Save it with 8 or 16 bits."
             )
         return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
     straight = image.convert("LA") if image.mode == "La" else image

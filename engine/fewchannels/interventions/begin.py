@@ -30,8 +30,8 @@ def begin_sweep(prepared: Prepared) -> bool:
     begun = read_sweep(storage) if storage.exists(SWEEP) else None
     if begun is not None:
         if begun["fingerprint"] != sweep.fingerprint:
-            conflict = f"the sweep in {sweep.place!r} was begun with something else"
-            remedy = "Give it the settings it was begun with, or choose another place."
+            conflict = f"the sweep in {sweep.place!r} was created with different settings"
+            remedy = "Use the settings it was created with, or choose another --out."
             raise begun_otherwise(sweep.identity, begun["identity"], conflict, remedy)
         if all(storage.holds(key, stored) for key, stored in objects_of(begun).items()):
             return True
@@ -46,7 +46,7 @@ def begin_sweep(prepared: Prepared) -> bool:
         "created": begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds"),
         "objects": {key: dataclasses.asdict(each) for key, each in objects.items()},
     }
-    storage.put(SWEEP, [documents.encode(content)])
+    storage.put(SWEEP, [documents.to_bytes(content)])
     return begun is not None
 
 

@@ -20,7 +20,7 @@ def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
     """Inside, rows that blend prompts get a mix of embeddings: ``t + a (s - t)`` of the target's and the source's.
 
     Args:
-        pipeline: with ``encode_prompt``.
+        pipeline: pipeline with ``encode_prompt``.
         batch: its rows.
 
     Raises:
@@ -81,8 +81,8 @@ def stepped(pipeline: Any, edit: Callable[[int, Tensor], Tensor]) -> Iterator[No
     """Inside, the latents that the scheduler hands on after each step are edited.
 
     Args:
-        pipeline: whose scheduler is asked for tuples.
-        edit: called with the step that ends, 0-based, and the latents ``(row, ...)``; returns those to go on with.
+        pipeline: pipeline whose scheduler is asked for tuples.
+        edit: called with the step that ends, 0-based, and the latents ``(row, ...)``; returns those to continue with.
     """
     scheduler = pipeline.scheduler
     own, order = scheduler.step, getattr(scheduler, "order", 1)
@@ -129,12 +129,12 @@ class Latents:
 
 
 def guidance(batch: Sequence[Row], n_steps: int) -> Prediction | None:
-    """The guidance built on disturbed activations: detail guidance of arXiv 2510.11538.
+    """The guidance built on edited activations: detail guidance of arXiv 2510.11538.
 
-    A guided row and its disturbed companion are at the same latents; both go on with ``v + a (v - v_disturbed)``.
+    A guided row and its edited companion are at the same latents; both continue with ``v + a (v - v_disturbed)``.
 
     Args:
-        batch: its rows; a disturbed row is right before the row that it guides.
+        batch: its rows; an edited row is right before the row that it guides.
         n_steps: denoising steps of the batch.
 
     Returns:

@@ -23,7 +23,7 @@ def draws(ids: np.ndarray, trials: np.ndarray, n_channels: int, *cell: int) -> T
     Args:
         ids: ``(row,)`` uint64, of the samples.
         trials: ``(row,)`` draws of one sample, from 0.
-        n_channels: to order.
+        n_channels: number of channels to order.
         cell: further numbers that the draw depends on, such as layer and step.
 
     Returns:
@@ -44,7 +44,7 @@ def matched(ranks: Tensor, energy: Tensor, k: int) -> Tensor:
     Args:
         ranks: ``(row, channel)`` int64.
         energy: ``(row, channel)``.
-        k: of the top.
+        k: number k of the top.
 
     Returns:
         ``(row, channel)`` bool.

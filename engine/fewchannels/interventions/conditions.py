@@ -61,21 +61,21 @@ class Condition:
 
     @property
     def is_edit(self) -> bool:
-        """Whether hidden states are edited."""
+        """Return whether hidden states are edited."""
         return self.action in EDITS or self.action == GUIDE
 
     @property
     def is_nothing(self) -> bool:
-        """Whether it leaves every image as it is, to the last bit: of no strength, or of no channels."""
+        """Return whether it leaves every image as it is, to the last bit: of no strength, or of no channels."""
         return self.amount == 0 or (self.is_edit and self.k == 0 and self.selection != "all")
 
     @property
     def is_control(self) -> bool:
-        """Whether it is what an effect is compared with."""
+        """Return whether it is what an effect is compared with."""
         return self.selection not in ("top", "listed")
 
     def edits_in(self, step: int, n_steps: int) -> bool:
-        """Whether it edits in a step, 0-based, of a sample with so many."""
+        """Return whether it edits in a step, 0-based, of a sample with so many."""
         return step in self.steps or (LAST in self.steps and step == n_steps - 1)
 
     def row(self, condition: int) -> dict[str, Any]:
@@ -107,48 +107,64 @@ class Grid:
     Attributes:
         actions: ``zero``, ``mean``, ``shuffle``, ``scale:F`` (by a factor), ``transport``, ``guide``, or a baseline.
         amounts: strengths, of all actions but ``scale:F``.
-        selections: of :data:`SELECTIONS`.
+        selections: values of :data:`SELECTIONS`.
         trials: draws of random channels.
         k: sizes of selections.
-        scores_from: of :data:`SCORES`.
-        channels: of ``listed``.
+        scores_from: one of :data:`SCORES`.
+        channels: channels of ``listed``.
         layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``.
         steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices. Where samples differ in their steps,
             ``last`` is each one's own, and what not all of them have is refused.
         streams: ``image``, ``text`` or ``image,text``.
-        tokens: of :data:`TOKENS`.
-        placements: of :data:`PLACEMENTS`.
+        tokens: values of :data:`TOKENS`.
+        placements: values of :data:`PLACEMENTS`.
     """
 
-    actions: tuple[str, ...] = field(default=("zero",), metadata=several(Text(), "What is done to values."))
+    actions: tuple[str, ...] = field(
+        default=("zero",),
+        metadata=several(Text(), "Edits: zero, mean, shuffle (resample), scale:F, guide; comma-separated for more."),
+    )
     amounts: tuple[float, ...] = field(
-        default=(1.0,), metadata=several(AMOUNT, "How far values go towards that, 1: all the way.")
+        default=(1.0,),
+        metadata=several(AMOUNT, "Edit strengths, 0 (none) to 1 (full replacement); comma-separated for more."),
     )
     selections: tuple[str, ...] = field(
         default=("top", "bottom", "random", "matched", "scaled"),
-        metadata=several(Text(), "top, bottom, random, redrawn, matched, scaled, all, listed: which channels."),
+        metadata=several(
+            Text(), "Channels: top, bottom, random, redrawn, matched, scaled, all, listed; comma-separated."
+        ),
     )
-    trials: int = field(default=3, metadata=within(1, 1000, "Draws of random channels for each sample."))
+    trials: int = field(default=3, metadata=within(1, 1000, "Random draws of channels per sample."))
     k: tuple[int, ...] = field(
-        default=(8,), metadata=several(Whole(0, MOST_INDEX), "Channels of a selection, comma-separated: 4,8,12.")
+        default=(8,),
+        metadata=several(Whole(0, MOST_INDEX), "Numbers of channels in a selection, comma-separated: 4,8,12."),
     )
-    scores_from: tuple[str, ...] = field(default=("undisturbed",), metadata=several(Text(), "Whose top channels."))
+    scores_from: tuple[str, ...] = field(
+        default=("undisturbed",), metadata=several(Text(), "Trajectory whose scores rank channels.")
+    )
     channels: tuple[int, ...] = field(
-        default=(), metadata=several(Whole(0, MOST_INDEX), "Of selection listed: 154,1446.", least=0)
+        default=(), metadata=several(Whole(0, MOST_INDEX), "Channel indices for --selection listed: 154,1446.", least=0)
     )
     layers: tuple[str, ...] = field(
         default=("all",),
-        metadata=several(Text(), "all, dual, single, each, windows:N, or indices 0,5; repeat for more.", repeats=True),
+        metadata=several(
+            Text(), "Layers to edit: all, dual, single, each, windows:N, or indices 0,5; repeatable.", repeats=True
+        ),
     )
     steps: tuple[str, ...] = field(
         default=("all",),
-        metadata=several(Text(), "all, last, each, thirds, windows:N, or indices 0,9; repeat for more.", repeats=True),
+        metadata=several(
+            Text(), "Steps to edit: all, last, each, thirds, windows:N, or indices 0,9; repeatable.", repeats=True
+        ),
     )
     streams: tuple[str, ...] = field(
-        default=("image",), metadata=several(Text(), "image, text or image,text; repeat for more.", repeats=True)
+        default=("image",),
+        metadata=several(Text(), "Streams to edit: image, text or image,text; repeatable.", repeats=True),
     )
-    tokens: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Which tokens."))
-    placements: tuple[str, ...] = field(default=("same",), metadata=several(Text(), "Where a source's tokens go."))
+    tokens: tuple[str, ...] = field(default=("all",), metadata=several(Text(), "Tokens to edit."))
+    placements: tuple[str, ...] = field(
+        default=("same",), metadata=several(Text(), "Placement of the source's tokens.")
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -163,8 +179,8 @@ class Grid:
                     raise unknown(kind, word, known)
         if self.channels and "listed" not in self.selections:
             raise InputError(
-                f"channels lists {len(self.channels)}, and no selection takes them. Name listed among the "
-                "selections, or leave them out."
+                f"channels lists {len(self.channels)}, but no selection uses them. Add listed to the "
+                "selections, or omit them."
             )
 
 
@@ -174,11 +190,11 @@ def expand(
     """Every condition of grids, each once, in the order in which they first come.
 
     Args:
-        grids: of the sweep.
-        blocks: of the model.
+        grids: grids of the sweep.
+        blocks: blocks of the model.
         n_steps: denoising steps, of the sample with most.
         n_channels: width of the hidden state.
-        fewest_steps: of the sample with fewest; None where all have the same.
+        fewest_steps: number of steps of the sample with fewest; None where all have the same.
 
     Raises:
         InputError: a setting that the model has not, or that does not go with another.
@@ -195,8 +211,8 @@ def expand(
         n += drawn * math.prod(map(len, others))
         if n > _MOST_CONDITIONS:
             raise InputError(
-                f"the grids have {n:,} conditions or more; a sweep takes at most {_MOST_CONDITIONS:,}. Give fewer "
-                "trials, amounts, k, layers or steps, or make several sweeps."
+                f"the grids have {n:,} conditions or more; a sweep has at most {_MOST_CONDITIONS:,}. Give fewer "
+                "trials, amounts, k, layers or steps, or run several sweeps."
             )
         for (action, amount), word, k, whose, at, when, stream, where, placement in itertools.product(
             actions, grid.selections, grid.k, grid.scores_from, layers, steps, streams, grid.tokens, grid.placements
@@ -218,9 +234,11 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
         return Condition(one.action, one.amount, "none", 0, 0, "source", (), layers, steps, ("image",), "all", "same")
     if (one.action == "transport") != (one.scores_from in _OF_TWO):
         wanted = ", ".join(_OF_TWO) if one.action == "transport" else "undisturbed, own or run"
-        raise InputError(f"scores_from is {one.scores_from!r}; {one.action} takes {wanted}.")
+        raise InputError(f"scores_from is {one.scores_from!r}; with {one.action} it must be {wanted}.")
     if one.action == "transport" and one.streams != ("image",):
-        raise InputError("a transport moves image tokens; two prompts' text tokens are not each other's counterparts.")
+        raise InputError(
+            "streams includes text, but a transport patches only image tokens: those of two texts do not correspond."
+        )
     if one.action != "transport" and (one.tokens == "target_foreground" or one.placement != "same"):
         raise InputError(
             f"tokens is {one.tokens!r} and placement {one.placement!r}; only a transport has a source and a target. "
@@ -232,7 +250,9 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
             "Give tokens foreground or inside."
         )
     if one.tokens != "all" and "text" in one.streams:
-        raise InputError(f"tokens is {one.tokens!r}, and text tokens have no place in the image. Give streams image.")
+        raise InputError(
+            f"tokens is {one.tokens!r}, but text tokens have no position in the image. Use --streams image."
+        )
     if one.scores_from in ("union", "intersection") and one.selection not in ("top", "bottom"):
         one = replace(one, scores_from="source")
     if one.selection == "listed":
@@ -251,7 +271,9 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
     least = 0 if one.selection in ("top", "bottom", "random", "redrawn") else 1
     most = n_channels if one.selection in ("top", "bottom", "random", "redrawn") else n_channels // 2
     if not least <= one.k <= most:
-        raise InputError(f"k is {one.k}; {one.selection} takes {least} to {most} of the model's {n_channels} channels.")
+        raise InputError(
+            f"k is {one.k}; with {one.selection} it must be {least} to {most}, as the model has {n_channels} channels."
+        )
     return one
 
 
@@ -293,8 +315,8 @@ def _steps(text: str, n_steps: int, fewest: int) -> list[tuple[int, ...]]:
     if fewest < n_steps and text != "all":
         if text[:1].isalpha():
             raise InputError(
-                f"steps is {shown(text)}; the samples have {fewest} to {n_steps} steps, so its steps are not the same "
-                f"for all. Give all, last, or indices of 0 to {fewest - 1}."
+                f"steps is {shown(text)}; the samples have {fewest} to {n_steps} steps, so this choice differs "
+                f"between them. Give all, last, or indices from 0 to {fewest - 1}."
             )
         n_steps = fewest
     windows = _windows(text, n_steps)

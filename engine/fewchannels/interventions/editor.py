@@ -46,7 +46,7 @@ class Editor:
     """Edits one batch while it is generated.
 
     Args:
-        rows: of the batch.
+        rows: rows of the batch.
         given: what edits need to know.
         n_channels: width of the hidden state.
     """
@@ -81,7 +81,7 @@ class Editor:
         """How large a row's intervention was: columns of ``edits``, null where nothing was to be edited.
 
         Where no channel or no token was chosen anywhere, ``n_channels`` is 0. Of a guided row they are what was
-        disturbed of its companion, without ``change``, as its own states are not edited.
+        edited of its companion, without ``change``, as its own states are not edited.
         """
         condition = self._batch[row].condition
         if condition is not None and condition.action == GUIDE and self._batch[row].role == "edited":

@@ -11,7 +11,7 @@ from fewchannels.interventions.sweep import Prepared
 from fewchannels.interventions.worker import SweepWorker
 from fewchannels.models.loaded import device_of
 from fewchannels.runs.description import MANIFEST
-from fewchannels.tables import as_columns, encode
+from fewchannels.tables import as_columns, to_parquet
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Cost:
         n_items: samples, or pairs.
         n_conditions: ways to edit.
         n_edits: edited images.
-        n_batches: that are generated.
+        n_batches: number of batches that are generated.
         n_rows: rows of all batches: what is generated.
         rows_per_edit: rows over edited images; 1 would be to generate the edited ones only.
-        total_bytes: of the ``edits`` table, images included.
-        seconds: with the given number of actors; model loading and Ray's start not counted.
-        seconds_per_row: as measured, with this process's threads.
+        total_bytes: size in bytes of the ``edits`` table, images included.
+        seconds: seconds with the given number of actors; model loading and Ray's start not counted.
+        seconds_per_row: seconds per row as measured, with this process's threads.
         measured_rows: rows of the batch that was measured.
     """
 
@@ -68,7 +68,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda")
     check_measured(rows)
     seconds_per_row = (time.monotonic() - started) / n_one
     empty, one = (
-        len(encode("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))
+        len(to_parquet("edits", as_columns("edits", [row | {"task": 0, "attempt": 1} for row in each])))
         for each in ([], rows)
     )
     counts = [

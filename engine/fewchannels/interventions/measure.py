@@ -1,4 +1,4 @@
-"""What a sweep measures of its images: an edited one against the undisturbed one beside it."""
+"""What a sweep measures of its images: an edited one against the unedited one beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Measured:
     Attributes:
         row: what it is.
         image: the image.
-        columns: of ``edits``, what is known of it so far.
+        columns: columns of ``edits``, what is known of it so far.
     """
 
     row: Row
@@ -51,7 +51,7 @@ class Measures:
         """A batch's images with all their columns; without metrics where there is nothing to measure.
 
         Args:
-            made: each item's undisturbed image among them.
+            made: each item's unedited image among them.
         """
         images = torch.stack([pixels(each.image) for each in made])
         undisturbed = {each.row.item.item: i for i, each in enumerate(made) if each.row.role == "undisturbed"}
@@ -110,12 +110,12 @@ def mask_of(item: Item, height: int, width: int) -> Mask:
     """An item's mask at the size of its images. An image's mask is brought to it as the image is.
 
     Args:
-        item: with a mask.
-        height: of the images that are generated, pixels.
-        width: of the images that are generated, pixels.
+        item: item with a mask.
+        height: height of the images that are generated, pixels.
+        width: width of the images that are generated, pixels.
 
     Raises:
-        InputError: the file is no mask, or of another shape than the image it is of.
+        InputError: the file is not a mask, or of another shape than the image it is of.
     """
     assert item.mask is not None, "prepare_sweep() has refused it"
     mask, name = read_mask(item.mask), f"the mask {item.mask!r}"

@@ -19,7 +19,7 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
     """Pairs of a manifest's samples with different prompts, in the columns of ``schemas/pairs.yaml``.
 
     Args:
-        manifest: of the samples.
+        manifest: manifest of the samples.
         rule: how they are chosen; drawn pairs are different, all allowed ones equally likely.
 
     Raises:
@@ -54,10 +54,10 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
 
 
 def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> Columns:
-    """Pairs of a manifest's samples with reference images, likewise.
+    """Pairs of a manifest's samples with reference images.
 
     Args:
-        manifest: of targets.
+        manifest: manifest of targets.
         references: a manifest whose ``reference`` column names images, and ``mask`` their subjects' masks; its
             prompts are the images' captions.
         rule: how they are chosen; a column must be in both manifests.
@@ -71,8 +71,8 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
     missing = [i for i, each in enumerate(images["reference"]) if each is None]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} name no reference image, the "
-            f"first is row {missing[0]}. Fill its reference column."
+            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} have no reference image, the "
+            f"first is row {missing[0]}. Fill the reference column."
         )
     both = {name: _codes([*targets[name], *images[name]]) for name in names}
     n_targets = len(targets["seed"])
@@ -104,9 +104,9 @@ def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
     """Pairs that a table names: its columns ``target`` and ``source`` hold sample ids, or prompts, of a manifest.
 
     Args:
-        manifest: of the samples; a prompt with several seeds stands for its first row.
+        manifest: manifest of the samples; a prompt with several seeds stands for its first row.
         file: CSV or Parquet.
-        noise: of :data:`fewchannels.interventions.settings.NOISE`.
+        noise: one of :data:`fewchannels.interventions.settings.NOISE`.
 
     Raises:
         InputError: the file cannot be read, has not the columns, or names what the manifest has not.
@@ -158,8 +158,8 @@ def _chosen(
         return _every(n_targets, n_sources, allowed)
     if rule.n > n_targets * n_sources:
         raise InputError(
-            f"pairs is {rule.n}; {n_targets} targets and {n_sources} sources make {n_targets * n_sources} at most. "
-            "Ask for fewer, or for all."
+            f"pairs is {rule.n}; {n_targets} targets and {n_sources} sources allow at most {n_targets * n_sources}. "
+            "Give a smaller number, or all."
         )
     random = np.random.default_rng(rule.seed)
     found: dict[tuple[int, int], None] = {}
@@ -170,8 +170,8 @@ def _chosen(
         if len(found) >= rule.n:
             return sorted(list(found)[: rule.n])
     raise InputError(
-        f"pairs is {rule.n}, and {_MOST_TRIES} rounds of drawing found only {len(found)} that differ and that the rule "
-        "allows. Ask for fewer, or for all."
+        f"pairs is {rule.n}, but {_MOST_TRIES} rounds of random draws found only {len(found)} different pairs that the "
+        "rule allows. Give a smaller number, or all."
     )
 
 
@@ -183,7 +183,7 @@ def _every(
     for target in range(n_targets):
         found += [(target, int(source)) for source in every[allowed(np.full(n_sources, target), every)]]
         if len(found) > MOST_PAIRS:
-            raise InputError(f"all pairs are more than {MOST_PAIRS:,}, the most that a sweep takes. Ask for a number.")
+            raise InputError(f"all pairs are more than {MOST_PAIRS:,}, the limit of a sweep. Give a number of pairs.")
     return found
 
 
@@ -195,5 +195,5 @@ def _columns(rows: list[dict[str, Any]]) -> Columns:
         text = "\0".join(str(each) for each in (row["target_id"], of_source, row["source_seed"], row.get("mask")))
         row |= {"pair": i, "pair_id": hashlib.sha256(text.encode()).hexdigest()[:16]}
     if len({row["pair_id"] for row in rows}) < len(rows):
-        raise InputError("a pair is there twice; name each once.")
+        raise InputError("a pair is listed twice; list each once.")
     return as_columns("pairs", rows)

@@ -13,7 +13,7 @@ class Protocol:
         source: where it is from.
         published: what that says.
         unpublished: what it leaves open, and what is taken here.
-        grids: of its sweep.
+        grids: grids of its sweep.
         needs_run: whether channels are fixed from a capture.
     """
 
@@ -28,13 +28,13 @@ PROTOCOLS = {
     "turri2026": Protocol(
         source="Turri et al. 2026, arXiv 2605.13974",
         published=(
-            "the top-k channels of every block's image stream are set to zero, against as many of the lowest "
-            "statistic; the image of the same seed is compared"
+            "zero-ablation of the top-k channels of every block's image stream, against the same number of channels "
+            "with the lowest statistic; compared with the image of the same seed"
         ),
         unpublished=(
-            "k (12 of its localization figure is taken), layers and steps (all are taken), whether each sample's own "
-            "channels (taken: those of its undisturbed trajectory at that layer and step); the controls random, "
-            "redrawn, matched and scaled are added here"
+            "k (here 12, from its localization figure), layers and steps (here all), whether channels are chosen per "
+            "sample (here those of its unedited trajectory at that layer and step); the controls random, redrawn, "
+            "matched and scaled are additions"
         ),
         grids=(
             Grid(
@@ -47,12 +47,12 @@ PROTOCOLS = {
     "gan2025": Protocol(
         source="Gan et al. 2025, arXiv 2510.11538",
         published=(
-            "one or two fixed massive dimensions are set to zero behind one layer; detail is lost and meaning kept "
-            "(CLIP win rate 0.512, aesthetics 0.078)"
+            "zero-ablation of one or two fixed massive dimensions at one layer's output; detail is lost and meaning "
+            "preserved (CLIP win rate 0.512, aesthetics 0.078)"
         ),
         unpublished=(
-            "which layer (each is taken by itself), whether in every step (all are taken); the fixed dimensions are "
-            "those of largest mean score in a capture; controls are added here"
+            "which layer (here each one in turn), whether in every step (here all); the fixed dimensions are those of "
+            "largest mean score in a capture; the controls are additions"
         ),
         grids=(
             Grid(

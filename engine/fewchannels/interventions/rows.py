@@ -1,6 +1,6 @@
 """From items and conditions to batches: which row of a batch is what. Pure.
 
-Everything that an edit is compared with, or copied from, is a row of its own batch: the undisturbed sample and the
+Everything that an edit is compared with, or copied from, is a row of its own batch: the unedited sample and the
 source run once for all the conditions beside them, and nothing of a trajectory is ever stored.
 """
 
@@ -13,7 +13,7 @@ from fewchannels.interventions.conditions import GUIDE, Condition
 from fewchannels.manifest import Sample
 
 ROLES = ("undisturbed", "source", "edited", "disturbed")
-"""What a row is; a ``disturbed`` row is only there to guide the row after it."""
+"""Roles of a row; a ``disturbed`` row only serves to guide the row after it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Item:
         item: its place in the sweep.
         item_id: the sample's id, or the pair's.
         target: the sample.
-        source: whose hidden states are transported; None where there is none. Of an image, its prompt and its noise.
+        source: source whose hidden states are transported; None where there is none. Of an image, its prompt and its
+            noise.
         image: path of the image whose noised latents are the source's trajectory; None for a generated source.
         mask: path of the mask of what is transported: the target's of text sources, the image's own else.
     """
@@ -42,10 +43,10 @@ class Row:
     """One row of a batch.
 
     Attributes:
-        item: whose it is.
-        role: of :data:`ROLES`.
+        item: item that the row belongs to.
+        role: one of :data:`ROLES`.
         condition: how it is edited; None where it is not.
-        place: of the condition in the sweep; -1 where there is none.
+        place: location of the condition in the sweep; -1 where there is none.
         undisturbed: the batch's row of the same item without an edit.
         source: the batch's row of the item's source; None where there is none.
     """
@@ -71,7 +72,7 @@ class Batch:
     """What is generated together.
 
     Attributes:
-        rows: of the batch; those that a row is compared with are before it.
+        rows: rows of the batch; those that a row is compared with are before it.
         blended: edited images that are made from those of the rows, and not generated.
     """
 
@@ -98,7 +99,7 @@ def check_batch_size(conditions: Sequence[Condition], batch_size: int, *, has_so
     least = 1 + has_source + max(map(n_rows, conditions))
     if batch_size < least:
         raise InputError(
-            f"batch_size is {batch_size}; an edit needs {least} rows of one batch: its own, the undisturbed sample's"
+            f"batch_size is {batch_size}; an edit needs {least} rows in one batch: its own, the unedited sample's"
             f"{' and the source' if has_source else ''}."
         )
 
@@ -107,9 +108,9 @@ def batches(items: Sequence[Item], conditions: Sequence[Condition], batch_size: 
     """Batches of all items under all conditions; items whose conditions fit share one.
 
     Args:
-        items: with the same settings, and all with a source or none.
-        conditions: of the sweep.
-        batch_size: rows at the most.
+        items: items with the same settings, and all with a source or none.
+        conditions: conditions of the sweep.
+        batch_size: rows at most.
     """
     has_source = items[0].source is not None
     fixed = 1 + has_source

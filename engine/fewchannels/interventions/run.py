@@ -48,8 +48,8 @@ def run_sweep(
     """Begin or resume a sweep, run what is not done yet, and measure its effects. Call it again to resume.
 
     Args:
-        prepared: from :func:`fewchannels.interventions.sweep.prepare_sweep`.
-        pool: of actors.
+        prepared: result of :func:`fewchannels.interventions.sweep.prepare_sweep`.
+        pool: pool of actors.
         on_wait: called with the reason when another command that writes to the sweep has to be waited for.
         on_begun: called when the sweep is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.

@@ -15,7 +15,7 @@ KINDS = ("disruption", "text", "image")
 NOISE = ("shared", "separate")
 MOST_PAIRS = 1_000_000
 _GRIDS = "grids"
-_SEED = within(0, MOST_SEED, "Of the drawn pairs.")  # the class below has a field called `within`
+_SEED = within(0, MOST_SEED, "Random seed of the pairs.")  # the class below has a field called `within`
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,20 @@ class PairRule:
         within: columns of the manifest in which target and source must agree.
         across: columns in which they must differ.
         noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
-        seed: of the draw.
+        seed: random seed of the draw.
     """
 
-    n: int | None = field(default=None, metadata=within(1, MOST_PAIRS, "How many pairs are drawn, or all."))
+    n: int | None = field(default=None, metadata=within(1, MOST_PAIRS, "Number of random pairs, or all."))
     within: tuple[str, ...] = field(
-        default=(), metadata=several(Text(), "Column in which both must agree; repeat for more.", least=0, repeats=True)
+        default=(),
+        metadata=several(Text(), "Column in which target and source must agree; repeatable.", least=0, repeats=True),
     )
     across: tuple[str, ...] = field(
         default=(),
-        metadata=several(Text(), "Column in which they must differ; repeat for more.", least=0, repeats=True),
+        metadata=several(Text(), "Column in which target and source must differ; repeatable.", least=0, repeats=True),
     )
     noise: str = field(
-        default="shared", metadata=text("shared: the source begins with the target's noise; separate: with its own.")
+        default="shared", metadata=text("Initial noise of the source: shared (the target's), or separate (its own).")
     )
     seed: int = field(default=0, metadata=_SEED)
 
@@ -54,9 +55,9 @@ class SweepSettings:
     """What a sweep was asked to do.
 
     Attributes:
-        kind: of :data:`KINDS`.
+        kind: one of :data:`KINDS`.
         generation: how images are generated.
-        grids: of conditions.
+        grids: grids of conditions.
         protocol: name of the published protocol that the grids are of; None for the user's own.
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
@@ -71,12 +72,14 @@ class SweepSettings:
     generation: Generation
     grids: tuple[Grid, ...]
     protocol: str | None = None
-    score: str = field(default="mean_abs", metadata=text("mean_abs, abs_mean, max_abs or rms: ranks channels."))
+    score: str = field(
+        default="mean_abs", metadata=text("Statistic that ranks channels: mean_abs, abs_mean, max_abs or rms.")
+    )
     cluster_k: int = field(
         default=12,
-        metadata=within(1, MOST_INDEX, "Top channels that tokens are clustered by, for --tokens foreground."),
+        metadata=within(1, MOST_INDEX, "Number of top channels that cluster the tokens, for --tokens foreground."),
     )
-    channels_run: str | None = field(default=None, metadata=text("A captured run."))
+    channels_run: str | None = field(default=None, metadata=text("Captured run whose scores rank channels."))
     pairs: PairRule = field(default_factory=PairRule)
     pairs_file: Path | None = None
     references: Path | None = None
@@ -84,7 +87,7 @@ class SweepSettings:
         default=(),
         metadata=several(
             Text(),
-            "clip=, dino=, pickscore=, aesthetic= FOLDER or hub id, lpips=alex; repeat for more.",
+            "Learned metric: clip=, dino=, pickscore= or aesthetic= a FOLDER or hub id, or lpips=alex; repeatable.",
             least=0,
             repeats=True,
         ),
@@ -100,13 +103,13 @@ class SweepSettings:
             raise InputError("grids is empty; a sweep needs at least one.")
         own = replace(self.pairs, noise=PairRule.noise)
         if self.kind == "disruption" and (self.pairs != PairRule() or self.pairs_file is not None):
-            raise InputError("pairs were given, and a disruption has none. Leave them out.")
+            raise InputError("pairs were given, but a disruption has none. Omit them.")
         if self.kind == "image" and self.pairs_file is not None:
-            raise InputError("pairs_file was given; pairs with images are drawn, or all. Leave it out.")
+            raise InputError("pairs_file was given, but pairs with images are drawn at random, or all. Omit it.")
         if self.pairs_file is not None and own != PairRule():
-            raise InputError("pairs_file was given, and a rule for drawing pairs as well. Leave one of them out.")
+            raise InputError("both pairs_file and a rule for random pairs were given. Omit one of them.")
         if self.kind != "image" and self.references is not None:
-            raise InputError(f"references was given, and a sweep of kind {self.kind!r} takes none. Leave it out.")
+            raise InputError(f"references was given, but a sweep of kind {self.kind!r} has none. Omit it.")
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> Generation:

@@ -36,13 +36,13 @@ from fewchannels.models.source import check_files, find, geometry
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, begun_identity
 from fewchannels.runs.identity import differences, fingerprint, known_to
 from fewchannels.runs.storage import Storage, open_storage
-from fewchannels.tables import Columns, decode, encode
+from fewchannels.tables import Columns, from_parquet, to_parquet
 
 CONDITIONS, PAIRS, RANKS = "conditions.parquet", "pairs.parquet", "channel_ranks.parquet"
 UNBLENDABLE = {
-    "DiTPipeline": "it takes classes, and encodes no prompt",
+    "DiTPipeline": "it takes class labels, not prompts",
     "HiDreamImagePipeline": "its encoders' layers come before the prompts in one tensor",
-    "ZImagePipeline": "it pads no prompt, and two have different numbers of tokens",
+    "ZImagePipeline": "it does not pad prompts, so two have different numbers of tokens",
 }
 """Pipelines whose prompts are no baseline, with why.
 
@@ -61,7 +61,7 @@ class Sweep:
         place: path or URL of the sweep.
         generation: how its images are generated, all of it settled.
         geometry: the model's.
-        kind: of :data:`fewchannels.interventions.settings.KINDS`.
+        kind: one of :data:`fewchannels.interventions.settings.KINDS`.
         conditions: every way to edit.
         n_items: samples, or pairs.
         shard_items: items of a task.
@@ -69,9 +69,9 @@ class Sweep:
         cluster_k: top channels that tokens are clustered by.
         metrics: learned metrics.
         identity: what decides its images and numbers.
-        fingerprint: of the identity.
+        fingerprint: fingerprint of the identity.
         lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
-        unchecked: fields of the identity that the sweep at its place was begun without, by an earlier version.
+        unchecked: fields of the identity that the sweep at its place was created without, by an earlier version.
     """
 
     place: str
@@ -102,7 +102,7 @@ class Sweep:
 
     @property
     def has_source(self) -> bool:
-        """Whether items have a source."""
+        """Return whether items have a source."""
         return self.kind != "disruption"
 
     @property
@@ -124,7 +124,7 @@ class Sweep:
         rows, is_pair = self.rows(task), self.has_source
         with self.storage.open(PAIRS if is_pair else MANIFEST) as file:
             if is_pair:
-                return decode(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
+                return from_parquet(file.read()).slice(rows.start, len(rows)).column("pair_id").to_pylist()
             return [sample.sample_id for sample in read_samples(file, rows.start, rows.stop)]
 
     def leased(self, token: str) -> "Sweep":
@@ -137,9 +137,9 @@ class Prepared:
     """A sweep that was checked, and what it begins with.
 
     Attributes:
-        sweep: that can run.
-        manifest: of its samples.
-        tables: encoded, by key.
+        sweep: sweep that can run.
+        manifest: manifest of its samples.
+        tables: Parquet files, by key.
         about: what ``sweep.json`` says beside the identity.
     """
 
@@ -176,7 +176,7 @@ def prepare_sweep(
     _check(settings, conditions, generation, how, manifest, pairs)
     if any(each.scores_from == "run" for each in conditions):
         tables[RANKS] = _ranks(settings, conditions, how.n_channels)
-    encoded = {key: bytes(encode(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
+    parquet = {key: bytes(to_parquet(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
     n_items = manifest.n_samples if pairs is None else len(pairs["pair"])
     shard_items = max(1, min(_MOST_TASK_ITEMS, _TASK_EDITS // max(1, len(conditions))))
     decided = {name: value for name, value in generation.as_dict().items() if name not in OF_THE_PLACE}
@@ -191,7 +191,7 @@ def prepare_sweep(
         "shard_items": shard_items,
         "n_items": n_items,
         **model_identity(source, generation, family),
-        **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in encoded.items()},
+        **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in parquet.items()},
     }
     if settings.metrics:
         identity["metric_files"] = metric_digests(settings.metrics)
@@ -222,7 +222,7 @@ def prepare_sweep(
         "n_edits": sweep.n_edits,
         "batch_size": sweep.batch_size,
     }
-    return Prepared(sweep, manifest, encoded, about)
+    return Prepared(sweep, manifest, parquet, about)
 
 
 def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> tuple[int, int]:
@@ -230,8 +230,8 @@ def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifes
     check_guidance(generation, how, manifest.used)
     if how.pipeline.needs_reference or manifest.used.n_references:
         raise InputError(
-            "a sweep edits images made from text; this manifest or model wants reference images for the pipeline "
-            "itself. Leave the manifest's reference column out, or take another model."
+            "a sweep edits images made from text; this manifest or model has reference images for the pipeline "
+            "itself. Remove the manifest's reference column, or use another model."
         )
     for size in sizes(generation, manifest.used):
         how.token_grid(*size)
@@ -269,29 +269,29 @@ def _check(
         settings.kind == "disruption" and of_source
     ):
         wanted = "zero, mean, shuffle, scale:F or guide" if settings.kind == "disruption" else "transport and baselines"
-        raise InputError(f"a sweep of kind {settings.kind!r} takes the actions {wanted}.")
+        raise InputError(f"the actions of a sweep of kind {settings.kind!r} must be {wanted}.")
     if how.pipeline_class in UNBLENDABLE and any(each.action == "prompt" for each in conditions):
         raise InputError(
-            f"prompts of {how.pipeline_class} cannot be blended: {UNBLENDABLE[how.pipeline_class]}. Leave prompt out "
-            "of the baselines."
+            f"prompts of {how.pipeline_class} cannot be blended: {UNBLENDABLE[how.pipeline_class]}. Omit prompt "
+            "from --baselines."
         )
     if settings.kind == "image":
         if not how.takes_images:
             raise InputError(
-                f"a transport from images needs flow matching and a VAE of a known kind; {how.pipeline_class} has "
+                f"a transport from images needs flow matching and a VAE of a supported kind; {how.pipeline_class} has "
                 "another."
             )
         if any(each.action == "prompt" and not 0 <= each.amount <= 1 for each in conditions):
             raise InputError("amounts of prompt blends lie between 0 and 1.")
     if any("text" in each.streams for each in conditions) and not how.family.has_text(how.blocks):
-        raise InputError(f"streams names text; the blocks of {how.transformer} have no text stream. Leave it out.")
+        raise InputError(f"streams includes text, but the blocks of {how.transformer} have no text stream. Omit it.")
     if any(each.tokens in ("inside", "outside") for each in conditions):
         masks = columns(manifest.open(), ["mask"])["mask"] if pairs is None else list(pairs["mask"])
         if missing := [i for i, mask in enumerate(masks) if mask is None]:
             raise InputError(
-                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items name no mask, the first is "
+                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items have no mask, the first is "
                 f"number {missing[0]}. Fill the mask column of the "
-                f"{'references' if settings.kind == 'image' else 'manifest'}, or take foreground."
+                f"{'references' if settings.kind == 'image' else 'manifest'}, or use --tokens foreground."
             )
     _check_used(settings, conditions)
     if pairs is not None and settings.kind == "text":
@@ -307,12 +307,12 @@ def _check_used(settings: SweepSettings, conditions: list[Condition]) -> None:
     ranked = clustered or any(each.selection in ("top", "bottom", "matched", "scaled") for each in conditions)
     for name, is_used, why in (
         ("channels_run", any(each.scores_from == "run" for each in conditions), "no condition ranks channels by a run"),
-        ("cluster_k", clustered, "no condition chooses tokens by clusters"),
+        ("cluster_k", clustered, "no condition selects tokens by clusters"),
         ("score", ranked, "no condition ranks channels"),
     ):
         value = getattr(settings, name)
         if not is_used and value != getattr(SweepSettings, name):
-            raise InputError(f"{name} is {value!r}, and nothing would use it: {why}. Leave it out.")
+            raise InputError(f"{name} is {value!r}, but would have no effect: {why}. Omit it.")
 
 
 def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> None:
@@ -331,15 +331,13 @@ def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> 
 
 def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int) -> Columns:
     if settings.channels_run is None:
-        raise InputError(
-            "channels are fixed from a capture (scores_from run), and none is named. Give --channels-from RUN."
-        )
+        raise InputError("scores_from is run, but no run is given. Give --channels-from RUN.")
     selected = select(settings.channels_run)
     layers = [block.layer for block in selected.blocks]
     needed = sorted({layer for each in conditions if each.scores_from == "run" for layer in each.layers})
     if missing := [layer for layer in needed if layer not in layers]:
         raise InputError(
-            f"{settings.channels_run!r} kept no scores of layer {missing[0]} (it has {', '.join(map(str, layers))}). "
+            f"{settings.channels_run!r} has no scores of layer {missing[0]} (it has {', '.join(map(str, layers))}). "
             "Capture those layers, or choose others."
         )
     if selected.layout.n_channels != n_channels:

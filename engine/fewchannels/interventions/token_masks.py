@@ -34,7 +34,7 @@ def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tens
 
     Args:
         source: ``(row, token)`` bool, row-major over the grid.
-        target: likewise.
+        target: same for the target.
         grid: tokens along height and width.
 
     Returns:

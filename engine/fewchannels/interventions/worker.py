@@ -35,7 +35,7 @@ from fewchannels.runs.lease import Membership
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import part
 from fewchannels.runs.provenance import computed_by, named_files
-from fewchannels.tables import as_columns, decode, encode, schema
+from fewchannels.tables import as_columns, from_parquet, schema, to_parquet
 
 
 class SweepWorker:
@@ -45,7 +45,7 @@ class SweepWorker:
         sweep: what to do.
         n_threads: CPU threads for PyTorch.
         opened: opens one of the sweep's files by key; None for those in its storage.
-        device: that is its share; None for what the machine has.
+        device: device assigned to it; None for what the machine has.
 
     Raises:
         InputError: the model, or that of a metric, cannot be loaded.
@@ -92,7 +92,7 @@ class SweepWorker:
         columns = as_columns("edits", [row | about for row in made])
         # What a record names stays as it is until the new record does.
         draft = Draft(self.sweep.storage, name_of(task), self.ledger.key(task)) if self.ledger.find(task) else None
-        objects = {key: (draft or self.sweep.storage).put(key, [encode("edits", columns)])}
+        objects = {key: (draft or self.sweep.storage).put(key, [to_parquet("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
         note_failures({row["item"]: row["error"] for row in made if row["status"] == "failed"}.values())
         seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads)
@@ -124,7 +124,7 @@ class SweepWorker:
 
     def _read(self, key: str) -> Any:
         with self._opened(key) as file:
-            return decode(file.read())
+            return from_parquet(file.read())
 
     def images(self, items: Sequence[Item]) -> list[dict[str, Any]]:
         """Every image of items under all conditions: rows of ``edits`` but for the columns that name the task."""

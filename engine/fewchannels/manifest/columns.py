@@ -67,7 +67,7 @@ def without(
         if name.casefold() not in there:
             raise unknown("column to ignore", name, there.values())
         if prompt_column is not None and name.casefold() == prompt_column.casefold():
-            raise InputError(f"column {name!r} is named as the prompt column and as one to ignore; leave one out.")
+            raise InputError(f"column {name!r} is both the prompt column and one to ignore; omit one of the options.")
     left_out = {name.casefold() for name in ignored}
     return tuple(
         {column: kind for column, kind in survey.items() if column.casefold() not in left_out} for survey in surveys
@@ -91,9 +91,9 @@ def map_columns(
     """Decide where the columns of every source go.
 
     Args:
-        names: of the sources, for messages.
+        names: names of the sources, for messages.
         surveys: each source's columns and their types.
-        prompt_columns: of each source, or None to pick the obvious one.
+        prompt_columns: prompt columns of each source, or None to pick the obvious one.
         seeds_given: whether the caller chose the seeds.
         source_file: whether there is a column with the source's name.
 
@@ -109,7 +109,7 @@ def map_columns(
         known = _known_columns(name, survey, prompt)
         if seeds_given and "seed" in known:
             raise InputError(
-                f"{name}: has a seed column, {known['seed']!r}, and --seeds was given as well. Leave --seeds out to "
+                f"{name}: has a seed column, {known['seed']!r}, and --seeds was given as well. Omit --seeds to "
                 f"use the column, or leave the column out with {ignoring(known['seed'])}."
             )
         for column, kind in survey.items():
@@ -118,7 +118,7 @@ def map_columns(
             target = column
             if column.casefold() == "prompt":
                 target = "source_prompt"
-                notes.append(f"{name}: column {column!r} is kept as 'source_prompt', for {prompt!r} is the prompt")
+                notes.append(f"{name}: column {column!r} is kept as 'source_prompt', because {prompt!r} is the prompt")
             target = spelled.setdefault(target.casefold(), target)
             if target in known:
                 raise InputError(
@@ -162,7 +162,7 @@ def check_names(source: str, columns: Iterable[str]) -> None:
             raise InputError(f"{source}: the name of column {column!r} {NOT_UTF8}.")
         if other := seen.get(column.casefold()):
             raise InputError(
-                f"{source}: columns {other!r} and {column!r} have one name (SQL tells no case apart); rename one."
+                f"{source}: columns {other!r} and {column!r} have the same name, as SQL ignores case; rename one."
             )
         seen[column.casefold()] = column
 
@@ -205,7 +205,7 @@ def _common_type(source: str, column: str, one: pa.DataType, other: pa.DataType)
     for kind in (one, other):
         if _is_compound(kind):
             raise InputError(
-                f"{source}: column {column!r} is {other}, elsewhere {one}; no type holds both. Rename one of them."
+                f"{source}: column {column!r} is {other}, elsewhere {one}; no type fits both. Rename one of them."
             )
     return common, [f"{source}: column {column!r} is {other}, elsewhere {one}; kept as text"]
 
@@ -225,8 +225,7 @@ def _prompt_column(source: str, survey: Survey, wanted: str | None) -> str:
     several = sure or there
     if len(several) > 1:
         raise InputError(
-            f"{source}: {' and '.join(map(repr, several))} may each be the prompt; name the one to use with "
-            "--prompt-column."
+            f"{source}: {' and '.join(map(repr, several))} could each be the prompt; choose one with --prompt-column."
         )
     found = several[0] if several else None
     if found is None:
@@ -234,10 +233,10 @@ def _prompt_column(source: str, survey: Survey, wanted: str | None) -> str:
             raise unknown(f"prompt column of {source}", wanted, survey)
         raise InputError(
             f"{source}: no column is called {', '.join(_NAMES[:-1])} or {_NAMES[-1]}, with or without s; it has "
-            f"{', '.join(map(repr, survey)) or 'none'}. Name the one to use with --prompt-column."
+            f"{', '.join(map(repr, survey)) or 'none'}. Choose one with --prompt-column."
         )
     if not (pa.types.is_string(survey[found]) or pa.types.is_null(survey[found])):
-        raise InputError(f"{source}: column {found!r} is {survey[found]}, and prompts are text. Name another column.")
+        raise InputError(f"{source}: column {found!r} is {survey[found]}, but prompts are text. Choose another column.")
     return found
 
 

@@ -79,10 +79,10 @@ class Manifest:
                 found = row["sample_id"]
                 if found != sample_id(row["prompt"], row["seed"], **{each: row[each] for each in OPTIONAL_COLUMNS}):
                     raise not_a_manifest(
-                        name, f"the sample_id of row {number}, {found!r}, is not that of its prompt and settings"
+                        name, f"the sample_id of row {number}, {found!r}, does not match its prompt and settings"
                     )
                 if int(found, 16) in seen:
-                    raise not_a_manifest(name, f"the sample_id of row {number}, {found!r}, is there twice")
+                    raise not_a_manifest(name, f"the sample_id of row {number}, {found!r}, occurs twice")
                 seen.add(int(found, 16))
                 whole.update(_row_digest(row))
                 used.add(row)

@@ -19,7 +19,7 @@ from fewchannels.manifest.rows import OPTIONAL_COLUMNS
 from fewchannels.tables import schema
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-_MOST_DISTINCT = 10_000  # values of an extra column that are told apart
+_MOST_DISTINCT = 10_000  # values of an extra column that are distinguished
 _COMMONEST = 5
 
 
@@ -63,7 +63,7 @@ def samples_at(path: ManifestFile, rows: Sequence[int]) -> list[Sample]:
     with opened(path) as file:
         metadata = file.metadata
         if outside := [row for row in rows if not 0 <= row < metadata.num_rows]:
-            raise InputError(f"{str(path)!r} has the samples [0, {metadata.num_rows}); {outside[0]} is not in it.")
+            raise InputError(f"{str(path)!r} has samples 0 to {metadata.num_rows - 1}; {outside[0]} is outside.")
         places: dict[int, int] = {}
         groups: list[int] = []
         wanted, before, n_read = set(rows), 0, 0
@@ -191,10 +191,10 @@ def check_path(path: str | Path) -> None:
         InputError: saying so, and how to make a manifest.
     """
     if url := as_url(Path(path)):
-        raise InputError(f"{url!r} is a URL, and a manifest is read from a disk of this machine. Copy it here first.")
+        raise InputError(f"{url!r} is a URL, but a manifest is read from a local disk. Copy it here first.")
     if not Path(path).is_file():
         raise InputError(
-            f"there is no manifest {str(path)!r}. Make one: fewchannels manifest ingest prompts.csv -o {str(path)!r}."
+            f"there is no manifest {str(path)!r}. Create one: fewchannels manifest ingest prompts.csv -o {str(path)!r}."
         )
 
 
@@ -228,11 +228,11 @@ def opened(path: ManifestFile, name: str | None = None) -> Iterator[pq.ParquetFi
 
 def not_readable(name: str, error: Exception) -> InputError:
     """The error of a file that cannot be read."""
-    return InputError(f"{name!r} is not readable Parquet: {error}. Make the manifest again.")
+    return InputError(f"{name!r} is not readable Parquet: {error}. Ingest the manifest again.")
 
 
 def not_a_manifest(name: str, why: str) -> InputError:
     """The error of a file that is not a manifest."""
     return InputError(
-        f"{name!r} is not a manifest: {why}. Make one of it: fewchannels manifest ingest {name!r} -o manifest.parquet."
+        f"{name!r} is not a manifest: {why}. Convert it: fewchannels manifest ingest {name!r} -o manifest.parquet."
     )

@@ -21,8 +21,8 @@ class OwnSetting:
         name: what it sets, a column of the manifest.
         column: the source's own name of it.
         n_rows: rows that set it, of those that were kept.
-        lowest: of the values; None where they are text or there are none.
-        highest: of the values; None where they are text or there are none.
+        lowest: lowest value; None where they are text or there are none.
+        highest: highest value; None where they are text or there are none.
     """
 
     name: str
@@ -46,12 +46,13 @@ class IngestReport:
 
     Attributes:
         output: the manifest.
-        sources: as they were named.
+        sources: sources as they were named.
         prompt_column: the column or columns that were taken as the prompt.
         n_rows: rows read, bad ones too, blank lines not.
         n_written: samples in the manifest.
         n_duplicates: samples left out because their id was there already.
-        n_differing: of these, the samples whose extra columns differ from those of the sample that was kept.
+        n_differing: number of these whose extra columns differ from those of the sample that
+            was kept.
         differing_columns: the extra columns in which any of them differs.
         n_bad: rows left out because they break a rule.
         n_blank: blank lines.
@@ -60,7 +61,7 @@ class IngestReport:
         ignored_columns: the sources' columns that were left out because the caller named them.
         notes: what a person should know about columns, quotes and files that are not there.
         n_files: different files that masks and references name.
-        n_missing: of these, how many are not there.
+        n_missing: number of these that do not exist.
     """
 
     output: Path
@@ -128,7 +129,7 @@ class Tally:
         missing = [path for path, is_there in self.files.items() if not is_there]
         if not missing:
             return []
-        which = f"{len(missing):,} of the {len(self.files):,} files that masks and references name are not there"
+        which = f"{len(missing):,} of the {len(self.files):,} files in the columns mask and reference do not exist"
         return [f"{which}, such as {min(missing)!r}"]
 
     def settings(self) -> tuple[OwnSetting, ...]:

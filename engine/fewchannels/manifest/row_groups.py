@@ -26,14 +26,14 @@ class Writer:
     """Writes the samples of checked rows, in the order in which they come.
 
     Args:
-        file: to write to.
-        columns: of the manifest.
+        file: file to write to.
+        columns: columns of the manifest.
         compared: extra columns in which a duplicate may differ from the sample that was kept.
 
     Attributes:
         n_written: samples so far.
         n_duplicates: samples left out because their id was there already.
-        n_differing: of these, those that differ from the kept sample in a column of ``compared``.
+        n_differing: number of these that differ from the kept sample in a column of ``compared``.
     """
 
     def __init__(self, file: pq.ParquetWriter, columns: pa.Schema, compared: Collection[str]) -> None:
@@ -184,9 +184,9 @@ def written(path: Path, extras: dict[str, pa.DataType], compared: Collection[str
     """A writer whose file gets its name when the block ends well, and vanishes when it does not.
 
     Args:
-        path: of the manifest.
+        path: path of the manifest.
         extras: its columns beside the schema's.
-        compared: as of :class:`Writer`.
+        compared: same as for :class:`Writer`.
 
     Raises:
         StorageError: the manifest cannot be written.

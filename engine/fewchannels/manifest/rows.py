@@ -58,7 +58,7 @@ class BadRowsError(InputError):
         lines += [f"  {row}" for row in self.bad_rows]
         if n_bad > len(self.bad_rows):
             lines.append(f"  ... and {n_bad - len(self.bad_rows):,} more")
-        lines.append("Mend them, or leave them out with --on-error skip." if n_bad < n_rows else "Mend them.")
+        lines.append("Fix them, or skip them with --on-error skip." if n_bad < n_rows else "Fix them.")
         super().__init__("\n".join(lines))
 
 
@@ -94,7 +94,7 @@ def sample_id(prompt: str, seed: int, **optional: Any) -> str:
 
     Args:
         prompt: stripped and in NFC, as a manifest holds it.
-        seed: of the sample's noise.
+        seed: random seed of the sample's noise.
         optional: any of :data:`OPTIONAL_COLUMNS`; None is the same as leaving it out.
     """
     return hashlib.sha256(f"{prompt}\0{seed}{settings_text(optional)}".encode()).hexdigest()[:16]
@@ -166,8 +166,8 @@ def _extra(
     except pa.ArrowException as error:
         if isinstance(values, pa.Array) or not pa.types.is_string(kind):
             raise InputError(
-                f"{file}: column {column!r} is {kind} over all rows and sources, and a value does not fit: {error}. "
-                "Give the column one type, or leave it out of the source."
+                f"{file}: column {column!r} is {kind} over all rows and sources, but a value does not fit: {error}. "
+                "Give the column one type, or remove it from the source."
             ) from error
     texts = [
         value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values
@@ -200,16 +200,16 @@ def _text(value: Any, *, canonical: bool) -> str | None:
         if canonical:
             text = unicodedata.normalize("NFC", text)
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"is {len(text):,} characters long; a text has at most {MAX_CHARACTERS:,}")
+        raise ValueError(f"is {len(text):,} characters long; the limit is {MAX_CHARACTERS:,}")
     if "\0" in text:
-        raise ValueError("holds a NUL character, which no text may")
+        raise ValueError("contains a NUL character, which is not allowed")
     return text or None
 
 
 def _prompt(value: Any) -> str:
     text = _text(value, canonical=True)
     if text is None:
-        raise ValueError("is empty; a prompt has at least one character that is not white space")
+        raise ValueError("is empty; a prompt needs at least one character other than white space")
     return text
 
 
@@ -276,9 +276,9 @@ def _why_not(value: Any) -> str:
     except ValueError:
         return ""
     if number == -1:
-        return "; where -1 stands for a random seed, choose one, or leave it empty for seed 0"
+        return "; if -1 means a random seed, choose a seed, or leave it empty for seed 0"
     if number > MAX_SEED:
-        return "; PyTorch's generator would take it modulo 2**64, and seeds are never changed here"
+        return "; PyTorch's generator would reduce it modulo 2**64, and seeds are never changed here"
     return ""
 
 

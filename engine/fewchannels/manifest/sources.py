@@ -53,11 +53,11 @@ def open_sources(names: Sequence[str]) -> tuple[list[Source], list[str]]:
             raise InputError(f"the folder {name!r} cannot be read: {error.strerror}.") from error
         files = [each for each in inside if each.suffix.lower() in _KINDS and each.is_file()]
         if not files:
-            raise InputError(f"the folder {name!r} has no file that ends in {', '.join(_KINDS)}.")
+            raise InputError(f"the folder {name!r} has no file with the suffix {', '.join(_KINDS)}.")
         sources += [_open(str(each)) for each in files]
         if rest := [each.name for each in inside if each not in set(files)]:
             more = f" and {len(rest) - _SHOWN:,} more" if len(rest) > _SHOWN else ""
-            notes.append(f"{name}: not prompts, left alone: {', '.join(map(repr, rest[:_SHOWN]))}{more}")
+            notes.append(f"{name}: ignored, not prompts: {', '.join(map(repr, rest[:_SHOWN]))}{more}")
     return sources, notes
 
 
@@ -71,13 +71,11 @@ def _open(name: str) -> Source:
         return _Demo(name)
     path = Path(name)
     if url := as_url(path):
-        raise InputError(
-            f"{url!r} is a URL, and prompts are read from a disk of this machine. Copy the file here first."
-        )
+        raise InputError(f"{url!r} is a URL, but prompts are read from a local disk. Copy the file here first.")
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise InputError(
-            f"{name!r} ends in {path.suffix or 'nothing'}; a source ends in {', '.join(_KINDS)}, or is demo:N."
+            f"{name!r} has the suffix {path.suffix or 'nothing'}; a source must have {', '.join(_KINDS)}, or be demo:N."
         )
     if not path.is_file():
         raise InputError(f"there is no file {name!r}.")
@@ -152,7 +150,7 @@ class _Demo(Source):
 
         count = self.name.removeprefix(DEMO)
         if not re.fullmatch(r"[0-9]{1,7}", count) or int(count) == 0:
-            raise InputError(f"{self.name!r} is not demo:N with N from 1 to 9999999, as in demo:256.")
+            raise InputError(f"{self.name!r} must be demo:N with N from 1 to 9999999, such as demo:256.")
         self._n = int(count)
         return dict.fromkeys(("prompt", *(field.name for field in fields(Scene))), pa.string())
 

@@ -32,7 +32,7 @@ class Source(ABC):
     """One thing to ingest.
 
     Attributes:
-        name: as the caller wrote it.
+        name: name as the caller wrote it.
         n_bytes: its size, for progress; 0 where it has none.
         prompt_column: its own, where it is not the caller's to choose.
         mixed: columns whose values are of several kinds, and the kinds; known after the survey.
@@ -175,8 +175,8 @@ class Delimited(Text):
             is_prompt = any(each.strip().casefold() in PROMPT_COLUMNS for each in fields)
             if own and len(fields) > len(own) and (len(own) == 1 or is_prompt):
                 raise InputError(
-                    f"{self.name}: its fields seem to be split by {name}: save it with commas as .csv, or with tabs as "
-                    f".tsv. If {name} is part of a column's name, rename the column."
+                    f"{self.name}: its fields seem to be separated by {name}: save it with commas as .csv, or with "
+                    f"tabs as .tsv. If {name} is part of a column's name, rename the column."
                 )
 
     def rows(self, file: TextIO) -> Iterator[tuple[int, Iterable[Any] | BadRow | None]]:
@@ -209,8 +209,8 @@ class Delimited(Text):
 
     def _why(self, error: csv.Error) -> str:
         if "field limit" in str(error):
-            return f"a field has more than {_MAX_FIELD:,} characters; a quote that is never closed makes such a field"
-        return f"{error}; a quote inside a quoted field is written twice"
+            return f"a field has more than {_MAX_FIELD:,} characters, probably because of an unclosed quote"
+        return f"{error}; double any quote inside a quoted field"
 
     def _reader(self, file: TextIO) -> Any:
         return _reader(file, self._separator, quoted=self._quoted)
@@ -223,7 +223,7 @@ class Delimited(Text):
         except csv.Error as error:
             raise InputError(f"{self.name}: the header is not {self._kind}: {self._why(error)}.") from error
         if header is None:
-            raise InputError(f"{self.name}: is empty; its first line names the columns.")
+            raise InputError(f"{self.name}: is empty; the first line must name the columns.")
         return header
 
 
@@ -231,7 +231,7 @@ class Tabbed(Delimited):
     _kind = "TSV"
     _separator = "\t"
     _quoted = False
-    _remedy = "in TSV a field holds no tab and no line end"
+    _remedy = "in TSV, a field cannot contain a tab or a line break"
 
 
 def _reader(lines: Iterable[str], separator: str, *, quoted: bool) -> Any:
@@ -290,7 +290,7 @@ class _Json(Text):
             return value
         rule = 'is not a JSON object such as {"prompt": "a red star"}'
         if isinstance(value, str) and value is not _NULL:
-            rule += "; prompts alone, one a line, are .txt"
+            rule += "; for plain prompts, one per line, use .txt"
         return bad_row(self.name, line, None, value, rule)
 
 
@@ -335,7 +335,7 @@ class JsonArray(JsonLines):
                 position = _after_space(text, position + 1)
         if text[position : position + 1] != "]" or _after_space(text, position + 1) != len(text):
             line += text.count("\n", counted, position)
-            raise InputError(f"{self.name}:{line}: the array ends wrongly; objects are split by ',' and ']' is last.")
+            raise InputError(f"{self.name}:{line}: the array is malformed; separate objects with ',' and end with ']'.")
 
     def _has_lines(self, file: TextIO) -> bool:
         """Whether the first line is an object by itself and another follows it, as datasets and pandas write them."""
@@ -353,14 +353,14 @@ def _instead(text: str) -> str:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return "One object a line is .jsonl."
+        return "For one object per line, use .jsonl."
     if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
         name = next(iter(value))
         return (
             f"It is an object of {len(value):,} objects, the first is {name!r:.60}: if each is a row, write them as an "
             "array; if each is a column (pandas' to_json), write it with orient='records'."
         )
-    return "Put its rows in an array, or write one object a line as .jsonl."
+    return "Put its rows in an array, or write one object per line as .jsonl."
 
 
 _NULL = "null"  # as an element: a bad row, where None would be a blank line

@@ -28,7 +28,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         InputError: the text is none of these, or a seed is too large, comes twice, or there are too many.
     """
-    rule = "Seeds are whole numbers, 0,1,2, or a range whose end is left out, 0:4."
+    rule = "Seeds are whole numbers, 0,1,2, or a range with an exclusive end, 0:4."
     ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,19})\s*(?::\s*([0-9]{1,19})\s*)?", part)
@@ -40,7 +40,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise InputError(f"seeds {text!r}: the range {part.strip()!r} is empty. {rule}")
         ranges.append(range(start, stop))
     if sum(part.stop - part.start for part in ranges) > _MAX_SEEDS:
-        raise InputError(f"seeds {text!r}: more than {_MAX_SEEDS:,} seeds. Make several manifests.")
+        raise InputError(f"seeds {text!r}: more than {_MAX_SEEDS:,} seeds. Create several manifests.")
     return _checked_seeds([seed for part in ranges for seed in part])
 
 
@@ -53,7 +53,7 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
             raise InputError(f"seed {seed} is given twice; give each seed once.")
         seen.add(seed)
     if not seen:
-        raise InputError("no seeds are given; give at least one, as in 0.")
+        raise InputError("no seeds are given; give at least one, such as 0.")
     return tuple(seeds)
 
 
@@ -74,7 +74,7 @@ def ingest(
             scenes of the demo world. Their columns are joined; where a source lacks one, its rows are null there. If
             there are several, a column ``source_file`` has the name of each row's file.
         output: the Parquet file; replaced if it is there, and its folder made if it is not.
-        prompt_column: of every source that names its columns; None picks the obvious one.
+        prompt_column: prompt column of every source that names its columns; None picks the obvious one.
         ignore_columns: columns that are left out of every source that has them, whatever they mean; in any case.
         seeds: each prompt is taken once with each seed; None takes the seed column, or 0 where there is none.
         on_error: "fail" writes nothing if any row is bad; "skip" leaves bad rows out.
@@ -89,7 +89,7 @@ def ingest(
     if isinstance(sources, str | Path):
         sources = [sources]
     if not sources:
-        raise InputError("no source is given; name a file of prompts, a folder of them, or demo:256.")
+        raise InputError("no source is given; give a file of prompts, a folder of them, or demo:256.")
     opened, notes = open_sources([str(source) for source in sources])
     names = [source.name for source in opened]
     several = len(opened) > 1

@@ -15,4 +15,4 @@ SELECTIONS = ("top", "bottom", "random", "matched", "all", "pca")
 KMEANS = ("exchange", "sklearn")
 """How K-means ends; :func:`fewchannels.measures.localization.localize` says what each does."""
 STARTS = 16
-"""First centers that K-means is run from by default: two of them find the least inertia of nearly every cell."""
+"""First centers that K-means is run from by default: two of them find the lowest inertia of nearly every cell."""

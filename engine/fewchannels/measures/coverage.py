@@ -25,8 +25,8 @@ def token_coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     rows, columns = grid
     if height % rows or width % columns or not height or not width:
         raise InputError(
-            f"a mask of {height} x {width} pixels on a grid of {rows} x {columns} tokens: a token must stand for whole "
-            "pixels. Give the mask the size of the image that the model made."
+            f"a mask of {height} x {width} pixels on a grid of {rows} x {columns} tokens: a token must cover whole "
+            "pixels. Give the mask the size of the generated image."
         )
     rectangles = mask.double().unflatten(-1, (columns, width // columns)).unflatten(-3, (rows, height // rows))
     return rectangles.mean(dim=(-3, -1)).flatten(-2)
@@ -37,7 +37,7 @@ def chance_iou(p: Tensor, g: Tensor) -> Tensor:
 
     Args:
         p: ``(...)`` share of one mask that is True, in [0, 1].
-        g: likewise of the other.
+        g: the other mask, same format.
 
     Returns:
         ``(...)`` in [0, 1]; NaN where both are 0 or one is NaN.

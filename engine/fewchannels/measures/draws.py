@@ -7,7 +7,7 @@ def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
     """A number for each cell that depends on a seed and on what names the cell, such as (sample, layer, step).
 
     Args:
-        seed: of the run or the analysis.
+        seed: random seed of the run or the analysis.
         parts: integers, or arrays of them, that broadcast against each other.
 
     Returns:
@@ -25,7 +25,7 @@ def uniforms(keys: np.ndarray, *shape: int) -> np.ndarray:
 
     Args:
         keys: ``(cell,)`` uint64, from :func:`cell_keys`.
-        shape: of each cell's numbers. Fewer along its first axis are the first of more.
+        shape: shape of each cell's numbers. Fewer along its first axis are the first of more.
 
     Returns:
         ``(cell, *shape)`` float64.
@@ -39,7 +39,7 @@ def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:
 
     Args:
         keys: ``(cell,)`` uint64, from :func:`cell_keys`.
-        n_channels: to draw from.
+        n_channels: number of channels to draw from.
         k: how many.
 
     Returns:

@@ -80,7 +80,7 @@ def missing(n_clusters: int, of: str = "prompts") -> str:
     """Why a mean has no interval, in words.
 
     Args:
-        n_clusters: with values.
+        n_clusters: number of clusters with values.
         of: what they are, in the plural.
     """
     if n_clusters >= FEWEST:
@@ -93,7 +93,7 @@ def _interval(
 ) -> Interval:
     """The interval where every value is in the sums of ``per_value`` clusters."""
     if not 0 < level < 1:
-        raise InputError(f"the level of an interval is {level}; it lies between 0 and 1, such as 0.95.")
+        raise InputError(f"the level of an interval is {level}; it must be between 0 and 1, such as 0.95.")
     if sums.shape != counts.shape or sums.ndim != 2:
         raise ValueError(f"sums {sums.shape} and counts {counts.shape}; both are (cluster, cell)")
     if (sums[counts == 0] != 0).any() or (counts < 0).any():

@@ -4,7 +4,7 @@ scikit-learn takes one cell at a time; most of its time is not arithmetic. Here 
 over its tokens (``benchmarks/analyses.py``). On the same starts the inertia is scikit-learn's.
 
 Lloyd's algorithm ends in one of many local minima where tokens form no clear clusters. Exchanging single tokens
-afterwards (Hartigan 1975) leaves most of them: ``docs/analyses.md`` has how many cells then reach the least inertia.
+afterwards (Hartigan 1975) leaves most of them: ``docs/analyses.md`` has how many cells then reach the lowest inertia.
 """
 
 import math
@@ -22,7 +22,7 @@ _LEAST_GAIN = 1e-5
 
 @dataclass(frozen=True)
 class Clusters:
-    """What clustering found for each cell: of its starts, the one with the least inertia.
+    """What clustering found for each cell: of its starts, the one with the lowest inertia.
 
     Attributes:
         labels: ``(cell, token)`` int64 in ``[0, n_clusters)``, also of tokens of weight 0: their nearest center's.
@@ -30,7 +30,7 @@ class Clusters:
         centers: ``(cell, cluster, channel)`` float32.
         inertia: ``(cell,)`` float32, summed squared distance of tokens, times their weight, to their center.
         converged: ``(cell,)`` bool, whether every start stood still within :data:`MOST_PASSES` passes.
-        n_best: ``(cell,)`` int64, starts that came to the least inertia, within :data:`ALIKE`; 1 says that no second
+        n_best: ``(cell,)`` int64, starts that reached the lowest inertia, within :data:`ALIKE`; 1 says that no second
             start confirms it.
     """
 
@@ -54,8 +54,8 @@ def plus_plus(x: Tensor, uniform: Tensor, n_clusters: int, weights: Tensor | Non
     Args:
         x: ``(cell, channel, token)`` float32, finite.
         uniform: ``(cell, start, draw)`` float64 in [0, 1), :func:`n_draws` of each start.
-        n_clusters: of each start.
-        weights: ``(cell, token)`` float32, 0 for tokens that are no center, else 1; None for all ones.
+        n_clusters: number of clusters of each start.
+        weights: ``(cell, token)`` float32, 0 for tokens that are not centers, else 1; None for all ones.
 
     Returns:
         ``(cell, start, cluster)`` int64, tokens. Where there are fewer different tokens than clusters, some are equal.

@@ -51,7 +51,7 @@ def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -
         labels: ``(cell, token)`` int64.
         heat: ``(cell, token)``, the sum of a token's normalized channels.
         weights: ``(cell, token)`` bool.
-        n_clusters: of the labels.
+        n_clusters: number of clusters of the labels.
 
     Returns:
         ``(cell,)`` int64, the cluster; of equals the first.
@@ -68,7 +68,7 @@ class Localization:
     Attributes:
         heat: ``(cell, token)``, the sum of a token's normalized channels.
         n_constant: ``(cell,)`` channels that are the same at every token.
-        clusters: of the tokens.
+        clusters: clusters of the tokens.
         front: ``(cell,)`` int64, the cluster that is the foreground.
     """
 
@@ -102,13 +102,13 @@ def localize(
         weights: ``(cell, token)`` bool, tokens that have a say: in where clusters lie, and among which they start.
         keys: what names the cells, as :func:`fewchannels.measures.draws.cell_keys` takes it; the starts depend on it.
         n_clusters: the K.
-        n_starts: of each cell, by k-means++; the one of least inertia is kept.
-        kmeans: of :data:`fewchannels.measures.KMEANS`. ``exchange``: Lloyd's algorithm until no token changes its
-            cluster, then single tokens are moved until no move lowers the inertia. ``sklearn``: Lloyd's algorithm to
-            scikit-learn's tolerance; with one start that is ``sklearn.cluster.KMeans`` as it comes.
-        clip: as of :func:`normalize`.
+        n_starts: number of starts of each cell, by k-means++; the one of lowest inertia is kept.
+        kmeans: one of :data:`fewchannels.measures.KMEANS`. ``exchange``: Lloyd's algorithm until no token changes
+            its cluster, then single tokens are moved until no move lowers the inertia. ``sklearn``: Lloyd's algorithm
+            to scikit-learn's tolerance; with one start that is ``sklearn.cluster.KMeans`` as it comes.
+        clip: same as for :func:`normalize`.
         clustered: ``(cell, axis, token)`` float32, what is clustered instead of the normalized channels.
-        device: that clusters; None for that of the values.
+        device: device that clusters; None for that of the values.
     """
     scaled, n_constant = normalize(values, weights, clip)
     heat = scaled.sum(dim=1)
@@ -126,9 +126,9 @@ class Fit:
     """How clusters fit a subject's mask; each ``(cell,)`` float64.
 
     Attributes:
-        iou: of the foreground; NaN where it and the subject are empty.
-        complement: of all that is not foreground.
-        best: of the union of clusters, neither none nor all, that fits best.
+        iou: IoU of the foreground; NaN where it and the subject are empty.
+        complement: IoU of everything outside the foreground.
+        best: IoU of the union of clusters, neither none nor all, that fits best.
         area: share of tokens that are foreground.
         ari: adjusted Rand index of clusters and subject tokens, those covered by half or more (Hubert and Arabie 1985).
         nmi: their mutual information over the mean of their entropies, as scikit-learn normalizes it.
@@ -152,7 +152,7 @@ def fit(
         front: ``(cell,)`` int64, the foreground's cluster.
         coverage: ``(cell, token)`` float64, share of each token that is subject.
         own: ``(cell, token)`` bool, the image's own tokens.
-        n_clusters: of the labels.
+        n_clusters: number of clusters of the labels.
         known: ``(cell, token)`` float64, share of each token of which the mask says what it is; None for all.
             What is not known counts nowhere, and a token of which most is not known is in no class.
     """
@@ -218,7 +218,7 @@ def matched_channels(order: Tensor, energy: Tensor, k: int) -> Tensor:
     Args:
         order: ``(cell, channel)`` int64, every channel, largest score first.
         energy: ``(cell, channel)`` of each channel, such as its mean square.
-        k: of the top selection.
+        k: number k of the top selection.
 
     Returns:
         ``(cell, channel)`` bool, by channel.

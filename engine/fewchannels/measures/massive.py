@@ -44,7 +44,7 @@ def ratio_by_rank(scores: Tensor, n_ranks: int, over: str = "median") -> Tensor:
         InputError: there are fewer channels than ranks, or ``over`` is neither.
     """
     if not 1 <= n_ranks <= scores.shape[-1]:
-        raise InputError(f"{n_ranks} ranks are asked for; give 1 to {scores.shape[-1]}, the number of channels.")
+        raise InputError(f"n_ranks is {n_ranks}; it must be 1 to {scores.shape[-1]}, the number of channels.")
     if over not in ("median", "mean"):
         raise unknown("reference for ratios", over, ("median", "mean"))
     middle = lower_median(scores).double() if over == "median" else scores.double().mean(-1)
@@ -66,9 +66,7 @@ def energy_shares(rms: Tensor, order: Tensor, ks: Sequence[int]) -> Tensor:
         InputError: a k is not in range.
     """
     if wrong := [k for k in ks if not 1 <= k <= order.shape[-1]]:
-        raise InputError(
-            f"shares of the top {wrong} are asked for; give each k from 1 to {order.shape[-1]}, the ranks."
-        )
+        raise InputError(f"ks includes {wrong}; each k must be from 1 to {order.shape[-1]}, the number of ranks.")
     return torch.stack([energy_share(rms, order[..., :k]) for k in ks], dim=-1)
 
 
@@ -151,7 +149,7 @@ def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
 
     Args:
         mean_abs: ``(..., channel)`` float32, over any number of tokens.
-        rms: likewise.
+        rms: root mean squares, same shape.
         largest: ``(...)`` float32, the largest ``|x|``.
 
     Returns:
@@ -223,7 +221,7 @@ def scalar_test(
     how many. Where ``relative`` times the median is certainly below ``absolute`` the median does not matter.
 
     Args:
-        mean_abs: ``(..., channel)`` float32, of all channels; likewise ``rms`` and ``max_abs``.
+        mean_abs: ``(..., channel)`` float32, of all channels; also ``rms`` and ``max_abs``.
         rms: see ``mean_abs``.
         max_abs: see ``mean_abs``.
         values: ``(..., k, token)`` float32 signed maps.
@@ -292,9 +290,9 @@ class _Spread:
     """Means and deviations over tokens of ``|x|``, ``(..., channel)`` float64 each.
 
     Attributes:
-        mean: of the channel.
+        mean: mean of the channel.
         standard: the mean in standard deviations; 0 where the deviation is infinite.
-        per_one: standard deviations in 1; likewise.
+        per_one: standard deviations in 1; same conventions.
     """
 
     mean: Tensor
@@ -317,7 +315,7 @@ class _Spread:
         return torch.minimum(by_deviation, self.mean / h[..., None].clamp(min=_LEAST))
 
     def most_at_or_below(self, h: Tensor) -> Tensor:
-        """Likewise."""
+        """Return the same for the other statistic."""
         return _cantelli(self._below_mean(h).clamp_(min=0))
 
     def _below_mean(self, h: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def selection_counts(channels: np.ndarray, n_channels: int) -> np.ndarray:
 
     Args:
         channels: ``(sample, k)`` int, each row without repeats.
-        n_channels: of the hidden state.
+        n_channels: number of channels of the hidden state.
 
     Returns:
         ``(channel,)`` int64.
@@ -103,7 +103,7 @@ def matched_jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Args:
         a: ``(..., k)`` int, channels without repeats, in any order.
-        b: likewise, of the same k; the other dimensions broadcast.
+        b: sets to compare with, of the same k; the other dimensions broadcast.
 
     Returns:
         ``(...)`` float64 in [0, 1].

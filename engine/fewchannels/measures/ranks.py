@@ -11,7 +11,7 @@ def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Args:
         a: ``(pair, channel)`` float scores.
-        b: likewise, of the other sample of each pair.
+        b: scores of the other sample of each pair.
 
     Returns:
         ``(pair,)`` float64, -1 to 1; NaN where a sample has a NaN or the same score everywhere.
@@ -29,7 +29,7 @@ def rank_biased_overlap(a: np.ndarray, b: np.ndarray, p: float = 0.9) -> np.ndar
 
     Args:
         a: ``(..., channel)`` float scores.
-        b: likewise, the same shape.
+        b: scores of the other, same shape.
         p: persistence, between 0 and 1: the first ``1 / (1 - p)`` ranks or so count most; at 0.9 the first 10 have 86 %
             of the weight.
 
@@ -40,7 +40,7 @@ def rank_biased_overlap(a: np.ndarray, b: np.ndarray, p: float = 0.9) -> np.ndar
         InputError: ``p`` is not between 0 and 1.
     """
     if not 0 < p < 1:
-        raise InputError(f"the persistence p of rank-biased overlap is {p}; it lies between 0 and 1, such as 0.9.")
+        raise InputError(f"the persistence p of rank-biased overlap is {p}; it must be between 0 and 1, such as 0.9.")
     n_channels = a.shape[-1]
     depth = np.arange(1, n_channels + 1)
     weight = (1 - p) * p ** (depth - 1.0) / depth
@@ -67,7 +67,7 @@ def draw_pairs(groups: np.ndarray, n_pairs: int, kind: str, seed: int) -> np.nda
         groups: ``(sample,)`` int, such as the prompt.
         n_pairs: how many; all, if there are fewer.
         kind: ``within`` groups or ``across`` them.
-        seed: of the draw.
+        seed: random seed of the draw.
 
     Returns:
         ``(pair, 2)`` int64 samples, the lower first, in the order of the draw's numbers.

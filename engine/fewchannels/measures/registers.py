@@ -22,7 +22,7 @@ from fewchannels.measures.massive import median_over
 
 _NORMAL_SIGMAS = 1.4826  # of a normal distribution the standard deviation, in median absolute deviations
 TWO_MODES = 5 / 9
-_ROUNDING = torch.finfo(torch.float64).eps  # deviations that are no more of the mean are not there
+_ROUNDING = torch.finfo(torch.float64).eps  # deviations below this share of the mean count as zero
 
 
 def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
@@ -119,10 +119,10 @@ class RegisterSummary:
 
     Attributes:
         n: how many.
-        share: of the own tokens; what chance gives any share that registers are compared with.
+        share: share of the sample's tokens; what chance gives any share that registers are compared with.
         least_ratio: the smallest register's norm over the lower median norm of the own tokens; NaN without registers.
-        mean_ratio: the mean register's; likewise.
-        border: share of the registers on the border of the grid; likewise.
+        mean_ratio: the mean register's; same conventions.
+        border: share of the registers on the border of the grid; same conventions.
         border_by_chance: share of the own tokens on the border.
     """
 
@@ -176,8 +176,8 @@ def token_outliers(held: Tensor, by_chance: Tensor, least_held: float = 0.5, mos
     Args:
         held: ``(..., k)``, of :func:`register_share`.
         by_chance: ``(...)``, :attr:`RegisterSummary.share`.
-        least_held: of the channel's squared values, that count as most of it.
-        most_tokens: of the own tokens, that count as few.
+        least_held: share of the channel's squared values above which tokens hold most of it.
+        most_tokens: share of the sample's tokens up to which they count as few.
 
     Returns:
         ``(..., k)`` bool; False where ``held`` or ``by_chance`` is NaN, so count those beside it.
@@ -187,7 +187,7 @@ def token_outliers(held: Tensor, by_chance: Tensor, least_held: float = 0.5, mos
     """
     for what, share in (("share of squared values", least_held), ("share of tokens", most_tokens)):
         if not 0 < share <= 1:
-            raise InputError(f"the {what} that makes a token outlier is {share}; give one above 0, at most 1.")
+            raise InputError(f"the {what} that defines a token outlier is {share}; it must be above 0 and at most 1.")
     return (held >= least_held) & (by_chance <= most_tokens)[..., None]
 
 
@@ -211,7 +211,7 @@ class Excised(NamedTuple):
 
     Attributes:
         norm: ``(..., token)`` float32, ``sqrt(norm^2 - sum x_c^2)``; 0 where rounding made the difference negative.
-        floor: ``(..., token)`` float32; a norm at or below it cannot be told from zero.
+        floor: ``(..., token)`` float32; a norm at or below it cannot be distinguished from zero.
         below_zero: ``(..., token)`` bool, where the difference was negative.
     """
 
@@ -259,7 +259,7 @@ def selectivity(norm: Tensor, excised: Tensor, registers: Tensor, own: Tensor) -
     Args:
         norm: see the module.
         excised: ``(..., token)``, the same tokens' norms without the channels.
-        registers: as found with ``norm``.
+        registers: registers, as found with ``norm``.
         own: see the module.
 
     Returns:

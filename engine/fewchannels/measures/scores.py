@@ -86,7 +86,7 @@ def pool_tokens(values: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     Args:
         values: ``(..., token)`` float32, row-major over the grid.
         grid: tokens along height and width, multiples of ``side``.
-        side: of the squares; 1 returns the values as they are.
+        side: side of the squares; 1 returns the values as they are.
 
     Returns:
         ``(..., token)`` of the coarser grid, row-major.

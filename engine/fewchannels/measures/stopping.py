@@ -57,13 +57,13 @@ def stopping_point(
     that is not full is not used; theirs uses it, which can only matter to a snapshot at the very end of the samples.
 
     Args:
-        scores: of one sample after the other, each ``(..., channel)`` of the same shape, such as the rows of a
+        scores: scores of one sample after the other, each ``(..., channel)`` of the same shape, such as the rows of a
             ``(sample, block, channel)`` array. Read no further than where the rule stops. A NaN channel stays NaN in
             ``m`` and ranks first, as in :func:`fewchannels.measures.scores.top_k`; they are counted.
         k: size of the sets.
         minibatch: samples.
         every: minibatches from snapshot to snapshot.
-        decay: of the average, 0 or more and below 1.
+        decay: decay of the average, 0 or more and below 1.
         window: transitions.
         threshold: 0 to 1.
 
@@ -114,7 +114,7 @@ def transitions(
         k: size of the sets.
         minibatch: samples.
         every: minibatches from snapshot to snapshot.
-        decay: of the average.
+        decay: decay of the average.
 
     Returns:
         ``(transition,)`` float64: of each snapshot but the first with the one before.

@@ -21,7 +21,7 @@ def add_adapters(pipeline: DiffusionPipeline, adapters: Iterable[tuple[str, floa
     """Load adapters into a pipeline, each with its strength.
 
     Args:
-        pipeline: to adapt.
+        pipeline: pipeline to adapt.
         adapters: file and strength of each.
 
     Raises:
@@ -30,7 +30,9 @@ def add_adapters(pipeline: DiffusionPipeline, adapters: Iterable[tuple[str, floa
     strengths = {}
     for i, (path, strength) in enumerate(adapters):
         if not hasattr(pipeline, "load_lora_weights"):
-            raise InputError(f"{type(pipeline).__name__} takes no LoRA adapters in diffusers; leave out lora {path!r}.")
+            raise InputError(
+                f"{type(pipeline).__name__} does not support LoRA adapters in diffusers; omit lora {path!r}."
+            )
         name = f"lora_{i}"
         _add(pipeline, path, name)
         strengths[name] = strength
@@ -56,14 +58,14 @@ def _add(pipeline: DiffusionPipeline, path: str, name: str) -> None:
     if unfit or not weights:
         first = f", such as {unfit[0][:_SHOWN]!r}" if unfit else ""
         raise InputError(
-            f"of the adapter {path!r}, {len(unfit)} of {len(weights)} keys fit nothing in {type(pipeline).__name__}"
-            f"{first}; they would be left out. Give an adapter that was trained for this model."
+            f"{len(unfit)} of {len(weights)} keys of the adapter {path!r} do not match {type(pipeline).__name__}"
+            f"{first}; they would be ignored. Use an adapter that was trained for this model."
         )
     halves = [keys for keys in modules.values() if any(map(_DOWN.search, keys)) != any(map(_UP.search, keys))]
     if halves:
         raise InputError(
-            f"of the adapter {path!r}, {sum(map(len, halves))} of {len(weights)} keys are one half of a product whose "
-            f"other half is not there, such as {halves[0][0][:_SHOWN]!r}. Give the whole adapter."
+            f"{sum(map(len, halves))} of {len(weights)} keys of the adapter {path!r} are one factor of a product whose "
+            f"other factor is missing, such as {halves[0][0][:_SHOWN]!r}. Use a complete adapter."
         )
     try:
         pipeline.load_lora_weights(file, adapter_name=name)
@@ -72,8 +74,8 @@ def _add(pipeline: DiffusionPipeline, path: str, name: str) -> None:
     n_adapted = sum(_has_adapter(module, name) for module in _modules(pipeline))
     if n_adapted < len(modules):
         raise InputError(
-            f"{type(pipeline).__name__} did not take the adapter {path!r} in {len(modules) - n_adapted} of "
-            f"{len(modules)} layers. Give an adapter that was trained for this model."
+            f"{type(pipeline).__name__} did not apply the adapter {path!r} in {len(modules) - n_adapted} of "
+            f"{len(modules)} layers. Use an adapter that was trained for this model."
         )
 
 

@@ -32,7 +32,7 @@ class Loaded:
     """A model and what its files and it did not have in common.
 
     Attributes:
-        model: as it was loaded.
+        model: model as it was loaded.
         missing: weights of the model that no file has.
         unexpected: weights of the files that the model has not.
     """
@@ -45,7 +45,7 @@ class Loaded:
         """Refuse a model that its files do not make up.
 
         Args:
-            name: of the checkpoint, for the message.
+            name: name of the checkpoint, for the message.
             without: weights that may be missing or left over as well, a regular expression.
             remedy: what to do, for the message.
 
@@ -59,12 +59,12 @@ class Loaded:
         if missing:
             raise InputError(
                 f"the files of {name} lack {len(missing):,} of the {len(self.model.state_dict()):,} weights of {kind}, "
-                f"such as {missing[0]!r}; they would be random. {remedy}"
+                f"such as {missing[0]!r}; they would be initialized at random. {remedy}"
             )
         if unexpected:
             raise InputError(
                 f"the files of {name} hold {len(unexpected):,} weights that {kind} does not have, such as "
-                f"{unexpected[0]!r}; they would be left out. {remedy}"
+                f"{unexpected[0]!r}; they would be ignored. {remedy}"
             )
 
     def _counts(self, weight: str, optional: re.Pattern[str]) -> bool:
@@ -105,7 +105,7 @@ def checked_single_file(name: str) -> Iterator[None]:
     """Inside, a single file is refused that does not make up its model once diffusers has it in its own format.
 
     Args:
-        name: of the file, for the message.
+        name: name of the file, for the message.
     """
     from diffusers.loaders import single_file_model as loader
 
@@ -136,9 +136,9 @@ def check_single_file(name: str, keys: Iterable[str], model: nn.Module) -> None:
     """Refuse a single file that is in a model's own format and does not make it up.
 
     Args:
-        name: of the file, for the message.
-        keys: of its weights.
-        model: whose weights it replaces; without values will do.
+        name: name of the file, for the message.
+        keys: keys of its weights.
+        model: model whose weights it replaces; without values will do.
 
     Raises:
         InputError: as :meth:`Loaded.check` does. A file of another format, which has to be converted, passes.

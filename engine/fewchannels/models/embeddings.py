@@ -45,10 +45,10 @@ class Recent:
 
 @contextmanager
 def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[None]:
-    """Inside, the pipeline's ``encode_prompt`` runs once for all equal questions; one without it is left alone.
+    """Inside, the pipeline's ``encode_prompt`` runs once for all equal queries; one without it is left alone.
 
     Args:
-        pipeline: as loaded.
+        pipeline: pipeline as loaded.
         kept: what it knows already, and learns.
         encodes: whether there are text encoders for what is not known.
 

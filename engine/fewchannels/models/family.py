@@ -77,17 +77,17 @@ class Pipeline(_Strict):
     Attributes:
         guidance: ``none``; ``batched``: the branches are parts of one forward's rows; ``sequential``: one forward for
             each; ``component``: a guider of the pipeline's decides, and names each forward.
-        order: of the branches, in the rows or in the forwards of a step.
+        order: order of the branches, in the rows or in the forwards of a step.
         classifier_free: argument that runs the second branch when it is above ``unguided``.
         unguided: the highest scale at which it does not run; below 0 where it runs at every scale.
         embedded: argument of distilled guidance, which the transformer is told.
-        default_guidance: of ``classifier_free`` or, where there is one, of ``embedded``.
-        default_true_cfg: of ``classifier_free`` where ``embedded`` takes the guidance scale.
+        default_guidance: default scale of ``classifier_free`` or, where there is one, of ``embedded``.
+        default_true_cfg: default scale of ``classifier_free`` where ``embedded`` takes the guidance scale.
         negative: whether the pipeline takes negative prompts.
         reference: argument of a reference image, whose tokens follow the image's; None where it takes none.
         needs_reference: whether it cannot do without.
-        sizes: of images: ``any``; ``default``: the model's own only; ``area``: sides are changed until the area is
-            the model's own; or the only ones, ``(height, width)``.
+        sizes: sizes of images: ``any``; ``default``: the model's own only; ``area``: sides are changed until the area
+            is the model's own; or the only ones, ``(height, width)``.
         area: argument that is given height times width; None where there is none.
         prompt: argument of the prompts; ``class_labels`` for a model of ImageNet classes.
         tokenizer: the component that measures prompts.
@@ -130,7 +130,7 @@ class Pipeline(_Strict):
 
     @property
     def has_true_cfg(self) -> bool:
-        """Whether classifier-free guidance has a scale of its own, beside the embedded one."""
+        """Return whether classifier-free guidance has a scale of its own, beside the embedded one."""
         return self.classifier_free == "true_cfg_scale"
 
 
@@ -186,7 +186,7 @@ class Family(_Strict):
         return STREAMS if any(each.text for each in self.lists) else STREAMS[:1]
 
     def has_text(self, blocks: "Sequence[Block]") -> bool:
-        """Whether any of these blocks has a text stream."""
+        """Return whether any of these blocks has a text stream."""
         return any(self.place(block, "text") for block in blocks)
 
     def cells_per_token(self, config: Mapping[str, Any]) -> int:
@@ -240,13 +240,13 @@ class ModelGeometry:
 
     @property
     def takes_guidance(self) -> bool:
-        """Whether the guidance scale does anything."""
+        """Return whether the guidance scale does anything."""
         if self.pipeline.embedded:
             return self.embeds_guidance
         return self.pipeline.classifier_free == "guidance_scale" and self.can_be_guided
 
     def is_guided(self, guidance: float, true_cfg_scale: float) -> bool:
-        """Whether an unconditional branch runs at these scales."""
+        """Return whether an unconditional branch runs at these scales."""
         scale = true_cfg_scale if self.pipeline.has_true_cfg else guidance
         return self.can_be_guided and (self.pipeline.guidance == "component" or scale > self.pipeline.unguided)
 
@@ -264,14 +264,14 @@ class ModelGeometry:
         for name, value in (("height", height), ("width", width)):
             if value % self.pixels_per_token or value < self.pixels_per_token:
                 raise InputError(
-                    f"{name} is {value} pixels; {self.transformer} with this VAE takes multiples of "
+                    f"{name} is {value} pixels; {self.transformer} with this VAE needs multiples of "
                     f"{self.pixels_per_token}."
                 )
         if (height, width) not in (allowed := self._sizes(height, width)):
             several = " or ".join(f"{h} x {w}" for h, w in allowed)
             raise InputError(
-                f"height and width are {height} and {width}; {self.pipeline_class} would make another image of it. "
-                f"Ask for {several} pixels (height x width)."
+                f"height and width are {height} and {width}; {self.pipeline_class} would change that size. "
+                f"Use {several} pixels (height x width)."
             )
         return height // self.pixels_per_token, width // self.pixels_per_token
 

@@ -39,8 +39,8 @@ def latent(pipeline: Any, image: Image.Image, height: int, width: int) -> Tensor
     """An image's latent as the pipeline's denoising loop has it before packing, ``(1, ...)``.
 
     Args:
-        pipeline: whose VAE is one of :data:`fewchannels.models.families.NOISED_VAES`.
-        image: of any size; it is resized.
+        pipeline: pipeline whose VAE is one of :data:`fewchannels.models.families.NOISED_VAES`.
+        image: image of any size; it is resized.
         height: pixels.
         width: pixels.
     """
@@ -72,9 +72,9 @@ def noised(
 
     Args:
         pipeline: flow matching.
-        images: of any size, by row of the batch; other rows are left alone.
-        height: of the images that the pipeline makes, pixels.
-        width: likewise.
+        images: images of any size, by row of the batch; other rows are left alone.
+        height: height of the images that the pipeline makes, pixels.
+        width: width in pixels; same conventions as ``height``.
         runs: whether the transformer runs at all in the step that is due, which only images can do without.
 
     Raises:
@@ -106,7 +106,7 @@ def noised(
         kept["noise"] = first(prepared)
         with drawn_by(pipeline, lambda own: images_for_noise):
             kept["clean"] = first(own_prepare(*arguments, **keywords))
-        kept["noise"] = kept["noise"].clone()  # a pipeline may go on in the very tensor
+        kept["noise"] = kept["noise"].clone()  # a pipeline may continue in the very tensor
         return prepared
 
     @functools.wraps(own_step)  # pipelines look at its signature
@@ -115,8 +115,8 @@ def noised(
         latents, *rest = own_step(*arguments, **keywords)
         if before is None and (begins := float(scheduler.sigmas[scheduler.step_index - 1])) < _PURE_NOISE:
             raise FamilyMismatchError(
-                f"{type(pipeline).__name__} begins at noise level {begins:.3g}; an image's own trajectory begins as "
-                "pure noise, at 1. Take a model that generates from noise alone."
+                f"{type(pipeline).__name__} starts at noise level {begins:.3g}, but the trajectory of an image must "
+                "start as pure noise, at 1. Use a model that generates from pure noise."
             )
         sigma = float(scheduler.sigmas[scheduler.step_index])
         latents[at] = ((1 - sigma) * kept["clean"][at] + sigma * kept["noise"][at]).to(latents.dtype)

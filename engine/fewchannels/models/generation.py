@@ -25,14 +25,14 @@ class Settings:
     """What every sample of a batch shares.
 
     Attributes:
-        height: of the images, pixels.
-        width: of the images, pixels.
+        height: height of the images, pixels.
+        width: width of the images, pixels.
         steps: denoising steps.
         guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
         true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
         reference: path of the reference image; a batch with one has one sample.
-        image: path of the image that is noised to each step's level, instead of generating one; likewise.
-        only_steps: of an image's, the steps in which the transformer runs.
+        image: path of the image that is noised to each step's level, instead of generating one; same conventions.
+        only_steps: for ``image``, the steps in which the transformer runs.
     """
 
     height: int
@@ -51,30 +51,30 @@ class Generation(Loading):
 
     Attributes:
         model: ``demo``, a folder, or a hub id.
-        revision: of a hub id; None for its default branch.
+        revision: revision of a hub id; None for its default branch.
         num_inference_steps: denoising steps, unless the manifest row says otherwise.
         guidance_scale: distilled (embedded) guidance or, where the pipeline has none, classifier-free guidance, unless
             the manifest row says otherwise; None for the pipeline's own.
         true_cfg_scale: classifier-free guidance beside a distilled one (FLUX.1, Qwen-Image); 1 is off, None for the
             pipeline's own.
-        height: of the images in pixels; None for the model's own size.
-        width: likewise.
+        height: height of the images in pixels; None for the model's own size.
+        width: width in pixels; same conventions as ``height``.
         batch_size: samples generated together; None for what suits the command.
     """
 
-    model: str = field(default="demo", metadata=text("demo, a folder, or a hub id."))
+    model: str = field(default="demo", metadata=text("Model: demo, a folder, or a hub id."))
     revision: str | None = field(default=None, metadata=text("Branch, tag or commit of a hub id."))
-    num_inference_steps: int = field(default=20, metadata=within(1, 10_000, "Denoising steps."))
+    num_inference_steps: int = field(default=20, metadata=within(1, 10_000, "Number of denoising steps."))
     guidance_scale: float | None = field(
         default=None,
-        metadata=within(0.0, 1000.0, "Distilled guidance; classifier-free where there is no other."),
+        metadata=within(0.0, 1000.0, "Guidance scale: embedded guidance if the model has it, else CFG."),
     )
     true_cfg_scale: float | None = field(
-        default=None, metadata=within(0.0, 1000.0, "Classifier-free guidance beside a distilled one; 1 is off.")
+        default=None, metadata=within(0.0, 1000.0, "CFG scale in addition to embedded guidance; 1 is off.")
     )
     height: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Image height, pixels."))
     width: int | None = field(default=None, metadata=within(1, MOST_SIDE, "Image width, pixels."))
-    batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples generated together."))
+    batch_size: int | None = field(default=None, metadata=within(1, 10_000, "Samples per batch."))
 
     def check_together(self) -> None:
         """Refuse values that are unknown, or that do not work together.
@@ -93,7 +93,7 @@ class Generation(Loading):
         Args:
             file: a YAML mapping from field names to values, or None.
             given: field values, None where the command line was silent.
-            besides: names in the file that are no fields, and somebody else's.
+            besides: names in the file that are not fields, and somebody else's.
 
         Raises:
             InputError: an unknown field or a value of the wrong kind.
@@ -121,7 +121,7 @@ class Generation(Loading):
         how, side = geometry.pipeline, geometry.default_side
         if self.true_cfg_scale is not None and self.true_cfg_scale != 1 and not how.has_true_cfg:
             raise InputError(
-                f"true_cfg_scale is {self.true_cfg_scale:g}; {geometry.pipeline_class} has one scale only, "
+                f"true_cfg_scale is {self.true_cfg_scale:g}; {geometry.pipeline_class} has only one scale, "
                 "guidance_scale."
             )
         return dataclasses.replace(
@@ -150,11 +150,11 @@ class Generation(Loading):
 
 
 def is_guided(generation: Generation, geometry: ModelGeometry, used: SettingsUsed) -> bool:
-    """Whether an unconditional branch runs for every sample.
+    """Return whether an unconditional branch runs for every sample.
 
     Args:
         generation: settled.
-        geometry: of the model.
+        geometry: geometry of the model.
         used: settings that samples have of their own.
     """
     assert generation.guidance_scale is not None
@@ -163,11 +163,11 @@ def is_guided(generation: Generation, geometry: ModelGeometry, used: SettingsUse
 
 
 def check_guidance(generation: Generation, geometry: ModelGeometry, used: SettingsUsed) -> None:
-    """Refuse negative prompts that would do nothing.
+    """Reject negative prompts that would have no effect.
 
     Args:
         generation: settled.
-        geometry: of the model.
+        geometry: geometry of the model.
         used: settings that samples have of their own.
 
     Raises:
@@ -175,7 +175,7 @@ def check_guidance(generation: Generation, geometry: ModelGeometry, used: Settin
     """
     takes = geometry.pipeline.negative
     if used.has_negative_prompt and not (takes and is_guided(generation, geometry, used)):
-        reason = "which would do nothing" if takes else f"which {geometry.pipeline_class} does not take"
+        reason = "which would have no effect" if takes else f"which {geometry.pipeline_class} does not support"
         raise InputError(
             f"the manifest has negative prompts, {reason}. {guidance_remedy(geometry)}, or drop the column."
         )

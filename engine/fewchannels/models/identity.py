@@ -14,7 +14,7 @@ def model_identity(source: ModelSource, loading: Loading, family: tuple[str, Fam
     Args:
         source: the model.
         loading: how it is loaded: names adapters and a transformer file.
-        family: of a user's own, with its transformer's class name; None without one.
+        family: a user's own family, with its transformer's class name; None without one.
     """
     found: dict[str, Any] = {"weights": weights_digest(source), "files": file_digests(source)}
     if files := loading.digests():

@@ -31,7 +31,7 @@ class Inspection:
 
     Attributes:
         transformer: the class name.
-        family: as far as it was settled.
+        family: family, as far as it was settled.
         evidence: one line for each thing that was looked at.
         doubts: what could not be settled, or hardly; empty where all was clear.
     """
@@ -50,9 +50,9 @@ def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> In
     """Run a pipeline a few dozen times for one step of a small image, and describe its transformer.
 
     Args:
-        pipeline: as loaded; float32 on the CPU does best.
-        height: of the image, pixels; best not equal to the width, so that rows are not taken for columns.
-        width: likewise.
+        pipeline: pipeline as loaded; float32 on the CPU does best.
+        height: height of the image, pixels; best not equal to the width, so that rows are not taken for columns.
+        width: width in pixels; same conventions as ``height``.
 
     Raises:
         UnsettledError: no list of blocks has an image stream that could be found.
@@ -89,8 +89,8 @@ class _Inspector:
                 self.left_out(base, path)
         if not lists or cells is None:
             raise UnsettledError(
-                f"no list of blocks of {type(self.pipeline.transformer).__name__} has tokens that move with their own "
-                f"square of the initial noise. Looked at: {', '.join(names) or 'no list runs once in each forward'}."
+                f"no list of blocks of {type(self.pipeline.transformer).__name__} has tokens that change with their "
+                f"own patch of the initial noise. Examined: {', '.join(names) or 'no list runs once in each forward'}."
             )
         how = self.guidance(base, lists[0])
         family = Family(
@@ -132,7 +132,7 @@ class _Inspector:
                 self.pipeline(**{name: value for name, value in arguments.items() if name in self.parameters})
         except (TypeError, ValueError, AttributeError) as error:
             raise UnsettledError(
-                f"{type(self.pipeline).__name__} does not run with a prompt and a size alone: {error}"
+                f"{type(self.pipeline).__name__} does not run with only a prompt and a size: {error}"
             ) from error
         return seen
 
@@ -195,10 +195,11 @@ class _Inspector:
         place = f"{path}{'' if output is None else f' output {output}'}"
         self.evidence.append(
             f"{place}: tokens {first} to {first + rows * columns - 1} of {before.shape[1]} are the image's {rows} x "
-            f"{columns}, row by row; with its own noise each moves at least {sure:.3g} times as much as with another's"
+            f"{columns}, row by row; each changes at least {sure:.3g} times as much with its own noise as with "
+            "another's"
         )
         if sure < 3:
-            self.doubts.append(f"{place}: image tokens move only {sure:.2f} times as much with their own noise")
+            self.doubts.append(f"{place}: image tokens change only {sure:.2f} times as much with their own noise")
         start: Start = "first"
         if first:
             start = "after_text" if self.is_uniform(path, output, rows * columns) else "after_own_text"
@@ -208,12 +209,12 @@ class _Inspector:
         """Say of a list without image tokens whether it does not see the image, or whether they were not found."""
         after = self.generate(at=(0, 0)).outputs[0][path]
         if all(torch.equal(after[output], tensor) for output, tensor in base.outputs[0][path].items()):
-            self.evidence.append(f"{path}: does not move with the noise; left out")
+            self.evidence.append(f"{path}: does not change with the noise; excluded")
         else:
-            self.doubts.append(f"{path}: moves with the noise, and no token with its own square of it; left out")
+            self.doubts.append(f"{path}: changes with the noise, but no token with its own patch of it; excluded")
 
     def is_uniform(self, path: str, output: int | None, n_image: int) -> bool:
-        """Whether the image ends at the last token for the shorter of two prompts in a batch, too."""
+        """Return whether the image ends at the last token for the shorter of two prompts in a batch, too."""
         height, width = self.noise_cells()
         before = self.generate(_PROMPTS).outputs[0][path][output]
         moves = {
@@ -241,10 +242,10 @@ class _Inspector:
             return None
         for output, tensor in tensors.items():
             if output != image and tensor.shape[1] == n_text:
-                self.evidence.append(f"{path} output {output}: {n_text} tokens, as many as the text that goes in")
+                self.evidence.append(f"{path} output {output}: {n_text} tokens, the same number as the input text")
                 return Place(output)
         if start != "first":
-            self.evidence.append(f"{path}: the text's tokens stand before the image's")
+            self.evidence.append(f"{path}: the text tokens precede the image tokens")
             return Place(image)
         return None
 
@@ -257,11 +258,11 @@ class _Inspector:
         return TextInput(masks=(mask,)) if isinstance(base.forwards[0].get(mask), Tensor) else TextInput()
 
     def kind(self, base: Seen, path: str, output: int | None, text: Place | None) -> str:
-        """Whether text is in the block, comes in from outside, or does not."""
+        """Return whether text is in the block, comes in from outside, or does not."""
         if text is not None:
             return "single" if text.output == output else "dual"
         if len(base.outputs[0][path]) > 1:
-            self.doubts.append(f"{path} returns tokens beside the image's, and not as many as the text that goes in")
+            self.doubts.append(f"{path} returns tokens besides the image's, but not the number of the input text")
             return "dual"
         other = self.generate(_PROMPTS[1:]).outputs[0][path][output]
         same = other.shape == base.outputs[0][path][output].shape and torch.equal(other, base.outputs[0][path][output])
@@ -276,7 +277,7 @@ class _Inspector:
         if not keys:
             raise UnsettledError(f"no setting of the transformer's configuration counts the {n} blocks of {name}.")
         if len(keys) > 1:
-            self.doubts.append(f"{name} has {n} blocks, and so have {', '.join(keys)}; took {keys[0]}")
+            self.doubts.append(f"{name} has {n} blocks, which matches {', '.join(keys)}; used {keys[0]}")
         return keys[0]
 
     def guidance(self, base: Seen, first: BlockList) -> Pipeline:
@@ -287,7 +288,9 @@ class _Inspector:
         if self.scale is None:
             self.evidence.append("the pipeline has no guidance scale")
             if base.n_rows(latents) != 1:
-                self.doubts.append(f"it runs {base.in_words(latents)} a step for one prompt, and has no scale for them")
+                self.doubts.append(
+                    f"it runs {base.in_words(latents)} per step for one prompt, but has no scale for them"
+                )
             return Pipeline("none", **rest)
         default = self.parameters[self.scale].default
         runs: dict[float, Seen | None] = {0.0: self.at_scale(0.0), 1.0: base, 4.0: self.at_scale(4.0)}
@@ -295,13 +298,13 @@ class _Inspector:
         for scale, seen in runs.items():
             if seen is not None and counts[scale] not in (1, 2):
                 self.doubts.append(
-                    f"{self.scale} {scale:g} runs {seen.in_words(latents)} a step for one prompt, which no kind of "
+                    f"{self.scale} {scale:g} runs {seen.in_words(latents)} per step for one prompt, which no kind of "
                     "guidance explains; a capture would end with an error"
                 )
         guided = runs[4.0]
         if guided is None or counts[4.0] != 2:
             if any(n != 1 for n in counts.values()):
-                self.doubts.append(f"{self.scale} was not settled: it runs other branches at other scales")
+                self.doubts.append(f"{self.scale} is unclear: it runs different branches at different scales")
             self.evidence.append(f"{self.scale} runs no second branch")
             return Pipeline("none", embedded=self.scale, default_guidance=float(default), **rest)
         kind: Guidance = "sequential" if len(guided.forwards) == 2 else "batched"
@@ -321,7 +324,7 @@ class _Inspector:
         order, ratio = branch_order(guided, alone, other, path, output)
         self.evidence.append(f"{self.scale} above {unguided:g} runs two branches, {kind}, {order[0]} first")
         if ratio > 0.1:
-            self.doubts.append("the two branches are hardly told apart")
+            self.doubts.append("the two branches can hardly be distinguished")
         if unguided != 1:
             rest["unguided"] = unguided
         rest["default_true_cfg" if self.scale == "true_cfg_scale" else "default_guidance"] = float(default)

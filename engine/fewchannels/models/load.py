@@ -64,7 +64,7 @@ def _check_components(source: ModelSource) -> None:
         if not known:
             raise InputError(
                 f"{source.name!r}: its {name} is of the module {library!r:.60}, which is neither diffusers nor "
-                "transformers. Code that comes with a model is not run here."
+                "transformers. Code that comes with a model is not run."
             )
 
 
@@ -79,10 +79,10 @@ def load(
 
     Args:
         source: the model.
-        geometry: of it.
+        geometry: geometry of the model.
         loading: how.
-        device: where its components run.
-        components: to take instead of the model's own, which are not read; None is left out.
+        device: device on which its components run.
+        components: components to take instead of the model's own, which are not read; None is left out.
 
     Raises:
         InputError: diffusers cannot open the model, or cannot load it in this way on this machine.

@@ -30,7 +30,7 @@ class Loading:
         dtype: of the weights and arithmetic.
         offload: ``none``; ``model``: whole components move to the GPU while they run; ``sequential``: single layers do;
             ``group``: blocks do.
-        quantization: of the transformer's weights, a key of :data:`QUANTIZATIONS`.
+        quantization: quantization of the transformer's weights, a key of :data:`QUANTIZATIONS`.
         compile: whether each block's forward is compiled. Taps stay outside of it.
         attention: diffusers' attention backend of the transformer; None for its own.
         device_map: how diffusers spreads the components over several GPUs; None for one.
@@ -38,20 +38,23 @@ class Loading:
         transformer_file: a single file (safetensors or GGUF) whose weights replace the transformer's; None for none.
     """
 
-    dtype: str = field(default="float32", metadata=text("float32, bfloat16 or float16."))
+    dtype: str = field(default="float32", metadata=text("Data type of the weights: float32, bfloat16 or float16."))
     offload: str = field(
-        default="none", metadata=LATER | text("model, sequential or group: what is on the GPU only while it runs.")
+        default="none", metadata=LATER | text("CPU offload, as in diffusers: model, sequential or group.")
     )
     quantization: str = field(
         default="none",
-        metadata=LATER | text("bitsandbytes-8bit, -4bit, torchao-int8, -int4, -float8: the transformer's."),
+        metadata=LATER
+        | text("Quantization of the transformer: bitsandbytes-8bit, -4bit, torchao-int8, -int4, -float8."),
     )
-    compile: bool = field(default=False, metadata=LATER | flag("Compile each block."))
+    compile: bool = field(default=False, metadata=LATER | flag("Compile each block with torch.compile."))
     attention: str | None = field(
-        default=None, metadata=LATER | text("diffusers' attention backend, such as native or flash.")
+        default=None, metadata=LATER | text("Attention backend of diffusers, such as native or flash.")
     )
-    device_map: str | None = field(default=None, metadata=LATER | text("balanced: one model over several GPUs."))
-    lora: str | None = field(default=None, metadata=LATER | text("Adapters: FILE@STRENGTH, comma-separated."))
+    device_map: str | None = field(
+        default=None, metadata=LATER | text("Distribution of one model over several GPUs: balanced.")
+    )
+    lora: str | None = field(default=None, metadata=LATER | text("LoRA adapters: FILE@STRENGTH, comma-separated."))
     transformer_file: str | None = field(
         default=None,
         metadata=LATER | text("Single file (safetensors, GGUF) whose weights replace the transformer's."),
@@ -73,25 +76,23 @@ class Loading:
         if self.quantization not in QUANTIZATIONS:
             raise unknown("quantization", self.quantization, QUANTIZATIONS)
         for other, value, reason in (
-            ("offload", self.offload != "none", "both decide where weights are"),
+            ("offload", self.offload != "none", "both place the weights"),
             ("compile", self.compile, "compiled blocks stay on one device"),
         ):
             if self.device_map and value:
-                raise InputError(f"device_map and {other} do not work together: {reason}. Leave one out.")
+                raise InputError(f"device_map and {other} cannot be combined: {reason}. Omit one of them.")
         if self.compile and self.offload in ("sequential", "group"):
             raise InputError(
-                f"compile and offload {self.offload!r} do not work together: weights that move inside a block make it "
-                "compile again at every step. Use offload 'model' or 'none'."
+                f"compile and offload {self.offload!r} cannot be combined: weights that move inside a block cause it "
+                "to recompile at every step. Use offload 'model' or 'none'."
             )
         if self.quantization.startswith("bitsandbytes") and self.offload in ("sequential", "group"):
             raise InputError(
-                f"quantization {self.quantization!r} and offload {self.offload!r} do not work together: bitsandbytes' "
+                f"quantization {self.quantization!r} and offload {self.offload!r} cannot be combined: bitsandbytes' "
                 "weights cannot be moved layer by layer. Use offload 'model' or 'none'."
             )
         if self.transformer_file and self.quantization != "none":
-            raise InputError(
-                "transformer_file and quantization do not work together; a GGUF file is quantized already."
-            )
+            raise InputError("transformer_file and quantization cannot be combined; a GGUF file is already quantized.")
 
     def check_here(self) -> None:
         """Refuse what this machine lacks: libraries, adapters, weights.
@@ -102,17 +103,15 @@ class Loading:
         library = QUANTIZATIONS[self.quantization]
         if library and importlib.util.find_spec(library) is None:
             raise InputError(
-                f"quantization {self.quantization!r} needs a library that is not here: pip install {library}"
+                f"quantization {self.quantization!r} needs a library that is not installed: pip install {library}"
             )
         if self.lora and importlib.util.find_spec("peft") is None:
-            raise InputError("lora needs a library that is not here: pip install peft")
+            raise InputError("lora needs a library that is not installed: pip install peft")
         if str(self.transformer_file).endswith(".gguf") and importlib.util.find_spec("gguf") is None:
-            raise InputError("a transformer_file in GGUF needs a library that is not here: pip install gguf")
+            raise InputError("a transformer_file in GGUF needs a library that is not installed: pip install gguf")
         for path in (*(path for path, _ in self.adapters()), self.transformer_file):
             if path is not None and not _is_file(path):
-                raise InputError(
-                    f"there is no file {path!r}; adapters and transformer files are read from this machine."
-                )
+                raise InputError(f"there is no file {path!r}; adapters and transformer files must be local files.")
 
     def adapters(self) -> list[tuple[str, float]]:
         """File and strength of every LoRA adapter.

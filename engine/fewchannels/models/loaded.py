@@ -37,16 +37,16 @@ class LoadedModel:
 
     Args:
         generation: which model, and how it is loaded.
-        geometry: of it.
+        geometry: geometry of the model.
         n_threads: CPU threads for PyTorch.
-        device: that is this process' share; None for what the machine has.
+        device: device assigned to this process; None for what the machine has.
         encodes: whether its text encoders are loaded.
 
     Raises:
         InputError: the model cannot be loaded, or PyTorch finds no GPU where one is the share.
 
     Attributes:
-        sampler: of its pipeline.
+        sampler: sampler of its pipeline.
         device: ``cuda`` or ``cpu``.
         device_name: what that is.
         n_threads: CPU threads for PyTorch.
@@ -147,8 +147,8 @@ def device_of(share: str) -> str:
 def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            f"a GPU of {platform.node()} is this actor's share, and PyTorch finds none there. Check its driver and its "
-            "build of PyTorch (python -m torch.utils.collect_env), or give --gpus-per-actor 0."
+            f"this actor was assigned a GPU of {platform.node()}, but PyTorch finds none there. Check its driver and "
+            "its build of PyTorch (python -m torch.utils.collect_env), or give --gpus-per-actor 0."
         )
 
 

@@ -19,7 +19,7 @@ def placeholder(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module
 
     Args:
         source: the model.
-        name: of the transformer's class.
+        name: name of the transformer's class.
         dtype: that it says it has.
     """
 

@@ -61,8 +61,8 @@ class Sampler:
     before the scheduler's step or not at all, and steps that are more or fewer than declared are an error.
 
     Args:
-        pipeline: as loaded.
-        geometry: of the model.
+        pipeline: pipeline as loaded.
+        geometry: geometry of the model.
     """
 
     def __init__(self, pipeline: "DiffusionPipeline", geometry: ModelGeometry) -> None:
@@ -190,8 +190,8 @@ class Sampler:
         """What the transformer's forward that begins now is.
 
         Args:
-            arguments: that the transformer is called with.
-            keywords: likewise.
+            arguments: arguments that the transformer is called with.
+            keywords: its keyword arguments.
             text: whether to tell how long the text is, for which a GPU may have to be waited for.
 
         Raises:

@@ -31,7 +31,7 @@ class Seen:
         """A block's output, ``(token, channel)``, for each row of each forward.
 
         Args:
-            path: of the block.
+            path: path of the block.
             output: position in what it returns; None where that is one tensor.
         """
         return [row for forward in self.outputs for row in forward[path][output]]
@@ -43,10 +43,10 @@ def branch_order(
     """Which of two branches comes first.
 
     Args:
-        guided: with both.
-        alone: of the same prompt and noise, with the conditional branch alone; None where there is no such run.
+        guided: output with both.
+        alone: output of the same prompt and noise, with the conditional branch alone; None where there is no such run.
         other: where there is none, of another prompt with both: the unconditional branch moves less.
-        path: of the block to look at.
+        path: path of the block to look at.
         output: see :meth:`Seen.states`.
 
     Returns:

@@ -29,8 +29,8 @@ class ModelSource:
     """A model that was found.
 
     Attributes:
-        name: as the user wrote it.
-        folder: where its files are on this machine.
+        name: name as the user wrote it.
+        folder: folder in which its files are on this machine.
         revision: commit of a hub model; None for a folder.
     """
 
@@ -43,14 +43,14 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     """Find a model by name, downloading a hub model's files if they are not here.
 
     Raises:
-        InputError: there is no such model, or its files cannot be had.
+        InputError: there is no such model, or its files cannot be downloaded.
     """
     bundled = Path(str(resources.files("fewchannels.demo").joinpath("model")))
     folder = bundled if name == "demo" else expanded(name)
     if folder.is_dir():
         if revision is not None:
             raise InputError(
-                f"revision is {revision!r}; {name!r} is a folder, and only hub models have one. Leave it out."
+                f"revision is {revision!r}, but {name!r} is a folder; only hub models have revisions. Omit it."
             )
         if not (folder / "model_index.json").is_file():
             raise InputError(
@@ -73,9 +73,9 @@ def find(name: str, revision: str | None = None) -> ModelSource:
                 "account whose token 'hf auth login' stores on this machine, then try again."
             ) from None
         raise InputError(
-            f"there is no folder {name!r}, and the hub model of that name cannot be had: "
+            f"there is no folder {name!r}, and no model of that name could be downloaded from the Hub: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}. Use demo, a "
-            "folder, or a hub id; HF_HUB_OFFLINE=1 allows only what was downloaded before."
+            "folder, or a hub id; with HF_HUB_OFFLINE=1, only cached models are available."
         ) from None
     return ModelSource(name, snapshot, snapshot.name)
 
@@ -179,7 +179,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
 
     Args:
         source: the model.
-        family: of the transformer class with this name, beside :data:`FAMILIES`.
+        family: family of the transformer class with this name, beside :data:`FAMILIES`.
 
     Raises:
         InputError: the transformer's or the pipeline's class is in neither, or a file is missing.
@@ -192,20 +192,20 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
         name = _FORMERLY.get(str(config.get("norm_type", "")), name)
     if name not in families:
         raise InputError(
-            f"the transformer class {name!r} is not known; known are {', '.join(families)}. 'fewchannels models "
-            f"inspect {source.name}' looks where its image stream is and writes a family file for --family."
+            f"the transformer class {name!r} is not supported; supported are {', '.join(families)}. 'fewchannels "
+            f"models inspect {source.name}' locates its image stream and writes a family file for --family."
         )
     found = families[name]
     if pipeline_class not in found.pipelines:
         raise InputError(
-            f"{name} is known to be run by {' and '.join(found.pipelines)}; {source.name!r} is a {pipeline_class!r}, "
-            "which may guide it otherwise. Describe it in a family file (--family)."
+            f"{name} is supported in {' and '.join(found.pipelines)}; {source.name!r} is a {pipeline_class!r}, "
+            "which may apply guidance differently. Describe it in a family file (--family)."
         )
     pipeline = found.pipelines[pipeline_class]
     if any(index.get("transformer_2") or []):
         raise InputError(
-            f"{source.name!r} has a second transformer, transformer_2, which runs some of the steps; only one is read "
-            "here, so these steps would be missing. Give a model with one transformer."
+            f"{source.name!r} has a second transformer, transformer_2, which runs some of the steps; only one can be "
+            "recorded, so these steps would be missing. Use a model with one transformer."
         )
     try:
         factor = _whole("the VAE's factor", _pixels_per_cell(vae))
@@ -231,7 +231,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
     except KeyError as error:
         raise InputError(f"{source.name!r}: the transformer's or the VAE's config.json has no {error}.") from None
     except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise InputError(f"{source.name!r}: a field of its configuration is of another kind: {error}") from None
+        raise InputError(f"{source.name!r}: a field of its configuration has an unexpected type: {error}") from None
 
 
 def _whole(what: str, value: object) -> int:

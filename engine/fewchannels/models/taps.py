@@ -50,10 +50,10 @@ def tapped(
 
     Args:
         sampler: declares what each forward is.
-        blocks: which blocks.
+        blocks: selected blocks.
         tap: what to call.
-        streams: of :data:`fewchannels.models.family.STREAMS`. A block that has not the stream is passed over.
-        branches: of :data:`fewchannels.models.family.BRANCHES`. One that does not run is passed over.
+        streams: values of :data:`fewchannels.models.family.STREAMS`. A block that has not the stream is passed over.
+        branches: values of :data:`fewchannels.models.family.BRANCHES`. One that does not run is passed over.
     """
     transformer: nn.Module = sampler.pipeline.transformer
     family = sampler.geometry.family

@@ -9,7 +9,7 @@ _taken: ContextVar[dict[str, float] | None] = ContextVar("taken", default=None)
 
 @contextmanager
 def collected() -> Iterator[dict[str, float]]:
-    """Yields the seconds by stage that this thread says inside, filled as it goes on; tasks of other threads have
+    """Yields the seconds by stage that this thread says inside, filled as it continues; tasks of other threads have
     their own."""
     taken: dict[str, float] = {}
     token = _taken.set(taken)

@@ -15,8 +15,8 @@ def check_weight_files(name: str, folder: Path, index: Mapping[str, Any], withou
     """Refuse a model of which a weight file is not there.
 
     Args:
-        name: of the model, for messages.
-        folder: where its files are.
+        name: name of the model, for messages.
+        folder: folder in which its files are.
         index: its ``model_index.json``.
         without: components whose weights are not read.
 
@@ -45,8 +45,8 @@ def _check(name: str, folder: Path, stems: tuple[str, ...]) -> None:
         variant = variants[0].split(".")[1].split("-")[0]
         raise InputError(
             f"{name!r} has no {looked_for}, only those of the variant {variant!r}, such as {variants[0]}. Load it with "
-            f"diffusers' from_pretrained(..., variant={variant!r}) and save it with save_pretrained(FOLDER), or take "
-            f"{variant!r} out of the files' names."
+            f"diffusers' from_pretrained(..., variant={variant!r}) and save it with save_pretrained(FOLDER), or remove "
+            f"{variant!r} from the file names."
         )
     raise InputError(f"{name!r} has no {looked_for}, nor any other weights there. Download the model again.")
 

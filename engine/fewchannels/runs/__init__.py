@@ -1,7 +1,7 @@
 """A run at rest: what is on disk, and how it is read, written and kept.
 
 ``storage`` is a folder or an object store behind one set of verbs; on it stand ``layout`` (shapes), ``arrays`` (Zarr),
-``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers questions, ``upkeep``
+``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers queries, ``upkeep``
 verifies, repairs, merges and exports. The specification is ``schemas/store.md``. Nothing here runs a model.
 
 Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, parts,

@@ -34,7 +34,7 @@ def lay_out(
     """Write every array's metadata, and the coordinates. Shards are not touched: safe to repeat, and to grow a run.
 
     Args:
-        storage: of the run, or beside it.
+        storage: storage of the run, or beside it.
         layout: the run's shape.
         sample_ids: one per manifest row.
         earlier: keys of the run before it grows. Coordinates of samples get other ones, so that the earlier metadata
@@ -128,9 +128,9 @@ class Store:
     """A store that was laid out, for writing whole shards.
 
     Args:
-        storage: of the run, or beside it.
+        storage: storage of the run, or beside it.
         layout: the run's shape.
-        n_threads: that compress; None for as many as this process may use.
+        n_threads: number of threads that compress; None for as many as this process may use.
     """
 
     def __init__(self, storage: Sink, layout: Layout, n_threads: int | None = None) -> None:
@@ -142,8 +142,8 @@ class Store:
 
         Args:
             start: first sample.
-            arrays: by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long. Fewer samples than a
-                shard has are filled up.
+            arrays: arrays by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long. Fewer samples
+                than a shard has are filled up.
 
         Returns:
             What was stored, by key.
@@ -163,7 +163,7 @@ class Store:
             def put(name: str) -> tuple[str, Stored]:
                 key = f"{NAME}/{self._plans[name].key(task)}"
                 apply = partial(_map_ahead, compressing, self._n_threads + 1)
-                return key, self._storage.put(key, shards.encode(arrays[name], self._plans[name], apply))
+                return key, self._storage.put(key, shards.compress(arrays[name], self._plans[name], apply))
 
             return dict(writing.map(put, largest_first))
 
@@ -194,8 +194,8 @@ def read(
     """Samples ``[start, stop)`` of arrays, as any Zarr reader has them: ``(sample, step, layer, ...)`` each.
 
     Args:
-        storage: of the run.
-        names: which arrays.
+        storage: storage of the run.
+        names: selected names.
         start: first sample. Tasks of all of the samples are finished.
         stop: one past the last.
         region: positions on the step and on the layer axis, ascending; None for all. Other chunks are not read.
@@ -221,8 +221,8 @@ def _reading(storage: Storage) -> Iterator[None]:
         raise
     except Exception as error:  # each codec, and each field of the metadata, has errors of its own
         raise StorageError(
-            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} says what "
-            "is damaged, and with --repair drops it."
+            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists what "
+            "is damaged, and with --repair removes its records."
         ) from None
 
 
@@ -232,7 +232,7 @@ def _neighbors(positions: Sequence[int]) -> slice | np.ndarray:
     return slice(first, last + 1) if last - first == len(positions) - 1 else np.array(positions)
 
 
-def decode(
+def decompress(
     documents: Mapping[str, bytes], objects: Mapping[str, bytes], names: Sequence[str], start: int, stop: int
 ) -> dict[str, np.ndarray]:
     """Samples ``[start, stop)`` of arrays from objects in memory, as any Zarr reader has them.
@@ -240,7 +240,7 @@ def decode(
     Args:
         documents: the store's metadata, by key.
         objects: the shards, by key.
-        names: which arrays.
+        names: selected names.
         start: first sample.
         stop: one past the last.
 
@@ -259,7 +259,7 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
     """The run's arrays, labeled and lazy: values are read from the store when they are asked for.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         n_samples: how many to take; while a run grows, its arrays may be longer than it.
     """
     with _reading(storage):
@@ -279,7 +279,7 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
     """A store for reading, in which a shard without a byte is damaged: Zarr takes it for one that nobody has written.
 
     Args:
-        store: as Zarr has it.
+        store: store as Zarr has it.
         storage: the same place.
         finished: whether every shard that is read was written, so that none may be missing.
     """
@@ -294,15 +294,15 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
         if key.rpartition("/")[2].startswith("c.") and (self._finished if found is None else not len(found)):
             url, what = self._storage.location(key), "is missing" if found is None else "is empty"
             raise StorageError(
-                f"{url} {what}, and its samples are finished. Restore it, or run fewchannels runs verify RUN --repair "
-                "and capture again."
+                f"{url} {what}, although its samples are finished. Restore it, or run fewchannels runs verify RUN "
+                "--repair and capture again."
             )
         return found
 
     def with_read_only(self, read_only: bool = True) -> Self:
         """Itself: there is no other."""
         if not read_only:
-            raise ValueError("this store is for reading")
+            raise ValueError("this store is read-only")
         return self
 
     def _with_store(self, store: LocalStore | ObjectStore) -> Self:

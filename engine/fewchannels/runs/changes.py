@@ -32,11 +32,11 @@ class Change:
     """A change that is settled, and not finished yet.
 
     Attributes:
-        name: of what changes: ``run``, or a task's number.
-        folder: where new objects wait.
+        name: name of what changes: ``run``, or a task's number.
+        folder: folder in which new objects wait.
         target: key of the document that names them.
-        document: that document's new content.
-        replaces: that document as it was when the change was begun; None where there was none.
+        document: new content of that document.
+        replaces: content of that document when the change was started; None where there was none.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Change:
                 another change has overtaken this one.
             StorageError: the store refused.
         """
-        new = documents.encode(self.document)
+        new = documents.to_bytes(self.document)
         if storage.stored(self.target) not in (self.replaces, Stored.of([new])):
             raise _overtaken(storage, self.target)
         # The manifest comes after the document: readers of the earlier one take the first rows of the manifest, and
@@ -87,7 +87,7 @@ class Change:
 
 def _overtaken(storage: Storage, key: str) -> RunConflictError:
     return RunConflictError(
-        f"{key!r} of {storage.url!r} was replaced while it was being written: another has taken its place; this one "
+        f"{key!r} of {storage.url!r} was replaced by another command while it was being written, so this command "
         "stops writing."
     )
 
@@ -112,8 +112,8 @@ class Draft:
     """New objects beside those that they are to replace.
 
     Args:
-        storage: of the run.
-        name: of what changes, see :class:`Change`.
+        storage: storage of the run.
+        name: name of what changes, see :class:`Change`.
         target: key of the document that is to name them. Make the draft before you look at that document, so that the
             change applies to what you saw.
     """
@@ -146,7 +146,7 @@ class Draft:
             "replaces": None if change.replaces is None else asdict(change.replaces),
             "document": change.document,
         }
-        data = documents.encode(content)
+        data = documents.to_bytes(content)
         if not self._storage.create(change.key, data):
             finish_change(self._storage, self._name)  # another's, which comes first
             if not self._storage.create(change.key, data):
@@ -166,10 +166,10 @@ def find_change(storage: Storage, name: str) -> Change | None:
         StorageError: it is damaged.
     """
     key = f"{FOLDER}{name}.json"
-    remedy = "Delete it: what it was meant to replace is still there, and the next capture makes the change again."
+    remedy = "Delete it: the objects it was to replace are still there, and the next capture repeats the change."
     try:
         with documents.damage(storage, key, remedy):
-            return _change(name, documents.decode(storage.get(key), _Settled))
+            return _change(name, documents.from_bytes(storage.get(key), _Settled))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -182,7 +182,7 @@ def _change(name: str, content: dict[str, Any]) -> Change:
     )
     own = change.target == (NAME if name == RUN else f"ledger/{name}.json")
     if not own or not change.folder.startswith(f"{FOLDER}{name}.") or not all(map(_MOVED.match, change.objects)):
-        raise documents.DamagedDocumentError("it replaces objects that are not its own")
+        raise documents.DamagedDocumentError("it replaces objects that do not belong to it")
     return change
 
 
@@ -190,7 +190,7 @@ def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
     """Every change that is settled and not finished, by name.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         keys: its listing.
 
     Raises:

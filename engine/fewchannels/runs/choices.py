@@ -108,7 +108,7 @@ def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple
         return tuple(range(n_steps))
     if text == "last":
         if not same_for_all:
-            raise InputError("steps 'last' needs one number of steps for all samples; the manifest has several.")
+            raise InputError("steps is 'last', but the samples have different numbers of steps. Give all, or indices.")
         return (n_steps - 1,)
     if text[:1].isalpha():
         raise unknown("steps", text, ["all", "last", f"indices 0 to {n_steps - 1} such as 0,{n_steps - 1}"])

@@ -123,7 +123,7 @@ class _Run2(_Run1):
         found = (geometry.n_steps, geometry.n_layers, self.n_tasks, self.manifest.n_samples)
         expected = (len(layout.steps), len(layout.blocks), layout.n_tasks, geometry.n_samples)
         if found != expected:
-            raise ValueError(f"steps, layers, tasks and samples are counted as {found}, and are {expected}")
+            raise ValueError(f"steps, layers, tasks and samples are recorded as {found}, but are {expected}")
         if layout.top_k > layout.n_channels:
             raise ValueError(f"config.top_k is {layout.top_k} of {layout.n_channels} channels")
         decided, config = self.identity.get("config"), self.config.model_dump()
@@ -158,7 +158,7 @@ class _Sweep(_Described):
     @model_validator(mode="after")
     def _agrees(self) -> "_Sweep":
         if unknown := [key for key in self.objects if key.removesuffix(".parquet") not in tables()]:
-            raise ValueError(f"objects: {unknown[0]!r} is no table of a sweep")
+            raise ValueError(f"objects: {unknown[0]!r} is not a table of a sweep")
         return self
 
 
@@ -261,10 +261,10 @@ def read_comparison(storage: Storage) -> dict[str, Any]:
 
 def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: str, command: str) -> dict[str, Any]:
     """A document, held to the fields of its format version: of 1 to the first ones, and so on."""
-    damaged = f"Delete it and run the {what}'s command again: it writes the file anew and keeps what is done."
+    damaged = f"Delete it and rerun the {what}'s command, which rewrites the file and keeps finished work."
     try:
         with documents.damage(storage, name, damaged):
-            description = documents.decode(storage.get(name), _Versioned)
+            description = documents.from_bytes(storage.get(name), _Versioned)
             version = description["format_version"]
             if version > len(formats):
                 raise InputError(
@@ -274,15 +274,15 @@ def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: st
             documents.check(formats[version - 1].model_validate, description)
         return description
     except (FileNotFoundError, NotADirectoryError):
-        remedy = f"Make one with fewchannels {command}."
+        remedy = f"Create one with fewchannels {command}."
         if storage.exists(COMPARISON):
-            remedy = "It holds a comparison of two runs: fewchannels report and fewchannels sql take that."
-        raise InputError(f"{storage.url!r} holds no {what}: it has no {name}. {remedy}") from None
+            remedy = "It holds a comparison of two runs: use fewchannels report or fewchannels sql for it."
+        raise InputError(f"{storage.url!r} is not a {what}: it has no {name}. {remedy}") from None
 
 
 def write_description(storage: Storage, description: dict[str, Any]) -> None:
     """Write ``run.json``. Safe to repeat: it replaces the file."""
-    storage.put(NAME, [documents.encode(description)])
+    storage.put(NAME, [documents.to_bytes(description)])
 
 
 def objects_of(description: dict[str, Any]) -> dict[str, Stored]:

@@ -26,7 +26,7 @@ _Found = TypeVar("_Found")
 
 
 class DamagedDocumentError(ValueError):
-    """The bytes are not what :func:`encode` wrote, or do not hold what such a document holds."""
+    """The bytes are not what :func:`to_bytes` wrote, or do not hold what such a document holds."""
 
 
 class Fields(BaseModel):
@@ -73,7 +73,7 @@ def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
 
     Args:
         fields: pydantic's validation, such as ``Fields.model_validate``.
-        content: of the document.
+        content: content of the document.
 
     Raises:
         DamagedDocumentError: naming the field.
@@ -92,8 +92,8 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
     """A document of a run.
 
     Args:
-        storage: of the run.
-        key: of the document.
+        storage: storage of the run.
+        key: key of the document.
         fields: what it holds.
         remedy: what to do where it is damaged: a sentence.
 
@@ -102,7 +102,7 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
         StorageError: it is damaged.
     """
     with damage(storage, key, remedy):
-        return decode(storage.get(key), fields)
+        return from_bytes(storage.get(key), fields)
 
 
 @contextmanager
@@ -114,12 +114,12 @@ def damage(storage: Storage, key: str, remedy: str) -> Iterator[None]:
         raise StorageError(f"{storage.location(key)} is damaged: {error}. {remedy}") from None
 
 
-def encode(content: dict[str, Any]) -> bytes:
+def to_bytes(content: dict[str, Any]) -> bytes:
     """A document's bytes."""
     return _text(content | {CHECKSUM: f"{crc32c(_text(content)):08x}"})
 
 
-def decode(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
+def from_bytes(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
     """A document's content. One of format version 1, which has no checksum and names no objects, is taken as it is.
 
     Args:
@@ -156,7 +156,7 @@ def check_whole(data: bytes) -> None:
 
 
 def needs_checksum(data: bytes) -> bool:
-    """Whether a document must have a checksum: one of format version 1 has none, and names no objects."""
+    """Return whether a document must have a checksum: one of format version 1 has none, and names no objects."""
     return f'"{CHECKSUM}"'.encode() in data or b'"objects"' in data
 
 

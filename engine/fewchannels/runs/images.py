@@ -21,7 +21,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def decoded(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
     """A stored image in RGB, all of it read.
 
     Raises:
@@ -31,8 +31,7 @@ def decoded(data: bytes) -> Image.Image:
         return read_image(data, "it")
     except InputError as error:
         raise StorageError(
-            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to see "
-            "which sample it belongs to."
+            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to find its sample."
         ) from None
 
 
@@ -54,13 +53,13 @@ def from_png(data: bytes) -> NDArray[np.bool_]:
     """The mask ``(y, x)`` bool that :func:`to_png` packed.
 
     Raises:
-        InputError: the bytes are no PNG, or one of more than one bit a pixel.
+        InputError: the bytes are not PNG, or one of more than one bit a pixel.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
     except (OSError, SyntaxError) as error:
-        raise InputError(f"the {len(data)} bytes of a mask are no PNG: {error}") from None
+        raise InputError(f"the {len(data)} bytes of a mask are not a PNG: {error}") from None
     if image.mode != "1":
         raise InputError(f"the PNG of a mask has the mode {image.mode!r}; masks have one bit a pixel.")
     return np.array(image)

@@ -101,8 +101,8 @@ class Layout:
         shard_samples: samples in a task and a shard.
         pool: side of the square of tokens whose mean is kept as one token; 1 keeps them all.
         rounded: whether token maps have bfloat16's mantissa, which compresses better.
-        streams: that are kept.
-        branches: that are kept.
+        streams: streams that are kept.
+        branches: branches that are kept.
         controls: further selections of as many channels whose token maps are kept of the image: ``bottom``,
             ``random_0``, ``random_1``, ...
     """
@@ -129,8 +129,8 @@ class Layout:
         """
         if description["format_version"] < 2:
             raise InputError(
-                "this run has format version 1: it can be read and asked, and holds no checksums to verify, and its "
-                "store cannot be merged, grown or exported. Capture it anew for that."
+                "this run has format version 1, which can be read and queried, but has no checksums to verify and "
+                "cannot be merged, extended or exported. Capture it again for that."
             )
         config, geometry = description["config"], description["geometry"]
         return cls(
@@ -160,12 +160,12 @@ class Layout:
 
     @property
     def has_ranks(self) -> bool:
-        """Whether the store names the largest channels."""
+        """Return whether the store names the largest channels."""
         return self.top_k > 0
 
     @property
     def has_maps(self) -> bool:
-        """Whether the store keeps token maps."""
+        """Return whether the store keeps token maps."""
         return self.top_k > 0 and "image" in self.streams
 
     @property

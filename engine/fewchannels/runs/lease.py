@@ -41,7 +41,7 @@ def hold(storage: Storage, on_wait: Wait = lambda why: None, patience_s: float =
     What killed writers have left is removed first, and what an earlier capture had begun to replace is finished.
 
     Args:
-        storage: of a run, or of one of its results, or of what is made of runs.
+        storage: storage of a run, or of one of its results, or of what is made of runs.
         on_wait: called with the reason when the end of an earlier command must be waited for.
         patience_s: how long to wait for another command that holds it.
 
@@ -69,11 +69,11 @@ class Membership:
     """A worker's share in its capture's lease.
 
     Args:
-        storage: of the run.
-        token: of the capture.
+        storage: storage of the run.
+        token: token of the capture.
 
     Raises:
-        RunConflictError: the capture has ended or another has taken its place.
+        RunConflictError: the capture has ended or another took over.
         StorageError: the store refused.
     """
 
@@ -90,7 +90,7 @@ class Membership:
         """Refuse to continue when the capture is no longer this worker's own.
 
         Raises:
-            RunConflictError: another capture has taken its place.
+            RunConflictError: another capture took over.
         """
         check_held(self._storage, self._token)
 
@@ -99,13 +99,12 @@ def check_held(storage: Storage, token: str) -> None:
     """Refuse to continue when another command holds the lease: a process that was stopped cannot know for how long.
 
     Raises:
-        RunConflictError: another command has taken this one's place.
+        RunConflictError: another command took over.
     """
     owner = _owner(storage)
     if owner.get("token") != token:
         raise RunConflictError(
-            f"this command was writing to {storage.url!r}, and another has taken its place ({_named(owner)}); this one "
-            "stops writing."
+            f"another command ({_named(owner)}) took over writing to {storage.url!r}, so this command stops writing."
         )
 
 
@@ -203,7 +202,7 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
         if time.monotonic() > deadline:
             raise RunConflictError(
                 f"workers of an earlier command ({_named(earlier)}) are still writing to {storage.url!r} after "
-                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, and run again to resume."
+                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, then run again to resume."
             )
         time.sleep(_LOOK_EVERY_S)
 
@@ -213,7 +212,7 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix that, and run again.") from error
+        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix this, then run again.") from error
 
 
 @contextmanager

@@ -26,11 +26,11 @@ class Record:
         task: its number.
         start: first manifest row.
         stop: one past the last manifest row; fewer than the task owns where the run has grown since.
-        fingerprint: of the run that wrote it.
+        fingerprint: fingerprint of the run that wrote it.
         attempt: 1 for the first.
         n_done: samples generated.
-        n_failed: samples that failed by themselves; the samples table says why.
-        seconds: from the task's start to its last file.
+        n_failed: samples that failed individually; the samples table says why.
+        seconds: seconds from the task's start to its last file.
         finished: UTC time, ISO 8601; for people, nothing depends on it.
         host: node that ran it.
         device: ``cpu`` or ``cuda:...`` with its name.
@@ -61,23 +61,23 @@ class Record:
         fields = asdict(self)
         return {name: value for name, value in fields.items() if value or name not in ("computed_by", "files")}
 
-    def encode(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The record's document."""
-        return documents.encode(self.content())
+        return documents.to_bytes(self.content())
 
     @cached_property
     def checksum(self) -> str:
         """CRC-32C of the record's document: tells this record from another of the same task."""
-        return Stored.of([self.encode()]).crc32c
+        return Stored.of([self.to_bytes()]).crc32c
 
     @classmethod
-    def decode(cls, data: bytes) -> "Record":
+    def from_bytes(cls, data: bytes) -> "Record":
         """The record of a document.
 
         Raises:
             DamagedDocumentError: it is damaged, or no record.
         """
-        # Not by way of `documents.decode`: a run has thousands of records, and all are read whenever it is opened.
+        # Not by way of `documents.from_bytes`: a run has thousands of records, and all are read whenever it is opened.
         if documents.needs_checksum(data):
             documents.check_whole(data)
         return documents.check(_RECORD.validate_json, data)
@@ -107,12 +107,12 @@ class Ledger:
         if draft:
             draft.settle(record.content())
         else:
-            self._storage.put(self.key(record.task), [record.encode()])
+            self._storage.put(self.key(record.task), [record.to_bytes()])
 
     def write_failure(self, task: int, attempt: int, error: str) -> None:
         """Write down a failed attempt of a task."""
         content = {"task": task, "attempt": attempt, "error": error}
-        self._storage.put(self._failure(task, attempt), [documents.encode(content)])
+        self._storage.put(self._failure(task, attempt), [documents.to_bytes(content)])
 
     def next_attempt(self, task: int) -> int:
         """1 plus the number of attempts that are written down as failed."""
@@ -124,12 +124,12 @@ class Ledger:
     def find(self, task: int) -> Record | None:
         """A task's record; None where it has none, or a damaged one."""
         try:
-            return Record.decode(self._storage.get(self.key(task)))
+            return Record.from_bytes(self._storage.get(self.key(task)))
         except (FileNotFoundError, ValueError):
             return None
 
     def is_intact(self, record: Record) -> bool:
-        """Whether all that a record names is there, byte by byte what was stored."""
+        """Return whether all that a record names is there, byte by byte what was stored."""
         return all(self._storage.holds(key, stored) for key, stored in record.objects.items())
 
     def keys(self) -> dict[int, str]:
@@ -145,15 +145,15 @@ class Ledger:
             RunConflictError: a record belongs to a run with another fingerprint.
         """
         keys = self.keys()
-        # One at a time where reading is no wait; object stores answer each request after some milliseconds.
+        # One at a time where reading is not a wait; object stores answer each request after some milliseconds.
         with ThreadPoolExecutor(_READERS) as pool:
             read = map if self._storage.free_bytes() is not None else pool.map
             found = dict(zip(keys, read(self._read, keys.values()), strict=True))
         for task, record in found.items():
             if record.fingerprint != fingerprint:
                 raise RunConflictError(
-                    f"the record {self._storage.location(keys[task])} has fingerprint {record.fingerprint}, the run "
-                    f"has {fingerprint}; it was written by another run. Choose another folder."
+                    f"the record {self._storage.location(keys[task])} has fingerprint {record.fingerprint}, but the "
+                    f"run has {fingerprint}, so it belongs to a different run. Choose another folder."
                 )
         return dict(sorted(found.items()))
 
@@ -163,14 +163,14 @@ class Ledger:
 
     def _read(self, key: str) -> Record:
         try:
-            record = Record.decode(self._storage.get(key))
+            record = Record.from_bytes(self._storage.get(key))
             if self.key(record.task) != key:
-                raise documents.DamagedDocumentError(f"it is task {record.task}'s")
+                raise documents.DamagedDocumentError(f"it belongs to task {record.task}")
             return record
         except documents.DamagedDocumentError as error:
             raise StorageError(
                 f"the record {self._storage.location(key)} is damaged: {error}. fewchannels runs verify --repair "
-                "drops it, and the next capture does its task again."
+                "removes it, and the next capture reruns its task."
             ) from None
 
     @staticmethod

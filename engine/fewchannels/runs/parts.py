@@ -16,13 +16,13 @@ from fewchannels.runs import documents
 from fewchannels.runs.changes import find_change
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.storage import Checksum, Count, Storage, Stored
-from fewchannels.tables import decode, join, of_samples
+from fewchannels.tables import from_parquet, join, of_samples
 
 FOLDER = "ledger/compact/"
 TABLES = ("cells", "samples")
 _PART_BYTES = 256 * 2**20
 _REMEDY = "Run fewchannels runs verify to see which tasks have lost their rows."
-# Questions are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
+# Queries are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
 _COMPACTED: Mapping[str, Mapping[str, Any]] = {
     "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
     "samples": {"group_rows": 32},  # of one image, few others are read
@@ -68,8 +68,8 @@ def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
     """The rows of a part of a run's, a sweep's or a result's table, a ``pyarrow.Table``.
 
     Args:
-        storage: of the run or the sweep.
-        key: of the part.
+        storage: storage of the run or the sweep.
+        key: key of the part.
         expected: what its record says that was stored; None in runs of format version 1.
 
     Raises:
@@ -79,7 +79,7 @@ def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
         data = storage.get(key)
         if expected is not None:
             check_stored(storage, key, Stored.of([data]), expected)
-        return decode(data)
+        return from_parquet(data)
     except (FileNotFoundError, ValueError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise StorageError(
@@ -114,8 +114,8 @@ class Parts:
     """The parts of a run's tables.
 
     Args:
-        storage: of the run.
-        records: of its finished tasks.
+        storage: storage of the run.
+        records: records of its finished tasks.
         damaged: gets the reason for each compaction whose record is damaged, by key; None raises it.
 
     Raises:
@@ -172,7 +172,7 @@ class _Compacted(documents.Fields):
 
 
 def _compaction(key: str, data: bytes) -> Compaction:
-    content = documents.decode(data, _Compacted)
+    content = documents.from_bytes(data, _Compacted)
     compaction = Compaction(
         content["first"],
         content["last"],
@@ -181,9 +181,9 @@ def _compaction(key: str, data: bytes) -> Compaction:
     )
     own = {compaction.part(table) for table in TABLES}
     if compaction.key != key or compaction.objects.keys() != own:  # they are deleted when it speaks for no task
-        raise documents.DamagedDocumentError("it does not name exactly the objects of a compaction of its tasks")
+        raise documents.DamagedDocumentError("it does not list exactly the objects of a compaction of its tasks")
     if not all(compaction.first <= task <= compaction.last for task in compaction.records):
-        raise documents.DamagedDocumentError("it speaks for tasks that its name does not cover")
+        raise documents.DamagedDocumentError("it lists tasks outside the range in its name")
     return compaction
 
 
@@ -199,8 +199,8 @@ def compact(
     small parts are deleted when the large ones and their record are durable; interrupted anywhere, it can be repeated.
 
     Args:
-        storage: of the run.
-        records: of its finished tasks.
+        storage: storage of the run.
+        records: records of its finished tasks.
         shard_samples: samples in a whole task.
         on_progress: called with the parts read so far and in all.
     """
@@ -218,7 +218,7 @@ def compact(
         for table in TABLES:
             merged = join([own_rows(storage, table, records[task]) for task in group], **_COMPACTED[table])
             objects[about.part(table)] = storage.put(about.part(table), [merged])
-        storage.put(about.key, [documents.encode(asdict(about))])
+        storage.put(about.key, [documents.to_bytes(asdict(about))])
         storage.delete([part(table, task) for table in TABLES for task in group])
         made.append(about)
         done += len(group)

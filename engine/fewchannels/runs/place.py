@@ -24,17 +24,17 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
     if others := [key for key in storage.list() if not is_own(key)]:
         but = f"no {missing} but " if missing else ""
         raise RunConflictError(
-            f"{storage.url!r} holds {but}other files ({', '.join(others[:_N_NAMED])}); choose a new place."
+            f"{storage.url!r} holds {but}other files ({', '.join(others[:_N_NAMED])}); choose a new folder or URL."
         )
 
 
 def begun_otherwise(mine: Mapping[str, Any], theirs: Mapping[str, Any], conflict: str, remedy: str) -> RunConflictError:
-    """The error where something was begun with something else, naming every field that differs.
+    """Return the error for something created with different settings; it names every field that differs.
 
     Args:
         mine: what decides the data, as it is asked for now.
-        theirs: likewise, as it was begun.
-        conflict: beginning of the message, such as ``the run in 'RUN' was begun with something else``.
+        theirs: settings of the existing one.
+        conflict: beginning of the message, such as ``the run in 'RUN' was created with different settings``.
         remedy: its end.
     """
     lines = "\n  ".join(differences(dict(mine), dict(theirs)))

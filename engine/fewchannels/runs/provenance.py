@@ -28,8 +28,8 @@ def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]
     """Versions and CPU threads, as a record keeps them.
 
     Args:
-        n_threads: of PyTorch.
-        earlier: of the same task, where some of its samples stay as they are: what differs is named twice.
+        n_threads: number of threads of PyTorch.
+        earlier: earlier provenance of the same task, some of whose samples are unchanged; differences are listed twice.
     """
     now = versions() | {_THREADS: str(n_threads)}
     return now if earlier is None else joined([earlier.computed_by, now])
@@ -52,8 +52,8 @@ def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
     """Refuse files that hold something else than when tasks were done. What is not there any more is not compared.
 
     Args:
-        storage: of the run or sweep.
-        records: of finished tasks.
+        storage: storage of the run or sweep.
+        records: records of finished tasks.
 
     Raises:
         RunConflictError: naming one of them.
@@ -66,9 +66,9 @@ def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
     if others := [path for path, found in was.items() if len(found | {now.get(path, "")} - {""}) > 1]:
         first = others[0]
         raise RunConflictError(
-            f"{len(others)} of the files that {storage.url!r} was made with hold something else by now, such as "
-            f"{first!r}: SHA-256 {' and '.join(sorted(was[first]))} when tasks were done, {now.get(first, 'gone')} "
-            "now. Put them back, or choose another place."
+            f"{len(others)} of the files that {storage.url!r} depends on have changed, such as "
+            f"{first!r}: SHA-256 {' and '.join(sorted(was[first]))} when tasks ran, {now.get(first, 'missing')} "
+            "now. Restore them, or choose another --out."
         )
 
 
@@ -76,9 +76,9 @@ def notes(records: Iterable[Record], n_threads: int, unknown: Iterable[str] = ()
     """What a person should know before a run is resumed: in what its finished tasks differ from those to come.
 
     Args:
-        records: of finished tasks.
+        records: records of finished tasks.
         n_threads: CPU threads of the tasks to come.
-        unknown: fields of the identity that the run was begun without.
+        unknown: fields of the identity that the run was created without.
     """
     now, found = computed_by(n_threads), list[str]()
     counts: Counter[tuple[str, str]] = Counter()
@@ -89,11 +89,11 @@ def notes(records: Iterable[Record], n_threads: int, unknown: Iterable[str] = ()
     for (name, value), n in sorted(counts.items()):
         if value != now[name]:
             what = f"{value} CPU threads" if name == _THREADS else f"{name} {value}"
-            found.append(f"{n:,} finished task{'s were' if n > 1 else ' was'} done with {what}; it is {now[name]} now")
+            found.append(f"{n:,} finished task{'s' * (n > 1)} ran with {what}; it is {now[name]} now")
     if left_out := sorted(unknown):
         found.append(
-            f"it was begun by an earlier version, which kept no digest of {' and '.join(left_out)}; a change of what "
-            "that is would not be noticed"
+            f"it was created by an earlier version, which recorded no digest of {' and '.join(left_out)}, so a change "
+            "there would not be noticed"
         )
     return found
 

@@ -21,7 +21,7 @@ from fewchannels.runs.parts import read_rows
 from fewchannels.runs.place import begun_otherwise, check_free
 from fewchannels.runs.storage import Count, Storage, Stored
 from fewchannels.settings.ranges import NAME, check, name
-from fewchannels.tables import Columns, encode
+from fewchannels.tables import Columns, to_parquet
 
 FOLDER = "results/"
 BEGUN = "begun.json"
@@ -71,7 +71,7 @@ class Results:
     """One analysis' place in a run. Plain values only: it travels to workers.
 
     Attributes:
-        storage: of the run.
+        storage: storage of the run.
         label: its folder's name, and what its tables' names begin with.
     """
 
@@ -80,7 +80,7 @@ class Results:
 
     _END: ClassVar[str] = END
     _UNIT: ClassVar[type[_Unit]] = _Unit
-    _AGAIN: ClassVar[str] = "Make the result again with --replace."
+    _AGAIN: ClassVar[str] = "Recompute the result with --replace."
     _OURS: ClassVar[re.Pattern[str]] = re.compile(
         rf"(begun|result)\.json|summary\.md|units/\d+\.json|[a-z_]+/(\d+|all)\.parquet|{_FIGURES}"
     )
@@ -124,11 +124,11 @@ class Results:
         if begun != known or replace or self._is_made_anew():
             self.delete()
         if begun != identity or replace or self._is_made_anew():
-            self.storage.put(self.key(BEGUN), [documents.encode(self._as_begun(identity))])
+            self.storage.put(self.key(BEGUN), [documents.to_bytes(self._as_begun(identity))])
         return {number for number, unit in self.units().items() if not unit.get("n_failed")}
 
     def is_of(self, identity: Mapping[str, Any]) -> bool:
-        """Whether what is there was begun with the very identity; not where that cannot be read."""
+        """Return whether what is there was created with the very identity; not where that cannot be read."""
         try:
             return self._begun() == identity
         except StorageError:
@@ -146,7 +146,9 @@ class Results:
             tables: columns by table.
             schemas: each table's schema, by table.
         """
-        parts = {f"{table}/{unit:05d}.parquet": encode(schemas[table], columns) for table, columns in tables.items()}
+        parts = {
+            f"{table}/{unit:05d}.parquet": to_parquet(schemas[table], columns) for table, columns in tables.items()
+        }
         errors = [column for columns in tables.values() if (column := columns.get("error")) is not None]
         n_failed = sum(error is not None for column in errors for error in column)
         self._record(unit, parts, {"n_failed": n_failed} if n_failed else {})
@@ -200,10 +202,10 @@ class Results:
             about: the numbers that answer, settings, versions.
             tables: schema of every table, by table.
             files: further files by name, such as figures.
-            stored: of :meth:`put`, what was written before.
+            stored: result of :meth:`put`, what was written before.
         """
         content = self.content(about, tables, self.put(files) | dict(stored or {}))
-        self.storage.put(self.key(self._END), [documents.encode(content)])
+        self.storage.put(self.key(self._END), [documents.to_bytes(content)])
         self._settle()
 
     def read(self) -> dict[str, Any]:
@@ -214,7 +216,9 @@ class Results:
         """
         content = self._document(self._END, _Result)
         if content is None:
-            raise InputError(f"{self.storage.url!r} has no finished result {self.label!r}; see fewchannels analyze.")
+            raise InputError(
+                f"{self.storage.url!r} has no finished result {self.label!r}. Run fewchannels analyze first."
+            )
         return content
 
     def delete(self) -> None:
@@ -231,7 +235,7 @@ class Results:
             if not key.startswith(self.key("units/")):
                 continue
             try:
-                unit = documents.decode(self.storage.get(key), self._UNIT)
+                unit = documents.from_bytes(self.storage.get(key), self._UNIT)
             except documents.DamagedDocumentError:
                 continue
             if all(sizes.get(part) == each["n_bytes"] for part, each in unit["objects"].items()):
@@ -241,10 +245,10 @@ class Results:
     def _record(self, unit: int, parts: Mapping[str, bytes | memoryview], more: Mapping[str, Any]) -> None:
         """Write parts, by name, then the record of the unit that names them."""
         record = {"unit": unit, "objects": self.put(parts), **more}
-        self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.encode(record)])
+        self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.to_bytes(record)])
 
     def _is_made_anew(self) -> bool:
-        """Whether what is there is whole, and would not be resumed."""
+        """Return whether what is there is whole, and would not be resumed."""
         return False
 
     def _settle(self) -> None:
@@ -261,7 +265,7 @@ class Results:
     def _conflict(self) -> tuple[str, str]:
         """The message where something else was begun: how it begins, and its end."""
         return (
-            f"{self.key('')} holds a result with other settings",
+            f"{self.key('')} has a result with different settings",
             "Give --replace to delete it, or --label to choose another name.",
         )
 
@@ -319,11 +323,13 @@ class ComparisonResults(Results):
 
         Args:
             unit: its number.
-            rows: in plain values, by table.
-            layer: whose ``samples`` they are.
+            rows: rows in plain values, by table.
+            layer: layer whose ``samples`` they are.
             samples: columns of ``comparison_samples``.
         """
-        parts = {f"samples/{layer:05d}.parquet": encode("comparison_samples", samples)} if samples is not None else {}
+        parts = (
+            {f"samples/{layer:05d}.parquet": to_parquet("comparison_samples", samples)} if samples is not None else {}
+        )
         self._record(unit, parts, {"rows": dict(rows)})
 
     def _is_made_anew(self) -> bool:
@@ -341,7 +347,7 @@ class ComparisonResults(Results):
 
     @property
     def _conflict(self) -> tuple[str, str]:
-        return f"{self.storage.url!r} holds another comparison", "Give --replace to delete it, or choose another place."
+        return f"{self.storage.url!r} has a different comparison", "Give --replace to delete it, or another --out."
 
 
 def labels(keys: Iterable[str]) -> list[str]:
@@ -358,7 +364,7 @@ def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
     """Every finished result.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         keys: its listing.
     """
     stored = set(keys)

@@ -36,13 +36,13 @@ class Run:
         return f"Run({self.storage.url!r})"
 
     def sql(self, text: str) -> Answer:
-        """Ask a read-only SQL question of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
+        """Ask a read-only SQL query of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
 
         Returns:
             The answer in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
 
         Raises:
-            InputError: the statement is not a question, or DuckDB does not understand it.
+            InputError: the statement is not a query, or DuckDB does not understand it.
         """
         return self.catalog.sql(text)
 
@@ -73,9 +73,9 @@ class Run:
             raise InputError(
                 f"no finished sample has the id {sample_id!r}; list them with: select sample_id, prompt from samples."
             )
-        from fewchannels.runs.images import decoded
+        from fewchannels.runs.images import opened
 
-        return decoded(found)
+        return opened(found)
 
     def summary(self) -> dict[str, Any]:
         """What the run is and how far it is: the description with counts, bytes and files on disk."""

@@ -24,13 +24,15 @@ _BYTES_AT_ONCE = 2**20
 blosc.use_threads = False  # chunks are compressed side by side already
 
 
-def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[list[bytes]]] = map) -> Iterator[Buffer]:
+def compress(
+    values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[list[bytes]]] = map
+) -> Iterator[Buffer]:
     """A shard's bytes, part by part: to be written while the next ones are compressed.
 
     Args:
         values: the shard's, ``(sample, step, layer, ...)``, of the plan's dtype; the last shard of an array may have
             fewer samples than the others and is filled up.
-        plan: of the array.
+        plan: plan of the array.
         apply: ``map``, or one whose threads share the compression.
 
     Yields:
@@ -46,7 +48,7 @@ def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[li
     chunks = np.ascontiguousarray(chunks).reshape(math.prod(grid), -1)
     at_once = max(1, _BYTES_AT_ONCE // chunks[0].nbytes)
     lengths = []
-    for parts in apply(_encode_chunks, [chunks[i : i + at_once] for i in range(0, len(chunks), at_once)]):
+    for parts in apply(_compress_chunks, [chunks[i : i + at_once] for i in range(0, len(chunks), at_once)]):
         lengths += [len(packed) + _CHECKSUM_BYTES for packed in parts[::2]]
         yield from parts
     n_bytes = np.array(lengths, "<u8")
@@ -54,7 +56,7 @@ def encode(values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[li
     yield index + crc32c(index).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _encode_chunks(chunks: np.ndarray) -> list[bytes]:
+def _compress_chunks(chunks: np.ndarray) -> list[bytes]:
     parts = []
     for chunk in chunks:
         packed = blosc.compress(chunk, b"lz4", LEVEL, blosc.BITSHUFFLE)

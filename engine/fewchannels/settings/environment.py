@@ -16,14 +16,14 @@ def check_environment() -> None:
     """
     if sys.flags.optimize >= _WITHOUT_DOCSTRINGS:
         raise InputError(
-            f"Python runs without docstrings, as PYTHONOPTIMIZE={sys.flags.optimize} or -OO has it; diffusers and Ray "
-            "read theirs, and fail. Unset PYTHONOPTIMIZE."
+            f"Python runs without docstrings (PYTHONOPTIMIZE={sys.flags.optimize} or -OO), but diffusers and Ray need "
+            "theirs. Unset PYTHONOPTIMIZE."
         )
     for rule in os.environ.get("PYTHONWARNINGS", "").split(","):
         action, _, rest = rule.strip().partition(":")
         module = rest.split(":")[2] if rest.count(":") >= 2 else ""  # action:message:category:module
         if action == "error" and not module:
             raise InputError(
-                f"PYTHONWARNINGS has {rule.strip()!r}, with which a library's own warnings end it, Ray's among them. "
-                "Unset PYTHONWARNINGS, or name your own module in the rule: error:::mymodule."
+                f"PYTHONWARNINGS has {rule.strip()!r}, which turns warnings of libraries such as Ray into errors. "
+                "Unset PYTHONWARNINGS, or limit the rule to your module: error:::mymodule."
             )

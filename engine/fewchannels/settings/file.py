@@ -10,7 +10,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.settings.ranges import Several, hold, rules, shown
 
 _MOST_BYTES = 2**20
-_MOST_WHOLE = 10**18  # a longer number is no name, and Python may refuse to write it out
+_MOST_WHOLE = 10**18  # a longer number is not a name, and Python may refuse to write it out
 
 
 def read_yaml(file: Path | None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Text:
             return f"it must be at most {_MOST_CHARACTERS:,} characters long"
         if self.pattern is not None and not re.fullmatch(self.pattern, value):
             return f"it must be {self.wanted}"
-        return "" if value.isprintable() else "it must not hold control characters or bytes that are not text"
+        return "" if value.isprintable() else "it must not contain control characters or bytes that are not text"
 
     def in_short(self) -> str:
         return ""
@@ -185,7 +185,7 @@ def within(least: float, most: float, about: str, *, exclusive: bool = False) ->
 
     Args:
         least: the least that it may be; of a whole number, an int.
-        most: likewise the most.
+        most: largest permitted value.
         about: what it is, a sentence of help.
         exclusive: whether the ends themselves are refused.
     """

@@ -13,7 +13,7 @@ from fewchannels.runs.description import SWEEP
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
-from fewchannels.tables import decode
+from fewchannels.tables import from_parquet
 
 LOCKS = (".capture.lock", ".workers.lock", "lease.json")
 FIELDS = {"created", "finished", "seconds", "host", "attempt"}
@@ -39,7 +39,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".json" and path.name != "zarr.json":
         return _plain(json.loads(data))
     if path.suffix == ".parquet":
-        table = decode(data)
+        table = from_parquet(data)
         return repr(table.drop_columns([name for name in COLUMNS if name in table.column_names]).to_pylist())
     return data
 

@@ -212,7 +212,7 @@ def test_without_room_to_spill_a_question_says_so(run: Path, monkeypatch: pytest
     with Catalog(run) as catalog:
         assert catalog.sql("select 1").fetchall() == [(1,)]
         with pytest.raises(
-            FewchannelsError, match="it needs room in a folder for temporary files, which TMPDIR"
+            FewchannelsError, match="it needs space in the folder for temporary files, which TMPDIR"
         ) as one:
             catalog.sql(LARGE).fetchall()
         assert type(one.value) is FewchannelsError, "the run is not damaged"
@@ -227,5 +227,5 @@ def test_where_no_folder_can_be_made_only_large_questions_fail(run: Path, monkey
     monkeypatch.setattr(spill.tempfile, "mkdtemp", refuse)
     with Catalog(run) as catalog:
         assert catalog.sql("select 1").fetchall() == [(1,)]
-        with pytest.raises(FewchannelsError, match="room in the folder that TMPDIR names"):
+        with pytest.raises(FewchannelsError, match="free space in the folder that TMPDIR sets"):
             catalog.sql(LARGE).fetchall()

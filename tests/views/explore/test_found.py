@@ -108,7 +108,7 @@ def test_a_run_says_how_often_its_channels_are_massive(asked: Asked, run: Run) -
 
 def test_a_result_that_no_sentence_is_about_is_named(asked: Asked, folder: Path) -> None:
     texts, _ = unfolded(asked, "run")
-    assert "Not in them: again, each of which" in texts[0]
+    assert "Not included: again; each has" in texts[0]
     (section,) = (
         each for each in build([str(folder / "run")], None).parts[0].sections if each.heading == "What was found"
     )
@@ -139,7 +139,7 @@ def test_without_effects_the_command_stands_before_the_question_and_no_link_lead
     texts, links = unfolded(asked, "no effects")
     assert links == []
     assert f'fewchannels plot "{folder / "no effects"}"' in texts
-    assert any(text.startswith("The top channels exceed as many random channels") for text in texts)
+    assert any(text.startswith("The top channels exceed the same number of random channels") for text in texts)
 
 
 def test_a_run_without_analyses_says_what_its_cells_can_say(tmp_path: Path) -> None:
@@ -166,11 +166,11 @@ def test_a_person_unfolds_them_and_asks_again_by_a_click(browser: Browser, site:
     sentence = page.locator(".findings li", has_text="most often among the top")
     expect(sentence).to_be_visible()
     expect(page.locator("#found h2").first).to_have_text("Concentration")
-    sentence.get_by_text("How to get these numbers again").click()
+    sentence.get_by_text("How to reproduce these numbers").click()
     text = sentence.locator("pre").inner_text()
-    sentence.get_by_text("Ask it here").click()
+    sentence.get_by_text("Open as a query").click()
     expect(page.locator("h1")).to_have_text("Ask run")
-    expect(page.locator("#console-answer")).to_contain_text("Press Ask to have it answered")
+    expect(page.locator("#console-answer")).to_contain_text("Press Run to run it")
     sql = page.locator("#console-sql").input_value()
     assert sql in text
     assert page.locator(".ag-row").count() == 0

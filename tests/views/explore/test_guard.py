@@ -73,7 +73,7 @@ def test_without_the_token_nothing_is_answered(asked: Asked) -> None:
         for method, path in everything(asked):
             answer = asked.ask(path, method, {"Cookie": value, "X-Fewchannels-Key": keys.page})
             assert answer.status_code == 403, (method, path, value)
-            assert method == "HEAD" or "Open the address that the explorer printed" in answer.text
+            assert method == "HEAD" or "Open the URL that the explorer printed" in answer.text
 
 
 @pytest.mark.parametrize("token", ["", "x", "\u00e9", "0" * 32])

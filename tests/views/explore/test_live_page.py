@@ -92,7 +92,7 @@ def test_a_generation_is_cancelled_and_a_second_one_is_refused_until_then(
         page.locator("#live-prompt").fill(prompt)
         page.locator("#live-n_steps").fill("200")
         page.locator("#live-go").click()
-    expect(other.page.locator("#live-error [role=alert]")).to_contain_text("another generation is under way")
+    expect(other.page.locator("#live-error [role=alert]")).to_contain_text("another generation is running")
     expect(watched.page.locator("#live-state")).to_contain_text("running", timeout=30_000)
     watched.page.locator("#live-cancel").click()
     expect(watched.page.locator("#live-state")).to_contain_text("cancelled: somebody pressed Cancel", timeout=30_000)

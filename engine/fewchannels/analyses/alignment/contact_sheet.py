@@ -9,7 +9,7 @@ import numpy as np
 from fewchannels.analyses.alignment.findings import Cell
 from fewchannels.analyses.figures.drawings import Drawing, Images
 from fewchannels.analyses.selection import Selected
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 from fewchannels.runs.sql.catalog import Catalog
 
 
@@ -35,9 +35,9 @@ def contact_sheet(
 
     Args:
         parts: rows of ``samples``, a ``pyarrow.Table`` each.
-        catalog: of the run.
+        catalog: catalog of the run.
         selected: what of the run.
-        cell: whose samples are shown.
+        cell: cell whose samples are shown.
         show: what the protocol sees of one sample at the cell, by its position among the selected ones.
     """
     ious: list[tuple[float, int]] = []
@@ -54,7 +54,7 @@ def contact_sheet(
         i = int(np.searchsorted(selected.samples, sample))
         shown, image = show(i), catalog.image(selected.sample_ids[i])
         assert image is not None
-        drawn.append([np.asarray(decoded(image)), shown.mask, shown.heat, shown.front])
+        drawn.append([np.asarray(opened(image)), shown.mask, shown.heat, shown.front])
         labels.append(f"IoU {iou:.2f}\nsample {sample}")
     title = f"{cell.selection} channels, layer {cell.layer}, step {cell.step}: best, middle and worst samples"
     return Images(rows=drawn, labels=labels, columns=("image", "subject", "heat", "foreground"), title=title)

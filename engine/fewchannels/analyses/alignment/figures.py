@@ -1,4 +1,4 @@
-"""Figures of an alignment, each from the question that is shown with it."""
+"""Figures of an alignment, each from the query that is shown with it."""
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ def figures(evidence: Evidence, cells: list[Cell]) -> list[Figure]:
 
     Args:
         evidence: the run.
-        cells: of :func:`fewchannels.analyses.alignment.findings.best_cells`.
+        cells: result of :func:`fewchannels.analyses.alignment.findings.best_cells`.
     """
     return [figure for n, cell in enumerate(cells) for figure in _of(evidence, cell, less_important=n > 0)]
 
@@ -49,7 +49,7 @@ def _of(evidence: Evidence, best: Cell, *, less_important: bool) -> list[Figure]
         f"select layer, selection, n_samples, best_iou, best_iou_low, best_iou_high from {table} where {of} and step = "
         f"{best.step} order by layer, selection"
     )
-    title = f"IoU of the best union of clusters, which looks at the answer, step {best.step}\n{counted}, {_BANDS}"
+    title = f"IoU of the best union of clusters (oracle: uses the ground truth), step {best.step}\n{counted}, {_BANDS}"
     lines = _selections(evidence.ask(text), "layer", "best_iou")
     drawing = Lines(series=lines, title=title, x="layer", y="mean best IoU, 0 to 1", least=0)
     return [*drawn, Figure(f"best_iou_by_layer{end}", drawing, [evidence.sql(text)], less_important=True)]

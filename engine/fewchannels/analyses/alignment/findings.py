@@ -1,4 +1,4 @@
-"""What was found of the alignment of clusters with the subject, against every control; each with its question."""
+"""Findings on the alignment of clusters with the subject, against every control; each with its query."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from fewchannels.measures.intervals import cluster_interval
 from fewchannels.measures.means import means
 
 FEWEST = 2 * intervals.FEWEST
-"""Prompts from which half of them selects the cell and the other half is looked at: both are enough for an interval."""
+"""Fewest prompts of which one half selects the cell and the other is tested: enough for an interval of each."""
 _MEASURED = ["iou", "best_iou", "chance_iou", "n_channels"]
 _RANGES = {"iou": (0.0, 1.0), "best_iou": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Where the top channels' foreground fits the subject best.
+    """The cell in which the top channels' foreground fits the subject best.
 
     Attributes:
-        layer: number of the layer.
-        step: number of the step.
-        n_clusters: the K.
-        selection: ``top``; or the selection that fits best, where top channels were not looked at.
+        layer: index of the layer.
+        step: index of the step.
+        n_clusters: number of clusters K.
+        selection: ``top``, or the best-fitting selection if top channels were not analyzed.
         is_held_out: whether half of the prompts selected the cell, so that the other half can be tested there; else
             all of them did.
     """
@@ -108,7 +108,7 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
         f"{best.step}, n = {int(own['n_samples']):,} samples of {int(own['n_prompts']):,} prompts. {_selected(best)}"
     )
     if best.selection != "top":
-        sentence += " The top channels were not analyzed beside them."
+        sentence += " The top channels were not analyzed."
     elif best.is_held_out:
         sentence += f" {verdicts(differences)}"
     heads = [
@@ -117,13 +117,13 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
         "n",
         "IoU",
         "top minus these",
-        "better signed",
-        "least inertia found twice",
+        "best sign (oracle)",
+        "lowest inertia found twice",
         "chance",
     ]
     table = Table(
-        f"Mean IoU with the subject, layer {best.layer}, step {best.step}, 95 % over prompts; better signed is the "
-        "better of foreground and complement, which looks at the answer",
+        f"Mean IoU with the subject, layer {best.layer}, step {best.step}, 95 % over prompts; best sign (oracle) is "
+        "the better of foreground and complement, chosen with the ground truth",
         heads,
         [
             [
@@ -169,12 +169,12 @@ def _selected(best: Cell) -> str:
     """How the cell was selected, in words."""
     if best.is_held_out:
         return (
-            "Of all layers and steps these have the largest mean IoU in the other half of the prompts, which is in no "
-            "number here."
+            "This layer and step have the largest mean IoU in the other half of the prompts, which is held out from "
+            "all numbers here."
         )
     return (
-        f"Of all layers and steps these have the largest mean IoU, selected post hoc in the same prompts: it is a "
-        f"little high. With fewer than {FEWEST} prompts none can be held out to compare with controls."
+        f"This layer and step were selected post hoc as those with the largest mean IoU in the same prompts, so the "
+        f"estimate is biased upward. With fewer than {FEWEST} prompts, none can be held out to compare with controls."
     )
 
 
@@ -202,14 +202,14 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
             for name in named
         )
         sentence = (
-            f"Of {n_cells:,} cells (a layer and a step each) the mean IoU of the top channels is {counted}: where the "
-            "interval of the difference, sample by sample, excludes 0 (n = "
-            f"{int(rows['n_prompts'].max()):,} prompts). Without any difference about {number(n_intervals / 20)} of "
-            f"{n_intervals:,} would be above or below; nothing is corrected for that."
+            f"In {n_cells:,} cells (one per layer and step), the mean IoU of the top channels is {counted}; a cell "
+            f"counts if the 95 % interval of the paired difference excludes 0 (n = {int(rows['n_prompts'].max()):,} "
+            f"prompts). By chance alone, about {number(n_intervals / 20)} of {n_intervals:,} would be above or below; "
+            "there is no correction for multiple comparisons."
         )
     else:
         sentence = (
-            f"No cell of {n_cells:,} has an interval of the difference between the top channels and a control: "
+            f"None of {n_cells:,} cells has an interval of the difference between the top channels and a control: "
             f"{int(rows['n_prompts'].max()):,} prompts are too few."
         )
     numbers: dict[str, Any] = {"n_cells": n_cells, "expected_by_chance": n_intervals / 20}
@@ -220,20 +220,20 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
 
 
 def converged(evidence: Evidence, best: Cell) -> Finding | None:
-    """How surely K-means found its least inertia; None for a result that does not tell."""
+    """Report how reliably K-means found its lowest inertia; None for results without that information."""
     settings = evidence.results["alignment"]["settings"]
     shares = _twice(evidence, best)
     n_starts = settings["starts"]
     if n_starts == 1:
         sentence = (
-            "K-means ran from one start (--starts 1), so nothing tells whether another start would come to a lower "
-            "inertia and other clusters."
+            "K-means ran from one initialization (--starts 1), so it is unknown whether another would reach a lower "
+            "inertia and different clusters."
         )
     elif shares:
         told = ", ".join(f"{number(100 * shares[name])} % ({name})" for name in ("top", *CHANNELS) if name in shares)
         sentence = (
-            f"K-means ran from {n_starts:,} starts (--kmeans {settings['kmeans']}). Two or more of them came to the "
-            f"least inertia in {told} of the clusterings; in the others more starts may find better clusters."
+            f"K-means ran from {n_starts:,} initializations (--kmeans {settings['kmeans']}). At least two of them "
+            f"reached the lowest inertia in {told} of the clusterings; in the others, more may find better clusters."
         )
     else:
         return None
@@ -243,7 +243,7 @@ def converged(evidence: Evidence, best: Cell) -> Finding | None:
 
 
 def _twice(evidence: Evidence, best: Cell) -> dict[str, float]:
-    """The share of clusterings whose least inertia two starts found, by selection; none where that is not known."""
+    """The share of clusterings whose lowest inertia two starts found, by selection; none where that is not known."""
     if "found_twice" not in evidence.ask(f"select * from {evidence.table('alignment', 'means')} limit 0").columns:
         return {}
     rows = evidence.ask(_twice_text(evidence, best))
@@ -283,26 +283,26 @@ def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
 
 
 def verdicts(differences: Mapping[str, tuple[float, float, float, int]]) -> str:
-    """In plain words, which controls the top channels exceed and which they do not.
+    """Say which controls the top channels exceed and which they do not.
 
     Args:
-        differences: of :func:`paired`.
+        differences: result of :func:`paired`.
     """
-    by: dict[str, list[str]] = {"exceed": [], "do NOT exceed, and fall below": [], "cannot be told from": [], "": []}
+    by: dict[str, list[str]] = {"exceed": [], "fall below": [], "do not differ significantly from": [], "": []}
     for name in (name for name in CHANNELS if name in differences):
         mean, low, high, _ = differences[name]
         if not (np.isfinite(low) and np.isfinite(high)):
             by[""].append(f"{number(mean)} from {CHANNELS[name]}")
         elif low <= 0 <= high:
-            by["cannot be told from"].append(f"{CHANNELS[name]} (difference {ranged(mean, low, high)})")
+            by["do not differ significantly from"].append(f"{CHANNELS[name]} (difference {ranged(mean, low, high)})")
         else:
-            verdict = "exceed" if low > 0 else "do NOT exceed, and fall below"
+            verdict = "exceed" if low > 0 else "fall below"
             by[verdict].append(f"{CHANNELS[name]} by {ranged(mean, low, high)}")
     undecided = by.pop("")
-    parts = [f"Sample by sample they {verdict} {'; '.join(each)}." for verdict, each in by.items() if each]
+    parts = [f"In paired comparison, they {verdict} {'; '.join(each)}." for verdict, each in by.items() if each]
     if undecided:
-        parts.append(f"Sample by sample they differ by {'; '.join(undecided)}: too few prompts for an interval.")
-    return " ".join(parts) if parts else "No control was analyzed beside them."
+        parts.append(f"In paired comparison, they differ by {'; '.join(undecided)}: too few prompts for an interval.")
+    return " ".join(parts) if parts else "No control was analyzed."
 
 
 def _iou(row: pd.Series) -> str:

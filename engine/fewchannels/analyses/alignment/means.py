@@ -34,7 +34,7 @@ def columns(
         n_prompts: numbers there are.
         layers: numbers of all layers.
         cells_per_layer: steps, selections and numbers of clusters, multiplied.
-        n_starts: of K-means; one alone cannot be found twice.
+        n_starts: number of starts of K-means; one alone cannot be found twice.
     """
     n_bytes = 8 * (len(_INTERVALS) * 2 + len(_PLAIN) + 1) * cells_per_layer * n_prompts
     at_once = max(1, _SUM_BYTES // n_bytes)

@@ -1,4 +1,4 @@
-"""The analysis ``alignment``: does clustering tokens by their massive channels find the subject? With its controls."""
+"""The analysis ``alignment``: clusters of tokens by their massive channels, compared with the subject and controls."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -62,11 +62,13 @@ class Alignment(AlignmentSettings):
         """Refuse a run without the maps, or without masks."""
         layout = selected.layout
         if selected.stream != "image":
-            raise InputError(f"stream is {selected.stream!r}; alignment needs the image's tokens, which have a grid.")
+            raise InputError(
+                f"stream is {selected.stream!r}; alignment needs image tokens, which have a grid. Use --stream image."
+            )
         if not layout.has_maps or layout.top_k < self.k:
             raise InputError(
-                f"k is {self.k}, and {selected.run!r} keeps the maps of {layout.top_k} channels. Choose a smaller k, "
-                "or capture with a larger --top-k."
+                f"k is {self.k}, but {selected.run!r} has the maps of only {layout.top_k} channels. Choose a smaller "
+                "--k, or capture with a larger --top-k."
             )
         missing = [word for word in self.selections if not self._is_kept(word, selected)]
         if missing:
@@ -142,7 +144,7 @@ class Alignment(AlignmentSettings):
                     }
 
     def _weights(self, cells: "_Cells") -> Tensor:
-        """Tokens that have a say, ``(cell, token)`` bool."""
+        """Mark the tokens that take part in clustering, ``(cell, token)`` bool."""
         if self.registers != "drop":
             return cells.own
         return cells.own & ~registers_by_ratio(cells.norm, cells.own, self.register_threshold)
@@ -202,7 +204,7 @@ class Alignment(AlignmentSettings):
             "Alignment of clusters with the subject",
             f"{len(selected.samples):,} samples of {int(selected.prompts.max()) + 1:,} prompts, k = {self.k}, masks of "
             f"`{self.masks}`, registers: {self.registers}. Brackets hold 95 % intervals over prompts; random "
-            f"channels are averaged over {self.trials} draws a sample first.",
+            f"channels are first averaged over {self.trials} draws per sample.",
             findings,
             names=[*(figure.name for figure in drawn), "contact_sheet"],
         )
@@ -218,7 +220,7 @@ class Alignment(AlignmentSettings):
             at: the sample's position among the selected ones.
             layer: number of the layer.
             step: number of the step.
-            selection: of :data:`SELECTIONS`.
+            selection: one of :data:`SELECTIONS`.
         """
         position = next(i for i in selected.layers if selected.layout.blocks[i].layer == layer)
         first = selected.step_numbers.index(step)

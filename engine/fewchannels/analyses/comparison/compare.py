@@ -36,7 +36,7 @@ from fewchannels.runs.description import COMPARISON_FORMAT_VERSION
 from fewchannels.runs.lease import check_held, hold
 from fewchannels.runs.results import ComparisonResults, Rows
 from fewchannels.runs.storage import Storage
-from fewchannels.tables import Columns, as_columns, encode
+from fewchannels.tables import Columns, as_columns, to_parquet
 
 TABLES = ("agreement", "differences", "profiles", "samples")
 _Means = tuple[str, Rows, dict[str, Any], np.ndarray]
@@ -56,9 +56,9 @@ def compare(
 
     Args:
         pairing: what of the runs.
-        criteria: by what.
+        criteria: criteria of the comparison.
         out: the place of its own that it gets.
-        pool: of workers; one alone works in this process, without Ray.
+        pool: pool of workers; one alone works in this process, without Ray.
         replace: whether to delete another comparison there.
         on_progress: called with the layers done so far and in all.
 
@@ -94,11 +94,11 @@ def compare(
             "versions": versions(),
         }
         schemas = {name: f"comparison_{name}" for name in TABLES}
-        encoded = {
-            f"{name}.parquet": bytes(encode(schemas[name], as_columns(schemas[name], rows)))
+        parquet = {
+            f"{name}.parquet": bytes(to_parquet(schemas[name], as_columns(schemas[name], rows)))
             for name, rows in tables.items()
         }
-        return finish(results, out.url, about, schemas, encoded, _end, token)
+        return finish(results, out.url, about, schemas, parquet, _end, token)
 
 
 def _end(evidence: Evidence) -> Summary:
@@ -113,7 +113,9 @@ def _refuse_runs(pairing: Pairing, out: Storage) -> None:
     for side in (pairing.a, pairing.b):
         run = side.selected.storage.location("").rstrip("/")
         if f"{out.location('')}/".startswith(f"{run}/"):
-            raise InputError(f"{out.url!r} is in the run {side.selected.run!r}; choose a place outside of both runs.")
+            raise InputError(
+                f"--out is {out.url!r}, which is in the run {side.selected.run!r}; choose a folder outside both runs."
+            )
 
 
 def _identity(pairing: Pairing, criteria: Criteria) -> dict[str, Any]:
@@ -287,14 +289,15 @@ def _title(runs: Mapping[str, str]) -> str:
 def _about(numbers: Mapping[str, Any]) -> str:
     """What was compared, and how, in Markdown."""
     said = (
-        f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts that both finished, matched by "
-        f"sample_id; {numbers['n_only_a']:,} of A and {numbers['n_only_b']:,} of B are left out. Layers go by "
-        f"{numbers['layers_by']}, steps by {numbers['steps_by']}. Channels are ranked by `{numbers['score']}` in both, "
-        f"k = {numbers['k']}. S{steps_in_words(numbers)[1:]}; means, with 95 % intervals over prompts in brackets."
+        f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts, finished in both runs and matched by "
+        f"sample_id; {numbers['n_only_a']:,} of A and {numbers['n_only_b']:,} of B have no match. Layers are matched "
+        f"by {numbers['layers_by']}, steps by {numbers['steps_by']}. Channels are ranked by `{numbers['score']}` in "
+        f"both, k = {numbers['k']}. S{steps_in_words(numbers)[1:]}; means, with 95 % intervals over prompts in "
+        "brackets."
     )
     lines = [said, "", *(line for each in warnings(numbers) for line in (each, ""))]
     if numbers["settings"]:
-        return "\n".join([*lines, "Captured with other settings, A's -> B's:", "", *_listed(numbers["settings"])])
+        return "\n".join([*lines, "Settings that differ, A's -> B's:", "", *_listed(numbers["settings"])])
     return "\n".join([*lines, "Captured with the same settings."])
 
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison, each from the question that is shown with it."""
+"""Figures of a comparison, each from the query that is shown with it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +22,10 @@ LABELS = {
 _LESS_IMPORTANT = ("gini", "token_norm_ratio")
 KINDS = {
     "matched": "A and B, same sample",
-    "within_a": "A, same prompt, other seed",
-    "within_b": "B, same prompt, other seed",
-    "across_a": "A, other prompt",
-    "across_b": "B, other prompt",
+    "within_a": "A, same prompt, different seed",
+    "within_b": "B, same prompt, different seed",
+    "across_a": "A, different prompts",
+    "across_b": "B, different prompts",
 }
 """Which pairs of samples an overlap is of, in words."""
 

@@ -11,7 +11,7 @@ from fewchannels.analyses.evidence import Evidence
 
 _SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
 _POST_HOC = (
-    "layers that a sentence names are selected post hoc, so their means are a little extreme; the table has intervals"
+    "the layers named here are selected post hoc, so their means are biased toward extremes; see the table's intervals"
 )
 
 
@@ -20,13 +20,13 @@ def warnings(numbers: Mapping[str, Any]) -> list[str]:
     texts = []
     if numbers["n_cells_left_out"]:
         texts.append(
-            "Cells (a sample, step and layer each) left out, because a value is not finite, or the sample has no such "
+            "Cells (one per sample, step and layer) left out because a value is not finite, or the sample has no such "
             f"step: {numbers['n_cells_left_out']:,}."
         )
     if numbers["n_channels_a"] != numbers["n_channels_b"]:
         texts.append(
             f"Channels are not compared: A has {numbers['n_channels_a']:,} of them and B "
-            f"{numbers['n_channels_b']:,}, so none of the one is any of the other's."
+            f"{numbers['n_channels_b']:,}, so they do not correspond."
         )
     return texts
 
@@ -82,11 +82,11 @@ def _overlap(evidence: Evidence) -> Finding | None:
         measured |= {"below_seeds": [int(each) for each in below], "above_seeds": [int(each) for each in above]}
         measured |= {"n_with_intervals": len(known)}
         sentence += (
-            f" In {len(below):,} of the {len(known):,} layers where all of these have intervals the one of A and B "
-            f"lies below those of two seeds of one prompt, which is less than seeds share; in {len(above):,} it lies "
-            "above them. Nothing is corrected for there being many layers."
+            f" In {len(below):,} of the {len(known):,} layers in which all of these have intervals, the interval of "
+            f"A and B is below those of two seeds of one prompt; in {len(above):,} it is above them. There is no "
+            "correction for the number of layers."
             if known
-            else " No layer has intervals of all of these, so none says whether A and B share less than two seeds."
+            else " No layer has intervals of all of these, so A and B cannot be compared with two seeds of one prompt."
         )
     shown = [kind for kind in KINDS if kind in by]
     table = Table(
@@ -118,9 +118,9 @@ def _ranks(evidence: Evidence) -> Finding | None:
     means = [f"{number(rows.loc[layer, 'mean'])} at layer {layer}" for layer in dict.fromkeys((least, most))]
     told = " and ".join(means)
     sentence = (
-        "Of all channels' scores, not only the top ones, the Spearman correlation of one sample in A and in B is "
+        "Over the scores of all channels, the Spearman correlation of one sample in A and in B is "
         f"{'between ' if most != least else ''}{told} ({when}, n = {int(rows['n'].max()):,} samples; 0 for "
-        f"channels that have nothing to do with each other, 1 for one order; {_POST_HOC})."
+        f"unrelated rankings, 1 for identical ones; {_POST_HOC})."
     )
     measured = {"most_layer": most, "least_layer": least}
     layers = {"layers": {str(layer): ends(row) for layer, row in rows.iterrows()}}
@@ -152,9 +152,9 @@ def _difference(evidence: Evidence, metric: str) -> Finding | None:
     sentence = (
         f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {number(row['mean'])} (A "
         f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {when}, n = {int(row['n_samples']):,} samples; selected "
-        f"post hoc, so without an interval: the table has each layer's). Of {len(rows):,} layers the interval lies "
-        f"above 0 in {more:,} and below in {less:,}; nothing is corrected for there being many layers: about "
-        f"{number(len(rows) / 20)} would do so without any difference."
+        f"post hoc, so without an interval: the table has each layer's). Of {len(rows):,} layers, the interval is "
+        f"above 0 in {more:,} and below 0 in {less:,}; without correction for the number of layers, about "
+        f"{number(len(rows) / 20)} are expected by chance."
         if rows["mean"].any()
         else f"{name}: A and B are equal at every layer, {when}, n = {int(row['n_samples']):,} samples."
     )
@@ -187,7 +187,7 @@ def _has_interval(rows: Any, layer: int) -> bool:
 
 
 def _is_below(lower: Any, upper: Any, layer: int) -> bool:
-    """Whether one's interval lies below the other's."""
+    """Return whether one's interval lies below the other's."""
     return bool(lower.loc[layer, "high"] < upper.loc[layer, "low"])
 
 

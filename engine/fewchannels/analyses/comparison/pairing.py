@@ -58,7 +58,7 @@ def partners(a: Sequence[int], b: Sequence[int], n_a: int, n_b: int) -> list[tup
 
     Args:
         a: numbers of those that one run kept, ascending.
-        b: likewise of the other.
+        b: same for the other.
         n_a: how many the one's model has.
         n_b: how many the other's has.
 
@@ -79,7 +79,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Args:
         a: ``(..., channel)`` float scores.
-        b: likewise, the same shape.
+        b: scores of the other, same shape.
 
     Returns:
         ``(...)`` float64, -1 to 1; NaN where either has a NaN, or the same score everywhere: its ranks are not defined.
@@ -95,7 +95,7 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
     Args:
         scores: ``(..., channel)`` float32, non-negative.
         rms: ``(..., channel)`` float32 root mean squares.
-        k: of the top channels, at most as many as there are.
+        k: number k of the top channels, at most as many as there are.
 
     Returns:
         ``(..., k)`` int64 channels, largest score first, and ``ratio``, ``energy_share`` and ``gini`` as the schema of
@@ -143,7 +143,7 @@ class Side:
 
         Args:
             names: without the stream's prefix.
-            at: which samples.
+            at: positions of the samples.
             layer: position on the store's layer axis.
             steps: positions on its step axis, ascending.
         """
@@ -198,7 +198,7 @@ class Pairing:
     Attributes:
         a: the one.
         b: the other; differences are B - A.
-        sample_ids: of the samples that both finished, in A's order.
+        sample_ids: sample ids of the samples that both finished, in A's order.
         prompts: ``(sample,)`` int, number of each one's prompt.
         n_only: samples of A and of B that the other has not finished, or where they are not chosen.
         layers_by: ``number`` or ``relative depth``.
@@ -263,7 +263,7 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
 
     Args:
         run_a: path or URL.
-        run_b: likewise.
+        run_b: path or URL of the other run.
         match: ``auto``, or how layers go in any case: by ``number``, or by ``depth``, each run's last layer being 1.
         choice: for both runs, as :func:`fewchannels.analyses.selection.select` takes it: ``where``, ``layers``,
             ``steps``, ``stream`` and ``branch``.
@@ -279,8 +279,8 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
     if not len(at_a):
         raise InputError(
             f"{run_a!r} and {run_b!r} have no finished sample in common, of {n_only[0]} and {n_only[1]} that are "
-            "chosen. They are matched by sample_id, which is made of prompt, seed and the settings of a manifest's "
-            "row; capture both with one manifest, or with rows of it."
+            "selected. They are matched by sample_id, which depends on prompt, seed and the settings of a manifest's "
+            "row; capture both with the same manifest, or with rows of it."
         )
     at_b = at_b[np.argsort(at_a)]
     order = np.argsort(np.argsort(at_b))
@@ -347,7 +347,7 @@ def _lengths(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], str]:
     if len(found := np.unique([a, b], axis=1).T) > 1:
         raise InputError(
             f"samples have {found[0][0]} denoising steps in A and {found[0][1]} in B, others {found[1][0]} and "
-            f"{found[1][1]}: their steps do not match in one way. Choose some of them with --where, by n_steps."
+            f"{found[1][1]}: their steps do not match in one way. Select samples with --where, by n_steps."
         )
     return (int(a[0]), int(b[0])), "relative step"
 
@@ -357,10 +357,10 @@ class Cells:
     """What is kept of a unit's cells.
 
     Attributes:
-        channels: of each side ``(sample, step, k)`` int32, the top channels; -1 where a score is not finite.
-        metrics: of each side ``(metric, sample, step)`` float64, in the order of :data:`METRICS`.
+        channels: channels of each side ``(sample, step, k)`` int32, the top channels; -1 where a score is not finite.
+        metrics: metrics of each side ``(metric, sample, step)`` float64, in the order of :data:`METRICS`.
         jaccard: ``(sample, step)`` float64, of A's and B's channels; NaN where either has none, or widths differ.
-        spearman: ``(sample, step)`` float64, of A's and B's scores; likewise.
+        spearman: ``(sample, step)`` float64, of A's and B's scores; same conventions.
     """
 
     channels: tuple[np.ndarray, ...]

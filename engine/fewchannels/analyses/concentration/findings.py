@@ -1,4 +1,4 @@
-"""What was found of concentration: a sentence, a table by layer and figures, each with the question that gives it."""
+"""Findings on concentration: a sentence, a table by layer and figures, each with the query that reproduces it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from fewchannels.analyses.ratio import Extreme, has_cell, record, where
 
 
 def registers(evidence: Evidence, found: Extreme) -> Finding | None:
-    """Whether it is channels or a few tokens that stand out."""
+    """Say whether channels or a few tokens are the outliers."""
     result = evidence.results.get("concentration")
     if not result or not has_cell(evidence, "concentration", "means", found):
         return None
@@ -29,9 +29,10 @@ def registers(evidence: Evidence, found: Extreme) -> Finding | None:
     tokens, channels = rows.loc["n_registers"], rows.loc["n_token_outliers"]
     k = result["settings"]["k"]
     sentence = (
-        f"Channels or a few tokens? A sample has {ranged_row(tokens)} tokens of outlying norm (registers), which hold "
-        f"half or more of {ranged_row(channels)} of the top {k} channels ({where(evidence, found)}, "
-        f"n = {int(channels['n_samples']):,} samples); 0 where channels stand out at every token, {k} where tokens do."
+        f"Channels or register tokens: a sample has {ranged_row(tokens)} tokens of outlier norm (registers), which "
+        f"hold at least half of the energy of {ranged_row(channels)} of the top {k} channels "
+        f"({where(evidence, found)}, n = {int(channels['n_samples']):,} samples); 0 means channels stand out at every "
+        f"token, {k} that tokens do."
     )
     numbers = {"layer": found.layer, "step": found.step, "k": k}
     numbers |= {"n_registers": record(tokens), "n_token_outliers": record(channels)}
@@ -39,14 +40,14 @@ def registers(evidence: Evidence, found: Extreme) -> Finding | None:
 
 
 def about(evidence: Evidence) -> str:
-    """What the words of the table mean, with the settings."""
+    """Define the terms of the table, with the settings."""
     settings = evidence.results["concentration"]["settings"]
     rule = "times the median norm" if settings["registers"] == "ratio" else "robust standard deviations"
     return (
         f"Scalar test: |x| > {settings['absolute']:g} and at least {settings['relative']:g} times the median "
-        f"(Sun et al. 2024). Registers: tokens above {settings['register_threshold']:g} {rule}, on average. Elevation: "
-        f"the largest token norm over the median, and the same without the top {settings['k']} channels. Token "
-        "outliers: how many of those channels a few tokens explain."
+        f"(Sun et al. 2024). Registers: mean number of tokens above {settings['register_threshold']:g} {rule}. Token "
+        f"norm ratio: the largest token norm over the median, and the same without the top {settings['k']} channels. "
+        "Token outliers: number of those channels that a few tokens explain."
     )
 
 
@@ -102,7 +103,7 @@ def _rounded(value: Any) -> float | None:
 
 
 def figures(evidence: Evidence) -> list[Figure]:
-    """Energy in the top channels, scores by rank, and tokens of outlying norm."""
+    """Draw the energy of the top channels, scores by rank, and tokens of outlier norm."""
     result = evidence.results["concentration"]
     settings, table = result["settings"], evidence.table("concentration", "means")
     step = int(evidence.ask(f"select max(step) as step from {table}")["step"].fillna(0).iloc[0])
@@ -119,7 +120,7 @@ def figures(evidence: Evidence) -> list[Figure]:
             "times the median",
         ),
         "elevation": (
-            {"elevation": "as it is", "elevation_excised": f"without the top {settings['k']} channels"},
+            {"elevation": "all channels", "elevation_excised": f"without the top {settings['k']} channels"},
             "Largest token norm over the median",
             "times the median",
         ),

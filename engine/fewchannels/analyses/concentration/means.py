@@ -45,7 +45,7 @@ def columns(
         prompt_of: the number of each sample's prompt.
         n_prompts: numbers there are.
         ks: numbers of top channels whose share is in the cells.
-        n_channels: of the run.
+        n_channels: number of channels of the run.
     """
     shares = [f"energy_share_{k}" for k in ks]
     ranks = [f"ratio_rank_{rank}" for rank in RANKS if rank <= n_channels]

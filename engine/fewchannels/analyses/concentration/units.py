@@ -1,4 +1,4 @@
-"""The analysis ``concentration``: is it massive, and how; and is it channels or tokens that stand out?"""
+"""The analysis ``concentration``: criteria of massive activations, and outlier channels versus outlier tokens."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -69,17 +69,18 @@ class Concentration(ConcentrationSettings):
         layout = selected.layout
         if not layout.has_maps or selected.stream != "image":
             raise InputError(
-                f"{selected.run!r} keeps no token maps of this stream; concentration needs them to tell channels from "
-                "tokens. Capture with --top-k of at least 1 and the image stream."
+                f"{selected.run!r} has no token maps of this stream; concentration needs them to separate outlier "
+                "channels from outlier tokens. Capture with --top-k of at least 1 and the image stream."
             )
         if layout.pool > 1:
             raise InputError(
-                f"{selected.run!r} keeps means over {layout.pool} x {layout.pool} tokens, which hide token outliers. "
+                f"{selected.run!r} has means over {layout.pool} x {layout.pool} tokens, which hide outlier tokens. "
                 "Capture with --tokens all."
             )
         if most := max(self.k if self.k > layout.top_k else 0, max(self.ks) if max(self.ks) > layout.n_channels else 0):
             raise InputError(
-                f"k is {most}; {selected.run!r} keeps {layout.top_k} maps of {layout.n_channels} channels."
+                f"k is {most}, but {selected.run!r} has the maps of only {layout.top_k} of {layout.n_channels} "
+                "channels."
             )
 
     def units(self, selected: Selected) -> list[int]:

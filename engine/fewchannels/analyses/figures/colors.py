@@ -1,9 +1,9 @@
-"""Colors of maps: perceptually uniform, told apart by people with any common color vision."""
+"""Colors of maps: perceptually uniform, distinguished by people with any common color vision."""
 
 import matplotlib
 import numpy as np
 
-# Okabe and Ito 2008: told apart by people with any common color vision.
+# Okabe and Ito 2008: distinguished by people with any common color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MAP = "viridis"
 DIFFERENCE = "PuOr_r"  # purple and orange, white at zero
@@ -22,7 +22,7 @@ def colored(values: np.ndarray, low: float | None = None, high: float | None = N
         values: ``(y, x)``; NaN becomes gray.
         low: what is darkest; None for the least value.
         high: what is brightest; None for the largest.
-        name: of a Matplotlib color map.
+        name: name of a Matplotlib color map.
 
     Returns:
         ``(y, x, rgb)`` uint8.

@@ -25,7 +25,7 @@ def contact_sheet(
     Args:
         run: an open run.
         path: PNG or SVG to write.
-        n_samples: images at the most; the first finished ones are taken.
+        n_samples: images at most; the first finished ones are taken.
         layer: which layer; None for the middle one that was kept.
         step: which step; None for the last one that was kept.
 

@@ -18,7 +18,7 @@ class Series:
         x: ``(point,)``.
         y: ``(point,)``; NaN leaves a gap.
         low: ``(point,)`` lower ends of intervals; None draws none.
-        high: likewise.
+        high: upper end of the interval; like ``low`` without one.
         reference: whether it is a reference, such as chance, drawn thin and gray.
     """
 
@@ -34,10 +34,10 @@ class Lines:
     """Lines with their intervals as bands.
 
     Attributes:
-        series: by name, as the legend has them.
+        series: series by name, as the legend has them.
         title: says what, of what, and n; a second line is kept.
         x: label of the axis, with its unit.
-        y: likewise.
+        y: label of the vertical axis, with its unit.
         least: lower end of the vertical axis; None leaves it open.
     """
 
@@ -61,7 +61,7 @@ class HeatMap:
         column: label of the horizontal axis.
         value: label of the scale.
         is_difference: whether zero is the middle of the scale, white, and what is below of another colour than above.
-        ends: of the scale, where several maps share one; None takes the values' own.
+        ends: ends of the scale, where several maps share one; None takes the values' own.
     """
 
     values: np.ndarray
@@ -104,9 +104,9 @@ class Images:
 
     Attributes:
         rows: images ``(y, x)`` or ``(y, x, rgb)``, one inner sequence a row.
-        labels: of the rows.
+        labels: labels of the rows.
         columns: their headings.
-        title: of all.
+        title: title of all.
     """
 
     rows: Sequence[Sequence[np.ndarray]]
@@ -124,7 +124,7 @@ class Panels:
         names: every name that a line may have: the same name has the same colour in all figures of these names.
         title: says what, of what, and n; a second line is kept.
         x: label of the axis, with its unit.
-        y: likewise.
+        y: label of the vertical axis, with its unit.
         ticks: names of the places 0, 1, ... of an axis that is not of numbers.
         log: whether the horizontal axis is logarithmic.
     """
@@ -143,8 +143,8 @@ class Dots:
     """Means with their intervals one below another, a panel for each measure.
 
     Attributes:
-        drawn: by measure, which heads its panel; ``x`` are places in ``labels``.
-        labels: of the places, the first on top.
+        drawn: lines by measure, which heads its panel; ``x`` are places in ``labels``.
+        labels: labels of the places, the first on top.
         title: says what, of what, and n; a second line is kept.
         levels: a measure's level that its means are read against, drawn thin and gray.
     """

@@ -9,10 +9,10 @@ def series(rows: pd.DataFrame, along: str, value: str, scale: float = 1.0) -> Se
     """A line with its interval.
 
     Args:
-        rows: with the columns below and ``VALUE_low`` and ``VALUE_high``.
+        rows: rows with the columns below and ``VALUE_low`` and ``VALUE_high``.
         along: column of the horizontal axis.
         value: column of the mean.
-        scale: of the horizontal axis.
+        scale: scale of the horizontal axis.
     """
     rows = rows.sort_values(along)
     x, y, low, high = (rows[name].to_numpy(float) for name in (along, value, f"{value}_low", f"{value}_high"))
@@ -34,10 +34,10 @@ def cell_map(
     Args:
         rows: one for each layer and step.
         value: column of what is shown.
-        title: of the figure.
+        title: title of the figure.
         unit: label of the scale.
         row: column of the vertical axis, and its label.
-        column: likewise of the horizontal one.
+        column: same as above, for the horizontal one.
         is_difference: whether zero is the middle of the scale.
     """
     table = rows.pivot(index=row[0], columns=column[0], values=value)

@@ -27,7 +27,7 @@ def interactive(drawing: Drawing, theme: Theme = "light") -> go.Figure:
 
     Args:
         drawing: what to show.
-        theme: of the page that it will be on.
+        theme: theme of the page that it will be on.
     """
     match drawing:
         case Lines():

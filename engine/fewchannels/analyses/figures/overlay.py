@@ -24,7 +24,7 @@ class Overlay:
         unit: label of the scale.
         low: what is darkest; None for the least value.
         high: what is brightest; None for the largest.
-        opacity: of the map over the image, 0 to 1.
+        opacity: opacity of the map over the image, 0 to 1.
         outlines: masks ``(y, x)`` bool of any resolution that are drawn as lines, by name.
     """
 

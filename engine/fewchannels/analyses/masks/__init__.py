@@ -20,7 +20,7 @@ SOURCES: dict[str, Callable[[], OneByOne]] = {
     "demo": demo_masks,
     "saliency": saliency_masks,
 }
-"""The sources that are no model, by name."""
+"""Names of the sources that are not models."""
 
 
 def open_mask_source(
@@ -38,9 +38,9 @@ def open_mask_source(
         text: ``manifest`` (files that the manifest's ``mask`` column names), ``demo`` (the judge of the shapes
             world), ``saliency`` (colour contrast with the border), or a segmentation model's folder or hub id.
         device: where a model runs.
-        labels: of a model that labels, which are the subject.
+        labels: labels of a model that labels, which are the subject.
         trust_remote_code: whether Python code that comes with a model may run on this machine.
-        revision: of a hub model.
+        revision: revision of a hub model.
         side: at which a model with its own code looks at an image, in pixels.
 
     Raises:
@@ -53,5 +53,5 @@ def open_mask_source(
     given = {"labels": labels, "revision": revision, "side": side, "trust_remote_code": trust_remote_code}
     for name, value in given.items():
         if value not in (None, (), False):
-            raise InputError(f"{name} {value!r} was given; the source {text!r} takes none. Leave it out.")
+            raise InputError(f"{name} is {value!r}, but the source {text!r} does not use it. Omit it.")
     return SOURCES[text]()

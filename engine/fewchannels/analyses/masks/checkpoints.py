@@ -26,7 +26,7 @@ class Checkpoint:
     Attributes:
         name: a folder or a hub id, as transformers takes it.
         revision: commit of a hub model; None for a folder.
-        config: of its ``config.json``.
+        config: contents of its ``config.json``.
     """
 
     name: str
@@ -49,7 +49,9 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     folder = expanded(name)
     if folder.is_dir():
         if revision is not None:
-            raise InputError(f"a revision, {revision!r}, was given for the folder {name!r}; only hub models have one.")
+            raise InputError(
+                f"revision is {revision!r}, but {name!r} is a folder; only hub models have revisions. Omit it."
+            )
         if not (folder / "config.json").is_file():
             raise InputError(
                 f"the folder {name!r} holds no config.json; a segmentation model is a folder that "
@@ -58,7 +60,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
         return Checkpoint(str(folder), None, _read(folder / "config.json", name))
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(
-            f"{name!r} is no source of masks and no folder. Valid: manifest, demo, saliency, the folder of a "
+            f"{name!r} is not a source of masks or a folder. Valid: manifest, demo, saliency, the folder of a "
             "segmentation model, or a hub id such as owner/model."
         )
     from huggingface_hub import hf_hub_download  # slow to import, and a folder does not need it
@@ -73,8 +75,8 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
         ) from None
     except Exception as error:  # the hub's own errors have no common base class
         raise InputError(
-            f"there is no folder {name!r}, and the hub model of that name cannot be had: {_brief(error)}. Use a "
-            "folder or a hub id; HF_HUB_OFFLINE=1 allows only what was downloaded before."
+            f"there is no folder {name!r}, and no model of that name could be downloaded from the Hub: "
+            f"{_brief(error)}. Use a folder or a hub id; with HF_HUB_OFFLINE=1, only cached models are available."
         ) from None
     return Checkpoint(name, path.parent.name, _read(path, name))
 
@@ -97,7 +99,7 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
                 checkpoint.name, output_loading_info=True, trust_remote_code=trust_remote_code, **options
             )
     except ImportError as error:
-        raise InputError(f"{checkpoint.name!r} needs a library that is not here: {_brief(error)}") from None
+        raise InputError(f"{checkpoint.name!r} needs a library that is not installed: {_brief(error)}") from None
     except Exception as error:  # as many kinds as there are broken checkpoints
         raise InputError(f"{checkpoint.name!r} cannot be loaded: {_brief(error)}") from None
     Loaded(model, loading["missing_keys"], loading["unexpected_keys"]).check(
@@ -139,7 +141,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{name!r} has no readable config.json: {error}") from None
     if not isinstance(config, dict):
-        raise InputError(f"the config.json of {name!r} is no JSON object.")
+        raise InputError(f"the config.json of {name!r} is not a JSON object.")
     return config
 
 
@@ -150,7 +152,7 @@ def _brief(error: Exception) -> str:
 
 def _refuse_nan(model: Any, inputs: Any, output: Any) -> None:
     if _has_nan(output):
-        raise ValueError(f"{type(model).__name__} put out values that are not a number")
+        raise ValueError(f"{type(model).__name__} returned values that are not finite")
 
 
 def _has_nan(output: Any) -> bool:

@@ -12,7 +12,7 @@ def manifest_masks() -> OneByOne:
 
 def _find(sample: SampleImage) -> SubjectMask:
     if sample.mask is None:
-        raise InputError("the sample's manifest row names no mask; fill its mask column or use another source.")
+        raise InputError("the sample's manifest row has no mask; fill its mask column or use another source.")
     read = read_mask(sample.mask)
     mask = read.at(*sample.size, f"the mask {sample.mask!r}")
     height, width = read.pixels.shape

@@ -28,7 +28,7 @@ class Mask:
 
     Attributes:
         pixels: ``(y, x)`` bool, True where the subject is.
-        rule: of :data:`RULES`.
+        rule: one of :data:`RULES`.
         known: ``(y, x)`` bool, False where the file says that it does not know, and then no pixel is the subject; None
             where it knows every pixel.
     """
@@ -41,8 +41,8 @@ class Mask:
         """The mask by nearest neighbor at the size of the image that it is of.
 
         Args:
-            height: of the image, pixels.
-            width: of the image, pixels.
+            height: height of the image, pixels.
+            width: width of the image, pixels.
             name: what messages call the mask.
 
         Raises:
@@ -51,10 +51,10 @@ class Mask:
         own_height, own_width = self.pixels.shape
         rounding = max(own_height + own_width, height + width) / 2  # of sides to whole pixels
         if abs(own_height * width - own_width * height) > rounding:
-            turned = " It would fit if it were turned." if (own_height, own_width) == (width, height) else ""
+            turned = " It would fit if rotated by 90 degrees." if (own_height, own_width) == (width, height) else ""
             raise InputError(
-                f"{name} has {own_width} x {own_height} pixels (width x height), its image {width} x {height}: another "
-                f"shape, so they cannot show the same.{turned} Crop or turn it as the image was."
+                f"{name} has {own_width} x {own_height} pixels (width x height), its image {width} x {height}: a "
+                f"different shape, so they cannot correspond.{turned} Crop or rotate it like the image."
             )
         return self.squeezed(height, width)
 
@@ -89,7 +89,7 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
     """The mask that an image of any mode is.
 
     Args:
-        image: from :func:`fewchannels.files.images.open_upright`.
+        image: result of :func:`fewchannels.files.images.open_upright`.
         name: what messages call it.
         lossless: whether its file keeps every value as it was.
 
@@ -98,7 +98,7 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
     """
     check_mode(image, name)
     if image.mode == "F":
-        raise InputError(f"{name} holds floating point. {_REMEDY}")
+        raise InputError(f"{name} has floating-point values. {_REMEDY}")
     alpha = alpha_of(image)
     if alpha is not None and alpha.min() < 255:
         return _of_alpha(image, alpha, name, lossless)
@@ -120,11 +120,14 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless: bool) -> Mask:
     """The mask of a cut-out: what is opaque is the subject."""
     if alpha.min() == alpha.max():
-        raise InputError(f"{name} is transparent by the same amount everywhere ({alpha.min()} of 255). {_REMEDY}")
+        raise InputError(f"{name} has the same transparency everywhere ({alpha.min()} of 255). {_REMEDY}")
     wide = image.mode in SIXTEEN_BITS
     shown = (np.asarray(image)[..., None] >> 8 if wide else _rgb(image))[alpha > 0]
     if (shown == shown[:, :1]).all() and set(np.unique(shown).tolist()) == {0, 255}:
-        raise InputError(f"{name} is black and white where it is not transparent: either could be meant. {_REMEDY}")
+        raise InputError(
+            f"{name} is black and white where it is opaque, so both the transparency and the colors could be the mask. "
+            f"{_REMEDY}"
+        )
     found = _of_gray(alpha, 255, name, lossless)
     return Mask(found.pixels, "cut_out", found.known)
 
@@ -148,8 +151,8 @@ def _of_palette(image: Image.Image, name: str, lossless: bool) -> Mask:
         if black and used[0] == 0:
             return Mask(np.zeros(indices.shape, bool), "black_and_white")
         raise InputError(
-            f"{name} has one color, {tuple(colors[0].tolist())}, of palette index {used[0]}: whether that is the "
-            f"subject is not known. {_REMEDY}"
+            f"{name} has one color, {tuple(colors[0].tolist())}, of palette index {used[0]}, which may or may not be "
+            f"the subject. {_REMEDY}"
         )
     blacks = used[(colors == 0).all(axis=1)].tolist()
     if len(different) > 1 and blacks != [0]:
@@ -171,7 +174,7 @@ def _of_colors(colors: NDArray[np.uint8], name: str, lossless: bool) -> Mask:
     different = np.unique(colors.reshape(-1, 3), axis=0)
     if len(different) == 2 and not different[0].any():
         return Mask(np.asarray(colors.any(axis=-1)), "labels")
-    raise InputError(f"{name} is in color, and which of its colors are the subject is not known. {_REMEDY}")
+    raise InputError(f"{name} is in color, and it is unclear which of its colors are the subject. {_REMEDY}")
 
 
 def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool) -> Mask:

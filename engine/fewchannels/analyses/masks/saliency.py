@@ -54,7 +54,7 @@ def otsu(values: NDArray[np.float64]) -> tuple[float, float]:
     """Otsu's threshold: the cut that leaves the least variance within the two classes (Otsu 1979).
 
     Args:
-        values: of any shape, finite.
+        values: values of any shape, finite.
 
     Returns:
         The largest value of the lower class (the upper one is what is above it), and the share of the variance that
@@ -79,7 +79,7 @@ def _mahalanobis(colours: NDArray[np.float64], image: NDArray[np.float64]) -> ND
 
 def _find(sample: SampleImage) -> SubjectMask:
     if min(sample.size) < _SMALLEST:
-        raise InputError(f"the image's size is {sample.size}; saliency wants sides of at least {_SMALLEST} pixels.")
+        raise InputError(f"the image's size is {sample.size}; saliency needs sides of at least {_SMALLEST} pixels.")
     contrast = border_contrast(np.asarray(sample.image, dtype=np.float64) / 255)
     threshold, separability = otsu(contrast)
     return SubjectMask(contrast > threshold, score=separability)

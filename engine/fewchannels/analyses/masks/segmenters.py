@@ -18,7 +18,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.settings.ranges import check_given
 
 BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabeled")
-"""Labels that are no subject, in any case, whatever ``_`` and spaces are around them."""
+"""Labels that are never the subject, compared without case, ``_`` and surrounding spaces."""
 
 SIDE = 1024
 """Height and width in pixels at which a model with its own code looks at an image, as BiRefNet was trained."""
@@ -35,9 +35,9 @@ class Segment:
     """One thing that a labelling model found.
 
     Attributes:
-        label: in the model's words.
+        label: label in the model's words.
         pixels: ``(y, x)`` bool.
-        score: in [0, 1]; None from a semantic model.
+        score: score in [0, 1]; None from a semantic model.
     """
 
     label: str
@@ -56,7 +56,7 @@ def model_masks(
 ) -> OneByOne:
     """Masks by a segmentation model, loaded by transformers in float32.
 
-    Three kinds of model are told apart by their ``config.json``:
+    Three kinds of model are distinguished by their ``config.json``:
 
     - a model with its own code under ``AutoModelForImageSegmentation``, such as BiRefNet and RMBG-2.0: see
       :func:`foreground`;
@@ -65,10 +65,10 @@ def model_masks(
 
     Args:
         name: a folder or a hub id.
-        device: where it runs.
+        device: device on which it runs.
         labels: which labels are the subject, for a model that labels; empty for the rule of :func:`subject_of`.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
-        revision: of a hub model; None for its newest.
+        revision: revision of a hub model; None for its newest.
         side: at which a model with its own code looks at an image, in pixels; None for :data:`SIDE`.
 
     Raises:
@@ -90,11 +90,11 @@ def model_masks(
         if kind in names
     ]
     if kind == "oneformer" and checkpoint.code is None:
-        raise InputError(f"{name!r} is a OneFormer, which wants its task as text. Use a Mask2Former or a MaskFormer.")
+        raise InputError(f"{name!r} is a OneFormer, which needs its task as text. Use a Mask2Former or a MaskFormer.")
     if labels and not (labelling and checkpoint.code is None):
-        raise InputError(f"labels {', '.join(labels)} were given, and {name!r} labels nothing. Leave them out.")
+        raise InputError(f"labels are {', '.join(labels)}, but {name!r} does not predict labels. Omit them.")
     if side is not None and checkpoint.code is None:
-        raise InputError(f"side {side} was given, and {name!r} has its own size. Leave it out.")
+        raise InputError(f"side is {side}, but {name!r} has its own input size. Omit it.")
     if checkpoint.code is not None:
         return _custom(checkpoint, device, trust_remote_code, SIDE if side is None else side)
     if labelling:
@@ -102,7 +102,7 @@ def model_masks(
     if kind in auto.MODEL_FOR_MASK_GENERATION_MAPPING_NAMES:
         return _generating(checkpoint, device)
     raise InputError(
-        f"the model type {kind!r} of {name!r} finds no masks. Use one of transformers' image-segmentation or "
+        f"the model type {kind!r} of {name!r} does not predict masks. Use one of transformers' image-segmentation or "
         f"mask-generation pipelines, or one whose auto_map has {CUSTOM_CODE}."
     )
 
@@ -150,9 +150,9 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
     not of :data:`BACKGROUND`.
 
     Args:
-        segments: of one image.
+        segments: segments of one image.
         wanted: labels, in any case.
-        size: of the image, height and width in pixels.
+        size: size of the image, height and width in pixels.
 
     Returns:
         The mask, empty where there is no such thing, and the score of the one thing that was chosen.
@@ -177,7 +177,7 @@ def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[in
 
     Args:
         masks: ``(y, x)`` bool and predicted IoU of each.
-        size: of the image, height and width in pixels.
+        size: size of the image, height and width in pixels.
 
     Returns:
         The mask, of several of one size the surest, and its predicted IoU; empty where there is none.
@@ -193,7 +193,7 @@ def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[in
 
 
 def is_background(label: str) -> bool:
-    """Whether a label is one of :data:`BACKGROUND`."""
+    """Return whether a label is one of :data:`BACKGROUND`."""
     return _plain(label).strip("_ ") in BACKGROUND
 
 
@@ -207,7 +207,7 @@ def _custom(checkpoint: Checkpoint, device: str, trust_remote_code: bool, side: 
     if not trust_remote_code:
         raise InputError(
             f"{checkpoint.name!r} comes with its own Python code ({checkpoint.code}), which would run on this machine "
-            "with your rights. Read it, then allow it with trust_remote_code, best with a fixed revision."
+            "with your permissions. Read it, then allow it with trust_remote_code, preferably with a fixed revision."
         )
     check_given(MaskSettings, {"side": side})
     model = load(AutoModelForImageSegmentation, checkpoint, trust_remote_code=True).to(device)
@@ -230,8 +230,8 @@ def _labelling(auto: Any, checkpoint: Checkpoint, device: str, labels: Sequence[
     )
     if not (labels or counts_things or any(map(is_background, names))):
         raise InputError(
-            f"{checkpoint.name!r} labels every pixel and has no label for the background, so that all of an image "
-            f"would be its subject. Name the subject's labels, of {', '.join(names[:5])}, ..."
+            f"{checkpoint.name!r} labels every pixel and has no background label, so the whole image would be the "
+            f"subject. Give the subject's labels, from {', '.join(names[:5])}, ..."
         )
 
     def one(sample: SampleImage) -> SubjectMask:
@@ -279,7 +279,7 @@ def _pipeline(task: str, model: Any, checkpoint: Checkpoint, device: str) -> Any
             processor = AutoImageProcessor.from_pretrained(checkpoint.name, **options)
             return pipeline(task, model=model, image_processor=processor, device=device)
     except ImportError as error:
-        raise InputError(f"{checkpoint.name!r} needs a library that is not here: {error}") from None
+        raise InputError(f"{checkpoint.name!r} needs a library that is not installed: {error}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint.name!r} has no image processor that transformers can use: {error}") from None
 

@@ -17,7 +17,7 @@ def _find(sample: SampleImage) -> SubjectMask:
     height, width = sample.size
     if height != width or height < 16:
         raise InputError(
-            f"the image is {height} x {width} pixels; the source 'demo' judges images of the shapes world, which "
+            f"the image is {height} x {width} pixels; the source 'demo' segments images of the demo model, which "
             "are square and at least 16 pixels wide. Use another source."
         )
     pixels = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1)[None].float() / 255

@@ -20,7 +20,7 @@ from fewchannels.files.contents import digests
 from fewchannels.manifest import read_samples
 from fewchannels.runs.description import MANIFEST
 from fewchannels.runs.identity import GROWING, fingerprint
-from fewchannels.runs.images import decoded, from_png, to_png
+from fewchannels.runs.images import from_png, opened, to_png
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.parts import Parts
 from fewchannels.runs.results import Results
@@ -112,7 +112,7 @@ class SubjectMasks(MaskSettings):
         reasons = f" The first failure: {errors[0].rstrip('.')}." if errors else ""
         if rules:
             counts = ", ".join(f"{rules[rule]:,} {_RULES[rule]}" for rule in RULES)
-            unknown = f" {n_unknown:,} leave pixels unknown, which are in no number." if n_unknown else ""
+            unknown = f" {n_unknown:,} have unknown pixels, which are excluded from all numbers." if n_unknown else ""
             reasons = f" Of the files' values, {counts} (docs/images.md).{unknown}{reasons}"
         text = (
             f"# Subject masks\n\n{len(areas):,} masks from `{self.source}`; the subject covers {np.mean(areas):.1%} of "
@@ -170,7 +170,7 @@ def _sample_images(selected: Selected, task: int, at: np.ndarray, *, with_paths:
             paths = {first + i: sample.mask for i, sample in enumerate(read_samples(file, first, last + 1))}
     samples = []
     for sample in selected.samples[at].tolist():
-        samples.append(SampleImage(decoded(images[sample]), paths.get(sample)))
+        samples.append(SampleImage(opened(images[sample]), paths.get(sample)))
     return samples
 
 
@@ -198,7 +198,7 @@ def read_known(results: Results, unit: int) -> dict[int, np.ndarray]:
     """What is known of a task's masks ``(y, x)`` bool by sample; only of those that do not know every pixel.
 
     Args:
-        results: of the analysis, finished.
+        results: results of the analysis, finished.
         unit: the task.
     """
     table = results.part("samples", unit)
@@ -212,7 +212,7 @@ def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:
     """A task's masks ``(y, x)`` bool by sample; one that failed is not among them.
 
     Args:
-        results: of the analysis, finished.
+        results: results of the analysis, finished.
         unit: the task.
     """
     table = results.part("samples", unit)

@@ -1,4 +1,4 @@
-"""Figures of a stability analysis, each from the question that is shown with it."""
+"""Figures of a stability analysis, each from the query that is shown with it."""
 
 from collections.abc import Mapping
 

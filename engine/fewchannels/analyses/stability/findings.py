@@ -1,4 +1,4 @@
-"""What was found of the stability of top channels: sentences, a table by layer, and the questions that give them."""
+"""What was found of the stability of top channels: sentences, a table by layer, and the queries that give them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,17 @@ from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.ratio import Extreme, has_cell, where
 from fewchannels.analyses.settings import ConcentrationSettings
 
-PAIRS = {"within": "same prompt, other seed", "across": "other prompt", "category": "other prompt, same category"}
+PAIRS = {
+    "within": "same prompt, different seed",
+    "across": "different prompts",
+    "category": "different prompts, same category",
+}
 """What each kind of pair of samples is, in words."""
-_SAMPLES = {"within": "one prompt", "across": "two prompts", "category": "two prompts of one category"}
+_SAMPLES = {"within": "the same prompt", "across": "different prompts", "category": "different prompts of one category"}
 _THRESHOLD = ConcentrationSettings().threshold
 ABOUT = (
-    "In every sample: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on "
-    "this run's samples in order, top 8 of the mean over steps, for each layer by itself; it cannot stop before 400."
+    "Always in top k: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on this "
+    "run's samples in order, top 8 of the mean over steps, for each layer alone; it needs at least 400 samples."
 )
 _ENDS = ("", "_low", "_high", "_n")
 _MOST_TOP = 12
@@ -72,8 +76,8 @@ def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
             f"channel test (more than {threshold:g} times the median)."
         )
     sentence += (
-        f" A random set of {k} of the {n_channels:,} channels would hold one in {number(100 * k / n_channels)} %; "
-        f"{n_channels - seen:,} channels are in no sample's top {k}."
+        f" By chance, a channel would be in {number(100 * k / n_channels)} % of random sets of {k} of the "
+        f"{n_channels:,} channels; {n_channels - seen:,} channels are in no sample's top {k}."
     )
     return Finding("most_frequent_channel", sentence, numbers, [evidence.sql(text)])
 
@@ -156,10 +160,10 @@ def spark(evidence: Evidence) -> Finding | None:
     rule = (
         f"SPARK's rule stops when the top 8 of {'the layer' if one else f'all {n_layers:,} layers'} "
         f"{'is' if one else 'are'} settled at the same check ({evidence.stream} tokens, {result['settings']['score']}, "
-        "mean over steps; SPARK asks both streams where a model has two)"
+        "mean over steps; SPARK itself uses both streams if a model has two)"
     )
     if rows["settled"].isna().all():
-        told = f"with {n:,} samples there is no check, the first of which is after 400"
+        told = f"with {n:,} samples it cannot stop yet: its first check is after 400"
     else:
         own = f"does not stop within {n:,}" if pd.isna(needed) else f"stops after {int(needed):,} of {n:,}"
         told = f"it {own} samples in their order, and in {len(stopped):,} of {len(random):,} random orders"
@@ -179,7 +183,7 @@ def by_layer(evidence: Evidence) -> Finding:
     heads = ["layer", *(PAIRS[kind] for kind in kinds), "chance", "Spearman, all channels"]
     table = Table(
         f"Mean Jaccard overlap of two samples' top {k}, step {step}, 95 % over prompts",
-        [*heads, "in every sample", "seen at all", "SPARK, this layer alone, stops after"],
+        [*heads, "always in top k", "ever in top k", "SPARK, this layer alone, stops after"],
         [
             [
                 str(layer["layer"]),

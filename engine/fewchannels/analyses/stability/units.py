@@ -107,7 +107,7 @@ class Stability(StabilitySettings):
 
 
 def _without_category(n: int, column: str | None) -> str:
-    return f" {n:,} samples have no {column}, and are in no pair of one category." if n else ""
+    return f" {n:,} samples have no {column} and are not in the pairs of one category." if n else ""
 
 
 class _Layer:

@@ -86,7 +86,7 @@ def contrasts(edits: pd.DataFrame) -> pd.DataFrame:
     prompt, or one without any difference, which would only make the others' q larger.
 
     Args:
-        edits: as of :func:`means`.
+        edits: same as for :func:`means`.
 
     Returns:
         The columns of ``schemas/effects_contrasts.yaml``, controls in the sweep's order; NaN where not defined. The
@@ -188,7 +188,7 @@ class _Grouped:
     """The rows of one role, by item and group.
 
     Attributes:
-        rows: of ``edits``.
+        rows: rows of ``edits``.
         item: place of each row's item in ``prompt``.
         group: place of each row's group in ``groups``.
         groups: what names each, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` images.

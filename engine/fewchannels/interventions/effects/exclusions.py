@@ -6,7 +6,7 @@ from fewchannels.interventions.conditions import EDITS, GUIDE
 
 
 def not_edited(edits: pd.DataFrame) -> pd.Series:
-    """Whether each row is of an edit that chose no token or no channel, so that nothing was edited.
+    """Return whether each row is of an edit that chose no token or no channel, so that nothing was edited.
 
     An edit that is of no strength, or of no channels, by its own settings is not among them: its effect is none.
 
@@ -35,5 +35,5 @@ def not_finite(edits: pd.DataFrame) -> pd.Series:
 
 
 def excluded(edits: pd.DataFrame) -> pd.Series:
-    """Whether each row is in no mean, no contrast and no test, although its image was made."""
+    """Return whether each row is in no mean, no contrast and no test, although its image was made."""
     return not_edited(edits) | not_finite(edits)

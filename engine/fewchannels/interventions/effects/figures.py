@@ -13,7 +13,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
 from fewchannels.interventions.effects.contrasts import SETTINGS
 from fewchannels.interventions.metrics import METRICS
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 
 AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
 """What a figure's horizontal axis may be, and its column."""
@@ -42,7 +42,7 @@ _WORDS = {
     "tokens": "tokens {}",
     "placement": "places {}",
 }
-_AXIS_LABELS = {"k": "k, channels", "amount": "amount", "layer": "layers", "step": "denoising steps"}
+_AXIS_LABELS = {"k": "k, channels", "amount": "strength (amount)", "layer": "layers", "step": "denoising steps"}
 _MOST_MAIN = 5
 _MOST_PANELS = 9
 _MOST_DOTS = 36
@@ -98,7 +98,7 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawi
 
     Args:
         edits: rows of ``schemas/edits.yaml``.
-        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
     """
     metrics = main_metrics(means)
     drawn: dict[str, Drawing] = {
@@ -119,9 +119,9 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     images are a thin line, where they have the metric.
 
     Args:
-        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         metric: a column of ``edits``.
-        axis: of :data:`AXES`.
+        axis: one of :data:`AXES`.
 
     Returns:
         At most 9 panels; its title says of how many.
@@ -167,10 +167,10 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
 
 
 def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
-    """Means of some metrics in every group of conditions, with the undisturbed images' level.
+    """Means of some metrics in every group of conditions, with the unedited images' level.
 
     Args:
-        means: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         metrics: columns of ``edits``, a panel for each.
     """
     rows = means[means["condition"].notna()]
@@ -194,7 +194,7 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
 def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
     """An item's images: a row for each selection and remaining setting, a column for each place on an axis.
 
-    The undisturbed image begins every row, the source's is beside it. Gray is an image that failed, white one that
+    The unedited image begins every row, the source's is beside it. Gray is an image that failed, white one that
     the sweep does not have.
 
     Args:
@@ -202,7 +202,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
         item: its place in the sweep.
         conditions: ids of the conditions to show; None for first trials of the remaining setting that has most of
             them, the last of such.
-        axis: of :data:`AXES`; None for that with most places.
+        axis: one of :data:`AXES`; None for that with most places.
 
     Returns:
         At most 14 rows and 10 columns of images, spread over what there is.
@@ -216,7 +216,9 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     chosen = own["trial"] == 0 if conditions is None else own["condition_id"].isin(list(conditions))
     rows = own[(own["role"] == "edited") & chosen].sort_values("condition")
     if rows.empty:
-        raise InputError(f"item {item} has no edited images of these conditions. Choose another item or others.")
+        raise InputError(
+            f"item {item} has no edited images of these conditions. Choose another item or other conditions."
+        )
     column = AXES[axis or max(AXES, key=lambda name: _own(rows)[1][AXES[name]].nunique())]
     rows = _beside(rows, column)
     place, ticks = _places(rows[column])
@@ -231,9 +233,9 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     labels = _thinned(list(dict.fromkeys(rows["label"])), _MOST_STRIP[0])
     places = _thinned(sorted(set(rows["place"])), _MOST_STRIP[1])
     first = own[own["role"] != "edited"].sort_values("role", ascending=False).drop_duplicates("role")
-    beside = [_decoded(image) for image in first["image"]]
+    beside = [_opened(image) for image in first["image"]]
     grid = [
-        [*beside, *(_decoded(cells[label, at]) if (label, at) in cells else _NONE for at in places)] for label in labels
+        [*beside, *(_opened(cells[label, at]) if (label, at) in cells else _NONE for at in places)] for label in labels
     ]
     word = _WORDS[column].partition(" ")[0]
     headings = [f"{word} {ticks[int(at)] if ticks else f'{at:g}'}" for at in places]
@@ -292,7 +294,7 @@ def _beside(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _has_dose(rows: pd.DataFrame) -> bool:
-    """Whether the top or the listed channels are there at several places of the axis."""
+    """Return whether the top or the listed channels are there at several places of the axis."""
     effects = rows[rows["line"].isin(["top", "listed"])]
     return bool((effects.groupby("line")["place"].nunique() > 1).any())
 
@@ -362,9 +364,9 @@ def _thinned(values: list[_Value], most: int) -> list[_Value]:
     return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
-def _decoded(image: bytes | None) -> np.ndarray:
+def _opened(image: bytes | None) -> np.ndarray:
     if image is None:
         return _FAILED
-    small = decoded(image)
+    small = opened(image)
     small.thumbnail((_SIDE, _SIDE))
     return np.asarray(small)

@@ -1,4 +1,4 @@
-"""What was found in a sweep: the top channels against every control, said as plainly where they do not exceed it."""
+"""Findings of a sweep: the top channels against every control, whether they exceed it or not."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
     Without controls it is the same of all settings.
 
     Args:
-        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
-        differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
+        differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
 
     Returns:
         None where nothing was edited.
@@ -76,11 +76,11 @@ def of_sweep(
     """Every finding of a sweep, in the order in which they are read.
 
     Args:
-        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
-        differences: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
+        differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
         main: the main metrics.
         chosen: the setting that is told in full.
-        asked: commands that give the answer to a question.
+        asked: commands that give the answer to a query.
         sets: ``effects_sets``, distances of sets of images; None where they were not measured.
     """
     if chosen is None:
@@ -94,7 +94,7 @@ def of_sweep(
         found.append(
             Finding(
                 "no_control",
-                "The sweep has no control of this setting, so nothing can be said of the channels.",
+                "The sweep has no control for this setting, so the effect cannot be attributed to these channels.",
                 {},
                 [],
             )
@@ -115,7 +115,7 @@ def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked:
         text = f"{metric} {ranged_row(row)}{_own_n(row, own)}"
         numbers[metric] = _record(row)
         if metric in plain.index and pd.notna(plain.loc[metric, "mean"]):
-            text += f", undisturbed images {ranged_row(plain.loc[metric])}"
+            text += f", unedited images {ranged_row(plain.loc[metric])}"
             numbers[metric]["undisturbed"] = _record(plain.loc[metric])
         parts.append(text)
     text = (
@@ -135,15 +135,21 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
     for _, each in rows.iterrows():
         by[verdict(each)].append(f"{each['metric']} {ranged_row(each)}{_own_n(each, rows)}")
     words = {
-        "more": "they do more by",
-        "less": "they do LESS by",
-        "open": "of interval and test only one finds a difference of",
-        "alike": "no difference is found of",
+        "more": "larger effect by",
+        "less": "SMALLER effect by",
+        "open": "inconclusive (only one of interval and test is significant):",
+        "alike": "no significant difference:",
     }
     parts = [f"{words[name]} {', '.join(each)}" for name, each in by.items() if each]
     exceeded = bool(by["more"]) and not (by["less"] or by["open"] or by["alike"])
     lead = "exceed" if exceeded else "exceed only in part" if by["more"] else "do NOT exceed"
-    lead = lead if by["more"] or by["less"] else "are not shown to exceed" if by["open"] else "cannot be told from"
+    lead = (
+        lead
+        if by["more"] or by["less"]
+        else "are not shown to exceed"
+        if by["open"]
+        else "do not differ significantly from"
+    )
     n_prompts = int(rows["n_prompts"].max())
     if n_prompts < FEWEST:
         told = ", ".join(each for some in by.values() for each in some)
@@ -157,7 +163,7 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
             f"{counted(rows)}."
         )
     table = Table(
-        f"{chosen.selection} minus {control}; energy_share and change say how alike the edits were",
+        f"{chosen.selection} minus {control}; energy_share and change show how similar the edits were",
         ["metric", chosen.selection, control, "difference", "d_z", "q", "n"],
         [
             [
@@ -189,14 +195,14 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 
 
 def verdict(row: pd.Series) -> str:
-    """Whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
+    """Return whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
 
-    More is: further from the undisturbed image and from what its prompt asks for, or nearer to the source. It takes
+    More is: further from the unedited image and from what its prompt asks for, or nearer to the source. It takes
     an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
     differ by the same there is no interval, and the test says it alone.
 
     Args:
-        row: of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
+        row: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
     """
     passes = pd.notna(row["q"]) and row["q"] < Q
     apart = passes if pd.isna(row["low"]) else not row["low"] <= 0 <= row["high"]
@@ -225,17 +231,18 @@ def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) ->
         if own["n_prompts"].max() >= FEWEST and not any(each["more"] for each in counts.values()):
             plain.append(str(control))
     n_settings, n_prompts = int(rows["counterpart_condition"].nunique()), int(rows["n_prompts"].max())
-    not_exceeded = f" In no setting and by no metric do they exceed {', '.join(plain)}." if plain else ""
+    not_exceeded = f" They do not exceed {', '.join(plain)} in any setting or metric." if plain else ""
     if n_prompts < FEWEST:
         sentence = (
-            f"Over all {n_settings:,} settings nothing can be said of the channels and their controls; "
+            f"Over all {n_settings:,} settings, the channels cannot be compared with their controls; "
             f"{counted(rows)}: {_too_few(n_prompts)}."
         )
     else:
         n_tests = int(differences["q"].notna().sum())
         sentence = (
-            f"Over all {n_settings:,} settings, in how many the channels do more than a control, or less, by each main "
-            f"metric (q over the sweep's {n_tests:,} tests); of the rest no difference is found.{not_exceeded}"
+            f"Over all {n_settings:,} settings, the table counts those in which the channels have a significantly "
+            f"larger or smaller effect than a control, by main metric (q over the sweep's {n_tests:,} "
+            f"tests).{not_exceeded}"
         )
     text = (
         "select action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, effect_mean, "
@@ -265,7 +272,7 @@ def _others(differences: pd.DataFrame, main: Sequence[str], chosen: Headline, as
         cells = [bracketed_row(own.loc[metric]) if metric in own.index else "" for metric in shown]
         body.append([f"{words}, minus {control_of(pair)}", *cells, _items(own)])
     table = Table("Difference of the other settings, 95 % over prompts", ["", *shown, "n"], body)
-    sentence = f"The other settings beside their controls; {counted(rows)}."
+    sentence = f"The other settings compared with their controls; {counted(rows)}."
     return Finding("other_settings", sentence, {"n_contrasts": len(pairs)}, asked(text), table)
 
 
@@ -296,7 +303,7 @@ def _too_few(n_prompts: int) -> str:
 
 
 def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:
-    """How far the images of a setting, and those of its controls, are as a set from the undisturbed ones."""
+    """How far the images of a setting, and those of its controls, are as a set from the unedited ones."""
     if rows.empty:
         return None
     text = (
@@ -308,17 +315,18 @@ def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) 
     told = [
         f"by {row.model} kernel distance {number(row.kernel)}, CMMD {number(row.cmmd)}"
         + ("" if pd.isna(row.frechet) else f", Fréchet distance {number(row.frechet)}")
-        + f" ({row.n_edited:,} edited, {row.n_undisturbed:,} undisturbed images)"
+        + f" ({row.n_edited:,} edited, {row.n_undisturbed:,} unedited images)"
         for row in own.itertuples()
     ]
     sentence = (
-        f"As a set, the edited images of the {chosen.selection} channels are from the undisturbed ones "
-        f"{'; '.join(told)}. Each is one number of two sets, without an interval; 0 is no difference, the kernel "
-        "distance may be a little below, and Fréchet's needs more images than features. The controls' stand beside."
+        f"As a set, the edited images of the {chosen.selection} channels differ from the unedited ones "
+        f"{'; '.join(told)}. Each distance is one number for two sets, without an interval; 0 is no difference, the "
+        "kernel distance may be slightly negative, and Fréchet's needs more images than features. The table adds the "
+        "controls."
     )
     table = Table(
-        "Distance of edited from undisturbed images, as sets of embeddings",
-        ["embedded by", "channels", "edited", "undisturbed", "kernel (KID)", "CMMD", "Fréchet (FID)"],
+        "Distance of edited from unedited images, as sets of embeddings",
+        ["embedded by", "channels", "edited", "unedited", "kernel (KID)", "CMMD", "Fréchet (FID)"],
         [
             [
                 str(row.model),

@@ -19,7 +19,7 @@ from fewchannels.runs.parts import own_rows
 from fewchannels.runs.results import Results
 from fewchannels.runs.sql import progress
 from fewchannels.runs.storage import Storage
-from fewchannels.tables import Columns, encode, schema
+from fewchannels.tables import Columns, schema, to_parquet
 
 if TYPE_CHECKING:
     from fewchannels.interventions.effects.set_distances import SetDistances
@@ -40,8 +40,8 @@ def end_sweep(
     A sweep's own end and ``fewchannels plot`` may meet: the second one waits for the first.
 
     Args:
-        storage: of the sweep.
-        metrics: learned metrics whose models say how far the sets of edited images are from the undisturbed ones.
+        storage: storage of the sweep.
+        metrics: learned metrics whose models say how far the sets of edited images are from the unedited ones.
         on_progress: called with the tasks read so far and in all.
         share: ``cuda`` where a GPU of this machine may be used for the metrics.
 
@@ -77,8 +77,8 @@ def _ended(
     check_held(results.place, token)
     results.begin(settings, replace=not results.is_of(settings))
     about = {"analysis": LABEL, "settings": settings, "numbers": effects.numbers, "versions": versions()}
-    encoded = {f"{table}/all.parquet": bytes(encode(SCHEMAS[table], columns)) for table, columns in tables.items()}
-    results.end(about, SCHEMAS, encoded | effects.files | {"summary.md": effects.text.encode()})
+    parquet = {f"{table}/all.parquet": bytes(to_parquet(SCHEMAS[table], columns)) for table, columns in tables.items()}
+    results.end(about, SCHEMAS, parquet | effects.files | {"summary.md": effects.text.encode()})
     return effects
 
 
@@ -86,9 +86,9 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     """One metric of what is finished against one axis: :func:`fewchannels.interventions.effects.figures.dose_response`.
 
     Args:
-        storage: of the sweep.
+        storage: storage of the sweep.
         metric: a column of ``edits``.
-        axis: of :data:`fewchannels.interventions.effects.figures.AXES`; None for the first that varies.
+        axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for the first that varies.
 
     Raises:
         InputError: there is no sweep, nothing of it is finished, or it has no such metric or axis.
@@ -101,7 +101,9 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     averages = means(edits, only=[metric])
     axes = [axis] if axis else varying(averages)
     if not axes:
-        raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; name the axis all the same.")
+        raise InputError(
+            f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; choose one with --axis anyway."
+        )
     return dose_response(averages, metric, axes[0])
 
 
@@ -109,9 +111,9 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
     """The images of one item: :func:`fewchannels.interventions.effects.figures.strip`.
 
     Args:
-        storage: of the sweep.
+        storage: storage of the sweep.
         item: its place in the sweep.
-        axis: of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
+        axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
 
     Raises:
         InputError: there is no sweep, nothing of the item is finished, or there is no such axis.

@@ -1,4 +1,4 @@
-"""How far the set of edited images is from the set of undisturbed ones, condition by condition."""
+"""How far the set of edited images is from the set of unedited ones, condition by condition."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fewchannels.errors import InputError
 from fewchannels.interventions.effects.exclusions import excluded
 from fewchannels.interventions.metrics.learned import LearnedMetrics
 from fewchannels.interventions.metrics.sets import cmmd, frechet_distance, kernel_distance
-from fewchannels.runs.images import decoded, pixels
+from fewchannels.runs.images import opened, pixels
 from fewchannels.tables import Columns
 
 _BATCH = 64
@@ -45,7 +45,7 @@ class SetDistances:
         ]
         for first in range(0, len(rows), _BATCH):
             batch = rows[first : first + _BATCH]
-            images = torch.stack([pixels(decoded(image)) for _, image in batch])
+            images = torch.stack([pixels(opened(image)) for _, image in batch])
             for model, embedded in self._models.embeddings(images).items():
                 for (condition, _), row in zip(batch, embedded, strict=True):
                     self._found[model, condition].append(row)

@@ -93,7 +93,7 @@ def in_part(edits: pd.DataFrame) -> str:
     n_items = edits["item"].nunique()
     each = ", ".join(f"{metric} ({n:,} of {n_items:,})" for metric, n in found.items())
     return (
-        f"Not measured of every item: {each}. The other items' prompts do not allow it, or their tasks were done by a "
+        f"Not measured for every item: {each}. The other items' prompts do not allow it, or their tasks ran with a "
         "version without that metric."
         if found
         else ""
@@ -114,8 +114,8 @@ def _head(numbers: dict[str, Any]) -> list[str]:
         f"{numbers['n_items']:,} items of {numbers['n_prompts']:,} prompts, {n:,} condition{'s' * (n != 1)}: "
         f"{numbers['n_edited']:,} edited images, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
         f"with latents that were not finite, not edited: {numbers['n_not_edited']:,} (their conditions chose no "
-        "token or no channel). None of these is in a number below. Means are over prompts: each item's trials are "
-        "averaged first, then each prompt's items; brackets hold 95 % intervals over prompts.",
+        "token or no channel). None of these is in a number below. Means are over prompts: trials are averaged per "
+        "item, then items per prompt; brackets hold 95 % intervals over prompts.",
         "",
     ]
 
@@ -146,7 +146,7 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
     if differences.empty:
         return [
             "No contrasts: no control of this sweep (bottom, random, matched, ...) has the settings of a top or listed "
-            "selection, so nothing here says what the top channels do more than others.",
+            "selection, so the effect of the top channels cannot be compared with that of others.",
             "",
         ]
     rows = differences[differences["metric"].isin(main)]
@@ -161,7 +161,7 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
         "## Against controls",
         "",
         *few,
-        "Top channels, or listed ones where there are no top ones, minus the control, item by item: difference "
+        "Top channels (listed ones if there are no top ones) minus the control, paired by item: difference "
         "(95 % interval over prompts), d_z over prompts, q of Wilcoxon's signed-rank test (Benjamini and Hochberg's, "
         f"over the sweep's {int(differences['p'].notna().sum()):,} tests of all metrics; how large edits were, steps "
         "that were not finite, and contrasts without any difference are not tested).",
@@ -204,7 +204,7 @@ class _Heads:
     """Heads of a table's metrics, each with its number of items where that is the same in all rows.
 
     Attributes:
-        texts: of the heads.
+        texts: texts of the heads.
         varying: metrics whose cells say it instead.
     """
 

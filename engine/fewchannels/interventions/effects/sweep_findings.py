@@ -1,4 +1,4 @@
-"""What was found in a sweep, by what is finished of it: the sentences that the report and the explorer print."""
+"""Findings of a sweep from its finished items: the sentences that the report and the explorer print."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from fewchannels.runs.results import Results
 from fewchannels.runs.sql.progress import are_current
 
 _ABOUT = (
-    "Differences are of the top channels (or listed ones) minus a control, item by item; each item's draws of random "
-    "channels are averaged first, then each prompt's items. Brackets hold 95 % intervals over prompts; d_z is the mean "
-    "over the standard deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (how large edits "
-    "were, steps that were not finite, and contrasts without any difference are not tested). A difference counts as "
-    "found where its interval leaves out zero and q is below 0.05."
+    "Differences are top channels (or listed ones) minus a control, paired by item; random draws are averaged per "
+    "item, then items per prompt. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
+    "deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (edit sizes, non-finite steps, and "
+    "contrasts without any difference are not tested). A difference is significant if its interval excludes zero and q "
+    "is below 0.05."
 )
 
 
@@ -28,12 +28,12 @@ class SweepFindings:
     """Findings of a sweep, and what they are read from.
 
     Attributes:
-        averages: of :func:`fewchannels.interventions.effects.contrasts.means`.
+        averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         about: how the sentences are meant.
         main: the main metrics.
         chosen: the setting that is told in full; None where nothing was edited.
-        sentences: in the order in which they are read.
-        first: the command that writes the tables which the questions read, where they are not of all that is finished.
+        sentences: sentences in the order in which they are read.
+        first: the command that writes the tables which the queries read, where they are not of all that is finished.
     """
 
     averages: pd.DataFrame
@@ -75,7 +75,7 @@ def find(
 
 
 def _has_effects(evidence: Evidence) -> bool:
-    """Whether the stored effects are of all that is finished now."""
+    """Return whether the stored effects are of all that is finished now."""
     if "effects" not in evidence.catalog.results:
         return False
     records = Ledger(evidence.storage).records(evidence.description["fingerprint"])

@@ -32,17 +32,17 @@ class Edit:
     """One edit, in the words of a sweep's conditions.
 
     Attributes:
-        action: of :data:`ACTIONS`.
-        factor: that ``scale`` multiplies by; None for other actions.
-        alpha: how far the others go, 1: all the way.
+        action: one of :data:`ACTIONS`.
+        factor: factor that ``scale`` multiplies by; None for other actions.
+        alpha: strength of the other actions, 0 (none) to 1 (full replacement).
         source: prompt whose hidden states ``transport`` moves, from the same noise; None for other actions.
-        selection: of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the undisturbed image's channels, or
+        selection: one of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the unedited image's channels, or
             of the source's for a transport.
         k: how many; ``listed`` and ``all`` take no notice of it.
-        channels: of ``listed``.
+        channels: channels of ``listed``.
         layers: ``all``, a kind of blocks such as ``dual``, or indices such as ``0,5``.
         steps: ``all``, ``last``, or indices.
-        tokens: of :data:`TOKENS`.
+        tokens: values of :data:`TOKENS`.
 
     Raises:
         InputError: a value is none of those, or does not go with another.
@@ -80,7 +80,7 @@ class Edit:
                     f"{name} belongs to the {kind} {owner}, which needs it. {remedy}, or choose another {kind}."
                 )
         if self.action == "scale" and self.alpha != 1:
-            raise InputError(f"alpha is {self.alpha:g}; scale goes as far as its factor says. Leave alpha out.")
+            raise InputError(f"alpha is {self.alpha:g}, but the factor of scale already sets the strength. Omit alpha.")
         for name, number in (("factor", self.factor), ("alpha", self.alpha)):
             if number is not None and not math.isfinite(number):
                 raise InputError(f"{name} is {number}; it must be a finite number. Give one, such as 0.5.")
@@ -101,7 +101,7 @@ class Edit:
         """The same edit as a sweep's condition.
 
         Args:
-            blocks: of the model.
+            blocks: blocks of the model.
             n_steps: denoising steps.
             n_channels: width of the hidden state.
 
@@ -122,7 +122,9 @@ class Edit:
         )
         for name, text in (("layers", self.layers), ("steps", self.steps)):
             if text in ("each", "thirds"):
-                raise InputError(f"{name} is {text!r}, which are several edits; a live edit is one. Give all.")
+                raise InputError(
+                    f"{name} is {text!r}, which means several edits; a live page makes only one. Give all."
+                )
         (condition,) = expand([grid], blocks, n_steps, n_channels)
         return condition
 
@@ -133,12 +135,12 @@ class Ask:
 
     Attributes:
         prompt: at most :data:`MOST_CHARACTERS` characters.
-        seed: of the noise.
+        seed: random seed of the noise.
         n_steps: denoising steps, at most :data:`MOST_STEPS`; None for the session's own.
-        height: of the image, pixels; None for the model's own size.
-        width: likewise.
+        height: height of the image, pixels; None for the model's own size.
+        width: width in pixels; same conventions as ``height``.
         guidance: the guidance scale that the model's pipeline takes; None for its default.
-        edit: made beside the undisturbed image; None for none.
+        edit: made beside the unedited image; None for none.
 
     Raises:
         InputError: a value is none of those.
@@ -206,8 +208,8 @@ def parse(query: Mapping[str, str]) -> Ask:
             raise _unknown("setting", name, [*of_ask, *of_edit])
         if name in of_edit and "action" not in query:
             raise InputError(
-                f"{name} is {_SHORT.repr(query[name])} and there is no action; it is a setting of an edit. Give an "
-                f"action ({', '.join(ACTIONS)}), or leave it out."
+                f"{name} is {_SHORT.repr(query[name])}, but there is no action to apply it to. Give an "
+                f"action ({', '.join(ACTIONS)}), or omit it."
             )
     if "prompt" not in query:
         raise InputError("prompt is missing; every image needs one. Give a text, such as prompt=a small red star.")

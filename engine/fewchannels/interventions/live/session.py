@@ -51,7 +51,7 @@ class _Settled:
     Attributes:
         item: what is generated.
         condition: how it is edited; None for no edit.
-        settings: of the pipeline.
+        settings: settings of the pipeline.
     """
 
     item: Item
@@ -68,7 +68,7 @@ class _Settled:
 
     @property
     def places(self) -> dict[str, int]:
-        """Each role's row of the batch. An edit that changes nothing has none of its own: it is the undisturbed one."""
+        """Each role's row of the batch. An edit that changes nothing has none of its own: it is the unedited one."""
         places = {row.role: i for i, row in enumerate(self.rows)}
         return places | ({"edited": places.get("edited", 0)} if self.condition else {})
 
@@ -79,20 +79,20 @@ class LiveModel:
     Args:
         model: ``demo``, a folder, or a hub id.
         n_threads: CPU threads for PyTorch.
-        revision: of a hub id.
-        family: of the model's transformer class, beside those that are known.
+        revision: revision of a hub id.
+        family: family of the model's transformer class, beside those that are known.
         loading: how it is loaded.
         n_steps: denoising steps of asks that do not say.
         score: the statistic that ranks channels.
         top_k: channels whose token maps are kept.
-        most_bytes: of token maps: of one generation, and of all finished ones that are remembered.
+        most_bytes: size in bytes of token maps: of one generation, and of all finished ones that are remembered.
 
     Raises:
         InputError: the model cannot be loaded or makes no images from text alone, or a setting cannot work.
 
     Attributes:
-        model: as loaded; all that PyTorch does is in its thread.
-        geometry: of it.
+        model: model as loaded; all that PyTorch does is in its thread.
+        geometry: geometry of the model.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class LiveModel:
         self.geometry = geometry(find(model, revision), family)
         if self.geometry.pipeline.needs_reference:
             raise InputError(
-                f"{self.geometry.pipeline_class} of {model!r} needs a reference image; a live session takes a prompt "
-                "alone. Choose a model that makes images from text."
+                f"{self.geometry.pipeline_class} of {model!r} needs a reference image, but a live session has only a "
+                "prompt. Choose a text-to-image model."
             )
         if not 1 <= top_k <= self.geometry.n_channels:
             raise InputError(
@@ -159,7 +159,7 @@ class LiveModel:
                 if known == settled and not generation.is_cancelled:
                     return generation
             for _, generation in under_way:
-                generation.cancel("a newer ask took its place")
+                generation.cancel("a newer request replaced it")
             grid = self.geometry.token_grid(settled.settings.height, settled.settings.width)
             n_run = self.geometry.n_run(settled.settings.steps)
             begun = Trajectory(ask, n_run, grid, self.geometry.blocks, tuple(settled.places))
@@ -187,8 +187,8 @@ class LiveModel:
         how, side = self.geometry.pipeline, self.geometry.default_side
         if ask.guidance is not None and not self.geometry.takes_guidance:
             raise InputError(
-                f"guidance is {ask.guidance:g}; with this model the guidance scale of {self.geometry.pipeline_class} "
-                "does nothing. Leave guidance out."
+                f"guidance is {ask.guidance:g}; with this model, the guidance scale of {self.geometry.pipeline_class} "
+                "has no effect. Omit guidance."
             )
         settings = Settings(
             height=ask.height or side,
@@ -201,7 +201,7 @@ class LiveModel:
         if settings.height * settings.width > _MOST_AREA * side**2:
             raise InputError(
                 f"height and width are {settings.height} and {settings.width}; a live image has at most {_MOST_AREA} "
-                f"times the pixels of the model's own {side} x {side}. Ask for a smaller one."
+                f"times the pixels of the model's own {side} x {side}. Choose a smaller one."
             )
         blocks, n_channels = self.geometry.blocks, self.geometry.n_channels
         n_run = self.geometry.n_run(settings.steps)
@@ -212,7 +212,7 @@ class LiveModel:
         if n_bytes > self._most_bytes:
             raise InputError(
                 f"the token maps of this generation would take {size(n_bytes)}; at most {size(self._most_bytes)} are "
-                f"kept. Ask for fewer than {settings.steps} steps or a smaller image, or keep fewer than "
+                f"kept. Use fewer than {settings.steps} steps or a smaller image, or keep fewer than "
                 f"{self._layout.top_k} channels."
             )
         return settled
@@ -309,7 +309,8 @@ class _Watch:
         for role, place in self._places.items():
             if not bool(latents[place].isfinite().all()):
                 raise RuntimeError(
-                    f"the latents of the {role} row hold a NaN or an infinity after step {step}. {self._remedy(role)}"
+                    f"the latents of the {role} row contain a NaN or an infinity after step {step}. "
+                    f"{self._remedy(role)}"
                 )
         return latents
 
@@ -326,17 +327,17 @@ class _Watch:
         )
 
     def _check_finite(self, largest: np.ndarray, step: int) -> None:
-        """Refuse to go on where the largest values ``(row, 1, layer, channel)`` are not finite."""
+        """Refuse to continue where the largest values ``(row, 1, layer, channel)`` are not finite."""
         for role, place in self._places.items():
             bad = np.flatnonzero(~np.isfinite(largest[place, 0]).all(axis=-1))
             if len(bad):
                 block = self._layout.blocks[int(bad[0])]
                 raise RuntimeError(
-                    f"the hidden state of the {role} row holds a NaN or an infinity behind layer {block.layer} "
-                    f"({block.path}) in step {step}. {self._remedy(role)}"
+                    f"the hidden state of the {role} row contains a NaN or an infinity at the output of layer "
+                    f"{block.layer} ({block.path}) in step {step}. {self._remedy(role)}"
                 )
 
     def _remedy(self, role: str) -> str:
         if role == "edited":
-            return "Edit less: a smaller factor or alpha, fewer channels, layers or steps."
+            return "Weaken the edit: a smaller factor or alpha, fewer channels, layers or steps."
         return "Massive channels overflow float16: load such a model in bfloat16 or float32."

@@ -53,8 +53,8 @@ class Step:
         step: 0-based.
         timestep: the scheduler's.
         sigma: the scheduler's noise level; None where it has none.
-        rows: by role: ``undisturbed``, ``source`` of a transport, ``edited``. The edited row is as later blocks see it,
-            after the edit.
+        rows: rows by role: ``undisturbed``, ``source`` of a transport, ``edited``. The edited row is as later blocks
+            see it, after the edit.
     """
 
     step: int
@@ -73,7 +73,7 @@ class Snapshot:
     """A generation at one moment.
 
     Attributes:
-        state: of :data:`STATES`.
+        state: one of :data:`STATES`.
         error: why it failed or was cancelled, for a person; None else.
         steps: those that are finished, in order.
         images: PNG files by role, once it is done.
@@ -89,7 +89,7 @@ class Snapshot:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Return whether nothing more will come."""
         return self.state in _ENDS
 
     @property
@@ -109,11 +109,11 @@ class Trajectory:
         ask: what for.
         n_steps: denoising steps.
         token_grid: tokens along height and width.
-        blocks: of the model, in the order of the arrays' layers.
-        roles: of its rows.
+        blocks: blocks of the model, in the order of the arrays' layers.
+        roles: roles of its rows.
 
     Attributes:
-        ask: likewise, as are the others.
+        ask: request that they belong to.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Trajectory:
         """Wait until it has ended or, with ``after_steps``, until more steps than those are finished.
 
         Args:
-            timeout_s: at most, seconds; None for ever.
+            timeout_s: maximum waiting time in seconds; None for no limit.
             after_steps: steps that are known already.
 
         Returns:
@@ -158,7 +158,7 @@ class Trajectory:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it has been, or is about to be."""
+        """Return whether it has been, or is about to be."""
         with self._changed:
             return self._cancelled is not None
 
@@ -169,7 +169,7 @@ class Trajectory:
                 self._become(state="running")
 
     def check(self) -> None:
-        """Go on, or not.
+        """Decide whether to continue.
 
         Raises:
             CancelledError: it was cancelled.

@@ -12,7 +12,7 @@ class Metric:
     Attributes:
         about: what it says.
         unit: its unit or range.
-        more: what a larger value means: ``change`` or ``likeness`` of the image and the undisturbed one, ``fit`` to
+        more: what a larger value means: ``change`` or ``likeness`` of the image and the unedited one, ``fit`` to
             the prompt, ``source``: fit to the source, or ``quality``.
         source: paper or library.
         least: the least that an image's value can be.
@@ -28,7 +28,7 @@ class Metric:
 
 
 _TORCHMETRICS = "torchmetrics"
-_JUDGE = "the shapes world's judge, by geometry"
+_JUDGE = "the demo model's judge, by geometry"
 
 METRICS: dict[str, Metric] = {
     "psnr": Metric("peak signal-to-noise ratio", "dB", "likeness", "10 log10(1 / mse)", least=-inf, most=inf),
@@ -41,7 +41,11 @@ METRICS: dict[str, Metric] = {
         least=-1,
     ),
     "ssim_inner": Metric(
-        "the same without 5 pixels at each border", "at most 1", "likeness", "Wang et al. 2004, scikit-image", least=-1
+        "structural similarity without 5 pixels at each border",
+        "at most 1",
+        "likeness",
+        "Wang et al. 2004, scikit-image",
+        least=-1,
     ),
     "ms_ssim": Metric(
         "structural similarity over five scales",
@@ -51,7 +55,7 @@ METRICS: dict[str, Metric] = {
         least=-1,
     ),
     "mse_low": Metric("difference in layout: low frequencies", "0 to 1", "change", "Gaussian, 1/16 of the side"),
-    "mse_high": Metric("difference in detail: high frequencies", "0 to 1", "change", "the rest of it"),
+    "mse_high": Metric("difference in detail: high frequencies", "0 to 1", "change", "the remaining frequencies"),
     "mse_inside": Metric("difference inside the subject", "0 to 1", "change", "mean over the mask's pixels"),
     "mse_outside": Metric("difference outside the subject", "0 to 1", "change", "mean over the other pixels"),
     "changed_share": Metric("share of pixels that changed visibly", "0 to 1", "change", "RGB distance above 0.1"),
@@ -70,13 +74,25 @@ METRICS: dict[str, Metric] = {
     "source_position": Metric("shows the source's position", "share", "source", _JUDGE),
     "source_background": Metric("shows the source's background", "share", "source", _JUDGE),
     "clip_score": Metric(
-        "CLIP's image and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718", most=100
+        "CLIP similarity of image and prompt", "0 to 100", "fit", "Hessel et al. 2021, arXiv 2104.08718", most=100
     ),
-    "clip_source_score": Metric("CLIP's image and the source's prompt", "0 to 100", "source", "likewise", most=100),
+    "clip_source_score": Metric(
+        "CLIP similarity of image and the source's prompt", "0 to 100", "source", "Hessel et al. 2021", most=100
+    ),
     "clip_image": Metric(
-        "CLIP's two images", "cosine", "likeness", "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242", least=-1
+        "CLIP similarity to the compared image",
+        "cosine",
+        "likeness",
+        "CLIP-I, Ruiz et al. 2022, arXiv 2208.12242",
+        least=-1,
     ),
-    "dino": Metric("DINO's two images", "cosine", "likeness", "DINO, Ruiz et al. 2022, arXiv 2208.12242", least=-1),
+    "dino": Metric(
+        "DINO similarity to the compared image",
+        "cosine",
+        "likeness",
+        "DINO, Ruiz et al. 2022, arXiv 2208.12242",
+        least=-1,
+    ),
     "aesthetic": Metric(
         "aesthetic predictor on CLIP", "about 1 to 10", "quality", "LAION, Schuhmann 2022", least=-inf, most=inf
     ),

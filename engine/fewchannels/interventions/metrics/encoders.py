@@ -22,7 +22,7 @@ class Clip:
 
     Args:
         name: folder or hub id, with its image processor and tokenizer.
-        device: where it runs.
+        device: device on which it runs.
 
     Attributes:
         scale: what its cosines are multiplied by to be logits.
@@ -72,7 +72,7 @@ class Dino:
 
     Args:
         name: folder or hub id, with its image processor.
-        device: where it runs.
+        device: device on which it runs.
 
     Raises:
         InputError: it cannot be opened, lacks weights, or has no such token.

@@ -32,7 +32,7 @@ def compare(
 
     Args:
         edited: ``(image, rgb, y, x)`` floating point in [0, 1].
-        undisturbed: likewise.
+        undisturbed: unedited images of the same shape.
         masks: ``(image, y, x)`` bool, the undisturbed subject; None where no image's is known.
         has_mask: ``(image,)`` bool, whether that is known; None where each image's is.
         known: ``(image, y, x)`` bool, which pixels its mask knows; None where it knows all. The others are neither

@@ -19,11 +19,12 @@ class LearnedMetrics:
 
     Args:
         clip: folder or hub id of a CLIP model, for ``clip_score``, ``clip_source_score`` and ``clip_image``.
-        dino: of a vision transformer whose first token says what an image is.
-        pickscore: of a CLIP-like preference model.
-        aesthetic: of a CLIP model, a comma, and the file of one of LAION's predictors on its unit embeddings.
+        dino: folder or hub id of a vision transformer whose first token says what an image is.
+        pickscore: folder or hub id of a CLIP-like preference model.
+        aesthetic: folder or hub id of a CLIP model, a comma, and the file of one of LAION's predictors on its unit
+            embeddings.
         lpips: ``alex``, ``vgg`` or ``squeeze``.
-        device: where they run.
+        device: device on which they run.
 
     Raises:
         InputError: one cannot be loaded.
@@ -62,7 +63,7 @@ class LearnedMetrics:
 
         Args:
             edited: ``(image, rgb, y, x)`` float32 in [0, 1].
-            undisturbed: likewise.
+            undisturbed: unedited images of the same shape.
             prompts: what each was asked for.
             sources: the prompt of each one's source, or None.
         """
@@ -141,7 +142,7 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
 
     Args:
         weights: ``weight`` and ``bias``, or those of ``layers`` 0, 2, 4, 6 and 7.
-        n_features: of the embeddings.
+        n_features: number of features of the embeddings.
 
     Raises:
         InputError: other names, or shapes that do not follow one on another from ``n_features`` to 1.
@@ -158,11 +159,11 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
         if weight.shape != (len(bias), len(whole)):
             raise InputError(
                 f"the aesthetic head's {layer}weight is of shape {tuple(weight.shape)}; on {len(whole)} features and "
-                f"with a bias of {len(bias)} it must be ({len(bias)}, {len(whole)}). Is the head of this CLIP model?"
+                f"with a bias of {len(bias)} it must be ({len(bias)}, {len(whole)}). Is it the head of this CLIP model?"
             )
         whole, offset = weight @ whole, weight @ offset + bias
     if len(whole) != 1:
-        raise InputError(f"the aesthetic head puts out {len(whole)} values an image; it must put out one score.")
+        raise InputError(f"the aesthetic head outputs {len(whole)} values per image; it must output one score.")
     return whole, offset
 
 
@@ -172,7 +173,9 @@ def _lpips(network: Any, device: str) -> Callable[[Tensor, Tensor], Tensor]:
     if network not in ("alex", "vgg", "squeeze"):
         raise unknown("LPIPS network", network, ("alex", "vgg", "squeeze"))
     if not _TORCHVISION_AVAILABLE:
-        raise InputError("metric lpips needs torchvision, which is not installed. Install the one of your torch.")
+        raise InputError(
+            "metric lpips needs torchvision, which is not installed. Install the version that matches your torch."
+        )
     from torchmetrics.functional.image.lpips import _LPIPS
 
     with opening("LPIPS", network, "Its weights are downloaded once: let this machine reach download.pytorch.org"):

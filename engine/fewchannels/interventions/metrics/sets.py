@@ -16,7 +16,7 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
 
     Args:
         one: ``(image, feature)`` float.
-        other: likewise.
+        other: embeddings of the other set, same format.
 
     Raises:
         InputError: a set has no more images than features: its covariance would be singular, the distance biased;
@@ -26,7 +26,7 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     for each in (one, other):
         if len(each) <= each.shape[1]:
             raise InputError(
-                f"a Frechet distance over {each.shape[1]} features needs more than as many images; there are "
+                f"a Frechet distance over {each.shape[1]} features needs more images than features; there are "
                 f"{len(each)}. Use the kernel distance or CMMD."
             )
     apart = one.mean(axis=0) - other.mean(axis=0)
@@ -40,7 +40,7 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
 
     Args:
         one: ``(image, feature)`` float, at least two.
-        other: likewise.
+        other: embeddings of the other set, same format.
 
     Raises:
         InputError: a set has fewer than two images, or the sets are not of the same features, or not finite.
@@ -64,7 +64,7 @@ def cmmd(one: np.ndarray, other: np.ndarray) -> float:
 
     Args:
         one: ``(image, feature)`` float, such as CLIP's embeddings.
-        other: likewise.
+        other: embeddings of the other set, same format.
 
     Raises:
         InputError: a set is empty, or the sets are not of the same features, or not finite.

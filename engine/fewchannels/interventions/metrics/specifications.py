@@ -26,7 +26,7 @@ def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
         if not equals or not value:
             raise InputError(f"metric is {text!r}; give {kind}=FOLDER or a hub id.")
         if kind in found:
-            raise InputError(f"metric {kind} is given twice; give it once.")
+            raise InputError(f"--metric has {kind} twice; give it once.")
         found[kind] = value
     return found
 

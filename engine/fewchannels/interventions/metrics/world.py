@@ -23,7 +23,7 @@ def judged(images: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict
 
     Args:
         images: ``(image, rgb, y, x)`` float32 in [0, 1].
-        scenes: that their prompts ask for; None where they are not of the world.
+        scenes: scenes that their prompts ask for; None where they are not of the world.
 
     Returns:
         A verdict or None for each, and masks ``(image, y, x)`` bool, empty where there is no verdict or no subject.
@@ -44,7 +44,7 @@ def shown(verdict: Verdict | None, target: Scene | None, source: Scene | None) -
     Args:
         verdict: the judge's; None where there is none.
         target: what the prompt asks for; None where it is not of the world.
-        source: likewise of the source.
+        source: same as above, for the source.
     """
     if verdict is None or target is None:
         return {}

@@ -1,1 +1,1 @@
-"""Questions about runs, sweeps and comparisons, in SQL."""
+"""Queries about runs, sweeps and comparisons, in SQL."""

@@ -1,4 +1,4 @@
-"""What a question returned: a table in memory, as pandas, Arrow, JSON, CSV or Parquet."""
+"""What a query returned: a table in memory, as pandas, Arrow, JSON, CSV or Parquet."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """What a question returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+    """What a query returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
 
     Decimals and huge integers become plain numbers where that loses nothing, and text otherwise. A column of dates or
     times is text where Python cannot hold one of them, such as ``infinity``.

@@ -82,7 +82,7 @@ class Catalog:
         self.note: str | None = None
         if isinstance(self._storage, FolderStorage) and not self._storage.path.exists():
             raise InputError(
-                f"there is no folder {str(path)!r}. Check the path, or make a run with fewchannels capture."
+                f"there is no folder {str(path)!r}. Check the path, or create a run with fewchannels capture."
             )
         self.of = next((kind for kind in ("sweep", "comparison") if self._has(_FILES[kind])), "run")
         description = self._pending.get(_FILES[self.of]) or _READ[self.of](self._storage)
@@ -116,17 +116,17 @@ class Catalog:
         return key in self._pending or self._storage.exists(key)
 
     def close(self) -> None:
-        """Close the connection; answers already returned stay valid. A running question ends with an error."""
+        """Close the connection; answers already returned stay valid. A running query ends with an error."""
         self.stop()
         self._connection.close()
 
     def stop(self) -> None:
-        """Stop all running questions, from another thread."""
+        """Stop all running queries, from another thread."""
         for question in list(self._questions):
             question.stop()
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Answer:
-        """Ask one read-only SQL question of the views. Threads may ask at the same time.
+        """Ask one read-only SQL query of the views. Threads may ask at the same time.
 
         Args:
             text: one SELECT statement.
@@ -141,7 +141,7 @@ class Catalog:
         return self.ask(text, parameters, limits).answer()
 
     def ask(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Question:
-        """A question that can be read in batches of any number, and stopped: see :class:`Question`.
+        """A query that can be read in batches of any number, and stopped: see :class:`Question`.
 
         Args:
             text: one SELECT statement.
@@ -157,8 +157,8 @@ class Catalog:
         """Run a named query, e.g. ``query("massive_channels", layer=3, top=5)``; see ``queries/``.
 
         Args:
-            name: of the query.
-            limits: as :meth:`sql` takes them; given by position, so that a parameter may have any name.
+            name: name of the query.
+            limits: limits, as :meth:`sql` takes them; given by position, so that a parameter may have any name.
             **parameters: its parameters.
 
         Raises:
@@ -194,7 +194,7 @@ class Catalog:
         """The message about a result that lacks a file.
 
         Args:
-            key: of the file, a value of ``incomplete``.
+            key: key of the file, a value of ``incomplete``.
         """
         return (
             f"{self._storage.location(key)} is missing, so its result has no tables. Run fewchannels runs verify "
@@ -207,7 +207,7 @@ class Catalog:
         return next((image for (image,) in found.fetchall()), None)
 
     def condition(self, text: str | None) -> str:
-        """A condition as it can be put into a question, in parentheses that it cannot leave; true where there is none.
+        """A condition as it can be put into a query, in parentheses that it cannot leave; true where there is none.
 
         Raises:
             InputError: it is not one expression.
@@ -249,8 +249,8 @@ class Catalog:
         """For a :class:`Question`: its error in words; None where the files it missed have been replaced."""
         if needs and isinstance(error, duckdb.BinderException | duckdb.CatalogException):
             return InputError(
-                f"the result {' or '.join(needs)} was written by an older version and lacks what the query reads. "
-                f"Make it again: {self._commands(needs, ' --replace')}.\n{error}"
+                f"the result {' or '.join(needs)} was written by an older version and lacks columns that the query "
+                f"reads. Recompute it: {self._commands(needs, ' --replace')}.\n{error}"
             )
         said = self._said(error)
         if not isinstance(said, StorageError):
@@ -281,15 +281,15 @@ class Catalog:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {reason(message)}")
         if spill.PREFIX in message and confined.PREFIX not in message:
             return FewchannelsError(
-                "the question needs more memory than there is, and cannot use the disk instead: it needs room in a "
-                f"folder for temporary files, which TMPDIR names. {message.splitlines()[0]}"
+                "the query needs more memory than available and cannot spill to disk: it needs space in the folder for "
+                f"temporary files, which TMPDIR sets. {message.splitlines()[0]}"
             )
         if isinstance(error, duckdb.IOException) or confined.PREFIX in str(error).partition("\nLINE ")[0]:
             return StorageError(f"the {self.of} {self._storage.url!r} cannot be read: {message}")
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "failed to allocate" in message:
             return FewchannelsError(
-                "the question needs more memory, or more disk space to spill to, than there is. Ask for fewer rows or "
-                f"columns, or group them; or give it room in the folder that TMPDIR names. {message.splitlines()[0]}"
+                "the query needs more memory, or more disk space to spill to, than available. Select fewer rows or "
+                f"columns, group them, or free space in the folder that TMPDIR sets. {message.splitlines()[0]}"
             )
         lacking = [key for label, key in self.incomplete.items() if f"{label}_" in message]
         return InputError("\n".join([message, *(self.lacks(key) for key in lacking)]))
@@ -400,13 +400,12 @@ class Catalog:
                 self._storage.size(key)  # says so if a link stands in its place
                 url = self._storage.url
                 remedy = (
-                    "make it again with fewchannels compare --replace"
+                    "recompute it with fewchannels compare --replace"
                     if self.of == "comparison"
                     else f"run fewchannels runs verify {url} --repair to remove its record, then run its command again"
                 )
                 raise StorageError(
-                    f"{self._storage.location(key)} is missing, and the {self.of} {url!r} names it. Restore it, or "
-                    f"{remedy}."
+                    f"{self._storage.location(key)} is missing from the {self.of} {url!r}. Restore it, or {remedy}."
                 )
         return stored
 
@@ -422,7 +421,7 @@ class Catalog:
         """A view of the rows of files of a schema.
 
         Args:
-            name: of the view.
+            name: name of the view.
             kind: the schema.
             groups: files, by key, with the condition on each's rows; and what is selected of them.
         """

@@ -1,4 +1,4 @@
-"""Check, once and only as far as it costs next to no time, that what a question reads is what was stored."""
+"""Check, once and only as far as it costs next to no time, that what a query reads is what was stored."""
 
 import threading
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from fewchannels.runs.parts import check_stored
 from fewchannels.runs.storage import FolderStorage, Storage, Stored
 
 MOST_BYTES = 64 * 2**20
-"""Of all the files that are compared, in the order in which questions open them: some hundredths of a second."""
+"""Of all the files that are compared, in the order in which queries open them: some hundredths of a second."""
 
 
 class Checksums:
@@ -18,7 +18,7 @@ class Checksums:
     would defeat the purpose of Parquet.
 
     Args:
-        storage: of the run, the sweep or the comparison.
+        storage: storage of the run, the sweep or the comparison.
         expected: what was stored, by key; None where that is not known. It may still be added to.
     """
 

@@ -22,7 +22,7 @@ Column = tuple[str, str]
 
 
 class Asked(Protocol):
-    """What answers questions: a catalog of a run."""
+    """What answers queries: a catalog of a run."""
 
     def sql(self, text: str) -> Answer:
         """The answer to one."""
@@ -88,7 +88,7 @@ class Columns:
 
 
 def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str:
-    """The question for the samples of finished tasks that meet a condition: ``sample``, and ``value`` of a column.
+    """The query for the samples of finished tasks that meet a condition: ``sample``, and ``value`` of a column.
 
     Args:
         asked: a catalog of a run.

@@ -26,7 +26,7 @@ def connect(storage: Storage, check: Callable[[str], None] = lambda key: None) -
     It takes half of the memory that is free, and spills into a folder of this process alone, where one can be made.
 
     Args:
-        storage: of the run, the sweep or the comparison.
+        storage: storage of the run, the sweep or the comparison.
         check: called with an object's key before it is opened; raises if it is not to be read.
     """
     folder = spill.new_folder()
@@ -43,7 +43,7 @@ def connect(storage: Storage, check: Callable[[str], None] = lambda key: None) -
         "python_enable_replacements": False,
     }
     connection = duckdb.connect(":memory:", config=settings)
-    # Not the machine's: a question has one answer wherever it is asked.
+    # Not the machine's: a query has one answer wherever it is asked.
     connection.execute("set global TimeZone = 'UTC'")
     connection.register_filesystem(ReadOnlyFiles(storage, check))
     return connection

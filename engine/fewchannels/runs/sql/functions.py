@@ -1,4 +1,4 @@
-"""The functions that a question may call: those that compute values from values.
+"""The functions that a query may call: those that compute values from values.
 
 None reads or writes a file, a setting, the environment, a variable or another table, waits, or runs text as code. A
 test lists the functions of a newer DuckDB that nobody has reviewed yet.
@@ -75,4 +75,4 @@ FUNCTIONS = frozenset(_OPERATORS.split()) | frozenset(_NAMES.split())
 TABLE_FUNCTIONS = frozenset(
     {"generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "test_all_types", "unnest"}
 )
-"""Functions that a question may read as tables, in lower case."""
+"""Functions that a query may read as tables, in lower case."""

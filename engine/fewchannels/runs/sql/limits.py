@@ -1,4 +1,4 @@
-"""How much of an answer is kept in memory, and how long a question may take."""
+"""How much of an answer is kept in memory, and how long a query may take."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from fewchannels.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one question may take. None means no limit.
+    """The most that one query may take. None means no limit.
 
     Attributes:
-        rows: of the answer.
-        n_bytes: of the answer in memory, as Arrow holds it.
-        seconds: from asking to the last row.
+        rows: rows of the answer.
+        n_bytes: number of bytes of the answer in memory, as Arrow holds it.
+        seconds: seconds from asking to the last row.
 
     Raises:
         InputError: a limit is not a number above 0.
@@ -27,7 +27,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in (("rows", self.rows), ("n_bytes", self.n_bytes), ("seconds", self.seconds)):
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"a question's limit {name} is {value!r}; give a number above 0, or None.")
+                raise InputError(f"the query limit {name} is {value!r}; it must be a positive number, or None.")
 
 
 def default_limits() -> Limits:

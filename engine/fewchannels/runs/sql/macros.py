@@ -1,4 +1,4 @@
-"""Functions of the catalog's own that a question may call: intervals, as ``measures.intervals`` has them."""
+"""Functions of the catalog's own that a query may call: intervals, as ``measures.intervals`` has them."""
 
 import duckdb
 

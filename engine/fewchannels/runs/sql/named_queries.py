@@ -18,7 +18,7 @@ class Parameter:
     """One parameter of a query.
 
     Attributes:
-        name: as in ``--param name=value``.
+        name: name as in ``--param name=value``.
         type: int, float, str or bool.
         default: what it is when it is not given.
         choices: the valid values; empty where every value of the type is valid.
@@ -57,7 +57,7 @@ class Parameter:
         kind = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}[self.type]
         within = "" if self.type is bool or not _RULES[self.type].in_short() else f", {_RULES[self.type].in_short()}"
         return InputError(
-            f"parameter {self.name!r} is {shown(value)}; it takes {kind}{within}, for example {self.default!r}."
+            f"parameter {self.name!r} is {shown(value)}; it must be {kind}{within}, for example {self.default!r}."
         )
 
 
@@ -80,8 +80,8 @@ class Query:
         of: what it reads, ``run`` or ``sweep``.
         needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
         grain: what one row is.
-        parameters: by position in the header.
-        columns: of the result, in order.
+        parameters: parameters by position in the header.
+        columns: columns of the result, in order.
         sql: the whole file.
         also: another query's name, which this one answers to for what that one does not read; None without one.
     """
@@ -114,7 +114,7 @@ class Query:
         names = [parameter.name for parameter in self.parameters]
         for name in given:
             if not names:
-                raise InputError(f"query {self.name!r} takes no parameters, and {name!r} was given. Leave it out.")
+                raise InputError(f"query {self.name!r} has no parameters, but {name!r} was given. Omit it.")
             if name not in names:
                 raise unknown(f"parameter of query {self.name!r}", name, names)
         return {p.name: p.check(given[p.name]) if p.name in given else p.default for p in self.parameters}

@@ -13,12 +13,12 @@ def by_columns(
 ) -> list[tuple[dict[str, str], str]]:
     """Files of a schema by what is selected of them: a column is null where a file is older than it.
 
-    A file that cannot be read counts as having all of them: the question that reads it says what is wrong.
+    A file that cannot be read counts as having all of them: the query that reads it says what is wrong.
 
     Args:
-        connection: that may read them.
+        connection: connection that may read them.
         kind: the schema.
-        keys: of the files.
+        keys: keys of the files.
 
     Returns:
         Each file's condition, by its key, with what is selected of these files.

@@ -12,11 +12,11 @@ def parts(records: Mapping[int, Record]) -> list[str]:
 
 
 def are_current(effects: Mapping[str, Any], records: Mapping[int, Record]) -> bool:
-    """Whether effects are of all that is finished now.
+    """Return whether effects are of all that is finished now.
 
     Args:
         effects: settings of their result.
-        records: of the sweep's finished tasks.
+        records: records of the sweep's finished tasks.
     """
     return effects.get("tasks") == list(records) and effects.get("parts", parts(records)) == parts(records)
 
@@ -25,20 +25,20 @@ def note(place: str, n_items: int, records: Mapping[int, Record], effects: Mappi
     """What a reader of a sweep's answers must know; None where they are about all of it.
 
     Args:
-        place: of the sweep.
-        n_items: of the whole sweep.
-        records: of its finished tasks.
+        place: location of the sweep.
+        n_items: number of items of the whole sweep.
+        records: records of its finished tasks.
         effects: settings of the result of its effects; None where there is none.
     """
     done = sum(record.stop - record.start for record in records.values())
     said = []
     if done < n_items:
-        said.append(f"{done:,} of {n_items:,} items are finished; run the sweep's command again to resume.")
+        said.append(f"{done:,} of {n_items:,} items are finished; rerun the sweep's command to resume.")
     if effects is not None and not are_current(effects, records):
         there = [records[task] for task in effects.get("tasks", ()) if task in records]
         measured = sum(record.stop - record.start for record in there)
         said.append(
-            f"The tables effects_* are of {measured:,} of {done:,} finished items as they were then; fewchannels plot "
-            f"{place} measures them again."
+            f"The tables effects_* cover {measured:,} of {done:,} finished items; fewchannels plot "
+            f"{place} updates them."
         )
     return " ".join(said) or None

@@ -1,4 +1,4 @@
-"""One question while it is asked: read in batches, within limits, and stopped from any thread at any moment."""
+"""One query while it is asked: read in batches, within limits, and stopped from any thread at any moment."""
 
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -17,23 +17,23 @@ from fewchannels.settings.units import size
 
 _BATCH_ROWS = 2048  # what DuckDB makes at a time; of images, more would be much
 _LARGER = (
-    "Ask for fewer rows or columns, or write the answer, of any size, to a file: fewchannels sql RUN QUESTION -o FILE."
+    "Select fewer rows or columns, or write the result, of any size, to a file: fewchannels sql RUN QUERY -o FILE."
 )
 Result = TypeVar("Result")
 
 
 class Asked(Protocol):
-    """What answers a question."""
+    """What answers a query."""
 
     def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
         """A connection of its own, which can only read, and how often the catalog has looked at its files again."""
 
     def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
-        """The error in words; None where the question may be asked again."""
+        """The error in words; None where the query may be asked again."""
 
 
 class Question:
-    """A question that was checked, and runs when its answer is wanted. Asked twice, it runs twice.
+    """A query that was checked, and runs when its answer is wanted. Asked twice, it runs twice.
 
     Args:
         asked: the catalog.
@@ -63,7 +63,7 @@ class Question:
         """The whole answer, in memory.
 
         Raises:
-            InputError: DuckDB does not understand the question, or a limit is reached.
+            InputError: DuckDB does not understand the query, or a limit is reached.
             StorageError: a file of the run cannot be read.
             FewchannelsError: it was stopped, or does not fit in memory.
         """
@@ -115,7 +115,7 @@ class Question:
     def stop(self, why: FewchannelsError | None = None) -> None:
         """End it now, from another thread; whoever waits for its answer gets the error."""
         with self._state:
-            self._stopped = self._stopped or why or FewchannelsError("the question was stopped.")
+            self._stopped = self._stopped or why or FewchannelsError("the query was stopped.")
             while self._busy:
                 if self._cursor is not None:
                     self._cursor.interrupt()  # lost where DuckDB was about to begin, so it is said again
@@ -126,8 +126,8 @@ class Question:
         timer = None
         if self._limits.seconds is not None:
             late = InputError(
-                f"the question took longer than {self._limits.seconds:g} s and was stopped. Ask for less, or give it "
-                "more time with --timeout."
+                f"the query took longer than {self._limits.seconds:g} s and was stopped. Select less, or raise "
+                "--timeout."
             )
             timer = threading.Timer(self._limits.seconds, self.stop, (late,))
             timer.daemon = True
@@ -199,10 +199,10 @@ class Question:
             return None
         except Exception as error:
             self._raise(error)
-            raise StorageError("files of the run were replaced while being read; ask again.") from None
+            raise StorageError("files of the run were replaced while being read. Run the query again.") from None
 
     def _raise(self, error: Exception) -> None:
-        """Say an error in words, unless the question may be asked again."""
+        """Say an error in words, unless the query may be asked again."""
         if self._stopped is not None or isinstance(error, duckdb.InternalException | duckdb.FatalException):
             raise error  # a fault of DuckDB's own: its trace is wanted
         said = self._asked.failed(error, self._looked, self._query.needs if self._query else ())
@@ -211,6 +211,6 @@ class Question:
 
     def _check(self, n_rows: int, n_bytes: int) -> None:
         if self._limits.rows is not None and n_rows > self._limits.rows:
-            raise InputError(f"the answer has more than {self._limits.rows:,} rows. {_LARGER}")
+            raise InputError(f"the result has more than {self._limits.rows:,} rows. {_LARGER}")
         if self._limits.n_bytes is not None and n_bytes > self._limits.n_bytes:
-            raise InputError(f"the answer takes more than {size(self._limits.n_bytes)} of memory. {_LARGER}")
+            raise InputError(f"the result takes more than {size(self._limits.n_bytes)} of memory. {_LARGER}")

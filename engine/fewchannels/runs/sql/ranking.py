@@ -27,9 +27,9 @@ class CellOfRun:
     Attributes:
         layer: number of the layer.
         step: number of the step.
-        stream: whose tokens.
-        branch: of guidance.
-        channel: whose score :data:`CHANNEL` is.
+        stream: stream of the tokens.
+        branch: branch of guidance.
+        channel: channel whose score :data:`CHANNEL` is.
         alignment: the view of an alignment's samples.
     """
 
@@ -45,7 +45,7 @@ def measure_named(text: str, own: Collection[str]) -> str | None:
     """The measure of a cell that a text means: its name, or ``TABLE.NAME``; None where it is something else.
 
     Args:
-        text: as a person writes it.
+        text: text as a person writes it.
         own: names of columns that the manifest's source has, which come first.
     """
     if text in _TABLE_OF:
@@ -66,7 +66,7 @@ def usable(stream: str, branch: str) -> str:
 
 
 def measured(by: str, cell: CellOfRun) -> str:
-    """The question for each sample's value of a measure at a cell: ``sample`` and ``value``.
+    """The query for each sample's value of a measure at a cell: ``sample`` and ``value``.
 
     Args:
         by: the measure, as :func:`measure_named` returns it.
@@ -83,17 +83,17 @@ def measured(by: str, cell: CellOfRun) -> str:
 
 
 def of_column(column: Column) -> str:
-    """The question for each sample's number in a column of ``samples`` or of ``manifest``: ``sample`` and ``value``."""
+    """The query for each sample's number in a column of ``samples`` or of ``manifest``: ``sample`` and ``value``."""
     table, name = column
     joined = "" if table == "samples" else " join manifest using (sample_id)"
     return f"select samples.sample, {table}.{quoted(name)}::double as value from samples{joined}"
 
 
 def ranked(values: str) -> str:
-    """The question for finished samples that have a value, the largest first: ``sample`` and ``value``.
+    """The query for finished samples that have a value, the largest first: ``sample`` and ``value``.
 
     Args:
-        values: a question such as :func:`measured` gives.
+        values: a query such as :func:`measured` gives.
     """
     return (
         f"select sample, value from ({values}) join samples using (sample) where status = 'done' and "

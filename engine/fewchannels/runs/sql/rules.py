@@ -1,4 +1,4 @@
-"""What a question may contain: it reads the catalog's own tables, and does nothing else.
+"""What a query may contain: it reads the catalog's own tables, and does nothing else.
 
 DuckDB's own parser says what a text is made of, and every node of that tree must be one of those listed here. A new
 node, statement or function of a later DuckDB is refused until it is listed. The name of a statement decides nothing:
@@ -74,22 +74,22 @@ _Place = tuple[Any, frozenset[str]]
 
 
 def check(connection: duckdb.DuckDBPyConnection, text: str, of: str, tables: Collection[str]) -> None:
-    """Refuse a text that is not one question.
+    """Refuse a text that is not one query.
 
     Args:
-        connection: whose parser reads it; nothing is run.
+        connection: connection whose parser reads it; nothing is run.
         text: SQL.
         of: what it reads: a run, a sweep or a comparison.
-        tables: what the question may read, besides its own common table expressions.
+        tables: what the query may read, besides its own common table expressions.
 
     Raises:
-        InputError: it is not one question; the message says why.
+        InputError: it is not one query; the message says why.
         duckdb.Error: the parser does not understand it.
     """
     try:
         tree = _tree(connection, text)
     except RecursionError:
-        raise InputError("the question is nested too deeply; write it with common table expressions.") from None
+        raise InputError("the query is nested too deeply; use common table expressions.") from None
     _Walk(of, tables).check(tree)
 
 
@@ -108,14 +108,14 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         or chosen[0]["class"] == "STAR"
         or tree | {"select_list": []} != frame | {"select_list": []}
     ):
-        raise InputError(f"{text!r} is not one condition; give one, as in: prompt like '%star%' and seed < 4")
+        raise InputError(f"{text!r} is not a single condition; give one, such as: prompt like '%star%' and seed < 4")
 
 
 def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozenset[tuple[str, str]]:
     """The names with a table in a condition, ``TABLE.NAME``, as pairs; of those in its subqueries as well.
 
     Args:
-        connection: whose parser reads it; nothing is run.
+        connection: connection whose parser reads it; nothing is run.
         condition: one that :func:`check_condition` takes.
     """
     found: set[tuple[str, str]] = set()
@@ -142,7 +142,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     except ValueError:  # DuckDB's parser knows more kinds than its Python names
         kind = text.split()[0].upper()
     if kind == "MULTI":
-        raise InputError("PIVOT must name its values, as in: pivot ... on column in ('a', 'b') using ...")
+        raise InputError("PIVOT must list its values, such as: pivot ... on column in ('a', 'b') using ...")
     if kind != "SELECT":
         raise _refused(kind)
     ((written,),) = connection.execute("select json_serialize_sql($text)", {"text": text}).fetchall()
@@ -154,7 +154,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
 
 
 def _refused(kind: str) -> InputError:
-    return InputError(f"{kind} is refused: the catalog is read-only. Ask with one SELECT statement.")
+    return InputError(f"{kind} is refused: the catalog is read-only. Use one SELECT statement.")
 
 
 class _Walk:
@@ -208,7 +208,7 @@ class _Walk:
             near = difflib.get_close_matches(name, self._tables, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise InputError(
-                f"a question reads this {self._of}'s tables only, and {'.'.join(path)!r} is not one of them.{hint} "
+                f"a query can read only this {self._of}'s tables, and {'.'.join(path)!r} is not one of them.{hint} "
                 f"Tables: {', '.join(self._tables)}."
             )
 
@@ -218,21 +218,19 @@ class _Walk:
             if path:
                 self._table(path, visible)
         elif path != [_SHOW_TABLES]:
-            raise InputError(
-                f"a question can show only tables, not {path[-1] if path else 'other things'}: show tables"
-            )
+            raise InputError(f"a query can show only tables, not {path[-1] if path else 'anything else'}: show tables")
 
     def _function(self, name: str) -> None:
         if name.lower() not in FUNCTIONS | MACROS:
             near = difflib.get_close_matches(name.lower(), FUNCTIONS, n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]}()?" if near else ""
-            raise InputError(f"a question may not call {name}().{hint} It may call only functions that compute values.")
+            raise InputError(f"a query cannot call {name}().{hint} It can call only functions that compute values.")
 
     def _table_function(self, name: str) -> None:
         if name.lower() not in TABLE_FUNCTIONS:
             raise InputError(
-                f"a question reads this {self._of}'s tables only ({', '.join(self._tables)}), and no file, address or "
-                f"setting. {name}() is not a table function that it may call: {', '.join(sorted(TABLE_FUNCTIONS))}."
+                f"a query can read only this {self._of}'s tables ({', '.join(self._tables)}), not files, URLs or "
+                f"settings. {name}() is not one of its table functions: {', '.join(sorted(TABLE_FUNCTIONS))}."
             )
 
 

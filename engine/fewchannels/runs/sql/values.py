@@ -37,7 +37,7 @@ def projection(columns: Sequence[str], types: Sequence[Any]) -> str | None:
 def distinct(columns: Sequence[str]) -> list[str]:
     """Names of an answer's columns, each once: of equal names, as of a join, the second becomes ``NAME_1``.
 
-    Case makes no difference, as in SQL. A name that the question gives stays the name of the first that has it.
+    Case makes no difference, as in SQL. A name that the query gives stays the name of the first that has it.
     """
     given = {name.casefold() for name in columns}
     found: list[str] = []

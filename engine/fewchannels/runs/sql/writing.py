@@ -28,7 +28,7 @@ def check_format(path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise InputError(f"--output {str(path)!r} ends in {suffix or 'nothing'!r}; give one of {', '.join(FORMATS)}.")
+        raise InputError(f"--output is {str(path)!r}; its suffix must be one of {', '.join(FORMATS)}.")
     return suffix
 
 
@@ -37,7 +37,7 @@ def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
 
     Args:
         path: ``.parquet``, ``.csv`` or ``.json``.
-        batches: asks the question; asked again where a column turns out to need another type. At least one batch.
+        batches: asks the query; asked again where a column turns out to need another type. At least one batch.
 
     Returns:
         How many rows were written.
@@ -98,8 +98,8 @@ def rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
         yield from rows(batch.slice(middle))
     else:
         raise InputError(
-            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Ask for less of it, or write "
-            "it to a .parquet file."
+            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Select less, or write "
+            "to a .parquet file."
         )
 
 

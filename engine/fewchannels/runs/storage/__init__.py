@@ -41,9 +41,7 @@ def open_storage(url: str | Path) -> Storage:
     """
     text = str(url)
     if one_slash := re.match(rf"({'|'.join((*SCHEMES, 'file'))}):/(?!/)", text):
-        raise InputError(
-            f"{text!r} has one slash after {one_slash[1]}:, and a URL has two: {one_slash[1]}://BUCKET/RUN."
-        )
+        raise InputError(f"{text!r} has only one slash after {one_slash[1]}:; write {one_slash[1]}://BUCKET/RUN.")
     if "://" not in text:
         return FolderStorage(Path(text))
     try:
@@ -56,16 +54,16 @@ def open_storage(url: str | Path) -> Storage:
         return FolderStorage(Path(parts.path))
     if parts.scheme not in SCHEMES:
         raise InputError(
-            f"a run cannot be stored at {parts.scheme}://; give a folder, or a URL that begins with "
+            f"a run cannot be stored at {parts.scheme}://; give a folder, or a URL that starts with "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
     if re.search("[:@]", parts.netloc) or parts.query or parts.fragment:  # a secret may have a slash, an @ after it
         raise InputError(
-            f"the URL {parts.scheme}://... of the run has credentials or options in it; they would end up in logs. "
-            "Give the bare URL, and pass credentials through the environment, as the store's own tools take them."
+            f"the URL {parts.scheme}://... of the run contains credentials or options, which would end up in logs. "
+            "Give the bare URL, and pass credentials through the environment, as for the store's own tools."
         )
     if not re.fullmatch(r"[\w.-]+", parts.netloc):
-        raise InputError(f"{text!r} names no bucket; give {parts.scheme}://BUCKET/RUN.")
+        raise InputError(f"{text!r} has no bucket; give {parts.scheme}://BUCKET/RUN.")
     if text != text.strip() or re.search(r"\s(/|$)|/\s", parts.path):
         raise InputError(f"{text!r} has a space at the beginning or end of a name; remove it.")
     path = parts.path.rstrip("/")

@@ -19,7 +19,7 @@ _KEY = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
 def is_key(text: str) -> bool:
-    """Whether a text names a place inside a run, on every system and in every kind of store."""
+    """Return whether a text names a place inside a run, on every system and in every kind of store."""
     return _KEY.fullmatch(text) is not None
 
 
@@ -61,7 +61,7 @@ class Storage(ABC):
     with single slashes between them, so that none reaches outside the run.
 
     Attributes:
-        url: where it is, as a path or URL without credentials.
+        url: location, as a path or URL without credentials.
     """
 
     url: str
@@ -87,8 +87,8 @@ class Storage(ABC):
         """
         if not is_key(key):
             raise StorageError(
-                f"{key!r} does not name a place inside {self.url!r}: a key is plain names with single slashes between "
-                "them. A file of the run that holds this key is damaged or forged; get the run again from its author."
+                f"{key!r} is not a location inside {self.url!r}: a key consists of plain names separated by single "
+                "slashes. The file of the run with this key is damaged or forged; get the run again from its author."
             )
 
     def check_prefix(self, prefix: str) -> None:
@@ -164,7 +164,7 @@ class Storage(ABC):
         """The path or URL by which a file system of fsspec, or DuckDB with it, finds an object.
 
         Args:
-            key: of the object, or a prefix as :meth:`list` takes it.
+            key: key of the object, or a prefix as :meth:`list` takes it.
         """
 
     @abstractmethod
@@ -184,7 +184,7 @@ class Storage(ABC):
         """
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of that key."""
+        """Return whether there is an object of that key."""
         return self.size(key) is not None
 
     def stored(self, key: str) -> Stored | None:
@@ -200,7 +200,7 @@ class Storage(ABC):
             return None
 
     def holds(self, key: str, stored: Stored) -> bool:
-        """Whether an object is there, byte by byte what was stored; raises as :meth:`stored` does."""
+        """Return whether an object is there, byte by byte what was stored; raises as :meth:`stored` does."""
         return self.stored(key) == stored
 
     def left_over(self) -> dict[str, int]:
@@ -212,7 +212,7 @@ class Storage(ABC):
         return {}
 
     def is_linked(self, key: str) -> bool:
-        """Whether a symbolic link stands in the object's place."""
+        """Return whether a symbolic link stands in the object's place."""
         return False
 
     def clean(self) -> int:

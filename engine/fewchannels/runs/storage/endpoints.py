@@ -10,7 +10,7 @@ _ENDPOINT = re.compile(r"(AWS|AZURE|GOOGLE)_(STORAGE_)?(ENDPOINT(_URL)?(_S3)?|BA
 _OF_SCHEME = {"s3": "AWS", "az": "AZURE", "gs": "GOOGLE"}
 _ON = ("true", "1", "yes", "on")
 _HINTS = (
-    ("NoSuchBucket", "Make the bucket, or correct its name."),
+    ("NoSuchBucket", "Create the bucket, or correct its name."),
     ("ExpiredToken", "Get new credentials: AWS_SESSION_TOKEN and its keys are no longer valid."),
     ("InvalidAccessKeyId", "Check AWS_ACCESS_KEY_ID, and which store AWS_ENDPOINT_URL names."),
     ("SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY."),
@@ -23,7 +23,7 @@ _HINTS = (
 
 
 def allows_http() -> bool:
-    """Whether the environment allows requests without encryption."""
+    """Return whether the environment allows requests without encryption."""
     return any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in _ON for name in _OF_SCHEME.values())
 
 
@@ -31,7 +31,7 @@ def check_endpoint(scheme: str) -> None:
     """Refuse an endpoint that cannot work, for which the client gives no clear error.
 
     Args:
-        scheme: of the run's URL.
+        scheme: scheme of the run's URL.
 
     Raises:
         InputError: naming the variable of the environment.
@@ -42,7 +42,7 @@ def check_endpoint(scheme: str) -> None:
         try:
             parts = urlsplit(value)
             is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port that is no number
+        except ValueError:  # a port that is not a number
             is_url = False
         if not is_url or re.search(r"\s", value):
             raise InputError(f"{name} is {without_secrets(value)!r}; it must be a URL such as https://HOST:PORT.")
@@ -66,6 +66,6 @@ def check_is_store(url: str, key: str, data: bytes) -> None:
     """
     if not key.endswith(".html") and re.match(rb"\s*<(!doctype\s+html|html)", data[:64], re.IGNORECASE):
         raise StorageError(
-            f"cannot read {key!r} in {url!r}: a web page came instead. The server there is not an object store: log "
-            "in to the network if it asks for that, or check AWS_ENDPOINT_URL."
+            f"cannot read {key!r} in {url!r}: the response is a web page, so the server is not an object store. Log "
+            "in to the network if required, or check AWS_ENDPOINT_URL."
         )

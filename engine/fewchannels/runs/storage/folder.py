@@ -149,11 +149,11 @@ class FolderStorage(Storage):
                 break
             if stat.S_ISLNK(mode) and (to_write or not self._is_linked_group(Path(path))):
                 raise StorageError(
-                    f"{path} is a symbolic link, and a run's files are not {'written' if to_write else 'read'} through "
-                    "one: it may lead to any file of yours. If you made it, replace it with what it points to."
+                    f"{path} is a symbolic link; a run's files are not {'written' if to_write else 'read'} through "
+                    "links, which could lead to any of your files. If you created it, replace it with its target."
                 )
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-                raise StorageError(f"{path} is neither a file nor a folder; a run holds nothing else. Delete it.")
+                raise StorageError(f"{path} is neither a file nor a folder, so it does not belong in a run. Delete it.")
         return self.path / key
 
     def _is_linked_group(self, path: Path) -> bool:

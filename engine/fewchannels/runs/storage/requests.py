@@ -56,7 +56,7 @@ def retry_seconds() -> float:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether an error of a store, or its silence, may pass when the request is sent again."""
+    """Return whether an error of a store, or its silence, may pass when the request is sent again."""
     return not _LASTING.search(str(error))
 
 
@@ -81,7 +81,7 @@ def _with_hint(line: str, text: str) -> str:
 def _seconds(variable: str, default: str) -> float:
     text = os.environ.get(variable, default)
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) == 0:
-        raise InputError(f"{variable} is {text!r}; it must be a number of seconds above 0.")
+        raise InputError(f"{variable} is {text!r}; it must be a positive number of seconds.")
     return float(text)
 
 
@@ -90,7 +90,7 @@ class RangeFile(io.RawIOBase):
 
     Args:
         read: the bytes from a start to an end.
-        size: of the object.
+        size: size of the object.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:

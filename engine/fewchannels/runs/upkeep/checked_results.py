@@ -29,7 +29,7 @@ def check_results(storage: Storage, sizes: Mapping[str, int], quick: bool) -> Ch
     """Check every result: ``begun.json``, the units' records, ``result.json``, and the objects that those name.
 
     Args:
-        storage: of the run, or the sweep.
+        storage: storage of the run, or the sweep.
         sizes: its listing.
         quick: whether presence and sizes of objects are enough; documents are read all the same.
     """
@@ -67,9 +67,9 @@ class _Result:
     def _document(self, key: str) -> dict[str, Any] | None:
         self.named.add(key)
         try:
-            return documents.decode(self._storage.get(key))
+            return documents.from_bytes(self._storage.get(key))
         except FileNotFoundError:
-            self.problems.append(Problem(key, None, "missing", "the settings of the result are not known"))
+            self.problems.append(Problem(key, None, "missing", "the settings of the result are unknown"))
         except ValueError as error:
             if key != self._results.key(END):  # told once, with its objects
                 self.problems.append(Problem(key, None, "record", str(error)))
@@ -79,7 +79,7 @@ class _Result:
         """Check a record and what it names. Where an object is damaged, so is the record: it must be made again."""
         self.named.add(key)
         try:
-            expected = objects_of(documents.decode(self._storage.get(key), _Named))
+            expected = objects_of(documents.from_bytes(self._storage.get(key), _Named))
         except ValueError as error:
             self.problems.append(Problem(key, None, "record", f"it is not a record of a result: {error}"))
             return
@@ -88,7 +88,7 @@ class _Result:
             self.problems.append(Problem(key, None, "disagrees", f"{len(damaged)} of its objects are damaged"))
 
     def _is_whole(self, key: str, expected: Stored) -> bool:
-        """Whether an object is what was stored; units and the end name the same ones."""
+        """Return whether an object is what was stored; units and the end name the same ones."""
         if (key, expected) not in self._seen:
             found: list[Problem] = []
             check_object(self._storage, self._sizes, key, expected, None, self._quick, found)

@@ -23,20 +23,20 @@ def disagreements(
     """What does not agree, as ``(table, what is wrong)``.
 
     Args:
-        layout: of the run.
+        layout: layout of the run.
         score: the statistic that ranks channels.
-        record: of the task.
+        record: record of the task.
         sample_ids: the manifest's, of the record's samples.
-        arrays: by name, ``(sample, step, layer, ...)``, of the record's samples.
+        arrays: arrays by name, ``(sample, step, layer, ...)``, of the record's samples.
         samples: a ``pyarrow.Table`` of the task's rows.
-        cells: likewise.
+        cells: rows of ``cells``.
     """
     n, indices = record.stop - record.start, list(range(record.start, record.stop))
     if samples.column("sample").to_pylist() != indices:
-        yield "samples", f"{len(samples)} rows that are not the samples [{record.start}, {record.stop}), once each"
+        yield "samples", f"{len(samples)} rows that are not samples [{record.start}, {record.stop}), one row each"
         return
     if samples.column("sample_id").to_pylist() != list(sample_ids):
-        yield "samples", "its sample_ids are not those of the manifest's rows"
+        yield "samples", "its sample_ids differ from those of the manifest"
     n_failed = samples.column("status").to_pylist().count("failed")
     if (record.n_done, record.n_failed) != (n - n_failed, n_failed):
         counted = f"{n - n_failed} done and {n_failed} failed"

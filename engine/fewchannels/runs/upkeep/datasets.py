@@ -41,7 +41,7 @@ def chosen_samples(catalog: Catalog, where: str) -> list[int]:
     """Indices of the finished samples for which an SQL condition holds, ascending.
 
     Args:
-        catalog: of the run.
+        catalog: catalog of the run.
         where: over the columns of ``samples`` and ``manifest``, such as ``prompt like '%star%'``; see
             :mod:`fewchannels.runs.sql.columns`.
 
@@ -76,7 +76,7 @@ def export(
     lease of ``out``.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         samples: indices of samples that are done, ascending.
         out: an empty place, or one with an earlier export, see :func:`check_place`.
         on_progress: called with the samples written so far and in all.
@@ -86,7 +86,7 @@ def export(
         RunConflictError: ``out`` holds other files.
     """
     if not samples:
-        raise InputError("no finished sample meets the condition; nothing was written.")
+        raise InputError("no finished sample meets the --where condition, so nothing was written.")
     check_place(out)
     out.clean()
     source = Source(storage)

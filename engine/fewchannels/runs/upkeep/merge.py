@@ -48,8 +48,8 @@ class Source:
         """
         if self.storage.is_linked(arrays.NAME):
             raise StorageError(
-                f"{self.storage.location(arrays.NAME)} is a symbolic link, which can be read but is not copied into "
-                "another run. Replace it with the folder that it points to."
+                f"{self.storage.location(arrays.NAME)} is a symbolic link, which can be read but not copied into "
+                "another run. Replace it with its target folder."
             )
         return read_description(self.storage)
 
@@ -153,7 +153,7 @@ def export(
     """Make a run of some of a run's samples. Safe to repeat: an interrupted export resumes.
 
     Args:
-        storage: of the run.
+        storage: storage of the run.
         samples: indices of samples that are done, ascending.
         out: where the new run goes.
         on_progress: called with the samples copied so far and in all.
@@ -163,7 +163,7 @@ def export(
         RunConflictError: ``out`` holds something else.
     """
     if not samples:
-        raise InputError("no finished sample meets the condition; nothing was written.")
+        raise InputError("no finished sample meets the --where condition, so nothing was written.")
     _copy([Source(storage)], [(0, sample) for sample in samples], [], out, on_progress)
 
 
@@ -196,7 +196,7 @@ def _begin(
     there = read_description(out) if out.exists(NAME) else None
     if there is not None:
         if there["fingerprint"] != fingerprint(identity) or there["manifest"]["sha256"] != sha256:
-            raise RunConflictError(f"{out.url!r} holds another run; choose a new place.")
+            raise RunConflictError(f"{out.url!r} has another run; choose a new --out.")
         if all(out.holds(key, stored) for key, stored in objects_of(there).items()):
             return
     else:

@@ -12,7 +12,7 @@ class Problem:
 
     Attributes:
         key: the object.
-        task: whose it is; None for what the whole run shares.
+        task: task that it belongs to; None for what the whole run shares.
         kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
         detail: what was found, and what was expected.
     """
@@ -31,7 +31,7 @@ class Report:
         n_tasks: tasks of the run.
         n_recorded: tasks with a record.
         n_objects: objects that were checked.
-        n_bytes: of those.
+        n_bytes: number of bytes of those.
         problems: all of them, by key.
         unrecorded: keys that no record names: what unfinished tasks have left.
         left_over: sizes of the temporary files of writers that were interrupted, or that still write, by name.
@@ -66,7 +66,7 @@ def check_object(
 ) -> bytes | None:
     """An object's bytes if they are those that were stored; None, and a problem, if not; None for a quick look."""
     if key not in sizes:
-        instead = "; a symbolic link is in its place, and is not followed" if storage.is_linked(key) else ""
+        instead = "; a symbolic link is there, which is not followed" if storage.is_linked(key) else ""
         problems.append(Problem(key, task, "missing", f"{expected.n_bytes:,} bytes were stored{instead}"))
     elif sizes[key] != expected.n_bytes:
         problems.append(Problem(key, task, "size", f"{sizes[key]:,} bytes; {expected.n_bytes:,} were stored"))

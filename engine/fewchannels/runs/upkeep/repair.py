@@ -38,8 +38,8 @@ def plan(report: Report, place: str) -> Repair:
     """What is to be removed from a damaged run or sweep, and what makes it again. Reads and removes nothing.
 
     Args:
-        report: from :func:`fewchannels.runs.upkeep.verify.verify`.
-        place: of the run or the sweep, as its commands are given it.
+        report: result of :func:`fewchannels.runs.upkeep.verify.verify`.
+        place: location of the run or the sweep, as its commands are given it.
     """
     keys = {problem.key for problem in report.problems}
     records = [Ledger.key(task) for task in report.tasks]
@@ -72,7 +72,7 @@ def check_report(report: Report, place: str) -> None:
     if planned.removed:
         first = (
             f"fewchannels runs verify {shlex.quote(place)} --repair removes the records of what is damaged "
-            "(with --dry-run it only lists them), so that it is made again. Then: "
+            "(with --dry-run, it only lists them), so that it can be recreated. Then: "
         )
     raise StorageError(
         f"{place!r} has {len(keys)} damaged object{'s' * (len(keys) != 1)}{of_tasks}. {first}{' '.join(planned.steps)}"
@@ -85,12 +85,12 @@ def _steps(report: Report, keys: set[str], place: str) -> Iterator[str]:
     rest = [key for key in shared if not key.endswith(MANIFEST)]
     if len(rest) < len(shared):
         yield (
-            f"{MANIFEST} is damaged, and is not removed: it cannot be made from the rest. Restore it from a copy, or "
-            f"run {again} again with the manifest that it was given, which writes it again."
+            f"{MANIFEST} is damaged but not removed, as it cannot be recreated from the rest. Restore it from a copy, "
+            f"or rerun {again} with the original manifest, which rewrites it."
         )
     if report.tasks or rest:
-        done = f"the tasks {_listed(report.tasks)}" if report.tasks else "what all tasks share"
-        yield f"Run {again} again with the same settings: it makes {done} again."
+        done = f"the tasks {_listed(report.tasks)}" if report.tasks else "the shared files"
+        yield f"Rerun {again} with the same settings; it recreates {done}."
     for label, analysis in report.analyses.items():
         begun = f"{FOLDER}{label}/{BEGUN}" in keys
         yield _of_result(label, analysis, place, replace=begun)
@@ -98,11 +98,11 @@ def _steps(report: Report, keys: set[str], place: str) -> Iterator[str]:
 
 def _of_result(label: str, analysis: str, place: str, *, replace: bool) -> str:
     if label == "effects":
-        return f"Run fewchannels plot {place}: it makes the result {label!r} again."
+        return f"Run fewchannels plot {place}, which recreates the result {label!r}."
     named = f" --label {label}" if label != analysis else ""
     command = f"fewchannels analyze {analysis or 'ANALYSIS'} {place}{named}{' --replace' * replace}"
-    files = " Masks from files are read from them again: first check that they are there." * (analysis == "masks")
-    return f"Run {command} with the settings it had: it makes the result {label!r} again.{files}"
+    files = " Masks from files are read again, so first check that the files exist." * (analysis == "masks")
+    return f"Run {command} with its original settings, which recreates the result {label!r}.{files}"
 
 
 def _listed(tasks: list[int]) -> str:

@@ -17,7 +17,7 @@ from fewchannels.runs.storage import Storage, Stored
 from fewchannels.runs.upkeep.checked_results import check_results
 from fewchannels.runs.upkeep.consistency import disagreements
 from fewchannels.runs.upkeep.problems import Problem, Report, check_object
-from fewchannels.tables import decode
+from fewchannels.tables import from_parquet
 
 _TASKS_AT_ONCE = 2
 _NAMED_BY_NOTHING = ("results/", "ledger/failed/", EMBEDDINGS)
@@ -40,7 +40,7 @@ def verify(
     """Check a run or a sweep. Reads only; memory is that of a few tasks.
 
     Args:
-        storage: of the run, or the sweep.
+        storage: storage of the run, or the sweep.
         quick: presence and sizes only, by one listing; otherwise every byte is read.
         on_progress: called with the tasks checked so far and in all.
 
@@ -193,7 +193,7 @@ def _records(
     records = {}
     for task, key in Ledger(storage).keys().items():
         try:
-            record = Record.decode(storage.get(key))
+            record = Record.from_bytes(storage.get(key))
             if reason := misplaced(task, record):
                 raise ValueError(reason)
             records[task] = record
@@ -213,7 +213,7 @@ def _misplaced(run: _Run, task: int, record: Record) -> str | None:
         return f"it has samples [{record.start}, {record.stop}), the task owns [{rows.start}, {rows.stop})"
     expected = {f"{arrays.NAME}/{array.key(task)}" for array in layout.arrays()} | {part(t, task) for t in TABLES}
     if record.objects.keys() != expected:
-        return f"it names other objects than a task has: {sorted(record.objects.keys() ^ expected)[0]}"
+        return f"its objects are not those of a task: {sorted(record.objects.keys() ^ expected)[0]}"
     return None
 
 
@@ -240,7 +240,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
     shards = {key: value for key, value in data.items() if value is not None and key.startswith(arrays.NAME)}
     try:
         names = [array.name for array in run.layout.arrays()]
-        values = arrays.decode(run.documents, shards, names, record.start, record.stop)
+        values = arrays.decompress(run.documents, shards, names, record.start, record.stop)
     except Exception as error:  # each codec has errors of its own
         yield Problem(next(iter(shards)), task, "undecodable", f"{type(error).__name__}: {error}")
         return
@@ -248,7 +248,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
     for table in TABLES:
         key = compacted.part(table) if compacted else part(table, task)
         try:
-            rows[table] = parts.rows(table, task) if compacted else decode(data[key] or b"")
+            rows[table] = parts.rows(table, task) if compacted else from_parquet(data[key] or b"")
         except (ValueError, StorageError) as error:
             yield Problem(key, task, "undecodable", str(error))
             return

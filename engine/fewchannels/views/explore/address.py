@@ -13,7 +13,7 @@ KEYS = "fewchannels-keys"
 """Where the application has its :class:`fewchannels.views.explore.keys.Keys`."""
 SHOWN = {
     "channel": "one channel",
-    "heat": "sum of the top k, each from 0 to 1",
+    "heat": "sum of the top k, each scaled to 0 to 1",
     "clusters": "foreground of two clusters by the top k",
     "picture": "image only",
 }
@@ -78,7 +78,7 @@ def number(given: Mapping[str, str], name: str, default: int | None = None) -> i
     try:
         return int(text)
     except ValueError:
-        raise InputError(f"{name} is {text!r} in the address; it takes a whole number.") from None
+        raise InputError(f"{name} is {text!r} in the URL; it must be a whole number.") from None
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class View:
     Attributes:
         step: number of the step.
         layer: number of the layer.
-        branch: of guidance.
-        show: of :data:`SHOWN`.
+        branch: branch of guidance.
+        show: one of :data:`SHOWN`.
         channel: which channel; None for that of ``rank``.
         rank: place of the channel among the largest, from 1.
         k: channels of ``heat`` and ``clusters``.
-        opacity: of the map over the image, 0 to 100 %.
+        opacity: opacity of the map over the image, 0 to 100 %.
         outline: whether the subject's mask is drawn.
     """
 
@@ -127,10 +127,10 @@ class View:
                 values[each.name] = number(given, each.name)
         view = replace(usual, **values)
         if view.show not in SHOWN:
-            raise InputError(f"show is {view.show!r} in the address; it takes one of {', '.join(SHOWN)}.")
+            raise InputError(f"show is {view.show!r} in the URL; it must be one of {', '.join(SHOWN)}.")
         for name, least, most in (("rank", 1, 10**6), ("k", 1, 10**6), ("opacity", 0, 100)):
             if not least <= getattr(view, name) <= most:
-                raise InputError(f"{name} is {getattr(view, name)} in the address; it is {least} to {most}.")
+                raise InputError(f"{name} is {getattr(view, name)} in the URL; it must be {least} to {most}.")
         return view
 
     def as_query(self, usual: "View") -> dict[str, object]:

@@ -27,9 +27,9 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
     """The application.
 
     Args:
-        places: of :func:`fewchannels.views.explore.opened.open_places`.
+        places: result of :func:`fewchannels.views.explore.opened.open_places`.
         site: where it is reached.
-        keys: that open it.
+        keys: keys that open it.
         session: a model for the live page; None for none.
     """
     app = CheckedDash(
@@ -82,7 +82,7 @@ def _shell(*, has_live: bool) -> html.Div:
                         ],
                         **{"aria-label": "Pages"},
                     ),
-                    html.Button("Light or dark", id="theme-button", type="button"),
+                    html.Button("Theme", id="theme-button", type="button"),
                 ]
             ),
             html.Main(id="page", tabIndex="-1"),
@@ -121,4 +121,4 @@ def page_of(places: Places, session: live.Live | None, path: str, given: Mapping
             return sweep.layout(sweep_of(places, name), given)
         case ["run" | "sweep", name, "sql"]:
             return console.layout(place_of(places, name), given)
-    raise InputError(f"there is no page {path!r}. The start page lists what is open.")
+    raise InputError(f"there is no page {path!r}. The start page lists the open runs and sweeps.")

@@ -19,7 +19,7 @@ class Seen:
 
     Attributes:
         cell: what the store holds.
-        channel: that is shown; of what is of several, the one of the view's rank.
+        channel: channel that is shown; of what is of several, the one of the view's rank.
         drawing: over the image.
         text: what it says in numbers.
     """
@@ -40,8 +40,8 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
     """One sample at one step and layer.
 
     Args:
-        run: that is looked at.
-        about: of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
+        run: run that is looked at.
+        about: result of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
         view: what to show.
 
     Raises:
@@ -92,7 +92,7 @@ def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str
     text = f"Channel {channel} has rank {rank} of {len(cell.scores)} here, {run.score} {score:.4g}"
     text += f", {score / median:.4g} times the median." if median > 0 else "; the median is 0."
     if at is None:
-        return f"{text} Its map is not kept: only those of the top {len(cell.channels)} are."
+        return f"{text} Its map was not recorded: only those of the top {len(cell.channels)} were."
     return text
 
 

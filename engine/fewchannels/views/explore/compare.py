@@ -60,7 +60,7 @@ def layout(places: Places, given: Mapping[str, str]) -> list[Any]:
     ]
     return [
         heading("Compare"),
-        html.Section(controls, className="controls", **{"aria-label": "What is compared"}),
+        html.Section(controls, className="controls", **{"aria-label": "Comparison settings"}),
         html.Div(id="compare-pair", className="pair"),
         html.Div(id="compare-runs"),
     ]
@@ -92,7 +92,7 @@ def _about(run: OpenedRun, text: str) -> dict[str, Any]:
     if text.isdecimal() and len(text) < 16:
         row = run.catalog.sql("select sample_id from samples where sample = $n", {"n": int(text)}).fetchone()
         if row is None:
-            raise InputError(f"no finished sample of {run.name!r} has the number {text}.")
+            raise InputError(f"no finished sample of {run.name!r} has the index {text}.")
         text = row[0]
     return run.sample(text)
 

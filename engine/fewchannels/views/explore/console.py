@@ -1,4 +1,4 @@
-"""The SQL console: free questions and named queries, the answer as a table and a plot, to be downloaded."""
+"""The SQL console: free queries and named queries, the answer as a table and a plot, to be downloaded."""
 
 from collections.abc import Mapping
 from secrets import token_hex
@@ -48,18 +48,18 @@ class _Parameter(BaseModel):
 
 
 def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
-    """The question of the address, or an example; none is asked before somebody presses the button."""
+    """The query of the address, or an example; none is asked before somebody presses the button."""
     known = [name for name, query in queries().items() if query.of == place.of]
     name = given.get("query", _FREE)
     if name not in [_FREE, *known]:
-        raise InputError(f"query is {name!r} in the address; it takes one of {', '.join(known)}.")
+        raise InputError(f"query is {name!r} in the URL; it must be one of {', '.join(known)}.")
     path = (run_path if place.of == "run" else sweep_path)(place.name)
     views = ", ".join(place.catalog.views)
     is_given = "sql" in given or name != _FREE
-    waiting = [note("This question came with the address. Press Ask to have it answered.")] if is_given else []
+    waiting = [note("This query came with the URL. Press Run to run it.")] if is_given else []
     return [
         dcc.Store(id="console-place", data={"name": place.name, "path": path, "page": token_hex(8)}),
-        heading(f"Ask {place.name}", dcc.Link("Back to it", href=path)),
+        heading(f"SQL: {place.name}", dcc.Link("Back", href=path)),
         *([note(place.catalog.note)] if place.catalog.note else []),
         html.Section(
             [
@@ -71,12 +71,12 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
                         dcc.Textarea(
                             id="console-sql", value=given.get("sql", _EXAMPLE[place.of]), spellCheck="false", rows=6
                         ),
-                        f"Tables: {views}. Nothing can be written, and nothing else read.",
+                        f"Tables: {views}. Queries are read-only and limited to these tables.",
                     ),
                     id="console-free",
                     hidden=name != _FREE,
                 ),
-                html.Button("Ask", id="console-ask", type="button", title="Ctrl+Enter"),
+                html.Button("Run", id="console-ask", type="button", title="Ctrl+Enter"),
                 html.Button("Cancel", id="console-cancel", type="button"),
                 html.Div(id="console-cancelled"),
             ],
@@ -91,7 +91,7 @@ def question_of(place: Opened, given: Mapping[str, str]) -> Question:
     """What an address asks: ``sql``, or ``query`` with its parameters ``p.NAME``.
 
     Raises:
-        InputError: it is no question, or one that does something else than to read.
+        InputError: it is not a query, or one that does something else than to read.
     """
     name = given.get("query", _FREE)
     if name == _FREE:
@@ -165,8 +165,8 @@ def register(app: Dash, places: Places) -> None:
     def cancel(clicks: int | None, asked: int | None, place: _Place) -> Any:
         if not clicks or ctx.triggered_id != "console-cancel":
             return None
-        ended = place_of(places, place.name).under_way.cancel(place.page, "the question was cancelled.")
-        return None if ended else note("No question of this page is being answered.")
+        ended = place_of(places, place.name).under_way.cancel(place.page, "the query was cancelled.")
+        return None if ended else note("No query of this page is running.")
 
     @app.callback(
         Output("console-figure", "figure"),
@@ -180,7 +180,7 @@ def register(app: Dash, places: Places) -> None:
         table = pd.DataFrame(rows)
         for name in (x, y):
             if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
-                raise InputError(f"{name!r} is no column of numbers of the answer.")
+                raise InputError(f"{name!r} is not a numeric column of the result.")
         return interactive(plotted_columns(table, x, y), theme or "light")
 
 
@@ -251,7 +251,7 @@ def _shown(answer: Answer, n_rows: int, name: str, said: Mapping[str, str]) -> t
                 graph(400, name="console-figure", figure=interactive(plotted_columns(table, x, y))),
             ]
         )
-    return [html.P([counted, ". All of it ", links[0], " or ", links[1], "."], role="status"), grid], plotted
+    return [html.P([counted, ". Download all rows ", links[0], " or ", links[1], "."], role="status"), grid], plotted
 
 
 def plotted_columns(table: pd.DataFrame, x: str, y: str) -> Lines:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask, Response, abort, request, send_file
 
 from fewchannels.errors import FewchannelsError
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 from fewchannels.runs.sql.question import Question
 from fewchannels.runs.sql.writing import csv_texts, write
 from fewchannels.views.explore.console import question_of
@@ -22,7 +22,7 @@ def serve_files(server: Flask, places: Places) -> None:
     """Add their routes.
 
     Args:
-        server: of the application.
+        server: server of the application.
         places: what is open.
     """
 
@@ -44,7 +44,7 @@ def serve_files(server: Flask, places: Places) -> None:
     @server.get("/download/<name>/answer.<kind>")
     def download(name: str, kind: str) -> Response:
         if kind not in ("csv", "parquet"):
-            abort(404, f"an answer can be had as csv or parquet, not {kind!r}.")
+            abort(404, f"a result can be downloaded as csv or parquet, not {kind!r}.")
         try:
             place = place_of(places, name)
             question = question_of(place, request.args)
@@ -60,7 +60,7 @@ def _sent(data: bytes | None) -> Response:
         abort(404, "There is no such image: its sample failed, or has none.")
     side = request.args.get("side", type=int)
     if side in _SIDES:
-        image = decoded(data)
+        image = opened(data)
         if max(image.size) > side:
             image.thumbnail((side, side))
             buffer = io.BytesIO()
@@ -79,7 +79,7 @@ def _as_csv(under_way: UnderWay, question: Question) -> Response:
             yield from csv_texts(question.batches())
 
     texts = pieces()
-    first = next(texts)  # what is wrong with a question is mostly known by then
+    first = next(texts)  # what is wrong with a query is mostly known by then
 
     def sent() -> Iterator[str]:
         yield first

@@ -1,4 +1,4 @@
-"""What was found in a run or a sweep, as the report says it: sentences and tables, each with the question behind it."""
+"""What was found in a run or a sweep, as the report says it: sentences and tables, each with the query behind it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def folded(place: Opened) -> list[Any]:
         dcc.Store(id="found-place", data=place.name),
         html.Details(
             [
-                html.Summary("What was found", id="found-summary"),
+                html.Summary("Findings", id="found-summary"),
                 dcc.Loading(html.Div(id="found"), delay_show=400),
             ],
             className="found",
@@ -62,7 +62,7 @@ def found(place: Opened) -> list[Any]:
 def _of_run(place: Opened) -> list[Any]:
     said = of_run(evidence_of(place.path, place.catalog, place.storage))
     if not said.sentences:
-        return [note("Nothing yet: no finished sample has a usable value.")]
+        return [note("None yet: no finished sample has a usable value.")]
     shown: list[Any] = [note(said.about)]
     for analysis, subject in SUBJECTS.items():
         own, layers = said.of(analysis), said.layers.get(analysis)
@@ -78,7 +78,7 @@ def _of_sweep(place: Opened) -> list[Any]:
     edits = evidence.ask(f"select {_COLUMNS} from edits")
     said = find(evidence, edits) if (edits["role"] == "edited").any() else None
     if said is None or not said.sentences:
-        return [note("Nothing yet: no finished item has an edited image that was measured.")]
+        return [note("None yet: no finished item has a measured edited image.")]
     return [note(said.about), _list(place, said.sentences)]
 
 
@@ -92,7 +92,7 @@ def _finding(place: Opened, finding: Finding) -> list[Any]:
         shown.append(_table(finding.table))
     if finding.how:
         shown.append(
-            html.Details([html.Summary("How to get these numbers again"), *_again(place, finding.how)], className="how")
+            html.Details([html.Summary("How to reproduce these numbers"), *_again(place, finding.how)], className="how")
         )
     return shown
 
@@ -104,13 +104,13 @@ def _table(table: Table) -> html.Div:
 
 
 def _again(place: Opened, how: Sequence[How]) -> list[Any]:
-    """The commands in order; a question of tables that are there leads to the console, which waits for the button."""
+    """The commands in order; a query of tables that are there leads to the console, which waits for the button."""
     shown: list[Any] = []
     path = (run_path if place.of == "run" else sweep_path)(place.name, "sql")
     is_there = True
     for each in how:
         shown.append(html.Pre(each.text))
-        is_there = is_there and bool(each.asks)  # what is not a question writes the tables of those after it
+        is_there = is_there and bool(each.asks)  # what is not a query writes the tables of those after it
         if is_there:
-            shown.append(html.P(dcc.Link("Ask it here", href=address(path, dict(each.asks)))))
+            shown.append(html.P(dcc.Link("Open as a query", href=address(path, dict(each.asks)))))
     return shown

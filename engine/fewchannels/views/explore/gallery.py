@@ -14,7 +14,7 @@ from fewchannels.views.explore.opened import OpenedRun
 from fewchannels.views.explore.search import PER_PAGE, Search, find, measure_of, measures
 from fewchannels.views.explore.widgets import alert, choice, field, heading, note, shown, unfinished
 
-_ORDERS = {"least": "least first", "largest": "largest first"}
+_ORDERS = {"least": "ascending", "largest": "descending"}
 
 
 def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
@@ -29,7 +29,7 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
         field(
             "SQL condition",
             dcc.Input(id="find-where", value=search.where, debounce=True, placeholder="seed = 0 and seconds < 2"),
-            "on columns of samples and manifest; a name in both is the manifest's, samples.NAME the run's",
+            "on columns of samples and manifest; a name in both means the manifest's, samples.NAME the run's",
         ),
         field("Order by", choice("find-by", known, search.by if search.by in known else next(iter(known)))),
         field("Order", choice("find-order", _ORDERS, "least" if search.is_ascending else "largest")),
@@ -41,14 +41,14 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
         ),
     ]
     is_waiting = bool(search.where) and search.where not in run.asked
-    waiting = note("The SQL condition came with the address. Press Apply to find the samples that it holds for.")
+    waiting = note("The SQL condition came with the URL. Press Apply to find the matching samples.")
     return [
         dcc.Store(id="find-run", data=run.name),
         dcc.Store(id="find-page", data=search.page),
         heading(run.name, dcc.Link("SQL", href=run_path(run.name, "sql"))),
         *unfinished(run.state()),
         *folded(run),
-        html.Form(controls, className="controls", **{"aria-label": "Which samples"}),
+        html.Form(controls, className="controls", **{"aria-label": "Filter"}),
         html.Button("Apply", id="find-apply", type="button", hidden=not is_waiting),
         html.Div([waiting] if is_waiting else _shown(run, search), id="find-results"),
         html.Nav(
@@ -116,7 +116,7 @@ def _shown(run: OpenedRun, search: Search) -> list[Any]:
     except FewchannelsError as error:
         return [alert(error)]
     if not found.rows:
-        return [note("No finished sample is like that." if search.page == 1 else "There are no more.")]
+        return [note("No finished sample matches." if search.page == 1 else "There are no more samples.")]
     first = (search.page - 1) * PER_PAGE + 1
     counted = f"{first:,} to {first + len(found.rows) - 1:,} of {found.n:,} samples"
     return [note(counted), html.Ul([_card(run, search, row) for row in found.rows], className="cards")]

@@ -19,7 +19,7 @@ from fewchannels.views.explore.site import Site
 KEY_HEADER = "X-Fewchannels-Key"
 _OWN_SITES = (None, "same-origin", "none")
 _SIGNED = ("/picture/", "/edit/", "/download/")
-_HOW = "Open the address that the explorer printed where it was started; it ends in a token."
+_HOW = "Open the URL that the explorer printed when it started; it ends in a token."
 _REFUSED = '<!doctype html><html lang="en"><title>fewchannels</title><h1>Access denied</h1><p>{}</p><p>{}</p>{}</html>'
 _AGAIN = '<p>If you are signed in and followed a link, <a href="{}">open it from this page</a>.</p>'
 # The address bar's entry is replaced, and the page's own navigation takes the cookie along: after a redirect from
@@ -35,9 +35,9 @@ def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str])
     """Refuse requests of any but the explorer's own pages, and let those load nothing from elsewhere.
 
     Args:
-        server: to guard.
+        server: server to guard.
         site: where it is reached.
-        keys: that open it.
+        keys: keys that open it.
         script_hashes: CSP sources of the page's inline scripts, such as ``'sha256-...'``.
     """
     policy = _policy(script_hashes)
@@ -45,17 +45,17 @@ def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str])
     @server.before_request
     def check() -> Response | None:
         if not site.has_host(request.host):
-            return _refused(f"The host {request.host!r} is not this server's.")
+            return _refused(f"The host {request.host!r} does not belong to this server.")
         if request.method == "GET" and keys.opens(request.args.get("token", "")):
             return _entry(site, keys)
         if not _is_own_page(site):
-            return _refused("A page of another origin asked for this.")
+            return _refused("The request comes from a page of another origin.")
         if not same(keys.cookie, request.cookies.get(_cookie_name(site), "")):
-            return _refused("This browser has not shown the explorer's token.")
+            return _refused("This browser has not presented the explorer's token.")
         if request.method not in ("GET", "HEAD") and not same(keys.page, request.headers.get(KEY_HEADER, "")):
             return _refused("The page did not send its key.")
         if request.path.startswith(_SIGNED) and not keys.has_signed(request.path, request.args.items(multi=True)):
-            return _refused("This address is not signed by the explorer: addresses of images and downloads must be.")
+            return _refused("This URL is not signed by the explorer, as URLs of images and downloads must be.")
         return None
 
     @server.after_request

@@ -31,7 +31,7 @@ def _card(name: str, place: Opened | str) -> html.Article:
         return html.Article([html.H2(name), facts(shown), alert(error)], className="card")
     what = "samples" if place.of == "run" else f"items ({about['identity']['kind']})"
     shown |= {what: f"{state['n_items']:,}", "tasks done": f"{state['n_tasks_done']:,} of {state['n_tasks']:,}"}
-    links = [dcc.Link("Look at it", href=to(name)), dcc.Link("Ask it in SQL", href=to(name, "sql"))]
+    links = [dcc.Link("Open", href=to(name)), dcc.Link("SQL", href=to(name, "sql"))]
     states = [] if state["n_tasks_done"] == state["n_tasks"] else [note(_unfinished(state["n_tasks_done"]))]
     return html.Article(
         [html.H2(f"{name}, a {place.of}"), facts(shown), *states, html.P(links, className="links")], className="card"
@@ -40,5 +40,5 @@ def _card(name: str, place: Opened | str) -> html.Article:
 
 def _unfinished(n_done: int) -> str:
     if not n_done:
-        return "No task is finished yet. What is here appears as tasks end."
-    return "It is not finished. What is here is of finished tasks; more appears as they end."
+        return "No task is finished yet. Results appear as tasks finish."
+    return "Not finished yet. Only finished tasks are shown; more appear as they finish."

@@ -38,7 +38,7 @@ class Keys:
         return token
 
     def opens(self, token: str) -> bool:
-        """Whether it is the token, or a one-time token, which is used up now."""
+        """Return whether it is the token, or a one-time token, which is used up now."""
         with self._lock:
             used = {each for each in self._once if same(each, token)}
             self._once -= used
@@ -51,7 +51,7 @@ class Keys:
         return f"{address}{'&' if parts.query else '?'}{SIGNATURE}={signature}"
 
     def has_signed(self, path: str, query: Iterable[tuple[str, str]]) -> bool:
-        """Whether an address is one that :meth:`signed` returned.
+        """Return whether an address is one that :meth:`signed` returned.
 
         Args:
             path: without percent signs.
@@ -70,5 +70,5 @@ class Keys:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two texts are equal, in a time that does not tell where they differ."""
+    """Return whether two texts are equal, in a time that does not tell where they differ."""
     return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))

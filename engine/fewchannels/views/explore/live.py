@@ -36,7 +36,7 @@ class Live:
 
     Attributes:
         model: the session.
-        name: of the model, for people.
+        name: name of the model, for people.
     """
 
     model: LiveModel
@@ -55,8 +55,8 @@ class Live:
             if running is not None and running.ask != ask:
                 done = f"{len(running.snapshot().steps)} of {running.n_steps} steps"
                 raise InputError(
-                    f"another generation is under way, {done}: {running.ask.prompt[:60]!r}. Wait for its end, or press "
-                    "Cancel."
+                    f"another generation is running, {done}: {running.ask.prompt[:60]!r}. Wait for it to finish, or "
+                    "press Cancel."
                 )
             generation = self.model.begin(ask)
             self._known[ask] = generation
@@ -86,12 +86,12 @@ class Live:
 def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
     """Its controls, filled in as the address says; nothing is generated before somebody presses the button."""
     if live is None:
-        raise InputError("no model is at hand. Start the explorer with --model demo, or a folder or hub id.")
+        raise InputError("no model is loaded. Start the explorer with --model demo, or a folder or hub id.")
     said = {"prompt": _FIRST, "seed": "0", "action": _NONE, "selection": "top", "k": "8", "layers": "all"}
     said |= {"steps": "all", "tokens": "all"} | {name: given[name] for name in _FIELDS if name in given}
     layers = [block.layer for block in live.model.geometry.blocks]
     shape = live.model.geometry
-    usual = f"the usual, {shape.pipeline.default_guidance:g}" if shape.takes_guidance else "none with this model"
+    usual = f"default ({shape.pipeline.default_guidance:g})" if shape.takes_guidance else "none for this model"
     guidance = {"placeholder": usual, "disabled": not shape.takes_guidance}
     controls = [
         labeled("Prompt", dcc.Textarea(id="live-prompt", value=said["prompt"], rows=3)),
@@ -101,13 +101,15 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
         html.H2("Edit"),
         labeled("Action", choice("live-action", [_NONE, *ACTIONS], said["action"])),
         labeled("Factor of scale", dcc.Input(id="live-factor", value=said.get("factor", ""))),
-        labeled("Amount of the others, 1: all the way", dcc.Input(id="live-alpha", value=said.get("alpha", ""))),
+        labeled("Strength (0 to 1) of other actions", dcc.Input(id="live-alpha", value=said.get("alpha", ""))),
         labeled("Source prompt of transport", dcc.Textarea(id="live-source", value=said.get("source", ""), rows=2)),
         labeled("Channels", choice("live-selection", SELECTIONS, said["selection"])),
         labeled("k", dcc.Input(id="live-k", value=said["k"])),
         labeled("Listed channels", dcc.Input(id="live-channels", value=said.get("channels", ""), placeholder="46,121")),
-        labeled("Layers", dcc.Input(id="live-layers", value=said["layers"]), "all, or such as 0,3"),
-        labeled("Steps of the edit", dcc.Input(id="live-steps", value=said["steps"]), "all, last, or such as 0,3"),
+        labeled("Layers", dcc.Input(id="live-layers", value=said["layers"]), "all, or indices such as 0,3"),
+        labeled(
+            "Steps of the edit", dcc.Input(id="live-steps", value=said["steps"]), "all, last, or indices such as 0,3"
+        ),
         labeled("Tokens", choice("live-tokens", TOKENS, said["tokens"])),
         html.Button("Generate", id="live-go", type="button", className="go", title="Ctrl+Enter"),
         html.Button("Cancel", id="live-cancel", type="button"),
@@ -118,19 +120,19 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
         dcc.Checklist(id="live-latest", options=[{"label": "follow the latest step", "value": "on"}], value=["on"]),
         labeled("Rank of the channel", dcc.Input(id="live-rank", type="number", min=1, max=8, value=1)),
     ]
-    waiting = "This address asks for a generation. Press Generate to begin it."
+    waiting = "This URL describes a generation. Press Generate to start it."
     return [
         dcc.Store(id="live-ask"),
         dcc.Interval(id="live-tick", interval=_EVERY_MS, disabled=True),
         heading(f"Live: {live.name}"),
         html.Div(
             [
-                html.Section(controls, className="controls side", **{"aria-label": "What is generated"}),
+                html.Section(controls, className="controls side", **{"aria-label": "Generation settings"}),
                 html.Section(
                     [
                         html.Div(id="live-error"),
                         html.Div(
-                            note(waiting if "prompt" in given else "Generate to see its channels form."),
+                            note(waiting if "prompt" in given else "Press Generate to see the channels form."),
                             id="live-state",
                         ),
                         html.Div(looks, className="controls"),

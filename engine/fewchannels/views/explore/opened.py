@@ -57,9 +57,9 @@ class Opened:
     """A run or a sweep, as its ledger is now.
 
     Args:
-        name: in addresses.
+        name: name in addresses.
         path: its folder or URL.
-        timeout_s: that a person's question may take.
+        timeout_s: time limit of a query, in seconds.
 
     Raises:
         InputError: there is neither, or no time.
@@ -68,8 +68,8 @@ class Opened:
     Attributes:
         of: ``run`` or ``sweep``.
         description: ``run.json`` or ``sweep.json``.
-        limits: of a person's question.
-        under_way: questions of people.
+        limits: limits of a query.
+        under_way: queries of people.
     """
 
     def __init__(self, name: str, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
@@ -78,8 +78,8 @@ class Opened:
         self.storage = open_storage(path)
         if self.storage.exists(COMPARISON):
             raise InputError(
-                f"{self.path!r} is a comparison of two runs, which fewchannels report shows. Give the two runs: the "
-                "explorer puts their samples side by side."
+                f"{self.path!r} is a comparison of two runs; use fewchannels report for it, or give the two runs: the "
+                "explorer shows their samples side by side."
             )
         self.of = "sweep" if self.storage.exists(SWEEP) else "run"
         read_it = read_sweep if self.of == "sweep" else read_description
@@ -108,7 +108,7 @@ class Opened:
             return self._catalog
 
     def close(self) -> None:
-        """End what is asked, and let go of the catalog."""
+        """End what is asked, and release the catalog."""
         self.under_way.end()
         with self._lock:
             if self._catalog is not None:
@@ -126,7 +126,7 @@ class Opened:
         """One finished task's rows of a table that has images, as columns."""
         record = Ledger(self.storage).find(task)
         if record is None:
-            raise InputError(f"task {task} of {self.name!r} has no record any more; it may be about to be done again.")
+            raise InputError(f"task {task} of {self.name!r} no longer has a record; it may be about to be retried.")
 
         def load() -> dict[str, list[Any]]:
             if self.of == "run" and task in Parts(self.storage, {task: record}).compacted:
@@ -243,17 +243,19 @@ class OpenedRun(Opened):
         """One sample at one step and layer, from the store.
 
         Args:
-            about: of :meth:`sample`.
+            about: result of :meth:`sample`.
             step: its number.
             layer: its number.
-            branch: of guidance.
+            branch: branch of guidance.
 
         Raises:
             InputError: the run did not keep it.
         """
         self.check_kept(step, layer, branch)
         if not self.layout.has_maps:
-            raise InputError(f"{self.name!r} keeps no token maps: it was captured with --top-k 0, or of text only.")
+            raise InputError(
+                f"{self.name!r} has no token maps: it was captured with --top-k 0, or with only the text stream."
+            )
         sample, prefix = about["sample"], Track("image", branch).prefix
         names = [prefix + name for name in ("massive_value", "massive_channel", self.score)]
         region = [self.steps.index(step)], [self.layers.index(layer)]
@@ -270,7 +272,7 @@ class OpenedRun(Opened):
         """
         if step not in self.steps or layer not in self.layers or branch not in self.branches:
             raise InputError(
-                f"{self.name!r} has not kept step {step}, layer {layer}, branch {branch!r}; it has steps "
+                f"{self.name!r} did not record step {step}, layer {layer}, branch {branch!r}; it has steps "
                 f"{_listed(self.steps)}, layers {_listed(self.layers)}, branches {', '.join(self.branches)}."
             )
 
@@ -279,8 +281,8 @@ class OpenedRun(Opened):
 
         Args:
             sample: on the store's axis.
-            channel: which.
-            branch: of guidance.
+            channel: index of the channel.
+            branch: branch of guidance.
         """
         name = Track("image", branch).prefix + self.score
         scores = self._scores.get((sample, name), lambda: read(self.storage, [name], sample, sample + 1)[name][0])
@@ -315,7 +317,7 @@ def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Ope
 
     Args:
         paths: folders or URLs.
-        timeout_s: that a person's question may take.
+        timeout_s: time limit of a query, in seconds.
 
     Returns:
         Each by its name: the last part of its path, with a number where two share it; of one that cannot be opened,

@@ -39,7 +39,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
             if error.title != function.__qualname__:
                 raise  # it is of something that the function itself validates
             found = error.errors(include_input=False, include_url=False)[0]
-            abort(400, f"A value that was posted cannot be: {found['msg']}.")
+            abort(400, f"A posted value is not valid: {found['msg']}.")
 
     return call
 
@@ -54,7 +54,7 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
     """Refuse posts that are not as Dash's own pages make them, before Dash trusts them.
 
     Args:
-        server: of the application.
+        server: server of the application.
         callbacks: what Dash knows of each, by its output.
     """
 
@@ -67,7 +67,7 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
         except RecursionError:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("output"), str):
-            abort(400, "This is no post of a page of the explorer.")
+            abort(400, "This request was not posted by a page of the explorer.")
         known = callbacks.get(body["output"], {})
         if "callback" not in known:
             abort(400, "No page of the explorer has the output that was posted.")
@@ -85,7 +85,7 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
 
 
 def _fit(given: object, expected: list[dict[str, Any]]) -> bool:
-    """Whether a list has what is expected, in its order."""
+    """Return whether a list has what is expected, in its order."""
     return isinstance(given, list) and len(given) == len(expected) and all(map(_fits, given, expected))
 
 

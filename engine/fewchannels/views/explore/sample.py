@@ -86,14 +86,14 @@ def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any
         return [head, alert(f"This sample failed: {about['error']}"), details]
     if not run.layout.has_maps:
         image = html.Img(src=image_path(run.name, about["sample"]), alt=about["prompt"], className="image")
-        return [head, note("This run keeps no token maps: capture with --top-k to see them."), image, details]
+        return [head, note("This run has no token maps; capture with --top-k to record them."), image, details]
     return [
         dcc.Store(id="sample-which", data={"run": run.name, "id": sample_id}),
         dcc.Store(id="sample-shown"),
         head,
         html.Div(
             [
-                html.Section(_controls(run, about, view), className="controls side", **{"aria-label": "What is shown"}),
+                html.Section(_controls(run, about, view), className="controls side", **{"aria-label": "View settings"}),
                 html.Section(
                     [
                         html.Div(id="sample-error"),
@@ -137,13 +137,15 @@ def _controls(run: OpenedRun, about: dict[str, Any], view: View) -> list[Any]:
                 placeholder="by rank",
                 debounce=0.3,
             ),
-            "empty: the one of this rank",
+            "empty: the channel of this rank",
         ),
         field(
             "Rank",
             dcc.Input(id="sample-rank", type="number", min=1, max=run.layout.top_k, value=view.rank, debounce=0.3),
         ),
-        field("k of heat and clusters", dcc.Input(id="sample-k", type="number", min=1, value=view.k, debounce=0.3)),
+        field(
+            "Top-k for heat and clusters", dcc.Input(id="sample-k", type="number", min=1, value=view.k, debounce=0.3)
+        ),
         field(
             "Opacity of the map, %",
             dcc.Slider(id="sample-opacity", min=0, max=100, value=view.opacity, step=5, marks=None, updatemode="drag"),
@@ -285,7 +287,7 @@ def register(app: Dash, places: Places) -> None:
 def course(run: OpenedRun, about: dict[str, Any], channel: int, branch: str) -> HeatMap | Lines:
     """A channel's score over layers and steps; by layer alone where one step is kept."""
     values = run.course(about["sample"], channel, branch)
-    title = f"Channel {channel}: {run.score}\nof this sample, at every layer and step that is kept"
+    title = f"Channel {channel}: {run.score}\nof this sample, at every recorded layer and step"
     if len(run.steps) == 1:
         series = Series(np.array(run.layers, float), values[0])
         return Lines(series={f"step {run.steps[0]}": series}, title=title, x="layer", y=run.score, least=0)

@@ -20,16 +20,16 @@ class Search:
     """What to look for.
 
     Attributes:
-        text: that the prompt contains, in any case.
+        text: text that the prompt contains, in any case.
         where: an SQL condition on columns of ``samples`` and ``manifest``.
         by: what samples are ordered by: a column, a measure of a cell, ``channel`` or ``iou``, as :func:`measures`
             names it.
         is_ascending: whether the least comes first.
-        layer: of the cell whose measure it is.
-        step: likewise.
-        channel: whose score it is.
-        page: from 1.
-        measure: of a cell, where it is one that samples are ordered by.
+        layer: layer of the cell whose measure it is.
+        step: step of that cell.
+        channel: channel whose score it is.
+        page: page number, from 1.
+        measure: measure of a cell, where it is one that samples are ordered by.
     """
 
     text: str = ""
@@ -58,7 +58,7 @@ class Search:
         run.check_kept(step, layer)
         order = given.get("order", "least" if found.get(by) else "largest")
         if order not in ("least", "largest"):
-            raise InputError(f"order is {order!r} in the address; it takes least or largest.")
+            raise InputError(f"order is {order!r} in the URL; it must be least or largest.")
         return cls(
             given.get("text", ""),
             given.get("where", ""),
@@ -73,7 +73,7 @@ class Search:
 
     @property
     def needs_cell(self) -> bool:
-        """Whether layer and step decide."""
+        """Return whether layer and step decide."""
         return self.measure is not None
 
     def as_query(self) -> dict[str, object]:
@@ -92,7 +92,7 @@ class Found:
     """One page of samples.
 
     Attributes:
-        n: of all that were found.
+        n: number of all matches.
         rows: each a sample's ``sample``, ``sample_id``, ``prompt``, ``status`` and ``value``.
     """
 
@@ -110,7 +110,7 @@ def measures(run: OpenedRun) -> dict[str, str]:
     found = Columns.of(run.catalog)
     of_cells = CELL_MEASURES | {CHANNEL: f"one channel's {run.score}"}
     if "alignment" in run.catalog.results:
-        of_cells |= {name: f"{name}: top channels' clusters and the subject" for name in _ALIGNED}
+        of_cells |= {name: f"{name}: clusters by top channels against the subject" for name in _ALIGNED}
     named = {name: name for name, column in found.named.items() if column not in _NOT_SORTED}
     return named | {measure_name(name, found.own): label for name, label in of_cells.items()}
 
@@ -119,7 +119,7 @@ def find(run: OpenedRun, search: Search) -> Found:
     """The samples of one page.
 
     Args:
-        run: that is looked at.
+        run: run that is looked at.
         search: what to look for.
 
     Raises:

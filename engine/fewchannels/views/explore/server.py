@@ -33,7 +33,7 @@ class Server(ThreadedWSGIServer):
     """A server with a limited number of connections: the one that has been sending its request longest gives way.
 
     Args:
-        port: of 127.0.0.1; 0 takes a free one.
+        port: port of 127.0.0.1; 0 takes a free one.
     """
 
     def __init__(self, port: int) -> None:
@@ -70,7 +70,7 @@ class Server(ThreadedWSGIServer):
         super().shutdown_request(request)
 
     def is_idle(self, timeout_s: float) -> bool:
-        """Whether every request is answered, waiting up to so many seconds."""
+        """Return whether every request is answered, waiting up to so many seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._answering, timeout_s)
 
@@ -108,7 +108,7 @@ class _Handler(WSGIRequestHandler):
         """Nothing: a request's line may hold the token."""
 
     def log_request(self, *arguments: Any) -> None:
-        """Nothing: likewise."""
+        """Do nothing, for the same reason."""
 
 
 class _Incoming(io.RawIOBase):
@@ -146,9 +146,9 @@ class Bound:
     """An explorer that is ready to serve.
 
     Attributes:
-        server: to be served.
+        server: server to be served.
         site: where it is reached.
-        keys: that open it.
+        keys: keys that open it.
         places: what is open.
     """
 
@@ -177,7 +177,7 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
 
     Args:
         places: what is open.
-        port: of 127.0.0.1; 0 takes a free one.
+        port: port of 127.0.0.1; 0 takes a free one.
         session: a model for the live page; None for none.
         public_url: address of a proxy that it is reached at; None without one.
 
@@ -190,7 +190,7 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
         try:
             free.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise InputError(f"port {port} of this machine cannot be used: {error}. Give another --port.") from None
+            raise InputError(f"port {port} cannot be used: {error}. Give another --port.") from None
     server = Server(port)
     site, keys = replace(site, port=server.port), Keys()
     server.app = make_app(places, site, keys, session).server

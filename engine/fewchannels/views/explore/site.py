@@ -20,9 +20,9 @@ class Site:
     foreign name to this machine still sends that name as the host.
 
     Attributes:
-        port: that it serves, of 127.0.0.1.
+        port: port on 127.0.0.1 that it serves.
         public: scheme and host of a proxy's address, such as ``https://hub.example.org``; None without one.
-        prefix: of every path, such as ``/user/ann/proxy/8050``; empty for none.
+        prefix: prefix of every path, such as ``/user/ann/proxy/8050``; empty for none.
     """
 
     port: int
@@ -47,8 +47,8 @@ class Site:
         if not is_plain or not host or parts.scheme not in _USUAL_PORTS:
             # It is not quoted: it may hold a password.
             raise InputError(
-                "--public-url is not the address of a proxy. Give its scheme, host and path, without a user name, as "
-                "in https://hub.example.org/user/ann/proxy/8050/."
+                "--public-url is not the URL of a proxy. Give its scheme, host and path, without a user name, such "
+                "as https://hub.example.org/user/ann/proxy/8050/."
             )
         host = f"[{host}]" if ":" in host else host
         if proxy_port not in (None, _USUAL_PORTS[parts.scheme]):
@@ -61,7 +61,7 @@ class Site:
         return f"{self.public or f'http://127.0.0.1:{self.port}'}{self.prefix}/"
 
     def has_host(self, host: str) -> bool:
-        """Whether a request that names this host and port is meant for the explorer."""
+        """Return whether a request that names this host and port is meant for the explorer."""
         return _LOOPBACK.fullmatch(host) is not None or self.is_public(host)
 
     def port_of(self, host: str) -> str:
@@ -70,15 +70,15 @@ class Site:
         return (found[1] or "") if found else host.rpartition("]")[2].partition(":")[2]
 
     def has_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of this origin is the explorer's own, when it was requested under a host."""
+        """Return whether a page of this origin is the explorer's own, when it was requested under a host."""
         return origin in (f"http://{host}", f"https://{host}") or (self.public is not None and origin == self.public)
 
     def is_public(self, host: str) -> bool:
-        """Whether it is the proxy's host."""
+        """Return whether it is the proxy's host."""
         return self.public is not None and host.lower() == self.public.partition("://")[2]
 
     def is_secure(self, host: str) -> bool:
-        """Whether browsers reach it by https when they name this host."""
+        """Return whether browsers reach it by https when they name this host."""
         return self.is_public(host) and str(self.public).startswith("https:")
 
 
@@ -86,8 +86,8 @@ class Prefixed:
     """A WSGI application behind a proxy, which may or may not take the prefix of its address away.
 
     Args:
-        application: that knows no prefix but from ``SCRIPT_NAME``.
-        prefix: of a :class:`Site`.
+        application: application that knows no prefix but from ``SCRIPT_NAME``.
+        prefix: prefix of a :class:`Site`.
     """
 
     def __init__(self, application: Callable[..., Iterable[bytes]], prefix: str) -> None:

@@ -38,7 +38,7 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
     state = sweep.state()
     head = heading(sweep.name, dcc.Link("SQL", href=sweep_path(sweep.name, "sql")))
     if not state["n_tasks_done"]:
-        return [head, note("No task of this sweep is finished yet. Its images appear here as tasks end.")]
+        return [head, note("No task of this sweep is finished yet. Its images appear here as tasks finish.")]
     names = varying(sweep)
     measured = _measured(sweep)
     item = number(given, "item", 0)
@@ -53,7 +53,7 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
         ("metric", metric, measured),
     ):
         if value not in known:
-            raise InputError(f"{name} is {value!r} in the address; it takes one of {', '.join(known)}.")
+            raise InputError(f"{name} is {value!r} in the URL; it must be one of {', '.join(known)}.")
     return [
         dcc.Store(id="sweep-name", data=sweep.name),
         head,
@@ -71,10 +71,10 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
                 *(_only(name, values, given.get(f"only.{name}", _ALL)) for name, values in names.items()),
             ],
             className="controls",
-            **{"aria-label": "What is shown"},
+            **{"aria-label": "View settings"},
         ),
         html.Div(id="sweep-grid"),
-        html.H2("Dose and response"),
+        html.H2("Dose-response"),
         html.Div(id="sweep-dose"),
     ]
 
@@ -148,11 +148,11 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
     """One item's edited images as a table; what shares a place there is side by side in it.
 
     Args:
-        sweep: that is looked at.
+        sweep: sweep that is looked at.
         item: its place in the sweep.
         row: the setting whose values are rows.
-        column: likewise the columns; ``none`` for one column.
-        metric: of the numbers below images.
+        column: setting along the columns; ``none`` for one column.
+        metric: metric of the numbers below images.
         only: values of settings, as text, that images must have.
 
     Raises:

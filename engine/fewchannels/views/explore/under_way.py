@@ -1,4 +1,4 @@
-"""Questions that are asked and not answered yet: a page can end its own, and the server all of them."""
+"""Queries that are asked and not answered yet: a page can end its own, and the server all of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from fewchannels.runs.sql.question import Question
 
 
 class UnderWay:
-    """The questions that one run or sweep is asked now, by the page that asks."""
+    """The queries that one run or sweep is asked now, by the page that asks."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -18,16 +18,16 @@ class UnderWay:
 
     @contextmanager
     def asking(self, question: Question, page: str | None = None) -> Iterator[None]:
-        """Within it the question can be ended; a page's earlier question ends here.
+        """Within it the query can be ended; a page's earlier query ends here.
 
         Raises:
             FewchannelsError: the explorer is about to end.
         """
         if page is not None:
-            self.cancel(page, "another question took its place.")
+            self.cancel(page, "another query replaced it.")
         with self._lock:
             if self._has_ended:
-                raise FewchannelsError("the explorer ends; start it again.")
+                raise FewchannelsError("the explorer is shutting down; start it again.")
             self._questions[question] = page
         try:
             yield
@@ -44,7 +44,7 @@ class UnderWay:
         return bool(found)
 
     def end(self) -> None:
-        """End all questions, and take no more."""
+        """End all queries, and take no more."""
         with self._lock:
             self._has_ended = True
             found = list(self._questions)

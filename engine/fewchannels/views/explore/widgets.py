@@ -23,7 +23,7 @@ def graph(height: int, *, name: str | None = None, figure: Any = None) -> dcc.Gr
     """A place for a figure of a height in pixels, as wide as there is room.
 
     Args:
-        height: of the figure.
+        height: height of the figure.
         name: its id, if callbacks fill it.
         figure: what is in it at first.
     """
@@ -58,10 +58,10 @@ def unfinished(state: Mapping[str, int]) -> list[html.P]:
     """A note where tasks are still to be done; nothing where all are.
 
     Args:
-        state: of :meth:`fewchannels.views.explore.opened.Opened.state`.
+        state: result of :meth:`fewchannels.views.explore.opened.Opened.state`.
     """
     done, whole = state["n_tasks_done"], state["n_tasks"]
-    return [note(f"{done:,} of {whole:,} tasks are done; more appears.")] if done < whole else []
+    return [note(f"{done:,} of {whole:,} tasks are done; more appear as they finish.")] if done < whole else []
 
 
 def heading(text: str, *more: Any) -> html.Div:
@@ -91,7 +91,7 @@ def choice(name: str, options: Mapping[str, str] | Sequence[Any], value: Any, **
         name: its id.
         options: labels by value, or values.
         value: what is chosen.
-        more: of the component.
+        more: further arguments of the component.
     """
     pairs = options.items() if isinstance(options, Mapping) else ((each, str(each)) for each in options)
     given = [{"value": each, "label": label} for each, label in pairs]

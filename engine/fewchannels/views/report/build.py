@@ -24,12 +24,14 @@ def check_out(out: Path) -> None:
     """
     if out.suffix.lower() not in KINDS:
         raise InputError(
-            f"out is {str(out)!r}; its ending decides what is written, {', '.join(KINDS[:-1])} or {KINDS[-1]}. Give "
-            "for example -o report.html."
+            f"--out is {str(out)!r}; its suffix must be {', '.join(KINDS[:-1])} or {KINDS[-1]}. Give, for example, "
+            "-o report.html."
         )
     check_output(out)
     if not out.parent.is_dir():
-        raise InputError(f"out is {str(out)!r}, and there is no folder {str(out.parent)!r}. Make it, or name another.")
+        raise InputError(
+            f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}. Create it, or choose another."
+        )
 
 
 def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda what, done, total: None) -> Document:

@@ -18,9 +18,10 @@ from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.views.report import gallery
 
 _ABOUT = (
-    "Samples are matched by sample_id, and both runs are ranked anew by one score and one k. Differences are B minus A "
-    "of the same sample. Brackets hold 95 % intervals over prompts. That A and B share less than two seeds do "
-    "says that they differ; that they share as much says that seeds change as much as whatever differs between them."
+    "Samples are matched by sample_id, and the channels of both runs are ranked by the same score and k. Differences "
+    "are B minus A of the same sample. Brackets hold 95 % intervals over prompts. If A and B overlap less than two "
+    "seeds of one prompt, they differ by more than seeds do; if as much, their difference is no larger than that of "
+    "seeds."
 )
 _EACH = 2  # samples for each rank
 
@@ -58,13 +59,13 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         ),
         (
             "samples",
-            f"{numbers['n_samples']:,} of {numbers['n_prompts']:,} prompts that both finished; {numbers['n_only_a']:,} "
-            f"of A and {numbers['n_only_b']:,} of B are left out",
+            f"{numbers['n_samples']:,} of {numbers['n_prompts']:,} prompts, finished in both; {numbers['n_only_a']:,} "
+            f"of A and {numbers['n_only_b']:,} of B have no match",
         ),
         ("matched", f"samples by sample_id, layers by {numbers['layers_by']}, steps by {numbers['steps_by']}"),
         ("ranked", f"by {numbers['score']} in both, k = {numbers['k']}"),
-        ("this report is of", f"{evidence.stream} tokens, {evidence.branch} branch"),
-        ("captured with other", "; ".join(numbers["settings"]) or "nothing: the same settings"),
+        ("tokens and branch", f"{evidence.stream} tokens, {evidence.branch} branch"),
+        ("settings that differ", "; ".join(numbers["settings"]) or "none"),
         ("versions", ", ".join(f"{name} {value}" for name, value in about.get("versions", {}).items())),
     ]
     return [(name, value) for name, value in rows if value]
@@ -101,7 +102,7 @@ def _samples(evidence: Evidence) -> Gallery | Missing | None:
             ]
             shown.append(Shown(rank, float(rows.iloc[place]["value"]), sample_id, about[0], f"seed {about[1]}", images))
     except FewchannelsError as error:
-        why = f"the images are in the runs, which cannot be read from here: {error}"
+        why = f"the images are in the runs, which cannot be opened: {error}"
         return Missing("Samples as A and B drew them", [], why)
     finally:
         for catalog in opened.values():
@@ -116,5 +117,5 @@ def _run(place: str, fingerprint: str) -> Catalog:
     found = catalog.sql("select fingerprint from run").fetchall() if catalog.of == "run" else [(catalog.of,)]
     if found != [(fingerprint,)]:
         catalog.close()
-        raise InputError(f"{place!r} is another one now: {found[0][0]}, and {fingerprint} was compared.")
+        raise InputError(f"{place!r} is now a different run: {found[0][0]}; the compared one was {fingerprint}.")
     return catalog

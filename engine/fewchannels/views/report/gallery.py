@@ -16,7 +16,7 @@ from fewchannels.interventions.effects.contrasts import metrics as edit_metrics
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.arrays import open_dataset, read
 from fewchannels.runs.choices import choose_pool_side
-from fewchannels.runs.images import decoded
+from fewchannels.runs.images import opened
 from fewchannels.runs.layout import Track
 from fewchannels.runs.sql.columns import TABLES, Column, Columns
 from fewchannels.runs.sql.ranking import (
@@ -33,12 +33,12 @@ from fewchannels.runs.sql.ranking import (
 SIDE = 256  # pixels
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
 _EACH = 3  # of a run, for each rank
-_NO_IMAGE = "the image is missing or cannot be decoded"
+_NO_IMAGE = "the image is missing or unreadable"
 
 
 @dataclass(frozen=True)
 class _Ranking:
-    """A column to rank samples by, the question that does, and at which cell the maps are."""
+    """A column to rank samples by, the query that does, and at which cell the maps are."""
 
     text: str
     title: str
@@ -148,7 +148,7 @@ def thumbnail(data: bytes | None) -> np.ndarray | None:
     if not isinstance(data, bytes):
         return None
     try:
-        small = decoded(data)
+        small = opened(data)
     except StorageError:
         return None
     small.thumbnail((SIDE, SIDE))
@@ -160,7 +160,7 @@ def of_sweep(evidence: Evidence, columns: Sequence[str], condition: int, words: 
 
     Args:
         evidence: the sweep.
-        columns: to rank by.
+        columns: columns to rank by.
         condition: place of the setting's first condition in the sweep.
         words: the setting, as people read it.
 

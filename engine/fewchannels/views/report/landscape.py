@@ -24,10 +24,10 @@ class Magnitudes:
         values: ``(layer, channel)`` float64, the score's mean over samples; NaN where no sample has one.
         layers: numbers of the layers.
         step: number of the step.
-        name: of the array.
-        n_samples: whose scores are in the mean.
+        name: name of the array.
+        n_samples: number of samples whose scores are in the mean.
         n_finished: samples that are finished.
-        samples_sql: the question that lists the samples.
+        samples_sql: the query that lists the samples.
     """
 
     values: np.ndarray
@@ -91,7 +91,7 @@ def binned(values: np.ndarray, most: int = MOST_BINS) -> tuple[np.ndarray, int]:
 
     Args:
         values: ``(layer, channel)``; NaN is left out.
-        most: bins at the most.
+        most: bins at most.
 
     Returns:
         ``(layer, bin)``, and how many channels a bin has; the last may have fewer.

@@ -1,4 +1,4 @@
-"""A page as PDF, printed by a Chromium that is on the path."""
+"""Print a page to PDF with a Chromium on the PATH."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def find_browser() -> str:
         if path := shutil.which(name):
             return path
     raise InputError(
-        f"a PDF is printed by Chromium, and none of {', '.join(BROWSERS)} is on the path. Install one, or write "
+        f"writing a PDF needs Chromium, and none of {', '.join(BROWSERS)} is on the PATH. Install one, or write "
         "report.html and print it from a browser."
     )
 
@@ -46,7 +46,7 @@ def print_pdf(page: Path, out: Path, browser: str) -> int:
     Args:
         page: the HTML file.
         out: the PDF to write.
-        browser: of :func:`find_browser`.
+        browser: result of :func:`find_browser`.
 
     Raises:
         FewchannelsError: the browser printed nothing.
@@ -64,5 +64,7 @@ def print_pdf(page: Path, out: Path, browser: str) -> int:
         except subprocess.TimeoutExpired:
             said = [f"it took more than {_SECONDS} s"]
         if not printed.exists() or not printed.stat().st_size:
-            raise FewchannelsError(f"{browser} printed nothing: {said[0]}. Open {page} in a browser and print it.")
+            raise FewchannelsError(
+                f"{browser} did not print the PDF: {said[0]}. Open {page} in a browser and print it."
+            )
         return write(out, printed.read_bytes())

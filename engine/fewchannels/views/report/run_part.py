@@ -107,7 +107,7 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
         (
             "finished",
             f"{numbers['n_done']:,} of {numbers['n_samples']:,} samples, {numbers['n_failed']:,} failed, "
-            f"{numbers['n_truncated']:,} with a prompt that was cut; {numbers['n_tasks_done']:,} of "
+            f"{numbers['n_truncated']:,} with a truncated prompt; {numbers['n_tasks_done']:,} of "
             f"{numbers['n_tasks']:,} tasks",
         ),
         (
@@ -116,7 +116,7 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
             f"({in_short(config.get('steps', []))}), {geometry['n_channels']:,} channels, {geometry['n_tokens']:,} "
             "tokens",
         ),
-        ("this report is of", f"{evidence.stream} tokens, {evidence.branch} branch"),
+        ("tokens and branch", f"{evidence.stream} tokens, {evidence.branch} branch"),
     ]
     settings = [f"{name} {value}" for name, value in config.items() if name not in _QUIET and value is not None]
     rows += [
@@ -137,13 +137,11 @@ def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
     texts = []
     left = numbers["n_samples"] - numbers["n_done"] - numbers["n_failed"]
     if not numbers["n_done"] and not numbers["n_failed"]:
-        texts.append(
-            f"Nothing of this run is finished: 0 of {numbers['n_samples']:,} samples. Run its capture again to resume."
-        )
+        texts.append(f"No sample of this run is finished (0 of {numbers['n_samples']:,}). Rerun its capture to resume.")
     elif left > 0:
         texts.append(
-            f"The run is unfinished: {left:,} of {numbers['n_samples']:,} samples are not there yet, and nothing below "
-            "is about them. Run its capture again to resume."
+            f"The run is unfinished: {left:,} of {numbers['n_samples']:,} samples are missing and not included below. "
+            "Rerun its capture to resume."
         )
     if numbers["n_failed"]:
         reasons = evidence.ask(
@@ -151,28 +149,30 @@ def _warnings(evidence: Evidence, numbers: dict[str, Any]) -> list[Block]:
             "limit 3"
         )
         listed = "; ".join(f"{row.n:,} x {row.error}" for row in reasons.itertuples())
-        texts.append(f"{numbers['n_failed']:,} samples failed, and are in no number below: {listed}")
+        texts.append(f"{numbers['n_failed']:,} samples failed and are excluded below: {listed}")
     if numbers["n_nonfinite_cells"]:
         texts.append(
-            f"{numbers['n_nonfinite_cells']:,} cells (a sample, step and layer each) hold states or ratios that are "
-            "not finite; they are left out below."
+            f"{numbers['n_nonfinite_cells']:,} cells (one per sample, step and layer) have non-finite states or ratios "
+            "and are excluded below."
         )
     if numbers["n_truncated"]:
-        texts.append(f"{numbers['n_truncated']:,} prompts are longer than the text encoder takes, and were cut.")
+        texts.append(f"{numbers['n_truncated']:,} prompts are longer than the text encoder's limit and were truncated.")
     texts += [evidence.catalog.lacks(key) for key in evidence.catalog.incomplete.values()]
     for analysis, result in evidence.results.items():
         n = result["selected"]["n_samples"]
         if n != numbers["n_done"]:
-            texts.append(f"The {analysis} looked at {n:,} of the {numbers['n_done']:,} samples that are finished now.")
+            texts.append(
+                f"The {analysis} analysis covers {n:,} of the {numbers['n_done']:,} samples that are finished now."
+            )
     return [Warnings(texts)] if texts else []
 
 
 def _missing(evidence: Evidence, numbers: dict[str, Any]) -> list[Missing]:
     about = {
-        "concentration": "Concentration: how few channels hold how much, registers, the published tests",
-        "stability": "Stability: how much the top channels of two samples overlap",
-        "masks": "Subject masks, which the alignment needs",
-        "alignment": "Alignment: whether clusters of tokens find the subject",
+        "concentration": "Concentration: energy share of the top channels, registers, published criteria",
+        "stability": "Stability: overlap of the top channels of two samples",
+        "masks": "Subject masks, needed by the alignment analysis",
+        "alignment": "Alignment: clusters of tokens against the subject",
     }
     if not numbers["n_done"]:
         return [Missing("Findings and figures", [], "no sample is finished.")]
@@ -194,7 +194,7 @@ def _options(evidence: Evidence, analysis: str) -> tuple[list[str], str]:
     track = [] if evidence.stream == "image" else ["--stream", evidence.stream]
     track += [] if evidence.branch == "cond" else ["--branch", evidence.branch]
     if analysis in ("masks", "alignment") and evidence.stream != "image":
-        return [], "it needs the image's tokens, which this run did not keep."
+        return [], "it needs image tokens, which this run did not record."
     if analysis == "stability":
         ks = [str(k) for k in (4, 8, 12) if k <= n_channels]
         return [*track, *(["--k", ",".join(ks or ["1"])] if len(ks) < 3 else [])], ""
@@ -204,7 +204,7 @@ def _options(evidence: Evidence, analysis: str) -> tuple[list[str], str]:
     if analysis == "masks":
         return [], ""
     if not top_k:
-        return [], "this run kept no token maps (--top-k 0); it needs a capture with --top-k."
+        return [], "it needs token maps, which this run did not record (--top-k 0). Capture with --top-k 1 or more."
     options = track + (["--k", str(top_k)] if top_k < 12 else [])
     if top_k < n_channels:
         controls = config.get("controls", "none")

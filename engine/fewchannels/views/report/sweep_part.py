@@ -107,8 +107,8 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
         ),
         (
             "edits",
-            f"{numbers['n_edited']:,} edited images, {numbers['n_conditions']:,} conditions of each item; "
-            f"{numbers['n_failed']:,} images failed, {numbers['n_nonfinite']:,} came of latents that were not finite"
+            f"{numbers['n_edited']:,} edited images, {numbers['n_conditions']:,} conditions per item; "
+            f"{numbers['n_failed']:,} images failed, {numbers['n_nonfinite']:,} had non-finite latents"
             f", not edited: {numbers['n_not_edited']:,}",
         ),
         ("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)),
@@ -123,11 +123,11 @@ def _facts(evidence: Evidence, numbers: dict[str, Any]) -> list[tuple[str, str]]
 def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) -> list[Block]:
     texts, left = [], numbers["n_items"] - numbers["n_items_done"]
     if not numbers["n_items_done"]:
-        texts.append(f"Nothing of this sweep is finished: 0 of {numbers['n_items']:,} items. Run its command again.")
+        texts.append(f"No item of this sweep is finished (0 of {numbers['n_items']:,}). Rerun its command to resume.")
     elif left > 0:
         texts.append(
-            f"The sweep is unfinished: {left:,} of {numbers['n_items']:,} items are not there yet, and nothing below "
-            "is about them. Run its command again to resume."
+            f"The sweep is unfinished: {left:,} of {numbers['n_items']:,} items are missing and not included below. "
+            "Rerun its command to resume."
         )
     if numbers["n_failed"]:
         reasons = evidence.ask(
@@ -135,16 +135,16 @@ def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) 
             "limit 3"
         )
         listed = "; ".join(f"{row.n:,} x {row.error}" for row in reasons.itertuples())
-        texts.append(f"{numbers['n_failed']:,} images failed, and are in no number below: {listed}")
+        texts.append(f"{numbers['n_failed']:,} images failed and are excluded below: {listed}")
     if numbers["n_nonfinite"]:
         texts.append(
-            f"{numbers['n_nonfinite']:,} edited images came of latents that held a NaN or an infinity, their own or "
-            "the undisturbed image's; they are in no number below."
+            f"{numbers['n_nonfinite']:,} edited images are excluded below because their latents, or those of the "
+            "unedited image, contained a NaN or an infinity."
         )
     if numbers["n_not_edited"]:
         texts.append(
-            f"{numbers['n_not_edited']:,} edited images were not edited: their condition chose no token or no "
-            "channel. They are in no number below."
+            f"{numbers['n_not_edited']:,} images are excluded below because their condition selected no token or no "
+            "channel, so nothing was edited."
         )
     texts += [said] if (said := in_part(edits)) else []
     return [Warnings(texts)] if texts else []
@@ -152,7 +152,7 @@ def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) 
 
 def _figures(evidence: Evidence, drawn: dict[str, Drawing], first: Sequence[How]) -> list[Section]:
     """The sweep's figures under the axis that they are of."""
-    headings = {axis: f"Dose and response: {axis}" for axis in AXES} | {
+    headings = {axis: f"Dose-response: {axis}" for axis in AXES} | {
         "effects": "Every setting at once",
         "strip": "Strips of images",
     }
@@ -205,8 +205,8 @@ def _missing(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) -
             Missing(
                 f"Learned metrics of the images ({', '.join(absent)})",
                 [],
-                f"they are measured as images are made: give the sweep's own command, fewchannels {kind}, also "
-                f"{' '.join(options)}, and a new place.",
+                f"they are measured during generation: rerun the sweep's command, fewchannels {kind}, with "
+                f"{' '.join(options)} and a new --out.",
             )
         )
     return found
