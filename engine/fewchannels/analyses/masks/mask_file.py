@@ -125,7 +125,7 @@ def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless:
     shown = (np.asarray(image)[..., None] >> 8 if wide else _rgb(image))[alpha > 0]
     if (shown == shown[:, :1]).all() and set(np.unique(shown).tolist()) == {0, 255}:
         raise InputError(f"{name} is black and white where it is not transparent: either could be meant. {_REMEDY}")
-    # One color of a palette or of grays was made transparent, which somebody chose; under an alpha channel lies anything.
+    # A color of a palette or a gray was made transparent, which somebody chose; under an alpha channel lies anything.
     hidden = np.zeros((0, 1)) if "A" in image.mode.upper() or wide else _rgb(image)[alpha == 0]
     if not shown.any() and len(hidden) and (hidden == 255).all():
         raise InputError(f"{name} is black beside transparent white: either could be meant. {_REMEDY}")
