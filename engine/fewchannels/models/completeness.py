@@ -158,7 +158,8 @@ class _Taken(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """As a dict's."""
-        return self[key] if key in self else default
+        self._taken.add(key)
+        return super().get(key, default)
 
     def items(self) -> Any:
         """As a dict's: all are taken."""
