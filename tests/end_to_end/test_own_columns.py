@@ -165,6 +165,17 @@ def test_groups_and_conditions_take_the_sources_column_and_both_can_be_named(tas
         select(str(tasks), where="samples.nothing = 1")
 
 
+def test_a_blank_cell_or_a_nan_is_no_category(plain: Path, tmp_path: Path) -> None:
+    values: dict[str, list[Any]] = {
+        "kind": ["x", "", "x", "", "  ", None],
+        "score": [1.0, 1.0, *[float("nan")] * 3, None],
+    }
+    run = with_columns(plain, tmp_path / "run", values | {"word": ["nan", "nan", "1", "", "1", "1"]})
+    assert select(str(run), by="kind").categories.tolist() == [0, -1, 0, -1, -1, -1]
+    assert select(str(run), by="score").categories.tolist() == [0, 0, -1, -1, -1, -1]
+    assert select(str(run), by="word").categories.tolist() == [0, 0, 1, -1, 1, 1]
+
+
 def test_an_export_is_the_same(plain: Path, named: Path, tmp_path: Path) -> None:
     for run in (plain, named):
         with Catalog(run) as catalog:
