@@ -133,6 +133,16 @@ def test_one_color_on_black_is_the_subject(folder: Path) -> None:
     says(read(stored(image, "PNG"), folder), SUBJECT, "labels")
 
 
+def test_values_near_white_alone_are_all_subject(folder: Path) -> None:
+    values = np.where(SUBJECT, 255, 250).astype(np.uint8)
+    says(read(stored(Image.fromarray(values), "PNG"), folder), np.ones_like(SUBJECT), "soft")
+
+
+def test_white_on_transparent_black_is_a_cut_out_of_the_white(folder: Path) -> None:
+    image = keyed(Image.fromarray(np.where(SUBJECT, 255, 0).astype(np.uint8)), 0)
+    says(read(stored(image, "PNG"), folder), SUBJECT, "cut_out")
+
+
 @some
 @given(values=arrays(np.uint8, (9, 11)))
 def test_a_soft_map_is_cut_at_half_of_white(values: np.ndarray, folder: Path) -> None:
@@ -150,9 +160,6 @@ def test_two_soft_values_are_cut_at_half(low: int, folder: Path) -> None:
 
 def test_a_soft_map_without_a_subject_has_none(folder: Path) -> None:
     nothing = np.zeros(SUBJECT.shape, bool)
-    few = np.full(SUBJECT.shape, 3, np.uint8)
-    few[2, 2:4] = 120
-    says(read(stored(Image.fromarray(few), "PNG"), folder), nothing, "soft")
     many = np.arange(48, dtype=np.uint8).reshape(SUBJECT.shape)
     says(read(stored(Image.fromarray(many), "PNG"), folder), nothing, "soft")
 
@@ -174,9 +181,12 @@ def test_what_is_opaque_in_a_cut_out_is_the_subject(
 
 
 @some
-@given(kinds=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(3, 8)), elements=st.integers(0, 2)))
+@given(kinds=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(4, 8)), elements=st.integers(0, 2)))
 def test_what_a_file_does_not_know_is_neither_subject_nor_background(kinds: np.ndarray, folder: Path) -> None:
     kinds[0, :3] = 0, 1, 2
+    if (kinds == 2).sum() > (kinds == 1).sum():  # so much of white may be the subject, and is refused
+        kinds = np.array([0, 2, 1], np.uint8)[kinds]
+    kinds = np.kron(kinds, np.ones((3, 3), np.uint8))
     subject, known = kinds == 1, kinds != 2
     for image, rule in (
         (Image.fromarray(np.array([0, 15, 255], np.uint8)[kinds]), "labels"),
@@ -210,15 +220,45 @@ def with_opacity(values: np.ndarray, alpha: np.ndarray) -> Image.Image:
     return Image.merge("LA", [Image.fromarray(values), Image.fromarray(alpha)])
 
 
+def keyed(image: Image.Image, transparent: int) -> Image.Image:
+    """With one index or gray that is transparent."""
+    image.info["transparency"] = transparent
+    return image
+
+
+WHITE_DOT = np.zeros((16, 16), np.uint8)
+WHITE_DOT[0, 15] = 255
+
 REFUSED = {
-    "0 and at least two values, fewer than 32 in all, none above half": [
+    "two to 31 values, none above half": [
+        (Image.fromarray(label_map(1, 2)), "PNG", "several labels, or a soft mask"),
+        (Image.fromarray(label_map(3, 100)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(0, 1, 2, 3)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(0, 20, 120)), "PNG", "several labels, or a soft mask"),
     ],
-    "fewer than 32 values, two or more of them between dark and bright and filling areas": [
+    "two to 31 values, none up to half, and not all near white": [
+        (Image.fromarray(label_map(128, 255)), "PNG", "several labels, or a soft mask"),
+        (Image.fromarray(label_map(200, 210, 255)), "PNG", "several labels, or a soft mask"),
+    ],
+    "three to 31 values, one of them between dark and bright and filling areas": [
+        (Image.fromarray(label_map(0, 33, 255)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(0, 60, 130, 200)), "PNG", "several labels, or a soft mask"),
     ],
-    "one value between 0 and white, up to half": [
+    "0, values of 1 to 31, and more pixels of 255; or the others fill no area": [
+        (Image.fromarray(label_map(0, 15, 255, 255)), "PNG", "whether 255 is the subject"),
+        (
+            Image.fromarray(np.where(SUBJECT, 255, np.eye(6, 8) * 2).astype(np.uint8)),
+            "PNG",
+            "whether 255 is the subject",
+        ),
+        (
+            Image.fromarray(np.kron(np.eye(8) * 9, np.ones((2, 2))).astype(np.uint8) + WHITE_DOT),
+            "PNG",
+            "cannot be told",
+        ),
+    ],
+    "one value that is neither 0 nor near white": [
+        (Image.new("L", (8, 8), 200), "PNG", "holds 200 everywhere"),
         (Image.new("L", (8, 8), 1), "PNG", "holds 1 everywhere"),
         (Image.new("I;16", (8, 8), 3), "PNG", "holds 3 everywhere"),
     ],
@@ -245,6 +285,10 @@ REFUSED = {
     ],
     "black and white beside transparency": [
         (with_opacity(label_map(0, 255, 9), label_map(255, 255, 0)), "PNG", "both the transparency and the colors"),
+    ],
+    "black beside a transparent color that is white": [
+        (keyed(indexed(label_map(0, 1), [[255] * 3, [0] * 3]), 0), "PNG", "black beside transparent white"),
+        (keyed(Image.fromarray(label_map(0, 255)), 255), "PNG", "black beside transparent white"),
     ],
 }
 

@@ -5,8 +5,11 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from analyzed import ALONE, K
 from scipy import stats
@@ -15,6 +18,7 @@ from fewchannels import open_run
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability import units
+from fewchannels.analyses.stability.findings import spark
 from fewchannels.analyses.stability.units import Stability
 from fewchannels.measures import stopping
 from fewchannels.measures.ranks import draw_pairs
@@ -130,3 +134,25 @@ def test_sparks_orders_are_of_the_same_samples_in_every_layer(path: Path, monkey
     stopped = [each for each in expected[1:] if each]
     assert f"in {len(stopped)} of 20 random orders, after {np.median(stopped):,.0f} in the median" in text
     shutil.rmtree(path / "results" / label)
+
+
+@pytest.mark.parametrize(
+    ("streams", "said"),
+    [("image", "SPARK asks both streams where a model has two"), ("image,text", "with the text tokens that this run")],
+)
+def test_sparks_sentence_says_which_stream_of_a_run_it_did_not_ask(streams: str, said: str) -> None:
+    rows = {"permutation": [0, 1], "n_samples": [900, 900], "n_layers": [6, 6], "n_needed": [400, None]}
+    stub: Any = SimpleNamespace(
+        results={"stability": {"settings": {"score": "mean_abs"}}},
+        description={"config": {"streams": streams}},
+        stream="image",
+        catalog=SimpleNamespace(views=["stability_spark"]),
+        table="{}_{}".format,
+        ask=lambda _: pd.DataFrame(rows | {"settled": [0.95, 0.8]}),
+        sql=lambda text: text,
+    )
+    found = spark(stub)
+    assert found is not None
+    assert said in found.text
+    assert "stops after 400 of 900 samples in their order, and in 0 of 1 random orders" in found.text
+    assert found.numbers["streams_left_out"] == streams.split(",")[1:]

@@ -165,6 +165,39 @@ def test_groups_and_conditions_take_the_sources_column_and_both_can_be_named(tas
         select(str(tasks), where="samples.nothing = 1")
 
 
+def test_a_blank_cell_or_a_nan_is_no_category(plain: Path, tmp_path: Path) -> None:
+    values: dict[str, list[Any]] = {
+        "kind": ["x", "", "x", "", "  ", None],
+        "score": [1.0, 1.0, *[float("nan")] * 3, None],
+    }
+    run = with_columns(plain, tmp_path / "run", values | {"word": ["nan", "nan", "1", "", "1", "1"]})
+    assert select(str(run), by="kind").categories.tolist() == [0, -1, 0, -1, -1, -1]
+    assert select(str(run), by="score").categories.tolist() == [0, 0, -1, -1, -1, -1]
+    assert select(str(run), by="word").categories.tolist() == [0, 0, 1, -1, 1, 1]
+
+
+def test_a_column_called_like_a_table_hides_none_of_its_columns(plain: Path, tmp_path: Path) -> None:
+    values: dict[str, list[Any]] = {
+        "Samples": [f"s{i}" for i in range(6)],
+        "manifest": list(range(6)),
+        "status": ["new"] * 6,
+    }
+    run = with_columns(plain, tmp_path / "run", values)
+    for where, samples in {
+        "samples.status = 'done' and status = 'new'": list(range(6)),
+        "manifest.status = 'new' and samples.sample < 2": [0, 1],
+        "samples = 's3'": [3],
+        "manifest > 3": [4, 5],
+        "manifest > 3 and samples.sample < 5": [4],
+        "SAMPLES in ('s1', 's2') and manifest.seed = 0": [2],
+    }.items():
+        assert select(str(run), where=where).samples.tolist() == samples, where
+        with Catalog(run) as catalog:
+            assert chosen_samples(catalog, where) == samples, where
+    with pytest.raises(InputError, match=r"names samples\.sample and the source's column 'samples'"):
+        select(str(run), where="samples = 's3' and samples.sample = 3")
+
+
 def test_an_export_is_the_same(plain: Path, named: Path, tmp_path: Path) -> None:
     for run in (plain, named):
         with Catalog(run) as catalog:

@@ -49,6 +49,7 @@ def test_gray_and_black_and_white_images_keep_their_values(values: np.ndarray) -
 @settings(max_examples=40)
 @given(SHAPES.flatmap(lambda shape: arrays(np.uint16, shape)), st.sampled_from(("PNG", "TIFF", "big-endian TIFF")))
 def test_of_sixteen_bits_the_upper_eight_are_kept(values: np.ndarray, kind: str) -> None:
+    values[0, 0] = 40_000
     image = Image.fromarray(values)
     if kind == "big-endian TIFF":
         image = Image.frombytes("I;16B", image.size, values.astype(">u2").tobytes())
@@ -58,9 +59,18 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(values: np.ndarray, kind: str)
 @settings(max_examples=40)
 @given(SHAPES.flatmap(lambda shape: arrays(np.uint16, shape)), st.sampled_from(SIXTEEN_BITS))
 def test_every_order_of_sixteen_bits_is_read(values: np.ndarray, mode: str) -> None:
+    values[0, 0] = 40_000
     order = {"I;16": "<", "I;16L": "<", "I;16B": ">", "I;16N": "="}[mode]
     image = Image.frombytes(mode, values.shape[::-1], values.astype(f"{order}u2").tobytes())
     close(as_rgb(image, "it"), gray(values // 256))
+
+
+@pytest.mark.parametrize("largest", [1, 255, 1023, 4095])
+def test_few_bits_in_sixteen_are_refused_instead_of_black(largest: int) -> None:
+    values = np.linspace(0, largest, 24).reshape(4, 6).astype(np.uint16)
+    with pytest.raises(InputError, match=f"no value above {largest} of 65535.* not scaled"):
+        read_image(stored(Image.fromarray(values), "PNG"))
+    close(read_image(stored(Image.fromarray(values * 0), "PNG")), gray(values * 0))
 
 
 @settings(max_examples=40)
@@ -137,6 +147,7 @@ def test_a_transparent_color_is_white(colors: np.ndarray, data: st.DataObject) -
 @settings(max_examples=40)
 @given(SHAPES.flatmap(lambda shape: arrays(np.uint16, shape)), st.data())
 def test_a_transparent_value_of_sixteen_bits_is_white(values: np.ndarray, data: st.DataObject) -> None:
+    values[-1, -1] = 50_000
     chosen = int(values[data.draw(st.integers(0, len(values) - 1)), 0])
     opaque = np.where(values == chosen, 0, 255)
     close(

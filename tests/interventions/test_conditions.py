@@ -1,5 +1,6 @@
 """From grids to conditions: every way once, with nothing in it that does nothing; and which source goes with which."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -164,6 +165,26 @@ def test_pairs_keep_the_rule(world: Path) -> None:
         pairs_of_samples(Manifest.read(world), PairRule(n=600))
     with pytest.raises(InputError, match="unknown column of the manifest 'shap'"):
         pairs_of_samples(Manifest.read(world), PairRule(n=1, within=("shap",)))
+
+
+def test_rows_without_a_value_are_in_no_pair_and_whole_numbers_are_one_category(
+    tmp_path: Path, manifest_of: Callable[..., Path]
+) -> None:
+    targets = manifest_of("prompt,seed,group\na,0,x\nb,0,\nc,0,\nd,0,x\ne,0,y\n", "targets")
+    for rule, expected in (
+        (PairRule(within=("group",)), {(0, 3), (3, 0)}),
+        (PairRule(across=("group",)), {(0, 4), (3, 4), (4, 0), (4, 3)}),
+    ):
+        found = pairs_of_samples(Manifest.read(targets), rule)
+        assert set(zip(found["target_row"], found["source_row"], strict=True)) == expected
+    for name, group in (("whole", [1, 2, 2]), ("nullable", [1.0, None, 2.0])):
+        rows = {"prompt": ["f", "g", "h"], "reference": ["i.png"] * 3, "group": group, "seed": [0, 1, 2]}
+        pd.DataFrame(rows).to_parquet(tmp_path / f"{name}_source.parquet")
+        manifest.ingest([tmp_path / f"{name}_source.parquet"], tmp_path / f"{name}.parquet")
+    found = pairs_with_images(
+        Manifest.read(tmp_path / "whole.parquet"), tmp_path / "nullable.parquet", PairRule(within=("group",))
+    )
+    assert list(zip(found["target_row"], found["source_prompt"], strict=True)) == [(0, "f"), (1, "h"), (2, "h")]
 
 
 def test_pairs_of_a_file_are_ids_or_prompts(world: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Dinov2Model
 
 from fewchannels.errors import InputError
 from fewchannels.interventions.metrics import METRICS
 from fewchannels.interventions.metrics.learned import LearnedMetrics, as_one_map, read_head
-from fewchannels.interventions.metrics.specifications import KINDS, read_specifications
+from fewchannels.interventions.metrics.specifications import KINDS, metric_digests, pinned, read_specifications
 
 PROMPTS = ["a small red star", "a large blue ring on a gray background"]
 SOURCES = ["a heart", None]
@@ -215,6 +216,43 @@ def test_lpips_without_torchvision_says_what_to_install(monkeypatch: pytest.Monk
         InputError, match=r"needs torchvision, which is not installed\. Install the version that matches your torch"
     ):
         LearnedMetrics.of(["lpips=alex"], "cpu")
+
+
+def test_a_hub_model_is_pinned_to_its_commit_which_is_part_of_what_decides(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--org--clip"
+    one, other = "1" * 40, "2" * 40
+    for commit in (one, other):
+        shutil.copytree(models / "clip", place / "snapshots" / commit)
+    weights = load_file(models / "clip" / "model.safetensors")
+    save_file(
+        {name: 1.3 * value for name, value in weights.items()},
+        place / "snapshots" / other / "model.safetensors",
+        {"format": "pt"},
+    )
+    (place / "refs").mkdir()
+    found, scores = [], []
+    images = as_tensor(drawn(1))
+    for commit in (one, other):
+        (place / "refs" / "main").write_text(commit)
+        (text,) = pinned(["clip=org/clip"])
+        assert text == f"clip=org/clip@{commit}"
+        assert pinned([text]) == (text,)
+        assert pinned([f"aesthetic=org/clip,{models / 'head.safetensors'}"])[0].endswith(
+            f"@{commit},{models / 'head.safetensors'}"
+        )
+        found.append(metric_digests([text]))
+        (place / "refs" / "main").write_text(other)  # whatever main has become by then
+        scores.append(LearnedMetrics.of([text], "cpu").embeddings(images)["clip"])
+    assert found[0] != found[1]
+    wanted = LearnedMetrics.of([f"clip={models / 'clip'}"], "cpu").embeddings(images)["clip"]
+    np.testing.assert_array_equal(scores[0], wanted)
+    assert np.abs(scores[1] - wanted).max() > 1e-3
+    with pytest.raises(InputError, match="metric dino: there is no folder 'org/none', and the hub model"):
+        pinned(["dino=org/none"])
+    assert pinned(["lpips=alex", f"clip={models / 'clip'}"]) == ("lpips=alex", f"clip={models / 'clip'}")
 
 
 def test_metrics_are_named_once_each_and_travel_as_texts() -> None:

@@ -187,3 +187,13 @@ def test_any_bytes_are_ingested_or_refused_in_words(
         assert [path.name for path in folder.iterdir()] == [source.name]
     else:
         manifest.Manifest.read(output)
+
+
+def test_of_several_manifests_columns_that_differ_in_case_are_one(manifest_of) -> None:
+    one = manifest_of("prompt,seed,Cat,only\na,1,x,7\n", "one")
+    other = manifest_of("prompt,seed,CAT\nb,1,y\n", "other")
+    with one.open("rb") as first, other.open("rb") as second:
+        chosen = pq.read_table(pa.BufferReader(manifest.select([first, second], [(1, 0), (0, 0)])))
+    assert [name for name in chosen.column_names if name.casefold() == "cat"] == ["Cat"]
+    assert chosen["Cat"].to_pylist() == ["y", "x"]
+    assert chosen["only"].to_pylist() == [None, "7"]

@@ -154,6 +154,31 @@ def test_a_single_file_of_another_format_is_checked_after_its_conversion(
             opened(tiny_model, transformer_file=str(file))
 
 
+@pytest.mark.parametrize("prefix", ["original.", "model.diffusion_model."])
+def test_a_weight_that_a_converter_leaves_behind_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """As diffusers' own converter of FLUX does: it takes the weights whose names it knows."""
+    weights = load_file(weights_of(tiny_model, "transformer"))
+    taken = list(weights)
+
+    def convert(checkpoint: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        for key in [key for key in checkpoint if prefix in key]:
+            checkpoint[key.replace(prefix, "")] = checkpoint.pop(key)
+        return {name: checkpoint.pop(name) for name in taken}
+
+    monkeypatch.setitem(SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"], "checkpoint_mapping_fn", convert)
+    file = tmp_path / "original.safetensors"
+    other = {"first_stage_model.weight": torch.zeros(2)} if prefix.startswith("model") else {}
+    save_file({prefix + name: value for name, value in weights.items()} | other, file)
+    state = opened(tiny_model, transformer_file=str(file)).transformer.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in weights.items())
+    more = weights | {f"{taken[0]}.scale_weight": torch.ones(1)}
+    save_file({prefix + name: value for name, value in more.items()} | other, file)
+    with pytest.raises(InputError, match=r"hold 1 weights that Flux.* such as '.*scale_weight'"):
+        opened(tiny_model, transformer_file=str(file))
+
+
 def test_a_gguf_file_with_a_weight_too_few_or_too_many_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="GGUF is an extra of the user's own")
     weights = load_file(weights_of(tiny_model, "transformer"))

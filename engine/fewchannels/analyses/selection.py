@@ -118,6 +118,13 @@ def _digest(*arrays: np.ndarray) -> str:
     return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()[:16]
 
 
+_CATEGORY = (
+    "if(typeof(value) in ('FLOAT', 'DOUBLE') and value::varchar = 'nan', null, "
+    "if(trim(value::varchar) = '', null, value::varchar))"
+)
+"""What a sample's category is called: null without one, as in a blank cell of a CSV file."""
+
+
 def select(
     run: str,
     *,
@@ -153,7 +160,7 @@ def select(
     chosen_layers = _kept("layer", layers, [block.layer for block in layout.blocks], layout)
     chosen_steps = _kept("step", steps, list(layout.steps), layout)
     with Catalog(run) as catalog:
-        category = "" if by is None else ", value::varchar as category"
+        category = "" if by is None else f", {_CATEGORY} as category"
         table = catalog.sql(
             f"select sample, sample_id, prompt, grid_height, grid_width{category} from samples join "
             f"({chosen(catalog, where, by)}) using (sample) where status = 'done' order by sample"

@@ -13,6 +13,7 @@ from fewchannels.files.durable import expanded
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
 """Pillow's names of the file formats that are read."""
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_TWELVE_BITS = 4096  # what cameras and scanners put into 16 bits
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV", "F", *SIXTEEN_BITS)
 _UNKNOWN = {
     "CMYK": "amounts of ink, whose colors depend on a profile",
@@ -113,6 +114,12 @@ def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
 def _colors(image: Image.Image, name: str) -> Image.Image:
     """RGB, whatever the transparency."""
     if image.mode in SIXTEEN_BITS:
+        largest = int(np.asarray(image).max())
+        if 0 < largest < _TWELVE_BITS:
+            raise InputError(
+                f"{name} has 16 bits, and no value above {largest} of 65535: it is next to black, or holds "
+                f"{max(8, largest.bit_length())} bits that were not scaled. Save it with 8 bits, or scaled to 16."
+            )
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         values = np.asarray(image)

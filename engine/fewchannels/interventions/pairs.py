@@ -1,7 +1,7 @@
 """Which source goes with which target: pairs of prompts, or of prompts and reference images."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,7 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
 
     def allowed(target: np.ndarray, source: np.ndarray) -> np.ndarray:
         fits = codes["prompt"][target] != codes["prompt"][source]
-        for name in rule.within:
-            fits &= codes[name][target] == codes[name][source]
-        for name in rule.across:
-            fits &= codes[name][target] != codes[name][source]
-        return fits
+        return fits & _by_columns(rule, codes, codes, target, source)
 
     return _columns(
         [
@@ -77,13 +73,11 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
     both = {name: _codes([*targets[name], *images[name]]) for name in names}
     n_targets = len(targets["seed"])
 
+    of_targets = {name: codes[:n_targets] for name, codes in both.items()}
+    of_images = {name: codes[n_targets:] for name, codes in both.items()}
+
     def allowed(target: np.ndarray, source: np.ndarray) -> np.ndarray:
-        fits = np.ones(len(target), dtype=bool)
-        for name in rule.within:
-            fits &= both[name][target] == both[name][n_targets + source]
-        for name in rule.across:
-            fits &= both[name][target] != both[name][n_targets + source]
-        return fits
+        return _by_columns(rule, of_targets, of_images, target, source)
 
     return _columns(
         [
@@ -146,8 +140,33 @@ def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
     )
 
 
+def _by_columns(
+    rule: PairRule,
+    of_targets: Mapping[str, np.ndarray],
+    of_sources: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    source: np.ndarray,
+) -> np.ndarray:
+    """Whether a rule's columns allow each pair. Rows without a value are in no pair: nobody knows their category."""
+    fits = np.ones(len(target), dtype=bool)
+    for names, same in ((rule.within, True), (rule.across, False)):
+        for name in names:
+            one, other = of_targets[name][target], of_sources[name][source]
+            fits &= (one >= 0) & (other >= 0) & ((one == other) == same)
+    return fits
+
+
 def _codes(values: Sequence[Any]) -> np.ndarray:
-    return np.unique(np.array([str(value) for value in values]), return_inverse=True)[1]
+    """A number for each different value, -1 where there is none."""
+    numbers: dict[str, int] = {}
+    return np.array([_number(value, numbers) for value in values], np.int64)
+
+
+def _number(value: Any, numbers: dict[str, int]) -> int:
+    if value is None or value != value or not str(value).strip():  # as a blank cell of a CSV file
+        return -1
+    whole = isinstance(value, float) and value.is_integer()  # a column with nulls makes 1.0 of 1
+    return numbers.setdefault(str(int(value) if whole else value), len(numbers))
 
 
 def _chosen(

@@ -24,7 +24,7 @@ import numpy as np
 from fewchannels.analyses.selection import select
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import BASELINES, Condition, expand
-from fewchannels.interventions.metrics.specifications import metric_digests
+from fewchannels.interventions.metrics.specifications import metric_digests, pinned
 from fewchannels.interventions.pairs import pairs_from_file, pairs_of_samples, pairs_with_images
 from fewchannels.interventions.rows import check_batch_size
 from fewchannels.interventions.settings import SweepSettings
@@ -193,8 +193,9 @@ def prepare_sweep(
         **model_identity(source, generation, family),
         **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in parquet.items()},
     }
-    if settings.metrics:
-        identity["metric_files"] = metric_digests(settings.metrics)
+    metrics = pinned(settings.metrics)
+    if metrics:
+        identity["metric_files"] = metric_digests(metrics)
     identity, unchecked = known_to(identity, begun_identity(storage, SWEEP))
     sweep = Sweep(
         place=str(place),
@@ -206,7 +207,7 @@ def prepare_sweep(
         shard_items=shard_items,
         score=settings.score,
         cluster_k=settings.cluster_k,
-        metrics=settings.metrics,
+        metrics=metrics,
         identity=identity,
         fingerprint=fingerprint(identity),
         unchecked=tuple(unchecked),

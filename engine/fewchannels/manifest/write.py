@@ -155,13 +155,17 @@ def select(sources: Sequence[BinaryIO], rows: Sequence[tuple[int, int]]) -> memo
     """A manifest's bytes, made of chosen rows in the given order.
 
     Args:
-        sources: opened manifests. Where one lacks another's extra column, its rows are null there.
+        sources: opened manifests. Where one lacks another's extra column, its rows are null there. Names that are the
+            same but for case are one column, spelled as in the first: SQL tells no case apart.
         rows: ``(source, row)`` positions.
 
     Raises:
         InputError: the same extra column has different types in two sources.
     """
     tables = [pq.read_table(pa.PythonFile(source)) for source in sources]
+    spelled: dict[str, str] = {}
+    for i, table in enumerate(tables):
+        tables[i] = table.rename_columns([spelled.setdefault(name.casefold(), name) for name in table.column_names])
     try:
         joined = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:

@@ -104,20 +104,76 @@ def _noting(base: Any, found: list[Loaded]) -> Any:
 def checked_single_file(name: str) -> Iterator[None]:
     """Inside, a single file is refused that does not make up its model once diffusers has it in its own format.
 
+    Converters of other formats take the weights that they know, and what is left over is in nothing that they return.
+
     Args:
         name: name of the file, for the message.
     """
     from diffusers.loaders import single_file_model as loader
 
-    own = loader.load_model_dict_into_meta
+    read, fill = loader.load_single_file_checkpoint, loader.load_model_dict_into_meta
+    files: list[_Taken] = []
+
+    def reading(*arguments: Any, **keywords: Any) -> "_Taken":
+        files.append(_Taken(read(*arguments, **keywords)))
+        return files[-1]
 
     def load(model: nn.Module, state_dict: Mapping[str, Any], *arguments: Any, **keywords: Any) -> Any:
         weights, there = set(model.state_dict()), set(state_dict)
-        Loaded(model, weights - there, there - weights).check(name)
-        return own(model, state_dict, *arguments, **keywords)
+        left_over = {key for file in files if file is not state_dict for key in file.left_over()}
+        Loaded(model, weights - there, there - weights | left_over - weights).check(name)
+        return fill(model, state_dict, *arguments, **keywords)
 
-    with replaced(loader, "load_model_dict_into_meta", load):
+    with replaced(loader, "load_single_file_checkpoint", reading), replaced(loader, "load_model_dict_into_meta", load):
         yield
+
+
+_WITHIN = "model.diffusion_model."
+"""Where a transformer's weights are in a file that has other components as well."""
+
+
+class _Taken(dict[str, Any]):
+    """Weights of a file that know which of them were taken."""
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
+        super().__init__(weights)
+        own = [key for key in weights if key.startswith(_WITHIN)]
+        self._own = {*own, *(key.removeprefix(_WITHIN) for key in own)}
+        self._taken: set[str] = set()
+
+    def left_over(self) -> set[str]:
+        """The transformer's weights that nobody has taken."""
+        return {key for key in super().__iter__() if key not in self._taken and (not self._own or key in self._own)}
+
+    def __getitem__(self, key: str) -> Any:
+        self._taken.add(key)
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._taken.discard(key)
+        super().__setitem__(key, value)
+
+    def __iter__(self) -> Iterator[str]:  # so that dict(...) asks for each
+        return super().__iter__()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As a dict's."""
+        self._taken.add(key)
+        return super().get(key, default)
+
+    def items(self) -> Any:
+        """As a dict's: all are taken."""
+        self._taken.update(super().__iter__())
+        return super().items()
+
+    def values(self) -> Any:
+        """As a dict's: all are taken."""
+        self._taken.update(super().__iter__())
+        return super().values()
+
+    def copy(self) -> dict[str, Any]:
+        """As a dict's: all are taken."""
+        return dict(self.items())
 
 
 def file_keys(path: Path) -> set[str]:

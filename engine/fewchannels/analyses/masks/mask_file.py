@@ -17,7 +17,7 @@ RULES = ("black_and_white", "labels", "soft", "trimap", "cut_out")
 """How a file's values were read."""
 _REMEDY = "Save it as 8-bit gray, 255 where the subject is and 0 elsewhere."
 _MOST_LABEL = 31  # beside 255 for unknown pixels: VOC's labels end at 20, those that Cityscapes trains with at 18
-_FEW = 32  # different values, below which dark or flat ones may be labels
+_FEW = 32  # different values, below which dark, bright or flat ones may be labels
 _MIDDLE = (0.1, 0.9)  # of white: between them, values of an edge are not flat
 _LOSSLESS = ("PNG", "TIFF", "GIF", "BMP", "PPM")
 
@@ -128,6 +128,13 @@ def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless:
             f"{name} is black and white where it is opaque, so both the transparency and the colors could be the mask. "
             f"{_REMEDY}"
         )
+    # A color of a palette or a gray was made transparent, which somebody chose; under an alpha channel lies anything.
+    hidden = np.zeros((0, 1)) if "A" in image.mode.upper() or wide else _rgb(image)[alpha == 0]
+    if not shown.any() and len(hidden) and (hidden == 255).all():
+        raise InputError(
+            f"{name} is black beside transparent white, so both the transparency and the colors could be the mask. "
+            f"{_REMEDY}"
+        )
     found = _of_gray(alpha, 255, name, lossless)
     return Mask(found.pixels, "cut_out", found.known)
 
@@ -184,17 +191,18 @@ def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool)
     if found <= {0, white}:
         return Mask(values == white, "black_and_white")
     is_dark = different[-1] <= white / 2
+    is_bright = white / 2 < different[0] < _MIDDLE[1] * white
     if is_dark and len(found) == 2 and 0 in found and lossless:
         return Mask(values > 0, "labels")
     rest = found - {0, 255, white}
     voids = sorted(found & {255, white})
     if len(voids) == 1 and 0 in found and rest and max(rest) <= _MOST_LABEL and lossless:
-        return _labels(values, voids[0])
+        return _labels_and_void(values, voids[0], rest, name)
     if len(found) == 3 and found <= {0, white, white // 2, white // 2 + 1}:
         return Mask(values == white, "trimap", (values == 0) | (values == white))
-    if len(found) == 1 and is_dark:
-        raise InputError(f"{name} holds {different[0]} everywhere, a label or a faint soft mask. {_REMEDY}")
-    if len(found) < _FEW and ((is_dark and 0 in found) or _is_flat(values, different, white)):
+    if len(found) == 1 and (is_dark or is_bright):
+        raise InputError(f"{name} holds {different[0]} everywhere, a label or a soft mask. {_REMEDY}")
+    if len(found) < _FEW and (is_dark or is_bright or _is_flat(values, white)):
         raise InputError(
             f"{name} holds {len(found)} gray values, {different[0]} to {different[-1]} of {white}: several labels, or "
             f"a soft mask{'' if lossless else '; labels do not survive a format that loses detail'}. {_REMEDY}"
@@ -202,13 +210,31 @@ def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool)
     return Mask(values > white / 2, "soft")
 
 
-def _is_flat(values: NDArray[np.integer], different: NDArray[np.integer], white: int) -> bool:
-    """Whether two values between dark and bright each fill a square of 3 x 3 pixels, as labels do and edges do not."""
-    if min(values.shape) < 3:
+def _labels_and_void(values: NDArray[np.integer], void: int, labels: set[int], name: str) -> Mask:
+    """Labels with a rim that is not known, and not a white subject with a rim of dark noise."""
+    n_void, n_labels = int((values == void).sum()), int(np.isin(values, list(labels)).sum())
+    if n_void > n_labels or not (min(values.shape) < 3 or _filling(values) & labels):
+        raise InputError(
+            f"{name} holds 0, {void} and {len(labels)} values up to {max(labels)}: whether {void} is the subject, or "
+            f"what labels leave unknown, cannot be told. {_REMEDY}"
+        )
+    return _labels(values, void)
+
+
+def _is_flat(values: NDArray[np.integer], white: int) -> bool:
+    """Whether one of three or more values, between dark and bright, fills areas, as labels do and edges do not."""
+    if len(np.unique(values)) < 3:
         return False
+    return any(_MIDDLE[0] * white < value < _MIDDLE[1] * white for value in _filling(values))
+
+
+def _filling(values: NDArray[np.integer]) -> set[int]:
+    """Values that fill a square of 3 x 3 pixels."""
+    if min(values.shape) < 3:
+        return set()
     squares = np.lib.stride_tricks.sliding_window_view(values, (3, 3))
-    flat = np.unique(values[1:-1, 1:-1][(squares == values[1:-1, 1:-1, None, None]).all(axis=(2, 3))])
-    return bool(((flat > _MIDDLE[0] * white) & (flat < _MIDDLE[1] * white)).sum() > 1) and len(different) > 2
+    middles = values[1:-1, 1:-1]
+    return set(np.unique(middles[(squares == middles[..., None, None]).all(axis=(2, 3))]).tolist())
 
 
 def _labels(values: NDArray[np.integer], void: int) -> Mask:

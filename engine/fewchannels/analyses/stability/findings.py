@@ -157,10 +157,18 @@ def spark(evidence: Evidence) -> Finding | None:
         "median_needed": float(stopped.median()) if len(stopped) else None,
     }
     one = n_layers == 1
+    kept = str(evidence.description["config"].get("streams", "image")).split(",")
+    others = [stream.strip() for stream in kept if stream.strip() != evidence.stream]
+    numbers["streams_left_out"] = others
+    both = (
+        f"SPARK asks both streams, so with the {' and '.join(others)} tokens that this run has too it stops no earlier"
+        if others
+        else "SPARK asks both streams where a model has two"
+    )
     rule = (
         f"SPARK's rule stops when the top 8 of {'the layer' if one else f'all {n_layers:,} layers'} "
         f"{'is' if one else 'are'} settled at the same check ({evidence.stream} tokens, {result['settings']['score']}, "
-        "mean over steps; SPARK itself uses both streams if a model has two)"
+        f"mean over steps; {both})"
     )
     if rows["settled"].isna().all():
         told = f"with {n:,} samples it cannot stop yet: its first check is after 400"

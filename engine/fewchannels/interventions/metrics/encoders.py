@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewchannels.analyses.masks.checkpoints import quietly
 from fewchannels.errors import InputError
 from fewchannels.files.durable import expanded
+from fewchannels.interventions.metrics.specifications import at_commit
 from fewchannels.models.completeness import Loaded
 
 # Of a vision transformer, what comes behind its tokens: nothing of it is used here, and published ones lack the pooler.
@@ -21,7 +22,7 @@ class Clip:
     """A CLIP-like model.
 
     Args:
-        name: folder or hub id, with its image processor and tokenizer.
+        name: folder or hub id (``@COMMIT``), with its image processor and tokenizer.
         device: device on which it runs.
 
     Attributes:
@@ -43,7 +44,7 @@ class Clip:
                 "model, such as openai/clip-vit-large-patch14."
             )
         with opening("CLIP", name):
-            self._tokenizer = AutoTokenizer.from_pretrained(_expanded(name), trust_remote_code=False)
+            self._tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_place(name))
             longest = self._model.config.text_config.max_position_embeddings
             self._n_tokens = min(self._tokenizer.model_max_length, longest)
             self.scale = self._model.logit_scale.detach().exp().item()
@@ -71,7 +72,7 @@ class Dino:
     """A vision transformer whose first token says what an image is.
 
     Args:
-        name: folder or hub id, with its image processor.
+        name: folder or hub id (``@COMMIT``), with its image processor.
         device: device on which it runs.
 
     Raises:
@@ -115,17 +116,21 @@ def _opened(kind: str, name: str, device: str, without: str = r"(?!)") -> tuple[
     from transformers import AutoImageProcessor, AutoModel
 
     with opening(kind, name):
-        model, loading = AutoModel.from_pretrained(_expanded(name), output_loading_info=True, trust_remote_code=False)
+        model, loading = AutoModel.from_pretrained(output_loading_info=True, trust_remote_code=False, **_place(name))
         Loaded(model, loading["missing_keys"], loading["unexpected_keys"]).check(
             f"the {kind} model {name!r}", without=without, remedy="Give a complete checkpoint."
         )
-        processor = AutoImageProcessor.from_pretrained(_expanded(name), trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(trust_remote_code=False, **_place(name))
         return model.float().to(device).eval(), processor
 
 
-def _expanded(name: str) -> str:
+def _place(name: str) -> dict[str, str | None]:
+    """Where transformers' ``from_pretrained`` finds a model."""
     folder = expanded(name)
-    return str(folder) if folder.is_dir() else name
+    if folder.is_dir():
+        return {"pretrained_model_name_or_path": str(folder)}
+    model, revision = at_commit(name)
+    return {"pretrained_model_name_or_path": model} | ({"revision": revision} if revision else {})
 
 
 def _processed(processor: Any, pixels: Tensor, device: str) -> Tensor:

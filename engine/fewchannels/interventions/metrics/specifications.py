@@ -31,32 +31,76 @@ def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
-    """SHA-256, 16 hex digits, of the files of every learned metric that are on this machine, by kind.
-
-    Of a hub id it is the digest of the snapshot that was downloaded before; a kind without any is left out.
+def pinned(specifications: Sequence[str]) -> tuple[str, ...]:
+    """The same, each hub model with the commit that its name stands for by now: ``clip=OWNER/MODEL@COMMIT``.
 
     Args:
         specifications: such as ``clip=FOLDER``.
 
     Raises:
-        InputError: one is not of that form.
+        InputError: one is not of that form, or its model is no folder and cannot be had from the hub.
+    """
+    found = []
+    for kind, value in read_specifications(specifications).items():
+        model, comma, head = _parts(kind, value)
+        if model and kind != "lpips" and not expanded(model).is_dir():
+            name, revision = at_commit(model)
+            model = f"{name}@{_commit(kind, name, revision)}"
+        found.append(f"{kind}={model}{comma}{head}")
+    return tuple(found)
+
+
+def at_commit(model: str) -> tuple[str, str | None]:
+    """A hub model's name without its revision, and that; None where it has none."""
+    name, at, revision = model.rpartition("@")
+    return (name, revision) if at else (model, None)
+
+
+def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
+    """What every learned metric's files are, by kind: their SHA-256, 16 hex digits; of a hub model with its commit.
+
+    LPIPS has none: the names of its weights on PyTorch's server hold their own digests.
+
+    Args:
+        specifications: from :func:`pinned`.
     """
     found = {}
     for kind, value in read_specifications(specifications).items():
-        model, _, head = value.rpartition(",") if kind == "aesthetic" else (value, "", "")
+        if kind == "lpips":
+            continue
+        model, _, head = _parts(kind, value)
         paths = [*_files(model), *([expanded(head)] if head else [])]
-        if paths:
-            known, whole = digests(paths), hashlib.sha256()
-            for path in paths:
-                whole.update(f"{path.name}\0{known[str(path)]}\0".encode())
-            found[kind] = whole.hexdigest()[:16]
+        commit = at_commit(model)[1] if model and not expanded(model).is_dir() else None
+        whole = hashlib.sha256(f"{commit}\0".encode() if commit else b"")
+        known = digests(paths)
+        for path in paths:
+            whole.update(f"{path.name}\0{known[str(path)]}\0".encode())
+        found[kind] = whole.hexdigest()[:16]
     return found
+
+
+def _parts(kind: str, value: str) -> tuple[str, str, str]:
+    """A model, a comma, and the file of an aesthetic predictor; the last two are empty for others."""
+    return value.rpartition(",") if kind == "aesthetic" else (value, "", "")
 
 
 def _files(model: str) -> list[Path]:
     """What loading reads of a folder; nothing where it is none."""
     folder = expanded(model)
-    if not folder.is_dir():
+    if not model or not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _READ)
+
+
+def _commit(kind: str, model: str, revision: str | None) -> str:
+    """The commit that a hub model's revision is, by its ``config.json``; of what was downloaded before if offline."""
+    from huggingface_hub import hf_hub_download  # slow to import, and a folder does not need it
+
+    try:
+        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+    except Exception as error:  # the hub's own errors have no common base class
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise InputError(
+            f"metric {kind}: there is no folder {model!r}, and the hub model of that name cannot be had: "
+            f"{type(error).__name__}: {first.rstrip('.')}. HF_HUB_OFFLINE=1 allows only what was downloaded before."
+        ) from None

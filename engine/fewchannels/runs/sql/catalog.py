@@ -222,7 +222,7 @@ class Catalog:
         return f"({text}\n)"
 
     def mentioned(self, text: str) -> frozenset[tuple[str, str]]:
-        """The names with a table in a condition, ``TABLE.NAME``, as pairs."""
+        """The names in a condition, ``TABLE.NAME`` as pairs, of others with an empty table."""
         with self._connection.cursor() as parser:
             return rules.mentioned(parser, text)
 

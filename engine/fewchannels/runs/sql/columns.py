@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from fewchannels.errors import unknown
+from fewchannels.errors import InputError, unknown
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.values import quoted
 from fewchannels.tables import schema
@@ -31,7 +31,7 @@ class Asked(Protocol):
         """A condition, in parentheses that it cannot leave."""
 
     def mentioned(self, text: str) -> Collection[Column]:
-        """The ``TABLE.NAME`` in a condition that :meth:`condition` takes."""
+        """The ``TABLE.NAME`` in a condition that :meth:`condition` takes, and with an empty table other names."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
         return f"select {_list(ours)} from {_JOINED}"
     # A condition sees one table: its own names, then two records for names with a table, then what is wanted of it.
     flat = {name: _written(column) for name, column in columns.named.items() if column[1] == name}
-    flat |= dict(_records(columns, asked.mentioned(where)))
+    for table, record in _records(columns, asked.mentioned(where)):
+        flat = {name: text for name, text in flat.items() if name.casefold() != table} | {table: record}
     inner = {_unused(name, flat): text for name, text in ours.items()}
     outer = {name: quoted(alias) for name, alias in zip(ours, inner, strict=True)}
     return f"select {_list(outer)} from (select {_list(flat | inner)} from {_JOINED}) where {condition}"
@@ -118,15 +119,23 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
 def _records(columns: Columns, mentioned: Collection[Column]) -> Iterator[Column]:
     """Records ``samples`` and ``manifest`` of columns, by name, so that ``samples.NAME`` is one in a condition.
 
-    Only of the columns that are mentioned, for DuckDB reads all that is in a record.
+    Only of the columns that are mentioned, for DuckDB reads all that is in a record. A record takes the place of a
+    source's column of its name.
+
+    Raises:
+        InputError: both are mentioned.
     """
     for table in TABLES:
-        if table in columns.own:
-            continue
         wanted = {name.casefold() for where, name in mentioned if where.casefold() == table}
         fields = [name for name in getattr(columns, table) if name.casefold() in wanted]
-        if fields:
-            yield table, f"struct_pack({', '.join(f'{quoted(name)} := {table}.{quoted(name)}' for name in fields)})"
+        if not fields:
+            continue
+        if table in columns.own and table in {name.casefold() for where, name in mentioned if not where}:
+            raise InputError(
+                f"the condition names {table}.{fields[0]} and the source's column {table!r}, and only one of the two "
+                "can be meant by that name. Ask in two conditions, or leave the column out of the manifest."
+            )
+        yield table, f"struct_pack({', '.join(f'{quoted(name)} := {table}.{quoted(name)}' for name in fields)})"
 
 
 def _written(column: Column) -> str:

@@ -112,7 +112,7 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
 
 
 def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozenset[tuple[str, str]]:
-    """The names with a table in a condition, ``TABLE.NAME``, as pairs; of those in its subqueries as well.
+    """The names in a condition, ``TABLE.NAME`` as pairs, of others with an empty table; of its subqueries as well.
 
     Args:
         connection: connection whose parser reads it; nothing is run.
@@ -124,8 +124,8 @@ def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozense
         node = left.pop()
         if isinstance(node, dict):
             names = node.get("column_names") if node.get("class") == "COLUMN_REF" else None
-            if names is not None and len(names) > 1:
-                found.add((names[0], names[1]))
+            if names:
+                found.add((names[0], names[1]) if len(names) > 1 else ("", names[0]))
             left += node.values()
         elif isinstance(node, list):
             left += node
