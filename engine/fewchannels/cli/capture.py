@@ -166,6 +166,5 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
         f"{duration(expected.seconds)} with {pool.n_actors} actor{'s' * (pool.n_actors > 1)} "
         f"({expected.seconds_per_sample:.3g} s a sample, measured on {expected.measured_samples}; loading the model "
         "and starting Ray not counted).",
-        markup=False,
         soft_wrap=True,
     )

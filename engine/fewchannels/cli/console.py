@@ -7,17 +7,31 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
 from fewchannels.cli import streams
 from fewchannels.settings.units import size
 
-results = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+class Literal(Console):
+    """A console that prints every text as it is: brackets in a path or a prompt are no markup, ``:cat:`` no emoji."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """A spinner with a text beside it, as long as the context lasts."""
+        return super().status(Text(status), **options)
+
+
+results = Literal()
+errors = Literal(stderr=True)
 
 
 def say(text: str, style: str | None = None) -> None:
     """Tell the user something, on standard error; paths and commands in it are not broken over lines."""
-    errors.print(text, style=style, markup=False, soft_wrap=True)
+    errors.print(text, style=style, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -52,10 +66,10 @@ def _finite(value: Any) -> Any:
 def progress_bar() -> Progress:
     """A progress bar on standard error: what, how many, rate, time taken and time left; gone when it ends."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

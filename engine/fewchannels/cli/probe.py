@@ -8,6 +8,7 @@ from fewchannels.cli import sweeps
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors, say
 from fewchannels.cli.options import Actors, As, Fields, Given, option
+from fewchannels.cli.tables import Wide
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings
@@ -61,6 +62,7 @@ def disruption(
     ] = "undisturbed",
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Zero, flatten, shuffle or scale channels of every sample, and compare with the undisturbed image.
 
@@ -110,4 +112,4 @@ def disruption(
     if protocol is not None:
         about = PROTOCOLS[protocol]
         say(f"{protocol} ({about.source}): {about.published}. Not published: {about.unpublished}.")
-    sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json)
+    sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json, is_wide=wide)
