@@ -221,6 +221,20 @@ def test_json_is_plain_where_colors_are_forced(variable: str, folder: Path) -> N
         assert json.loads(done.stdout), words
 
 
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_of_no_width_is_not_believed(columns: str, folder: Path) -> None:
+    for words in (["runs", "show", "RUN"], ["models", "show", "demo"], ["query", "--help"]):
+        usual = fewchannels(words, folder, COLUMNS="80")
+        assert usual.stdout
+        assert fewchannels(words, folder, COLUMNS=columns).stdout == usual.stdout, words
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "qt4agg", "TkAgg"])
+def test_figures_are_drawn_whatever_backend_other_programs_use(backend: str, folder: Path, tmp_path: Path) -> None:
+    done = fewchannels(["plot", "SWEEP", "--of", "mse", "--out", str(tmp_path / "a.png")], folder, MPLBACKEND=backend)
+    assert (done.returncode, (tmp_path / "a.png").exists()) == (0, True), done.stderr.decode()
+
+
 ENCODINGS = [
     {"PYTHONIOENCODING": "ascii"},
     {"PYTHONIOENCODING": "latin-1"},

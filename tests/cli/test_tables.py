@@ -92,7 +92,9 @@ def test_a_count_of_what_is_left_out_is_always_there_unless_it_is_0(tmp_path: Pa
 
 def test_a_long_text_gives_way_to_the_columns_beside_it(catalog: Catalog, screen: Screen) -> None:
     shown = screen(70)
-    query.print_relation(catalog.sql("select repeat('long ', 20) as prompt, 'x' || repeat('y', 30) as id, 1 as a, 2 as b"))
+    query.print_relation(
+        catalog.sql("select repeat('long ', 20) as prompt, 'x' || repeat('y', 30) as id, 1 as a, 2 as b")
+    )
     assert shown.getvalue().splitlines()[1].split() == ["prompt", "id", "a", "b"]
     assert re.search(r"^ (long ){4,6}\w*… +xy{30}  1  2  $", shown.getvalue(), re.M), shown.getvalue()
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,18 @@ from rich.status import Status
 from rich.text import Text
 
 from fewchannels.cli import streams
+from fewchannels.settings.environment import is_too_narrow
 from fewchannels.settings.units import size
+
+_USUAL_WIDTH = 80
 
 
 class Literal(Console):
     """A console that prints every text as it is: brackets in a path or a prompt are no markup, ``:cat:`` no emoji."""
 
     def __init__(self, **options: Any) -> None:
+        if is_too_narrow(os.environ.get("COLUMNS", "")):
+            options.setdefault("width", _USUAL_WIDTH)
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def status(self, status: Any, **options: Any) -> Status:
