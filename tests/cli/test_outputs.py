@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,11 @@ def json_commands(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[st
         yield " ".join(words)
 
 
+TABLES = ("plot", "compare", "query", "sql", "status", "models list", "analyze stability", "probe disruption")
+TABLES += ("transport text", "transport image")
+"""Those that print tables of as many columns as there are."""
+
+
 @dataclass(frozen=True)
 class State:
     job_id: str = "job"
@@ -149,6 +155,52 @@ def test_json_is_never_colored(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert json.loads(done.stdout) is not None, name
 
 
+def test_what_a_narrow_terminal_leaves_out_is_named_and_wide_prints_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(console.results, "_force_terminal", True)
+    monkeypatch.setattr(console.results, "_width", 20)
+    monkeypatch.setattr(jobs, "Jobs", Jobs)
+    for name in TABLES:
+        done = command(*name.split(), *WORDS[name][: (WORDS[name] + ["--"]).index("--")])
+        assert done.code == 0, (name, done)
+        assert "Columns that do not fit" in " ".join(done.stdout.split()), (name, done.stdout)
+        wide = command(*name.split(), "--wide", *WORDS[name])
+        assert wide.code == 0, (name, wide)
+        assert "do not fit" not in " ".join(wide.stdout.split()), name
+
+
+def test_brackets_and_colons_of_a_path_are_printed_as_they_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "q[/b] :cat:"
+    (tmp_path / "q[").mkdir()
+    (tmp_path / place).symlink_to(folder / "RUN")
+    shutil.copy(folder / "m.parquet", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console.errors, "_force_terminal", True)
+    asked = {
+        "runs show": [place],
+        "runs verify": [place, "--quick"],
+        "runs compact": [place],
+        "analyze stability": [place, "--k", "3", "--rank-pairs", "2", "--workers", "1", "--dry-run"],
+        "capture": ["--manifest", "m.parquet", "--out", f"{place}2", *DRY],
+        "probe disruption": ["--manifest", "m.parquet", "--out", f"{place}2", "--k", "2", *DRY],
+        "report": [place, "-o", f"{place}.html"],
+        "sql": [place, f"select '{place}' as p", "-o", f"{place}.csv"],
+    }
+    for name, words in asked.items():
+        done = command(*name.split(), *words)
+        assert done.code == 0, (name, done)
+        if name not in ("analyze stability", "runs verify"):  # which name it only while they look, or not at all
+            assert place in done.stdout + done.stderr, (name, done)
+    for words in (["runs", "show", f"{place}3"], ["manifest", "show", f"{place}.parquet"], ["query", place, "[/b]"]):
+        done = command(*words)
+        assert done.code == 2
+        assert words[-1] in done.stderr
+
+
 def fewchannels(
     words: list[str], folder: Path, shell: str = "", **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
@@ -167,6 +219,20 @@ def test_json_is_plain_where_colors_are_forced(variable: str, folder: Path) -> N
     for words in (["runs", "show", "RUN", "--json"], [*ASK, "--json"], ["query", "--list", "--json"]):
         done = fewchannels(words, folder, **{variable: "1"})
         assert json.loads(done.stdout), words
+
+
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_of_no_width_is_not_believed(columns: str, folder: Path) -> None:
+    for words in (["runs", "show", "RUN"], ["models", "show", "demo"], ["query", "--help"]):
+        usual = fewchannels(words, folder, COLUMNS="80")
+        assert usual.stdout
+        assert fewchannels(words, folder, COLUMNS=columns).stdout == usual.stdout, words
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "qt4agg", "TkAgg"])
+def test_figures_are_drawn_whatever_backend_other_programs_use(backend: str, folder: Path, tmp_path: Path) -> None:
+    done = fewchannels(["plot", "SWEEP", "--of", "mse", "--out", str(tmp_path / "a.png")], folder, MPLBACKEND=backend)
+    assert (done.returncode, (tmp_path / "a.png").exists()) == (0, True), done.stderr.decode()
 
 
 ENCODINGS = [

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from made_run import RESULTS, make_run
@@ -80,6 +81,24 @@ def test_ends_of_intervals_are_left_out_first_and_wide_prints_all(catalog: Catal
     assert shown.getvalue().splitlines()[1].split() == answer.columns
 
 
+def test_a_count_of_what_is_left_out_is_always_there_unless_it_is_0(tmp_path: Path, screen: Screen) -> None:
+    cells = [{"sample": i, "top_channels": [3, 1], "nonfinite": int(i == 2)} for i in range(3)]
+    with Catalog(make_run(tmp_path / "run", cells)) as catalog:
+        for name in ("massive_channels", "channel_history", "layer_profile", "step_profile"):
+            shown = screen(80)
+            query.print_relation(catalog.query(name))
+            assert "n_nonfinite" in shown.getvalue().splitlines()[1].split(), shown.getvalue()
+
+
+def test_a_long_text_gives_way_to_the_columns_beside_it(catalog: Catalog, screen: Screen) -> None:
+    shown = screen(70)
+    query.print_relation(
+        catalog.sql("select repeat('long ', 20) as prompt, 'x' || repeat('y', 30) as id, 1 as a, 2 as b")
+    )
+    assert shown.getvalue().splitlines()[1].split() == ["prompt", "id", "a", "b"]
+    assert re.search(r"^ (long ){4,6}\w*… +xy{30}  1  2  $", shown.getvalue(), re.M), shown.getvalue()
+
+
 HEADS = ["layer", "largest over median", "top 12 hold", "effective channels", "over 10 x median", "scalar test"]
 HEADS += ["registers", "elevation", "without top channels", "token outliers"]
 ROW = ["0", "14.5 (12 to 18)", "0.713 (0.669 to 0.754)", "8.42", "1.75", "0% pass", "0", "1.1", "1.57", "0"]
@@ -95,7 +114,7 @@ PAGE = "\n".join(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_summary_breaks_no_word(width: int, screen: Screen) -> None:
     shown = screen(width)
-    tables.print_page(PAGE)
+    tables.print_page(PAGE, is_wide=False)
     text = shown.getvalue()
     assert max(map(len, text.splitlines())) <= width
     kept = [head for head in HEADS if head not in left_out(text)]

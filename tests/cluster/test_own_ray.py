@@ -1,6 +1,7 @@
 """A Ray of this command's own, where the environment is not as Ray expects it."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ray._private import worker
 from fewchannels import machine
 from fewchannels.cluster import nodes, own_ray, session
 from fewchannels.cluster.own_ray import settled
-from fewchannels.errors import InputError
+from fewchannels.errors import FewchannelsError, InputError
 
 LONG = "x" * 80
 
@@ -135,6 +136,17 @@ def test_a_home_folder_that_nobody_knows_is_refused_in_words(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-m", "fewchannels", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "starts with a home folder that cannot be resolved" in " ".join(done.stderr.split())
+
+
+def test_a_limit_of_virtual_memory_is_named_where_ray_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(session.ray, "init", fail)
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (3 * 10**9, 3 * 10**9))
+    with pytest.raises(FewchannelsError, match=r"limited to 3 GB \(ulimit -v\).* run ulimit -v unlimited"):
+        session._connect(None)
 
 
 def test_of_rays_paragraphs_the_first_sentence_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

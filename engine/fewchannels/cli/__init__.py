@@ -21,7 +21,7 @@ from fewchannels.cli import streams
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import say
 from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError
-from fewchannels.settings.environment import check_environment
+from fewchannels.settings.environment import check_environment, settle_environment
 from fewchannels.settings.ranges import shown
 
 _MODULES = {
@@ -73,6 +73,7 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """Run the command line; a :class:`FewchannelsError` ends it with a message and the error's own exit code."""
     streams.prepare()
+    settle_environment()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
             signal.signal(number, _end)

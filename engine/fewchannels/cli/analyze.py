@@ -316,6 +316,5 @@ def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool
         f"{analysis.name} of {foreseen.n_samples:,} samples: {foreseen.n_units:,} units, about "
         f"{duration(foreseen.seconds)} with {pool.n_actors} worker{'s' * (pool.n_actors > 1)}, "
         f"{size(foreseen.table_bytes)} of tables",
-        markup=False,
         soft_wrap=True,
     )

@@ -170,6 +170,5 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
         f"{duration(expected.seconds)} with {pool.n_actors} actor{'s' * (pool.n_actors > 1)} "
         f"({expected.seconds_per_sample:.3g} s per sample, measured on {expected.measured_samples}, without loading "
         "the model and starting Ray).",
-        markup=False,
         soft_wrap=True,
     )

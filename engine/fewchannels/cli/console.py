@@ -2,22 +2,42 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
 from fewchannels.cli import streams
+from fewchannels.settings.environment import is_too_narrow
 from fewchannels.settings.units import size
 
-results = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+_USUAL_WIDTH = 80
+
+
+class Literal(Console):
+    """A console that prints every text as it is: brackets in a path or a prompt are no markup, ``:cat:`` no emoji."""
+
+    def __init__(self, **options: Any) -> None:
+        if is_too_narrow(os.environ.get("COLUMNS", "")):
+            options.setdefault("width", _USUAL_WIDTH)
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """A spinner with a text beside it, as long as the context lasts."""
+        return super().status(Text(status), **options)
+
+
+results = Literal()
+errors = Literal(stderr=True)
 
 
 def say(text: str, style: str | None = None) -> None:
     """Print a message on standard error, without breaking paths and commands over lines."""
-    errors.print(text, style=style, markup=False, soft_wrap=True)
+    errors.print(text, style=style, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -52,10 +72,10 @@ def _finite(value: Any) -> Any:
 def progress_bar() -> Progress:
     """Return a transient progress bar on standard error: description, count, rate, elapsed and remaining time."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

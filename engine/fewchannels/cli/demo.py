@@ -8,6 +8,7 @@ import typer
 from fewchannels.cli.console import results, say
 from fewchannels.cli.options import option, ruled
 from fewchannels.cli.query import print_relation
+from fewchannels.cli.tables import Wide
 from fewchannels.cluster.shares import Pool
 from fewchannels.settings.ranges import within
 
@@ -27,6 +28,7 @@ def demo(
     actors: Annotated[
         int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4")
     ] = None,
+    wide: Wide = False,
 ) -> None:
     """Try it: capture the bundled model on synthetic captions of colored shapes, and print the first results.
 
@@ -53,9 +55,9 @@ def demo(
     last = max(job.layout.steps)
     say("3. two queries")
     results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")
-    print_relation(run.query("massive_channels", step=last, top=3))
+    print_relation(run.query("massive_channels", step=last, top=3), is_wide=wide)
     results.print("\nStability: are the top channels the same from prompt to prompt?")
-    print_relation(run.query("channel_stability", step=last))
+    print_relation(run.query("channel_stability", step=last), is_wide=wide)
     shown = contact_sheet(run, sheet)
     say(f"4. a contact sheet ({shown}): {sheet}")
     results.print(
@@ -64,6 +66,5 @@ def demo(
         f"  fewchannels query {run_path} step_profile\n"
         f'  fewchannels sql {run_path} "select prompt, seconds from samples limit 5"\n'
         f"  fewchannels runs show {run_path}",
-        markup=False,
         soft_wrap=True,
     )

@@ -65,7 +65,7 @@ def explore(
     for name, place in opened.items():
         if isinstance(place, str):
             say(f"{name} cannot be shown: {place}", style="yellow")
-    results.print(bound.address, markup=False, soft_wrap=True)
+    results.print(bound.address, soft_wrap=True)
     say("Press Ctrl+C to stop.")
     try:
         is_idle = serve(bound, lambda: _open(bound) if browser else None)

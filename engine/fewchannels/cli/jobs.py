@@ -9,7 +9,7 @@ import typer
 
 from fewchannels.cli.console import duration, errors, print_json, results, say
 from fewchannels.cli.job_command import job_command
-from fewchannels.cli.tables import Column, Wide, print_table, say_left_out
+from fewchannels.cli.tables import Column, Wide, print_table
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def submit(
             print_json({"job_id": job_id, "files": files})
         else:
             say(f"fewchannels logs {job_id} --follow shows its output; fewchannels stop {job_id} stops it.")
-            results.print(job_id, markup=False)
+            results.print(job_id)
         return
     _follow(address, job_id, as_json)
 
@@ -104,7 +104,7 @@ def status(
     columns = [
         Column(head, cells, folds=head == "command") for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
     ]
-    say_left_out(print_table(columns, wide))
+    print_table(columns, wide)
     if job_id and found[0].message:
         say(found[0].message)
 

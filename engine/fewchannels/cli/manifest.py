@@ -135,11 +135,11 @@ def _progress() -> Iterator[Callable[[int, int, int], None]]:
 
 def _print_report(report: "IngestReport", seconds: float) -> None:
     for row in report.bad_rows:
-        errors.print(f"skipped {row}", markup=False, style="yellow", soft_wrap=True)
+        errors.print(f"skipped {row}", style="yellow", soft_wrap=True)
     if report.n_bad > len(report.bad_rows):
         errors.print(f"skipped {report.n_bad - len(report.bad_rows):,} more", style="yellow")
     for note in report.notes[:_NOTES_SHOWN]:
-        errors.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+        errors.print(f"note: {note}", style="yellow", soft_wrap=True)
     if len(report.notes) > _NOTES_SHOWN:
         errors.print(f"{len(report.notes) - _NOTES_SHOWN:,} more notes are in --json", style="yellow")
     table = _table(report.output)
@@ -160,9 +160,7 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
         table.add_row("files named", f"{report.n_files:,}, {report.n_missing:,} missing")
     table.add_row("took", duration(seconds))
     results.print(table)
-    errors.print(
-        f"Next: fewchannels capture --model demo --manifest {report.output} --out RUN", markup=False, soft_wrap=True
-    )
+    errors.print(f"Next: fewchannels capture --model demo --manifest {report.output} --out RUN", soft_wrap=True)
 
 
 def _own_setting(setting: "OwnSetting", n_rows: int) -> Text:

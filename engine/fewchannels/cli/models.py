@@ -10,7 +10,7 @@ from rich.table import Table
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors, print_json, results, say
 from fewchannels.cli.options import ruled
-from fewchannels.cli.tables import Column, print_table
+from fewchannels.cli.tables import Column, Wide, print_table
 from fewchannels.errors import InputError
 from fewchannels.files.durable import check_output, write
 from fewchannels.settings.ranges import within
@@ -29,7 +29,9 @@ def _group() -> None:
 
 
 @app.command("list")
-def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def list_families(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False, wide: Wide = False
+) -> None:
     """List the supported pipelines: their kinds of layers, streams and guidance.
 
     Example: fewchannels models list
@@ -49,7 +51,9 @@ def list_families(as_json: Annotated[bool, typer.Option("--json", help="Print as
             reference = "needed" if how.needs_reference else "optional" if how.reference else "no"
             rows.append((pipeline, kinds, streams, guidance.strip(", ") or "none", reference))
     heads = ("pipeline", "layers", "streams", "guidance", "reference")
-    print_table([Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*rows, strict=True), strict=True)])
+    print_table(
+        [Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*rows, strict=True), strict=True)], wide
+    )
 
 
 @app.command()
@@ -141,6 +145,6 @@ def inspect(
         say(f"found: {line}")
     for line in found.doubts:
         say(f"doubtful: {line}", style="yellow")
-    results.print(written, markup=False, soft_wrap=True)
+    results.print(written, soft_wrap=True)
     if output is not None:
         say(f"wrote {output}; review it, then use it with fewchannels capture --family {output}")

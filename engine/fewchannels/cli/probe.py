@@ -8,6 +8,7 @@ from fewchannels.cli import sweeps
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors, say
 from fewchannels.cli.options import Actors, As, Fields, Given, option
+from fewchannels.cli.tables import Wide
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings
@@ -65,6 +66,7 @@ def disruption(
     ] = "undisturbed",
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Ablate channels of every sample (zero, mean or resample ablation, or scaling); compare with the unedited image.
 
@@ -116,4 +118,4 @@ def disruption(
     if protocol is not None:
         about = PROTOCOLS[protocol]
         say(f"{protocol} ({about.source}): {about.published}. Not published: {about.unpublished}.")
-    sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json)
+    sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json, is_wide=wide)

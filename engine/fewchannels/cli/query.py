@@ -15,7 +15,7 @@ from rich.text import Text
 from fewchannels.cli import streams
 from fewchannels.cli.commands import Command
 from fewchannels.cli.console import errors, note, print_json, results
-from fewchannels.cli.tables import Column, Wide, print_table, say_left_out
+from fewchannels.cli.tables import Column, Wide, print_table
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.files.durable import check_output
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 40
 LONGEST_TEXT = 48
+LOST = ("n_nonfinite", "n_failed", "n_without_iou")
+"""Columns that count what the others lack; where there is something, they are never left out."""
 MOST_COUNTED = 10_000_000
 MOST_PRINTED = 100_000
 
@@ -146,7 +148,8 @@ def _tell_note(catalog: "Catalog") -> None:
 def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = False) -> None:
     """Print a result as a table: numbers to 4 digits, long texts truncated, units under the column names.
 
-    On a terminal, columns that do not fit are listed below: bounds of intervals first, then the rightmost columns.
+    On a terminal, columns that do not fit are listed below: bounds of intervals and counts that are all 0 first, then
+    the rightmost columns.
 
     Args:
         answer: result of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
@@ -159,21 +162,22 @@ def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = 
     units = {column.name: column.unit for column in answer.query.columns} if answer.query else {}
     values = [row for batch in answer.batches() for row in rows(batch)]
     columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
-    left_out = print_table(
+    print_table(
         [
             Column(
                 _visible(name),
                 [_cell(value) for value in column],
                 units.get(name, ""),
                 is_right=all(value is None or isinstance(value, int | float) for value in column),
-                is_minor=name.endswith(("_low", "_high")),
+                cuts=units.get(name) == "text" or any(isinstance(v, str) and len(v) > LONGEST_TEXT for v in column),
+                is_minor=name.endswith(("_low", "_high")) or (name in LOST and not any(column)),
+                is_kept=name in LOST and any(column),
             )
             for name, column in zip(answer.columns, columns, strict=True)
         ],
         is_wide,
     )
-    results.print(_counted(len(answer), len(answer) if n_rows is None else n_rows), markup=False)
-    say_left_out(left_out)
+    results.print(_counted(len(answer), len(answer) if n_rows is None else n_rows))
 
 
 def _counted(n_shown: int, n_rows: int) -> str:
@@ -248,7 +252,7 @@ def _deliver(
     try:
         if output is not None:
             n = writing.write(output, lambda: question.batches(limit))
-            errors.print(f"wrote {_rows(n)} to {output}", markup=False)
+            errors.print(f"wrote {_rows(n)} to {output}")
         elif as_json or as_csv:
             for text in (writing.json_texts if as_json else writing.csv_texts)(question.batches(limit)):
                 streams.write(text)
@@ -283,7 +287,7 @@ def _list(chosen: Sequence["Query"], is_wide: bool) -> None:
         sentence = re.split(r"(?<=[.?]) ", one.purpose)[0]
         sentences.append(sentence + (f" Needs analyze {', '.join(one.needs)}." if one.needs else ""))
     parameters = [" ".join(f"{p.name}={p.default}" for p in one.parameters) for one in chosen]
-    left_out = print_table(
+    print_table(
         [
             Column("query", [one.name for one in chosen], style="bold"),
             Column("description", sentences, wraps=True),
@@ -291,16 +295,15 @@ def _list(chosen: Sequence["Query"], is_wide: bool) -> None:
         ],
         is_wide,
     )
-    say_left_out(left_out)
-    results.print("fewchannels query --list NAME describes one query.", markup=False)
+    results.print("fewchannels query --list NAME describes one query.")
 
 
 def _explain(query: "Query") -> None:
     results.print(Text(query.name, style="bold"))
-    results.print(query.purpose, markup=False)
+    results.print(query.purpose)
     for label in query.needs:
-        results.print(f"Needs: fewchannels analyze {label} RUN.", markup=False)
-    results.print(f"One row: {query.grain.removeprefix('one row per ')}.", markup=False)
+        results.print(f"Needs: fewchannels analyze {label} RUN.")
+    results.print(f"One row: {query.grain.removeprefix('one row per ')}.")
     for title, lines in (
         (
             "parameters",

@@ -75,14 +75,14 @@ def check_grid(grid: Given) -> None:
         refuse_unused(["--amount"], "scale:F already sets the strength")
 
 
-def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool) -> None:
+def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool, is_wide: bool) -> None:
     """Run the remaining tasks of a prepared sweep, measure its effects, and print them."""
     from fewchannels.interventions import run
 
     sweep = prepared.sweep
     run.check_memory(sweep, pool)
     if dry_run:
-        _print_cost(prepared, pool, as_json)
+        _print_cost(prepared, pool, as_json, is_wide)
         return
     n, items = len(sweep.conditions), "pairs" if sweep.has_source else "samples"
     with RunBar(sweep.place, "editing", "images", sweep.n_items, n) as bar, ExitStack() as measuring:
@@ -106,7 +106,7 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool)
         print_json(content)
     else:
         if summary:
-            print_page(summary.text)
+            print_page(summary.text, is_wide)
         say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}; figures are in results/effects/.")
     outcome.check_complete()
 
@@ -127,7 +127,7 @@ def effects(storage: "Storage", metrics: Sequence[str]) -> "Summary":
         return end_sweep(storage, metrics, on_progress)
 
 
-def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
+def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool, is_wide: bool) -> None:
     from fewchannels.interventions.estimate import cost
 
     with errors.status("timing one batch"):
@@ -141,16 +141,15 @@ def _print_cost(prepared: "Prepared", pool: Pool, as_json: bool) -> None:
         row = condition.row(i)
         key = tuple(str(row[each]) for each in ("action", "selection", "k", "layers_name", "steps_name", "tokens"))
         kinds[key] = kinds.get(key, 0) + 1
-    results.print(f"Estimated contents of {sweep.place}", markup=False, soft_wrap=True)
+    results.print(f"Estimated contents of {sweep.place}", soft_wrap=True)
     heads = ("action", "selection", "k", "layers", "steps", "tokens")
     columns = [Column(head, cells, wraps=True) for head, cells in zip(heads, zip(*kinds, strict=True), strict=True)]
-    print_table([*columns, Column("conditions", [str(n) for n in kinds.values()], is_right=True)])
+    print_table([*columns, Column("conditions", [str(n) for n in kinds.values()], is_right=True)], is_wide)
     results.print(
         f"{expected.n_items} items x {expected.n_conditions} conditions = {expected.n_edits} edited images, "
         f"{expected.n_rows} rows in {expected.n_batches} batches ({expected.rows_per_edit:.2f} rows per edit), about "
         f"{size(expected.total_bytes)} and {duration(expected.seconds)} with {pool.n_actors} "
         f"actor{'s' * (pool.n_actors > 1)} ({expected.seconds_per_row:.3g} s per row, measured on "
         f"{expected.measured_rows}, without loading the model, starting Ray and drawing figures).",
-        markup=False,
         soft_wrap=True,
     )

@@ -10,11 +10,10 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fewchannels.cli.console import results
+from fewchannels.cli.console import Literal, results
 
 Wide = Annotated[
     bool,
@@ -24,6 +23,7 @@ Wide = Annotated[
     ),
 ]
 _PADDING = 1
+_SHORTEST_CUT = 24
 _RULE = re.compile(r"\|[-:| ]+\|")
 
 
@@ -38,7 +38,9 @@ class Column:
         is_right: whether the column is right-aligned, as numbers are.
         wraps: whether cells may break between words.
         folds: whether cells may break anywhere, as command lines may.
+        cuts: whether cells may be truncated to 24 characters, as prompts may.
         is_minor: whether the column is left out unless all columns fit.
+        is_kept: whether the column is never left out, as a count of values that the others lack.
         style: style of the cells.
     """
 
@@ -48,7 +50,9 @@ class Column:
     is_right: bool = False
     wraps: bool = False
     folds: bool = False
+    cuts: bool = False
     is_minor: bool = False
+    is_kept: bool = False
     style: str = ""
 
     @property
@@ -58,21 +62,30 @@ class Column:
 
     @property
     def least(self) -> int:
-        """Width at which no word breaks."""
+        """Width at which no word breaks, or cells are truncated as far as they may be."""
         words = [*self.head.split(), *self.unit.split()]
         if self.wraps:
             words += [word for cell in self.cells for word in cell.split()]
+        elif self.cuts:
+            words += [cell[:_SHORTEST_CUT] for cell in self.cells]
         elif not self.folds:
             words += self.cells
         return max(map(cell_len, words), default=1) or 1
+
+    def cell(self, text: str, width: int) -> Text:
+        """One of its cells, as it is printed in a column of a width."""
+        shown = Text(text)
+        if self.cuts:
+            shown.truncate(width, overflow="ellipsis")
+        return shown
 
     def unit_lines(self, width: int) -> list[str]:
         """Lines of the unit, broken between words."""
         return textwrap.wrap(self.unit, width, break_long_words=False)
 
 
-def print_table(columns: Sequence[Column], is_wide: bool = False) -> list[str]:
-    """Print a table; return the names of columns that do not fit.
+def print_table(columns: Sequence[Column], is_wide: bool) -> None:
+    """Print a table, and below it the names of columns that do not fit: a command that calls this has ``--wide``.
 
     Args:
         columns: columns with equal numbers of cells.
@@ -88,15 +101,17 @@ def print_table(columns: Sequence[Column], is_wide: bool = False) -> list[str]:
         head = Text(column.head, style="bold").append("".join(f"\n{line}" for line in below), style="dim")
         table.add_column(head, justify="right" if column.is_right else "left", width=width, style=column.style)
     for row in zip(*(column.cells for column in there), strict=True):
-        table.add_row(*map(Text, row))
+        table.add_row(*(column.cell(text, width) for column, text, width in zip(there, row, widths, strict=True)))
     used = _used(widths)
     # Rich squeezes a table into the width of its console.
-    console = results if used <= results.width else Console(file=results.file, width=used, highlight=False)
+    console = results if used <= results.width else Literal(file=results.file, width=used)
     console.print(table)
-    return [column.head for column in columns if column not in there]
+    left_out = [column.head for column in columns if column not in there]
+    if left_out:
+        results.print(f"Columns that do not fit: {', '.join(left_out)}. --wide prints them.")
 
 
-def print_page(text: str, is_wide: bool = False) -> None:
+def print_page(text: str, is_wide: bool) -> None:
     """Print a page in Markdown, without its images.
 
     Args:
@@ -114,7 +129,7 @@ def print_page(text: str, is_wide: bool = False) -> None:
         if rows:
             heads, *cells = rows
             columns = [Column(head, [row[i] for row in cells], wraps=True) for i, head in enumerate(heads)]
-            say_left_out(print_table(columns, is_wide))
+            print_table(columns, is_wide)
         held.clear()
         rows.clear()
 
@@ -129,24 +144,19 @@ def print_page(text: str, is_wide: bool = False) -> None:
     flush()
 
 
-def say_left_out(names: Sequence[str]) -> None:
-    """Print which columns did not fit, if any."""
-    if names:
-        results.print(f"Columns that do not fit: {', '.join(names)}. --wide prints them.", markup=False)
-
-
 def _fitting(columns: Sequence[Column], available: int) -> list[Column]:
-    """Return all columns if they fit; otherwise the major ones from the left that do, and always the first."""
+    """Return all columns if they fit; otherwise those that are kept, and the major ones from the left that fit."""
     if _used([column.least for column in columns]) <= available:
         return list(columns)
+    kept = [column for column in columns if column.is_kept]
     chosen: list[Column] = []
     for column in columns:
-        if column.is_minor:
+        if column.is_minor or column.is_kept:
             continue
-        if chosen and _used([each.least for each in (*chosen, column)]) > available:
+        if chosen and _used([each.least for each in (*kept, *chosen, column)]) > available:
             break
         chosen.append(column)
-    return chosen
+    return [column for column in columns if column in kept or column in chosen]
 
 
 def _widths(columns: Sequence[Column], available: int) -> list[int]:

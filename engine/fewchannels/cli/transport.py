@@ -10,6 +10,7 @@ from fewchannels.cli import sweeps
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import errors
 from fewchannels.cli.options import Actors, As, Fields, Given, option, ruled
+from fewchannels.cli.tables import Wide
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import PairRule, SweepSettings
@@ -88,6 +89,7 @@ def text(
     baselines: Baselines = "prompt,latents,pixels",
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Patch channels of one prompt's trajectory into another's, and measure how the image moves toward the source.
 
@@ -100,7 +102,7 @@ def text(
     else:
         rule |= _number(pairs)
     more = measured | {"pairs_file": pairs_file}
-    _transport("text", manifest, out, config, grid, baselines, generated, rule, more, actors, dry_run, as_json)
+    _transport("text", manifest, out, config, grid, baselines, generated, rule, more, actors, dry_run, as_json, wide)
 
 
 @app.command()
@@ -121,6 +123,7 @@ def image(
     baselines: Baselines = "latents,pixels",
     dry_run: sweeps.DryRun = False,
     as_json: sweeps.AsJson = False,
+    wide: Wide = False,
 ) -> None:
     """Patch channels of a reference image into a prompt's trajectory, and measure how the image moves toward it.
 
@@ -143,6 +146,7 @@ def image(
         actors,
         dry_run,
         as_json,
+        wide,
     )
 
 
@@ -167,6 +171,7 @@ def _transport(
     actors: Given,
     dry_run: bool,
     as_json: bool,
+    is_wide: bool,
 ) -> None:
     with errors.status("checking the manifest and the model"):
         from fewchannels.cluster.sizing import choose_pool
@@ -194,4 +199,4 @@ def _transport(
         )
         prepared = prepare_sweep(manifest, out, settings)
         pool = choose_pool(**actors)
-    sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json)
+    sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json, is_wide=is_wide)

@@ -114,7 +114,7 @@ def _tell(outcome: dict[str, object], text: str, as_json: bool) -> None:
     if as_json:
         print_json(outcome)
     else:
-        results.print(text, markup=False, soft_wrap=True)
+        results.print(text, soft_wrap=True)
 
 
 @contextmanager

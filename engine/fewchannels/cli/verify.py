@@ -9,7 +9,7 @@ import typer
 from fewchannels import machine
 from fewchannels.cli.console import errors, left_over, print_json, progress_bar, results, say
 from fewchannels.cli.options import ruled
-from fewchannels.cli.tables import Column, print_table
+from fewchannels.cli.tables import Column, Wide, print_table
 from fewchannels.errors import InputError, StorageError
 from fewchannels.settings.ranges import within
 from fewchannels.settings.units import size
@@ -41,6 +41,7 @@ def verify(
     ] = False,
     recompute: Annotated[int, ruled(_RECOMPUTED)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    wide: Wide = False,
 ) -> None:
     """Check every object of a run against its record. Exit code 4 means that something is damaged.
 
@@ -68,7 +69,7 @@ def verify(
             content["repair"] = planned and dataclasses.asdict(planned)
             print_json(content)
         else:
-            _print(run, report, quick, compared)
+            _print(run, report, quick, compared, wide)
             if planned:
                 _print_removed(planned, dry_run)
         if planned and not dry_run:
@@ -105,17 +106,18 @@ def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
         )
 
 
-def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] | None) -> None:
+def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] | None, is_wide: bool) -> None:
     if report.problems:
         there = report.problems[:_SHOWN]
-        results.print(f"{run}: damaged", markup=False, soft_wrap=True)
+        results.print(f"{run}: damaged", soft_wrap=True)
         print_table(
             [
                 Column("object", [problem.key for problem in there], folds=True),
                 Column("task", ["" if problem.task is None else str(problem.task) for problem in there]),
                 Column("problem", [problem.kind for problem in there], wraps=True),
                 Column("detail", [problem.detail for problem in there], folds=True),
-            ]
+            ],
+            is_wide,
         )
         if len(report.problems) > _SHOWN:
             results.print(f"and {len(report.problems) - _SHOWN} more; --json prints all of them")
@@ -123,7 +125,6 @@ def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] |
     results.print(
         f"{report.n_recorded:,} of {report.n_tasks:,} tasks have a record; {report.n_objects:,} objects, "
         f"{size(report.n_bytes)}: {checked} checked, {len(report.problems):,} damaged",
-        markup=False,
         soft_wrap=True,
     )
     if report.unrecorded:
@@ -133,7 +134,7 @@ def _print(run: str, report: "Report", quick: bool, compared: dict[str, float] |
             soft_wrap=True,
         )
     if report.left_over:
-        results.print(left_over(report.left_over), markup=False, soft_wrap=True)
+        results.print(left_over(report.left_over), soft_wrap=True)
     if compared:
         results.print(
             f"{compared['n_samples']} samples regenerated: {compared['n_equal']} bit-identical; "
@@ -149,7 +150,7 @@ def _print_removed(planned: "Repair", dry_run: bool) -> None:
         return
     results.print(f"records {'to remove' if dry_run else 'removed'}:")
     for key in planned.removed:
-        results.print(f"  {key}", markup=False, soft_wrap=True)
+        results.print(f"  {key}", soft_wrap=True)
 
 
 def _end(run: str, report: "Report", planned: "Repair | None", dry_run: bool) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fewchannels.cluster.own_ray import refused_token, settled
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.settings.environment import check_environment
+from fewchannels.settings.units import size
 
 MACHINE_FAULT_RETRIES = 3
 _ANSWER_S = 10.0
@@ -149,11 +151,24 @@ def _connect(address: str | None, **options: Any) -> None:
     except ray.exceptions.AuthenticationError:
         raise FewchannelsError(refused_token(f"the cluster at {address!r}")) from None
     except Exception as error:  # what Ray raises while it starts has no common base class
-        remedy = "If the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. " if address else ""
+        remedy = _address_space()
+        if address is not None:
+            remedy = "If the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. "
         raise FewchannelsError(
             f"Ray could not {'start here' if address is None else f'be reached at {address!r}'}: "
             f"{str(error).strip()}\n{remedy}Finished work is kept; run again to resume."
         ) from error
+
+
+def _address_space() -> str:
+    """What to do where address space is limited, of which Ray reserves far more than it uses; else nothing."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return (
+        f"Virtual memory is limited to {size(limit)} (ulimit -v), of which Ray reserves more than it uses: run "
+        "ulimit -v unlimited before, or limit memory by the job's or the container's own means. "
+    )
 
 
 def _check_answers(address: str) -> None:

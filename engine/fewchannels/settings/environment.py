@@ -1,4 +1,4 @@
-"""Variables of the environment with which the libraries cannot work."""
+"""Variables of the environment with which the libraries do not work, or not as they should."""
 
 import os
 import sys
@@ -6,6 +6,8 @@ import sys
 from fewchannels.errors import InputError
 
 _WITHOUT_DOCSTRINGS = 2  # of ``-OO``
+NARROWEST = 20
+"""Columns of the narrowest terminal that there is; a smaller ``COLUMNS``, such as the 0 of some containers, is none."""
 
 
 def check_environment() -> None:
@@ -27,3 +29,18 @@ def check_environment() -> None:
                 f"PYTHONWARNINGS has {rule.strip()!r}, which turns warnings of libraries such as Ray into errors. "
                 "Unset PYTHONWARNINGS, or limit the rule to your module: error:::mymodule."
             )
+
+
+def settle_environment() -> None:
+    """Give the libraries what a command needs, in place of what is there for other programs.
+
+    Figures go to files, whatever backend a notebook or a desktop has chosen; Rich prints nothing to 0 columns.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    if is_too_narrow(os.environ.get("COLUMNS", "")):
+        del os.environ["COLUMNS"]
+
+
+def is_too_narrow(columns: str) -> bool:
+    """Whether a value of ``COLUMNS`` is no terminal's."""
+    return columns.isdecimal() and int(columns) < NARROWEST

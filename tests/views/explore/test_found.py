@@ -150,6 +150,20 @@ def test_a_run_without_analyses_says_what_its_cells_can_say(tmp_path: Path) -> N
     assert any("query=layer_profile" in link for link in links)
 
 
+@needs_chromium
+def test_a_folder_with_a_line_break_in_its_name_has_a_page(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "two\nlines")
+    bound = bind(open_places([str(tmp_path / "two\nlines")]), 0)
+    with served(bound.server):
+        watched = Watched(browser, bound)
+        page = watched.go("/")
+        page.get_by_role("link", name="Look at it").click()
+        page.wait_for_url("**/run/two_lines")
+        expect(page.locator("#page h1")).to_contain_text("two_lines")
+        assert watched.errors == []
+        watched.close()
+
+
 @pytest.fixture(scope="module")
 def site(folder: Path) -> Iterator[Bound]:
     bound = bind(open_places([str(folder / "run")]), 0)

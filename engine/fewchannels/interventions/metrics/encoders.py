@@ -130,7 +130,8 @@ def _place(name: str) -> dict[str, str | None]:
     if folder.is_dir():
         return {"pretrained_model_name_or_path": str(folder)}
     model, revision = at_commit(name)
-    return {"pretrained_model_name_or_path": model} | ({"revision": revision} if revision else {})
+    pinned: dict[str, str | None] = {"revision": revision} if revision else {}
+    return {"pretrained_model_name_or_path": model} | pinned
 
 
 def _processed(processor: Any, pixels: Tensor, device: str) -> Tensor:

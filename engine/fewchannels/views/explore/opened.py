@@ -320,8 +320,8 @@ def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Ope
         timeout_s: time limit of a query, in seconds.
 
     Returns:
-        Each by its name: the last part of its path, with a number where two share it; of one that cannot be opened,
-        why.
+        Each by its name: the last part of its path, line breaks replaced, with a number where two share it; of one that
+        cannot be opened, why.
 
     Raises:
         InputError: a URL that cannot be one of a run, such as one that has credentials in it, or no time.
@@ -330,7 +330,7 @@ def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Ope
     found: dict[str, Opened | str] = {}
     for path in paths:
         storage = open_storage(path)
-        last = storage.name or "run"
+        last = "".join(c if c.isprintable() else "_" for c in storage.name) or "run"  # routes match within one line
         name, n = last, 1
         while name in found:
             n += 1
