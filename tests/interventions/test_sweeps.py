@@ -213,7 +213,7 @@ def test_a_place_with_another_sweep_or_other_files_is_refused(
         begin_sweep(other)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "notes.txt").write_text("mine")
-    with pytest.raises(RunConflictError, match=r"is not a sweep but other files \(notes.txt\)"):
+    with pytest.raises(RunConflictError, match=r"holds no sweep but other files \(notes.txt\)"):
         check_place(prepare_sweep(world, tmp_path / "else", settings))
 
 
