@@ -162,7 +162,7 @@ def test_the_start_page_says_how_each_is(go: Callable[[str], Page]) -> None:
     assert "No task is finished yet" in cards["empty run, a run"]
     assert "is missing" in cards["damaged run"]
     assert "runs verify" in cards["damaged run"]
-    assert "holds no run" in cards["nothing"]
+    assert "is not a run" in cards["nothing"]
 
 
 def test_sliders_show_what_the_store_holds(go: Callable[[str], Page], whole: Run) -> None:

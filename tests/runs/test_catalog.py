@@ -225,7 +225,7 @@ def test_an_error_carries_no_trace_of_its_cause(catalog: Catalog) -> None:
 def test_a_folder_without_a_run_is_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder .*nowhere.*fewchannels capture"):
         Catalog(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"holds no run.*fewchannels capture"):
+    with pytest.raises(InputError, match=r"is not a run.*fewchannels capture"):
         Catalog(tmp_path)
 
 
@@ -242,7 +242,7 @@ def test_a_description_without_a_part_is_called_damaged(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunConflictError, match=f"00000.json has fingerprint {FINGERPRINT}, the run has other"):
+    with pytest.raises(RunConflictError, match=f"00000.json has fingerprint {FINGERPRINT}, but the run has other"):
         Catalog(make_run(tmp_path / "run", CELLS, fingerprint="other"))
 
 

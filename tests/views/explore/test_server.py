@@ -270,7 +270,7 @@ def test_a_place_is_named_after_its_folder_however_its_path_ends(run: Path, tmp_
     ("words", "says"),
     [
         (["s3://key:secret@bucket/run"], "credentials"),
-        (["nothing"], "holds no run|no folder"),
+        (["nothing"], "is not a run|no folder"),
         (["RUN", "--timeout", "nan"], "86400"),
         (["RUN", "--public-url", "https://ann:secret@hub/"], "Give its scheme, host and path"),
     ],
