@@ -141,7 +141,7 @@ def test_help_tells_the_range(bases: dict[tuple[str, ...], odd_values.Base]) -> 
     code, text = odd_values.outcome(["capture", "--help"])
     text = " ".join(text.replace("│", " ").split())
     assert code == 0
-    assert "Denoising steps (1 to 10,000)." in text
+    assert "Number of denoising steps (1 to 10,000)." in text
     assert "GPUs per actor (0 to 64)." in text
 
 

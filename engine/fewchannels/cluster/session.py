@@ -73,7 +73,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
     """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts.
 
     Raises:
-        FewchannelsError: it cannot be reached or started, or could not run what was asked of it inside.
+        FewchannelsError: it cannot be reached or started, or could not run the work inside.
     """
     try:
         with _connected(pool):

@@ -215,8 +215,8 @@ def _labels_and_void(values: NDArray[np.integer], void: int, labels: set[int], n
     n_void, n_labels = int((values == void).sum()), int(np.isin(values, list(labels)).sum())
     if n_void > n_labels or not (min(values.shape) < 3 or _filling(values) & labels):
         raise InputError(
-            f"{name} holds 0, {void} and {len(labels)} values up to {max(labels)}: whether {void} is the subject, or "
-            f"what labels leave unknown, cannot be told. {_REMEDY}"
+            f"{name} holds 0, {void} and {len(labels)} values up to {max(labels)}, so {void} could be the subject or "
+            f"the unknown rim around labels. {_REMEDY}"
         )
     return _labels(values, void)
 

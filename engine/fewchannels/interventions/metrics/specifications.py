@@ -38,7 +38,7 @@ def pinned(specifications: Sequence[str]) -> tuple[str, ...]:
         specifications: such as ``clip=FOLDER``.
 
     Raises:
-        InputError: one is not of that form, or its model is no folder and cannot be had from the hub.
+        InputError: one is not of that form, or its model is not a folder and cannot be downloaded from the hub.
     """
     found = []
     for kind, value in read_specifications(specifications).items():
@@ -101,6 +101,6 @@ def _commit(kind: str, model: str, revision: str | None) -> str:
     except Exception as error:  # the hub's own errors have no common base class
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(
-            f"metric {kind}: there is no folder {model!r}, and the hub model of that name cannot be had: "
+            f"metric {kind}: there is no folder {model!r}, and the hub model of that name cannot be downloaded: "
             f"{type(error).__name__}: {first.rstrip('.')}. HF_HUB_OFFLINE=1 allows only what was downloaded before."
         ) from None
