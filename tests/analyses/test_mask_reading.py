@@ -254,7 +254,7 @@ REFUSED = {
         (
             Image.fromarray(np.kron(np.eye(8) * 9, np.ones((2, 2))).astype(np.uint8) + WHITE_DOT),
             "PNG",
-            "cannot be told",
+            "unknown rim",
         ),
     ],
     "one value that is neither 0 nor near white": [
