@@ -200,6 +200,15 @@ def test_pairs_of_a_file_are_ids_or_prompts(world: Path, tmp_path: Path) -> None
         pairs_from_file(Manifest.read(world), tmp_path / "pairs.parquet", "shared")
 
 
+def test_pairs_of_a_file_may_be_of_prompts_that_read_like_no_value(
+    tmp_path: Path, manifest_of: Callable[..., Path]
+) -> None:
+    targets = manifest_of("prompt,seed\nnull,0\nNA,0\n", "targets")
+    (tmp_path / "pairs.csv").write_text("target,source\nnull,NA\n")
+    found = pairs_from_file(Manifest.read(targets), tmp_path / "pairs.csv", "shared")
+    assert (list(found["target_row"]), list(found["source_row"])) == ([0], [1])
+
+
 def test_references_without_an_image_are_refused(world: Path) -> None:
     with pytest.raises(InputError, match=r"24 of 24 rows .* have no reference image"):
         pairs_with_images(Manifest.read(world), world, PairRule(n=1))

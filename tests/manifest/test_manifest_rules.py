@@ -63,6 +63,7 @@ def test_a_bad_row_is_named_by_file_line_column_value_and_rule(
     ("line", "column", "says"),
     [
         ('{"prompt": "x", ', None, "is not JSON"),
+        ('{"prompt": "x", "note": "y", "prompt": "z"}', None, "one object has 'prompt' twice"),
         ('["x"]', None, "not a JSON object"),
         ("null", None, "not a JSON object"),
         ("[" * 5000, None, "is not JSON"),
@@ -84,6 +85,11 @@ def test_a_bad_line_of_json_is_named_and_can_be_skipped(make, line: str, column:
     assert (bad.line, bad.column) == (3, column)
     assert says in bad.rule
     assert make("a.jsonl", content, on_error="skip").n_written == 1
+
+
+def test_an_array_whose_object_has_a_name_twice_is_refused(make) -> None:
+    with pytest.raises(InputError, match=r"a\.json:2: is not JSON: one object has 'seed' twice"):
+        make("a.json", '[{"prompt": "x"},\n {"prompt": "y", "seed": 1, "seed": 2}]')
 
 
 def test_bad_rows_of_a_json_array_and_of_parquet_are_counted_from_one(make, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fewchannels.capture.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.interventions.settings import grids_of
+from fewchannels.models.family_file import read_family
 
 
 def read(folder: Path, text: str) -> CaptureConfig:
@@ -25,6 +26,22 @@ def test_what_means_the_same_is_taken(tmp_path: Path) -> None:
     found = read(tmp_path, "layers: 3\nsteps: [0, 9]\nguidance_scale: 4\nheight: null\nmodel: [a, b]\n")
     assert (found.layers, found.steps, found.guidance_scale, found.height) == ("3", "0,9", 4.0, None)
     assert found.model == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("top_k: 12\nsteps: all\ntop_k: 4\n", "line 3 has 'top_k' a second time"),
+        ("grids:\n- {k: 4, actions: zero, k: 8}\n", "line 2 has 'k' a second time"),
+    ],
+)
+def test_a_setting_that_is_there_twice_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"cannot read the settings file '.*settings.yaml': {says}"):
+        read(tmp_path, text)
+    family = tmp_path / "family.yaml"
+    family.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"cannot read the family file '.*family.yaml': {says}"):
+        read_family(family)
 
 
 @pytest.mark.parametrize(

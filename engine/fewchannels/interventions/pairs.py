@@ -110,7 +110,9 @@ def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
     rows = columns(manifest.open(), ["sample_id", "prompt", "seed", "mask"])
     places = {text: i for name in ("prompt", "sample_id") for i, text in reversed(list(enumerate(rows[name])))}
     try:
-        named = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
+        named = (
+            pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str, keep_default_na=False)
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"the pairs in {str(file)!r} cannot be read: {error}") from None
     if not {"target", "source"} <= set(named.columns):

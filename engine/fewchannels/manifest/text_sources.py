@@ -301,7 +301,7 @@ class JsonLines(_Json):
                 yield line, None
                 continue
             try:
-                value = json.loads(text)
+                value = json.loads(text, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
                 value = bad_row(self.name, line, None, text.rstrip("\r\n"), f"is not JSON: {error}")
             yield line, _NULL if value is None else value
@@ -315,7 +315,7 @@ class JsonArray(JsonLines):
             yield from super().objects(file)
             return
         text = file.read()
-        decoder = json.JSONDecoder()
+        decoder = json.JSONDecoder(object_pairs_hook=_object)
         line, counted = 1, 0
         position = _after_space(text, 0)
         if text[position : position + 1] != "[":
@@ -346,6 +346,15 @@ class JsonArray(JsonLines):
             return isinstance(json.loads(first), dict) and second.lstrip()[:1] == "{"
         except (ValueError, RecursionError):
             return False
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose names are there once each: of two values under one name JSON's readers drop one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"one object has {next(name for name in names if names.count(name) > 1)!r:.60} twice")
+    return found
 
 
 def _instead(text: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fewchannels.errors import InputError
 from fewchannels.models.family import Family
+from fewchannels.settings.file import parsed
 
 _MOST_SHOWN = 20
 _SHORT = reprlib.Repr()  # a file of a few lines may hold lists of lists that take a gigabyte to show
@@ -24,7 +25,7 @@ def read_family(path: Path) -> tuple[str, Family]:
         InputError: the file cannot be read, or a field is unknown, missing or of the wrong kind.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"cannot read the family file {str(path)!r}: {reason}") from None

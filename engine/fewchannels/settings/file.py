@@ -28,13 +28,43 @@ def read_yaml(file: Path | None) -> dict[str, Any]:
             raise InputError(f"there is no settings file {str(file)!r}.")
         if file.stat().st_size > _MOST_BYTES:
             raise InputError(f"{str(file)!r} has more than {_MOST_BYTES:,} bytes; a settings file has a few lines.")
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        loaded = parsed(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"cannot read the settings file {str(file)!r}: {reason}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{str(file)!r} must hold a mapping such as 'top_k: 12'; it holds {type(loaded).__name__}.")
     return loaded
+
+
+def parsed(text: str) -> Any:
+    """What YAML holds, in plain values.
+
+    Raises:
+        ValueError: a mapping has a name twice, of which YAML's readers drop the first.
+        yaml.YAMLError: it is not YAML.
+    """
+    import yaml
+
+    left = [yaml.compose(text, yaml.SafeLoader)]
+    seen: set[int] = set()
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            names: set[str] = set()
+            for key, value in node.value:
+                left.append(value)
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if key.value in names:
+                    raise ValueError(f"line {key.start_mark.line + 1} has {key.value!r:.60} a second time")
+                names.add(key.value)
+        elif isinstance(node, yaml.SequenceNode):
+            left += node.value
+    return yaml.safe_load(text)
 
 
 def settled(settings: type, loaded: Mapping[Any, Any], source: str, besides: Collection[str] = ()) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _opened(kind: str, name: str, device: str, without: str = r"(?!)") -> tuple[
         return model.float().to(device).eval(), processor
 
 
-def _place(name: str) -> dict[str, str | None]:
+def _place(name: str) -> dict[str, str]:
     """Where transformers' ``from_pretrained`` finds a model."""
     folder = expanded(name)
     if folder.is_dir():
