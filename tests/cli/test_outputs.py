@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,12 @@ def test_brackets_and_colons_of_a_path_are_printed_as_they_are(
         done = command(*words)
         assert done.code == 2
         assert words[-1] in done.stderr
+
+
+def test_the_next_command_can_be_copied_whatever_the_name(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "it's my $table.parquet"
+    told = command("manifest", "ingest", "demo:1", "-o", table).stderr
+    assert str(table) in shlex.split(told.partition("Next: ")[2])
 
 
 def fewchannels(

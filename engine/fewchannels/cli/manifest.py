@@ -1,5 +1,6 @@
 """``fewchannels manifest``: make manifests and look at them."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,7 +156,9 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
         table.add_row("files named", f"{report.n_files:,}, {report.n_missing:,} not there")
     table.add_row("took", duration(seconds))
     results.print(table)
-    errors.print(f"Next: fewchannels capture --model demo --manifest {report.output} --out RUN", soft_wrap=True)
+    errors.print(
+        f"Next: fewchannels capture --model demo --manifest {shlex.quote(str(report.output))} --out RUN", soft_wrap=True
+    )
 
 
 def _own_setting(setting: "OwnSetting", n_rows: int) -> Text:
