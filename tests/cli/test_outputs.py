@@ -238,7 +238,8 @@ def test_a_terminal_of_no_width_is_not_believed(columns: str, folder: Path) -> N
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "qt4agg", "TkAgg"])
 def test_figures_are_drawn_whatever_backend_other_programs_use(backend: str, folder: Path, tmp_path: Path) -> None:
-    done = fewchannels(["plot", "SWEEP", "--of", "mse", "--out", str(tmp_path / "a.png")], folder, MPLBACKEND=backend)
+    words = ["plot", "SWEEP", "--of", "mse", "--axis", "k", "--out", str(tmp_path / "a.png")]
+    done = fewchannels(words, folder, MPLBACKEND=backend)
     assert (done.returncode, (tmp_path / "a.png").exists()) == (0, True), done.stderr.decode()
 
 
