@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,12 @@ def test_brackets_and_colons_of_a_path_are_printed_as_they_are(
         assert words[-1] in done.stderr
 
 
+def test_the_next_command_can_be_copied_whatever_the_name(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "it's my $table.parquet"
+    told = command("manifest", "ingest", "demo:1", "-o", table).stderr
+    assert str(table) in shlex.split(told.partition("Next: ")[2])
+
+
 def fewchannels(
     words: list[str], folder: Path, shell: str = "", **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
@@ -231,7 +238,8 @@ def test_a_terminal_of_no_width_is_not_believed(columns: str, folder: Path) -> N
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "qt4agg", "TkAgg"])
 def test_figures_are_drawn_whatever_backend_other_programs_use(backend: str, folder: Path, tmp_path: Path) -> None:
-    done = fewchannels(["plot", "SWEEP", "--of", "mse", "--out", str(tmp_path / "a.png")], folder, MPLBACKEND=backend)
+    words = ["plot", "SWEEP", "--of", "mse", "--axis", "k", "--out", str(tmp_path / "a.png")]
+    done = fewchannels(words, folder, MPLBACKEND=backend)
     assert (done.returncode, (tmp_path / "a.png").exists()) == (0, True), done.stderr.decode()
 
 

@@ -1,6 +1,7 @@
 """``fewchannels capture``."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,7 +106,8 @@ def capture(
         again = f", {outcome.n_again} tasks were retried" if outcome.n_again else ""
         say(
             f"{outcome.n_done} of {outcome.n_samples} samples are in {out} "
-            f"({outcome.n_resumed} were already there{again}). Next: fewchannels query {out} massive_channels"
+            f"({outcome.n_resumed} were already there{again}). "
+            f"Next: fewchannels query {shlex.quote(out)} massive_channels"
         )
     if outcome.of_tasks.n_cut:
         notes = outcome.of_tasks
@@ -126,7 +128,8 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
 
         def on_begun(resumed: bool) -> None:
             bar.begin(
-                f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} tasks: "
+                f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} "
+                f"task{'s' * (layout.n_tasks != 1)}: "
                 f"{len(layout.blocks)} layers x {len(layout.steps)} steps, about {size(layout.expected_bytes)} of "
                 f"arrays, {pool.in_words(layout.n_tasks)}"
             )

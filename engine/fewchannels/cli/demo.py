@@ -1,5 +1,6 @@
 """``fewchannels demo``: manifest, capture and two queries on the bundled model."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -59,12 +60,13 @@ def demo(
     results.print("\nStability: are the top channels the same from prompt to prompt?")
     print_relation(run.query("channel_stability", step=last), is_wide=wide)
     shown = contact_sheet(run, sheet)
+    place = shlex.quote(str(run_path))
     say(f"4. a contact sheet ({shown}): {sheet}")
     results.print(
         f"\nTry next:\n"
         f"  fewchannels query --list\n"
-        f"  fewchannels query {run_path} step_profile\n"
-        f'  fewchannels sql {run_path} "select prompt, seconds from samples limit 5"\n'
-        f"  fewchannels runs show {run_path}",
+        f"  fewchannels query {place} step_profile\n"
+        f'  fewchannels sql {place} "select prompt, seconds from samples limit 5"\n'
+        f"  fewchannels runs show {place}",
         soft_wrap=True,
     )

@@ -1,5 +1,6 @@
 """``fewchannels manifest``: create and inspect manifests."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,7 +161,9 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
         table.add_row("files named", f"{report.n_files:,}, {report.n_missing:,} missing")
     table.add_row("took", duration(seconds))
     results.print(table)
-    errors.print(f"Next: fewchannels capture --model demo --manifest {report.output} --out RUN", soft_wrap=True)
+    errors.print(
+        f"Next: fewchannels capture --model demo --manifest {shlex.quote(str(report.output))} --out RUN", soft_wrap=True
+    )
 
 
 def _own_setting(setting: "OwnSetting", n_rows: int) -> Text:

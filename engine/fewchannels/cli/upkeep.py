@@ -100,7 +100,11 @@ def export(
     write = datasets.export if kind is Kind.parquet else merge.export
     with hold(target, on_wait=say), _bar("exporting") as on_progress:
         write(storage, samples, target, on_progress)
-    _tell({"n_samples": len(samples), "out": out}, f"{len(samples):,} samples are in {out}", as_json)
+    _tell(
+        {"n_samples": len(samples), "out": out},
+        f"{len(samples):,} sample{' is' if len(samples) == 1 else 's are'} in {out}",
+        as_json,
+    )
 
 
 def _n_parts(run: str) -> int:
