@@ -130,8 +130,7 @@ def _place(name: str) -> dict[str, str]:
     if folder.is_dir():
         return {"pretrained_model_name_or_path": str(folder)}
     model, revision = at_commit(name)
-    pinned: dict[str, str | None] = {"revision": revision} if revision else {}
-    return {"pretrained_model_name_or_path": model} | pinned
+    return {"pretrained_model_name_or_path": model} | ({"revision": revision} if revision else {})
 
 
 def _processed(processor: Any, pixels: Tensor, device: str) -> Tensor:
