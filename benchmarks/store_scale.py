@@ -96,7 +96,7 @@ def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
             device="cpu",
             objects=dict.fromkeys(keys, made_up),
         )
-        (run / Ledger.key(task)).write_bytes(record.encode())
+        (run / Ledger.key(task)).write_bytes(record.to_bytes())
     os.sync()
     return path, run
 

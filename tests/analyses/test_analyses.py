@@ -276,7 +276,7 @@ def test_samples_without_a_category_are_in_no_pair_of_one_and_are_counted(path: 
         ({"steps": "4"}, "step 4 was not kept by this run; it has 3, 5"),
         ({"steps": "first"}, "steps is 'first'; give all, last or indices"),
         ({"stream": "text"}, "stream"),
-        ({"where": "seed > 7"}, "no finished sample of .* is chosen by where 'seed > 7'"),
+        ({"where": "seed > 7"}, "no finished sample of .* meets --where 'seed > 7'"),
         ({"where": "sed > 7"}, "sed"),
         ({"by": "shap"}, "shap"),
     ],
@@ -289,7 +289,7 @@ def test_what_a_run_does_not_have_is_named(path: Path, choice: dict[str, str], m
 def test_alignment_without_masks_or_without_all_channels_says_what_to_do(path: Path) -> None:
     with pytest.raises(InputError, match="has no finished result 'others'"):
         analyze(Alignment(k=K, masks="others"), select(str(path)), "x", ALONE)
-    with pytest.raises(InputError, match=r"k is 129, and .* has the maps of only 128 channels"):
+    with pytest.raises(InputError, match=r"k is 129, but .* has the maps of only 128 channels"):
         analyze(Alignment(k=129), select(str(path)), "x", ALONE)
 
 

@@ -301,7 +301,7 @@ def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> N
         folder.mkdir()
         (folder / "config.json").write_text(config, encoding="utf-8")
     for path, options, says in (
-        (no_background, {}, "has no background label.* of wall, sky, person"),
+        (no_background, {}, "has no background label.* from wall, sky, person"),
         (models / "segformer", {"labels": ["cta"]}, "unknown label of .* Did you mean 'cat'"),
         (models / "segformer", {"side": 64}, "has its own input size"),
         (models / "segformer", {"revision": "main"}, "only hub models have revisions"),

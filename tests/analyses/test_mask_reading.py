@@ -245,11 +245,11 @@ REFUSED = {
         (Image.fromarray(label_map(0, 60, 130, 200)), "PNG", "several labels, or a soft mask"),
     ],
     "0, values of 1 to 31, and more pixels of 255; or the others fill no area": [
-        (Image.fromarray(label_map(0, 15, 255, 255)), "PNG", "whether 255 is the subject"),
+        (Image.fromarray(label_map(0, 15, 255, 255)), "PNG", "255 could be the subject"),
         (
             Image.fromarray(np.where(SUBJECT, 255, np.eye(6, 8) * 2).astype(np.uint8)),
             "PNG",
-            "whether 255 is the subject",
+            "255 could be the subject",
         ),
         (
             Image.fromarray(np.kron(np.eye(8) * 9, np.ones((2, 2))).astype(np.uint8) + WHITE_DOT),

@@ -126,7 +126,7 @@ def test_one_worker_works_in_the_commands_process_and_resumes_to_what_was_undist
     assert process.returncode == code
     assert "Traceback" not in errors
     if blow is signal.SIGINT:
-        assert "run the same command again to resume" in errors
+        assert "rerun the same command to resume" in errors
     n_done = len(list((run / "ledger").glob("0*.json")))
     assert 2 <= n_done < N_TASKS
     job = prepare(manifest_path, run, CaptureConfig(model=str(tiny_model), **FLAGS))

@@ -258,7 +258,7 @@ def test_a_hub_model_is_pinned_to_its_commit_which_is_part_of_what_decides(
 def test_metrics_are_named_once_each_and_travel_as_texts() -> None:
     texts = [f"{kind}=a/b" for kind in KINDS]
     assert read_specifications(pickle.loads(pickle.dumps(texts))) == dict.fromkeys(KINDS, "a/b")
-    with pytest.raises(InputError, match="metric clip is given twice"):
+    with pytest.raises(InputError, match="--metric has clip twice"):
         read_specifications(["clip=a", "clip=b"])
 
 

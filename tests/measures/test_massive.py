@@ -310,7 +310,7 @@ def test_cells_are_independent_of_the_cells_beside_them() -> None:
     [
         (lambda: ratio_by_rank(torch.ones(4), 5), "n_ranks is 5; it must be 1 to 4"),
         (lambda: ratio_by_rank(torch.ones(4), 2, over="medain"), "Did you mean 'median'"),
-        (lambda: energy_shares(torch.ones(4), torch.tensor([0, 1]), (1, 3)), r"the top \[3\] .* from 1 to 2"),
+        (lambda: energy_shares(torch.ones(4), torch.tensor([0, 1]), (1, 3)), r"ks includes \[3\]; .* from 1 to 2"),
         (lambda: n_massive_channels(torch.ones(4), 0), "channel test is 0; it must be positive"),
         (lambda: run_test(planted(), 2, absolute=-1.0), "absolute threshold .* is -1.0"),
         (lambda: run_test(planted(), 2, relative=math.nan), "relative threshold .* is nan"),

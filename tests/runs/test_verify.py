@@ -152,7 +152,7 @@ def test_what_the_whole_run_shares_is_laid_out_again_after_repair(
 
 def rewrite_record(storage: FolderStorage, number: int, **changes: object) -> None:
     record = Record.from_bytes(storage.get(Ledger.key(number)))
-    storage.put(Ledger.key(number), [dataclasses.replace(record, **changes).encode()])  # type: ignore[arg-type]
+    storage.put(Ledger.key(number), [dataclasses.replace(record, **changes).to_bytes()])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_an_answer_of_any_size_comes_in_batches(run: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_limit_is_a_number_above_zero(value: float) -> None:
-    with pytest.raises(InputError, match="number above 0"):
+    with pytest.raises(InputError, match="a positive number"):
         Limits(seconds=value)
 
 
