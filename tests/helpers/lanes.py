@@ -42,9 +42,28 @@ IMPORTS = {
     "crash_points": "process",
     "commands": "process",
 }
-SLOW_NEEDS = frozenset({"cluster", "hosts", "browser", "families"})
+SLOW_NEEDS = frozenset({"cluster", "hosts", "s3", "browser", "families"})
 # Also what starts a process for each command or benchmark, or strikes commands one after the other.
-SLOW_PLACES = ("end_to_end/", "cli/test_imports.py", "cli/test_outputs.py", "runs/test_repair.py", "test_benchmarks.py")
+SLOW_PLACES = (
+    "end_to_end/",
+    "capture/test_concurrent_write.py",
+    "capture/test_run.py",
+    "cli/test_imports.py",
+    "cli/test_outputs.py",
+    "cluster/test_own_ray.py",
+    "files/test_durable.py",
+    "runs/sql/test_limits.py",
+    "runs/test_repair.py",
+    "views/explore/test_server.py",
+    "views/test_report_comparison.py",
+    "test_benchmarks.py",
+    # Of the others, by the beginning of an id, what alone takes as long as a hundred of them.
+    "analyses/test_analyses.py::test_any_number_of_workers_finds_the_same",
+    "analyses/test_findings.py::test_without_any_difference_a_selected_cell_is_rarely_said_to_differ",
+    "demo/test_demo_model.py::test_an_interrupted_training_goes_on_as_if_it_had_not_been",
+    "models/test_embeddings.py::test_a_capture_that_encodes_first_holds_what_a_plain_one_holds",
+    "models/test_loading.py::test_taps_see_every_compiled_block_at_every_step",
+)
 FAMILIES = frozenset(case.name for case in CASES)
 PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
 
@@ -63,8 +82,8 @@ CLUSTERS = (
 MAIN_PATH = {
     "every command of the README": "end_to_end/test_readme.py",
     "a capture of each model of the paper": "end_to_end/test_paper_models.py",
-    "a kill and a resume": "end_to_end/test_kills.py::"
-    "test_a_killed_capture_goes_on_and_nothing_is_lost_doubled_or_changed[everything and group]",
+    "a capture by two of Ray's actors": "capture/test_run.py::test_two_actors_store_what_one_process_stores",
+    "an interrupt, a kill, and a resume": "capture/test_run.py::test_one_worker_works_in_the_commands_process",
     "a page in a browser": "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
 }
 
