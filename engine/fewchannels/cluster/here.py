@@ -1,12 +1,13 @@
-"""Tasks in this process, where one worker does them all: no Ray has to start, and nothing is imported twice.
+"""Tasks in this process, if one worker does all of them: without Ray, and without importing PyTorch twice.
 
-What this gives up is what processes of their own are for: where native code crashes or memory runs out, this process
-ends, and the same command resumes.
+The isolation of separate processes is lost: if native code crashes or memory runs out, this process ends, and the same
+command resumes.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from typing import Any
 
 from fewchannels.cluster.notes import noting
@@ -27,17 +28,16 @@ def outcomes(
     pool: Pool,
     on_turn: Callable[[State], None] = lambda state: None,
 ) -> Generator[dict[str, Any]]:
-    """Do tasks with one worker; yields each one's outcome as it ends.
+    """Do tasks with one worker; yield the outcome of each as it ends.
 
-    The next task is generated while one is written. Whatever ends this early ends the generation as well, at its next
-    forward.
+    The next task is generated while one is written. If this ends early, so does the generation, at its next forward.
 
     Args:
-        work: whose tasks.
+        work: work that the tasks belong to.
         start: makes the worker.
-        tasks: to do.
-        pool: whose one worker's share is this process's.
-        on_turn: called with the state, at least once a second; what it raises ends the work.
+        tasks: numbers of the tasks.
+        pool: pool of one worker, whose share this process has.
+        on_turn: called with the state at least once a second; an exception that it raises ends the work.
     """
     ledger, waiting, running = Ledger(work.storage), deque(tasks), set[Future[dict[str, Any]]]()
     worker: Callable[[int], Record]
@@ -68,5 +68,5 @@ def outcomes(
                 yield each.result()
         on_turn(State())
     finally:
-        with interrupting():
+        with interrupting() if running else nullcontext():
             threads.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""An end, at its next forward, to every generation of this process: a thread cannot be killed."""
+"""The end of all generations of this process, each at its next forward: a thread cannot be killed."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ _requested = threading.Event()
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Generations of other threads end inside, each with a KeyboardInterrupt."""
+    """End the generations of all other threads, each with a KeyboardInterrupt, while the context lasts."""
     _requested.set()
     try:
         yield
