@@ -21,6 +21,8 @@ _LOOK: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "",
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
 }
 
 
@@ -182,6 +184,6 @@ def _saved(figure: Figure) -> dict[str, bytes]:
         for kind, about in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=about)
-            figure.set_layout_engine("none")  # laid out once; many small images take seconds
+            figure.set_layout_engine(None)  # laid out once, and no further draw to measure it; that takes most of the time
             saved[kind] = buffer.getvalue()
     return saved
