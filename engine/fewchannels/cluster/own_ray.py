@@ -53,7 +53,7 @@ def refused_token(where: str) -> str:
     """What is wrong with the token of a cluster that has refused this command, and the remedy.
 
     Args:
-        where: selected location.
+        where: what refused the command, as the message names it.
     """
     if os.environ.get(_MODE, "").lower() != "token":
         what = f"requires a token, and none is sent without {_MODE}=token"

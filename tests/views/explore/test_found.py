@@ -183,7 +183,7 @@ def test_a_person_unfolds_them_and_asks_again_by_a_click(browser: Browser, site:
     sentence.get_by_text("How to reproduce these numbers").click()
     text = sentence.locator("pre").inner_text()
     sentence.get_by_text("Open as a query").click()
-    expect(page.locator("h1")).to_have_text("Ask run")
+    expect(page.locator("h1")).to_have_text("SQL: run")
     expect(page.locator("#console-answer")).to_contain_text("Press Run to run it")
     sql = page.locator("#console-sql").input_value()
     assert sql in text
