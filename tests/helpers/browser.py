@@ -7,13 +7,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from werkzeug.serving import BaseWSGIServer
 
 from fewchannels.views.explore.server import Bound
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on the PATH")
+_PATIENCE_MS = 60_000  # a page that is late on a busy machine is not wrong
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -28,6 +29,7 @@ _FLAGS = (
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser that lasts as long as the context."""
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
         yield browser

@@ -157,7 +157,7 @@ def test_a_folder_with_a_line_break_in_its_name_has_a_page(browser: Browser, fol
     with served(bound.server):
         watched = Watched(browser, bound)
         page = watched.go("/")
-        page.get_by_role("link", name="Look at it").click()
+        page.get_by_role("link", name="Open", exact=True).click()
         page.wait_for_url("**/run/two_lines")
         expect(page.locator("#page h1")).to_contain_text("two_lines")
         assert watched.errors == []
