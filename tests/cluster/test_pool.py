@@ -264,7 +264,7 @@ def test_a_share_that_no_node_has_is_refused_where_no_node_will_be_started(node:
     for shares, says in (
         ((1, None, "auto", 64), "no node has 64 CPUs; the largest has 2 CPUs and 1 GPU"),
         ((1, 2.0, "auto", 1), "no node has 2 GPUs; the largest has 2 CPUs and 1 GPU"),
-        ((None, 0, "auto", 3), "no node has 3 CPUs; the largest has 2 CPUs. Give"),
+        ((None, 0, "auto", 3), "no node has 3 CPUs; the largest has 2 CPUs. Request fewer"),
     ):
         with pytest.raises(InputError, match=says):
             choose_pool(*shares)
