@@ -184,6 +184,6 @@ def _saved(figure: Figure) -> dict[str, bytes]:
         for kind, about in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=about)
-            figure.set_layout_engine(None)  # laid out once, and no further draw to measure it; that takes most of the time
+            figure.set_layout_engine(None)  # laid out once: measuring it again is another draw
             saved[kind] = buffer.getvalue()
     return saved
