@@ -1,12 +1,14 @@
 """The live page in a real browser: channels form step by step, and an edit is shown beside the original."""
 
 import base64
+import re
 from collections.abc import Iterator
 
 import pytest
 from browser import Watched, needs_chromium, served
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import APIResponse, Browser, Route, expect
 
+from fewchannels.analyses.figures.interactive import data_uri
 from fewchannels.interventions.live.ask import Ask, Edit
 from fewchannels.interventions.live.session import LiveModel
 from fewchannels.views.explore.live import Live
@@ -14,6 +16,7 @@ from fewchannels.views.explore.server import Bound, bind
 
 pytestmark = needs_chromium
 
+UPDATES = re.compile("/_dash-update-component")
 PROMPT = "a large red star in the center on a blue background"
 
 
@@ -70,6 +73,37 @@ def test_a_prompt_is_generated_and_an_edit_shown_beside_it(watched: Watched, mod
     assert images(watched) == [beside["undisturbed"], beside["edited"]]
     assert beside["edited"] != beside["undisturbed"]
     assert "action=zero" in page.url
+
+
+def test_a_late_answer_about_the_generation_before_does_not_stop_the_next(watched: Watched, model: LiveModel) -> None:
+    image = data_uri(model.begin(Ask(PROMPT, seed=12, n_steps=4)).wait(60).images["undisturbed"])
+    held: list[tuple[Route, APIResponse]] = []
+    late = True
+
+    def hold(route: Route) -> None:
+        answer = route.fetch()
+        if late and "live-rows" in (route.request.post_data or "") and "done, 4 of 4 steps" in answer.text():
+            held.append((route, answer))
+        else:
+            route.fulfill(response=answer)
+
+    page = watched.go("/live")
+    page.locator("#live-prompt").fill(PROMPT)
+    page.locator("#live-n_steps").fill("4")
+    page.locator("#live-go").click()
+    images(watched)
+    page.locator("#live-seed").fill("11")
+    page.route(UPDATES, hold)
+    page.locator("#live-go").click()
+    while not held:
+        page.wait_for_timeout(50)
+    page.locator("#live-seed").fill("12")
+    late = False
+    with page.expect_response(lambda answer: "live-go" in (answer.request.post_data or "")):
+        page.locator("#live-go").click()
+    route, answer = held[-1]
+    route.fulfill(response=answer)
+    expect(page.locator("#live-rows img.image")).to_have_attribute("src", image)
 
 
 def test_an_address_waits_for_the_button_and_steps_are_seen_one_by_one(watched: Watched, model: LiveModel) -> None:

@@ -123,6 +123,7 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
     waiting = "This URL describes a generation. Press Generate to start it."
     return [
         dcc.Store(id="live-ask"),
+        dcc.Store(id="live-ended"),
         dcc.Interval(id="live-tick", interval=_EVERY_MS, disabled=True),
         heading(f"Live: {live.name}"),
         html.Div(
@@ -151,7 +152,6 @@ def register(app: Dash, live: Live) -> None:
 
     @app.callback(
         Output("live-ask", "data"),
-        Output("live-tick", "disabled", allow_duplicate=True),
         Output("live-error", "children"),
         Output("live-step", "max"),
         Output("link", "data", allow_duplicate=True),
@@ -161,13 +161,19 @@ def register(app: Dash, live: Live) -> None:
     )
     def begin(clicks: int | None, *values: Any) -> tuple[Any, ...]:
         if not clicks:  # a page that opens begins nothing: any site may link to it
-            return no_update, True, None, no_update, no_update
+            return no_update, None, no_update, no_update
         query = _query(dict(zip(_FIELDS, values, strict=True)))
         try:
             generation = live.begin(parse(query))
         except FewchannelsError as error:
-            return no_update, True, alert(error), no_update, no_update
-        return query, False, None, max(1, generation.n_steps - 1), address(page_path("live"), query)
+            return no_update, alert(error), no_update, no_update
+        asked = {"query": query, "n": clicks}
+        return asked, None, max(1, generation.n_steps - 1), address(page_path("live"), query)
+
+    @app.callback(Output("live-tick", "disabled"), Input("live-ask", "data"), Input("live-ended", "data"))
+    def pause(asked: dict[str, Any] | None, ended: int | None) -> bool:
+        # Not by who looks: an answer about the generation before may come after the next has begun.
+        return asked is None or asked["n"] == ended
 
     @app.callback(
         Output("live-error", "children", allow_duplicate=True),
@@ -184,7 +190,7 @@ def register(app: Dash, live: Live) -> None:
         Output("live-rows", "children"),
         Output("live-ratios", "children"),
         Output("live-step", "value"),
-        Output("live-tick", "disabled"),
+        Output("live-ended", "data"),
         Input("live-tick", "n_intervals"),
         Input("live-layer", "value"),
         Input("live-step", "value"),
@@ -200,17 +206,18 @@ def register(app: Dash, live: Live) -> None:
         step: int,
         rank: int | None,
         latest: list[str],
-        query: dict[str, str] | None,
+        asked: dict[str, Any] | None,
         theme: Theme | None,
     ) -> tuple[Any, ...]:
-        generation = live.find(parse(query)) if query else None
-        if generation is None:
-            return no_update, no_update, no_update, no_update, True
+        generation = live.find(parse(asked["query"])) if asked else None
+        if asked is None or generation is None:
+            return no_update, no_update, no_update, no_update, asked and asked["n"]
         now = generation.snapshot()
         at = len(now.steps) - 1 if latest else max(0, min(step, len(now.steps) - 1))
         rows = _rows(generation, now, at, layer, rank or 1, theme or "light") if now.steps else no_update
         ratios = [drawn(interactive(each, theme or "light")) for each in ratio_maps(generation, now)]
-        return _state(generation, now), rows, ratios if now.steps else no_update, max(0, at), now.has_ended
+        ended = asked["n"] if now.has_ended else no_update
+        return _state(generation, now), rows, ratios if now.steps else no_update, max(0, at), ended
 
 
 def _query(values: Mapping[str, Any]) -> dict[str, str]:
