@@ -73,7 +73,7 @@ class Site:
         assert not verify(open_storage(self.folder / run)).problems
 
 
-def until(is_so: Callable[[], bool], seconds: float = 90) -> None:
+def until(is_so: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end

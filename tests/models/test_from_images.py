@@ -150,7 +150,7 @@ def test_a_capture_from_images_runs_the_chosen_steps_only_and_is_a_direct_forwar
 
 @pytest.mark.parametrize(
     ("name", "reference", "says"),
-    [("pixart-alpha", True, "needs flow matching"), ("sd3", False, "1 of its 1 rows have none")],
+    [("pixart-alpha", True, "needs flow matching"), ("sd3", False, "empty in 1 of 1 rows")],
 )
 def test_what_cannot_be_noised_is_refused(name: str, reference: bool, says: str, manifest_of, tmp_path: Path) -> None:
     BY_NAME[name].build().save_pretrained(tmp_path / "model")
