@@ -124,6 +124,7 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
     from fewchannels.capture.run import capture
 
     layout = job.layout
+    is_here = pool.is_here(layout.n_tasks) and not job.config.encode_first
     with RunBar(job.run, "capturing", "samples", layout.n_samples) as bar:
 
         def on_begun(resumed: bool) -> None:
@@ -131,7 +132,7 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
                 f"{'resuming' if resumed else 'capturing'} {layout.n_samples} samples in {layout.n_tasks} "
                 f"task{'s' * (layout.n_tasks != 1)}: "
                 f"{len(layout.blocks)} layers x {len(layout.steps)} steps, about {size(layout.expected_bytes)} of "
-                f"arrays, {pool.in_words(layout.n_tasks)}"
+                f"arrays, {pool.in_words(is_here=is_here)}"
             )
 
         def on_encoded(done: int) -> None:

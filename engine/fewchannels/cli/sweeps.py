@@ -91,7 +91,7 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool,
             bar.begin(
                 f"{'resuming' if resumed else 'editing'} {sweep.n_items} {items} under {n} condition{'s' * (n > 1)}: "
                 f"{sweep.n_edits} edited images in {sweep.n_tasks} tasks, "
-                f"{pool.in_words(sweep.n_tasks)}"
+                f"{pool.in_words(is_here=pool.is_here(sweep.n_tasks))}"
             )
 
         def on_ended() -> Callable[[int, int], None]:

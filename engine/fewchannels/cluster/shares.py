@@ -36,10 +36,10 @@ class Pool:
         """Whether one worker of this process does so many tasks, for which no other is started."""
         return self.address is None and min(self.n_actors, n_tasks) == 1 and self.gpus_per_actor <= 1
 
-    def in_words(self, n_tasks: int) -> str:
-        """Who does so many tasks, such as ``2 actors with 1 CPU thread each``."""
+    def in_words(self, *, is_here: bool) -> str:
+        """Who does the tasks, here or on Ray, such as ``2 actors with 1 CPU thread each``."""
         threads = f"{self.cpus_per_actor} CPU thread{'s' * (self.cpus_per_actor > 1)}"
-        if self.is_here(n_tasks):
+        if is_here:
             return f"one worker in this process with {threads}"
         return f"{self.n_actors} actors with {threads} each" if self.n_actors > 1 else f"1 actor with {threads}"
 
