@@ -12,6 +12,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if lane := os.environ.get("PYTEST_XDIST_WORKER"):
     # Of all clusters below one folder, Ray gives a job the address of the one that was started last.
     os.environ["RAY_TMPDIR"] = f"/tmp/fewchannels-{os.environ['PYTEST_XDIST_TESTRUNUID'][:8]}-{lane}"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as commands have it: two tests at once leave no CPU to spin on
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts for minutes beside two busy tests
 
 import numpy as np

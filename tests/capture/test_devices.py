@@ -132,6 +132,9 @@ def test_actors_are_counted_by_the_processors_that_this_process_may_use(
     monkeypatch.setattr(machine, "has_gpus", lambda: False)
     pool = choose_pool()
     assert (pool.n_actors, pool.cpus_per_actor) == (2, 1)
+    assert [choose_pool(n_forwards=n).n_actors for n in (1, 1999, 2000, 9000)] == [1, 1, 2, 2]
+    assert choose_pool(n_forwards=1).cpus_per_actor == 2
+    assert choose_pool(2, n_forwards=1).n_actors == 2, "what the user asked for"
     with pytest.raises(InputError, match="cpus_per_actor is 3; this process may use 2 CPUs"):
         choose_pool(cpus_per_actor=3)
     with pytest.raises(InputError, match="at most 16 for each of the 2 CPUs"):
@@ -144,6 +147,7 @@ def test_a_share_of_a_gpu_is_of_those_that_are_there(monkeypatch: pytest.MonkeyP
     assert choose_pool(None, None).device == "cuda"
     assert choose_pool(None, 0).device == "cpu"
     assert choose_pool(None, 0.5).n_actors == 4
+    assert choose_pool(None, 0.5, n_forwards=1).n_actors == 4, "a GPU is never left idle"
     with pytest.raises(InputError, match="needs 3 GPUs, but PyTorch finds 2 on this machine"):
         choose_pool(1, 3)
 

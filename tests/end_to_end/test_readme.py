@@ -31,7 +31,7 @@ def block(after: str) -> list[str]:
 HEADINGS = ("Capture and query", "Analyze", "Intervene", "Report and explore", "Verify and maintain")
 EXPLORE = next(line for line in block("Report and explore") if line.startswith("fewchannels explore"))
 COMMANDS = [line for heading in HEADINGS for line in block(heading) if line != EXPLORE]
-# In a process, which starts its own Ray.
+# In a process.
 CAPTURE = "fewchannels capture --model demo --manifest manifest.parquet --out RUN"
 
 
@@ -43,9 +43,9 @@ def process(line: str, folder: Path) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def folder(one_ray: Path) -> Path:
-    """In which commands are run, and Ray's workers are, as they would be if each command started its own."""
-    return one_ray
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which commands are run."""
+    return tmp_path_factory.mktemp("readme")
 
 
 @pytest.fixture(scope="module")

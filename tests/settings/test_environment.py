@@ -63,3 +63,17 @@ print(sorted(still._saved(figure)), "matplotlib.pyplot" in sys.modules)
         check=False,
     )
     assert done.stdout == "['png', 'svg'] False\n", done.stderr
+
+
+@pytest.mark.parametrize(("given", "n_spins"), [(None, 0), ("active", 30_000_000_000)])
+def test_threads_that_wait_do_not_take_a_cpu_unless_the_user_says_so(given: str | None, n_spins: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = "from fewchannels.settings.environment import settle_environment as settle; settle(); import torch"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"OMP_DISPLAY_ENV": "verbose"} | ({"OMP_WAIT_POLICY": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{n_spins}'" in done.stderr

@@ -92,6 +92,11 @@ class Job:
         """Tasks of the run."""
         return self.layout.n_tasks
 
+    @property
+    def n_forwards(self) -> int:
+        """Forwards of one image that its samples take, if each has the run's own number of steps."""
+        return self.layout.n_samples * self.config.num_inference_steps
+
     def rows(self, task: int) -> range:
         """Manifest rows that a task owns."""
         return self.layout.rows(task)

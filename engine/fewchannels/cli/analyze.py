@@ -41,7 +41,7 @@ Workers = Annotated[
         Pool,
         "n_actors",
         about="Ray workers; 1 works without Ray.",
-        show_default="one per CPU, at most 4; 1 for a small run",
+        show_default="one per CPU, at most 4; 1 for small work",
     ),
 ]
 Gpus = Annotated[

@@ -84,7 +84,7 @@ def capture(
         if chosen.from_images:
             refuse_unused(["--batch-size"], "with --from-images each image is a batch of its own")
         job = prepare(manifest, out, chosen, described)
-        pool = choose_pool(**actors)
+        pool = choose_pool(**actors, n_forwards=job.n_forwards)
         check_memory(job, pool)
     if job.config.dtype == "float16":
         errors.print(

@@ -27,7 +27,7 @@ def demo(
         int, ruled(within(1, 100_000, "Number of synthetic prompts (captions of colored shapes)."))
     ] = 256,
     actors: Annotated[
-        int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4")
+        int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4; 1 for small work")
     ] = None,
     wide: Wide = False,
 ) -> None:
@@ -50,7 +50,7 @@ def demo(
     manifest.ingest([f"demo:{prompts}"], table)
     say(f"2. a capture of every layer and step: {run_path}")
     job = prepare(table, run_path, CaptureConfig(model="demo"))
-    outcome = run_job(job, table, choose_pool(actors, None))
+    outcome = run_job(job, table, choose_pool(actors, n_forwards=job.n_forwards))
     outcome.check_complete()
     run = open_run(run_path)
     last = max(job.layout.steps)

@@ -114,7 +114,7 @@ def disruption(
             **measured,
         )
         prepared = prepare_sweep(manifest, out, settings)
-        pool = choose_pool(**actors)
+        pool = choose_pool(**actors, n_forwards=prepared.sweep.n_forwards)
     if protocol is not None:
         about = PROTOCOLS[protocol]
         say(f"{protocol} ({about.source}): {about.published}. Not published: {about.unpublished}.")

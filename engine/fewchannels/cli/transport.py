@@ -198,5 +198,5 @@ def _transport(
             kind=kind, generation=generation(config, generated), grids=grids, pairs=PairRule(**rule), **more
         )
         prepared = prepare_sweep(manifest, out, settings)
-        pool = choose_pool(**actors)
+        pool = choose_pool(**actors, n_forwards=prepared.sweep.n_forwards)
     sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json, is_wide=is_wide)

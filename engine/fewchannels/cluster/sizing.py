@@ -5,6 +5,9 @@ from fewchannels.cluster.shares import Pool, check_shares
 from fewchannels.errors import InputError
 
 _ACTORS_OF_A_CPU = 16
+_MOST_ACTORS = 4
+# Of a CPU: starting an actor takes as long as this many of a small model, and one of a large model uses every CPU.
+_FORWARDS_OF_AN_ACTOR = 1_000
 
 
 def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) -> None:
@@ -36,8 +39,11 @@ def choose_pool(
     gpus_per_actor: float | None = None,
     address: str | None = None,
     cpus_per_actor: int | None = None,
+    n_forwards: int | None = None,
 ) -> Pool:
     """Fill in what the user left open: an actor per GPU; without one, an actor per CPU, at most four on one machine.
+
+    Without a GPU there are fewer for small work: one for every thousand forwards.
 
     Of a cluster, what its nodes have now is counted; one that has still to start them has none.
 
@@ -47,6 +53,7 @@ def choose_pool(
         address: address of a running Ray cluster, to which this process is connected from here on; None for this
             machine.
         cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
+        n_forwards: forwards of one image that the work takes; None for many.
 
     Raises:
         InputError: a number is out of its range, or each actor is to have more CPUs or GPUs than this machine or any
@@ -67,7 +74,9 @@ def choose_pool(
     check_room(n_actors, cpus_per_actor, n_cpus)
     gpus = float(bool(n_gpus)) if gpus_per_actor is None else gpus_per_actor
     if n_actors is None:
-        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, 4)
+        n_actors = max(1, int(n_gpus / gpus)) if gpus else min(n_cpus, _MOST_ACTORS)
+        if not gpus and n_forwards is not None:
+            n_actors = min(n_actors, max(1, n_forwards // _FORWARDS_OF_AN_ACTOR))
     return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
 
 

@@ -111,6 +111,11 @@ class Sweep:
         return self.n_items * len(self.conditions)
 
     @property
+    def n_forwards(self) -> int:
+        """Forwards of one image that its edited images take, if each has the sweep's own number of steps."""
+        return self.n_edits * self.generation.num_inference_steps
+
+    @property
     def n_tasks(self) -> int:
         """Tasks of the sweep."""
         return -(-self.n_items // self.shard_items)
