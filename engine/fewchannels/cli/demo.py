@@ -27,7 +27,8 @@ def demo(
         int, ruled(within(1, 100_000, "Number of synthetic prompts (captions of colored shapes)."))
     ] = 256,
     actors: Annotated[
-        int | None, option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4; 1 for small work")
+        int | None,
+        option(Pool, "n_actors", show_default="one per GPU; if none, one per CPU, at most 4; 1 for small work"),
     ] = None,
     wide: Wide = False,
 ) -> None:

@@ -235,7 +235,9 @@ Actors = Annotated[
     Fields(
         Pool,
         {
-            "n_actors": As("--actors", default=None, shown="one per GPU; if none, one per CPU, at most 4; 1 for small work"),
+            "n_actors": As(
+                "--actors", default=None, shown="one per GPU; if none, one per CPU, at most 4; 1 for small work"
+            ),
             "gpus_per_actor": As(default=None, shown="1 if there are any"),
             "cpus_per_actor": As(default=None, shown="cores per node / actors"),
         },
