@@ -104,9 +104,10 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
         lambda p: ["plot", p.sweep, "--of", "mse", "--axis", "k", "--out", p.folder / "mse.png"],
     ),
     "report": (
-        TABLES | {"torch", "matplotlib", "plotly"},
+        TABLES | {"matplotlib", "plotly"},
         lambda p: ["report", p.runs[0], "-o", p.folder / "report.html"],
     ),
+    "explore, refused": (TABLES | {"matplotlib", "plotly"}, lambda p: ["explore", p.folder / "nowhere"]),
     "submit": ({"ray"}, lambda p: ["submit", "--address", NOWHERE, "--", "runs", "show", "s3://bucket/run"]),
     "status": ({"ray"}, lambda p: ["status", "--address", NOWHERE]),
 }

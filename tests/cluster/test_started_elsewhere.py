@@ -49,11 +49,12 @@ def test_a_commands_relative_paths_are_those_of_its_own_folder(address: str, tmp
         assert done.returncode == 0, done.stderr
 
     run("manifest", "ingest", "prompts.csv", "-o", "manifest.parquet")
-    generated = ("--manifest", "manifest.parquet", "--model", "model", "--num-inference-steps", "2")
+    one = ("--num-inference-steps", "2", "--actors", "1", "--address", address)
+    generated = ("--manifest", "manifest.parquet", "--model", "model", *one)
     sized = ("--height", "16", "--width", "16")
-    run("capture", *generated, *sized, "--out", "RUN", "--shard-samples", "1", "--encode-first", "--address", address)
+    run("capture", *generated, *sized, "--out", "RUN", "--shard-samples", "1", "--encode-first")
     run("analyze", "masks", "RUN", "--from", "manifest", "--workers", "2", "--address", address)
-    run("probe", "disruption", *generated, *sized, "--out", "SWEEP", "--k", "2", "--address", address)
+    run("probe", "disruption", *generated, *sized, "--out", "SWEEP", "--k", "2")
     found = open_run(folder / "RUN")
     assert found.sql("select count(*) from samples where status = 'done'").fetchall() == [(2,)]
     assert found.sql("select area from masks_samples").fetchall() == [(0.25,), (0.25,)]

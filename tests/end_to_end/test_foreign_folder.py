@@ -84,7 +84,7 @@ def test_an_analysis_has_several_workers(place: Place) -> None:
 
 def test_a_probe_edits(place: Place, tiny_model: Path) -> None:
     place.run(
-        f"probe disruption --manifest prompts.parquet --out ZEROED --model {tiny_model} --actors 2 --k 2 "
+        f"probe disruption --manifest prompts.parquet --out ZEROED --model {tiny_model} --actors 1 --k 2 "
         "--num-inference-steps 2"
     )
     assert list((place.folder / "ZEROED" / "edits").glob("*.parquet"))
@@ -156,8 +156,9 @@ def test_a_notebook_captures_analyzes_probes_submits_and_explores(
         "    app(line.split(), standalone_mode=False)\n"
         "assert importlib.util.find_spec('engine').origin == os.path.join(os.getcwd(), 'engine.py')\n",
     )
-    model = f"--model {tiny_model} --num-inference-steps 2 --actors 2"
-    captured = f"call('capture --manifest prompts.parquet --out RUN {model} --shard-samples 1 --batch-size 1')"
+    model = f"--model {tiny_model} --num-inference-steps 2"
+    actors = "--actors 2 --shard-samples 1 --batch-size 1"
+    captured = f"call('capture --manifest prompts.parquet --out RUN {model} {actors}')"
     assert "4 of 4 samples" in execute(kernel, captured)
     execute(kernel, "call('analyze concentration RUN --workers 2')")
     execute(kernel, f"call('probe disruption --manifest prompts.parquet --out ZEROED {model} --k 2')")

@@ -79,7 +79,7 @@ def test_the_readmes_jobs_run_with_the_files_they_were_sent_and_are_resumed(
 
 
 def test_jobs_are_listed_read_and_stopped(folder: Path, address: str, tiny_model: Path) -> None:
-    given = f"--model {tiny_model} --manifest manifest.parquet"
+    given = f"--model {tiny_model} --manifest manifest.parquet --actors 1"
     long = f"capture {given} --out {folder}/LONG --num-inference-steps 5000"
     assert fewchannels(f"submit --id long -- {long}", folder, address).stdout.strip() == "long"
     jobs = Jobs(address)
@@ -99,10 +99,9 @@ def test_jobs_are_listed_read_and_stopped(folder: Path, address: str, tiny_model
 
 
 def test_analyses_and_sweeps_are_jobs_too(folder: Path, address: str, tiny_model: Path) -> None:
-    capture = f"capture --model {tiny_model} --manifest manifest.parquet --config settings.yaml --out {folder}/SEEN"
-    sweep = (
-        f"probe disruption --model {tiny_model} --manifest manifest.parquet --num-inference-steps 2 --out {folder}/ZERO"
-    )
+    given = f"--model {tiny_model} --manifest manifest.parquet --actors 1"
+    capture = f"capture {given} --config settings.yaml --out {folder}/SEEN"
+    sweep = f"probe disruption {given} --num-inference-steps 2 --out {folder}/ZERO"
     for line in (capture, f"analyze stability {folder}/SEEN --workers 2", sweep):
         done = fewchannels(f"submit --follow -- {line}", folder, address)
         assert done.returncode == 0, (line, done.stderr)
@@ -122,6 +121,8 @@ def test_a_plain_ray_job_does_the_same(folder: Path, address: str, tiny_model: P
         "2",
         "--top-k",
         "4",
+        "--actors",
+        "1",
     ]
     line = ["fewchannels", *capture, "--model", str(tiny_model), "--out", str(folder / "PLAIN")]
     small = folder / "small"
@@ -156,7 +157,7 @@ def test_whoever_follows_a_job_learns_that_the_head_is_silent(
     monkeypatch.setattr(jobs_module, "_MOST_MISSED", 2)
     jobs = Jobs(address)
     command = f"capture --model {tiny_model} --manifest {folder}/manifest.parquet --out {folder}/SILENT"
-    job_id = jobs.submit([*shlex.split(command), "--num-inference-steps", "5000"], {})
+    job_id = jobs.submit([*shlex.split(command), "--num-inference-steps", "5000", "--actors", "1"], {})
     head = [each for each in psutil.Process().children(recursive=True) if each.name() == "gcs_server"]
     said: list[str] = []
 

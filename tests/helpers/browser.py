@@ -76,6 +76,7 @@ class Watched:
 
     def close(self) -> None:
         """Let it go."""
+        self.page.unroute_all(behavior="ignoreErrors")  # an answer may still be under way
         self._context.close()
 
 

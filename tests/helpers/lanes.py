@@ -62,6 +62,7 @@ SLOW_PLACES = (
     "analyses/test_findings.py::test_without_any_difference_a_selected_cell_is_rarely_said_to_differ",
     "demo/test_demo_model.py::test_an_interrupted_training_goes_on_as_if_it_had_not_been",
     "models/test_embeddings.py::test_a_capture_that_encodes_first_holds_what_a_plain_one_holds",
+    "models/test_loading.py::test_an_edit_reaches_what_follows_a_compiled_block",
     "models/test_loading.py::test_taps_see_every_compiled_block_at_every_step",
 )
 FAMILIES = frozenset(case.name for case in CASES)

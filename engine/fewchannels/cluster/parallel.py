@@ -3,12 +3,15 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.interrupts import interrupts
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError
+
+if TYPE_CHECKING:
+    from fewchannels.cluster.nodes import NodeWatch
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -89,19 +92,11 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
         while waiting and len(running) < 2 * pool.n_actors:
             item = waiting.popleft()
             running[remote.remote(item)] = item
-        ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
-        if not ready:
-            nodes.look()
-            continue
-        (done,) = ready
+        done = _first(list(running), nodes)
         item = running.pop(done)
-        try:
-            yield item, ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, FewchannelsError):
-                raise cause from None
-            raise FewchannelsError(f"{item!r} failed: {type(cause).__name__}: {cause}") from error
+        with _own_error(repr(item)):
+            result = ray.get(done)
+        yield item, result
 
 
 def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], pool: Pool) -> Iterator[_Result]:
@@ -133,19 +128,37 @@ def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], p
         max_calls=1,
         max_retries=MACHINE_FAULT_RETRIES,
     )(whole)
-    nodes = NodeWatch(pool)
-    try:
-        results = remote.remote()
-        while True:
-            ready, _ = ray.wait([results], timeout=_LOOK_EVERY_S)
-            if not ready:
-                nodes.look()
-                continue
+    nodes, results = NodeWatch(pool), remote.remote()
+    while True:
+        _first([results], nodes)
+        with _own_error(work.__name__.lstrip("_")):
             try:
-                reference = next(results)
+                result = ray.get(next(results))
             except StopIteration:
                 return
-            yield ray.get(reference)
+        yield result
+
+
+def _first(references: list[Any], nodes: "NodeWatch") -> Any:
+    """Wait for the first that is ready, and look at the nodes meanwhile."""
+    import ray
+
+    while True:
+        ready, _ = ray.wait(references, num_returns=1, timeout=_LOOK_EVERY_S)
+        if ready:
+            return ready[0]
+        nodes.look()
+
+
+@contextmanager
+def _own_error(what: str) -> Iterator[None]:
+    """Raise what work on Ray raised, if it is an error of this package's, else one that has its words."""
+    import ray
+
+    try:
+        yield
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        raise cause if isinstance(cause, FewchannelsError) else error from None
+        if isinstance(cause, FewchannelsError):
+            raise cause from None
+        raise FewchannelsError(f"{what} failed: {type(cause).__name__}: {cause}") from error

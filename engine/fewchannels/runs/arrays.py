@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
-import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
@@ -21,6 +20,9 @@ from fewchannels.errors import FewchannelsError, StorageError
 from fewchannels.runs import shards
 from fewchannels.runs.layout import ArrayPlan, Layout
 from fewchannels.runs.storage import FolderStorage, ObjectStorage, Sink, Storage, Stored, open_storage
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAME = "activations.zarr"
 _FILES_AT_ONCE = 3
@@ -255,13 +257,15 @@ def decompress(
     return {name: np.asarray(group[name][start:stop]) for name in names}  # type: ignore[index]
 
 
-def open_dataset(storage: Storage, n_samples: int | None = None) -> xr.Dataset:
+def open_dataset(storage: Storage, n_samples: int | None = None) -> "xr.Dataset":
     """The run's arrays, labeled and lazy: values are read from the store when they are asked for.
 
     Args:
         storage: storage of the run.
         n_samples: how many to take; while a run grows, its arrays may be longer than it.
     """
+    import xarray as xr  # half a second, that workers do not need
+
     with _reading(storage):
         data = xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)
     return data if n_samples in (None, data.sizes["sample"]) else data.isel(sample=slice(n_samples))

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from fewchannels.analyses.analysis import Progress, finish, plain, versions, work_off
-from fewchannels.analyses.comparison.figures import figures, steps_in_words
+from fewchannels.analyses.comparison.figures import figures, steps_in_words, title
 from fewchannels.analyses.comparison.findings import findings, warnings
 from fewchannels.analyses.comparison.pairing import (
     METRICS,
@@ -24,7 +24,6 @@ from fewchannels.analyses.comparison.pairing import (
     Unit,
     cells,
     place,
-    title,
 )
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.summary import Summary, as_files, page

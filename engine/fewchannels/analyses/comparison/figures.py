@@ -1,12 +1,12 @@
 """Figures of a comparison, each from the query that is shown with it."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.comparison.pairing import title
 from fewchannels.analyses.document import Figure
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Drawing, HeatMap, Lines, Series
@@ -28,6 +28,11 @@ KINDS = {
     "across_b": "B, different prompts",
 }
 """Which pairs of samples an overlap is of, in words."""
+
+
+def title(name: str, run: str) -> str:
+    """What figures call one of two runs, such as ``A: my-run``."""
+    return f"{name.upper()}: {PurePosixPath(run).name or run}"
 
 
 def figures(evidence: Evidence) -> list[Figure]:

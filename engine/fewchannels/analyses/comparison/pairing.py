@@ -12,7 +12,6 @@ every batch may touch all of B's tasks.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -110,11 +109,6 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
     }
 
 
-def title(name: str, run: str) -> str:
-    """What figures call one of two runs, such as ``A: my-run``."""
-    return f"{name.upper()}: {PurePosixPath(run).name or run}"
-
-
 @dataclass(frozen=True)
 class Side:
     """One of two runs. Plain values only: it travels to workers.
@@ -132,11 +126,6 @@ class Side:
     order: np.ndarray
     n_layers: int
     n_steps: int
-
-    @property
-    def title(self) -> str:
-        """What figures call it, such as ``A: my-run``."""
-        return title(self.name, self.selected.run)
 
     def read(self, names: Sequence[str], at: slice, layer: int, steps: Sequence[int]) -> dict[str, np.ndarray]:
         """Arrays ``(sample, step, channel)`` of some of the comparison's samples, of one layer.

@@ -4,22 +4,15 @@ A source takes images and gives one mask each (:class:`MaskSource`); :func:`open
 goes wrong with one image is a :class:`NoMask` in its place and stops nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fewchannels.analyses.masks.base import MaskSource, NoMask, OneByOne, SampleImage, SubjectMask
 from fewchannels.analyses.masks.given import manifest_masks
-from fewchannels.analyses.masks.saliency import saliency_masks
-from fewchannels.analyses.masks.segmenters import model_masks
-from fewchannels.analyses.masks.shapes import demo_masks
 from fewchannels.errors import InputError
 
 __all__ = ["SOURCES", "MaskSource", "NoMask", "OneByOne", "SampleImage", "SubjectMask", "open_mask_source"]
 
-SOURCES: dict[str, Callable[[], OneByOne]] = {
-    "manifest": manifest_masks,
-    "demo": demo_masks,
-    "saliency": saliency_masks,
-}
+SOURCES = ("manifest", "demo", "saliency")
 """Names of the sources that are not models."""
 
 
@@ -47,6 +40,8 @@ def open_mask_source(
         InputError: there is no such source, it cannot be opened, or an option does not fit it.
     """
     if text not in SOURCES:
+        from fewchannels.analyses.masks.segmenters import model_masks  # PyTorch takes a second to import
+
         return model_masks(
             text, device, labels=labels, trust_remote_code=trust_remote_code, revision=revision, side=side
         )
@@ -54,4 +49,12 @@ def open_mask_source(
     for name, value in given.items():
         if value not in (None, (), False):
             raise InputError(f"{name} is {value!r}, but the source {text!r} does not use it. Omit it.")
-    return SOURCES[text]()
+    if text == "demo":
+        from fewchannels.analyses.masks.shapes import demo_masks  # with PyTorch
+
+        return demo_masks()
+    if text == "saliency":
+        from fewchannels.analyses.masks.saliency import saliency_masks  # with SciPy
+
+        return saliency_masks()
+    return manifest_masks()

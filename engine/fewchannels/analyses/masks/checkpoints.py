@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fewchannels.errors import InputError
 from fewchannels.files.contents import digests
 from fewchannels.files.durable import expanded
-from fewchannels.models.completeness import Loaded
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"
 """The entry of a configuration's ``auto_map`` that BiRefNet and models like it have."""
@@ -92,6 +89,8 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
     Raises:
         InputError: it cannot be loaded, or its files lack some of its weights or have others.
     """
+    from fewchannels.models.completeness import Loaded  # with PyTorch, which looking for a checkpoint needs none of
+
     options = {"revision": checkpoint.revision} if checkpoint.revision else {}
     try:
         with quietly():
@@ -156,6 +155,8 @@ def _refuse_nan(model: Any, inputs: Any, output: Any) -> None:
 
 
 def _has_nan(output: Any) -> bool:
+    from torch import Tensor
+
     if isinstance(output, Mapping):
         return any(map(_has_nan, output.values()))
     if isinstance(output, list | tuple):

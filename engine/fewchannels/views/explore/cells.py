@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from fewchannels.analyses.figures.overlay import Overlay
 from fewchannels.measures.draws import cell_keys
-from fewchannels.measures.localization import localize
 from fewchannels.views.explore.address import View, image_path
 from fewchannels.views.explore.opened import Cell, OpenedRun
 
@@ -98,6 +96,10 @@ def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str
 
 def _clusters(about: dict[str, Any], view: View, cell: Cell, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Heat ``(y, x)``, and the foreground ``(y, x)`` bool, as alignment's top channels have them by default."""
+    import torch  # a second, that the first page would wait for
+
+    from fewchannels.measures.localization import localize
+
     shape = cell.maps.shape[1:]
     values = torch.from_numpy(np.ascontiguousarray(cell.maps[:k])).reshape(1, k, -1)
     own = torch.ones(1, values.shape[2], dtype=torch.bool)

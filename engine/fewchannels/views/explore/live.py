@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update
@@ -15,11 +15,13 @@ from fewchannels.analyses.figures.overlay import Overlay, overlay
 from fewchannels.errors import FewchannelsError, InputError
 from fewchannels.interventions.conditions import SELECTIONS
 from fewchannels.interventions.live.ask import ACTIONS, TOKENS, Ask, parse
-from fewchannels.interventions.live.session import LiveModel
 from fewchannels.interventions.live.trajectory import RowStep, Snapshot, Trajectory
 from fewchannels.views.explore.address import address, page_path
 from fewchannels.views.explore.widgets import alert, choice, drawn, heading, note, place_at, places_slider
 from fewchannels.views.explore.widgets import field as labeled
+
+if TYPE_CHECKING:
+    from fewchannels.interventions.live.session import LiveModel
 
 _EVERY_MS = 300
 _MOST_KNOWN = 64
@@ -39,7 +41,7 @@ class Live:
         name: name of the model, for people.
     """
 
-    model: LiveModel
+    model: "LiveModel"
     name: str
     _known: OrderedDict[Ask, Trajectory] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
