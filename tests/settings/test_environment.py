@@ -53,7 +53,7 @@ from fewchannels.analyses.figures import contact_sheet, still
 from matplotlib.figure import Figure
 figure = Figure()
 figure.subplots().plot([1, 2])
-print(sorted(still._saved(figure)), "matplotlib.pyplot" in sys.modules)
+print(sorted(still._saved(figure, ["png", "svg"])), "matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -63,12 +63,13 @@ def plot(
         raise InputError(f"--out is {str(out or '')!r}; give the file of the figure: FILE.png or FILE.svg.")
     check_output(out)
     with errors.status(f"drawing {out}"):
-        write(out, _figure(storage, of, item, axis)[out.suffix[1:]])
+        write(out, _figure(storage, of, item, axis, out.suffix[1:]))
     say(f"wrote {out}")
 
 
-def _figure(storage: "Storage", of: str | None, item: int | None, axis: str | None) -> dict[str, bytes]:
+def _figure(storage: "Storage", of: str | None, item: int | None, axis: str | None, kind: str) -> bytes:
     from fewchannels.analyses.figures.still import still
     from fewchannels.interventions.effects.measure import draw_dose, draw_strip
 
-    return still(draw_strip(storage, item, axis) if item is not None else draw_dose(storage, of or "", axis))
+    drawing = draw_strip(storage, item, axis) if item is not None else draw_dose(storage, of or "", axis)
+    return still(drawing, [kind])[kind]

@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -26,8 +26,13 @@ _LOOK: Any = {
 }
 
 
-def still(drawing: Drawing) -> dict[str, bytes]:
-    """A drawing's files by their kind: ``png`` and ``svg``."""
+def still(drawing: Drawing, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """A drawing's files by their kind.
+
+    Args:
+        drawing: drawing to draw.
+        kinds: kinds of files, of ``png`` and ``svg``; each takes as long as the other.
+    """
     match drawing:
         case Lines():
             figure = _lines(drawing)
@@ -41,7 +46,7 @@ def still(drawing: Drawing) -> dict[str, bytes]:
             figure = _panels(drawing)
         case Dots():
             figure = _dots(drawing)
-    return _saved(figure)
+    return _saved(figure, kinds)
 
 
 def as_files(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
@@ -178,12 +183,12 @@ def _dots(drawing: Dots) -> Figure:
     return figure
 
 
-def _saved(figure: Figure) -> dict[str, bytes]:
+def _saved(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
     saved = {}
     with matplotlib.rc_context(_LOOK):
-        for kind, about in (("png", {}), ("svg", {"Date": None})):
+        for kind in kinds:
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, metadata=about)
+            figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {})
             figure.set_layout_engine(None)  # laid out once: measuring it again is another draw
             saved[kind] = buffer.getvalue()
     return saved

@@ -100,7 +100,7 @@ def _block(block: Block, folder: str, prefix: str) -> tuple[list[str], dict[str,
             lines = [_image(described(block.drawing), folder, name), "", f"**{plain(title[0])}**"]
             lines += [f"{plain(line)}" for line in title[1:]]
             lines += ["", *_commands(block.how, "How to reproduce this figure")]
-            return lines, {name: still(block.drawing)["png"]}
+            return lines, {name: still(block.drawing, ["png"])["png"]}
         case Gallery():
             return _gallery(block, folder, prefix)
         case Missing():

@@ -133,7 +133,7 @@ def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
         "wide": isinstance(drawing, Panels | Dots),
         "height": int(shown.layout.height),
         # A surface does not print: its graphics context is not kept.
-        "still": data_uri(still(drawing)["png"]) if isinstance(drawing, Landscape) else None,
+        "still": data_uri(still(drawing, ["png"])["png"]) if isinstance(drawing, Landscape) else None,
         "data": _trusted(as_json(shown)),
     }
 
