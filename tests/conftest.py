@@ -24,6 +24,7 @@ from lanes import LANES, LANES_OF, NEEDS, NEEDS_OF, TOGETHER, lanes, needs, unit
 from tiny import TINY
 
 from fewchannels import manifest
+from fewchannels.analyses.figures import still
 from fewchannels.cluster.session import ray_session
 from fewchannels.cluster.sizing import choose_pool
 from fewchannels.demo.build import build_pipeline
@@ -113,6 +114,19 @@ def one_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with chdir(folder):
             stack.enter_context(ray_session(choose_pool(1, None)))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Figures are laid out as drawings and not rendered, which is most of the time of an analysis of a small run.
+
+    Those of every analysis, comparison and sweep are rendered by the README's commands, and looked at where figures are
+    the subject.
+    """
+    kinds = {"png": b"\x89PNG, not rendered", "svg": b"<svg/>"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(still, "_saved", lambda figure, wanted: {kind: kinds[kind] for kind in wanted})
+        yield
 
 
 @pytest.fixture

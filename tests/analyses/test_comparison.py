@@ -35,6 +35,8 @@ from fewchannels.errors import InputError, RunConflictError
 from fewchannels.runs.arrays import read
 from fewchannels.runs.storage import open_storage
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 K = 3
 ALONE = Pool(1, 0, 1)
 

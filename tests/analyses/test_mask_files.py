@@ -21,6 +21,8 @@ from fewchannels.runs.results import Results
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ALONE = Pool(1, 0, 1)
 
 

@@ -24,6 +24,8 @@ from fewchannels.measures import stopping
 from fewchannels.measures.ranks import draw_pairs
 from fewchannels.runs.run import Run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_stability_counts_sets_as_sets_are_counted(run: Run) -> None:
     data, prompts = (

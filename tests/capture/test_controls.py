@@ -21,6 +21,8 @@ from fewchannels.runs.choices import choose_controls
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 K = 6
 SETTINGS = {"num_inference_steps": 3, "steps": "2", "layers": "0,4", "shard_samples": 3}
 

@@ -24,6 +24,8 @@ from fewchannels.interventions.effects.measure import end_sweep
 from fewchannels.interventions.sweep import SweepSettings, prepare_sweep
 from fewchannels.interventions.worker import SweepWorker
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SECONDS = 20.0
 MORE = 150
 

@@ -44,6 +44,8 @@ from fewchannels.views.explore.search import Search, find, measures
 from fewchannels.views.report.build import build
 from fewchannels.views.report.markdown import write_markdown
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ALONE = Pool(1, 0, 1)
 OURS = set(schema("manifest").names)
 OF_FILES = {"file_row_number", "filename", "file_index", "rowid", "source", "value", "sample_", "value_", "host"}

@@ -35,6 +35,8 @@ from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
 from fewchannels.tables import from_parquet, join, to_parquet
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHIFT = {"top": 0.01, "bottom": 0.0, "random": 0.002, "matched": 0.004, "all": 0.02}
 
 

@@ -22,6 +22,8 @@ from fewchannels.cluster.shares import Pool
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.named_queries import queries
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HERE = Path(__file__).parents[1] / "data" / "queries"
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 CHECKS = sorted(HERE.glob("checks/*.sql"))

@@ -16,6 +16,8 @@ from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.repair import check_report, plan, repair
 from fewchannels.runs.upkeep.verify import verify
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = "--num-inference-steps 2 --batch-size 2"
 RECORDS = r"ledger/\d{5}\.json|results/\w+/(units/\d{5}|result)\.json"
 """All that may ever be removed: small documents, of what the same command makes again."""

@@ -33,6 +33,8 @@ from fewchannels.views.report import landscape
 from fewchannels.views.report.build import build
 from fewchannels.views.report.landscape import binned
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 K, N_CHANNELS = 4, 32
 SETTINGS = [{"selection": word, "k": k} for k in (4, 8) for word in ("top", "random", "matched")]
 SHIFT = {"top": 0.01, "random": 0.0, "matched": 0.02}

@@ -28,6 +28,8 @@ from fewchannels.views.explore.server import Bound, bind
 from fewchannels.views.explore.site import Site
 from fewchannels.views.report.build import build
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 K = 2
 
 
