@@ -16,21 +16,16 @@ if lane := os.environ.get("PYTEST_XDIST_WORKER"):
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as commands have it: two tests at once leave no CPU to spin on
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts for minutes beside two busy tests
 
+# What takes seconds to import is imported where it is used: the process that hands out tests needs none of it.
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from lanes import LANES, LANES_OF, NEEDS, NEEDS_OF, TOGETHER, lanes, needs, unit
-from tiny import TINY
-
-from fewchannels import manifest
-from fewchannels.analyses.figures import still
-from fewchannels.cluster.session import ray_session
-from fewchannels.cluster.sizing import choose_pool
-from fewchannels.demo.build import build_pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+    from fewchannels.manifest import IngestReport
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any-machine", deadline=None)
@@ -80,6 +75,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -92,6 +89,10 @@ def _subnormal_numbers_are_left_alone() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A FLUX pipeline folder with random weights: 4 layers, 32 channels, 16 x 16 pixels, 4 x 4 image tokens."""
+    from tiny import TINY
+
+    from fewchannels.demo.build import build_pipeline
+
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build_pipeline(TINY, seed=1).save_pretrained(folder)
     return folder
@@ -109,6 +110,9 @@ def browser() -> Iterator["Browser"]:
 @pytest.fixture(scope="module")
 def one_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a Ray that the commands of this process share, where each would start its own."""
+    from fewchannels.cluster.session import ray_session
+    from fewchannels.cluster.sizing import choose_pool
+
     folder = tmp_path_factory.mktemp("ray")
     with ExitStack() as stack:
         with chdir(folder):
@@ -123,6 +127,8 @@ def undrawn() -> Iterator[None]:
     Those of every analysis, comparison and sweep are rendered by the README's commands, and looked at where figures are
     the subject.
     """
+    from fewchannels.analyses.figures import still
+
     kinds = {"png": b"\x89PNG, not rendered", "svg": b"<svg/>"}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(still, "_saved", lambda figure, wanted: {kind: kinds[kind] for kind in wanted})
@@ -132,6 +138,8 @@ def undrawn() -> Iterator[None]:
 @pytest.fixture
 def manifest_of(tmp_path: Path):
     """A function that ingests CSV text and returns the manifest's path."""
+
+    from fewchannels import manifest
 
     def make(text: str, name: str = "manifest", **options) -> Path:
         source, path = tmp_path / f"{name}.csv", tmp_path / f"{name}.parquet"
@@ -146,7 +154,9 @@ def manifest_of(tmp_path: Path):
 def make(tmp_path: Path):
     """A function that ingests the bytes of a file and returns the report."""
 
-    def ingest(name: str, content: str | bytes, **options: Any) -> manifest.IngestReport:
+    from fewchannels import manifest
+
+    def ingest(name: str, content: str | bytes, **options: Any) -> "IngestReport":
         source = tmp_path / name
         source.write_bytes(content.encode() if isinstance(content, str) else content)
         return manifest.ingest([source], tmp_path / "manifest.parquet", **options)

@@ -4,12 +4,11 @@ Nothing is marked by hand but ``exhaustive``, which is a property of one test's 
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from browser import needs_chromium
-from checkpoints import CASES
 
 TESTS = Path(__file__).parents[1]
 
@@ -60,12 +59,15 @@ SLOW_PLACES = (
     # Of the others, by the beginning of an id, what alone takes as long as a hundred of them.
     "analyses/test_analyses.py::test_any_number_of_workers_finds_the_same",
     "analyses/test_findings.py::test_without_any_difference_a_selected_cell_is_rarely_said_to_differ",
+    "demo/test_demo_model.py::test_a_few_held_out_prompts_are_drawn_right",
     "demo/test_demo_model.py::test_an_interrupted_training_goes_on_as_if_it_had_not_been",
     "models/test_embeddings.py::test_a_capture_that_encodes_first_holds_what_a_plain_one_holds",
+    "models/test_family_file.py::test_the_table_in_the_docs_is_what_its_script_prints",
     "models/test_loading.py::test_an_edit_reaches_what_follows_a_compiled_block",
     "models/test_loading.py::test_taps_see_every_compiled_block_at_every_step",
+    "runs/test_queries.py::test_the_benchmark_runs_small_and_agrees_with_pandas",
+    "runs/test_verify.py::test_every_one_of_many_single_bit_flips_is_found",
 )
-FAMILIES = frozenset(case.name for case in CASES)
 PAPER = frozenset({"flux", "flux-schnell", "flux2-klein", "qwen-image", "sana"})
 
 TOGETHER = "clusters"
@@ -84,7 +86,7 @@ MAIN_PATH = {
     "every command of the README": "end_to_end/test_readme.py",
     "a capture of each model of the paper": "end_to_end/test_paper_models.py",
     "a capture by two of Ray's actors": "capture/test_run.py::test_two_actors_store_what_one_process_stores",
-    "an interrupt, a kill, and a resume": "capture/test_run.py::test_one_worker_works_in_the_commands_process",
+    "a kill and a resume": "capture/test_run.py::test_one_worker_of_this_process_resumes_to_what_was_undisturbed[killed]",
     "a page in a browser": "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
 }
 
@@ -99,6 +101,8 @@ def needs(item: pytest.Item) -> set[str]:
     found = {IMPORTS[name] for name in _imported(sys.modules[item.function.__module__]) & set(IMPORTS)}
     if "cluster" in found or "one_ray" in item.fixturenames:
         found.add("ray")
+    from browser import needs_chromium
+
     if needs_chromium.mark in item.iter_markers("skipif"):
         found.add("browser")
     if _family(item):
@@ -131,7 +135,14 @@ def place(nodeid: str) -> str:
 def _family(item: pytest.Item) -> str:
     """The name of the family that a test is of, where it runs with one after the other."""
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return next((value for value in given if isinstance(value, str) and value in FAMILIES), "")
+    return next((value for value in given if isinstance(value, str) and value in _families()), "")
+
+
+@cache
+def _families() -> frozenset[str]:
+    from checkpoints import CASES  # seconds, which the process that hands out tests does not need
+
+    return frozenset(case.name for case in CASES)
 
 
 def _imported(module: ModuleType) -> set[str]:
