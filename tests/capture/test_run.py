@@ -115,7 +115,7 @@ def test_an_interrupted_capture_says_how_to_go_on(manifest_path: Path, tiny_mode
 @pytest.mark.parametrize(
     ("blow", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=["interrupted", "killed"]
 )
-def test_one_worker_of_this_process_resumes_to_what_was_undisturbed(
+def test_a_worker_of_this_process_resumes_to_what_was_undisturbed(
     manifest_path: Path, tiny_model: Path, undisturbed: Path, tmp_path: Path, blow: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "run"

@@ -86,7 +86,7 @@ MAIN_PATH = {
     "every command of the README": "end_to_end/test_readme.py",
     "a capture of each model of the paper": "end_to_end/test_paper_models.py",
     "a capture by two of Ray's actors": "capture/test_run.py::test_two_actors_store_what_one_process_stores",
-    "a kill and a resume": "capture/test_run.py::test_one_worker_of_this_process_resumes_to_what_was_undisturbed[killed]",
+    "a kill and a resume": "capture/test_run.py::test_a_worker_of_this_process_resumes_to_what_was_undisturbed[killed]",
     "a page in a browser": "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
 }
 
