@@ -66,7 +66,10 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
     "manifest show": (set(), lambda p: ["manifest", "show", p.manifest]),
     "models list": (set(), lambda p: ["models", "list"]),
     "models show": (set(), lambda p: ["models", "show", p.model]),
-    "models inspect": (LOADS, lambda p: ["models", "inspect", p.model, "-o", p.folder / "family.yaml"]),
+    "models inspect": (
+        LOADS,
+        lambda p: ["models", "inspect", p.model, "--height", 32, "--width", 48, "-o", p.folder / "family.yaml"],
+    ),
     "capture": (LOADS | {"zarr"}, lambda p: _capture(p, "captured")),
     "capture by two actors": (
         {"ray", "zarr"},

@@ -26,7 +26,7 @@ from fewchannels.capture.worker import CaptureWorker
 from fewchannels.cli import app, console
 from fewchannels.cluster import jobs
 
-DRY = ["--model", "demo", "--num-inference-steps", "2", "--dry-run"]
+DRY = ["--model", "tiny", "--num-inference-steps", "2", "--dry-run"]
 WORDS = {
     "plot": ["SWEEP"],
     "capture": ["--manifest", "m.parquet", "--out", "new", *DRY],
@@ -41,7 +41,7 @@ WORDS = {
     "manifest show": ["m.parquet"],
     "models list": [],
     "models show": ["demo"],
-    "models inspect": ["demo"],
+    "models inspect": ["tiny", "--height", "32", "--width", "48"],
     "runs verify": ["RUN"],
     "runs merge": ["RUN", "OTHER", "--out", "merged"],
     "runs compact": ["RUN"],
@@ -119,6 +119,7 @@ class Jobs:
 def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs and a sweep."""
     folder = tmp_path_factory.mktemp("outputs")
+    (folder / "tiny").symlink_to(tiny_model)
     for run, source in (("RUN", "demo:2"), ("OTHER", "demo:3")):
         manifest.ingest([source], folder / "m.parquet")
         settings = {"num_inference_steps": 2, "top_k": 3, "batch_size": 2, "shard_samples": 2}
@@ -178,6 +179,7 @@ def test_brackets_and_colons_of_a_path_are_printed_as_they_are(
     place = "q[/b] :cat:"
     (tmp_path / "q[").mkdir()
     (tmp_path / place).symlink_to(folder / "RUN")
+    (tmp_path / "tiny").symlink_to(folder / "tiny")
     shutil.copy(folder / "m.parquet", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console.errors, "_force_terminal", True)
