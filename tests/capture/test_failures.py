@@ -53,7 +53,6 @@ def test_a_dry_run_whose_measured_sample_fails_says_so_and_why(
     assert not answer.stdout.strip()
 
 
-@pytest.mark.usefixtures("one_ray")
 def test_a_capture_quotes_the_first_error_of_each_kind(without_sigmas: Path, manifest_of, tmp_path: Path) -> None:
     manifest = manifest_of("prompt\na small red star\na large blue ring\n")
     answer = command(
@@ -80,7 +79,6 @@ def test_a_sweeps_worker_notes_why_each_item_failed(without_sigmas: Path, manife
     assert first.startswith("ValueError: The current scheduler class")
 
 
-@pytest.mark.usefixtures("one_ray")
 def test_prompts_that_the_text_encoder_cuts_are_counted_at_a_captures_end(
     tiny_model: Path, manifest_of, tmp_path: Path
 ) -> None:

@@ -70,7 +70,6 @@ def first_states(folder: Path, name: str, prompts: list[str]) -> np.ndarray:
     return np.stack([case.image_of(path, output, n_image)[rows].numpy() for path, output in seen[: len(blocks)]])
 
 
-@pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize(
     "name",
     # The class of the first one, without guidance: it runs when there is time.

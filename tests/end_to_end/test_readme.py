@@ -31,7 +31,7 @@ def block(after: str) -> list[str]:
 HEADINGS = ("Capture and query", "Analyze", "Intervene", "Report and explore", "Verify and maintain")
 EXPLORE = next(line for line in block("Report and explore") if line.startswith("fewchannels explore"))
 COMMANDS = [line for heading in HEADINGS for line in block(heading) if line != EXPLORE]
-# In a process.
+# In a process of its own.
 CAPTURE = "fewchannels capture --model demo --manifest manifest.parquet --out RUN"
 
 

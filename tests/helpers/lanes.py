@@ -98,11 +98,11 @@ NEEDS_OF = pytest.StashKey[dict[str, set[str]]]()
 
 def needs(item: pytest.Item) -> set[str]:
     """What a test needs."""
+    from browser import needs_chromium  # seconds, which the process that hands out tests does not need
+
     found = {IMPORTS[name] for name in _imported(sys.modules[item.function.__module__]) & set(IMPORTS)}
     if "cluster" in found or "one_ray" in item.fixturenames:
         found.add("ray")
-    from browser import needs_chromium
-
     if needs_chromium.mark in item.iter_markers("skipif"):
         found.add("browser")
     if _family(item):

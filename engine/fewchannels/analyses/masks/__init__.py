@@ -4,15 +4,21 @@ A source takes images and gives one mask each (:class:`MaskSource`); :func:`open
 goes wrong with one image is a :class:`NoMask` in its place and stops nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fewchannels.analyses.masks.base import MaskSource, NoMask, OneByOne, SampleImage, SubjectMask
 from fewchannels.analyses.masks.given import manifest_masks
+from fewchannels.analyses.masks.saliency import saliency_masks
+from fewchannels.analyses.masks.shapes import demo_masks
 from fewchannels.errors import InputError
 
 __all__ = ["SOURCES", "MaskSource", "NoMask", "OneByOne", "SampleImage", "SubjectMask", "open_mask_source"]
 
-SOURCES = ("manifest", "demo", "saliency")
+SOURCES: dict[str, Callable[[], OneByOne]] = {
+    "manifest": manifest_masks,
+    "demo": demo_masks,
+    "saliency": saliency_masks,
+}
 """Names of the sources that are not models."""
 
 
@@ -49,12 +55,4 @@ def open_mask_source(
     for name, value in given.items():
         if value not in (None, (), False):
             raise InputError(f"{name} is {value!r}, but the source {text!r} does not use it. Omit it.")
-    if text == "demo":
-        from fewchannels.analyses.masks.shapes import demo_masks  # with PyTorch
-
-        return demo_masks()
-    if text == "saliency":
-        from fewchannels.analyses.masks.saliency import saliency_masks  # with SciPy
-
-        return saliency_masks()
-    return manifest_masks()
+    return SOURCES[text]()

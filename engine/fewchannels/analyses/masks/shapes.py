@@ -1,10 +1,8 @@
 """Masks of images of the shapes world, by the demo's own judge."""
 
 import numpy as np
-import torch
 
 from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
-from fewchannels.demo.judge import judge
 from fewchannels.errors import InputError
 
 
@@ -14,6 +12,10 @@ def demo_masks() -> OneByOne:
 
 
 def _find(sample: SampleImage) -> SubjectMask:
+    import torch  # a second to import, which naming a source needs none of
+
+    from fewchannels.demo.judge import judge
+
     height, width = sample.size
     if height != width or height < 16:
         raise InputError(
