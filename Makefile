@@ -2,15 +2,18 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --editable
+# Without compiling all modules, of which most are never imported: Python compiles those that are.
+INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
 # Each module is compiled once, not by each of the commands that tests start.
 export PYTHONDONTWRITEBYTECODE :=
 TESTS := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-all lint clean
+.PHONY: demo installed test test-slow test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fewchannels demo
+
+installed: $(VENV)/.installed-dev
 
 test: lint
 	$(TESTS) -m fast
