@@ -17,6 +17,7 @@ import yaml
 from recipes import RECIPES, blocks
 from sent import send
 
+from fewchannels import _PLACES
 from fewchannels.tables import schema
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,7 @@ ORDER = (
     "capture",
     "analyses",
     "interventions",
+    "pipelines",
     "views",
     "cli",
     "__main__",
@@ -51,15 +53,15 @@ CIRCLES = {
 }
 ONLY_IMPORTERS = {
     "pyarrow": {"manifest", "runs.sql", "tables"},
-    "diffusers": {"models", "demo"},
+    "diffusers": {"models", "demo", "pipelines.loading"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
     "fcntl": {"files.file_system"},
-    "xarray": {"runs.arrays", "runs.run"},
+    "xarray": {"runs.arrays", "runs.run", "pipelines.recorded"},
     "ray": {"cluster"},
     "duckdb": {"runs.sql"},
     "typer": {"cli"},
-    "matplotlib": {"analyses.figures"},
+    "matplotlib": {"analyses.figures", "pipelines.recorded"},
     "plotly": {"analyses.figures"},
     "jinja2": {"views.report"},
     "dash": {"views.explore"},
@@ -90,7 +92,8 @@ def imports(module: str) -> set[str]:
     return found
 
 
-PUBLIC = {"open_run": "runs.run", "Run": "runs.run"}  # names of the package itself, and where it has them from
+PUBLIC = {name: place for place, names in _PLACES.items() for name in names}
+"""Names of the package itself, and where it has them from."""
 
 
 def own_imports(module: str) -> set[str]:

@@ -1,25 +1,58 @@
-"""fewchannels: dataset-scale analysis of massive channels in diffusion transformers."""
+"""fewchannels: massive channels of diffusion transformers, recorded, edited and analyzed.
 
+    import fewchannels as fc
+
+Names are imported when they are first used, so that ``import fewchannels`` takes no time.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewchannels.pipelines.editing import edit
+    from fewchannels.pipelines.edits import Edit, mean, scale, shuffle, transport, zero
+    from fewchannels.pipelines.loading import load
+    from fewchannels.pipelines.recorded import Recorded
+    from fewchannels.pipelines.recording import record
     from fewchannels.runs.run import Run, open_run
 
     __version__: str
 
-__all__ = ["Run", "__version__", "open_run"]
+_PLACES = {
+    "pipelines.loading": ("load",),
+    "pipelines.recording": ("record",),
+    "pipelines.recorded": ("Recorded",),
+    "pipelines.editing": ("edit",),
+    "pipelines.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
+    "runs.run": ("Run", "open_run"),
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "Edit",
+    "Recorded",
+    "Run",
+    "__version__",
+    "edit",
+    "load",
+    "mean",
+    "open_run",
+    "record",
+    "scale",
+    "shuffle",
+    "transport",
+    "zero",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that ``import fewchannels`` costs nothing in a worker."""
+    """Import a public name when it is first used."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("fewchannels")
-    if name in __all__:
-        from fewchannels.runs import run
-
-        return getattr(run, name)
+    if name in _MODULES:
+        return getattr(import_module(f"fewchannels.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'fewchannels' has no attribute {name!r}")
 
 

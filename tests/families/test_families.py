@@ -19,6 +19,7 @@ from diffusers.utils import torch_utils
 from PIL import Image
 from torch import Tensor, nn
 
+import fewchannels as fc
 from fewchannels.capture.recorder import Recorder
 from fewchannels.manifest import Sample
 from fewchannels.models.families import FAMILIES
@@ -410,3 +411,26 @@ def test_nothing_is_left_on_the_model(stage: Stage, reference: str | None) -> No
     assert all("forward" not in vars(module) for module in modules)
     assert "cache_context" not in vars(pipeline.transformer)
     assert "step" not in vars(pipeline.scheduler)
+
+
+def test_an_own_call_of_its_pipeline_is_recorded_as_a_generation_of_ours_is_seen(
+    stage: Stage, reference: str | None
+) -> None:
+    """Guided where it can be, two samples where it can be: images, branches, steps and the statistics of each."""
+    n = 1 if reference else 2
+    settings = stage.settings(steps=2, reference=reference, **stage.case.guided)
+    batch = samples(stage.case, n)
+    branches = ("cond", "uncond") if stage.case.guided or stage.case.always_guided else ("cond",)
+    pipeline = stage.sampler.pipeline
+    plain = stage.images(batch, settings)
+    seen = states(stage, batch, settings, branches=branches)
+    with fc.record(pipeline, top_k=2, branches=branches) as recorded, torch.inference_mode():
+        images = pipeline(**stage.sampler._arguments(batch, settings))[0]
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), plain)
+    steps, layers = recorded.layout.steps, [block.layer for block in recorded.layout.blocks]
+    for site, x in seen:
+        name = "mean_abs" if site.branch == "cond" else "uncond_mean_abs"
+        found = recorded.activations[name].values[:, steps.index(site.forward.step), layers.index(site.block.layer)]
+        np.testing.assert_allclose(found, x.abs().mean(dim=1), rtol=1e-5)
+    assert len(seen) == len(steps) * len(layers) * len(branches)
+    assert not recorded.activations.mean_abs.isnull().any()

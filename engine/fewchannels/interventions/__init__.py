@@ -4,8 +4,8 @@
 one task in an actor. ``metrics`` compares images, ``effects`` says what a sweep came to, and ``live`` edits while
 somebody watches.
 
-Imported by others: begin, conditions, effects.contrasts, effects.exclusions, effects.figures, effects.measure,
-    effects.summary, effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, protocols, run,
-    settings, sweep.
+Imported by others: begin, conditions, editor, effects.contrasts, effects.exclusions, effects.figures, effects.measure,
+    effects.summary, effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, protocols,
+    rows, run, settings, sweep.
 Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
 """

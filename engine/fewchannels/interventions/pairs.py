@@ -1,6 +1,5 @@
 """Which source goes with which target: pairs of prompts, or of prompts and reference images."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewchannels.errors import InputError
+from fewchannels.interventions.rows import pair_id
 from fewchannels.interventions.settings import MOST_PAIRS, PairRule
 from fewchannels.manifest import Manifest, columns
 from fewchannels.tables import Columns, as_columns
@@ -212,9 +212,8 @@ def _columns(rows: list[dict[str, Any]]) -> Columns:
     if not rows:
         raise InputError("no pair of the manifest's samples is allowed. Loosen --within and --across.")
     for i, row in enumerate(rows):
-        of_source = row.get("source_id") or row.get("reference")
-        text = "\0".join(str(each) for each in (row["target_id"], of_source, row["source_seed"], row.get("mask")))
-        row |= {"pair": i, "pair_id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+        of_source = str(row.get("source_id") or row.get("reference"))
+        row |= {"pair": i, "pair_id": pair_id(row["target_id"], of_source, row["source_seed"], row.get("mask"))}
     if len({row["pair_id"] for row in rows}) < len(rows):
         raise InputError("a pair is listed twice; list each once.")
     return as_columns("pairs", rows)

@@ -4,6 +4,7 @@ Everything that an edit is compared with, or copied from, is a row of its own ba
 source run once for all the conditions beside them, and nothing of a trajectory is ever stored.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,19 @@ class Batch:
     def items(self) -> list[Item]:
         """Its items, each once."""
         return list({row.item.item: row.item for row in self.rows}.values())
+
+
+def pair_id(target_id: str, source: str, source_seed: int | None, mask: str | None = None) -> str:
+    """The id of a target and its source, by which random channels are drawn: 16 hex digits.
+
+    Args:
+        target_id: the target's sample id.
+        source: the source's sample id, or the path of its reference image.
+        source_seed: random seed of the source's noise.
+        mask: path of the mask of what is transported; None where there is none.
+    """
+    text = "\0".join(map(str, (target_id, source, source_seed, mask)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def n_rows(condition: Condition) -> int:

@@ -4,7 +4,8 @@
 transformer class keeps its streams, in the words of ``family``. ``sampler`` runs the pipeline and declares each
 forward; ``taps`` holds the hooks through which captures and edits see it.
 
-Imported by others: completeness, embeddings, families, family, family_file, from_images, generation, identity,
-    inspection, interruption, load, load_options, loaded, patching, placeholder, sampler, source, taps, timings.
+Imported by others: completeness, embeddings, families, family, family_file, from_images, generation, geometry,
+    identity, inspection, interruption, load, load_options, loaded, patching, placeholder, sampler, source, taps,
+    timings.
 Imports: errors, files, machine, settings, manifest.
 """

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fewchannels.manifest import Sample
 from fewchannels.models.family import BRANCHES, ModelGeometry
 from fewchannels.models.from_images import noised
 from fewchannels.models.generation import Settings
+from fewchannels.models.geometry import uncompiled
 from fewchannels.models.interruption import check_interrupted
 from fewchannels.models.patching import replaced
 
@@ -63,11 +65,15 @@ class Sampler:
     Args:
         pipeline: pipeline as loaded.
         geometry: geometry of the model.
+
+    Attributes:
+        transformer: its transformer, without the wrapper of ``torch.compile``.
     """
 
     def __init__(self, pipeline: "DiffusionPipeline", geometry: ModelGeometry) -> None:
         self.pipeline, self.geometry = pipeline, geometry
-        self._signature = inspect.signature(type(pipeline.transformer).forward)
+        self.transformer = uncompiled(pipeline.transformer)
+        self._signature = inspect.signature(type(self.transformer).forward)
         self._settings: Settings | None = None
         self._n_samples = self._n_ended = 0
         self._is_forward = False
@@ -123,20 +129,29 @@ class Sampler:
         """
         with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
             images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
-            self._check_steps(settings)
+            self.check_steps(settings, self.geometry.n_run(settings.steps))
         if images[0].size != (settings.width, settings.height):
             raise RuntimeError(f"the pipeline made {images[0].size} of {settings.width} x {settings.height} pixels")
         return images
 
-    def _check_steps(self, settings: Settings) -> None:
-        """Refuse a generation that ended after other steps than declared, or amid one."""
+    def check_steps(self, settings: Settings, n_run: int, *, may_stop: bool = False) -> None:
+        """Refuse a generation that ended after other steps than declared, or amid one.
+
+        Args:
+            settings: settings of the generation.
+            n_run: steps that are to run.
+            may_stop: whether it may end before the last of them.
+
+        Raises:
+            FamilyMismatchError: saying what ran.
+        """
         if self._ran:
             raise self._mismatch(f"ran {' and '.join(self._ran)} once more after the last step of its scheduler")
-        n_run = self.geometry.n_run(settings.steps)
-        if len(self._timesteps) != n_run:
+        n_ended = len(self._timesteps)
+        if n_ended > n_run or (n_ended < n_run and not may_stop):
             scheduler = type(self.pipeline.scheduler).__name__
             raise self._mismatch(
-                f"ended {len(self._timesteps)} steps of {scheduler} where {n_run} of {settings.steps} were declared"
+                f"ended {n_ended} steps of {scheduler} where {n_run} of {settings.steps} were declared"
             )
 
     def _mismatch(self, did: str) -> FamilyMismatchError:
@@ -208,6 +223,7 @@ class Sampler:
         family = self.geometry.family
         grid = self.geometry.token_grid(settings.height, settings.width)
         latents, n = given[family.image_argument], self._n_samples
+        self._check_grid(latents, grid)
         rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(self._branches)}
         if len(latents) != len(rows) * n:
             raise self._mismatch(f"ran {len(latents)} rows for {n} samples and {' and '.join(rows)}")
@@ -221,6 +237,20 @@ class Sampler:
             n_before_text=latents.shape[1] if family.packed else -(-n_image // multiple) * multiple,
             n_text=self._n_text(given, len(latents)) if text else None,
         )
+
+    def _check_grid(self, latents: Any, grid: tuple[int, int]) -> None:
+        """Refuse latents of an image of another size than declared, whose tokens would be taken for others."""
+        family = self.geometry.family
+        if family.packed:
+            n_tokens, n_image = latents.shape[1], grid[0] * grid[1]
+            fits = n_tokens == n_image or (self.geometry.pipeline.reference is not None and n_tokens > n_image)
+            found = f"{n_tokens} image tokens"
+        else:
+            cells = family.cells_per_token(self.transformer.config)
+            shape, sides = tuple(latents[0].shape), (grid[0] * cells, grid[1] * cells)
+            fits, found = sides in itertools.pairwise(shape), f"latents of shape {shape}"
+        if not fits:
+            raise self._mismatch(f"gave its transformer {found}, where {grid[0]} x {grid[1]} image tokens are declared")
 
     def _declared(self, settings: Settings) -> tuple[str, ...]:
         """Branches of a step, in their order; of a guider that decides by itself, those that there may be."""
@@ -288,7 +318,7 @@ class Sampler:
     @contextmanager
     def declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
         """The transformer's forwards inside are those of one batch; :meth:`generate` is within it."""
-        transformer, scheduler = self.pipeline.transformer, self.pipeline.scheduler
+        transformer, scheduler = self.transformer, self.pipeline.scheduler
         self._settings, self._n_samples, self._n_ended = settings, n_samples, 0
         self._is_forward, self._ran = False, []
         self._context, self._timesteps, self._sigmas = None, [], []

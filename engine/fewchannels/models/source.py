@@ -11,17 +11,14 @@ from typing import Any
 from fewchannels.errors import InputError, unknown
 from fewchannels.files.contents import digests
 from fewchannels.files.durable import expanded
-from fewchannels.models.families import FAMILIES, NOISED_VAES, VAE_FACTORS
-from fewchannels.models.family import Family, ModelGeometry, Pipeline
+from fewchannels.models.family import Family, ModelGeometry
+from fewchannels.models.geometry import Configuration, geometry_from
 from fewchannels.models.load_options import Loading
 from fewchannels.models.weight_files import check_weight_files
 
-# As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
-_FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _READ_WEIGHTS = (".safetensors", ".bin")
 _WEIGHTS = (*_READ_WEIGHTS, ".msgpack", ".h5", ".onnx", ".onnx_data", ".pth", ".pt", ".ckpt", ".gguf")
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
-_MOST = 2**20  # of a width, a side: far above any model's
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
 
     Args:
         source: the model.
-        family: family of the transformer class with this name, beside :data:`FAMILIES`.
+        family: family of the transformer class with this name, beside those that are known.
 
     Raises:
         InputError: the transformer's or the pipeline's class is in neither, or a file is missing.
@@ -187,75 +184,6 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
     keys = "model_index.json", "transformer/config.json", "vae/config.json"
     index, config, vae = (read_config(source, key) for key in keys)
     pipeline_class, name, _ = (_named_class(source, *each) for each in zip(keys, (index, config, vae), strict=True))
-    families = FAMILIES | dict([family] if family else [])
-    if name == "Transformer2DModel":
-        name = _FORMERLY.get(str(config.get("norm_type", "")), name)
-    if name not in families:
-        raise InputError(
-            f"the transformer class {name!r} is not supported; supported are {', '.join(families)}. 'fewchannels "
-            f"models inspect {source.name}' locates its image stream and writes a family file for --family."
-        )
-    found = families[name]
-    if pipeline_class not in found.pipelines:
-        raise InputError(
-            f"{name} is supported in {' and '.join(found.pipelines)}; {source.name!r} is a {pipeline_class!r}, "
-            "which may apply guidance differently. Describe it in a family file (--family)."
-        )
-    pipeline = found.pipelines[pipeline_class]
-    if any(index.get("transformer_2") or []):
-        raise InputError(
-            f"{source.name!r} has a second transformer, transformer_2, which runs some of the steps; only one can be "
-            "recorded, so these steps would be missing. Use a model with one transformer."
-        )
-    try:
-        factor = _whole("the VAE's factor", _pixels_per_cell(vae))
-        sides = {"vae": lambda: vae["sample_size"], "transformer": lambda: config["sample_size"] * factor}
-        return ModelGeometry(
-            transformer=name,
-            pipeline_class=pipeline_class,
-            family=found,
-            pipeline=pipeline,
-            blocks=found.blocks(config),
-            n_channels=_whole("the width", found.n_channels(config)),
-            pixels_per_token=_whole("a token's side", found.cells_per_token(config)) * factor,
-            default_side=found.default_side
-            if isinstance(found.default_side, int)
-            else _whole("the default side", sides[found.default_side]()),
-            embeds_guidance=pipeline.embedded is not None
-            and bool(config.get("guidance_embeds", found.embeds_guidance)),
-            can_be_guided=_can_be_guided(pipeline, index),
-            takes_images=vae.get("_class_name") in NOISED_VAES
-            and not pipeline.needs_reference
-            and _is_flow(read_config(source, "scheduler/scheduler_config.json")),
-        )
-    except KeyError as error:
-        raise InputError(f"{source.name!r}: the transformer's or the VAE's config.json has no {error}.") from None
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise InputError(f"{source.name!r}: a field of its configuration has an unexpected type: {error}") from None
-
-
-def _whole(what: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST:
-        raise ValueError(f"{what} is {value!r:.60}; it must be a whole number, 1 to {_MOST:,}")
-    return value
-
-
-def _can_be_guided(pipeline: Pipeline, index: dict[str, Any]) -> bool:
-    if pipeline.guidance == "component":
-        return bool((index.get("guider") or [None])[0])
-    return pipeline.guidance != "none" and not index.get("is_distilled", False)
-
-
-def _is_flow(scheduler: dict[str, Any]) -> bool:
-    flow = scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction"
-    return str(scheduler.get("_class_name", "")).startswith("FlowMatch") or bool(flow)
-
-
-def _pixels_per_cell(vae: dict[str, Any]) -> int:
-    value = vae[VAE_FACTORS.get(vae.get("_class_name", ""), "block_out_channels")]
-    if isinstance(value, int):
-        return value
-    if len(value) > _MOST.bit_length():
-        raise ValueError(f"the VAE has {len(value)} widths")
-    # One halving between each two widths; the one list of another kind holds the halvings themselves.
-    return 2 ** (len(value) - (vae.get("_class_name") != "AutoencoderKLQwenImage"))
+    scheduler = read_config(source, "scheduler/scheduler_config.json")
+    described = Configuration(source.name, pipeline_class, name, index, config, vae, scheduler)
+    return geometry_from(described, family)

@@ -55,7 +55,7 @@ def tapped(
         streams: values of :data:`fewchannels.models.family.STREAMS`. A block that has not the stream is passed over.
         branches: values of :data:`fewchannels.models.family.BRANCHES`. One that does not run is passed over.
     """
-    transformer: nn.Module = sampler.pipeline.transformer
+    transformer: nn.Module = sampler.transformer
     family = sampler.geometry.family
     now: list[Forward] = []
     by_text = "text" in streams or any(each.image.start == "after_own_text" for each in family.lists)
@@ -129,7 +129,7 @@ def predicted(sampler: Sampler, edit: Prediction) -> Iterator[None]:
             raise RuntimeError(f"{type(module).__name__} returns {type(output).__name__}, not one tensor in a tuple")
         return _with(output, 0, edit(now[0], output[0]))
 
-    transformer: nn.Module = sampler.pipeline.transformer
+    transformer: nn.Module = sampler.transformer
     with ExitStack() as stack:
         stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.callback(transformer.register_forward_hook(end).remove)

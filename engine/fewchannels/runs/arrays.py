@@ -271,6 +271,26 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> "xr.Dataset"
     return data if n_samples in (None, data.sizes["sample"]) else data.isel(sample=slice(n_samples))
 
 
+def as_dataset(layout: Layout, sample_ids: Sequence[str], arrays: Mapping[str, np.ndarray]) -> "xr.Dataset":
+    """Arrays in memory, labeled as those of a run are.
+
+    Args:
+        layout: shape of the arrays.
+        sample_ids: id of each sample.
+        arrays: all the layout's arrays by name, ``(sample, step, layer, ...)``.
+    """
+    import xarray as xr
+
+    coordinates = {name: (dim, _plain(values)) for name, (dim, values) in _coordinates(layout, sample_ids).items()}
+    data = {plan.name: (plan.dims, arrays[plan.name]) for plan in layout.arrays()}
+    return xr.Dataset(data, coordinates, attrs={"format_version": 2})
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Text as xarray reads it from a store."""
+    return values.astype(object) if isinstance(values.dtype, np.dtypes.StringDType) else values
+
+
 def _zarr_store(storage: Storage, finished: bool = False) -> WrapperStore[LocalStore | ObjectStore]:
     root = open_storage(storage.location(NAME))
     if isinstance(root, FolderStorage):

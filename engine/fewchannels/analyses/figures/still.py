@@ -33,25 +33,29 @@ def still(drawing: Drawing, kinds: Sequence[str] = ("png", "svg")) -> dict[str, 
         drawing: drawing to draw.
         kinds: kinds of files, of ``png`` and ``svg``; each takes as long as the other.
     """
+    return _saved(drawn(drawing), kinds)
+
+
+def drawn(drawing: Drawing) -> Figure:
+    """A drawing as a Matplotlib figure, which no window shows by itself."""
     match drawing:
         case Lines():
-            figure = _lines(drawing)
+            return _lines(drawing)
         case HeatMap():
-            figure = _heat_map(drawing)
+            return _heat_map(drawing)
         case Landscape():
-            figure = _landscape(drawing)
+            return _landscape(drawing)
         case Images():
-            figure = _images(drawing)
+            return _images(drawing)
         case Panels():
-            figure = _panels(drawing)
+            return _panels(drawing)
         case Dots():
-            figure = _dots(drawing)
-    return _saved(figure, kinds)
+            return _dots(drawing)
 
 
-def as_files(drawn: Mapping[str, Drawing]) -> dict[str, bytes]:
+def as_files(named: Mapping[str, Drawing]) -> dict[str, bytes]:
     """Drawings, by name, as PNG and SVG under the names of their files."""
-    return {f"figures/{name}.{kind}": data for name, drawing in drawn.items() for kind, data in still(drawing).items()}
+    return {f"figures/{name}.{kind}": data for name, drawing in named.items() for kind, data in still(drawing).items()}
 
 
 def _lines(drawing: Lines) -> Figure:

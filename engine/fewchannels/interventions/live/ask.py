@@ -1,6 +1,5 @@
 """What a person asks of a live session: a prompt, a seed, and perhaps an edit; to and from flat text. Pure."""
 
-import hashlib
 import math
 import re
 import reprlib
@@ -11,7 +10,7 @@ from typing import Any
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import SELECTIONS, Condition, Grid, expand
-from fewchannels.interventions.rows import Item
+from fewchannels.interventions.rows import Item, pair_id
 from fewchannels.manifest import Sample, sample_id
 from fewchannels.manifest.rows import MAX_SEED, is_unicode
 from fewchannels.models.family import Block
@@ -176,9 +175,7 @@ class Ask:
         if self.edit is None or self.edit.source is None:
             return Item(0, target.sample_id, target)
         source = _sample(self.edit.source, self.seed)
-        # Random channels are drawn by it: see fewchannels.interventions.pairs.
-        text = "\0".join((target.sample_id, source.sample_id, str(self.seed), str(None)))
-        return Item(0, hashlib.sha256(text.encode()).hexdigest()[:16], target, source)
+        return Item(0, pair_id(target.sample_id, source.sample_id, self.seed), target, source)
 
     def as_query(self) -> dict[str, str]:
         """Flat text, without what is at its default; :func:`parse` makes the ask of it again."""

@@ -1,0 +1,39 @@
+"""Layers and steps as Python writes them: words, one index, or several."""
+
+from collections.abc import Iterable
+
+from fewchannels.errors import InputError
+
+Indices = str | int | Iterable[int]
+"""A word such as ``all``, one index, or several; negative ones count from the end."""
+
+
+def as_text(name: str, value: Indices, n: int) -> str:
+    """The text by which commands choose the same: ``all``, ``last``, or indices such as ``0,5``.
+
+    Args:
+        name: name of the argument.
+        value: the choice.
+        n: number of layers or steps.
+
+    Raises:
+        InputError: it is none of those, or an index does not exist.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        chosen = [value]
+    elif isinstance(value, Iterable):
+        chosen = list(value)
+    else:
+        chosen = []
+    if not chosen or not all(isinstance(each, int) and not isinstance(each, bool) for each in chosen):
+        raise InputError(f"{name} is {value!r:.80}; give 'all', an index, or several, such as range(2, 5) or [0, -1].")
+    if wrong := [each for each in chosen if not -n <= each < n]:
+        raise InputError(f"{name} includes {wrong[0]}; there are {n}: 0 to {n - 1}, or -{n} to -1 from the end.")
+    return ",".join(str(each % n) for each in chosen)
+
+
+def kept(value: Indices) -> Indices:
+    """A choice that can be read more than once: an iterator could not."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

@@ -1,0 +1,202 @@
+"""A pipeline whose own calls are watched: what was said of a call before it runs holds in its hooks, or it fails."""
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+
+from fewchannels.errors import FewchannelsWarning
+from fewchannels.models.family import Family, ModelGeometry
+from fewchannels.models.geometry import Configuration, geometry_from
+from fewchannels.models.sampler import Sampler
+from fewchannels.pipelines.batch import Batch, batch_of
+from fewchannels.pipelines.call import Call, described
+
+
+class Listener(Protocol):
+    """What a context does in each call of its pipeline."""
+
+    def sources(self, call: Call) -> Sequence[str]:
+        """Prompts of which it needs the hidden states, from each sample's noise."""
+
+    def needs_unedited(self, call: Call) -> bool:
+        """Return whether it needs the hidden states of the call without edits."""
+
+    def during(self, call: Call, batch: Batch, sampler: Sampler) -> AbstractContextManager[None]:
+        """A context around the call, in which its taps are on the model; left with an error if the call fails."""
+
+    def ended(self, call: Call, sampler: Sampler, images: Any) -> None:
+        """The call is over.
+
+        Args:
+            call: the call.
+            sampler: knows the steps that ran.
+            images: what the pipeline returns of the call's samples: images, an array, or latents.
+        """
+
+
+class Watched:
+    """One pipeline with its open contexts, in the order in which they were entered.
+
+    Args:
+        pipeline: the pipeline.
+        family: family of its transformer class, beside those that are known.
+
+    Raises:
+        InputError: it is no diffusion transformer of a known family.
+
+    Attributes:
+        geometry: geometry of its model.
+    """
+
+    def __init__(self, pipeline: Any, family: tuple[str, Family] | None = None) -> None:
+        self.geometry: ModelGeometry = geometry_from(Configuration.of(pipeline), family)
+        self.pipeline = pipeline
+        self.listeners: list[Listener] = []
+        self._sampler = Sampler(pipeline, self.geometry)
+        self._running = threading.local()
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether a call runs in this thread, so that another one is a part of it."""
+        return getattr(self._running, "value", False)
+
+    def call(self, original: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Run one call with all taps on the model, and return what the pipeline returns for it."""
+        listeners, sampler = tuple(self.listeners), self._sampler
+        call = described(self.pipeline, self.geometry, positional, keywords)
+        self.geometry.token_grid(call.settings.height, call.settings.width)
+        sources = list(dict.fromkeys(text for each in listeners for text in each.sources(call)))
+        batch = batch_of(call, sources, needs_unedited=any(each.needs_unedited(call) for each in listeners))
+        self._running.value = True
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(_uncompiled(self.pipeline, sampler))
+                stack.enter_context(sampler.declaring(batch.n_rows, call.settings))
+                for each in listeners:
+                    stack.enter_context(each.during(call, batch, sampler))
+                if batch.arguments is None:
+                    result = original(self.pipeline, *positional, **keywords)
+                else:
+                    result = original(self.pipeline, **batch.arguments)
+                sampler.check_steps(
+                    call.settings, call.n_run, may_stop=bool(getattr(self.pipeline, "interrupt", False))
+                )
+        finally:
+            self._running.value = False
+        if batch.arguments is not None:
+            _advance(call, batch)
+            result = _of_rows(result, batch.own)
+        for each in listeners:
+            each.ended(call, sampler, _images(result))
+        return result
+
+
+_LOCK = threading.Lock()
+_WATCHED: dict[int, Watched] = {}
+
+
+@contextmanager
+def watching(pipeline: Any, listener: Listener, family: tuple[str, Family] | None = None) -> Iterator[Watched]:
+    """Have a listener in every call of a pipeline for as long as the context lasts. Contexts may nest.
+
+    Args:
+        pipeline: a loaded pipeline of diffusers.
+        listener: what to do in each call.
+        family: family of its transformer class, beside those that are known.
+
+    Raises:
+        InputError: the pipeline is no diffusion transformer of a known family.
+    """
+    with _LOCK:
+        watched = _WATCHED.get(id(pipeline)) or Watched(pipeline, family)
+        if not watched.listeners:
+            _WATCHED[id(pipeline)] = watched
+            _patch(type(pipeline))
+        watched.listeners.append(listener)
+    try:
+        yield watched
+    finally:
+        with _LOCK:
+            watched.listeners.remove(listener)
+            if not watched.listeners:
+                del _WATCHED[id(pipeline)]
+                _unpatch(type(pipeline))
+
+
+_OWN_CALL = "_fewchannels_own_call"
+"""Where a patched class keeps the call that it had itself; None where it was its parent's."""
+
+
+def _patch(cls: Any) -> None:
+    """Have a class's calls go to what watches the pipeline: Python looks a call up in the class alone."""
+    if _OWN_CALL in vars(cls):
+        return
+    original = cls.__call__
+
+    @functools.wraps(original)
+    def call(self: Any, *positional: Any, **keywords: Any) -> Any:
+        watched = _WATCHED.get(id(self))
+        if watched is None or watched.is_running:
+            return original(self, *positional, **keywords)
+        return watched.call(original, positional, keywords)
+
+    setattr(cls, _OWN_CALL, vars(cls).get("__call__"))
+    cls.__call__ = call
+
+
+def _unpatch(cls: Any) -> None:
+    if any(type(each.pipeline) is cls for each in _WATCHED.values()):
+        return
+    own = vars(cls)[_OWN_CALL]
+    if own is None:
+        del cls.__call__
+    else:
+        cls.__call__ = own
+    delattr(cls, _OWN_CALL)
+
+
+def _uncompiled(pipeline: Any, sampler: Sampler) -> AbstractContextManager[Any]:
+    """Run what is compiled as it was written: code that was compiled without hooks would pass them over."""
+    modules = sampler.transformer.modules()
+    is_whole = pipeline.transformer is not sampler.transformer
+    if not is_whole and all(getattr(module, "_compiled_call_impl", None) is None for module in modules):
+        return nullcontext()
+    warnings.warn(
+        "the transformer is compiled, and runs uncompiled while it is recorded or edited: compiled code passes hooks "
+        "over. Its images may differ from those of compiled code in the last bits.",
+        FewchannelsWarning,
+        stacklevel=4,
+    )
+    return torch.compiler.set_stance("force_eager")
+
+
+def _advance(call: Call, batch: Batch) -> None:
+    """Leave the caller's generators as the pipeline's own call would have left them."""
+    assert batch.arguments is not None
+    given, copies = call.arguments.get("generator"), batch.arguments.get("generator")
+    if copies is None:
+        return
+    for generator, row in zip(given if isinstance(given, (list, tuple)) else [given], batch.own, strict=True):
+        generator.set_state(copies[row].get_state())
+
+
+def _of_rows(result: Any, rows: Sequence[int]) -> Any:
+    """A pipeline's result with the images of these rows alone."""
+    if isinstance(result, tuple):
+        return (_taken(result[0], rows), *result[1:])
+    first = next(iter(result.keys()))
+    return replace(result, **{first: _taken(result[first], rows)})
+
+
+def _taken(images: Any, rows: Sequence[int]) -> Any:
+    return [images[i] for i in rows] if isinstance(images, list) else images[list(rows)]
+
+
+def _images(result: Any) -> Any:
+    return result[0]
