@@ -9,21 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewchannels.pipelines.editing import edit
-    from fewchannels.pipelines.edits import Edit, mean, scale, shuffle, transport, zero
-    from fewchannels.pipelines.loading import load
-    from fewchannels.pipelines.recorded import Recorded
-    from fewchannels.pipelines.recording import record
+    from fewchannels.interventions.calls.editing import edit
+    from fewchannels.interventions.calls.edits import Edit, mean, scale, shuffle, transport, zero
+    from fewchannels.interventions.calls.loading import load
+    from fewchannels.interventions.calls.recorded import Recorded
+    from fewchannels.interventions.calls.recording import record
     from fewchannels.runs.run import Run, open_run
 
     __version__: str
 
 _PLACES = {
-    "pipelines.loading": ("load",),
-    "pipelines.recording": ("record",),
-    "pipelines.recorded": ("Recorded",),
-    "pipelines.editing": ("edit",),
-    "pipelines.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
+    "interventions.calls.loading": ("load",),
+    "interventions.calls.recording": ("record",),
+    "interventions.calls.recorded": ("Recorded",),
+    "interventions.calls.editing": ("edit",),
+    "interventions.calls.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
     "runs.run": ("Run", "open_run"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

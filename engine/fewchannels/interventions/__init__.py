@@ -1,11 +1,11 @@
 """Interventions: sweeps of edited generations, and what they say.
 
 ``conditions`` are the ways to edit, ``rows`` says who shares a batch, ``editor`` is the tap that edits, ``worker`` does
-one task in an actor. ``metrics`` compares images, ``effects`` says what a sweep came to, and ``live`` edits while
-somebody watches.
+one task in an actor. ``metrics`` compares images, ``effects`` says what a sweep came to, ``live`` edits while
+somebody watches, and ``calls`` records and edits the calls of a pipeline of the user's own.
 
-Imported by others: begin, conditions, editor, effects.contrasts, effects.exclusions, effects.figures, effects.measure,
-    effects.summary, effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, protocols,
-    rows, run, settings, sweep.
+Imported by others: begin, calls.editing, calls.edits, calls.loading, calls.recorded, calls.recording, conditions,
+    effects.contrasts, effects.exclusions, effects.figures, effects.measure, effects.summary, effects.sweep_findings,
+    estimate, live.ask, live.session, live.trajectory, metrics, protocols, run, settings, sweep.
 Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
 """

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from fewchannels.errors import InputError
+from fewchannels.interventions.calls.batch import Batch
+from fewchannels.interventions.calls.call import Call
+from fewchannels.interventions.calls.recorded import Recorded
 from fewchannels.interventions.conditions import Condition
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.taps import Site, Tap
-from fewchannels.pipelines.batch import Batch
-from fewchannels.pipelines.call import Call
-from fewchannels.pipelines.recorded import Recorded
 from fewchannels.runs.layout import Track
 
 

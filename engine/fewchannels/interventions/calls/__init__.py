@@ -3,7 +3,4 @@
 ``call`` says what one call is, ``batch`` which rows the transformer runs for it, and ``watched`` puts taps on the model
 for as long as a context lasts. ``recording`` keeps what a capture would store, ``edits`` are conditions of a sweep in
 words of Python, and ``editing`` applies them.
-
-Imported by others: editing, edits, loading, recorded, recording.
-Imports: errors, settings, tables, manifest, measures, models, runs, capture, analyses, interventions.
 """

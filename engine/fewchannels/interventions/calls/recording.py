@@ -13,16 +13,16 @@ from torch import Tensor
 
 from fewchannels.capture.recorder import Recorder
 from fewchannels.errors import FewchannelsWarning, InputError, unknown
+from fewchannels.interventions.calls.batch import Batch
+from fewchannels.interventions.calls.call import Call
+from fewchannels.interventions.calls.indices import Indices, as_text, kept
+from fewchannels.interventions.calls.recorded import Recorded, RecordedCall
+from fewchannels.interventions.calls.watched import watching
 from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, ModelGeometry
 from fewchannels.models.family_file import read_family
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import Site, Tap, tapped
-from fewchannels.pipelines.batch import Batch
-from fewchannels.pipelines.call import Call
-from fewchannels.pipelines.indices import Indices, as_text, kept
-from fewchannels.pipelines.recorded import Recorded, RecordedCall
-from fewchannels.pipelines.watched import watching
 from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
 from fewchannels.runs.layout import Layout
 

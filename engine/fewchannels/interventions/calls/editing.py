@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 from fewchannels.errors import FewchannelsWarning, InputError
+from fewchannels.interventions.calls.batch import Batch
+from fewchannels.interventions.calls.call import Call
+from fewchannels.interventions.calls.edits import Edit, Edits, Function
+from fewchannels.interventions.calls.recorded import Recorded
+from fewchannels.interventions.calls.replay import replaying
+from fewchannels.interventions.calls.watched import watching
 from fewchannels.interventions.conditions import MEASURES, Condition
 from fewchannels.interventions.editor import Editor, Given
 from fewchannels.interventions.rows import Item, Row, pair_id
@@ -18,12 +24,6 @@ from fewchannels.models.family import BRANCHES, ModelGeometry
 from fewchannels.models.family_file import read_family
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import Site, Tap, tapped
-from fewchannels.pipelines.batch import Batch
-from fewchannels.pipelines.call import Call
-from fewchannels.pipelines.edits import Edit, Edits, Function
-from fewchannels.pipelines.recorded import Recorded
-from fewchannels.pipelines.replay import replaying
-from fewchannels.pipelines.watched import watching
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from fewchannels.errors import InputError, unknown
+from fewchannels.interventions.calls.indices import Indices, as_text, kept
+from fewchannels.interventions.calls.recorded import Recorded
 from fewchannels.interventions.conditions import Condition, Grid, expand
 from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.models.taps import Site
-from fewchannels.pipelines.indices import Indices, as_text, kept
-from fewchannels.pipelines.recorded import Recorded
 from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
 
 Function = Callable[[Tensor, Site], Tensor | None]

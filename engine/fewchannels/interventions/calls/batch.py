@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fewchannels.errors import InputError
-from fewchannels.pipelines.call import Call
+from fewchannels.interventions.calls.call import Call
 
 _PROMPTS = ("prompt", "prompt_2", "prompt_3", "prompt_4", "class_labels")
 _NEGATIVE = ("negative_prompt", "negative_prompt_2", "negative_prompt_3", "negative_prompt_4")

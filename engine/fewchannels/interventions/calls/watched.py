@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 
 from fewchannels.errors import FewchannelsWarning
+from fewchannels.interventions.calls.batch import Batch, batch_of
+from fewchannels.interventions.calls.call import Call, described
 from fewchannels.models.family import Family, ModelGeometry
 from fewchannels.models.geometry import Configuration, geometry_from
 from fewchannels.models.sampler import Sampler
-from fewchannels.pipelines.batch import Batch, batch_of
-from fewchannels.pipelines.call import Call, described
 
 
 class Listener(Protocol):
