@@ -26,18 +26,24 @@ class FewchannelsError(Exception):
     """Anything this project reports to a person. ``str(error)`` says what is wrong, the rule and the remedy.
 
     It goes to terminals, logs and records, so what is secret is cut out of it.
+
+    Attributes:
+        exit_code: exit code of a command that ends with it.
+        kind: name of the group, which stays the same in later versions.
     """
 
     exit_code = 1
+    kind = "error"
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
 
 
-class InputError(FewchannelsError):
+class InputError(FewchannelsError, ValueError):
     """The caller gave something that cannot work; changing the input mends it. Nothing was written."""
 
     exit_code = 2
+    kind = "input"
 
 
 class FamilyMismatchError(InputError):
@@ -45,23 +51,28 @@ class FamilyMismatchError(InputError):
     end like this one; a family file that describes the pipeline mends it.
     """
 
+    kind = "family_mismatch"
+
 
 class RunConflictError(FewchannelsError):
     """The run on disk was created with different settings; choose another folder or use its settings."""
 
     exit_code = 3
+    kind = "run_conflict"
 
 
 class StorageError(FewchannelsError):
     """The disk refused (no space, no permission, damaged files); free it or repair it and run again to resume."""
 
     exit_code = 4
+    kind = "storage"
 
 
 class IncompleteRunError(FewchannelsError):
     """The run ended and some samples are missing or failed; their records say why. Run again to retry them."""
 
     exit_code = 5
+    kind = "incomplete_run"
 
 
 class FewchannelsWarning(UserWarning):

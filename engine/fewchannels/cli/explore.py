@@ -10,12 +10,16 @@ import typer
 
 from fewchannels import machine
 from fewchannels.cli.console import errors, results, say
+from fewchannels.cli.options import Fields, Given
+from fewchannels.cli.unused import refuse_unused
 from fewchannels.errors import InputError
+from fewchannels.models.load_options import Loading
 
 if TYPE_CHECKING:
     from fewchannels.views.explore.live import Live
     from fewchannels.views.explore.server import Bound
 
+LOADING = Fields(Loading, panels={Loading: "How the model of the live page is loaded"})
 _TEXT_BROWSERS = ("browsh", "elinks", "links", "lynx", "w3m", "www-browser")
 
 
@@ -25,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explore(
+    loading: Annotated[Given, LOADING],
     places: Annotated[
         list[str] | None,
         typer.Argument(help="Folders or URLs of runs and sweeps, finished or not.", show_default=False),
@@ -34,6 +39,13 @@ def explore(
         typer.Option(help="A model for the live page: demo, a folder or a hub id.", show_default="no live page"),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 chooses a free one.")] = 8050,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default="the hub's default")
+    ] = None,
+    family: Annotated[
+        Path | None,
+        typer.Option(help="YAML file that describes a transformer class (docs/families.md).", show_default="none"),
+    ] = None,
     public_url: Annotated[
         str | None,
         typer.Option(help="Public URL of a proxy in front of the explorer, including the path.", show_default="none"),
@@ -48,19 +60,22 @@ def explore(
 
     Example: fewchannels explore RUN SWEEP
     Example: fewchannels explore --model demo
+    Example: fewchannels explore --model black-forest-labs/FLUX.1-dev --dtype bfloat16 --offload model
     Example: ssh -L 8050:127.0.0.1:8050 NODE fewchannels explore RUN --no-browser
     """
     with errors.status("opening"):
         from fewchannels.views.explore.opened import open_places
         from fewchannels.views.explore.server import bind, serve
 
+        if model is None:
+            refuse_unused([*LOADING.flags(), "--revision", "--family"], "there is no --model to load")
         if not places and model is None:
             raise InputError("nothing to show; give a run, a sweep, or --model demo for the live page.")
         opened = open_places(places or [], timeout)
         failed = [place for place in opened.values() if isinstance(place, str)]
         if failed and len(failed) == len(opened) and model is None:
             raise InputError("\n".join(failed))
-        session = _session(model) if model else None
+        session = _session(model, revision, family, Loading(**loading)) if model else None
         bound = bind(opened, port, session, public_url)
     for name, place in opened.items():
         if isinstance(place, str):
@@ -84,8 +99,10 @@ def _open(bound: "Bound") -> None:
             chosen.open(bound.once())
 
 
-def _session(model: str) -> "Live":
+def _session(model: str, revision: str | None, family: Path | None, loading: Loading) -> "Live":
     from fewchannels.interventions.live.session import LiveModel
+    from fewchannels.models.family_file import read_family
     from fewchannels.views.explore.live import Live
 
-    return Live(LiveModel(model, max(1, machine.processors() - 1)), model)
+    n_threads, described = max(1, machine.processors() - 1), read_family(family) if family else None
+    return Live(LiveModel(model, n_threads, revision=revision, family=described, loading=loading), model)

@@ -219,6 +219,8 @@ class Jobs:
         where = self._where
         try:
             yield
+        except FewchannelsError:
+            raise
         except AuthenticationError:
             raise FewchannelsError(refused_token(where)) from None
         except (ConnectionError, RpcError) as error:

@@ -29,6 +29,8 @@ def read_yaml(file: Path | None) -> dict[str, Any]:
         if file.stat().st_size > _MOST_BYTES:
             raise InputError(f"{str(file)!r} has more than {_MOST_BYTES:,} bytes; a settings file has a few lines.")
         loaded = parsed(file.read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"cannot read the settings file {str(file)!r}: {reason}") from None
