@@ -47,3 +47,12 @@ def test_what_the_recipes_add_passes_the_tests_that_they_name(tmp_path: Path) ->
 def test_every_recipe_has_an_example() -> None:
     headings = [line for line in RECIPES.read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
     assert list(dict.fromkeys(f"## {block.recipe}" for block in blocks())) == headings
+
+
+def test_the_line_above_each_block_names_its_file() -> None:
+    lines = RECIPES.read_text(encoding="utf-8").splitlines()
+    fences = [i for i, line in enumerate(lines) if line.lstrip().startswith("```") and " title=" in line]
+    assert len(fences) == len(list(blocks()))
+    for i, block in zip(fences, blocks(), strict=True):
+        assert lines[i - 2].strip().startswith(f"`{block.path}`, "), lines[i]
+        assert block.how in ("new", "at") or f"`{block.line.strip()}`" in lines[i - 2], lines[i]

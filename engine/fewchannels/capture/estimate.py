@@ -9,7 +9,7 @@ import numpy as np
 from fewchannels.capture.encode_prompts import encoded_prompts
 from fewchannels.capture.job import Job
 from fewchannels.capture.recorder import Recorder
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.capture.worker import CaptureWorker, tables_of
 from fewchannels.cluster.notes import check_measured
 from fewchannels.manifest import Sample, read_samples
 from fewchannels.models.loaded import device_of
@@ -77,7 +77,7 @@ def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_pa
     started = time.monotonic()
     generated = worker.generate(samples, recorder)
     check_measured([made.row for made in generated])
-    tables = worker.tables(0, 0, 1, samples, generated)
+    tables = tables_of(0, 0, 1, samples, generated)
     seconds = (time.monotonic() - started) / len(samples)
     scale = job.layout.n_samples / len(samples)
     table_bytes = {

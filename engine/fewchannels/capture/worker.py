@@ -1,7 +1,7 @@
 """The capture worker: loads the model once, then turns tasks into shards, tables and records. Needs no Ray."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -42,6 +42,34 @@ class Generated:
     row: dict[str, Any]
     image: Image.Image | None
     cells: dict[str, np.ndarray]
+
+
+def tables_of(
+    task: int, start: int, attempt: int, samples: Sequence[Sample], generated: Sequence[Generated]
+) -> dict[str, Columns]:
+    """A task's ``cells`` and ``samples``; a sample without an image has no cells.
+
+    Args:
+        task: number of the task.
+        start: index of the first sample on the store's sample axis.
+        attempt: 1 for the first.
+        samples: samples of the task, from that one on.
+        generated: what their generations left.
+    """
+    sample_rows, cells = [], []
+    for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
+        name = {"sample_id": sample.sample_id, "sample": start + position}
+        about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
+        image = {"image": None if made.image is None else png(made.image)}
+        sample_rows.append(name | about | made.row | image)
+        if made.image is not None:
+            n = len(made.cells["step"])
+            cells.append({key: np.full(n, value) for key, value in name.items()} | made.cells)
+    names = schema("cells").names
+    return {
+        "cells": {key: np.concatenate([part[key] for part in cells]) if cells else [] for key in names},
+        "samples": as_columns("samples", sample_rows),
+    }
 
 
 class CaptureWorker:
@@ -101,7 +129,7 @@ class CaptureWorker:
         # What a record names stays as it is until the new record does.
         draft = Draft(storage, name_of(task), self.ledger.key(task)) if earlier else None
         objects = Store(draft or storage, job.layout).write(rows.start, arrays)
-        for table, columns in self.tables(task, first, attempt, samples, generated).items():
+        for table, columns in tables_of(task, first, attempt, samples, generated).items():
             key = part(table, task)
             parquet = to_parquet(table, columns)
             if kept:
@@ -124,30 +152,6 @@ class CaptureWorker:
         is_own = record.fingerprint == self.job.fingerprint
         is_short = record.stop < self.job.layout.rows(record.task).stop
         return is_own and is_short and not record.n_failed and self.ledger.is_intact(record)
-
-    def tables(
-        self,
-        task: int,
-        start: int,
-        attempt: int,
-        samples: list[Sample],
-        generated: list[Generated],
-    ) -> dict[str, Columns]:
-        """A task's ``cells`` and ``samples``; a sample without an image has no cells."""
-        sample_rows, cells = [], []
-        for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
-            name = {"sample_id": sample.sample_id, "sample": start + position}
-            about = {"task": task, "prompt": sample.prompt, "seed": sample.seed, "attempt": attempt}
-            image = {"image": None if made.image is None else png(made.image)}
-            sample_rows.append(name | about | made.row | image)
-            if made.image is not None:
-                n = len(made.cells["step"])
-                cells.append({key: np.full(n, value) for key, value in name.items()} | made.cells)
-        names = schema("cells").names
-        return {
-            "cells": {key: np.concatenate([part[key] for part in cells]) if cells else [] for key in names},
-            "samples": as_columns("samples", sample_rows),
-        }
 
     def generate(self, samples: list[Sample], recorder: Recorder) -> list[Generated]:
         """Generate samples in batches that share settings, recording into their positions."""

@@ -48,7 +48,7 @@ class LoadedModel:
     Attributes:
         sampler: sampler of its pipeline.
         device: ``cuda`` or ``cpu``.
-        device_name: what that is.
+        name: the device in words, for records.
         n_threads: CPU threads for PyTorch.
     """
 
@@ -65,17 +65,12 @@ class LoadedModel:
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
         self.device, self.n_threads = device or default_device(), n_threads
         _check_device(self.device)
-        self.device_name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
+        self.name = device_in_words(self.device)
         with after_the_first(f"load {generation.model} {generation.revision}"):
             source = find(generation.model, generation.revision)
             without = () if encodes else text_encoders(source)
             pipeline = self.run(load, source, geometry, generation, self.device, dict.fromkeys(without))
         self.sampler = Sampler(pipeline, geometry)
-
-    @property
-    def name(self) -> str:
-        """The device in words, for records."""
-        return f"{self.device} {self.device_name}"
 
     def run(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **keywords: _Arguments.kwargs
@@ -105,10 +100,7 @@ class LoadedModel:
 
     def peak_memory_bytes(self) -> int:
         """Highest resident memory of this process so far; of the device's memory on a GPU."""
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return peak_memory_bytes(self.device)
 
 
 @contextmanager
@@ -132,6 +124,19 @@ def after_the_first(what: str) -> Iterator[None]:
                 if not file_system.lock(file.fileno(), path):
                     file_system.lock(file.fileno(), path, shared=True, waits=True)
         yield
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Highest resident memory of this process so far; of the memory of a ``cuda`` device."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_in_words(device: str) -> str:
+    """The kind of a device and its name, for records: ``cuda NVIDIA H100``, ``cpu x86_64``."""
+    return f"{device} {torch.cuda.get_device_name() if device == 'cuda' else platform.machine()}"
 
 
 def default_device() -> str:

@@ -1,14 +1,15 @@
 """What was recorded of a pipeline's own calls, in memory: the arrays and the table that a run would have of them."""
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fewchannels.errors import InputError
+from fewchannels.interventions.calls.recorded_call import MadeBy, RecordedCall
 from fewchannels.runs.arrays import as_dataset
 from fewchannels.runs.layout import Layout, Track
 from fewchannels.settings.units import size
@@ -20,38 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-
-@dataclass(frozen=True)
-class RecordedCall:
-    """One call of the pipeline.
-
-    Attributes:
-        layout: shape of its arrays.
-        arrays: arrays by name, ``(sample, step, layer, ...)``.
-        cells: columns of ``cells`` of each sample, without those that name the sample.
-        ids: each sample's id.
-        prompts: each sample's prompt; None where the call had embeddings instead.
-        negative_prompts: each sample's negative prompt, if any.
-        seeds: the seed that makes each sample's noise; None where no fresh generator of its own did.
-        images: each sample's image; None where the pipeline returned none, such as latents.
-        token_grid: image tokens along height and width.
-        size: height and width of the images, pixels.
-        settings: denoising steps, guidance scale and true CFG scale that were passed.
-        seconds: time that the call took.
-    """
-
-    layout: Layout
-    arrays: dict[str, np.ndarray]
-    cells: Sequence[dict[str, np.ndarray]]
-    ids: tuple[str, ...]
-    prompts: tuple[str | None, ...]
-    negative_prompts: tuple[str | None, ...]
-    seeds: tuple[int | None, ...]
-    images: "tuple[Image.Image | None, ...]"
-    token_grid: tuple[int, int]
-    size: tuple[int, int]
-    settings: tuple[int, float, float]
-    seconds: float
+    from fewchannels.runs.run import Run
 
 
 class Recorded:
@@ -60,11 +30,13 @@ class Recorded:
     Attributes:
         calls: the calls, in their order.
         score: the statistic that ranks channels.
+        made_by: what made them; None before the context is entered.
     """
 
     def __init__(self, score: str) -> None:
         self.calls: list[RecordedCall] = []
         self.score = score
+        self.made_by: MadeBy | None = None
 
     def add(self, call: RecordedCall) -> None:
         """Append a call."""
@@ -241,6 +213,35 @@ class Recorded:
         if image is not None:
             shown, names = [np.asarray(image), *shown], ["image", *names]
         return drawn(Images(rows=[shown], labels=[""], columns=names, title=title))
+
+    def save(self, path: str | Path) -> "Run":
+        """Write a run, which every command can read: queries, analyses, the report, the explorer.
+
+        The run is identified by the weights and settings that the pipeline has when this is called, which takes seconds
+        per 10 GB: save before you change them.
+
+        Args:
+            path: folder or URL of the run.
+
+        Returns:
+            The run, opened.
+
+        Raises:
+            InputError: a sample has no seed, no prompt or no image, two are the same, or the pipeline is gone.
+            RunConflictError: the place holds something else.
+            StorageError: the store refused.
+        """
+        from fewchannels.interventions.calls.saving import save
+        from fewchannels.runs.run import Run
+
+        self._some_calls()
+        made_by = self.made_by
+        assert made_by is not None
+        pipeline = made_by.pipeline()
+        if pipeline is None:
+            raise InputError("the pipeline was deleted, so its weights cannot be identified. Save before that.")
+        save(self.calls, made_by, pipeline, self.score, self.layout, self.activations, path)
+        return Run(path)
 
     def __repr__(self) -> str:
         if not self.calls:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import ref as weakref
 
 import torch
 from PIL import Image
@@ -16,11 +17,14 @@ from fewchannels.errors import FewchannelsWarning, InputError, unknown
 from fewchannels.interventions.calls.batch import Batch
 from fewchannels.interventions.calls.call import Call
 from fewchannels.interventions.calls.indices import Indices, as_text, kept
-from fewchannels.interventions.calls.recorded import Recorded, RecordedCall
+from fewchannels.interventions.calls.recorded import Recorded
+from fewchannels.interventions.calls.recorded_call import MadeBy, RecordedCall
 from fewchannels.interventions.calls.watched import watching
 from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, ModelGeometry
 from fewchannels.models.family_file import read_family
+from fewchannels.models.geometry import uncompiled
+from fewchannels.models.loaded import device_in_words, peak_memory_bytes
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import Site, Tap, tapped
 from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
@@ -76,7 +80,14 @@ def record(
     listener = _Recording(recorded, layers, steps, top_k, *chosen)
     with watching(pipe, listener, read_family(Path(family)) if family else None) as watched:
         listener.check(watched.geometry)
+        recorded.made_by = _made_by(pipe, watched.geometry)
         yield recorded
+
+
+def _made_by(pipe: Any, geometry: ModelGeometry) -> MadeBy:
+    transformer = uncompiled(pipe.transformer)
+    dtype, device = str(transformer.dtype).removeprefix("torch."), transformer.device.type
+    return MadeBy(weakref(pipe), geometry, dtype, device_in_words(device), torch.get_num_threads())
 
 
 def _joined(words: str | Sequence[str]) -> str:
@@ -171,7 +182,10 @@ class _Recording:
                 token_grid=sampler.geometry.token_grid(settings.height, settings.width),
                 size=(settings.height, settings.width),
                 settings=(settings.steps, settings.guidance, settings.true_cfg_scale),
+                n_run=call.n_run,
+                prompt_tokens=_lengths(sampler, call),
                 seconds=seconds,
+                peak_memory_bytes=peak_memory_bytes(sampler.transformer.device.type),
             )
         )
 
@@ -208,6 +222,12 @@ def _of_rows(tap: Tap, batch: Batch) -> Tap:
         tap(Site(site.block, site.stream, site.branch, site.forward, lengths), x[rows])
 
     return read
+
+
+def _lengths(sampler: Sampler, call: Call) -> tuple[tuple[int, bool], ...]:
+    """Each prompt's tokens, and whether it is cut; of embeddings none."""
+    lengths = sampler.prompt_lengths([prompt or "" for prompt in call.prompts])
+    return tuple((0, False) if text is None else each for text, each in zip(call.prompts, lengths, strict=True))
 
 
 def _pictures(images: Any, n: int) -> tuple[Image.Image | None, ...]:
