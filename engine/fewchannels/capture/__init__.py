@@ -3,6 +3,6 @@
 ``job`` checks everything before any work, ``begin`` lays the run out, ``run`` sees it to its end, ``worker`` does one
 task in an actor, and ``recorder`` is the tap that says what is kept.
 
-Imported by others: budget, config, estimate, job, memory, recompute, recorder, run, worker.
+Imported by others: begin, budget, config, estimate, job, memory, recompute, recorder, run, worker.
 Imports: errors, machine, settings, tables, manifest, measures, models, runs, cluster.
 """
