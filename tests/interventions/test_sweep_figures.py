@@ -85,7 +85,7 @@ def test_the_undisturbed_level_is_a_thin_line_where_there_is_one() -> None:
     table = means(planted(grid("top", k=[2, 4]), SHIFT, n_prompts=3))
     drawn = dose_response(table, "clip_score", "k")
     other = dose_response(table, "mse", "k")
-    (level,) = (lines["undisturbed"] for lines in drawn.drawn.values())
+    (level,) = (lines["unedited"] for lines in drawn.drawn.values())
     assert level.reference
     assert (level.x.tolist(), level.y.tolist()) == ([2, 4], [30, 30])
     assert all("undisturbed" not in lines for lines in other.drawn.values())

@@ -115,7 +115,7 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawi
 def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     """A metric against what was varied: a line with its band for each selection, a panel for each remaining setting.
 
-    All channels, which have no k, are drawn at every k, and baselines beside all edits of the same amount. Undisturbed
+    All channels, which have no k, are drawn at every k, and baselines beside all edits of the same amount. Unedited
     images are a thin line, where they have the metric.
 
     Args:
@@ -152,7 +152,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
     for level in means.loc[(means["action"] == "undisturbed") & (means["metric"] == metric), "mean"]:
         ends = np.array([place.min(), place.max()])
         for lines in drawn.values():
-            lines["undisturbed"] = Series(ends, np.full(2, level), reference=True)
+            lines["unedited"] = Series(ends, np.full(2, level), reference=True)
     unnamed = in_words(rows.iloc[0], ["action", *(name for name in AXES.values() if name not in (column, *named))])
     some = f", {len(shown)} of {len(parts)} settings" if len(shown) < len(parts) else ""
     return Panels(
@@ -186,7 +186,7 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
         drawn=drawn,
         labels=setting_words(groups),
         title=f"Every setting: mean over {counted(rows[rows['metric'].isin(metrics)])}, bars: 95 % over prompts"
-        + ("; dotted: undisturbed" if len(levels) else ""),
+        + ("; dotted: unedited" if len(levels) else ""),
         levels={_labeled(row["metric"]): row["mean"] for _, row in levels.iterrows()},
     )
 

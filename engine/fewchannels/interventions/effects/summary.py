@@ -125,7 +125,7 @@ def _undisturbed(averages: pd.DataFrame) -> list[str]:
     if rows.empty:
         return []
     shown = ", ".join(f"{row['metric']} {bracketed_row(row)}" for _, row in rows.iterrows())
-    return [f"Undisturbed, {counted(rows)}: {shown}.", ""]
+    return [f"Unedited images, {counted(rows)}: {shown}.", ""]
 
 
 def _means(averages: pd.DataFrame, main: Sequence[str]) -> list[str]:
