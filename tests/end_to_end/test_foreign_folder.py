@@ -160,7 +160,7 @@ def test_a_notebook_captures_analyzes_probes_submits_and_explores(
     actors = "--actors 2 --shard-samples 1 --batch-size 1"
     captured = f"call('capture --manifest prompts.parquet --out RUN {model} {actors}')"
     assert "4 of 4 samples" in execute(kernel, captured)
-    execute(kernel, "call('analyze concentration RUN --workers 2')")
+    execute(kernel, "call('analyze concentration RUN --workers 1')")
     execute(kernel, f"call('probe disruption --manifest prompts.parquet --out ZEROED {model} --k 2')")
     job = f"capture --manifest prompts.parquet --out {tmp_path}/JOB {model}"
     assert "4 of 4 samples" in execute(kernel, f"call('submit --address {address} --follow -- {job}')")
