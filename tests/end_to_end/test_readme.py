@@ -24,8 +24,14 @@ BIN = Path(sys.executable).parent
 
 def block(after: str) -> list[str]:
     """The lines of the first indented block after a heading."""
-    text = README.split(f"\n## {after}\n", 1)[1]
-    return [line[4:] for line in re.search(r"\n((?:    .*\n|\n)+)", text)[1].splitlines() if line]
+    return blocks(after)[0]
+
+
+def blocks(after: str) -> list[list[str]]:
+    """The lines of each indented block below a heading."""
+    text = README.split(f"\n## {after}\n", 1)[1].partition("\n## ")[0]
+    found = re.findall(r"\n((?:    .*\n|\n)+)", f"{text}\n")
+    return [lines for each in found if (lines := [line[4:] for line in each.splitlines() if line])]
 
 
 HEADINGS = ("Capture and query", "Analyze", "Intervene", "Report and explore", "Verify and maintain")
@@ -121,7 +127,9 @@ def test_sql_answers_with_one_row_per_layer(main_path: dict) -> None:
 
 
 def test_the_python_of_the_readme_runs(main_path: dict) -> None:
-    code = "\n".join(block("In Python")) + "\nprint(score.dims, maps.dims, image.size, *frame.columns[:3])"
+    code = "\n".join(line for each in blocks("In Python") for line in each)
+    code += "\nprint(score.dims, maps.dims, image.size, *frame.columns[:3])"
+    code += "\nprint(before != after, after.size, len(seen.top(3)))"
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         cwd=main_path["folder"],
@@ -130,7 +138,9 @@ def test_the_python_of_the_readme_runs(main_path: dict) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "('sample', 'channel') ('sample', 'token') (64, 64) layer step channel"
+    *_, read, edited = done.stdout.splitlines()
+    assert read == "('sample', 'channel') ('sample', 'token') (64, 64) layer step channel"
+    assert edited == "True (64, 64) 12"
 
 
 def test_the_demo_command_shows_tables_and_draws_a_sheet(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_undisturbed_level_is_a_thin_line_where_there_is_one() -> None:
     (level,) = (lines["unedited"] for lines in drawn.drawn.values())
     assert level.reference
     assert (level.x.tolist(), level.y.tolist()) == ([2, 4], [30, 30])
-    assert all("undisturbed" not in lines for lines in other.drawn.values())
+    assert all("unedited" not in lines for lines in other.drawn.values())
 
 
 def test_controls_that_lack_a_setting_are_drawn_along_all_of_it() -> None:
@@ -175,7 +175,7 @@ def test_a_strip_has_selections_as_rows_the_axis_as_columns_and_what_is_compared
     ]
     drawn = strip(pair(rows), 0)
     assert drawn.labels == ["top", "random"]
-    assert drawn.columns == ["undisturbed", "source", "amount 0.5", "amount 1"]
+    assert drawn.columns == ["unedited", "source", "amount 0.5", "amount 1"]
     blue, yellow = (0, 0, 255), (255, 255, 0)
     assert colours(drawn) == [[blue, yellow, (3, 10, 20), (0, 10, 20)], [blue, yellow, (4, 10, 20), (1, 10, 20)]]
     assert "item0: a blue one\nsource: a yellow one" in drawn.title

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
+_PER_INCH = 13  # characters of a title, at its size
 _LINES = ("-", "--", "-.", ":")
 _LOOK: Any = {
     "savefig.dpi": 130,
@@ -115,8 +116,11 @@ def _landscape(drawing: Landscape) -> Figure:
 
 
 def _images(drawing: Images) -> Figure:
-    figure = Figure(figsize=(1.5 * len(drawing.columns) + 1.6, 1.55 * len(drawing.rows) + 0.5), layout="constrained")
-    figure.suptitle(drawing.title, fontsize=9, parse_math=False)
+    width = 1.5 * len(drawing.columns) + 1.6
+    wrapped = [part for line in drawing.title.splitlines() for part in textwrap.wrap(line, int(width * _PER_INCH))]
+    height = 1.55 * len(drawing.rows) + 0.5 + 0.15 * len(wrapped)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle("\n".join(wrapped), fontsize=9, parse_math=False)
     axes = figure.subplots(len(drawing.rows), len(drawing.columns), squeeze=False)
     for line, row, label in zip(axes, drawing.rows, drawing.labels, strict=True):
         for axis, image in zip(line, row, strict=True):

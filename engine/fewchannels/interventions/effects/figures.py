@@ -246,7 +246,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
     return Images(
         rows=grid,
         labels=labels,
-        columns=[*first["role"], *headings],
+        columns=[*first["role"].replace("undisturbed", "unedited"), *headings],
         title="\n".join(textwrap.shorten(text, 90, placeholder=" ...") for text in title),
     )
 
