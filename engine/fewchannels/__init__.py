@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewchannels.interventions.calls.comparing import compare_images
     from fewchannels.interventions.calls.editing import edit
     from fewchannels.interventions.calls.edits import Edit, mean, scale, shuffle, transport, zero
     from fewchannels.interventions.calls.loading import load
@@ -22,6 +23,7 @@ _PLACES = {
     "interventions.calls.loading": ("load",),
     "interventions.calls.recording": ("record",),
     "interventions.calls.recorded": ("Recorded",),
+    "interventions.calls.comparing": ("compare_images",),
     "interventions.calls.editing": ("edit",),
     "interventions.calls.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
     "runs.run": ("Run", "open_run"),
@@ -33,6 +35,7 @@ __all__ = [
     "Recorded",
     "Run",
     "__version__",
+    "compare_images",
     "edit",
     "load",
     "mean",

@@ -86,8 +86,13 @@ def record(
 
 def _made_by(pipe: Any, geometry: ModelGeometry) -> MadeBy:
     transformer = uncompiled(pipe.transformer)
-    dtype, device = str(transformer.dtype).removeprefix("torch."), transformer.device.type
+    dtype, device = str(transformer.dtype).removeprefix("torch."), _device(pipe)
     return MadeBy(weakref(pipe), geometry, dtype, device_in_words(device), torch.get_num_threads())
+
+
+def _device(pipe: Any) -> str:
+    """The kind of device that the pipeline computes on, wherever offload keeps its weights."""
+    return torch.device(getattr(pipe, "_execution_device", None) or uncompiled(pipe.transformer).device).type
 
 
 def _joined(words: str | Sequence[str]) -> str:
@@ -185,7 +190,7 @@ class _Recording:
                 n_run=call.n_run,
                 prompt_tokens=_lengths(sampler, call),
                 seconds=seconds,
-                peak_memory_bytes=peak_memory_bytes(sampler.transformer.device.type),
+                peak_memory_bytes=peak_memory_bytes(_device(sampler.pipeline)),
             )
         )
 

@@ -59,7 +59,7 @@ class Watched:
         self.pipeline = pipeline
         self.listeners: list[Listener] = []
         self._sampler = Sampler(pipeline, self.geometry)
-        self._running = threading.local()
+        self._running, self._one_at_a_time = threading.local(), threading.Lock()
 
     @property
     def is_running(self) -> bool:
@@ -67,7 +67,14 @@ class Watched:
         return getattr(self._running, "value", False)
 
     def call(self, original: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run one call with all taps on the model, and return what the pipeline returns for it."""
+        """Run one call with all taps on the model, and return what the pipeline returns for it.
+
+        Calls of several threads run one after the other: they share the model's hooks.
+        """
+        with self._one_at_a_time:
+            return self._call(original, positional, keywords)
+
+    def _call(self, original: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         listeners, sampler = tuple(self.listeners), self._sampler
         call = described(self.pipeline, self.geometry, positional, keywords)
         self.geometry.token_grid(call.settings.height, call.settings.width)
