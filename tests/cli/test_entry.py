@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import fewchannels
+from fewchannels.cli import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +47,30 @@ def test_python_m_does_what_the_command_does(line: str, tmp_path: Path) -> None:
     for texts in zip(*((each.stdout, each.stderr) for each in done), strict=True):
         command, module = (" ".join(text.replace("python -m fewchannels", "fewchannels").split()) for text in texts)
         assert command == module
+
+
+def test_the_version_is_printed_by_itself() -> None:
+    answer = CliRunner().invoke(app, ["--version"])
+    assert (answer.exit_code, answer.stdout) == (0, f"fewchannels {fewchannels.__version__}\n")
+
+
+def test_the_help_lists_every_command_in_the_order_of_its_panels() -> None:
+    shown = CliRunner().invoke(app, ["-h"]).stdout
+    names = [
+        "demo",
+        "manifest",
+        "models",
+        "capture",
+        "runs",
+        "query",
+        "sql",
+        "analyze",
+        "compare",
+        "probe",
+        "transport",
+    ]
+    names += ["plot", "report", "explore", "submit", "status", "logs", "stop"]
+    lines = [line.strip("│ ").split() for line in shown.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert [line[0] for line in lines if not line[0].startswith("-")] == names
+    assert "Missing" not in CliRunner().invoke(app, []).output
+    assert CliRunner().invoke(app, ["runs", "-h"]).exit_code == 0

@@ -15,32 +15,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
 
 from fewchannels.cli import streams
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import say
+from fewchannels.cli.console import results, say
 from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError
 from fewchannels.settings.environment import check_environment, settle_environment
 from fewchannels.settings.ranges import shown
 
-_MODULES = {
-    "manifest": ("manifest",),
-    "models": ("models",),
-    "runs": ("runs",),
-    "analyze": ("analyze",),
-    "probe": ("probe",),
-    "transport": ("transport",),
-    "plot": ("plot",),
-    "capture": ("capture",),
-    "compare": ("compare",),
-    "demo": ("demo",),
-    "report": ("report",),
-    "explore": ("explore",),
-    "query": ("query", "sql"),
-    "jobs": ("submit", "status", "logs", "stop"),
+_PANELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Start": {"demo": ("demo",), "manifest": ("manifest",), "models": ("models",)},
+    "Capture and query": {"capture": ("capture",), "runs": ("runs",), "query": ("query", "sql")},
+    "Analyze": {"analyze": ("analyze",), "compare": ("compare",)},
+    "Intervene": {"probe": ("probe",), "transport": ("transport",), "plot": ("plot",)},
+    "Look": {"report": ("report",), "explore": ("explore",)},
+    "Jobs of a Ray cluster": {"jobs": ("submit", "status", "logs", "stop")},
 }
-"""Commands and groups of commands, by the module that registers them, in the order of the help."""
+"""Commands and groups of commands, by the module that registers them and their panel of the help, in its order."""
+_MODULES = {module: names for modules in _PANELS.values() for module, names in modules.items()}
+
+
+class _InOrder(TyperGroup):
+    """The commands in the order of their panels."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, those of the first panel first."""
+        return [name for names in _MODULES.values() for name in names if name in self.commands]
 
 
 def application(word: str = "") -> Commands:
@@ -51,17 +55,40 @@ def application(word: str = "") -> Commands:
     """
     app = Commands(
         name="fewchannels",
+        cls=_InOrder,
+        context_settings={"help_option_names": ["-h", "--help"]},
         help="Dataset-scale analysis of massive channels in diffusion transformers.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    app.callback()(lambda: None)  # makes Typer call even a single command by its name
+    app.callback()(_options)  # makes Typer call even a single command by its name
     is_one = any(word in names for names in _MODULES.values()) and word != "submit"  # submit contains another command
     for module, names in _MODULES.items():
         if word in names or not is_one:
             import_module(f"fewchannels.cli.{module}").register(app)
+    panel_of = {name: panel for panel, modules in _PANELS.items() for names in modules.values() for name in names}
+    for command in app.registered_commands:
+        command.rich_help_panel = panel_of[str(command.name)]
+    for group in app.registered_groups:
+        group.rich_help_panel = panel_of[str(group.name)]
     return app
+
+
+def _print_version(is_given: bool) -> None:
+    if is_given:
+        from importlib.metadata import version
+
+        results.print(f"fewchannels {version('fewchannels')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """Options of the command without a subcommand."""
 
 
 def __getattr__(name: str) -> Any:
