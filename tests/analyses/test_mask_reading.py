@@ -236,7 +236,7 @@ REFUSED = {
         (Image.fromarray(label_map(0, 1, 2, 3)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(0, 20, 120)), "PNG", "several labels, or a soft mask"),
     ],
-    "two to 31 values, none up to half, and not all near white": [
+    "two to 31 values, none of them up to half, and not all near white": [
         (Image.fromarray(label_map(128, 255)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(200, 210, 255)), "PNG", "several labels, or a soft mask"),
     ],
@@ -244,7 +244,7 @@ REFUSED = {
         (Image.fromarray(label_map(0, 33, 255)), "PNG", "several labels, or a soft mask"),
         (Image.fromarray(label_map(0, 60, 130, 200)), "PNG", "several labels, or a soft mask"),
     ],
-    "0, values of 1 to 31, and more pixels of 255; or the others fill no area": [
+    "0, values of 1 to 31, and more pixels of 255; or the values of 1 to 31 fill no area": [
         (Image.fromarray(label_map(0, 15, 255, 255)), "PNG", "255 could be the subject"),
         (
             Image.fromarray(np.where(SUBJECT, 255, np.eye(6, 8) * 2).astype(np.uint8)),
@@ -275,7 +275,7 @@ REFUSED = {
     "a palette of dark grays that differ from their indices": [
         (indexed(label_map(0, 1, 2), [[0] * 3, [20] * 3, [70] * 3]), "PNG", "dark grays"),
     ],
-    "one color, whose index says the opposite": [
+    "one color, whose index means the opposite": [
         (indexed(label_map(0), [[255] * 3]), "PNG", "one color"),
         (indexed(label_map(2), [[0] * 3] * 3), "PNG", "one color"),
     ],
@@ -283,10 +283,10 @@ REFUSED = {
         (Image.fromarray(VOC[label_map(0, 1, 2)]), "PNG", "is in color"),
         (Image.fromarray(np.where(SUBJECT[..., None], (255, 0, 0), 255).astype(np.uint8)), "PNG", "is in color"),
     ],
-    "black and white beside transparency": [
+    "black and white together with transparency": [
         (with_opacity(label_map(0, 255, 9), label_map(255, 255, 0)), "PNG", "both the transparency and the colors"),
     ],
-    "black beside a transparent color that is white": [
+    "black together with a transparent color that is white": [
         (keyed(indexed(label_map(0, 1), [[255] * 3, [0] * 3]), 0), "PNG", "black beside transparent white"),
         (keyed(Image.fromarray(label_map(0, 255)), 255), "PNG", "black beside transparent white"),
     ],
@@ -300,7 +300,7 @@ def rows_of(section: str, column: str) -> list[str]:
 
 
 def test_the_tables_of_the_document_are_those_that_are_tested() -> None:
-    assert rows_of("## What a mask says", "its values | readings") == list(REFUSED)
+    assert rows_of("## Interpretation of masks", "values of the mask | possible interpretations") == list(REFUSED)
     text = DOCUMENT.read_text(encoding="utf-8")
     assert set(re.findall(r"\| `(\w+)` \|$", text, re.MULTILINE)) == set(RULES)
     assert all(f"`n_{rule}`" in text for rule in RULES)

@@ -162,12 +162,12 @@ def test_a_recording_is_a_source_as_its_prompt_is(pipe: DiffusionPipeline, amoun
 @pytest.mark.parametrize(
     ("source", "edit", "says"),
     [
-        ({"top_k": 2}, {"top": 3}, "the edit copies 3 channels, but the source holds the maps of 2"),
-        ({"top_k": 0}, {"top": 3}, "the source holds no token maps"),
-        ({"layers": [0, 1]}, {"top": 1}, "the source does not hold layer 2"),
-        ({"steps": "last"}, {"top": 1}, "the source does not hold step 0"),
-        ({}, {"top": 1, "size": 32}, "the source has other image tokens than the call, 8 x 4"),
-        ({}, {"top": 1, "prompts": 3}, "the source holds 1 samples, and the call makes 3 images"),
+        ({"top_k": 2}, {"top": 3}, "the edit copies 3 channels, but the source has the maps of 2"),
+        ({"top_k": 0}, {"top": 3}, "the source has no token maps"),
+        ({"layers": [0, 1]}, {"top": 1}, "the source does not have layer 2"),
+        ({"steps": "last"}, {"top": 1}, "the source does not have step 0"),
+        ({}, {"top": 1, "size": 32}, "the source's image tokens differ from the call's, 8 x 4"),
+        ({}, {"top": 1, "prompts": 3}, "the source has 1 samples, and the call makes 3 images"),
     ],
 )
 def test_a_recording_that_lacks_what_is_to_be_copied_is_refused(
@@ -176,7 +176,7 @@ def test_a_recording_that_lacks_what_is_to_be_copied_is_refused(
     with fc.record(pipe, **source) as recorded:
         made(pipe, [OTHER] * (2 if "prompts" in edit else 1), (1, 2) if "prompts" in edit else (1,))
     n = edit.get("prompts", 1)
-    says = says.replace("holds 1 samples", "holds 2 samples") if n > 1 else says
+    says = says.replace("has 1 samples", "has 2 samples") if n > 1 else says
     with (
         fc.edit(pipe, fc.transport(top=edit["top"], source=recorded)),
         pytest.raises(InputError, match=says),
@@ -258,22 +258,22 @@ def test_one_branch_is_edited(pipe: DiffusionPipeline) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: fc.zero(), "an edit selects channels in one way; given are none"),
-        (lambda: fc.zero([1], top=2), "an edit selects channels in one way; given are channels, top"),
-        (lambda: fc.zero(top=2, bottom=2), "given are top, bottom"),
-        (lambda: fc.zero([]), "channels is empty; list at least one"),
+        (lambda: fc.zero(), "an edit selects channels in one way; given: none"),
+        (lambda: fc.zero([1], top=2), "an edit selects channels in one way; given: channels, top"),
+        (lambda: fc.zero(top=2, bottom=2), "given: top, bottom"),
+        (lambda: fc.zero([]), "channels is empty. List at least one"),
         (lambda: fc.zero([1.5]), "channels is 1.5; it must be a whole number of at least 0"),
         (lambda: fc.zero([-1]), "channels is -1; it must be a whole number of at least 0"),
-        (lambda: fc.zero("top"), "channels is 'top'; give indices such as"),
+        (lambda: fc.zero("top"), "channels is 'top'; it must be indices or 'all'"),
         (lambda: fc.zero(top=True), "top is True; it must be a whole number"),
         (lambda: fc.zero([1], amount=float("nan")), "amount is nan; it must be a finite number"),
         (lambda: fc.zero([1], layer=2), "unknown argument 'layer'. Did you mean 'layers'?"),
         (lambda: fc.zero([1], trial=2), "trial is 2, but listed channels are not drawn at random"),
         (lambda: fc.zero([1], streams="picture"), "unknown streams 'picture'"),
-        (lambda: fc.zero([1], tokens=np.ones(16, bool)), "tokens is an array of bool with 1 dimensions; a mask is"),
+        (lambda: fc.zero([1], tokens=np.ones(16, bool)), "tokens is an array of bool with 1 dimensions; a mask must"),
         (lambda: fc.scale([1], factor="2"), "factor is '2'; it must be a finite number"),
-        (lambda: fc.transport([1], source=None), "source is NoneType; it must be a prompt, or what fc.record yields"),
-        (lambda: fc.transport(random=1, source=_recorded()), "a recording keeps the maps of its largest channels only"),
+        (lambda: fc.transport([1], source=None), "source is NoneType; it must be a prompt or a recording"),
+        (lambda: fc.transport(random=1, source=_recorded()), "a recording has only the maps of its largest channels"),
     ],
 )
 def test_an_edit_that_says_nothing_clear_is_refused_where_it_is_made(make: Any, says: str) -> None:
@@ -295,7 +295,7 @@ def _recorded() -> fc.Recorded:
         (fc.zero(top=1, scores_from="source"), "scores_from is 'source'; with zero it must be undisturbed, own or run"),
         (fc.zero([1], streams="text", tokens="foreground"), "text tokens have no position in the image"),
         (fc.transport([1], source=_recorded()), "nothing was recorded"),
-        ("zero", "'zero' is no edit; give fc.zero"),
+        ("zero", "'zero' is not an edit. Pass fc.zero"),
     ],
 )
 def test_an_edit_that_does_not_fit_the_model_is_refused_before_any_call(
@@ -309,13 +309,10 @@ def test_an_edit_that_does_not_fit_the_model_is_refused_before_any_call(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"generator": None}, "generators: 0, images: 1. This edit runs further rows"),
-        ({"num_images_per_prompt": 2}, "generators: 1, images: 2. This edit runs further rows"),
-        ({"callback_on_step_end": print}, "callback_on_step_end was passed, which cannot be repeated"),
-        (
-            {"prompt": None, "prompt_embeds": torch.ones(1, 16, 32)},
-            "prompt_embeds was passed, which cannot be repeated",
-        ),
+        ({"generator": None}, "generators: 0, images: 1. This edit runs additional rows"),
+        ({"num_images_per_prompt": 2}, "generators: 1, images: 2. This edit runs additional rows"),
+        ({"callback_on_step_end": print}, "callback_on_step_end cannot be repeated"),
+        ({"prompt": None, "prompt_embeds": torch.ones(1, 16, 32)}, "prompt_embeds cannot be repeated"),
     ],
 )
 def test_arguments_that_further_rows_cannot_have_are_refused_and_others_are_taken(

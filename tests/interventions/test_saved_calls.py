@@ -131,7 +131,7 @@ CALLS: dict[str, tuple[Callable[[DiffusionPipeline], Any], str]] = {
     ),
     "twice": (
         lambda pipe: [pipe(text, num_inference_steps=1, generator=noise(1), **SIZE) for text in ("a", "b", " a")],
-        "sample 2 has the prompt and the seed of sample 0",
+        "sample 2 has the same prompt and seed as sample 0",
     ),
     "scales": (
         lambda pipe: [

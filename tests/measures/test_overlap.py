@@ -152,7 +152,7 @@ def test_ten_thousand_samples_take_less_than_200_megabytes(n_channels: int) -> N
 @pytest.mark.parametrize(
     ("channels", "groups", "says"),
     [
-        ([[1, 1], [2, 3]], [0, 0], "holds one twice"),
+        ([[1, 1], [2, 3]], [0, 0], "contains a channel twice"),
         ([[-1, 1], [2, 3]], [0, 0], "negative"),
         ([[0, 1], [2, 3]], [0], "one group"),
     ],
@@ -186,7 +186,7 @@ def test_expected_jaccard_at_flux_size_is_scipys_hypergeometric_mean() -> None:
 
 
 def test_expected_jaccard_refuses_more_channels_than_there_are() -> None:
-    with pytest.raises(InputError, match="k is 9; a set holds 1 to 8"):
+    with pytest.raises(InputError, match="k is 9; it must be 1 to 8"):
         expected_jaccard(9, 8)
 
 
@@ -204,5 +204,5 @@ def test_matched_sets_overlap_as_python_sets_and_broadcast(m: int, n: int, k: in
 
 
 def test_matched_sets_are_of_one_size() -> None:
-    with pytest.raises(ValueError, match="sets of 3 and of 2 channels"):
+    with pytest.raises(ValueError, match="sets have 3 and 2 channels"):
         matched_jaccard(np.arange(3), np.arange(2))

@@ -320,7 +320,7 @@ def test_two_leading_axes_give_what_their_cells_give_alone() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: own_tokens(torch.tensor([[2, 2], [4, 5]]), 16), "20 tokens, the arrays 16"),
+        (lambda: own_tokens(torch.tensor([[2, 2], [4, 5]]), 16), "20 tokens, but the arrays have 16"),
         (lambda: registers_by_ratio(torch.ones(4), torch.ones(4, dtype=torch.bool), 0.5), "is 0.5 median norms"),
         (lambda: registers_by_mad(torch.ones(4), torch.ones(4, dtype=torch.bool), -1), "must not be negative"),
         (lambda: token_outliers(torch.ones(2), torch.tensor(0.1), least_held=0), "share of squared values .* is 0;"),

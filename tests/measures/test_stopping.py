@@ -155,7 +155,7 @@ def test_a_last_minibatch_that_is_not_full_is_not_used() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "says"),
-    [({"k": 0}, "k of the stopping rule is 0"), ({"window": 0}, "window"), ({"decay": 1.0}, "decay is 1.0")],
+    [({"k": 0}, "the stopping rule's k is 0"), ({"window": 0}, "window"), ({"decay": 1.0}, "decay is 1.0")],
 )
 def test_settings_that_cannot_work_are_refused(setting: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):

@@ -1,6 +1,6 @@
-"""Masks of pixels and masks of tokens: how much of each token a subject covers, and what chance agrees on.
+"""Masks of pixels and masks of tokens: the share of each token that a subject covers, and chance agreement.
 
-A token stands for one rectangle of pixels; tokens are row-major over their grid. Everything is torch, in float64.
+A token represents one rectangle of pixels; tokens are row-major over their grid. Everything is torch, in float64.
 """
 
 from torch import Tensor
@@ -19,7 +19,7 @@ def token_coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
         ``(..., token)`` float64 in [0, 1].
 
     Raises:
-        InputError: the mask is not a whole multiple of the grid.
+        InputError: the mask's size is not a whole multiple of the grid.
     """
     height, width = mask.shape[-2:]
     rows, columns = grid
@@ -33,13 +33,13 @@ def token_coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def chance_iou(p: Tensor, g: Tensor) -> Tensor:
-    """Intersection over union that independent masks of areas ``p`` and ``g`` have: ``p g / (p + g - p g)``.
+    """Intersection over union of independent masks with areas ``p`` and ``g``: ``p g / (p + g - p g)``.
 
     Args:
         p: ``(...)`` share of one mask that is True, in [0, 1].
-        g: the other mask, same format.
+        g: the same share of the other mask.
 
     Returns:
-        ``(...)`` in [0, 1]; NaN where both are 0 or one is NaN.
+        ``(...)`` in [0, 1]; NaN if both are 0 or one is NaN.
     """
     return p * g / (p + g - p * g)

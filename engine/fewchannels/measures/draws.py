@@ -1,17 +1,17 @@
-"""Random draws that depend on what they are for and on nothing else: not on the order of work, nor on its company."""
+"""Random draws that depend only on the cell they are for, not on the order of work or on other cells."""
 
 import numpy as np
 
 
 def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
-    """A number for each cell that depends on a seed and on what names the cell, such as (sample, layer, step).
+    """A number for each cell that depends on a seed and on the cell's name, such as (sample, layer, step).
 
     Args:
         seed: random seed of the run or the analysis.
-        parts: integers, or arrays of them, that broadcast against each other.
+        parts: integers, or arrays of integers, that broadcast against each other.
 
     Returns:
-        uint64, of the parts' common shape.
+        Keys, uint64, of the parts' common shape.
     """
     key = _mixed(np.array(seed, np.uint64))
     with np.errstate(over="ignore"):
@@ -21,11 +21,11 @@ def cell_keys(seed: int, *parts: np.ndarray | int) -> np.ndarray:
 
 
 def uniforms(keys: np.ndarray, *shape: int) -> np.ndarray:
-    """Numbers in [0, 1) for each cell, all equally likely, drawn by the cell's own key.
+    """Uniform random numbers in [0, 1) for each cell, generated from the cell's own key.
 
     Args:
         keys: ``(cell,)`` uint64, from :func:`cell_keys`.
-        shape: shape of each cell's numbers. Fewer along its first axis are the first of more.
+        shape: shape of each cell's numbers. A smaller first axis gives the first numbers of a larger one.
 
     Returns:
         ``(cell, *shape)`` float64.
@@ -35,12 +35,12 @@ def uniforms(keys: np.ndarray, *shape: int) -> np.ndarray:
 
 
 def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:
-    """``k`` different channels for each cell, all equally likely, drawn by the cell's own key.
+    """``k`` distinct random channels for each cell, all equally likely, drawn with the cell's own key.
 
     Args:
         keys: ``(cell,)`` uint64, from :func:`cell_keys`.
         n_channels: number of channels to draw from.
-        k: how many.
+        k: number of channels per cell.
 
     Returns:
         ``(cell, k)`` int64.
@@ -50,7 +50,7 @@ def random_channels(keys: np.ndarray, n_channels: int, k: int) -> np.ndarray:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    """SplitMix64's finalizer (Steele, Lea and Flood 2014): every bit depends on every bit."""
     with np.errstate(over="ignore"):
         z = values + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,10 +1,10 @@
-"""K-means of tokens, for many cells and starts at once: the localization protocol clusters each cell by itself.
+"""K-means of tokens, for many cells and starts at once: the localization protocol clusters each cell separately.
 
 scikit-learn takes one cell at a time; most of its time is not arithmetic. Here all starts of a cell share each pass
-over its tokens (``benchmarks/analyses.py``). On the same starts the inertia is scikit-learn's.
+over its tokens (``benchmarks/analyses.py``). With the same starts, the inertia equals scikit-learn's.
 
-Lloyd's algorithm ends in one of many local minima where tokens form no clear clusters. Exchanging single tokens
-afterwards (Hartigan 1975) leaves most of them: ``docs/analyses.md`` has how many cells then reach the lowest inertia.
+If tokens form no clear clusters, Lloyd's algorithm ends in one of many local minima. Exchanging single tokens
+afterward (Hartigan 1975) escapes most of them: ``docs/analyses.md`` lists how many cells then reach the lowest inertia.
 """
 
 import math
@@ -15,23 +15,23 @@ from torch import Tensor
 
 MOST_PASSES = 300
 ALIKE = 1e-5
-"""Two starts came to the same inertia where they differ by less, relative to it."""
+"""Relative difference below which the inertias of two starts count as equal."""
 _LEAST_GAIN = 1e-5
-"""A token is moved where that lowers the inertia by more, in mean squared distances of a token from the middle."""
+"""Minimum decrease of the inertia for moving a token, in mean squared distances of a token from the mean."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """What clustering found for each cell: of its starts, the one with the lowest inertia.
+    """Clusters of each cell, from the start with the lowest inertia.
 
     Attributes:
-        labels: ``(cell, token)`` int64 in ``[0, n_clusters)``, also of tokens of weight 0: their nearest center's.
+        labels: ``(cell, token)`` int64 in ``[0, n_clusters)``; tokens of weight 0 have the label of the nearest center.
             Clusters are numbered by the sum of their center's channels, ascending.
         centers: ``(cell, cluster, channel)`` float32.
-        inertia: ``(cell,)`` float32, summed squared distance of tokens, times their weight, to their center.
-        converged: ``(cell,)`` bool, whether every start stood still within :data:`MOST_PASSES` passes.
-        n_best: ``(cell,)`` int64, starts that reached the lowest inertia, within :data:`ALIKE`; 1 says that no second
-            start confirms it.
+        inertia: ``(cell,)`` float32, sum over tokens of weight times squared distance to the token's center.
+        converged: ``(cell,)`` bool, whether every start converged within :data:`MOST_PASSES` passes.
+        n_best: ``(cell,)`` int64, number of starts that reached the lowest inertia, within :data:`ALIKE`; 1 means that
+            no second start confirms it.
     """
 
     labels: Tensor
@@ -41,24 +41,24 @@ class Clusters:
     n_best: Tensor
 
     def to(self, device: str | torch.device) -> "Clusters":
-        """The same on another device."""
+        """The same clusters on another device."""
         return Clusters(*(each.to(device) for each in vars(self).values()))
 
 
 def plus_plus(x: Tensor, uniform: Tensor, n_clusters: int, weights: Tensor | None = None) -> Tensor:
-    """First centers by greedy k-means++, draw for draw as scikit-learn's ``kmeans_plusplus`` takes them.
+    """Initial centers by greedy k-means++, identical draw by draw to scikit-learn's ``kmeans_plusplus``.
 
-    The first center is any token; each further one is the best of some tokens that are drawn with probabilities
+    The first center is a random token; each further center is the best of several tokens, drawn with probabilities
     proportional to their squared distance to the nearest center so far (Arthur and Vassilvitskii 2007).
 
     Args:
         x: ``(cell, channel, token)`` float32, finite.
-        uniform: ``(cell, start, draw)`` float64 in [0, 1), :func:`n_draws` of each start.
+        uniform: ``(cell, start, draw)`` float64 in [0, 1), :func:`n_draws` numbers for each start.
         n_clusters: number of clusters of each start.
-        weights: ``(cell, token)`` float32, 0 for tokens that are not centers, else 1; None for all ones.
+        weights: ``(cell, token)`` float32, 0 for tokens that cannot be centers, else 1; None for all ones.
 
     Returns:
-        ``(cell, start, cluster)`` int64, tokens. Where there are fewer different tokens than clusters, some are equal.
+        ``(cell, start, cluster)`` int64, token indices. With fewer distinct tokens than clusters, some are equal.
     """
     n_cells, n_channels, n_tokens = x.shape
     n_tried = _tried(n_clusters)
@@ -67,13 +67,13 @@ def plus_plus(x: Tensor, uniform: Tensor, n_clusters: int, weights: Tensor | Non
     size = x.square().sum(dim=1)
 
     def distances(tokens: Tensor) -> Tensor:
-        """Of all tokens to those of each start, squared: ``(cell, start, token)``."""
+        """Squared distances of all tokens to the given token of each start: ``(cell, start, token)``."""
         centers = x.gather(2, tokens[:, None].expand(-1, n_channels, -1)).transpose(1, 2)
         found = (size[:, None] - 2 * torch.bmm(centers, x) + size.gather(1, tokens)[:, :, None]).clamp_min(0)
         return found.scatter(2, tokens[:, :, None], 0.0) * w[:, None]
 
     def drawn(chances: Tensor, at: Tensor, *, right: bool) -> Tensor:
-        """The tokens where the summed chances reach shares ``at`` of their sum."""
+        """The tokens at which the cumulative probabilities reach shares ``at`` of their sum."""
         summed = chances.double().cumsum(dim=-1)
         tokens = torch.searchsorted(summed, (at * summed[..., -1:]).contiguous(), right=right)
         last = n_tokens - 1 - (chances > 0).flip(-1).to(torch.uint8).argmax(dim=-1, keepdim=True)
@@ -93,34 +93,34 @@ def plus_plus(x: Tensor, uniform: Tensor, n_clusters: int, weights: Tensor | Non
 
 
 def n_draws(n_clusters: int) -> int:
-    """How many random numbers a start of :func:`plus_plus` takes."""
+    """Number of random numbers per start of :func:`plus_plus`."""
     return 1 + (n_clusters - 1) * _tried(n_clusters)
 
 
 def _tried(n_clusters: int) -> int:
-    """Tokens that are tried as a further center, as many as scikit-learn tries."""
+    """Number of tokens that are tried as each further center, the same as in scikit-learn."""
     return 2 + int(math.log(n_clusters))
 
 
 def k_means(
     x: Tensor, starts: Tensor, weights: Tensor | None = None, *, tolerance: float = 0.0, exchange: bool = False
 ) -> Clusters:
-    """Lloyd's algorithm from given tokens, until no token changes its cluster.
+    """Run Lloyd's algorithm from given tokens until no token changes its cluster.
 
     A cluster that loses all its tokens keeps its center.
 
     Args:
         x: ``(cell, channel, token)`` float32, finite.
-        starts: ``(cell, start, cluster)`` int64, tokens whose values are the first centers.
-        weights: ``(cell, token)`` float32, 0 for tokens that have no say, else 1; None for all ones.
-        tolerance: a start ends as well where its centers' squared movement is at most so many times the channels' mean
-            variance: scikit-learn's ``tol``, by default 1e-4 there.
-        exchange: whether to move single tokens then, until no move lowers the inertia.
+        starts: ``(cell, start, cluster)`` int64, tokens whose values are the initial centers.
+        weights: ``(cell, token)`` float32, 0 for tokens that are excluded, else 1; None for all ones.
+        tolerance: scikit-learn's ``tol`` (there 1e-4 by default): a start also ends if the squared movement of its
+            centers is at most this multiple of the channels' mean variance.
+        exchange: whether to then move single tokens, until no move lowers the inertia.
     """
     n_cells, n_channels, n_tokens = x.shape
     _, n_starts, n_clusters = starts.shape
     w = torch.ones(n_cells, n_tokens, dtype=x.dtype, device=x.device) if weights is None else weights
-    # About their mean, sums lose nothing to cancellation.
+    # Centered at the mean, sums lose no precision to cancellation.
     middle = _middle(x, w)
     x = x - middle[:, :, None]
     index = starts.reshape(n_cells, 1, -1).expand(-1, n_channels, -1)
@@ -137,7 +137,7 @@ def _middle(x: Tensor, w: Tensor) -> Tensor:
 
 
 def _lloyd(x: Tensor, w: Tensor, centers: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Centers ``(cell, start, cluster, channel)`` that Lloyd's algorithm comes to, and the cells that stood still."""
+    """Final centers ``(cell, start, cluster, channel)`` of Lloyd's algorithm, and the cells that converged."""
     best = centers.clone()
     converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active = torch.arange(len(x), device=x.device)
@@ -167,12 +167,12 @@ def _lloyd(x: Tensor, w: Tensor, centers: Tensor, tolerance: float) -> tuple[Ten
 
 
 def _exchanged(x: Tensor, w: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Centers after every move of single tokens that lowers the inertia, and the cells where none is left.
+    """Centers after all moves of single tokens that lower the inertia, and the cells where no such move is left.
 
-    A token that leaves a cluster of ``n`` tokens takes ``n / (n - 1)`` times its squared distance off the inertia, and
-    adds ``n / (n + 1)`` times that to the cluster it joins, whose centers move along (Hartigan 1975; Telgarsky and
-    Vattani 2010). All tokens that gain by a move are moved at once; where that does not lower the inertia together,
-    the one that gains most is.
+    A token that leaves a cluster of ``n`` tokens lowers the inertia by ``n / (n - 1)`` times its squared distance, and
+    raises it by ``n / (n + 1)`` times its squared distance to the cluster that it joins; both centers move accordingly
+    (Hartigan 1975; Telgarsky and Vattani 2010). All tokens that gain by a move are moved at once; if this does not
+    lower the total inertia, only the token that gains most is moved.
     """
     n_clusters = centers.shape[2]
     best = centers.clone()
@@ -212,7 +212,7 @@ def _exchanged(x: Tensor, w: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _explained(sums: Tensor, sizes: Tensor) -> Tensor:
-    """What the inertia is less than that of one cluster, ``(cell, start)``."""
+    """Decrease of the inertia relative to a single cluster, ``(cell, start)``."""
     return (sums.square().sum(dim=-1) / sizes.clamp_min(1e-30)).sum(dim=-1)
 
 
@@ -228,12 +228,12 @@ def _nearest(x: Tensor, centers: Tensor) -> Tensor:
 
 
 def _sums(x: Tensor, w: Tensor, labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
-    """Each cluster's summed tokens ``(cell, start, cluster, channel)``, and how many there are."""
+    """Sums ``(cell, start, cluster, channel)`` and numbers of each cluster's tokens."""
     if n_clusters == 2:
         second = labels * w[:, None]
         n_second = second.sum(dim=-1)
         sum_second = torch.bmm(second, x.transpose(1, 2))
-        # x is about its mean: what is not in the second cluster sums to the opposite.
+        # x is centered at its mean: tokens outside the second cluster sum to the negative.
         return (
             torch.stack([-sum_second, sum_second], dim=2),
             torch.stack([w.sum(dim=1)[:, None] - n_second, n_second], dim=2),
@@ -257,11 +257,11 @@ def _least(x: Tensor, w: Tensor, centers: Tensor, middle: Tensor, converged: Ten
     spread = (centers.square().sum(-1) * members.sum(-1) - 2 * (centers * sums).sum(-1)).sum(-1)
     inertias = (total[:, None] + spread).clamp_min(0)
     inertia, start = inertias.min(dim=1)
-    # Rounding is relative to the total, which an inertia of 0 is not.
+    # Rounding errors are relative to the total, also for an inertia of 0.
     n_best = (inertias <= inertia[:, None] * (1 + ALIKE) + total[:, None] * 1e-7).sum(dim=1)
     cell = torch.arange(len(x), device=x.device)
     found = centers[cell, start]
-    # Two starts may come to one partition under other names, and rounding would choose between them.
+    # Two starts may find the same partition with different labels, and rounding would choose between them.
     order = found.sum(dim=-1).argsort(dim=-1, stable=True)
     labels = order.argsort(dim=-1).gather(1, labels[cell, start])
     found = found.gather(1, order[..., None].expand_as(found))

@@ -1,7 +1,7 @@
-"""The localization protocol on arrays: channels to clusters of tokens, clusters to a foreground, that to a mask.
+"""The localization protocol on arrays: from channels to clusters of tokens, to a foreground, to a mask.
 
 A *cell* is one (sample, step, layer) with one selection of channels. Tokens of weight 0 (padding of smaller images,
-registers that are left out) have no say in where clusters lie.
+excluded registers) do not influence the clusters.
 """
 
 import itertools
@@ -17,19 +17,20 @@ from fewchannels.measures.draws import cell_keys, uniforms
 from fewchannels.measures.kmeans import Clusters, k_means, n_draws, plus_plus
 
 SKLEARN_TOLERANCE = 1e-4
-"""scikit-learn's ``tol``, where its user says nothing else."""
+"""scikit-learn's default ``tol``."""
 
 
 def normalize(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Each channel to [0, 1] over its cell's tokens: step 2 of the protocol of arXiv 2605.13974.
+    """Scale each channel to [0, 1] over its cell's tokens: step 2 of the protocol of arXiv 2605.13974.
 
     Args:
         values: ``(cell, channel, token)`` float32, finite where the weight is 1.
-        weights: ``(cell, token)`` bool; others' values are brought to the ends.
-        clip: share of a channel's tokens at either end that is cut to the rest's largest or least; 0 cuts none.
+        weights: ``(cell, token)`` bool, tokens that determine the scale; values of other tokens are clipped to [0, 1].
+        clip: share of a channel's tokens at either end that is clipped to the largest or smallest of the remaining
+            values; 0 clips none.
 
     Returns:
-        The values, and the number ``(cell,)`` of channels that are constant, which become 0.
+        The scaled values, and the number ``(cell,)`` of constant channels, which become 0.
     """
     own = weights[:, None].expand_as(values)
     if clip > 0:
@@ -45,7 +46,7 @@ def normalize(values: Tensor, weights: Tensor, clip: float = 0.0) -> tuple[Tenso
 
 
 def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -> Tensor:
-    """The cluster of larger mean heat: step 3 of the protocol.
+    """The cluster with the larger mean heat: step 3 of the protocol.
 
     Args:
         labels: ``(cell, token)`` int64.
@@ -54,7 +55,7 @@ def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -
         n_clusters: number of clusters of the labels.
 
     Returns:
-        ``(cell,)`` int64, the cluster; of equals the first.
+        ``(cell,)`` int64, the cluster; the first one if several are equal.
     """
     members = (labels[:, None] == torch.arange(n_clusters, device=labels.device)[:, None]) & weights[:, None]
     mean = (members * heat[:, None]).sum(dim=-1) / members.sum(dim=-1)
@@ -63,11 +64,11 @@ def foreground(labels: Tensor, heat: Tensor, weights: Tensor, n_clusters: int) -
 
 @dataclass(frozen=True)
 class Localization:
-    """What the protocol finds in each cell, on the device of its values.
+    """Result of the protocol in each cell, on the device of the values.
 
     Attributes:
         heat: ``(cell, token)``, the sum of a token's normalized channels.
-        n_constant: ``(cell,)`` channels that are the same at every token.
+        n_constant: ``(cell,)`` number of channels with the same value at every token.
         clusters: clusters of the tokens.
         front: ``(cell,)`` int64, the cluster that is the foreground.
     """
@@ -79,7 +80,7 @@ class Localization:
 
     @property
     def foreground(self) -> Tensor:
-        """``(cell, token)`` bool."""
+        """Mask of the foreground, ``(cell, token)`` bool."""
         return self.clusters.labels == self.front[:, None]
 
 
@@ -95,20 +96,20 @@ def localize(
     clustered: Tensor | None = None,
     device: str | None = None,
 ) -> Localization:
-    """The protocol of arXiv 2605.13974: channels to [0, 1], K-means of tokens, the cluster of larger mean heat.
+    """Run the protocol of arXiv 2605.13974: scale channels to [0, 1], cluster tokens, take the cluster of larger heat.
 
     Args:
         values: ``(cell, channel, token)`` float32 of the selected channels, finite where the weight is 1.
-        weights: ``(cell, token)`` bool, tokens that have a say: in where clusters lie, and among which they start.
-        keys: what names the cells, as :func:`fewchannels.measures.draws.cell_keys` takes it; the starts depend on it.
-        n_clusters: the K.
+        weights: ``(cell, token)`` bool, tokens that determine the clusters and can be initial centers.
+        keys: names of the cells, as for :func:`fewchannels.measures.draws.cell_keys`; the starts depend on them.
+        n_clusters: number of clusters, K.
         n_starts: number of starts of each cell, by k-means++; the one of lowest inertia is kept.
         kmeans: one of :data:`fewchannels.measures.KMEANS`. ``exchange``: Lloyd's algorithm until no token changes
             its cluster, then single tokens are moved until no move lowers the inertia. ``sklearn``: Lloyd's algorithm
-            to scikit-learn's tolerance; with one start that is ``sklearn.cluster.KMeans`` as it comes.
+            with scikit-learn's tolerance; with one start, this is ``sklearn.cluster.KMeans`` with its defaults.
         clip: same as for :func:`normalize`.
-        clustered: ``(cell, axis, token)`` float32, what is clustered instead of the normalized channels.
-        device: device that clusters; None for that of the values.
+        clustered: ``(cell, axis, token)`` float32, values to cluster instead of the normalized channels.
+        device: device for clustering; None for the device of the values.
     """
     scaled, n_constant = normalize(values, weights, clip)
     heat = scaled.sum(dim=1)
@@ -123,15 +124,16 @@ def localize(
 
 @dataclass(frozen=True)
 class Fit:
-    """How clusters fit a subject's mask; each ``(cell,)`` float64.
+    """Agreement of clusters with a subject's mask; each ``(cell,)`` float64.
 
     Attributes:
-        iou: IoU of the foreground; NaN where it and the subject are empty.
+        iou: IoU of the foreground; NaN if it and the subject are empty.
         complement: IoU of everything outside the foreground.
-        best: IoU of the union of clusters, neither none nor all, that fits best.
+        best: IoU of the best-fitting union of clusters, except none and all.
         area: share of tokens that are foreground.
-        ari: adjusted Rand index of clusters and subject tokens, those covered by half or more (Hubert and Arabie 1985).
-        nmi: their mutual information over the mean of their entropies, as scikit-learn normalizes it.
+        ari: adjusted Rand index of clusters and subject tokens, which the subject covers by half or more (Hubert and
+            Arabie 1985).
+        nmi: mutual information of the same over the mean of their entropies, normalized as in scikit-learn.
     """
 
     iou: Tensor
@@ -153,8 +155,8 @@ def fit(
         coverage: ``(cell, token)`` float64, share of each token that is subject.
         own: ``(cell, token)`` bool, the image's own tokens.
         n_clusters: number of clusters of the labels.
-        known: ``(cell, token)`` float64, share of each token of which the mask says what it is; None for all.
-            What is not known counts nowhere, and a token of which most is not known is in no class.
+        known: ``(cell, token)`` float64, share of each token that the mask marks as known; None if all is known.
+            Unknown parts do not count, and a token that is mostly unknown is in no class.
     """
     members = (labels[:, None] == torch.arange(n_clusters, device=labels.device)[:, None]) & own[:, None]
     weight = torch.ones_like(coverage) if known is None else known
@@ -189,7 +191,7 @@ def _pairs(n: Tensor) -> Tensor:
 
 
 def _adjusted_rand(table: Tensor) -> Tensor:
-    """Of contingency tables ``(cell, cluster, class)``."""
+    """Adjusted Rand index of contingency tables ``(cell, cluster, class)``."""
     together = _pairs(table).sum(dim=(-2, -1))
     clusters, classes = _pairs(table.sum(dim=-1)).sum(-1), _pairs(table.sum(dim=-2)).sum(-1)
     expected = clusters * classes / _pairs(table.sum(dim=(-2, -1)))
@@ -211,17 +213,17 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def matched_channels(order: Tensor, energy: Tensor, k: int) -> Tensor:
-    """Which channels hold as much energy as the top ``k`` do, without them: the fair control of a small selection.
+    """Energy-matched channels: other channels that hold as much energy as the top ``k``, a fair control of these.
 
-    From rank ``k + 1`` on, in order of score, as many as are needed; where all the others together hold less, all.
+    From rank ``k + 1`` on, in order of score, as many channels as needed, or all other channels if they hold less.
 
     Args:
         order: ``(cell, channel)`` int64, every channel, largest score first.
-        energy: ``(cell, channel)`` of each channel, such as its mean square.
-        k: number k of the top selection.
+        energy: ``(cell, channel)``, energy of each channel, such as its mean square.
+        k: number of channels of the top selection.
 
     Returns:
-        ``(cell, channel)`` bool, by channel.
+        ``(cell, channel)`` bool, indexed by channel.
     """
     ranked = energy.gather(1, order).double()
     held = ranked[:, k:].cumsum(dim=1)
@@ -232,17 +234,17 @@ def matched_channels(order: Tensor, energy: Tensor, k: int) -> Tensor:
 
 
 def principal_components(values: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Tokens on the first ``k`` principal components of all channels.
+    """Coordinates of tokens on the first ``k`` principal components of all channels.
 
-    Signs are as scikit-learn fixes them: each component's channel of largest loading is positive.
+    Signs follow scikit-learn's convention: the channel with the largest loading of each component is positive.
 
     Args:
         values: ``(cell, channel, token)`` float32, finite.
-        weights: ``(cell, token)`` bool, the tokens that decide.
-        k: components.
+        weights: ``(cell, token)`` bool, the tokens that determine the components.
+        k: number of components.
 
     Returns:
-        ``(cell, k, token)`` float32, and the share ``(cell,)`` of the variance that they explain.
+        The coordinates, ``(cell, k, token)`` float32, and the share ``(cell,)`` of the variance that they explain.
     """
     w = weights[:, None].double()
     x = values.double()

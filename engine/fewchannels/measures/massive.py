@@ -1,11 +1,12 @@
-"""How concentrated a cell's channels are, and whether they pass the published tests of being massive. Pure.
+"""Concentration of a cell's channels, and published tests of massive activations. Pure functions.
 
 A cell is one (sample, step, layer); ``...`` are any leading axes of cells. Scores are one statistic over the image
 tokens, ``(..., channel)``. ``own`` is ``(..., token)`` bool, True at the image's own tokens and False at the padding
-behind a smaller image's last. Gini over the top 32 and one energy share are :mod:`fewchannels.measures.scores`'s.
+after a smaller image's last token. The Gini coefficient of the top 32 and a single energy share are in
+:mod:`fewchannels.measures.scores`.
 
-Maps are ``massive_value`` of a run that kept every token: means over squares of tokens are not values of the hidden
-state, and maps rounded to bfloat16 may differ from the statistics by 1 part in 256.
+Maps are ``massive_value`` of a run that recorded every token: means over squares of tokens are not values of the hidden
+state, and maps that were rounded to bfloat16 may differ from the statistics by 1 part in 256.
 """
 
 import math
@@ -19,8 +20,8 @@ from torch import Tensor
 from fewchannels.errors import InputError, unknown
 from fewchannels.measures.scores import energy_share, lower_median
 
-# The statistics are sums in float32, good to about 1 part in a million: the bounds are widened by ten times that,
-# and variances by what vanishes in float32, as the square of 1e-20 does.
+# The statistics are float32 sums, accurate to about 1 part in a million: the bounds are widened by ten times that, and
+# variances by an amount that covers underflow in float32, such as that of the square of 1e-20.
 _SLACK = 1e-5
 _TINY = torch.finfo(torch.float32).tiny
 _LEAST = torch.finfo(torch.float64).tiny
@@ -28,20 +29,20 @@ _HALVINGS = 12
 
 
 def ratio_by_rank(scores: Tensor, n_ranks: int, over: str = "median") -> Tensor:
-    """How many times the middle channel's score the largest scores are; the first is the cell's headline ratio.
+    """The largest scores, as multiples of the median or mean score; the first is the cell's main ratio.
 
     Args:
         scores: ``(..., channel)`` float32, non-negative.
-        n_ranks: how many ranks, from the largest.
-        over: ``median``, the lower median over channels, or ``mean``, as SPARK (arXiv 2609.03813) compares ranks 1 to 8
-            with all channels of the block.
+        n_ranks: number of ranks, starting with the largest score.
+        over: denominator: ``median``, the lower median over channels, or ``mean``, with which SPARK (arXiv
+            2609.03813) compares ranks 1 to 8 with all channels of the block.
 
     Returns:
-        ``(..., rank)`` float32, falling; infinite over a median of zero or beyond float32, NaN for zero over zero.
-        All NaN where any score is NaN.
+        ``(..., rank)`` float32, descending; infinite over a median of zero or beyond float32, NaN for zero over zero.
+        All are NaN if any score is NaN.
 
     Raises:
-        InputError: there are fewer channels than ranks, or ``over`` is neither.
+        InputError: there are fewer channels than ranks, or ``over`` has another value.
     """
     if not 1 <= n_ranks <= scores.shape[-1]:
         raise InputError(f"n_ranks is {n_ranks}; it must be 1 to {scores.shape[-1]}, the number of channels.")
@@ -56,14 +57,14 @@ def energy_shares(rms: Tensor, order: Tensor, ks: Sequence[int]) -> Tensor:
 
     Args:
         rms: ``(..., channel)`` float32 root mean squares.
-        order: ``(..., rank)`` int64 channels, such as :func:`fewchannels.measures.scores.top_k` of any score.
+        order: ``(..., rank)`` int64 channel indices, such as :func:`fewchannels.measures.scores.top_k` of any score.
         ks: numbers of channels, each at most the number of ranks.
 
     Returns:
-        ``(..., k)`` float32 in [0, 1], in the order of ``ks``; NaN where the hidden state is all zero or not finite.
+        ``(..., k)`` float32 in [0, 1], in the order of ``ks``; NaN if the hidden state is all zero or not finite.
 
     Raises:
-        InputError: a k is not in range.
+        InputError: a k is out of range.
     """
     if wrong := [k for k in ks if not 1 <= k <= order.shape[-1]]:
         raise InputError(f"ks includes {wrong}; each k must be from 1 to {order.shape[-1]}, the number of ranks.")
@@ -71,37 +72,37 @@ def energy_shares(rms: Tensor, order: Tensor, ks: Sequence[int]) -> Tensor:
 
 
 def n_massive_channels(scores: Tensor, threshold: float) -> Tensor:
-    """The channel test: how many channels score at least ``threshold`` times the lower median score.
+    """The channel test: number of channels whose score is at least ``threshold`` times the lower median score.
 
-    They are the first of the ranking. Zero never passes; over a median of zero every other score does.
+    They are the first of the ranking. Zero never passes; if the median is zero, every other score passes.
 
     Args:
         scores: ``(..., channel)`` float32, non-negative.
-        threshold: positive.
+        threshold: multiple of the median, positive.
 
     Returns:
-        ``(...)`` float64 counts; NaN where any score is NaN.
+        ``(...)`` float64 counts; NaN if any score is NaN.
 
     Raises:
         InputError: the threshold is not positive.
     """
     _check_positive("threshold of the channel test", threshold)
     median = lower_median(scores).double()
-    # A product and no quotient: of float32 scores and a whole threshold it is exact in float64.
+    # A product, not a quotient: with float32 scores and a whole threshold, it is exact in float64.
     passing = (scores > 0) & (scores >= threshold * median[..., None])
     return passing.sum(-1).double().where(~median.isnan(), torch.nan)
 
 
 def participation_ratio(energy: Tensor) -> Tensor:
-    """Over how many entries energy is spread: 1 if one has all of it, their number if all have the same.
+    """Effective number of entries that hold the energy: 1 if one entry has all of it, their number if all are equal.
 
-    ``(sum e)^2 / sum e^2``, the inverse of the sum of squared shares.
+    The value is ``(sum e)^2 / sum e^2``, the inverse of the sum of squared shares.
 
     Args:
         energy: ``(..., entry)`` float64, non-negative.
 
     Returns:
-        ``(...)`` float32; NaN where all are zero or any is not finite.
+        ``(...)`` float32; NaN if all are zero or any is not finite.
     """
     return (1 / (energy / energy.sum(-1, keepdim=True)).square().sum(-1)).float()
 
@@ -115,11 +116,11 @@ def median_over(values: Tensor, own: Tensor) -> Tensor:
     """The lower median over the image's own entries.
 
     Args:
-        values: ``(..., token)`` float32; what they are at other tokens does not matter.
-        own: bool, broadcast to ``values``.
+        values: ``(..., token)`` float32; values at other tokens are ignored.
+        own: mask of the image's own tokens, bool, broadcast to ``values``.
 
     Returns:
-        ``(...)`` float32; NaN where an own entry is NaN, or there is none.
+        ``(...)`` float32; NaN if an own entry is NaN, or if there is no own entry.
     """
     own = own.expand(values.shape)
     padded = values.where(own, torch.inf)
@@ -128,33 +129,33 @@ def median_over(values: Tensor, own: Tensor) -> Tensor:
 
 
 def _by_rank(values: Tensor, rank: Tensor) -> Tensor:
-    """The entry of each row ``(..., entry)`` at its rank ``(...)``, from 0 for the least."""
+    """The entry of each row ``(..., entry)`` at the given rank ``(...)``, 0 for the smallest."""
     if values.device.type != "cpu":
         return values.sort(dim=-1).values.gather(-1, rank[..., None])[..., 0]
     found = torch.empty_like(rank, dtype=values.dtype)
     for at in rank.unique().tolist():
-        # NumPy's partition is 15 times faster than torch.median, which cannot leave entries out either.
+        # NumPy's partition is 15 times faster than torch.median, which also cannot exclude entries.
         rows = values[rank == at].numpy()
         found[rank == at] = torch.from_numpy(np.partition(rows, at, axis=-1)[..., at])
     return found
 
 
 def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
-    """What two statistics per channel say of the lower median ``|x|`` over all tokens and channels.
+    """Bounds of the lower median ``|x|`` over all tokens and channels, from two statistics per channel.
 
-    Of a channel with mean ``a`` and variance ``v`` of ``|x|``, at most ``min(a / h, v / (v + (h - a)^2))`` of the
-    values reach ``h > a``, and at most ``v / (v + (a - h)^2)`` stay at or below ``h < a`` (Markov, Cantelli). Were the
-    median above ``h``, more than half of all values would be. No closer bounds follow from means and mean squares when
-    tokens are many. For normal channels of one scale they are 0.3 and 2.1 times the median.
+    In a channel with mean ``a`` and variance ``v`` of ``|x|``, at most ``min(a / h, v / (v + (h - a)^2))`` of the
+    values reach ``h > a``, and at most ``v / (v + (a - h)^2)`` are at or below ``h < a`` (Markov, Cantelli). If the
+    median were above ``h``, so would be more than half of all values. With many tokens, no tighter bounds follow from
+    means and mean squares. For normal channels with equal scales, they are 0.3 and 2.1 times the median.
 
     Args:
-        mean_abs: ``(..., channel)`` float32, over any number of tokens.
+        mean_abs: ``(..., channel)`` float32, means of ``|x|`` over any number of tokens.
         rms: root mean squares, same shape.
         largest: ``(...)`` float32, the largest ``|x|``.
 
     Returns:
-        ``(..., 2)`` float64, at most and at least the median. Rounding of the statistics is allowed for; NaN where any
-        statistic is NaN.
+        ``(..., 2)`` float64, a lower and an upper bound of the median. They allow for rounding of the statistics. NaN
+        if any statistic is NaN.
     """
     spread = _Spread.of(mean_abs, rms)
     half = mean_abs.shape[-1] / 2
@@ -174,19 +175,19 @@ def median_bounds(mean_abs: Tensor, rms: Tensor, largest: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ScalarTest:
-    """The scalar test of Sun et al. 2024 (arXiv 2402.17762), as far as what was stored decides it.
+    """The scalar test of Sun et al. 2024 (arXiv 2402.17762), as far as the stored data decide it.
 
-    Pairs are ``(..., 2)`` float64, the least and the most that agree with what was stored; equal, they are exact. All
-    is NaN in a cell with a NaN.
+    Pairs are ``(..., 2)`` float64, the smallest and the largest value consistent with the stored data; if equal, they
+    are exact. All are NaN in a cell with a NaN.
 
     Attributes:
         largest: ``(...)`` float32, the largest ``|x|`` of the hidden state; exact.
         median: ``(...)`` float32, the lower median ``|x|`` over tokens and channels; NaN unless every channel's map is
-            there.
-        median_bounds: a pair; the median twice where it is known.
-        n_scalars: a pair, massive scalars.
-        n_channels: a pair, channels with a massive scalar; exact whenever the median is.
-        n_tokens: a pair, tokens with a massive scalar.
+            stored.
+        median_bounds: a pair, bounds of the median; the median twice if it is known.
+        n_scalars: a pair, number of massive scalars.
+        n_channels: a pair, number of channels with a massive scalar; exact whenever the median is.
+        n_tokens: a pair, number of tokens with a massive scalar.
     """
 
     largest: Tensor
@@ -198,7 +199,7 @@ class ScalarTest:
 
     @property
     def passes(self) -> Tensor:
-        """``(...)`` float32: 1 where there is a massive scalar for certain, 0 for certain none, NaN undecided."""
+        """Verdict, ``(...)`` float32: 1 if there certainly is a massive scalar, 0 if certainly none, NaN if unknown."""
         least, most = self.n_channels.unbind(-1)
         decided = torch.full_like(self.largest, torch.nan)
         return decided.masked_fill(least > 0, 1.0).masked_fill(most == 0, 0.0)
@@ -216,19 +217,20 @@ def scalar_test(
 ) -> ScalarTest:
     """Massive scalars: ``|x| > absolute`` and ``|x| >= relative`` times the lower median ``|x|`` of the hidden state.
 
-    With every channel's map all is exact. With the top-k maps the median is known within :func:`median_bounds`, and
-    of a channel without a map its ``max_abs`` says whether it has massive scalars, its mean and mean square at most
-    how many. Where ``relative`` times the median is certainly below ``absolute`` the median does not matter.
+    With every channel's map, all results are exact. With the top-k maps, the median is known within
+    :func:`median_bounds`. For a channel without a map, ``max_abs`` determines whether it has massive scalars, and its
+    mean and mean square bound their number. If ``relative`` times the median is certainly below ``absolute``, the
+    median does not matter.
 
     Args:
-        mean_abs: ``(..., channel)`` float32, of all channels; also ``rms`` and ``max_abs``.
-        rms: see ``mean_abs``.
-        max_abs: see ``mean_abs``.
+        mean_abs: ``(..., channel)`` float32, means of ``|x|`` of all channels.
+        rms: root mean squares, same shape.
+        max_abs: maxima of ``|x|``, same shape.
         values: ``(..., k, token)`` float32 signed maps.
-        channels: ``(..., k)`` integers, whose maps those are, each once.
-        own: ``(..., token)`` bool.
-        absolute: positive; Sun et al. take 100.
-        relative: positive; Sun et al. take "around 1000".
+        channels: ``(..., k)`` integers, channels of these maps, each once.
+        own: ``(..., token)`` bool, the image's own tokens.
+        absolute: absolute threshold, positive; Sun et al. use 100.
+        relative: relative threshold, positive; Sun et al. use "around 1000".
 
     Raises:
         InputError: a threshold is not positive.
@@ -248,7 +250,7 @@ def scalar_test(
     cuts = [_least_massive(absolute, relative * bounds[..., i]) for i in (1, 0)]
     passing = [max_abs >= cut[..., None] for cut in cuts]
     mapped = [(magnitude >= cut[..., None]).view(values.shape) & own[..., None, :] for cut in cuts]
-    # A sum into 32 bits is ten times as fast as torch's own way with bool, and as `any`.
+    # A sum in 32 bits is ten times as fast as torch's default for bool, and as `any`.
     per_token = [found.sum(-2, dtype=torch.int32) for found in mapped]
     n_own = own.sum(-1)
     n_unmapped = _most_scalars(mean_abs, rms, cuts[1], n_own).where(passing[1] & ~stored, 0.0).sum(-1)
@@ -280,19 +282,19 @@ def _least_massive(absolute: float, relative: Tensor) -> Tensor:
 
 
 def _most_scalars(mean_abs: Tensor, rms: Tensor, cut: Tensor, n_tokens: Tensor) -> Tensor:
-    """At most how many values of a channel reach the cut: ``(..., channel)`` float64."""
+    """Upper bound of the number of a channel's values that reach the cut: ``(..., channel)`` float64."""
     share = _Spread.of(mean_abs, rms).most_at_or_above(cut.double())
     return (share * (1 + _SLACK) * n_tokens[..., None]).floor()
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """Means and deviations over tokens of ``|x|``, ``(..., channel)`` float64 each.
+    """Means and standard deviations of ``|x|`` over tokens, ``(..., channel)`` float64 each.
 
     Attributes:
         mean: mean of the channel.
-        standard: the mean in standard deviations; 0 where the deviation is infinite.
-        per_one: standard deviations in 1; same conventions.
+        standard: the mean in standard deviations; 0 if the deviation is infinite.
+        per_one: number of standard deviations in 1, the inverse of the deviation; same convention.
     """
 
     mean: Tensor
@@ -302,29 +304,29 @@ class _Spread:
     @classmethod
     def of(cls, mean_abs: Tensor, rms: Tensor) -> "_Spread":
         mean, square = mean_abs.double(), rms.double().square()
-        # Not below the truth: rounding may hide what a nearly constant channel varies by.
+        # Never below the true variance: rounding may hide the variation of a nearly constant channel.
         variance = (square - mean.square()).clamp(min=0) + _SLACK * square + _TINY
-        # An infinite deviation says nothing of any share: every value is at none from the mean.
+        # An infinite deviation bounds no share: every value is zero deviations from the mean.
         per_one = variance.rsqrt().nan_to_num(0.0)
         return cls(mean, (mean * per_one).nan_to_num(0.0), per_one)
 
     def most_at_or_above(self, h: Tensor) -> Tensor:
-        """Share of a channel's values, ``(..., channel)``."""
+        """Largest possible share of a channel's values at or above ``h``, ``(..., channel)``."""
         by_deviation = _cantelli(self._below_mean(h).clamp_(max=0))
-        # A channel that is all zero has nothing above any h, zero included.
+        # A channel that is all zero has no values above any h, including zero.
         return torch.minimum(by_deviation, self.mean / h[..., None].clamp(min=_LEAST))
 
     def most_at_or_below(self, h: Tensor) -> Tensor:
-        """Return the same for the other statistic."""
+        """Largest possible share of a channel's values at or below ``h``, ``(..., channel)``."""
         return _cantelli(self._below_mean(h).clamp_(min=0))
 
     def _below_mean(self, h: Tensor) -> Tensor:
-        """By how many standard deviations."""
+        """Number of standard deviations by which ``h`` is below the mean."""
         return torch.addcmul(self.standard, h[..., None], self.per_one, value=-1)
 
 
 def _cantelli(away: Tensor) -> Tensor:
-    """At most this share is as many standard deviations away from the mean, to one side; changes its argument."""
+    """Largest share that is this many standard deviations from the mean, on one side; changes its argument."""
     return away.square_().add_(1).reciprocal_()
 
 

@@ -1,4 +1,4 @@
-"""Means over samples with intervals over prompts, from rows that come part by part."""
+"""Means over samples with intervals over prompts, from rows in several parts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,22 +17,21 @@ def means(
     n_prompts: int,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> pd.DataFrame:
-    """Means of columns by cell.
+    """Compute means of columns by cell.
 
     Args:
-        parts: rows, one for each sample in each cell, with a column ``prompt`` of numbers below ``n_prompts``; NaN is
-            no value.
-        cell: columns that name a cell.
-        plain: columns whose mean is wanted.
-        with_interval: columns whose mean is wanted with its 95 % interval over prompts.
-        n_prompts: numbers of prompts there are.
-        ranges: the least and the most that a column's values can be; one that is not named has no range.
+        parts: rows, one for each sample in each cell, with a column ``prompt`` of numbers below ``n_prompts``; NaN
+            counts as missing.
+        cell: columns that identify a cell.
+        plain: columns to average without an interval.
+        with_interval: columns to average with a 95 % interval over prompts.
+        n_prompts: number of prompts.
+        ranges: smallest and largest possible value of columns; an omitted column has no range.
 
     Returns:
         One row per cell, ascending: its columns, ``n_samples`` and ``n_prompts`` with a value in the first column of
-        ``with_interval``, and the means; where wanted with ``NAME_low``, ``NAME_high``, ``NAME_n`` values and
-        ``NAME_n_prompts`` prompts that have one. No rows
-        give no columns.
+        ``with_interval``, and the means; for ``with_interval`` also ``NAME_low``, ``NAME_high``, ``NAME_n`` (number of
+        values) and ``NAME_n_prompts`` (number of prompts with a value). Without rows, there are no columns.
     """
     names = [*with_interval, *plain]
     totals: pd.DataFrame | None = None

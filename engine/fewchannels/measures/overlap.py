@@ -1,4 +1,4 @@
-"""How much top-k sets overlap: all pairs of samples, matched sets, and chance. Arrays in, arrays out."""
+"""Overlap of top-k sets: all pairs of samples, matched sets, and chance. Arrays in, arrays out."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,26 +9,26 @@ from scipy.sparse import csr_array
 
 from fewchannels.errors import InputError
 
-# Channels that one word of bits holds.
+# Number of channels per word of bits.
 _WORD = 64
-# A word of channels costs every pair of patterns 0.7 ns; without it, every pair of samples that share one of its
-# channels costs about 15 ns. So a word pays where the squares of its channels' frequencies sum to more than this.
+# A word of channels costs 0.7 ns for every pair of patterns; without it, every pair of samples that share one of its
+# channels costs about 15 ns. So a word is worthwhile if the squares of its channels' frequencies sum to more than this.
 _WORTH_A_WORD = 0.7 / 15
-# Sizes of blocks: pairs that stay in a core's cache, rare channels' pairs, and matched sets.
+# Block sizes: pairs that fit in a core's cache, pairs of rare channels, and matched sets.
 _BLOCK_PAIRS, _BLOCK_SHARED, _BLOCK_SETS = 2**17, 2**19, 2**14
-# Classes of up to so many samples are compared pair by pair.
+# Classes of up to this many samples are compared pair by pair.
 _FEW = 64
 
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sums over the pairs of samples of one kind, for each group (such as a prompt) over the pairs it takes part in.
+    """Sums over the pairs of samples of one kind, for each group (such as a prompt) over the pairs that include it.
 
     Attributes:
         jaccard: ``(group,)`` float64, sum of the pairs' Jaccard overlaps (shared / in either).
-        shared: ``(group,)`` int64, sum of the channels they share.
-        n_pairs: ``(group,)`` int64.
-        groups_per_pair: how many groups each pair counts for: 1 within groups, 2 across them.
+        shared: ``(group,)`` int64, sum of the numbers of shared channels.
+        n_pairs: ``(group,)`` int64, number of pairs.
+        groups_per_pair: number of groups that each pair counts for: 1 within groups, 2 across groups.
         k: size of the sets.
     """
 
@@ -40,24 +40,25 @@ class PairSums:
 
     @property
     def total_pairs(self) -> int:
-        """Pairs, each counted once."""
+        """Number of pairs, each counted once."""
         return int(self.n_pairs.sum()) // self.groups_per_pair
 
     @property
     def mean_overlap(self) -> float:
-        """Mean share of a set that is in the other as well, 0 to 1; NaN without a pair."""
+        """Mean share of a set that is also in the other set, 0 to 1; NaN without pairs."""
         return int(self.shared.sum()) / (self.k * int(self.n_pairs.sum())) if self.total_pairs else float("nan")
 
 
 @dataclass(frozen=True)
 class PairOverlap:
-    """Overlap of the sets of every two samples, by kind of pair.
+    """Overlap of the sets of all pairs of samples, by kind of pair.
 
     Attributes:
         groups: ``(group,)`` int64, the groups' labels, ascending: the order of all sums.
-        within: pairs of samples of one group (another seed of the same prompt).
-        across: pairs of samples of two groups.
-        within_category: the pairs of ``across`` whose samples are of one category; None where none were given.
+        within: sums over pairs of samples of one group (two seeds of one prompt).
+        across: sums over pairs of samples of two groups.
+        within_category: sums over the pairs of ``across`` whose samples have the same category; None without
+            categories.
     """
 
     groups: np.ndarray
@@ -67,14 +68,14 @@ class PairOverlap:
 
 
 def selection_counts(channels: np.ndarray, n_channels: int) -> np.ndarray:
-    """How many samples select each channel.
+    """Count the samples that select each channel.
 
     Args:
-        channels: ``(sample, k)`` int, each row without repeats.
+        channels: ``(sample, k)`` int, selected channels, each row without repeats.
         n_channels: number of channels of the hidden state.
 
     Returns:
-        ``(channel,)`` int64.
+        Counts, ``(channel,)`` int64.
 
     Raises:
         ValueError: a channel is not in ``[0, n_channels)``.
@@ -85,34 +86,34 @@ def selection_counts(channels: np.ndarray, n_channels: int) -> np.ndarray:
 
 
 def expected_jaccard(k: int, n_channels: int) -> float:
-    """Expected Jaccard overlap of two independent uniform k-sets of channels: hypergeometric, in exact fractions.
+    """Expected Jaccard overlap of two independent uniform k-sets of channels: hypergeometric, with exact fractions.
 
     Raises:
         InputError: ``k`` is not in 1 to ``n_channels``.
     """
     if not 1 <= k <= n_channels:
-        raise InputError(f"k is {k}; a set holds 1 to {n_channels} of {n_channels} channels. Choose another top-k.")
+        raise InputError(f"k is {k}; it must be 1 to {n_channels}, the number of channels. Choose another top-k.")
     ways = ((comb(k, shared) * comb(n_channels - k, k - shared), shared) for shared in range(k + 1))
     return float(sum(n * Fraction(shared, 2 * k - shared) for n, shared in ways) / comb(n_channels, k))
 
 
 def matched_jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Jaccard overlap of corresponding sets, as for drift over steps or for two score definitions.
+    """Jaccard overlap of corresponding sets, for example for drift over steps or for two score definitions.
 
-    Works through the first dimension in blocks, so that memory beyond the arrays themselves stays small.
+    The first dimension is processed in blocks, so that memory beyond the arrays themselves stays small.
 
     Args:
         a: ``(..., k)`` int, channels without repeats, in any order.
-        b: sets to compare with, of the same k; the other dimensions broadcast.
+        b: sets to compare with, with the same k; the other dimensions broadcast.
 
     Returns:
         ``(...)`` float64 in [0, 1].
 
     Raises:
-        ValueError: the two differ in k.
+        ValueError: the arrays differ in k.
     """
     if a.shape[-1] != b.shape[-1]:
-        raise ValueError(f"sets of {a.shape[-1]} and of {b.shape[-1]} channels; matched sets are of one size")
+        raise ValueError(f"sets have {a.shape[-1]} and {b.shape[-1]} channels; matched sets must have the same size")
     if a.ndim == b.ndim == 1:
         return matched_jaccard(a[None], b[None])[0]
     k, shape = a.shape[-1], np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
@@ -127,7 +128,7 @@ def matched_jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _n_shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Channels that the sets of a row share: two ``(row, k)`` to ``(row,)``."""
+    """Number of channels that the two sets of each row share: two ``(row, k)`` to ``(row,)``."""
     n = np.zeros(len(a), np.int16)
     columns_a, columns_b = (np.ascontiguousarray(sets.T) for sets in (a, b))
     for one in columns_a:
@@ -137,37 +138,37 @@ def _n_shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def pair_overlap(channels: np.ndarray, groups: np.ndarray, categories: np.ndarray | None = None) -> PairOverlap:
-    """Overlap of the sets of all pairs of samples, none left out, within groups and across them.
+    """Overlap of the sets of all pairs of samples, without exception, within groups and across groups.
 
-    Frequent channels are compared as bits, pair by pair of different patterns; rare ones only where two samples share
-    one. 10,000 samples of 12 channels of 3,072 take 40 to 80 ms on one core where a few channels are massive, at worst
-    300, and less than 50 MB; compare several cells at once with a thread for each. A cell that is not finite has no
-    top-k set: leave its sample out.
+    Frequent channels are compared as bits, for pairs of distinct patterns; rare channels only for samples that share
+    one. 10,000 samples with 12 of 3,072 channels take 40 to 80 ms on one core if a few channels are massive, at worst
+    300 ms, and less than 50 MB; to compare several cells at once, use one thread for each. A cell that is not finite
+    has no top-k set: omit its sample.
 
     Args:
         channels: ``(sample, k)`` int, each sample's top-k channels, in any order, without repeats.
-        groups: ``(sample,)`` int, such as the prompt.
-        categories: ``(sample,)`` int, coarser than groups, such as a column of the manifest; samples of a negative one
-            have none, and are in no pair of one category.
+        groups: ``(sample,)`` int, group of each sample, such as the prompt.
+        categories: ``(sample,)`` int, coarser than groups, such as a column of the manifest; a negative number means
+            that the sample has no category, and is not in any pair of one category.
 
     Returns:
         Sums by group; all integers are exact, Jaccard is summed in float64.
 
     Raises:
-        ValueError: shapes differ, a channel is negative, or a set holds a channel twice.
+        ValueError: shapes differ, a channel is negative, or a set contains a channel twice.
     """
     n, k = channels.shape
     if groups.shape != (n,) or (categories is not None and categories.shape != (n,)):
-        raise ValueError(f"channels has {n} samples; give one group, and one category if any, for each of them")
+        raise ValueError(f"channels has {n} samples; each must have one group, and one category if any")
     ordered = np.sort(channels, axis=1)
     if (ordered[:, :1] < 0).any() or (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise ValueError("a set of channels holds one twice, or a negative one")
+        raise ValueError("a set of channels contains a channel twice, or a negative channel")
     sets = _Sets.of(channels)
     labels, group = np.unique(groups, return_inverse=True)
 
     def by_group(rows: _Rows, groups_per_pair: int) -> PairSums:
         sums = (np.bincount(group, row, minlength=len(labels)) for row in (rows.jaccard, rows.shared, rows.n_others))
-        # Each pair within a group is a row's of both its samples.
+        # Each pair within a group is in the rows of both its samples.
         jaccard, shared, n_pairs = (total * groups_per_pair / 2 for total in sums)
         return PairSums(jaccard, shared.astype(np.int64), n_pairs.astype(np.int64), groups_per_pair, k)
 
@@ -183,26 +184,26 @@ def pair_overlap(channels: np.ndarray, groups: np.ndarray, categories: np.ndarra
 
 @dataclass(frozen=True)
 class _Rows:
-    """Each sample's sums over other samples, all ``(sample,)``: Jaccard, shared channels, and how many others."""
+    """Each sample's sums over other samples, all ``(sample,)``: Jaccard, shared channels, number of other samples."""
 
     jaccard: np.ndarray
     shared: np.ndarray
     n_others: np.ndarray
 
     def __sub__(self, part: "_Rows") -> "_Rows":
-        """Sums over those others that are not in ``part``."""
+        """Sums over the other samples that are not in ``part``."""
         n = self.n_others - part.n_others
         return _Rows(np.where(n > 0, self.jaccard - part.jaccard, 0.0), self.shared - part.shared, n)
 
 
 @dataclass(frozen=True)
 class _Sets:
-    """Sets of k channels, ready for comparing.
+    """Sets of k channels, prepared for comparison.
 
     Attributes:
-        channels: ``(sample, k)`` int.
-        words: ``(word, sample)`` uint64, a bit for every frequent channel.
-        rare: ``(sample, rare channel)``, ones.
+        channels: ``(sample, k)`` int, the channels of each set.
+        words: ``(word, sample)`` uint64, one bit for every frequent channel.
+        rare: ``(sample, rare channel)`` sparse, ones for the rare channels of each set.
     """
 
     channels: np.ndarray
@@ -211,7 +212,7 @@ class _Sets:
 
     @classmethod
     def of(cls, channels: np.ndarray) -> "_Sets":
-        """Channels by falling frequency, as many of them in words as are worth it."""
+        """Sort channels by descending frequency, and store those for which it is worthwhile in words."""
         n = len(channels)
         counts = np.bincount(channels.ravel())
         order = np.argsort(-counts, kind="stable")
@@ -238,7 +239,7 @@ class _Sets:
 
 
 def _rows(sets: _Sets, classes: np.ndarray) -> _Rows:
-    """Each sample's sums over the other samples of its class, ``(sample,)`` int."""
+    """Each sample's sums over the other samples of its class; ``classes`` is ``(sample,)`` int."""
     n, k = sets.channels.shape
     order = np.argsort(classes, kind="stable")
     _, starts, sizes = np.unique(classes[order], return_index=True, return_counts=True)
@@ -265,25 +266,25 @@ def _rows(sets: _Sets, classes: np.ndarray) -> _Rows:
 
 
 def _jaccard_rows(sets: _Sets) -> np.ndarray:
-    """Each sample's sum of Jaccard overlaps with all others, ``(sample,)``.
+    """Each sample's sum of Jaccard overlaps with all other samples, ``(sample,)``.
 
-    For sets of k that share m, ``m / (2k - m) = 2k / (2k - m) - 1``: what is summed is ``1 / (2k - m)``.
+    For sets of k that share m, ``m / (2k - m) = 2k / (2k - m) - 1``, so ``1 / (2k - m)`` is summed.
     """
     n, k = sets.channels.shape
     patterns, inverse, weights = np.unique(sets.words, axis=1, return_inverse=True, return_counts=True)
     sums = _frequent_sums(patterns, weights.astype(np.float64), k)[inverse]
     _add_rare(sums, sets, k)
-    # A sample's overlap with itself, 1, is in the sum.
+    # The sum includes a sample's overlap with itself, which is 1.
     return 2 * k * sums - n - 1
 
 
 def _frequent_sums(words: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
-    """Sums of ``1 / (2k - m)``, m the shared frequent channels, over all patterns by weight: ``(pattern,)``."""
+    """Weighted sums of ``1 / (2k - m)`` over all patterns, m the number of shared frequent channels: ``(pattern,)``."""
     n = len(weights)
     sums = np.zeros(n)
     step = max(1, _BLOCK_PAIRS // n)
     for start in range(0, n, step):
-        # From the block on: the rest is its mirror image.
+        # From this block on: the rest is its mirror image.
         mine, rest = slice(start, start + step), slice(start, n)
         below = np.full((min(step, n - start), n - start), 2 * k, np.min_scalar_type(2 * k))
         for word in words:
@@ -296,7 +297,7 @@ def _frequent_sums(words: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray
 
 
 def _add_rare(sums: np.ndarray, sets: _Sets, k: int) -> None:
-    """Add to every sample's sum what the rare channels that it shares change in ``1 / (2k - m)``."""
+    """Add to every sample's sum the change of ``1 / (2k - m)`` due to shared rare channels."""
     n = len(sums)
     n_products = int(np.square(sets.rare.sum(axis=0, dtype=np.int64)).sum())
     step = max(1, n * _BLOCK_SHARED // max(1, n_products))
@@ -309,6 +310,6 @@ def _add_rare(sums: np.ndarray, sets: _Sets, k: int) -> None:
             i = np.repeat(np.arange(start, start + both.shape[0]), np.diff(both.indptr))
             for word in sets.words:
                 below -= np.bitwise_count(word[i] & word[both.indices])
-        # Nothing is out of range; to clip is faster than to check.
+        # Nothing is out of range; clipping is faster than checking.
         change = inverses.take(below - both.data, mode="clip") - inverses.take(below, mode="clip")
         sums[start : start + step] += csr_array((change, both.indices, both.indptr), shape=both.shape).sum(axis=1)

@@ -1,4 +1,4 @@
-"""How far samples agree on the ranking of all channels: Kendall, rank-biased overlap."""
+"""Agreement of samples on the ranking of all channels: Kendall's tau-b and rank-biased overlap."""
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -7,34 +7,34 @@ from fewchannels.errors import InputError, unknown
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b, which corrects for ties, of given pairs; a millisecond for each of 3,072 channels.
+    """Kendall's tau-b, which corrects for ties, of given pairs; one millisecond per pair with 3,072 channels.
 
     Args:
-        a: ``(pair, channel)`` float scores.
-        b: scores of the other sample of each pair.
+        a: ``(pair, channel)`` float scores of the first sample of each pair.
+        b: scores of the second sample of each pair, same shape.
 
     Returns:
-        ``(pair,)`` float64, -1 to 1; NaN where a sample has a NaN or the same score everywhere.
+        ``(pair,)`` float64, -1 to 1; NaN if a sample has a NaN or the same score everywhere.
     """
     return np.array([kendalltau(one, other).statistic for one, other in zip(a, b, strict=True)], np.float64)
 
 
 def rank_biased_overlap(a: np.ndarray, b: np.ndarray, p: float = 0.9) -> np.ndarray:
-    """Extrapolated rank-biased overlap of rankings by falling score, ties by ascending channel.
+    """Extrapolated rank-biased overlap of rankings by descending score, ties by ascending channel.
 
     RBO_ext of Webber, Moffat and Zobel 2010 (A similarity measure for indefinite rankings, equation 30): the overlap
-    ``X_d`` of the first d channels as a share of d, weighted by ``(1 - p) p^(d - 1)``. Both rankings hold all D
+    ``X_d`` of the first d channels as a share of d, weighted by ``(1 - p) p^(d - 1)``. Both rankings contain all D
     channels, so the extrapolated rest is ``p^D``. A channel counts in ``X_d`` from the later of its two ranks on,
-    so that one table of the weights from a rank on gives the sum exactly.
+    so a single table of cumulative weights from each rank on gives the exact sum.
 
     Args:
         a: ``(..., channel)`` float scores.
-        b: scores of the other, same shape.
-        p: persistence, between 0 and 1: the first ``1 / (1 - p)`` ranks or so count most; at 0.9 the first 10 have 86 %
-            of the weight.
+        b: scores of the other samples, same shape.
+        p: persistence, between 0 and 1: about the first ``1 / (1 - p)`` ranks count most; at 0.9, the first 10 have
+            86 % of the weight.
 
     Returns:
-        ``(...)`` float64, above 0 and at most 1, which is the same ranking; NaN where a sample has a NaN.
+        ``(...)`` float64, above 0 and at most 1 (identical rankings); NaN if a sample has a NaN.
 
     Raises:
         InputError: ``p`` is not between 0 and 1.
@@ -50,7 +50,7 @@ def rank_biased_overlap(a: np.ndarray, b: np.ndarray, p: float = 0.9) -> np.ndar
 
 
 def _places(scores: np.ndarray) -> np.ndarray:
-    """Each channel's 0-based place by falling score, ties by ascending channel."""
+    """Each channel's 0-based rank by descending score, ties by ascending channel."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     places = np.empty_like(order)
     np.put_along_axis(places, order, np.arange(order.shape[-1]), axis=-1)
@@ -58,22 +58,22 @@ def _places(scores: np.ndarray) -> np.ndarray:
 
 
 def draw_pairs(groups: np.ndarray, n_pairs: int, kind: str, seed: int) -> np.ndarray:
-    """Draw different pairs of samples, uniformly among all of their kind, without listing them.
+    """Draw distinct pairs of samples, uniformly among all pairs of the given kind, without listing them.
 
-    With samples sorted by group, a sample's partners before it are a run: those of its own group or all before that.
-    So a pair is a number below the total, and numbers are what is drawn.
+    With samples sorted by group, a sample's earlier partners are contiguous: those of its own group, or all before
+    that group. So each pair corresponds to a number below the total, and these numbers are drawn.
 
     Args:
-        groups: ``(sample,)`` int, such as the prompt.
-        n_pairs: how many; all, if there are fewer.
-        kind: ``within`` groups or ``across`` them.
+        groups: ``(sample,)`` int, group of each sample, such as the prompt.
+        n_pairs: number of pairs to draw; all pairs, if there are fewer.
+        kind: kind of pairs, ``within`` or ``across`` groups.
         seed: random seed of the draw.
 
     Returns:
-        ``(pair, 2)`` int64 samples, the lower first, in the order of the draw's numbers.
+        ``(pair, 2)`` int64 sample indices, the lower one first, in the order of the drawn numbers.
 
     Raises:
-        InputError: ``kind`` is neither.
+        InputError: ``kind`` has another value.
     """
     if kind not in ("within", "across"):
         raise unknown("kind of pair", kind, ("within", "across"))

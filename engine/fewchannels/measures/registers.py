@@ -1,11 +1,11 @@
-"""Token outliers (registers, attention sinks) told from channel outliers. Pure.
+"""Token outliers (registers, attention sinks) versus channel outliers. Pure functions.
 
 A cell is one (sample, step, layer); ``...`` are any leading axes of cells, which all arguments share or broadcast over.
 
 - ``norm``: ``(..., token)`` float32, Euclidean norm of each token over **all** channels.
 - ``values``: ``(..., k, token)`` float32, signed maps of some channels.
-- ``own``: ``(..., token)`` bool, the image's own tokens (:func:`own_tokens`); what stands elsewhere does not matter.
-- ``registers``: ``(..., token)`` bool, the tokens that one of the two rules names.
+- ``own``: ``(..., token)`` bool, the image's own tokens (:func:`own_tokens`); values at other tokens are ignored.
+- ``registers``: ``(..., token)`` bool, the tokens that one of the two rules selects.
 - ``grid``: ``(..., 2)`` int64, tokens along height and width, row-major.
 
 Norms and maps must be of single tokens: means over squares of tokens (``tokens: pool:N``) hide registers.
@@ -20,16 +20,16 @@ from torch import Tensor
 from fewchannels.errors import InputError
 from fewchannels.measures.massive import median_over
 
-_NORMAL_SIGMAS = 1.4826  # of a normal distribution the standard deviation, in median absolute deviations
+_NORMAL_SIGMAS = 1.4826  # standard deviation of a normal distribution, in median absolute deviations
 TWO_MODES = 5 / 9
 _ROUNDING = torch.finfo(torch.float64).eps  # deviations below this share of the mean count as zero
 
 
 def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
-    """Which entries of a stored token axis are the image's own: the first height x width.
+    """Mask of the image's own tokens on a stored token axis: the first height x width entries.
 
     Args:
-        grid: ``(..., 2)`` int64.
+        grid: ``(..., 2)`` int64, tokens along height and width.
         n_tokens: length of the token axis.
 
     Returns:
@@ -41,16 +41,16 @@ def own_tokens(grid: Tensor, n_tokens: int) -> Tensor:
     counts = grid.prod(-1)
     if (counts > n_tokens).any():
         raise InputError(
-            f"a grid has {counts.max()} tokens, the arrays {n_tokens}; give the grid of the stored tokens."
+            f"a grid has {counts.max()} tokens, but the arrays have {n_tokens}. Pass the grid of the stored tokens."
         )
     return torch.arange(n_tokens, device=grid.device) < counts[..., None]
 
 
 def border_tokens(grid: Tensor, n_tokens: int) -> Tensor:
-    """The image's own tokens in its first or last row or column: ``(..., token)`` bool.
+    """Mask of the image's own tokens in the first or last row or column: ``(..., token)`` bool.
 
     Args:
-        grid: ``(..., 2)`` int64.
+        grid: ``(..., 2)`` int64, tokens along height and width.
         n_tokens: length of the token axis.
 
     Raises:
@@ -66,16 +66,16 @@ def border_tokens(grid: Tensor, n_tokens: int) -> Tensor:
 def registers_by_ratio(norm: Tensor, own: Tensor, threshold: float) -> Tensor:
     """Tokens whose norm is above ``threshold`` times the lower median norm of the cell's own tokens.
 
-    Vision transformers' registers (Darcet et al. 2024, arXiv 2309.16588) are about 10 times the others; no source
-    gives a number for diffusion transformers.
+    Registers of vision transformers (Darcet et al. 2024, arXiv 2309.16588) have norms about 10 times those of other
+    tokens; no source gives a number for diffusion transformers.
 
     Args:
-        norm: see the module.
-        own: see the module.
-        threshold: at least 1, so that registers are less than half of the tokens.
+        norm: token norms, see the module.
+        own: the image's own tokens, see the module.
+        threshold: multiple of the median, at least 1, so that registers are less than half of the tokens.
 
     Returns:
-        ``(..., token)`` bool; none in a cell with a NaN norm, whose :func:`register_summary` is NaN.
+        ``(..., token)`` bool; no registers in a cell with a NaN norm, whose :func:`register_summary` is NaN.
 
     Raises:
         InputError: the threshold is below 1.
@@ -89,17 +89,17 @@ def registers_by_ratio(norm: Tensor, own: Tensor, threshold: float) -> Tensor:
 def registers_by_mad(norm: Tensor, own: Tensor, n_sigmas: float) -> Tensor:
     """Tokens more than ``n_sigmas`` robust standard deviations above the lower median norm.
 
-    The robust standard deviation is 1.4826 times the median absolute deviation (MAD), lower medians both; Iglewicz and
-    Hoaglin (1993) take 3.5. Norms that nearly all are equal have a MAD near zero, and every token a little above them
-    is named: look at :attr:`RegisterSummary.least_ratio`.
+    The robust standard deviation is 1.4826 times the median absolute deviation (MAD), both with lower medians;
+    Iglewicz and Hoaglin (1993) use a threshold of 3.5. If nearly all norms are equal, the MAD is near zero, and every
+    token slightly above them is selected: check :attr:`RegisterSummary.least_ratio`.
 
     Args:
-        norm: see the module.
-        own: see the module.
-        n_sigmas: not negative.
+        norm: token norms, see the module.
+        own: the image's own tokens, see the module.
+        n_sigmas: number of robust standard deviations, not negative.
 
     Returns:
-        ``(..., token)`` bool; none in a cell with a NaN norm, whose :func:`register_summary` is NaN.
+        ``(..., token)`` bool; no registers in a cell with a NaN norm, whose :func:`register_summary` is NaN.
 
     Raises:
         InputError: ``n_sigmas`` is negative or NaN.
@@ -115,14 +115,14 @@ def registers_by_mad(norm: Tensor, own: Tensor, n_sigmas: float) -> Tensor:
 
 @dataclass(frozen=True)
 class RegisterSummary:
-    """A cell's registers, ``(...)`` float32 each; all is NaN where an own norm is NaN.
+    """Summary of a cell's registers, ``(...)`` float32 each; all are NaN if an own norm is NaN.
 
     Attributes:
-        n: how many.
-        share: share of the sample's tokens; what chance gives any share that registers are compared with.
+        n: number of registers.
+        share: the registers' share of the sample's tokens; the chance level of any share that registers hold.
         least_ratio: the smallest register's norm over the lower median norm of the own tokens; NaN without registers.
-        mean_ratio: the mean register's; same conventions.
-        border: share of the registers on the border of the grid; same conventions.
+        mean_ratio: the registers' mean norm over the same median; NaN without registers.
+        border: share of the registers on the border of the grid; NaN without registers.
         border_by_chance: share of the own tokens on the border.
     """
 
@@ -135,7 +135,7 @@ class RegisterSummary:
 
 
 def register_summary(norm: Tensor, registers: Tensor, own: Tensor, grid: Tensor) -> RegisterSummary:
-    """How many registers a cell has, how large they are and whether they sit on the border."""
+    """Summarize the number of a cell's registers, their norms, and their positions on the border."""
     border = border_tokens(grid, norm.shape[-1])
     median = median_over(norm, own).double()
     n, n_own = registers.sum(-1).double(), own.sum(-1)
@@ -160,8 +160,8 @@ def register_share(values: Tensor, registers: Tensor, own: Tensor) -> Tensor:
     """Share of each channel's squared values that the registers hold.
 
     Returns:
-        ``(..., k)`` float32 in [0, 1]; compare with :attr:`RegisterSummary.share`, what as many tokens hold of a
-        channel that is equally large at every token. NaN where the channel is all zero or not finite.
+        ``(..., k)`` float32 in [0, 1]; compare with :attr:`RegisterSummary.share`, the share that the same number of
+        tokens hold of a channel that is equally large at every token. NaN if the channel is all zero or not finite.
     """
     energy = _energy(values, own)
     held = energy @ registers.double()[..., None]
@@ -169,18 +169,18 @@ def register_share(values: Tensor, registers: Tensor, own: Tensor) -> Tensor:
 
 
 def token_outliers(held: Tensor, by_chance: Tensor, least_held: float = 0.5, most_tokens: float = 0.1) -> Tensor:
-    """Which channels are token outliers: few tokens, the registers, explain most of them.
+    """Mask of channels that are token outliers: few tokens, the registers, hold most of their squared values.
 
-    A channel may be large at every token too; :func:`typical_magnitude` says so.
+    Such a channel may also be large at every token; :func:`typical_magnitude` shows this.
 
     Args:
-        held: ``(..., k)``, of :func:`register_share`.
-        by_chance: ``(...)``, :attr:`RegisterSummary.share`.
+        held: ``(..., k)``, shares from :func:`register_share`.
+        by_chance: ``(...)``, chance level, :attr:`RegisterSummary.share`.
         least_held: share of the channel's squared values above which tokens hold most of it.
         most_tokens: share of the sample's tokens up to which they count as few.
 
     Returns:
-        ``(..., k)`` bool; False where ``held`` or ``by_chance`` is NaN, so count those beside it.
+        ``(..., k)`` bool; False if ``held`` or ``by_chance`` is NaN, so count NaN values separately.
 
     Raises:
         InputError: a share is not in (0, 1].
@@ -192,12 +192,13 @@ def token_outliers(held: Tensor, by_chance: Tensor, least_held: float = 0.5, mos
 
 
 def typical_magnitude(values: Tensor, own: Tensor) -> Tensor:
-    """The lower median over tokens of each channel's ``|x|``, which a few registers cannot move.
+    """The lower median over tokens of each channel's ``|x|``, which a few registers cannot change.
 
-    Over the median score of channels it tells a channel outlier, with or without registers, from a token outlier.
+    Divided by the median score of channels, it distinguishes a channel outlier, with or without registers, from a
+    token outlier.
 
     Returns:
-        ``(..., k)`` float32; NaN where an own value is NaN.
+        ``(..., k)`` float32; NaN if an own value is NaN.
     """
     return median_over(values.abs(), own[..., None, :])
 
@@ -210,9 +211,9 @@ class Excised(NamedTuple):
     """Token norms without some channels.
 
     Attributes:
-        norm: ``(..., token)`` float32, ``sqrt(norm^2 - sum x_c^2)``; 0 where rounding made the difference negative.
-        floor: ``(..., token)`` float32; a norm at or below it cannot be distinguished from zero.
-        below_zero: ``(..., token)`` bool, where the difference was negative.
+        norm: ``(..., token)`` float32, ``sqrt(norm^2 - sum x_c^2)``; 0 if rounding made the difference negative.
+        floor: ``(..., token)`` float32, resolution limit: a norm at or below it is indistinguishable from zero.
+        below_zero: ``(..., token)`` bool, whether the difference was negative.
     """
 
     norm: Tensor
@@ -221,18 +222,19 @@ class Excised(NamedTuple):
 
 
 def excised_norms(norm: Tensor, values: Tensor, value_error: float = 0.0, norm_error: float = 2**-16) -> Excised:
-    """Token norms with the channels of ``values`` left out.
+    """Token norms without the channels of ``values``.
 
-    The difference of two nearly equal squares keeps few digits: a channel of 2e7 hides all others where their norm is
-    below 8e4. Where all channels' maps are stored, :func:`torch.linalg.vector_norm` of the others' is exact instead.
+    The difference of two nearly equal squares has few significant digits: a channel of 2e7 hides all other channels if
+    their norm is below 8e4. If all channels' maps are stored, :func:`torch.linalg.vector_norm` of the other channels
+    is exact instead.
 
     Args:
-        norm: see the module.
-        values: ``(..., k, token)``, the channels to leave out.
-        value_error: largest relative error of ``values``: 2^-8 where the run rounded float32 values to bfloat16. A
-            model in bfloat16 loses nothing by it.
-        norm_error: largest relative error of ``norm^2``; a float32 sum over 12,288 channels with one outlier of 2e7 is
-            off by 1.2e-5.
+        norm: token norms, see the module.
+        values: ``(..., k, token)``, maps of the channels to leave out.
+        value_error: largest relative error of ``values``: 2^-8 if the run rounded float32 values to bfloat16. Values of
+            a bfloat16 model are not changed by this rounding.
+        norm_error: largest relative error of ``norm^2``; a float32 sum over 12,288 channels with one outlier of 2e7 has
+            an error of 1.2e-5.
     """
     square, held = norm.double().square(), values.double().square().sum(-2)
     rest = square - held
@@ -241,9 +243,9 @@ def excised_norms(norm: Tensor, values: Tensor, value_error: float = 0.0, norm_e
 
 
 def elevation(norm: Tensor, own: Tensor) -> Tensor:
-    """The largest own token's norm over the lower median: ``(...)`` float32, NaN where an own norm is NaN.
+    """The largest own token's norm over the lower median: ``(...)`` float32, NaN if an own norm is NaN.
 
-    Before and after :func:`excised_norms` it says whether the massive channels are what makes some tokens large.
+    Its values before and after :func:`excised_norms` show whether the massive channels make some tokens large.
     Infinite over a median of zero, NaN for zero over zero.
     """
     return (norm.where(own, -torch.inf).amax(-1).double() / median_over(norm, own).double()).float()
@@ -252,18 +254,18 @@ def elevation(norm: Tensor, own: Tensor) -> Tensor:
 def selectivity(norm: Tensor, excised: Tensor, registers: Tensor, own: Tensor) -> Tensor:
     """Share of the registers' excess norm that vanishes with the excised channels; this project's own definition.
 
-    ``1 - sum(excised - median excised) / sum(norm - median norm)``, sums over the registers, lower medians over all own
-    tokens. 1: without these channels the registers are ordinary tokens. 0: they stand out as before, so others make
-    them large. Above 1: they end up below the median. Below 0: they stand out by more.
+    The value is ``1 - sum(excised - median excised) / sum(norm - median norm)``, with sums over the registers and lower
+    medians over all own tokens. 1: without these channels, the registers are ordinary tokens. 0: they stand out as
+    before, so other channels make them large. Above 1: they end up below the median. Below 0: they stand out more.
 
     Args:
-        norm: see the module.
+        norm: token norms, see the module.
         excised: ``(..., token)``, the same tokens' norms without the channels.
         registers: registers, as found with ``norm``.
-        own: see the module.
+        own: the image's own tokens, see the module.
 
     Returns:
-        ``(...)`` float32; NaN without registers, or where an own norm is NaN.
+        ``(...)`` float32; NaN without registers, or if an own norm is NaN.
     """
     before, after = (
         (n.double() - median_over(n, own).double()[..., None]).where(registers, 0.0).sum(-1) for n in (norm, excised)
@@ -274,13 +276,13 @@ def selectivity(norm: Tensor, excised: Tensor, registers: Tensor, own: Tensor) -
 def bimodality(values: Tensor, own: Tensor) -> Tensor:
     """Sarle's bimodality coefficient over own tokens, corrected for small samples (Pfister et al. 2013).
 
-    ``(G1^2 + 1) / (G2 + 3 (n - 1)^2 / ((n - 2) (n - 3)))`` with the unbiased skewness and excess kurtosis. Above
-    :data:`TWO_MODES`, the uniform distribution's, it suggests two modes; so does one mode with a heavy tail on one
-    side, which is why norms are looked at by their logarithm as well: ``bimodality(norm.log(), own)``.
+    The value is ``(G1^2 + 1) / (G2 + 3 (n - 1)^2 / ((n - 2) (n - 3)))``, with the unbiased skewness and excess
+    kurtosis. A value above :data:`TWO_MODES`, that of the uniform distribution, suggests two modes. A single mode with
+    a heavy tail on one side also suggests two, so check the logarithm of norms too: ``bimodality(norm.log(), own)``.
 
     Args:
         values: ``(..., token)`` float32, such as norms.
-        own: see the module.
+        own: the image's own tokens, see the module.
 
     Returns:
         ``(...)`` float32, 1 for two equal points; NaN for fewer than 4 tokens, equal values, or values that are not

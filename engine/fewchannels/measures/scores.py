@@ -7,7 +7,7 @@ _CACHED_VALUES = 2**19
 
 
 def statistics(x: Tensor) -> Tensor:
-    """The four score definitions, over tokens.
+    """Compute the four score definitions over tokens.
 
     ``mean_abs`` is the mean of ``|x|`` (SPARK, arXiv 2609.03813), ``abs_mean`` is ``|mean of x|`` (the first project
     page of arXiv 2605.13974), ``max_abs`` the largest ``|x|``, ``rms`` the root of the mean square.
@@ -16,7 +16,7 @@ def statistics(x: Tensor) -> Tensor:
         x: hidden state, ``(sample, token, channel)``, any float dtype.
 
     Returns:
-        ``(statistic, sample, channel)`` float32 in the order of :data:`fewchannels.measures.STATISTICS`. A
+        ``(statistic, sample, channel)`` float32, in the order of :data:`fewchannels.measures.STATISTICS`. A
         channel with a NaN token is NaN.
     """
     n_tokens = x.shape[1]
@@ -32,7 +32,7 @@ def _sums(x: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
-    """Runs of tokens that stay in a CPU's cache while they are reduced, six times as fast; a GPU takes all at once."""
+    """Blocks of tokens that fit in a CPU's cache, which is six times as fast; all tokens at once on a GPU."""
     if x.device.type != "cpu":
         return (x,)
     return x.split(max(1, _CACHED_VALUES // (x.shape[0] * x.shape[2])), dim=1)
@@ -49,17 +49,17 @@ def token_norms(x: Tensor) -> Tensor:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """The ``k`` channels of largest score.
+    """The ``k`` channels with the largest scores.
 
     Args:
-        scores: ``(..., channel)``; NaN ranks above every number, so that it is seen.
-        k: how many, at most the number of channels.
+        scores: ``(..., channel)`` scores; NaN ranks above every number, so that it is visible.
+        k: number of channels to select, at most the number of channels.
 
     Returns:
         ``(..., k)`` int64 channel indices, largest score first, ties by ascending channel.
 
     Raises:
-        ValueError: more channels are asked for than there are.
+        ValueError: k is larger than the number of channels.
     """
     if k > scores.shape[-1]:
         raise ValueError(f"top_k is {k}; there are {scores.shape[-1]} channels")
@@ -70,8 +70,8 @@ def take_channels(x: Tensor, channels: Tensor) -> Tensor:
     """Token maps of each sample's own channels.
 
     Args:
-        x: ``(sample, token, channel)``.
-        channels: ``(sample, k)`` int64.
+        x: hidden state, ``(sample, token, channel)``.
+        channels: ``(sample, k)`` int64 channel indices.
 
     Returns:
         ``(sample, k, token)`` float32.
@@ -86,10 +86,10 @@ def pool_tokens(values: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     Args:
         values: ``(..., token)`` float32, row-major over the grid.
         grid: tokens along height and width, multiples of ``side``.
-        side: side of the squares; 1 returns the values as they are.
+        side: side of the squares; 1 returns the values unchanged.
 
     Returns:
-        ``(..., token)`` of the coarser grid, row-major.
+        ``(..., token)`` over the coarser grid, row-major.
     """
     if side == 1:
         return values
@@ -99,9 +99,9 @@ def pool_tokens(values: Tensor, grid: tuple[int, int], side: int) -> Tensor:
 
 
 def round_to_bfloat16(values: Tensor) -> Tensor:
-    """Float32 values with bfloat16's 8 bits of mantissa, to the nearest, ties to even: off by at most 1 part in 256.
+    """Round float32 values to bfloat16's 8 bits of mantissa, to nearest, ties to even: error at most 1 part in 256.
 
-    A finite value beyond bfloat16's largest (3.39e38) becomes that, not infinity; NaN and infinities stay.
+    A finite value beyond bfloat16's largest (3.39e38) becomes that value, not infinity; NaN and infinities stay.
     """
     rounded = values.bfloat16().float()
     overflowed = rounded.isinf() & values.isfinite()
@@ -109,33 +109,33 @@ def round_to_bfloat16(values: Tensor) -> Tensor:
 
 
 def lower_median(values: Tensor) -> Tensor:
-    """The lower of the two middle values over the last dimension, as ``torch.median`` and Sun et al. 2024 take it."""
+    """The lower of the two middle values over the last dimension, as in ``torch.median`` and Sun et al. 2024."""
     return values.median(dim=-1).values
 
 
 def energy_share(rms: Tensor, channels: Tensor) -> Tensor:
-    """Share of the hidden state's squared values that the named channels hold.
+    """Share of the hidden state's squared values that the given channels hold.
 
     Args:
         rms: ``(..., channel)`` root mean squares.
-        channels: ``(..., k)`` int64.
+        channels: ``(..., k)`` int64 channel indices.
 
     Returns:
-        ``(...)`` float32 in [0, 1]; NaN where the hidden state is all zero.
+        ``(...)`` float32 in [0, 1]; NaN if the hidden state is all zero.
     """
-    energy = rms.double().square()  # squares of massive values leave float32
+    energy = rms.double().square()  # squares of massive values overflow float32
     return (energy.gather(-1, channels).sum(-1) / energy.sum(-1)).float()
 
 
 def gini(scores: Tensor, n_top: int = 32) -> Tensor:
-    """Gini coefficient of the largest ``n_top`` scores: 0 when they are equal, towards 1 when one has everything.
+    """Gini coefficient of the largest ``n_top`` scores: 0 if they are equal, close to 1 if one has everything.
 
     Args:
         scores: ``(..., channel)`` of non-negative values.
-        n_top: how many of the largest to take; all, if there are fewer.
+        n_top: number of the largest scores to use; all, if there are fewer.
 
     Returns:
-        ``(...)`` float32; NaN where they sum to zero.
+        ``(...)`` float32; NaN if they sum to zero.
     """
     ranked = scores.double().sort(dim=-1).values[..., -n_top:]
     n = ranked.shape[-1]

@@ -1,8 +1,8 @@
-"""After how many samples the massive channels are known: SPARK's stopping rule (arXiv 2609.03813).
+"""SPARK's stopping rule (arXiv 2609.03813): the number of samples after which the massive channels are known.
 
-The rule asks all blocks and streams at the same check. :func:`stopping_point` follows it over a stream of samples;
-:func:`transitions` keeps what it sees of one block, so that :func:`joint_stop` can ask blocks together that were looked
-at one by one, and in several orders of the samples.
+The rule checks all blocks and streams at the same time. :func:`stopping_point` applies it to a sequence of samples;
+:func:`transitions` computes the overlaps of one block, so that :func:`joint_stop` can combine blocks that were
+processed one by one, and for several orders of the samples.
 """
 
 from collections.abc import Iterable
@@ -18,16 +18,16 @@ from fewchannels.measures.scores import top_k
 
 @dataclass(frozen=True)
 class Stop:
-    """Where the stopping rule stops, and what it saw until then.
+    """Result of the stopping rule, with the values that it used.
 
     Attributes:
-        n_samples: after how many samples it stops; None if they end before.
-        snapshots: ``(snapshot,)`` int64, after how many samples each was taken.
-        jaccard: ``(transition, ...)`` float64, overlap of each snapshot but the first with the one before, for each of
-            the scores' leading dimensions (block, stream).
-        settled: ``(transition,)`` float64, what the threshold is held against: the mean of the last transitions'
-            overlaps where it is lowest; NaN before there are enough.
-        n_nonfinite: scores that are not finite among the samples used.
+        n_samples: number of samples after which the rule stops; None if it does not stop.
+        snapshots: ``(snapshot,)`` int64, number of samples before each snapshot.
+        jaccard: ``(transition, ...)`` float64, overlap of each snapshot except the first with the one before, for each
+            of the scores' leading dimensions (block, stream).
+        settled: ``(transition,)`` float64, value that is compared with the threshold: the mean of the last transitions'
+            overlaps where it is lowest; NaN before there are enough transitions.
+        n_nonfinite: number of non-finite scores among the samples used.
     """
 
     n_samples: int | None
@@ -47,34 +47,35 @@ def stopping_point(
     window: int = 4,
     threshold: float = 0.9,
 ) -> Stop:
-    """Follow a moving average of scores until its top-k channels stay the same; the defaults are SPARK's.
+    """Update a moving average of scores until its top-k channels stay the same; the defaults are SPARK's.
 
-    ``m <- decay m + (1 - decay) a`` over the means ``a`` of minibatches; every so many minibatches, a snapshot of the
-    top-k of ``m``; stop when the mean Jaccard overlap of the last transitions between snapshots is at least the
-    threshold everywhere. It cannot stop before ``(window + 1) * every * minibatch`` samples, 400 with the defaults.
-    ``m`` begins at zero, as in SPARK's own code (github.com/aimagelab/spark, ``utils/phase1_online.py``): the weights
-    of the minibatches so far then fall by age alone, and that they do not sum to 1 changes no ranking. A last minibatch
-    that is not full is not used; theirs uses it, which can only matter to a snapshot at the very end of the samples.
+    The average is ``m <- decay m + (1 - decay) a`` over the means ``a`` of minibatches. Every ``every`` minibatches, a
+    snapshot of the top k of ``m`` is taken. The rule stops when the mean Jaccard overlap of the last transitions
+    between snapshots is at least the threshold everywhere. It cannot stop before ``(window + 1) * every * minibatch``
+    samples, 400 with the defaults. ``m`` starts at zero, as in SPARK's own code (github.com/aimagelab/spark,
+    ``utils/phase1_online.py``): the weights of the minibatches then decrease with age only; they do not sum to 1, which
+    does not change any ranking. An incomplete last minibatch is not used; SPARK's code uses it, which can only matter
+    for a snapshot at the very end of the samples.
 
     Args:
         scores: scores of one sample after the other, each ``(..., channel)`` of the same shape, such as the rows of a
-            ``(sample, block, channel)`` array. Read no further than where the rule stops. A NaN channel stays NaN in
-            ``m`` and ranks first, as in :func:`fewchannels.measures.scores.top_k`; they are counted.
+            ``(sample, block, channel)`` array; read only until the rule stops. A NaN channel stays NaN in ``m`` and
+            ranks first, as in :func:`fewchannels.measures.scores.top_k`; such channels are counted.
         k: size of the sets.
-        minibatch: samples.
-        every: minibatches from snapshot to snapshot.
+        minibatch: number of samples per minibatch.
+        every: number of minibatches between snapshots.
         decay: decay of the average, 0 or more and below 1.
-        window: transitions.
-        threshold: 0 to 1.
+        window: number of last transitions to average.
+        threshold: overlap at which the rule stops, 0 to 1.
 
     Raises:
-        InputError: a count is below 1, or the decay out of range.
+        InputError: a count is below 1, or the decay is out of range.
     """
     for name, count in {"k": k, "minibatch": minibatch, "every": every, "window": window}.items():
         if count < 1:
-            raise InputError(f"{name} of the stopping rule is {count}; give 1 or more.")
+            raise InputError(f"the stopping rule's {name} is {count}; it must be at least 1.")
     if not 0 <= decay < 1:
-        raise InputError(f"the stopping rule's decay is {decay}; it is at least 0 and below 1, such as 0.95.")
+        raise InputError(f"the stopping rule's decay is {decay}; it must be at least 0 and below 1, such as 0.95.")
     average, total = np.zeros(()), np.zeros(())
     tops: list[np.ndarray] = []
     jaccard: list[np.ndarray] = []
@@ -107,17 +108,17 @@ def stopping_point(
 def transitions(
     scores: np.ndarray, *, k: int = 8, minibatch: int = 16, every: int = 5, decay: float = 0.95
 ) -> np.ndarray:
-    """Overlaps of a block's snapshots, to the end of its samples; the settings are those of :func:`stopping_point`.
+    """Overlaps of a block's successive snapshots, over all samples; the settings are those of :func:`stopping_point`.
 
     Args:
-        scores: ``(sample, channel)``, in order.
+        scores: ``(sample, channel)`` scores, in order.
         k: size of the sets.
-        minibatch: samples.
-        every: minibatches from snapshot to snapshot.
+        minibatch: number of samples per minibatch.
+        every: number of minibatches between snapshots.
         decay: decay of the average.
 
     Returns:
-        ``(transition,)`` float64: of each snapshot but the first with the one before.
+        ``(transition,)`` float64, overlap of each snapshot except the first with the one before.
     """
     n = len(scores) // minibatch
     of_minibatches = scores[: n * minibatch].reshape(n, minibatch, scores.shape[1]).mean(axis=1, dtype=np.float64)
@@ -135,18 +136,18 @@ def transitions(
 def joint_stop(
     jaccard: np.ndarray, *, minibatch: int = 16, every: int = 5, window: int = 4, threshold: float = 0.9
 ) -> tuple[int | None, float | None]:
-    """Where the rule stops for all blocks: at the first check at which each of them is settled.
+    """Apply the rule to all blocks together: it stops at the first check at which every block is settled.
 
     Args:
-        jaccard: ``(block, transition)`` of :func:`transitions`, the samples of all blocks in the same order.
-        minibatch: samples.
-        every: minibatches from snapshot to snapshot.
-        window: transitions.
-        threshold: 0 to 1.
+        jaccard: ``(block, transition)`` overlaps from :func:`transitions`, with one order of samples for all blocks.
+        minibatch: number of samples per minibatch.
+        every: number of minibatches between snapshots.
+        window: number of last transitions to average.
+        threshold: overlap at which the rule stops, 0 to 1.
 
     Returns:
-        After how many samples, None if they end before; and the mean of the last transitions' overlaps there, or at the
-        end, of the block where it is lowest, None if there is no check.
+        The number of samples after which the rule stops, None if it does not stop; and the mean of the last
+        transitions' overlaps at that point, or at the end, for the block where it is lowest, None if there is no check.
     """
     n_checks = jaccard.shape[1] - window + 1
     if n_checks < 1:

@@ -1,4 +1,4 @@
-"""From a model's configurations to its geometry: what a capture must know before weights are loaded."""
+"""A model's geometry from its configurations: the properties that a capture needs before weights are loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from fewchannels.models.family import Family, ModelGeometry, Pipeline
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-# As diffusers finds the class of a checkpoint from before each had its own, such as DiT's and the first PixArt's.
+# How diffusers finds the class of older checkpoints without a class of their own, such as DiT's and the first PixArt's.
 _FORMERLY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 _MOST = 2**20  # of a width, a side: far above any model's
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a model's files, or a loaded pipeline, say of it.
+    """A model's configuration, from its files or from a loaded pipeline.
 
     Attributes:
         name: name of the model, for messages.
@@ -43,14 +43,14 @@ class Configuration:
         """The configuration of a loaded pipeline.
 
         Raises:
-            InputError: it has no transformer or no VAE.
+            InputError: the pipeline has no transformer or no VAE.
         """
         name = type(pipeline).__name__
         for part in ("transformer", "vae"):
             if getattr(pipeline, part, None) is None:
                 raise InputError(
-                    f"{name} has no {part}; massive channels are recorded of diffusion transformers with a VAE. Give "
-                    "a pipeline such as FluxPipeline or SanaPipeline."
+                    f"{name} has no {part}; massive channels can only be recorded from diffusion transformers with a "
+                    "VAE. Pass a pipeline such as FluxPipeline or SanaPipeline."
                 )
         transformer = uncompiled(pipeline.transformer)
         parts = (transformer, pipeline.vae, pipeline.scheduler)
@@ -61,7 +61,7 @@ class Configuration:
 
 
 def uncompiled(module: Any) -> Any:
-    """The module that ``torch.compile`` wraps; a module that is not wrapped itself."""
+    """The module inside a ``torch.compile`` wrapper; a module without a wrapper is returned unchanged."""
     return getattr(module, "_orig_mod", module)
 
 
@@ -70,10 +70,10 @@ def geometry_from(described: Configuration, family: tuple[str, Family] | None = 
 
     Args:
         described: the configuration.
-        family: family of the transformer class with this name, beside :data:`FAMILIES`.
+        family: name of a transformer class and its family, in addition to :data:`FAMILIES`.
 
     Raises:
-        InputError: the transformer's or the pipeline's class is in neither, or a field is missing.
+        InputError: the class of the transformer or of the pipeline is unknown, or a field is missing.
     """
     families = FAMILIES | dict([family] if family else [])
     index, config, vae = described.index, described.transformer, described.vae
@@ -147,5 +147,5 @@ def _pixels_per_cell(vae: Mapping[str, Any]) -> int:
         return value
     if len(value) > _MOST.bit_length():
         raise ValueError(f"the VAE has {len(value)} widths")
-    # One halving between each two widths; the one list of another kind holds the halvings themselves.
+    # One halving between any two successive widths; the list of AutoencoderKLQwenImage has the halvings themselves.
     return 2 ** (len(value) - (vae.get("_class_name") != "AutoencoderKLQwenImage"))

@@ -1,4 +1,4 @@
-"""What of a loaded pipeline decides its images: the weights and settings that it has in memory now."""
+"""Identity of a loaded pipeline: the weights and settings in memory that determine its images."""
 
 import hashlib
 import json
@@ -12,15 +12,15 @@ from fewchannels.models.geometry import uncompiled
 
 
 def pipeline_identity(pipeline: Any) -> dict[str, Any]:
-    """The model's fields of an identity (``schemas/store.md``), of a pipeline in memory: ``weights`` and ``files``.
+    """The model's fields of an identity (``schemas/store.md``), for a pipeline in memory: ``weights`` and ``files``.
 
-    Adapters are among the weights, with their strengths. It reads all weights: seconds per 10 GB.
+    The weights include adapters, with their strengths. Reading all weights takes seconds per 10 GB.
 
     Args:
         pipeline: the pipeline.
 
     Raises:
-        InputError: weights are not in memory.
+        InputError: some weights are not in memory.
     """
     weights, settings = hashlib.sha256(), {}
     for name, component in sorted(pipeline.components.items()):
@@ -44,15 +44,15 @@ def _bytes(values: Any, name: str) -> bytes | memoryview:
         return repr(values).encode()
     if values.is_meta:
         raise InputError(
-            f"the weights {name} are not in memory (sequential offload), so that what was recorded could not be told "
-            "from what other weights do. Use enable_model_cpu_offload() instead."
+            f"the weights {name} are not in memory (sequential offload), so a recording could not be distinguished "
+            "from one with other weights. Use enable_model_cpu_offload() instead."
         )
     plain = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return plain.numpy().data
 
 
 def _settings(component: Any) -> Any:
-    """A component's class and settings in plain values; of a tokenizer with its vocabulary, of a model its adapters."""
+    """A component's class and settings as plain values, with a tokenizer's vocabulary and a model's adapters."""
     config = getattr(component, "config", None)
     found: dict[str, Any] = {"class": type(component).__name__}
     if config is not None:

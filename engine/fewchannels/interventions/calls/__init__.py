@@ -1,6 +1,6 @@
-"""A pipeline of the user's own, in memory: its calls are recorded and edited where they are made.
+"""Recording and editing of the calls of a user's own pipeline, in memory.
 
-``call`` says what one call is, ``batch`` which rows the transformer runs for it, and ``watched`` puts taps on the model
-for as long as a context lasts. ``recording`` keeps what a capture would store, ``edits`` are conditions of a sweep in
-words of Python, and ``editing`` applies them.
+``call`` describes one call, ``batch`` the rows that the transformer runs for it, and ``watched`` keeps taps on the
+model for the duration of a context. ``recording`` keeps the data that a capture would store, ``edits`` defines
+conditions of a sweep in Python, and ``editing`` applies them.
 """

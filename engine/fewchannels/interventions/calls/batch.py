@@ -1,4 +1,4 @@
-"""The rows that the transformer runs for a call: the call's own, and those that an edit compares or copies from."""
+"""The rows that the transformer runs for a call: the call's own, and rows that an edit compares with or copies from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Batch:
     """Rows of the transformer's batch.
 
     Attributes:
-        arguments: arguments of the pipeline's call; None where they stay as the caller gave them.
-        of: the call's sample that each row belongs to.
-        own: the row of each of the call's samples: the one whose image the caller gets.
-        unedited: the row of each sample without any edit; its own row where no other was needed.
+        arguments: arguments of the pipeline's call; None if those of the caller are used unchanged.
+        of: index of the call's sample that each row belongs to.
+        own: row of each of the call's samples: the row whose image is returned to the caller.
+        unedited: row of each sample without any edit; its own row if no separate one was needed.
         sources: rows of each source prompt, one per sample.
     """
 
@@ -40,17 +40,17 @@ class Batch:
 
 
 def batch_of(call: Call, sources: Sequence[str], *, needs_unedited: bool) -> Batch:
-    """The batch of a call, with further rows where edits need them.
+    """The batch of a call, with additional rows if edits need them.
 
-    Rows are ordered as a sweep has them: of each sample the unedited one, the sources, and the edited one.
+    Rows are in the same order as in a sweep: for each sample the unedited row, the sources, and the edited row.
 
     Args:
         call: the call.
-        sources: prompts whose hidden states are copied, each from the noise of the sample.
+        sources: prompts whose hidden states are copied, each generated from the noise of the sample.
         needs_unedited: whether edits need the hidden states of the unedited sample.
 
     Raises:
-        InputError: an argument of the call cannot be given to further rows.
+        InputError: an argument of the call cannot be repeated for additional rows.
     """
     n = call.n_samples
     if not sources and not needs_unedited:
@@ -89,8 +89,8 @@ def _arguments(call: Call, of: Sequence[int], texts: Sequence[str | None]) -> di
             arguments[name] = value
         else:
             raise InputError(
-                f"{name} was passed, which cannot be repeated for the further rows that this edit runs: the unedited "
-                "image's or a source's. Omit it, or edit listed channels, or channels with scores_from='own'."
+                f"{name} cannot be repeated for the additional rows of this edit (the unedited image or a source). "
+                "Omit it, or edit listed channels, or channels with scores_from='own'."
             )
     if call.arguments.get("latents") is None:
         arguments["generator"] = _generators(call, of)
@@ -98,13 +98,13 @@ def _arguments(call: Call, of: Sequence[int], texts: Sequence[str | None]) -> di
 
 
 def _listed(value: Any, n: int) -> list[Any]:
-    """One value per sample, as diffusers repeats prompts: all images of one before those of the next."""
+    """One value per sample, repeated like prompts in diffusers: all images of one prompt before those of the next."""
     each = list(value) if isinstance(value, (list, tuple)) else [value]
     return [text for text in each for _ in range(n // len(each))]
 
 
 def _is_shared(value: Any) -> bool:
-    """Whether a value is of the call as a whole: numbers, words, and lists and mappings of them."""
+    """Whether a value belongs to the call as a whole: numbers, words, and lists and mappings of them."""
     if isinstance(value, Mapping):
         return all(map(_is_shared, value.values()))
     if isinstance(value, (list, tuple)):
@@ -113,12 +113,12 @@ def _is_shared(value: Any) -> bool:
 
 
 def _generators(call: Call, of: Sequence[int]) -> list[torch.Generator]:
-    """Copies of each sample's generator, in its state."""
+    """Copies of each sample's generator, in its current state."""
     given = call.arguments.get("generator")
     each: list[torch.Generator] = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
     if len(each) != call.n_samples:
         raise InputError(
-            f"generators: {len(each)}, images: {call.n_samples}. This edit runs further rows from the noise of each "
-            "image, so each one needs its own generator. Pass generator=torch.Generator().manual_seed(0), or a list."
+            f"generators: {len(each)}, images: {call.n_samples}. This edit runs additional rows from the noise of each "
+            "image, so each image needs its own generator. Pass generator=torch.Generator().manual_seed(0), or a list."
         )
     return [torch.Generator(each[i].device).set_state(each[i].get_state()) for i in of]

@@ -1,4 +1,4 @@
-"""What one call of a pipeline is: how many samples, which prompts and noise, in how many steps, at which size."""
+"""Description of one call of a pipeline: its samples, prompts, noise, number of steps, and image size."""
 
 import inspect
 import math
@@ -23,12 +23,12 @@ class Call:
     """One call of a pipeline.
 
     Attributes:
-        arguments: its arguments by name, with the defaults of those that were not given.
-        settings: what all its samples share.
-        prompts: each sample's prompt; None where the call has embeddings instead.
-        negative_prompts: each sample's negative prompt; None where the branch does not run.
-        seeds: the seed that makes each sample's noise; None where no fresh generator of its own does.
-        n_run: denoising steps that run.
+        arguments: arguments by name, with the defaults of omitted ones.
+        settings: settings that all samples share.
+        prompts: each sample's prompt; None if the call has embeddings instead.
+        negative_prompts: each sample's negative prompt; None if the branch does not run.
+        seeds: seed of each sample's noise; None if the sample has no fresh generator of its own.
+        n_run: number of denoising steps that run.
     """
 
     arguments: Mapping[str, Any]
@@ -40,15 +40,15 @@ class Call:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Each sample's id: that of its prompt and seed in a manifest, or one of its place where it has no seed."""
+        """Each sample's id: that of its prompt and seed in a manifest, or an id of its index if it has no seed."""
         return tuple(self.id_of(prompt, i) for i, prompt in enumerate(self.prompts))
 
     def id_of(self, prompt: str | None, i: int) -> str:
-        """The id that a sample has with a prompt.
+        """The id of a sample with a given prompt.
 
         Args:
             prompt: the prompt.
-            i: place of the sample in the call, whose seed and negative prompt it has.
+            i: index in the call of the sample whose seed and negative prompt are used.
         """
         seed, negative = self.seeds[i], self.negative_prompts[i]
         if prompt is None or seed is None:
@@ -57,12 +57,12 @@ class Call:
 
     @property
     def n_samples(self) -> int:
-        """Images that it makes."""
+        """Number of images that the call generates."""
         return len(self.prompts)
 
 
 def described(pipeline: Any, geometry: ModelGeometry, positional: Sequence[Any], keywords: Mapping[str, Any]) -> Call:
-    """What a call with these arguments is.
+    """Describe a call with these arguments.
 
     Args:
         pipeline: the pipeline.
@@ -71,8 +71,8 @@ def described(pipeline: Any, geometry: ModelGeometry, positional: Sequence[Any],
         keywords: keyword arguments of the call.
 
     Raises:
-        InputError: an argument that decides how the transformer runs has a value without a known meaning.
-        TypeError: the pipeline takes no such arguments.
+        InputError: an argument that determines how the transformer runs has a value without a known meaning.
+        TypeError: the pipeline does not accept these arguments.
     """
     bound = inspect.signature(type(pipeline).__call__).bind(pipeline, *positional, **keywords)
     bound.apply_defaults()
@@ -105,7 +105,7 @@ def _prompts(given: Mapping[str, Any], geometry: ModelGeometry) -> list[str | No
         embedded = next((given[name] for name in _EMBEDDINGS if given.get(name) is not None), None)
         if embedded is None:
             raise InputError(
-                f"the call has no {geometry.pipeline.prompt} and no embeddings; give {geometry.pipeline.prompt}."
+                f"the call has no {geometry.pipeline.prompt} and no embeddings. Pass {geometry.pipeline.prompt}."
             )
         return [None] * len(embedded)
     if isinstance(value, str | int):
@@ -134,12 +134,12 @@ def _scale(given: Mapping[str, Any], name: str | None, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name} is {value!r:.60}; it must be a finite number. Give one scale for all images.")
+        raise InputError(f"{name} is {value!r:.60}; it must be a finite number. Pass one scale for all images.")
     return float(value)
 
 
 def _is_guided(given: Mapping[str, Any], geometry: ModelGeometry) -> bool:
-    """Whether an unconditional branch runs: a scale of its own does nothing without a negative prompt."""
+    """Whether an unconditional branch runs: a true CFG scale has no effect without a negative prompt."""
     how = geometry.pipeline
     if how.has_true_cfg:
         is_negative = any(
@@ -150,7 +150,7 @@ def _is_guided(given: Mapping[str, Any], geometry: ModelGeometry) -> bool:
 
 
 def _default_side(pipeline: Any, geometry: ModelGeometry) -> int:
-    """The side of an image, pixels, where a call of the pipeline itself does not say."""
+    """The side of an image, in pixels, if a call of the pipeline itself does not give it."""
     cells, factor = (getattr(pipeline, name, None) for name in ("default_sample_size", "vae_scale_factor"))
     return cells * factor if isinstance(cells, int) and isinstance(factor, int) else geometry.default_side
 
@@ -166,11 +166,11 @@ def _size(given: Mapping[str, Any], geometry: ModelGeometry, side: int) -> tuple
 
 
 def _seeds(generators: Any, n_samples: int, *, has_latents: bool) -> tuple[int | None, ...]:
-    """The seed of each sample whose noise a fresh CPU generator of its own draws; None for the others."""
+    """The seed of each sample whose noise comes from a fresh CPU generator of its own; None for other samples."""
     if has_latents or generators is None:
         return (None,) * n_samples
     each = list(generators) if isinstance(generators, Sequence) else [generators]
-    if len(each) != n_samples:  # one generator draws the noise of several images
+    if len(each) != n_samples:  # one generator for the noise of several images
         return (None,) * n_samples
     return tuple(map(_seed, each))
 

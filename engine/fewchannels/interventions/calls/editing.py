@@ -1,4 +1,4 @@
-"""Edit the hidden states of a pipeline's own calls: the editing tap of a sweep, where the calls are made."""
+"""Edit the hidden states of a pipeline's own calls, with the editing tap of a sweep."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -41,18 +41,18 @@ def edit(
 ) -> "Iterator[Editing]":
     """Edit hidden states in every call of a pipeline inside the context.
 
-    Edits that rank channels by the unedited image, or copy from a source's prompt, run these beside each image, in the
-    same batch and from the same noise, and need a generator for each image; the others change nothing about the call.
-    The same condition makes the same image as in a sweep.
+    Edits that rank channels by the unedited image, or copy from a source prompt, also generate the unedited or source
+    image, in the same batch and from the same noise, and need a generator for each image. Other edits leave the call's
+    arguments and batch unchanged. The same condition gives the same image as in a sweep.
 
     Args:
-        pipe: a loaded pipeline of diffusers whose model family is known, however it was loaded.
+        pipe: a loaded diffusers pipeline of a known model family.
         edits: an edit, several joined by ``+``, or a function ``(hidden_states, site) -> hidden_states`` of your own.
         score: statistic that ranks channels.
-        family: path of a family file, for a transformer class that is not known.
+        family: path of a family file, for an unknown transformer class.
 
     Yields:
-        How large the edits were, for each call: see :attr:`Editing.measures`.
+        The sizes of the edits in each call: see :attr:`Editing.measures`.
 
     Raises:
         InputError: the pipeline has no diffusion transformer of a known family, an edit does not fit the model, or,
@@ -68,7 +68,7 @@ def edit(
     parts = edits.parts if isinstance(edits, Edits) else (edits,)
     for part in parts:
         if not isinstance(part, Edit) and not callable(part):
-            raise InputError(f"{part!r:.80} is no edit; give fc.zero(...) and the like, or a function.")
+            raise InputError(f"{part!r:.80} is not an edit. Pass fc.zero(...) or another edit, or a function.")
     editing = Editing(parts, score)
     with watching(pipe, editing, read_family(Path(family)) if family else None) as watched:
         editing.check(watched.geometry)
@@ -76,7 +76,7 @@ def edit(
 
 
 class Editing:
-    """The edits of a context, and how large they were.
+    """The edits of a context, and the sizes of these edits.
 
     Args:
         parts: edits and functions.
@@ -94,7 +94,7 @@ class Editing:
 
     @property
     def measures(self) -> "pd.DataFrame":
-        """How large each edit was: a row per call, sample and edit.
+        """The size of each edit: one row per call, sample and edit.
 
         ``n_channels`` is the mean number of edited channels, ``energy_share`` their share of the squared values,
         ``token_share`` the share of tokens, and ``change`` the norm of the change divided by that of the hidden state.
@@ -104,23 +104,23 @@ class Editing:
         return pd.DataFrame(self._rows, columns=["call", "sample", "edit", *MEASURES])
 
     def check(self, geometry: ModelGeometry) -> None:
-        """Refuse, before any call, an edit that does not fit the model, as far as calls do not decide it.
+        """Reject, before any call, an edit that does not fit the model, as far as this does not depend on the call.
 
         Raises:
-            InputError: naming what does not fit.
+            InputError: an edit does not fit the model.
         """
         for each in self._edits:
             steps = "all" if not isinstance(each.steps, str) else each.steps
             Edit(**{**vars(each), "steps": steps}).condition(geometry.blocks, 2, geometry.n_channels)
             if isinstance(each.source, Recorded):
-                each.source.activations  # noqa: B018  # something was recorded
+                each.source.activations  # noqa: B018  # raises if nothing was recorded
 
     def sources(self, call: Call) -> Sequence[str]:
-        """Prompts of transports' sources."""
+        """Prompts of the transports' sources."""
         return [each.source for each in self._edits if isinstance(each.source, str)]
 
     def needs_unedited(self, call: Call) -> bool:
-        """Return whether an edit compares with the unedited image."""
+        """Return whether an edit needs the unedited image."""
         return any(each.needs_unedited for each in self._edits if not isinstance(each.source, Recorded))
 
     @contextmanager
@@ -148,13 +148,13 @@ class Editing:
             yield
 
     def ended(self, call: Call, sampler: Sampler, images: Any) -> None:
-        """Keep how large the edits were, and say which changed nothing."""
+        """Store the sizes of the edits, and warn of edits that changed nothing."""
         for i, (each, editor) in enumerate(self._editors):
             measures = [editor.measures(row) for row in self._own]
             if not any(measure["n_channels"] for measure in measures) and each.amount:
                 warnings.warn(
-                    f"the {each.action} edit number {i} changed nothing in this call: no layer, step or token of it "
-                    "was reached. Check its layers, steps and tokens.",
+                    f"the {each.action} edit number {i} changed nothing in this call: none of its layers, steps and "
+                    "tokens was reached. Check its layers, steps and tokens.",
                     FewchannelsWarning,
                     stacklevel=4,
                 )
@@ -165,7 +165,7 @@ class Editing:
         self._n_calls += 1
 
     def _applied(self, function: Function, batch: Batch) -> Tap:
-        """A function of the user's own as a tap on the call's own rows."""
+        """A user's function as a tap on the call's own rows."""
         rows = list(batch.own)
         is_all = batch.arguments is None
 
@@ -191,7 +191,7 @@ class Editing:
 
 
 def _together(taps: Sequence[tuple[Edit, Callable[[Site, Tensor], Tensor | None]]]) -> Tap:
-    """Several edits of the same hidden states, none of which sees what another one changed."""
+    """Several edits of the same hidden states, none of which sees the changes of another."""
 
     def tap(site: Site, x: Tensor) -> Tensor | None:
         found = [
@@ -216,7 +216,7 @@ def _together(taps: Sequence[tuple[Edit, Callable[[Site, Tensor], Tensor | None]
 
 
 def _rows(edit: Edit, condition: Condition, call: Call, batch: Batch) -> list[Row]:
-    """The batch's rows as a sweep has them."""
+    """The batch's rows, in the format of a sweep."""
     items = [_item(edit, call, i) for i in range(call.n_samples)]
     sources = batch.sources[edit.source] if isinstance(edit.source, str) else None
     rows = []
@@ -230,7 +230,7 @@ def _rows(edit: Edit, condition: Condition, call: Call, batch: Batch) -> list[Ro
 
 
 def _item(edit: Edit, call: Call, i: int) -> Item:
-    """A sample of the call, with the id by which a sweep draws its random channels."""
+    """A sample of the call, with the id that determines its random channels in a sweep."""
     target = Sample(call.ids[i], call.prompts[i] or "", call.seeds[i] or 0)
     if not isinstance(edit.source, str):
         return Item(i, target.sample_id, target)

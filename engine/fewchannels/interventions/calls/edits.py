@@ -1,4 +1,4 @@
-"""Edits of hidden states in words of Python: what the selected channels become, where and when."""
+"""Edits of hidden states, defined in Python: what replaces the selected channels, where and when."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +17,8 @@ from fewchannels.models.taps import Site
 from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
 
 Function = Callable[[Tensor, Site], Tensor | None]
-"""An edit of one's own: called with hidden states ``(sample, token, channel)`` and the site; returns what they become,
-or None to leave them."""
+"""A custom edit: a function of hidden states ``(sample, token, channel)`` and the site. It returns edited hidden
+states, or None to leave them unchanged."""
 _SIZED = ("top", "bottom", "random", "redrawn", "matched", "scaled")
 _DRAWN = ("random", "redrawn", "scaled")
 _CLUSTERS = ("foreground", "background", "target_foreground")
@@ -26,7 +26,7 @@ _CLUSTERS = ("foreground", "background", "target_foreground")
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One edit. Make it with :func:`zero`, :func:`mean`, :func:`shuffle`, :func:`scale` or :func:`transport`.
+    """One edit. Create it with :func:`zero`, :func:`mean`, :func:`shuffle`, :func:`scale` or :func:`transport`.
 
     Attributes:
         action: ``zero``, ``mean``, ``shuffle`` or ``transport``.
@@ -34,14 +34,14 @@ class Edit:
         selection: how channels are selected: ``listed``, ``all``, ``top``, ``bottom``, ``random``, ``redrawn``,
             ``matched`` or ``scaled``, as in a sweep.
         k: number of channels of the selection.
-        channels: channels of ``listed``.
+        channels: channel indices of a ``listed`` selection.
         trial: number of the random draw.
         layers: layers to edit.
         steps: denoising steps to edit.
         tokens: ``all``, ``foreground``, ``background``, ``target_foreground``, or a mask over the grid of image tokens.
         streams: streams to edit.
         branches: guidance branches to edit.
-        scores_from: trajectory whose scores rank channels: ``undisturbed``, ``own``, or of a transport ``source``,
+        scores_from: trajectory whose scores rank channels: ``undisturbed``, ``own``, or for a transport ``source``,
             ``target``, ``union`` or ``intersection``.
         source: prompt or recording whose hidden states a transport copies.
     """
@@ -61,16 +61,16 @@ class Edit:
     source: "str | Recorded | None" = None
 
     def __add__(self, other: "Edit | Edits | Function") -> "Edits":
-        """Both edits, made at once."""
+        """Both edits, applied at once."""
         return Edits((self,)) + other
 
     def __radd__(self, other: Function) -> "Edits":
-        """Both edits, made at once."""
+        """Both edits, applied at once."""
         return Edits((other,)) + self
 
     @property
     def needs_unedited(self) -> bool:
-        """Return whether it needs the hidden states of the unedited image."""
+        """Return whether the edit needs the hidden states of the unedited image."""
         ranked = self.selection in ("top", "bottom", "matched", "scaled")
         of_target = self.scores_from in ("undisturbed", "target", "union", "intersection")
         if isinstance(self.tokens, str) and self.tokens in _CLUSTERS:
@@ -109,22 +109,22 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Edits:
-    """Several edits that are made at once; they may not change the same values.
+    """Several edits that are applied at once; they may not change the same values.
 
     Attributes:
-        parts: the edits, and functions of one's own, which are called after them in their order.
+        parts: the edits, and custom functions, which are called after the edits in their order.
     """
 
     parts: tuple[Edit | Function, ...] = field(default=())
 
     def __add__(self, other: "Edit | Edits | Function") -> Self:
-        """All of both."""
+        """All edits of both."""
         if not isinstance(other, (Edit, Edits)) and not callable(other):
             return NotImplemented
         return type(self)((*self.parts, *(other.parts if isinstance(other, Edits) else (other,))))
 
     def __radd__(self, other: Function) -> Self:
-        """All of both."""
+        """All edits of both."""
         return type(self)((other, *self.parts)) if callable(other) else NotImplemented
 
 
@@ -132,24 +132,24 @@ def zero(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **
     """Set channels to zero: zero-ablation.
 
     Args:
-        channels: channels to edit, by index, or ``"all"``; omit them to select channels by ``top=12`` and the like.
+        channels: channels to edit, by index, or ``"all"``; omit them to select channels by keyword, as in ``top=12``.
         amount: strength, 0 (none) to 1 (full replacement).
-        **where: which channels, where and when; the keywords below.
+        **where: keywords that select channels, places and times, see below.
 
-    Keywords, of all edits:
-        top, bottom, random, redrawn, matched, scaled: number of channels to select, as a sweep does: the largest, the
-        smallest, a random draw per sample, a new draw in each layer and step, the other channels that together hold the
-        energy of the top ones, or random others whose change is scaled to be as large as that of the top ones.
+    Keywords of all edits:
+        top, bottom, random, redrawn, matched, scaled: number of channels to select, as in a sweep: the largest, the
+        smallest, a random draw per sample, a new random draw in each layer and step, other channels that together hold
+        the energy of the top ones, or random other channels whose change is scaled to the norm of the top ones' change.
         trial: number of the random draw.
         layers, steps: ``"all"``, one index, or several; negative ones count from the end.
         tokens: ``"all"``, ``"foreground"``, ``"background"``, or a boolean mask ``(y, x)`` over image tokens.
         streams: ``"image"``, ``"text"``, or both.
         branches: ``"cond"``, ``"uncond"``, or both, the default.
-        scores_from: trajectory that ranks channels: ``"undisturbed"``, the unedited image's, which runs beside it, or
-        ``"own"``.
+        scores_from: trajectory that ranks channels: ``"undisturbed"``, that of the unedited image, which runs in the
+        same batch, or ``"own"``, that of the edited image.
 
     Raises:
-        InputError: the arguments do not select channels, or are not valid together.
+        InputError: the arguments do not select channels, or cannot be combined.
 
     Example:
         >>> fc.zero([46], layers=range(2, 5)).channels
@@ -159,7 +159,7 @@ def zero(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **
 
 
 def mean(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
-    """Set channels to their mean over the tokens: mean-ablation. Arguments as of :func:`zero`.
+    """Set channels to their mean over the tokens: mean-ablation. Arguments are those of :func:`zero`.
 
     Example:
         >>> fc.mean(top=4).selection
@@ -169,7 +169,7 @@ def mean(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **
 
 
 def shuffle(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
-    """Permute the tokens of channels at random: resample-ablation. Arguments as of :func:`zero`.
+    """Permute the tokens of channels at random: resample-ablation. Arguments are those of :func:`zero`.
 
     Example:
         >>> fc.shuffle(random=4, trial=1).trial
@@ -179,7 +179,7 @@ def shuffle(channels: Iterable[int] | str | None = None, *, amount: float = 1.0,
 
 
 def scale(channels: Iterable[int] | str | None = None, *, factor: float, **where: Any) -> Edit:
-    """Multiply channels by a factor. The other arguments are as of :func:`zero`.
+    """Multiply channels by a factor. Other arguments are those of :func:`zero`.
 
     Args:
         channels: channels to edit, by index, or ``"all"``.
@@ -191,7 +191,7 @@ def scale(channels: Iterable[int] | str | None = None, *, factor: float, **where
         0.5
     """
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
-        raise InputError(f"factor is {factor!r}; it must be a finite number. Give one, such as 0.5.")
+        raise InputError(f"factor is {factor!r}; it must be a finite number. Pass a number such as 0.5.")
     return _edit("zero", channels, 1 - factor, where)  # f x = x + (1 - f) (0 - x)
 
 
@@ -202,8 +202,8 @@ def transport(
 
     Args:
         channels: channels to edit, by index, or ``"all"``.
-        source: a prompt, which is generated beside each image from the same noise; or what :func:`fewchannels.record`
-            kept of one, whose largest channels can be copied.
+        source: a prompt, which is generated in the same batch from the noise of each image; or a recording by
+            :func:`fewchannels.record`, whose largest channels can be copied.
         amount: strength, 0 (none) to 1 (full replacement).
         **where: keywords of :func:`zero`; ``scores_from`` is ``"source"``, ``"target"``, ``"union"`` or
             ``"intersection"``, and ``tokens`` may also be ``"target_foreground"``.
@@ -213,15 +213,15 @@ def transport(
         'a large blue circle'
     """
     if not isinstance(source, (str, Recorded)):
-        raise InputError(f"source is {type(source).__name__}; it must be a prompt, or what fc.record yields.")
+        raise InputError(f"source is {type(source).__name__}; it must be a prompt or a recording (fc.record).")
     edit = _edit("transport", channels, amount, {"scores_from": "source"} | where)
     if isinstance(source, Recorded) and (edit.selection not in ("top", "listed") or edit.scores_from != "source"):
         raise InputError(
-            f"a recording keeps the maps of its largest channels only, so that {edit.selection} channels by the scores "
-            f"of {edit.scores_from} cannot be copied from it. Give a prompt as the source, or top=k."
+            f"a recording has only the maps of its largest channels, so {edit.selection} channels by the scores of "
+            f"{edit.scores_from} cannot be copied from it. Pass a prompt as the source, or top=k."
         )
     if isinstance(source, Recorded) and not (isinstance(edit.tokens, str) and edit.tokens == "all"):
-        raise InputError("tokens cannot be selected where the source is a recording. Give a prompt as the source.")
+        raise InputError("tokens cannot be selected if the source is a recording. Pass a prompt as the source.")
     return replace(edit, source=source)
 
 
@@ -231,23 +231,23 @@ def _edit(action: str, channels: Iterable[int] | str | None, amount: float, wher
         if name not in known:
             raise unknown("argument", name, known)
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
-        raise InputError(f"amount is {amount!r}; it must be a finite number. Give one from 0 to 1.")
+        raise InputError(f"amount is {amount!r}; it must be a finite number. Pass a number from 0 to 1.")
     sized = [name for name in _SIZED if where.get(name) is not None]
     if len(sized) + (channels is not None) != 1:
         given = ", ".join([*(["channels"] if channels is not None else []), *sized]) or "none"
-        raise InputError(f"an edit selects channels in one way; given are {given}. Give channels, or one of {_SIZED}.")
+        raise InputError(f"an edit selects channels in one way; given: {given}. Pass channels, or one of {_SIZED}.")
     chosen: dict[str, Any] = {"selection": "listed", "channels": ()}
     if sized:
         chosen = {"selection": sized[0], "k": _whole(sized[0], where[sized[0]], 0)}
     elif isinstance(channels, str):
         if channels != "all":
-            raise InputError(f"channels is {channels!r}; give indices such as [46], or 'all'.")
+            raise InputError(f"channels is {channels!r}; it must be indices or 'all'. Pass a list such as [46].")
         chosen = {"selection": "all"}
     else:
         assert channels is not None
         chosen["channels"] = tuple(_whole("channels", each, 0) for each in channels)
         if not chosen["channels"]:
-            raise InputError("channels is empty; list at least one, such as [46].")
+            raise InputError("channels is empty. List at least one channel, such as [46].")
     trial = _whole("trial", where.get("trial", 0), 0)
     if trial and chosen["selection"] not in _DRAWN:
         raise InputError(f"trial is {trial}, but {chosen['selection']} channels are not drawn at random. Omit it.")
@@ -283,7 +283,7 @@ def _mask(tokens: Any) -> "str | np.ndarray":
     mask = np.asarray(tokens)
     if mask.dtype != bool or mask.ndim != 2:
         raise InputError(
-            f"tokens is an array of {mask.dtype} with {mask.ndim} dimensions; a mask is boolean, (y, x) over the grid "
-            "of image tokens. Give one, or all, foreground or background."
+            f"tokens is an array of {mask.dtype} with {mask.ndim} dimensions; a mask must be boolean, (y, x) over the "
+            "grid of image tokens. Pass such a mask, or all, foreground or background."
         )
     return mask

@@ -1,4 +1,4 @@
-"""Layers and steps as Python writes them: words, one index, or several."""
+"""Layers and steps as Python arguments: words, one index, or several."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ Indices = str | int | Iterable[int]
 
 
 def as_text(name: str, value: Indices, n: int) -> str:
-    """The text by which commands choose the same: ``all``, ``last``, or indices such as ``0,5``.
+    """The equivalent text for a command: ``all``, ``last``, or indices such as ``0,5``.
 
     Args:
         name: name of the argument.
@@ -17,7 +17,7 @@ def as_text(name: str, value: Indices, n: int) -> str:
         n: number of layers or steps.
 
     Raises:
-        InputError: it is none of those, or an index does not exist.
+        InputError: the value is none of these, or an index does not exist.
     """
     if isinstance(value, str):
         return value
@@ -28,12 +28,12 @@ def as_text(name: str, value: Indices, n: int) -> str:
     else:
         chosen = []
     if not chosen or not all(isinstance(each, int) and not isinstance(each, bool) for each in chosen):
-        raise InputError(f"{name} is {value!r:.80}; give 'all', an index, or several, such as range(2, 5) or [0, -1].")
+        raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as range(2, 5) or [0, -1].")
     if wrong := [each for each in chosen if not -n <= each < n]:
         raise InputError(f"{name} includes {wrong[0]}; there are {n}: 0 to {n - 1}, or -{n} to -1 from the end.")
     return ",".join(str(each % n) for each in chosen)
 
 
 def kept(value: Indices) -> Indices:
-    """A choice that can be read more than once: an iterator could not."""
+    """The choice in a form that can be read more than once, unlike an iterator."""
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

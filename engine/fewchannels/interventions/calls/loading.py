@@ -1,4 +1,4 @@
-"""Load a model as commands do, for one's own calls."""
+"""Load a model as commands do, for your own calls."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def load(model: str, *, revision: str | None = None, device: str | None = None, **how: Any) -> "DiffusionPipeline":
-    """Load a pipeline as commands load it: completely, or not at all.
+    """Load a pipeline as commands do: completely, or not at all.
 
-    Its calls make images of the model's own size unless they are told another one.
+    By default, its calls generate images of the model's own size.
 
     Args:
         model: ``demo``, a folder, or a hub id.
         revision: branch, tag or commit of a hub id.
-        device: ``cuda`` or ``cpu``; None for the GPU where there is one.
+        device: ``cuda`` or ``cpu``; None for the GPU if there is one.
         **how: fields of :class:`fewchannels.models.load_options.Loading`, such as ``dtype="bfloat16"`` or
             ``offload="model"``.
 
     Raises:
-        InputError: there is no such model, or it cannot be loaded in this way.
+        InputError: the model does not exist, or cannot be loaded in this way.
 
     Example:
         >>> fc.load("demo").transformer.config.num_layers

@@ -1,4 +1,4 @@
-"""What was recorded of a pipeline's own calls, in memory: the arrays and the table that a run would have of them."""
+"""A recording of a pipeline's own calls, in memory: the arrays and the table that a run would have."""
 
 import html
 from dataclasses import replace
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Recorded:
-    """The hidden states that calls of a pipeline had inside :func:`fewchannels.record`, reduced as a capture does.
+    """A recording of a pipeline's calls inside :func:`fewchannels.record`: hidden states, reduced as in a capture.
 
     Attributes:
-        calls: the calls, in their order.
+        calls: the calls, in order.
         score: the statistic that ranks channels.
-        made_by: what made them; None before the context is entered.
+        made_by: pipeline and machine that made the calls; None before the context is entered.
     """
 
     def __init__(self, score: str) -> None:
@@ -46,27 +46,27 @@ class Recorded:
 
     @property
     def n_samples(self) -> int:
-        """Images that were recorded."""
+        """Number of recorded images."""
         return sum(len(call.prompts) for call in self.calls)
 
     @property
     def prompts(self) -> list[str | None]:
-        """Each sample's prompt; None where the call had embeddings instead."""
+        """Each sample's prompt; None if the call had embeddings instead."""
         return [prompt for call in self.calls for prompt in call.prompts]
 
     @property
     def images(self) -> "list[Image.Image | None]":
-        """Each sample's image; None where the pipeline returned no images."""
+        """Each sample's image; None if the pipeline returned no images."""
         return [image for call in self.calls for image in call.images]
 
     @property
     def sample_ids(self) -> list[str]:
-        """Each sample's id: that of its prompt and seed in a manifest, or one of its place where it has no seed."""
+        """Each sample's id: that of its prompt and seed in a manifest, or an id of its index if it has no seed."""
         return [each for call in self._some_calls() for each in call.ids]
 
     @cached_property
     def layout(self) -> Layout:
-        """Shape of all calls together: the steps of any of them, and the tokens of the largest image."""
+        """Shape of all calls together: the steps of any call, and the tokens of the largest image."""
         layouts = [call.layout for call in self._some_calls()]
         return replace(
             layouts[0],
@@ -77,7 +77,7 @@ class Recorded:
 
     @cached_property
     def activations(self) -> "xr.Dataset":
-        """The arrays, labeled as :attr:`fewchannels.Run.activations` are: ``(sample, step, layer, ...)``.
+        """The arrays, labeled like :attr:`fewchannels.Run.activations`: ``(sample, step, layer, ...)``.
 
         Steps that a call did not run, and tokens that its images do not have, are NaN.
         """
@@ -116,12 +116,12 @@ class Recorded:
         Args:
             layer: the layer.
             step: the step; negative numbers count from the last one that the sample ran.
-            sample: place of the sample among those recorded; negative numbers count from the last one.
+            sample: index of the recorded sample; negative numbers count from the last one.
             stream: ``image`` or ``text``.
             branch: ``cond`` or ``uncond``.
 
         Raises:
-            InputError: that was not recorded.
+            InputError: the requested data were not recorded.
         """
         import pandas as pd
 
@@ -138,12 +138,12 @@ class Recorded:
         Args:
             layer: the layer.
             step: the step; negative numbers count from the last one that the sample ran.
-            channel: one of the channels whose maps were recorded there: see :meth:`top`.
-            sample: place of the sample among those recorded; negative numbers count from the last one.
+            channel: one of the channels whose maps were recorded at this layer and step: see :meth:`top`.
+            sample: index of the recorded sample; negative numbers count from the last one.
             branch: ``cond`` or ``uncond``.
 
         Raises:
-            InputError: that map was not recorded.
+            InputError: the map was not recorded.
         """
         import xarray as xr
 
@@ -170,17 +170,17 @@ class Recorded:
         """Draw the channel landscape of all layers or, with a layer, the image beside its largest channels' maps.
 
         Args:
-            layer: the layer; None for the landscape of all of them.
+            layer: the layer; None for the landscape of all layers.
             step: the step; negative numbers count from the last one that the sample ran.
             k: number of maps.
-            sample: place of the sample among those recorded; negative numbers count from the last one.
+            sample: index of the recorded sample; negative numbers count from the last one.
             branch: ``cond`` or ``uncond``.
 
         Returns:
             A Matplotlib figure, which a notebook shows.
 
         Raises:
-            InputError: that was not recorded.
+            InputError: the requested data were not recorded.
         """
         from fewchannels.analyses.figures.drawings import Images, Landscape
         from fewchannels.analyses.figures.still import drawn
@@ -217,8 +217,8 @@ class Recorded:
     def save(self, path: str | Path) -> "Run":
         """Write a run, which every command can read: queries, analyses, the report, the explorer.
 
-        The run is identified by the weights and settings that the pipeline has when this is called, which takes seconds
-        per 10 GB: save before you change them.
+        The run is identified by the current weights and settings of the pipeline, so save before you change them.
+        Computing their digest takes seconds per 10 GB.
 
         Args:
             path: folder or URL of the run.
@@ -227,9 +227,9 @@ class Recorded:
             The run, opened.
 
         Raises:
-            InputError: a sample has no seed, no prompt or no image, two are the same, or the pipeline is gone.
-            RunConflictError: the place holds something else.
-            StorageError: the store refused.
+            InputError: a sample has no seed, no prompt or no image, two samples are equal, or the pipeline was deleted.
+            RunConflictError: the location contains something else.
+            StorageError: the store failed.
         """
         from fewchannels.interventions.calls.saving import save
         from fewchannels.runs.run import Run
@@ -239,7 +239,7 @@ class Recorded:
         assert made_by is not None
         pipeline = made_by.pipeline()
         if pipeline is None:
-            raise InputError("the pipeline was deleted, so its weights cannot be identified. Save before that.")
+            raise InputError("the pipeline was deleted, so its weights cannot be identified. Save before deleting it.")
         save(self.calls, made_by, pipeline, self.score, self.layout, self.activations, path)
         return Run(path)
 
@@ -290,7 +290,7 @@ class Recorded:
             if place < len(call.prompts):
                 return call
             place -= len(call.prompts)
-        raise AssertionError("every sample is of a call")
+        raise AssertionError("every sample belongs to a call")
 
     def _cell(self, layer: int, step: int, sample: int, stream: str, branch: str) -> "pd.Series[Any]":
         cells = self.cells
@@ -307,7 +307,7 @@ class Recorded:
             step = steps[step]
         for name, value, known in (("layer", layer, layers), ("step", step, steps)):
             if value not in known:
-                raise InputError(f"{name} is {value}; recorded are {', '.join(map(str, known))}. Give one of those.")
+                raise InputError(f"{name} {value} was not recorded. Give one of these: {', '.join(map(str, known))}.")
         found = mine[(mine["layer"] == layer) & (mine["step"] == step)]
         if found.empty:
             raise InputError(f"layer {layer} has no {stream} stream. Choose another layer.")

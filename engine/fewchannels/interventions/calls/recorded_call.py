@@ -1,4 +1,4 @@
-"""What is kept of one recorded call of a pipeline, and what made it."""
+"""The data of one recorded call of a pipeline, and the pipeline that made it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """One call of the pipeline.
+    """One recorded call of the pipeline.
 
     Attributes:
-        layout: shape of its arrays.
+        layout: shape of the arrays.
         arrays: arrays by name, ``(sample, step, layer, ...)``.
-        cells: columns of ``cells`` of each sample, without those that name the sample.
+        cells: columns of ``cells`` for each sample, without those that identify the sample.
         ids: each sample's id.
-        prompts: each sample's prompt; None where the call had embeddings instead.
+        prompts: each sample's prompt; None if the call had embeddings instead.
         negative_prompts: each sample's negative prompt, if any.
-        seeds: the seed that makes each sample's noise; None where no fresh generator of its own did.
-        images: each sample's image; None where the pipeline returned none, such as latents.
+        seeds: seed of each sample's noise; None if the sample had no fresh generator of its own.
+        images: each sample's image; None if the pipeline returned no images but, for example, latents.
         token_grid: image tokens along height and width.
         size: height and width of the images, pixels.
         settings: denoising steps, guidance scale and true CFG scale that were passed.
-        n_run: denoising steps that ran.
-        prompt_tokens: each prompt's tokens for the sequence text encoder, and whether that one cuts it.
-        seconds: time that the call took.
+        n_run: number of denoising steps that ran.
+        prompt_tokens: each prompt's number of tokens in the sequence text encoder, and whether it is truncated.
+        seconds: duration of the call.
         peak_memory_bytes: highest memory of the process, or of its GPU, so far.
     """
 
@@ -55,13 +55,13 @@ class RecordedCall:
 
 @dataclass(frozen=True)
 class MadeBy:
-    """What made recorded calls.
+    """The pipeline and machine that made the recorded calls.
 
     Attributes:
-        pipeline: the pipeline, which is not kept from being deleted.
+        pipeline: weak reference to the pipeline, which does not prevent its deletion.
         geometry: geometry of its model.
         dtype: data type of its transformer.
-        device: device of its transformer, in words.
+        device: name of its transformer's device.
         n_threads: CPU threads of PyTorch.
     """
 

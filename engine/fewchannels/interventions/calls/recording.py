@@ -1,4 +1,4 @@
-"""Record the hidden states of a pipeline's own calls, with no store: the reading tap of a capture, in memory."""
+"""Record the hidden states of a pipeline's own calls in memory, with the reading tap of a capture."""
 
 import time
 import warnings
@@ -45,25 +45,26 @@ def record(
 ) -> Iterator[Recorded]:
     """Record the hidden states of every call of a pipeline inside the context.
 
-    The calls return what they would return without it. What is kept is what a capture keeps: the statistics of every
-    channel, the norm of every image token, and the token maps of the largest channels.
+    The calls return the same results as without the context. The recording contains the same data as a capture: the
+    statistics of every channel, the norm of every image token, and the token maps of the largest channels.
 
     Args:
-        pipe: a loaded pipeline of diffusers whose model family is known, however it was loaded.
+        pipe: a loaded diffusers pipeline of a known model family.
         layers: layers to record: ``"all"``, a kind of blocks such as ``"dual"``, one index, or several.
         steps: denoising steps to record: ``"all"``, ``"last"``, one index, or several.
-        top_k: number of channels whose token maps are kept; 0 keeps statistics only.
+        top_k: number of channels whose token maps are recorded; 0 records statistics only.
         streams: ``"image"``, ``"text"``, or both.
         branches: guidance branches, ``"cond"``, ``"uncond"``, or both.
         score: statistic that ranks channels: ``"mean_abs"``, ``"abs_mean"``, ``"max_abs"`` or ``"rms"``.
-        family: path of a family file, for a transformer class that is not known.
+        family: path of a family file, for an unknown transformer class.
 
     Yields:
-        What is recorded so far; it grows with every call and stays after the context.
+        The recording so far; it grows with every call and remains available after the context.
 
     Raises:
-        InputError: the pipeline has no diffusion transformer of a known family, or a setting cannot work.
-        FamilyMismatchError: inside, the pipeline ran otherwise than its family says; nothing of that call is kept.
+        InputError: the pipeline has no diffusion transformer of a known family, or a setting is not valid.
+        FamilyMismatchError: inside the context, the pipeline did not run as its family describes; that call is not
+            recorded.
 
     Example:
         >>> with fc.record(pipe, top_k=4) as recorded:
@@ -74,7 +75,7 @@ def record(
     if score not in STATISTICS:
         raise unknown("score", score, STATISTICS)
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-        raise InputError(f"top_k is {top_k!r}; it must be a whole number of at least 0. Give one, such as 12.")
+        raise InputError(f"top_k is {top_k!r}; it must be a whole number of at least 0. Pass a number such as 12.")
     recorded = Recorded(score)
     chosen = choose_words("streams", _joined(streams), STREAMS), choose_words("branches", _joined(branches), BRANCHES)
     listener = _Recording(recorded, layers, steps, top_k, *chosen)
@@ -100,13 +101,13 @@ def _joined(words: str | Sequence[str]) -> str:
 
 
 class _Recording:
-    """Records each call of a pipeline.
+    """A listener that records each call of a pipeline.
 
     Args:
-        recorded: where to.
+        recorded: recording to append to.
         layers: layers to record.
         steps: steps to record.
-        top_k: number of channels whose maps are kept.
+        top_k: number of channels whose maps are recorded.
         streams: streams to record.
         branches: branches to record.
     """
@@ -125,10 +126,10 @@ class _Recording:
         self._now: tuple[Recorder, Layout, float] | None = None
 
     def check(self, geometry: ModelGeometry) -> None:
-        """Refuse, before any call, what cannot work with the model.
+        """Reject, before any call, settings that do not fit the model.
 
         Raises:
-            InputError: a setting that the model does not have.
+            InputError: the model does not support a setting.
         """
         blocks = choose_layers(as_text("layers", self._layers, len(geometry.blocks)), geometry.blocks)
         if self._top_k > geometry.n_channels:
@@ -141,7 +142,7 @@ class _Recording:
             raise InputError("branches includes uncond, but this model runs no unconditional branch. Give cond.")
 
     def sources(self, call: Call) -> Sequence[str]:
-        """None: recording changes nothing."""
+        """No prompts: recording changes nothing."""
         return ()
 
     def needs_unedited(self, call: Call) -> bool:
@@ -152,7 +153,7 @@ class _Recording:
     def during(self, call: Call, batch: Batch, sampler: Sampler) -> Iterator[None]:
         """Record the call's own rows."""
         layout = self._layout(call, sampler)
-        # Ids decide the draws of random control channels, of which none are kept here.
+        # Ids determine the draws of random control channels, which are not recorded here.
         recorder = Recorder(layout, self._recorded.score, ["0"] * call.n_samples)
         tap = recorder.tap(slice(0, call.n_samples))
         started = time.monotonic()
@@ -161,7 +162,7 @@ class _Recording:
         self._now = recorder, layout, time.monotonic() - started
 
     def ended(self, call: Call, sampler: Sampler, images: Any) -> None:
-        """Keep what was recorded."""
+        """Append the call to the recording."""
         assert self._now is not None
         recorder, layout, seconds = self._now
         schedule, self._now = sampler.schedule(), None
@@ -217,7 +218,7 @@ class _Recording:
 
 
 def _of_rows(tap: Tap, batch: Batch) -> Tap:
-    """A reading tap that is shown the call's own rows alone."""
+    """A reading tap that sees only the call's own rows."""
     if batch.arguments is None:
         return tap
     rows = list(batch.own)
@@ -230,7 +231,7 @@ def _of_rows(tap: Tap, batch: Batch) -> Tap:
 
 
 def _lengths(sampler: Sampler, call: Call) -> tuple[tuple[int, bool], ...]:
-    """Each prompt's tokens, and whether it is cut; of embeddings none."""
+    """Each prompt's number of tokens, and whether it is truncated; 0 and False for embeddings."""
     lengths = sampler.prompt_lengths([prompt or "" for prompt in call.prompts])
     return tuple((0, False) if text is None else each for text, each in zip(call.prompts, lengths, strict=True))
 

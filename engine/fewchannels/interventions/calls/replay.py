@@ -1,4 +1,4 @@
-"""Copy channels from a recording: its token maps, at the same layer and step."""
+"""Copy channels from a recording's token maps, at the same layer and step."""
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, 
     """A tap that copies channels of a recording into the call's own rows.
 
     Args:
-        source: recording of one sample, or of as many as the call makes.
-        condition: which channels, where and when.
+        source: recording of one sample, or of as many samples as the call has.
+        condition: condition that selects channels, layers and steps.
         call: the call.
         batch: rows of the transformer's batch.
         geometry: geometry of the model.
@@ -29,23 +29,23 @@ def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, 
     """
     if source.n_samples not in (1, call.n_samples):
         raise InputError(
-            f"the source holds {source.n_samples} samples, and the call makes {call.n_samples} images. Record one "
-            "sample, or as many."
+            f"the source has {source.n_samples} samples, and the call makes {call.n_samples} images. Record one "
+            "sample, or as many as the call makes."
         )
     grid = geometry.token_grid(call.settings.height, call.settings.width)
     if {each.token_grid for each in source.calls} != {grid}:
-        raise InputError(f"the source has other image tokens than the call, {grid[0]} x {grid[1]}. Use one size.")
+        raise InputError(f"the source's image tokens differ from the call's, {grid[0]} x {grid[1]}. Use the same size.")
     layout = source.layout
     if not layout.has_maps:
-        raise InputError("the source holds no token maps. Record it with top_k above 0 and the image stream.")
+        raise InputError("the source has no token maps. Record it with top_k above 0 and the image stream.")
     layers = [block.layer for block in layout.blocks]
     for name, needed, held in (("layer", condition.layers, layers), ("step", condition.steps, layout.steps)):
         if missing := sorted(set(needed) - set(held)):
-            raise InputError(f"the source does not hold {name} {missing[0]}, which the edit needs. Record it too.")
+            raise InputError(f"the source does not have {name} {missing[0]}, which the edit needs. Record it too.")
     if condition.selection == "top" and condition.k > layout.top_k:
         raise InputError(
-            f"the edit copies {condition.k} channels, but the source holds the maps of {layout.top_k}. Record with "
-            f"top_k={condition.k}, or copy fewer."
+            f"the edit copies {condition.k} channels, but the source has the maps of {layout.top_k}. Record it with "
+            f"top_k={condition.k}, or copy fewer channels."
         )
     data = source.activations
     of = [0 if source.n_samples == 1 else i for i in range(call.n_samples)]
@@ -57,7 +57,7 @@ def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, 
         prefix = Track("image", site.branch).prefix
         if prefix + "massive_value" not in data:
             raise InputError(
-                f"the source does not hold the {site.branch} branch, which the edit needs. Record it with branches="
+                f"the source does not have the {site.branch} branch, which the edit needs. Record it with branches="
                 "('cond', 'uncond'), or edit branches='cond'."
             )
         at = {"step": layout.steps.index(step), "layer": layers.index(layer)}
@@ -75,13 +75,13 @@ def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, 
 
 
 def _places(channels: np.ndarray, condition: Condition, site: Site) -> list[int]:
-    """Where the edit's channels are among those whose maps the recording holds."""
+    """Indices of the edit's channels among the channels whose maps were recorded."""
     if condition.selection == "top":
         return list(range(condition.k))
     held = channels.tolist()
     if missing := [each for each in condition.channels if each not in held]:
         raise InputError(
-            f"the source does not hold the map of channel {missing[0]} at layer {site.block.layer} in step "
+            f"the source does not have the map of channel {missing[0]} at layer {site.block.layer} in step "
             f"{site.forward.step}, where it is not among the {len(held)} largest. Record it with a larger top_k."
         )
     return [held.index(each) for each in condition.channels]

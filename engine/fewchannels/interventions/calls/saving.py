@@ -44,17 +44,17 @@ def save(
 
     Args:
         calls: the calls.
-        made_by: what made them.
-        pipeline: the pipeline, with the weights that it had.
+        made_by: pipeline and machine that made the calls.
+        pipeline: the pipeline, with the weights that it had during the calls.
         score: the statistic that ranks channels.
         layout: shape of all calls together.
-        activations: their arrays together.
+        activations: arrays of all calls together.
         path: folder or URL of the run.
 
     Raises:
-        InputError: a sample has no seed, no prompt or no image, or two are the same.
-        RunConflictError: the place holds something else.
-        StorageError: the store refused.
+        InputError: a sample has no seed, no prompt or no image, or two samples are equal.
+        RunConflictError: the location contains something else.
+        StorageError: the store failed.
     """
     _check(calls)
     layout = dataclasses.replace(layout, shard_samples=default_shard_samples(layout))
@@ -76,7 +76,7 @@ def save(
 
 
 def _check(calls: Sequence[RecordedCall]) -> None:
-    """Refuse samples that a run could not name."""
+    """Reject samples that a run cannot identify."""
     for what, remedy, each in (
         ("prompt", "Pass prompts, not embeddings", [text for call in calls for text in call.prompts]),
         (
@@ -88,22 +88,22 @@ def _check(calls: Sequence[RecordedCall]) -> None:
     ):
         if places := [i for i, value in enumerate(each) if value is None]:
             raise InputError(
-                f"{len(places)} of {len(each)} samples have no {what}, such as sample {places[0]}, so a run could not "
-                f"say what they are. {remedy}."
+                f"{len(places)} of {len(each)} samples have no {what}, such as sample {places[0]}, so a run cannot "
+                f"identify them. {remedy}."
             )
     ids = [each for call in calls for each in call.ids]
     if len(set(ids)) < len(ids):
         twice = next(i for i, each in enumerate(ids) if each in ids[:i])
         raise InputError(
-            f"sample {twice} has the prompt and the seed of sample {ids.index(ids[twice])}; a run holds each once. "
+            f"sample {twice} has the same prompt and seed as sample {ids.index(ids[twice])}; a run has each only once. "
             "Record them in two contexts."
         )
     if len({call.settings[2] for call in calls}) > 1:
-        raise InputError("the calls have several true CFG scales, and a run has one. Record them in several contexts.")
+        raise InputError("the calls have several true CFG scales, but a run has one. Record them in separate contexts.")
 
 
 def _samples(calls: Sequence[RecordedCall]) -> list[dict[str, Any]]:
-    """Rows of a manifest; settings that not all samples share are columns."""
+    """Rows of a manifest; settings that differ between samples are columns."""
     own = [{"size": call.size, "steps": call.settings[0], "guidance": call.settings[1]} for call in calls]
     varying = [name for name in ("size", "steps", "guidance") if len({each[name] for each in own}) > 1]
     has_negative = any(text for call in calls for text in call.negative_prompts)
@@ -119,7 +119,7 @@ def _samples(calls: Sequence[RecordedCall]) -> list[dict[str, Any]]:
 
 
 def _config(calls: Sequence[RecordedCall], made_by: MadeBy, pipeline: Any, score: str, layout: Layout) -> CaptureConfig:
-    """The settings of a capture that records the same."""
+    """The settings of a capture that records the same data."""
     first = calls[0]
     steps, guidance, true_cfg = first.settings
     return CaptureConfig(
@@ -160,7 +160,7 @@ def _write(job: Job, made: Sequence[Generated], activations: "xr.Dataset", made_
 
 
 def _generated(calls: Sequence[RecordedCall], geometry: ModelGeometry) -> list[Generated]:
-    """What a capture's worker keeps of each sample, besides arrays."""
+    """The data of each sample, besides arrays, in the format of a capture's worker."""
     made = []
     for call in calls:
         n = len(call.prompts)

@@ -1,4 +1,4 @@
-"""A pipeline whose own calls are watched: what was said of a call before it runs holds in its hooks, or it fails."""
+"""A pipeline whose own calls are watched: each call must run as described beforehand, or it fails."""
 
 import functools
 import threading
@@ -19,24 +19,24 @@ from fewchannels.models.sampler import Sampler
 
 
 class Listener(Protocol):
-    """What a context does in each call of its pipeline."""
+    """The part of a context that acts in each call of its pipeline."""
 
     def sources(self, call: Call) -> Sequence[str]:
-        """Prompts of which it needs the hidden states, from each sample's noise."""
+        """Prompts whose hidden states the listener needs, generated from each sample's noise."""
 
     def needs_unedited(self, call: Call) -> bool:
-        """Return whether it needs the hidden states of the call without edits."""
+        """Return whether the listener needs the hidden states of the call without edits."""
 
     def during(self, call: Call, batch: Batch, sampler: Sampler) -> AbstractContextManager[None]:
-        """A context around the call, in which its taps are on the model; left with an error if the call fails."""
+        """A context around the call, with the listener's taps on the model; exits with the error if the call fails."""
 
     def ended(self, call: Call, sampler: Sampler, images: Any) -> None:
-        """The call is over.
+        """Handle the end of the call.
 
         Args:
             call: the call.
-            sampler: knows the steps that ran.
-            images: what the pipeline returns of the call's samples: images, an array, or latents.
+            sampler: sampler with the steps that ran.
+            images: output of the pipeline for the call's samples: images, an array, or latents.
         """
 
 
@@ -45,13 +45,13 @@ class Watched:
 
     Args:
         pipeline: the pipeline.
-        family: family of its transformer class, beside those that are known.
+        family: family of the transformer class, in addition to the known families.
 
     Raises:
-        InputError: it is no diffusion transformer of a known family.
+        InputError: the pipeline is not a diffusion transformer of a known family.
 
     Attributes:
-        geometry: geometry of its model.
+        geometry: geometry of the pipeline's model.
     """
 
     def __init__(self, pipeline: Any, family: tuple[str, Family] | None = None) -> None:
@@ -63,11 +63,11 @@ class Watched:
 
     @property
     def is_running(self) -> bool:
-        """Return whether a call runs in this thread, so that another one is a part of it."""
+        """Return whether a call is running in this thread, so that another call is part of it."""
         return getattr(self._running, "value", False)
 
     def call(self, original: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        """Run one call with all taps on the model, and return what the pipeline returns for it.
+        """Run one call with all taps on the model, and return the pipeline's output.
 
         Calls of several threads run one after the other: they share the model's hooks.
         """
@@ -110,15 +110,15 @@ _WATCHED: dict[int, Watched] = {}
 
 @contextmanager
 def watching(pipeline: Any, listener: Listener, family: tuple[str, Family] | None = None) -> Iterator[Watched]:
-    """Have a listener in every call of a pipeline for as long as the context lasts. Contexts may nest.
+    """Attach a listener to every call of a pipeline for the duration of the context. Contexts may be nested.
 
     Args:
-        pipeline: a loaded pipeline of diffusers.
-        listener: what to do in each call.
-        family: family of its transformer class, beside those that are known.
+        pipeline: a loaded diffusers pipeline.
+        listener: listener that acts in each call.
+        family: family of the transformer class, in addition to the known families.
 
     Raises:
-        InputError: the pipeline is no diffusion transformer of a known family.
+        InputError: the pipeline is not a diffusion transformer of a known family.
     """
     with _LOCK:
         watched = _WATCHED.get(id(pipeline)) or Watched(pipeline, family)
@@ -137,11 +137,11 @@ def watching(pipeline: Any, listener: Listener, family: tuple[str, Family] | Non
 
 
 _OWN_CALL = "_fewchannels_own_call"
-"""Where a patched class keeps the call that it had itself; None where it was its parent's."""
+"""Attribute of a patched class that stores its own call method; None if the method was inherited."""
 
 
 def _patch(cls: Any) -> None:
-    """Have a class's calls go to what watches the pipeline: Python looks a call up in the class alone."""
+    """Redirect a class's calls to the watched pipeline: Python looks up a call only in the class."""
     if _OWN_CALL in vars(cls):
         return
     original = cls.__call__
@@ -169,14 +169,14 @@ def _unpatch(cls: Any) -> None:
 
 
 def _uncompiled(pipeline: Any, sampler: Sampler) -> AbstractContextManager[Any]:
-    """Run what is compiled as it was written: code that was compiled without hooks would pass them over."""
+    """Run compiled modules uncompiled: code that was compiled without hooks would skip them."""
     modules = sampler.transformer.modules()
     is_whole = pipeline.transformer is not sampler.transformer
     if not is_whole and all(getattr(module, "_compiled_call_impl", None) is None for module in modules):
         return nullcontext()
     warnings.warn(
-        "the transformer is compiled, and runs uncompiled while it is recorded or edited: compiled code passes hooks "
-        "over. Its images may differ from those of compiled code in the last bits.",
+        "the transformer is compiled, and runs uncompiled while it is recorded or edited: compiled code skips hooks. "
+        "Its images may differ from those of compiled code in the last bits.",
         FewchannelsWarning,
         stacklevel=4,
     )
@@ -194,7 +194,7 @@ def _advance(call: Call, batch: Batch) -> None:
 
 
 def _of_rows(result: Any, rows: Sequence[int]) -> Any:
-    """A pipeline's result with the images of these rows alone."""
+    """A pipeline's result with only the images of these rows."""
     if isinstance(result, tuple):
         return (_taken(result[0], rows), *result[1:])
     first = next(iter(result.keys()))
