@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewchannels.interventions.calls.recorded import Recorded
     from fewchannels.interventions.calls.recording import record
     from fewchannels.runs.run import Run, open_run
+    from fewchannels.runs.sweep import Sweep, open_sweep
 
     __version__: str
 
@@ -27,6 +28,7 @@ _PLACES = {
     "interventions.calls.editing": ("edit",),
     "interventions.calls.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
     "runs.run": ("Run", "open_run"),
+    "runs.sweep": ("Sweep", "open_sweep"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
@@ -34,12 +36,14 @@ __all__ = [
     "Edit",
     "Recorded",
     "Run",
+    "Sweep",
     "__version__",
     "compare_images",
     "edit",
     "load",
     "mean",
     "open_run",
+    "open_sweep",
     "record",
     "scale",
     "shuffle",

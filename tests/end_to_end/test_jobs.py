@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from job_server import BIN, job_server
+from two_runs import ROWS, captured
 from typer.testing import CliRunner
 
 from fewchannels import manifest, open_run
@@ -99,10 +100,10 @@ def test_jobs_are_listed_read_and_stopped(folder: Path, address: str, tiny_model
 
 
 def test_analyses_and_sweeps_are_jobs_too(folder: Path, address: str, tiny_model: Path) -> None:
+    captured(folder, "SEEN", tiny_model, ROWS)
     given = f"--model {tiny_model} --manifest manifest.parquet --actors 1"
-    capture = f"capture {given} --config settings.yaml --out {folder}/SEEN"
     sweep = f"probe disruption {given} --num-inference-steps 2 --out {folder}/ZERO"
-    for line in (capture, f"analyze stability {folder}/SEEN --workers 2", sweep):
+    for line in (f"analyze stability {folder}/SEEN --workers 2 --k 2", sweep):
         done = fewchannels(f"submit --follow -- {line}", folder, address)
         assert done.returncode == 0, (line, done.stderr)
     assert (folder / "SEEN" / "results" / "stability" / "summary.md").exists()

@@ -63,17 +63,22 @@ def test_blocks_that_are_offloaded_give_the_same_states_and_images(tiny_model: P
     assert all(torch.equal(a, b) for a, b in zip(states, plain[1], strict=True))
 
 
-def test_taps_see_every_compiled_block_at_every_step(tiny_model: Path, plain) -> None:
-    compiled = sampler_of(tiny_model, compile=True)
-    compiled.generate(SAMPLES, SETTINGS)  # compiled before any tap is there, which must not hide a later one
+@pytest.fixture(scope="module")
+def compiled(tiny_model: Path) -> Sampler:
+    """Compiled before any tap is there, which must not hide a later one."""
+    sampler = sampler_of(tiny_model, compile=True)
+    sampler.generate(SAMPLES, SETTINGS)
+    return sampler
+
+
+def test_taps_see_every_compiled_block_at_every_step(compiled: Sampler, plain) -> None:
     _, states = run(compiled)
     assert len(states) == 2 * 4
     for state, expected in zip(states, plain[1], strict=True):
         torch.testing.assert_close(state, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_an_edit_reaches_what_follows_a_compiled_block(tiny_model: Path) -> None:
-    compiled = sampler_of(tiny_model, compile=True)
+def test_an_edit_reaches_what_follows_a_compiled_block(compiled: Sampler) -> None:
     _, before = run(compiled)
     with tapped(compiled, compiled.geometry.blocks[:1], lambda site, x: torch.zeros_like(x)):
         _, after = run(compiled)

@@ -50,6 +50,61 @@ def test_samples_of_unfinished_tasks_are_absent_from_tables_and_nan_in_arrays(ru
         run.image(unfinished)
 
 
+def test_tables_and_settings_are_attributes(run: fewchannels.Run) -> None:
+    assert (len(run), run.layers, run.steps, run.results) == (6, [1, 3], [0, 2], [])
+    assert run.manifest.sample_id.tolist() == run.activations.sample_id.values.tolist()
+    assert run.samples["sample"].tolist() == [0, 1, 4, 5]
+    assert "image" not in run.samples
+    assert len(run.cells) == 4 * 2 * 2
+    shown = run._repr_html_()
+    assert "4 of 6" in shown
+    assert "failed" not in shown
+
+
+@pytest.mark.parametrize("sample", [4, -2, "id"])
+@pytest.mark.parametrize(("step", "at"), [(2, 2), (-1, 2), (-2, 0)])
+def test_largest_channels_and_their_maps_are_read_off_the_arrays(
+    run: fewchannels.Run, sample: int | str, step: int, at: int
+) -> None:
+    data = run.activations.sel(step=at, layer=3).isel(sample=4)
+    named = str(run.activations.sample_id.values[4]) if sample == "id" else sample
+    top = run.top(named, 3, step)
+    order = np.argsort(-data["mean_abs"].values, kind="stable")[:4]
+    assert top.channel.tolist() == order.tolist()
+    assert top["rank"].tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(top.score, data["mean_abs"].values[order])
+    np.testing.assert_allclose(top.ratio, top.score / np.sort(data["mean_abs"].values)[15], rtol=1e-6)
+    drawn = run.map(named, 3, step, channel=int(order[2]))
+    np.testing.assert_array_equal(drawn.values, data["massive_value"].values[2].reshape(4, 4))
+    assert (drawn.dims, int(drawn.step), int(drawn.channel)) == (("y", "x"), at, order[2])
+    expected = run.image(str(run.activations.sample_id.values[4]))
+    np.testing.assert_array_equal(np.asarray(run.image(named)), np.asarray(expected))
+
+
+def test_what_the_run_does_not_have_is_named(run: fewchannels.Run) -> None:
+    absent = next(i for i in range(32) if i not in run.top(0, 1).channel.tolist())
+    for ask, says in (
+        (lambda: run.top(0, 2), r"no cell of sample 0, layer 2, step -1.*layers \[1, 3\] and steps \[0, 2\]"),
+        (lambda: run.top(2, 1), "no cell of sample 2, .* may not be finished"),
+        (lambda: run.top(0, 1, -3), r"step is -3; the run has 2 steps: \[0, 2\]"),
+        (lambda: run.top(6, 1), "sample is 6; the run has 6: 0 to 5"),
+        (lambda: run.top("' or true --", 1), "no finished sample has the id"),
+        (lambda: run.map(0, 1, channel=absent), f"channel {absent} is not among the 4 largest of layer 1 at step 2"),
+        (lambda: run.image(3), "sample 3 is not finished, or failed"),
+    ):
+        with pytest.raises(InputError, match=says):
+            ask()
+
+
+def test_an_answer_is_a_table_in_a_notebook(run: fewchannels.Run) -> None:
+    answer = run.sql("select sample, image, '<b>' as text from samples order by sample")
+    shown = answer._repr_html_()
+    assert "&lt;b&gt;" in shown
+    assert shown.count("bytes") == 4
+    assert answer.to_pandas().equals(answer.df())
+    assert "60 rows, the first 50 shown" in run.sql("select * from range(60)")._repr_html_()
+
+
 def test_a_contact_sheet_shows_the_finished_samples(run: fewchannels.Run, tmp_path: Path) -> None:
     shown = contact_sheet(run, tmp_path / "sheet.png")
     assert shown.startswith("4 samples, largest channel of layer 3 (single_transformer_blocks.1) at step 2")

@@ -6,7 +6,7 @@ verifies, repairs, merges and exports. The specification is ``schemas/store.md``
 
 Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, parts,
     place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
-    sql.progress, sql.question, sql.ranking, sql.writing, storage, upkeep.datasets, upkeep.merge, upkeep.problems,
-    upkeep.repair, upkeep.verify.
+    sql.progress, sql.question, sql.ranking, sql.writing, storage, sweep, upkeep.datasets, upkeep.merge,
+    upkeep.problems, upkeep.repair, upkeep.verify.
 Imports: errors, files, machine, settings, tables, manifest, measures, models.
 """

@@ -259,6 +259,13 @@ def read_comparison(storage: Storage) -> dict[str, Any]:
     return _read(storage, COMPARISON, [_Comparison], "comparison", "compare")
 
 
+_OTHERS = (
+    (NAME, "a run", ", or fewchannels.open_run in Python"),
+    (SWEEP, "a sweep", ", or fewchannels.open_sweep in Python"),
+    (COMPARISON, "a comparison of two runs", ""),
+)
+
+
 def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: str, command: str) -> dict[str, Any]:
     """A document, held to the fields of its format version: of 1 to the first ones, and so on."""
     damaged = f"Delete it and rerun the {what}'s command, which rewrites the file and keeps finished work."
@@ -275,8 +282,9 @@ def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: st
         return description
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"Create one with fewchannels {command}."
-        if storage.exists(COMPARISON):
-            remedy = "It holds a comparison of two runs: use fewchannels report or fewchannels sql for it."
+        for other, held, opened in _OTHERS:
+            if other != name and storage.exists(other):
+                remedy = f"It holds {held}: use fewchannels report or fewchannels sql for it{opened}."
         raise InputError(f"{storage.url!r} is not a {what}: it has no {name}. {remedy}") from None
 
 

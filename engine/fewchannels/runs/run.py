@@ -1,18 +1,23 @@
 """Reading a run from Python: ``run = fewchannels.open_run(path)``."""
 
+import html
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewchannels.errors import InputError
+from fewchannels.runs.choices import choose_pool_side
 from fewchannels.runs.description import read_description
+from fewchannels.runs.layout import Track
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.provenance import by_version
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import open_storage
+from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from PIL import Image
 
@@ -34,6 +39,40 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.storage.url!r})"
+
+    def __len__(self) -> int:
+        """Samples of the manifest, finished or not."""
+        return int(self.description["geometry"]["n_samples"])
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that were recorded, ascending."""
+        return [block["layer"] for block in self.description["geometry"]["blocks"]]
+
+    @property
+    def steps(self) -> list[int]:
+        """The denoising steps that were recorded, ascending."""
+        return list(self.description["config"]["steps"])
+
+    @property
+    def results(self) -> list[str]:
+        """Labels of the finished results, whose tables are ``LABEL_TABLE``."""
+        return list(self.catalog.results)
+
+    @property
+    def manifest(self) -> "pd.DataFrame":
+        """The manifest, one row per sample, in its order."""
+        return self.sql("select * from manifest").df()
+
+    @property
+    def samples(self) -> "pd.DataFrame":
+        """One row per finished sample, without the images: see :meth:`image`."""
+        return self.sql("select * exclude (image) from samples order by sample").df()
+
+    @property
+    def cells(self) -> "pd.DataFrame":
+        """One row per (sample, step, layer, stream, branch) of finished samples; for large runs, query it instead."""
+        return self.sql("select * from cells order by sample, stream, branch, step, layer").df()
 
     def sql(self, text: str) -> Answer:
         """Ask a read-only SQL query of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
@@ -61,21 +100,120 @@ class Run:
 
         return open_dataset(self.storage, self.description["geometry"]["n_samples"])
 
-    def image(self, sample_id: str) -> "Image.Image":
+    def top(
+        self, sample: int | str, layer: int, step: int = -1, *, stream: str = "image", branch: str = "cond"
+    ) -> "pd.DataFrame":
+        """The largest channels of a sample at one layer and step, largest first: rank, channel, score, ratio.
+
+        Args:
+            sample: the sample's index or id.
+            layer: the layer.
+            step: the step; negative numbers count from the last recorded one.
+            stream: ``image`` or ``text``.
+            branch: ``cond`` or ``uncond``.
+
+        Raises:
+            InputError: there is no such cell among the finished samples.
+        """
+        found = self.sql(
+            "select unnest(range(len(top_channels))) as rank, unnest(top_channels) as channel, "
+            "unnest(top_scores) as score, unnest(top_scores) / median_score as ratio from cells "
+            f"where sample = {self._index(sample):d} and layer = {int(layer):d} and step = {self._step(step):d} "
+            f"and stream = {_quoted(stream)} and branch = {_quoted(branch)}"
+        ).df()
+        if found.empty:
+            raise InputError(
+                f"the run has no cell of sample {sample!r}, layer {layer}, step {step}, stream {stream} and branch "
+                f"{branch}. It has layers {self.layers} and steps {self.steps}; the sample may not be finished."
+            )
+        return found
+
+    def map(
+        self, sample: int | str, layer: int, step: int = -1, *, channel: int, branch: str = "cond"
+    ) -> "xr.DataArray":
+        """A channel's values over the grid of image tokens, ``(y, x)`` float32, signed.
+
+        Args:
+            sample: the sample's index or id.
+            layer: the layer.
+            step: the step; negative numbers count from the last recorded one.
+            channel: one of the channels whose maps were recorded there: see :meth:`top`.
+            branch: ``cond`` or ``uncond``.
+
+        Raises:
+            InputError: that map was not recorded.
+        """
+        import xarray as xr
+
+        place, at = self._index(sample), self._step(step)
+        channels = self.top(place, layer, at, branch=branch).channel.tolist()
+        name = Track("image", branch).prefix + "massive_value"
+        if name not in self.activations:
+            raise InputError("the run keeps no token maps (top_k 0). Capture again with --top-k 12.")
+        if channel not in channels:
+            raise InputError(
+                f"channel {channel} is not among the {len(channels)} largest of layer {layer} at step {at}, whose maps "
+                f"were recorded: {', '.join(map(str, channels))}."
+            )
+        pool = choose_pool_side(self.description["config"].get("tokens", "all"))
+        ((height, width),) = self.sql(
+            f"select grid_height, grid_width from samples where sample = {place:d}"
+        ).fetchall()
+        height, width = height // pool, width // pool
+        values = self.activations[name].sel(layer=layer, step=at).isel(sample=place, k=channels.index(channel)).values
+        about = {"sample": place, "layer": layer, "step": at, "channel": channel}
+        places = {"y": range(height), "x": range(width)}
+        return xr.DataArray(values[: height * width].reshape(height, width), places | about, ("y", "x"))
+
+    def _index(self, sample: int | str) -> int:
+        """A sample's index on the store's axis, of that or its id."""
+        if isinstance(sample, str):
+            found = self.sql(f"select sample from samples where sample_id = {_quoted(sample)}").fetchone()
+            if found is None:
+                raise InputError(f"no finished sample has the id {sample!r}. {_LIST_THEM}")
+            return int(found[0])
+        if isinstance(sample, bool) or not -len(self) <= sample < len(self):
+            raise InputError(f"sample is {sample!r}; the run has {len(self)}: 0 to {len(self) - 1}.")
+        return int(sample) % len(self)
+
+    def _step(self, step: int) -> int:
+        if step >= 0:
+            return int(step)
+        if -step > len(self.steps):
+            raise InputError(f"step is {step}; the run has {len(self.steps)} steps: {self.steps}.")
+        return self.steps[step]
+
+    def image(self, sample: int | str) -> "Image.Image":
         """The generated image of one sample.
+
+        Args:
+            sample: the sample's index or id.
 
         Raises:
             InputError: there is no such sample among the finished tasks, or it failed.
             StorageError: the image is damaged.
         """
-        found = self.catalog.image(sample_id)
-        if found is None:
-            raise InputError(
-                f"no finished sample has the id {sample_id!r}; list them with: select sample_id, prompt from samples."
-            )
+        found = self.sql(f"select image from samples where sample = {self._index(sample):d}").fetchone()
+        if found is None or found[0] is None:
+            raise InputError(f"sample {sample!r} is not finished, or failed. {_LIST_THEM}")
         from fewchannels.runs.images import opened
 
-        return opened(found)
+        return opened(found[0])
+
+    def _repr_html_(self) -> str:
+        """A short table for notebooks."""
+        about = self.summary()
+        rows = {
+            "run": self.storage.url,
+            "model": about["model"]["name"],
+            "samples": f"{about['n_done']:,} of {len(self):,}"
+            + f", {about['n_failed']:,} failed" * bool(about["n_failed"]),
+            "layers, steps": f"{len(self.layers)}, {len(self.steps)}",
+            "size": size(about["bytes"]),
+            "results": ", ".join(self.results) or "none",
+        }
+        cells = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
+        return f"<table>{''.join(cells)}</table>"
 
     def summary(self) -> dict[str, Any]:
         """What the run is and how far it is: the description with counts, bytes and files on disk."""
@@ -97,6 +235,14 @@ class Run:
             "files": len(files),
             "left_over": self.storage.left_over(),
         }
+
+
+_LIST_THEM = "List them with: select sample, sample_id, status from samples."
+
+
+def _quoted(text: str) -> str:
+    """A text in SQL."""
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 def open_run(path: str | Path) -> Run:

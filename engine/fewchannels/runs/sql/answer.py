@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_MOST_SHOWN = 50
+
+
 class Answer:
     """What a query returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
 
@@ -47,6 +50,9 @@ class Answer:
         """As a pandas frame."""
         return self._table.to_pandas()
 
+    to_pandas = df
+    to_arrow = arrow
+
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Every row, as Python values."""
         return list(zip(*(column.to_pylist() for column in self._table.columns), strict=True))
@@ -71,6 +77,14 @@ class Answer:
         with duckdb.connect() as printer:
             printer.execute("set TimeZone = 'UTC'")
             return str(printer.from_arrow(table))
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: the first rows, binary values as their sizes."""
+        shown = self.head(_MOST_SHOWN).df()
+        for name in shown.columns:
+            shown[name] = [f"<{len(value)} bytes>" if isinstance(value, bytes) else value for value in shown[name]]
+        more = f"<p>{len(self):,} rows, the first {_MOST_SHOWN} shown</p>" if len(self) > _MOST_SHOWN else ""
+        return shown.to_html(index=False, escape=True, max_cols=None) + more
 
     def as_json(self) -> str:
         """Records as JSON: null for NaN, base64 for binary."""
