@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
 # Each module is compiled once, not by each of the commands that tests start.
 export PYTHONDONTWRITEBYTECODE :=
-TESTS := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+TESTS := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo installed test test-slow test-all lint clean
 
@@ -16,10 +16,11 @@ demo: $(VENV)/.installed
 installed: $(VENV)/.installed-dev
 
 test: lint
-	$(TESTS) -m fast
+	$(TESTS) -n 2 -m fast
 
+# On two cores three at once: four tenths of the time, these wait for servers, timeouts and other processes.
 test-slow: $(VENV)/.installed-dev
-	$(TESTS) -m slow
+	$(TESTS) -n 3 -m slow
 
 test-all: test
 	$(MAKE) test-slow
