@@ -6,10 +6,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import metric_models
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +24,7 @@ from fewchannels.cli import app
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError, RunConflictError, StorageError
+from fewchannels.interventions import sweep as sweep_module
 from fewchannels.interventions.begin import begin_sweep, check_place
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.estimate import cost
@@ -33,7 +36,7 @@ from fewchannels.models.generation import Settings
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.upkeep.verify import verify
-from fewchannels.tables import from_parquet
+from fewchannels.tables import from_parquet, to_parquet
 
 BLENDS = Grid(("prompt", "latents", "pixels"), (0.0, 0.5, 1.0), ("all",), scores_from=("source",), steps=("last",))
 ZERO = Grid(("zero",), (1.0,), ("top",), k=(4,))
@@ -117,6 +120,31 @@ def test_an_image_as_the_source_is_noised_to_every_step(world: Path, generation:
     edits = [row for row in rows if row["role"] == "edited" and row["item"] == 0]
     undisturbed = next(row for row in rows if row["role"] == "undisturbed" and row["item"] == 0)
     assert all((pixels(row) != pixels(undisturbed)).any() for row in edits)
+
+
+def test_a_sweep_that_another_version_began_is_resumed_and_one_of_other_rows_is_not(
+    world: Path, generation: CaptureConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other words in a schema, or another pyarrow, are other bytes of the same rows."""
+    settings = SweepSettings("text", generation, (MOVES,), pairs=PairRule(3))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(sweep_module, "to_parquet", lambda name, columns: in_other_words(to_parquet(name, columns)))
+        before = begun(world, tmp_path / "sweep", settings)
+    again = prepare_sweep(world, tmp_path / "sweep", settings)
+    assert again.sweep.fingerprint == before.sweep.fingerprint
+    assert begin_sweep(again)
+    elsewhere = prepare_sweep(world, tmp_path / "elsewhere", settings)
+    assert elsewhere.sweep.fingerprint != before.sweep.fingerprint, "the bytes differ"
+    other = replace(settings, pairs=PairRule(3, seed=1))
+    with pytest.raises(RunConflictError, match="pairs: "):
+        begin_sweep(prepare_sweep(world, tmp_path / "sweep", other))
+
+
+def in_other_words(parquet: Any) -> bytes:
+    """The same rows with other metadata."""
+    table, buffer = from_parquet(parquet), io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"about": "another version's words"}), buffer)
+    return buffer.getvalue()
 
 
 def test_a_sweep_resumes_where_it_stopped_and_its_images_are_the_same(

@@ -181,7 +181,10 @@ def prepare_sweep(
     _check(settings, conditions, generation, how, manifest, pairs)
     if any(each.scores_from == "run" for each in conditions):
         tables[RANKS] = _ranks(settings, conditions, how.n_channels)
-    parquet = {key: bytes(to_parquet(key.removesuffix(".parquet"), columns)) for key, columns in tables.items()}
+    parquet = {
+        key: _as_begun(storage, key, bytes(to_parquet(key.removesuffix(".parquet"), columns)))
+        for key, columns in tables.items()
+    }
     n_items = manifest.n_samples if pairs is None else len(pairs["pair"])
     shard_items = max(1, min(_MOST_TASK_ITEMS, _TASK_EDITS // max(1, len(conditions))))
     decided = {name: value for name, value in generation.as_dict().items() if name not in OF_THE_PLACE}
@@ -229,6 +232,18 @@ def prepare_sweep(
         "batch_size": sweep.batch_size,
     }
     return Prepared(sweep, manifest, parquet, about)
+
+
+def _as_begun(storage: Storage, key: str, data: bytes) -> bytes:
+    """A table's bytes: those with which the sweep was begun, if they hold the same rows.
+
+    Other versions of this package and of pyarrow write other metadata, which decide nothing.
+    """
+    try:
+        stored = storage.get(key) if storage.exists(SWEEP) else data
+        return stored if from_parquet(stored).equals(from_parquet(data)) else data
+    except (FileNotFoundError, ValueError):
+        return data
 
 
 def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> tuple[int, int]:
