@@ -242,7 +242,7 @@ def test_a_task_that_keeps_failing_is_given_up_after_bounded_attempts(
 ) -> None:
     begin(job, tmp_path / "manifest.parquet")
     worker = CaptureWorker(job, 1)
-    monkeypatch.setattr(worker, "tables", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("fewchannels.capture.worker.tables_of", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker(0)
     failures = sorted((Path(job.run) / "ledger" / "failed").iterdir())
