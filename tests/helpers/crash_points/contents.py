@@ -37,23 +37,26 @@ def contents(folder: Path) -> Contents:
 def _content(path: Path) -> Any:
     data = path.read_bytes()
     if path.suffix == ".json" and path.name != "zarr.json":
-        return _plain(json.loads(data))
+        return _plain(json.loads(data), of_edits=path.parent.name == "effects")
     if path.suffix == ".parquet":
         table = from_parquet(data)
         return repr(table.drop_columns([name for name in COLUMNS if name in table.column_names]).to_pylist())
     return data
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, of_edits: bool = False) -> Any:
+    """A document's content; one about a sweep's edits names the checksums of their parts in its identity."""
     if isinstance(value, dict):
         if set(value) == {"n_bytes", "crc32c"}:
             return value
         return {
-            name: "timed" if _is_timed(name, each) else _plain(each)
+            name: "timed"
+            if _is_timed(name, each) or (of_edits and name == "parts")
+            else _plain(each, of_edits=of_edits)
             for name, each in value.items()
             if name not in FIELDS and name != "crc32c"
         }
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+    return [_plain(each, of_edits=of_edits) for each in value] if isinstance(value, list) else value
 
 
 def _is_timed(name: str, value: Any) -> bool:
