@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FluxPipeline
+from own_calls import noise
 
 import fewchannels as fc
 from fewchannels.errors import FewchannelsWarning, InputError
@@ -19,18 +20,6 @@ from fewchannels.models.generation import Generation
 
 PROMPT, OTHER, SEED = "a small red star", "a large blue ring", 7
 SIZE = {"height": 16, "width": 16, "max_sequence_length": 16, "guidance_scale": 3.5}
-
-
-@pytest.fixture
-def pipe(tiny_model: Path) -> DiffusionPipeline:
-    loaded = FluxPipeline.from_pretrained(tiny_model)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
-def noise(*seeds: int) -> Any:
-    made = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return made[0] if len(made) == 1 else made
 
 
 def made(pipe: DiffusionPipeline, prompt: Any = PROMPT, seeds: tuple[int, ...] = (SEED,), **more: Any) -> np.ndarray:

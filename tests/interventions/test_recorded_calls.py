@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 import yaml
 from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
+from own_calls import noise
 from peft import LoraConfig
 from two_runs import ROWS, captured
 
@@ -21,18 +22,6 @@ from fewchannels.models.family_file import as_fields
 
 SIZE = {"height": 16, "width": 16, "max_sequence_length": 16}
 PROMPT = "a small red star"
-
-
-@pytest.fixture
-def pipe(tiny_model: Path) -> DiffusionPipeline:
-    loaded = FluxPipeline.from_pretrained(tiny_model)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
-def noise(*seeds: int) -> Any:
-    made = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return made[0] if len(made) == 1 else made
 
 
 CALLS: dict[str, Callable[[DiffusionPipeline], Any]] = {

@@ -22,13 +22,6 @@ from fewchannels.models.in_memory import pipeline_identity
 SIZE = {"height": 16, "width": 16, "max_sequence_length": 16}
 
 
-@pytest.fixture
-def pipe(tiny_model: Path) -> DiffusionPipeline:
-    loaded = FluxPipeline.from_pretrained(tiny_model)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
 def noise(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 

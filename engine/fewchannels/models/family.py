@@ -250,10 +250,11 @@ class ModelGeometry:
         scale = true_cfg_scale if self.pipeline.has_true_cfg else guidance
         return self.can_be_guided and (self.pipeline.guidance == "component" or scale > self.pipeline.unguided)
 
-    def n_run(self, n_steps: int) -> int:
+    def n_run(self, n_steps: int, strength: float | None = None) -> int:
         """Steps that run where so many are asked for: fewer where the pipeline begins within the schedule."""
         # As diffusers' get_timesteps() counts them.
-        return n_steps - int(max(n_steps - min(n_steps * self.pipeline.strength, n_steps), 0))
+        share = self.pipeline.strength if strength is None else strength
+        return n_steps - int(max(n_steps - min(n_steps * share, n_steps), 0))
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Image tokens along height and width.

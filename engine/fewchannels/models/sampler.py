@@ -214,8 +214,8 @@ class Sampler:
         """
         assert self._settings is not None, "the transformer runs outside generate()"
         settings = self._settings
-        if not self._is_forward:  # several taps may ask about one
-            self._is_forward = True
+        is_new, self._is_forward = not self._is_forward, True
+        if is_new:  # several taps may ask about one
             self._branches = self._next_branches(settings)
             self._ran += self._branches
         # Without self, which a bound call does not show.
@@ -223,7 +223,8 @@ class Sampler:
         family = self.geometry.family
         grid = self.geometry.token_grid(settings.height, settings.width)
         latents, n = given[family.image_argument], self._n_samples
-        self._check_grid(latents, grid)
+        if is_new:
+            self._check_grid(latents, grid)
         rows = {branch: slice(i * n, (i + 1) * n) for i, branch in enumerate(self._branches)}
         if len(latents) != len(rows) * n:
             raise self._mismatch(f"ran {len(latents)} rows for {n} samples and {' and '.join(rows)}")

@@ -1,6 +1,5 @@
 """Reading a run from Python: ``run = fewchannels.open_run(path)``."""
 
-import html
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,8 @@ from fewchannels.runs.choices import choose_pool_side
 from fewchannels.runs.description import read_description
 from fewchannels.runs.layout import Track
 from fewchannels.runs.ledger import Ledger
+from fewchannels.runs.opened import Opened, as_html
 from fewchannels.runs.provenance import by_version
-from fewchannels.runs.sql.answer import Answer
-from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.runs.storage import open_storage
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Run:
+class Run(Opened):
     """A run on disk, finished or not: what tasks had recorded when it was opened.
 
     Args:
@@ -33,12 +30,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.storage = open_storage(path)
-        self.description = read_description(self.storage)
-        self.catalog = Catalog(path)
-
-    def __repr__(self) -> str:
-        return f"Run({self.storage.url!r})"
+        super().__init__(path, read_description)
 
     def __len__(self) -> int:
         """Samples of the manifest, finished or not."""
@@ -73,25 +65,6 @@ class Run:
     def cells(self) -> "pd.DataFrame":
         """One row per (sample, step, layer, stream, branch) of finished samples; for large runs, query it instead."""
         return self.sql("select * from cells order by sample, stream, branch, step, layer").df()
-
-    def sql(self, text: str) -> Answer:
-        """Ask a read-only SQL query of the views ``manifest``, ``samples``, ``cells``, ``tasks`` and ``run``.
-
-        Returns:
-            The answer in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
-
-        Raises:
-            InputError: the statement is not a query, or DuckDB does not understand it.
-        """
-        return self.catalog.sql(text)
-
-    def query(self, name: str, **parameters: object) -> Answer:
-        """Run a named query of ``queries/``, e.g. ``run.query("massive_channels", top=3)``.
-
-        Raises:
-            InputError: an unknown query or parameter.
-        """
-        return self.catalog.query(name, **parameters)
 
     @cached_property
     def activations(self) -> "xr.Dataset":
@@ -212,8 +185,7 @@ class Run:
             "size": size(about["bytes"]),
             "results": ", ".join(self.results) or "none",
         }
-        cells = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
-        return f"<table>{''.join(cells)}</table>"
+        return as_html(rows)
 
     def summary(self) -> dict[str, Any]:
         """What the run is and how far it is: the description with counts, bytes and files on disk."""

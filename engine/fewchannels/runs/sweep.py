@@ -1,21 +1,18 @@
 """Reading a sweep from Python: ``sweep = fewchannels.open_sweep(path)``."""
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewchannels.errors import InputError
 from fewchannels.runs.description import read_sweep
-from fewchannels.runs.sql.answer import Answer
-from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.runs.storage import open_storage
+from fewchannels.runs.opened import Opened, as_html
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
 
-class Sweep:
+class Sweep(Opened):
     """A sweep on disk, finished or not: what tasks had recorded when it was opened.
 
     Args:
@@ -26,28 +23,7 @@ class Sweep:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.storage = open_storage(path)
-        self.description = read_sweep(self.storage)
-        self.catalog = Catalog(path)
-
-    def __repr__(self) -> str:
-        return f"Sweep({self.storage.url!r})"
-
-    def sql(self, text: str) -> Answer:
-        """Run a read-only SQL query on the views ``manifest``, ``conditions``, ``edits``, ``tasks`` and ``sweep``.
-
-        Raises:
-            InputError: the statement is not a query, or DuckDB does not understand it.
-        """
-        return self.catalog.sql(text)
-
-    def query(self, name: str, **parameters: object) -> Answer:
-        """Run a named query of ``queries/`` that reads sweeps, e.g. ``sweep.query("best_settings")``.
-
-        Raises:
-            InputError: an unknown query or parameter.
-        """
-        return self.catalog.query(name, **parameters)
+        super().__init__(path, read_sweep)
 
     @property
     def conditions(self) -> "pd.DataFrame":
@@ -108,8 +84,7 @@ class Sweep:
             "items": f"{n_items:,} finished, {about['n_tasks']:,} tasks in all",
             "conditions": f"{about['n_conditions']:,}",
         }
-        cells = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
-        return f"<table>{''.join(cells)}</table>"
+        return as_html(rows)
 
 
 def _role(role: str) -> str:

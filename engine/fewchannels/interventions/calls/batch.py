@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from fewchannels.errors import InputError
-from fewchannels.interventions.calls.call import Call
+from fewchannels.interventions.calls.call import PER_PROMPT, Call
 
 _PROMPTS = ("prompt", "prompt_2", "prompt_3", "prompt_4", "class_labels")
 _NEGATIVE = ("negative_prompt", "negative_prompt_2", "negative_prompt_3", "negative_prompt_4")
-_NUMBERS = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _arguments(call: Call, of: Sequence[int], texts: Sequence[str | None]) -> di
     for name, value in call.arguments.items():
         if value is None:
             arguments[name] = None
-        elif name in _NUMBERS:
+        elif name in PER_PROMPT:
             arguments[name] = 1
         elif name in _PROMPTS:
             listed = _listed(value, call.n_samples)
@@ -109,7 +107,7 @@ def _is_shared(value: Any) -> bool:
         return all(map(_is_shared, value.values()))
     if isinstance(value, (list, tuple)):
         return all(isinstance(each, (int, float)) for each in value)
-    return isinstance(value, (bool, int, float, str)) and not isinstance(value, (torch.Tensor, Image.Image))
+    return isinstance(value, (int, float, str))
 
 
 def _generators(call: Call, of: Sequence[int]) -> list[torch.Generator]:

@@ -14,7 +14,7 @@ from fewchannels.manifest.rows import sample_id
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Settings
 
-_PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
+PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 _EMBEDDINGS = ("prompt_embeds", "encoder_hidden_states")
 
 
@@ -77,7 +77,7 @@ def described(pipeline: Any, geometry: ModelGeometry, positional: Sequence[Any],
     bound = inspect.signature(type(pipeline).__call__).bind(pipeline, *positional, **keywords)
     bound.apply_defaults()
     given = {name: value for name, value in bound.arguments.items() if name != "self"}
-    n_each = next((given[name] for name in _PER_PROMPT if given.get(name)), 1)
+    n_each = next((given[name] for name in PER_PROMPT if given.get(name)), 1)
     prompts = [each for each in _prompts(given, geometry) for _ in range(n_each)]
     steps = _n_steps(given)
     guided = _is_guided(given, geometry)
@@ -87,15 +87,13 @@ def described(pipeline: Any, geometry: ModelGeometry, positional: Sequence[Any],
         guidance=_scale(given, geometry.pipeline.embedded or geometry.pipeline.classifier_free, 1.0),
         true_cfg_scale=_scale(given, "true_cfg_scale", 1.0) if guided else 1.0,
     )
-    strength = _scale(given, "strength", geometry.pipeline.strength)
     return Call(
         arguments=given,
         settings=settings,
         prompts=tuple(prompts),
         negative_prompts=_negative_prompts(given, len(prompts), n_each, guided=guided),
         seeds=_seeds(given.get("generator"), len(prompts), has_latents=given.get("latents") is not None),
-        # As diffusers' get_timesteps() counts them.
-        n_run=steps - int(max(steps - min(steps * strength, steps), 0)),
+        n_run=geometry.n_run(steps, _scale(given, "strength", geometry.pipeline.strength)),
     )
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ class Editing:
         """
         for each in self._edits:
             steps = "all" if not isinstance(each.steps, str) else each.steps
-            Edit(**{**vars(each), "steps": steps}).condition(geometry.blocks, 2, geometry.n_channels)
+            replace(each, steps=steps).condition(geometry.blocks, 2, geometry.n_channels)
             if isinstance(each.source, Recorded):
                 each.source.activations  # noqa: B018  # raises if nothing was recorded
 

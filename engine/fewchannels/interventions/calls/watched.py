@@ -100,7 +100,7 @@ class Watched:
             _advance(call, batch)
             result = _of_rows(result, batch.own)
         for each in listeners:
-            each.ended(call, sampler, _images(result))
+            each.ended(call, sampler, result[0])
         return result
 
 
@@ -203,7 +203,3 @@ def _of_rows(result: Any, rows: Sequence[int]) -> Any:
 
 def _taken(images: Any, rows: Sequence[int]) -> Any:
     return [images[i] for i in rows] if isinstance(images, list) else images[list(rows)]
-
-
-def _images(result: Any) -> Any:
-    return result[0]

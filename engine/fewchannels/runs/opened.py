@@ -1,0 +1,57 @@
+"""What is the same of an opened run and an opened sweep: its place, its description, and SQL."""
+
+import html
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewchannels.runs.sql.answer import Answer
+from fewchannels.runs.sql.catalog import Catalog
+from fewchannels.runs.storage import Storage, open_storage
+
+
+class Opened:
+    """A run or a sweep on disk, finished or not: the tasks that were recorded when it was opened.
+
+    Args:
+        path: folder or URL.
+        read: reads its description.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    def __init__(self, path: str | Path, read: Callable[[Storage], dict[str, Any]]) -> None:
+        self.storage = open_storage(path)
+        self.description = read(self.storage)
+        self.catalog = Catalog(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.storage.url!r})"
+
+    def sql(self, text: str) -> Answer:
+        """Run a read-only SQL query on its views: ``manifest``, ``tasks``, those of results, and those of its kind.
+
+        A run has ``samples``, ``cells`` and ``run``; a sweep ``conditions``, ``edits``, ``pairs`` and ``sweep``.
+
+        Returns:
+            The answer in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+
+        Raises:
+            InputError: the statement is not a query, or DuckDB does not understand it.
+        """
+        return self.catalog.sql(text)
+
+    def query(self, name: str, **parameters: object) -> Answer:
+        """Run a named query of ``queries/``, e.g. ``run.query("massive_channels", top=3)``.
+
+        Raises:
+            InputError: an unknown query or parameter.
+        """
+        return self.catalog.query(name, **parameters)
+
+
+def as_html(rows: Mapping[str, object]) -> str:
+    """A table of names and values, for notebooks."""
+    cells = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
+    return f"<table>{''.join(cells)}</table>"
