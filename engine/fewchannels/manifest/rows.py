@@ -89,6 +89,11 @@ def bad_row(file: str, line: int, column: str | None, value: object, rule: str) 
     return BadRow(file, line, column, text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...", rule)
 
 
+def canonical(prompt: str) -> str:
+    """A prompt as a manifest holds it: stripped and in NFC."""
+    return unicodedata.normalize("NFC", prompt.strip())
+
+
 def sample_id(prompt: str, seed: int, **optional: Any) -> str:
     """The id of a sample: 16 hex digits.
 

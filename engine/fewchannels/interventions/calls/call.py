@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from fewchannels.errors import InputError
-from fewchannels.manifest.rows import sample_id
+from fewchannels.manifest.rows import canonical, sample_id
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Settings
 
@@ -53,7 +52,7 @@ class Call:
         seed, negative = self.seeds[i], self.negative_prompts[i]
         if prompt is None or seed is None:
             return sample_id(f"no seed: {prompt}", i)
-        return sample_id(unicodedata.normalize("NFC", prompt.strip()), seed, negative_prompt=negative or None)
+        return sample_id(canonical(prompt), seed, negative_prompt=negative or None)
 
     @property
     def n_samples(self) -> int:

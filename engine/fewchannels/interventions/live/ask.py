@@ -3,7 +3,6 @@
 import math
 import re
 import reprlib
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,7 +11,7 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import SELECTIONS, Condition, Grid, expand
 from fewchannels.interventions.rows import Item, pair_id
 from fewchannels.manifest import Sample, sample_id
-from fewchannels.manifest.rows import MAX_SEED, is_unicode
+from fewchannels.manifest.rows import MAX_SEED, canonical, is_unicode
 from fewchannels.models.family import Block
 
 ACTIONS = ("zero", "mean", "shuffle", "scale", "transport")
@@ -268,5 +267,5 @@ def _check_prompt(name: str, text: str) -> None:
 
 def _sample(prompt: str, seed: int) -> Sample:
     """The sample that a manifest has of a prompt."""
-    canonical = unicodedata.normalize("NFC", prompt.strip())
-    return Sample(sample_id(canonical, seed), canonical, seed)
+    text = canonical(prompt)
+    return Sample(sample_id(text, seed), text, seed)
