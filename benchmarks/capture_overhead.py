@@ -36,12 +36,12 @@ from PIL import Image
 from ray import cloudpickle
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.recorder import Recorder
-from fewchannels.capture.run import start_capture
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.recorder import Recorder
+from fewchannels.captures.run import start_capture
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.pool import outcomes
 from fewchannels.cluster.session import ray_session
 from fewchannels.cluster.shares import Pool

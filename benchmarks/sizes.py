@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from measurement import Rows, options, ratio, save
 
-from fewchannels.capture.budget import expected_bytes
+from fewchannels.captures.budget import expected_bytes
 from fewchannels.models.family import Block
 from fewchannels.runs.layout import Layout, default_shard_samples
 from fewchannels.settings.units import size

@@ -5,7 +5,7 @@ then per task a real record and every file that the record names, small ones wit
 ``fewchannels capture`` resumes it as a process of its own, which finds nothing to do; and its parts are timed one by
 one, in a process of their own too, and told against what importing takes. The goal is less than 5 s in all.
 
-``memory``: a process calls one :class:`fewchannels.capture.worker.CaptureWorker` from as many threads as a Ray actor
+``memory``: a process calls one :class:`fewchannels.captures.worker.CaptureWorker` from as many threads as a Ray actor
 does, with one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another
 is under way. The whole pipeline runs, made cheap: one denoising step, one layer. The peaks after 10, 100, 1,000 ...
 samples are told against that after 100.
@@ -32,9 +32,9 @@ import json, sys, time
 from pathlib import Path
 marks = [time.perf_counter()]
 from fewchannels import cli
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.begin import begin, check_place
-from fewchannels.capture.job import prepare
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.begin import begin, check_place
+from fewchannels.captures.job import prepare
 from fewchannels.runs.lease import hold
 from fewchannels.runs.ledger import Ledger
 from fewchannels.cluster.sizing import choose_pool
@@ -61,9 +61,9 @@ print(json.dumps(dict(zip(names, [b - a for a, b in zip(marks, marks[1:])]))))
 def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
     """A finished run of one-sample tasks with made-up data; its manifest and itself."""
     from fewchannels import manifest
-    from fewchannels.capture.begin import begin
-    from fewchannels.capture.config import CaptureConfig
-    from fewchannels.capture.job import prepare
+    from fewchannels.captures.begin import begin
+    from fewchannels.captures.config import CaptureConfig
+    from fewchannels.captures.job import prepare
     from fewchannels.runs.arrays import NAME
     from fewchannels.runs.ledger import Ledger, Record
     from fewchannels.runs.parts import TABLES, part
@@ -134,10 +134,10 @@ def resume(n_tasks: int, rounds: int) -> tuple[Rows, list[Row]]:
 def measure_memory(n_samples: int) -> None:
     """Call a worker as a Ray actor does, in this process; prints its resident memory as a JSON line."""
     from fewchannels import manifest
-    from fewchannels.capture.begin import begin
-    from fewchannels.capture.config import CaptureConfig
-    from fewchannels.capture.job import prepare
-    from fewchannels.capture.worker import CaptureWorker
+    from fewchannels.captures.begin import begin
+    from fewchannels.captures.config import CaptureConfig
+    from fewchannels.captures.job import prepare
+    from fewchannels.captures.worker import CaptureWorker
     from fewchannels.cluster.outcome import TASKS_AT_ONCE
 
     process = psutil.Process()

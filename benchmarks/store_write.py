@@ -34,10 +34,10 @@ import zarrs  # noqa: F401 - registers its pipeline
 from measurement import Rows, options, ratio, rotated, save
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.models.family import Block
 from fewchannels.runs import shards
 from fewchannels.runs.arrays import NAME, Store, lay_out, read

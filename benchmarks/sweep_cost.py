@@ -22,7 +22,7 @@ from measurement import Rows, options, ratio, rotated, save, timed
 from torch import Tensor
 
 from fewchannels import manifest
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.pairs import PairRule

@@ -16,7 +16,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from measurement import Rows, options, ratio, rotated, save
 
-from fewchannels.capture.recorder import Recorder
+from fewchannels.captures.recorder import Recorder
 from fewchannels.models.families import FAMILIES
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Settings

@@ -9,42 +9,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewchannels.interventions.calls.comparing import compare_images
-    from fewchannels.interventions.calls.editing import edit
-    from fewchannels.interventions.calls.edits import Edit, mean, scale, shuffle, transport, zero
-    from fewchannels.interventions.calls.loading import load
-    from fewchannels.interventions.calls.recorded import Recorded
-    from fewchannels.interventions.calls.recording import record
-    from fewchannels.runs.run import Run, open_run
-    from fewchannels.runs.sweep import Sweep, open_sweep
+    from fewchannels.api.calls.comparing import compare_images
+    from fewchannels.api.calls.editing import edit
+    from fewchannels.api.calls.edits import Edit, mean, scale, shuffle, transport, zero
+    from fewchannels.api.calls.loading import load
+    from fewchannels.api.calls.recorded import Recorded
+    from fewchannels.api.calls.recording import record
+    from fewchannels.api.capture import capture
+    from fewchannels.api.comparison import compare
+    from fewchannels.api.explorer import Explorer, explore
+    from fewchannels.api.prompts import Prompts, ingest, prompts
+    from fewchannels.api.report import report
+    from fewchannels.api.result import Result
+    from fewchannels.api.run import Run, open_run
+    from fewchannels.api.sweeps import Sweep, open_sweep, probe, probe_transport
 
     __version__: str
 
 _PLACES = {
-    "interventions.calls.loading": ("load",),
-    "interventions.calls.recording": ("record",),
-    "interventions.calls.recorded": ("Recorded",),
-    "interventions.calls.comparing": ("compare_images",),
-    "interventions.calls.editing": ("edit",),
-    "interventions.calls.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
-    "runs.run": ("Run", "open_run"),
-    "runs.sweep": ("Sweep", "open_sweep"),
+    "api.calls.loading": ("load",),
+    "api.calls.recording": ("record",),
+    "api.calls.recorded": ("Recorded",),
+    "api.calls.comparing": ("compare_images",),
+    "api.calls.editing": ("edit",),
+    "api.calls.edits": ("Edit", "mean", "scale", "shuffle", "transport", "zero"),
+    "api.prompts": ("Prompts", "ingest", "prompts"),
+    "api.capture": ("capture",),
+    "api.run": ("Run", "open_run"),
+    "api.result": ("Result",),
+    "api.sweeps": ("Sweep", "open_sweep", "probe", "probe_transport"),
+    "api.comparison": ("compare",),
+    "api.report": ("report",),
+    "api.explorer": ("Explorer", "explore"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
     "Edit",
+    "Explorer",
+    "Prompts",
     "Recorded",
+    "Result",
     "Run",
     "Sweep",
     "__version__",
+    "capture",
+    "compare",
     "compare_images",
     "edit",
+    "explore",
+    "ingest",
     "load",
     "mean",
     "open_run",
     "open_sweep",
+    "probe",
+    "probe_transport",
+    "prompts",
     "record",
+    "report",
     "scale",
     "shuffle",
     "transport",

@@ -11,10 +11,10 @@ from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks import units
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import RunConflictError
 from fewchannels.runs.results import Results

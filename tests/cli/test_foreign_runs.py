@@ -10,10 +10,10 @@ import pytest
 from command import Answer, command
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.runs import documents
 from fewchannels.runs.lease import DRIVER_LOCK, WORKERS_LOCK
 

@@ -19,10 +19,10 @@ from planted_edits import planted
 from rich.color import ColorSystem
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cli import app, console
 from fewchannels.cluster import jobs
 

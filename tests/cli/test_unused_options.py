@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
 from fewchannels.cli import app
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Grid

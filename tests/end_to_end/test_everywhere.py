@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 
 NAMES = ["b", "B", "ä", "a", "Z", "z", "é", "a"]
 ENVIRONMENTS = {

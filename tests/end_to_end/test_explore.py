@@ -20,10 +20,10 @@ from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.shares import Pool
 from fewchannels.runs.run import Run
 from fewchannels.views.explore.opened import open_places

@@ -19,10 +19,10 @@ import ray
 from dead_process import left_by_a_dead_process
 from kill_harness import CLEAN, N_SAMPLES, N_TASKS, WAITS, Stage, Victim, records_of, until
 
-from fewchannels.capture import run, worker
-from fewchannels.capture.job import Job
-from fewchannels.capture.run import start_capture
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures import run, worker
+from fewchannels.captures.job import Job
+from fewchannels.captures.run import start_capture
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cli.capture import run_job
 from fewchannels.cluster import tasks
 from fewchannels.cluster.notes import Notes
@@ -168,7 +168,7 @@ def test_a_clock_that_goes_back_changes_nothing(stage: Stage, tmp_path: Path, mo
             return datetime.now(tz) - timedelta(days=365)
 
     monkeypatch.setattr("fewchannels.cluster.attempts.datetime", YearAgo)
-    monkeypatch.setattr("fewchannels.capture.begin.datetime", YearAgo)
+    monkeypatch.setattr("fewchannels.captures.begin.datetime", YearAgo)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 365 * 86400)
     assert capture_here(stage, job, monkeypatch).n_resumed == 2 * HALF

@@ -21,10 +21,10 @@ from sent import NEEDED
 from tiny import TINY
 
 from fewchannels import manifest, open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.demo.build import build_pipeline
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.verify import verify

@@ -17,7 +17,7 @@ from mutations import mutate
 from two_runs import ROWS, captured
 
 from fewchannels import manifest
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.effects.measure import end_sweep

@@ -15,10 +15,10 @@ import s3_server as s3
 import xarray as xr
 
 from fewchannels import manifest, open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.sizing import choose_pool
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import lease

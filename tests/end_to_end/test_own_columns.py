@@ -21,10 +21,10 @@ from fewchannels.analyses.concentration.units import Concentration
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import Selected, select
 from fewchannels.analyses.stability.units import Stability
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.runs import documents

@@ -12,10 +12,10 @@ import pytest
 import s3_server as s3
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.runs import lease
 from fewchannels.runs.lease import hold
 from fewchannels.runs.storage import open_storage
@@ -26,9 +26,9 @@ from fewchannels.runs.upkeep.verify import verify
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from fewchannels.capture import begin as beginning
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
+from fewchannels.captures import begin as beginning
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
 from fewchannels.errors import RunConflictError
 from fewchannels.runs import changes, lease
 lease.BEAT_S = 0.3

@@ -9,7 +9,7 @@ import torch
 from checkpoints import CASES
 from PIL import Image
 
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fewchannels as fc
-from fewchannels.capture.recorder import Recorder
+from fewchannels.captures.recorder import Recorder
 from fewchannels.manifest import Sample
 from fewchannels.models.families import FAMILIES
 from fewchannels.models.generation import Settings

@@ -36,10 +36,10 @@ import psutil
 from tiny import TINY
 
 from fewchannels import manifest, open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cli.console import results, say
 from fewchannels.cluster.sizing import choose_pool
 from fewchannels.demo.build import build_pipeline

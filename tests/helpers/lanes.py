@@ -45,8 +45,8 @@ SLOW_NEEDS = frozenset({"cluster", "hosts", "s3", "browser", "families"})
 # Also what starts a process for each command or benchmark, or strikes commands one after the other.
 SLOW_PLACES = (
     "end_to_end/",
-    "capture/test_concurrent_write.py",
-    "capture/test_run.py",
+    "captures/test_concurrent_write.py",
+    "captures/test_run.py",
     "cli/test_imports.py",
     "cli/test_outputs.py",
     "cluster/test_own_ray.py",
@@ -85,8 +85,8 @@ CLUSTERS = (
 MAIN_PATH = {
     "every command of the README": "end_to_end/test_readme.py",
     "a capture of each model of the paper": "end_to_end/test_paper_models.py",
-    "a capture by two of Ray's actors": "capture/test_run.py::test_two_actors_store_what_one_process_stores",
-    "a kill and a resume": "capture/test_run.py::test_a_worker_of_this_process_resumes_to_what_was_undisturbed[killed]",
+    "a capture by two of Ray's actors": "captures/test_run.py::test_two_actors_store_what_one_process_stores",
+    "a kill and a resume": "captures/test_run.py::test_a_worker_of_this_process_resumes_to_what_was_undisturbed[killed",
     "a page in a browser": "end_to_end/test_explore.py::test_sliders_show_what_the_store_holds",
 }
 

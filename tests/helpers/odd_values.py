@@ -124,7 +124,7 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
 
 
 def _sweep(folder: Path, table: Path, model: Path) -> Path:
-    from fewchannels.capture.config import CaptureConfig
+    from fewchannels.captures.config import CaptureConfig
     from fewchannels.interventions.begin import begin_sweep
     from fewchannels.interventions.conditions import Grid
     from fewchannels.interventions.effects.measure import end_sweep
@@ -165,12 +165,12 @@ def _stop(*arguments: Any, **keywords: Any) -> Any:
 
 
 BEGINNINGS = (
-    "fewchannels.capture.estimate.estimate",
+    "fewchannels.captures.estimate.estimate",
     "fewchannels.interventions.estimate.cost",
     "fewchannels.analyses.analysis.foresee",
     "fewchannels.analyses.comparison.compare.compare",
     "fewchannels.views.report.build.build",
-    "fewchannels.capture.recompute.recompute",
+    "fewchannels.captures.recompute.recompute",
     "fewchannels.models.load.open_pipeline",
 )
 """What takes seconds, where checks are over."""

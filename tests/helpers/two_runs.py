@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.runs.arrays import Store, read
 from fewchannels.runs.description import read_description
 from fewchannels.runs.layout import Layout

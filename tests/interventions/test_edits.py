@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.interventions.conditions import Condition, Grid
 from fewchannels.interventions.pairs import PairRule
 from fewchannels.interventions.rows import Item, batches

@@ -19,7 +19,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch import Tensor
 
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid

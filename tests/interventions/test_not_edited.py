@@ -13,7 +13,7 @@ from PIL import Image
 from planted_edits import as_table, condition, edits_of, picture, png_of
 
 from fewchannels import manifest
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.errors import InputError
 from fewchannels.interventions.begin import begin_sweep
 from fewchannels.interventions.conditions import Grid, expand

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fewchannels import manifest
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.cli import app
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import pending_tasks
@@ -206,9 +206,9 @@ def test_an_item_fails_alone_and_its_task_is_tried_again(
 
 
 def test_channels_of_a_run_are_those_of_its_mean_scores(world: Path, tmp_path: Path, tiny_model: Path) -> None:
-    from fewchannels.capture.begin import begin
-    from fewchannels.capture.job import prepare
-    from fewchannels.capture.worker import CaptureWorker
+    from fewchannels.captures.begin import begin
+    from fewchannels.captures.job import prepare
+    from fewchannels.captures.worker import CaptureWorker
     from fewchannels.runs.arrays import read
 
     config = CaptureConfig(model=str(tiny_model), num_inference_steps=3, top_k=2, shard_samples=2)

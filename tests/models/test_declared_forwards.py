@@ -16,10 +16,10 @@ from tiny import TINY
 from torch import Tensor
 
 from fewchannels import open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.demo.build import build_pipeline
 from fewchannels.errors import FamilyMismatchError, InputError
 from fewchannels.manifest import Sample

@@ -19,12 +19,12 @@ from PIL import Image
 from transformers import T5EncoderModel
 from typer.testing import CliRunner
 
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.encode_prompts import encode_prompts
-from fewchannels.capture.job import prepare
-from fewchannels.capture.recorder import Recorder
-from fewchannels.capture.stored_embeddings import StoredEmbeddings
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.encode_prompts import encode_prompts
+from fewchannels.captures.job import prepare
+from fewchannels.captures.recorder import Recorder
+from fewchannels.captures.stored_embeddings import StoredEmbeddings
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cli import app
 from fewchannels.errors import InputError
 from fewchannels.manifest import Sample, read_samples

@@ -18,9 +18,9 @@ from outsider import FAMILY, build
 from torch import Tensor
 
 from fewchannels import open_run
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.recompute import recompute
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.recompute import recompute
 from fewchannels.errors import InputError
 from fewchannels.models.families import FAMILIES
 from fewchannels.models.family_file import as_fields, family_of, read_family

@@ -10,10 +10,10 @@ from checkpoints import CASES
 from PIL import Image
 
 from fewchannels import open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.errors import InputError
 from fewchannels.manifest import Sample
 from fewchannels.models.generation import Settings

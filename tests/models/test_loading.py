@@ -18,8 +18,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.models.timings import collected, took
 
 N_SAMPLES, SHARD = 5, 2

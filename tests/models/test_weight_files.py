@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.settings import SweepSettings

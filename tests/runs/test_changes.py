@@ -12,10 +12,10 @@ import pytest
 import s3_server as s3
 
 from fewchannels import manifest, open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import RunConflictError, StorageError
 from fewchannels.runs import documents

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from fewchannels import open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.run import capture
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.run import capture
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError

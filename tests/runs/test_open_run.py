@@ -10,10 +10,10 @@ from PIL import Image
 import fewchannels
 from fewchannels import manifest
 from fewchannels.analyses.figures.contact_sheet import contact_sheet
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.errors import InputError, StorageError
 
 

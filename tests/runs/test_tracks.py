@@ -9,11 +9,11 @@ from checkpoints import CASES
 from diffusers import DiffusionPipeline
 
 from fewchannels import open_run
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.recompute import recompute
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.recompute import recompute
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.errors import InputError
 from fewchannels.runs.storage import open_storage
 from fewchannels.runs.upkeep.consistency import disagreements

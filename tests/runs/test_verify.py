@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewchannels import manifest
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.recompute import recompute, summary
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.recompute import recompute, summary
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.tasks import pending_tasks
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs import documents

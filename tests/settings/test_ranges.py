@@ -15,7 +15,7 @@ from fewchannels.analyses.settings import (
     MaskSettings,
     StabilitySettings,
 )
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Grid

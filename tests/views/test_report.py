@@ -22,10 +22,10 @@ from fewchannels.analyses.document import Document, Finding, Gallery, Missing, W
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import Job, prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import Job, prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cli import app
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError, StorageError

@@ -19,10 +19,10 @@ from fewchannels import manifest
 from fewchannels.analyses.document import Document, Figure, Gallery, How, Part, Section, Shown
 from fewchannels.analyses.figures.drawings import HeatMap, Landscape
 from fewchannels.analyses.figures.interactive import as_json
-from fewchannels.capture.begin import begin
-from fewchannels.capture.config import CaptureConfig
-from fewchannels.capture.job import prepare
-from fewchannels.capture.worker import CaptureWorker
+from fewchannels.captures.begin import begin
+from fewchannels.captures.config import CaptureConfig
+from fewchannels.captures.job import prepare
+from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cli import app
 from fewchannels.views.report.landscape import binned
 from fewchannels.views.report.markdown import plain

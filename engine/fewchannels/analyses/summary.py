@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fewchannels.analyses.document import Figure, Finding
@@ -14,12 +15,19 @@ class Summary:
     Attributes:
         numbers: the answers in plain values, for ``result.json`` and ``--json``.
         text: a short summary in Markdown; figures are named in it.
-        files: figures and the like, by name.
+        findings: its sentences.
+        figures: its figures.
     """
 
     numbers: dict[str, Any]
     text: str
-    files: dict[str, bytes]
+    findings: Sequence[Finding] = ()
+    figures: Sequence[Figure] = ()
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """The figures as PNG and SVG, by the names of their files."""
+        return as_files(self.figures) if self.figures else {}
 
 
 def page(title: str, about: str, findings: Sequence[Finding], *, notes: str = "", names: Sequence[str] = ()) -> str:

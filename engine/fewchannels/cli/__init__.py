@@ -4,7 +4,7 @@ A module registers each command or group of commands. What a command needs is im
 others start without it.
 
 Imported by others: itself.
-Imports: errors, files, machine, settings, manifest, models, runs, cluster, capture, analyses, interventions, views.
+Imports: errors, files, machine, settings, manifest, models, runs, cluster, captures, analyses, interventions, views.
 """
 
 import errno

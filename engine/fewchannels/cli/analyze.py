@@ -59,8 +59,6 @@ DryRun = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
 Seed = Annotated[int, option(StabilitySettings, "seed")]
 
-_FEW_SCORES = 250_000  # analyzed by one process before Ray has started
-
 
 def register(commands: typer.Typer) -> None:
     """Register the command group."""
@@ -280,12 +278,10 @@ def _analyze(
 
 
 def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_per_worker: float | None = 0) -> Pool:
-    """Choose single-CPU workers: as many as requested, else as a capture has actors; a small job gets this process."""
-    from fewchannels.cluster.sizing import choose_pool
+    """Choose workers of one CPU thread each."""
+    from fewchannels.cluster.sizing import choose_workers
 
-    if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
-        n_workers = 1
-    return dataclasses.replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
+    return choose_workers(n_workers, gpus_per_worker, address, n_scores)
 
 
 def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) -> None:

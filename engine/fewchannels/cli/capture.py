@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from fewchannels.capture.config import CaptureConfig
+from fewchannels.captures.config import CaptureConfig
 from fewchannels.cli.console import duration, errors, note, print_json, results, say
 from fewchannels.cli.options import OF_THE_MODEL, Actors, As, Fields, Given, ruled
 from fewchannels.cli.progress import RunBar
@@ -19,8 +19,8 @@ from fewchannels.models.load_options import Loading
 from fewchannels.settings.units import Size, parse_size, size
 
 if TYPE_CHECKING:
-    from fewchannels.capture.estimate import Estimate
-    from fewchannels.capture.job import Job
+    from fewchannels.captures.estimate import Estimate
+    from fewchannels.captures.job import Job
     from fewchannels.cluster.tasks import Outcome
 
 
@@ -74,8 +74,8 @@ def capture(
     Example: fewchannels capture --model demo --manifest manifest.parquet --out RUN --steps 0,9,19
     """
     with errors.status("checking the manifest and the model"):
-        from fewchannels.capture.job import prepare
-        from fewchannels.capture.memory import check_memory
+        from fewchannels.captures.job import prepare
+        from fewchannels.captures.memory import check_memory
         from fewchannels.cluster.sizing import choose_pool
         from fewchannels.models.family_file import read_family
 
@@ -92,7 +92,7 @@ def capture(
             style="yellow",
         )
     if max_bytes is not None:
-        from fewchannels.capture.budget import check_budget
+        from fewchannels.captures.budget import check_budget
 
         pixels = job.token_grid[0] * job.token_grid[1] * job.geometry.pixels_per_token**2
         check_budget(job.layout, job.token_grid, pixels, parse_size(max_bytes))
@@ -121,7 +121,7 @@ def capture(
 
 def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
     """Create, resume or extend the run of a prepared job, and capture it with a progress bar."""
-    from fewchannels.capture.run import capture
+    from fewchannels.captures.run import capture
 
     layout = job.layout
     is_here = pool.is_here(layout.n_tasks) and not job.config.encode_first
@@ -151,7 +151,7 @@ def run_job(job: "Job", manifest: Path, pool: Pool) -> "Outcome":
 
 
 def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> None:
-    from fewchannels.capture.estimate import estimate
+    from fewchannels.captures.estimate import estimate
 
     with errors.status("timing one batch"):
         expected: Estimate = estimate(job, manifest, pool.n_actors, pool.cpus_per_actor, pool.device)

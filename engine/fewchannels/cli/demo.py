@@ -36,13 +36,14 @@ def demo(
 
     Example: fewchannels demo --out runs/demo --prompts 256
     """
-    from fewchannels import manifest, open_run
+    from fewchannels import manifest
     from fewchannels.analyses.figures.contact_sheet import contact_sheet
-    from fewchannels.capture.config import CaptureConfig
-    from fewchannels.capture.job import prepare
+    from fewchannels.captures.config import CaptureConfig
+    from fewchannels.captures.job import prepare
     from fewchannels.cli.capture import run_job
     from fewchannels.cluster.sizing import choose_pool
     from fewchannels.files.durable import check_output
+    from fewchannels.runs.run import StoredRun
 
     table, run_path, sheet = out / "manifest.parquet", out / "run", out / "contact_sheet.png"
     check_output(table)
@@ -53,7 +54,7 @@ def demo(
     job = prepare(table, run_path, CaptureConfig(model="demo"))
     outcome = run_job(job, table, choose_pool(actors, n_forwards=job.n_forwards))
     outcome.check_complete()
-    run = open_run(run_path)
+    run = StoredRun(run_path)
     last = max(job.layout.steps)
     say("3. two queries")
     results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")

@@ -76,27 +76,22 @@ def disruption(
     """
     with errors.status("checking the manifest and the model"):
         from fewchannels.cluster.sizing import choose_pool
-        from fewchannels.errors import InputError, unknown
-        from fewchannels.interventions.protocols import PROTOCOLS
+        from fewchannels.errors import InputError
+        from fewchannels.interventions.protocols import protocol_of
         from fewchannels.interventions.settings import generation, grids_of
         from fewchannels.interventions.sweep import prepare_sweep
 
-        if protocol is not None and protocol not in PROTOCOLS:
-            raise unknown("protocol", protocol, PROTOCOLS)
         run = None if channels_from in ("undisturbed", "own") else channels_from
         in_file = grids_of(config)
         if protocol is not None:
-            if PROTOCOLS[protocol].needs_run and run is None:
-                raise InputError(
-                    f"protocol {protocol} takes fixed channels from a captured run; give --channels-from RUN."
-                )
+            about = protocol_of(protocol, run)
             if in_file:
                 raise InputError(
                     f"--protocol {protocol} and the grids of {str(config)!r} both define the edits. Give only one."
                 )
-            whose = [] if PROTOCOLS[protocol].needs_run else ["--channels-from"]
+            whose = [] if about.needs_run else ["--channels-from"]
             refuse_unused([*GRID.flags(), *whose], f"the protocol {protocol} defines the edits")
-            grids = PROTOCOLS[protocol].grids
+            grids = about.grids
         elif in_file:
             refuse_unused(GRID.flags(), f"the grids of {config} define the edits")
             if run is None:
@@ -116,6 +111,5 @@ def disruption(
         prepared = prepare_sweep(manifest, out, settings)
         pool = choose_pool(**actors, n_forwards=prepared.sweep.n_forwards)
     if protocol is not None:
-        about = PROTOCOLS[protocol]
         say(f"{protocol} ({about.source}): {about.published}. Not published: {about.unpublished}.")
     sweeps.run_sweep(prepared, pool, dry_run=dry_run, as_json=as_json, is_wide=wide)

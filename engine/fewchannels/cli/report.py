@@ -1,6 +1,5 @@
 """``fewchannels report``: runs, sweeps and comparisons as one self-contained page."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +59,8 @@ def report(
         raise InputError(
             f"--pdf prints an HTML report, but --out is {str(out or '')!r}. Give -o report.html, or -o report.pdf."
         )
-    browser = find_browser() if pdf or (out is not None and out.suffix.lower() == ".pdf") else ""
+    if pdf:
+        find_browser()
     with progress_bar() as bar:
         shown = bar.add_task("reading", total=len(places), rate="")
 
@@ -68,34 +68,30 @@ def report(
             bar.update(shown, description=what, completed=done, total=total)
 
         document = build(places, by, on_progress)
-        said = _write(document, out, pdf, browser, on_progress) if out is not None else []
+        said = _write(document, out, pdf, on_progress) if out is not None else []
     for line in said:
         say(line)
     if as_json:
         print_json(document.numbers())
 
 
-def _write(document: "Document", out: Path, pdf: bool, browser: str, on_progress: "Progress") -> list[str]:
+def _write(document: "Document", out: Path, pdf: bool, on_progress: "Progress") -> list[str]:
     """Write the report; return the messages to print."""
-    from fewchannels.views.report.build import write_html
+    from fewchannels.views.report.build import write_report
 
-    kind = out.suffix.lower()
-    if kind == ".md":
-        from fewchannels.views.report.markdown import write_markdown
-
-        n_bytes = write_markdown(document, out, on_progress)
-        return [f"wrote {out} and {out.with_name(f'{out.stem}_figures')}/ ({size(n_bytes)})"]
-    if kind == ".html":
-        said = [f"wrote {out} ({size(write_html(document, out, on_progress))}), open it with a browser"]
-        return [*said, *([_print(out, out.with_suffix(".pdf"), browser)] if pdf else [])]
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "report.html"
-        write_html(document, page, on_progress)
-        return [_print(page, out, browser)]
+    wrote = size(write_report(document, out, on_progress))
+    match out.suffix.lower():
+        case ".md":
+            return [f"wrote {out} and {out.with_name(f'{out.stem}_figures')}/ ({wrote})"]
+        case ".html":
+            said = [f"wrote {out} ({wrote}), open it with a browser"]
+            return [*said, *([_print(out, out.with_suffix(".pdf"))] if pdf else [])]
+        case _:
+            return [f"wrote {out} ({wrote})"]
 
 
-def _print(page: Path, out: Path, browser: str) -> str:
-    from fewchannels.views.report.pdf import print_pdf
+def _print(page: Path, out: Path) -> str:
+    from fewchannels.views.report.pdf import find_browser, print_pdf
 
     with errors.status(f"printing {out}"):
-        return f"wrote {out} ({size(print_pdf(page, out, browser))})"
+        return f"wrote {out} ({size(print_pdf(page, out, find_browser()))})"

@@ -37,13 +37,13 @@ def show(
     Example: fewchannels runs show RUN
     """
     from fewchannels.runs.description import SWEEP
-    from fewchannels.runs.run import open_run
+    from fewchannels.runs.run import StoredRun
     from fewchannels.runs.storage import open_storage
 
     if open_storage(run).exists(SWEEP):
         _show_sweep(run, as_json)
         return
-    about = open_run(run).summary()
+    about = StoredRun(run).summary()
     if as_json:
         print_json(about)
         return

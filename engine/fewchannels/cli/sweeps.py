@@ -14,7 +14,7 @@ from fewchannels.cli.progress import RunBar
 from fewchannels.cli.tables import Column, print_page, print_table
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.cluster.shares import Pool
-from fewchannels.interventions.settings import SweepSettings
+from fewchannels.interventions.settings import SweepSettings, unused
 from fewchannels.models.generation import Generation
 from fewchannels.models.load_options import Loading
 from fewchannels.settings.units import size
@@ -52,6 +52,8 @@ DryRun = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
+_FLAGS = {"amounts": ["--amount"], "scores_from": ["--scores-from", "--channels-from"]}
+
 
 def check_grid(grid: Given) -> None:
     """Reject options of a grid that none of its selections and actions uses.
@@ -62,17 +64,8 @@ def check_grid(grid: Given) -> None:
     Raises:
         InputError: an unused option was given; the message names the first.
     """
-    chosen, listed = set(grid["selections"]), ",".join(grid["selections"])
-    if not chosen & {"random", "redrawn", "scaled"}:
-        refuse_unused(["--trials"], f"--selection {listed} is not random")
-    if chosen <= {"all", "listed"}:
-        refuse_unused(["--k"], f"--selection {listed} fixes the number of channels")
-    if "listed" not in chosen:
-        refuse_unused(["--channels"], f"--selection is {listed}; only listed uses channel indices")
-    if not chosen & {"top", "bottom", "matched", "scaled"}:
-        refuse_unused(["--scores-from", "--channels-from"], f"--selection {listed} does not use scores")
-    if all(action.startswith("scale:") for action in grid.get("actions", ("transport",))):
-        refuse_unused(["--amount"], "scale:F already sets the strength")
+    for name, why in unused(grid):
+        refuse_unused(_FLAGS.get(name, [f"--{name.replace('_', '-')}"]), why)
 
 
 def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool, is_wide: bool) -> None:

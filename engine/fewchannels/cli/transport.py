@@ -13,7 +13,7 @@ from fewchannels.cli.options import Actors, As, Fields, Given, option, ruled
 from fewchannels.cli.tables import Wide
 from fewchannels.cli.unused import refuse_unused
 from fewchannels.interventions.conditions import Grid
-from fewchannels.interventions.settings import PairRule, SweepSettings
+from fewchannels.interventions.settings import TRANSPORT, PairRule, SweepSettings
 from fewchannels.settings.ranges import OrWord, parsed, rules
 
 _PAIRS = {"rule": OrWord("all", rules(PairRule)["n"]), "about": "Number of random pairs, or all."}
@@ -26,11 +26,12 @@ GRID = Fields(
             "--alpha",
             about="Patching strength: 0 keeps the target's values, 1 uses the source's; comma-separated for more.",
         ),
-        "selections": As("--selection", default="top,bottom,random,matched,scaled,all"),
+        "selections": As("--selection", default=TRANSPORT["selections"]),
         "scores_from": As(
-            about="Trajectory whose top channels are patched: source, target, union, intersection.", default="source"
+            about="Trajectory whose top channels are patched: source, target, union, intersection.",
+            default=TRANSPORT["scores_from"],
         ),
-        "trials": As(default=1),
+        "trials": As(default=TRANSPORT["trials"]),
         "layers": As(shown="all"),
         "steps": As(shown="all"),
         "tokens": As(
@@ -175,7 +176,7 @@ def _transport(
 ) -> None:
     with errors.status("checking the manifest and the model"):
         from fewchannels.cluster.sizing import choose_pool
-        from fewchannels.interventions.settings import generation, grids_of
+        from fewchannels.interventions.settings import generation, grids_of, with_baselines
         from fewchannels.interventions.sweep import prepare_sweep
 
         grids = grids_of(config)
@@ -185,15 +186,7 @@ def _transport(
             sweeps.check_grid(grid)
             grids = (Grid(**{"actions": ("transport",), **grid}),)
         if baselines != "none":
-            # At the strengths of the first grid, in the layers and steps of the patching.
-            blends = replace(
-                grids[0],
-                actions=parsed("actions", baselines, rules(Grid)["actions"]),
-                selections=("all",),
-                layers=("all",),
-                steps=("last",),
-            )
-            grids = (*grids, replace(blends, tokens=("all",), placements=("same",)))
+            grids = with_baselines(grids, parsed("actions", baselines, rules(Grid)["actions"]))
         settings = SweepSettings(
             kind=kind, generation=generation(config, generated), grids=grids, pairs=PairRule(**rule), **more
         )

@@ -91,7 +91,7 @@ def _verified(storage: "Storage", quick: bool) -> "Report":
 
 def _recomputed(storage: "Storage", n_samples: int) -> dict[str, float]:
     with errors.status("loading the model"):
-        from fewchannels.capture.recompute import recompute, summary
+        from fewchannels.captures.recompute import recompute, summary
         from fewchannels.cluster.sizing import choose_pool
     threads = choose_pool(None, None).cpus_per_actor
     with progress_bar() as bar:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from fewchannels.cluster.notes import noting
-from fewchannels.cluster.outcome import TASKS_AT_ONCE, Start, State, outcome_of, refusing
+from fewchannels.cluster.outcome import TASKS_AT_ONCE, Closes, Start, State, outcome_of, refusing
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.work import Work
 from fewchannels.errors import FewchannelsError
@@ -40,7 +40,7 @@ def outcomes(
         on_turn: called with the state at least once a second; an exception that it raises ends the work.
     """
     ledger, waiting, running = Ledger(work.storage), deque(tasks), set[Future[dict[str, Any]]]()
-    worker: Callable[[int], Record]
+    worker: Callable[[int], Record] | None = None
 
     def started() -> Callable[[int], Record]:
         try:
@@ -49,6 +49,7 @@ def outcomes(
             return refusing(error)
 
     def do(task: int) -> dict[str, Any]:
+        assert worker is not None
         with noting() as notes:
             outcome, _ = outcome_of(work, ledger, worker, task)
         return outcome | {"notes": notes}
@@ -70,3 +71,5 @@ def outcomes(
     finally:
         with interrupting() if running else nullcontext():
             threads.shutdown(cancel_futures=True)
+        if isinstance(worker, Closes):  # this process may live on, and begin the next work
+            worker.close()

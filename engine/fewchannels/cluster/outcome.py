@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fewchannels.cluster.work import Work
 from fewchannels.errors import FewchannelsError, InputError, RunConflictError, StorageError, without_secrets
@@ -13,6 +13,15 @@ FATAL = (StorageError, RunConflictError, InputError)
 """Errors in which every other task would end, too."""
 TASKS_AT_ONCE = 2
 """Of a worker: one is generated, one is written; no more wait in its memory."""
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A worker that has something open until it is closed."""
+
+    def close(self) -> None:
+        """Release it; no task is done any more."""
+
 
 Start = Callable[[Any, int, str | None], Callable[[int], Record]]
 """From work, a number of CPU threads and a device to a worker: called with a task, it returns the task's record."""

@@ -1,5 +1,7 @@
 """How many actors there is room for, where the user leaves it open."""
 
+from dataclasses import replace
+
 from fewchannels import machine
 from fewchannels.cluster.shares import Pool, check_shares
 from fewchannels.errors import InputError
@@ -8,6 +10,7 @@ _ACTORS_OF_A_CPU = 16
 _MOST_ACTORS = 4
 # Of a CPU: starting an actor takes as long as this many of a small model, and one of a large model uses every CPU.
 _FORWARDS_OF_AN_ACTOR = 1_000
+_FEW_SCORES = 250_000  # analyzed by one process before Ray has started
 
 
 def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) -> None:
@@ -78,6 +81,23 @@ def choose_pool(
         if not gpus and n_forwards is not None:
             n_actors = min(n_actors, max(1, n_forwards // _FORWARDS_OF_AN_ACTOR))
     return Pool(n_actors, gpus, cpus_per_actor or max(1, n_cpus // n_actors))
+
+
+def choose_workers(n_workers: int | None, gpus_per_worker: float | None, address: str | None, n_scores: int) -> Pool:
+    """Workers of one CPU thread each, for an analysis: as many as a capture has actors; small work has this process.
+
+    Args:
+        n_workers: requested number of workers; 1 is this process; None for as many as fit the work.
+        gpus_per_worker: GPUs of each; None for 1 where there are any.
+        address: address of a running Ray cluster; None for this machine.
+        n_scores: number of scores that are analyzed.
+
+    Raises:
+        InputError: a number is out of its range, or there is not as much.
+    """
+    if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
+        n_workers = 1
+    return replace(choose_pool(n_workers, gpus_per_worker, address), cpus_per_actor=1)
 
 
 def _n_gpus() -> int:

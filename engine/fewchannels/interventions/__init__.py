@@ -4,8 +4,8 @@
 one task in an actor. ``metrics`` compares images, ``effects`` says what a sweep came to, ``live`` edits while
 somebody watches, and ``calls`` records and edits the calls of a pipeline of the user's own.
 
-Imported by others: begin, calls.comparing, calls.editing, calls.edits, calls.loading, calls.recorded, calls.recording,
-    conditions, effects.contrasts, effects.exclusions, effects.figures, effects.measure, effects.summary,
-    effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, protocols, run, settings, sweep.
-Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster, capture, analyses.
+Imported by others: begin, conditions, editor, effects.contrasts, effects.exclusions, effects.figures, effects.measure,
+    effects.summary, effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, metrics.images,
+    metrics.learned, protocols, rows, run, settings, sweep.
+Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster, captures, analyses.
 """

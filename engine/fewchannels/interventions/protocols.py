@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import Grid
 
 
@@ -22,6 +23,23 @@ class Protocol:
     unpublished: str
     grids: tuple[Grid, ...]
     needs_run: bool = False
+
+
+def protocol_of(name: str, channels_run: str | None) -> "Protocol":
+    """A protocol by its name.
+
+    Args:
+        name: a name of :data:`PROTOCOLS`.
+        channels_run: captured run that fixes the channels; None without one.
+
+    Raises:
+        InputError: there is no such protocol, or it needs a run.
+    """
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    if PROTOCOLS[name].needs_run and channels_run is None:
+        raise InputError(f"protocol {name} takes fixed channels from a captured run; give --channels-from RUN.")
+    return PROTOCOLS[name]
 
 
 PROTOCOLS = {

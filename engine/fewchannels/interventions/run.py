@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from fewchannels.analyses.summary import Summary
-from fewchannels.capture.memory import batch_bytes, check_fits
+from fewchannels.captures.memory import batch_bytes, check_fits
 from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, run_tasks
 from fewchannels.interventions.begin import begin_sweep, check_place
@@ -13,12 +15,14 @@ from fewchannels.interventions.sweep import Prepared, Sweep
 from fewchannels.runs.ledger import Record
 
 
-def start_sweep(sweep: Sweep, n_threads: int, device: str | None = None) -> Callable[[int], Record]:
+def start_sweep(
+    sweep: Sweep, n_threads: int, device: str | None = None, pipeline: Any = None
+) -> Callable[[int], Record]:
     """A sweep's worker."""
     # Here: seconds to import, and the driver does not need it.
     from fewchannels.interventions.worker import SweepWorker
 
-    return SweepWorker(sweep, n_threads, device=device)
+    return SweepWorker(sweep, n_threads, device=device, pipeline=pipeline)
 
 
 def check_memory(sweep: Sweep, pool: Pool) -> None:
@@ -44,6 +48,7 @@ def run_sweep(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_note: Callable[[str], None] = lambda note: None,
     on_ended: Callable[[], Callable[[int, int], None]] = lambda: lambda done, total: None,
+    pipeline: Any = None,
 ) -> tuple[Outcome, Summary | None]:
     """Begin or resume a sweep, run what is not done yet, and measure its effects. Call it again to resume.
 
@@ -56,6 +61,7 @@ def run_sweep(
         on_note: called with each of the outcome's notes, before any task.
         on_ended: called when the tasks have ended; what it returns is called with the units of the effects that are
             measured so far, and in all.
+        pipeline: the model, if it is loaded already, for a pool of this process alone; None loads it.
 
     Returns:
         How the tasks ended, and the effects; None where nothing is done.
@@ -72,7 +78,8 @@ def run_sweep(
         resumed,
     ):
         on_begun(resumed)
-        outcome = run_tasks(sweep, start_sweep, pool, on_progress, on_note=on_note)
+        start = start_sweep if pipeline is None else partial(start_sweep, pipeline=pipeline)
+        outcome = run_tasks(sweep, start, pool, on_progress, on_note=on_note)
         if not outcome.n_done:
             return outcome, None
         return outcome, end_sweep(sweep.storage, sweep.metrics, on_ended(), pool.device)

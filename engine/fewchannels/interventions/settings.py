@@ -1,5 +1,6 @@
 """What a sweep was asked to do: its settings and ranges, and those that a YAML file has."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from fewchannels.settings.ranges import MOST_INDEX, MOST_SEED, Text, check, seve
 KINDS = ("disruption", "text", "image")
 NOISE = ("shared", "separate")
 MOST_PAIRS = 1_000_000
+TRANSPORT: Mapping[str, Any] = {
+    "actions": ("transport",),
+    "selections": ("top", "bottom", "random", "matched", "scaled", "all"),
+    "scores_from": ("source",),
+    "trials": 1,
+}
+"""Fields of a grid of patching, where a sweep leaves them open."""
 _GRIDS = "grids"
 _SEED = within(0, MOST_SEED, "Random seed of the pairs.")  # the class below has a field called `within`
 
@@ -110,6 +118,39 @@ class SweepSettings:
             raise InputError("both pairs_file and a rule for random pairs were given. Omit one of them.")
         if self.kind != "image" and self.references is not None:
             raise InputError(f"references was given, but a sweep of kind {self.kind!r} has none. Omit it.")
+
+
+def unused(grid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of a grid that none of its selections and actions uses, each with the reason.
+
+    Args:
+        grid: fields of the grid, not validated yet.
+    """
+    selections = grid.get("selections", Grid.selections)
+    chosen, listed = set(selections), ",".join(selections)
+    if not chosen & {"random", "redrawn", "scaled"}:
+        yield "trials", f"the selection {listed} is not random"
+    if chosen <= {"all", "listed"}:
+        yield "k", f"the selection {listed} fixes the number of channels"
+    if "listed" not in chosen:
+        yield "channels", f"the selection is {listed}; only listed uses channel indices"
+    if not chosen & {"top", "bottom", "matched", "scaled"}:
+        yield "scores_from", f"the selection {listed} does not use scores"
+    if all(action.startswith("scale:") for action in grid.get("actions", ("transport",))):
+        yield "amounts", "scale:F already sets the strength"
+
+
+def with_baselines(grids: Sequence[Grid], baselines: Sequence[str]) -> tuple[Grid, ...]:
+    """Grids of patching, and their baselines: blends at the strengths of the first grid, for the whole image.
+
+    Args:
+        grids: grids of patching.
+        baselines: values of :data:`fewchannels.interventions.conditions.BASELINES`; none for no baselines.
+    """
+    if not baselines:
+        return tuple(grids)
+    blends = replace(grids[0], actions=tuple(baselines), selections=("all",), layers=("all",), steps=("last",))
+    return (*grids, replace(blends, tokens=("all",), placements=("same",)))
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> Generation:

@@ -31,8 +31,7 @@ from fewchannels.interventions.settings import SweepSettings
 from fewchannels.manifest import Manifest, columns, read_samples
 from fewchannels.models.family import Family, ModelGeometry
 from fewchannels.models.generation import OF_THE_PLACE, Generation, check_guidance, sizes
-from fewchannels.models.identity import model_identity
-from fewchannels.models.source import check_files, find, geometry
+from fewchannels.models.model import Model, from_files
 from fewchannels.runs.description import MANIFEST, SWEEP, SWEEP_FORMAT_VERSION, begun_identity
 from fewchannels.runs.identity import differences, fingerprint, known_to
 from fewchannels.runs.storage import Storage, open_storage
@@ -155,18 +154,28 @@ class Prepared:
 
 
 def prepare_sweep(
-    manifest_path: str | Path, place: str | Path, settings: SweepSettings, family: tuple[str, Family] | None = None
+    manifest_path: str | Path,
+    place: str | Path,
+    settings: SweepSettings,
+    family: tuple[str, Family] | None = None,
+    model: Model | None = None,
 ) -> Prepared:
     """Check a sweep's inputs against each other. Reads only; writes nothing.
+
+    Args:
+        manifest_path: the manifest.
+        place: path or URL of the sweep.
+        settings: the settings.
+        family: family of a transformer class, beside those that are known.
+        model: the model, if it is loaded already; None for the one that the settings name.
 
     Raises:
         InputError: the manifest, the model, a pair or a setting cannot work.
     """
     storage = open_storage(place)
     manifest = Manifest.read(manifest_path)
-    source = find(settings.generation.model, settings.generation.revision)
-    how = geometry(source, family)
-    check_files(source, settings.generation)
+    model = model or from_files(settings.generation, family)
+    how = model.geometry
     generation = dataclasses.replace(
         settings.generation.settled(how), batch_size=settings.generation.batch_size or _BATCH_ROWS
     )
@@ -198,7 +207,7 @@ def prepare_sweep(
         "metrics": list(settings.metrics),
         "shard_items": shard_items,
         "n_items": n_items,
-        **model_identity(source, generation, family),
+        **model.identity(),
         **{key.removesuffix(".parquet"): hashlib.sha256(data).hexdigest()[:16] for key, data in parquet.items()},
     }
     metrics = pinned(settings.metrics)

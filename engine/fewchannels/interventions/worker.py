@@ -46,6 +46,7 @@ class SweepWorker:
         n_threads: CPU threads for PyTorch.
         opened: opens one of the sweep's files by key; None for those in its storage.
         device: device assigned to it; None for what the machine has.
+        pipeline: the model, if it is loaded already; None loads it.
 
     Raises:
         InputError: the model, or that of a metric, cannot be loaded.
@@ -58,11 +59,12 @@ class SweepWorker:
         n_threads: int,
         opened: Callable[[str], BinaryIO] | None = None,
         device: str | None = None,
+        pipeline: Any = None,
     ) -> None:
         self.sweep, storage = sweep, sweep.storage
         self._opened = opened or storage.open
         self._membership = Membership(storage, sweep.lease) if sweep.lease else None
-        self.model = LoadedModel(sweep.generation, sweep.geometry, n_threads, device)
+        self.model = LoadedModel(sweep.generation, sweep.geometry, n_threads, device, pipeline=pipeline)
         self.sampler = self.model.sampler
         self.ledger = Ledger(storage)
         self._embeddings = Recent()
@@ -77,6 +79,12 @@ class SweepWorker:
     def __call__(self, task: int) -> Record:
         """Run one task, trying again a bounded number of times, and write its record. Safe to repeat."""
         return tried(self.ledger, task, self.edit)
+
+    def close(self) -> None:
+        """Release the run and the model's thread."""
+        self.model.close()
+        if self._membership:
+            self._membership.end()
 
     def edit(self, task: int, attempt: int = 1) -> Record:
         """One attempt at a task: generate and measure, write the part, then the record."""

@@ -162,7 +162,7 @@ def select(sources: Sequence[BinaryIO], rows: Sequence[tuple[int, int]]) -> memo
     Raises:
         InputError: the same extra column has different types in two sources.
     """
-    tables = [pq.read_table(pa.PythonFile(source)) for source in sources]
+    tables = [pq.read_table(pa.PythonFile(source, mode="r")) for source in sources]
     spelled: dict[str, str] = {}
     for i, table in enumerate(tables):
         tables[i] = table.rename_columns([spelled.setdefault(name.casefold(), name) for name in table.column_names])

@@ -4,8 +4,8 @@
 transformer class keeps its streams, in the words of ``family``. ``sampler`` runs the pipeline and declares each
 forward; ``taps`` holds the hooks through which captures and edits see it.
 
-Imported by others: completeness, embeddings, families, family, family_file, from_images, generation, geometry,
-    identity, in_memory, inspection, interruption, load, load_options, loaded, patching, placeholder, sampler, source,
-    taps, timings.
+Imported by others: compiled, completeness, embeddings, families, family, family_file, from_images, generation,
+    geometry, in_memory, inspection, interruption, load, load_options, loaded, model, patching, placeholder, sampler,
+    source, taps, timings.
 Imports: errors, files, machine, settings, manifest.
 """

@@ -1,4 +1,4 @@
-"""Identity of a loaded pipeline: the weights and settings in memory that determine its images."""
+"""A loaded pipeline as a model: its geometry, and the weights and settings in memory that determine its images."""
 
 import hashlib
 import json
@@ -8,7 +8,37 @@ import torch
 from torch import nn
 
 from fewchannels.errors import InputError
-from fewchannels.models.geometry import uncompiled
+from fewchannels.models.family import Family
+from fewchannels.models.family_file import as_fields
+from fewchannels.models.geometry import Configuration, geometry_from, uncompiled
+from fewchannels.models.model import Model
+
+
+def from_pipeline(pipeline: Any, family: tuple[str, Family] | None = None) -> Model:
+    """The model of a loaded pipeline.
+
+    Args:
+        pipeline: the pipeline.
+        family: family of the transformer class, in addition to the known families.
+
+    Raises:
+        InputError: it is not a diffusion transformer of a known family.
+    """
+    geometry = geometry_from(Configuration.of(pipeline), family)
+    encoders = tuple(
+        name for name, each in pipeline.components.items() if name.startswith("text_encoder") and each is not None
+    )
+
+    def identity() -> dict[str, Any]:
+        own = {"family": {family[0]: as_fields(family[1])}} if family else {}
+        return pipeline_identity(pipeline) | own
+
+    return Model(geometry, encoders, identity)
+
+
+def name_of(pipeline: Any) -> str:
+    """The name of a loaded pipeline's model: the folder or hub id it was loaded from, otherwise its class."""
+    return str(getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__)
 
 
 def pipeline_identity(pipeline: Any) -> dict[str, Any]:
@@ -59,7 +89,10 @@ def _settings(component: Any) -> Any:
         plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         found["config"] = {key: value for key, value in plain.items() if key != "_name_or_path"}
     if (backend := getattr(component, "backend_tokenizer", None)) is not None:
-        found["tokenizer"] = backend.to_str()
+        # What a call of the pipeline sets for its prompts is left out.
+        found["tokenizer"] = {
+            name: value for name, value in json.loads(backend.to_str()).items() if name not in ("truncation", "padding")
+        }
     if isinstance(component, nn.Module):
         scaling = {
             name: (module.scaling, getattr(module, "active_adapters", None), getattr(module, "disable_adapters", None))

@@ -21,8 +21,8 @@ from fewchannels.models.source import ModelSource, read_config
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the libraries' own bars and advice, which would end up between ours."""
+def quietly() -> Iterator[None]:
+    """Without the libraries' own bars and advice, such as on each truncated prompt, which would end up between ours."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:
@@ -46,7 +46,7 @@ def _opening(source: ModelSource) -> Iterator[None]:
     are read as tensors alone, which is what PyTorch and diffusers do unless they are told otherwise.
     """
     try:
-        with _quietly():
+        with quietly():
             _check_components(source)
             yield
     except (InputError, MemoryError):

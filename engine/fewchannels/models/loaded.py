@@ -9,21 +9,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 
 from fewchannels import machine
 from fewchannels.errors import InputError, StorageError
 from fewchannels.files import file_system
+from fewchannels.models.compiled import eager
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Generation
-from fewchannels.models.load import load
+from fewchannels.models.load import load, quietly
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, text_encoders
 from fewchannels.models.timings import took
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -41,6 +46,7 @@ class LoadedModel:
         n_threads: CPU threads for PyTorch.
         device: device assigned to this process; None for what the machine has.
         encodes: whether its text encoders are loaded.
+        pipeline: the model, if it is loaded already; None loads it.
 
     Raises:
         InputError: the model cannot be loaded, or PyTorch finds no GPU where one is the share.
@@ -60,16 +66,21 @@ class LoadedModel:
         device: str | None = None,
         *,
         encodes: bool = True,
+        pipeline: "DiffusionPipeline | None" = None,
     ) -> None:
         machine.name_user()
         self._thread = ThreadPoolExecutor(1, "generator", _settle_thread, (n_threads,))
         self.device, self.n_threads = device or default_device(), n_threads
         _check_device(self.device)
         self.name = device_in_words(self.device)
-        with after_the_first(f"load {generation.model} {generation.revision}"):
-            source = find(generation.model, generation.revision)
-            without = () if encodes else text_encoders(source)
-            pipeline = self.run(load, source, geometry, generation, self.device, dict.fromkeys(without))
+        self._running: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if pipeline is None:
+            with after_the_first(f"load {generation.model} {generation.revision}"):
+                source = find(generation.model, generation.revision)
+                without = () if encodes else text_encoders(source)
+                pipeline = self.run(load, source, geometry, generation, self.device, dict.fromkeys(without))
+        else:
+            self._running = partial(eager, pipeline)
         self.sampler = Sampler(pipeline, geometry)
 
     def run(
@@ -83,7 +94,8 @@ class LoadedModel:
             nonlocal begun, ended
             begun = time.monotonic()
             try:
-                return work(*arguments, **keywords)
+                with quietly(), self._running():
+                    return work(*arguments, **keywords)
             finally:
                 ended = time.monotonic()
 
@@ -92,6 +104,10 @@ class LoadedModel:
         finally:
             took("wait", begun - asked)
             took("model", ended - begun)
+
+    def close(self) -> None:
+        """End its thread; nothing is done any more."""
+        self._thread.shutdown()
 
     def let_go(self) -> None:
         """Let the device's memory go that a failed batch has left."""

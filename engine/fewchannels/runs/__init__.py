@@ -4,8 +4,8 @@
 ``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers queries, ``upkeep``
 verifies, repairs, merges and exports. The specification is ``schemas/store.md``. Nothing here runs a model.
 
-Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, parts,
-    place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
+Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, opened,
+    parts, place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
     sql.progress, sql.question, sql.ranking, sql.writing, storage, sweep, upkeep.datasets, upkeep.merge,
     upkeep.problems, upkeep.repair, upkeep.verify.
 Imports: errors, files, machine, settings, tables, manifest, measures, models.

@@ -94,6 +94,12 @@ class Membership:
         """
         check_held(self._storage, self._token)
 
+    def end(self) -> None:
+        """Let the next command write, without waiting for this process to end. Safe to repeat."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
 
 def check_held(storage: Storage, token: str) -> None:
     """Refuse to continue when another command holds the lease: a process that was stopped cannot know for how long.

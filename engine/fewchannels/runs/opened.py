@@ -22,12 +22,18 @@ class Opened:
     """
 
     def __init__(self, path: str | Path, read: Callable[[Storage], dict[str, Any]]) -> None:
+        self._path = path
         self.storage = open_storage(path)
         self.description = read(self.storage)
         self.catalog = Catalog(path)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.storage.url!r})"
+
+    def reopen(self) -> None:
+        """Look at what tasks and analyses have recorded by now."""
+        self.catalog.close()
+        self.catalog = Catalog(self._path)
 
     def sql(self, text: str) -> Answer:
         """Run a read-only SQL query on its views: ``manifest``, ``tasks``, those of results, and those of its kind.

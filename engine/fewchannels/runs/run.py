@@ -1,4 +1,4 @@
-"""Reading a run from Python: ``run = fewchannels.open_run(path)``."""
+"""A run on disk, for reading."""
 
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Run(Opened):
+class StoredRun(Opened):
     """A run on disk, finished or not: what tasks had recorded when it was opened.
 
     Args:
@@ -68,10 +68,21 @@ class Run(Opened):
 
     @cached_property
     def activations(self) -> "xr.Dataset":
-        """The store as a lazy, labeled dataset; samples of unfinished tasks are NaN."""
+        """The store as a lazy, labeled dataset; samples of unfinished tasks are NaN.
+
+        The manifest's columns that are not empty are coordinates of ``sample``, for ``groupby``; a column that has the
+        name of something else of the dataset is called ``manifest_NAME``.
+        """
         from fewchannels.runs.arrays import open_dataset
 
-        return open_dataset(self.storage, self.description["geometry"]["n_samples"])
+        data = open_dataset(self.storage, len(self))
+        rows = self.manifest.set_index("sample_id").loc[data.sample_id.values.tolist()]
+        columns = rows.dropna(axis="columns", how="all")
+        taken = {*data.variables, *data.dims}
+        named = {
+            f"manifest_{name}" if name in taken else name: ("sample", columns[name].to_numpy()) for name in columns
+        }
+        return data.assign_coords(named)
 
     def top(
         self, sample: int | str, layer: int, step: int = -1, *, stream: str = "image", branch: str = "cond"
@@ -215,15 +226,3 @@ _LIST_THEM = "List them with: select sample, sample_id, status from samples."
 def _quoted(text: str) -> str:
     """A text in SQL."""
     return "'" + str(text).replace("'", "''") + "'"
-
-
-def open_run(path: str | Path) -> Run:
-    """Open a run for reading.
-
-    Args:
-        path: the run's folder or URL.
-
-    Raises:
-        InputError: there is no run.
-    """
-    return Run(path)

@@ -1,4 +1,4 @@
-"""Reading a sweep from Python: ``sweep = fewchannels.open_sweep(path)``."""
+"""A sweep on disk, for reading."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Sweep(Opened):
+class StoredSweep(Opened):
     """A sweep on disk, finished or not: what tasks had recorded when it was opened.
 
     Args:
@@ -91,15 +91,3 @@ def _role(role: str) -> str:
     if role not in ("undisturbed", "source"):
         raise InputError(f"role is {role!r}; without a condition it is undisturbed or source.")
     return f"'{role}'"
-
-
-def open_sweep(path: str | Path) -> Sweep:
-    """Open a sweep for reading.
-
-    Args:
-        path: the sweep's folder or URL.
-
-    Raises:
-        InputError: there is no sweep.
-    """
-    return Sweep(path)

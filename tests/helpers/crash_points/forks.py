@@ -102,7 +102,7 @@ def _serve(said: str) -> None:
 
     import fewchannels.analyses.comparison.compare
     import fewchannels.analyses.figures.still
-    import fewchannels.capture.worker
+    import fewchannels.captures.worker
     import fewchannels.interventions.effects.measure
     import fewchannels.interventions.worker
     import fewchannels.runs.upkeep.datasets

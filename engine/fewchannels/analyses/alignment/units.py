@@ -17,7 +17,7 @@ from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.masks.units import read_known, read_masks
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import AlignmentSettings
-from fewchannels.analyses.summary import Summary, as_files, page
+from fewchannels.analyses.summary import Summary, page
 from fewchannels.errors import InputError
 from fewchannels.measures import SELECTIONS
 from fewchannels.measures.coverage import chance_iou, token_coverage
@@ -191,7 +191,7 @@ class Alignment(AlignmentSettings):
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
         """Sentences, figures, samples side by side."""
         if not (cells := best_cells(evidence)):
-            return Summary({"n_samples": 0}, "# Alignment of clusters with the subject\n\nNo sample has an IoU.\n", {})
+            return Summary({"n_samples": 0}, "# Alignment of clusters with the subject\n\nNo sample has an IoU.\n")
         best, drawn = cells[0], figures(evidence, cells)
 
         def show(at: int) -> Localized:
@@ -210,7 +210,7 @@ class Alignment(AlignmentSettings):
         )
         counted = evidence.ask(f"select max(n_samples) as n from {evidence.table('alignment', 'means')}")["n"]
         numbers = {"n_samples": int(counted.iloc[0])} | {each.name: dict(each.numbers) for each in findings}
-        return Summary(numbers, text, as_files([*drawn, Figure("contact_sheet", sheet, [])]))
+        return Summary(numbers, text, findings, [*drawn, Figure("contact_sheet", sheet, [])])
 
     def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Localized:
         """What the protocol sees of one sample at one cell, with the fewest clusters.

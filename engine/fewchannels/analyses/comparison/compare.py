@@ -26,7 +26,7 @@ from fewchannels.analyses.comparison.pairing import (
     place,
 )
 from fewchannels.analyses.evidence import Evidence
-from fewchannels.analyses.summary import Summary, as_files, page
+from fewchannels.analyses.summary import Summary, page
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.measures.intervals import Interval, cluster_interval, pair_interval
@@ -101,11 +101,10 @@ def compare(
 
 
 def _end(evidence: Evidence) -> Summary:
-    about, drawn = evidence.description, figures(evidence)
-    text = page(
-        _title(about["runs"]), _about(about["numbers"]), findings(evidence), names=[figure.name for figure in drawn]
-    )
-    return Summary(about["numbers"], text, as_files(drawn))
+    about, drawn, found = evidence.description, figures(evidence), findings(evidence)
+    names = [figure.name for figure in drawn]
+    text = page(_title(about["runs"]), _about(about["numbers"]), found, names=names)
+    return Summary(about["numbers"], text, found, drawn)
 
 
 def _refuse_runs(pairing: Pairing, out: Storage) -> None:

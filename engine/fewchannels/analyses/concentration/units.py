@@ -14,7 +14,7 @@ from fewchannels.analyses.concentration.findings import about, by_layer, figures
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import ConcentrationSettings
-from fewchannels.analyses.summary import Summary, as_files, page
+from fewchannels.analyses.summary import Summary, page
 from fewchannels.errors import InputError
 from fewchannels.measures import STATISTICS
 from fewchannels.measures.massive import (
@@ -194,12 +194,14 @@ class Concentration(ConcentrationSettings):
         if found is not None:
             sentences = [ratio.ratio(evidence, found), ratio.energy(evidence, found), registers(evidence, found)]
             drawn += ratio.figures(evidence, found)
+        findings = [*(each for each in sentences if each is not None), layers]
         text = page(
             "Concentration",
             f"{n_samples:,} samples of {n_prompts:,} prompts. Brackets hold 95 % intervals over prompts. "
             f"{ratio.ABOUT_LAYER}",
-            [*(each for each in sentences if each is not None), layers],
+            findings,
             notes=about(evidence),
             names=[figure.name for figure in drawn],
         )
-        return Summary({"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}, text, as_files(drawn))
+        numbers = {"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}
+        return Summary(numbers, text, findings, drawn)

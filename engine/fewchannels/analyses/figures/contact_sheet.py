@@ -14,11 +14,11 @@ from fewchannels.files.durable import writing
 from fewchannels.runs.choices import choose_pool_side
 
 if TYPE_CHECKING:
-    from fewchannels.runs.run import Run
+    from fewchannels.runs.run import StoredRun
 
 
 def contact_sheet(
-    run: "Run", path: Path, *, n_samples: int = 24, layer: int | None = None, step: int | None = None
+    run: "StoredRun", path: Path, *, n_samples: int = 24, layer: int | None = None, step: int | None = None
 ) -> str:
     """Draw images beside the token map of their largest channel at one layer and step.
 

@@ -120,7 +120,7 @@ class SubjectMasks(MaskSettings):
             f"{n_empty:,} show no subject, {len(errors):,} failed, {n_resized:,} had another size than their "
             f"image.{reasons}\n"
         )
-        return Summary(numbers, text, {})
+        return Summary(numbers, text)
 
     def _open(self, device: str = "cpu") -> MaskSource:
         return open_mask_source(

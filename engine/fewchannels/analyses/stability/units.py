@@ -14,7 +14,7 @@ from fewchannels.analyses.selection import Selected
 from fewchannels.analyses.settings import StabilitySettings
 from fewchannels.analyses.stability.figures import figures
 from fewchannels.analyses.stability.findings import ABOUT, by_layer, most_frequent, overlap, spark
-from fewchannels.analyses.summary import Summary, as_files, page
+from fewchannels.analyses.summary import Summary, page
 from fewchannels.errors import InputError
 from fewchannels.measures import STATISTICS
 from fewchannels.measures.intervals import Interval, cluster_interval, pair_interval
@@ -91,19 +91,20 @@ class Stability(StabilitySettings):
         n_samples, n_prompts = len(selected.samples), int(selected.prompts.max()) + 1
         found, layers, drawn = extreme(evidence, self.name), by_layer(evidence), figures(evidence)
         joint, lacking = spark(evidence), int((selected.categories < 0).sum())
-        sentences = [most_frequent(evidence, found), overlap(evidence, found)] if found else []
+        sentences = [most_frequent(evidence, found), overlap(evidence, found), joint] if found else [joint]
+        findings = [*(each for each in sentences if each is not None), layers]
         text = page(
             "Stability of the top channels",
             f"{n_samples:,} samples of {n_prompts:,} prompts. Jaccard overlap over all pairs of samples; brackets "
             f"hold 95 % intervals over prompts.{_without_category(lacking, self.by)} {ABOUT_LAYER}",
-            [*(each for each in (*sentences, joint) if each is not None), layers],
+            findings,
             notes=ABOUT,
             names=[figure.name for figure in drawn],
         )
         numbers = {"n_samples": n_samples, "n_prompts": n_prompts, **layers.numbers}
         numbers |= {} if self.by is None else {"n_without_category": lacking}
         numbers |= {"spark": dict(joint.numbers)} if joint else {}
-        return Summary(numbers, text, as_files(drawn))
+        return Summary(numbers, text, findings, drawn)
 
 
 def _without_category(n: int, column: str | None) -> str:

@@ -1,14 +1,13 @@
 """What the edits of a sweep say together: means, contrasts with controls, figures, and a page of text."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from fewchannels.analyses import summary
-from fewchannels.analyses.document import bracketed_row
-from fewchannels.analyses.figures.still import as_files
+from fewchannels.analyses.document import Figure, bracketed_row
 from fewchannels.interventions.effects.contrasts import as_columns, contrasts, means, metrics
 from fewchannels.interventions.effects.exclusions import not_edited, not_finite
 from fewchannels.interventions.effects.figures import counted, default_figures, main_metrics, setting_words
@@ -28,7 +27,7 @@ class Effects(summary.Summary):
         tables: columns of ``means`` and ``contrasts`` (``schemas/effects_*.yaml``), by table.
     """
 
-    tables: dict[str, Columns]
+    tables: dict[str, Columns] = field(default_factory=dict)
 
 
 def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
@@ -61,15 +60,16 @@ def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
         "means": _records(averages[averages["metric"].isin(main)]),
         "contrasts": _records(differences[differences["metric"].isin(main)]),
     }
-    files = as_files(default_figures(edits, averages))
+    figures = [Figure(name, drawing, []) for name, drawing in default_figures(edits, averages).items()]
     measured = pd.DataFrame(sets) if sets else None
     chosen = headline(averages, differences) if main else None
     found = of_sweep(averages, differences, main, chosen, lambda text: [], measured)
     told = [each.text for each in found if each.name not in _IN_TABLES]
     page = [*_head(numbers), *(line for text in told for line in (text, "")), *_undisturbed(averages)]
     page += [*_means(averages, main), *_contrasts(differences, main)]
-    text = "\n".join([*page, *_end(numbers, files, in_part(edits))])
-    return Effects(numbers, text, files, {"means": as_columns(averages), "contrasts": as_columns(differences)})
+    text = "\n".join([*page, *_end(numbers, figures, in_part(edits))])
+    tables = {"means": as_columns(averages), "contrasts": as_columns(differences)}
+    return Effects(numbers, text, found, figures, tables)
 
 
 def measured_in_part(edits: pd.DataFrame) -> dict[str, int]:
@@ -192,11 +192,11 @@ def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
     return [f"Settings whose q is below {Q:g}, by control:", "", *summary.table(["", *main], body)]
 
 
-def _end(numbers: dict[str, Any], files: Iterable[str], partly: str) -> list[str]:
+def _end(numbers: dict[str, Any], figures: Sequence[Figure], partly: str) -> list[str]:
     lacking = ", ".join(numbers["not_measured"])
-    images = [name.removeprefix("figures/").removesuffix(".png") for name in files if name.endswith(".png")]
     said = [f"Not measured: {lacking}."] if lacking else []
-    return [*(line for each in [*said, partly] if each for line in (each, "")), *summary.images(images), ""]
+    images = summary.images([each.name for each in figures])
+    return [*(line for each in [*said, partly] if each for line in (each, "")), *images, ""]
 
 
 @dataclass(frozen=True)

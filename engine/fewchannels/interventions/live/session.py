@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.capture.recorder import Recorder
+from fewchannels.captures.recorder import Recorder
 from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.interventions.blends import stepped
 from fewchannels.interventions.conditions import MEASURES, Condition

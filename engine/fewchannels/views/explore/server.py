@@ -167,6 +167,13 @@ class Bound:
         """The address that lets a person in."""
         return f"{self.base}?token={self.keys.token}"
 
+    def close(self) -> None:
+        """Close the socket and everything that is open, when requests are not answered any more."""
+        self.server.server_close()
+        for place in self.places.values():
+            if not isinstance(place, str):
+                place.close()
+
     def once(self) -> str:
         """An address that lets a browser in once."""
         return f"{self.base}?token={self.keys.once()}"
@@ -222,8 +229,5 @@ def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        bound.server.server_close()
-        for place in bound.places.values():
-            if not isinstance(place, str):
-                place.close()
+        bound.close()
     return bound.server.is_idle(_PATIENCE_S)

@@ -1,5 +1,6 @@
 """From runs, sweeps and comparisons to a report: read, say, and write it as one of the kinds."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from fewchannels.errors import InputError
 from fewchannels.files.durable import check_output, write
 from fewchannels.runs.storage import open_storage
 from fewchannels.views.report.comparison_part import comparison_part
+from fewchannels.views.report.pdf import find_browser, print_pdf
 from fewchannels.views.report.run_part import run_part
 from fewchannels.views.report.sweep_part import sweep_part
 
@@ -20,7 +22,7 @@ def check_out(out: Path) -> None:
     """Refuse a file that is of no kind that a report has, or in no folder.
 
     Raises:
-        InputError: naming what is possible.
+        InputError: naming what is possible; or a PDF needs a browser that is not there.
     """
     if out.suffix.lower() not in KINDS:
         raise InputError(
@@ -32,6 +34,8 @@ def check_out(out: Path) -> None:
         raise InputError(
             f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}. Create it, or choose another."
         )
+    if out.suffix.lower() == ".pdf":
+        find_browser()
 
 
 def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda what, done, total: None) -> Document:
@@ -60,6 +64,27 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
                 make = sweep_part if evidence.catalog.of == "sweep" else run_part
                 parts.append(make(evidence, name, by, on_progress))
     return Document(f"Report of {', '.join(part.title for part in parts)}", parts)
+
+
+def write_report(document: Document, out: Path, on_progress: Progress = lambda what, done, total: None) -> int:
+    """Write a report of the kind that the file's suffix names, whole or not at all; returns its size in bytes.
+
+    Raises:
+        InputError: a PDF needs a browser that is not there.
+        StorageError: the disk refused.
+    """
+    kind = out.suffix.lower()
+    if kind == ".md":
+        from fewchannels.views.report.markdown import write_markdown
+
+        return write_markdown(document, out, on_progress)
+    if kind == ".html":
+        return write_html(document, out, on_progress)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        write_html(document, page, on_progress)
+        on_progress(f"printing {out}", 0, 1)
+        return print_pdf(page, out, find_browser())
 
 
 def write_html(document: Document, out: Path, on_progress: Progress = lambda what, done, total: None) -> int:

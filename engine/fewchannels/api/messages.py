@@ -1,0 +1,40 @@
+"""Messages for Python: what a command calls ``--top-k`` is the argument ``top_k``."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fewchannels.errors import FewchannelsError
+
+_OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*[a-z]|[a-z])(?![\w-])")
+_NAMED_OTHERWISE = {
+    "pairs": "pairs",
+    "selection": "selections",
+    "action": "actions",
+    "amount": "amounts",
+    "alpha": "amounts",
+    "metric": "metrics",
+    "placement": "placements",
+    "actors": "workers",
+    "gpus-per-actor": "gpus_per_worker",
+    "cpus-per-actor": "threads_per_worker",
+}
+
+
+def for_python(text: str) -> str:
+    """A message for Python: options are named as the arguments of a function."""
+    return _OPTION.sub(_argument, text)
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Let errors pass, with their messages for Python."""
+    try:
+        yield
+    except FewchannelsError as error:
+        error.args = (for_python(str(error)),)
+        raise
+
+
+def _argument(option: re.Match[str]) -> str:
+    return _NAMED_OTHERWISE.get(option[1], option[1].replace("-", "_"))

@@ -1,0 +1,109 @@
+"""Progress bars of long calls, in notebooks and terminals."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fewchannels.errors import FewchannelsWarning
+
+if TYPE_CHECKING:
+    from fewchannels.cluster.tasks import Outcome, Progress
+
+_DELAY_S = 2.0
+
+
+@contextmanager
+def counting(what: str, unit: str, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar that appears after two seconds.
+
+    Args:
+        what: what is being done.
+        unit: what is counted.
+        is_shown: whether there is a bar at all.
+
+    Yields:
+        A function that is called with the number done and the total.
+    """
+    with _bar(what, unit, is_shown, _DELAY_S) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+class RunBar:
+    """The bar of a capture or a sweep; a context manager.
+
+    Args:
+        what: what is done, such as ``capturing``.
+        unit: what is counted, such as ``image``.
+        is_shown: whether there is a bar at all.
+    """
+
+    def __init__(self, what: str, unit: str, is_shown: bool) -> None:
+        self._what, self._context = what, _bar("checking the inputs", unit, is_shown, 0)
+        self._of_each, self._has_begun = 1, False
+
+    def __enter__(self) -> "RunBar":
+        self._bar = self._context.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._context.__exit__(*raised)
+
+    def begin(self, n_samples: int, of_each: int = 1) -> None:
+        """Show how much there is to do.
+
+        Args:
+            n_samples: number of samples.
+            of_each: number of counted units of each.
+        """
+        self._of_each, self._bar.total = of_each, n_samples * of_each
+        self.describe("loading the model")
+
+    def describe(self, text: str) -> None:
+        """Say what is being done."""
+        self._bar.set_description(text)
+
+    def show(self, progress: "Progress") -> None:
+        """Show how far the run is."""
+        if not self._has_begun:
+            # Of earlier calls, which say nothing of the rate.
+            self._has_begun, self._bar.initial = True, progress.n_done * self._of_each
+        if progress.n_actors:
+            self.describe(self._what)
+        if progress.n_failed:
+            self._bar.set_postfix(failed=progress.n_failed)
+        self._bar.update(progress.n_done * self._of_each - self._bar.n)
+
+
+@contextmanager
+def _bar(what: str, unit: str, is_shown: bool, delay: float) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # In a notebook without ipywidgets it is a line of text, which serves as well.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from tqdm.auto import tqdm
+
+        bar = tqdm(desc=what, unit=f" {unit}s", total=None, disable=not is_shown, delay=delay)
+    with bar:
+        yield bar
+
+
+def warn(text: str) -> None:
+    """Warn the caller of a public function."""
+    warnings.warn(text, FewchannelsWarning, stacklevel=3)
+
+
+def warn_of(outcome: "Outcome") -> None:
+    """Warn of prompts that a text encoder truncated."""
+    notes = outcome.of_tasks
+    if notes.n_cut:
+        warnings.warn(
+            f"the text encoder truncated {notes.n_cut:,} prompts: its limit is {notes.limit:,} tokens, and the longest "
+            f"prompt has {notes.longest:,}. The column prompt_truncated of run.samples marks them.",
+            FewchannelsWarning,
+            stacklevel=3,
+        )

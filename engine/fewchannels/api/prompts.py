@@ -1,0 +1,290 @@
+"""Prompts: a manifest in memory, made from a table, a list or a data frame."""
+
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fewchannels import manifest
+from fewchannels.api.messages import for_python, in_python
+from fewchannels.api.progress import counting
+from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError, unknown
+from fewchannels.files.durable import check_output, write
+from fewchannels.runs.opened import as_html
+from fewchannels.tables import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NOTES_SHOWN = 5
+
+
+class Prompts:
+    """Validated samples, each a prompt and a seed, with the columns of their source.
+
+    Made by :func:`prompts`. Selecting gives new prompts; nothing is changed in place.
+
+    Args:
+        data: a manifest, Parquet.
+        name: name of the source, for messages.
+
+    Raises:
+        InputError: the data are not a manifest.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._manifest = manifest.Manifest.of(data, name)
+        self.name = name
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._manifest.n_samples
+
+    def __repr__(self) -> str:
+        return f"Prompts({len(self):,} samples from {self.name})"
+
+    @cached_property
+    def _frame(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.read_parquet(io.BytesIO(self._manifest.data))
+
+    def df(self) -> "pd.DataFrame":
+        """The samples as a data frame: ``sample_id``, ``prompt``, ``seed``, settings, and the source's own columns."""
+        return self._frame.copy()
+
+    to_pandas = df
+
+    def __getitem__(self, rows: "slice | Sequence[bool] | np.ndarray | pd.Series") -> "Prompts":
+        """Select samples by a slice, or by one truth value per sample.
+
+        Raises:
+            InputError: it is neither, or it selects nothing.
+
+        Example:
+            >>> some = fc.prompts(["a red star", "a blue circle"])
+            >>> some[some.df().prompt.str.contains("star")]
+            Prompts(1 samples from a list of 2 prompts)
+        """
+        if isinstance(rows, slice):
+            return self._of(range(*rows.indices(len(self))))
+        chosen = np.asarray(rows)
+        if chosen.dtype != bool or chosen.shape != (len(self),):
+            raise InputError(
+                f"prompts are selected by a slice or by {len(self):,} truth values, one per sample; this is a "
+                f"{type(rows).__name__} of shape {chosen.shape}, {chosen.dtype}. Pass prompts[:64], for example."
+            )
+        return self._of(np.flatnonzero(chosen))
+
+    def sample(self, n: int, *, by: str | None = None, seed: int = 0) -> "Prompts":
+        """Draw samples at random, without replacement; they keep their order.
+
+        Args:
+            n: number of samples.
+            by: column of categories, each of which gets the same number, as far as it has so many.
+            seed: random seed of the draw.
+
+        Raises:
+            InputError: there are fewer samples, there is no such column, or some samples have no category.
+
+        Example:
+            >>> fc.prompts(["a red star", "a blue circle", "a green square"]).sample(2)
+            Prompts(2 samples from a list of 3 prompts)
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self):
+            raise InputError(f"n is {n!r}; there are {len(self):,} samples. Pass a number from 1 to {len(self):,}.")
+        random = np.random.default_rng(seed)
+        if by is None:
+            return self._of(np.sort(random.choice(len(self), n, replace=False)))
+        if by not in self._frame:
+            raise unknown("column of the prompts", by, self._frame.columns)
+        column = self._frame[by]
+        if lacking := int(column.isna().sum()):
+            raise InputError(
+                f"{lacking:,} of {len(self):,} samples have no {by}. Leave them out first: "
+                f"prompts[prompts.df()[{by!r}].notna()]."
+            )
+        groups = [random.permutation(np.flatnonzero(column == value)) for value in column.unique()]
+        return self._of(np.sort(np.concatenate([own[:k] for own, k in zip(groups, _shares(groups, n), strict=True)])))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the manifest, for ``fewchannels capture --manifest``.
+
+        Raises:
+            InputError: the path cannot be written.
+            StorageError: the disk refused.
+        """
+        check_output(Path(path))
+        write(Path(path), self._manifest.data)
+        return Path(path)
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """A temporary file with the manifest."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "manifest.parquet")
+            path.write_bytes(self._manifest.data)
+            yield path
+
+    def _of(self, rows: Any) -> "Prompts":
+        places = [(0, int(row)) for row in rows]
+        if not places:
+            raise InputError(f"no sample of {self.name} is selected. Select at least one.")
+        return Prompts(bytes(manifest.select([self._manifest.open()], places)), self.name)
+
+    def _repr_html_(self) -> str:
+        """A short table for notebooks."""
+        frame = self._frame
+        own = [f"{name}, {frame[name].nunique():,} values" for name in frame if name not in schema("manifest").names]
+        rows = {
+            "prompts": self.name,
+            "samples": f"{len(self):,}",
+            "distinct prompts": f"{frame.prompt.nunique():,}",
+            "seeds": f"{frame.seed.nunique():,}",
+            "columns": "; ".join(own) or "none of its own",
+        }
+        return as_html(rows)
+
+
+def prompts(
+    source: "str | Path | Sequence[str] | pd.DataFrame",
+    *,
+    prompt_column: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    ignore_columns: Sequence[str] = (),
+    on_error: Literal["fail", "skip"] = "fail",
+    progress: bool = True,
+) -> Prompts:
+    """Make validated samples from a table, a list of prompts, or a data frame.
+
+    Columns named ``seed``, ``negative_prompt``, ``width``, ``height``, ``steps``, ``guidance``, ``mask`` and
+    ``reference`` override that setting for their sample; all other columns are kept, as categories for analyses.
+
+    Args:
+        source: a file (.csv, .tsv, .jsonl, .json, .parquet, .txt), a folder of files, ``"demo:N"`` for N captions of
+            the demo model, a manifest, a list of prompts, or a data frame.
+        prompt_column: column of prompts; None for ``prompt``, ``caption``, ``text`` or the like.
+        seeds: seeds of every prompt; None for the column ``seed`` or, without one, 0.
+        ignore_columns: columns to leave out.
+        on_error: on bad rows, ``"fail"`` or ``"skip"`` them.
+        progress: whether to show a progress bar if this takes more than two seconds.
+
+    Raises:
+        InputError: there is no such file, or a row or a column breaks a rule.
+
+    Example:
+        >>> some = fc.prompts(["a small red star", "a large blue circle"], seeds=range(3))
+        >>> len(some), some.df().seed.tolist()
+        (6, [0, 1, 2, 0, 1, 2])
+    """
+    chosen = (seeds,) if isinstance(seeds, int) else None if seeds is None else tuple(seeds)
+    with in_python(), tempfile.TemporaryDirectory() as folder:
+        path, name = _as_file(source, Path(folder))
+        if path == str(source) and _is_manifest(path):
+            if prompt_column is not None or seeds is not None or ignore_columns:
+                raise InputError(f"{path!r} is a manifest, which already has prompts and seeds. Pass only its path.")
+            return Prompts(manifest.Manifest.read(path).data, name)
+        table = Path(folder, "manifest.parquet")
+        with _named(path, name), counting("reading rows", "row", progress) as update:
+            report = manifest.ingest(
+                [path],
+                table,
+                prompt_column=prompt_column,
+                ignore_columns=ignore_columns,
+                seeds=chosen,
+                on_error=on_error,
+                progress=lambda done, total, n: update(n, n * total // done if done else n),
+            )
+        for note in (*map(str, report.bad_rows), *report.notes)[:_NOTES_SHOWN]:
+            warnings.warn(for_python(note.replace(path, name)), FewchannelsWarning, stacklevel=2)
+        return Prompts(table.read_bytes(), name)
+
+
+@contextmanager
+def _named(path: str, name: str) -> Iterator[None]:
+    """Name a source in errors as its caller knows it, not by the file that was made of it."""
+    try:
+        yield
+    except FewchannelsError as error:
+        error.args = (str(error).replace(path, name),)
+        raise
+
+
+def as_prompts(source: "Prompts | str | Path | Sequence[str] | pd.DataFrame") -> Prompts:
+    """Prompts from what a caller passes as prompts."""
+    return source if isinstance(source, Prompts) else prompts(source)
+
+
+def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Path, **options: Any) -> Prompts:
+    """Write a manifest, as ``fewchannels manifest ingest`` does.
+
+    Args:
+        source: as for :func:`prompts`.
+        output: the Parquet file.
+        **options: further arguments of :func:`prompts`.
+
+    Raises:
+        InputError: there is no such file, or a row or a column breaks a rule; nothing was written.
+        StorageError: the disk refused.
+
+    Example:
+        >>> fc.ingest("demo:16", "manifest.parquet")
+        Prompts(16 samples from demo:16)
+    """
+    with in_python():
+        check_output(Path(output))
+    found = prompts(source, **options)
+    found.save(output)
+    return found
+
+
+def _as_file(source: Any, folder: Path) -> tuple[str, str]:
+    """The path of a source's file, and its name for people."""
+    import pandas as pd
+
+    if isinstance(source, str | Path):
+        text = str(source)
+        if " " in text and not Path(text).expanduser().exists():
+            raise InputError(f"there is no file {text!r}. To use it as a prompt, pass a list: [{text!r}].")
+        return text, text
+    path = folder / "prompts.parquet"
+    if isinstance(source, pd.DataFrame):
+        source.to_parquet(path, index=False)
+        return str(path), f"a data frame of {len(source):,} rows"
+    texts = list(source) if isinstance(source, Sequence) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{source!r:.80} are no prompts. Pass a file, a list of texts, or a data frame with a column prompt."
+        )
+    pd.DataFrame({"prompt": texts}).to_parquet(path, index=False)
+    return str(path), f"a list of {len(texts):,} prompt{'s' * (len(texts) != 1)}"
+
+
+def _is_manifest(path: str) -> bool:
+    if not path.endswith(".parquet") or not Path(path).is_file():
+        return False
+    with Path(path).open("rb") as file:
+        try:
+            manifest.columns(file, schema("manifest").names)
+        except InputError:
+            return False
+    return True
+
+
+def _shares(groups: Sequence[np.ndarray], n: int) -> list[int]:
+    """How many of each group make n in all, as evenly as their sizes allow."""
+    shares = [0] * len(groups)
+    while n:
+        open_groups = [i for i, own in enumerate(groups) if shares[i] < len(own)]
+        each = max(1, n // len(open_groups))
+        for i in open_groups:
+            taken = min(each, len(groups[i]) - shares[i], n)
+            shares[i] += taken
+            n -= taken
+    return shares

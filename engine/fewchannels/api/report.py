@@ -1,0 +1,45 @@
+"""``fc.report``: a page of runs, sweeps and comparisons."""
+
+from pathlib import Path
+
+from fewchannels.api.messages import in_python
+from fewchannels.api.progress import counting
+from fewchannels.errors import InputError
+from fewchannels.runs.opened import Opened
+
+
+def report(*places: str | Path | Opened, out: str | Path, by: str | None = None, progress: bool = True) -> Path:
+    """Write a report: findings with intervals and controls, figures, samples, and the commands that reproduce them.
+
+    Args:
+        *places: runs and sweeps, opened or as folders or URLs, finished or not; and comparisons.
+        out: ``FILE.html``, which is self-contained, ``FILE.md`` with a folder of images, or ``FILE.pdf``.
+        by: column that ranks the best, median and worst samples; None for each place's own.
+        progress: whether to show a progress bar if this takes more than two seconds.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: there is nothing to report, or the file cannot be written.
+        StorageError: a place is damaged, or the disk refused.
+
+    Example:
+        >>> fc.report("RUN", out="report.html", progress=False)
+        PosixPath('report.html')
+    """
+    from fewchannels.views.report.build import build, check_out, write_report
+
+    path = Path(out)
+    with in_python(), counting("report", "part", progress) as update:
+        if not places:
+            raise InputError("no run is given. Pass a run, a sweep, or the folder of one.")
+        check_out(path)
+        document = build([where(each) for each in places], by, lambda what, done, total: update(done, total))
+        write_report(document, path)
+    return path
+
+
+def where(place: str | Path | Opened) -> str:
+    """The folder or URL of what a caller passes as a run."""
+    return place.storage.url if isinstance(place, Opened) else str(place)

@@ -1,0 +1,145 @@
+"""A run as Python has it: read, analyzed, reported, explored."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewchannels.api.analyze import analysis_of
+from fewchannels.api.calls.indices import Indices
+from fewchannels.api.explorer import Explorer, explore
+from fewchannels.api.messages import in_python
+from fewchannels.api.progress import counting
+from fewchannels.api.report import report
+from fewchannels.api.result import Result
+from fewchannels.errors import InputError
+from fewchannels.runs.run import StoredRun
+
+if TYPE_CHECKING:
+    pass
+
+
+class Run(StoredRun):
+    """A run on disk, finished or not: what tasks had recorded when it was opened.
+
+    Args:
+        path: the run's folder or URL.
+
+    Raises:
+        InputError: there is no run.
+    """
+
+    def analyze(
+        self,
+        analysis: str,
+        *,
+        label: str | None = None,
+        where: str | None = None,
+        layers: Indices = "all",
+        steps: Indices = "all",
+        stream: str = "image",
+        branch: str = "cond",
+        replace: bool = False,
+        workers: int | None = None,
+        gpus_per_worker: float = 0,
+        address: str | None = None,
+        progress: bool = True,
+        **settings: Any,
+    ) -> Result:
+        """Run an analysis, and write its result into the run. Call it again to resume, or to get the result again.
+
+        Args:
+            analysis: ``"stability"``, ``"concentration"``, ``"masks"`` or ``"alignment"``.
+            label: name of the result and of its tables; None for the analysis' own.
+            where: SQL condition on columns of ``samples`` and ``manifest``; None for all finished samples.
+            layers: layers to analyze; negative indices count from the last recorded one.
+            steps: steps to analyze; same as above.
+            stream: ``image`` or ``text``, for stability.
+            branch: ``cond`` or ``uncond``.
+            replace: whether to delete a result with this label that has other settings.
+            workers: number of Ray workers; 0 works in this process. None chooses by the size of the work.
+            gpus_per_worker: GPUs of each worker.
+            address: address of a running Ray cluster; None for this machine.
+            progress: whether to show a progress bar if this takes more than two seconds.
+            **settings: settings of the analysis (:mod:`fewchannels.analyses.settings`), such as ``k=8`` and
+                ``by="Category"`` of stability.
+
+        Returns:
+            The result: findings, tables and figures.
+
+        Raises:
+            InputError: a setting is not valid, or the run cannot answer.
+            RunConflictError: the label has a result with other settings.
+
+        Example:
+            >>> result = fc.open_run("RUN").analyze("stability", k=4, progress=False)
+            >>> result.plot(result.figures[0]).savefig("overlap.pdf")
+        """
+        from fewchannels.analyses.analysis import analyze
+        from fewchannels.analyses.selection import select
+        from fewchannels.cluster.sizing import choose_workers
+        from fewchannels.runs.results import Results
+
+        with in_python(), counting(analysis, "unit", progress) as update:
+            made = analysis_of(analysis, self, settings)
+            selected = select(
+                self.storage.url,
+                where=where,
+                layers=_recorded("layers", layers, self.layers),
+                steps=_recorded("steps", steps, self.steps),
+                stream=stream,
+                branch=branch,
+                by=settings.get("by"),
+            )
+            n_workers = 1 if workers == 0 and address is None else workers
+            pool = choose_workers(n_workers, gpus_per_worker, address, selected.n_scores)
+            name = made.name if label is None else label
+            summary = analyze(made, selected, name, pool, replace=replace, on_progress=update)
+        self.reopen()
+        place = self.storage.location(Results(self.storage, name).key(""))
+        return Result(name, place, summary, {table: f"{name}_{table}" for table in made.schemas}, self.sql)
+
+    @property
+    def findings(self) -> list[str]:
+        """What the run's finished analyses found: one sentence each, with its interval and its control."""
+        from fewchannels.analyses.evidence import open_evidence
+        from fewchannels.analyses.findings import of_run
+
+        evidence = open_evidence(self.storage.url)
+        with evidence.catalog:
+            return [finding.text for _, finding in of_run(evidence).sentences]
+
+    def report(self, out: str | Path, *, by: str | None = None, progress: bool = True) -> Path:
+        """Write a report of this run: :func:`fewchannels.report`."""
+        return report(self, out=out, by=by, progress=progress)
+
+    def explore(self, *, port: int = 0, browser: bool = False) -> Explorer:
+        """Serve this run to a browser: :func:`fewchannels.explore`."""
+        return explore(self, port=port, browser=browser)
+
+
+def _recorded(name: str, value: Indices, recorded: list[int]) -> str:
+    """Layers or steps of a run as text, with negative ones counted from the last that was recorded."""
+    if isinstance(value, str):
+        return value
+    several = [value] if not isinstance(value, Iterable) else list(value)
+    if not several or not all(isinstance(each, int) and not isinstance(each, bool) for each in several):
+        raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as [0, -1].")
+    if wrong := [each for each in several if each < -len(recorded)]:
+        raise InputError(f"{name} includes {wrong[0]}; the run has {len(recorded)} {name}: {recorded}.")
+    return ",".join(str(recorded[each] if each < 0 else each) for each in several)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run for reading and analyzing.
+
+    Args:
+        path: the run's folder or URL.
+
+    Raises:
+        InputError: there is no run.
+
+    Example:
+        >>> len(fc.open_run("RUN"))
+        4
+    """
+    return Run(path)
