@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fewchannels.api.capture import capture
     from fewchannels.api.comparison import compare
     from fewchannels.api.explorer import Explorer, explore
+    from fewchannels.api.inspection import Inspected, inspect
     from fewchannels.api.prompts import Prompts, ingest, prompts
     from fewchannels.api.report import report
     from fewchannels.api.result import Result
@@ -41,12 +42,14 @@ _PLACES = {
     "api.comparison": ("compare",),
     "api.report": ("report",),
     "api.explorer": ("Explorer", "explore"),
+    "api.inspection": ("Inspected", "inspect"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
     "Edit",
     "Explorer",
+    "Inspected",
     "Prompts",
     "Recorded",
     "Result",
@@ -59,6 +62,7 @@ __all__ = [
     "edit",
     "explore",
     "ingest",
+    "inspect",
     "load",
     "mean",
     "open_run",

@@ -4,7 +4,7 @@
 ``result``, ``report`` and ``explorer`` are the commands as functions: they return objects that a notebook shows.
 
 Imported by others: calls.comparing, calls.editing, calls.edits, calls.loading, calls.recorded, calls.recording,
-    capture, comparison, explorer, prompts, report, result, run, sweeps.
+    capture, comparison, explorer, inspection, prompts, report, result, run, sweeps.
 Imports: errors, files, settings, tables, manifest, measures, models, runs, cluster, captures, analyses, interventions,
     views.
 """

@@ -28,6 +28,7 @@ class Configuration:
         transformer: configuration of the transformer.
         vae: configuration of the VAE.
         scheduler: configuration of the scheduler.
+        is_loaded: whether it is that of a loaded pipeline.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Configuration:
     transformer: Mapping[str, Any]
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
+    is_loaded: bool = False
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline") -> "Configuration":
@@ -57,7 +59,18 @@ class Configuration:
         config, vae, scheduler = (
             dict(each.config) | {"_class_name": type(each).__name__} for each in map(uncompiled, parts)
         )
-        return cls(name, name, type(transformer).__name__, dict(pipeline.config), config, vae, scheduler)
+        return cls(
+            name, name, type(transformer).__name__, dict(pipeline.config), config, vae, scheduler, is_loaded=True
+        )
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a model that is not known, for messages."""
+        if self.is_loaded:
+            return "fc.inspect(pipe) locates its image stream; save its family file, and pass it as family"
+        return (
+            f"'fewchannels models inspect {self.name}' locates its image stream and writes a family file for --family"
+        )
 
 
 def uncompiled(module: Any) -> Any:
@@ -82,14 +95,13 @@ def geometry_from(described: Configuration, family: tuple[str, Family] | None = 
         name = _FORMERLY.get(str(config.get("norm_type", "")), name)
     if name not in families:
         raise InputError(
-            f"the transformer class {name!r} is not supported; supported are {', '.join(families)}. 'fewchannels "
-            f"models inspect {described.name}' locates its image stream and writes a family file for --family."
+            f"the transformer class {name!r} is not supported; supported are {', '.join(families)}. {described.remedy}."
         )
     found = families[name]
     if pipeline_class not in found.pipelines:
         raise InputError(
             f"{name} is supported in {' and '.join(found.pipelines)}; {described.name!r} is a {pipeline_class!r}, "
-            "which may apply guidance differently. Describe it in a family file (--family)."
+            f"which may apply guidance differently. {described.remedy[0].upper()}{described.remedy[1:]}."
         )
     pipeline = found.pipelines[pipeline_class]
     if any(index.get("transformer_2") or []):

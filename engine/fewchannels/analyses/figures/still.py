@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.colors import CenteredNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import MaxNLocator
 
 from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP
@@ -25,6 +25,13 @@ _LOOK: Any = {
     "figure.autolayout": False,
     "figure.constrained_layout.use": False,
 }
+
+
+class Figure(MatplotlibFigure):
+    """A Matplotlib figure that a notebook shows, whether or not it has loaded Matplotlib's own display."""
+
+    def _repr_png_(self) -> bytes:
+        return _saved(self, ["png"])["png"]
 
 
 def still(drawing: Drawing, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
