@@ -75,9 +75,9 @@ def _tables(root: Path) -> str:
         parts.append(
             f"## {table['table']}\n\n{_begun(table['grain'])}. Key: {key}. Written by {_cell(table['written_by'])}."
         )
-        parts.append("\n| column | type | | content |\n|---|---|---|---|")
+        parts.append("\n| column | type | null | content |\n|---|---|---|---|")
         for column in table["columns"]:
-            null = "may be null" if column["nullable"] else ""
+            null = "may be" if column["nullable"] else "never"
             parts.append(f"| `{column['name']}` | `{column['type']}` | {null} | {_cell(column['doc'])} |")
         parts.append("")
     return "\n".join(parts)
