@@ -33,9 +33,10 @@ def _begun(text: str) -> str:
 
 
 def _python() -> dict[str, str]:
-    pages, rows = {}, {}
+    pages, rows, places = {}, {}, {}
     for name in sorted(fewchannels.__all__, key=lambda name: (not name[0].isalpha(), name.lower())):
         value = getattr(fewchannels, name)
+        places[name] = f"{name}-class" if inspect.isclass(value) else name  # some disks hold Edit and edit for one name
         if isinstance(value, ModuleType):
             directive = f".. automodule:: {value.__name__}\n   :members:"
         elif inspect.isclass(value):
@@ -47,16 +48,16 @@ def _python() -> dict[str, str]:
         else:
             directive = f".. py:data:: fewchannels.{name}\n   :type: {type(value).__name__}"
         title = name.replace("_", "\\_")
-        pages[f"{name}.md"] = f"# {title}\n\n```{{eval-rst}}\n{directive}\n```\n"
+        pages[f"{places[name]}.md"] = f"# {title}\n\n```{{eval-rst}}\n{directive}\n```\n"
         about = (inspect.getdoc(value) or "").partition("\n\n")[0] if callable(value) else "The installed version."
         rows[name] = _cell(re.sub(r":\w+:`~?([^`]+)`", r"`\1`", about).replace("``", "`"))
     lines = [
         "# Python\n",
         "`import fewchannels as fc`. The [guide](../../docs/python.md) shows how these names work together.\n",
         "| | |\n|---|---|",
-        *(f"| [`{name}`]({name}.md) | {about} |" for name, about in rows.items()),
+        *(f"| [`{name}`]({places[name]}.md) | {about} |" for name, about in rows.items()),
         "\n```{toctree}\n:hidden:\n",
-        *(f"{name} <{name}.md>" for name in rows),
+        *(f"{name} <{places[name]}.md>" for name in rows),
         "```\n",
     ]
     return pages | {"index.md": "\n".join(lines)}

@@ -80,14 +80,14 @@ def test_every_command_has_a_page_with_its_example_and_options(site: Path) -> No
 
 def test_every_public_name_has_an_anchor_with_its_docstring(site: Path) -> None:
     for name in fewchannels.__all__:
-        text = page(site, f"reference/python/{name}.html")
         value = getattr(fewchannels, name)
+        text = page(site, f"reference/python/{name}{'-class' if inspect.isclass(value) else ''}.html")
         anchor = f"module-{value.__name__}" if isinstance(value, ModuleType) else f"fewchannels.{name}"
         assert f'id="{anchor}"' in text
         if inspect.isclass(value) or inspect.isfunction(value):
             first = (inspect.getdoc(value) or "").splitlines()[0].split(":")[0].split("`")[0]
             assert first in re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text)), name
-    run = page(site, "reference/python/Run.html")
+    run = page(site, "reference/python/Run-class.html")
     assert 'id="fewchannels.Run.query"' in run, "inherited ones too"
     assert "One row per finished sample, without the images: see" in re.sub(r"\s+", " ", run), "a property's whole text"
 
@@ -106,6 +106,8 @@ def test_every_table_and_query_has_an_anchor_with_its_columns(site: Path) -> Non
 
 def test_every_page_of_the_docs_is_there(site: Path) -> None:
     pages = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("schemas/*.md"), *ROOT.glob("docs/tutorials/*.ipynb")]
+    names = [str(path.relative_to(site)).lower() for path in site.rglob("*.html")]
+    assert len(set(names)) == len(names), "also on a disk that ignores case"
     missing = [path for path in pages if not (site / path.relative_to(ROOT)).with_suffix(".html").exists()]
     assert not missing
     home = page(site, "index.html")
