@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt 
 export PYTHONDONTWRITEBYTECODE :=
 TESTS := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo installed test test-slow test-all lint clean
+.PHONY: demo installed test test-slow test-all lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fewchannels demo
@@ -31,6 +31,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/codespell
 	$(BIN)/mypy
 
+# Into build/site; a warning, a broken link, or anything loaded from another server is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/site/build.py
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -39,7 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) ".[dev]"
+	$(INSTALL) ".[dev,docs]"
 	touch $(VENV)/.installed $@
 
 clean:

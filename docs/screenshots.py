@@ -1,7 +1,7 @@
 """The images of the explorer in the docs: ``python docs/screenshots.py RUN SWEEP``.
 
-``RUN`` is a capture of the demo model with every channel's maps and its analyses (README, "Analyze"), ``SWEEP`` a
-transport of it ("Change it"). It needs Playwright and a Chromium on the PATH, and writes ``docs/explore_*.png``.
+``RUN`` is a capture of the demo model with every channel's maps and its analyses (docs/start.md, "Analyze"), ``SWEEP``
+a transport of it ("Intervene"). It needs Playwright and a Chromium on the PATH, and writes ``docs/explore_*.png``.
 """
 
 import shutil

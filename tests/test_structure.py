@@ -343,7 +343,10 @@ def test_no_constraint_names_a_build_that_only_one_index_has() -> None:
     names = [re.sub("[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins]
     assert len(set(names)) == len(names)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
     assert {re.sub("[-_.]+", "-", re.match(r"[\w.-]+", each)[0]).lower() for each in wanted} - set(names) == set()
 
 

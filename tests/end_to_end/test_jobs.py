@@ -50,13 +50,12 @@ def fewchannels(line: str, folder: Path, address: str) -> subprocess.CompletedPr
     )
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-LINES = [
-    line.strip() for line in README.split("## On a cluster")[1].splitlines() if line.startswith("    fewchannels ")
-]
+PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+IN_SHORT = PAGE.split("\n## In short\n")[1].split("\n## ")[0]
+LINES = [line.strip() for line in IN_SHORT.splitlines() if line.startswith("    fewchannels ")]
 
 
-def test_the_readmes_jobs_run_with_the_files_they_were_sent_and_are_resumed(
+def test_the_pages_jobs_run_with_the_files_they_were_sent_and_are_resumed(
     folder: Path, address: str, tiny_model: Path
 ) -> None:
     submit, status, logs, stop = (

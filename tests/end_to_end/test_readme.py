@@ -1,4 +1,5 @@
-"""Every command and every line of Python that the README shows, run as a user would, on the bundled model.
+"""Every command and line of Python of the README, and the commands of docs/start.md and docs/maintain.md, run as a user
+would, on the bundled model.
 
 In one process, but for those that show that a process of its own does the same: a capture, a mistake, the explorer, the
 help, and Python.
@@ -18,7 +19,7 @@ from command import line as run
 from explorer import explorer, layout_of
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/start.md", "docs/maintain.md")]
 BIN = Path(sys.executable).parent
 
 
@@ -29,14 +30,28 @@ def block(after: str) -> list[str]:
 
 def blocks(after: str) -> list[list[str]]:
     """The lines of each indented block below a heading."""
-    text = README.split(f"\n## {after}\n", 1)[1].partition("\n## ")[0]
+    (page,) = (page for page in PAGES if f"\n## {after}\n" in page)
+    text = page.split(f"\n## {after}\n", 1)[1].partition("\n## ")[0]
     found = re.findall(r"\n((?:    .*\n|\n)+)", f"{text}\n")
     return [lines for each in found if (lines := [line[4:] for line in each.splitlines() if line])]
 
 
-HEADINGS = ("Capture and query", "Analyze", "Intervene", "Report and explore", "Verify and maintain")
-EXPLORE = next(line for line in block("Report and explore") if line.startswith("fewchannels explore"))
-COMMANDS = [line for heading in HEADINGS for line in block(heading) if line != EXPLORE]
+def shell(after: str) -> list[str]:
+    """The commands below a heading, without comments."""
+    return [re.sub(r" +# .*", "", line) for line in block(after)]
+
+
+HEADINGS = (
+    "In the shell",
+    "Capture and query",
+    "Analyze",
+    "Intervene",
+    "Report and explore",
+    "Verify and maintain",
+)
+LINES = [line for heading in HEADINGS for line in shell(heading)]
+EXPLORE = [line for line in LINES if line.startswith("fewchannels explore")]
+COMMANDS = [line for line in LINES if line not in EXPLORE]
 # In a process of its own.
 CAPTURE = "fewchannels capture --model demo --manifest manifest.parquet --out RUN"
 
@@ -56,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def main_path(folder: Path) -> dict:
-    """The README's main path, run once in one folder."""
+    """The pages' commands, run once in one folder."""
     prompts = [
         "a small pink star at the left on a gray background",
         "a large red ring in the center on a blue background",
@@ -67,7 +82,7 @@ def main_path(folder: Path) -> dict:
 
 
 def test_every_command_of_the_main_path_works(main_path: dict) -> None:
-    assert len(COMMANDS) == 27
+    assert len(COMMANDS) == 9 + 27
     assert CAPTURE in COMMANDS
     for line in COMMANDS:
         assert main_path[line].code == 0, (line, main_path[line].stderr)
@@ -78,14 +93,17 @@ def test_the_reports_hold_what_was_asked(main_path: dict) -> None:
     folder = main_path["folder"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("MAPS", "ZEROED", "a small pink star at the left on a gray background"))
+    first = (folder / "first.html").read_text(encoding="utf-8")
+    assert all(name in first for name in ("FIRST", "ABLATED", "PATCHED"))
     text = (folder / "report.md").read_text(encoding="utf-8")
     images = re.findall(r"!\[.*?\]\((.+?)\)", text)
     assert images
     assert all((folder / each).read_bytes().startswith(b"\x89PNG") for each in images)
 
 
-def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: dict) -> None:
-    words = shlex.split(EXPLORE)
+@pytest.mark.parametrize("line", EXPLORE)
+def test_the_explorer_answers_where_it_says_until_it_is_interrupted(main_path: dict, line: str) -> None:
+    words = shlex.split(line)
     with explorer([str(BIN / words[0]), *words[1:]], main_path["folder"]) as (process, address):
         assert "fewchannels" in layout_of(address)
         process.send_signal(signal.SIGINT)
@@ -128,7 +146,7 @@ def test_sql_answers_with_one_row_per_layer(main_path: dict) -> None:
 
 def test_the_python_of_the_readme_runs(main_path: dict) -> None:
     code = "\n".join(line for each in blocks("In Python") for line in each)
-    code += "\nprint(score.dims, maps.dims, image.size, *frame.columns[:3])"
+    code += "\nprint(maps.dims, maps.shape)"
     code += "\nprint(before != after, after.size, len(seen.top(3)))"
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
@@ -139,7 +157,8 @@ def test_the_python_of_the_readme_runs(main_path: dict) -> None:
     )
     assert done.returncode == 0, done.stderr
     *_, read, edited = done.stdout.splitlines()
-    assert read == "('sample', 'channel') ('sample', 'token') (64, 64) layer step channel"
+    assert "layer  step  channel" in done.stdout
+    assert read == "('sample', 'token') (16, 64)"
     assert edited == "True (64, 64) 12"
 
 
