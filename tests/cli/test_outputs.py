@@ -146,6 +146,7 @@ def test_every_command_that_prints_json_is_tried() -> None:
     assert set(WORDS) == set(json_commands())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_is_never_colored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(console.results, "_force_terminal", True)
@@ -157,6 +158,7 @@ def test_json_is_never_colored(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert json.loads(done.stdout) is not None, name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_narrow_terminal_leaves_out_is_named_and_wide_prints_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,16 @@ def test_actors_without_a_gpu_see_none_of_their_nodes(
     assert {(line["gpus"], line["device"]) for line in work.diary()} == {("", "cpu")}
 
 
+def test_threads_of_an_actor_sleep_while_they_wait_whoever_started_its_node(
+    cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    node()
+    work = StubWork(str(tmp_path), 1)
+    list(outcomes(work, start_stub, [0], pool(1)))
+    assert {line["waits"] for line in work.diary()} == {"passive"}
+
+
 def test_a_node_that_dies_costs_no_task_in_an_object_store(
     cluster: Cluster, node: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

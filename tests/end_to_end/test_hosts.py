@@ -31,9 +31,11 @@ from fewchannels.runs.upkeep.verify import verify
 
 BIN = Path(sys.executable).parent
 N_SAMPLES, N_TASKS = 24, 12
-FLAGS = {"num_inference_steps": 60, "top_k": 4, "batch_size": 2, "shard_samples": 2}
+FLAGS = {"num_inference_steps": 120, "top_k": 4, "batch_size": 2, "shard_samples": 2}
 # A node that is out of reach is given up after 5 s instead of a minute.
 IMPATIENT = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 RAY_health_check_failure_threshold=5"
+# And a node gives up a head that is out of reach after 20 s.
+LONELY = "RAY_gcs_rpc_server_reconnect_timeout_s=20"
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Site:
         """Start a capture as a job, and follow it."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in FLAGS.items()]
         capture = ["capture", "--model", f"{self.folder}/tiny", "--manifest", f"{self.folder}/manifest.parquet"]
-        capture += ["--out", f"{self.folder}/{run}", "--actors", "2", "--cpus-per-actor", "2", *flags]
+        capture += ["--out", f"{self.folder}/{run}", "--actors", "2", "--cpus-per-actor", "1", *flags]
         address = f"http://{self.head.address}:8265"
         words = self.fewchannels("submit", "--address", address, "--id", job, "--follow", "--", *capture)
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
@@ -108,7 +110,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     build_pipeline(TINY, seed=1).save_pretrained(folder / "tiny")
     job = prepare(folder / "manifest.parquet", folder / "undisturbed", CaptureConfig(model=f"{folder}/tiny", **FLAGS))
     begin(job, folder / "manifest.parquet")
-    list(map(CaptureWorker(job, 2), range(N_TASKS)))
+    list(map(CaptureWorker(job, 1), range(N_TASKS)))
     try:
         with hosts(3, folder) as (head, *workers):
             config = yaml.safe_load((ROOT / "docs" / "cluster" / "on_premise.yaml").read_text(encoding="utf-8"))
@@ -119,6 +121,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             assert ("venv" in make, "pip install" in install) == (True, True)
             config["setup_commands"] = [*kept, f"ln -sfn {BIN.parent} ~/venv", pick]
             config["head_start_ray_commands"][1] = f"export {IMPATIENT}; {config['head_start_ray_commands'][1]}"
+            # One actor fills a host, and computes with one thread: two of each on this machine wait for each other.
+            start = config["worker_start_ray_commands"][1].replace("ray start", "ray start --num-cpus=1")
+            config["worker_start_ray_commands"][1] = f"export {LONELY}; {start}"
             (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
             made = Site(head, workers, folder, folder / "cluster.yaml")
             with large_run():

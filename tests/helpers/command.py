@@ -5,13 +5,17 @@ import io
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 from typer.testing import CliRunner
 
-from fewchannels.cli import app, main
+from fewchannels.cli import application, main
 from fewchannels.errors import FewchannelsError
+
+# Built once for each first word, as a process builds it: Typer takes longer for all commands than most of them run.
+_application = cache(application)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Answer:
 
 def command(*words: object) -> Answer:
     """Run a command; whatever is no error of the project's own is raised, as it would be printed with a traceback."""
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    given = [str(word) for word in words]
+    done = CliRunner().invoke(_application(*given[:1]), given)
     if isinstance(done.exception, FewchannelsError):
         return Answer(done.exception.exit_code, done.stdout, f"{done.stderr}error: {done.exception}")
     if done.exception is not None and not isinstance(done.exception, SystemExit):

@@ -24,7 +24,7 @@ PidFile none
 StrictModes no
 UsePAM no
 PermitRootLogin yes
-SetEnv PATH={path}
+SetEnv PATH={path} RAY_worker_niceness=0
 """
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def start_stub(work: StubWork, n_threads: int, device: str | None) -> Callable[[
     """A worker that sleeps."""
     node, pid = ray.get_runtime_context().get_node_id(), os.getpid()
     path, gpus = Path(work.folder, f"{pid}.diary"), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    waits = "unknown" if "torch" in sys.modules else os.environ.get("OMP_WAIT_POLICY", "")  # as PyTorch will find it
 
     def note(what: str, task: int) -> None:
         with path.open("a") as file:
@@ -71,6 +73,7 @@ def start_stub(work: StubWork, n_threads: int, device: str | None) -> Callable[[
                 "time": time.time(),
                 "gpus": gpus,
                 "device": device,
+                "waits": waits,
             }
             file.write(json.dumps(line) + "\n")
 

@@ -9,6 +9,7 @@ from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.interrupts import interrupts
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import FewchannelsError
+from fewchannels.settings.environment import settle_environment
 
 if TYPE_CHECKING:
     from fewchannels.cluster.nodes import NodeWatch
@@ -119,6 +120,7 @@ def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], p
 
     def whole() -> Iterator[_Result]:  # Ray takes plain functions only
         enter(folder)
+        settle_environment()  # whoever started the node has not
         yield from work(*arguments)
 
     remote = ray.remote(

@@ -27,6 +27,7 @@ from fewchannels.cluster.work import Work
 from fewchannels.errors import FewchannelsError
 from fewchannels.models.timings import collected
 from fewchannels.runs.ledger import Ledger
+from fewchannels.settings.environment import settle_environment
 
 NODE_FAULT_RETRIES = 10
 """Nodes that a task may lose; a node that is taken away says little about the task."""
@@ -47,6 +48,7 @@ class Actor:
 
     def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None, folder: str = "") -> None:
         enter(folder)
+        settle_environment()  # whoever started the node has not
         if device == "cpu":
             # Ray shows all GPUs to an actor that has none (since 2.60), and libraries take what they find.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
