@@ -38,7 +38,7 @@ def test_the_pages_code_runs_from_top_to_bottom(
     monkeypatch.chdir(tmp_path)
     space: dict[str, Any] = {}
     code = blocks((DOCS / "python.md").read_text(encoding="utf-8"))
-    assert len(code) == 3
+    assert len(code) == 4
     for part in code:
         exec(compile(part, "docs/python.md", "exec"), space)
     assert (np.asarray(space["before"]) != np.asarray(space["after"])).any()
