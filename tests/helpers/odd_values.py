@@ -103,6 +103,7 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
         ("stop",): Base({"job_id": ["job"]}, nowhere),
         ("manifest", "ingest"): Base({"sources": [str(folder / "A.csv")]}, ("--output", "new.parquet")),
         ("manifest", "show"): Base({"path": [str(table)]}),
+        ("manifest", "split"): Base({"path": [str(table)]}, ("--parts", "2", "--output", "parts")),
         ("models", "list"): Base({}),
         ("models", "show"): Base({"model": [str(model)]}),
         ("models", "inspect"): Base({"model": [str(model)]}, ("--height", "32", "--width", "16")),
