@@ -312,6 +312,11 @@ def _blob(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def environment(hub: HubServer) -> dict[str, str]:
+    """What makes a process of its own talk to the stand-in, with the owner's token."""
+    return {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+
+
 @contextmanager
 def connected(hub: HubServer) -> Iterator[None]:
     """The Hub's client of this process talks to the stand-in, with the owner's token, as long as the context lasts."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import Answer, command
-from hub_server import OWNER, TOKEN, HubServer, connected, hub_server
+from hub_server import OWNER, HubServer, connected, environment, hub_server
 from made_sweep import make_sweep
 from planted_edits import planted
 from two_runs import ROWS, captured
@@ -81,12 +81,11 @@ def test_a_run_comes_back_as_it_was_pushed(hub: HubServer, run: Path, tmp_path: 
 def test_commands_find_server_and_token_in_the_environment_and_print_neither_token_nor_traceback(
     hub: HubServer, run: Path, tmp_path: Path
 ) -> None:
-    own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | own
+    own = os.environ | environment(hub) | {"HF_HOME": str(tmp_path / "hf")}
 
     def fewchannels(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "fewchannels", "runs", *map(str, words)]
-        return subprocess.run(line, env=environment | more, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(line, env=own | more, capture_output=True, text=True, timeout=120, check=False)
 
     ended = [
         fewchannels("push", run, NAME, "--public"),
@@ -220,7 +219,9 @@ def test_a_sweep_and_a_comparison_come_back(hub: HubServer, run: Path, tiny_mode
     assert (mixed.code, "has a sweep, not a run" in mixed.stderr) == (3, True)
 
 
-def test_an_incomplete_run_is_pushed_only_if_asked(hub: HubServer, run: Path, tmp_path: Path) -> None:
+def test_an_incomplete_run_is_pushed_only_if_asked_and_resumes_elsewhere(
+    hub: HubServer, run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     (run / "ledger" / "00002.json").unlink()
     refused = push(run)
     assert refused.code == 5
@@ -230,6 +231,10 @@ def test_an_incomplete_run_is_pushed_only_if_asked(hub: HubServer, run: Path, tm
     assert "samples/00002.parquet" not in of_repository(hub)
     pulled = pull(tmp_path / "BACK")
     assert (pulled.code, "6 of 8 samples" in pulled.stdout) == (0, True)
+    captured(tmp_path, "BACK", tiny_model, ROWS)
+    assert len(open_run(tmp_path / "BACK").samples) == len(ROWS)
+    assert verify(open_storage(tmp_path / "BACK")).problems == ()
+    assert push(tmp_path / "BACK").code == 0
 
 
 def test_a_damaged_run_is_not_pushed(hub: HubServer, run: Path) -> None:

@@ -23,7 +23,7 @@ from fewchannels.runs.description import (
 )
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import FOLDER as COMPACTIONS
-from fewchannels.runs.results import END, FOLDER, finished, labels
+from fewchannels.runs.results import BEGUN, END, FOLDER, finished, labels
 from fewchannels.runs.storage import Storage
 from fewchannels.runs.upkeep.checked_results import check_results
 from fewchannels.runs.upkeep.repair import check_report
@@ -193,7 +193,9 @@ def _grouped(
     yield taken(sorted(compacted, key=lambda key: key.startswith(COMPACTIONS)))
     for label in labels(left):
         mine = [key for key in left if key.startswith(f"{FOLDER}{label}/")]
-        yield taken(sorted(mine, key=lambda key: (key.endswith(f"/{END}"), "/units/" in key)))
+        yield taken(
+            sorted(mine, key=lambda key: (not key.endswith(f"/{BEGUN}"), key.endswith(f"/{END}"), "/units/" in key))
+        )
 
 
 def _comparison(storage: Storage, quick: bool) -> Contents:

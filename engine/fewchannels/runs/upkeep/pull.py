@@ -1,23 +1,23 @@
 """Pull a run, a sweep or a comparison from a dataset repository on the Hugging Face Hub into a folder or a bucket.
 
-Objects are downloaded beside the run and then stored as a capture stores them, whole and durably, the description
-first and each record after its objects. So an interrupted pull leaves a readable run with fewer tasks, and a repeated
-one resumes. Nothing that is there is replaced.
+Objects are downloaded beside the run and then stored as a capture stores them, whole and durably: what all tasks share,
+the description, then each record after its objects. So an interrupted pull leaves a readable run with fewer tasks, and
+a repeated one resumes. Nothing that is there is replaced.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewchannels.errors import InputError, RunConflictError, StorageError
-from fewchannels.runs.description import NAME
+from fewchannels.runs.description import NAME, objects_of
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.place import check_free
-from fewchannels.runs.results import FOLDER
+from fewchannels.runs.results import BEGUN, END, FOLDER
 from fewchannels.runs.storage import FolderStorage, Storage
 from fewchannels.runs.upkeep.contents import KINDS, is_own, name_of, read_document
 from fewchannels.runs.upkeep.hub import CARD, Head, Repository
@@ -130,7 +130,9 @@ def plan_pull(
             f"{len(differing):,} files of {storage.url!r} differ from those of {repository.name}, such as "
             f"{', '.join(differing[:3])}. Pull into a new place; or delete damaged files, to download them again."
         )
-    missing = sorted((key for key in wanted if key not in there), key=lambda key: _rank(key, name))
+    shared = objects_of(description)
+    ranks = {key: _rank(key, name, shared) for key in wanted if key not in there}
+    missing = sorted(ranks, key=lambda key: ranks[key])
     plan = PullPlan(name, repository, head, {key: wanted[key].n_bytes for key in missing}, len(wanted))
     free = storage.free_bytes()
     if free is not None and free < plan.n_bytes:
@@ -175,12 +177,18 @@ def _parts(path: Path) -> Iterator[bytes]:
             yield data
 
 
-def _rank(key: str, name: str) -> tuple[int, str]:
-    """Where a key comes in the order of a pull: the description, data, records, the documents of results."""
-    if key == name:
+def _rank(key: str, name: str, shared: Collection[str]) -> tuple[int, str]:
+    """Where a key comes in the order of a pull, which is that of whoever wrote it.
+
+    What all tasks share comes first, then the description, what begins each result, data, records, ends of results.
+    """
+    if key in shared:
         return 0, key
-    is_late = key.startswith(FOLDER) and key.endswith(".json")
-    return (2 if key.startswith("ledger/") else 3 if is_late else 1), key
+    if key == name:
+        return 1, key
+    if key.startswith(FOLDER):
+        return (2 if key.endswith(f"/{BEGUN}") else 6 if key.endswith(f"/{END}") else 5 if "/units/" in key else 3), key
+    return (4 if key.startswith("ledger/") else 3), key
 
 
 @contextmanager
