@@ -56,6 +56,12 @@ ONLY_IMPORTERS = {
     "diffusers": {"models", "demo", "api"},
     "zarr": {"runs.arrays"},
     "obstore": {"runs.storage"},
+    "huggingface_hub": {
+        "analyses.masks.checkpoints",
+        "interventions.metrics.specifications",
+        "models.source",
+        "runs.upkeep.hub",
+    },
     "fcntl": {"files.file_system"},
     "xarray": {"runs.arrays", "runs.run", "api"},
     "ray": {"cluster"},

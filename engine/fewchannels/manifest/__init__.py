@@ -12,6 +12,7 @@ from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
 from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, samples_at, summary
 from fewchannels.manifest.report import IngestReport, OwnSetting
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
+from fewchannels.manifest.split import ManifestPart, split
 from fewchannels.manifest.write import ingest, parse_seeds, select
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "BadRowsError",
     "IngestReport",
     "Manifest",
+    "ManifestPart",
     "OwnSetting",
     "Sample",
     "SettingsUsed",
@@ -33,5 +35,6 @@ __all__ = [
     "sample_ids",
     "samples_at",
     "select",
+    "split",
     "summary",
 ]
