@@ -16,9 +16,10 @@ from peft import LoraConfig
 from two_runs import ROWS, captured
 
 import fewchannels as fc
+from fewchannels.api.models import lent
 from fewchannels.api.progress import RunBar
 from fewchannels.cluster.tasks import Progress
-from fewchannels.errors import FewchannelsWarning, IncompleteRunError, InputError, RunConflictError
+from fewchannels.errors import FewchannelsWarning, IncompleteRunError, InputError, RunConflictError, StorageError
 from fewchannels.runs.ledger import Ledger
 
 SETTINGS: dict[str, Any] = {"num_inference_steps": 2, "top_k": 3, "batch_size": 4, "shard_samples": 3}
@@ -198,3 +199,66 @@ def test_the_manifests_columns_are_coordinates(pipe: DiffusionPipeline, tmp_path
     np.testing.assert_allclose(mean.sel(Category="y").values, (data.values[1] + data.values[3]) / 2, rtol=1e-6)
     assert data.manifest_layer.values.tolist() == [7, 8, 9, 10]
     assert data.layer.dims == ("layer",)
+
+
+def test_other_columns_of_the_same_prompts_are_a_warning(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    table = pd.DataFrame({"prompt": ["a", "b"], "shape": ["x", "y"]})
+    fc.capture(table, tmp_path / "RUN", model=pipe, **QUIET)
+    fc.capture(table, tmp_path / "RUN", model=pipe, **QUIET)
+    changed = table.assign(shape=["x", "z"], new=[1, 2])
+    with pytest.warns(FewchannelsWarning, match="the columns new, shape of this manifest differ"):
+        run = fc.capture(changed, tmp_path / "RUN", model=pipe, **QUIET)
+    assert run.manifest["shape"].tolist() == ["x", "y"]
+
+
+def test_a_run_is_itself_from_another_folder(
+    pipe: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = fc.capture(["a", "b"], "RUN", model=pipe, **QUIET)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run.analyze("stability", k=2, progress=False).findings
+    assert run.findings
+    assert run.report("r.md", progress=False).absolute() == tmp_path / "elsewhere" / "r.md"
+    run.explore().close()
+
+
+def test_a_run_that_has_grown_is_seen_whole_after_reopening(
+    pipe: DiffusionPipeline, prompts: fc.Prompts, tmp_path: Path
+) -> None:
+    run = fc.capture(prompts[:2], tmp_path / "RUN", model=pipe, **QUIET)
+    assert run.activations.sizes["sample"] == 2
+    fc.capture(prompts[:4], tmp_path / "RUN", model=pipe, **QUIET)
+    run.reopen()
+    assert (len(run), len(run.manifest), len(run.samples), run.activations.sizes["sample"]) == (4, 4, 4, 4)
+    assert not np.isnan(run.activations.mean_abs.values).any()
+
+
+def test_values_of_a_run_that_is_gone_are_an_error(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    data = fc.capture(["a"], tmp_path / "RUN", model=pipe, **QUIET).activations
+    (tmp_path / "RUN").rename(tmp_path / "MOVED")
+    with pytest.raises(StorageError, match="is gone"):
+        data.mean_abs.load()
+
+
+def test_a_pipeline_works_for_one_call_at_a_time(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    with lent(pipe), pytest.raises(InputError, match="in use by another call"):
+        fc.capture(["a"], tmp_path / "RUN", model=pipe, **QUIET)
+    assert len(fc.capture(["a"], tmp_path / "RUN", model=pipe, **QUIET)) == 1
+
+
+@pytest.mark.parametrize("place", [None, 3, ""])
+def test_what_is_no_place_makes_no_folder(
+    pipe: DiffusionPipeline, tmp_path: Path, place: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for act in (
+        lambda: fc.capture(["a"], place, model=pipe, **QUIET),
+        lambda: fc.open_run(place),
+        lambda: fc.report(place, out="r.html"),
+        lambda: fc.explore(place),
+    ):
+        with pytest.raises(InputError, match=r"no folder or URL|no run, sweep or comparison"):
+            act()
+    assert not list(tmp_path.iterdir())

@@ -325,3 +325,11 @@ def test_an_edit_that_reaches_nothing_says_so(pipe: DiffusionPipeline) -> None:
         made(pipe)
     with fc.edit(pipe, fc.zero([1], steps=2)), pytest.raises(InputError, match="steps includes 2; there are 2: 0 to 1"):
         made(pipe, num_inference_steps=2)
+
+
+def test_numbers_of_numpy_are_numbers(pipe: DiffusionPipeline) -> None:
+    edit = fc.zero(np.int64(3), amount=np.float32(0.5), layers=np.array([1, 0]), steps=np.int64(0))
+    assert (edit.channels, edit.amount) == ((3,), 0.5)
+    with fc.edit(pipe, edit), fc.record(pipe, top_k=np.int64(2), layers=np.arange(2)) as recorded:
+        pipe(PROMPT, num_inference_steps=1, generator=noise(1), **SIZE)
+    assert recorded.activations.layer.values.tolist() == [0, 1]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import fewchannels as fc
 from fewchannels import manifest
@@ -71,8 +72,8 @@ def test_samples_are_selected_by_slices_and_truth_values(table: Path) -> None:
         (lambda p: p.sample(0), "n is 0"),
         (lambda p: p.sample(2.0), "n is 2.0"),
         (lambda p: p.sample(2, by="category"), "unknown column of the prompts 'category'. Did you mean 'Category'"),
-        (lambda p: p[[True]], "by 10 truth values"),
-        (lambda p: p[3], "selected by a slice or by 10 truth values"),
+        (lambda p: p[[True]], "or 10 truth values"),
+        (lambda p: p["3"], "selected by an index, a slice, or 10 truth values"),
         (lambda p: p[:0], "Select at least one"),
         (lambda p: fc.prompts("a red fox"), r"there is no file 'a red fox'. To use it as a prompt, pass a list"),
         (lambda p: fc.prompts("nothing.csv"), "nothing.csv"),
@@ -81,6 +82,11 @@ def test_samples_are_selected_by_slices_and_truth_values(table: Path) -> None:
         (lambda p: fc.prompts(7), "7 are no prompts"),
         (lambda p: fc.prompts(["a"], seeds=[1, 1]), "seed 1 is given twice"),
         (lambda p: fc.prompts(["a"], seeds=-1), "seed -1"),
+        (lambda p: fc.prompts(["a"], seeds="abc"), "seeds is 'abc'"),
+        (lambda p: fc.prompts(["a"], seeds=[1.5]), r"seeds is \[1.5\]"),
+        (lambda p: fc.prompts(["\ud800"]), "a list of 1 prompt"),
+        (lambda p: fc.prompts(pd.DataFrame({"prompt": ["a", "b"], "x": [1, "y"]})), "cannot be kept as a table"),
+        (lambda p: fc.prompts(pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"])), "cannot be kept as a table"),
         (lambda p: fc.prompts(["a", " "]), "a list of 2 prompts:2: 'prompt': ' ' is empty"),
         (lambda p: fc.prompts(pd.DataFrame({"size": [1]})), "prompt"),
     ],
@@ -116,3 +122,38 @@ def test_notebooks_show_what_there_is(table: Path) -> None:
     shown = fc.prompts(table)._repr_html_()
     assert "Category, 3 values" in shown
     assert ">10<" in shown
+
+
+def test_natural_containers_are_prompts(table: Path) -> None:
+    texts = ["a", "b"]
+    for source in (texts, tuple(texts), pd.Series(texts), np.array(texts), (text for text in texts)):
+        assert fc.prompts(source).df().prompt.tolist() == texts
+    prompts = fc.prompts(table)
+    assert fc.prompts(prompts) is prompts
+    assert prompts[-1].df().prompt.tolist() == ["prompt 9"]
+    assert [len(each) for each in prompts] == [1] * 10
+    assert len(fc.prompts(texts, seeds=np.int64(3))) == 2
+
+
+def test_who_gets_what_does_not_divide_is_drawn(table: Path) -> None:
+    prompts = fc.prompts(table)
+    drawn = {prompts.sample(1, by="Category", seed=seed).df().Category[0] for seed in range(30)}
+    assert drawn == {"a", "b", "c"}
+
+
+def test_files_of_a_frame_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8)).save("m.png")
+    prompts = fc.prompts(pd.DataFrame({"prompt": ["a"], "mask": ["m.png"]}))
+    assert prompts.df()["mask"].tolist() == [str(tmp_path / "m.png")]
+
+
+def test_a_column_that_is_taken_for_a_setting_by_another_name_is_said(tmp_path: Path) -> None:
+    with pytest.warns(FewchannelsWarning, match=r"the column 'step' of .* sets the samples' steps"):
+        fc.prompts(pd.DataFrame({"prompt": ["a"], "step": [5]}))
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(fc.prompts("~/table.tsv")) == 10
+    assert fc.prompts(table).save("~/m.parquet") == tmp_path / "m.parquet"

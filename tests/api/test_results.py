@@ -81,6 +81,8 @@ def test_the_same_call_gives_the_same_result_and_another_is_refused(run: fc.Run,
     with pytest.raises(RunConflictError, match=r"Give replace to delete it, or label to choose another name"):
         run.analyze("stability", k=5, progress=False)
     assert run.analyze("stability", k=5, replace=True, progress=False).table("pairs").k.unique().tolist() == [5]
+    with pytest.raises(InputError, match="was replaced by another one"):
+        first.table("pairs")
 
 
 def test_masks_then_alignment(run: fc.Run, undrawn: None) -> None:

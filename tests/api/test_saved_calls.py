@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from diffusers import DiffusionPipeline, FluxPipeline
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from peft import LoraConfig
 from two_runs import ROWS, captured
 from typer.testing import CliRunner
@@ -24,6 +26,10 @@ SIZE = {"height": 16, "width": 16, "max_sequence_length": 16}
 
 def noise(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+class OwnProcessor(FluxAttnProcessor):
+    """An attention processor that is not diffusers' own."""
 
 
 def of_rows(pipe: DiffusionPipeline, **more: Any) -> fc.Recorded:
@@ -188,9 +194,78 @@ def test_whatever_decides_an_image_is_in_the_identity_of_a_pipeline_in_memory(ti
     same = pipeline_identity(loaded())
     assert pipeline_identity(loaded()) == same
     found = [same]
-    for change in (weight, adapter, strength, scheduler, tokenizer, dtype):
+
+    def hook(pipe: DiffusionPipeline) -> None:
+        pipe.transformer.transformer_blocks[0].register_forward_hook(lambda module, inputs, output: output)
+
+    def early_hook(pipe: DiffusionPipeline) -> None:
+        pipe.vae.register_forward_pre_hook(lambda module, inputs: None)
+
+    def processor(pipe: DiffusionPipeline) -> None:
+        pipe.transformer.transformer_blocks[0].attn.set_processor(OwnProcessor())
+
+    def forward(pipe: DiffusionPipeline) -> None:
+        block = pipe.transformer.transformer_blocks[0]
+        own = block.forward
+        block.forward = lambda *arguments, **given: own(*arguments, **given)
+
+    def shift(pipe: DiffusionPipeline) -> None:
+        pipe.scheduler.set_shift(9.0)
+
+    def attribute(pipe: DiffusionPipeline) -> None:
+        pipe.transformer.pos_embed.theta = 3
+
+    def method(pipe: DiffusionPipeline) -> None:
+        own = pipe.encode_prompt
+        pipe.encode_prompt = lambda *arguments, **given: own(*arguments, **given)
+
+    def kind(pipe: DiffusionPipeline) -> None:
+        pipe.__class__ = type("FluxPipeline", (type(pipe),), {"prepare_latents": FluxPipeline.prepare_latents})
+
+    others = (hook, early_hook, processor, forward, shift, attribute, method, kind)
+    for change in (weight, adapter, strength, scheduler, tokenizer, dtype, *others):
         changed = loaded()
         torch.manual_seed(0)
         change(changed)
         found.append(pipeline_identity(changed))
     assert len({str(each) for each in found}) == len(found)
+
+
+def test_the_identity_of_a_pipeline_is_the_same_after_its_calls_and_with_offload(tiny_model: Path) -> None:
+    pipe = FluxPipeline.from_pretrained(tiny_model)
+    fresh = pipeline_identity(pipe)
+    pipe("a longer prompt than the first", num_inference_steps=3, generator=noise(1), **SIZE)
+    assert pipeline_identity(pipe) == fresh
+    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1)
+    pipe("a", num_inference_steps=1, generator=noise(1), **SIZE)
+    assert pipeline_identity(pipe) == fresh
+
+
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "sigmas": {"sigmas": [1.0, 0.1], "num_inference_steps": 2},
+    "second prompt": {"prompt_2": "another"},
+    "shorter prompts": {"max_sequence_length": 8},
+    "callback": {"callback_on_step_end": lambda pipe, step, timestep, given: given},
+}
+
+
+@pytest.mark.parametrize("unusual", [*UNUSUAL, "edit", "function"])
+def test_a_recording_of_another_kind_of_call_is_not_the_run_of_a_capture(
+    pipe: DiffusionPipeline, tmp_path: Path, unusual: str
+) -> None:
+    edit = {"edit": fc.zero([1]), "function": lambda states, site: states * 2}.get(unusual)
+
+    def recording() -> fc.Recorded:
+        given = {"num_inference_steps": 2} | SIZE | UNUSUAL.get(unusual, {})
+        with fc.record(pipe, top_k=3) as recorded, fc.edit(pipe, edit) if edit else nullcontext():
+            pipe("a", generator=noise(1), **given)
+        return recorded
+
+    with fc.record(pipe, top_k=3) as plain:
+        pipe("a", generator=noise(1), num_inference_steps=2, **SIZE)
+    plain.save(tmp_path / "PLAIN")
+    with pytest.raises(RunConflictError, match="edits and arguments of the calls"):
+        recording().save(tmp_path / "PLAIN")
+    first = recording().save(tmp_path / "OWN")
+    again = recording().save(tmp_path / "OWN")
+    xr.testing.assert_identical(first.activations.load(), again.activations.load())

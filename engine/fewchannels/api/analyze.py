@@ -40,7 +40,7 @@ def analysis_of(name: str, run: "StoredRun", given: Mapping[str, Any]) -> "Analy
     Raises:
         InputError: an unknown analysis or setting, or a value that is not valid or would have no effect.
     """
-    if name not in _KINDS:
+    if not isinstance(name, str) or name not in _KINDS:
         raise unknown("analysis", name, _KINDS)
     kind, class_name = _KINDS[name]
     values = {_AS_OPTIONS[name].get(key, key): as_plain(value) for key, value in given.items()}
@@ -52,7 +52,7 @@ def analysis_of(name: str, run: "StoredRun", given: Mapping[str, Any]) -> "Analy
     if name == "masks" and "source" not in values:
         from fewchannels.analyses.masks.units import usual_source
 
-        values["source"] = usual_source(run.storage.url)
+        values["source"] = usual_source(run.place)
     made: Analysis = getattr(import_module(f"fewchannels.analyses.{name}.units"), class_name)(**values)
     return made
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewchannels.api.messages import in_python
+from fewchannels.api.models import lent
 from fewchannels.errors import InputError
 from fewchannels.files.durable import check_output, write
 
@@ -69,6 +70,7 @@ def inspect(pipe: "DiffusionPipeline", *, height: int = 384, width: int = 256) -
         'FluxTransformer2DModel:'
     """
     from fewchannels.models.inspection import inspect_pipeline
+    from fewchannels.models.load import quietly
 
-    with in_python():
+    with in_python(), lent(pipe), quietly():
         return Inspected(inspect_pipeline(pipe, height, width))

@@ -20,10 +20,12 @@ _NAMED_OTHERWISE = {
     "gpus-per-actor": "gpus_per_worker",
     "cpus-per-actor": "threads_per_worker",
 }
+_FIELDS = {"n_actors": "workers", "gpus_per_actor": "gpus_per_worker", "cpus_per_actor": "threads_per_worker"}
 
 
 def for_python(text: str) -> str:
     """A message for Python: options are named as the arguments of a function, and a command is a call."""
+    text = re.sub("|".join(_FIELDS), lambda field: _FIELDS[field[0]], text)
     return _OPTION.sub(_argument, _RERUN.sub("Make the same call again", text))
 
 

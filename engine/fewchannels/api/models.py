@@ -1,6 +1,7 @@
 """The model of a call: a name, whose files are found, or a pipeline that is loaded already."""
 
 import dataclasses
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from fewchannels.settings.file import settled
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_LOCK, _LENT = threading.Lock(), set[int]()
 _Settings = TypeVar("_Settings", bound=Generation)
 
 
@@ -101,6 +103,12 @@ def lent(pipeline: "DiffusionPipeline | None") -> Iterator[None]:
         return
     from fewchannels.models.compiled import is_compiled
 
+    with _LOCK:
+        if id(pipeline) in _LENT:
+            raise InputError(
+                "the pipeline is in use by another call of fc.capture or fc.probe. Wait for it, or load a second one."
+            )
+        _LENT.add(id(pipeline))
     if is_compiled(pipeline):
         warn(
             "the transformer is compiled, and runs uncompiled while it is captured or edited: compiled code skips "
@@ -112,3 +120,5 @@ def lent(pipeline: "DiffusionPipeline | None") -> Iterator[None]:
         yield
     finally:
         pipeline.set_progress_bar_config(**{"disable": False} | before)
+        with _LOCK:
+            _LENT.discard(id(pipeline))

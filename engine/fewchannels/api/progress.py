@@ -51,8 +51,12 @@ class RunBar:
         self._bar = self._context.__enter__()
         return self
 
-    def __exit__(self, *raised: Any) -> None:
-        self._context.__exit__(*raised)
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self.describe("done")
+        elif self._bar.total is None:  # refused before there was anything to do
+            self._bar.leave = False
+        self._context.__exit__(kind, error, trace)
 
     def begin(self, n_samples: int, of_each: int = 1) -> None:
         """Show how much there is to do.

@@ -3,9 +3,10 @@
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,8 @@ from fewchannels import manifest
 from fewchannels.api.messages import for_python, in_python
 from fewchannels.api.progress import counting
 from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError, unknown
-from fewchannels.files.durable import check_output, write
+from fewchannels.files.durable import as_url, check_output, expanded, write
+from fewchannels.manifest import ALIASES
 from fewchannels.runs.opened import as_html
 from fewchannels.tables import schema
 
@@ -61,11 +63,12 @@ class Prompts:
 
     to_pandas = df
 
-    def __getitem__(self, rows: "slice | Sequence[bool] | np.ndarray | pd.Series") -> "Prompts":
-        """Select samples by a slice, or by one truth value per sample.
+    def __getitem__(self, rows: "int | slice | Sequence[bool] | np.ndarray | pd.Series") -> "Prompts":
+        """Select samples by an index, a slice, or one truth value per sample.
 
         Raises:
-            InputError: it is neither, or it selects nothing.
+            IndexError: there is no sample of that index.
+            InputError: it is none of these, or it selects nothing.
 
         Example:
             >>> some = fc.prompts(["a red star", "a blue circle"])
@@ -74,10 +77,14 @@ class Prompts:
         """
         if isinstance(rows, slice):
             return self._of(range(*rows.indices(len(self))))
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+            if not -len(self) <= int(rows) < len(self):
+                raise IndexError(f"there is no sample {rows}; there are {len(self):,}.")
+            return self._of([int(rows) % len(self)])
         chosen = np.asarray(rows)
         if chosen.dtype != bool or chosen.shape != (len(self),):
             raise InputError(
-                f"prompts are selected by a slice or by {len(self):,} truth values, one per sample; this is a "
+                f"prompts are selected by an index, a slice, or {len(self):,} truth values, one per sample; this is a "
                 f"{type(rows).__name__} of shape {chosen.shape}, {chosen.dtype}. Pass prompts[:64], for example."
             )
         return self._of(np.flatnonzero(chosen))
@@ -97,7 +104,7 @@ class Prompts:
             >>> fc.prompts(["a red star", "a blue circle", "a green square"]).sample(2)
             Prompts(2 samples from a list of 3 prompts)
         """
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self):
+        if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= len(self):
             raise InputError(f"n is {n!r}; there are {len(self):,} samples. Pass a number from 1 to {len(self):,}.")
         random = np.random.default_rng(seed)
         if by is None:
@@ -111,7 +118,9 @@ class Prompts:
                 f"prompts[prompts.df()[{by!r}].notna()]."
             )
         groups = [random.permutation(np.flatnonzero(column == value)) for value in column.unique()]
-        return self._of(np.sort(np.concatenate([own[:k] for own, k in zip(groups, _shares(groups, n), strict=True)])))
+        random.shuffle(groups)  # the first ones get one more where n does not divide
+        shares = _shares([len(own) for own in groups], int(n))
+        return self._of(np.sort(np.concatenate([own[:k] for own, k in zip(groups, shares, strict=True)])))
 
     def save(self, path: str | Path) -> Path:
         """Write the manifest, for ``fewchannels capture --manifest``.
@@ -120,9 +129,10 @@ class Prompts:
             InputError: the path cannot be written.
             StorageError: the disk refused.
         """
-        check_output(Path(path))
-        write(Path(path), self._manifest.data)
-        return Path(path)
+        out = expanded(path)
+        check_output(out)
+        write(out, self._manifest.data)
+        return out
 
     @contextmanager
     def file(self) -> Iterator[Path]:
@@ -153,7 +163,7 @@ class Prompts:
 
 
 def prompts(
-    source: "str | Path | Sequence[str] | pd.DataFrame",
+    source: "Prompts | str | Path | Iterable[str] | pd.DataFrame",
     *,
     prompt_column: str | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -168,7 +178,7 @@ def prompts(
 
     Args:
         source: a file (.csv, .tsv, .jsonl, .json, .parquet, .txt), a folder of files, ``"demo:N"`` for N captions of
-            the demo model, a manifest, a list of prompts, or a data frame.
+            the demo model, a manifest, a list of prompts, or a data frame. Prompts are returned unchanged.
         prompt_column: column of prompts; None for ``prompt``, ``caption``, ``text`` or the like.
         seeds: seeds of every prompt; None for the column ``seed`` or, without one, 0.
         ignore_columns: columns to leave out.
@@ -183,10 +193,12 @@ def prompts(
         >>> len(some), some.df().seed.tolist()
         (6, [0, 1, 2, 0, 1, 2])
     """
-    chosen = (seeds,) if isinstance(seeds, int) else None if seeds is None else tuple(seeds)
+    if isinstance(source, Prompts):
+        return source
+    chosen = None if seeds is None else _seeds(seeds)
     with in_python(), tempfile.TemporaryDirectory() as folder:
         path, name = _as_file(source, Path(folder))
-        if path == str(source) and _is_manifest(path):
+        if isinstance(source, str | Path) and _is_manifest(path):
             if prompt_column is not None or seeds is not None or ignore_columns:
                 raise InputError(f"{path!r} is a manifest, which already has prompts and seeds. Pass only its path.")
             return Prompts(manifest.Manifest.read(path).data, name)
@@ -203,6 +215,14 @@ def prompts(
             )
         for note in (*map(str, report.bad_rows), *report.notes)[:_NOTES_SHOWN]:
             warnings.warn(for_python(note.replace(path, name)), FewchannelsWarning, stacklevel=2)
+        for each in report.settings:
+            if each.column.casefold() != each.name:
+                warnings.warn(
+                    f"the column {each.column!r} of {name} sets the samples' {each.name}. Rename it to keep it as a "
+                    f"column of your own, or leave it out with ignore_columns=[{each.column!r}].",
+                    FewchannelsWarning,
+                    stacklevel=2,
+                )
         return Prompts(table.read_bytes(), name)
 
 
@@ -218,7 +238,7 @@ def _named(path: str, name: str) -> Iterator[None]:
 
 def as_prompts(source: "Prompts | str | Path | Sequence[str] | pd.DataFrame") -> Prompts:
     """Prompts from what a caller passes as prompts."""
-    return source if isinstance(source, Prompts) else prompts(source)
+    return prompts(source)
 
 
 def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Path, **options: Any) -> Prompts:
@@ -238,10 +258,17 @@ def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Pa
         Prompts(16 samples from demo:16)
     """
     with in_python():
-        check_output(Path(output))
+        check_output(expanded(output))
     found = prompts(source, **options)
     found.save(output)
     return found
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    several = tuple(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else (seeds,)
+    if not all(isinstance(each, Integral) and not isinstance(each, bool) for each in several):
+        raise InputError(f"seeds is {seeds!r:.80}; pass a whole number, or several, such as range(4).")
+    return tuple(map(int, several))
 
 
 def _as_file(source: Any, folder: Path) -> tuple[str, str]:
@@ -250,20 +277,50 @@ def _as_file(source: Any, folder: Path) -> tuple[str, str]:
 
     if isinstance(source, str | Path):
         text = str(source)
-        if " " in text and not Path(text).expanduser().exists():
+        if not text.startswith("demo:"):
+            text = str(expanded(text))
+        if " " in text and not Path(text).exists():
             raise InputError(f"there is no file {text!r}. To use it as a prompt, pass a list: [{text!r}].")
-        return text, text
+        return text, str(source)
+    name, columns = _as_columns(source)
     path = folder / "prompts.parquet"
+    try:
+        (columns if isinstance(columns, pd.DataFrame) else pd.DataFrame(columns)).to_parquet(path, index=False)
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:  # pyarrow's own are among them
+        raise InputError(
+            f"{name} cannot be kept as a table: {str(error).splitlines()[0]}. Give every column a name of its own and "
+            "values of one kind: text, numbers, truth values or dates."
+        ) from None
+    return str(path), name
+
+
+def _as_columns(source: Any) -> "tuple[str, pd.DataFrame | dict[str, list[str]]]":
+    """The columns of a frame or of a list of prompts, and its name for people."""
+    import pandas as pd
+
     if isinstance(source, pd.DataFrame):
-        source.to_parquet(path, index=False)
-        return str(path), f"a data frame of {len(source):,} rows"
-    texts = list(source) if isinstance(source, Sequence) else []
+        return f"a data frame of {len(source):,} rows", _with_absolute_paths(source)
+    texts = list(source) if isinstance(source, Iterable) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(
             f"{source!r:.80} are no prompts. Pass a file, a list of texts, or a data frame with a column prompt."
         )
-    pd.DataFrame({"prompt": texts}).to_parquet(path, index=False)
-    return str(path), f"a list of {len(texts):,} prompt{'s' * (len(texts) != 1)}"
+    return f"a list of {len(texts):,} prompt{'s' * (len(texts) != 1)}", {"prompt": texts}
+
+
+def _with_absolute_paths(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """A frame whose files are named from any folder: in a table of a file they are relative to that file."""
+    named = {column: ALIASES.get(str(column).casefold(), str(column).casefold()) for column in frame}
+
+    def absolute(value: Any) -> Any:
+        is_relative = isinstance(value, str) and value and not as_url(Path(value)) and not Path(value).is_absolute()
+        return str(expanded(value).absolute()) if is_relative else value
+
+    own = [column for column, name in named.items() if name in ("mask", "reference")]
+    changed = frame.copy()
+    for column in own:
+        changed[column] = frame[column].map(absolute)
+    return changed
 
 
 def _is_manifest(path: str) -> bool:
@@ -277,14 +334,14 @@ def _is_manifest(path: str) -> bool:
     return True
 
 
-def _shares(groups: Sequence[np.ndarray], n: int) -> list[int]:
-    """How many of each group make n in all, as evenly as their sizes allow."""
-    shares = [0] * len(groups)
+def _shares(sizes: Sequence[int], n: int) -> list[int]:
+    """How many of each group make n in all, as evenly as their sizes allow; the first ones get one more."""
+    shares = [0] * len(sizes)
     while n:
-        open_groups = [i for i, own in enumerate(groups) if shares[i] < len(own)]
-        each = max(1, n // len(open_groups))
-        for i in open_groups:
-            taken = min(each, len(groups[i]) - shares[i], n)
+        left = [i for i, size in enumerate(sizes) if shares[i] < size]
+        each = max(1, n // len(left))
+        for i in left:
+            taken = min(each, sizes[i] - shares[i], n)
             shares[i] += taken
             n -= taken
     return shares

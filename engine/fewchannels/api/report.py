@@ -5,6 +5,7 @@ from pathlib import Path
 from fewchannels.api.messages import in_python
 from fewchannels.api.progress import counting
 from fewchannels.errors import InputError
+from fewchannels.files.durable import expanded
 from fewchannels.runs.opened import Opened
 
 
@@ -30,7 +31,7 @@ def report(*places: str | Path | Opened, out: str | Path, by: str | None = None,
     """
     from fewchannels.views.report.build import build, check_out, write_report
 
-    path = Path(out)
+    path = expanded(out)
     with in_python(), counting("report", "part", progress) as update:
         if not places:
             raise InputError("no run is given. Pass a run, a sweep, or the folder of one.")
@@ -42,4 +43,8 @@ def report(*places: str | Path | Opened, out: str | Path, by: str | None = None,
 
 def where(place: str | Path | Opened) -> str:
     """The folder or URL of what a caller passes as a run."""
-    return place.storage.url if isinstance(place, Opened) else str(place)
+    if isinstance(place, Opened):
+        return place.place
+    if not isinstance(place, str | Path):
+        raise InputError(f"{place!r:.80} is no run, sweep or comparison. Pass an opened one, or its folder or URL.")
+    return str(place)

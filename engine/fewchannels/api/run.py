@@ -1,6 +1,7 @@
 """A run as Python has it: read, analyzed, reported, explored."""
 
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fewchannels.api.report import report
 from fewchannels.api.result import Result
 from fewchannels.errors import InputError
 from fewchannels.runs.run import StoredRun
+from fewchannels.runs.sql.answer import Answer
 
 if TYPE_CHECKING:
     pass
@@ -79,10 +81,11 @@ class Run(StoredRun):
         from fewchannels.cluster.sizing import choose_workers
         from fewchannels.runs.results import Results
 
-        with in_python(), counting(analysis, "unit", progress) as update:
+        self.reopen()
+        with in_python(), counting(str(analysis), "unit", progress) as update:
             made = analysis_of(analysis, self, settings)
             selected = select(
-                self.storage.url,
+                self.place,
                 where=where,
                 layers=_recorded("layers", layers, self.layers),
                 steps=_recorded("steps", steps, self.steps),
@@ -95,8 +98,15 @@ class Run(StoredRun):
             name = made.name if label is None else label
             summary = analyze(made, selected, name, pool, replace=replace, on_progress=update)
         self.reopen()
-        place = self.storage.location(Results(self.storage, name).key(""))
-        return Result(name, place, summary, {table: f"{name}_{table}" for table in made.schemas}, self.sql)
+        results = Results(self.storage, name)
+        written, views = results.read(), {table: f"{name}_{table}" for table in made.schemas}
+
+        def ask(text: str) -> Answer:
+            if results.read() != written:
+                raise InputError(f"the result {name!r} was replaced by another one. Call run.analyze again.")
+            return self.sql(text)
+
+        return Result(name, self.storage.location(results.key("")), summary, views, ask)
 
     @property
     def findings(self) -> list[str]:
@@ -104,7 +114,7 @@ class Run(StoredRun):
         from fewchannels.analyses.evidence import open_evidence
         from fewchannels.analyses.findings import of_run
 
-        evidence = open_evidence(self.storage.url)
+        evidence = open_evidence(self.place)
         with evidence.catalog:
             return [finding.text for _, finding in of_run(evidence).sentences]
 
@@ -122,7 +132,7 @@ def _recorded(name: str, value: Indices, recorded: list[int]) -> str:
     if isinstance(value, str):
         return value
     several = [value] if not isinstance(value, Iterable) else list(value)
-    if not several or not all(isinstance(each, int) and not isinstance(each, bool) for each in several):
+    if not several or not all(isinstance(each, Integral) and not isinstance(each, bool) for each in several):
         raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as [0, -1].")
     if wrong := [each for each in several if each < -len(recorded)]:
         raise InputError(f"{name} includes {wrong[0]}; the run has {len(recorded)} {name}: {recorded}.")

@@ -49,7 +49,7 @@ class Sweep(StoredSweep):
         from fewchannels.analyses.evidence import open_evidence
         from fewchannels.interventions.effects.sweep_findings import find
 
-        evidence = open_evidence(self.storage.url)
+        evidence = open_evidence(self.place)
         with evidence.catalog:
             edits = evidence.ask("select * exclude (image) from edits")
             return [each.text for each in find(evidence, edits).sentences] if len(edits) else []

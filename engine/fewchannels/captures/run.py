@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fewchannels import manifest
 from fewchannels.captures.begin import begin, check_place
 from fewchannels.captures.job import Job
 from fewchannels.captures.memory import check_memory
@@ -13,8 +14,9 @@ from fewchannels.cluster.shares import Pool
 from fewchannels.cluster.tasks import Outcome, Progress, begun, pending_tasks, run_tasks
 from fewchannels.errors import StorageError
 from fewchannels.manifest import Sample
-from fewchannels.runs.description import EMBEDDINGS
+from fewchannels.runs.description import EMBEDDINGS, MANIFEST, objects_of, read_description
 from fewchannels.runs.ledger import Record
+from fewchannels.runs.storage import Stored
 from fewchannels.settings.units import size
 
 
@@ -105,7 +107,20 @@ def capture(
     check_memory(job, pool)
     with begun(job, check_place, lambda leased: begin(leased, manifest_path), on_wait) as (leased, resumed):
         on_begun(resumed)
+        if resumed and (kept := _kept_columns(leased, manifest_path.read_bytes())):
+            on_note(
+                f"the columns {', '.join(kept)} of this manifest differ from those that the run was created with. The "
+                "run keeps its own; the samples are the same."
+            )
         return finish(leased, pool, on_progress, on_encoded, on_note, pipeline)
+
+
+def _kept_columns(job: Job, rows: bytes) -> list[str]:
+    """The columns of their own in which a run's manifest differs from the one that resumes it."""
+    stored = objects_of(read_description(job.storage)).get(MANIFEST)
+    if stored == Stored.of([rows]):
+        return []
+    return manifest.other_columns(job.storage.get(MANIFEST), rows)
 
 
 def finish(

@@ -1,6 +1,7 @@
 """Read some of a manifest: samples, ids, columns, and what is in it."""
 
 import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,20 @@ def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
             if name not in there:
                 raise unknown("column of the manifest", name, there)
         return file.read(columns=list(dict.fromkeys(names))).to_pydict()
+
+
+def other_columns(one: bytes, other: bytes) -> list[str]:
+    """Columns of their own in which two manifests of the same samples differ, ascending.
+
+    Args:
+        one: a manifest.
+        other: the other one.
+    """
+    with opened(io.BytesIO(one), "one") as first, opened(io.BytesIO(other), "other") as second:
+        own = [{name for name in file.schema_arrow.names if name not in COLUMNS} for file in (first, second)]
+        mine, theirs = (file.read(columns=sorted(own[0] & own[1])) for file in (first, second))
+        changed = {name for name in own[0] & own[1] if mine[name].to_pylist() != theirs[name].to_pylist()}
+        return sorted((own[0] ^ own[1]) | changed)
 
 
 def summary(path: str | Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def geometry_from(described: Configuration, family: tuple[str, Family] | None = 
     if pipeline_class not in found.pipelines:
         raise InputError(
             f"{name} is supported in {' and '.join(found.pipelines)}; {described.name!r} is a {pipeline_class!r}, "
-            f"which may apply guidance differently. {described.remedy[0].upper()}{described.remedy[1:]}."
+            f"which may apply guidance differently. Describe it: {described.remedy}."
         )
     pipeline = found.pipelines[pipeline_class]
     if any(index.get("transformer_2") or []):

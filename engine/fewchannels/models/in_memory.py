@@ -1,6 +1,7 @@
 """A loaded pipeline as a model: its geometry, and the weights and settings in memory that determine its images."""
 
 import hashlib
+import inspect
 import json
 from typing import Any
 
@@ -60,6 +61,8 @@ def pipeline_identity(pipeline: Any) -> dict[str, Any]:
                 weights.update(f"{name}.{key} {_kind(values)}\0".encode())
                 weights.update(_bytes(values, f"{name}.{key}"))
         settings[name] = _settings(component)
+    settings["pipeline"] = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(pipeline).__mro__]
+    settings["methods"] = _own_functions(pipeline)
     plain = json.dumps(settings, sort_keys=True, default=str)
     files = {"pipeline in memory": hashlib.sha256(plain.encode()).hexdigest()[:16]}
     return {"weights": weights.hexdigest(), "files": files}
@@ -81,6 +84,34 @@ def _bytes(values: Any, name: str) -> bytes | memoryview:
     return plain.numpy().data
 
 
+_LIBRARIES = ("accelerate", "diffusers", "peft", "torch", "transformers", "fewchannels")
+"""Whose hooks and wrappers place weights and adapters, which the weights and settings above tell."""
+
+
+def _own_functions(owner: Any) -> list[str]:
+    """Functions that a user has set on an object, or as a hook of a module."""
+    own = getattr(owner, "__dict__", {})
+    found = [value for value in own.values() if inspect.isroutine(value)]
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+        found += own.get(hooks, {}).values()
+    named = [(getattr(each, "__module__", "") or "", getattr(each, "__qualname__", repr(each))) for each in found]
+    return sorted(f"{module}.{name}" for module, name in named if module.split(".")[0] not in _LIBRARIES)
+
+
+def _module(module: nn.Module) -> dict[str, Any]:
+    """The settings of one module that no configuration has: plain attributes, its attention processor, its hooks."""
+    found: dict[str, Any] = {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and isinstance(value, bool | int | float | str)
+    }
+    if (processor := getattr(module, "processor", None)) is not None:
+        found["processor"] = f"{type(processor).__module__}.{type(processor).__qualname__}"
+    if functions := _own_functions(module):
+        found["functions"] = functions
+    return found
+
+
 def _settings(component: Any) -> Any:
     """A component's class and settings as plain values, with a tokenizer's vocabulary and a model's adapters."""
     config = getattr(component, "config", None)
@@ -88,12 +119,20 @@ def _settings(component: Any) -> Any:
     if config is not None:
         plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         found["config"] = {key: value for key, value in plain.items() if key != "_name_or_path"}
+        # What a scheduler was set to after it was made, such as by set_shift().
+        held = getattr(component, "__dict__", {})
+        own = {key: held.get(f"_{key}", held.get(key)) for key in found["config"]}
+        found["set"] = {key: value for key, value in own.items() if isinstance(value, bool | int | float | str)}
     if (backend := getattr(component, "backend_tokenizer", None)) is not None:
         # What a call of the pipeline sets for its prompts is left out.
         found["tokenizer"] = {
             name: value for name, value in json.loads(backend.to_str()).items() if name not in ("truncation", "padding")
         }
+    found["methods"] = _own_functions(component)
     if isinstance(component, nn.Module):
+        found["modules"] = {
+            name: about for name, module in uncompiled(component).named_modules() if (about := _module(module))
+        }
         scaling = {
             name: (module.scaling, getattr(module, "active_adapters", None), getattr(module, "disable_adapters", None))
             for name, module in component.named_modules()

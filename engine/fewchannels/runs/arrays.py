@@ -315,7 +315,10 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
         """As Zarr has it."""
         found = await super().get(key, *args, **options)
-        if key.rpartition("/")[2].startswith("c.") and (self._finished if found is None else not len(found)):
+        is_shard = key.rpartition("/")[2].startswith("c.")
+        if is_shard and found is None and not self._storage.exists("zarr.json"):
+            raise StorageError(f"{self._storage.url} is gone. Restore it, or open the run where it is now.")
+        if is_shard and (self._finished if found is None else not len(found)):
             url, what = self._storage.location(key), "is missing" if found is None else "is empty"
             raise StorageError(
                 f"{url} {what}, although its samples are finished. Restore it, or run fewchannels runs verify RUN "

@@ -7,7 +7,7 @@ from typing import Any
 
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.catalog import Catalog
-from fewchannels.runs.storage import Storage, open_storage
+from fewchannels.runs.storage import FolderStorage, Storage, open_storage
 
 
 class Opened:
@@ -22,7 +22,7 @@ class Opened:
     """
 
     def __init__(self, path: str | Path, read: Callable[[Storage], dict[str, Any]]) -> None:
-        self._path = path
+        self._read = read
         self.storage = open_storage(path)
         self.description = read(self.storage)
         self.catalog = Catalog(path)
@@ -30,10 +30,17 @@ class Opened:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.storage.url!r})"
 
+    @property
+    def place(self) -> str:
+        """Its folder or URL, from any working directory."""
+        return str(self.storage.path) if isinstance(self.storage, FolderStorage) else self.storage.url
+
     def reopen(self) -> None:
-        """Look at what tasks and analyses have recorded by now."""
+        """Look at what it is by now: what tasks and analyses have recorded, and the samples that it has grown by."""
         self.catalog.close()
-        self.catalog = Catalog(self._path)
+        self.description = self._read(self.storage)
+        self.catalog = Catalog(self.place)
+        self.__dict__.pop("activations", None)  # kept from the first look
 
     def sql(self, text: str) -> Answer:
         """Run a read-only SQL query on its views: ``manifest``, ``tasks``, those of results, and those of its kind.

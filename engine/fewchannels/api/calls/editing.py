@@ -1,12 +1,14 @@
 """Edit the hidden states of a pipeline's own calls, with the editing tap of a sweep."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,6 +126,11 @@ class Editing:
         """Return whether an edit needs the unedited image."""
         return any(each.needs_unedited for each in self._edits if not isinstance(each.source, Recorded))
 
+    def changes(self) -> tuple[str, ...]:
+        """The edits, with the statistic that ranks channels."""
+        parts: list[Edit | Function] = [*self._edits, *self._functions]
+        return tuple(f"{self._score} {_as_text(each)}" for each in parts)
+
     @contextmanager
     def during(self, call: Call, batch: Batch, sampler: Sampler) -> Iterator[None]:
         """Edit the call's own rows."""
@@ -189,6 +196,24 @@ class Editing:
             return whole
 
         return tap
+
+
+def _as_text(edit: Edit | Function) -> str:
+    """An edit as text that is equal only for equal edits; a function by its name."""
+    if not isinstance(edit, Edit):
+        return f"{getattr(edit, '__module__', '')}.{getattr(edit, '__qualname__', repr(edit))}"
+    found = hashlib.sha256()
+    for each in fields(edit):
+        value = getattr(edit, each.name)
+        found.update(f"{each.name} ".encode())
+        if isinstance(value, Recorded):
+            for name, array in sorted(value.activations.items()):
+                found.update(f"{name} {array.shape} ".encode() + array.values.tobytes())
+        elif isinstance(value, np.ndarray):
+            found.update(f"{value.shape} ".encode() + value.tobytes())
+        else:
+            found.update(f"{value!r} ".encode())
+    return found.hexdigest()[:16]
 
 
 def _together(taps: Sequence[tuple[Edit, Callable[[Site, Tensor], Tensor | None]]]) -> Tap:

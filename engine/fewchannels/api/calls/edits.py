@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -128,7 +129,7 @@ class Edits:
         return type(self)((other, *self.parts)) if callable(other) else NotImplemented
 
 
-def zero(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
+def zero(channels: Iterable[int] | int | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
     """Set channels to zero: zero-ablation.
 
     Args:
@@ -158,7 +159,7 @@ def zero(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **
     return _edit("zero", channels, amount, where)
 
 
-def mean(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
+def mean(channels: Iterable[int] | int | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
     """Set channels to their mean over the tokens: mean-ablation. Arguments are those of :func:`zero`.
 
     Example:
@@ -168,7 +169,7 @@ def mean(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **
     return _edit("mean", channels, amount, where)
 
 
-def shuffle(channels: Iterable[int] | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
+def shuffle(channels: Iterable[int] | int | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
     """Permute the tokens of channels at random: resample-ablation. Arguments are those of :func:`zero`.
 
     Example:
@@ -178,7 +179,7 @@ def shuffle(channels: Iterable[int] | str | None = None, *, amount: float = 1.0,
     return _edit("shuffle", channels, amount, where)
 
 
-def scale(channels: Iterable[int] | str | None = None, *, factor: float, **where: Any) -> Edit:
+def scale(channels: Iterable[int] | int | str | None = None, *, factor: float, **where: Any) -> Edit:
     """Multiply channels by a factor. Other arguments are those of :func:`zero`.
 
     Args:
@@ -190,13 +191,13 @@ def scale(channels: Iterable[int] | str | None = None, *, factor: float, **where
         >>> fc.scale([46], factor=0.5).amount
         0.5
     """
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
+    if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
         raise InputError(f"factor is {factor!r}; it must be a finite number. Pass a number such as 0.5.")
     return _edit("zero", channels, 1 - factor, where)  # f x = x + (1 - f) (0 - x)
 
 
 def transport(
-    channels: Iterable[int] | str | None = None, *, source: "str | Recorded", amount: float = 1.0, **where: Any
+    channels: Iterable[int] | int | str | None = None, *, source: "str | Recorded", amount: float = 1.0, **where: Any
 ) -> Edit:
     """Replace channels by those of a source, at the same layer, step and tokens: activation patching.
 
@@ -225,12 +226,12 @@ def transport(
     return replace(edit, source=source)
 
 
-def _edit(action: str, channels: Iterable[int] | str | None, amount: float, where: dict[str, Any]) -> Edit:
+def _edit(action: str, channels: Iterable[int] | int | str | None, amount: float, where: dict[str, Any]) -> Edit:
     known = (*_SIZED, "trial", "layers", "steps", "tokens", "streams", "branches", "scores_from")
     for name in where:
         if name not in known:
             raise unknown("argument", name, known)
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
+    if isinstance(amount, bool) or not isinstance(amount, Real) or not math.isfinite(amount):
         raise InputError(f"amount is {amount!r}; it must be a finite number. Pass a number from 0 to 1.")
     sized = [name for name in _SIZED if where.get(name) is not None]
     if len(sized) + (channels is not None) != 1:
@@ -245,7 +246,8 @@ def _edit(action: str, channels: Iterable[int] | str | None, amount: float, wher
         chosen = {"selection": "all"}
     else:
         assert channels is not None
-        chosen["channels"] = tuple(_whole("channels", each, 0) for each in channels)
+        several = channels if isinstance(channels, Iterable) else [channels]
+        chosen["channels"] = tuple(_whole("channels", each, 0) for each in several)
         if not chosen["channels"]:
             raise InputError("channels is empty. List at least one channel, such as [46].")
     trial = _whole("trial", where.get("trial", 0), 0)

@@ -1,6 +1,7 @@
 """Layers and steps as Python arguments: words, one index, or several."""
 
 from collections.abc import Iterable
+from numbers import Integral
 
 from fewchannels.errors import InputError
 
@@ -21,17 +22,12 @@ def as_text(name: str, value: Indices, n: int) -> str:
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, int):
-        chosen = [value]
-    elif isinstance(value, Iterable):
-        chosen = list(value)
-    else:
-        chosen = []
-    if not chosen or not all(isinstance(each, int) and not isinstance(each, bool) for each in chosen):
+    chosen = list(value) if isinstance(value, Iterable) else [value]
+    if not chosen or not all(isinstance(each, Integral) and not isinstance(each, bool) for each in chosen):
         raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as range(2, 5) or [0, -1].")
     if wrong := [each for each in chosen if not -n <= each < n]:
         raise InputError(f"{name} includes {wrong[0]}; there are {n}: 0 to {n - 1}, or -{n} to -1 from the end.")
-    return ",".join(str(each % n) for each in chosen)
+    return ",".join(str(int(each) % n) for each in chosen)
 
 
 def kept(value: Indices) -> Indices:

@@ -26,6 +26,7 @@ class RecordedCall:
         prompts: each sample's prompt; None if the call had embeddings instead.
         negative_prompts: each sample's negative prompt, if any.
         seeds: seed of each sample's noise; None if the sample had no fresh generator of its own.
+        unusual: everything in the call that a capture of the same prompts does not have, as text.
         images: each sample's image; None if the pipeline returned no images but, for example, latents.
         token_grid: image tokens along height and width.
         size: height and width of the images, pixels.
@@ -43,6 +44,7 @@ class RecordedCall:
     prompts: tuple[str | None, ...]
     negative_prompts: tuple[str | None, ...]
     seeds: tuple[int | None, ...]
+    unusual: tuple[str, ...]
     images: "tuple[Image.Image | None, ...]"
     token_grid: tuple[int, int]
     size: tuple[int, int]

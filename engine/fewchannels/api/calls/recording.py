@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from weakref import ref as weakref
@@ -74,9 +75,9 @@ def record(
     """
     if score not in STATISTICS:
         raise unknown("score", score, STATISTICS)
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+    if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
         raise InputError(f"top_k is {top_k!r}; it must be a whole number of at least 0. Pass a number such as 12.")
-    recorded = Recorded(score)
+    top_k, recorded = int(top_k), Recorded(score)
     chosen = choose_words("streams", _joined(streams), STREAMS), choose_words("branches", _joined(branches), BRANCHES)
     listener = _Recording(recorded, layers, steps, top_k, *chosen)
     with watching(pipe, listener, read_family(Path(family)) if family else None) as watched:
@@ -149,6 +150,10 @@ class _Recording:
         """Return False: recording changes nothing."""
         return False
 
+    def changes(self) -> tuple[str, ...]:
+        """Nothing: recording changes nothing."""
+        return ()
+
     @contextmanager
     def during(self, call: Call, batch: Batch, sampler: Sampler) -> Iterator[None]:
         """Record the call's own rows."""
@@ -185,6 +190,7 @@ class _Recording:
                 negative_prompts=call.negative_prompts,
                 seeds=call.seeds,
                 images=_pictures(images, call.n_samples),
+                unusual=call.unusual,
                 token_grid=sampler.geometry.token_grid(settings.height, settings.width),
                 size=(settings.height, settings.width),
                 settings=(settings.steps, settings.guidance, settings.true_cfg_scale),

@@ -1,6 +1,7 @@
 """Save recorded calls as a run, which every command can read."""
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from fewchannels import manifest
 from fewchannels.api.calls.recorded_call import MadeBy, RecordedCall
 from fewchannels.captures.begin import begin, check_place
 from fewchannels.captures.config import CaptureConfig
-from fewchannels.captures.job import Job
+from fewchannels.captures.job import ELSEWHERE, Job
 from fewchannels.captures.worker import Generated, tables_of
 from fewchannels.cluster.attempts import recorded as record_of
 from fewchannels.cluster.tasks import begun, pending_tasks
@@ -63,12 +64,17 @@ def save(
         source.write_text("\n".join(json.dumps(row) for row in _samples(calls)), encoding="utf-8")
         manifest.ingest([source], table)
         config = _config(calls, made_by, pipeline, score, layout)
-        decided = config.as_dict() | {
+        decided = {name: value for name, value in config.as_dict().items() if name not in ELSEWHERE} | {
             "layers": [block.layer for block in layout.blocks],
             "steps": list(layout.steps),
             "n_tokens": layout.n_tokens,
         }
-        identity = {"format_version": FORMAT_VERSION, "config": decided} | pipeline_identity(pipeline)
+        found = pipeline_identity(pipeline)
+        unusual = [call.unusual for call in calls]
+        if any(unusual):
+            content = hashlib.sha256(json.dumps(unusual).encode()).hexdigest()[:16]
+            found["files"] |= {"edits and arguments of the calls": content}
+        identity = {"format_version": FORMAT_VERSION, "config": decided} | found
         sha256 = manifest.Manifest.read(table).sha256
         job = Job(str(path), config, made_by.geometry, layout, identity, fingerprint(identity), sha256)
         with begun(job, check_place, lambda leased: begin(leased, table)) as (leased, _):

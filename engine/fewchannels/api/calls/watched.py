@@ -26,6 +26,9 @@ class Listener(Protocol):
     def needs_unedited(self, call: Call) -> bool:
         """Return whether the listener needs the hidden states of the call without edits."""
 
+    def changes(self) -> tuple[str, ...]:
+        """What the listener changes in each call, as text that is equal only for equal changes."""
+
     def during(self, call: Call, batch: Batch, sampler: Sampler) -> AbstractContextManager[None]:
         """A context around the call, with the listener's taps on the model; exits with the error if the call fails."""
 
@@ -76,6 +79,8 @@ class Watched:
     def _call(self, original: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         listeners, sampler = tuple(self.listeners), self._sampler
         call = described(self.pipeline, self.geometry, positional, keywords)
+        changes = tuple(text for each in listeners for text in each.changes())
+        call = replace(call, unusual=(*call.unusual, *changes))
         self.geometry.token_grid(call.settings.height, call.settings.width)
         sources = list(dict.fromkeys(text for each in listeners for text in each.sources(call)))
         batch = batch_of(call, sources, needs_unedited=any(each.needs_unedited(call) for each in listeners))

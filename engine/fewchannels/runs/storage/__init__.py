@@ -39,6 +39,10 @@ def open_storage(url: str | Path) -> Storage:
     Raises:
         InputError: an unknown kind of URL, one with credentials in it, or a name that readers understand differently.
     """
+    if not isinstance(url, str | Path) or not str(url):
+        raise InputError(
+            f"{url!r:.80} is no folder or URL. Give the path of a folder, or a URL such as s3://BUCKET/RUN."
+        )
     text = str(url)
     if one_slash := re.match(rf"({'|'.join((*SCHEMES, 'file'))}):/(?!/)", text):
         raise InputError(f"{text!r} has only one slash after {one_slash[1]}:; write {one_slash[1]}://BUCKET/RUN.")
