@@ -88,9 +88,9 @@ def test_a_second_call_resumes_and_a_longer_one_grows_the_run(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"workers": 2}, "workers=2 was given with a pipeline that is loaded in this process"),
-        ({"dtype": "bfloat16"}, "dtype was given with a pipeline that is loaded already"),
-        ({"offload": "model"}, "offload was given with a pipeline"),
+        ({"workers": 2}, "workers=2 cannot be used with a loaded pipeline"),
+        ({"dtype": "bfloat16"}, "dtype cannot be applied to a pipeline that is already loaded"),
+        ({"offload": "model"}, "offload cannot be applied to a pipeline"),
         ({"top_k": 500}, r"top_k is 500, .* Lower top_k\."),
         ({"layers": [9]}, "layer 9 does not exist; the valid ones are 0 to"),
         ({"layers": [-9]}, "layers includes -9; there are"),

@@ -103,15 +103,15 @@ def test_several_grids_and_protocols(pipe: DiffusionPipeline, tiny_model: Path, 
     [
         ({"protocol": "turri"}, "unknown protocol 'turri'. Did you mean 'turri2026'"),
         ({"protocol": "gan2025"}, "takes fixed channels from a captured run; give channels_from RUN"),
-        ({"protocol": "turri2026", "k": 3}, "defines the edits, and k was given too"),
-        ({"grids": [{"k": 2}], "layers": "all"}, "grids and layers were given"),
+        ({"protocol": "turri2026", "k": 3}, "defines the edits, so k cannot be combined with it"),
+        ({"grids": [{"k": 2}], "layers": "all"}, "grids and layers cannot be combined"),
         ({"grids": []}, "grids is empty"),
         ({"selection": "top", "trials": 4}, "trials would have no effect: the selection top is not random"),
         ({"channels": [3]}, "channels would have no effect"),
         ({"action": "transport"}, "with transport it must be target, source"),
         ({"k": 10**6}, "k"),
         ({"kk": 3}, "unknown setting in fc.probe 'kk'"),
-        ({"workers": 3}, "workers=3 was given with a pipeline"),
+        ({"workers": 3}, "workers=3 cannot be used with a loaded pipeline"),
     ],
 )
 def test_bad_arguments_of_a_probe_are_refused(

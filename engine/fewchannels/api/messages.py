@@ -1,4 +1,4 @@
-"""Messages for Python: what a command calls ``--top-k`` is the argument ``top_k``."""
+"""Messages for Python: the option ``--top-k`` of a command is named as the argument ``top_k``."""
 
 import re
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ _NAMED_OTHERWISE = {
 
 
 def for_python(text: str) -> str:
-    """A message for Python: options are named as the arguments of a function."""
+    """Replace the options in a message by the names of arguments."""
     return _OPTION.sub(_argument, text)
 
 
 @contextmanager
 def in_python() -> Iterator[None]:
-    """Let errors pass, with their messages for Python."""
+    """Rewrite the messages of errors for Python, and raise them."""
     try:
         yield
     except FewchannelsError as error:

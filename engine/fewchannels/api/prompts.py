@@ -28,7 +28,7 @@ _NOTES_SHOWN = 5
 class Prompts:
     """Validated samples, each a prompt and a seed, with the columns of their source.
 
-    Made by :func:`prompts`. Selecting gives new prompts; nothing is changed in place.
+    Created by :func:`prompts`. Selecting returns new prompts; nothing is changed in place.
 
     Args:
         data: a manifest, Parquet.
@@ -62,10 +62,10 @@ class Prompts:
     to_pandas = df
 
     def __getitem__(self, rows: "slice | Sequence[bool] | np.ndarray | pd.Series") -> "Prompts":
-        """Select samples by a slice, or by one truth value per sample.
+        """Select samples by a slice, or by a boolean mask.
 
         Raises:
-            InputError: it is neither, or it selects nothing.
+            InputError: the argument is neither of them, or it selects nothing.
 
         Example:
             >>> some = fc.prompts(["a red star", "a blue circle"])
@@ -77,8 +77,9 @@ class Prompts:
         chosen = np.asarray(rows)
         if chosen.dtype != bool or chosen.shape != (len(self),):
             raise InputError(
-                f"prompts are selected by a slice or by {len(self):,} truth values, one per sample; this is a "
-                f"{type(rows).__name__} of shape {chosen.shape}, {chosen.dtype}. Pass prompts[:64], for example."
+                f"samples are selected by a slice or by a boolean mask of length {len(self):,}, but this is a "
+                f"{type(rows).__name__} of shape {chosen.shape} and type {chosen.dtype}. Pass prompts[:64], for "
+                f"example."
             )
         return self._of(np.flatnonzero(chosen))
 
@@ -87,11 +88,11 @@ class Prompts:
 
         Args:
             n: number of samples.
-            by: column of categories, each of which gets the same number, as far as it has so many.
+            by: column of categories to draw equally many samples from, as far as each category has enough.
             seed: random seed of the draw.
 
         Raises:
-            InputError: there are fewer samples, there is no such column, or some samples have no category.
+            InputError: there are fewer samples than ``n``, the column does not exist, or some samples have no category.
 
         Example:
             >>> fc.prompts(["a red star", "a blue circle", "a green square"]).sample(2)
@@ -118,7 +119,7 @@ class Prompts:
 
         Raises:
             InputError: the path cannot be written.
-            StorageError: the disk refused.
+            StorageError: writing failed.
         """
         check_output(Path(path))
         write(Path(path), self._manifest.data)
@@ -169,14 +170,14 @@ def prompts(
     Args:
         source: a file (.csv, .tsv, .jsonl, .json, .parquet, .txt), a folder of files, ``"demo:N"`` for N captions of
             the demo model, a manifest, a list of prompts, or a data frame.
-        prompt_column: column of prompts; None for ``prompt``, ``caption``, ``text`` or the like.
+        prompt_column: column of prompts; None for ``prompt``, ``caption``, ``text`` or a similar name.
         seeds: seeds of every prompt; None for the column ``seed`` or, without one, 0.
         ignore_columns: columns to leave out.
-        on_error: on bad rows, ``"fail"`` or ``"skip"`` them.
+        on_error: what to do on bad rows: ``"fail"`` raises an error, ``"skip"`` leaves them out.
         progress: whether to show a progress bar if this takes more than two seconds.
 
     Raises:
-        InputError: there is no such file, or a row or a column breaks a rule.
+        InputError: the file does not exist, or a row or a column is not valid.
 
     Example:
         >>> some = fc.prompts(["a small red star", "a large blue circle"], seeds=range(3))
@@ -208,7 +209,7 @@ def prompts(
 
 @contextmanager
 def _named(path: str, name: str) -> Iterator[None]:
-    """Name a source in errors as its caller knows it, not by the file that was made of it."""
+    """Replace the path of a temporary file in errors by the caller's name of the source."""
     try:
         yield
     except FewchannelsError as error:
@@ -217,7 +218,7 @@ def _named(path: str, name: str) -> Iterator[None]:
 
 
 def as_prompts(source: "Prompts | str | Path | Sequence[str] | pd.DataFrame") -> Prompts:
-    """Prompts from what a caller passes as prompts."""
+    """Convert an argument to prompts."""
     return source if isinstance(source, Prompts) else prompts(source)
 
 
@@ -230,8 +231,8 @@ def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Pa
         **options: further arguments of :func:`prompts`.
 
     Raises:
-        InputError: there is no such file, or a row or a column breaks a rule; nothing was written.
-        StorageError: the disk refused.
+        InputError: the file does not exist, or a row or a column is not valid; nothing was written.
+        StorageError: writing failed.
 
     Example:
         >>> fc.ingest("demo:16", "manifest.parquet")
@@ -245,13 +246,13 @@ def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Pa
 
 
 def _as_file(source: Any, folder: Path) -> tuple[str, str]:
-    """The path of a source's file, and its name for people."""
+    """The path of a source's file, and its name in messages."""
     import pandas as pd
 
     if isinstance(source, str | Path):
         text = str(source)
         if " " in text and not Path(text).expanduser().exists():
-            raise InputError(f"there is no file {text!r}. To use it as a prompt, pass a list: [{text!r}].")
+            raise InputError(f"there is no file named {text!r}. To use it as a prompt, pass a list: [{text!r}].")
         return text, text
     path = folder / "prompts.parquet"
     if isinstance(source, pd.DataFrame):
@@ -260,7 +261,8 @@ def _as_file(source: Any, folder: Path) -> tuple[str, str]:
     texts = list(source) if isinstance(source, Sequence) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(
-            f"{source!r:.80} are no prompts. Pass a file, a list of texts, or a data frame with a column prompt."
+            f"{source!r:.80} is not a source of prompts. Pass a file, a list of texts, or a data frame with a column "
+            f"prompt."
         )
     pd.DataFrame({"prompt": texts}).to_parquet(path, index=False)
     return str(path), f"a list of {len(texts):,} prompt{'s' * (len(texts) != 1)}"
@@ -278,7 +280,7 @@ def _is_manifest(path: str) -> bool:
 
 
 def _shares(groups: Sequence[np.ndarray], n: int) -> list[int]:
-    """How many of each group make n in all, as evenly as their sizes allow."""
+    """Distribute n over the groups, as evenly as their sizes allow."""
     shares = [0] * len(groups)
     while n:
         open_groups = [i for i, own in enumerate(groups) if shares[i] < len(own)]
