@@ -312,7 +312,7 @@ def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> N
         (one_former, {}, "is a OneFormer"),
         (broken, {}, "no readable config.json"),
         (tmp_path / "list", {}, "is not a JSON object"),
-        (tmp_path, {}, "holds no config.json"),
+        (tmp_path, {}, "has no config.json"),
     ):
         with pytest.raises(InputError, match=says):
             open_mask_source(str(path), **options)

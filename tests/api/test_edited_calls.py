@@ -252,7 +252,7 @@ def test_one_branch_is_edited(pipe: DiffusionPipeline) -> None:
     [
         (lambda: fc.zero(), "an edit takes exactly one selection of channels; it was given none"),
         (lambda: fc.zero([1], top=2), "an edit takes exactly one selection of channels; it was given channels, top"),
-        (lambda: fc.zero(top=2, bottom=2), "given: top, bottom"),
+        (lambda: fc.zero(top=2, bottom=2), "it was given top, bottom"),
         (lambda: fc.zero([]), "channels is empty. List at least one"),
         (lambda: fc.zero([1.5]), "channels is 1.5; it must be a whole number of at least 0"),
         (lambda: fc.zero([-1]), "channels is -1; it must be a whole number of at least 0"),
@@ -280,7 +280,7 @@ def _recorded() -> fc.Recorded:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (fc.zero([32]), "channels is 32; list some of 0 to 31"),
+        (fc.zero([32]), "channels is 32; list at least one of 0 to 31"),
         (fc.zero(top=33), "k is 33; with top it must be 0 to 32"),
         (fc.zero([1], layers=4), "layers includes 4; valid are 0 to 3"),
         (fc.zero([1], tokens="subject"), "unknown tokens 'subject'"),

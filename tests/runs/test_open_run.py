@@ -112,9 +112,9 @@ def test_a_contact_sheet_shows_the_finished_samples(run: fewchannels.Run, tmp_pa
 
 
 def test_a_contact_sheet_of_a_layer_or_step_that_was_not_kept_is_refused(run: fewchannels.Run, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layer 0 was not kept by this run; it has 1, 3"):
+    with pytest.raises(InputError, match="layer 0 was not recorded by this run; it has 1, 3"):
         contact_sheet(run, tmp_path / "sheet.png", layer=0)
-    with pytest.raises(InputError, match="step 1 was not kept by this run; it has 0, 2"):
+    with pytest.raises(InputError, match="step 1 was not recorded by this run; it has 0, 2"):
         contact_sheet(run, tmp_path / "sheet.png", step=1)
 
 

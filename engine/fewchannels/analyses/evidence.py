@@ -44,7 +44,7 @@ class Evidence:
         """What to raise where an array of the store cannot be read."""
         return StorageError(
             f"the array {name} of {self.place!r} cannot be read: {error}. fewchannels runs verify {self.place} "
-            "lists what is damaged, and with --repair removes its records."
+            "lists the damage, and with --repair removes the damaged records."
         )
 
     def ask(self, text: str) -> Any:

@@ -197,9 +197,9 @@ def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, .
     else:
         parts = [part.strip() for part in text.split(",")]
         if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
-            raise InputError(f"{kind}s is {shown(text)}; give all, last or indices such as {kept[0]},{kept[-1]}.")
+            raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
         wanted = sorted({int(part) for part in parts})
     for number in wanted:
         if number not in kept:
-            raise InputError(f"{kind} {number} was not kept by this run; it has {', '.join(map(str, kept))}.")
+            raise InputError(f"{kind} {number} was not recorded by this run; it has {', '.join(map(str, kept))}.")
     return tuple(kept.index(number) for number in wanted)

@@ -233,7 +233,7 @@ def _layout(manifest: Manifest, config: CaptureConfig, shape: ModelGeometry) -> 
     streams = choose_words("streams", config.streams, STREAMS)
     if "text" in streams and not shape.family.has_text(blocks):
         raise InputError(
-            f"streams is {config.streams!r}; the selected blocks of {shape.transformer} have no text stream; they read "
+            f"streams is {config.streams!r}; the selected blocks of {shape.transformer} have no text stream: they read "
             "text by cross-attention. Use image."
         )
     controls = choose_controls(config.controls)

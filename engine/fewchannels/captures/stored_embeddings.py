@@ -56,7 +56,7 @@ def _taken_apart(result: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {type(result).__name__: [_taken_apart(each, tensors) for each in result]}
     if result is None:
         return None
-    raise TypeError(f"encode_prompt returned a {type(result).__name__}, which cannot be kept")
+    raise TypeError(f"encode_prompt returned a {type(result).__name__}, which cannot be stored")
 
 
 def _rebuilt(shape: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -121,7 +121,7 @@ def inspect(
     if output is not None:
         check_output(output)
         if output.exists():
-            raise InputError(f"{str(output)!r} already exists; give another name, or remove it.")
+            raise InputError(f"{str(output)!r} already exists. Choose another name, or delete the file.")
     with errors.status("loading the model"):
         import torch
         import yaml

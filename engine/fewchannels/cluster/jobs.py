@@ -230,7 +230,9 @@ class Jobs:
             ) from None
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
-            raise FewchannelsError(f"{where} refused: {lines[-1].strip() if lines else type(error).__name__}") from None
+            raise FewchannelsError(
+                f"{where} refused the request: {lines[-1].strip() if lines else type(error).__name__}"
+            ) from None
 
 
 def _leave_out_proxies() -> None:

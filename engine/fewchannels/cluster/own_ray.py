@@ -73,7 +73,7 @@ def _folder() -> dict[str, str]:
         return {}
     if named := os.environ.get(_FOLDER):
         raise InputError(f"{_FOLDER} is {named!r}, where Ray cannot start: {why}. Set it to a short path that you own.")
-    own = Path("/tmp", f"fewchannels-ray-{os.getuid()}")  # noqa: S108 - its owner is looked at
+    own = Path("/tmp", f"fewchannels-ray-{os.getuid()}")  # noqa: S108 - its owner is checked
     try:
         own.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

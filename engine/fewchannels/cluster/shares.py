@@ -63,6 +63,6 @@ def _check_parts(n_gpus: float) -> None:
     """Ray hands out hundredths of one GPU, or whole ones."""
     if n_gpus and (n_gpus < _LEAST_GPU or (n_gpus > 1 and n_gpus != int(n_gpus))):
         raise InputError(
-            f"gpus_per_actor is {n_gpus:g}; it must be 0, a share of one GPU of at least {_LEAST_GPU}, or a whole "
+            f"gpus_per_actor is {n_gpus:g}; it must be 0, a share of one GPU (at least {_LEAST_GPU}), or a whole "
             "number of GPUs."
         )

@@ -175,7 +175,7 @@ class _JsonLine(logging.Formatter):
 
 
 class _StandardError(logging.Handler):
-    """Writes on what is standard error at that time, as tests and notebooks exchange it."""
+    """Writes to the current standard error, which tests and notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -71,15 +71,16 @@ def judge(images: Tensor) -> tuple[list[Verdict], Tensor]:
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
         raise ValueError(
-            f"images of shape {tuple(images.shape)}; the judge wants (sample, 3, side, side), side at least 16"
+            f"images of shape {tuple(images.shape)}; the judge needs (sample, 3, side, side), with a side of at least "
+            f"16"
         )
     if not images.is_floating_point():
-        raise ValueError(f"images of {images.dtype}; the judge wants floating point in [0, 1]")
+        raise ValueError(f"images of {images.dtype}; the judge needs floating point in [0, 1]")
     if not images.isfinite().all():
         bad = (~images.isfinite().flatten(1).all(1)).sum().item()
         raise ValueError(f"{bad} of {len(images)} images have values that are not finite")
     if len(images) and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
-        raise ValueError(f"images in [{images.min():.3g}, {images.max():.3g}]; the judge wants [0, 1]")
+        raise ValueError(f"images in [{images.min():.3g}, {images.max():.3g}]; the judge needs [0, 1]")
     verdicts: list[Verdict] = []
     masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
     for first in range(0, len(images), _BATCH):
@@ -96,7 +97,9 @@ def agreement(verdicts: Sequence[Verdict], scenes: Sequence[Scene]) -> dict[str,
         ValueError: the two differ in length or are empty.
     """
     if len(verdicts) != len(scenes) or not scenes:
-        raise ValueError(f"{len(verdicts)} verdicts for {len(scenes)} scenes; there must be as many, and at least one")
+        raise ValueError(
+            f"{len(verdicts)} verdicts for {len(scenes)} scenes; the numbers must be equal, and at least 1"
+        )
     right = {
         name: [getattr(v, name) == getattr(s, name) for v, s in zip(verdicts, scenes, strict=True)]
         for name in ATTRIBUTES

@@ -211,7 +211,7 @@ def expand(
         n += drawn * math.prod(map(len, others))
         if n > _MOST_CONDITIONS:
             raise InputError(
-                f"the grids have {n:,} conditions or more; a sweep has at most {_MOST_CONDITIONS:,}. Give fewer "
+                f"the grids have at least {n:,} conditions; a sweep can have at most {_MOST_CONDITIONS:,}. Give fewer "
                 "trials, amounts, k, layers or steps, or run several sweeps."
             )
         for (action, amount), word, k, whose, at, when, stream, where, placement in itertools.product(
@@ -259,7 +259,8 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
         wrong = [c for c in one.channels if not 0 <= c < n_channels]
         if wrong or not one.channels:
             raise InputError(
-                f"channels is {','.join(map(str, one.channels)) or 'empty'}; list some of 0 to {n_channels - 1}."
+                f"channels is {','.join(map(str, one.channels)) or 'empty'}; list at least one of 0 to "
+                f"{n_channels - 1}."
             )
         return replace(one, channels=tuple(sorted(set(one.channels))), k=len(set(one.channels)), trial=0)
     one = replace(one, channels=())

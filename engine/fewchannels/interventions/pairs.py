@@ -67,7 +67,7 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
     missing = [i for i, each in enumerate(images["reference"]) if each is None]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} have no reference image, the "
+            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} have no reference image; the "
             f"first is row {missing[0]}. Fill the reference column."
         )
     both = {name: _codes([*targets[name], *images[name]]) for name in names}
@@ -204,7 +204,10 @@ def _every(
     for target in range(n_targets):
         found += [(target, int(source)) for source in every[allowed(np.full(n_sources, target), every)]]
         if len(found) > MOST_PAIRS:
-            raise InputError(f"all pairs are more than {MOST_PAIRS:,}, the limit of a sweep. Give a number of pairs.")
+            raise InputError(
+                f"there are more than {MOST_PAIRS:,} pairs, the limit of a sweep. Pass a number of pairs instead of "
+                f"all."
+            )
     return found
 
 
@@ -215,5 +218,5 @@ def _columns(rows: list[dict[str, Any]]) -> Columns:
         of_source = str(row.get("source_id") or row.get("reference"))
         row |= {"pair": i, "pair_id": pair_id(row["target_id"], of_source, row["source_seed"], row.get("mask"))}
     if len({row["pair_id"] for row in rows}) < len(rows):
-        raise InputError("a pair is listed twice; list each once.")
+        raise InputError("a pair is listed twice. List each pair once.")
     return as_columns("pairs", rows)

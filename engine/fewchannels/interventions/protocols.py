@@ -38,7 +38,7 @@ def protocol_of(name: str, channels_run: str | None) -> "Protocol":
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     if PROTOCOLS[name].needs_run and channels_run is None:
-        raise InputError(f"protocol {name} takes fixed channels from a captured run; give --channels-from RUN.")
+        raise InputError(f"protocol {name} takes fixed channels from a captured run; pass --channels-from RUN.")
     return PROTOCOLS[name]
 
 

@@ -108,16 +108,16 @@ class SweepSettings:
         if self.score not in STATISTICS:
             raise unknown("score", self.score, STATISTICS)
         if not self.grids:
-            raise InputError("grids is empty; a sweep needs at least one.")
+            raise InputError("grids is empty. Pass at least one grid.")
         own = replace(self.pairs, noise=PairRule.noise)
         if self.kind == "disruption" and (self.pairs != PairRule() or self.pairs_file is not None):
-            raise InputError("pairs were given, but a disruption has none. Omit them.")
+            raise InputError("pairs were given, but a disruption has no pairs. Omit them.")
         if self.kind == "image" and self.pairs_file is not None:
             raise InputError("pairs_file was given, but pairs with images are drawn at random, or all. Omit it.")
         if self.pairs_file is not None and own != PairRule():
             raise InputError("both pairs_file and a rule for random pairs were given. Omit one of them.")
         if self.kind != "image" and self.references is not None:
-            raise InputError(f"references was given, but a sweep of kind {self.kind!r} has none. Omit it.")
+            raise InputError(f"references was given, but a sweep of kind {self.kind!r} has no references. Omit it.")
 
 
 def unused(grid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -308,18 +308,18 @@ def _check(
     if settings.kind == "image":
         if not how.takes_images:
             raise InputError(
-                f"a transport from images needs flow matching and a VAE of a supported kind; {how.pipeline_class} has "
-                "another."
+                f"a transport from images needs flow matching and a VAE of a supported kind; {how.pipeline_class} "
+                "lacks one of them."
             )
         if any(each.action == "prompt" and not 0 <= each.amount <= 1 for each in conditions):
-            raise InputError("amounts of prompt blends lie between 0 and 1.")
+            raise InputError("amounts of prompt blends must be between 0 and 1.")
     if any("text" in each.streams for each in conditions) and not how.family.has_text(how.blocks):
         raise InputError(f"streams includes text, but the blocks of {how.transformer} have no text stream. Omit it.")
     if any(each.tokens in ("inside", "outside") for each in conditions):
         masks = columns(manifest.open(), ["mask"])["mask"] if pairs is None else list(pairs["mask"])
         if missing := [i for i, mask in enumerate(masks) if mask is None]:
             raise InputError(
-                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items have no mask, the first is "
+                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items have no mask; the first is "
                 f"number {missing[0]}. Fill the mask column of the "
                 f"{'references' if settings.kind == 'image' else 'manifest'}, or use --tokens foreground."
             )
@@ -354,14 +354,15 @@ def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> 
         if lines := differences(theirs, ours):
             raise InputError(
                 f"pair {pair}: target {samples[target].sample_id} and source {samples[source].sample_id} differ in "
-                f"what one batch must share: {'; '.join(lines)}. A transport needs the same tokens, steps and guidance "
+                f"settings that one batch must share: {'; '.join(lines)}. A transport needs the same tokens, steps "
+                f"and guidance "
                 "on both sides."
             )
 
 
 def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int) -> Columns:
     if settings.channels_run is None:
-        raise InputError("scores_from is run, but no run is given. Give --channels-from RUN.")
+        raise InputError("scores_from is run, but no run is given. Pass --channels-from RUN.")
     selected = select(settings.channels_run)
     layers = [block.layer for block in selected.blocks]
     needed = sorted({layer for each in conditions if each.scores_from == "run" for layer in each.layers})
@@ -372,7 +373,8 @@ def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int
         )
     if selected.layout.n_channels != n_channels:
         raise InputError(
-            f"{settings.channels_run!r} is of a model with {selected.layout.n_channels} channels; this one has "
+            f"{settings.channels_run!r} was captured from a model with {selected.layout.n_channels} channels; this "
+            f"one has "
             f"{n_channels}."
         )
     sums = np.zeros((len(layers), n_channels))

@@ -205,7 +205,8 @@ def _common_type(source: str, column: str, one: pa.DataType, other: pa.DataType)
     for kind in (one, other):
         if _is_compound(kind):
             raise InputError(
-                f"{source}: column {column!r} is {other}, elsewhere {one}; no type fits both. Rename one of them."
+                f"{source}: column {column!r} is {other}, elsewhere {one}; no type can represent both. Rename one of "
+                f"them."
             )
     return common, [f"{source}: column {column!r} is {other}, elsewhere {one}; kept as text"]
 

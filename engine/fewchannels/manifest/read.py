@@ -63,7 +63,7 @@ def samples_at(path: ManifestFile, rows: Sequence[int]) -> list[Sample]:
     with opened(path) as file:
         metadata = file.metadata
         if outside := [row for row in rows if not 0 <= row < metadata.num_rows]:
-            raise InputError(f"{str(path)!r} has samples 0 to {metadata.num_rows - 1}; {outside[0]} is outside.")
+            raise InputError(f"{str(path)!r} has samples 0 to {metadata.num_rows - 1}; {outside[0]} is out of range.")
         places: dict[int, int] = {}
         groups: list[int] = []
         wanted, before, n_read = set(rows), 0, 0

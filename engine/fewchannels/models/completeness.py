@@ -63,7 +63,7 @@ class Loaded:
             )
         if unexpected:
             raise InputError(
-                f"the files of {name} hold {len(unexpected):,} weights that {kind} does not have, such as "
+                f"the files of {name} contain {len(unexpected):,} weights that {kind} does not have, such as "
                 f"{unexpected[0]!r}; they would be ignored. {remedy}"
             )
 

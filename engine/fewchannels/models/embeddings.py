@@ -72,7 +72,7 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
             return kept.find(key, device)
         except KeyError:
             if not encodes:
-                raise LookupError("its text embeddings are not there; run again to encode its prompt again") from None
+                raise LookupError("its text embeddings are missing; rerun to encode its prompt again") from None
         result = own(*arguments, **keywords)
         kept.put(key, result)
         return result

@@ -43,7 +43,7 @@ class Inspection:
 
 
 class UnsettledError(FewchannelsError):
-    """A transformer in which no image stream could be found."""
+    """No image stream was found in a transformer."""
 
 
 def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> Inspection:

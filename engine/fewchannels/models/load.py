@@ -63,7 +63,7 @@ def _check_components(source: ModelSource) -> None:
         known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, str(library))
         if not known:
             raise InputError(
-                f"{source.name!r}: its {name} is of the module {library!r:.60}, which is neither diffusers nor "
+                f"{source.name!r}: its {name} is from the module {library!r:.60}, which is neither diffusers nor "
                 "transformers. Code that comes with a model is not run."
             )
 

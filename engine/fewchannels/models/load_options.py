@@ -95,7 +95,7 @@ class Loading:
             raise InputError("transformer_file and quantization cannot be combined; a GGUF file is already quantized.")
 
     def check_here(self) -> None:
-        """Refuse what this machine lacks: libraries, adapters, weights.
+        """Reject options that need libraries, adapters or weights that this machine lacks.
 
         Raises:
             InputError: naming it.
@@ -124,7 +124,7 @@ class Loading:
             path, at, strength = part.strip().rpartition("@")
             file, strength = (path, strength) if at else (strength, "1")
             if not file:
-                raise InputError(f"lora is {self.lora!r}, and an adapter in it has no file; give FILE@STRENGTH.")
+                raise InputError(f"lora is {self.lora!r}, but one of its adapters has no file. Pass FILE@STRENGTH.")
             found.append((file, parsed(f"the strength of lora {file!r}", strength, _STRENGTH)))
         return found
 

@@ -199,7 +199,7 @@ class Sampler:
             return labels[prompt]
         if prompt.isdecimal() and int(prompt) < self.pipeline.transformer.config.num_embeds_ada_norm:
             return int(prompt)
-        raise InputError(f"the prompt {prompt!r} is neither a class name of this model nor the number of one.")
+        raise InputError(f"the prompt {prompt!r} is neither the name nor the number of a class of this model.")
 
     def forward_begins(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], *, text: bool) -> Forward:
         """What the transformer's forward that begins now is.

@@ -51,7 +51,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
             )
         if not (folder / "model_index.json").is_file():
             raise InputError(
-                f"the folder {str(folder)!r} holds no model_index.json; a model is a folder that "
+                f"the folder {str(folder)!r} has no model_index.json; a model is a folder that "
                 "diffusers.DiffusionPipeline.from_pretrained can open."
             )
         return ModelSource(name, folder)
@@ -160,7 +160,7 @@ def read_config(source: ModelSource, key: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source.name!r} has no readable {key}: {error}") from None
     if not isinstance(config, dict):
-        raise InputError(f"{source.name!r} has no readable {key}: it holds {type(config).__name__}, not fields.")
+        raise InputError(f"{source.name!r} has no readable {key}: it contains {type(config).__name__}, not fields.")
     return config
 
 

@@ -48,7 +48,7 @@ def _check(name: str, folder: Path, stems: tuple[str, ...]) -> None:
             f"diffusers' from_pretrained(..., variant={variant!r}) and save it with save_pretrained(FOLDER), or remove "
             f"{variant!r} from the file names."
         )
-    raise InputError(f"{name!r} has no {looked_for}, nor any other weights there. Download the model again.")
+    raise InputError(f"{name!r} has no {looked_for} and no other weights. Download the model again.")
 
 
 def _check_shards(name: str, index: Path) -> None:

@@ -223,8 +223,8 @@ def _reading(storage: Storage) -> Iterator[None]:
         raise
     except Exception as error:  # each codec, and each field of the metadata, has errors of its own
         raise StorageError(
-            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists what "
-            "is damaged, and with --repair removes its records."
+            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists the "
+            "damage, and with --repair removes the damaged records."
         ) from None
 
 

@@ -26,7 +26,7 @@ _Found = TypeVar("_Found")
 
 
 class DamagedDocumentError(ValueError):
-    """The bytes are not what :func:`to_bytes` wrote, or do not hold what such a document holds."""
+    """A document whose bytes were not written by :func:`to_bytes`, or whose content is not valid."""
 
 
 class Fields(BaseModel):
@@ -37,7 +37,7 @@ class Fields(BaseModel):
 
 def _as_key(text: str) -> str:
     if not is_key(text):
-        raise ValueError("it does not name a place inside the run")
+        raise ValueError("it is not a location inside the run")
     return text
 
 
@@ -134,7 +134,7 @@ def from_bytes(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedDocumentError(f"it is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise DamagedDocumentError(f"it holds {type(content).__name__}, not a JSON object")
+        raise DamagedDocumentError(f"it contains {type(content).__name__}, not a JSON object")
     found = content.pop(CHECKSUM, None)
     if found is None and "objects" in content:
         raise DamagedDocumentError(f"it has no {CHECKSUM}")

@@ -176,7 +176,7 @@ def _owner(storage: Storage) -> dict[str, Any]:
 def _refused(storage: Storage, owner: dict[str, Any]) -> RunConflictError:
     return RunConflictError(
         f"another command is writing to {storage.url!r} ({_named(owner)}). Wait for it, stop it, or choose another "
-        "place."
+        "location."
     )
 
 
@@ -208,7 +208,7 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
         if time.monotonic() > deadline:
             raise RunConflictError(
                 f"workers of an earlier command ({_named(earlier)}) are still writing to {storage.url!r} after "
-                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, then run again to resume."
+                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, then rerun to resume."
             )
         time.sleep(_LOOK_EVERY_S)
 
@@ -218,7 +218,7 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix this, then run again.") from error
+        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix this, then rerun.") from error
 
 
 @contextmanager

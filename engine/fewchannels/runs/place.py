@@ -24,7 +24,7 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
     if others := [key for key in storage.list() if not is_own(key)]:
         but = f"no {missing} but " if missing else ""
         raise RunConflictError(
-            f"{storage.url!r} holds {but}other files ({', '.join(others[:_N_NAMED])}); choose a new folder or URL."
+            f"{storage.url!r} contains {but}other files ({', '.join(others[:_N_NAMED])}); choose a new folder or URL."
         )
 
 

@@ -267,8 +267,8 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
     n_only = len(a.sample_ids) - len(at_a), len(b.sample_ids) - len(at_b)
     if not len(at_a):
         raise InputError(
-            f"{run_a!r} and {run_b!r} have no finished sample in common, of {n_only[0]} and {n_only[1]} that are "
-            "selected. They are matched by sample_id, which depends on prompt, seed and the settings of a manifest's "
+            f"{run_a!r} and {run_b!r} have no finished sample in common, of {n_only[0]} and {n_only[1]} selected "
+            "ones. They are matched by sample_id, which depends on prompt, seed and the settings of a manifest's "
             "row; capture both with the same manifest, or with rows of it."
         )
     at_b = at_b[np.argsort(at_a)]
@@ -336,7 +336,7 @@ def _lengths(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], str]:
     if len(found := np.unique([a, b], axis=1).T) > 1:
         raise InputError(
             f"samples have {found[0][0]} denoising steps in A and {found[0][1]} in B, others {found[1][0]} and "
-            f"{found[1][1]}: their steps do not match in one way. Select samples with --where, by n_steps."
+            f"{found[1][1]}: their steps cannot be matched unambiguously. Select samples by n_steps with --where."
         )
     return (int(a[0]), int(b[0])), "relative step"
 

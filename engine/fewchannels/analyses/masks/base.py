@@ -28,7 +28,7 @@ class SampleImage:
 
     def __post_init__(self) -> None:
         if self.image.mode != "RGB":
-            raise ValueError(f"an image of mode {self.image.mode!r}; sources of masks take RGB")
+            raise ValueError(f"an image of mode {self.image.mode!r}; sources of masks need RGB")
 
     @property
     def size(self) -> tuple[int, int]:

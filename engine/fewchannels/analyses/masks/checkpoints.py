@@ -51,7 +51,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
             )
         if not (folder / "config.json").is_file():
             raise InputError(
-                f"the folder {name!r} holds no config.json; a segmentation model is a folder that "
+                f"the folder {name!r} has no config.json; a segmentation model is a folder that "
                 "transformers' from_pretrained can open."
             )
         return Checkpoint(str(folder), None, _read(folder / "config.json", name))

@@ -53,7 +53,8 @@ class Mask:
         if abs(own_height * width - own_width * height) > rounding:
             turned = " It would fit if rotated by 90 degrees." if (own_height, own_width) == (width, height) else ""
             raise InputError(
-                f"{name} has {own_width} x {own_height} pixels (width x height), its image {width} x {height}: a "
+                f"{name} has {own_width} x {own_height} pixels (width x height), but its image has {width} x "
+                f"{height}: a "
                 f"different shape, so they cannot correspond.{turned} Crop or rotate it like the image."
             )
         return self.squeezed(height, width)
@@ -201,10 +202,11 @@ def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool)
     if len(found) == 3 and found <= {0, white, white // 2, white // 2 + 1}:
         return Mask(values == white, "trimap", (values == 0) | (values == white))
     if len(found) == 1 and (is_dark or is_bright):
-        raise InputError(f"{name} holds {different[0]} everywhere, a label or a soft mask. {_REMEDY}")
+        raise InputError(f"{name} is {different[0]} everywhere, a label or a soft mask. {_REMEDY}")
     if len(found) < _FEW and (is_dark or is_bright or _is_flat(values, white)):
         raise InputError(
-            f"{name} holds {len(found)} gray values, {different[0]} to {different[-1]} of {white}: several labels, or "
+            f"{name} contains {len(found)} gray values, {different[0]} to {different[-1]} of {white}: several labels, "
+            f"or "
             f"a soft mask{'' if lossless else '; labels do not survive a format that loses detail'}. {_REMEDY}"
         )
     return Mask(values > white / 2, "soft")
@@ -215,7 +217,8 @@ def _labels_and_void(values: NDArray[np.integer], void: int, labels: set[int], n
     n_void, n_labels = int((values == void).sum()), int(np.isin(values, list(labels)).sum())
     if n_void > n_labels or not (min(values.shape) < 3 or _filling(values) & labels):
         raise InputError(
-            f"{name} holds 0, {void} and {len(labels)} values up to {max(labels)}, so {void} could be the subject or "
+            f"{name} contains 0, {void} and {len(labels)} values up to {max(labels)}, so {void} could be the subject "
+            f"or "
             f"the unknown rim around labels. {_REMEDY}"
         )
     return _labels(values, void)

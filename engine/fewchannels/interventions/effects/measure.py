@@ -101,9 +101,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     averages = means(edits, only=[metric])
     axes = [axis] if axis else varying(averages)
     if not axes:
-        raise InputError(
-            f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; choose one with --axis anyway."
-        )
+        raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}. Choose one with --axis.")
     return dose_response(averages, metric, axes[0])
 
 
@@ -131,7 +129,7 @@ def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
     fingerprint = read_sweep(storage)["fingerprint"]
     records = Ledger(storage).records(fingerprint)
     if not records:
-        raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to resume.")
+        raise InputError(f"no task of the sweep {storage.url!r} is finished. Rerun its command to resume.")
     return fingerprint, records
 
 

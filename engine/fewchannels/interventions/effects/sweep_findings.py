@@ -16,7 +16,7 @@ from fewchannels.runs.sql.progress import are_current
 
 _ABOUT = (
     "Differences are top channels (or listed ones) minus a control, paired by item; random draws are averaged per "
-    "item, then items per prompt. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
+    "item, then items per prompt. Brackets show 95 % intervals over prompts; d_z is the mean over the standard "
     "deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (edit sizes, non-finite steps, and "
     "contrasts without any difference are not tested). A difference is significant if its interval excludes zero and q "
     "is below 0.05."
@@ -25,7 +25,7 @@ _ABOUT = (
 
 @dataclass(frozen=True)
 class SweepFindings:
-    """Findings of a sweep, and what they are read from.
+    """Findings of a sweep, and their sources.
 
     Attributes:
         averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
@@ -47,7 +47,7 @@ class SweepFindings:
 def find(
     evidence: Evidence, edits: pd.DataFrame, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> SweepFindings:
-    """Every finding that a sweep's finished items allow.
+    """Collect every finding that a sweep's finished items allow.
 
     Args:
         evidence: the sweep, finished or not.
@@ -75,7 +75,7 @@ def find(
 
 
 def _has_effects(evidence: Evidence) -> bool:
-    """Return whether the stored effects are of all that is finished now."""
+    """Return whether the stored effects cover all items that are finished now."""
     if "effects" not in evidence.catalog.results:
         return False
     records = Ledger(evidence.storage).records(evidence.description["fingerprint"])

@@ -220,7 +220,7 @@ def _text(name: str, text: str) -> str:
 
 def _whole(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise InputError(f"{name} is {_SHORT.repr(text)}; it must be a whole number. Give digits alone, such as 8.")
+        raise InputError(f"{name} is {_SHORT.repr(text)}; it must be a whole number. Give only digits, such as 8.")
     return int(text)
 
 
@@ -234,7 +234,7 @@ def _number(name: str, text: str) -> float:
 def _wholes(name: str, text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[0-9]{1,7}(,[0-9]{1,7})*", text):
         raise InputError(
-            f"{name} is {_SHORT.repr(text)}; it must be whole numbers with commas between them. Give some, as 3,7."
+            f"{name} is {_SHORT.repr(text)}; it must be whole numbers separated by commas. Give a list such as 3,7."
         )
     return tuple(map(int, text.split(",")))
 

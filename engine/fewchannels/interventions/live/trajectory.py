@@ -99,7 +99,7 @@ class Snapshot:
 
 
 class CancelledError(Exception):
-    """Ends a generation from inside the pipeline."""
+    """Signal that ends a generation from inside the pipeline."""
 
 
 class Trajectory:

@@ -103,7 +103,7 @@ class _Aesthetic:
     def __init__(self, text: str, device: str) -> None:
         name, _, head = text.rpartition(",")
         if not name:
-            raise InputError(f"metric is aesthetic={text}; give a CLIP model, a comma and the head's file.")
+            raise InputError(f"metric is aesthetic={text}; it must be a CLIP model, a comma and the head's file.")
         self._clip = Clip(name, device)
         weight, bias = as_one_map(read_head(expanded(head)), self._clip.n_features)
         self._weight, self._bias = weight.to(device), bias.to(device)
@@ -150,7 +150,7 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
     layers = _LINEAR if "weight" in weights else _IMPROVED
     if set(weights) != {layer + part for layer in layers for part in ("weight", "bias")}:
         raise InputError(
-            f"the aesthetic head holds {', '.join(sorted(weights))}; it must hold weight and bias, or those of "
+            f"the aesthetic head has {', '.join(sorted(weights))}; it must have weight and bias, or those of "
             f"{', '.join(layer.rstrip('.') for layer in _IMPROVED)}."
         )
     whole, offset = torch.eye(n_features, dtype=torch.float64), torch.zeros(n_features, dtype=torch.float64)

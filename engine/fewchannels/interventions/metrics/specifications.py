@@ -24,9 +24,9 @@ def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
         if kind not in KINDS:
             raise unknown("metric", kind, KINDS)
         if not equals or not value:
-            raise InputError(f"metric is {text!r}; give {kind}=FOLDER or a hub id.")
+            raise InputError(f"metric is {text!r}; it must be {kind}=FOLDER, or {kind}= and a hub id.")
         if kind in found:
-            raise InputError(f"--metric has {kind} twice; give it once.")
+            raise InputError(f"--metric has {kind} twice. Pass it once.")
         found[kind] = value
     return found
 
@@ -101,6 +101,6 @@ def _commit(kind: str, model: str, revision: str | None) -> str:
     except Exception as error:  # the hub's own errors have no common base class
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(
-            f"metric {kind}: there is no folder {model!r}, and the hub model of that name cannot be downloaded: "
-            f"{type(error).__name__}: {first.rstrip('.')}. HF_HUB_OFFLINE=1 allows only what was downloaded before."
+            f"metric {kind}: there is no folder {model!r}, and no hub model of that name could be downloaded: "
+            f"{type(error).__name__}: {first.rstrip('.')}. With HF_HUB_OFFLINE=1, only cached models are available."
         ) from None

@@ -132,8 +132,8 @@ def _records(columns: Columns, mentioned: Collection[Column]) -> Iterator[Column
             continue
         if table in columns.own and table in {name.casefold() for where, name in mentioned if not where}:
             raise InputError(
-                f"the condition names {table}.{fields[0]} and the source's column {table!r}, and only one of the two "
-                "can be meant by that name. Ask in two conditions, or leave the column out of the manifest."
+                f"the condition names {table}.{fields[0]} and the source's column {table!r}, but the name can refer to "
+                "only one of the two. Use two conditions, or leave the column out of the manifest."
             )
         yield table, f"struct_pack({', '.join(f'{quoted(name)} := {table}.{quoted(name)}' for name in fields)})"
 

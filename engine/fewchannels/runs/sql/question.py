@@ -126,7 +126,8 @@ class Question:
         timer = None
         if self._limits.seconds is not None:
             late = InputError(
-                f"the query took longer than {self._limits.seconds:g} s and was stopped. Select less, or raise "
+                f"the query took longer than {self._limits.seconds:g} s and was stopped. Select fewer rows or "
+                f"columns, or raise "
                 "--timeout."
             )
             timer = threading.Timer(self._limits.seconds, self.stop, (late,))
@@ -202,7 +203,7 @@ class Question:
             raise StorageError("files of the run were replaced while being read. Run the query again.") from None
 
     def _raise(self, error: Exception) -> None:
-        """Say an error in words, unless the query may be asked again."""
+        """Translate an error into a message, unless the query may be retried."""
         if self._stopped is not None or isinstance(error, duckdb.InternalException | duckdb.FatalException):
             raise error  # a fault of DuckDB's own: its trace is wanted
         said = self._asked.failed(error, self._looked, self._query.needs if self._query else ())

@@ -108,7 +108,7 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         or chosen[0]["class"] == "STAR"
         or tree | {"select_list": []} != frame | {"select_list": []}
     ):
-        raise InputError(f"{text!r} is not a single condition; give one, such as: prompt like '%star%' and seed < 4")
+        raise InputError(f"{text!r} is not a single condition. Write one, such as: prompt like '%star%' and seed < 4")
 
 
 def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozenset[tuple[str, str]]:
@@ -136,7 +136,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     """The parse tree of the one SELECT statement that a text is."""
     statements = connection.extract_statements(text)
     if len(statements) != 1:
-        raise InputError(f"give one SELECT statement; this text has {len(statements)}.")
+        raise InputError(f"a query must be one SELECT statement; this text has {len(statements)} statements.")
     try:
         kind = statements[0].type.name
     except ValueError:  # DuckDB's parser knows more kinds than its Python names

@@ -98,7 +98,8 @@ def rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
         yield from rows(batch.slice(middle))
     else:
         raise InputError(
-            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Select less, or write "
+            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Select fewer columns, or "
+            f"write "
             "to a .parquet file."
         )
 

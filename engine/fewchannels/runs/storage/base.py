@@ -88,7 +88,8 @@ class Storage(ABC):
         if not is_key(key):
             raise StorageError(
                 f"{key!r} is not a location inside {self.url!r}: a key consists of plain names separated by single "
-                "slashes. The file of the run with this key is damaged or forged; get the run again from its author."
+                "slashes. The file of the run with this key is damaged or forged. Get a new copy of the run from its "
+                "author."
             )
 
     def check_prefix(self, prefix: str) -> None:

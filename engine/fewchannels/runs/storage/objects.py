@@ -189,7 +189,7 @@ class ObjectStorage(Storage):
                 return request()
             except (BaseError, OSError) as error:
                 if isinstance(error, FileNotFoundError) and verb == "read" and _NO_BUCKET not in str(error):
-                    raise FileNotFoundError(f"there is no {self.location(key)}") from None
+                    raise FileNotFoundError(f"{self.location(key)} does not exist") from None
                 # The end of a multipart upload that was sent again finds no upload: the first one had ended it.
                 again = _NO_UPLOAD in str(error) or (isinstance(error, GenericError) and requests.may_pass(error))
                 if verb == "open" or not again or time.monotonic() - started > self._patience_s:

@@ -97,7 +97,7 @@ def question_of(place: Opened, given: Mapping[str, str]) -> Question:
     if name == _FREE:
         return place.catalog.ask(given.get("sql") or _EXAMPLE[place.of], limits=place.limits)
     if name not in queries():
-        raise InputError(f"there is no query {name!r}; there are {', '.join(queries())}.")
+        raise InputError(f"there is no query {name!r}. Choose one of {', '.join(queries())}.")
     return place.catalog.ask_query(name, place.limits, **queries()[name].parse(_texts(given)))
 
 

@@ -78,8 +78,8 @@ class Opened:
         self.storage = open_storage(path)
         if self.storage.exists(COMPARISON):
             raise InputError(
-                f"{self.path!r} is a comparison of two runs; use fewchannels report for it, or give the two runs: the "
-                "explorer shows their samples side by side."
+                f"{self.path!r} is a comparison of two runs; use fewchannels report for it, or pass the two runs: "
+                "the explorer shows their samples side by side."
             )
         self.of = "sweep" if self.storage.exists(SWEEP) else "run"
         read_it = read_sweep if self.of == "sweep" else read_description
@@ -204,7 +204,7 @@ class OpenedRun(Opened):
         if row is None:
             raise InputError(
                 f"no finished sample of {self.name!r} has the id {sample_id!r}; its task may not have run yet. "
-                "The gallery shows those that have."
+                "The gallery shows the finished samples."
             )
         return dict(zip(found.columns, row, strict=True))
 

@@ -19,8 +19,8 @@ from fewchannels.views.report import gallery
 
 _ABOUT = (
     "Samples are matched by sample_id, and the channels of both runs are ranked by the same score and k. Differences "
-    "are B minus A of the same sample. Brackets hold 95 % intervals over prompts. If A and B overlap less than two "
-    "seeds of one prompt, they differ by more than seeds do; if as much, their difference is no larger than that of "
+    "are B minus A of the same sample. Brackets show 95 % intervals over prompts. If A and B overlap less than two "
+    "seeds of one prompt, they differ more than seeds do; if equally, their difference is no larger than that of "
     "seeds."
 )
 _EACH = 2  # samples for each rank

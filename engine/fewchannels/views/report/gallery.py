@@ -78,7 +78,7 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
             images.append((f"token map, {caption}", grid))
         text = f"sample {int(row['sample'])}, seed {about.seed}"
         shown.append(Shown(rank, float(row["value"]), about.sample_id, about.prompt, text, images))
-    title = f"Samples by {ranking.title}\nn = {len(rows):,} samples; maps: signed values, dark is each map's least"
+    title = f"Samples by {ranking.title}\nn = {len(rows):,} samples; maps: signed values, darkest at each map's minimum"
     return Gallery("gallery", title, shown, [evidence.sql(ranking.text)])
 
 
