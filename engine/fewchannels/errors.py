@@ -25,7 +25,7 @@ def without_secrets(text: str) -> str:
 class FewchannelsError(Exception):
     """Base class of all errors shown to users. ``str(error)`` states the problem, the rule and the remedy.
 
-    It goes to terminals, logs and records, so what is secret is cut out of it.
+    It appears in terminals, logs and records, so secrets are removed from it.
 
     Attributes:
         exit_code: exit code of a command that ends with it.
@@ -47,8 +47,8 @@ class InputError(FewchannelsError, ValueError):
 
 
 class FamilyMismatchError(InputError):
-    """The model ran otherwise than its family says, so that what was read of it has no known meaning. All samples would
-    end like this one; a family file that describes the pipeline mends it.
+    """The model did not run as its family describes, so its recorded data would have no known meaning. All samples are
+    affected; the remedy is a family file that describes the pipeline.
     """
 
     kind = "family_mismatch"

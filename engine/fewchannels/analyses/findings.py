@@ -28,7 +28,7 @@ class RunFindings:
     """Findings of a run, and the cells that they describe.
 
     Attributes:
-        extreme: the layer whose largest channel stands out most; None where no cell is usable, and nothing is found.
+        extreme: the layer whose largest channel stands out most; None if no cell is usable, and nothing is found.
         best: the cell whose clusters find the subject best; None without an alignment of top channels.
         sentences: an analysis of :data:`SUBJECTS` and its finding, in the order in which they are read. Without the
             result of an analysis, ``cells`` gives what they can.

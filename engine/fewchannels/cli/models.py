@@ -110,7 +110,7 @@ def inspect(
         int, ruled(within(16, 4096, "Width of the test images, pixels; preferably different from the height."))
     ] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Locate the image stream of an unknown model by perturbing its initial noise and tracking what changes.
 

@@ -1,6 +1,6 @@
 """A judge for images of the shapes world: says what an image shows, by geometry alone.
 
-Nothing here is learned. The background is a plane fitted to the colours near the border's median, the subject is what
+Nothing here is learned. The background is a plane fitted to the colors near the border's median, the subject is what
 stands out from it, its outline is compared with every shape rendered at many radii and rotations.
 """
 
@@ -38,11 +38,11 @@ class Verdict:
     """What one image shows, in the world's own words; None for what it does not show.
 
     Attributes:
-        shape: None where no subject stands out or it is like no shape of the world.
-        colour: None where no subject stands out.
-        size: None where ``shape`` is None.
-        position: None where no subject stands out or its center is near no position of the world.
-        background: nearest colour of the border; always given.
+        shape: None if no subject stands out or it is like no shape of the world.
+        color: None if no subject stands out.
+        size: None if ``shape`` is None.
+        position: None if no subject stands out or its center is near no position of the world.
+        background: nearest color of the border; always given.
         template_iou: intersection over union with the best rendered shape, both softened, in [0, 1]; 0 with no
             subject.
         area: share of the image that the subject covers, in [0, 1].
@@ -64,7 +64,7 @@ def judge(images: Tensor) -> tuple[list[Verdict], Tensor]:
         images: ``(sample, rgb, y, x)`` floating point in [0, 1], square.
 
     Returns:
-        One verdict an image, and the subjects' masks ``(sample, y, x)`` bool, empty where there is no subject.
+        One verdict an image, and the subjects' masks ``(sample, y, x)`` bool, empty if there is no subject.
 
     Raises:
         ValueError: the images have another shape, are not floating point, not finite or not in [0, 1].
@@ -149,7 +149,7 @@ def _judge_batch(images: Tensor) -> tuple[list[Verdict], Tensor]:
 
 
 def _border_median(images: Tensor) -> Tensor:
-    """Median colour of the outermost pixels, ``(sample, rgb)``."""
+    """Median color of the outermost pixels, ``(sample, rgb)``."""
     inner = torch.zeros(images.shape[2:], dtype=torch.bool)
     inner[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
     return images[:, :, ~inner].median(-1).values
@@ -183,7 +183,7 @@ def _main_parts(mask: Tensor) -> Tensor:
 
 
 def _median_colour(images: Tensor, mask: Tensor) -> Tensor:
-    """Median colour ``(sample, rgb)`` inside the mask and off its edge where it is thick enough; black where empty."""
+    """Median color ``(sample, rgb)`` inside the mask and off its edge where it is thick enough; black where empty."""
     eroded = -functional.max_pool2d(-mask[:, None].float(), 3, stride=1, padding=1) > 0.5
     inside = torch.where(eroded.any((2, 3), keepdim=True), eroded, mask[:, None])
     return torch.where(inside, images, torch.nan).flatten(2).nanmedian(-1).values.nan_to_num()
@@ -200,7 +200,7 @@ def _lab(rgb: Tensor) -> Tensor:
 
 
 def _nearest_colour(rgb: Tensor) -> Tensor:
-    """Index ``(sample,)`` into :data:`COLOURS` of the colour that looks nearest to ``(sample, rgb)``."""
+    """Index ``(sample,)`` into :data:`COLOURS` of the color that looks nearest to ``(sample, rgb)``."""
     return torch.cdist(_lab(rgb), _lab(torch.tensor(list(COLOURS.values())))).argmin(1)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep was asked to do: its settings and ranges, and those that a YAML file has."""
+"""Settings of a sweep: from options and from a YAML file, with their ranges."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,10 +28,10 @@ _SEED = within(0, MOST_SEED, "Random seed of the pairs.")  # the class below has
 
 @dataclass(frozen=True)
 class PairRule:
-    """How pairs are chosen.
+    """Rule for choosing pairs.
 
     Attributes:
-        n: how many; None takes all that the rule allows.
+        n: number of pairs; None takes all that the rule allows.
         within: columns of the manifest in which target and source must agree.
         across: columns in which they must differ.
         noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
@@ -60,17 +60,17 @@ class PairRule:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What a sweep was asked to do.
+    """Settings of a sweep.
 
     Attributes:
         kind: one of :data:`KINDS`.
-        generation: how images are generated.
+        generation: settings of generation.
         grids: grids of conditions.
         protocol: name of the published protocol that the grids are of; None for the user's own.
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
         channels_run: run whose mean scores rank channels, for conditions that say so.
-        pairs: how targets and sources are paired.
+        pairs: rule for pairing targets and sources.
         pairs_file: table of pairs instead.
         references: manifest of reference images, of kind ``image``.
         metrics: learned metrics, such as ``clip=FOLDER``.
@@ -154,7 +154,7 @@ def with_baselines(grids: Sequence[Grid], baselines: Sequence[str]) -> tuple[Gri
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> Generation:
-    """How images are generated: what was given, else the file's, else the defaults.
+    """Settings of generation: options first, then the file's, then the defaults.
 
     Raises:
         InputError: an unknown setting, a value of the wrong kind, or one out of its range.
@@ -163,7 +163,7 @@ def generation(file: Path | None, given: dict[str, Any]) -> Generation:
 
 
 def grids_of(file: Path | None) -> tuple[Grid, ...]:
-    """The file's grids; none where it has none.
+    """The file's grids; none if it has none.
 
     Raises:
         InputError: an unknown setting, a value of the wrong kind, or one out of its range.

@@ -42,7 +42,7 @@ class Mapped:
 
     taken: tuple[dict[str, str], ...]  # of each source: manifest column -> source column
     extras: dict[str, pa.DataType]  # manifest column -> type, in the order of first appearance
-    source_file: str | None  # of them, the one with the source's name; None where there is none
+    source_file: str | None  # of them, the one with the source's name; None if there is none
     notes: tuple[str, ...]  # what a person should know
 
 

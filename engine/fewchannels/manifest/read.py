@@ -109,7 +109,7 @@ def summary(path: str | Path) -> dict[str, Any]:
         ``n_samples``; ``n_prompts`` (distinct); ``seeds``: ``n``, ``min``, ``max``; ``prompt_characters``: percentile
         to length; ``optional``: column to the samples that set it; ``sizes``: height, width and samples, the commonest
         first; ``extra``: column to ``type``, ``n_distinct`` and ``commonest``; ``bytes`` of the file. ``n_distinct`` is
-        None where there are more than 10,000 values or they are lists or bytes.
+        None if there are more than 10,000 values or they are lists or bytes.
 
     Raises:
         InputError: the file is not a manifest.

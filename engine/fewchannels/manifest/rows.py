@@ -185,7 +185,7 @@ def _extra(
 
 
 def is_unicode(text: str) -> bool:
-    """False where the text holds surrogates: bytes that are not UTF-8, or half of a JSON escape."""
+    """False if the text holds surrogates: bytes that are not UTF-8, or half of a JSON escape."""
     try:
         text.encode()
     except UnicodeEncodeError:

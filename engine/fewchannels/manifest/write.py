@@ -76,7 +76,7 @@ def ingest(
         output: the Parquet file; replaced if it is there, and its folder made if it is not.
         prompt_column: prompt column of every source that names its columns; None picks the obvious one.
         ignore_columns: columns that are left out of every source that has them, whatever they mean; in any case.
-        seeds: each prompt is taken once with each seed; None takes the seed column, or 0 where there is none.
+        seeds: each prompt is taken once with each seed; None takes the seed column, or 0 if there is none.
         on_error: "fail" writes nothing if any row is bad; "skip" leaves bad rows out.
         progress: called after each batch with bytes read, bytes of all sources, and rows read.
 

@@ -120,14 +120,14 @@ def file_digests(source: ModelSource) -> dict[str, str]:
 
 
 def components(source: ModelSource) -> list[str]:
-    """Names of the components that a model's index says it has."""
+    """Names of the components in a model's index."""
     index = read_config(source, "model_index.json")
     # Others lead out of the model's folder, and are nothing that a pipeline could have.
     return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1]) and name.isidentifier()]
 
 
 def _variant(name: str) -> str:
-    """The variant of a file of weights, such as ``fp16``; empty where it has none."""
+    """The variant of a file of weights, such as ``fp16``; empty if it has none."""
     if ".index." in name:
         return name.partition(".index.")[2].rpartition(".")[0]
     found = _SHARD.sub("", name.rpartition(".")[0])
@@ -176,7 +176,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
 
     Args:
         source: the model.
-        family: family of the transformer class with this name, beside those that are known.
+        family: name and family of a transformer class, in addition to the known families.
 
     Raises:
         InputError: the transformer's or the pipeline's class is in neither, or a file is missing.

@@ -199,7 +199,7 @@ class StoredRun(Opened):
         return as_html(rows)
 
     def summary(self) -> dict[str, Any]:
-        """What the run is and how far it is: the description with counts, bytes and files on disk."""
+        """Description and progress of the run: settings, counts, bytes and files on disk."""
         ((done, failed, truncated, seconds),) = self.sql(
             "select count(*) filter (status = 'done'), count(*) filter (status = 'failed'), "
             "count(*) filter (prompt_truncated), avg(seconds) from samples"

@@ -243,7 +243,7 @@ def converged(evidence: Evidence, best: Cell) -> Finding | None:
 
 
 def _twice(evidence: Evidence, best: Cell) -> dict[str, float]:
-    """The share of clusterings whose lowest inertia two starts found, by selection; none where that is not known."""
+    """The share of clusterings whose lowest inertia two starts found, by selection; empty if unknown."""
     if "found_twice" not in evidence.ask(f"select * from {evidence.table('alignment', 'means')} limit 0").columns:
         return {}
     rows = evidence.ask(_twice_text(evidence, best))

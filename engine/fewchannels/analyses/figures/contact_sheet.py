@@ -26,8 +26,8 @@ def contact_sheet(
         run: an open run.
         path: PNG or SVG to write.
         n_samples: images at most; the first finished ones are taken.
-        layer: which layer; None for the middle one that was kept.
-        step: which step; None for the last one that was kept.
+        layer: layer to show; None for the middle recorded one.
+        step: step to show; None for the last recorded one.
 
     Returns:
         What is shown, for people.

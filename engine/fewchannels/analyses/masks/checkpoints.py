@@ -32,7 +32,7 @@ class Checkpoint:
 
     @property
     def code(self) -> str | None:
-        """Where its own Python code is, as its configuration names it; None for an architecture of transformers."""
+        """Location of its own Python code, from its configuration; None for an architecture of transformers."""
         code = (self.config.get("auto_map") or {}).get(CUSTOM_CODE)
         return code[0] if isinstance(code, list) else code
 

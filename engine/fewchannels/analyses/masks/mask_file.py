@@ -1,4 +1,4 @@
-"""Masks in files, as people have them: which pixels are the subject, by which rule, or why none can be told.
+"""Masks in image files: which pixels are the subject, by which rule, or why that is ambiguous.
 
 The rules are in ``docs/images.md``.
 """
@@ -14,7 +14,7 @@ from fewchannels.errors import InputError
 from fewchannels.files.images import SIXTEEN_BITS, alpha_of, check_mode, open_upright
 
 RULES = ("black_and_white", "labels", "soft", "trimap", "cut_out")
-"""How a file's values were read."""
+"""Rules by which a file's values are read."""
 _REMEDY = "Save it as 8-bit gray, 255 where the subject is and 0 elsewhere."
 _MOST_LABEL = 31  # beside 255 for unknown pixels: VOC's labels end at 20, those that Cityscapes trains with at 18
 _FEW = 32  # different values, below which dark, bright or flat ones may be labels
@@ -29,8 +29,8 @@ class Mask:
     Attributes:
         pixels: ``(y, x)`` bool, True where the subject is.
         rule: one of :data:`RULES`.
-        known: ``(y, x)`` bool, False where the file says that it does not know, and then no pixel is the subject; None
-            where it knows every pixel.
+        known: ``(y, x)`` bool, False for pixels that the file marks as unknown, which are not the subject; None if
+            all pixels are known.
     """
 
     pixels: NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Mask:
         Args:
             height: height of the image, pixels.
             width: width of the image, pixels.
-            name: what messages call the mask.
+            name: name of the mask in messages.
 
         Raises:
             InputError: the image has another shape, so that they are not of the same thing.
@@ -91,7 +91,7 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
 
     Args:
         image: result of :func:`fewchannels.files.images.open_upright`.
-        name: what messages call it.
+        name: name of the mask in messages.
         lossless: whether its file keeps every value as it was.
 
     Raises:
@@ -225,7 +225,7 @@ def _labels_and_void(values: NDArray[np.integer], void: int, labels: set[int], n
 
 
 def _is_flat(values: NDArray[np.integer], white: int) -> bool:
-    """Whether one of three or more values, between dark and bright, fills areas, as labels do and edges do not."""
+    """Return whether a value between dark and bright fills areas, like a label, rather than edges."""
     if len(np.unique(values)) < 3:
         return False
     return any(_MIDDLE[0] * white < value < _MIDDLE[1] * white for value in _filling(values))

@@ -37,7 +37,7 @@ def compare_images(
             ``lpips=``, each followed by a folder or a hub id.
 
     Returns:
-        Columns of :data:`fewchannels.interventions.metrics.METRICS` that need no mask; NaN where a metric has no value.
+        Columns of :data:`fewchannels.interventions.metrics.METRICS` that need no mask; NaN if a metric has no value.
 
     Raises:
         InputError: the images differ in number or size, or a metric cannot be loaded.

@@ -41,7 +41,7 @@ def end_sweep(
 
     Args:
         storage: storage of the sweep.
-        metrics: learned metrics whose models say how far the sets of edited images are from the unedited ones.
+        metrics: learned metrics whose models measure the distance of the sets of edited images from the unedited ones.
         on_progress: called with the tasks read so far and in all.
         share: ``cuda`` where a GPU of this machine may be used for the metrics.
 
@@ -110,7 +110,7 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
 
     Args:
         storage: storage of the sweep.
-        item: its place in the sweep.
+        item: index of the item.
         axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
 
     Raises:

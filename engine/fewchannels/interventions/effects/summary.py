@@ -34,10 +34,10 @@ def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
     """Summarize a sweep's images by condition.
 
     Args:
-        edits: every row of ``schemas/edits.yaml``. Images are looked at of the items that
+        edits: every row of ``schemas/edits.yaml``. Images are used for the items that
             :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips
             are drawn.
-        sets: columns of ``schemas/effects_sets.yaml``; None where distances of sets were not measured.
+        sets: columns of ``schemas/effects_sets.yaml``; None if distances of sets were not measured.
 
     Returns:
         The numbers of the main metrics, the page, the tables, and the figures.

@@ -29,11 +29,11 @@ class SweepFindings:
 
     Attributes:
         averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
-        about: how the sentences are meant.
+        about: explanation of the sentences.
         main: the main metrics.
-        chosen: the setting that is told in full; None where nothing was edited.
+        chosen: the setting that is described in full; None if nothing was edited.
         sentences: sentences in the order in which they are read.
-        first: the command that writes the tables which the queries read, where they are not of all that is finished.
+        first: the command that writes the tables for the queries, if they do not cover all finished items.
     """
 
     averages: pd.DataFrame
@@ -51,8 +51,8 @@ def find(
 
     Args:
         evidence: the sweep, finished or not.
-        edits: its rows, of which some are edited; images are not looked at.
-        on_progress: called with what is measured, and of how much.
+        edits: rows of the sweep, at least one of them edited; images are not used.
+        on_progress: called with the number measured, and the total.
 
     Raises:
         StorageError: the sweep is damaged.

@@ -19,7 +19,7 @@ class LearnedMetrics:
 
     Args:
         clip: folder or hub id of a CLIP model, for ``clip_score``, ``clip_source_score`` and ``clip_image``.
-        dino: folder or hub id of a vision transformer whose first token says what an image is.
+        dino: folder or hub id of a vision transformer whose first token represents the image.
         pickscore: folder or hub id of a CLIP-like preference model.
         aesthetic: folder or hub id of a CLIP model, a comma, and the file of one of LAION's predictors on its unit
             embeddings.
@@ -59,12 +59,12 @@ class LearnedMetrics:
     def measure(
         self, edited: Tensor, undisturbed: Tensor, prompts: Sequence[str], sources: Sequence[str | None]
     ) -> dict[str, np.ndarray]:
-        """Each image's metrics, ``(image,)`` float64; NaN where an image has no source.
+        """Each image's metrics, ``(image,)`` float64; NaN if an image has no source.
 
         Args:
             edited: ``(image, rgb, y, x)`` float32 in [0, 1].
             undisturbed: unedited images of the same shape.
-            prompts: what each was asked for.
+            prompts: prompt of each image.
             sources: the prompt of each one's source, or None.
         """
         columns: dict[str, Tensor] = {}

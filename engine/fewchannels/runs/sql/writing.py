@@ -33,7 +33,7 @@ def check_format(path: Path) -> str:
 
 
 def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
-    """Write an answer to a file of the format that its name ends in, whole or not at all; replaces the file.
+    """Write a result to a file, atomically, in the format of its suffix; replaces the file.
 
     Args:
         path: ``.parquet``, ``.csv`` or ``.json``.

@@ -1,6 +1,6 @@
-"""Where a run lives: a folder or an object store (``s3://``, ``gs://``, ``az://``), behind one set of verbs.
+"""Storage of a run: a folder or an object store (``s3://``, ``gs://``, ``az://``), with one interface.
 
-Every verb is whole or not at all: a reader never sees half an object, and what :meth:`Storage.put` has returned from
+Every verb is atomically: a reader never sees half an object, and what :meth:`Storage.put` has returned from
 is durable. What each kind of store must offer for that is in ``schemas/store.md``.
 """
 

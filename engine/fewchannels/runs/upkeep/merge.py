@@ -1,4 +1,4 @@
-"""Make a run from samples of other runs, without generating anything: merge runs, or export a part of one.
+"""Create a run from samples of other runs, without generation: merge runs, or export a part of one.
 
 Samples keep their values, images and ids; their indices, and so their tasks, are the new run's.
 """
@@ -155,7 +155,7 @@ def export(
     Args:
         storage: storage of the run.
         samples: indices of samples that are done, ascending.
-        out: where the new run goes.
+        out: location of the new run.
         on_progress: called with the samples copied so far and in all.
 
     Raises:

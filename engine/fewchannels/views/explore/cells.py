@@ -1,4 +1,4 @@
-"""What of a sample's cell is laid over its image, and what is said of it."""
+"""Overlay of a sample's cell on its image, with its description."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ class Seen:
     """A cell as a view shows it.
 
     Attributes:
-        cell: what the store holds.
+        cell: data from the store.
         channel: channel that is shown; of what is of several, the one of the view's rank.
         drawing: over the image.
-        text: what it says in numbers.
+        text: description with numbers.
     """
 
     cell: Cell
@@ -29,7 +29,7 @@ class Seen:
 
 
 def usual_view(run: OpenedRun) -> View:
-    """What a sample's page begins with: the last step, the middle layer, the largest channel."""
+    """Initial view of a sample's page: the last step, the middle layer, the largest channel."""
     layers = run.layers
     return View(step=run.steps[-1], layer=layers[len(layers) // 2], k=max(1, min(12, run.layout.top_k)))
 
@@ -38,9 +38,9 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
     """One sample at one step and layer.
 
     Args:
-        run: run that is looked at.
+        run: run to show.
         about: result of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
-        view: what to show.
+        view: settings of the view.
 
     Raises:
         InputError: the run has not kept it.

@@ -18,7 +18,7 @@ _ORDERS = {"least": "ascending", "largest": "descending"}
 
 
 def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the page of images that the address asks for.
+    """Controls, and the page of images in the address.
 
     A condition in SQL that nobody has asked by hand waits for the button: any site may link to it.
     """
@@ -63,7 +63,7 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("find-results", "children"),
