@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt 
 export PYTHONDONTWRITEBYTECODE :=
 TESTS := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo installed test test-slow test-all lint docs clean
+.PHONY: demo installed test test-slow test-all test-lowest lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fewchannels demo
@@ -24,6 +24,10 @@ test-slow: $(VENV)/.installed-dev
 
 test-all: test
 	$(MAKE) test-slow
+
+# The wheel with the lower bounds of pyproject.toml, in an environment of its own, which takes only PyTorch and Ray from this.
+test-lowest: $(VENV)/.installed-dev
+	$(BIN)/python tests/helpers/versions.py --set lowest --quick --links $(VENV)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

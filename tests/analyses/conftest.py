@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from analyzed import ALONE, CONCENTRATION, K
 
-from fewchannels import manifest, open_run
+from fewchannels import Run, manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks.units import SubjectMasks
@@ -15,7 +15,6 @@ from fewchannels.captures.begin import begin
 from fewchannels.captures.config import CaptureConfig
 from fewchannels.captures.job import prepare
 from fewchannels.captures.worker import CaptureWorker
-from fewchannels.runs.run import Run
 
 
 @pytest.fixture(scope="module")

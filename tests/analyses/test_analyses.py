@@ -13,7 +13,7 @@ from analyzed import ALONE, CONCENTRATION, K
 from sklearn.cluster import KMeans
 from typer.testing import CliRunner
 
-from fewchannels import open_run
+from fewchannels import Run, open_run
 from fewchannels.analyses.alignment import findings
 from fewchannels.analyses.alignment.findings import Cell, at_best, best_cells, over_cells
 from fewchannels.analyses.alignment.units import Alignment
@@ -25,7 +25,6 @@ from fewchannels.cli import app
 from fewchannels.cluster.shares import Pool
 from fewchannels.demo.judge import judge
 from fewchannels.errors import InputError, RunConflictError
-from fewchannels.runs.run import Run
 from fewchannels.runs.storage import open_storage
 
 

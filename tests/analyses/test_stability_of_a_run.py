@@ -14,7 +14,7 @@ import pytest
 from analyzed import ALONE, K
 from scipy import stats
 
-from fewchannels import open_run
+from fewchannels import Run, open_run
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability import units
@@ -22,7 +22,6 @@ from fewchannels.analyses.stability.findings import spark
 from fewchannels.analyses.stability.units import Stability
 from fewchannels.measures import stopping
 from fewchannels.measures.ranks import draw_pairs
-from fewchannels.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

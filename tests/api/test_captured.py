@@ -1,5 +1,6 @@
 """Captures from Python: of a model by its name, and of a pipeline that is loaded already."""
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from peft import LoraConfig
 from two_runs import ROWS, captured
 
 import fewchannels as fc
-from fewchannels.errors import FewchannelsWarning, InputError, RunConflictError
+from fewchannels.api.progress import RunBar
+from fewchannels.cluster.tasks import Progress
+from fewchannels.errors import FewchannelsWarning, IncompleteRunError, InputError, RunConflictError
 from fewchannels.runs.ledger import Ledger
 
 SETTINGS: dict[str, Any] = {"num_inference_steps": 2, "top_k": 3, "batch_size": 4, "shard_samples": 3}
@@ -111,6 +114,43 @@ def test_bad_arguments_are_refused_in_words_of_python(
 def test_a_pipeline_that_is_being_edited_is_not_captured(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     with fc.edit(pipe, fc.zero([1])), pytest.raises(InputError, match=r"inside fc\.record or fc\.edit"):
         fc.capture(["a"], tmp_path / "RUN", model=pipe, **QUIET)
+
+
+def test_an_interrupted_capture_resumes_and_the_pipeline_is_free(
+    pipe: DiffusionPipeline, prompts: fc.Prompts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(bar: RunBar, progress: Progress) -> None:
+        if progress.n_done >= 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunBar, "show", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fc.capture(prompts, tmp_path / "RUN", model=pipe, **QUIET)
+    assert not any(module._forward_hooks for module in pipe.transformer.modules())
+    begun = len(fc.open_run(tmp_path / "RUN").samples)
+    assert 3 <= begun < 8
+    whole = fc.capture(prompts, tmp_path / "RUN", model=pipe, **QUIET)
+    undisturbed = fc.capture(prompts, tmp_path / "UNDISTURBED", model=pipe, **QUIET)
+    xr.testing.assert_identical(whole.activations.load(), undisturbed.activations.load())
+
+
+def test_samples_that_fail_are_an_error_and_the_others_are_kept(
+    pipe: DiffusionPipeline, prompts: fc.Prompts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = type(pipe).encode_prompt
+
+    def failing(self: Any, prompt: Any, *arguments: Any, **given: Any) -> Any:
+        if "a heart" in prompt:
+            raise RuntimeError("no hearts")
+        return encode(self, prompt, *arguments, **given)
+
+    failing.__signature__ = inspect.signature(encode)  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(pipe), "encode_prompt", failing)
+    said = r"6 of 8 samples are done, 2 failed individually.*Make the same call again to retry[\s\S]*no hearts"
+    with pytest.raises(IncompleteRunError, match=said):
+        fc.capture(prompts, tmp_path / "RUN", model=pipe, **QUIET)
+    assert fc.open_run(tmp_path / "RUN").samples.status.tolist() == ["done"] * 4 + ["failed"] * 2 + ["done"] * 2
 
 
 def test_layers_and_steps_count_from_the_end(pipe: DiffusionPipeline, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
     "runs merge": ({"zarr"}, lambda p: ["runs", "merge", p.runs[0], p.rest, "-o", p.folder / "merged"]),
     "runs compact": (set(), lambda p: ["runs", "compact", p.rest]),
     "runs export": ({"zarr", "duckdb"}, lambda p: ["runs", "export", p.runs[0], "--out", p.folder / "exported"]),
+    "runs push, refused": (set(), lambda p: ["runs", "push", p.runs[0], "no-owner"]),
+    "runs pull, refused": (set(), lambda p: ["runs", "pull", "no-owner", p.folder / "pulled"]),
     "query": ({"duckdb"}, lambda p: ["query", p.runs[0], "massive_channels"]),
     "sql": ({"duckdb"}, lambda p: ["sql", p.runs[0], "select count(*) from samples"]),
     "analyze stability": (

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 from command import command
+from hub_server import connected, hub_server
 from made_sweep import make_sweep
 from planted_edits import planted
 from rich.color import ColorSystem
@@ -39,6 +40,7 @@ WORDS = {
     "stop": ["job"],
     "manifest ingest": ["demo:2", "-o", "other.parquet"],
     "manifest show": ["m.parquet"],
+    "manifest split": ["m.parquet", "--parts", "2", "-o", "parts"],
     "models list": [],
     "models show": ["demo"],
     "models inspect": ["tiny", "--height", "32", "--width", "48"],
@@ -47,6 +49,8 @@ WORDS = {
     "runs compact": ["RUN"],
     "runs export": ["RUN", "--out", "exported"],
     "runs show": ["RUN"],
+    "runs push": ["RUN", "my-lab/stars"],
+    "runs pull": ["my-lab/stars", "pulled"],
     "analyze masks": ["RUN", "--from", "saliency", "--workers", "1"],
     "analyze stability": ["RUN", "--k", "3", "--rank-pairs", "2", "--workers", "1"],
     "analyze concentration": ["RUN", "--k", "3", "--shares", "3", "--workers", "1", "--dry-run"],
@@ -152,10 +156,11 @@ def test_json_is_never_colored(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(console.results, "_force_terminal", True)
     monkeypatch.setattr(console.results, "_color_system", ColorSystem.TRUECOLOR)
     monkeypatch.setattr(jobs, "Jobs", Jobs)
-    for name, words in WORDS.items():
-        done = command(*name.split(), "--json", *words)
-        assert done.code == 0, (name, done)
-        assert json.loads(done.stdout) is not None, name
+    with hub_server() as hub, connected(hub):
+        for name, words in WORDS.items():
+            done = command(*name.split(), "--json", *words)
+            assert done.code == 0, (name, done)
+            assert json.loads(done.stdout) is not None, name
 
 
 @pytest.mark.usefixtures("undrawn")

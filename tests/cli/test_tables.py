@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_run import RESULTS, make_run
@@ -157,6 +158,21 @@ def test_jobs_are_told_apart(width: int, screen: Screen, monkeypatch: pytest.Mon
         assert word in words, shown.getvalue()
 
     assert all(word in words for word in command.split()) or width == 80
+
+
+@pytest.mark.parametrize("length", [30, 60, 100])
+def test_the_id_of_a_job_is_whole_however_long(length: int, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = {field.name: None for field in dataclasses.fields(JobState)}
+    name, command = (
+        "flux-" * (length // 5),
+        "fewchannels capture --model demo --manifest m.parquet --out s3://bucket/run",
+    )
+    state = JobState(**blank | {"job_id": name, "status": "RUNNING", "command": command})
+    monkeypatch.setattr(jobs, "Jobs", lambda address: SimpleNamespace(all=lambda: [state]))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = screen(80)
+    commands.status()
+    assert name in shown.getvalue().split(), shown.getvalue()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -15,7 +15,7 @@ from PIL import Image
 from planted_edits import planted
 from playwright.sync_api import Browser, Page, expect
 
-from fewchannels import manifest, open_run
+from fewchannels import Run, manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.masks.units import SubjectMasks
@@ -25,7 +25,6 @@ from fewchannels.captures.config import CaptureConfig
 from fewchannels.captures.job import Job, prepare
 from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.shares import Pool
-from fewchannels.runs.run import Run
 from fewchannels.views.explore.opened import open_places
 from fewchannels.views.explore.server import Bound, bind
 

@@ -14,7 +14,7 @@ import pytest
 from dash.development.base_component import Component
 from flask import Flask
 
-from fewchannels import manifest
+from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
@@ -28,7 +28,6 @@ from fewchannels.captures.worker import CaptureWorker
 from fewchannels.cluster.shares import Pool
 from fewchannels.errors import InputError
 from fewchannels.runs import documents
-from fewchannels.runs.run import open_run
 from fewchannels.runs.sql.about import TYPES
 from fewchannels.runs.sql.catalog import VIEWS, Catalog
 from fewchannels.runs.sql.columns import chosen

@@ -65,6 +65,7 @@ SLOW_PLACES = (
     "models/test_family_file.py::test_the_table_in_the_docs_is_what_its_script_prints",
     "models/test_loading.py::test_an_edit_reaches_what_follows_a_compiled_block",
     "models/test_loading.py::test_taps_see_every_compiled_block_at_every_step",
+    "runs/test_hub.py::test_commands_find_server_and_token_in_the_environment",
     "runs/test_queries.py::test_the_benchmark_runs_small_and_agrees_with_pandas",
     "runs/test_verify.py::test_every_one_of_many_single_bit_flips_is_found",
 )

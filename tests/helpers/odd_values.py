@@ -103,6 +103,7 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
         ("stop",): Base({"job_id": ["job"]}, nowhere),
         ("manifest", "ingest"): Base({"sources": [str(folder / "A.csv")]}, ("--output", "new.parquet")),
         ("manifest", "show"): Base({"path": [str(table)]}),
+        ("manifest", "split"): Base({"path": [str(table)]}, ("--parts", "2", "--output", "parts")),
         ("models", "list"): Base({}),
         ("models", "show"): Base({"model": [str(model)]}),
         ("models", "inspect"): Base({"model": [str(model)]}, ("--height", "32", "--width", "16")),
@@ -110,6 +111,8 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
         ("runs", "merge"): Base({"runs": [run, other]}, ("--out", "merged")),
         ("runs", "compact"): Base({"run": [run]}),
         ("runs", "export"): Base({"run": [run]}, ("--out", "exported")),
+        ("runs", "push"): Base({"run": [run], "repository": ["my-lab/stars"]}, ("--dry-run",)),
+        ("runs", "pull"): Base({"repository": ["my-lab/stars"], "run": ["pulled"]}, ("--dry-run",)),
         ("runs", "show"): Base({"run": [run]}),
         ("analyze", "masks"): Base({"run": [run]}, ("--from", "saliency", *alone)),
         ("analyze", "stability"): Base({"run": [run]}, ("--k", "2", "--rank-pairs", "2", *alone)),
@@ -178,13 +181,15 @@ ALWAYS = (
     "fewchannels.cluster.session._connect",
     "fewchannels.cli.capture.run_job",
     "fewchannels.views.explore.server.serve",
+    "fewchannels.runs.upkeep.hub.Repository.check_token",
+    "fewchannels.runs.upkeep.hub.Repository.head",
 )
-"""What starts Ray or has no end of its own."""
+"""What starts Ray, asks a server far away, or has no end of its own."""
 
 
 @contextlib.contextmanager
 def stopped_where_work_begins(*, work: bool) -> Iterator[None]:
-    """With ``work``, only what starts Ray or has no end is stopped."""
+    """With ``work``, only what starts Ray, asks a server far away, or has no end is stopped."""
     with contextlib.ExitStack() as stack:
         for name in ALWAYS if work else (*ALWAYS, *BEGINNINGS):
             stack.enter_context(patch(name, _stop))

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,7 +156,6 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
         ({"device_map": "balanced", "offload": "model"}, "device_map and offload cannot be combined"),
         ({"compile": True, "offload": "group"}, "compile and offload 'group' cannot be combined"),
         ({"quantization": "int3"}, "torchao-int8"),
-        ({"quantization": "torchao-int4"}, "pip install torchao"),
         ({"attention": "quick"}, "quick"),
         ({"lora": "nowhere.safetensors"}, "no file 'nowhere.safetensors'"),
         (
@@ -167,6 +167,26 @@ def test_a_single_file_replaces_the_transformers_weights(tiny_model: Path, tmp_p
 def test_what_cannot_work_is_refused_with_a_reason(tiny_model: Path, how: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         sampler_of(tiny_model, **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "library", "extra"),
+    [
+        ({"quantization": "bitsandbytes-8bit"}, "bitsandbytes", "bitsandbytes"),
+        ({"quantization": "torchao-int8"}, "torchao", "torchao"),
+        ({"lora": "style.safetensors@0.5"}, "peft", "lora"),
+        ({"transformer_file": "transformer.gguf"}, "gguf", "gguf"),
+    ],
+)
+def test_an_option_whose_library_is_missing_names_the_extra_that_installs_it(
+    how: dict[str, str], library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    says = rf'needs {library}, which is not installed: pip install "fewchannels\[{extra}\]"$'
+    with pytest.raises(InputError, match=says):
+        Loading(**how)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [re.split("[<>=]", line)[0] for line in project["optional-dependencies"][extra]] == [library]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

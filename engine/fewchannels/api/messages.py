@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from fewchannels.errors import FewchannelsError
 
 _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*[a-z]|[a-z])(?![\w-])")
+_RERUN = re.compile(r"\bRerun the (same )?command\b")
 _NAMED_OTHERWISE = {
     "pairs": "pairs",
     "selection": "selections",
@@ -22,8 +23,8 @@ _NAMED_OTHERWISE = {
 
 
 def for_python(text: str) -> str:
-    """Replace the options in a message by the names of arguments."""
-    return _OPTION.sub(_argument, text)
+    """Replace the options in a message by the names of arguments, and commands by calls."""
+    return _OPTION.sub(_argument, _RERUN.sub("Make the same call again", text))
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, print_json, progress_bar, results
+from fewchannels.cli.options import ruled
+from fewchannels.settings.ranges import within
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 app = Commands(no_args_is_help=True)
 _BAR_AFTER_S = 2.0
 _NOTES_SHOWN = 20
+_PARTS = within(2, 10_000, "Number of parts.")
 
 
 class OnError(StrEnum):
@@ -113,6 +116,35 @@ def show(
         print_json(about)
     else:
         _print_summary(path, about)
+
+
+@app.command()
+def split(
+    path: Annotated[Path, typer.Argument(help="Parquet manifest.", metavar="MANIFEST")],
+    parts: Annotated[int, ruled(_PARTS)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for part-0000.parquet and so on.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Split a manifest into parts of equal size, to be captured by independent jobs, such as a SLURM array.
+
+    Each part is captured as a run of its own; runs merge joins them.
+
+    Example: fewchannels manifest split manifest.parquet --parts 16 -o PARTS
+    """
+    from fewchannels import manifest
+
+    made = manifest.split(path, parts, output)
+    if as_json:
+        print_json([{"path": str(each.path), "n_samples": each.n_samples} for each in made])
+        return
+    sizes = sorted({each.n_samples for each in made})
+    counted = " or ".join(f"{n:,}" for n in sizes)
+    results.print(f"{len(made):,} parts of {counted} samples: {made[0].path} to {made[-1].path.name}", soft_wrap=True)
+    errors.print(
+        f"Next: fewchannels capture --manifest {shlex.quote(str(made[0].path))} --out RUNS/0000, and so on; then "
+        "fewchannels runs merge RUNS/* --out RUN",
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fewchannels.cli import upkeep, verify
+from fewchannels.cli import hub, upkeep, verify
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import left_over, print_json, results
 from fewchannels.settings.units import size
@@ -15,6 +15,8 @@ app.command("verify")(verify.verify)
 app.command("merge")(upkeep.merge)
 app.command("compact")(upkeep.compact)
 app.command("export")(upkeep.export)
+app.command("push")(hub.push)
+app.command("pull")(hub.pull)
 
 
 def register(commands: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
 from fewchannels.manifest.read import Sample, columns, read_samples, sample_ids, samples_at, summary
 from fewchannels.manifest.report import IngestReport, OwnSetting
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
+from fewchannels.manifest.split import ManifestPart, split
 from fewchannels.manifest.write import ingest, parse_seeds, select
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "BadRowsError",
     "IngestReport",
     "Manifest",
+    "ManifestPart",
     "OwnSetting",
     "Sample",
     "SettingsUsed",
@@ -34,5 +36,6 @@ __all__ = [
     "sample_ids",
     "samples_at",
     "select",
+    "split",
     "summary",
 ]

@@ -19,6 +19,9 @@ QUANTIZATIONS = {
 }
 """Ways to quantize the transformer, and the library that does it."""
 
+EXTRAS = {"peft": "lora"}
+"""Extras that install a library and are not called like it."""
+
 _STRENGTH = Number(-100, 100)
 
 
@@ -100,15 +103,17 @@ class Loading:
         Raises:
             InputError: naming it.
         """
-        library = QUANTIZATIONS[self.quantization]
-        if library and importlib.util.find_spec(library) is None:
-            raise InputError(
-                f"quantization {self.quantization!r} needs a library that is not installed: pip install {library}"
-            )
-        if self.lora and importlib.util.find_spec("peft") is None:
-            raise InputError("lora needs a library that is not installed: pip install peft")
-        if str(self.transformer_file).endswith(".gguf") and importlib.util.find_spec("gguf") is None:
-            raise InputError("a transformer_file in GGUF needs a library that is not installed: pip install gguf")
+        needed = (
+            (f"quantization {self.quantization!r}", QUANTIZATIONS[self.quantization]),
+            ("lora", "peft" if self.lora else ""),
+            ("a transformer_file in GGUF", "gguf" if str(self.transformer_file).endswith(".gguf") else ""),
+        )
+        for what, library in needed:
+            if library and importlib.util.find_spec(library) is None:
+                raise InputError(
+                    f"{what} needs {library}, which is not installed: "
+                    f'pip install "fewchannels[{EXTRAS.get(library, library)}]"'
+                )
         for path in (*(path for path, _ in self.adapters()), self.transformer_file):
             if path is not None and not _is_file(path):
                 raise InputError(f"there is no file {path!r}; adapters and transformer files must be local files.")

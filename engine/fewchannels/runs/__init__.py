@@ -2,11 +2,12 @@
 
 ``storage`` is a folder or an object store behind one set of verbs; on it stand ``layout`` (shapes), ``arrays`` (Zarr),
 ``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers queries, ``upkeep``
-verifies, repairs, merges and exports. The specification is ``schemas/store.md``. Nothing here runs a model.
+verifies, repairs, merges, exports, pushes and pulls. The specification is ``schemas/store.md``. Nothing here runs a
+model.
 
 Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, opened,
     parts, place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
-    sql.progress, sql.question, sql.ranking, sql.writing, storage, sweep, upkeep.datasets, upkeep.merge,
-    upkeep.problems, upkeep.repair, upkeep.verify.
+    sql.progress, sql.question, sql.ranking, sql.writing, storage, sweep, upkeep.contents, upkeep.datasets, upkeep.hub,
+    upkeep.merge, upkeep.problems, upkeep.pull, upkeep.push, upkeep.repair, upkeep.verify.
 Imports: errors, files, machine, settings, tables, manifest, measures, models.
 """

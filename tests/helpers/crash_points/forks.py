@@ -87,6 +87,7 @@ def _one_after_the_other() -> None:
     from fewchannels.cluster.shares import Pool
     from fewchannels.cluster.work import Work
     from fewchannels.runs import lease
+    from fewchannels.runs.upkeep import pull
 
     def outcomes(work: Work, start: Start, numbers: list[int], pool: Pool, on_turn: Any) -> Iterator[dict[str, Any]]:
         actor = Actor(work, start, 1)
@@ -94,6 +95,7 @@ def _one_after_the_other() -> None:
 
     # A lease in a bucket is waited for so many times as long.
     lease.BEAT_S = float(os.environ.get("CRASH_BEAT_S", lease.BEAT_S))
+    pull._AT_ONCE = 1
     tasks._workers = lambda pool, is_here: nullcontext(outcomes)
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hub_server import OWNER, environment, hub_server
+
 from crash_points import KILLS, How, Shim
 from crash_points.contents import Contents, Seen, contents, faults
 from crash_points.forks import Forks
@@ -15,6 +17,7 @@ from fewchannels import manifest
 
 SETTINGS = "--num-inference-steps 2 --batch-size 2"
 N_SHORT, N_LONG = 6, 11
+_REPOSITORY = f"{OWNER}/pushed"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ PLAYS: Mapping[str, Play] = {
         "transport text --model MODEL --manifest SHORT --out PLACE --num-inference-steps 2 --batch-size 4 --pairs 2 "
         "--k 2 --actors 1 --selection top --baselines none"
     ),
+    "pull": Play("runs pull REPOSITORY PLACE"),
     "plot": Play("plot PLACE", "sweep", _without_effects),
 }
 
@@ -112,6 +116,9 @@ class Stage:
         known = {"PLACE": self.url, "MODEL": self.model}
         known |= {name: self.folder / f"{name.lower()}.parquet" for name in ("SHORT", "LONG")}
         named = {"RUN": "run", "OTHER": "second", "LARGER": "long"}
+        if "REPOSITORY" in command:
+            self.start("pushed")
+            known["REPOSITORY"] = _REPOSITORY
         return [str(known.get(w) or (self.start(named[w]) if w in named else w)) for w in shlex.split(command)]
 
     def start(self, name: str) -> Path:
@@ -125,6 +132,7 @@ class Stage:
                 "table": ("", PLAYS["parquet"].command),
                 "masked": ("run", PLAYS["masks"].command),
                 "analyzed": ("run", PLAYS["stability"].command),
+                "pushed": ("masked", f"runs push PLACE {_REPOSITORY}"),
                 "sweep": ("", PLAYS["probe"].command),
             }
             base, command = recipes[name]
@@ -225,8 +233,9 @@ def _write_mask(path: Path) -> None:
 @contextmanager
 def stage(folder: Path, model: Path, shim: Shim) -> Iterator[Stage]:
     """A stage, for as long as the context lasts."""
-    made = Stage(folder, model, shim)
-    try:
-        yield made
-    finally:
-        made.close()
+    with hub_server() as hub:
+        made = Stage(folder, model, shim, environment(hub) | {"HF_HOME": str(folder / "hf")})
+        try:
+            yield made
+        finally:
+            made.close()

@@ -17,12 +17,11 @@ from planted_edits import planted
 from playwright.sync_api import Browser, expect
 from posted import body
 
-from fewchannels import open_run
+from fewchannels import Run, open_run
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
 from fewchannels.cluster.shares import Pool
-from fewchannels.runs.run import Run
 from fewchannels.views.explore.opened import open_places
 from fewchannels.views.explore.server import Bound, bind
 from fewchannels.views.explore.site import Site

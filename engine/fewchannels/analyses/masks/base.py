@@ -41,7 +41,7 @@ class SubjectMask:
     """Mask of an image's subject.
 
     Attributes:
-        pixels: ``(y, x)`` bool of the image's own size; all False where the source sees no subject.
+        pixels: ``(y, x)`` bool of the image's own size; all False if the source sees no subject.
         score: confidence of the source, on its own scale, larger is more confident; None if it reports none.
         resized_from: height and width of the mask in pixels before it was resized to the image's size; None if
             it had that size.

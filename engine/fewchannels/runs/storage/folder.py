@@ -69,8 +69,7 @@ class FolderStorage(Storage):
             found = {
                 entry.path.removeprefix(f"{self.path}{os.sep}").replace(os.sep, "/"): entry.stat().st_size
                 for folder in folders
-                for entry in _files(folder)
-                if not entry.name.startswith(".")
+                for entry in _files(folder, hidden=False)
             }
         return dict(sorted(found.items()))
 
@@ -226,17 +225,18 @@ def _write_rest(descriptor: int, parts: Sequence[Buffer], written: int) -> None:
             rest = rest[os.write(descriptor, rest) :]
 
 
-def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+def _files(folder: str | Path, *, hidden: bool = True) -> Iterator[os.DirEntry[str]]:
+    """Every file below a folder, through no link; without those that are hidden, or in a hidden folder, if so asked."""
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
     except FileNotFoundError:
         return
     for entry in found:
-        if entry.name == _OF_THE_VOLUME:
+        if entry.name == _OF_THE_VOLUME or (entry.name.startswith(".") and not hidden):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path)
+            yield from _files(entry.path, hidden=hidden)
         elif entry.is_file(follow_symlinks=False):
             yield entry
 

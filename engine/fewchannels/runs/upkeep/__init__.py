@@ -1,1 +1,1 @@
-"""Runs verified, merged, exported and compacted."""
+"""Runs verified, merged, exported, compacted, and exchanged by way of the Hugging Face Hub."""

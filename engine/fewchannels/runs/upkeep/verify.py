@@ -20,7 +20,7 @@ from fewchannels.runs.upkeep.problems import Problem, Report, check_object
 from fewchannels.tables import from_parquet
 
 _TASKS_AT_ONCE = 2
-_NAMED_BY_NOTHING = ("results/", "ledger/failed/", EMBEDDINGS)
+_NAMED_BY_NOTHING = ("results/", "ledger/failed/", EMBEDDINGS, "README.md")  # the last of a run from the Hub
 
 
 @dataclass(frozen=True)
