@@ -96,7 +96,7 @@ def test_a_second_call_resumes_and_a_longer_one_grows_the_run(
         ({"offload": "model"}, "offload cannot be applied to a pipeline"),
         ({"top_k": 500}, r"top_k is 500, .* Lower top_k\."),
         ({"layers": [9]}, "layer 9 does not exist; the valid ones are 0 to"),
-        ({"layers": [-9]}, "layers includes -9; there are"),
+        ({"layers": [-9]}, "layers includes -9; valid are"),
         ({"topk": 3}, r"unknown setting in fc.capture 'topk'. Did you mean 'top_k'\?"),
         ({"num_inference_steps": "many"}, "num_inference_steps in fc.capture is 'many'; it must be int"),
         ({"max_bytes": "1kB"}, "needs about .*, but max_bytes allows only 1 kB"),

@@ -187,7 +187,7 @@ def damaged(models: Path) -> str:
     ("given", "why"),
     [
         (lambda _: "clipp=x", "Did you mean 'clip'"),
-        (lambda _: "clip", "give clip=FOLDER"),
+        (lambda _: "clip", "it must be clip=FOLDER"),
         (lambda _: "clip=/nowhere/at/all", "the CLIP model '/nowhere/at/all' cannot be opened: .*Give a folder"),
         (lambda _: "dino=nobody/nothing", "the DINO model 'nobody/nothing' cannot be opened: .*or a hub id"),
         (lambda models: f"clip={models / 'dino'}", "is a Dinov2Model, which does not compare images with texts"),
@@ -268,7 +268,9 @@ def test_weights_that_a_metrics_model_does_not_have_are_refused_but_not_what_it_
 
     for model in ("clip", "dino"):
         folder = metric_models.changed(models / model, f"more_{model}", with_more("block_99.weight"))
-        with pytest.raises(InputError, match=r"hold 1 weights that \w+Model does not have, such as 'block_99.weight'"):
+        with pytest.raises(
+            InputError, match=r"contain 1 weights that \w+Model does not have, such as 'block_99.weight'"
+        ):
             LearnedMetrics.of([f"{model}={folder}"], "cpu")
     head = metric_models.changed(models / "dino", "head", with_more("classifier.weight"))
     LearnedMetrics.of([f"dino={head}"], "cpu")

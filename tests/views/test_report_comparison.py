@@ -229,5 +229,5 @@ def test_what_takes_runs_says_what_takes_a_comparison(folder: Path) -> None:
 
 
 def test_the_explorer_asks_for_the_two_runs(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"is a comparison of two runs.*give the two runs"):
+    with pytest.raises(InputError, match=r"is a comparison of two runs.*pass the two runs"):
         Opened("comparison", folder / "comparison")
