@@ -1,28 +1,28 @@
 -- purpose: How well does clustering tokens by massive channels localize the subject, compared with other channels? By
 --   layer, the mean IoU of the clusters' foreground with the subject for every selection of channels, and chance: the
---   IoU of independent masks of the same areas. Chance is 0.2 for areas of 0.5 and 0.25, so compare an IoU with chance
---   and areas. Intervals are 95 % over prompts. A selection that was not analyzed, or that has no sample with an IoU,
---   is null.
+--   IoU of independent masks with the same areas. Chance is 0.2 for areas of 0.5 and 0.25, so compare an IoU with
+--   chance, and consider the areas. Intervals are 95 % over prompts. A selection is null if it was not analyzed, or if
+--   none of its samples has an IoU.
 -- needs: alignment
 -- grain: one row per layer
--- param step: int = -1 -- this step; -1 takes the last that was analyzed
+-- param step: int = -1 -- denoising step; -1 for the last one analyzed
 -- param n_clusters: int = 2 -- K of K-means
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
--- column n_samples: samples -- samples with an IoU, of the selection that has most
+-- column n_samples: samples -- samples with an IoU, for the selection that has the most
 -- column n_prompts: prompts -- different prompts among them
--- column top: IoU -- mean over samples, the channels of largest score
--- column random: IoU -- mean over samples, random channels, each sample's trials averaged first
--- column matched: IoU -- mean over samples, other channels that hold as much energy
--- column bottom: IoU -- mean over samples, the channels of smallest score
--- column all_channels: IoU -- mean over samples, all channels
--- column pca: IoU -- mean over samples, as many principal components as top has channels
--- column chance: IoU -- mean over samples of what independent masks of top's areas have
--- column complement: IoU -- mean IoU of all that top's foreground leaves: above top where the subject is low in them
--- column best: IoU -- mean of top's best union of clusters (for 2, the better sign): oracle, uses the truth
--- column area: 0 to 1 -- mean share of tokens that are top's foreground
--- column mask_area: 0 to 1 -- mean share of the image that is subject
--- column over_random: IoU -- mean of top less random, sample by sample
+-- column top: IoU -- mean over samples, for the channels with the largest scores
+-- column random: IoU -- mean over samples, for random channels; each sample's trials are averaged first
+-- column matched: IoU -- mean over samples, for other channels with the same energy
+-- column bottom: IoU -- mean over samples, for the channels with the smallest scores
+-- column all_channels: IoU -- mean over samples, for all channels
+-- column pca: IoU -- mean over samples, for the same number of principal components as top has channels
+-- column chance: IoU -- mean over samples of the IoU of independent masks with top's areas
+-- column complement: IoU -- mean IoU of the complement of top's foreground: exceeds top if the subject is low in them
+-- column best: IoU -- mean of top's best union of clusters (for 2, the better sign): oracle, uses the ground truth
+-- column area: 0 to 1 -- mean share of tokens in top's foreground
+-- column mask_area: 0 to 1 -- mean share of the image that the subject covers
+-- column over_random: IoU -- mean of top minus random, paired by sample
 -- column over_random_low: IoU -- lower end of its interval
 -- column over_random_high: IoU -- upper end of its interval
 -- column top_low: IoU -- lower end of top's interval

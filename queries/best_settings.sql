@@ -1,17 +1,17 @@
 -- purpose: Which settings of a sweep change a metric most, and at what cost? Means over items of every setting, sorted
---   from the largest or the smallest, with the level of the unedited images if they have the metric. For transports,
---   the cost is included: of the attributes in which target and source differ, the shares that the image takes from
---   the source and keeps of the target; the remainder to 1 shows neither. on_front marks settings that no other one
---   equals or exceeds in both shares. Intervals are 95 % over prompts.
+--   by size in either direction, with the level of the unedited images if they have the metric. For transports, the
+--   cost is included: of the attributes in which target and source differ, the shares that the image takes from the
+--   source and keeps of the target; the remainder to 1 shows neither. on_front marks settings that no other one matches
+--   or exceeds in both shares. Intervals are 95 % over prompts.
 -- of: sweep
 -- needs: effects
 -- grain: one row per setting: conditions that differ in trial only
 -- param metric: str = mse -- a column of edits, n_channels to lpips
--- param direction: str = highest {highest, lowest} -- which means come first
--- param controls: bool = true -- whether controls and baselines are listed, and beside the others for on_front
--- param front: bool = false -- only settings with on_front, which transports have
--- param top: int = 20 -- at most so many settings; 0 takes all
--- column condition: index -- place in the sweep of the setting's first condition
+-- param direction: str = highest {highest, lowest} -- which means to list first
+-- param controls: bool = true -- whether to list controls and baselines, and to include them in on_front
+-- param front: bool = false -- only settings with on_front; for transports
+-- param top: int = 20 -- maximum number of settings; 0 for all
+-- column condition: index -- index in the sweep of the setting's first condition
 -- column action: name -- as in conditions
 -- column amount: of the edit -- as in conditions
 -- column selection: name -- as in conditions
@@ -22,21 +22,21 @@
 -- column streams: name -- as in conditions
 -- column tokens: name -- as in conditions
 -- column placement: name -- as in conditions
--- column n_items: items -- samples, or pairs, that have the metric
+-- column n_items: items -- samples or pairs that have the metric
 -- column n_prompts: prompts -- different prompts among them
--- column n_failed: images -- the setting's images that failed
+-- column n_failed: images -- failed images of the setting
 -- column mean: of the metric -- mean over items, each item's trials averaged first
 -- column low: of the metric -- lower end of its interval
 -- column high: of the metric -- upper end of its interval
--- column undisturbed: of the metric -- mean of the unedited images; null where it compares with those
--- column change: ratio -- how large the edits were: mean norm of the edit over norm of the hidden state
+-- column undisturbed: of the metric -- mean of the unedited images; null if the metric compares with them
+-- column change: ratio -- size of the edits: mean norm of the edit divided by the norm of the hidden state
 -- column source_taken: 0 to 1 -- mean share of attributes taken from the source
 -- column source_taken_low: 0 to 1 -- lower end of its interval
 -- column source_taken_high: 0 to 1 -- upper end of its interval
 -- column target_kept: 0 to 1 -- mean share of attributes kept of the target
 -- column target_kept_low: 0 to 1 -- lower end of its interval
 -- column target_kept_high: 0 to 1 -- upper end of its interval
--- column on_front: bool -- no listed setting has at least as much of both shares, and more of one; null without them
+-- column on_front: bool -- no listed setting is at least as high in both shares and higher in one; null without shares
 with settings as (
     select *
     from effects_means

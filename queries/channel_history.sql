@@ -1,12 +1,12 @@
--- purpose: How does one channel evolve over layers and steps? Its frequency among the k channels of largest score, its
---   rank there, and its score relative to the median channel's. Cells whose hidden state or ratio is not finite are
---   excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not independent: Student's
---   t, inside the range of the values; null below 5 prompts and if all are equal.
+-- purpose: How does one channel evolve over layers and steps? Its frequency in the top k (the k channels with the
+--   largest scores), its rank there, and its score relative to the median channel's. Cells whose hidden state or ratio
+--   is not finite are excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not
+--   independent: Student's t, inside the range of the values; null below 5 prompts and if all are equal.
 -- grain: one row per (layer, step), also where the channel is never selected
--- param channel: int = -1 -- index of the channel; -1 takes the one that is in the top-k of the most cells of the run's
+-- param channel: int = -1 -- index of the channel; -1 for the one that is in the top-k of the most cells of the run's
 --   stream and branch
--- param layer: int = -1 -- only this layer; -1 takes all
--- param step: int = -1 -- only this step; -1 takes all
+-- param layer: int = -1 -- only this layer; -1 for all
+-- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
 -- column channel: index -- the channel
@@ -24,7 +24,7 @@
 -- column mean_rank: rank -- mean place among the top-k over the n samples; 1 is the largest score
 -- column rank_low: rank -- lower end of its interval
 -- column rank_high: rank -- upper end of its interval
--- column n_nonfinite: cells -- cells left out here
+-- column n_nonfinite: cells -- cells excluded here
 with track_cells as not materialized (
     select
         layer,
@@ -50,7 +50,7 @@ chosen as (
     select if($channel = -1, (select channel from commonest), $channel) as channel
 ),
 
--- Where every prompt has one sample, samples are what is independent, and need not be put together.
+-- If every prompt has one sample, samples are independent, and need not be grouped by prompt.
 seeds as (
     select count(*) > count(distinct prompt) as several
     from samples
@@ -100,7 +100,7 @@ by_prompt as (
     group by layer, step, prompt
 ),
 
--- The jackknife of means: how far those without one prompt are apart. Of a frequency, how far prompts are from it.
+-- For means, the jackknife: the spread of the means that leave out one prompt. For a frequency, the spread of prompts.
 clustered as (
     select
         layer,
@@ -115,7 +115,7 @@ clustered as (
     group by layer, step
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+-- Threads add in any order, which changes the last digits. Rounding makes the result reproducible.
 measured as (
     select
         by_cell.* exclude (mean_ratio, rank_error, ratio_error),

@@ -5,29 +5,29 @@
 --   with all its pairs, inside 0 to 1. 95 %; null below 5 prompts with pairs, and if all are equal. Cells whose hidden
 --   state or ratio is not finite are excluded and counted.
 -- grain: one row per layer
--- param step: int = -1 -- only this step; -1 takes all
+-- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
--- param max_samples: int = 256 -- use so many samples, as pairs grow with their square; 0 takes all. They
---   are taken in order of the prompt's MD5, then of seed, so seeds of a prompt stay together, the choice does not
---   depend on the manifest's order, and all numbers are exact for the samples taken
+-- param max_samples: int = 256 -- maximum number of samples, since pairs grow with its square; 0 for all. Samples are
+--   chosen in order of the prompt's MD5, then of seed, so seeds of a prompt stay together, and the choice does not
+--   depend on the manifest's order. All numbers are exact for the chosen samples
 -- column layer: index -- global block index
 -- column n_samples: samples -- samples used
 -- column n_prompts: prompts -- different prompts among them
--- column k: channels -- size of the top-k sets, the largest
+-- column k: channels -- size of the top-k sets; the largest recorded
 -- column within: 0 to 1 -- mean overlap of two seeds of one prompt; null without such a pair
 -- column within_low: 0 to 1 -- lower end of its interval
 -- column within_high: 0 to 1 -- upper end of its interval
--- column n_pairs_within: pairs -- pairs of samples behind it
+-- column n_pairs_within: pairs -- number of pairs of samples
 -- column across: 0 to 1 -- mean overlap of two prompts; null without such a pair
 -- column across_low: 0 to 1 -- lower end of its interval
 -- column across_high: 0 to 1 -- upper end of its interval
--- column n_pairs_across: pairs -- pairs of samples behind it
+-- column n_pairs_across: pairs -- number of pairs of samples
 -- column chance: 0 to 1 -- expected overlap of two random k-sets of all channels (hypergeometric, exact)
 -- column core: channels -- channels in the top-k of every sample at every chosen step
--- column highest_frequency: 0 to 1 -- share of cells with the most frequent channel in the top-k (the largest of
---   all channels', so it has no interval; massive_channels has each channel's)
--- column n_nonfinite: cells -- cells left out here
+-- column highest_frequency: 0 to 1 -- share of cells with the most frequent channel in the top-k (the largest of all
+--   channels', so it has no interval; massive_channels has each channel's)
+-- column n_nonfinite: cells -- cells excluded here
 with track_cells as not materialized (
     select layer, step, sample, top_channels, if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells
@@ -65,8 +65,8 @@ frequencies as (
     group by layer, step, channel
 ),
 
--- Each step's channels are numbered, so that a set is a number's bits: one for each of the 126 most frequent channels;
--- those beyond have a string of bits.
+-- Each step's channels are numbered, so that a set is stored in the bits of a number, one for each of the 126 most
+-- frequent channels; further channels are stored in a bit string.
 numbered as (
     select
         layer,
@@ -102,7 +102,7 @@ sets as (
     where usable
 ),
 
--- Lists by step; where a sample lacks one, nothing is at its place.
+-- Lists by step, with null for steps that a sample lacks.
 by_sample as (
     select
         layer,
@@ -138,7 +138,7 @@ pairs as (
     join by_sample as b on a.layer = b.layer and a.sample < b.sample
 ),
 
--- Every pair counts for each prompt in it: once within, twice across.
+-- Every pair counts once for each of its prompts: one prompt within, two across.
 by_prompt as (
     select layer, prompt_a = prompt_b as within, prompt_a as prompt, sum(jaccard) as total, count(*) as n
     from (
@@ -150,7 +150,7 @@ by_prompt as (
     group by layer, prompt_a = prompt_b, prompt_a
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+-- Threads add in any order, which changes the last digits. Rounding makes the result reproducible.
 totals as (
     select layer, within, sum(total) / if(within, 1, 2) as total, sum(n) / if(within, 1, 2) as n_pairs
     from by_prompt

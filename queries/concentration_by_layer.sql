@@ -1,21 +1,23 @@
 -- purpose: How concentrated is the energy, and are the outliers channels or tokens? By layer, means over samples with
 --   their 95 % intervals over prompts: ratio of the largest channel to the median, energy share of the top k, and
---   registers (tokens of outlier norm). Channel outliers are large at every token; if token_outliers is close to
+--   registers (tokens with an outlier norm). Channel outliers are large at every token; if token_outliers is close to
 --   massive_channels, registers explain them. Samples whose value is not finite are excluded; n_samples counts the
 --   rest.
 -- needs: concentration
 -- grain: one row per layer
--- param step: int = -1 -- this step; -1 takes the last that was analyzed
--- param k: int = 8 -- of energy_share, one of the analysis' --shares; another is null
+-- param step: int = -1 -- denoising step; -1 for the last one analyzed
+-- param k: int = 8 -- k of energy_share; one of the analysis' --shares, otherwise null
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
--- column n_samples: samples -- fewest samples with a finite value, over these measures
+-- column n_samples: samples -- number of samples with a finite value, for the measure with the fewest
 -- column ratio: x median -- mean over samples, largest score / lower median score of all channels
 -- column energy_share: 0 to 1 -- mean over samples, share of the squared values in the top k channels
--- column effective_channels: channels -- mean over samples, over how many channels the squared values are spread
+-- column effective_channels: channels -- mean over samples, effective number of channels that the squared values are
+--   spread over
 -- column massive_channels: channels -- mean over samples, channels that score at least the threshold times the median
--- column registers: tokens -- mean over samples, tokens of outlier norm
--- column token_outliers: channels -- mean over samples, massive channels of which registers hold half or more
+-- column registers: tokens -- mean over samples, tokens with an outlier norm
+-- column token_outliers: channels -- mean over samples, massive channels with at least half of their energy in
+--   registers
 -- column elevation: x median -- mean over samples, largest token norm / lower median token norm
 -- column elevation_excised: x median -- mean over samples, the same without the massive channels
 -- column ratio_low: x median -- lower end of ratio's interval

@@ -1,21 +1,21 @@
--- purpose: Which images of a sweep failed, and why; which were not edited, because their condition selected no token
---   or no channel; and which had latents that were not finite? All of them are excluded from means and tests. Items of
+-- purpose: Which images of a sweep failed, and why; which were not edited, because their condition selected no token or
+--   no channel; and which had latents that were not finite? All of them are excluded from means and tests. Items of
 --   tasks without a record are not listed: sweep.n_tasks_done has the number of tasks with one.
 -- of: sweep
 -- as: failures
--- grain: one row per image that is in no mean
+-- grain: one row per image that is excluded from means
 -- column item: index -- row of the sweep's items, 0-based
--- column item_id: id -- the sample's id, or the pair's
+-- column item_id: id -- id of the sample or pair
 -- column task: index -- the task that wrote it
--- column attempt: count -- which attempt at the task this was, 1 for the first
+-- column attempt: count -- number of this attempt at the task, from 1
 -- column role: name -- edited, undisturbed or source
--- column condition: index -- place of the condition in the sweep; null for rows that are not edited
+-- column condition: index -- index of the condition in the sweep; null for unedited rows
 -- column prompt: text -- the sample's prompt
--- column source_prompt: text -- the source's prompt; null where there is none
+-- column source_prompt: text -- the source's prompt; null if there is none
 -- column seed: seed -- the sample's seed
 -- column reason: name -- failed, not edited or not finite
--- column error: text -- why it failed; null where it did not
--- column nonfinite_steps: steps -- after which its latents held a NaN or an infinity
+-- column error: text -- why it failed; null if it did not
+-- column nonfinite_steps: steps -- steps after which its latents contained a NaN or an infinity
 select
     item,
     item_id,

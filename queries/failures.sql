@@ -3,13 +3,13 @@
 --   run.n_tasks_done has the number of tasks with one.
 -- grain: one row per failed sample
 -- column sample_id: id -- the manifest's id
--- column sample: index -- on the store's sample axis, 0-based
+-- column sample: index -- index on the store's sample axis, 0-based
 -- column task: index -- the task that wrote it
--- column attempt: count -- which attempt at the task this was, 1 for the first
+-- column attempt: count -- number of this attempt at the task, from 1
 -- column prompt: text -- the sample's prompt
 -- column seed: seed -- the sample's seed
 -- column error: text -- why it failed
--- column n_nonfinite: cells -- cells whose hidden state holds a NaN or an infinity
+-- column n_nonfinite: cells -- cells whose hidden state contains a NaN or an infinity
 -- column first_step: index -- step of the first such cell; null without one
 -- column first_layer: index -- lowest layer that has such a cell at that step; null without one
 with nonfinite_cells as (

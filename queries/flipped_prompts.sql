@@ -6,16 +6,16 @@
 -- grain: one row per (item, condition) whose image flips
 -- param attribute: str = any {any, shape, colour, size, position, background} -- attribute that must have flipped
 -- param taken: bool = false -- only attributes that are now the source's
--- param condition: int = -1 -- place of a condition in the sweep; -1 takes all
--- param top: int = 100 -- maximum number of images, those that lost most first; 0 takes all
+-- param condition: int = -1 -- index of a condition in the sweep; -1 for all
+-- param top: int = 100 -- maximum number of images, most lost attributes first; 0 for all
 -- column item: index -- row of the sweep's items, 0-based
--- column item_id: id -- the sample's id, or the pair's
+-- column item_id: id -- id of the sample or pair
 -- column sample_id: id -- the manifest's id of the sample, the target of a pair
 -- column prompt: text -- the sample's prompt
--- column source_prompt: text -- the source's prompt; null where there is none
+-- column source_prompt: text -- the source's prompt; null if there is none
 -- column seed: seed -- the sample's seed
--- column condition: index -- place of the condition in the sweep
--- column condition_id: id -- the condition's
+-- column condition: index -- index of the condition in the sweep
+-- column condition_id: id -- id of the condition
 -- column action: name -- as in conditions
 -- column amount: of the edit -- as in conditions
 -- column selection: name -- as in conditions
@@ -25,12 +25,12 @@
 -- column layers_name: layers -- as in conditions
 -- column steps_name: steps -- as in conditions
 -- column tokens: name -- as in conditions
--- column lost: names -- what flipped, in alphabetical order
--- column taken_from_source: names -- of that, what is the source's now; null where nothing is
--- column n_lost: attributes -- how many flipped
--- column n_taken: attributes -- how many of them are the source's now
--- column n_flipped: images -- of the condition, those that flip
--- column n_pictures: images -- of the condition, those that could
+-- column lost: names -- the flipped attributes, in alphabetical order
+-- column taken_from_source: names -- those of them that are now the source's; null if none is
+-- column n_lost: attributes -- number of flipped attributes
+-- column n_taken: attributes -- number of those that are now the source's
+-- column n_flipped: images -- the condition's images that flip
+-- column n_pictures: images -- the condition's images that could flip
 with attributes as (
     select
         item,

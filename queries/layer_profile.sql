@@ -1,23 +1,23 @@
 -- purpose: How does concentration change over layers? The mean over samples, with its 95 % interval over prompts
---   (Student's t, inside the range of the values; null below 5 prompts and if all are equal), of ratio (largest score
---   / lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest scores) and
+--   (Student's t, inside the range of the values; null below 5 prompts and if all are equal), of ratio (largest score /
+--   lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest scores) and
 --   token_norm_ratio (largest / lower median token norm; far above 1 means token outliers). A sample's value is first
 --   averaged over the chosen steps. Cells whose hidden state, ratio or measure is not finite are excluded and counted.
 -- grain: one row per (layer, measure)
--- param step: int = -1 -- only this step; -1 takes all
+-- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
 -- param measure: str = all {all, ratio, energy_share, gini, token_norm_ratio} -- only this measure
 -- column layer: index -- global block index
 -- column block: path -- dotted module path of the block
--- column measure: name -- which of the four
+-- column measure: name -- one of the four measures
 -- column n_samples: samples -- samples with a usable value
 -- column n_prompts: prompts -- different prompts among them
 -- column mean: of the measure -- mean over samples
 -- column mean_low: of the measure -- lower end of its interval
 -- column mean_high: of the measure -- upper end of its interval
 -- column median: of the measure -- median over samples
--- column n_nonfinite: cells -- cells left out
+-- column n_nonfinite: cells -- cells excluded
 with chosen as (
     select
         layer,
@@ -85,7 +85,7 @@ by_prompt as (
     group by layer, place, prompt
 ),
 
--- The jackknife: how far the means without one prompt are apart.
+-- The jackknife: the spread of the means that leave out one prompt.
 errors as (
     select
         layer,
@@ -98,7 +98,7 @@ errors as (
     group by layer, place
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+-- Threads add in any order, which changes the last digits. Rounding makes the result reproducible.
 means as (
     select
         *,

@@ -1,14 +1,15 @@
--- purpose: Which channels are massive, and how reliably? By layer and step, the frequency of a channel among the k of
---   largest score, its rank there, and its score relative to the median channel's. Cells whose hidden state or ratio is
---   not finite are excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not
---   independent: Student's t, inside the range of the values; null below 5 prompts and if all are equal.
+-- purpose: Which channels are massive, and how reliably? By layer and step, the frequency of a channel in the top k
+--   (the k channels with the largest scores), its rank there, and its score relative to the median channel's. Cells
+--   whose hidden state or ratio is not finite are excluded and counted. Intervals are 95 % over prompts, since samples
+--   of one prompt are not independent: Student's t, inside the range of the values; null below 5 prompts and if all are
+--   equal.
 -- grain: one row per (layer, step, channel) that is in the top-k at least min_frequency of the time
--- param layer: int = -1 -- only this layer; -1 takes all
--- param step: int = -1 -- only this step; -1 takes all
+-- param layer: int = -1 -- only this layer; -1 for all
+-- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
--- param min_frequency: float = 0.5 -- leave out channels that are selected less often, 0 to 1
--- param top: int = 5 -- maximum number of channels per layer and step, the most frequent first; 0 takes all
+-- param min_frequency: float = 0.5 -- smallest frequency to list, 0 to 1
+-- param top: int = 5 -- maximum number of channels per layer and step, the most frequent first; 0 for all
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
 -- column channel: index -- the channel
@@ -24,7 +25,7 @@
 -- column mean_rank: rank -- mean place among the top-k over the n samples; 1 is the largest score
 -- column rank_low: rank -- lower end of its interval
 -- column rank_high: rank -- upper end of its interval
--- column n_nonfinite: cells -- cells left out here
+-- column n_nonfinite: cells -- cells excluded here
 with chosen as not materialized (
     select
         layer,
@@ -38,7 +39,7 @@ with chosen as not materialized (
     where stream = $stream and branch = $branch and ($layer = -1 or layer = $layer) and ($step = -1 or step = $step)
 ),
 
--- Where every prompt has one sample, samples are what is independent, and need not be put together.
+-- If every prompt has one sample, samples are independent, and need not be grouped by prompt.
 seeds as (
     select count(*) > count(distinct prompt) as several
     from samples
@@ -122,8 +123,8 @@ by_prompt as (
     group by layer, step, channel, prompt
 ),
 
--- Of means the jackknife: how far those without one prompt are apart. Of a frequency, to which prompts without the
--- channel belong too, how far prompts are from it: sum (n_here - frequency n_of_prompt)^2, its squares multiplied out.
+-- For means, the jackknife: the spread of the means that leave out one prompt. For a frequency, which includes prompts
+-- without the channel, the spread of prompts around it: sum (n_here - frequency n_of_prompt)^2, expanded.
 clustered as (
     select
         layer,
@@ -142,7 +143,7 @@ clustered as (
     group by layer, step, channel
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+-- Threads add in any order, which changes the last digits. Rounding makes the result reproducible.
 measured as (
     select
         kept.* exclude (mean_ratio, rank_error, ratio_error),

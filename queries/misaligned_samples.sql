@@ -5,28 +5,28 @@
 --   which both masks are empty, are excluded and counted.
 -- needs: alignment
 -- grain: one row per sample with such a cell, at the cell of its lowest IoU
--- param channel: int = -1 -- index of the channel; -1 takes all cells, whatever their channels
--- param rank: int = 3 -- the channel is among so many of largest score
--- param first_layer: int = 0 -- from this layer
--- param last_layer: int = -1 -- to this layer, itself included; -1 takes all from first_layer on
--- param step: int = -1 -- only this step; -1 takes all
--- param max_iou: float = 0.1 -- IoUs below this, 0 to 1
+-- param channel: int = -1 -- index of the channel; -1 for all cells, whatever their channels
+-- param rank: int = 3 -- largest rank of the channel, by score
+-- param first_layer: int = 0 -- first layer
+-- param last_layer: int = -1 -- last layer, inclusive; -1 for all from first_layer on
+-- param step: int = -1 -- only this step; -1 for all
+-- param max_iou: float = 0.1 -- upper limit of the IoU, 0 to 1
 -- param n_clusters: int = 2 -- K of K-means
--- param branch: str = cond {cond, uncond} -- guidance branch: the one that was analyzed
--- param top: int = 20 -- maximum number of samples, the lowest IoU first; 0 takes all
+-- param branch: str = cond {cond, uncond} -- guidance branch that was analyzed
+-- param top: int = 20 -- maximum number of samples, the lowest IoU first; 0 for all
 -- column sample_id: id -- the manifest's id
--- column sample: index -- on the store's sample axis, 0-based
+-- column sample: index -- index on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt
 -- column seed: seed -- the sample's seed
 -- column layer: index -- global block index
 -- column step: index -- denoising step, 0-based
--- column rank: rank -- the channel's place among the top-k there, 1 is the largest score; null without a channel
--- column iou: IoU -- of the foreground
--- column best_iou: IoU -- of the best union of clusters; for 2, the better of foreground and complement
--- column complement_iou: IoU -- of everything but the foreground
--- column chance_iou: IoU -- of independent masks of these two areas
+-- column rank: rank -- the channel's rank in the top-k of that cell; 1 is the largest score; null without a channel
+-- column iou: IoU -- IoU of the foreground
+-- column best_iou: IoU -- IoU of the best union of clusters; for 2, the better of foreground and complement
+-- column complement_iou: IoU -- IoU of everything but the foreground
+-- column chance_iou: IoU -- IoU of independent masks with these two areas
 -- column area: 0 to 1 -- share of tokens that are foreground
--- column mask_area: 0 to 1 -- share of the image that is subject
+-- column mask_area: 0 to 1 -- share of the image that the subject covers
 -- column n_misaligned: cells -- the sample's cells with the channel in the top rank and an IoU below max_iou
 -- column n_cells: cells -- the sample's cells with the channel in the top rank and an IoU
 -- column n_without_iou: cells -- the sample's cells with the channel in the top rank and no IoU
@@ -92,7 +92,7 @@ reported as (
     qualify $top = 0 or row_number() over (order by iou, sample) <= $top
 ),
 
--- Its other columns have the names that its source gave them, which may be those of ours.
+-- Its other columns come from the user's source, and may have the same names as columns of this query.
 prompts as (
     select sample_id, prompt, seed
     from manifest

@@ -1,28 +1,28 @@
 -- purpose: Which samples are unlike the others? At some layer, in their ratio (largest score / lower median score) or
 --   in their massive channels: overlap, the share of the sample's top-k that is in the modal set, the k most often
---   selected channels of that layer and step. A sample's value at a layer is its mean over steps; z is
---   (value - median over samples) / (1.4826 x median absolute deviation), or / (1.2533 x mean absolute deviation) if
---   more than half of the samples share one value; if all do, there is no z. For overlap, only low values count. Cells
---   whose hidden state or ratio is not finite are excluded and counted. Every sample is tested at every layer, so among
---   many samples a few exceed min_z by chance.
+--   selected channels of that layer and step. A sample's value at a layer is its mean over steps; z is (value - median
+--   over samples) / (1.4826 x median absolute deviation), or / (1.2533 x mean absolute deviation) if more than half of
+--   the samples share one value; if all do, there is no z. For overlap, only low values count. Cells whose hidden state
+--   or ratio is not finite are excluded and counted. Every sample is tested at every layer, so among many samples a few
+--   exceed min_z by chance.
 -- grain: one row per sample whose largest |z| reaches min_z, at the layer and measure of that z
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
 -- param min_z: float = 3.0 -- the smallest |z| to report
--- param top: int = 20 -- maximum number of samples, the largest |z| first; 0 takes all
+-- param top: int = 20 -- maximum number of samples, the largest |z| first; 0 for all
 -- column sample_id: id -- the manifest's id
--- column sample: index -- on the store's sample axis, 0-based
+-- column sample: index -- index on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt
 -- column seed: seed -- the sample's seed
 -- column measure: name -- ratio or overlap, whichever deviates most
 -- column direction: name -- high or low
 -- column z: robust sd -- how far the sample's value is from the others' median
--- column layer: index -- where that is
+-- column layer: index -- layer of that z
 -- column step: index -- at that layer, the step whose value deviates most from its own median in that direction
 -- column value: of the measure -- the sample's value at the layer
 -- column median: of the measure -- median over samples at the layer
 -- column n_samples: samples -- samples compared at the layer
--- column n_nonfinite: cells -- the sample's cells left out
+-- column n_nonfinite: cells -- the sample's excluded cells
 with track_cells as not materialized (
     select sample, layer, step, top_channels, ratio, if(nonfinite = 0, isfinite(ratio), false) as usable
     from cells

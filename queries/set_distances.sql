@@ -1,14 +1,14 @@
 -- purpose: How far is the set of a condition's images from the set of unedited ones, by FID, KID and CMMD on CLIP or
 --   DINO embeddings? Single images may change while the set remains typical of the model, and a set may shift while
---   every image remains close to its own baseline. Each distance comes with its ratio to that of the control of the
+--   every image remains close to its own baseline. Each distance comes with its ratio to that of the control with the
 --   same settings. Only sweeps with --metric clip=... or dino=... have rows.
 -- of: sweep
 -- needs: effects
 -- grain: one row per (condition, model)
 -- param model: str = any {any, clip, dino} -- embedding model
 -- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- denominator of the ratios
--- param top: int = 50 -- maximum number of rows, those farthest by CMMD first; 0 takes all
--- column condition: index -- place in the sweep of the condition
+-- param top: int = 50 -- maximum number of rows, largest CMMD first; 0 for all
+-- column condition: index -- index of the condition in the sweep
 -- column action: name -- as in conditions
 -- column amount: of the edit -- as in conditions
 -- column selection: name -- as in conditions
@@ -18,12 +18,13 @@
 -- column steps_name: steps -- as in conditions
 -- column tokens: name -- as in conditions
 -- column model: name -- clip or dino
--- column n_edited: images -- of the condition
+-- column n_edited: images -- number of the condition's images
 -- column n_undisturbed: images -- number of unedited images that they are compared with
--- column frechet: squared distance -- FID's formula; null where there are not more images than features
--- column kernel: squared distance -- KID's, unbiased: may be a little below 0
--- column cmmd: squared distance x 1000 -- CMMD's
--- column cmmd_over_control: ratio -- to the mean of the control's trials; null where the sweep has none
+-- column frechet: squared distance -- Frechet distance, the formula of FID; null unless there are more images than
+--   features
+-- column kernel: squared distance -- KID, unbiased: may be slightly below 0
+-- column cmmd: squared distance x 1000 -- CMMD
+-- column cmmd_over_control: ratio -- ratio to the mean of the control's trials; null if the sweep has no such control
 with controls as (
     select
         action,

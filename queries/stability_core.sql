@@ -4,20 +4,20 @@
 --   channel in every sample), and at a step at which no sample selects it.
 -- needs: stability
 -- grain: one row per (layer, channel) of the core
--- param k: int = -1 -- size of the top-k sets; -1 takes the largest that was analyzed
--- param step: int = -1 -- only this step; -1 takes all, each of which must select the channel
+-- param k: int = -1 -- size of the top-k sets; -1 for the largest one analyzed
+-- param step: int = -1 -- only this step; -1 for all, in which case every step must select the channel
 -- param min_frequency: float = 1.0 -- share of the samples, 0 to 1; 1 is the always-selected core
 -- column layer: index -- global block index
 -- column channel: index -- the channel
 -- column k: channels -- size of the top-k sets
--- column n_selected: samples -- samples with the channel in their top-k, at the step where they are fewest
--- column n_samples: samples -- samples in all
+-- column n_selected: samples -- samples with the channel in their top-k, at the step with the fewest
+-- column n_samples: samples -- number of samples
 -- column frequency: 0 to 1 -- n_selected / n_samples
 -- column frequency_low: 0 to 1 -- lower end of its interval
 -- column frequency_high: 0 to 1 -- upper end of its interval
--- column n_steps: steps -- steps that were looked at
--- column n_core: channels -- channels of the layer's core
--- column n_layers: layers -- layers that have the channel in their core
+-- column n_steps: steps -- number of steps considered
+-- column n_core: channels -- number of channels in the layer's core
+-- column n_layers: layers -- number of layers with the channel in their core
 with chosen as (
     select layer, step, k, channel, n_selected, n_samples, frequency_low, frequency_high
     from stability_channels
@@ -30,7 +30,7 @@ layers as (
     group by layer
 ),
 
--- A step where no sample selects a channel has no row of it.
+-- A channel has no row at a step where no sample selects it.
 by_channel as (
     select
         layer,

@@ -5,21 +5,22 @@
 --   first averaged over the chosen layers. Cells whose hidden state, ratio or measure is not finite are excluded and
 --   counted.
 -- grain: one row per (step, measure)
--- param layer: int = -1 -- only this layer; -1 takes all
+-- param layer: int = -1 -- only this layer; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
 -- param measure: str = all {all, ratio, energy_share, gini, token_norm_ratio} -- only this measure
 -- column step: index -- denoising step, 0-based
--- column timestep: timestep -- the scheduler's, median over samples (one value unless samples differ in their steps)
--- column sigma: noise level -- the scheduler's, median over samples; null when it has none
--- column measure: name -- which of the four
+-- column timestep: timestep -- the scheduler's timestep, median over samples (one value unless samples differ in their
+--   steps)
+-- column sigma: noise level -- the scheduler's noise level, median over samples; null if it has none
+-- column measure: name -- one of the four measures
 -- column n_samples: samples -- samples with a usable value
 -- column n_prompts: prompts -- different prompts among them
 -- column mean: of the measure -- mean over samples
 -- column mean_low: of the measure -- lower end of its interval
 -- column mean_high: of the measure -- upper end of its interval
 -- column median: of the measure -- median over samples
--- column n_nonfinite: cells -- cells left out
+-- column n_nonfinite: cells -- cells excluded
 with chosen as (
     select
         step,
@@ -91,7 +92,7 @@ by_prompt as (
     group by step, place, prompt
 ),
 
--- The jackknife: how far the means without one prompt are apart.
+-- The jackknife: the spread of the means that leave out one prompt.
 errors as (
     select
         step,
@@ -104,7 +105,7 @@ errors as (
     group by step, place
 ),
 
--- Threads add in any order, which changes the last digits: rounded, an answer is the same every time.
+-- Threads add in any order, which changes the last digits. Rounding makes the result reproducible.
 means as (
     select
         *,

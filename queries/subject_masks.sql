@@ -1,19 +1,19 @@
 -- purpose: Which images have no subject, and how large is it in the others? Samples without a mask come first, with the
---   reason, then those whose image shows no subject, then the others, smallest subject first: an IoU is not
---   informative if the subject is tiny or nearly the whole image.
+--   reason, then those whose image shows no subject, then the others, smallest subject first: an IoU is not informative
+--   if the subject is tiny or nearly the whole image.
 -- needs: masks
 -- grain: one row per sample
--- param outcome: str = all {all, failed, empty, found} -- only samples without a mask, with an empty one, with a
---   subject
--- param top: int = 0 -- maximum number of samples; 0 takes all
+-- param outcome: str = all {all, failed, empty, found} -- only samples without a mask (failed), with an empty mask, or
+--   with a subject
+-- param top: int = 0 -- maximum number of samples; 0 for all
 -- column sample_id: id -- the manifest's id
--- column sample: index -- on the store's sample axis, 0-based
+-- column sample: index -- index on the store's sample axis, 0-based
 -- column prompt: text -- the sample's prompt
 -- column seed: seed -- the sample's seed
 -- column outcome: name -- failed, empty or found
--- column area: 0 to 1 -- share of the image that is subject; null where the mask failed
--- column score: of the source -- how sure the source is, on its own scale; null where it does not say
--- column resized: true or false -- whether the mask had another size than the image
+-- column area: 0 to 1 -- share of the image that the subject covers; null if the mask failed
+-- column score: of the source -- confidence of the source, on its own scale; null if it reports none
+-- column resized: true or false -- whether the mask was resized to the size of the image
 -- column error: text -- why there is no mask
 with outcomes as (
     select
@@ -39,7 +39,7 @@ reported as (
     qualify $top = 0 or row_number() over (order by place, area, sample) <= $top
 ),
 
--- Its other columns have the names that its source gave them, which may be those of ours.
+-- Its other columns come from the user's source, and may have the same names as columns of this query.
 prompts as (
     select sample_id, prompt, seed
     from manifest

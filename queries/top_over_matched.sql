@@ -5,14 +5,14 @@
 --   Hochberg's over all tests of the sweep. Energy share and change of both sides show how well they were matched.
 -- of: sweep
 -- needs: effects
--- grain: one row per (setting, control) where the top channels do more
+-- grain: one row per (setting, control) where the top channels have a larger effect
 -- param metric: str = mse -- a column of edits, nonfinite_steps to lpips
--- param side: str = higher {higher, lower} -- where the metric goes as an image is changed: mse higher, ssim lower
+-- param side: str = higher {higher, lower} -- direction of the metric for a larger change: mse higher, ssim lower
 -- param max_q: float = 0.05 -- the largest q to report, 0 to 1
--- param each: bool = false -- only settings whose top channels do more than each matched and scaled control they have
--- param top: int = 50 -- at most so many contrasts, the largest difference first; 0 takes all
--- column condition: index -- place in the sweep of the top's first condition
--- column control_condition: index -- place in the sweep of the control's first condition
+-- param each: bool = false -- only settings whose top channels exceed each of their matched and scaled controls
+-- param top: int = 50 -- maximum number of contrasts, the largest difference first; 0 for all
+-- column condition: index -- index in the sweep of the first condition of the top channels
+-- column control_condition: index -- index in the sweep of the control's first condition
 -- column control: name -- matched or scaled
 -- column action: name -- as in conditions
 -- column amount: of the edit -- as in conditions
@@ -23,7 +23,7 @@
 -- column streams: name -- as in conditions
 -- column tokens: name -- as in conditions
 -- column placement: name -- as in conditions
--- column n_items: items -- samples, or pairs, compared
+-- column n_items: items -- number of samples or pairs compared
 -- column n_prompts: prompts -- different prompts among them
 -- column top_mean: of the metric -- mean of the top channels' edits
 -- column control_mean: of the metric -- mean of the control's edits
@@ -33,9 +33,9 @@
 -- column d_z: standard deviations -- effect size over prompts
 -- column p: 0 to 1 -- Wilcoxon's signed-rank test over prompts
 -- column q: 0 to 1 -- false discovery rate at which it passes
--- column top_energy_share: 0 to 1 -- mean share of squared values that the top channels hold
+-- column top_energy_share: 0 to 1 -- mean share of the squared values in the top channels
 -- column control_energy_share: 0 to 1 -- same for the control
--- column top_change: ratio -- mean norm of the top's edit over norm of the hidden state
+-- column top_change: ratio -- mean norm of the top channels' edit divided by the norm of the hidden state
 -- column control_change: ratio -- same for the control
 -- column n_exceeded: controls -- matched and scaled controls of the setting that the top channels exceed
 -- column n_controls: controls -- matched and scaled controls of the setting

@@ -23,9 +23,9 @@ def without_secrets(text: str) -> str:
 
 
 class FewchannelsError(Exception):
-    """Anything this project reports to a person. ``str(error)`` says what is wrong, the rule and the remedy.
+    """Base class of all errors shown to users. ``str(error)`` states the problem, the rule and the remedy.
 
-    It goes to terminals, logs and records, so what is secret is cut out of it.
+    It appears in terminals, logs and records, so secrets are removed from it.
 
     Attributes:
         exit_code: exit code of a command that ends with it.
@@ -40,15 +40,15 @@ class FewchannelsError(Exception):
 
 
 class InputError(FewchannelsError, ValueError):
-    """The caller gave something that cannot work; changing the input mends it. Nothing was written."""
+    """Invalid input, such as a wrong option or file. Correct the input; nothing was written."""
 
     exit_code = 2
     kind = "input"
 
 
 class FamilyMismatchError(InputError):
-    """The model ran otherwise than its family says, so that what was read of it has no known meaning. All samples would
-    end like this one; a family file that describes the pipeline mends it.
+    """The model did not run as its family describes, so its recorded data would have no known meaning. All samples are
+    affected; the remedy is a family file that describes the pipeline.
     """
 
     kind = "family_mismatch"
@@ -62,14 +62,14 @@ class RunConflictError(FewchannelsError):
 
 
 class StorageError(FewchannelsError):
-    """The disk refused (no space, no permission, damaged files); free it or repair it and run again to resume."""
+    """Storage failed (no space, no permission, damaged files). Fix it, then rerun to resume."""
 
     exit_code = 4
     kind = "storage"
 
 
 class IncompleteRunError(FewchannelsError):
-    """The run ended and some samples are missing or failed; their records say why. Run again to retry them."""
+    """The run ended with missing or failed samples; their records have the reasons. Rerun to retry them."""
 
     exit_code = 5
     kind = "incomplete_run"

@@ -11,7 +11,7 @@ import psutil
 
 _GPU_FILES = ("nvidia*", "nvhost*", "dxg", "kfd")  # CUDA, on Jetson and in WSL too, and ROCm
 _UNLIMITED = 2**60
-"""Control groups of version 1 write about 2^63 where there is no limit."""
+"""Control groups of version 1 write about 2^63 if there is no limit."""
 
 
 def processors() -> int:
@@ -51,7 +51,7 @@ def name_user() -> None:
 
 
 def has_gpus() -> bool:
-    """Whether PyTorch may find GPUs here, without importing it, which takes seconds; True where that is not known."""
+    """Whether PyTorch may find GPUs here, without importing it, which takes seconds; True if that is not known."""
     return not sys.platform.startswith("linux") or any(any(Path("/dev").glob(name)) for name in _GPU_FILES)
 
 

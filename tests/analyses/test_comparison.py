@@ -326,7 +326,7 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_reason(folder: Path, 
     apart = replace(side_by_side(a, a, layers="1"), b=side_by_side(a, a, layers="0").b)
     with pytest.raises(InputError, match=r"no layer in common by number: A has 1 and B 0. .* --layers"):
         apart.units()
-    with pytest.raises(InputError, match="layer 3 was not kept by this run"):
+    with pytest.raises(InputError, match="layer 3 was not recorded by this run"):
         side_by_side(a, str(first), layers="3")
     with pytest.raises(InputError, match="k is 33; the runs have 32 and 32 channels"):
         compare(side_by_side(a, a), Criteria(k=33), open_storage(folder / "never"), ALONE)
@@ -379,7 +379,7 @@ def test_another_comparison_and_other_files_are_not_overwritten(run_a: Path, tmp
     call(run_a, run_a, "--out", out, "--k", 5, "--replace")
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8"))["numbers"]["k"] == 5
     (out / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(RunConflictError, match=r"holds other files \(notes.txt\)"):
+    with pytest.raises(RunConflictError, match=r"contains other files \(notes.txt\)"):
         call(run_a, run_a, "--out", out, "--replace")
     assert (out / "comparison.json").exists()
     for inside in (run_a, run_a / "results" / "here"):

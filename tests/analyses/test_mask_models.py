@@ -289,7 +289,9 @@ def test_a_checkpoint_with_a_weight_that_its_model_does_not_have_is_refused(tmp_
     weights = load_file(folder / "model.safetensors")
     weights["block_99.weight"] = torch.zeros(2)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"hold 1 weights that Segformer\w+ does not have, such as 'block_99.weight'"):
+    with pytest.raises(
+        InputError, match=r"contain 1 weights that Segformer\w+ does not have, such as 'block_99.weight'"
+    ):
         open_mask_source(str(folder))
 
 
@@ -312,7 +314,7 @@ def test_what_does_not_fit_a_model_is_refused(models: Path, tmp_path: Path) -> N
         (one_former, {}, "is a OneFormer"),
         (broken, {}, "no readable config.json"),
         (tmp_path / "list", {}, "is not a JSON object"),
-        (tmp_path, {}, "holds no config.json"),
+        (tmp_path, {}, "has no config.json"),
     ):
         with pytest.raises(InputError, match=says):
             open_mask_source(str(path), **options)

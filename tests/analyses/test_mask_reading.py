@@ -258,9 +258,9 @@ REFUSED = {
         ),
     ],
     "one value that is neither 0 nor near white": [
-        (Image.new("L", (8, 8), 200), "PNG", "holds 200 everywhere"),
-        (Image.new("L", (8, 8), 1), "PNG", "holds 1 everywhere"),
-        (Image.new("I;16", (8, 8), 3), "PNG", "holds 3 everywhere"),
+        (Image.new("L", (8, 8), 200), "PNG", "is 200 everywhere"),
+        (Image.new("L", (8, 8), 1), "PNG", "is 1 everywhere"),
+        (Image.new("I;16", (8, 8), 3), "PNG", "is 3 everywhere"),
     ],
     "labels in a JPEG or WebP": [
         (Image.fromarray(label_map(0, 6, 0)), "WEBP", "do not survive"),

@@ -222,7 +222,7 @@ def test_a_drawn_mask_of_another_shape_than_its_image_is_no_mask(tmp_path: Path)
     Image.fromarray(SUBJECT).save(tmp_path / "mask.png")
     (turned,) = open_mask_source("manifest")([SampleImage(Image.new("RGB", (6, 8)), str(tmp_path / "mask.png"))])
     assert isinstance(turned, NoMask)
-    assert "8 x 6 pixels (width x height), its image 6 x 8: a different shape" in turned.reason
+    assert "8 x 6 pixels (width x height), but its image has 6 x 8: a different shape" in turned.reason
     assert "would fit if rotated" in turned.reason
 
 

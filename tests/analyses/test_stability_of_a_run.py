@@ -109,7 +109,7 @@ def test_sparks_rule_is_asked_of_all_layers_at_once_in_twenty_one_orders(path: P
     found = run.sql("select permutation, n_samples, n_layers, n_needed from stability_spark order by all").fetchall()
     assert found == [(order, 10, 6, None) for order in range(21)]
     text = (path / "results" / "stability" / "summary.md").read_text(encoding="utf-8")
-    assert "with 10 samples it cannot stop yet: its first check is after 400" in text
+    assert "with 10 samples it cannot stop yet, because its first check is after 400 samples" in text
     result = json.loads((path / "results" / "stability" / "result.json").read_text(encoding="utf-8"))
     assert result["numbers"]["spark"]["n_orders_stop"] == 0
 
@@ -133,13 +133,16 @@ def test_sparks_orders_are_of_the_same_samples_in_every_layer(path: Path, monkey
     assert [n_needed for (n_needed,) in found] == expected
     text = (path / "results" / label / "summary.md").read_text(encoding="utf-8")
     stopped = [each for each in expected[1:] if each]
-    assert f"in {len(stopped)} of 20 random orders, after {np.median(stopped):,.0f} in the median" in text
+    assert f"in {len(stopped)} of 20 random orders, after a median of {np.median(stopped):,.0f}" in text
     shutil.rmtree(path / "results" / label)
 
 
 @pytest.mark.parametrize(
     ("streams", "said"),
-    [("image", "SPARK asks both streams where a model has two"), ("image,text", "with the text tokens that this run")],
+    [
+        ("image", "SPARK tests both streams if a model has two"),
+        ("image,text", "this run also has text tokens, with which"),
+    ],
 )
 def test_sparks_sentence_says_which_stream_of_a_run_it_did_not_ask(streams: str, said: str) -> None:
     rows = {"permutation": [0, 1], "n_samples": [900, 900], "n_layers": [6, 6], "n_needed": [400, None]}

@@ -92,12 +92,12 @@ def test_a_second_call_resumes_and_a_longer_one_grows_the_run(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"workers": 2}, "workers=2 was given with a pipeline that is loaded in this process"),
-        ({"dtype": "bfloat16"}, "dtype was given with a pipeline that is loaded already"),
-        ({"offload": "model"}, "offload was given with a pipeline"),
+        ({"workers": 2}, "workers=2 cannot be used with a loaded pipeline"),
+        ({"dtype": "bfloat16"}, "dtype cannot be applied to a pipeline that is already loaded"),
+        ({"offload": "model"}, "offload cannot be applied to a pipeline"),
         ({"top_k": 500}, r"top_k is 500, .* Lower top_k\."),
         ({"layers": [9]}, "layer 9 does not exist; the valid ones are 0 to"),
-        ({"layers": [-9]}, "layers includes -9; there are"),
+        ({"layers": [-9]}, "layers includes -9; valid are"),
         ({"topk": 3}, r"unknown setting in fc.capture 'topk'. Did you mean 'top_k'\?"),
         ({"num_inference_steps": "many"}, "num_inference_steps in fc.capture is 'many'; it must be int"),
         ({"max_bytes": "1kB"}, "needs about .*, but max_bytes allows only 1 kB"),
@@ -259,6 +259,6 @@ def test_what_is_no_place_makes_no_folder(
         lambda: fc.report(place, out="r.html"),
         lambda: fc.explore(place),
     ):
-        with pytest.raises(InputError, match=r"no folder or URL|no run, sweep or comparison"):
+        with pytest.raises(InputError, match=r"not a folder or URL|not a run, sweep or comparison"):
             act()
     assert not list(tmp_path.iterdir())

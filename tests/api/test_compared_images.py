@@ -33,8 +33,8 @@ def test_each_pair_has_a_row_by_arithmetic_by_hand() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ((image(1), [image(1), image(2)]), "before holds 1 images and after 2. Give pairs"),
-        ((image(1), image(1, 16)), r"the images have \(32, 32\) and \(16, 16\) pixels"),
+        ((image(1), [image(1), image(2)]), "before has 1 images, but after has 2. Pass lists"),
+        ((image(1), image(1, 16)), r"different sizes, \(32, 32\) and \(16, 16\) pixels"),
         ((np.zeros((4, 4, 3)), image(1)), "before must be a PIL image, or a list of them"),
         (([], []), "before must be a PIL image, or a list of them"),
     ],
@@ -53,5 +53,5 @@ def test_a_learned_metric_is_that_of_a_sweep(tmp_path: Path) -> None:
     assert rows.clip_score[0] == pytest.approx(float(expected["clip_score"][0]))
     assert rows.clip_image[0] == pytest.approx(float(expected["clip_image"][0]))
     assert "clip_score" not in fc.compare_images(before, after, metrics=given)
-    with pytest.raises(InputError, match="prompts holds 2 texts for 1 pairs"):
+    with pytest.raises(InputError, match="prompts has 2 texts, but there are 1 pairs"):
         fc.compare_images(before, after, prompts=["a", "b"], metrics=given)

@@ -151,12 +151,12 @@ def test_a_recording_is_a_source_as_its_prompt_is(pipe: DiffusionPipeline, amoun
 @pytest.mark.parametrize(
     ("source", "edit", "says"),
     [
-        ({"top_k": 2}, {"top": 3}, "the edit copies 3 channels, but the source has the maps of 2"),
+        ({"top_k": 2}, {"top": 3}, "the edit copies 3 channels, but the source has maps of only 2"),
         ({"top_k": 0}, {"top": 3}, "the source has no token maps"),
         ({"layers": [0, 1]}, {"top": 1}, "the source does not have layer 2"),
         ({"steps": "last"}, {"top": 1}, "the source does not have step 0"),
-        ({}, {"top": 1, "size": 32}, "the source's image tokens differ from the call's, 8 x 4"),
-        ({}, {"top": 1, "prompts": 3}, "the source has 1 samples, and the call makes 3 images"),
+        ({}, {"top": 1, "size": 32}, "the source's token grid differs from the call's, 8 x 4"),
+        ({}, {"top": 1, "prompts": 3}, "the source has 1 samples, but the call generates 3 images"),
     ],
 )
 def test_a_recording_that_lacks_what_is_to_be_copied_is_refused(
@@ -213,7 +213,10 @@ def test_a_function_of_ones_own_edits_what_it_is_shown(pipe: DiffusionPipeline) 
     says = r"the function returned \(1, 16\) at layer 0; it must return a tensor of shape \(1, 16, 32\)"
     with fc.edit(pipe, lambda x, site: x[..., 0]), pytest.raises(InputError, match=says):
         made(pipe)
-    with fc.edit(pipe, lambda x, site: None), pytest.warns(FewchannelsWarning, match="no function changed any hidden"):
+    with (
+        fc.edit(pipe, lambda x, site: None),
+        pytest.warns(FewchannelsWarning, match="the functions changed no hidden states"),
+    ):
         made(pipe)
 
 
@@ -247,9 +250,9 @@ def test_one_branch_is_edited(pipe: DiffusionPipeline) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: fc.zero(), "an edit selects channels in one way; given: none"),
-        (lambda: fc.zero([1], top=2), "an edit selects channels in one way; given: channels, top"),
-        (lambda: fc.zero(top=2, bottom=2), "given: top, bottom"),
+        (lambda: fc.zero(), "an edit takes exactly one selection of channels; it was given none"),
+        (lambda: fc.zero([1], top=2), "an edit takes exactly one selection of channels; it was given channels, top"),
+        (lambda: fc.zero(top=2, bottom=2), "it was given top, bottom"),
         (lambda: fc.zero([]), "channels is empty. List at least one"),
         (lambda: fc.zero([1.5]), "channels is 1.5; it must be a whole number of at least 0"),
         (lambda: fc.zero([-1]), "channels is -1; it must be a whole number of at least 0"),
@@ -277,9 +280,9 @@ def _recorded() -> fc.Recorded:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (fc.zero([32]), "channels is 32; list some of 0 to 31"),
+        (fc.zero([32]), "channels is 32; list at least one of 0 to 31"),
         (fc.zero(top=33), "k is 33; with top it must be 0 to 32"),
-        (fc.zero([1], layers=4), "layers includes 4; there are 4: 0 to 3"),
+        (fc.zero([1], layers=4), "layers includes 4; valid are 0 to 3"),
         (fc.zero([1], tokens="subject"), "unknown tokens 'subject'"),
         (fc.zero(top=1, scores_from="source"), "scores_from is 'source'; with zero it must be undisturbed, own or run"),
         (fc.zero([1], streams="text", tokens="foreground"), "text tokens have no position in the image"),
@@ -323,7 +326,7 @@ def test_an_edit_that_reaches_nothing_says_so(pipe: DiffusionPipeline) -> None:
     says = "the zero edit number 0 changed nothing in this call"
     with fc.edit(pipe, fc.zero([1], branches="uncond")), pytest.warns(FewchannelsWarning, match=says):
         made(pipe)
-    with fc.edit(pipe, fc.zero([1], steps=2)), pytest.raises(InputError, match="steps includes 2; there are 2: 0 to 1"):
+    with fc.edit(pipe, fc.zero([1], steps=2)), pytest.raises(InputError, match="steps includes 2; valid are 0 to 1"):
         made(pipe, num_inference_steps=2)
 
 

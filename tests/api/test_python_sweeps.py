@@ -75,7 +75,7 @@ def test_a_sweep_has_findings_and_figures(pipe: DiffusionPipeline, tmp_path: Pat
     assert isinstance(sweep.plot(item=0), Figure)
     (line, *_) = sweep.plot("ssim", axis="k").axes[0].lines
     assert line.get_xdata().tolist() == [2, 4]
-    with pytest.raises(InputError, match="give only one of them"):
+    with pytest.raises(InputError, match="Pass only one of them"):
         sweep.plot("ssim", item=0)
     assert sweep.report(tmp_path / "r.md", progress=False).stat().st_size
 
@@ -102,16 +102,16 @@ def test_several_grids_and_protocols(pipe: DiffusionPipeline, tiny_model: Path, 
     ("more", "message"),
     [
         ({"protocol": "turri"}, "unknown protocol 'turri'. Did you mean 'turri2026'"),
-        ({"protocol": "gan2025"}, "takes fixed channels from a captured run; give channels_from RUN"),
-        ({"protocol": "turri2026", "k": 3}, "defines the edits, and k was given too"),
-        ({"grids": [{"k": 2}], "layers": "all"}, "grids and layers were given"),
+        ({"protocol": "gan2025"}, "takes fixed channels from a captured run; pass channels_from RUN"),
+        ({"protocol": "turri2026", "k": 3}, "defines the edits, so k cannot be combined with it"),
+        ({"grids": [{"k": 2}], "layers": "all"}, "grids and layers cannot be combined"),
         ({"grids": []}, "grids is empty"),
         ({"selection": "top", "trials": 4}, "trials would have no effect: the selection top is not random"),
         ({"channels": [3]}, "channels would have no effect"),
         ({"action": "transport"}, "with transport it must be target, source"),
         ({"k": 10**6}, "k"),
         ({"kk": 3}, "unknown setting in fc.probe 'kk'"),
-        ({"workers": 3}, "workers=3 was given with a pipeline"),
+        ({"workers": 3}, "workers=3 cannot be used with a loaded pipeline"),
     ],
 )
 def test_bad_arguments_of_a_probe_are_refused(

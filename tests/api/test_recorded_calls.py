@@ -246,7 +246,7 @@ def test_a_recording_without_a_call_says_so(pipe: DiffusionPipeline) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"layers": [0, 4]}, "layers includes 4; there are 4: 0 to 3"),
+        ({"layers": [0, 4]}, "layers includes 4; valid are 0 to 3"),
         ({"layers": "cross"}, "unknown layers 'cross'"),
         ({"layers": []}, r"layers is \(\); pass 'all', an index, or several"),
         ({"layers": 1.5}, "layers is 1.5; pass 'all', an index, or several"),
@@ -268,8 +268,8 @@ def test_a_setting_that_cannot_work_is_refused_before_any_call(
     ("given", "says"),
     [
         (({"steps": "first"}, {}), "unknown steps 'first'"),
-        (({"steps": [5]}, {}), "steps includes 5; there are 2: 0 to 1"),
-        (({"branches": "uncond"}, {}), "branches includes uncond, which does not run at guidance 3.5"),
+        (({"steps": [5]}, {}), "steps includes 5; valid are 0 to 1"),
+        (({"branches": "uncond"}, {}), "branches includes uncond, but that branch does not run at guidance 3.5"),
         (({}, {"height": 18}), "height is 18 pixels; FluxTransformer2DModel with this VAE needs multiples of 4"),
         (({}, {"prompt": None}), "the call has no prompt and no embeddings. Pass prompt"),
         (({}, {"guidance_scale": [1.0]}), r"guidance_scale is \[1.0\]; it must be a finite number"),
@@ -334,10 +334,10 @@ def test_what_is_asked_of_a_recording_and_is_not_in_it_is_named(pipe: DiffusionP
         pipe(PROMPT, num_inference_steps=2, generator=noise(1), **SIZE)
     absent = next(i for i in range(32) if i not in recorded.top(1).channel.tolist())
     for ask, says in (
-        (lambda: recorded.top(0), "layer 0 was not recorded. Give one of these: 1, 2"),
-        (lambda: recorded.top(1, step=2), "step 2 was not recorded. Give one of these: 0, 1"),
-        (lambda: recorded.top(1, step=-3), "step -3 was not recorded. Give one of these: 0, 1"),
-        (lambda: recorded.top(1, sample=1), "sample is 1; 1 were recorded, 0 to 0"),
+        (lambda: recorded.top(0), "layer 0 was not recorded. Choose one of these: 1, 2"),
+        (lambda: recorded.top(1, step=2), "step 2 was not recorded. Choose one of these: 0, 1"),
+        (lambda: recorded.top(1, step=-3), "step -3 was not recorded. Choose one of these: 0, 1"),
+        (lambda: recorded.top(1, sample=1), "there is no sample 1. Choose one of the recorded samples, 0 to 0"),
         (lambda: recorded.top(1, stream="text"), "the text stream of the cond branch was not recorded"),
         (lambda: recorded.map(1, channel=absent), f"channel {absent} is not among the 2 largest of layer 1 at step 1"),
     ):

@@ -102,7 +102,7 @@ def test_masks_then_alignment(run: fc.Run, undrawn: None) -> None:
         ("stability", {"ks": [4], "kay": 3}, r"unknown setting in run.analyze\('stability'\) 'kay'"),
         ("stability", {"k": 0}, "ks"),
         ("stability", {"by": "seed_"}, "seed_"),
-        ("stability", {"layers": [17]}, "layer 17 was not kept"),
+        ("stability", {"layers": [17]}, "layer 17 was not recorded"),
         ("stability", {"layers": -17}, "layers includes -17; the run has 6 layers"),
         ("stability", {"steps": 1.5}, "steps is 1.5"),
         (
@@ -140,7 +140,7 @@ def test_a_report_of_each_kind_is_written(run: fc.Run, tmp_path: Path) -> None:
     for out, message in ((tmp_path / "r.txt", "its suffix must be"), (tmp_path / "no" / "r.html", "no folder")):
         with pytest.raises(InputError, match=message):
             run.report(out)
-    with pytest.raises(InputError, match="no run is given"):
+    with pytest.raises(InputError, match="there is nothing to report"):
         fc.report(out=tmp_path / "r.html")
 
 

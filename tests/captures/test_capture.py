@@ -351,7 +351,7 @@ def test_a_setting_out_of_range_is_refused_with_the_rule(setting: dict, says: st
     ("change", "says"),
     [
         ({"model": "dmeo"}, "unknown model 'dmeo'. Did you mean 'demo'"),
-        ({"model": "/tmp"}, "holds no model_index.json"),
+        ({"model": "/tmp"}, "has no model_index.json"),
         ({"layers": "9"}, "layer 9 does not exist; the valid ones are 0 to 3"),
         ({"steps": "3"}, "step 3 does not exist; the valid ones are 0 to 2"),
         ({"top_k": 33}, "top_k is 33, but .* has only 32 channels"),

@@ -97,7 +97,7 @@ def test_statistics_only_keeps_no_maps_and_still_ranks_twelve_channels(captured)
     assert all(len(channels) == 12 for (channels,) in ranked)
     assert [channels[:4] for (channels,) in ranked] == [channels for (channels,) in top]
     assert verify(open_storage(job.run)).problems == ()
-    with pytest.raises(InputError, match="keeps no token maps"):
+    with pytest.raises(InputError, match="has no token maps"):
         contact_sheet(run, Path(job.run) / "sheet.png")
 
 

@@ -162,7 +162,7 @@ def test_a_file_of_another_kind_is_refused(run: str, tmp_path: Path) -> None:
         call("query", run, "failures", "-o", tmp_path / "a.xlsx")
     with pytest.raises(StorageError, match="cannot write"):
         call("query", run, "failures", "-o", tmp_path / "missing" / "a.csv")
-    with pytest.raises(InputError, match="give one of --json, --csv and --output"):
+    with pytest.raises(InputError, match="--json, --csv and --output cannot be combined"):
         call("query", run, "failures", "--json", "--csv")
 
 
@@ -193,7 +193,7 @@ def test_a_parameter_that_cannot_work_is_refused(text: str, message: str, run: s
 
 
 def test_a_query_needs_a_run_and_a_known_name(run: str) -> None:
-    with pytest.raises(InputError, match="give a run and a query"):
+    with pytest.raises(InputError, match="a run and a query are needed"):
         call("query", run)
     with pytest.raises(InputError, match="Did you mean 'failures'"):
         call("query", run, "failure")

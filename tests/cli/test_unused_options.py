@@ -83,7 +83,7 @@ def test_two_queries_of_a_list_and_two_sources_of_grids_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grids.yaml").write_text("grids:\n  - {k: 4}\n", encoding="utf-8")
-    assert "give only its name: query --list failures" in refused("query RUN failures --list")
+    assert "Pass only its name: query --list failures" in refused("query RUN failures --list")
     assert "define the edits" in refused(f"{PROBE} --protocol turri2026 --config grids.yaml")
 
 
@@ -93,7 +93,7 @@ def test_what_a_python_caller_gives_and_nothing_uses_is_refused(tiny_model: Path
     with pytest.raises(InputError, match="channels lists 2, but no selection uses them"):
         Grid(selections=("top",), channels=(5, 6))
     for kind, more, says in (
-        ("disruption", {"pairs": PairRule(n=3)}, "a disruption has none"),
+        ("disruption", {"pairs": PairRule(n=3)}, "a disruption has no pairs"),
         ("disruption", {"references": tmp_path}, "references was given"),
         ("text", {"pairs_file": tmp_path, "pairs": PairRule(within=("colour",))}, "a rule for random pairs"),
         ("image", {"pairs_file": tmp_path}, "pairs with images are drawn"),

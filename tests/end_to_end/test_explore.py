@@ -239,7 +239,9 @@ def test_a_map_that_is_not_kept_is_said_to_be_so(go: Callable[[str], Page], whol
     kept = whole.activations["massive_channel"].isel(sample=4).sel(step=3, layer=3).values
     other = next(channel for channel in range(128) if channel not in kept)
     page = go(sample_path(whole, 4, layer=3, step=3, channel=other))
-    expect(page.locator("#sample-text")).to_contain_text(f"Its map was not recorded: only those of the top {K} were")
+    expect(page.locator("#sample-text")).to_contain_text(
+        f"Its map was not recorded; only the top {K} channels have maps"
+    )
     page = go(sample_path(whole, 4, layer=3, step=3, channel=999))
     expect(page.locator("#sample-text")).to_contain_text("There is no channel 999")
     page = go(sample_path(whole, 4, layer=3, step=2))

@@ -312,7 +312,7 @@ def test_workers_that_never_end_are_named_with_the_remedy(tmp_path: Path, monkey
     monkeypatch.setattr(lease, "_ORPHANS_TIMEOUT_S", 0.0)
     with hold(storage) as token:
         lease.Membership(storage, token)
-    with pytest.raises(RunConflictError, match=rf"process {os.getpid()} on .*Stop them, then run again"), hold(storage):
+    with pytest.raises(RunConflictError, match=rf"process {os.getpid()} on .*Stop them, then rerun"), hold(storage):
         pass
 
 

@@ -208,7 +208,7 @@ def test_an_image_is_read_as_diffusers_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
 def test_a_file_of_several_images_is_refused(kind: str) -> None:
     first, *rest = (Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue"))
-    with pytest.raises(InputError, match=r"holds 3 images, .*Save that one"):
+    with pytest.raises(InputError, match=r"contains 3 images, .*Save that one"):
         read_image(stored(first, kind, save_all=True, append_images=rest))
 
 

@@ -77,7 +77,7 @@ def test_ids_are_of_the_settings_alone() -> None:
         ({"k": (129,), "selections": ("top",)}, "with top it must be 0 to 128, as the model has 128 channels"),
         ({"k": (65,), "selections": ("matched",)}, "with matched it must be 1 to 64"),
         ({"selections": ("listed",)}, "channels is empty"),
-        ({"selections": ("listed",), "channels": (3, 128)}, "list some of 0 to 127"),
+        ({"selections": ("listed",), "channels": (3, 128)}, "list at least one of 0 to 127"),
         ({"actions": ("transport",)}, "with transport it must be target, source, union, intersection"),
         ({"scores_from": ("source",)}, "with zero it must be undisturbed, own or run"),
         ({"layers": ("windows:7",)}, "N of 'windows:7' is 7; it must be 1 to 6"),

@@ -378,7 +378,7 @@ REFUSED_BY_THE_MODEL = [
     (Z + "layers=each", "layers is 'each', which means several edits; a live page makes only one. Give all"),
     (Z + "steps=3", "step 3 does not exist; the valid ones are 0 to 2"),
     (Z + "k=33", "k is 33; with top it must be 0 to 32, as the model has 32 channels"),
-    (Z + "selection=listed&channels=32", "channels is 32; list some of 0 to 31"),
+    (Z + "selection=listed&channels=32", "channels is 32; list at least one of 0 to 31"),
 ]
 
 

@@ -158,12 +158,12 @@ def test_the_improved_predictor_is_a_linear_map(suffix: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("weights", "why"),
     [
-        ({"weight": torch.zeros(8)}, "holds weight; it must hold weight and bias, or those of layers.0"),
+        ({"weight": torch.zeros(8)}, "has weight; it must have weight and bias, or those of layers.0"),
         ({"weight": torch.zeros(1, 9), "bias": torch.zeros(1)}, r"of shape \(1, 9\); on 8 features"),
         ({"weight": torch.zeros(2, 8), "bias": torch.zeros(2)}, "outputs 2 values per image"),
         (
             {f"layers.{i}.{part}": torch.zeros(1, 8) for i in (0, 3, 6, 9, 11) for part in ("weight", "bias")},
-            "it must hold weight and bias",
+            "it must have weight and bias",
         ),
     ],
 )
@@ -187,7 +187,7 @@ def damaged(models: Path) -> str:
     ("given", "why"),
     [
         (lambda _: "clipp=x", "Did you mean 'clip'"),
-        (lambda _: "clip", "give clip=FOLDER"),
+        (lambda _: "clip", "it must be clip=FOLDER"),
         (lambda _: "clip=/nowhere/at/all", "the CLIP model '/nowhere/at/all' cannot be opened: .*Give a folder"),
         (lambda _: "dino=nobody/nothing", "the DINO model 'nobody/nothing' cannot be opened: .*or a hub id"),
         (lambda models: f"clip={models / 'dino'}", "is a Dinov2Model, which does not compare images with texts"),
@@ -250,7 +250,7 @@ def test_a_hub_model_is_pinned_to_its_commit_which_is_part_of_what_decides(
     wanted = LearnedMetrics.of([f"clip={models / 'clip'}"], "cpu").embeddings(images)["clip"]
     np.testing.assert_array_equal(scores[0], wanted)
     assert np.abs(scores[1] - wanted).max() > 1e-3
-    with pytest.raises(InputError, match="metric dino: there is no folder 'org/none', and the hub model"):
+    with pytest.raises(InputError, match="metric dino: there is no folder 'org/none', and no hub model"):
         pinned(["dino=org/none"])
     assert pinned(["lpips=alex", f"clip={models / 'clip'}"]) == ("lpips=alex", f"clip={models / 'clip'}")
 
@@ -268,7 +268,9 @@ def test_weights_that_a_metrics_model_does_not_have_are_refused_but_not_what_it_
 
     for model in ("clip", "dino"):
         folder = metric_models.changed(models / model, f"more_{model}", with_more("block_99.weight"))
-        with pytest.raises(InputError, match=r"hold 1 weights that \w+Model does not have, such as 'block_99.weight'"):
+        with pytest.raises(
+            InputError, match=r"contain 1 weights that \w+Model does not have, such as 'block_99.weight'"
+        ):
             LearnedMetrics.of([f"{model}={folder}"], "cpu")
     head = metric_models.changed(models / "dino", "head", with_more("classifier.weight"))
     LearnedMetrics.of([f"dino={head}"], "cpu")

@@ -241,7 +241,7 @@ def test_a_place_with_another_sweep_or_other_files_is_refused(
         begin_sweep(other)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "notes.txt").write_text("mine")
-    with pytest.raises(RunConflictError, match=r"holds no sweep but other files \(notes.txt\)"):
+    with pytest.raises(RunConflictError, match=r"contains no sweep but other files \(notes.txt\)"):
         check_place(prepare_sweep(world, tmp_path / "else", settings))
 
 
@@ -274,7 +274,9 @@ def test_pairs_that_are_not_each_others_counterparts_are_refused(
     tiny_model: Path, generation: CaptureConfig, manifest_of, tmp_path: Path
 ) -> None:
     table = manifest_of("prompt,seed,steps\na star,0,3\na ring,0,2\n")
-    with pytest.raises(InputError, match=r"pair 0: target .* and source .* differ in what one batch must share: steps"):
+    with pytest.raises(
+        InputError, match=r"pair 0: target .* and source .* differ in settings that one batch must share: steps"
+    ):
         prepare_sweep(table, tmp_path / "sweep", SweepSettings("text", generation, (MOVES,)))
 
 

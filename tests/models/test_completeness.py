@@ -78,7 +78,7 @@ def test_every_weight_of_a_whole_model_is_in_its_files_and_the_other_way_round(n
     [
         (without_one, "lack 1 of the"),
         (with_one_renamed, "lack 1 of the"),
-        (with_one_more, "hold 1 weights that .* does not have, such as 'block_99.weight'"),
+        (with_one_more, "contain 1 weights that .* does not have, such as 'block_99.weight'"),
     ],
 )
 def test_a_component_with_a_weight_too_few_or_too_many_is_refused(
@@ -123,7 +123,7 @@ def test_scales_of_quantized_weights_are_exceptions() -> None:
     [
         (without_one, "lack 1 of the"),
         (with_one_renamed, "lack 1 of the"),
-        (with_one_more, "hold 1 weights that FluxTransformer2DModel does not have"),
+        (with_one_more, "contain 1 weights that FluxTransformer2DModel does not have"),
     ],
 )
 def test_a_single_file_with_a_weight_too_few_or_too_many_is_refused(
@@ -148,7 +148,7 @@ def test_a_single_file_of_another_format_is_checked_after_its_conversion(
     save_file({f"original.{name}": value for name, value in weights.items()}, file)
     state = opened(tiny_model, transformer_file=str(file)).transformer.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())
-    for change, says in ((without_one, "lack 1 of"), (with_one_more, "hold 1 weights")):
+    for change, says in ((without_one, "lack 1 of"), (with_one_more, "contain 1 weights")):
         save_file({f"original.{name}": value for name, value in change(weights).items()}, file)
         with pytest.raises(InputError, match=says):
             opened(tiny_model, transformer_file=str(file))
@@ -175,14 +175,14 @@ def test_a_weight_that_a_converter_leaves_behind_is_refused(
     assert all(torch.equal(state[name], value) for name, value in weights.items())
     more = weights | {f"{taken[0]}.scale_weight": torch.ones(1)}
     save_file({prefix + name: value for name, value in more.items()} | other, file)
-    with pytest.raises(InputError, match=r"hold 1 weights that Flux.* such as '.*scale_weight'"):
+    with pytest.raises(InputError, match=r"contain 1 weights that Flux.* such as '.*scale_weight'"):
         opened(tiny_model, transformer_file=str(file))
 
 
 def test_a_gguf_file_with_a_weight_too_few_or_too_many_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="GGUF is an extra of the user's own")
     weights = load_file(weights_of(tiny_model, "transformer"))
-    for change, says in ((lambda same: same, None), (without_one, "lack 1 of"), (with_one_more, "hold 1 weights")):
+    for change, says in ((lambda same: same, None), (without_one, "lack 1 of"), (with_one_more, "contain 1 weights")):
         file = tmp_path / "transformer.gguf"
         writer = gguf.GGUFWriter(file, "flux")
         for name, value in change(weights).items():

@@ -147,7 +147,7 @@ def test_a_capture_that_stopped_keeps_its_embeddings_and_goes_on_from_them(
     second.unlink()
     errors = [made.row["error"] for made in worker.generate(samples, Recorder(job.layout, "mean_abs", ["0", "1", "2"]))]
     assert sorted(map(bool, errors)) == [False, False, True]
-    assert "run again to encode its prompt again" in next(filter(None, errors))
+    assert "rerun to encode its prompt again" in next(filter(None, errors))
 
 
 def test_a_prompt_that_cannot_be_encoded_fails_alone(

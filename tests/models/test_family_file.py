@@ -128,7 +128,7 @@ def test_the_example_in_the_docs_is_stable_diffusion_3(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("A: {}\nB: {}\n", "must hold one family"),
+        ("A: {}\nB: {}\n", "must contain one family"),
         ("[", "cannot read the family file"),
         (FAMILY.replace("batched", "twice"), "pipelines.BriaPipeline.guidance: Input should be 'none', 'batched'"),
         (FAMILY.replace("packed", "paked"), "paked: Unexpected keyword argument"),

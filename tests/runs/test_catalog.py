@@ -146,7 +146,7 @@ def test_a_statement_that_is_no_question_is_refused_by_name(
     ("text", "n"), [("", 0), ("-- nothing", 0), ("select 1; select 2", 2), ("select 1; drop view cells", 2)]
 )
 def test_one_statement_is_asked_at_a_time(text: str, n: int, catalog: Catalog) -> None:
-    with pytest.raises(InputError, match=f"give one SELECT statement; this text has {n}"):
+    with pytest.raises(InputError, match=f"a query must be one SELECT statement; this text has {n}"):
         catalog.sql(text)
 
 

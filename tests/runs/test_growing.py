@@ -214,7 +214,7 @@ def test_an_interrupted_merge_goes_on_and_another_one_into_the_same_place_is_ref
     merge.merge(storages, out)
     assert (tmp_path / "merged" / "ledger" / "00000.json").stat().st_mtime_ns == first
     assert verify(out).problems == ()
-    with pytest.raises(RunConflictError, match="has another run"):
+    with pytest.raises(RunConflictError, match="contains another run"):
         merge.merge(storages[::-1], out)
 
 
@@ -413,7 +413,7 @@ def test_an_export_of_nothing_or_over_other_files_is_refused(capture: Callable[.
     for export in (merge.export, for_datasets.export):
         with pytest.raises(InputError, match="no finished sample meets the --where condition"):
             export(storage, [], open_storage(tmp_path / "nothing"))
-        with pytest.raises(RunConflictError, match="holds other"):
+        with pytest.raises(RunConflictError, match="contains other"):
             export(storage, [0], open_storage(tmp_path / "run" / "cells"))
 
 

@@ -87,7 +87,7 @@ def test_what_the_run_does_not_have_is_named(run: fewchannels.Run) -> None:
         (lambda: run.top(0, 2), r"no cell of sample 0, layer 2, step -1.*layers \[1, 3\] and steps \[0, 2\]"),
         (lambda: run.top(2, 1), "no cell of sample 2, .* may not be finished"),
         (lambda: run.top(0, 1, -3), r"step is -3; the run has 2 steps: \[0, 2\]"),
-        (lambda: run.top(6, 1), "sample is 6; the run has 6: 0 to 5"),
+        (lambda: run.top(6, 1), "sample is 6; the run has samples 0 to 5"),
         (lambda: run.top("' or true --", 1), "no finished sample has the id"),
         (lambda: run.map(0, 1, channel=absent), f"channel {absent} is not among the 4 largest of layer 1 at step 2"),
         (lambda: run.image(3), "sample 3 is not finished, or failed"),
@@ -112,9 +112,9 @@ def test_a_contact_sheet_shows_the_finished_samples(run: fewchannels.Run, tmp_pa
 
 
 def test_a_contact_sheet_of_a_layer_or_step_that_was_not_kept_is_refused(run: fewchannels.Run, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layer 0 was not kept by this run; it has 1, 3"):
+    with pytest.raises(InputError, match="layer 0 was not recorded by this run; it has 1, 3"):
         contact_sheet(run, tmp_path / "sheet.png", layer=0)
-    with pytest.raises(InputError, match="step 1 was not kept by this run; it has 0, 2"):
+    with pytest.raises(InputError, match="step 1 was not recorded by this run; it has 0, 2"):
         contact_sheet(run, tmp_path / "sheet.png", step=1)
 
 

@@ -64,7 +64,7 @@ def test_a_setting_that_is_there_twice_is_refused(text: str, says: str, tmp_path
         ("2026-99-99: 1", "cannot read the settings file"),
         ("top_k: " + "9" * 5000, "cannot read the settings file"),
         ("top_k: 0x" + "f" * 5000, "is a number of thousands of digits; it must be 0 to 1,000,000."),
-        ("- 1", "must hold a mapping such as 'top_k: 12'; it holds list."),
+        ("- 1", "must contain a mapping such as 'top_k: 12', but it contains list."),
         ("layers: &a [*a]", "it must be str."),
         ("[" * 1200, "it is nested too deeply"),
         ("{a: " * 1200, "it is nested too deeply"),

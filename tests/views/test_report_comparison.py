@@ -89,7 +89,7 @@ def test_overlap_is_that_of_each_sample_in_both_runs_beside_seeds_and_chance(fol
     assert finding.numbers["chance"] == pytest.approx(chance, rel=1e-5)
     assert finding.numbers["most_layer"] == np.argmax(matched)
     assert finding.numbers["least_layer"] == np.argmin(matched)
-    for text in (f": {max(matched):.3g}", f": {min(matched):.3g}", f"overlap by {chance:.3g}", "n = 8 samples"):
+    for text in (f": {max(matched):.3g}", f": {min(matched):.3g}", f"is {chance:.3g}", "n = 8 samples"):
         assert text in finding.text
     assert "95 %" not in finding.text, "its layers are selected post hoc: intervals are in the table"
     assert finding.table is not None
@@ -229,5 +229,5 @@ def test_what_takes_runs_says_what_takes_a_comparison(folder: Path) -> None:
 
 
 def test_the_explorer_asks_for_the_two_runs(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"is a comparison of two runs.*give the two runs"):
+    with pytest.raises(InputError, match=r"is a comparison of two runs.*pass the two runs"):
         Opened("comparison", folder / "comparison")

@@ -1,7 +1,7 @@
 """A run becomes results: tables, figures and findings.
 
 ``analysis`` says what an analysis is and runs one. Each has a package of its own: ``units`` computes tables,
-``findings`` and ``figures`` say what they came to, by SQL. ``masks`` finds subjects, ``figures`` draws, and
+``findings`` and ``figures`` present the results, by SQL. ``masks`` finds subjects, ``figures`` draws, and
 ``comparison`` takes two runs.
 
 Imported by others: alignment.figures, alignment.findings, alignment.units, analysis, comparison.compare,

@@ -1,4 +1,4 @@
-"""What an analysis is, and how one is run: its units on workers, then its end, into a run's ``results/``."""
+"""Analyses: the protocol, and running one. Units run on workers, then the end; all is written to ``results/``."""
 
 import json
 import time
@@ -20,36 +20,36 @@ from fewchannels.tables import Columns, schema, to_parquet
 
 
 class Analysis(Protocol):
-    """An analysis: a frozen dataclass of settings that can do its units and say what these come to."""
+    """An analysis: a frozen dataclass of settings with methods that compute its units and summarize them."""
 
     @property
     def name(self) -> str:
-        """Its name, such as ``stability``."""
+        """Name of the analysis, such as ``stability``."""
 
     @property
     def schemas(self) -> Mapping[str, str]:
         """The schema of each of its tables, by table."""
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """What decides its numbers beside the selection, in plain values."""
+        """Settings that determine its numbers in addition to the selection, as plain values."""
 
     def check(self, selected: Selected) -> None:
-        """Refuse what the run cannot answer; raises InputError. Reads only."""
+        """Reject a run that lacks the necessary data; raises InputError. Reads only."""
 
     def units(self, selected: Selected) -> list[int]:
-        """What can be done one by one: tasks, or layers."""
+        """Units of work that can be computed separately: tasks, or layers."""
 
     def unit(self, selected: Selected, results: Results, unit: int, device: str) -> dict[str, Columns]:
-        """Do one unit: its tables' columns. A pure function of its arguments, on any worker.
+        """Compute one unit: its tables' columns. A pure function of its arguments, on any worker.
 
-        ``device`` is where the worker's share lets it compute; what is quick on a CPU takes no notice of it.
+        ``device`` is the device of the worker's share; analyses that are fast on a CPU may ignore it.
         """
 
     def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
         """Further tables' columns, by table, from the parts of all units."""
 
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
-        """What was found. ``evidence`` is the run with the tables of this very result, which is not finished yet."""
+        """Summarize the result. ``evidence`` is the run with the tables of this result, which is not finished yet."""
 
 
 Progress = Callable[[int, int], None]
@@ -65,19 +65,19 @@ def analyze(
     replace: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> Summary:
-    """Do what is not done yet of an analysis, and write its result. Call it again to resume.
+    """Compute the unfinished units of an analysis, and write its result. Call it again to resume.
 
     Args:
         analysis: analysis with its settings.
-        selected: what of the run.
+        selected: selected part of the run.
         label: label of the result.
-        pool: pool of workers; one alone works in this process, without Ray.
-        replace: whether to delete what is there under the label and begin anew.
+        pool: pool of workers; a single worker runs in this process, without Ray.
+        replace: whether to delete an existing result with this label and start over.
         on_progress: called with the units done so far and in all.
 
     Raises:
-        InputError: the run cannot answer.
-        RunConflictError: there is a result of other settings under the label, or another command writes to it.
+        InputError: the run lacks the necessary data.
+        RunConflictError: the label has a result with other settings, or another command is writing to it.
     """
     analysis.check(selected)
     results = Results(selected.storage, label)
@@ -106,12 +106,12 @@ def analyze(
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What an analysis will take, from its first unit.
+    """Estimate of an analysis's duration and size, from its first unit.
 
     Attributes:
-        n_samples: number of samples that are looked at.
-        n_units: number of units to do.
-        seconds: seconds of all units, with the pool's workers; Ray's start and the end's figures not counted.
+        n_samples: number of samples to analyze.
+        n_units: number of units.
+        seconds: duration of all units with the pool's workers, without the start of Ray and the final figures.
         table_bytes: size in bytes of the units' tables.
     """
 
@@ -122,10 +122,10 @@ class Foreseen:
 
 
 def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> Foreseen:
-    """Do the first unit without writing it, and scale what it took.
+    """Compute the first unit without writing it, and extrapolate its duration and size.
 
     Raises:
-        InputError: the run cannot answer.
+        InputError: the run lacks the necessary data.
     """
     analysis.check(selected)
     units = analysis.units(selected)
@@ -139,12 +139,12 @@ def foresee(analysis: Analysis, selected: Selected, label: str, pool: Pool) -> F
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them: tuples are lists."""
+    """Convert values to those of JSON: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that do the arithmetic."""
+    """Versions of the libraries that do the arithmetic."""
     return {name: version(name) for name in ("fewchannels", "numpy", "torch", "scipy")}
 
 
@@ -162,15 +162,15 @@ def work_off(
     on_progress: Progress,
     take: Callable[[int, _Made], None] = lambda unit, made: None,
 ) -> None:
-    """Do the units that are not done yet, on workers.
+    """Compute the unfinished units on workers.
 
     Args:
-        work: does a unit; it writes what it made, or returns it.
-        units: all of them.
-        done: those that an earlier call has done.
+        work: function that computes a unit and writes or returns its result.
+        units: all units.
+        done: units that an earlier call finished.
         pool: pool of workers.
         on_progress: called with the units done so far and in all.
-        take: called in this process with a unit and what was returned.
+        take: called in this process with each unit and its returned result.
     """
     waiting = [unit for unit in units if unit not in done]
     n_done = len(units) - len(waiting)
@@ -189,15 +189,15 @@ def finish(
     end: Callable[[Evidence], Summary],
     token: str,
 ) -> Summary:
-    """Write what all units came to: tables, what is said of them, and last the document that names all of it.
+    """Write the combined results of all units: tables, summary and figures, and last the document that lists them.
 
     Args:
-        results: where it is written.
+        results: location of the result.
         place: location of the run or the comparison.
-        about: what the document says, but for the numbers.
+        about: content of the document, without the numbers.
         schemas: the schema of each table, by table.
         parquet: tables of all units as Parquet, by file name.
-        end: says what was found, by evidence that has these very tables.
+        end: function that summarizes the result, given evidence with these tables.
         token: token of the lease.
     """
     check_held(results.place, token)

@@ -1,4 +1,4 @@
-"""What a report says, before it becomes a page: parts, sections, findings, figures and images, in plain values."""
+"""Content of a report, independent of its format: parts, sections, findings, figures and images, as plain values."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
 @dataclass(frozen=True)
 class How:
-    """A command or a program that gives the numbers again.
+    """A command or a program that reproduces the numbers.
 
     Attributes:
-        text: text as it is typed.
+        text: text of the command or program.
         language: ``shell`` or ``python``.
-        asks: the query where it is one, as an address of the explorer has it: ``sql`` with its text, or ``query``
+        asks: the query, if it is one, as parameters of the explorer's URL: ``sql`` with its text, or ``query``
             with its name and ``p.PARAMETER`` with each value.
     """
 
@@ -38,14 +38,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Warnings:
-    """What a reader must know before the numbers."""
+    """Warnings that precede the numbers."""
 
     texts: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: its heads, and as many texts in each row."""
+    """A small table: its column headings, and rows of the same length."""
 
     caption: str
     heads: Sequence[str]
@@ -54,13 +54,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, as a sentence whose every number was measured.
+    """A finding: a sentence in which every number was measured.
 
     Attributes:
         name: name of the finding, for programs.
         text: the sentence.
-        numbers: the same in plain values.
-        how: what gives the numbers again.
+        numbers: its numbers as plain values.
+        how: commands that reproduce the numbers.
         table: further numbers of the same finding.
     """
 
@@ -73,7 +73,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """Findings, the most important first; ``about`` says how their intervals and controls are meant."""
+    """Findings, the most important first; ``about`` explains their intervals and controls."""
 
     about: str
     each: Sequence[Finding]
@@ -84,10 +84,10 @@ class Figure:
     """A drawing.
 
     Attributes:
-        name: name of the figure, the same in no other of its part: letters, digits and ``_``.
-        drawing: what is drawn.
-        how: what gives its numbers again.
-        less_important: whether a page may fold it away.
+        name: name of the figure, unique in its part: letters, digits and ``_``.
+        drawing: content of the figure.
+        how: commands that reproduce its numbers.
+        less_important: whether a page may collapse it.
     """
 
     name: str
@@ -101,12 +101,12 @@ class Shown:
     """One sample of a gallery.
 
     Attributes:
-        rank: why it is shown, such as ``highest``.
+        rank: reason why it is shown, such as ``highest``.
         value: value of the metric.
         sample_id: sample id of the sample, or of the sweep's item.
-        prompt: its prompt.
-        about: what else is known of it.
-        images: captions with images ``(y, x, rgb)`` uint8, at most 256 pixels a side; None could not be read.
+        prompt: prompt of the sample.
+        about: further information about the sample.
+        images: captions with images ``(y, x, rgb)`` uint8, at most 256 pixels a side; None if unreadable.
     """
 
     rank: str
@@ -122,10 +122,10 @@ class Gallery:
     """Samples by a metric: highest, median and lowest.
 
     Attributes:
-        name: name, as a figure's.
-        title: says what by, and n.
+        name: name of the gallery, with the rules of a figure's name.
+        title: title with the metric and n.
         shown: the samples.
-        how: what lists them.
+        how: commands that list the samples.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Missing:
-    """What was not computed, and the command that would; without one ``why`` says what stands against it."""
+    """A missing result and the command that computes it; without a command, ``why`` states the reason."""
 
     what: str
     how: Sequence[How]
@@ -148,7 +148,7 @@ Block = Facts | Warnings | Findings | Figure | Gallery | Missing
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is below it."""
+    """A heading and its content."""
 
     heading: str
     blocks: Sequence[Block]
@@ -159,11 +159,11 @@ class Part:
     """One run, sweep or comparison.
 
     Attributes:
-        place: location as it was named on the command line.
+        place: location as given on the command line.
         kind: ``run``, ``sweep`` or ``comparison``.
-        title: its name.
+        title: name of the run, sweep or comparison.
         sections: sections in order.
-        numbers: what was run, in plain values, for programs.
+        numbers: settings and counts as plain values, for programs.
     """
 
     place: str
@@ -193,7 +193,7 @@ class Document:
     parts: Sequence[Part]
 
     def numbers(self) -> dict[str, Any]:
-        """What was found, in plain values, as ``--json`` prints it."""
+        """The findings as plain values, as printed by ``--json``."""
         return {
             "parts": [
                 {
@@ -225,7 +225,7 @@ class Document:
 
 
 def shell(*words: str) -> How:
-    """A command line of its words, quoted where they need it; SQL in double quotes where a shell leaves it alone."""
+    """Join words to a command line, with quotes if needed; SQL in double quotes if a shell does not change it."""
     return How(" ".join(_quoted(word) for word in words))
 
 
@@ -235,7 +235,7 @@ def _quoted(word: str) -> str:
 
 
 def described(drawing: Drawing) -> str:
-    """A drawing in words, for those who do not see it."""
+    """A text description of a drawing, for screen readers."""
     title = " ".join(drawing.title.split())
     match drawing:
         case Lines():
@@ -258,20 +258,20 @@ def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """A number to three digits, its whole part whole: ``0.0268``, ``19.7``, ``1,446``."""
+    """Format a number to three digits, but with all digits of its integer part: ``0.0268``, ``19.7``, ``1,446``."""
     if not np.isfinite(value):
         return "not finite"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def ranged(mean: float, low: float, high: float, n_prompts: Any = None) -> str:
-    """A mean with its 95 % interval, or with what stands against one: few prompts, or equal means of all prompts.
+    """Format a mean with its 95 % interval, or with the reason for having none: few prompts, or equal means.
 
     Args:
         mean: mean of some values.
-        low: end of its interval; NaN where it has none.
+        low: lower end of the interval; NaN if there is none.
         high: upper end of the interval; like ``low`` without one.
-        n_prompts: number of prompts that the values are of; None or NaN where that is not known.
+        n_prompts: number of prompts behind the values; None or NaN if unknown.
     """
     if np.isfinite(low) and np.isfinite(high):
         return f"{number(mean)} (95 %: {number(low)} to {number(high)})"
@@ -279,13 +279,13 @@ def ranged(mean: float, low: float, high: float, n_prompts: Any = None) -> str:
 
 
 def bracketed(mean: Any, low: Any = None, high: Any = None, n_prompts: Any = None) -> str:
-    """A mean with its interval as a table has it, whose caption says of what it is; nothing where there is no mean.
+    """Format a mean with its interval for a table, whose caption describes it; empty if there is no mean.
 
     Args:
         mean: mean of some values.
-        low: end of its interval.
+        low: lower end of the interval.
         high: upper end of the interval; like ``low`` without one.
-        n_prompts: what it would be of, which says why there is none; None where the mean has no interval to show.
+        n_prompts: number of prompts, which explains a missing interval; None if no interval is to be shown.
     """
     if finite(mean) is None:
         return ""
@@ -295,7 +295,7 @@ def bracketed(mean: Any, low: Any = None, high: Any = None, n_prompts: Any = Non
 
 
 def ranged_row(row: Any) -> str:
-    """The same of a row of a frame that has ``mean``, ``low``, ``high`` and, where known, ``n_prompts``."""
+    """Format a row of a data frame that has ``mean``, ``low``, ``high`` and, where known, ``n_prompts``."""
     return ranged(float(row["mean"]), float(row["low"]), float(row["high"]), row.get("n_prompts"))
 
 
@@ -305,10 +305,10 @@ def bracketed_row(row: Any) -> str:
 
 
 def ends(row: Any) -> dict[str, float | None]:
-    """The row's ``mean``, ``low`` and ``high`` in plain values; None where one is not finite."""
+    """The row's ``mean``, ``low`` and ``high`` in plain values; None if one is not finite."""
     return {name: finite(row[name]) for name in ("mean", "low", "high")}
 
 
 def finite(value: Any) -> float | None:
-    """A plain number; None where it is missing or not finite."""
+    """A plain number; None if it is missing or not finite."""
     return float(value) if value is not None and np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What findings are read from: a run, a sweep or a comparison, its queries, and the commands that ask the same."""
+"""Evidence for findings: a run, a sweep or a comparison, its queries, and equivalent commands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Evidence:
 
     Attributes:
         place: location as it was named.
-        catalog: its tables.
+        catalog: catalog of its tables.
         storage: location.
         description: ``run.json``, ``sweep.json`` or ``comparison.json``.
         stream: stream of a run, whose tokens the findings are about: the image's where kept; of a comparison its own.
@@ -41,10 +41,10 @@ class Evidence:
     labels: Mapping[str, str]
 
     def unreadable(self, name: str, error: Exception) -> StorageError:
-        """What to raise where an array of the store cannot be read."""
+        """The error for an unreadable array of the store."""
         return StorageError(
             f"the array {name} of {self.place!r} cannot be read: {error}. fewchannels runs verify {self.place} "
-            "lists what is damaged, and with --repair removes its records."
+            "lists the damage, and with --repair removes the damaged records."
         )
 
     def ask(self, text: str) -> Any:
@@ -60,7 +60,7 @@ class Evidence:
         return replace(shell("fewchannels", "sql", self.place, text), asks=(("sql", text),))
 
     def named(self, name: str, **parameters: object) -> How:
-        """The command that asks a named query; parameters of its own defaults are left out."""
+        """The command for a named query, without parameters that have their defaults."""
         defaults = {each.name: each.default for each in queries()[name].parameters}
         given = {key: str(value) for key, value in parameters.items() if value != defaults[key]}
         options = [word for key, value in given.items() for word in ("--param", f"{key}={value}")]
@@ -82,7 +82,7 @@ class Evidence:
 
 
 def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = None) -> Evidence:
-    """Open a run, a sweep or a comparison to say what was found in it. Close its catalog after use.
+    """Open a run, a sweep or a comparison as evidence for findings. Close its catalog after use.
 
     Args:
         place: folder or URL.
@@ -90,7 +90,7 @@ def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = Non
             the one of its analysis, and findings are about its stream and branch.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no run, sweep or comparison.
         StorageError: it is damaged.
     """
     catalog = Catalog(place, pending)
@@ -104,11 +104,11 @@ def open_evidence(place: str, pending: Mapping[str, dict[str, Any]] | None = Non
 def evidence_of(
     place: str, catalog: Catalog, storage: Storage, pending: Mapping[str, dict[str, Any]] | None = None
 ) -> Evidence:
-    """What an open catalog is evidence of.
+    """Create evidence from an open catalog.
 
     Args:
         place: location as it was named.
-        catalog: its tables; still the caller's to close.
+        catalog: catalog of its tables; the caller closes it.
         storage: location.
         pending: pending results, as :func:`open_evidence` takes it, and as the catalog was given it.
 

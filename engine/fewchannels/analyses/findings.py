@@ -11,7 +11,8 @@ from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.stability import findings as stability
 
 ABOUT = (
-    "Brackets hold 95 % intervals over prompts (Student's t with the jackknife), given at least 5 prompts that differ; "
+    "Brackets show 95 % intervals over prompts (Student's t with the jackknife), if there are at least 5 prompts that "
+    "differ; "
     "n is the number of units in a mean. Each number is followed by its reference value. "
 ) + ratio.ABOUT_LAYER
 SUBJECTS = {
@@ -19,15 +20,15 @@ SUBJECTS = {
     "stability": "Stability",
     "alignment": "Alignment with the subject",
 }
-"""What findings are about, by the analysis that has most to say of it."""
+"""Titles of findings, by the analysis that is the main source of each."""
 
 
 @dataclass(frozen=True)
 class RunFindings:
-    """Findings of a run, and the cells that they are about.
+    """Findings of a run, and the cells that they describe.
 
     Attributes:
-        extreme: the layer whose largest channel stands out most; None where no cell is usable, and nothing is found.
+        extreme: the layer whose largest channel stands out most; None if no cell is usable, and nothing is found.
         best: the cell whose clusters find the subject best; None without an alignment of top channels.
         sentences: an analysis of :data:`SUBJECTS` and its finding, in the order in which they are read. Without the
             result of an analysis, ``cells`` gives what they can.
@@ -44,7 +45,7 @@ class RunFindings:
 
     @property
     def about(self) -> str:
-        """How the sentences are meant, and which results they are not about."""
+        """An explanation of the sentences, and the results that they do not cover."""
         if not self.others:
             return ABOUT
         return f"{ABOUT} Not included: {', '.join(self.others)}; each has its own summary.md in results/."
@@ -55,7 +56,7 @@ class RunFindings:
 
 
 def of_run(evidence: Evidence) -> RunFindings:
-    """Every finding that a run's tables allow.
+    """Collect every finding that a run's tables allow.
 
     Args:
         evidence: the run, finished or not.

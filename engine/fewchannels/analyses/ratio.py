@@ -15,19 +15,19 @@ ABOUT_LAYER = (
     "Sentences about a single layer refer to the one with the largest mean ratio of the largest channel's score to the "
     "median channel's, at the last step."
 )
-"""How the layer is selected that sentences without a table are about."""
+"""Rule that selects the layer for sentences without a table."""
 
 
 @dataclass(frozen=True)
 class Extreme:
-    """The layer whose largest channel stands out most, at one step, and all layers beside it.
+    """The layer whose largest channel stands out most, at one step, and a table of all layers.
 
     Attributes:
         layers: ``layer``, ``n_samples``, ``mean``, ``low`` and ``high`` of the ratio, a row each.
         layer: layer whose mean ratio is largest.
-        step: the last that was looked at.
-        how: what gives the rows.
-        over: what the intervals are over.
+        step: last step that was analyzed.
+        how: commands that reproduce the rows.
+        over: units that the intervals are over.
     """
 
     layers: pd.DataFrame
@@ -38,14 +38,14 @@ class Extreme:
 
 
 def extreme(evidence: Evidence, within: str | None = None) -> Extreme | None:
-    """Where the largest channel stands out most.
+    """Find the layer where the largest channel stands out most.
 
     Args:
         evidence: the run.
-        within: an analysis whose result is there: only its layers, at its last step; None for all that was looked at.
+        within: analysis with a finished result, to use only its layers, at its last step; None for all of the run.
 
     Returns:
-        None where no cell is usable.
+        None if no cell is usable.
     """
     chosen = evidence.results[within]["selected"] if within else None
     if _is_measured(evidence):
@@ -83,7 +83,7 @@ def _of(rows: pd.DataFrame, step: int, how: How, over: str, chosen: Any) -> Extr
 
 
 def ratio(evidence: Evidence, found: Extreme) -> Finding:
-    """How far the largest channel stands out, where it does most and where least."""
+    """Report how far the largest channel stands out, at the layers with the most and the least."""
     rows: Any = found.layers.set_index("layer")
     top, least = rows.loc[found.layer], int(rows["mean"].idxmin())
     score = evidence.description["config"]["score"]
@@ -135,7 +135,7 @@ def figures(evidence: Evidence, found: Extreme) -> list[Figure]:
 
 
 def energy(evidence: Evidence, found: Extreme) -> Finding | None:
-    """How much of the squared values the top channels hold."""
+    """Report the share of the squared values in the top channels."""
     n_channels = int(evidence.description["geometry"]["n_channels"])
     result = evidence.results.get("concentration")
     if result and has_cell(evidence, "concentration", "means", found):

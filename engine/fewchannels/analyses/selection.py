@@ -1,4 +1,4 @@
-"""What of a run an analysis looks at: which samples, layers and steps; and their arrays."""
+"""The part of a run to analyze: samples, layers and steps, and their arrays."""
 
 import hashlib
 import re
@@ -36,7 +36,7 @@ class Selected:
         sample_ids: their ids.
         prompts: number of each sample's prompt; samples with other seeds share it.
         grids: ``(sample, 2)`` tokens along height and width, as the store keeps them.
-        categories: number of each sample's category, -1 where it has none; empty where none was asked for.
+        categories: number of each sample's category, -1 if it has none; empty if none was requested.
         fingerprint: fingerprint of the run.
     """
 
@@ -55,12 +55,12 @@ class Selected:
 
     @cached_property
     def storage(self) -> Storage:
-        """Where the run is."""
+        """Storage of the run."""
         return open_storage(self.run)
 
     @property
     def prefix(self) -> str:
-        """What the names of its arrays begin with."""
+        """Prefix of the names of its arrays."""
         return Track(self.stream, self.branch).prefix
 
     @property
@@ -102,7 +102,7 @@ class Selected:
         return {name: found[self.prefix + name][rows - start] for name in names}
 
     def identity(self) -> dict[str, Any]:
-        """What decides its numbers, in plain values."""
+        """Everything that determines its numbers, as plain values."""
         return {
             "run": self.fingerprint,
             "stream": self.stream,
@@ -122,7 +122,7 @@ _CATEGORY = (
     "if(typeof(value) in ('FLOAT', 'DOUBLE') and value::varchar = 'nan', null, "
     "if(trim(value::varchar) = '', null, value::varchar))"
 )
-"""What a sample's category is called: null without one, as in a blank cell of a CSV file."""
+"""Name of a sample's category; null without one, as for an empty cell of a CSV file."""
 
 
 def select(
@@ -135,7 +135,7 @@ def select(
     branch: str = "cond",
     by: str | None = None,
 ) -> Selected:
-    """Choose what of a run an analysis looks at.
+    """Select the part of a run to analyze.
 
     Args:
         run: path or URL.
@@ -148,7 +148,7 @@ def select(
         by: a column of them that puts samples into categories.
 
     Raises:
-        InputError: there is no run, nothing is chosen, or something that the run did not keep.
+        InputError: there is no run, nothing is selected, or the run did not record the selected data.
     """
     storage = open_storage(run)
     description = read_description(storage)
@@ -187,7 +187,7 @@ def select(
 
 
 def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, ...]:
-    """Positions of layers or steps among those that were kept."""
+    """Positions of layers or steps among the recorded ones."""
     if text == "all":
         return tuple(range(len(kept)))
     if text == "last":
@@ -197,9 +197,9 @@ def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, .
     else:
         parts = [part.strip() for part in text.split(",")]
         if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
-            raise InputError(f"{kind}s is {shown(text)}; give all, last or indices such as {kept[0]},{kept[-1]}.")
+            raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
         wanted = sorted({int(part) for part in parts})
     for number in wanted:
         if number not in kept:
-            raise InputError(f"{kind} {number} was not kept by this run; it has {', '.join(map(str, kept))}.")
+            raise InputError(f"{kind} {number} was not recorded by this run; it has {', '.join(map(str, kept))}.")
     return tuple(kept.index(number) for number in wanted)

@@ -100,7 +100,7 @@ class AlignmentSettings:
 
     Attributes:
         k: number of channels in a selection; 12 in the localization figure of arXiv 2605.13974.
-        selections: which channels are clustered, of :data:`fewchannels.measures.SELECTIONS`.
+        selections: selections of channels to cluster, from :data:`fewchannels.measures.SELECTIONS`.
         trials: random draws of channels per sample, step and layer.
         n_clusters: values of K.
         kmeans: how K-means ends, of :data:`fewchannels.measures.KMEANS`: ``exchange``, or ``sklearn``, which with one

@@ -1,4 +1,4 @@
-"""What an analysis came to: numbers, figures as files, and a page that a terminal shows as well."""
+"""Summaries of analyses: numbers, figures as files, and a page of text that is also readable in a terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from fewchannels.analyses.document import Figure, Finding
 
 @dataclass(frozen=True)
 class Summary:
-    """What an analysis, a comparison or a sweep came to.
+    """Summary of an analysis, a comparison or a sweep.
 
     Attributes:
-        numbers: the answers in plain values, for ``result.json`` and ``--json``.
-        text: a short summary in Markdown; figures are named in it.
-        findings: its sentences.
-        figures: its figures.
+        numbers: numbers of the result as plain values, for ``result.json`` and ``--json``.
+        text: short summary in Markdown, which refers to the figures.
+        findings: findings, each with a sentence.
+        figures: figures of the result.
     """
 
     numbers: dict[str, Any]
@@ -35,10 +35,10 @@ def page(title: str, about: str, findings: Sequence[Finding], *, notes: str = ""
 
     Args:
         title: title of the page.
-        about: what was looked at, and how intervals are meant.
+        about: description of the data and of the intervals.
         findings: findings in order; each with its table.
-        notes: what a reader must know of the tables' words.
-        names: names of the figures that lie beside it.
+        notes: definitions of the terms in the tables.
+        names: names of the figures in the same folder.
     """
     lines = [f"# {title}", "", about, ""]
     for each in findings:

@@ -1,4 +1,4 @@
-"""An analysis by its name, with its settings as Python arguments."""
+"""Create an analysis from its name and from settings that are Python arguments."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -25,17 +25,17 @@ _AS_OPTIONS = {
     "alignment": {"clusters": "n_clusters"},
     "masks": {},
 }
-"""Names that the commands have for settings."""
+"""Names of command options, with the setting that each stands for."""
 _ASCENDING = ("ks", "n_clusters")
 
 
 def analysis_of(name: str, run: "StoredRun", given: Mapping[str, Any]) -> "Analysis":
-    """An analysis with its settings.
+    """Create an analysis with its settings.
 
     Args:
         name: ``stability``, ``concentration``, ``masks`` or ``alignment``.
-        run: run to analyze, which has the default of some settings.
-        given: settings, by their names or by those of the command's options.
+        run: run to analyze, which determines the defaults of some settings.
+        given: settings, by the names of their fields or of the command's options.
 
     Raises:
         InputError: an unknown analysis or setting, or a value that is not valid or would have no effect.
@@ -58,15 +58,19 @@ def analysis_of(name: str, run: "StoredRun", given: Mapping[str, Any]) -> "Analy
 
 
 def _check_used(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse settings of the alignment that would have no effect beside the others."""
+    """Reject alignment settings that the other settings leave without effect."""
     if name != "alignment":
         return
     selections = given.get("selections", AlignmentSettings.selections)
     registers = given.get("registers", AlignmentSettings.registers)
     for setting, is_used, why in (
         ("trials", "random" in selections, "none of the selections is random"),
-        ("register_threshold", registers == "drop", f"it applies to registers 'drop', and registers is {registers!r}"),
-        ("clip", registers == "clip", f"it applies to registers 'clip', and registers is {registers!r}"),
+        (
+            "register_threshold",
+            registers == "drop",
+            f"it applies only to registers 'drop', but registers is {registers!r}",
+        ),
+        ("clip", registers == "clip", f"it applies only to registers 'clip', but registers is {registers!r}"),
     ):
         if setting in given and not is_used:
             raise InputError(f"{setting} would have no effect: {why}. Omit it.")

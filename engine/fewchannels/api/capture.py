@@ -1,4 +1,4 @@
-"""``fc.capture``: what ``fewchannels capture`` does, from Python."""
+"""``fc.capture``: the command ``fewchannels capture`` as a function."""
 
 import math
 from collections.abc import Sequence
@@ -41,15 +41,15 @@ def capture(
     Args:
         prompts: result of :func:`fewchannels.prompts`, a manifest, or anything that :func:`fewchannels.prompts` takes.
         out: folder or URL of the run.
-        model: ``"demo"``, a folder, a hub id, or a loaded pipeline of diffusers, which is used in this process as it
-            is, with its LoRA, scheduler and quantization.
-        workers: number of Ray workers; 0 works in this process, without Ray. None chooses by the machine and the size
-            of the work.
-        gpus_per_worker: GPUs of each worker; None for 1 if there are any.
+        model: ``"demo"``, a folder, a hub id, or a loaded pipeline of diffusers, which is used in this process and
+            unchanged, with its LoRA, scheduler and quantization.
+        workers: number of Ray workers; 0 runs in this process, without Ray. None chooses a number for the machine and
+            the amount of work.
+        gpus_per_worker: GPUs of each worker; None for 1 if a GPU is available.
         threads_per_worker: CPU threads of each worker; None for an even share.
         address: address of a running Ray cluster; None for this machine.
         family: path of a family file, for an unknown transformer class.
-        max_bytes: refuse a run whose estimated size is larger, such as ``"20GB"``.
+        max_bytes: largest estimated size of the run, such as ``"20GB"``; a larger one is rejected.
         progress: whether to show a progress bar.
         **settings: fields of :class:`fewchannels.captures.config.CaptureConfig`, such as ``top_k``, ``layers``,
             ``steps``, ``num_inference_steps`` or ``guidance_scale``; indices may be ranges or lists.
@@ -58,9 +58,9 @@ def capture(
         The run, opened.
 
     Raises:
-        InputError: the prompts, the model or a setting cannot work; nothing was written.
+        InputError: the prompts, the model or a setting is not valid; nothing was written.
         RunConflictError: ``out`` holds a run with other settings, or something else.
-        StorageError: the disk is full or refused; finished samples are kept.
+        StorageError: writing failed, for example on a full disk; finished samples are kept.
         IncompleteRunError: some samples failed; finished ones are kept, and ``fc.open_run(out)`` opens them.
 
     Example:

@@ -35,13 +35,14 @@ def compare(
         k: size of the sets of top channels.
         score: statistic that ranks channels; None for that of run A.
         match: how layers are matched: by ``"number"``, by relative ``"depth"``, or ``"auto"``.
-        where: SQL condition on columns of ``samples`` and ``manifest``; None for all finished samples.
-        layers: ``"all"``, ``"dual"``, ``"single"``, or indices such as ``"0,5"``, of each run.
-        steps: ``"all"``, ``"last"``, or indices.
+        where: SQL condition on columns of ``samples`` and ``manifest`` that selects samples; None for all finished
+            ones.
+        layers: layers of each run: ``"all"``, ``"dual"``, ``"single"``, or indices such as ``"0,5"``.
+        steps: steps of each run: ``"all"``, ``"last"``, or indices.
         stream: ``image`` or ``text``.
         branch: ``cond`` or ``uncond``.
         replace: whether to delete another comparison in ``out``.
-        workers: number of Ray workers; 0 works in this process. None chooses by the size of the work.
+        workers: number of Ray workers; 0 runs in this process. None chooses a number for the amount of work.
         progress: whether to show a progress bar if this takes more than two seconds.
 
     Raises:

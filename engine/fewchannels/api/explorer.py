@@ -61,9 +61,9 @@ def explore(*places: str | Path | Opened, port: int = 0, timeout: float = 60.0, 
 
     Args:
         *places: runs and sweeps, opened or as folders or URLs, finished or not.
-        port: port; 0 chooses a free one.
+        port: port to listen on; 0 chooses a free one.
         timeout: time limit of a query, in seconds.
-        browser: whether to open it in a browser.
+        browser: whether to open the explorer in a browser.
 
     Returns:
         The explorer, which a notebook shows as a link; it stops with :meth:`Explorer.close` or with this process.
@@ -81,7 +81,7 @@ def explore(*places: str | Path | Opened, port: int = 0, timeout: float = 60.0, 
 
     with in_python():
         if not places:
-            raise InputError("nothing to show. Pass a run, a sweep, or the folder of one.")
+            raise InputError("there is nothing to show. Pass a run, a sweep, or the folder of one.")
         opened = open_places([where(each) for each in places], timeout)
         if failed := [place for place in opened.values() if isinstance(place, str)]:
             raise InputError("\n".join(failed))

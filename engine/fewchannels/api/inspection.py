@@ -1,4 +1,4 @@
-"""``fc.inspect``: a loaded pipeline that is not known, described."""
+"""``fc.inspect``: describe a loaded pipeline of an unknown model family."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ class Inspected:
     """A description of an unknown model, to be reviewed.
 
     Args:
-        found: what was found.
+        found: findings of the inspection.
 
     Attributes:
         evidence: one line for each finding, with its numbers.
-        doubts: what remains unclear; empty if all was clear.
+        doubts: findings that are uncertain; empty if none is.
         text: the family file, YAML.
     """
 
@@ -43,7 +43,7 @@ class Inspected:
         with in_python():
             check_output(Path(path))
             if Path(path).exists():
-                raise InputError(f"{str(path)!r} already exists; give another name, or remove it.")
+                raise InputError(f"{str(path)!r} already exists. Choose another name, or delete the file.")
             write(Path(path), self.text.encode())
         return Path(path)
 
@@ -52,17 +52,17 @@ class Inspected:
 
 
 def inspect(pipe: "DiffusionPipeline", *, height: int = 384, width: int = 256) -> Inspected:
-    """Locate the image stream of a pipeline whose transformer is not known, and describe it in a family file.
+    """Locate the image stream of a pipeline whose transformer class is unknown, and describe it in a family file.
 
     Runs the pipeline a few dozen times for one step, perturbs its initial noise, and tracks which tokens change.
 
     Args:
-        pipe: a loaded pipeline; float32 on a CPU gives the clearest answer.
+        pipe: a loaded pipeline; float32 on a CPU gives the most reliable result.
         height: height of the test images, pixels.
         width: width of the test images, pixels; preferably different from the height.
 
     Raises:
-        FewchannelsError: no list of blocks has an image stream that could be found.
+        FewchannelsError: no image stream was found in any list of blocks.
 
     Example:
         >>> found = fc.inspect(pipe, height=32, width=24)

@@ -1,4 +1,4 @@
-"""Messages for Python: what a command calls ``--top-k`` is the argument ``top_k``."""
+"""Messages for Python: the option ``--top-k`` of a command is named as the argument ``top_k``."""
 
 import re
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ _FIELDS = {"n_actors": "workers", "gpus_per_actor": "gpus_per_worker", "cpus_per
 
 
 def for_python(text: str) -> str:
-    """A message for Python: options are named as the arguments of a function, and a command is a call."""
+    """Replace the options in a message by the names of arguments, and commands by calls."""
     text = re.sub("|".join(_FIELDS), lambda field: _FIELDS[field[0]], text)
     return _OPTION.sub(_argument, _RERUN.sub("Make the same call again", text))
 
 
 @contextmanager
 def in_python() -> Iterator[None]:
-    """Let errors pass, with their messages for Python."""
+    """Rewrite the messages of errors for Python, and raise them."""
     try:
         yield
     except FewchannelsError as error:

@@ -1,4 +1,4 @@
-"""The model of a call: a name, whose files are found, or a pipeline that is loaded already."""
+"""The model of a call: a name, whose files are located, or an already loaded pipeline."""
 
 import dataclasses
 import threading
@@ -30,7 +30,7 @@ def described(
     family: str | Path | None,
     caller: str,
 ) -> tuple[_Settings, Model, "DiffusionPipeline | None"]:
-    """The settings of a call, its model, and the pipeline where that is loaded already.
+    """Resolve the settings of a call, its model, and its pipeline if that is already loaded.
 
     Args:
         model: ``demo``, a folder, a hub id, or a pipeline.
@@ -40,7 +40,7 @@ def described(
         caller: name of the public function, for messages.
 
     Raises:
-        InputError: a setting is not valid, or there is no such model, or its family is unknown.
+        InputError: a setting is not valid, the model does not exist, or its family is unknown.
     """
     own, caller = read_family(Path(family)) if family is not None else None, f"fc.{caller}"
     plain = {name: as_plain(value) for name, value in given.items()}
@@ -55,21 +55,21 @@ def described(
 
     if wrong := sorted({"revision", *_names(Loading)} & set(plain)):
         raise InputError(
-            f"{wrong[0]} was given with a pipeline that is loaded already. Load the pipeline that way, or pass the "
-            "model's folder or hub id instead."
+            f"{wrong[0]} cannot be applied to a pipeline that is already loaded. Load the pipeline with it, or pass "
+            "the model's folder or hub id instead."
         )
     found = from_pipeline(model, own)
     if is_watched(model):
         raise InputError(
-            f"the pipeline is inside fc.record or fc.edit, whose changes the result would not name. Call {caller} "
-            "outside of that context."
+            f"the pipeline is inside fc.record or fc.edit, which the result on disk would not mention. Call {caller} "
+            "outside that context."
         )
     named = {"model": name_of(model), "dtype": str(uncompiled(model.transformer).dtype).removeprefix("torch.")}
     return kind(**named | settled(kind, _from_the_end(plain, found), caller)), found, model
 
 
 def as_plain(value: Any) -> Any:
-    """An argument as a settings file has it: ranges, tuples and arrays are lists, paths are text."""
+    """Convert an argument to a value of a settings file: ranges, tuples and arrays to lists, paths to text."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -78,7 +78,7 @@ def as_plain(value: Any) -> Any:
 
 
 def _from_the_end(given: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """Settings with negative layers and steps as those that they mean."""
+    """Replace negative layers and steps by the indices that they stand for."""
     n_steps = given.get("num_inference_steps", Generation.num_inference_steps)
     counts = {"layers": len(model.geometry.blocks)}
     counts |= {"steps": model.geometry.n_run(n_steps)} if isinstance(n_steps, int) else {}
@@ -97,7 +97,7 @@ def _names(settings: type) -> set[str]:
 
 @contextmanager
 def lent(pipeline: "DiffusionPipeline | None") -> Iterator[None]:
-    """Use a pipeline of the caller's, and leave it as it was: its own progress bars are off meanwhile."""
+    """Use the caller's pipeline with its progress bars off, and restore them afterwards."""
     if pipeline is None:
         yield
         return

@@ -15,12 +15,12 @@ _DELAY_S = 2.0
 
 @contextmanager
 def counting(what: str, unit: str, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar that appears after two seconds.
+    """Show a progress bar if the work takes more than two seconds.
 
     Args:
-        what: what is being done.
-        unit: what is counted.
-        is_shown: whether there is a bar at all.
+        what: description of the work.
+        unit: name of a counted unit.
+        is_shown: whether to show a bar at all.
 
     Yields:
         A function that is called with the number done and the total.
@@ -38,9 +38,9 @@ class RunBar:
     """The bar of a capture or a sweep; a context manager.
 
     Args:
-        what: what is done, such as ``capturing``.
-        unit: what is counted, such as ``image``.
-        is_shown: whether there is a bar at all.
+        what: description of the work, such as ``capturing``.
+        unit: name of a counted unit, such as ``image``.
+        is_shown: whether to show a bar at all.
     """
 
     def __init__(self, what: str, unit: str, is_shown: bool) -> None:
@@ -59,23 +59,23 @@ class RunBar:
         self._context.__exit__(kind, error, trace)
 
     def begin(self, n_samples: int, of_each: int = 1) -> None:
-        """Show how much there is to do.
+        """Show the amount of work.
 
         Args:
             n_samples: number of samples.
-            of_each: number of counted units of each.
+            of_each: number of counted units per sample.
         """
         self._of_each, self._bar.total = of_each, n_samples * of_each
         self.describe("loading the model")
 
     def describe(self, text: str) -> None:
-        """Say what is being done."""
+        """Set the description of the bar."""
         self._bar.set_description(text)
 
     def show(self, progress: "Progress") -> None:
-        """Show how far the run is."""
+        """Show the progress of the run."""
         if not self._has_begun:
-            # Of earlier calls, which say nothing of the rate.
+            # Samples of earlier calls must not count toward the rate.
             self._has_begun, self._bar.initial = True, progress.n_done * self._of_each
         if progress.n_actors:
             self.describe(self._what)
@@ -87,7 +87,7 @@ class RunBar:
 @contextmanager
 def _bar(what: str, unit: str, is_shown: bool, delay: float) -> Iterator[Any]:
     with warnings.catch_warnings():
-        # In a notebook without ipywidgets it is a line of text, which serves as well.
+        # Without ipywidgets, a notebook shows the bar as a line of text, which is sufficient.
         warnings.filterwarnings("ignore", message="IProgress not found")
         from tqdm.auto import tqdm
 

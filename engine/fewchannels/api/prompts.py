@@ -30,7 +30,7 @@ _NOTES_SHOWN = 5
 class Prompts:
     """Validated samples, each a prompt and a seed, with the columns of their source.
 
-    Made by :func:`prompts`. Selecting gives new prompts; nothing is changed in place.
+    Created by :func:`prompts`. Selecting returns new prompts; nothing is changed in place.
 
     Args:
         data: a manifest, Parquet.
@@ -64,11 +64,11 @@ class Prompts:
     to_pandas = df
 
     def __getitem__(self, rows: "int | slice | Sequence[bool] | np.ndarray | pd.Series") -> "Prompts":
-        """Select samples by an index, a slice, or one truth value per sample.
+        """Select samples by an index, a slice, or a boolean mask.
 
         Raises:
             IndexError: there is no sample of that index.
-            InputError: it is none of these, or it selects nothing.
+            InputError: the argument is none of these, or it selects nothing.
 
         Example:
             >>> some = fc.prompts(["a red star", "a blue circle"])
@@ -84,7 +84,7 @@ class Prompts:
         chosen = np.asarray(rows)
         if chosen.dtype != bool or chosen.shape != (len(self),):
             raise InputError(
-                f"prompts are selected by an index, a slice, or {len(self):,} truth values, one per sample; this is a "
+                f"samples are selected by an index, a slice, or a boolean mask of length {len(self):,}; this is a "
                 f"{type(rows).__name__} of shape {chosen.shape}, {chosen.dtype}. Pass prompts[:64], for example."
             )
         return self._of(np.flatnonzero(chosen))
@@ -94,11 +94,11 @@ class Prompts:
 
         Args:
             n: number of samples.
-            by: column of categories, each of which gets the same number, as far as it has so many.
+            by: column of categories to draw equally many samples from, as far as each category has enough.
             seed: random seed of the draw.
 
         Raises:
-            InputError: there are fewer samples, there is no such column, or some samples have no category.
+            InputError: there are fewer samples than ``n``, the column does not exist, or some samples have no category.
 
         Example:
             >>> fc.prompts(["a red star", "a blue circle", "a green square"]).sample(2)
@@ -127,7 +127,7 @@ class Prompts:
 
         Raises:
             InputError: the path cannot be written.
-            StorageError: the disk refused.
+            StorageError: writing failed.
         """
         out = expanded(path)
         check_output(out)
@@ -179,14 +179,14 @@ def prompts(
     Args:
         source: a file (.csv, .tsv, .jsonl, .json, .parquet, .txt), a folder of files, ``"demo:N"`` for N captions of
             the demo model, a manifest, a list of prompts, or a data frame. Prompts are returned unchanged.
-        prompt_column: column of prompts; None for ``prompt``, ``caption``, ``text`` or the like.
+        prompt_column: column of prompts; None for ``prompt``, ``caption``, ``text`` or a similar name.
         seeds: seeds of every prompt; None for the column ``seed`` or, without one, 0.
         ignore_columns: columns to leave out.
-        on_error: on bad rows, ``"fail"`` or ``"skip"`` them.
+        on_error: what to do on bad rows: ``"fail"`` raises an error, ``"skip"`` leaves them out.
         progress: whether to show a progress bar if this takes more than two seconds.
 
     Raises:
-        InputError: there is no such file, or a row or a column breaks a rule.
+        InputError: the file does not exist, or a row or a column is not valid.
 
     Example:
         >>> some = fc.prompts(["a small red star", "a large blue circle"], seeds=range(3))
@@ -228,7 +228,7 @@ def prompts(
 
 @contextmanager
 def _named(path: str, name: str) -> Iterator[None]:
-    """Name a source in errors as its caller knows it, not by the file that was made of it."""
+    """Replace the path of a temporary file in errors by the caller's name of the source."""
     try:
         yield
     except FewchannelsError as error:
@@ -237,7 +237,7 @@ def _named(path: str, name: str) -> Iterator[None]:
 
 
 def as_prompts(source: "Prompts | str | Path | Sequence[str] | pd.DataFrame") -> Prompts:
-    """Prompts from what a caller passes as prompts."""
+    """Convert an argument to prompts."""
     return prompts(source)
 
 
@@ -250,8 +250,8 @@ def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Pa
         **options: further arguments of :func:`prompts`.
 
     Raises:
-        InputError: there is no such file, or a row or a column breaks a rule; nothing was written.
-        StorageError: the disk refused.
+        InputError: the file does not exist, or a row or a column is not valid; nothing was written.
+        StorageError: writing failed.
 
     Example:
         >>> fc.ingest("demo:16", "manifest.parquet")
@@ -272,7 +272,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 
 def _as_file(source: Any, folder: Path) -> tuple[str, str]:
-    """The path of a source's file, and its name for people."""
+    """The path of a source's file, and its name in messages."""
     import pandas as pd
 
     if isinstance(source, str | Path):
@@ -280,7 +280,7 @@ def _as_file(source: Any, folder: Path) -> tuple[str, str]:
         if not text.startswith("demo:"):
             text = str(expanded(text))
         if " " in text and not Path(text).exists():
-            raise InputError(f"there is no file {text!r}. To use it as a prompt, pass a list: [{text!r}].")
+            raise InputError(f"there is no file named {text!r}. To use it as a prompt, pass a list: [{text!r}].")
         return text, str(source)
     name, columns = _as_columns(source)
     path = folder / "prompts.parquet"
@@ -295,7 +295,7 @@ def _as_file(source: Any, folder: Path) -> tuple[str, str]:
 
 
 def _as_columns(source: Any) -> "tuple[str, pd.DataFrame | dict[str, list[str]]]":
-    """The columns of a frame or of a list of prompts, and its name for people."""
+    """The name of a frame or a list of prompts in messages, and its columns."""
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
@@ -303,13 +303,14 @@ def _as_columns(source: Any) -> "tuple[str, pd.DataFrame | dict[str, list[str]]]
     texts = list(source) if isinstance(source, Iterable) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(
-            f"{source!r:.80} are no prompts. Pass a file, a list of texts, or a data frame with a column prompt."
+            f"{source!r:.80} is not a source of prompts. Pass a file, a list of texts, or a data frame with a column "
+            f"prompt."
         )
     return f"a list of {len(texts):,} prompt{'s' * (len(texts) != 1)}", {"prompt": texts}
 
 
 def _with_absolute_paths(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """A frame whose files are named from any folder: in a table of a file they are relative to that file."""
+    """A copy of a frame with absolute paths: in a file, they would be relative to that file."""
     named = {column: ALIASES.get(str(column).casefold(), str(column).casefold()) for column in frame}
 
     def absolute(value: Any) -> Any:

@@ -15,7 +15,7 @@ def report(*places: str | Path | Opened, out: str | Path, by: str | None = None,
     Args:
         *places: runs and sweeps, opened or as folders or URLs, finished or not; and comparisons.
         out: ``FILE.html``, which is self-contained, ``FILE.md`` with a folder of images, or ``FILE.pdf``.
-        by: column that ranks the best, median and worst samples; None for each place's own.
+        by: column that ranks the best, median and worst samples; None for the default of each place.
         progress: whether to show a progress bar if this takes more than two seconds.
 
     Returns:
@@ -23,7 +23,7 @@ def report(*places: str | Path | Opened, out: str | Path, by: str | None = None,
 
     Raises:
         InputError: there is nothing to report, or the file cannot be written.
-        StorageError: a place is damaged, or the disk refused.
+        StorageError: a place is damaged, or writing failed.
 
     Example:
         >>> fc.report("RUN", out="report.html", progress=False)
@@ -34,7 +34,7 @@ def report(*places: str | Path | Opened, out: str | Path, by: str | None = None,
     path = expanded(out)
     with in_python(), counting("report", "part", progress) as update:
         if not places:
-            raise InputError("no run is given. Pass a run, a sweep, or the folder of one.")
+            raise InputError("there is nothing to report. Pass a run, a sweep, or the folder of one.")
         check_out(path)
         document = build([where(each) for each in places], by, lambda what, done, total: update(done, total))
         write_report(document, path)
@@ -42,9 +42,9 @@ def report(*places: str | Path | Opened, out: str | Path, by: str | None = None,
 
 
 def where(place: str | Path | Opened) -> str:
-    """The folder or URL of what a caller passes as a run."""
+    """The folder or URL of a run or sweep, opened or not."""
     if isinstance(place, Opened):
         return place.place
     if not isinstance(place, str | Path):
-        raise InputError(f"{place!r:.80} is no run, sweep or comparison. Pass an opened one, or its folder or URL.")
+        raise InputError(f"{place!r:.80} is not a run, sweep or comparison. Pass an opened one, or its folder or URL.")
     return str(place)

@@ -1,4 +1,4 @@
-"""Results: what an analysis or a comparison came to, as tables, sentences and figures."""
+"""Results of an analysis or a comparison: tables, findings and figures."""
 
 import html
 from collections.abc import Callable, Mapping
@@ -19,16 +19,16 @@ class Result:
     """A finished result.
 
     Args:
-        name: what it is, such as ``stability``.
+        name: name of the analysis, such as ``stability``.
         place: folder or URL of its files.
-        summary: what it came to.
-        views: views of its tables, by table.
-        ask: answers SQL on these views.
+        summary: findings and figures.
+        views: name of the SQL view of each table.
+        ask: function that runs SQL on these views.
 
     Attributes:
-        name: what it is.
+        name: name of the analysis.
         place: folder or URL of its files: tables as Parquet, figures as PNG and SVG, ``summary.md``.
-        numbers: the numbers of the findings, in plain values.
+        numbers: the numbers of the findings, as plain Python values.
         text: the summary, Markdown.
     """
 
@@ -47,7 +47,7 @@ class Result:
 
     @property
     def findings(self) -> list[str]:
-        """What was found: one sentence each, with its interval and its control."""
+        """The findings: one sentence each, with its interval and its control."""
         return [each.text for each in self._summary.findings]
 
     @property

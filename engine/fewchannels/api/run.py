@@ -1,4 +1,4 @@
-"""A run as Python has it: read, analyzed, reported, explored."""
+"""A run as a Python object: reading, analyzing, reporting and exploring."""
 
 from collections.abc import Iterable
 from numbers import Integral
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Run(StoredRun):
-    """A run on disk, finished or not: what tasks had recorded when it was opened.
+    """A run on disk, finished or not: the data of the tasks that were finished when it was opened.
 
     Args:
         path: the run's folder or URL.
 
     Raises:
-        InputError: there is no run.
+        InputError: there is no run at this path.
     """
 
     def analyze(
@@ -51,14 +51,14 @@ class Run(StoredRun):
 
         Args:
             analysis: ``"stability"``, ``"concentration"``, ``"masks"`` or ``"alignment"``.
-            label: name of the result and of its tables; None for the analysis' own.
+            label: name of the result and of its tables; None for the analysis' name.
             where: SQL condition on columns of ``samples`` and ``manifest``; None for all finished samples.
             layers: layers to analyze; negative indices count from the last recorded one.
-            steps: steps to analyze; same as above.
-            stream: ``image`` or ``text``, for stability.
+            steps: steps to analyze; negative indices count from the last recorded one.
+            stream: ``image`` or, for stability only, ``text``.
             branch: ``cond`` or ``uncond``.
             replace: whether to delete a result with this label that has other settings.
-            workers: number of Ray workers; 0 works in this process. None chooses by the size of the work.
+            workers: number of Ray workers; 0 runs in this process. None chooses a number for the amount of work.
             gpus_per_worker: GPUs of each worker.
             address: address of a running Ray cluster; None for this machine.
             progress: whether to show a progress bar if this takes more than two seconds.
@@ -69,7 +69,7 @@ class Run(StoredRun):
             The result: findings, tables and figures.
 
         Raises:
-            InputError: a setting is not valid, or the run cannot answer.
+            InputError: a setting is not valid, or the run lacks data that the analysis needs.
             RunConflictError: the label has a result with other settings.
 
         Example:
@@ -110,7 +110,7 @@ class Run(StoredRun):
 
     @property
     def findings(self) -> list[str]:
-        """What the run's finished analyses found: one sentence each, with its interval and its control."""
+        """Findings of the run's finished analyses: one sentence each, with its interval and its control."""
         from fewchannels.analyses.evidence import open_evidence
         from fewchannels.analyses.findings import of_run
 
@@ -128,7 +128,7 @@ class Run(StoredRun):
 
 
 def _recorded(name: str, value: Indices, recorded: list[int]) -> str:
-    """Layers or steps of a run as text, with negative ones counted from the last that was recorded."""
+    """Convert layers or steps of a run to text; negative ones count from the last recorded one."""
     if isinstance(value, str):
         return value
     several = [value] if not isinstance(value, Iterable) else list(value)
@@ -146,7 +146,7 @@ def open_run(path: str | Path) -> Run:
         path: the run's folder or URL.
 
     Raises:
-        InputError: there is no run.
+        InputError: there is no run at this path.
 
     Example:
         >>> len(fc.open_run("RUN"))

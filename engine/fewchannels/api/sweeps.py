@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _AS_OPTIONS = {"action": "actions", "amount": "amounts", "alpha": "amounts", "selection": "selections"}
-"""Names that the commands have for fields of a grid."""
+"""Names of command options, with the field of a grid that each stands for."""
 _MEASURED = ("score", "cluster_k", "metrics")
 _PAIRED = ("within", "across", "noise")
 
 
 class Sweep(StoredSweep):
-    """A sweep on disk, finished or not: what tasks had recorded when it was opened.
+    """A sweep on disk, finished or not: the data of the tasks that were finished when it was opened.
 
     Args:
         path: the sweep's folder or URL.
 
     Raises:
-        InputError: there is no sweep.
+        InputError: there is no sweep at this path.
     """
 
     @property
     def findings(self) -> list[str]:
-        """What the finished items show: one sentence each, with its interval and its control."""
+        """Findings of the finished items: one sentence each, with its interval and its control."""
         from fewchannels.analyses.evidence import open_evidence
         from fewchannels.interventions.effects.sweep_findings import find
 
@@ -55,25 +55,25 @@ class Sweep(StoredSweep):
             return [each.text for each in find(evidence, edits).sentences] if len(edits) else []
 
     def plot(self, metric: str | None = None, *, item: int | None = None, axis: str | None = None) -> "Figure":
-        """Draw a metric against the setting that varies or, with an item, its images.
+        """Draw a metric against the setting that varies, or the images of one item.
 
         Args:
             metric: column of ``edits``; None for the first main metric.
-            item: the item's place in the sweep, to draw its images instead.
+            item: index of the item whose images are drawn instead.
             axis: horizontal axis: ``k``, ``amount``, ``layer`` or ``step``; None for the setting that varies.
 
         Returns:
             A Matplotlib figure, which a notebook shows.
 
         Raises:
-            InputError: nothing is finished, or there is no such metric, item or axis.
+            InputError: no item is finished, or the metric, item or axis does not exist.
         """
         from fewchannels.analyses.figures.still import drawn
         from fewchannels.interventions.effects.measure import draw_dose, draw_strip
 
         with in_python():
             if metric is not None and item is not None:
-                raise InputError("metric and item select two different figures; give only one of them.")
+                raise InputError("metric and item select two different figures. Pass only one of them.")
             if item is not None:
                 return drawn(draw_strip(self.storage, item, axis))
             return drawn(draw_dose(self.storage, metric or self.metrics[0], axis))
@@ -103,7 +103,7 @@ def open_sweep(path: str | Path) -> Sweep:
         path: the sweep's folder or URL.
 
     Raises:
-        InputError: there is no sweep.
+        InputError: there is no sweep at this path.
 
     Example:
         >>> fc.open_sweep("SWEEP").conditions.action.unique().tolist()
@@ -134,12 +134,13 @@ def probe(
         prompts: result of :func:`fewchannels.prompts`, a manifest, or anything that :func:`fewchannels.prompts` takes.
         out: folder or URL of the sweep.
         model: ``"demo"``, a folder, a hub id, or a loaded pipeline of diffusers, which is used in this process.
-        grids: several grids of conditions, each a dictionary of settings to combine; None for the one of ``settings``.
+        grids: several grids of conditions, each a dictionary of settings to combine; None for one grid with
+            ``settings``.
         protocol: a published protocol, ``"turri2026"`` or ``"gan2025"``, instead of grids.
         channels_from: scores that rank channels: ``"undisturbed"`` (the unedited image), ``"own"``, or a run's folder.
-        workers: number of Ray workers; 0 works in this process, without Ray. None chooses by the machine and the size
-            of the work.
-        gpus_per_worker: GPUs of each worker; None for 1 if there are any.
+        workers: number of Ray workers; 0 runs in this process, without Ray. None chooses a number for the machine and
+            the amount of work.
+        gpus_per_worker: GPUs of each worker; None for 1 if a GPU is available.
         threads_per_worker: CPU threads of each worker; None for an even share.
         address: address of a running Ray cluster; None for this machine.
         family: path of a family file, for an unknown transformer class.
@@ -153,7 +154,7 @@ def probe(
         The sweep, opened.
 
     Raises:
-        InputError: the prompts, the model or a setting cannot work; nothing was written.
+        InputError: the prompts, the model or a setting is not valid; nothing was written.
         RunConflictError: ``out`` holds a sweep with other settings, or something else.
         IncompleteRunError: some items failed; finished ones are kept.
 
@@ -167,8 +168,9 @@ def probe(
         own, rest = _of_grid(settings)
         if protocol is not None and (own or grids):
             raise InputError(
-                f"protocol {protocol!r} defines the edits, and {'grids' if grids else next(iter(own))} was given too. "
-                "Give only one of them."
+                f"protocol {protocol!r} defines the edits, so {'grids' if grids else next(iter(own))} cannot be "
+                f"combined with "
+                "it. Pass only one of them."
             )
         if protocol is not None:
             chosen = protocol_of(protocol, run).grids
@@ -217,10 +219,11 @@ def probe_transport(
         pair_seed: random seed of the pairs.
         baselines: blends at the same strengths, as comparison: ``prompt``, ``latents``, ``pixels``; None for all that
             apply; an empty list for none.
-        grids: several grids of conditions, each a dictionary of settings to combine; None for the one of ``settings``.
-        workers: number of Ray workers; 0 works in this process, without Ray. None chooses by the machine and the size
-            of the work.
-        gpus_per_worker: GPUs of each worker; None for 1 if there are any.
+        grids: several grids of conditions, each a dictionary of settings to combine; None for one grid with
+            ``settings``.
+        workers: number of Ray workers; 0 runs in this process, without Ray. None chooses a number for the machine and
+            the amount of work.
+        gpus_per_worker: GPUs of each worker; None for 1 if a GPU is available.
         threads_per_worker: CPU threads of each worker; None for an even share.
         address: address of a running Ray cluster; None for this machine.
         family: path of a family file, for an unknown transformer class.
@@ -231,7 +234,7 @@ def probe_transport(
         The sweep, opened.
 
     Raises:
-        InputError: the prompts, the model, a pair or a setting cannot work; nothing was written.
+        InputError: the prompts, the model, a pair or a setting is not valid; nothing was written.
         RunConflictError: ``out`` holds a sweep with other settings, or something else.
         IncompleteRunError: some pairs failed; finished ones are kept.
 
@@ -304,9 +307,11 @@ def _of_grid(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 def _grids(
     own: Mapping[str, Any], several: Sequence[Mapping[str, Any]] | None, defaults: Mapping[str, Any]
 ) -> tuple[Grid, ...]:
-    """The grids that a caller gave, as one or as several."""
+    """The grids of a call, given as settings of one or as several."""
     if several is not None and own:
-        raise InputError(f"grids and {next(iter(own))} were given; put {next(iter(own))} into each of the grids.")
+        raise InputError(
+            f"grids and {next(iter(own))} cannot be combined. Put {next(iter(own))} into each of the grids."
+        )
     found = []
     for each in [own] if several is None else several:
         given = {_AS_OPTIONS.get(name, name): as_plain(value) for name, value in each.items()}
@@ -317,7 +322,7 @@ def _grids(
                 raise InputError(f"{name} would have no effect: {why}. Omit it.")
         found.append(Grid(**{**defaults, **fields}))
     if not found:
-        raise InputError("grids is empty; a sweep needs at least one.")
+        raise InputError("grids is empty. Pass at least one grid.")
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Begin a capture's run: the place is looked at, then the run laid out, recognized to be resumed, or grown."""
+"""Begin a capture's run: check the location, then create the run, resume it, or extend it."""
 
 import dataclasses
 import io
@@ -26,33 +26,33 @@ _FILES = (MANIFEST, LEASE)
 
 
 def check_place(job: Job) -> None:
-    """Refuse a place that holds other files than a run's. Reads only.
+    """Reject a location that contains other files than a run's. Reads only.
 
     Raises:
-        RunConflictError: naming some of them.
+        RunConflictError: there are other files; the message names some of them.
     """
     if not job.storage.exists(NAME):
         check_free(job.storage, lambda key: key.startswith(_FOLDERS) or key in _FILES, "run")
 
 
 def begin(job: Job, manifest_path: Path) -> bool:
-    """Create the run, recognize it as this job's own to be resumed, or grow it to a longer manifest. Safe to repeat.
+    """Create the run, resume it if it belongs to this job, or extend it to a longer manifest. Safe to repeat.
 
     Only while no other capture runs (:func:`fewchannels.runs.lease.hold`).
 
     Returns:
-        True where the run was there already.
+        True if the run already existed.
 
     Raises:
-        RunConflictError: there is another run, or the lease is another capture's by now.
-        InputError: the manifest is not any more what it was when the job was prepared.
-        StorageError: the store refused.
+        RunConflictError: there is another run, or another capture has taken the lease.
+        InputError: the manifest has changed since the job was prepared.
+        StorageError: writing failed.
     """
     storage = job.storage
 
     @cache
     def rows() -> bytes:
-        """The manifest's bytes; a run that is resumed as it is needs none."""
+        """The manifest's bytes, which a run that is resumed unchanged does not need."""
         data = manifest_path.read_bytes()
         if manifest.digest(io.BytesIO(data)) != job.manifest_sha256:
             raise InputError(f"{str(manifest_path)!r} was replaced while the capture was starting. Rerun the command.")
@@ -75,7 +75,7 @@ def begin(job: Job, manifest_path: Path) -> bool:
 
 
 def _begun(job: Job, rows: Callable[[], bytes]) -> dict[str, Any]:
-    """The description of the run that is there, of the same settings and with the manifest's first samples."""
+    """The description of the existing run, after checking that its settings and first samples are the same."""
     begun = read_description(job.storage)
     remedy = "Use the settings and the manifest it was created with, or choose another --out."
     if begun["fingerprint"] != job.fingerprint:
@@ -101,7 +101,7 @@ def _begun(job: Job, rows: Callable[[], bytes]) -> dict[str, Any]:
 def _lay_out(
     storage: Sink, job: Job, rows: bytes, created: str, versions: dict[str, str], earlier: Collection[str]
 ) -> dict[str, Any]:
-    """Store what a run has once, and describe it."""
+    """Store the objects that a run has once, and its description."""
     layout, settings = job.layout, job.config.as_dict()
     objects = {MANIFEST: storage.put(MANIFEST, [rows])}
     objects |= arrays.lay_out(storage, layout, manifest.sample_ids(io.BytesIO(rows)), earlier)

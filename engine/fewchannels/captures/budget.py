@@ -1,4 +1,4 @@
-"""What a capture is to be expected to take on disk, and what to leave out where that is too much. Pure.
+"""Expected size of a capture on disk, and options that reduce it to a limit. Pure functions.
 
 Nothing is measured here: how well arrays, images and tables compress is taken from ``benchmarks/README.md``. For a
 measured figure there is :mod:`fewchannels.captures.estimate`.
@@ -123,7 +123,7 @@ def _fewer_samples(layout: Layout, before: str) -> Candidates:
 
 
 def _thinned(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
-    """Fewer and fewer of them, evenly spaced, the last one always kept."""
+    """Shrinking, evenly spaced subsets, which always include the last element."""
     n = len(items)
     for kept in range(n - 1, 0, -1):
         yield tuple(items[n - 1 - i * n // kept] for i in range(kept - 1, -1, -1))

@@ -28,8 +28,8 @@ class CaptureConfig(Generation):
         branches: ``cond``, ``uncond`` or both: of which guidance branch.
         from_images: whether the manifest's reference images are noised to each step's level and run through the
             model, instead of generating images.
-        encode_first: whether all prompts are encoded before the transformer is loaded, and never beside it.
-        shard_samples: samples in one task and one shard; None for as many as fit 512 MiB of values, at most 16.
+        encode_first: whether to encode all prompts before loading the transformer, so that both are never in memory.
+        shard_samples: samples per task and shard; None for as many as fit into 512 MiB of values, at most 16.
     """
 
     layers: str = field(default="all", metadata=text("Layers to record: all, dual, single, or indices: 0,5."))

@@ -22,7 +22,7 @@ from fewchannels.runs.storage import FolderStorage
 
 @contextmanager
 def encoded_prompts(job: Job, samples: Sequence[Sample], device: str) -> Iterator[Kept | None]:
-    """A few samples' embeddings in a temporary folder; None where the job does not encode first.
+    """A few samples' embeddings in a temporary folder; None if the job does not encode first.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -43,7 +43,7 @@ def encode_prompts(job: Job, samples: Iterable[Sample], kept: Kept, device: str)
     Args:
         job: job that provides model and settings.
         samples: samples with the prompts, negative prompts and references to encode.
-        kept: takes what is encoded; what it has is not encoded again.
+        kept: store of embeddings; prompts that it has are not encoded again.
         device: device of the text encoders.
 
     Yields:

@@ -1,4 +1,4 @@
-"""What a capture will take, before it starts: bytes by array from the layout, seconds and tables from one batch."""
+"""Estimate of a capture before it starts: bytes by array from the layout, time and tables from one batch."""
 
 import time
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share
         manifest_path: the manifest.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
-        share: ``cuda`` where each has a GPU: then the one of this machine measures, if there is one.
+        share: ``cuda`` if each worker has a GPU; then this machine's GPU is used for the measurement, if available.
 
     Raises:
         IncompleteRunError: a sample of that batch failed.

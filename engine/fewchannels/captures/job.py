@@ -1,4 +1,4 @@
-"""From a manifest, settings and a place to a job that can run: everything is checked here, before any work."""
+"""Prepare a job from a manifest, settings and a location; everything is checked here, before any work."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -34,25 +34,25 @@ from fewchannels.runs.layout import Layout, default_shard_samples, is_rounded
 from fewchannels.runs.storage import Storage, open_storage
 
 ELSEWHERE = (*OF_THE_PLACE, "encode_first")
-"""Settings that decide nothing about the data: the weights do, wherever they were read from and wherever they are."""
+"""Settings that do not affect the data: the weights do, regardless of their source and location."""
 _MOST_BATCH_SIZE = 16
 _RECENT_TASKS = 4
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker must be told. Plain values only: it travels to Ray's actors.
+    """Everything that a worker needs. Has only plain values, since it is sent to Ray actors.
 
     Attributes:
         run: path or URL of the run.
-        config: the capture's settings, all of them settled.
-        geometry: the model's.
+        config: settings of the capture, fully resolved.
+        geometry: geometry of the model.
         layout: the run's shape.
-        identity: what decides the data of a sample, see :func:`prepare`.
+        identity: everything that determines a sample's data, see :func:`prepare`.
         fingerprint: fingerprint of the identity.
-        manifest_sha256: of the manifest's content.
-        lease: token of the capture that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
-        unchecked: fields of the identity that the run at its place was created without, by an earlier version.
+        manifest_sha256: SHA-256 of the manifest's content.
+        lease: token of the capture that runs it, see :mod:`fewchannels.runs.lease`; None if nothing else can write.
+        unchecked: fields of the identity that the existing run lacks, since an earlier version created it.
     """
 
     run: str
@@ -67,12 +67,12 @@ class Job:
 
     @cached_property
     def storage(self) -> Storage:
-        """Where the run is."""
+        """Storage of the run."""
         return open_storage(self.run)
 
     @property
     def batch_size(self) -> int:
-        """Samples generated together."""
+        """Number of samples per batch."""
         return self.config.batch_size or min(_MOST_BATCH_SIZE, self.layout.shard_samples)
 
     @property
@@ -93,7 +93,7 @@ class Job:
 
     @property
     def n_forwards(self) -> int:
-        """Forwards of one image that its samples take, if each has the run's own number of steps."""
+        """Number of forward passes for one image each, if every sample has the run's number of steps."""
         return self.layout.n_samples * self.config.num_inference_steps
 
     def rows(self, task: int) -> range:
@@ -101,7 +101,7 @@ class Job:
         return self.layout.rows(task)
 
     def samples(self, task: int) -> list[Sample]:
-        """Its samples, from the run's manifest, which is read once for whoever looks at one task in turn."""
+        """A task's samples, from the run's manifest, which is cached for reading task after task."""
         if (found := self._recent.get(task)) is None:
             rows = self.rows(task)
             with self.storage.open(MANIFEST) as file:
@@ -113,15 +113,15 @@ class Job:
         return LRUCache(_RECENT_TASKS)
 
     def ids(self, task: int) -> list[str]:
-        """Ids of its samples."""
+        """Ids of a task's samples."""
         return [sample.sample_id for sample in self.samples(task)]
 
     def leased(self, token: str) -> "Job":
-        """The same job as part of the capture that holds a lease."""
+        """The job with the lease of the capture that runs it."""
         return dataclasses.replace(self, lease=token)
 
     def settings(self, sample: Sample) -> Settings:
-        """A sample's own settings where its manifest row has them, else the run's."""
+        """A sample's settings: those of its manifest row, else those of the run."""
         settings = self.config.settings(sample)
         if not self.config.from_images:
             return settings
@@ -135,17 +135,17 @@ def prepare(
     family: tuple[str, Family] | None = None,
     model: Model | None = None,
 ) -> Job:
-    """Check a capture's inputs against each other and settle its shape. Reads only; writes nothing.
+    """Check that a capture's inputs fit together, and determine its shape. Reads only.
 
     Args:
         manifest_path: the manifest.
         run: path or URL of the run.
         config: the settings.
-        family: family of a transformer class, beside those that are known.
+        family: family of a transformer class, in addition to the known families.
         model: the model, if it is loaded already; None for the one that the settings name.
 
     Raises:
-        InputError: the manifest, the model or a setting cannot work.
+        InputError: the manifest, the model or a setting is not valid.
     """
     storage = open_storage(run)
     manifest = Manifest.read(manifest_path)
@@ -206,7 +206,7 @@ def _check_references(config: CaptureConfig, shape: ModelGeometry, manifest: Man
 
 
 def _n_tokens(config: CaptureConfig, shape: ModelGeometry, used: SettingsUsed) -> int:
-    """Token places of the largest image, after pooling."""
+    """Number of tokens of the largest image, after pooling."""
     pool, n_tokens = choose_pool_side(config.tokens), 0
     for height, width in sizes(config, used):
         grid_height, grid_width = shape.token_grid(height, width)
@@ -233,7 +233,7 @@ def _layout(manifest: Manifest, config: CaptureConfig, shape: ModelGeometry) -> 
     streams = choose_words("streams", config.streams, STREAMS)
     if "text" in streams and not shape.family.has_text(blocks):
         raise InputError(
-            f"streams is {config.streams!r}; the selected blocks of {shape.transformer} have no text stream; they read "
+            f"streams is {config.streams!r}; the selected blocks of {shape.transformer} have no text stream: they read "
             "text by cross-attention. Use image."
         )
     controls = choose_controls(config.controls)

@@ -1,4 +1,4 @@
-"""What a worker must hold at once, against the memory that it may have: refused before any work if it never fits."""
+"""Memory needed by a worker, checked against the available memory before any work."""
 
 from fewchannels import machine
 from fewchannels.captures.job import Job
@@ -36,7 +36,7 @@ def check_memory(job: Job, pool: Pool) -> None:
     """Refuse a capture that this machine cannot hold.
 
     Raises:
-        InputError: saying what it takes, and what makes it less.
+        InputError: the memory does not suffice; the message has the required amount and remedies.
     """
     height, width = job.size
     what = (
@@ -47,7 +47,7 @@ def check_memory(job: Job, pool: Pool) -> None:
 
 
 def check_fits(needed: int, what: str, pool: Pool) -> None:
-    """Refuse what this machine cannot hold. A cluster's nodes are not looked at: larger ones may start.
+    """Reject work that does not fit on this machine. A cluster's nodes are not checked, since larger ones may start.
 
     Args:
         needed: bytes.
@@ -55,7 +55,7 @@ def check_fits(needed: int, what: str, pool: Pool) -> None:
         pool: pool whose worker needs them.
 
     Raises:
-        InputError: saying what it takes.
+        InputError: the memory does not suffice; the message has the required amount.
     """
     there = machine.most_bytes()
     if pool.address is None and needed > there:

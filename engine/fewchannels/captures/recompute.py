@@ -1,4 +1,4 @@
-"""Generate some of a run's samples again and compare them with what is stored."""
+"""Regenerate some of a run's samples and compare them with the stored ones."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +29,11 @@ from fewchannels.runs.storage import Storage
 
 @dataclass(frozen=True)
 class Comparison:
-    """One sample, generated again.
+    """One regenerated sample.
 
     Attributes:
-        sample: its index.
-        sample_id: its id.
+        sample: index of the sample.
+        sample_id: id of the sample.
         equal: True where every stored number and the image are the same to the last bit.
         difference: largest ``|again - stored|`` of any array, divided by the largest ``|stored|`` of that array.
         n_other_channels: (step, layer) cells in which other channels are the largest.
@@ -49,7 +49,7 @@ class Comparison:
 def recompute(
     storage: Storage, n_samples: int, n_threads: int, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Comparison]:
-    """Generate whole tasks again, spread evenly over the run, until there are at least ``n_samples``. Reads only.
+    """Regenerate whole tasks, spread evenly over the run, until there are at least ``n_samples``. Reads only.
 
     On a CPU, with the capture's batches and threads, all is equal to the last bit; a GPU, another number of threads or
     a task that was finished in two halves differ in the last bits.

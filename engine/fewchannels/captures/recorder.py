@@ -1,4 +1,4 @@
-"""The reading tap of a capture: reduces each block's image stream to what a task's shard keeps."""
+"""The reading tap of a capture, which reduces each block's streams to the arrays of a task's shard."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ from fewchannels.runs.layout import Layout, Track
 
 
 class Recorder:
-    """Collects one task's arrays while its samples are generated, batch by batch.
+    """Collector of one task's arrays while its samples are generated, batch by batch.
 
     Args:
         layout: the run's shape.
@@ -46,7 +46,7 @@ class Recorder:
         }
 
     def tap(self, rows: slice) -> Tap:
-        """A tap that records the chosen steps, at their own timesteps.
+        """Create a tap that records the chosen steps, at their own timesteps.
 
         Args:
             rows: positions of the batch in the task.
@@ -67,7 +67,7 @@ class Recorder:
         return read
 
     def discard(self, rows: slice) -> None:
-        """Forget what a failed batch left at ``rows``."""
+        """Discard the data of a failed batch at ``rows``."""
         self._transfer.finish()
         for kept in self._tracks.values():
             kept.discard(rows)
@@ -78,17 +78,17 @@ class Recorder:
         return {name: values for kept in self._tracks.values() for name, values in kept.arrays().items()}
 
     def nonfinite_cells(self, row: int) -> int:
-        """Recorded cells of one sample whose hidden state holds a NaN or an infinity."""
+        """Number of one sample's cells whose hidden state contains a NaN or an infinity."""
         self._transfer.finish()
         return sum(int((kept.nonfinite[row] > 0).sum()) for kept in self._tracks.values())
 
     def cells(self, row: int, timesteps: Sequence[float], sigmas: Sequence[float | None]) -> dict[str, np.ndarray]:
-        """Columns of ``cells``, but for those that name the sample: one row per (stream, branch, step, layer) it ran.
+        """Columns of ``cells`` without those that identify the sample: one row per (stream, branch, step, layer).
 
         Args:
             row: the sample's position in the task.
             timesteps: the scheduler's timestep of every step.
-            sigmas: the scheduler's noise level of every step; None where it has none.
+            sigmas: the scheduler's noise level of every step; None if it has none.
         """
         self._transfer.finish()
         parts = [kept.cells(row, timesteps, sigmas) for kept in self._tracks.values()]
@@ -96,7 +96,7 @@ class Recorder:
 
 
 class _Kept:
-    """What one stream of one branch leaves."""
+    """Recorded arrays of one stream of one branch."""
 
     def __init__(self, layout: Layout, score: int, track: Track, ids: np.ndarray, transfer: Transfer) -> None:
         n_samples, self._ids = len(ids), ids
@@ -150,7 +150,7 @@ class _Kept:
         self._transfer.move(moves)
 
     def _control_selections(self, scores: Tensor, at: tuple[slice, int, int]) -> Tensor:
-        """Channels of every control, ``(sample, control, k)``; the bottom ones by falling score."""
+        """Channels of every control, ``(sample, control, k)``; the bottom ones by descending score."""
         layout, (rows, step, layer) = self._layout, at
         k, n_channels = layout.top_k, layout.n_channels
         chosen = []

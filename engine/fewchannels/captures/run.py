@@ -85,7 +85,7 @@ def capture(
     on_note: Callable[[str], None] = lambda note: None,
     pipeline: Any = None,
 ) -> Outcome:
-    """Begin, resume or grow a run, and capture what is not done yet. Call it again to resume.
+    """Create, resume or extend a run, and capture its unfinished samples. Call it again to resume.
 
     Args:
         job: result of :func:`fewchannels.captures.job.prepare`.
@@ -94,14 +94,14 @@ def capture(
         on_wait: called with the reason when another command that writes to the run has to be waited for.
         on_begun: called when the run is there, with whether it was there before.
         on_progress: called after every task, and at least once a second.
-        on_encoded: called with the samples whose prompts are encoded, where that is done first.
+        on_encoded: called with the number of encoded prompts, if they are encoded first.
         on_note: called with each of the outcome's notes, before any task.
         pipeline: the model, if it is loaded already, for a pool of this process alone; None loads it.
 
     Raises:
         InputError: this machine cannot hold what a worker needs, or the manifest was replaced.
         RunConflictError: the place holds something else, or another command writes to it.
-        StorageError: the disk is full or refused; what is done stays done.
+        StorageError: writing failed, for example on a full disk; finished samples are kept.
         FewchannelsError: Ray could not run the actors.
     """
     check_memory(job, pool)
@@ -131,7 +131,7 @@ def finish(
     on_note: Callable[[str], None] = lambda note: None,
     pipeline: Any = None,
 ) -> Outcome:
-    """Capture what is not done yet of a run that was begun, as :func:`capture` does."""
+    """Capture the unfinished samples of an existing run, like :func:`capture`."""
 
     def encode(tasks: list[int]) -> None:
         encode_prompts(job, tasks, pool, on_encoded)

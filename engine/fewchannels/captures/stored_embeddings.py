@@ -15,7 +15,7 @@ _CHECKSUM_BYTES = 4
 
 
 class StoredEmbeddings:
-    """Results in a run's storage, under ``embeddings/``, each with its checksum. Safe to put twice.
+    """Store of embeddings in a run, under ``embeddings/``, each with its checksum. Safe to put twice.
 
     Args:
         storage: storage of the run.
@@ -25,7 +25,7 @@ class StoredEmbeddings:
         self._storage = storage
 
     def find(self, key: str, device: torch.device) -> Any:
-        """A result on a device; raises KeyError where there is none, or a damaged one, which is deleted."""
+        """Return a result on a device; raises KeyError if it is missing or damaged. A damaged one is deleted."""
         try:
             data = self._storage.get(EMBEDDINGS + key)
         except FileNotFoundError:
@@ -56,7 +56,7 @@ def _taken_apart(result: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {type(result).__name__: [_taken_apart(each, tensors) for each in result]}
     if result is None:
         return None
-    raise TypeError(f"encode_prompt returned a {type(result).__name__}, which cannot be kept")
+    raise TypeError(f"encode_prompt returned a {type(result).__name__}, which cannot be stored")
 
 
 def _rebuilt(shape: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -10,7 +10,7 @@ _MOST_PENDING = 128
 
 
 class Transfer:
-    """Copies into memory, begun at once and finished later.
+    """Asynchronous copies from a device into memory.
 
     On a GPU each result goes through pinned memory, which PyTorch reuses, while the GPU works on; only when many copies
     are under way, the oldest ones are waited for, which are long done. On a CPU a result is copied at once.

@@ -1,4 +1,4 @@
-"""The capture worker: loads the model once, then turns tasks into shards, tables and records. Needs no Ray."""
+"""The capture worker, which loads the model once and writes shards, tables and records of tasks. Does not need Ray."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,12 @@ from fewchannels.tables import Columns, as_columns, from_parquet, join, of_sampl
 
 @dataclass(frozen=True)
 class Generated:
-    """What one sample's generation left besides arrays.
+    """Data of one generated sample, besides arrays.
 
     Attributes:
-        row: row of ``samples``, without the image and the columns that name the sample.
-        image: the image; None where there is none.
-        cells: its columns of ``cells``, as :meth:`Recorder.cells` has them; empty where there is no image.
+        row: row of ``samples``, without the image and the columns that identify the sample.
+        image: the image; None if there is none.
+        cells: its columns of ``cells``, from :meth:`Recorder.cells`; empty if there is no image.
     """
 
     row: dict[str, Any]
@@ -52,9 +52,9 @@ def tables_of(
     Args:
         task: number of the task.
         start: index of the first sample on the store's sample axis.
-        attempt: 1 for the first.
-        samples: samples of the task, from that one on.
-        generated: what their generations left.
+        attempt: number of the attempt, from 1.
+        samples: samples of the task, starting at ``start``.
+        generated: data of these samples.
     """
     sample_rows, cells = [], []
     for position, (sample, made) in enumerate(zip(samples, generated, strict=True)):
@@ -73,13 +73,13 @@ def tables_of(
 
 
 class CaptureWorker:
-    """Runs tasks of one capture. Two threads may call it: one task is then written while the next is generated.
+    """Worker for the tasks of one capture. With two calling threads, one task is written while the next is generated.
 
     Args:
-        job: what to do.
+        job: the job.
         n_threads: CPU threads for PyTorch.
-        embeddings: embeddings of prompts that were encoded before; None where the worker must encode them itself.
-        device: device assigned to it; None for what the machine has.
+        embeddings: embeddings of prompts that were encoded before; None if the worker must encode them itself.
+        device: device assigned to it; None to choose by the machine.
         pipeline: the model, if it is loaded already; None loads it.
 
     Raises:
@@ -103,10 +103,10 @@ class CaptureWorker:
         self.ledger = Ledger(job.storage)
 
     def __call__(self, task: int) -> Record:
-        """Run one task, trying again a bounded number of times, and write its record. Safe to repeat.
+        """Run one task, with a limited number of retries, and write its record. Safe to repeat.
 
         Raises:
-            StorageError: the store refused; trying again would not help.
+            StorageError: writing failed, and a retry would not help.
             RunConflictError: another capture took over.
             Exception: the last attempt's own error, see :func:`fewchannels.cluster.attempts.tried`.
         """
@@ -119,9 +119,9 @@ class CaptureWorker:
             self._membership.end()
 
     def capture(self, task: int, attempt: int = 1) -> Record:
-        """One attempt at a task: generate, write the shards, then the tables, then the record.
+        """Attempt a task: generate, then write the shards, the tables and the record.
 
-        A task that was finished when the run had fewer samples keeps those, bit by bit, and gets the new ones.
+        A task that was finished when the run had fewer samples keeps these bit for bit, and adds the new ones.
         """
         job, storage = self.job, self.job.storage
         rows = job.layout.rows(task)
@@ -162,7 +162,7 @@ class CaptureWorker:
         return record
 
     def _is_kept(self, record: Record) -> bool:
-        """Return whether a task's samples are all done and intact, and fewer than it owns now."""
+        """Return whether a task's samples are all finished and intact, but fewer than it has now."""
         is_own = record.fingerprint == self.job.fingerprint
         is_short = record.stop < self.job.layout.rows(record.task).stop
         return is_own and is_short and not record.n_failed and self.ledger.is_intact(record)
@@ -186,7 +186,7 @@ class CaptureWorker:
                 yield settings, alike[i : i + n_together]
 
     def _batch(self, samples: list[Sample], rows: slice, settings: Settings, recorder: Recorder) -> list[Generated]:
-        """One batch; if it fails, its samples one by one, so that a sample fails alone."""
+        """Generate one batch; if it fails, generate its samples one by one, so that only the faulty ones fail."""
         started = time.monotonic()
         lengths = self.sampler.prompt_lengths([sample.prompt for sample in samples])
         grid_height, grid_width = self.job.geometry.token_grid(settings.height, settings.width)

@@ -70,7 +70,7 @@ def explore(
         if model is None:
             refuse_unused([*LOADING.flags(), "--revision", "--family"], "there is no --model to load")
         if not places and model is None:
-            raise InputError("nothing to show; give a run, a sweep, or --model demo for the live page.")
+            raise InputError("there is nothing to show. Pass a run, a sweep, or --model demo for the live page.")
         opened = open_places(places or [], timeout)
         failed = [place for place in opened.values() if isinstance(place, str)]
         if failed and len(failed) == len(opened) and model is None:

@@ -110,7 +110,7 @@ def inspect(
         int, ruled(within(16, 4096, "Width of the test images, pixels; preferably different from the height."))
     ] = 256,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Locate the image stream of an unknown model by perturbing its initial noise and tracking what changes.
 
@@ -121,7 +121,7 @@ def inspect(
     if output is not None:
         check_output(output)
         if output.exists():
-            raise InputError(f"{str(output)!r} already exists; give another name, or remove it.")
+            raise InputError(f"{str(output)!r} already exists. Choose another name, or delete the file.")
     with errors.status("loading the model"):
         import torch
         import yaml

@@ -58,7 +58,7 @@ def plot(
         return
     refuse_unused(["--metric", "--json"], "with --of or --item, one figure is drawn and nothing is measured")
     if of is not None and item is not None:
-        raise InputError("--of and --item select two different figures; give only one of them.")
+        raise InputError("--of and --item select two different figures. Pass only one of them.")
     if out is None or out.suffix not in (".png", ".svg"):
         raise InputError(f"--out is {str(out or '')!r}; give the file of the figure: FILE.png or FILE.svg.")
     check_output(out)

@@ -87,7 +87,8 @@ def disruption(
             about = protocol_of(protocol, run)
             if in_file:
                 raise InputError(
-                    f"--protocol {protocol} and the grids of {str(config)!r} both define the edits. Give only one."
+                    f"--protocol {protocol} and the grids of {str(config)!r} both define the edits. Pass only one of "
+                    f"them."
                 )
             whose = [] if about.needs_run else ["--channels-from"]
             refuse_unused([*GRID.flags(), *whose], f"the protocol {protocol} defines the edits")

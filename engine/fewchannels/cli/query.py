@@ -87,7 +87,7 @@ def query(
     if as_list:
         refuse_unused(["--param", "--csv", "--output", "--limit", "--timeout"], "--list does not query a run")
         if run is not None and name is not None:
-            raise InputError(f"--list explains a query and does not run it; give only its name: query --list {name}.")
+            raise InputError(f"--list explains a query and does not run it. Pass only its name: query --list {name}.")
         wanted = run
         if wanted is not None and wanted not in queries():
             raise unknown("query", wanted, queries())
@@ -100,7 +100,9 @@ def query(
             _list(chosen, wide)
         return
     if run is None or name is None:
-        raise InputError("give a run and a query, as in: fewchannels query RUN massive_channels. --list shows them.")
+        raise InputError(
+            "a run and a query are needed, as in: fewchannels query RUN massive_channels. --list shows all queries."
+        )
     if name not in queries():
         raise unknown("query", name, queries())
     parameters = _parameters(queries()[name], param or [])
@@ -230,7 +232,7 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
     from fewchannels.runs.sql.writing import check_format
 
     if as_json + as_csv + (output is not None) > 1:
-        raise InputError("give one of --json, --csv and --output.")
+        raise InputError("--json, --csv and --output cannot be combined. Pass only one of them.")
     if output is not None:
         check_format(output)
         check_output(output)

@@ -90,7 +90,7 @@ def export(
 
     storage, target = open_storage(run), open_storage(out)
     if storage.url.rstrip("/") == target.url.rstrip("/"):
-        raise InputError(f"--out is {out!r}, the run itself; give another folder or URL.")
+        raise InputError(f"--out is {out!r}, the run itself. Choose another folder or URL.")
     with errors.status("selecting samples"), Catalog(run) as catalog:
         samples = datasets.chosen_samples(catalog, where)
     if not samples:

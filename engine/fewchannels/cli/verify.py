@@ -56,7 +56,7 @@ def verify(
     from fewchannels.runs.upkeep.verify import check_exists
 
     if dry_run and not repair:
-        raise InputError("--dry-run needs --repair; give both, or neither.")
+        raise InputError("--dry-run needs --repair. Pass both, or neither.")
     storage = open_storage(run)
     check_exists(storage)
     # Check again under the lease: remove only what is damaged while nobody else writes.

@@ -18,13 +18,13 @@ def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record
 
     Args:
         ledger: ledger of the run.
-        task: what to do.
+        task: number of the task.
         do: called with the task and the number of the attempt.
 
     Raises:
-        StorageError: the store refused; trying again would not help.
+        StorageError: writing failed; trying again would not help.
         RunConflictError: another capture took over.
-        FamilyMismatchError: the model runs otherwise than its family says, and would in every task.
+        FamilyMismatchError: the model does not run as its family describes, in any task.
         Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
     """
     while True:
@@ -54,14 +54,14 @@ def recorded(
 
     Args:
         work: work that the task belongs to.
-        task: its number.
+        task: number of the task.
         attempt: 1 for the first.
         n_failed: number of its samples or pairs that failed individually.
         seconds: seconds from its start to its last object.
         device: device that did it, in words.
-        objects: what it stored, by key.
-        computed_by: description of what computed it, as :func:`fewchannels.runs.provenance.computed_by` says it.
-        files: files, as :func:`fewchannels.runs.provenance.named_files` says them.
+        objects: objects that it stored, by key.
+        computed_by: provenance, from :func:`fewchannels.runs.provenance.computed_by`.
+        files: files, from :func:`fewchannels.runs.provenance.named_files`.
     """
     rows = work.rows(task)
     return Record(

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 
 def working_folder() -> str:
-    """This process's, absolute; empty where it has been deleted."""
+    """This process's, absolute; empty if it has been deleted."""
     with suppress(OSError):
         return os.getcwd()
     return ""

@@ -1,4 +1,4 @@
-"""Tasks in this process, if one worker does all of them: without Ray, and without importing PyTorch twice.
+"""Run tasks in this process if there is one worker: without Ray, and without importing PyTorch twice.
 
 The isolation of separate processes is lost: if native code crashes or memory runs out, this process ends, and the same
 command resumes.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], None]]:
-    """Yields a function that raises KeyboardInterrupt if one was asked for: amid Ray's own code, one can get lost."""
+    """Yield a function that raises a pending KeyboardInterrupt, which can get lost inside Ray's code."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

@@ -43,14 +43,14 @@ _MOST_BYTES = 100 * 2**20  # what is sent is kept by the cluster's head, and cop
 
 @dataclass(frozen=True)
 class JobState:
-    """What is known of a job.
+    """State of a job.
 
     Attributes:
-        job_id: its submission id.
+        job_id: submission id of the job.
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
         command: command that it runs.
         message: Ray's own words.
-        exit_code: exit code of the command; None where it has not ended by itself.
+        exit_code: exit code of the command; None if it has not ended by itself.
         started: UTC time, ISO 8601; None before.
         ended: end of the job, in the same format.
     """
@@ -193,7 +193,7 @@ class Jobs:
         )
 
     def _answers(self) -> bool:
-        """Return whether the cluster's head says that it is well."""
+        """Return whether the cluster's head reports that it is healthy."""
         url = f"{self._client.get_address()}/api/gcs_healthz"
         try:
             with urlopen(url, timeout=_LOOK_EVERY_S) as answer:  # noqa: S310 - Ray's client has taken the address
@@ -202,7 +202,7 @@ class Jobs:
             return False
 
     def stop(self, job_id: str) -> bool:
-        """Ask a job to stop; returns whether it was running. What it has finished is kept.
+        """Request that a job stop; returns whether it was running. Finished work is kept.
 
         Raises:
             FewchannelsError: there is no such job.
@@ -230,7 +230,9 @@ class Jobs:
             ) from None
         except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
             lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
-            raise FewchannelsError(f"{where} refused: {lines[-1].strip() if lines else type(error).__name__}") from None
+            raise FewchannelsError(
+                f"{where} refused the request: {lines[-1].strip() if lines else type(error).__name__}"
+            ) from None
 
 
 def _leave_out_proxies() -> None:

@@ -1,4 +1,4 @@
-"""The nodes of a cluster: whether one can hold what each actor is to have, and what is said while none can."""
+"""Nodes of a cluster: whether one has room for an actor's share, and warnings while none does."""
 
 import json
 import math
@@ -24,7 +24,7 @@ _MOST_MISSED = 3
 
 
 class NoRoomWarning(FewchannelsWarning):
-    """No node of the cluster can hold an actor, so all of them wait for one that can."""
+    """No node of the cluster has room for an actor, so all actors wait."""
 
 
 class HeadWarning(FewchannelsWarning):
@@ -32,12 +32,12 @@ class HeadWarning(FewchannelsWarning):
 
 
 def alive() -> list[dict[str, float]]:
-    """What each node that is alive has of ``CPU``, ``GPU`` and others, whether or not it is free."""
+    """Total resources of each live node (``CPU``, ``GPU`` and others), free or in use."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def lacking(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> str:
-    """What no node has of an actor's share, in words; empty where one could hold it."""
+    """Description of the part of an actor's share that no node has; empty if one has all of it."""
     if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         return ""
     most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
@@ -49,7 +49,7 @@ def lacking(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> str
 
 
 def may_grow() -> bool:
-    """Return whether an autoscaler may start nodes of its own; also where none has reported yet.
+    """Return whether an autoscaler may start nodes; True also if none has reported yet.
 
     Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
     """
@@ -59,7 +59,7 @@ def may_grow() -> bool:
 
 
 class NodeWatch:
-    """Looks at the nodes while actors or workers are waited for.
+    """Monitor of the nodes while actors or workers are pending.
 
     Args:
         pool: pool whose share each of them is to have.

@@ -1,4 +1,4 @@
-"""What a person should know of a task at the run's end: why samples failed, and which prompts were cut."""
+"""Notes on tasks for the end of a run: why samples failed, and which prompts were truncated."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from fewchannels.errors import IncompleteRunError
 
 @dataclass
 class Notes:
-    """Of one task or of several.
+    """Notes on one task or on several.
 
     Attributes:
         errors: the first error of each kind, and how many samples failed so, by kind.
@@ -40,7 +40,7 @@ _current: ContextVar[Notes | None] = ContextVar("notes", default=None)
 
 @contextmanager
 def noting() -> Iterator[Notes]:
-    """Inside, in this thread, what is noted is kept in what is yielded."""
+    """Collect this thread's notes inside the context; yields the collection."""
     notes = Notes()
     token = _current.set(notes)
     try:

@@ -1,4 +1,4 @@
-"""What becomes of one task, whoever does it: a Ray actor, or this process."""
+"""The outcome of one task, run by a Ray actor or by this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from fewchannels.runs.ledger import Ledger, Record
 FATAL = (StorageError, RunConflictError, InputError)
 """Errors in which every other task would end, too."""
 TASKS_AT_ONCE = 2
-"""Of a worker: one is generated, one is written; no more wait in its memory."""
+"""Concurrent tasks of a worker: one is generated, one is written; no more are in its memory."""
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ Start = Callable[[Any, int, str | None], Callable[[int], Record]]
 
 @dataclass
 class State:
-    """How many workers there are, and what was retried.
+    """Number of workers, and retried tasks.
 
     Attributes:
         n_actors: number of workers that have loaded the model.
@@ -47,7 +47,7 @@ class State:
 
 
 def is_done(work: Work, record: Record | None) -> bool:
-    """Whether a task's record says that all it owns is done; one that owns more since the run has grown is not."""
+    """Return whether a task's record covers all of its samples; it does not if the run has grown since."""
     if record is None or record.fingerprint != work.fingerprint:
         return False
     return not record.n_failed and record.stop == work.rows(record.task).stop
@@ -56,13 +56,13 @@ def is_done(work: Work, record: Record | None) -> bool:
 def outcome_of(
     work: Work, ledger: Ledger, worker: Callable[[int], Record], task: int
 ) -> tuple[dict[str, Any], Record | None]:
-    """Do a task, unless its record says that it is done.
+    """Run a task, unless its record shows that it is done.
 
     Args:
-        work: whose task.
-        ledger: of its records.
-        worker: that does it.
-        task: its number.
+        work: work that the task belongs to.
+        ledger: ledger of its records.
+        worker: worker that runs it.
+        task: number of the task.
 
     Returns:
         The outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), ``n_bytes``; and the record if

@@ -1,4 +1,4 @@
-"""What a Ray of this command's own needs of the machine: a folder for its sockets, a token, a user with a name."""
+"""Requirements of a local Ray instance: a folder for its sockets, a token, and a user with a name."""
 
 import os
 import secrets
@@ -43,17 +43,17 @@ def settled() -> Iterator[None]:
 
 
 def use_token_of_this_machine() -> None:
-    """Show a cluster on this machine the token that its ``ray start`` has found, as Ray does where it looks for one."""
+    """Use the token that ``ray start`` found, for a cluster on this machine, by the same search as Ray."""
     if _MODE not in os.environ and AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         os.environ[_MODE] = "token"
         Config.initialize("")
 
 
 def refused_token(where: str) -> str:
-    """What is wrong with the token of a cluster that has refused this command, and the remedy.
+    """Message about the token of a cluster that rejected this command, with the remedy.
 
     Args:
-        where: what refused the command, as the message names it.
+        where: name of the cluster in the message.
     """
     if os.environ.get(_MODE, "").lower() != "token":
         what = f"requires a token, and none is sent without {_MODE}=token"
@@ -68,12 +68,12 @@ def refused_token(where: str) -> str:
 
 
 def _folder() -> dict[str, str]:
-    """Ray's folder, as a variable of the environment; empty where its own choice works."""
+    """Ray's folder, as a variable of the environment; empty if its own choice works."""
     if not (why := _unusable(Path(get_default_ray_temp_dir()))):
         return {}
     if named := os.environ.get(_FOLDER):
         raise InputError(f"{_FOLDER} is {named!r}, where Ray cannot start: {why}. Set it to a short path that you own.")
-    own = Path("/tmp", f"fewchannels-ray-{os.getuid()}")  # noqa: S108 - its owner is looked at
+    own = Path("/tmp", f"fewchannels-ray-{os.getuid()}")  # noqa: S108 - its owner is checked
     try:
         own.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -88,7 +88,7 @@ def _folder() -> dict[str, str]:
 
 
 def _unusable(folder: Path) -> str:
-    """Why Ray cannot have its folder there; empty where it can."""
+    """Why Ray cannot have its folder there; empty if it can."""
     socket = folder / f"session_2000-01-01_00-00-00_000000_{os.getpid()}" / "sockets" / "plasma_store"
     if len(os.fsencode(socket)) > _LONGEST_SOCKET:
         return f"{str(folder)!r} is too long a path for its sockets"

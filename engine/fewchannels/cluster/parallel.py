@@ -24,7 +24,7 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
 
     Args:
         work: a plain function, safe to repeat.
-        items: what it is given.
+        items: arguments of the work.
         pool: pool of workers; one alone is this process, unless a cluster's GPU is its share.
 
     Raises:
@@ -65,7 +65,7 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
 
     Args:
         work: a plain function, safe to repeat: it is done again elsewhere where a machine fails.
-        items: what it is given.
+        items: arguments of the work.
         pool: each of its actors' share is one worker's.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Tasks on Ray actors: as many as there is room for, new ones where some die, and one outcome of every task.
+"""Run tasks on Ray actors: as many as fit, with replacements for those that die, and one outcome per task.
 
 Not Ray Data, which took 8 s of the driver's CPU and 20 MB for every 1,000 tasks (4,000 empty ones, Ray 2.60; this takes
-0.5 s and none), ended the run with an actor that had died three times, and could not tell how many there were.
+0.5 s and none), ended the run with an actor that had died three times, and could not report how many actors there were.
 """
 
 import math
@@ -30,20 +30,20 @@ from fewchannels.runs.ledger import Ledger
 from fewchannels.settings.environment import settle_environment
 
 NODE_FAULT_RETRIES = 10
-"""Nodes that a task may lose; a node that is taken away says little about the task."""
+"""Number of node losses that a task may survive; losing a node says little about the task."""
 _TURN_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
 
 class Actor:
-    """A worker as the pool calls it.
+    """A Ray actor that wraps a worker.
 
     Args:
         work: work that the tasks belong to.
-        start: makes the worker.
+        start: function that creates the worker.
         n_threads: CPU threads for PyTorch.
-        device: ``cuda`` or ``cpu``, as its share has a GPU or none; None for what the machine has.
-        folder: the driver's, which relative paths start from; empty for the one that it is in.
+        device: ``cuda`` or ``cpu``, depending on its share; None to choose by the machine.
+        folder: the driver's working directory, the base of relative paths; empty for the current one.
     """
 
     def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None, folder: str = "") -> None:
@@ -61,11 +61,11 @@ class Actor:
         self._telemetry.started(failure)
 
     def node(self) -> str:
-        """Ray's id of the node that it is on; answers when the model is loaded."""
+        """Ray's id of the actor's node; returns when the model is loaded."""
         return ray.get_runtime_context().get_node_id()
 
     def do(self, task: int) -> dict[str, Any]:
-        """A task's outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), ``n_bytes``, ``notes``."""
+        """Run a task; returns ``task``, ``error`` and ``fatal`` (both None on success), ``n_bytes`` and ``notes``."""
         self._telemetry.task_started(task)
         with collected() as stages, noting() as notes:
             outcome, record = outcome_of(self._work, self._ledger, self._worker, task)
@@ -76,7 +76,7 @@ class Actor:
 
 @dataclass(eq=False)
 class _Member:
-    """One actor, as its driver sees it."""
+    """The driver's view of one actor."""
 
     actor: Any
     node: str = ""
@@ -92,21 +92,21 @@ def outcomes(
     pool: Pool,
     on_turn: Callable[[State], None] = lambda state: None,
 ) -> Generator[dict[str, Any]]:
-    """Run tasks on the pool; yields each one's outcome as it ends, in any order.
+    """Run tasks on the pool; yields the outcome of each as it ends, in any order.
 
-    Actors for which there is no room wait for it, and make Ray's autoscaler look for more; those that have nothing left
-    to do end. A task whose actor died is retried, at most :data:`MACHINE_FAULT_RETRIES` times, or
-    :data:`NODE_FAULT_RETRIES` times where it was the node. Nodes that are about to be taken away get no more tasks.
+    Actors without room wait, which makes Ray's autoscaler add nodes; actors without remaining work end. A task whose
+    actor died is retried, at most :data:`MACHINE_FAULT_RETRIES` times, or :data:`NODE_FAULT_RETRIES` times if its node
+    was lost. Nodes with a preemption notice get no more tasks.
 
     Args:
         work: work that the tasks belong to.
-        start: makes a worker.
-        tasks: tasks to do.
+        start: function that creates a worker.
+        tasks: tasks to run.
         pool: pool of actors.
-        on_turn: called with the pool's state, at least once a second; what it raises ends the pool.
+        on_turn: called with the pool's state, at least once a second; an exception from it ends the pool.
 
     Raises:
-        FewchannelsError: actors die again and again before any task is done and no other one works, or no node is left.
+        FewchannelsError: actors keep dying before any task is finished and no other actor works, or no node is left.
     """
     crew = _Crew(work, start, tasks, pool)
     try:
@@ -147,7 +147,7 @@ class _Crew:
         return self._state
 
     def turn(self) -> Iterator[dict[str, Any]]:
-        """Hire, hand out, and wait for a moment; yields outcomes."""
+        """Start actors, assign tasks, and wait briefly; yields outcomes."""
         self._hire()
         self._look_at_nodes()
         self._hand_out()
@@ -202,7 +202,7 @@ class _Crew:
             member.leaves = member.node in leaving
 
     def _hand_out(self) -> None:
-        """First to idle actors; second ones only while more wait than there are actors: the last go to who is free."""
+        """Assign tasks to idle actors first, and second tasks only while more tasks wait than there are actors."""
         staying = [member for member in self._members if not member.leaves]
         for n_tasks in range(TASKS_AT_ONCE):
             for member in staying:
@@ -229,7 +229,7 @@ class _Crew:
             self._n_stillborn = 0
 
     def _ended(self, reference: Any) -> dict[str, Any] | None:
-        """What became of a task; None where it is to be done again."""
+        """The outcome of a task; None if it must be retried."""
         member, task = self._running.pop(reference)
         member.tasks.discard(task)
         try:
@@ -249,7 +249,7 @@ class _Crew:
         return outcome
 
     def _lose(self, member: _Member, error: ray.exceptions.RayActorError) -> None:
-        """An actor died or cannot be reached, which each of its tasks tells."""
+        """Handle an actor that died or is unreachable, as reported by each of its tasks."""
         if member.is_lost:
             return
         member.is_lost = True
@@ -265,7 +265,7 @@ class _Crew:
             )
 
     def _dismiss(self) -> None:
-        """End actors that have nothing left to do, or are on nodes that are about to go; their room is given back."""
+        """End actors without remaining work or on nodes that are about to leave, and release their resources."""
         for member in [each for each in self._members if not each.tasks and (each.leaves or not self._waiting)]:
             self._members.remove(member)
             _kill(member)
@@ -281,6 +281,6 @@ def _kill(member: _Member) -> None:
 
 
 def _is_of_node(error: ray.exceptions.RayActorError) -> bool:
-    """Return whether an actor was lost with its node, or with the way to it."""
+    """Return whether an actor was lost with its node, or with the connection to it."""
     is_unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
     return is_unreachable or error.preempted or "node has died" in str(error)

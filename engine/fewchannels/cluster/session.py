@@ -161,7 +161,7 @@ def _connect(address: str | None, **options: Any) -> None:
 
 
 def _address_space() -> str:
-    """What to do where address space is limited, of which Ray reserves far more than it uses; else nothing."""
+    """Remedy if address space is limited, since Ray reserves far more than it uses; else empty."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return ""

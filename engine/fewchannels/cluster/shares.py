@@ -1,4 +1,4 @@
-"""How many actors, and what each one owns."""
+"""Number of actors, and each one's share of CPUs and GPUs."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ _LEAST_GPU = 0.01
 
 @dataclass(frozen=True)
 class Pool:
-    """How many actors, and what each one owns.
+    """Number of actors, and each one's share of CPUs and GPUs.
 
     Attributes:
         n_actors: maximum number of actors.
@@ -33,11 +33,11 @@ class Pool:
         _check_parts(self.gpus_per_actor)
 
     def is_here(self, n_tasks: int) -> bool:
-        """Whether one worker of this process does so many tasks, for which no other is started."""
+        """Return whether a single worker in this process runs this number of tasks."""
         return self.address is None and min(self.n_actors, n_tasks) == 1 and self.gpus_per_actor <= 1
 
     def in_words(self, *, is_here: bool) -> str:
-        """Who does the tasks, here or on Ray, such as ``2 actors with 1 CPU thread each``."""
+        """Description of the workers, such as ``2 actors with 1 CPU thread each``."""
         threads = f"{self.cpus_per_actor} CPU thread{'s' * (self.cpus_per_actor > 1)}"
         if is_here:
             return f"one worker in this process with {threads}"
@@ -45,12 +45,12 @@ class Pool:
 
     @property
     def device(self) -> str:
-        """Where an actor computes: on ``cuda`` if its share has a GPU, else on ``cpu``, whatever the machine has."""
+        """Device of an actor: ``cuda`` if its share has a GPU, else ``cpu``, regardless of the machine."""
         return "cuda" if self.gpus_per_actor else "cpu"
 
 
 def check_shares(**given: Any) -> None:
-    """Hold what was asked for of a pool against the ranges of its fields; None is not given.
+    """Check requested settings of a pool against the ranges of its fields; None is skipped.
 
     Raises:
         InputError: a value is out of its range.
@@ -60,9 +60,9 @@ def check_shares(**given: Any) -> None:
 
 
 def _check_parts(n_gpus: float) -> None:
-    """Ray hands out hundredths of one GPU, or whole ones."""
+    """Check a share of GPUs: Ray assigns hundredths of one GPU, or whole ones."""
     if n_gpus and (n_gpus < _LEAST_GPU or (n_gpus > 1 and n_gpus != int(n_gpus))):
         raise InputError(
-            f"gpus_per_actor is {n_gpus:g}; it must be 0, a share of one GPU of at least {_LEAST_GPU}, or a whole "
+            f"gpus_per_actor is {n_gpus:g}; it must be 0, a share of one GPU (at least {_LEAST_GPU}), or a whole "
             "number of GPUs."
         )

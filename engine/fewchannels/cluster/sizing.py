@@ -1,4 +1,4 @@
-"""How many actors there is room for, where the user leaves it open."""
+"""Default number of actors: as many as fit."""
 
 from dataclasses import replace
 
@@ -52,10 +52,10 @@ def choose_pool(
 
     Args:
         n_actors: maximum number of actors; None for as many as fit.
-        gpus_per_actor: None for 1 where there are any.
+        gpus_per_actor: GPUs of each actor; None for 1 if a GPU is available.
         address: address of a running Ray cluster, to which this process is connected from here on; None for this
             machine.
-        cpus_per_actor: None for an actor's even share of its node's, or 1 where a cluster has no node yet.
+        cpus_per_actor: CPUs of each actor; None for an even share of its node, or 1 if a cluster has no node yet.
         n_forwards: forwards of one image that the work takes; None for many.
 
     Raises:
@@ -84,16 +84,16 @@ def choose_pool(
 
 
 def choose_workers(n_workers: int | None, gpus_per_worker: float | None, address: str | None, n_scores: int) -> Pool:
-    """Workers of one CPU thread each, for an analysis: as many as a capture has actors; small work has this process.
+    """Choose workers with one CPU thread each for an analysis: as many as a capture's actors; small work runs here.
 
     Args:
-        n_workers: requested number of workers; 1 is this process; None for as many as fit the work.
-        gpus_per_worker: GPUs of each; None for 1 where there are any.
+        n_workers: requested number of workers; 1 is this process; None chooses a number for the work.
+        gpus_per_worker: GPUs of each worker; None for 1 if a GPU is available.
         address: address of a running Ray cluster; None for this machine.
         n_scores: number of scores that are analyzed.
 
     Raises:
-        InputError: a number is out of its range, or there is not as much.
+        InputError: a number is out of range, or exceeds what is available.
     """
     if n_workers is None and address is None and gpus_per_worker == 0 and n_scores <= _FEW_SCORES:
         n_workers = 1

@@ -1,4 +1,4 @@
-"""The tasks of a run that are not done: what to do, what became of it, and an honest end."""
+"""Run the unfinished tasks of a run, and report the outcome."""
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -24,17 +24,17 @@ _Work = TypeVar("_Work", bound=Work)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a capture ended.
+    """Outcome of a capture or a sweep.
 
     Attributes:
         n_samples: rows of the manifest.
-        n_done: samples on disk, whole.
-        n_failed: samples that failed individually; the ``samples`` table says why.
-        n_resumed: samples that an earlier call had already done.
-        failed_tasks: tasks without a record, with the reason of each.
-        n_again: times that a task was retried because its actor died or was out of reach.
-        notes: differences of earlier calls from this one that may affect the last bits.
-        of_tasks: why samples of the tasks that this call did failed, and which prompts were cut.
+        n_done: complete samples on disk.
+        n_failed: samples that failed individually; the ``samples`` table has the reasons.
+        n_resumed: samples that an earlier call had finished.
+        failed_tasks: tasks without a record, with the reason for each.
+        n_again: number of retries of tasks whose actor died or was unreachable.
+        notes: differences between earlier calls and this one that may affect the last bits.
+        of_tasks: reasons why samples in this call's tasks failed, and which prompts were truncated.
     """
 
     n_samples: int
@@ -50,7 +50,7 @@ class Outcome:
         """Raise unless every sample is done.
 
         Raises:
-            IncompleteRunError: saying what is missing.
+            IncompleteRunError: samples are missing; the message counts them.
         """
         if self.n_done == self.n_samples:
             return
@@ -67,15 +67,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         n_done: samples on disk, those of earlier calls included.
         n_failed: samples and tasks that failed.
         n_actors: actors that have loaded the model.
-        n_starting: actors that wait for room in the cluster, or load.
-        n_again: times that a task was retried because its actor died.
-        n_bytes: written by this call.
+        n_starting: actors that are waiting for room in the cluster, or loading the model.
+        n_again: number of retries of tasks whose actor died.
+        n_bytes: bytes written by this call.
     """
 
     n_done: int
@@ -93,20 +93,20 @@ def begun(
     begin: Callable[[_Work], bool],
     on_wait: Callable[[str], None] = lambda why: None,
 ) -> Iterator[tuple[_Work, bool]]:
-    """Check work's place, take its lease, and begin or resume it there. The lease is held inside.
+    """Check the location of work, acquire its lease, and begin or resume it. The context holds the lease.
 
     Args:
         work: work to begin.
-        check_place: refuses a place that holds something else.
-        begin: lays out what tasks need; returns whether it was there already.
-        on_wait: called with the reason when another command has to be waited for.
+        check_place: function that rejects a location with other content.
+        begin: function that creates what tasks need, and returns whether it already existed.
+        on_wait: called with the reason while waiting for another command.
 
     Yields:
-        The work under the lease, and whether it was begun before.
+        The work with its lease, and whether it had been begun earlier.
 
     Raises:
-        RunConflictError: the place holds something else, or another command writes to it.
-        StorageError: the store refused.
+        RunConflictError: the location contains something else, or another command is writing to it.
+        StorageError: writing failed.
     """
     check_place(work)
     with hold(work.storage, on_wait=on_wait) as token:
@@ -115,7 +115,7 @@ def begun(
 
 
 def pending_tasks(work: Work) -> list[int]:
-    """Tasks without a record, those with failed samples, and one that owns more samples since the run has grown."""
+    """Tasks without a record, tasks with failed samples, and a task that has more samples since the run has grown."""
     return _pending(work, Ledger(work.storage).records(work.fingerprint))
 
 
@@ -124,10 +124,9 @@ def _pending(work: Work, records: dict[int, Record]) -> list[int]:
 
 
 def _overwritten(work: Work, tasks: Collection[int]) -> list[int]:
-    """Of tasks that were retried, those whose objects are not what their records say.
+    """Find retried tasks whose objects differ from their records.
 
-    An actor that was out of the driver's reach, but not of the storage's, may have written after the one that took its
-    place.
+    An actor that lost contact with the driver, but not with the storage, may have written after its replacement.
     """
     ledger = Ledger(work.storage)
     records = [record for task in sorted(tasks) if (record := ledger.find(task)) is not None]
@@ -142,20 +141,20 @@ def run_tasks(
     before: Callable[[list[int]], None] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
-    """Do the tasks that are not done yet. Call it again to resume.
+    """Run the unfinished tasks. Call it again to resume.
 
     Args:
         work: work that the tasks belong to.
-        start: makes a worker.
+        start: function that creates a worker.
         pool: pool of actors.
         on_progress: called after every task, and at least once a second.
-        before: called with the tasks when Ray runs and no actor does yet; None where nothing comes before, and then one
-            worker alone is this process.
-        on_note: called with each of the outcome's notes, before any task.
+        before: called with the tasks when Ray runs but no actor does yet; None if there is nothing to do before, in
+            which case a single worker runs in this process.
+        on_note: called with each of the outcome's notes, before any task starts.
 
     Raises:
-        RunConflictError: a file that finished tasks were made with holds something else by now.
-        StorageError: the disk is full or refused; what is done stays done.
+        RunConflictError: a file that finished tasks depend on has changed.
+        StorageError: writing failed, for example on a full disk; finished tasks are kept.
         FewchannelsError: Ray could not run the actors.
     """
     ledger = Ledger(work.storage)
@@ -201,7 +200,7 @@ def run_tasks(
 
 @contextmanager
 def _workers(pool: Pool, is_here: bool) -> Iterator[Callable[..., Generator[dict[str, Any]]]]:
-    """Yields what does tasks: this process, or actors on a Ray that lasts as long as the context."""
+    """Yield the runner of tasks: this process, or actors on a Ray instance that lives as long as the context."""
     if is_here:
         yield here.outcomes
         return
@@ -213,7 +212,7 @@ def _workers(pool: Pool, is_here: bool) -> Iterator[Callable[..., Generator[dict
 
 
 class _Tally:
-    """What has become of tasks so far, told whenever it changes."""
+    """State of the tasks so far, reported on every change."""
 
     def __init__(self, work: Work, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
         self._work, self._on_progress = work, on_progress
@@ -223,21 +222,21 @@ class _Tally:
         on_progress(progress)
 
     def begin(self) -> None:
-        """A pool begins."""
+        """Handle the start of a pool."""
         self.reassigned.clear()
         self._n_again_before = self.progress.n_again
 
     def turn(self, state: State) -> None:
-        """How the pool stands now."""
+        """Handle the current state of the pool."""
         self.reassigned |= state.reassigned
         n_again = self._n_again_before + state.n_again
         self._tell(n_actors=state.n_actors, n_starting=state.n_starting, n_again=n_again)
 
     def add(self, outcome: Mapping[str, Any]) -> None:
-        """A task has ended.
+        """Handle the end of a task.
 
         Raises:
-            FewchannelsError: in a way in which every other would.
+            FewchannelsError: the task failed in a way that would affect every other task.
         """
         if outcome["fatal"]:
             raise _FATAL[outcome["fatal"]](f"{outcome['error']}\nFinished work is kept; run again to resume.")

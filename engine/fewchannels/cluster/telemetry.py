@@ -1,4 +1,4 @@
-"""What actors tell while they work: counters for Prometheus, and a line of JSON for every event.
+"""Telemetry of actors: counters for Prometheus, and a line of JSON for every event.
 
 Ray serves the metrics at every node's own endpoint, with ``ray_`` before each name; ``docs/cluster/grafana.json`` draws
 them. It keeps the lines, as all that an actor writes on standard error, in the log files of its workers. An actor that
@@ -39,12 +39,12 @@ _POOL = {
 
 
 def labels(work: Work, start: Callable[..., Any]) -> dict[str, str]:
-    """What tells one run from others: its ``kind``, such as ``capture``, and ``run``, the last part of its URL."""
+    """Labels of a run: its ``kind``, such as ``capture``, and ``run``, the last part of its URL."""
     return {"kind": start.__name__.removeprefix("start_"), "run": work.storage.name}
 
 
 class ActorTelemetry:
-    """What one actor tells. Two threads may call it, each about its own task. Needs no Ray, but then nobody listens.
+    """Telemetry of one actor. Two threads may call it, each for its own task. Without Ray, it has no effect.
 
     Args:
         work: work that the tasks belong to.
@@ -139,7 +139,7 @@ class ActorTelemetry:
 
 
 class PoolTelemetry:
-    """What the driver tells of its actors and tasks.
+    """Telemetry of the driver: its actors and tasks.
 
     Args:
         work: work that the tasks belong to.
@@ -175,7 +175,7 @@ class _JsonLine(logging.Formatter):
 
 
 class _StandardError(logging.Handler):
-    """Writes on what is standard error at that time, as tests and notebooks exchange it."""
+    """Writes to the current standard error, which tests and notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -202,6 +202,6 @@ def _add(counter: Metric, value: int) -> None:
 
 
 def _gpu_bytes() -> int | None:
-    """What PyTorch holds of this process's GPU; None where it does not use one. Imports nothing, and starts no CUDA."""
+    """GPU memory that PyTorch uses in this process; None without a GPU. Does not import PyTorch or start CUDA."""
     torch = sys.modules.get("torch")
     return torch.cuda.memory_reserved() if torch and torch.cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""What a pool of actors works at."""
+"""Protocol of the work of a pool of actors."""
 
 from typing import Protocol, Self
 
@@ -6,11 +6,11 @@ from fewchannels.runs.storage import Storage
 
 
 class Work(Protocol):
-    """Tasks of one place, as actors and their driver see them: a capture's job, or a sweep's. Plain values only."""
+    """Tasks of one location: a capture's job, or a sweep. Has only plain values."""
 
     @property
     def storage(self) -> Storage:
-        """Where they write."""
+        """Storage that the tasks write to."""
 
     @property
     def fingerprint(self) -> str:
@@ -18,14 +18,14 @@ class Work(Protocol):
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Fields of its identity that what is there was created without."""
+        """Fields of its identity that the existing run or sweep lacks."""
 
     @property
     def n_tasks(self) -> int:
-        """How many there are."""
+        """Number of tasks."""
 
     def rows(self, task: int) -> range:
-        """What a task owns, each of which is done or fails by itself."""
+        """Samples or items of a task; each succeeds or fails individually."""
 
     def ids(self, task: int) -> list[str]:
         """The ids of what it owns, of samples or of pairs."""

@@ -1,6 +1,6 @@
 """Measure how well a model draws what captions ask: ``python -m fewchannels.demo.evaluate --model FOLDER``.
 
-The model is asked for held-out combinations of shape and colour, which training never shows, and for as many trained
+The model is asked for held-out combinations of shape and color, which training never shows, and for as many trained
 ones; :mod:`fewchannels.demo.judge` says what the images show. The judge itself is first checked on scenes drawn by
 code.
 Exit code 0 where every target is met on the held-out prompts, 1 where one is missed; mistakes in the input and refusals

@@ -1,6 +1,6 @@
 """A judge for images of the shapes world: says what an image shows, by geometry alone.
 
-Nothing here is learned. The background is a plane fitted to the colours near the border's median, the subject is what
+Nothing here is learned. The background is a plane fitted to the colors near the border's median, the subject is what
 stands out from it, its outline is compared with every shape rendered at many radii and rotations.
 """
 
@@ -38,11 +38,11 @@ class Verdict:
     """What one image shows, in the world's own words; None for what it does not show.
 
     Attributes:
-        shape: None where no subject stands out or it is like no shape of the world.
-        colour: None where no subject stands out.
-        size: None where ``shape`` is None.
-        position: None where no subject stands out or its center is near no position of the world.
-        background: nearest colour of the border; always given.
+        shape: None if no subject stands out or it is like no shape of the world.
+        color: None if no subject stands out.
+        size: None if ``shape`` is None.
+        position: None if no subject stands out or its center is near no position of the world.
+        background: nearest color of the border; always given.
         template_iou: intersection over union with the best rendered shape, both softened, in [0, 1]; 0 with no
             subject.
         area: share of the image that the subject covers, in [0, 1].
@@ -64,22 +64,23 @@ def judge(images: Tensor) -> tuple[list[Verdict], Tensor]:
         images: ``(sample, rgb, y, x)`` floating point in [0, 1], square.
 
     Returns:
-        One verdict an image, and the subjects' masks ``(sample, y, x)`` bool, empty where there is no subject.
+        One verdict an image, and the subjects' masks ``(sample, y, x)`` bool, empty if there is no subject.
 
     Raises:
         ValueError: the images have another shape, are not floating point, not finite or not in [0, 1].
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
         raise ValueError(
-            f"images of shape {tuple(images.shape)}; the judge wants (sample, 3, side, side), side at least 16"
+            f"images of shape {tuple(images.shape)}; the judge needs (sample, 3, side, side), with a side of at least "
+            f"16"
         )
     if not images.is_floating_point():
-        raise ValueError(f"images of {images.dtype}; the judge wants floating point in [0, 1]")
+        raise ValueError(f"images of {images.dtype}; the judge needs floating point in [0, 1]")
     if not images.isfinite().all():
         bad = (~images.isfinite().flatten(1).all(1)).sum().item()
         raise ValueError(f"{bad} of {len(images)} images have values that are not finite")
     if len(images) and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
-        raise ValueError(f"images in [{images.min():.3g}, {images.max():.3g}]; the judge wants [0, 1]")
+        raise ValueError(f"images in [{images.min():.3g}, {images.max():.3g}]; the judge needs [0, 1]")
     verdicts: list[Verdict] = []
     masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
     for first in range(0, len(images), _BATCH):
@@ -96,7 +97,9 @@ def agreement(verdicts: Sequence[Verdict], scenes: Sequence[Scene]) -> dict[str,
         ValueError: the two differ in length or are empty.
     """
     if len(verdicts) != len(scenes) or not scenes:
-        raise ValueError(f"{len(verdicts)} verdicts for {len(scenes)} scenes; there must be as many, and at least one")
+        raise ValueError(
+            f"{len(verdicts)} verdicts for {len(scenes)} scenes; the numbers must be equal, and at least 1"
+        )
     right = {
         name: [getattr(v, name) == getattr(s, name) for v, s in zip(verdicts, scenes, strict=True)]
         for name in ATTRIBUTES
@@ -146,7 +149,7 @@ def _judge_batch(images: Tensor) -> tuple[list[Verdict], Tensor]:
 
 
 def _border_median(images: Tensor) -> Tensor:
-    """Median colour of the outermost pixels, ``(sample, rgb)``."""
+    """Median color of the outermost pixels, ``(sample, rgb)``."""
     inner = torch.zeros(images.shape[2:], dtype=torch.bool)
     inner[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
     return images[:, :, ~inner].median(-1).values
@@ -180,7 +183,7 @@ def _main_parts(mask: Tensor) -> Tensor:
 
 
 def _median_colour(images: Tensor, mask: Tensor) -> Tensor:
-    """Median colour ``(sample, rgb)`` inside the mask and off its edge where it is thick enough; black where empty."""
+    """Median color ``(sample, rgb)`` inside the mask and off its edge where it is thick enough; black where empty."""
     eroded = -functional.max_pool2d(-mask[:, None].float(), 3, stride=1, padding=1) > 0.5
     inside = torch.where(eroded.any((2, 3), keepdim=True), eroded, mask[:, None])
     return torch.where(inside, images, torch.nan).flatten(2).nanmedian(-1).values.nan_to_num()
@@ -197,7 +200,7 @@ def _lab(rgb: Tensor) -> Tensor:
 
 
 def _nearest_colour(rgb: Tensor) -> Tensor:
-    """Index ``(sample,)`` into :data:`COLOURS` of the colour that looks nearest to ``(sample, rgb)``."""
+    """Index ``(sample,)`` into :data:`COLOURS` of the color that looks nearest to ``(sample, rgb)``."""
     return torch.cdist(_lab(rgb), _lab(torch.tensor(list(COLOURS.values())))).argmin(1)
 
 

@@ -1,6 +1,6 @@
 """The shapes world: captioned scenes drawn by code, each with the exact mask of its subject.
 
-A scene is five attributes (shape, colour, size, position, background). Everything else that varies between two
+A scene is five attributes (shape, color, size, position, background). Everything else that varies between two
 images of the same scene (jitter, rotation, shading, noise) is drawn from a seed.
 """
 
@@ -66,9 +66,9 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """True where this (shape, colour) pair is never shown in training.
+        """True if this (shape, color) pair is never shown in training.
 
-        Each colour is kept from one shape, 12 of the 96 pairs, so that the evaluation asks for combinations whose
+        Each color is kept from one shape, 12 of the 96 pairs, so that the evaluation asks for combinations whose
         parts are known and whose whole is new.
         """
         return SHAPES.index(self.shape) == (5 * list(COLOURS).index(self.colour) + 3) % len(SHAPES)
@@ -89,7 +89,7 @@ class Scene:
 
 @lru_cache(maxsize=1)
 def all_scenes() -> tuple[Scene, ...]:
-    """Every scene of the world, in a fixed order; a subject never has its background's colour."""
+    """Every scene of the world, in a fixed order; a subject never has its background's color."""
     return tuple(
         Scene(shape, colour, size, position, background)
         for shape in SHAPES

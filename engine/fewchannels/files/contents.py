@@ -28,7 +28,7 @@ MISSING = ""
 
 
 def digests(paths: Iterable[str | Path]) -> dict[str, str]:
-    """SHA-256 of files, 64 hex digits by path as given; :data:`MISSING` where there is no such file."""
+    """SHA-256 of files, 64 hex digits by path as given; :data:`MISSING` if there is no such file."""
     places = {str(path): os.path.abspath(os.path.expanduser(path)) for path in paths}
     states = {place: state for place in places.values() if (state := _state(place))}
     _recall([place for place in states if place not in _known])
@@ -47,7 +47,7 @@ def digests(paths: Iterable[str | Path]) -> dict[str, str]:
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file, 64 hex digits; :data:`MISSING` where there is none."""
+    """SHA-256 of a file, 64 hex digits; :data:`MISSING` if there is none."""
     return digests([path])[str(path)]
 
 
@@ -57,7 +57,7 @@ def changed(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _state(path: str) -> str:
-    """What tells a file from itself after a change; empty where it is not a file."""
+    """What tells a file from itself after a change; empty if it is not a file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -111,5 +111,5 @@ def _remember(found: Mapping[str, tuple[str, str]]) -> None:
             rows = [(place, *each) for place, each in found.items()]
             cache.executemany("insert or replace into digests values (?, ?, ?)", rows)
             (n,) = cache.execute("select count(*) from digests").fetchone()
-            if n > _MOST_KEPT:  # begun anew
+            if n > _MOST_KEPT:  # start over
                 cache.execute("delete from digests")

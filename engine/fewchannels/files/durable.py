@@ -1,4 +1,4 @@
-"""Write files whole or not at all: beside their place, then renamed, so that a crash leaves no half file.
+"""Write files atomically: beside their place, then renamed, so that a crash leaves no half file.
 
 The name of an unfinished file says which process writes it. A killed process leaves its file behind; whoever comes next
 may remove it, since a writer that is gone will never finish it. Whether a process on another host is gone cannot be
@@ -63,7 +63,7 @@ def check_output(path: Path) -> None:
     A link is refused rather than followed: whoever made the folder that it is in chose what it points to.
 
     Raises:
-        InputError: it is a URL, or what is there is not a regular file: a folder, a link, a device, a pipe.
+        InputError: it is a URL, or an existing folder, link, device or pipe.
     """
     if url := as_url(path):
         raise InputError(
@@ -119,7 +119,7 @@ def write(path: Path, data: bytes) -> int:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A path beside a file's own that nothing else writes to; what is there is removed when the block fails.
+    """A path beside a file's own that nothing else writes to; it is removed when the block fails.
 
     Args:
         path: path of the file that is to be written.
@@ -171,7 +171,7 @@ def _clean(folder: Path) -> None:
 
 
 def _earlier(path: Path) -> os.stat_result | None:
-    """What is to be replaced; None where there is nothing."""
+    """What is to be replaced; None if there is nothing."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -82,7 +82,7 @@ def open_upright(file: str | Path | bytes, name: str) -> Image.Image:
             reason = "it is none"
         raise InputError(f"{name} cannot be read: {reason}. Images are {', '.join(FORMATS)} files.") from None
     if n_frames > 1:
-        raise InputError(f"{name} holds {n_frames} images, but exactly one is needed. Save that one as a file.")
+        raise InputError(f"{name} contains {n_frames} images, but exactly one is needed. Save that one as a file.")
     return image
 
 
@@ -94,7 +94,7 @@ def check_mode(image: Image.Image, name: str) -> None:
     """
     if image.mode not in _KNOWN:
         what = _UNKNOWN.get(image.mode, f"pixels of the unusual mode {image.mode}")
-        raise InputError(f"{name} holds {what}. Save it as 8-bit RGB or gray.")
+        raise InputError(f"{name} contains {what}. Save it as 8-bit RGB or gray.")
 
 
 def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
@@ -117,7 +117,7 @@ def _colors(image: Image.Image, name: str) -> Image.Image:
         largest = int(np.asarray(image).max())
         if 0 < largest < _TWELVE_BITS:
             raise InputError(
-                f"{name} has 16 bits, and no value above {largest} of 65535: it is next to black, or holds "
+                f"{name} has 16 bits, but no value above {largest} of 65535: it is almost black, or contains "
                 f"{max(8, largest.bit_length())} bits that were not scaled. Save it with 8 bits, or scaled to 16."
             )
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -125,7 +125,8 @@ def _colors(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise InputError(
-                f"{name} holds floating-point values of {values.min():g} to {values.max():g}; they must be between 0 "
+                f"{name} contains floating-point values of {values.min():g} to {values.max():g}; they must be between "
+                f"0 "
                 "(black) and 1 (white). Save it with 8 or 16 bits."
             )
         return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")

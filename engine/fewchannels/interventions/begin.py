@@ -1,4 +1,4 @@
-"""Begin a sweep: its place is looked at, then the sweep laid out, or recognized to be resumed."""
+"""Begin a sweep: check its location, then create or resume it."""
 
 import dataclasses
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ def begin_sweep(prepared: Prepared) -> bool:
     """Create the sweep, or recognize it as this one's own to be resumed. Safe to repeat.
 
     Returns:
-        True where the sweep was there already.
+        True if the sweep already existed.
 
     Raises:
         RunConflictError: there is another sweep, or something else.
@@ -62,7 +62,7 @@ def check_place(prepared: Prepared) -> None:
 
 
 def summary(storage: Storage) -> dict[str, Any]:
-    """What a sweep is and how far it is, in plain values.
+    """Description and progress of a sweep, as plain values.
 
     Raises:
         InputError: there is no sweep.

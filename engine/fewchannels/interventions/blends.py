@@ -1,4 +1,4 @@
-"""What is blended outside of hidden states: prompts, latents, predictions; the baselines of transport, and guidance."""
+"""Blends of prompts, latents and predictions: the baselines of transport, and guidance."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
 
     Args:
         pipeline: pipeline with ``encode_prompt``.
-        batch: its rows.
+        batch: rows of the batch.
 
     Raises:
         RuntimeError: the pipeline encodes no prompts, and rows blend some.
@@ -81,7 +81,7 @@ def stepped(pipeline: Any, edit: Callable[[int, Tensor], Tensor]) -> Iterator[No
     """Inside, the latents that the scheduler hands on after each step are edited.
 
     Args:
-        pipeline: pipeline whose scheduler is asked for tuples.
+        pipeline: pipeline whose scheduler must return tuples.
         edit: called with the step that ends, 0-based, and the latents ``(row, ...)``; returns those to continue with.
     """
     scheduler = pipeline.scheduler
@@ -103,7 +103,7 @@ class Latents:
     """Blends the latents of rows that ask for it, and counts the steps after which a row's are not finite.
 
     Args:
-        batch: its rows.
+        batch: rows of the batch.
         n_steps: denoising steps of the batch.
     """
 
@@ -124,7 +124,7 @@ class Latents:
         return latents
 
     def nonfinite_steps(self) -> list[int]:
-        """Of each row, the steps after which its latents held a NaN or an infinity."""
+        """Steps after which each row's latents contained a NaN or an infinity."""
         return self._nonfinite.tolist()
 
 
@@ -138,7 +138,7 @@ def guidance(batch: Sequence[Row], n_steps: int) -> Prediction | None:
         n_steps: denoising steps of the batch.
 
     Returns:
-        What edits the transformer's predictions; None where no row is guided.
+        What edits the transformer's predictions; None if no row is guided.
     """
     guided = [
         (i, row.condition)

@@ -1,4 +1,4 @@
-"""Which channels a condition edits, as masks; ranks in, masks out. Pure tensors.
+"""Masks of the channels that a condition edits, from ranks. Pure tensor functions.
 
 A *rank* is a channel's place by falling score, 0 for the largest; a *draw* is a place in a random order.
 """
@@ -18,7 +18,7 @@ def ranked(scores: Tensor) -> Tensor:
 
 
 def draws(ids: np.ndarray, trials: np.ndarray, n_channels: int, *cell: int) -> Tensor:
-    """Each channel's place in a random order of all of them.
+    """Each channel's position in a random order.
 
     Args:
         ids: ``(row,)`` uint64, of the samples.
@@ -58,7 +58,7 @@ def others(ranks: Tensor, places: Tensor, k: int) -> Tensor:
     Args:
         ranks: ``(row, channel)`` int64.
         places: ``(row, channel)`` int64, from :func:`draws`.
-        k: how many.
+        k: number of channels.
 
     Returns:
         ``(row, channel)`` bool.

@@ -20,17 +20,17 @@ BASELINES = ("prompt", "latents", "pixels")
 GUIDE = "guide"
 """The action that guides by a prediction from zeroed values (detail guidance of arXiv 2510.11538)."""
 SELECTIONS = ("top", "bottom", "random", "redrawn", "matched", "scaled", "all", "listed")
-"""Which channels; the first is the effect, all but it and ``listed`` are controls."""
+"""Selections of channels; the first is the effect, and all but it and ``listed`` are controls."""
 SCORES = ("undisturbed", "own", "run", "target", "source", "union", "intersection")
 TOKENS = ("all", "foreground", "background", "target_foreground", "inside", "outside")
 PLACEMENTS = ("same", "aligned")
-"""Where a source's tokens go: to their own places, or moved and scaled so that its foreground covers the target's."""
+"""Placements of a source's tokens: the same positions, or moved and scaled onto the target's foreground."""
 MEASURES = ("n_channels", "energy_share", "token_share", "change")
-"""How large an edit was: columns of ``edits``."""
+"""Measures of an edit's size: columns of ``edits``."""
 LAST = -1
 """Among a condition's steps: the last one of each sample, where samples differ in their steps."""
 AMOUNT = Number(-1000, 1000)
-"""How far an edit may go; farther, latents are no longer finite."""
+"""Maximum strength of an edit; beyond it, latents may become non-finite."""
 _MOST_CONDITIONS = 100_000
 _DRAWN = ("random", "redrawn", "scaled")
 _OF_TWO = ("target", "source", "union", "intersection")
@@ -66,7 +66,7 @@ class Condition:
 
     @property
     def is_nothing(self) -> bool:
-        """Return whether it leaves every image as it is, to the last bit: of no strength, or of no channels."""
+        """Return whether it leaves every image unchanged, because its strength or number of channels is 0."""
         return self.amount == 0 or (self.is_edit and self.k == 0 and self.selection != "all")
 
     @property
@@ -75,11 +75,11 @@ class Condition:
         return self.selection not in ("top", "listed")
 
     def edits_in(self, step: int, n_steps: int) -> bool:
-        """Return whether it edits in a step, 0-based, of a sample with so many."""
+        """Return whether it edits a step, 0-based, of a sample with this number of steps."""
         return step in self.steps or (LAST in self.steps and step == n_steps - 1)
 
     def row(self, condition: int) -> dict[str, Any]:
-        """Its row of ``conditions``."""
+        """The condition's row of ``conditions``."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return plain | {
             "condition_id": self.condition_id,
@@ -194,7 +194,7 @@ def expand(
         blocks: blocks of the model.
         n_steps: denoising steps, of the sample with most.
         n_channels: width of the hidden state.
-        fewest_steps: number of steps of the sample with fewest; None where all have the same.
+        fewest_steps: number of steps of the sample with the fewest; None if all have the same.
 
     Raises:
         InputError: a setting that the model has not, or that does not go with another.
@@ -211,7 +211,7 @@ def expand(
         n += drawn * math.prod(map(len, others))
         if n > _MOST_CONDITIONS:
             raise InputError(
-                f"the grids have {n:,} conditions or more; a sweep has at most {_MOST_CONDITIONS:,}. Give fewer "
+                f"the grids have at least {n:,} conditions; a sweep can have at most {_MOST_CONDITIONS:,}. Give fewer "
                 "trials, amounts, k, layers or steps, or run several sweeps."
             )
         for (action, amount), word, k, whose, at, when, stream, where, placement in itertools.product(
@@ -259,7 +259,8 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
         wrong = [c for c in one.channels if not 0 <= c < n_channels]
         if wrong or not one.channels:
             raise InputError(
-                f"channels is {','.join(map(str, one.channels)) or 'empty'}; list some of 0 to {n_channels - 1}."
+                f"channels is {','.join(map(str, one.channels)) or 'empty'}; list at least one of 0 to "
+                f"{n_channels - 1}."
             )
         return replace(one, channels=tuple(sorted(set(one.channels))), k=len(set(one.channels)), trial=0)
     one = replace(one, channels=())

@@ -23,7 +23,7 @@ from fewchannels.models.taps import Site
 
 @dataclass(frozen=True)
 class Given:
-    """What edits need to know beside the hidden states.
+    """Inputs of edits in addition to the hidden states.
 
     Attributes:
         score: the statistic that ranks channels.
@@ -47,7 +47,7 @@ class Editor:
 
     Args:
         rows: rows of the batch.
-        given: what edits need to know.
+        given: inputs of the edits.
         n_channels: width of the hidden state.
     """
 
@@ -59,7 +59,7 @@ class Editor:
         self._counts = torch.zeros(len(rows))
 
     def tap(self, site: Site, x: Tensor) -> Tensor | None:
-        """Edit the rows whose conditions name this site; None where none does."""
+        """Edit the rows whose conditions name this site; None if none does."""
         key = (site.block.layer, site.forward.step, site.stream)
         if key not in self._active:
             self._active[key] = self._rows(*key)
@@ -78,7 +78,7 @@ class Editor:
         return edited
 
     def measures(self, row: int) -> dict[str, float | None]:
-        """How large a row's intervention was: columns of ``edits``, null where nothing was to be edited.
+        """Size of a row's edit: columns of ``edits``, null if there was nothing to edit.
 
         Where no channel or no token was chosen anywhere, ``n_channels`` is 0. Of a guided row they are what was
         edited of its companion, without ``change``, as its own states are not edited.
@@ -161,7 +161,7 @@ def _where(words: Sequence[str], word: str) -> list[int]:
 
 
 def _ends(condition: Condition, n_channels: int) -> tuple[int, int]:
-    """Which places in the order of channels a selection takes, ``[first, last)``."""
+    """Range of ranks that a selection takes, ``[first, last)``."""
     if condition.selection == "all":
         return 0, n_channels
     if condition.selection == "bottom":
@@ -204,7 +204,7 @@ class _Cell:
         return n * chosen, torch.where(chosen, share, 0), tokens * chosen, torch.where(chosen, change, 0)
 
     def _replacement(self) -> Tensor:
-        """What the chosen values would become, ``(row, token, channel)``; a view where one tensor serves all rows."""
+        """New values of the selected channels, ``(row, token, channel)``; a view if all rows share one tensor."""
         rows = self._rows
         parts = {action: self._becomes_of(action, at) for action, at in rows.by_action.items()}
         if len(parts) == 1:
@@ -220,7 +220,7 @@ class _Cell:
         return becomes
 
     def _becomes_of(self, action: str, at: list[int]) -> Tensor:
-        """What rows with one action would become, ``(row, token, channel)``."""
+        """New values of rows with one action, ``(row, token, channel)``."""
         x = self._own[at] if len(at) < len(self._own) else self._own
         if action in ("zero", GUIDE):
             return x.new_zeros(()).expand_as(x)

@@ -1,4 +1,4 @@
-"""What a sweep will take, before it starts: rows and batches from its plan, time and bytes from one real batch."""
+"""Estimate of a sweep before it starts: rows and batches from its plan, time and bytes from one batch."""
 
 import io
 import time
@@ -23,7 +23,7 @@ class Cost:
         n_conditions: ways to edit.
         n_edits: edited images.
         n_batches: number of batches that are generated.
-        n_rows: rows of all batches: what is generated.
+        n_rows: number of rows of all batches, that is, of generated images.
         rows_per_edit: rows over edited images; 1 would be to generate the edited ones only.
         total_bytes: size in bytes of the ``edits`` table, images included.
         seconds: seconds with the given number of actors; model loading and Ray's start not counted.
@@ -50,7 +50,7 @@ def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda")
         prepared: the sweep, not begun.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
-        share: ``cuda`` where each has a GPU: then the one of this machine measures, if there is one.
+        share: ``cuda`` if each worker has a GPU; then this machine's GPU is used for the measurement, if available.
 
     Raises:
         IncompleteRunError: that item failed.

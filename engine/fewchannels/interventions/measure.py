@@ -1,4 +1,4 @@
-"""What a sweep measures of its images: an edited one against the unedited one beside it."""
+"""Measurements of a sweep's images: each edited one against its unedited one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +23,9 @@ class Measured:
     """One image of a batch.
 
     Attributes:
-        row: what it is.
+        row: description of the row.
         image: the image.
-        columns: columns of ``edits``, what is known of it so far.
+        columns: known columns of ``edits``.
     """
 
     row: Row
@@ -38,7 +38,7 @@ class Measures:
 
     Args:
         learned: specifications of metrics that need weights, such as ``clip=FOLDER``.
-        device: where those run.
+        device: device of these metrics.
 
     Raises:
         InputError: one cannot be loaded.
@@ -48,7 +48,7 @@ class Measures:
         self._learned = LearnedMetrics.of(learned, device) if learned else None
 
     def of(self, made: Sequence[Measured]) -> list[Measured]:
-        """A batch's images with all their columns; without metrics where there is nothing to measure.
+        """Measure a batch's images; those with nothing to measure get no metrics.
 
         Args:
             made: each item's unedited image among them.
@@ -78,7 +78,7 @@ class Measures:
 
     @staticmethod
     def _is_measured(made: Measured, broken: set[tuple[int, str]]) -> bool:
-        """Whether an image says something: not one that was not edited, nor one of latents that are not finite."""
+        """Return whether an image is usable: it was edited, and its latents are finite."""
         item, condition = made.row.item.item, made.row.condition
         if made.columns.get("nonfinite_steps"):
             return False
@@ -126,6 +126,6 @@ def mask_of(item: Item, height: int, width: int) -> Mask:
 
 
 def _plain(value: Any) -> Any:
-    """A metric as Arrow takes it: null where there is none."""
+    """Convert a metric for Arrow: null if there is none."""
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not np.isfinite(value) else value

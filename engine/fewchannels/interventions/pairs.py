@@ -1,4 +1,4 @@
-"""Which source goes with which target: pairs of prompts, or of prompts and reference images."""
+"""Pairs of targets and sources: two prompts, or a prompt and a reference image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ def pairs_of_samples(manifest: Manifest, rule: PairRule) -> Columns:
 
     Args:
         manifest: manifest of the samples.
-        rule: how they are chosen; drawn pairs are different, all allowed ones equally likely.
+        rule: rule for choosing pairs; random pairs are distinct, and all allowed pairs are equally likely.
 
     Raises:
-        InputError: the manifest lacks a column, or has not so many pairs.
+        InputError: the manifest lacks a column, or allows too few pairs.
     """
     rows = columns(manifest.open(), ["sample_id", "prompt", "seed", "mask", *rule.within, *rule.across])
     n = len(rows["prompt"])
@@ -56,10 +56,10 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
         manifest: manifest of targets.
         references: a manifest whose ``reference`` column names images, and ``mask`` their subjects' masks; its
             prompts are the images' captions.
-        rule: how they are chosen; a column must be in both manifests.
+        rule: rule for choosing pairs; its columns must be in both manifests.
 
     Raises:
-        InputError: a manifest lacks a column or an image, or has not so many pairs.
+        InputError: a manifest lacks a column or an image, or allows too few pairs.
     """
     names = [*rule.within, *rule.across]
     targets = columns(manifest.open(), ["sample_id", "seed", *names])
@@ -67,7 +67,7 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
     missing = [i for i, each in enumerate(images["reference"]) if each is None]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} have no reference image, the "
+            f"{len(missing)} of {len(images['prompt'])} rows of {str(references)!r} have no reference image; the "
             f"first is row {missing[0]}. Fill the reference column."
         )
     both = {name: _codes([*targets[name], *images[name]]) for name in names}
@@ -149,7 +149,7 @@ def _by_columns(
     target: np.ndarray,
     source: np.ndarray,
 ) -> np.ndarray:
-    """Whether a rule's columns allow each pair. Rows without a value are in no pair: nobody knows their category."""
+    """Return whether a rule's columns allow each pair. Rows without a value have an unknown category, so no pair."""
     fits = np.ones(len(target), dtype=bool)
     for names, same in ((rule.within, True), (rule.across, False)):
         for name in names:
@@ -159,7 +159,7 @@ def _by_columns(
 
 
 def _codes(values: Sequence[Any]) -> np.ndarray:
-    """A number for each different value, -1 where there is none."""
+    """A number for each different value, -1 if there is none."""
     numbers: dict[str, int] = {}
     return np.array([_number(value, numbers) for value in values], np.int64)
 
@@ -204,7 +204,10 @@ def _every(
     for target in range(n_targets):
         found += [(target, int(source)) for source in every[allowed(np.full(n_sources, target), every)]]
         if len(found) > MOST_PAIRS:
-            raise InputError(f"all pairs are more than {MOST_PAIRS:,}, the limit of a sweep. Give a number of pairs.")
+            raise InputError(
+                f"there are more than {MOST_PAIRS:,} pairs, the limit of a sweep. Pass a number of pairs instead of "
+                f"all."
+            )
     return found
 
 
@@ -215,5 +218,5 @@ def _columns(rows: list[dict[str, Any]]) -> Columns:
         of_source = str(row.get("source_id") or row.get("reference"))
         row |= {"pair": i, "pair_id": pair_id(row["target_id"], of_source, row["source_seed"], row.get("mask"))}
     if len({row["pair_id"] for row in rows}) < len(rows):
-        raise InputError("a pair is listed twice; list each once.")
+        raise InputError("a pair is listed twice. List each pair once.")
     return as_columns("pairs", rows)

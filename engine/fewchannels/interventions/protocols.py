@@ -1,4 +1,4 @@
-"""Published protocols by name: what was published of them, what was not, and what is taken for that."""
+"""Published protocols by name: their published and unpublished settings, and our choices for the latter."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ class Protocol:
     """A published intervention.
 
     Attributes:
-        source: where it is from.
-        published: what that says.
-        unpublished: what it leaves open, and what is taken here.
+        source: publication.
+        published: published settings.
+        unpublished: settings that are not published, and our choices.
         grids: grids of its sweep.
         needs_run: whether channels are fixed from a capture.
     """
@@ -38,7 +38,7 @@ def protocol_of(name: str, channels_run: str | None) -> "Protocol":
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     if PROTOCOLS[name].needs_run and channels_run is None:
-        raise InputError(f"protocol {name} takes fixed channels from a captured run; give --channels-from RUN.")
+        raise InputError(f"protocol {name} takes fixed channels from a captured run; pass --channels-from RUN.")
     return PROTOCOLS[name]
 
 

@@ -19,13 +19,13 @@ ROLES = ("undisturbed", "source", "edited", "disturbed")
 
 @dataclass(frozen=True)
 class Item:
-    """What is edited: a sample, or a target with a source.
+    """An item of a sweep: a sample, or a target with a source.
 
     Attributes:
-        item: its place in the sweep.
+        item: index of the item.
         item_id: the sample's id, or the pair's.
         target: the sample.
-        source: source whose hidden states are transported; None where there is none. Of an image, its prompt and its
+        source: source whose hidden states are transported; None if there is none. Of an image, its prompt and its
             noise.
         image: path of the image whose noised latents are the source's trajectory; None for a generated source.
         mask: path of the mask of what is transported: the target's of text sources, the image's own else.
@@ -46,10 +46,10 @@ class Row:
     Attributes:
         item: item that the row belongs to.
         role: one of :data:`ROLES`.
-        condition: how it is edited; None where it is not.
-        place: location of the condition in the sweep; -1 where there is none.
+        condition: condition of the edit; None if it is unedited.
+        place: index of the condition in the sweep; -1 if there is none.
         undisturbed: the batch's row of the same item without an edit.
-        source: the batch's row of the item's source; None where there is none.
+        source: the batch's row of the item's source; None if there is none.
     """
 
     item: Item
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def sample(self) -> Sample:
-        """What the pipeline is asked for."""
+        """The sample to generate."""
         if self.role == "source":
             assert self.item.source is not None
             return self.item.source
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """What is generated together.
+    """Rows that are generated together.
 
     Attributes:
         rows: rows of the batch; those that a row is compared with are before it.
@@ -93,7 +93,7 @@ def pair_id(target_id: str, source: str, source_seed: int | None, mask: str | No
         target_id: the target's sample id.
         source: the source's sample id, or the path of its reference image.
         source_seed: random seed of the source's noise.
-        mask: path of the mask of what is transported; None where there is none.
+        mask: path of the mask of what is transported; None if there is none.
     """
     text = "\0".join(map(str, (target_id, source, source_seed, mask)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -105,10 +105,10 @@ def n_rows(condition: Condition) -> int:
 
 
 def check_batch_size(conditions: Sequence[Condition], batch_size: int, *, has_source: bool) -> None:
-    """Refuse batches that cannot hold an edit beside what it is compared with.
+    """Reject batches without room for an edit and the rows it is compared with.
 
     Raises:
-        InputError: saying how many rows are needed.
+        InputError: the batch is too small; the message has the required number of rows.
     """
     least = 1 + has_source + max(map(n_rows, conditions))
     if batch_size < least:
@@ -140,7 +140,7 @@ def batches(items: Sequence[Item], conditions: Sequence[Condition], batch_size: 
 
 
 def count(n_items: int, conditions: Sequence[Condition], batch_size: int, *, has_source: bool) -> tuple[int, int]:
-    """Batches, and rows in them, of so many items with the same settings."""
+    """Number of batches and rows for a number of items with the same settings."""
     fixed = 1 + has_source
     parts = [sum(n_rows(condition) for _, condition in part) for part in _parts(conditions, batch_size - fixed)]
     together = max(1, batch_size // (fixed + parts[0])) if len(parts) == 1 else 1

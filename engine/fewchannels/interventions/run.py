@@ -29,7 +29,7 @@ def check_memory(sweep: Sweep, pool: Pool) -> None:
     """Refuse a sweep that this machine cannot hold.
 
     Raises:
-        InputError: saying what it takes, and what makes it less.
+        InputError: the memory does not suffice; the message has the required amount and remedies.
     """
     height, width = sweep.generation.height, sweep.generation.width
     assert height is not None, "prepare_sweep() settles it"
@@ -50,7 +50,7 @@ def run_sweep(
     on_ended: Callable[[], Callable[[int, int], None]] = lambda: lambda done, total: None,
     pipeline: Any = None,
 ) -> tuple[Outcome, Summary | None]:
-    """Begin or resume a sweep, run what is not done yet, and measure its effects. Call it again to resume.
+    """Create or resume a sweep, run its unfinished tasks, and measure its effects. Call it again to resume.
 
     Args:
         prepared: result of :func:`fewchannels.interventions.sweep.prepare_sweep`.
@@ -64,12 +64,12 @@ def run_sweep(
         pipeline: the model, if it is loaded already, for a pool of this process alone; None loads it.
 
     Returns:
-        How the tasks ended, and the effects; None where nothing is done.
+        The outcome of the tasks, and the effects; None if nothing is finished.
 
     Raises:
         InputError: this machine cannot hold what a worker needs.
         RunConflictError: the place holds something else, or another command writes to it.
-        StorageError: the disk is full or refused; what is done stays done.
+        StorageError: writing failed, for example on a full disk; finished items are kept.
         FewchannelsError: Ray could not run the actors.
     """
     check_memory(prepared.sweep, pool)

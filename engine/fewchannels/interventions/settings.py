@@ -1,4 +1,4 @@
-"""What a sweep was asked to do: its settings and ranges, and those that a YAML file has."""
+"""Settings of a sweep: from options and from a YAML file, with their ranges."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,10 +28,10 @@ _SEED = within(0, MOST_SEED, "Random seed of the pairs.")  # the class below has
 
 @dataclass(frozen=True)
 class PairRule:
-    """How pairs are chosen.
+    """Rule for choosing pairs.
 
     Attributes:
-        n: how many; None takes all that the rule allows.
+        n: number of pairs; None takes all that the rule allows.
         within: columns of the manifest in which target and source must agree.
         across: columns in which they must differ.
         noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
@@ -60,17 +60,17 @@ class PairRule:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What a sweep was asked to do.
+    """Settings of a sweep.
 
     Attributes:
         kind: one of :data:`KINDS`.
-        generation: how images are generated.
+        generation: settings of generation.
         grids: grids of conditions.
         protocol: name of the published protocol that the grids are of; None for the user's own.
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
         channels_run: run whose mean scores rank channels, for conditions that say so.
-        pairs: how targets and sources are paired.
+        pairs: rule for pairing targets and sources.
         pairs_file: table of pairs instead.
         references: manifest of reference images, of kind ``image``.
         metrics: learned metrics, such as ``clip=FOLDER``.
@@ -108,16 +108,16 @@ class SweepSettings:
         if self.score not in STATISTICS:
             raise unknown("score", self.score, STATISTICS)
         if not self.grids:
-            raise InputError("grids is empty; a sweep needs at least one.")
+            raise InputError("grids is empty. Pass at least one grid.")
         own = replace(self.pairs, noise=PairRule.noise)
         if self.kind == "disruption" and (self.pairs != PairRule() or self.pairs_file is not None):
-            raise InputError("pairs were given, but a disruption has none. Omit them.")
+            raise InputError("pairs were given, but a disruption has no pairs. Omit them.")
         if self.kind == "image" and self.pairs_file is not None:
             raise InputError("pairs_file was given, but pairs with images are drawn at random, or all. Omit it.")
         if self.pairs_file is not None and own != PairRule():
             raise InputError("both pairs_file and a rule for random pairs were given. Omit one of them.")
         if self.kind != "image" and self.references is not None:
-            raise InputError(f"references was given, but a sweep of kind {self.kind!r} has none. Omit it.")
+            raise InputError(f"references was given, but a sweep of kind {self.kind!r} has no references. Omit it.")
 
 
 def unused(grid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -154,7 +154,7 @@ def with_baselines(grids: Sequence[Grid], baselines: Sequence[str]) -> tuple[Gri
 
 
 def generation(file: Path | None, given: dict[str, Any]) -> Generation:
-    """How images are generated: what was given, else the file's, else the defaults.
+    """Settings of generation: options first, then the file's, then the defaults.
 
     Raises:
         InputError: an unknown setting, a value of the wrong kind, or one out of its range.
@@ -163,7 +163,7 @@ def generation(file: Path | None, given: dict[str, Any]) -> Generation:
 
 
 def grids_of(file: Path | None) -> tuple[Grid, ...]:
-    """The file's grids; none where it has none.
+    """The file's grids; none if it has none.
 
     Raises:
         InputError: an unknown setting, a value of the wrong kind, or one out of its range.

@@ -58,7 +58,7 @@ class Sweep:
 
     Attributes:
         place: path or URL of the sweep.
-        generation: how its images are generated, all of it settled.
+        generation: settings of generation, fully resolved.
         geometry: the model's.
         kind: one of :data:`fewchannels.interventions.settings.KINDS`.
         conditions: every way to edit.
@@ -67,9 +67,9 @@ class Sweep:
         score: the statistic that ranks channels.
         cluster_k: top channels that tokens are clustered by.
         metrics: learned metrics.
-        identity: what decides its images and numbers.
+        identity: everything that determines its images and numbers.
         fingerprint: fingerprint of the identity.
-        lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None where nothing else can write.
+        lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None if nothing else can write.
         unchecked: fields of the identity that the sweep at its place was created without, by an earlier version.
     """
 
@@ -90,7 +90,7 @@ class Sweep:
 
     @cached_property
     def storage(self) -> Storage:
-        """Where the sweep is."""
+        """Storage of the sweep."""
         return open_storage(self.place)
 
     @property
@@ -111,7 +111,7 @@ class Sweep:
 
     @property
     def n_forwards(self) -> int:
-        """Forwards of one image that its edited images take, if each has the sweep's own number of steps."""
+        """Number of forward passes for one image each, if every sample has the sweep's number of steps."""
         return self.n_edits * self.generation.num_inference_steps
 
     @property
@@ -144,7 +144,7 @@ class Prepared:
         sweep: sweep that can run.
         manifest: manifest of its samples.
         tables: Parquet files, by key.
-        about: what ``sweep.json`` says beside the identity.
+        about: content of ``sweep.json`` in addition to the identity.
     """
 
     sweep: Sweep
@@ -166,7 +166,7 @@ def prepare_sweep(
         manifest_path: the manifest.
         place: path or URL of the sweep.
         settings: the settings.
-        family: family of a transformer class, beside those that are known.
+        family: family of a transformer class, in addition to the known families.
         model: the model, if it is loaded already; None for the one that the settings name.
 
     Raises:
@@ -244,7 +244,7 @@ def prepare_sweep(
 
 
 def _as_begun(storage: Storage, key: str, data: bytes) -> bytes:
-    """A table's bytes: those with which the sweep was begun, if they hold the same rows.
+    """A table's bytes: those of the existing sweep, if they have the same rows.
 
     Other versions of this package and of pyarrow write other metadata, which decide nothing.
     """
@@ -256,7 +256,7 @@ def _as_begun(storage: Storage, key: str, data: bytes) -> bytes:
 
 
 def _check_samples(generation: Generation, how: ModelGeometry, manifest: Manifest) -> tuple[int, int]:
-    """Refuse samples that no sweep can generate; returns the fewest and the most denoising steps that run of one."""
+    """Reject samples that no sweep can generate; returns the minimum and maximum number of steps that run."""
     check_guidance(generation, how, manifest.used)
     if how.pipeline.needs_reference or manifest.used.n_references:
         raise InputError(
@@ -308,18 +308,18 @@ def _check(
     if settings.kind == "image":
         if not how.takes_images:
             raise InputError(
-                f"a transport from images needs flow matching and a VAE of a supported kind; {how.pipeline_class} has "
-                "another."
+                f"a transport from images needs flow matching and a VAE of a supported kind; {how.pipeline_class} "
+                "lacks one of them."
             )
         if any(each.action == "prompt" and not 0 <= each.amount <= 1 for each in conditions):
-            raise InputError("amounts of prompt blends lie between 0 and 1.")
+            raise InputError("amounts of prompt blends must be between 0 and 1.")
     if any("text" in each.streams for each in conditions) and not how.family.has_text(how.blocks):
         raise InputError(f"streams includes text, but the blocks of {how.transformer} have no text stream. Omit it.")
     if any(each.tokens in ("inside", "outside") for each in conditions):
         masks = columns(manifest.open(), ["mask"])["mask"] if pairs is None else list(pairs["mask"])
         if missing := [i for i, mask in enumerate(masks) if mask is None]:
             raise InputError(
-                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items have no mask, the first is "
+                f"tokens is inside or outside, and {len(missing)} of {len(masks)} items have no mask; the first is "
                 f"number {missing[0]}. Fill the mask column of the "
                 f"{'references' if settings.kind == 'image' else 'manifest'}, or use --tokens foreground."
             )
@@ -354,14 +354,15 @@ def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> 
         if lines := differences(theirs, ours):
             raise InputError(
                 f"pair {pair}: target {samples[target].sample_id} and source {samples[source].sample_id} differ in "
-                f"what one batch must share: {'; '.join(lines)}. A transport needs the same tokens, steps and guidance "
+                f"settings that one batch must share: {'; '.join(lines)}. A transport needs the same tokens, steps "
+                f"and guidance "
                 "on both sides."
             )
 
 
 def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int) -> Columns:
     if settings.channels_run is None:
-        raise InputError("scores_from is run, but no run is given. Give --channels-from RUN.")
+        raise InputError("scores_from is run, but no run is given. Pass --channels-from RUN.")
     selected = select(settings.channels_run)
     layers = [block.layer for block in selected.blocks]
     needed = sorted({layer for each in conditions if each.scores_from == "run" for layer in each.layers})
@@ -372,7 +373,8 @@ def _ranks(settings: SweepSettings, conditions: list[Condition], n_channels: int
         )
     if selected.layout.n_channels != n_channels:
         raise InputError(
-            f"{settings.channels_run!r} is of a model with {selected.layout.n_channels} channels; this one has "
+            f"{settings.channels_run!r} was captured from a model with {selected.layout.n_channels} channels; this "
+            f"one has "
             f"{n_channels}."
         )
     sums = np.zeros((len(layers), n_channels))

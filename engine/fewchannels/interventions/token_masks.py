@@ -1,4 +1,4 @@
-"""Which tokens a condition edits: clusters of the tokens' massive channels, given masks, and where they go. Pure."""
+"""Masks of the tokens that a condition edits, from clusters or given masks, and their placement. Pure."""
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) 
 
 
 def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where each target token finds its counterpart, so that the source's mask covers the target's.
+    """Source position of each target token, such that the source's mask covers the target's.
 
     The source is moved so that the masks' centers of gravity meet, and scaled by the root of the masks' areas' ratio;
     a token takes its nearest counterpart. Where a mask is empty, tokens keep their places.

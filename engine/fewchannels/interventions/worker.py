@@ -39,10 +39,10 @@ from fewchannels.tables import as_columns, from_parquet, schema, to_parquet
 
 
 class SweepWorker:
-    """Runs tasks of one sweep. Two threads may call it: one task is then written while the next is generated.
+    """Worker for the tasks of one sweep. With two calling threads, one task is written while the next is generated.
 
     Args:
-        sweep: what to do.
+        sweep: the sweep.
         n_threads: CPU threads for PyTorch.
         opened: opens one of the sweep's files by key; None for those in its storage.
         device: device assigned to it; None for what the machine has.
@@ -77,7 +77,7 @@ class SweepWorker:
         ]
 
     def __call__(self, task: int) -> Record:
-        """Run one task, trying again a bounded number of times, and write its record. Safe to repeat."""
+        """Run one task, with a limited number of retries, and write its record. Safe to repeat."""
         return tried(self.ledger, task, self.edit)
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class SweepWorker:
             return from_parquet(file.read())
 
     def images(self, items: Sequence[Item]) -> list[dict[str, Any]]:
-        """Every image of items under all conditions: rows of ``edits`` but for the columns that name the task."""
+        """Generate all images of items under all conditions: rows of ``edits`` without the task's columns."""
         made: list[dict[str, Any]] = []
         shown: set[tuple[int, str]] = set()
         for settings, batch in self._batches(items):

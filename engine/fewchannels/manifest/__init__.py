@@ -1,7 +1,8 @@
 """Manifests: any table of prompts becomes one validated Parquet file, one row per sample (a prompt and a seed).
 
 ``ingest`` writes a manifest, everything else reads one. The columns are those of ``schemas/manifest.yaml``, then the
-source's own. A sample's id says what decides its image, so the same prompt and seed have the same id in any file.
+source's own. A sample's id covers everything that determines its image, so the same prompt and seed have the same id
+in any file.
 
 Imported by others: itself, columns, rows.
 Imports: errors, files, tables, demo.

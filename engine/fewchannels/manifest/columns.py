@@ -42,7 +42,7 @@ class Mapped:
 
     taken: tuple[dict[str, str], ...]  # of each source: manifest column -> source column
     extras: dict[str, pa.DataType]  # manifest column -> type, in the order of first appearance
-    source_file: str | None  # of them, the one with the source's name; None where there is none
+    source_file: str | None  # of them, the one with the source's name; None if there is none
     notes: tuple[str, ...]  # what a person should know
 
 
@@ -205,7 +205,8 @@ def _common_type(source: str, column: str, one: pa.DataType, other: pa.DataType)
     for kind in (one, other):
         if _is_compound(kind):
             raise InputError(
-                f"{source}: column {column!r} is {other}, elsewhere {one}; no type fits both. Rename one of them."
+                f"{source}: column {column!r} is {other}, elsewhere {one}; no type can represent both. Rename one of "
+                f"them."
             )
     return common, [f"{source}: column {column!r} is {other}, elsewhere {one}; kept as text"]
 

@@ -64,7 +64,7 @@ def samples_at(path: ManifestFile, rows: Sequence[int]) -> list[Sample]:
     with opened(path) as file:
         metadata = file.metadata
         if outside := [row for row in rows if not 0 <= row < metadata.num_rows]:
-            raise InputError(f"{str(path)!r} has samples 0 to {metadata.num_rows - 1}; {outside[0]} is outside.")
+            raise InputError(f"{str(path)!r} has samples 0 to {metadata.num_rows - 1}; {outside[0]} is out of range.")
         places: dict[int, int] = {}
         groups: list[int] = []
         wanted, before, n_read = set(rows), 0, 0
@@ -124,7 +124,7 @@ def summary(path: str | Path) -> dict[str, Any]:
         ``n_samples``; ``n_prompts`` (distinct); ``seeds``: ``n``, ``min``, ``max``; ``prompt_characters``: percentile
         to length; ``optional``: column to the samples that set it; ``sizes``: height, width and samples, the commonest
         first; ``extra``: column to ``type``, ``n_distinct`` and ``commonest``; ``bytes`` of the file. ``n_distinct`` is
-        None where there are more than 10,000 values or they are lists or bytes.
+        None if there are more than 10,000 values or they are lists or bytes.
 
     Raises:
         InputError: the file is not a manifest.

@@ -21,8 +21,8 @@ class OwnSetting:
         name: what it sets, a column of the manifest.
         column: the source's own name of it.
         n_rows: rows that set it, of those that were kept.
-        lowest: lowest value; None where they are text or there are none.
-        highest: highest value; None where they are text or there are none.
+        lowest: lowest value; None if they are text or there are none.
+        highest: highest value; None if they are text or there are none.
     """
 
     name: str

@@ -155,7 +155,7 @@ def _digest(value: Any) -> int:
 
 
 def _row_bytes(checked: Checked, n_seeds: int) -> list[int]:
-    """What a sample of each row takes; empty where all samples of the batch are small together."""
+    """Size of each row's sample; empty if all samples of the batch are small together."""
     texts = [values for name, values in checked.columns.items() if name in _TEXTS]
     arrays = list(checked.extras.values())
     n_bytes = sum(array.nbytes for array in arrays) + sum(len(text or "") for values in texts for text in values)
@@ -168,7 +168,7 @@ def _row_bytes(checked: Checked, n_seeds: int) -> list[int]:
 
 
 def _settings(checked: Checked) -> list[str]:
-    """What follows prompt and seed in the hashed text of each row; empty where no row can have any."""
+    """What follows prompt and seed in the hashed text of each row; empty if no row can have any."""
     names = [name for name in checked.columns if name in OPTIONAL_COLUMNS]
     known: dict[tuple[Any, ...], str] = {}  # most tables have the same few settings all over
     texts = []

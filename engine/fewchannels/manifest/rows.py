@@ -49,7 +49,7 @@ class BadRow:
 
 
 class BadRowsError(InputError):
-    """Some rows break a rule and nothing was written. ``n_bad`` counts them, ``bad_rows`` are the first."""
+    """Some rows are not valid, so nothing was written. ``n_bad`` counts them; ``bad_rows`` has the first ones."""
 
     def __init__(self, bad_rows: Sequence[BadRow], n_bad: int, n_rows: int) -> None:
         self.bad_rows = tuple(bad_rows[:_LISTED])
@@ -185,7 +185,7 @@ def _extra(
 
 
 def is_unicode(text: str) -> bool:
-    """False where the text holds surrogates: bytes that are not UTF-8, or half of a JSON escape."""
+    """False if the text holds surrogates: bytes that are not UTF-8, or half of a JSON escape."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -298,7 +298,7 @@ def _guidance(value: Any) -> float | None:
     except OverflowError:
         rounded = math.inf
     if not math.isfinite(rounded):
-        raise ValueError("is not a finite number that float32 can hold")
+        raise ValueError("is not a finite number in the range of float32")
     return rounded + 0.0  # minus zero becomes zero
 
 

@@ -33,7 +33,7 @@ class Source(ABC):
 
     Attributes:
         name: name as the caller wrote it.
-        n_bytes: its size, for progress; 0 where it has none.
+        n_bytes: its size, for progress; 0 if it has none.
         prompt_column: its own, where it is not the caller's to choose.
         mixed: columns whose values are of several kinds, and the kinds; known after the survey.
         notes: what a person should know, complete once the rows are read.
@@ -241,7 +241,7 @@ def _reader(lines: Iterable[str], separator: str, *, quoted: bool) -> Any:
 
 
 def _fields(line: str, separator: str, *, quoted: bool = True) -> list[str]:
-    """The fields of a line by itself; empty where it is not a whole row."""
+    """The fields of a line by itself; empty if it is not a whole row."""
     try:
         return next(_reader([line], separator, quoted=quoted), [])
     except csv.Error:

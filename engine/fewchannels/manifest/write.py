@@ -50,10 +50,10 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
         if not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed {seed} is not from 0 to {MAX_SEED}.")
         if seed in seen:
-            raise InputError(f"seed {seed} is given twice; give each seed once.")
+            raise InputError(f"seed {seed} is given twice. Pass each seed once.")
         seen.add(seed)
     if not seen:
-        raise InputError("no seeds are given; give at least one, such as 0.")
+        raise InputError("no seeds are given. Pass at least one, such as 0.")
     return tuple(seeds)
 
 
@@ -76,7 +76,7 @@ def ingest(
         output: the Parquet file; replaced if it is there, and its folder made if it is not.
         prompt_column: prompt column of every source that names its columns; None picks the obvious one.
         ignore_columns: columns that are left out of every source that has them, whatever they mean; in any case.
-        seeds: each prompt is taken once with each seed; None takes the seed column, or 0 where there is none.
+        seeds: each prompt is taken once with each seed; None takes the seed column, or 0 if there is none.
         on_error: "fail" writes nothing if any row is bad; "skip" leaves bad rows out.
         progress: called after each batch with bytes read, bytes of all sources, and rows read.
 
@@ -89,7 +89,7 @@ def ingest(
     if isinstance(sources, str | Path):
         sources = [sources]
     if not sources:
-        raise InputError("no source is given; give a file of prompts, a folder of them, or demo:256.")
+        raise InputError("no source is given. Pass a file of prompts, a folder of such files, or demo:256.")
     opened, notes = open_sources([str(source) for source in sources])
     names = [source.name for source in opened]
     several = len(opened) > 1
@@ -169,7 +169,7 @@ def select(sources: Sequence[BinaryIO], rows: Sequence[tuple[int, int]]) -> memo
     try:
         joined = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:
-        raise InputError(f"the manifests do not fit together: {error}. Drop or rename the column in one.") from None
+        raise InputError(f"the manifests cannot be merged: {error}. Drop or rename the column in one.") from None
     first = [sum(len(table) for table in tables[:i]) for i in range(len(tables))]
     chosen = joined.take(pa.array([first[source] + row for source, row in rows], pa.int64()))
     sink = pa.BufferOutputStream()

@@ -80,7 +80,7 @@ def _add(pipeline: DiffusionPipeline, path: str, name: str) -> None:
 
 
 def _module(pipeline: DiffusionPipeline, key: str) -> str | None:
-    """The module that a weight adapts, with its component; empty for a weight of its own; None where there is none."""
+    """The module that a weight adapts, with its component; empty for an additional weight; None if there is none."""
     component, _, rest = key.partition(".")
     model = pipeline.components.get(component)
     if not isinstance(model, nn.Module):

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has every weight of the model that is made of it, and no others.
+"""Check that a checkpoint has exactly the weights of its model.
 
 The libraries load what fits: a weight that the files lack stays random, one that fits nowhere is left out, and both are
 said in a log at most. A run of such a model would be of another one than its fingerprint says, so both are refused.
@@ -47,10 +47,10 @@ class Loaded:
         Args:
             name: name of the checkpoint, for the message.
             without: weights that may be missing or left over as well, a regular expression.
-            remedy: what to do, for the message.
+            remedy: remedy for the message.
 
         Raises:
-            InputError: counting what is missing and what is left over, with the first of each.
+            InputError: weights are missing or unexpected; the message counts them, and names the first of each.
         """
         optional = re.compile(without)
         missing = sorted(each for each in self.missing if self._counts(each, optional))
@@ -63,7 +63,7 @@ class Loaded:
             )
         if unexpected:
             raise InputError(
-                f"the files of {name} hold {len(unexpected):,} weights that {kind} does not have, such as "
+                f"the files of {name} contain {len(unexpected):,} weights that {kind} does not have, such as "
                 f"{unexpected[0]!r}; they would be ignored. {remedy}"
             )
 
@@ -80,7 +80,7 @@ def recorded(*bases: Any) -> Iterator[list[Loaded]]:
     """Inside, every model that a library loads is noted.
 
     Args:
-        bases: the libraries' base classes of models, whose ``from_pretrained`` can say what was loaded.
+        bases: base classes of models in the libraries, whose ``from_pretrained`` can report the loaded weights.
     """
     found: list[Loaded] = []
     with ExitStack() as stack:
@@ -129,11 +129,11 @@ def checked_single_file(name: str) -> Iterator[None]:
 
 
 _WITHIN = "model.diffusion_model."
-"""Where a transformer's weights are in a file that has other components as well."""
+"""Prefix of a transformer's weights in a file with several components."""
 
 
 class _Taken(dict[str, Any]):
-    """Weights of a file that know which of them were taken."""
+    """Weights of a file that track which of them were used."""
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
         super().__init__(weights)

@@ -1,4 +1,4 @@
-"""Text embeddings, kept: what a pipeline's ``encode_prompt`` returned, by what it was asked."""
+"""Cached text embeddings: results of a pipeline's ``encode_prompt``, by its arguments."""
 
 import functools
 import hashlib
@@ -21,20 +21,20 @@ class Kept(Protocol):
     """Results of ``encode_prompt`` by key: tensors in tuples and lists, as each pipeline returns them."""
 
     def find(self, key: str, device: torch.device) -> Any:
-        """A result on a device; raises KeyError where there is none."""
+        """Return a result on a device; raises KeyError if there is none."""
 
     def put(self, key: str, result: Any) -> None:
         """Keep a result."""
 
 
 class Recent:
-    """The latest results, in memory: at most 256 MiB of them."""
+    """In-memory cache of the latest results, up to 256 MiB."""
 
     def __init__(self) -> None:
         self._results: LRUCache[str, Any] = LRUCache(_RECENT_BYTES, getsizeof=_n_bytes)
 
     def find(self, key: str, device: torch.device) -> Any:
-        """A result on a device; raises KeyError where there is none."""
+        """Return a result on a device; raises KeyError if there is none."""
         return moved(self._results[key], device)
 
     def put(self, key: str, result: Any) -> None:
@@ -49,8 +49,8 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
 
     Args:
         pipeline: pipeline as loaded.
-        kept: what it knows already, and learns.
-        encodes: whether there are text encoders for what is not known.
+        kept: cache of results.
+        encodes: whether there are text encoders for prompts that are not cached.
 
     Raises:
         LookupError: inside, where something is not known and there are none.
@@ -72,7 +72,7 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
             return kept.find(key, device)
         except KeyError:
             if not encodes:
-                raise LookupError("its text embeddings are not there; run again to encode its prompt again") from None
+                raise LookupError("its text embeddings are missing; rerun to encode its prompt again") from None
         result = own(*arguments, **keywords)
         kept.put(key, result)
         return result

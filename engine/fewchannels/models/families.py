@@ -1,7 +1,7 @@
 """The model families: for each transformer class, where its streams are and how its pipelines run it.
 
 Read off diffusers' own sources, version 0.42; ``tests/families/`` holds every line to a real pipeline of the class. A
-family of your own is the same few words in a YAML file: docs/families.md.
+custom family has the same fields in a YAML file: docs/families.md.
 """
 
 from typing import Any
@@ -235,10 +235,10 @@ VAE_FACTORS: dict[str, str] = {
     "AutoencoderKLHunyuanImage": "spatial_compression_ratio",
     "AutoencoderKLHunyuanVideo": "spatial_compression_ratio",
 }
-"""Where a VAE's configuration says how many pixels one latent cell is; ``block_out_channels`` where it is not named."""
+"""Key of a VAE's configuration for the pixels per latent cell; ``block_out_channels`` for classes not listed."""
 
 NOISED_VAES = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderKLFlux2")
-"""The VAEs whose latents are known well enough to put an image among a pipeline's own.
+"""VAEs whose encoded images can be used as latents of a pipeline.
 
 :mod:`fewchannels.models.from_images` does.
 """

@@ -1,4 +1,4 @@
-"""The words in which a model family is written: where a transformer keeps its streams, and how a pipeline runs it."""
+"""Descriptions of model families: where a transformer keeps its streams, and how a pipeline runs it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ class _Strict:
 
 @dataclass(frozen=True)
 class Place(_Strict):
-    """Where a block's output has a stream's tokens.
+    """Position of a stream's tokens in a block's output.
 
     Attributes:
-        output: position in the tuple that the block returns; None where it returns one tensor,
+        output: index in the tuple that the block returns; None if it returns one tensor,
             ``(sample, token, channel)``.
-        start: ``first``: from token 0. ``after_text``: image tokens behind a text that is equally long in every row.
-            ``after_own_text``: image tokens right behind each row's own text. ``after_image``: text tokens behind the
-            image's and what pads it.
+        start: ``first``: from token 0. ``after_text``: image tokens after a text with the same length in every row.
+            ``after_own_text``: image tokens right after each row's own text. ``after_image``: text tokens after the
+            image's tokens and their padding.
     """
 
     output: int | None = None
@@ -41,11 +41,11 @@ class BlockList(_Strict):
 
     Attributes:
         path: attribute of the transformer that holds the list, e.g. ``transformer_blocks``.
-        kind: ``dual`` (text and image have weights of their own), ``single`` (they share them), ``refiner`` (image
-            tokens alone, before text joins), ``cross`` (text enters by cross-attention) or ``plain`` (no text).
-        count: key of the transformer's configuration that says how many there are.
-        image: where the image stream is.
-        text: where the text stream is; None where the block has none.
+        kind: ``dual`` (text and image have separate weights), ``single`` (they share weights), ``refiner`` (only image
+            tokens, before text joins), ``cross`` (text enters by cross-attention) or ``plain`` (no text).
+        count: key of the transformer's configuration with the number of blocks.
+        image: position of the image stream.
+        text: position of the text stream; None if the block has none.
     """
 
     path: str
@@ -57,12 +57,12 @@ class BlockList(_Strict):
 
 @dataclass(frozen=True)
 class TextInput(_Strict):
-    """How long the text stream is, read off the transformer's arguments.
+    """Length of the text stream, from the transformer's arguments.
 
     Attributes:
-        arguments: embeddings whose token axes, the last but one, add up; or one list of ``(token, channel)`` per row.
-        masks: arguments, ``(row, token)``, whose ones add up to a row's own tokens; without, all of them are its own.
-        extra: tokens of its own that the transformer puts before the text.
+        arguments: embeddings whose token axes (the second to last) add up, or one list of ``(token, channel)`` per row.
+        masks: arguments, ``(row, token)``, whose ones add up to a row's number of tokens; empty if all tokens count.
+        extra: number of tokens that the transformer inserts before the text.
     """
 
     arguments: tuple[str, ...] = ("encoder_hidden_states",)
@@ -76,27 +76,27 @@ class Pipeline(_Strict):
 
     Attributes:
         guidance: ``none``; ``batched``: the branches are parts of one forward's rows; ``sequential``: one forward for
-            each; ``component``: a guider of the pipeline's decides, and names each forward.
-        order: order of the branches, in the rows or in the forwards of a step.
+            each; ``component``: the pipeline's guider decides, and names each forward pass.
+        order: order of the branches in the rows, or in the forward passes of a step.
         classifier_free: argument that runs the second branch when it is above ``unguided``.
-        unguided: the highest scale at which it does not run; below 0 where it runs at every scale.
-        embedded: argument of distilled guidance, which the transformer is told.
-        default_guidance: default scale of ``classifier_free`` or, where there is one, of ``embedded``.
-        default_true_cfg: default scale of ``classifier_free`` where ``embedded`` takes the guidance scale.
+        unguided: highest scale at which the second branch does not run; negative if it always runs.
+        embedded: argument of distilled guidance, which is passed to the transformer.
+        default_guidance: default scale of ``embedded`` or, without it, of ``classifier_free``.
+        default_true_cfg: default scale of ``classifier_free`` if ``embedded`` has the guidance scale.
         negative: whether the pipeline takes negative prompts.
-        reference: argument of a reference image, whose tokens follow the image's; None where it takes none.
-        needs_reference: whether it cannot do without.
-        sizes: sizes of images: ``any``; ``default``: the model's own only; ``area``: sides are changed until the area
-            is the model's own; or the only ones, ``(height, width)``.
-        area: argument that is given height times width; None where there is none.
+        reference: argument of a reference image, whose tokens follow the image's; None if there is none.
+        needs_reference: whether a reference image is required.
+        sizes: sizes of images: ``any``; ``default``: only the model's own; ``area``: sides are changed to match the
+            model's own area; or a list of the supported ones, ``(height, width)``.
+        area: argument for height times width; None if there is none.
         prompt: argument of the prompts; ``class_labels`` for a model of ImageNet classes.
         tokenizer: the component that measures prompts.
-        max_tokens: longest prompt in tokens.
-        before: text that the pipeline puts before a prompt and counts among those.
-        lower_case: whether it encodes prompts in lower case, without spaces around them.
-        length: argument for that; None where it has none.
-        two_steps: argument that says something of two steps, and must be None for any other number.
-        fixed: further arguments; of these, ``strength`` says which share of the steps runs.
+        max_tokens: maximum length of a prompt, in tokens.
+        before: text that the pipeline prepends to a prompt, and that counts toward ``max_tokens``.
+        lower_case: whether it converts prompts to lower case and strips them.
+        length: argument for the maximum length; None if there is none.
+        two_steps: argument that applies only to two steps, and must be None for any other number.
+        fixed: further arguments; ``strength`` among them is the share of the steps that runs.
     """
 
     guidance: Guidance
@@ -122,7 +122,7 @@ class Pipeline(_Strict):
 
     @property
     def strength(self) -> float:
-        """Share of the schedule that runs: below 1 where the pipeline begins within it, from a noised image."""
+        """Share of the schedule that runs: below 1 if the pipeline starts within it, from a noised image."""
         value = self.fixed.get("strength", 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise InputError(f"the family's fixed strength is {value!r:.60}; it must be a number above 0, at most 1.")
@@ -130,26 +130,26 @@ class Pipeline(_Strict):
 
     @property
     def has_true_cfg(self) -> bool:
-        """Return whether classifier-free guidance has a scale of its own, beside the embedded one."""
+        """Return whether classifier-free guidance has its own scale, separate from the embedded one."""
         return self.classifier_free == "true_cfg_scale"
 
 
 @dataclass(frozen=True)
 class Family(_Strict):
-    """How to read one transformer class.
+    """Description of one transformer class.
 
     Attributes:
         lists: block lists in the order in which they run; layers are numbered through them from 0.
         pipelines: the pipeline classes that run it, by name.
-        patch: latent cells along one side of an image token, or the key of the configuration that says so.
+        patch: number of latent cells along one side of an image token, or its key in the configuration.
         width: keys of the transformer's configuration whose product is the width of the hidden state.
-        text: how long its text stream is; None where no block has one.
+        text: length of its text stream; None if no block has one.
         image_argument: the transformer's argument with the latents.
-        packed: whether those are tokens already, ``(row, token, channel)``, so that reference tokens show in them.
+        packed: whether the latents are already tokens, ``(row, token, channel)``, including reference tokens.
         image_multiple: the image's tokens are padded to a multiple of this many.
         default_side: the model's own image side: ``vae`` (its ``sample_size``, pixels), ``transformer`` (its
             ``sample_size``, latent cells) or pixels.
-        embeds_guidance: whether the transformer is told a guidance scale where its configuration does not say.
+        embeds_guidance: whether the transformer takes a guidance scale, unless its configuration specifies it.
     """
 
     lists: tuple[BlockList, ...]
@@ -176,13 +176,13 @@ class Family(_Strict):
         return tuple(Block(layer, f"{each.path}.{i}", each.kind) for layer, (each, i) in enumerate(listed))
 
     def place(self, block: "Block", stream: str) -> Place | None:
-        """Where a stream is in what a block returns; None where the block has no such stream."""
+        """Position of a stream in a block's output; None if the block does not have it."""
         (found,) = (each for each in self.lists if block.path.rpartition(".")[0] == each.path)
         return found.image if stream == "image" else found.text
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The streams that any of its blocks has."""
+        """Streams that at least one block has."""
         return STREAMS if any(each.text for each in self.lists) else STREAMS[:1]
 
     def has_text(self, blocks: "Sequence[Block]") -> bool:
@@ -210,18 +210,18 @@ class Block:
 
 @dataclass(frozen=True)
 class ModelGeometry:
-    """What a capture must know of a model before its weights are loaded.
+    """Properties of a model that are needed before its weights are loaded.
 
     Attributes:
         transformer: the transformer's class name.
         pipeline_class: the pipeline's class name.
-        family: how to read the transformer.
-        pipeline: how the pipeline runs it.
+        family: description of the transformer.
+        pipeline: description of the pipeline.
         blocks: every layer in running order.
         n_channels: width of the hidden state.
-        pixels_per_token: side of the square of pixels that one image token stands for.
+        pixels_per_token: side of an image token, in pixels.
         default_side: the model's own image size, pixels.
-        embeds_guidance: whether the transformer is told a guidance scale (distilled).
+        embeds_guidance: whether the transformer takes a guidance scale (distilled guidance).
         can_be_guided: whether classifier-free guidance works with this checkpoint.
         takes_images: whether images can be noised to its steps' levels (:mod:`fewchannels.models.from_images`).
     """
@@ -240,7 +240,7 @@ class ModelGeometry:
 
     @property
     def takes_guidance(self) -> bool:
-        """Return whether the guidance scale does anything."""
+        """Return whether the guidance scale has an effect."""
         if self.pipeline.embedded:
             return self.embeds_guidance
         return self.pipeline.classifier_free == "guidance_scale" and self.can_be_guided
@@ -251,7 +251,7 @@ class ModelGeometry:
         return self.can_be_guided and (self.pipeline.guidance == "component" or scale > self.pipeline.unguided)
 
     def n_run(self, n_steps: int, strength: float | None = None) -> int:
-        """Steps that run where so many are asked for: fewer where the pipeline begins within the schedule."""
+        """Number of steps that run for a requested number: fewer if the pipeline starts within the schedule."""
         # As diffusers' get_timesteps() counts them.
         share = self.pipeline.strength if strength is None else strength
         return n_steps - int(max(n_steps - min(n_steps * share, n_steps), 0))
@@ -277,7 +277,7 @@ class ModelGeometry:
         return height // self.pixels_per_token, width // self.pixels_per_token
 
     def _sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """The image sizes nearest to one that the pipeline makes as asked."""
+        """The supported image sizes nearest to a requested one."""
         side, sizes = self.default_side, self.pipeline.sizes
         if sizes == "any":
             return ((height, width),)

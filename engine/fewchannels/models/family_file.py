@@ -39,7 +39,7 @@ def named_family(loaded: Any, source: str) -> tuple[str, Family]:
         InputError: it is no such mapping, or a field is wrong.
     """
     if not isinstance(loaded, dict) or len(loaded) != 1:
-        raise InputError(f"{source!r} must hold one family: the transformer's class name, and below it its fields.")
+        raise InputError(f"{source!r} must contain one family: the transformer's class name and, below it, its fields.")
     ((name, given),) = loaded.items()
     return str(name), family_of(given, source)
 

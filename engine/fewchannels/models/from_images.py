@@ -25,7 +25,7 @@ Draw = Callable[..., Tensor]
 
 @contextmanager
 def drawn_by(pipeline: Any, other: Callable[[Draw], Draw]) -> Iterator[None]:
-    """Inside, the pipeline draws its noise with what ``other`` makes of its own function."""
+    """Replace the pipeline's function that draws noise by ``other`` of it, inside the context."""
     module: Any = inspect.getmodule(type(pipeline))
     own = module.randn_tensor
     module.randn_tensor = other(own)
@@ -68,14 +68,15 @@ def noised(
     width: int,
     runs: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
-    """Inside, rows of the pipeline's latents are images', noised to each step's level, whatever the transformer says.
+    """Set the pipeline's latents to images noised to each step's level, regardless of the predictions, inside the
+    context.
 
     Args:
         pipeline: flow matching.
         images: images of any size, by row of the batch; other rows are left alone.
         height: height of the images that the pipeline makes, pixels.
         width: width in pixels; same conventions as ``height``.
-        runs: whether the transformer runs at all in the step that is due, which only images can do without.
+        runs: whether the transformer runs in the next step; only images can skip it.
 
     Raises:
         InputError: the pipeline's noise has another shape than an image's latent.

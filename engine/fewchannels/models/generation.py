@@ -1,4 +1,4 @@
-"""How images are generated: by which model, loaded how, in how many steps, under which guidance, at which size."""
+"""Settings of generation: model, loading, steps, guidance, and size."""
 
 import dataclasses
 from collections.abc import Collection
@@ -22,7 +22,7 @@ OF_THE_PLACE = ("model", "revision", "offload", "device_map", "transformer_file"
 
 @dataclass(frozen=True)
 class Settings:
-    """What every sample of a batch shares.
+    """Settings that all samples of a batch share.
 
     Attributes:
         height: height of the images, pixels.
@@ -47,12 +47,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Generation(Loading):
-    """Settings that decide an image, beside its prompt and seed.
+    """Settings that determine an image, in addition to its prompt and seed.
 
     Attributes:
         model: ``demo``, a folder, or a hub id.
         revision: revision of a hub id; None for its default branch.
-        num_inference_steps: denoising steps, unless the manifest row says otherwise.
+        num_inference_steps: number of denoising steps, unless the manifest row has its own.
         guidance_scale: distilled (embedded) guidance or, where the pipeline has none, classifier-free guidance, unless
             the manifest row says otherwise; None for the pipeline's own.
         true_cfg_scale: classifier-free guidance beside a distilled one (FLUX.1, Qwen-Image); 1 is off, None for the
@@ -92,7 +92,7 @@ class Generation(Loading):
 
         Args:
             file: a YAML mapping from field names to values, or None.
-            given: field values, None where the command line was silent.
+            given: field values, None if the command line was silent.
             besides: names in the file that are not fields, and somebody else's.
 
         Raises:
@@ -182,7 +182,7 @@ def check_guidance(generation: Generation, geometry: ModelGeometry, used: Settin
 
 
 def guidance_remedy(geometry: ModelGeometry) -> str:
-    """What makes an unconditional branch run, for messages."""
+    """Remedy for messages: how to run an unconditional branch."""
     how = geometry.pipeline
     if not geometry.can_be_guided:
         return "This model runs without an unconditional branch"

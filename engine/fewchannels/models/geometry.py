@@ -65,7 +65,7 @@ class Configuration:
 
     @property
     def remedy(self) -> str:
-        """What to do about a model that is not known, for messages."""
+        """Remedy for an unknown model, for messages."""
         if self.is_loaded:
             return "fc.inspect(pipe) locates its image stream; save its family file, and pass it as family"
         return (

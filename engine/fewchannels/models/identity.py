@@ -1,4 +1,4 @@
-"""What of a model decides the data: its weights, the files that change them, a family of the user's own."""
+"""Identity of a model: its weights, files that change them, and a user's family file."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def model_identity(source: ModelSource, loading: Loading, family: tuple[str, Fam
 
     Args:
         source: the model.
-        loading: how it is loaded: names adapters and a transformer file.
+        loading: loading options, which name adapters and a transformer file.
         family: a user's own family, with its transformer's class name; None without one.
     """
     found: dict[str, Any] = {"weights": weights_digest(source), "files": file_digests(source)}

@@ -1,4 +1,4 @@
-"""Looks where an unknown transformer class keeps its streams, by changing what goes in and seeing what moves.
+"""Locate the streams of an unknown transformer class by perturbing its inputs and observing its outputs.
 
 Nothing is taken from names or shapes alone: an image token is one that moves most when its own square of the initial
 noise is changed, at every place of the grid that is tried. What could not be settled is said, and left out.
@@ -21,19 +21,19 @@ from fewchannels.models.seen import Seen, branch_order
 
 _PROMPTS = ("a small red star", "a large blue ring on the left of a green field")
 ALWAYS_GUIDED = -1.0
-"""What ``unguided`` is where both branches run at every scale: below all of them."""
+"""Value of ``unguided`` if both branches run at every scale."""
 _WIDTHS = (("num_attention_heads", "attention_head_dim"), ("hidden_size",), ("dim",), ("model_dim",), ("inner_dim",))
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """Findings of an inspection.
 
     Attributes:
         transformer: the class name.
         family: family, as far as it was settled.
-        evidence: one line for each thing that was looked at.
-        doubts: what could not be settled, or hardly; empty where all was clear.
+        evidence: one line for each examined property.
+        doubts: uncertain findings; empty if there are none.
     """
 
     transformer: str
@@ -43,7 +43,7 @@ class Inspection:
 
 
 class UnsettledError(FewchannelsError):
-    """A transformer in which no image stream could be found."""
+    """No image stream was found in a transformer."""
 
 
 def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> Inspection:
@@ -174,7 +174,7 @@ class _Inspector:
         return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
 
     def image_at(self, path: str, output: int | None, before: Tensor) -> tuple[Start, int] | None:
-        """Where the image's tokens begin in a tensor, and latent cells along a token's side; None if not in it."""
+        """Start of the image's tokens in a tensor, and latent cells along a token's side; None if it has none."""
         height, width = self.noise_cells()
         places = {(0, p) for p in (0, 1, 2, 4, 8) if p < width} | {
             (height - 1, width - 1),
@@ -206,7 +206,7 @@ class _Inspector:
         return start, patch * self.cells_of_noise_cell((height, width))
 
     def left_out(self, base: Seen, path: str) -> None:
-        """Say of a list without image tokens whether it does not see the image, or whether they were not found."""
+        """Explain why a list has no image tokens: it does not process the image, or they were not found."""
         after = self.generate(at=(0, 0)).outputs[0][path]
         if all(torch.equal(after[output], tensor) for output, tensor in base.outputs[0][path].items()):
             self.evidence.append(f"{path}: does not change with the noise; excluded")
@@ -235,7 +235,7 @@ class _Inspector:
         return max(1, self.width // (factor * cells[1]))
 
     def text_at(self, base: Seen, path: str, image: int | None, start: Start) -> Place | None:
-        """Where the text's tokens are, if the block returns as many as the transformer was given."""
+        """Position of the text tokens, if the block returns the same number as the transformer received."""
         n_text = self.n_text(base)
         tensors = base.outputs[0][path]
         if n_text is None:
@@ -281,7 +281,7 @@ class _Inspector:
         return keys[0]
 
     def guidance(self, base: Seen, first: BlockList) -> Pipeline:
-        """How the pipeline runs both branches, and in which order."""
+        """Determine how the pipeline runs both branches, and in which order."""
         rest: dict[str, Any] = {"negative": "negative_prompt" in self.parameters}
         rest["length"] = "max_sequence_length" if "max_sequence_length" in self.parameters else None
         latents = self.image_argument(base)
@@ -336,7 +336,7 @@ class _Inspector:
         return Pipeline(kind, order, self.scale, **rest)
 
     def at_scale(self, scale: float, prompt: str = _PROMPTS[0]) -> Seen | None:
-        """A generation with a guidance scale; None where the pipeline does not run with it, which is said."""
+        """Generate with a guidance scale; None if the pipeline does not run with it, which is noted."""
         try:
             return self.generate([prompt], scale=scale)
         except (UnsettledError, RuntimeError, ArithmeticError) as error:

@@ -1,4 +1,4 @@
-"""From a model that was found to a loaded pipeline, the way that people run large ones."""
+"""Load a pipeline from a located model, with the usual options for large models."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from fewchannels.models.source import ModelSource, read_config
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the libraries' own bars and advice, such as on each truncated prompt, which would end up between ours."""
+    """Silence the libraries' progress bars and warnings, such as the one for each truncated prompt."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:
@@ -40,10 +40,10 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def _opening(source: ModelSource) -> Iterator[None]:
-    """Quietly, and what diffusers says against a model is about the user's input.
+    """Load quietly, and report diffusers' errors about a model as errors of the user's input.
 
-    Nothing of a model's folder is run: configurations name classes of the libraries alone, and weights that are pickled
-    are read as tensors alone, which is what PyTorch and diffusers do unless they are told otherwise.
+    No code from a model's folder runs: configurations can name only classes of the libraries, and pickled weights are
+    read only as tensors, which is the default of PyTorch and diffusers.
     """
     try:
         with quietly():
@@ -63,7 +63,7 @@ def _check_components(source: ModelSource) -> None:
         known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, str(library))
         if not known:
             raise InputError(
-                f"{source.name!r}: its {name} is of the module {library!r:.60}, which is neither diffusers nor "
+                f"{source.name!r}: its {name} is from the module {library!r:.60}, which is neither diffusers nor "
                 "transformers. Code that comes with a model is not run."
             )
 
@@ -80,9 +80,9 @@ def load(
     Args:
         source: the model.
         geometry: geometry of the model.
-        loading: how.
+        loading: loading options.
         device: device on which its components run.
-        components: components to take instead of the model's own, which are not read; None is left out.
+        components: components that replace the model's own, which are not read; None omits a component.
 
     Raises:
         InputError: diffusers cannot open the model, or cannot load it in this way on this machine.
@@ -146,7 +146,7 @@ def _pipeline(
 
 
 def _complete(source: ModelSource, **how: Any) -> DiffusionPipeline:
-    """A pipeline, each of whose models its own files make up."""
+    """Load a pipeline whose models are complete in their own files."""
     with recorded(diffusers.ModelMixin, transformers.PreTrainedModel) as found:
         pipeline = DiffusionPipeline.from_pretrained(source.folder, **how)
     names = {id(component): name for name, component in pipeline.components.items()}
@@ -156,7 +156,7 @@ def _complete(source: ModelSource, **how: Any) -> DiffusionPipeline:
 
 
 def _single_file(kind: Any, path: Path, source: ModelSource, **how: Any) -> torch.nn.Module:
-    """A transformer whose weights are those of one file."""
+    """Load a transformer with the weights of a single file."""
     with torch.device("meta"):
         empty = kind.from_config(kind.load_config(source.folder, subfolder="transformer"))
     check_single_file(repr(str(path)), file_keys(path), empty)

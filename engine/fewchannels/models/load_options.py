@@ -1,4 +1,4 @@
-"""How a model is loaded: settings that are checked before anything is, without the libraries that do it."""
+"""Loading options of a model, checked before loading and without the libraries that do it."""
 
 import importlib.util
 from dataclasses import dataclass, field
@@ -27,16 +27,16 @@ _STRENGTH = Number(-100, 100)
 
 @dataclass(frozen=True)
 class Loading:
-    """How a model is loaded.
+    """Loading options of a model.
 
     Attributes:
-        dtype: of the weights and arithmetic.
+        dtype: data type of the weights and arithmetic.
         offload: ``none``; ``model``: whole components move to the GPU while they run; ``sequential``: single layers do;
             ``group``: blocks do.
         quantization: quantization of the transformer's weights, a key of :data:`QUANTIZATIONS`.
         compile: whether each block's forward is compiled. Taps stay outside of it.
         attention: diffusers' attention backend of the transformer; None for its own.
-        device_map: how diffusers spreads the components over several GPUs; None for one.
+        device_map: strategy of diffusers for spreading the components over several GPUs; None for one GPU.
         lora: adapters as ``FILE@STRENGTH``, comma-separated; None for none.
         transformer_file: a single file (safetensors or GGUF) whose weights replace the transformer's; None for none.
     """
@@ -98,7 +98,7 @@ class Loading:
             raise InputError("transformer_file and quantization cannot be combined; a GGUF file is already quantized.")
 
     def check_here(self) -> None:
-        """Refuse what this machine lacks: libraries, adapters, weights.
+        """Reject options that need libraries, adapters or weights that this machine lacks.
 
         Raises:
             InputError: naming it.
@@ -129,7 +129,7 @@ class Loading:
             path, at, strength = part.strip().rpartition("@")
             file, strength = (path, strength) if at else (strength, "1")
             if not file:
-                raise InputError(f"lora is {self.lora!r}, and an adapter in it has no file; give FILE@STRENGTH.")
+                raise InputError(f"lora is {self.lora!r}, but one of its adapters has no file. Pass FILE@STRENGTH.")
             found.append((file, parsed(f"the strength of lora {file!r}", strength, _STRENGTH)))
         return found
 

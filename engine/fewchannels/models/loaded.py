@@ -37,24 +37,24 @@ _Result = TypeVar("_Result")
 class LoadedModel:
     """A model on this machine's device.
 
-    One thread does all that PyTorch does here, whoever calls. OpenMP keeps a pool for each thread that computes; with
-    two on the same cores it no longer waits awake between operations, and generation takes 1.3 times longer.
+    One thread runs all of PyTorch's work, whoever calls. OpenMP keeps a pool for each computing thread; with two pools
+    on the same cores it stops busy-waiting between operations, and generation takes 1.3 times longer.
 
     Args:
-        generation: which model, and how it is loaded.
+        generation: settings that name the model and how it is loaded.
         geometry: geometry of the model.
         n_threads: CPU threads for PyTorch.
-        device: device assigned to this process; None for what the machine has.
-        encodes: whether its text encoders are loaded.
+        device: device assigned to this process; None to choose by the machine.
+        encodes: whether to load its text encoders.
         pipeline: the model, if it is loaded already; None loads it.
 
     Raises:
-        InputError: the model cannot be loaded, or PyTorch finds no GPU where one is the share.
+        InputError: the model cannot be loaded, or PyTorch does not find the assigned GPU.
 
     Attributes:
         sampler: sampler of its pipeline.
         device: ``cuda`` or ``cpu``.
-        name: the device in words, for records.
+        name: name of the device, for records.
         n_threads: CPU threads for PyTorch.
     """
 
@@ -86,7 +86,7 @@ class LoadedModel:
     def run(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **keywords: _Arguments.kwargs
     ) -> _Result:
-        """Do work in the model's thread. Its time is the stage ``model``, that until it begins ``wait``."""
+        """Run work in the model's thread. Its duration counts as stage ``model``, the time before as ``wait``."""
         asked = time.monotonic()
         begun = ended = asked
 
@@ -106,28 +106,28 @@ class LoadedModel:
             took("model", ended - begun)
 
     def close(self) -> None:
-        """End its thread; nothing is done any more."""
+        """End the thread; no further work can run."""
         self._thread.shutdown()
 
     def let_go(self) -> None:
-        """Let the device's memory go that a failed batch has left."""
+        """Release cached device memory after a failed batch."""
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
     def peak_memory_bytes(self) -> int:
-        """Highest resident memory of this process so far; of the device's memory on a GPU."""
+        """Peak resident memory of this process, or peak device memory on a GPU."""
         return peak_memory_bytes(self.device)
 
 
 @contextmanager
 def after_the_first(what: str) -> Iterator[None]:
-    """Do something that other processes of this machine do as well: the first alone, then the others together.
+    """Run work that other processes of this machine also run: the first process alone, then the others together.
 
-    Of several actors on a node the first brings a model's weights over the network, into the node's cache or memory,
-    and the others find them there.
+    The first of several actors on a node downloads a model's weights into the node's cache or memory, and the others
+    read them from there.
 
     Args:
-        what: is done, the same text for all of them.
+        what: name of the work, the same in all processes.
     """
     name = hashlib.sha256(what.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"fewchannels-{os.getuid()}")
@@ -143,7 +143,7 @@ def after_the_first(what: str) -> Iterator[None]:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Highest resident memory of this process so far; of the memory of a ``cuda`` device."""
+    """Peak resident memory of this process, or peak memory of a ``cuda`` device."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -156,12 +156,12 @@ def device_in_words(device: str) -> str:
 
 
 def default_device() -> str:
-    """``cuda`` where there is a GPU, else ``cpu``."""
+    """``cuda`` if there is a GPU, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_of(share: str) -> str:
-    """Where this process computes as part of work whose workers have a share: ``cpu`` where theirs has no GPU."""
+    """Device of this process for work with the given share: ``cpu`` if the share has no GPU."""
     return default_device() if share == "cuda" else "cpu"
 
 
@@ -174,6 +174,6 @@ def _check_device(device: str) -> None:
 
 
 def _settle_thread(n_threads: int) -> None:
-    """Settings that PyTorch keeps with the thread."""
+    """Apply settings that PyTorch keeps per thread."""
     torch.set_num_threads(n_threads)
     torch.set_flush_denormal(True)

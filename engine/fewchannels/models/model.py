@@ -1,4 +1,4 @@
-"""What has to be known of a model before its weights run, wherever they are."""
+"""A model whose weights need not be loaded: its geometry and identity."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

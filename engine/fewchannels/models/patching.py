@@ -7,7 +7,7 @@ from typing import Any
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside, the object itself has the value under the name; afterwards what it had, or its class's again."""
+    """Set an attribute of an object inside the context, and restore it, or that of its class, afterwards."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:

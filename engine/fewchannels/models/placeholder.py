@@ -11,7 +11,7 @@ from fewchannels.models.source import ModelSource, transformer_config
 
 
 class ReachedError(BaseException):
-    """The pipeline has come to its transformer."""
+    """Signal that the pipeline has reached its transformer."""
 
 
 def placeholder(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module:
@@ -20,7 +20,7 @@ def placeholder(source: ModelSource, name: str, dtype: torch.dtype) -> nn.Module
     Args:
         source: the model.
         name: name of the transformer's class.
-        dtype: that it says it has.
+        dtype: data type that it reports.
     """
 
     def forward(*arguments: Any, **keywords: Any) -> None:

@@ -1,4 +1,4 @@
-"""Runs a pipeline for samples, one noise generator each, and declares where in the sampling it is."""
+"""Run a pipeline for samples, with one noise generator each, and declare the step and branch of every forward pass."""
 
 import functools
 import inspect
@@ -30,15 +30,15 @@ _REMEDY = "Describe how it runs in a family file (--family; docs/families.md)"
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward of the transformer, as the sampler declares it.
+    """One forward pass of the transformer, as declared by the sampler.
 
     Attributes:
-        step: 0-based loop index of the step that runs now.
-        leads: whether this is the step's forward at its own timestep. A second-order scheduler adds one at the next.
-        rows: the batch's rows of each branch in it.
+        step: 0-based index of the current denoising step.
+        leads: whether this is the step's pass at its own timestep. A second-order scheduler adds one at the next.
+        rows: rows of the batch by branch.
         token_grid: image tokens along height and width.
-        n_before_text: tokens of the image stream, with reference tokens and padding.
-        n_text: tokens of the text stream that are each row's own; None where that was not asked for.
+        n_before_text: number of tokens of the image stream, including reference tokens and padding.
+        n_text: number of text tokens of each row, without padding; None if not requested.
     """
 
     step: int
@@ -50,20 +50,20 @@ class Forward:
 
     @property
     def n_image(self) -> int:
-        """Tokens of the image that is generated."""
+        """Number of tokens of the generated image."""
         return self.token_grid[0] * self.token_grid[1]
 
 
 class Sampler:
-    """A pipeline that knows, while it runs, which step and which guidance branch it is at.
+    """A pipeline that tracks the current step and guidance branch while it runs.
 
-    A step ends when the pipeline tells its scheduler so. The branch is the one under whose name the pipeline enters
-    its transformer's cache context or, where it names none, what its family says of the order. Neither is guessed from
-    shapes. Every forward is counted, whether or not a tap sees it: one that was not declared, a branch that runs twice
-    before the scheduler's step or not at all, and steps that are more or fewer than declared are an error.
+    A step ends when the pipeline calls its scheduler's step. The branch is the name with which the pipeline enters its
+    transformer's cache context or, without one, follows from the order in its family. Neither is guessed from shapes.
+    Every forward pass is counted, whether or not a tap sees it. Undeclared passes, a branch that runs twice or not at
+    all within a step, and more or fewer steps than declared are errors.
 
     Args:
-        pipeline: pipeline as loaded.
+        pipeline: the loaded pipeline.
         geometry: geometry of the model.
 
     Attributes:
@@ -84,11 +84,11 @@ class Sampler:
         self._sigmas: list[float | None] = []
 
     def schedule(self) -> tuple[list[float], list[float | None]]:
-        """Timestep and noise level (sigma; None where the scheduler has none) of every step of the last generation."""
+        """Timestep and noise level (sigma; None if the scheduler has none) of every step of the last generation."""
         return self._timesteps, self._sigmas
 
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that the sequence text encoder takes, tokens."""
+        """Maximum length of a prompt for the sequence text encoder, in tokens."""
         tokenizer, how = self._tokenizer(), self.geometry.pipeline
         if tokenizer is None or how.length is None:
             return how.max_tokens
@@ -100,9 +100,9 @@ class Sampler:
         return getattr(found, "tokenizer", found)  # a processor holds one
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
-        """For each prompt: its tokens for the sequence text encoder before truncation, and whether that one cuts it.
+        """For each prompt, its number of tokens for the sequence text encoder, and whether it is truncated.
 
-        A pooled encoder may read a shorter prefix of a long prompt; that does not count as cut.
+        A pooled encoder may read a shorter prefix of a long prompt; this does not count as truncation.
         """
         tokenizer, limit = self._tokenizer(), self.max_prompt_tokens()
         if tokenizer is None:
@@ -119,11 +119,11 @@ class Sampler:
 
         Args:
             samples: the batch.
-            settings: shared by all of it.
+            settings: settings that the batch shares.
 
         Raises:
-            InputError: a prompt or a reference that the model cannot take.
-            FamilyMismatchError: the pipeline did something else than its family says.
+            InputError: the model does not accept a prompt or a reference.
+            FamilyMismatchError: the pipeline did not run as its family describes.
             KeyboardInterrupt: another thread ended this process's generations.
             RuntimeError: the image has another size.
         """
@@ -135,15 +135,15 @@ class Sampler:
         return images
 
     def check_steps(self, settings: Settings, n_run: int, *, may_stop: bool = False) -> None:
-        """Refuse a generation that ended after other steps than declared, or amid one.
+        """Reject a generation that ended after other steps than declared, or within a step.
 
         Args:
             settings: settings of the generation.
-            n_run: steps that are to run.
+            n_run: expected number of steps.
             may_stop: whether it may end before the last of them.
 
         Raises:
-            FamilyMismatchError: saying what ran.
+            FamilyMismatchError: other steps ran; the message lists them.
         """
         if self._ran:
             raise self._mismatch(f"ran {' and '.join(self._ran)} once more after the last step of its scheduler")
@@ -199,18 +199,18 @@ class Sampler:
             return labels[prompt]
         if prompt.isdecimal() and int(prompt) < self.pipeline.transformer.config.num_embeds_ada_norm:
             return int(prompt)
-        raise InputError(f"the prompt {prompt!r} is neither a class name of this model nor the number of one.")
+        raise InputError(f"the prompt {prompt!r} is neither the name nor the number of a class of this model.")
 
     def forward_begins(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], *, text: bool) -> Forward:
-        """What the transformer's forward that begins now is.
+        """Describe the transformer's forward pass that is about to run.
 
         Args:
-            arguments: arguments that the transformer is called with.
+            arguments: positional arguments of the transformer.
             keywords: its keyword arguments.
-            text: whether to tell how long the text is, for which a GPU may have to be waited for.
+            text: whether to determine the length of the text, which may have to wait for a GPU.
 
         Raises:
-            FamilyMismatchError: it was not declared, or has not the rows that its branches should have.
+            FamilyMismatchError: it was not declared, or does not have the rows of its branches.
         """
         assert self._settings is not None, "the transformer runs outside generate()"
         settings = self._settings
@@ -240,7 +240,7 @@ class Sampler:
         )
 
     def _check_grid(self, latents: Any, grid: tuple[int, int]) -> None:
-        """Refuse latents of an image of another size than declared, whose tokens would be taken for others."""
+        """Reject latents of an image with another size than declared, whose tokens would be misplaced."""
         family = self.geometry.family
         if family.packed:
             n_tokens, n_image = latents.shape[1], grid[0] * grid[1]
@@ -254,14 +254,14 @@ class Sampler:
             raise self._mismatch(f"gave its transformer {found}, where {grid[0]} x {grid[1]} image tokens are declared")
 
     def _declared(self, settings: Settings) -> tuple[str, ...]:
-        """Branches of a step, in their order; of a guider that decides by itself, those that there may be."""
+        """Branches of a step, in order; for a guider that chooses by itself, the possible ones."""
         how = self.geometry.pipeline
         if how.guidance == "component":
             return BRANCHES
         return how.order if self.geometry.is_guided(settings.guidance, settings.true_cfg_scale) else ("cond",)
 
     def _next_branches(self, settings: Settings) -> tuple[str, ...]:
-        """Branches of the forward that begins, none of which may have run in this step."""
+        """Branches of the forward pass that is about to run; none of them may have run in this step."""
         how, declared = self.geometry.pipeline, self._declared(settings)
         if how.guidance == "batched":
             found = declared
@@ -278,7 +278,7 @@ class Sampler:
         return found
 
     def _check_forwards(self, settings: Settings) -> None:
-        """Refuse a step's end before every branch has run."""
+        """Reject the end of a step before every branch has run."""
         needed = ("cond",) if self.geometry.pipeline.guidance == "component" else self._declared(settings)
         if missing := [branch for branch in needed if branch not in self._ran]:
             raise self._mismatch(
@@ -287,7 +287,7 @@ class Sampler:
             )
 
     def forward_ends(self) -> None:
-        """The transformer's forward is over; asking again is about the next."""
+        """Finish the current forward pass, so that the next one can be described."""
         self._is_forward = False
 
     def _begin(self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
@@ -318,7 +318,7 @@ class Sampler:
 
     @contextmanager
     def declaring(self, n_samples: int, settings: Settings) -> Iterator[None]:
-        """The transformer's forwards inside are those of one batch; :meth:`generate` is within it."""
+        """Declare that the forward passes inside the context are those of one batch; :meth:`generate` uses it."""
         transformer, scheduler = self.transformer, self.pipeline.scheduler
         self._settings, self._n_samples, self._n_ended = settings, n_samples, 0
         self._is_forward, self._ran = False, []
@@ -357,9 +357,9 @@ class Sampler:
 
 
 def _sigma(scheduler: Any, timestep: Any) -> float | None:
-    """The noise level of the step that a scheduler is about to take; None where it has none.
+    """The noise level of a scheduler's next step; None if it has none.
 
-    A pipeline may begin within the schedule: counted are the scheduler's steps, not the pipeline's.
+    A pipeline may start within the schedule, so the scheduler's steps are counted, not the pipeline's.
     """
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is None:

@@ -32,7 +32,7 @@ class Seen:
 
         Args:
             path: path of the block.
-            output: position in what it returns; None where that is one tensor.
+            output: position in what it returns; None if that is one tensor.
         """
         return [row for forward in self.outputs for row in forward[path][output]]
 
@@ -40,12 +40,12 @@ class Seen:
 def branch_order(
     guided: Seen, alone: Seen | None, other: Seen | None, path: str, output: int | None
 ) -> tuple[tuple[str, str], float]:
-    """Which of two branches comes first.
+    """Determine which of two branches comes first.
 
     Args:
         guided: output with both.
-        alone: output of the same prompt and noise, with the conditional branch alone; None where there is no such run.
-        other: where there is none, of another prompt with both: the unconditional branch moves less.
+        alone: output of the same prompt and noise, with the conditional branch alone; None if there is no such run.
+        other: if there is none, of another prompt with both: the unconditional branch moves less.
         path: path of the block to look at.
         output: see :meth:`Seen.states`.
 

@@ -51,7 +51,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
             )
         if not (folder / "model_index.json").is_file():
             raise InputError(
-                f"the folder {str(folder)!r} holds no model_index.json; a model is a folder that "
+                f"the folder {str(folder)!r} has no model_index.json; a model is a folder that "
                 "diffusers.DiffusionPipeline.from_pretrained can open."
             )
         return ModelSource(name, folder)
@@ -120,14 +120,14 @@ def file_digests(source: ModelSource) -> dict[str, str]:
 
 
 def components(source: ModelSource) -> list[str]:
-    """Names of the components that a model's index says it has."""
+    """Names of the components in a model's index."""
     index = read_config(source, "model_index.json")
     # Others lead out of the model's folder, and are nothing that a pipeline could have.
     return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1]) and name.isidentifier()]
 
 
 def _variant(name: str) -> str:
-    """The variant of a file of weights, such as ``fp16``; empty where it has none."""
+    """The variant of a file of weights, such as ``fp16``; empty if it has none."""
     if ".index." in name:
         return name.partition(".index.")[2].rpartition(".")[0]
     found = _SHARD.sub("", name.rpartition(".")[0])
@@ -160,7 +160,7 @@ def read_config(source: ModelSource, key: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source.name!r} has no readable {key}: {error}") from None
     if not isinstance(config, dict):
-        raise InputError(f"{source.name!r} has no readable {key}: it holds {type(config).__name__}, not fields.")
+        raise InputError(f"{source.name!r} has no readable {key}: it contains {type(config).__name__}, not fields.")
     return config
 
 
@@ -176,7 +176,7 @@ def geometry(source: ModelSource, family: tuple[str, Family] | None = None) -> M
 
     Args:
         source: the model.
-        family: family of the transformer class with this name, beside those that are known.
+        family: name and family of a transformer class, in addition to the known families.
 
     Raises:
         InputError: the transformer's or the pipeline's class is in neither, or a file is missing.

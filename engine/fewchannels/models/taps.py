@@ -1,4 +1,4 @@
-"""Taps: the only code that hooks a model. A tap sits on blocks' streams and reads or edits them."""
+"""Taps: forward hooks on blocks that read or edit their streams. No other code hooks a model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,14 +13,14 @@ from fewchannels.models.sampler import Forward, Sampler
 
 @dataclass(frozen=True)
 class Site:
-    """What a tap is called at: one stream of one branch, behind one block, in one forward.
+    """The site of a tap's call: one stream of one branch, at one block's output, in one forward pass.
 
     Attributes:
         block: the layer.
         stream: ``image`` or ``text``.
         branch: ``cond`` or ``uncond``.
-        forward: the transformer's forward that runs.
-        lengths: each sample's own tokens, where samples differ in them and what is behind those is padding; else None.
+        forward: the current forward pass of the transformer.
+        lengths: each sample's number of tokens, if samples differ in it and are padded; else None.
     """
 
     block: Block
@@ -31,9 +31,9 @@ class Site:
 
 
 Tap = Callable[[Site, Tensor], Tensor | None]
-"""Called with a site and its tokens ``(sample, token, channel)``, samples in the order of the batch: for the image
-stream the tokens of the image that is generated, row-major over its grid, without text, reference or padding tokens.
-A tap that returns None reads; one that returns a tensor of the same shape edits: later blocks see that instead."""
+"""A function of a site and its tokens ``(sample, token, channel)``, with samples in the order of the batch. The image
+stream has the tokens of the generated image, row-major over its grid, without text, reference or padding tokens. A tap
+that returns None only reads; one that returns a tensor of the same shape replaces the tokens for later blocks."""
 
 
 @contextmanager
@@ -44,16 +44,16 @@ def tapped(
     streams: Sequence[str] = ("image",),
     branches: Sequence[str] = ("cond",),
 ) -> Iterator[None]:
-    """Put a tap on blocks' outputs for as long as the context lasts; it is removed whatever happens inside.
+    """Attach a tap to blocks' outputs for the duration of the context; it is always removed at the end.
 
     Contexts may nest: taps on one block run in the order in which their contexts were entered.
 
     Args:
-        sampler: declares what each forward is.
+        sampler: sampler that declares each forward pass.
         blocks: selected blocks.
-        tap: what to call.
-        streams: values of :data:`fewchannels.models.family.STREAMS`. A block that has not the stream is passed over.
-        branches: values of :data:`fewchannels.models.family.BRANCHES`. One that does not run is passed over.
+        tap: the tap to attach.
+        streams: values of :data:`fewchannels.models.family.STREAMS`. Blocks without this stream are skipped.
+        branches: values of :data:`fewchannels.models.family.BRANCHES`. Branches that do not run are skipped.
     """
     transformer: nn.Module = sampler.transformer
     family = sampler.geometry.family
@@ -103,20 +103,20 @@ def tapped(
 
 
 Prediction = Callable[[Forward, Tensor], Tensor]
-"""Called with a forward and what the transformer returns, ``(row, ...)``, the rows of all its branches; returns what
-the pipeline shall see instead."""
+"""A function of a forward pass and the transformer's output, ``(row, ...)``, with the rows of all its branches; it
+returns the output that the pipeline receives."""
 
 
 @contextmanager
 def predicted(sampler: Sampler, edit: Prediction) -> Iterator[None]:
-    """Edit what the transformer predicts, for as long as the context lasts.
+    """Edit the transformer's predictions for the duration of the context.
 
     Args:
-        sampler: declares what each forward is.
-        edit: what to call; every row of a batch is one tensor of its result.
+        sampler: sampler that declares each forward pass.
+        edit: function that edits the output; its result has one tensor per row of the batch.
 
     Raises:
-        RuntimeError: inside, where the transformer returns its rows as a list.
+        RuntimeError: inside the context, if the transformer returns its rows as a list.
     """
     now: list[Forward] = []
 
@@ -137,7 +137,7 @@ def predicted(sampler: Sampler, edit: Prediction) -> Iterator[None]:
 
 
 def _spans(place: Place, stream: str, forward: Forward, n_tokens: int, rows: slice) -> list[tuple[int, int]]:
-    """Where each row's tokens begin and end."""
+    """Start and end of each row's tokens."""
     n_rows = rows.stop - rows.start
     text = forward.n_text[rows] if forward.n_text else (0,) * n_rows
     if stream == "text":

@@ -1,4 +1,4 @@
-"""What a task's time goes to: whoever does a part of it says so, whoever runs the task collects it."""
+"""Durations of a task's stages: code reports its stage, and the runner of the task collects them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def collected() -> Iterator[dict[str, float]]:
 
 
 def took(stage: str, seconds: float) -> None:
-    """Say that a stage of this thread's task took so long; said again, it adds up. Nobody need be listening."""
+    """Report the duration of a stage of this thread's task; repeated reports add up. A collector is optional."""
     taken = _taken.get()
     if taken is not None:
         taken[stage] = taken.get(stage, 0.0) + seconds

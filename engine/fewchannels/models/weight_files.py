@@ -1,4 +1,4 @@
-"""Whether a model's folder has the weight files that will be read, seen without reading them."""
+"""Check that a model's folder has the required weight files, without reading them."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def check_weight_files(name: str, folder: Path, index: Mapping[str, Any], withou
         without: components whose weights are not read.
 
     Raises:
-        InputError: naming the file that is looked for, and what is there instead.
+        InputError: a file is missing; the message names it, and the files found instead.
     """
     for component, kind in index.items():
         is_there = isinstance(kind, list) and bool(kind) and kind[0] in _STEMS
@@ -48,7 +48,7 @@ def _check(name: str, folder: Path, stems: tuple[str, ...]) -> None:
             f"diffusers' from_pretrained(..., variant={variant!r}) and save it with save_pretrained(FOLDER), or remove "
             f"{variant!r} from the file names."
         )
-    raise InputError(f"{name!r} has no {looked_for}, nor any other weights there. Download the model again.")
+    raise InputError(f"{name!r} has no {looked_for} and no other weights. Download the model again.")
 
 
 def _check_shards(name: str, index: Path) -> None:

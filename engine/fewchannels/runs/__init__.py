@@ -1,4 +1,4 @@
-"""A run at rest: what is on disk, and how it is read, written and kept.
+"""Runs on disk: their format, and reading, writing and maintaining them.
 
 ``storage`` is a folder or an object store behind one set of verbs; on it stand ``layout`` (shapes), ``arrays`` (Zarr),
 ``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers queries, ``upkeep``

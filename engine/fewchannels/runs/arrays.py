@@ -36,14 +36,14 @@ def lay_out(
     """Write every array's metadata, and the coordinates. Shards are not touched: safe to repeat, and to grow a run.
 
     Args:
-        storage: storage of the run, or beside it.
+        storage: storage of the run, or of a draft beside it.
         layout: the run's shape.
-        sample_ids: one per manifest row.
-        earlier: keys of the run before it grows. Coordinates of samples get other ones, so that the earlier metadata
-            and the new find their own.
+        sample_ids: sample ids, one per manifest row.
+        earlier: keys of the run before it grows. Coordinates of samples get new keys, so that the old and the new
+            metadata each refer to their own.
 
     Returns:
-        What was stored, by key, in the order in which readers may find it: the group's own metadata is last.
+        The stored objects, by key, in the order in which readers may see them: the group's own metadata is last.
     """
     documents: dict[str, Any] = {}
     separator = "." if f"{NAME}/sample/c/0" in earlier else "/"
@@ -85,12 +85,12 @@ def lay_out(
 
 
 def spare_keys() -> list[str]:
-    """Keys that the metadata of a run that has grown may no longer name, and that earlier readers still read."""
+    """Keys that are no longer named by the metadata of a grown run, but may still be read by earlier readers."""
     return [f"{NAME}/{name}/c{separator}0" for name in ("sample", "sample_id") for separator in "/."]
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """Values before the metadata that tell of them, and those of arrays before the group's, which repeat them."""
+    """Sort key: values before the metadata that refer to them, and arrays' metadata before the group's copy."""
     return (2 if key == "zarr.json" else key.endswith("/zarr.json")), key
 
 
@@ -116,7 +116,7 @@ def validate_region(array: ArrayPlan, start: int, stop: int, n_samples: int) -> 
     """Check that samples ``[start, stop)`` are one whole shard of an array.
 
     Raises:
-        ValueError: they are not; writing them could lose another writer's samples.
+        ValueError: they are not, so writing them could overwrite another writer's samples.
     """
     length = array.shard[0]
     if start % length or not start < stop <= min(start + length, n_samples):
@@ -127,12 +127,12 @@ def validate_region(array: ArrayPlan, start: int, stop: int, n_samples: int) -> 
 
 
 class Store:
-    """A store that was laid out, for writing whole shards.
+    """An initialized store, for writing whole shards.
 
     Args:
-        storage: storage of the run, or beside it.
+        storage: storage of the run, or of a draft beside it.
         layout: the run's shape.
-        n_threads: number of threads that compress; None for as many as this process may use.
+        n_threads: number of compression threads; None for all CPUs that this process may use.
     """
 
     def __init__(self, storage: Sink, layout: Layout, n_threads: int | None = None) -> None:
@@ -144,15 +144,15 @@ class Store:
 
         Args:
             start: first sample.
-            arrays: arrays by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long. Fewer samples
-                than a shard has are filled up.
+            arrays: arrays by name, ``(sample, step, layer, ...)``; all the store's arrays, equally long. A partial
+                shard is padded.
 
         Returns:
-            What was stored, by key.
+            The stored objects, by key.
 
         Raises:
             ValueError: an array is missing, or the region is not a whole shard.
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
         if arrays.keys() != self._plans.keys():
             raise ValueError(f"got arrays {sorted(arrays)}, the store has {sorted(self._plans)}")
@@ -173,7 +173,7 @@ class Store:
 def _map_ahead(
     pool: Executor, most: int, work: Callable[[_Item], _Result], items: Sequence[_Item]
 ) -> Iterator[_Result]:
-    """As ``pool.map``, with at most so many items that are worked on or not yet taken: little memory, used again."""
+    """Like ``pool.map``, with a limit on unfinished and unconsumed items, which bounds the memory."""
     if len(items) == 1:  # handing it over takes longer than it saves
         yield work(items[0])
         return
@@ -193,12 +193,12 @@ def read(
     stop: int,
     region: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Samples ``[start, stop)`` of arrays, as any Zarr reader has them: ``(sample, step, layer, ...)`` each.
+    """Read samples ``[start, stop)`` of arrays, like any Zarr reader: ``(sample, step, layer, ...)`` each.
 
     Args:
         storage: storage of the run.
         names: selected names.
-        start: first sample. Tasks of all of the samples are finished.
+        start: first sample. The tasks of all these samples must be finished.
         stop: one past the last.
         region: positions on the step and on the layer axis, ascending; None for all. Other chunks are not read.
 
@@ -223,13 +223,13 @@ def _reading(storage: Storage) -> Iterator[None]:
         raise
     except Exception as error:  # each codec, and each field of the metadata, has errors of its own
         raise StorageError(
-            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists what "
-            "is damaged, and with --repair removes its records."
+            f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists the "
+            "damage, and with --repair removes the damaged records."
         ) from None
 
 
 def _neighbors(positions: Sequence[int]) -> slice | np.ndarray:
-    """As a slice, if they are neighbors: Zarr reads it four times as fast as a list of positions."""
+    """Convert consecutive positions to a slice, which Zarr reads four times as fast as a list."""
     first, last = positions[0], positions[-1]
     return slice(first, last + 1) if last - first == len(positions) - 1 else np.array(positions)
 
@@ -237,7 +237,7 @@ def _neighbors(positions: Sequence[int]) -> slice | np.ndarray:
 def decompress(
     documents: Mapping[str, bytes], objects: Mapping[str, bytes], names: Sequence[str], start: int, stop: int
 ) -> dict[str, np.ndarray]:
-    """Samples ``[start, stop)`` of arrays from objects in memory, as any Zarr reader has them.
+    """Read samples ``[start, stop)`` of arrays from objects in memory, like any Zarr reader.
 
     Args:
         documents: the store's metadata, by key.
@@ -258,11 +258,11 @@ def decompress(
 
 
 def open_dataset(storage: Storage, n_samples: int | None = None) -> "xr.Dataset":
-    """The run's arrays, labeled and lazy: values are read from the store when they are asked for.
+    """Open the run's arrays, labeled and lazy: values are read from the store when they are used.
 
     Args:
         storage: storage of the run.
-        n_samples: how many to take; while a run grows, its arrays may be longer than it.
+        n_samples: number of samples to include; while a run grows, its arrays may already be longer.
     """
     import xarray as xr  # half a second, that workers do not need
 
@@ -272,7 +272,7 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> "xr.Dataset"
 
 
 def as_dataset(layout: Layout, sample_ids: Sequence[str], arrays: Mapping[str, np.ndarray]) -> "xr.Dataset":
-    """Arrays in memory, labeled as those of a run are.
+    """Label arrays in memory like those of a run.
 
     Args:
         layout: shape of the arrays.
@@ -300,12 +300,12 @@ def _zarr_store(storage: Storage, finished: bool = False) -> WrapperStore[LocalS
 
 
 class _Shards(WrapperStore[LocalStore | ObjectStore]):
-    """A store for reading, in which a shard without a byte is damaged: Zarr takes it for one that nobody has written.
+    """A store for reading that reports an empty shard as damaged; Zarr would treat it as unwritten.
 
     Args:
-        store: store as Zarr has it.
-        storage: the same place.
-        finished: whether every shard that is read was written, so that none may be missing.
+        store: Zarr's store.
+        storage: storage of the same location.
+        finished: whether every shard was written, so that a missing one is an error.
     """
 
     def __init__(self, store: LocalStore | ObjectStore, storage: Storage, finished: bool) -> None:
@@ -313,7 +313,7 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
         self._storage, self._finished = storage, finished
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
-        """As Zarr has it."""
+        """Same as in Zarr."""
         found = await super().get(key, *args, **options)
         is_shard = key.rpartition("/")[2].startswith("c.")
         if is_shard and found is None and not self._storage.exists("zarr.json"):
@@ -327,7 +327,7 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
         return found
 
     def with_read_only(self, read_only: bool = True) -> Self:
-        """Itself: there is no other."""
+        """Return the store itself."""
         if not read_only:
             raise ValueError("this store is read-only")
         return self
@@ -337,19 +337,19 @@ class _Shards(WrapperStore[LocalStore | ObjectStore]):
 
 
 class _FolderStore(LocalStore):
-    """A folder's own files as Zarr's store, for reading: a link in it is refused as :class:`FolderStorage` does."""
+    """A folder's files as a store of Zarr, for reading; links are rejected, as by :class:`FolderStorage`."""
 
     def __init__(self, storage: FolderStorage) -> None:
         super().__init__(storage.path, read_only=True)
         self._storage = storage
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
-        """As Zarr has it."""
+        """Same as in Zarr."""
         self._storage.location(key)
         return await super().get(key, *args, **options)
 
     async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
-        """As Zarr has it."""
+        """Same as in Zarr."""
         asked = list(key_ranges)
         for key, _ in asked:
             self._storage.location(key)

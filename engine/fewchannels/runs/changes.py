@@ -1,4 +1,4 @@
-"""Changes of several objects that take effect as one: a run that grows, a task that is done again.
+"""Atomic changes of several objects: a run that grows, a task that is rerun.
 
 New objects are stored beside the old ones, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored: from
 here on the change is settled, and whoever holds the lease can finish it. Then each object is moved to its place, and
@@ -36,7 +36,7 @@ class Change:
         folder: folder in which new objects wait.
         target: key of the document that names them.
         document: new content of that document.
-        replaces: content of that document when the change was started; None where there was none.
+        replaces: content of that document when the change was started; None if there was none.
     """
 
     name: str
@@ -47,21 +47,21 @@ class Change:
 
     @property
     def key(self) -> str:
-        """Where the change itself is."""
+        """Key of the change itself."""
         return f"{FOLDER}{self.name}.json"
 
     @cached_property
     def objects(self) -> dict[str, Stored]:
-        """What the new document names, by key."""
+        """The objects that the new document names, by key."""
         return {key: Stored(**each) for key, each in self.document["objects"].items()}
 
     def finish(self, storage: Storage) -> None:
-        """Move every object to its place, then put the document. Safe to repeat, and to do twice at once.
+        """Move every object to its final key, then put the document. Safe to repeat, even concurrently.
 
         Raises:
             RunConflictError: the document is another one by then, or an object is neither waiting nor in its place, so
                 another change has overtaken this one.
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
         new = documents.to_bytes(self.document)
         if storage.stored(self.target) not in (self.replaces, Stored.of([new])):
@@ -104,12 +104,12 @@ class _Settled(documents.Fields):
 
 
 def name_of(task: int) -> str:
-    """What a change of a task is called."""
+    """Name of a change of a task."""
     return f"{task:05d}"
 
 
 class Draft:
-    """New objects beside those that they are to replace.
+    """New objects that will replace existing ones.
 
     Args:
         storage: storage of the run.
@@ -136,7 +136,7 @@ class Draft:
 
         Raises:
             RunConflictError: another change has overtaken this one, of which nothing remains.
-            StorageError: the store refused. Either nothing has changed, or the change is finished by
+            StorageError: writing failed. Either nothing has changed, or the change is finished by
                 :func:`finish_changes`.
         """
         change = Change(self._name, self._folder, self._target, dict(document), self._replaces)
@@ -160,7 +160,7 @@ class Draft:
 
 
 def find_change(storage: Storage, name: str) -> Change | None:
-    """The settled change of a name; None where there is none.
+    """The settled change with a name; None if there is none.
 
     Raises:
         StorageError: it is damaged.
@@ -191,7 +191,7 @@ def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
 
     Args:
         storage: storage of the run.
-        keys: its listing.
+        keys: the run's listing.
 
     Raises:
         StorageError: one is damaged.
@@ -208,7 +208,7 @@ def finish_change(storage: Storage, name: str) -> None:
     """Finish the settled change of a name, if there is one; give it up if its objects are gone.
 
     Raises:
-        StorageError: the change is damaged, or the store refused.
+        StorageError: the change is damaged, or writing failed.
     """
     if (change := find_change(storage, name)) is None:
         return
@@ -222,7 +222,7 @@ def finish_changes(storage: Storage) -> None:
     """Finish every settled change, and remove what was stored for others. Only with the lease.
 
     Raises:
-        StorageError: a change is damaged, or the store refused.
+        StorageError: a change is damaged, or writing failed.
     """
     for change in settled_changes(storage, storage.list(FOLDER)):
         finish_change(storage, change.name)
@@ -231,7 +231,7 @@ def finish_changes(storage: Storage) -> None:
 
 
 def manifest_key(storage: Storage, description: Mapping[str, Any]) -> str:
-    """Where the manifest of a run's description is: beside its place, while a growth is being finished."""
+    """Key of the manifest of a run's description; a draft's key while the run grows."""
     change = find_change(storage, RUN)
     if change is None or change.target != NAME or change.document != description:
         return MANIFEST

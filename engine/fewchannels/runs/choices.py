@@ -102,7 +102,7 @@ def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple
         same_for_all: whether every sample has ``n_steps``; ``last`` needs it.
 
     Raises:
-        InputError: an unknown word, a step that is never run, or ``last`` where samples differ in their steps.
+        InputError: an unknown word, a step that never runs, or ``last`` if samples differ in their steps.
     """
     if text == "all":
         return tuple(range(n_steps))

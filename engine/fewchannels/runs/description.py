@@ -224,7 +224,7 @@ def read_description(storage: Storage) -> dict[str, Any]:
 
 
 def begun_identity(storage: Storage, name: str) -> dict[str, Any] | None:
-    """The identity of what was begun at a place; None where nothing can be read, of which whoever begins says why.
+    """The identity at a location; None if it cannot be read, in which case the writer reports why.
 
     Args:
         storage: the place.
@@ -294,5 +294,5 @@ def write_description(storage: Storage, description: dict[str, Any]) -> None:
 
 
 def objects_of(description: dict[str, Any]) -> dict[str, Stored]:
-    """What is stored once for the whole run, by key: the manifest, and the arrays' metadata and coordinates."""
+    """Objects that are stored once per run, by key: the manifest, and the arrays' metadata and coordinates."""
     return {key: Stored(**stored) for key, stored in description.get("objects", {}).items()}

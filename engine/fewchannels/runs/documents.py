@@ -26,18 +26,18 @@ _Found = TypeVar("_Found")
 
 
 class DamagedDocumentError(ValueError):
-    """The bytes are not what :func:`to_bytes` wrote, or do not hold what such a document holds."""
+    """A document whose bytes were not written by :func:`to_bytes`, or whose content is not valid."""
 
 
 class Fields(BaseModel):
-    """What a document holds at least, each of exactly its type. Others may be there: later versions add some."""
+    """Required fields of a document, with their exact types. Later versions may add further fields."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, defer_build=True)
 
 
 def _as_key(text: str) -> str:
     if not is_key(text):
-        raise ValueError("it does not name a place inside the run")
+        raise ValueError("it is not a location inside the run")
     return text
 
 
@@ -62,7 +62,7 @@ class StoredFields(Fields):
 
 Objects = dict[Key, StoredFields]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,80}\z")]
-"""Of a table: it stands in SQL as it is."""
+"""Name of a table, which is used in SQL without quotes."""
 Table = Annotated[str, AfterValidator(_as_table)]
 Score = Literal["mean_abs", "abs_mean", "max_abs", "rms"]
 Versions = dict[str, str]
@@ -94,11 +94,11 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
     Args:
         storage: storage of the run.
         key: key of the document.
-        fields: what it holds.
-        remedy: what to do where it is damaged: a sentence.
+        fields: its fields.
+        remedy: remedy for a damaged document, one sentence.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the document does not exist.
         StorageError: it is damaged.
     """
     with damage(storage, key, remedy):
@@ -120,11 +120,11 @@ def to_bytes(content: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
-    """A document's content. One of format version 1, which has no checksum and names no objects, is taken as it is.
+    """Read a document's content. Documents of format version 1 have no checksum, and are accepted without a check.
 
     Args:
         data: the document's bytes.
-        fields: what it holds.
+        fields: its fields.
 
     Raises:
         DamagedDocumentError: a byte is not as it was written, or the content is not such a document's.
@@ -134,7 +134,7 @@ def from_bytes(data: bytes, fields: type[Fields] = Fields) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedDocumentError(f"it is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise DamagedDocumentError(f"it holds {type(content).__name__}, not a JSON object")
+        raise DamagedDocumentError(f"it contains {type(content).__name__}, not a JSON object")
     found = content.pop(CHECKSUM, None)
     if found is None and "objects" in content:
         raise DamagedDocumentError(f"it has no {CHECKSUM}")

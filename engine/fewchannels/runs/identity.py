@@ -1,4 +1,4 @@
-"""What decides a run's or a result's data: its fingerprint, and where two of them differ."""
+"""Identities of runs and results: everything that determines their data, with fingerprints and differences."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ from typing import Any
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256, 16 hex digits, of what decides a run's data; the same for equal mappings in any order."""
+    """SHA-256, 16 hex digits, of the identity of a run's data; the same for equal mappings in any order."""
     canonical = json.dumps(dict(identity), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 LATER = frozenset({"files", "metric_files"})
-"""Fields that came to identities after runs and sweeps without them were written."""
+"""Fields that were added to identities later, so that older runs and sweeps lack them."""
 GROWING = "mask_files"
-"""A field whose entries may become more: files that were not there when a result was begun."""
+"""A field whose entries may increase: files that did not exist when a result was begun."""
 
 
 def known_to(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
@@ -23,7 +23,7 @@ def known_to(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tuple
 
     Args:
         mine: the identity.
-        theirs: the earlier one; None where there is none.
+        theirs: the earlier identity; None if there is none.
 
     Returns:
         The identity, and the fields that were left out, dotted.
@@ -45,7 +45,7 @@ def known_to(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tuple
 
 
 def shared(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first of several identities, as far as all of them could say: without fields that are :data:`LATER`."""
+    """The first of several identities, without the fields in :data:`LATER`, which not all of them have."""
     known = dict(identities[0])
     for each in identities[1:]:
         known, _ = known_to(known, each)
@@ -53,7 +53,7 @@ def shared(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def grown(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """A result's identity without the entries of :data:`GROWING` that were not there when it was begun."""
+    """A result's identity without entries of :data:`GROWING` that did not exist when it was begun."""
     settings, begun = mine.get("settings"), theirs.get("settings")
     if not isinstance(settings, Mapping) or not isinstance(begun, Mapping):
         return dict(mine)

@@ -31,7 +31,8 @@ def opened(data: bytes) -> Image.Image:
         return read_image(data, "it")
     except InputError as error:
         raise StorageError(
-            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to find its sample."
+            f"a stored image of {len(data):,} bytes is damaged: {error} Run fewchannels runs verify to identify its "
+            f"sample."
         ) from None
 
 
@@ -61,5 +62,5 @@ def from_png(data: bytes) -> NDArray[np.bool_]:
     except (OSError, SyntaxError) as error:
         raise InputError(f"the {len(data)} bytes of a mask are not a PNG: {error}") from None
     if image.mode != "1":
-        raise InputError(f"the PNG of a mask has the mode {image.mode!r}; masks have one bit a pixel.")
+        raise InputError(f"the PNG of a mask has the mode {image.mode!r}; masks have one bit per pixel.")
     return np.array(image)

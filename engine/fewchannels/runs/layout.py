@@ -31,7 +31,7 @@ class ArrayPlan:
         shard: extents of a shard, the unit of write.
         chunk: extents of a chunk, the unit of read.
         dtype: numpy name; every dtype here takes 4 bytes.
-        ratio: bytes stored per byte of values that is to be expected.
+        ratio: expected compression ratio, stored bytes per byte of values.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ArrayPlan:
 
     @property
     def fill(self) -> float:
-        """What an unwritten element reads as: NaN, or -1 where the dtype has none."""
+        """Value of unwritten elements: NaN, or -1 if the dtype has no NaN."""
         return -1 if self.dtype == "int32" else math.nan
 
     @property
@@ -64,7 +64,7 @@ class ArrayPlan:
         return round(self.ratio * self.value_bytes) + self.n_shards * n_chunks * _CHUNK_OVERHEAD_BYTES
 
     def key(self, task: int) -> str:
-        """Where a task's shard is, below the group: a pure function of the task."""
+        """Key of a task's shard below the group; it depends only on the task."""
         return "/".join((self.name, ".".join(("c", str(task), *["0"] * (len(self.shape) - 1)))))
 
 
@@ -82,14 +82,14 @@ class Track:
 
     @property
     def prefix(self) -> str:
-        """What its arrays' names begin with: nothing for the image's conditional branch."""
+        """Prefix of its arrays' names; empty for the conditional branch of the image stream."""
         stream = "text_" if self.stream == "text" else ""
         return stream + ("uncond_" if self.branch == "uncond" else "")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a run: what is kept of how many samples.
+    """The shape of a run: its samples, and the data recorded for each.
 
     Attributes:
         n_samples: rows of the manifest.
@@ -165,7 +165,7 @@ class Layout:
 
     @property
     def has_maps(self) -> bool:
-        """Return whether the store keeps token maps."""
+        """Return whether the store has token maps."""
         return self.top_k > 0 and "image" in self.streams
 
     @property
@@ -236,10 +236,10 @@ class Layout:
 
 
 def default_shard_samples(layout: Layout) -> int:
-    """Samples per task where the user leaves it open: as many as keep a task's values within 512 MiB, 1 to 16."""
+    """Default number of samples per task: as many as keep a task's values within 512 MiB, 1 to 16."""
     return max(1, min(_MOST_SHARD_SAMPLES, _TASK_BYTES // layout.sample_value_bytes))
 
 
 def is_rounded(value_precision: str, dtype: str, tokens: str) -> bool:
-    """Whether token maps have bfloat16's mantissa: by choice, or because a bfloat16 model has no other values."""
+    """Whether token maps have bfloat16's mantissa: by choice, or because the model computes in bfloat16."""
     return value_precision == "bfloat16" or (dtype == "bfloat16" and choose_pool_side(tokens) == 1)

@@ -41,13 +41,13 @@ def hold(storage: Storage, on_wait: Wait = lambda why: None, patience_s: float =
     What killed writers have left is removed first, and what an earlier capture had begun to replace is finished.
 
     Args:
-        storage: storage of a run, or of one of its results, or of what is made of runs.
+        storage: storage of a run, of one of its results, or of a result of several runs.
         on_wait: called with the reason when the end of an earlier command must be waited for.
-        patience_s: how long to wait for another command that holds it.
+        patience_s: time to wait for another command that holds it, in seconds.
 
     Raises:
         RunConflictError: another command holds it.
-        StorageError: the store refused.
+        StorageError: writing failed.
     """
     holding: Any = _hold_folder if isinstance(storage, FolderStorage) else _hold_objects
     deadline = time.monotonic() + patience_s
@@ -74,7 +74,7 @@ class Membership:
 
     Raises:
         RunConflictError: the capture has ended or another took over.
-        StorageError: the store refused.
+        StorageError: writing failed.
     """
 
     def __init__(self, storage: Storage, token: str) -> None:
@@ -153,7 +153,7 @@ def _document(token: str, beat: int) -> bytes:
 
 
 def _read(data: bytes) -> dict[str, Any]:
-    """What a lease says; nothing where it is free, or is no lease's document."""
+    """Content of a lease; empty if it is free, or not a valid document."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -176,7 +176,7 @@ def _owner(storage: Storage) -> dict[str, Any]:
 def _refused(storage: Storage, owner: dict[str, Any]) -> RunConflictError:
     return RunConflictError(
         f"another command is writing to {storage.url!r} ({_named(owner)}). Wait for it, stop it, or choose another "
-        "place."
+        "location."
     )
 
 
@@ -208,7 +208,7 @@ def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, A
         if time.monotonic() > deadline:
             raise RunConflictError(
                 f"workers of an earlier command ({_named(earlier)}) are still writing to {storage.url!r} after "
-                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, then run again to resume."
+                f"{_ORPHANS_TIMEOUT_S:.0f} s. Stop them, then rerun to resume."
             )
         time.sleep(_LOOK_EVERY_S)
 
@@ -218,7 +218,7 @@ def _writing(storage: FolderStorage) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix this, then run again.") from error
+        raise StorageError(f"cannot write to {storage.url!r}: {error.strerror}. Fix this, then rerun.") from error
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the file of a lock, and make it if there is none. It is never another file of the user's."""
+    """Open the file of a lock, and create it if necessary. Never opens another file of the user."""
     refusal = (
         f"{path} is not a plain file with a single name, so writing to it could change another file. Delete it, and "
         "run again."

@@ -20,21 +20,21 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one finished task.
+    """Record of one finished task.
 
     Attributes:
-        task: its number.
+        task: number of the task.
         start: first manifest row.
         stop: one past the last manifest row; fewer than the task owns where the run has grown since.
         fingerprint: fingerprint of the run that wrote it.
         attempt: 1 for the first.
         n_done: samples generated.
-        n_failed: samples that failed individually; the samples table says why.
+        n_failed: samples that failed individually; the samples table has the reasons.
         seconds: seconds from the task's start to its last file.
         finished: UTC time, ISO 8601; for people, nothing depends on it.
         host: node that ran it.
         device: ``cpu`` or ``cuda:...`` with its name.
-        objects: what the task stored, by key; empty in runs of format version 1.
+        objects: objects that the task stored, by key; empty in runs of format version 1.
         computed_by: versions of the libraries that computed it, and ``threads`` of the CPU; empty in older records.
         files: SHA-256, 16 hex digits, of the files its manifest rows name that decide its data, by path.
     """
@@ -94,7 +94,7 @@ class Ledger:
 
     @staticmethod
     def key(task: int) -> str:
-        """Where a task's record is."""
+        """Key of a task's record."""
         return f"{_FOLDER}{task:05d}.json"
 
     def write(self, record: Record, draft: Draft | None = None) -> None:
@@ -102,7 +102,7 @@ class Ledger:
 
         Args:
             record: the record.
-            draft: what its objects wait in, where the task has an earlier record.
+            draft: draft that contains its objects, if the task has an earlier record.
         """
         if draft:
             draft.settle(record.content())
@@ -122,7 +122,7 @@ class Ledger:
         return attempt
 
     def find(self, task: int) -> Record | None:
-        """A task's record; None where it has none, or a damaged one."""
+        """A task's record; None if it has none, or a damaged one."""
         try:
             return Record.from_bytes(self._storage.get(self.key(task)))
         except (FileNotFoundError, ValueError):
@@ -158,7 +158,7 @@ class Ledger:
         return dict(sorted(found.items()))
 
     def delete(self, tasks: Iterable[int]) -> None:
-        """Delete tasks' records: the next capture does those tasks again."""
+        """Delete tasks' records, so that the next capture reruns these tasks."""
         self._storage.delete([self.key(task) for task in tasks])
 
     def _read(self, key: str) -> Record:

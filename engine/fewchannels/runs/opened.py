@@ -1,4 +1,4 @@
-"""What is the same of an opened run and an opened sweep: its place, its description, and SQL."""
+"""Base class of opened runs and sweeps: location, description, and SQL."""
 
 import html
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ class Opened:
         read: reads its description.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no run or sweep.
     """
 
     def __init__(self, path: str | Path, read: Callable[[Storage], dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Which Parquet files hold a run's rows: one part per task, or, once compacted, one for many tasks.
+"""Parquet files with a run's rows: one part per task or, after compaction, one for many tasks.
 
 A compaction is a part with a record of its own, ``ledger/compact/FIRST-LAST.json``, written after the part. It speaks
 for a task if and only if it names that task's record by checksum: a task that is done again has another record, and
@@ -47,7 +47,7 @@ class Compaction:
 
     @property
     def key(self) -> str:
-        """Where its record is."""
+        """Key of its record."""
         return f"{FOLDER}{self.first:05d}-{self.last:05d}.json"
 
     def part(self, table: str) -> str:
@@ -70,10 +70,10 @@ def read_rows(storage: Storage, key: str, expected: Stored | None) -> Any:
     Args:
         storage: storage of the run or the sweep.
         key: key of the part.
-        expected: what its record says that was stored; None in runs of format version 1.
+        expected: size and checksum in its record; None in runs of format version 1.
 
     Raises:
-        StorageError: the part is missing, damaged, or not what was stored.
+        StorageError: the part is missing, damaged, or differs from the stored one.
     """
     try:
         data = storage.get(key)
@@ -95,7 +95,7 @@ def own_rows(storage: Storage, table: str, record: Record) -> Any:
 
 
 def check_stored(storage: Storage, key: str, found: Stored, expected: Stored) -> None:
-    """Check an object against what a record says of it, or what its task, done again since then, has stored.
+    """Check an object against its record, or against the new record if its task was rerun since.
 
     Raises:
         ValueError: it is neither.
@@ -138,7 +138,7 @@ class Parts:
     def files(self, table: str, shard_samples: int) -> dict[str, list[tuple[int, int]] | None]:
         """Every file with rows of a table, by key, with the samples ``[start, stop)`` that it speaks for.
 
-        None where that is all it has. A task that is not full may be about to get more samples than its record has.
+        None if that is all it has. A task that is not full may be about to get more samples than its record has.
         """
         files: dict[str, list[tuple[int, int]] | None] = {}
         for task, record in sorted(self._records.items()):

@@ -1,4 +1,4 @@
-"""The place where something is to be written: nobody else's files, and nothing that was begun otherwise."""
+"""Checks of an output location: no other files, and nothing with other settings."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +15,8 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
 
     Args:
         storage: the place.
-        is_own: whether a key is of what is to be written there.
-        missing: what the place should hold beside such files, for the message; empty where it may hold nothing.
+        is_own: function that returns whether a key belongs to the output.
+        missing: what the place should hold beside such files, for the message; empty if it may hold nothing.
 
     Raises:
         RunConflictError: naming some of them.
@@ -24,7 +24,7 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
     if others := [key for key in storage.list() if not is_own(key)]:
         but = f"no {missing} but " if missing else ""
         raise RunConflictError(
-            f"{storage.url!r} holds {but}other files ({', '.join(others[:_N_NAMED])}); choose a new folder or URL."
+            f"{storage.url!r} contains {but}other files ({', '.join(others[:_N_NAMED])}); choose a new folder or URL."
         )
 
 
@@ -32,7 +32,7 @@ def begun_otherwise(mine: Mapping[str, Any], theirs: Mapping[str, Any], conflict
     """Return the error for something created with different settings; it names every field that differs.
 
     Args:
-        mine: what decides the data, as it is asked for now.
+        mine: requested settings, which determine the data.
         theirs: settings of the existing one.
         conflict: beginning of the message, such as ``the run in 'RUN' was created with different settings``.
         remedy: its end.

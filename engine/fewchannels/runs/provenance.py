@@ -1,4 +1,4 @@
-"""What a run's tasks were computed by and from: versions of libraries, threads, and files that a manifest names."""
+"""Provenance of a run's tasks: versions of libraries, threads, and files that a manifest names."""
 
 import platform
 from collections import Counter
@@ -20,12 +20,12 @@ _N_DIGITS = 16
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that decide the last bits of what is computed."""
+    """Versions of Python and of the libraries that affect the last bits."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]:
-    """Versions and CPU threads, as a record keeps them.
+    """Versions and CPU threads, in the format of a record.
 
     Args:
         n_threads: number of threads of PyTorch.
@@ -36,7 +36,7 @@ def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]
 
 
 def joined(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What computed a task whose samples come from several: each value that differs once; empty where none was kept."""
+    """What computed a task whose samples come from several: each value that differs once; empty if none was kept."""
     names = dict.fromkeys(name for each in several for name in each)
     found = {name: [part for each in several for part in each.get(name, _UNKNOWN).split(", ")] for name in names}
     return {name: ", ".join(dict.fromkeys(parts)) for name, parts in found.items()}
@@ -73,7 +73,7 @@ def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
 
 
 def notes(records: Iterable[Record], n_threads: int, unknown: Iterable[str] = ()) -> list[str]:
-    """What a person should know before a run is resumed: in what its finished tasks differ from those to come.
+    """Notes before a run is resumed: differences between its finished tasks and the next ones.
 
     Args:
         records: records of finished tasks.
@@ -104,5 +104,5 @@ def in_words(computed: Mapping[str, Any]) -> str:
 
 
 def by_version(records: Iterable[Record]) -> dict[str, int]:
-    """How many tasks each set of versions and threads has done, the most first."""
+    """Number of tasks finished by each set of versions and threads, in descending order."""
     return dict(Counter(in_words(each.computed_by) or _UNKNOWN for each in records).most_common())

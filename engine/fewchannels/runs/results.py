@@ -1,6 +1,6 @@
-"""What was computed of a run, in ``results/LABEL/``, or of two, in a place of its own: unit by unit, then its end.
+"""Results: of a run, in ``results/LABEL/``, or of a comparison, in its own location. Units are written before the end.
 
-A unit is a piece of the work that is done, and written, whole: a task's samples, or a layer. Its record is written
+A unit is a piece of work that is computed and written as a whole: a task's samples, or a layer. Its record is written
 after its parts and names them; the end, ``result.json`` or ``comparison.json``, is written last of all. So an
 interrupted result resumes where it stopped, and readers ignore one without its end.
 """
@@ -44,7 +44,7 @@ class _Begun(documents.Fields):
 
 
 class _Settings(documents.Fields):
-    """Of an analysis; what reports name of it stands in SQL as it is."""
+    """Content of an analysis's document; the names in it are used in SQL, so they are checked."""
 
     score: documents.Score = "mean_abs"
     k: Count = 0
@@ -68,11 +68,11 @@ class _Result(documents.Fields):
 
 @dataclass(frozen=True)
 class Results:
-    """One analysis' place in a run. Plain values only: it travels to workers.
+    """Location of one analysis in a run. Has only plain values, since it is sent to workers.
 
     Attributes:
         storage: storage of the run.
-        label: its folder's name, and what its tables' names begin with.
+        label: name of its folder, and prefix of its tables' names.
     """
 
     storage: Storage
@@ -89,27 +89,27 @@ class Results:
         check(self)
 
     def key(self, name: str) -> str:
-        """Where one of its files is."""
+        """Key of one of its files."""
         return f"{FOLDER}{self.label}/{name}"
 
     @property
     def place(self) -> Storage:
-        """Its folder, for the lease of whoever writes to it: the run itself may still be captured."""
+        """Its folder, which has a lease of its own, since the run itself may still be captured."""
         return self.storage.below(f"{FOLDER}{self.label}")
 
     def begin(self, identity: Mapping[str, Any], *, replace: bool = False) -> set[int]:
-        """Say what is to be computed, or recognize what an earlier call began. What killed writers left is removed.
+        """Begin the result, or resume that of an earlier call. Removes remains of killed writers.
 
         Args:
-            identity: all that decides the numbers, in plain values.
-            replace: whether to delete what is there, whatever its settings are.
+            identity: everything that determines the numbers, as plain values.
+            replace: whether to delete an existing result, regardless of its settings.
 
         Returns:
-            The units that are done, whose parts are there, and of which nothing failed.
+            The finished units, whose parts exist and in which nothing failed.
 
         Raises:
-            RunConflictError: there is a result of other settings, naming them.
-            StorageError: what says which result is there is damaged.
+            RunConflictError: there is a result with other settings; the message lists them.
+            StorageError: the document that identifies the existing result is damaged.
         """
         self.storage.clean()
         try:
@@ -128,21 +128,21 @@ class Results:
         return {number for number, unit in self.units().items() if not unit.get("n_failed")}
 
     def is_of(self, identity: Mapping[str, Any]) -> bool:
-        """Return whether what is there was created with the very identity; not where that cannot be read."""
+        """Return whether the existing result has the same identity; False if that cannot be read."""
         try:
             return self._begun() == identity
         except StorageError:
             return False
 
     def reopen(self) -> None:
-        """Take a result's end away, so that nobody reads units that are done again. Safe to repeat."""
+        """Remove a result's end, so that nobody reads units while they are recomputed. Safe to repeat."""
         self.storage.delete([self.key(self._END)])
 
     def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
         """Write a unit's parts, then its record. Safe to repeat.
 
         Args:
-            unit: its number.
+            unit: number of the unit.
             tables: columns by table.
             schemas: each table's schema, by table.
         """
@@ -154,10 +154,10 @@ class Results:
         self._record(unit, parts, {"n_failed": n_failed} if n_failed else {})
 
     def parts(self, table: str) -> Iterator[Any]:
-        """A table's rows, a ``pyarrow.Table`` for each finished unit, ascending.
+        """Yield a table's rows, a ``pyarrow.Table`` for each finished unit, ascending.
 
         Raises:
-            StorageError: a part is missing, damaged, or not what was stored.
+            StorageError: a part is missing, damaged, or differs from the stored one.
         """
         for _, unit in sorted(self.units().items()):
             for key, stored in unit["objects"].items():
@@ -173,20 +173,20 @@ class Results:
         return read_rows(self.storage, key, objects_of(record).get(key))
 
     def put(self, files: Mapping[str, bytes | memoryview]) -> dict[str, dict[str, Any]]:
-        """Write files that do not belong to a unit, by name; returns them as the end names them. Safe to repeat."""
+        """Write files that do not belong to a unit, by name; returns their entries for the end. Safe to repeat."""
         return {self.key(name): asdict(self.storage.put(self.key(name), [data])) for name, data in files.items()}
 
     def content(
         self, about: Mapping[str, Any], tables: Mapping[str, str], objects: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What the end says of units and files that are written; arguments as those of :meth:`end`."""
+        """Content of the end for written units and files; same arguments as :meth:`end`."""
         named = dict(objects)
         for unit in self.units().values():
             named |= unit["objects"]
         return {**about, "tables": dict(tables), "objects": named}
 
     def pending(self, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The end by its key, as a catalog takes it before it is written."""
+        """The end by its key, for a catalog that reads it before it is written."""
         return {self.key(self._END): content}
 
     def end(
@@ -199,10 +199,10 @@ class Results:
         """Write the last files of a result, its end at the very end. Safe to repeat.
 
         Args:
-            about: the numbers that answer, settings, versions.
+            about: numbers of the result, settings and versions.
             tables: schema of every table, by table.
             files: further files by name, such as figures.
-            stored: result of :meth:`put`, what was written before.
+            stored: result of :meth:`put`, for files written earlier.
         """
         content = self.content(about, tables, self.put(files) | dict(stored or {}))
         self.storage.put(self.key(self._END), [documents.to_bytes(content)])
@@ -222,13 +222,13 @@ class Results:
         return content
 
     def delete(self) -> None:
-        """Delete all that it writes, its end first. Whatever else is there stays."""
+        """Delete all of its files, its end first. Other files stay."""
         keys = [key for key in self.storage.list(self.key("")) if self._OURS.fullmatch(key.removeprefix(self.key("")))]
         self.storage.delete([self.key(self._END)])
         self.storage.delete(keys)
 
     def units(self) -> dict[int, dict[str, Any]]:
-        """Each finished unit's record; one whose record or part is gone or cut short is not finished."""
+        """Each finished unit's record; a unit with a missing or truncated record or part is not finished."""
         sizes = self.storage.list(self.key(""))
         found = {}
         for key in sizes:
@@ -248,22 +248,22 @@ class Results:
         self.storage.put(self.key(f"units/{unit:05d}.json"), [documents.to_bytes(record)])
 
     def _is_made_anew(self) -> bool:
-        """Return whether what is there is whole, and would not be resumed."""
+        """Return whether the result is complete, so that nothing remains to be resumed."""
         return False
 
     def _settle(self) -> None:
-        """Delete what only an interrupted result needs."""
+        """Delete files that only an interrupted result needs."""
 
     def _as_begun(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         return dict(identity)
 
     def _begun(self) -> dict[str, Any] | None:
-        """What an earlier call began; None where there is nothing."""
+        """The document of an earlier call; None if there is none."""
         return self._document(BEGUN, documents.Fields)
 
     @property
     def _conflict(self) -> tuple[str, str]:
-        """The message where something else was begun: how it begins, and its end."""
+        """Beginning and end of the message about an existing result with other settings."""
         return (
             f"{self.key('')} has a result with different settings",
             "Give --replace to delete it, or --label to choose another name.",
@@ -278,13 +278,13 @@ class Results:
 
 @dataclass(frozen=True)
 class ComparisonResults(Results):
-    """A comparison of two runs in a place of its own: units are layers, whose rows but of samples are in their records.
+    """A comparison of two runs in its own location. Units are layers; their records have all rows but those of samples.
 
-    ``begun.json`` and the units' records are deleted at the end, so a finished comparison is made anew.
+    ``begun.json`` and the units' records are deleted at the end, so a finished comparison is recomputed.
 
     Attributes:
-        storage: the place.
-        label: none.
+        storage: storage of the comparison.
+        label: empty.
     """
 
     label: str = ""
@@ -298,33 +298,33 @@ class ComparisonResults(Results):
     )
 
     def key(self, name: str) -> str:
-        """Where one of its files is."""
+        """Key of one of its files."""
         return name
 
     @property
     def place(self) -> Storage:
-        """The place."""
+        """The location of the comparison."""
         return self.storage
 
     def check_place(self) -> None:
-        """Refuse a place that holds other files than a comparison's. Reads only.
+        """Reject a location that contains other files than a comparison's. Reads only.
 
         Raises:
-            RunConflictError: naming some of them.
+            RunConflictError: there are other files; the message names some of them.
         """
         check_free(self.storage, lambda key: key == LEASE or bool(self._OURS.fullmatch(key)))
 
     def rows(self) -> dict[int, dict[str, Rows]]:
-        """Rows of the units that are done, by table."""
+        """Rows of the finished units, by table."""
         return {number: unit["rows"] for number, unit in self.units().items()}
 
     def write_layer(self, unit: int, rows: Mapping[str, Rows], layer: int, samples: Columns | None) -> None:
         """Write a unit's part of ``samples`` if it has one, then its rows. Safe to repeat.
 
         Args:
-            unit: its number.
-            rows: rows in plain values, by table.
-            layer: layer whose ``samples`` they are.
+            unit: number of the unit.
+            rows: rows as plain values, by table.
+            layer: layer of the samples' columns.
             samples: columns of ``comparison_samples``.
         """
         parts = (
@@ -365,7 +365,7 @@ def finished(storage: Storage, keys: Iterable[str]) -> list[Results]:
 
     Args:
         storage: storage of the run.
-        keys: its listing.
+        keys: the run's listing.
     """
     stored = set(keys)
     return [result for label in labels(stored) if (result := Results(storage, label)).key(END) in stored]

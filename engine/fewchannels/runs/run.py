@@ -133,7 +133,7 @@ class StoredRun(Opened):
         channels = self.top(place, layer, at, branch=branch).channel.tolist()
         name = Track("image", branch).prefix + "massive_value"
         if name not in self.activations:
-            raise InputError("the run keeps no token maps (top_k 0). Capture again with --top-k 12.")
+            raise InputError("the run has no token maps (top_k 0). Capture again with --top-k 12.")
         if channel not in channels:
             raise InputError(
                 f"channel {channel} is not among the {len(channels)} largest of layer {layer} at step {at}, whose maps "
@@ -157,7 +157,7 @@ class StoredRun(Opened):
                 raise InputError(f"no finished sample has the id {sample!r}. {_LIST_THEM}")
             return int(found[0])
         if isinstance(sample, bool) or not -len(self) <= sample < len(self):
-            raise InputError(f"sample is {sample!r}; the run has {len(self)}: 0 to {len(self) - 1}.")
+            raise InputError(f"sample is {sample!r}; the run has samples 0 to {len(self) - 1}.")
         return int(sample) % len(self)
 
     def _step(self, step: int) -> int:
@@ -199,7 +199,7 @@ class StoredRun(Opened):
         return as_html(rows)
 
     def summary(self) -> dict[str, Any]:
-        """What the run is and how far it is: the description with counts, bytes and files on disk."""
+        """Description and progress of the run: settings, counts, bytes and files on disk."""
         ((done, failed, truncated, seconds),) = self.sql(
             "select count(*) filter (status = 'done'), count(*) filter (status = 'failed'), "
             "count(*) filter (prompt_truncated), avg(seconds) from samples"

@@ -44,8 +44,8 @@ class StoredSweep(Opened):
         """
         if "effects" not in self.catalog.results:
             raise InputError(
-                f"{self.storage.url!r} has no effects yet; its command computes them at its end, and fewchannels plot "
-                f"{self.storage.url} of what is finished."
+                f"{self.storage.url!r} has no effects yet. Its command computes them at the end; fewchannels plot "
+                f"{self.storage.url} computes them for the finished items."
             )
         return self.sql("select * from effects_means order by condition, metric").df()
 

@@ -32,7 +32,7 @@ def check_environment() -> None:
 
 
 def settle_environment() -> None:
-    """Give the libraries what a command needs, in place of what is there for other programs.
+    """Set environment variables of libraries for a command, in place of those for other programs.
 
     Figures go to files, whatever backend a notebook or a desktop has chosen; Rich prints nothing to 0 columns. Threads
     that wait for each other sleep: where something else has a CPU, those of OpenMP's that spin took four times as long.

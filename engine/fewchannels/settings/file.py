@@ -27,7 +27,9 @@ def read_yaml(file: Path | None) -> dict[str, Any]:
         if not file.is_file():
             raise InputError(f"there is no settings file {str(file)!r}.")
         if file.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{str(file)!r} has more than {_MOST_BYTES:,} bytes; a settings file has a few lines.")
+            raise InputError(
+                f"{str(file)!r} has more than {_MOST_BYTES:,} bytes, which is too large for a settings file."
+            )
         loaded = parsed(file.read_text(encoding="utf-8"))
     except InputError:
         raise
@@ -35,7 +37,9 @@ def read_yaml(file: Path | None) -> dict[str, Any]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"cannot read the settings file {str(file)!r}: {reason}") from None
     if not isinstance(loaded, dict):
-        raise InputError(f"{str(file)!r} must hold a mapping such as 'top_k: 12'; it holds {type(loaded).__name__}.")
+        raise InputError(
+            f"{str(file)!r} must contain a mapping such as 'top_k: 12', but it contains {type(loaded).__name__}."
+        )
     return loaded
 
 

@@ -45,7 +45,7 @@ class Rule(Protocol):
         """What a value that breaks the rule must be, such as ``it must be 1 to 10``; empty for a valid value."""
 
     def in_short(self) -> str:
-        """The rule for a line of help, such as ``1 to 10``; empty where there is nothing to say."""
+        """The rule for a line of help, such as ``1 to 10``; empty if there is nothing to say."""
 
 
 @dataclass(frozen=True)

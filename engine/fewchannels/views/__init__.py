@@ -1,7 +1,7 @@
-"""What people look at: reports and the explorer.
+"""Views for people: reports and the explorer.
 
 ``report`` writes one file of runs, sweeps and comparisons; ``explore`` serves an application to a browser. Both ask the
-catalog; what was found is said by the analyses and the interventions themselves.
+catalog; findings come from the analyses and the interventions themselves.
 
 Imported by others: explore.live, explore.opened, explore.server, report.build, report.pdf.
 Imports: errors, files, settings, measures, runs, analyses, interventions.

@@ -1,1 +1,1 @@
-"""Whether clusters of tokens by their massive channels find the subject."""
+"""Alignment of clusters of tokens, by their massive channels, with the subject."""

@@ -36,9 +36,9 @@ def contact_sheet(
     Args:
         parts: rows of ``samples``, a ``pyarrow.Table`` each.
         catalog: catalog of the run.
-        selected: what of the run.
+        selected: selected part of the run.
         cell: cell whose samples are shown.
-        show: what the protocol sees of one sample at the cell, by its position among the selected ones.
+        show: function that returns the protocol's view of one sample at the cell, by its position in the selection.
     """
     ious: list[tuple[float, int]] = []
     at = {"step": cell.step, "layer": cell.layer, "selection": cell.selection, "n_clusters": cell.n_clusters}

@@ -15,7 +15,7 @@ from fewchannels.measures.intervals import cluster_interval
 from fewchannels.measures.means import means
 
 FEWEST = 2 * intervals.FEWEST
-"""Fewest prompts of which one half selects the cell and the other is tested: enough for an interval of each."""
+"""Minimum number of prompts to select the cell on one half and test it on the other: enough for an interval."""
 _MEASURED = ["iou", "best_iou", "chance_iou", "n_channels"]
 _RANGES = {"iou": (0.0, 1.0), "best_iou": (0.0, 1.0)}
 
@@ -92,7 +92,7 @@ def _each(evidence: Evidence, best: Cell) -> str:
 
 
 def at_best(evidence: Evidence, best: Cell) -> Finding:
-    """How well clusters fit the subject at the best cell, against chance and every control."""
+    """Compare the fit of the clusters at the best cell with chance and with every control."""
     each_text = _each(evidence, best)
     each = evidence.ask(each_text)
     differences = paired(each) if best.selection == "top" else {}
@@ -103,8 +103,8 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
     k = evidence.results["alignment"]["settings"]["k"]
     clustered = f"the top {k} channels" if best.selection == "top" else CHANNELS[best.selection]
     sentence = (
-        f"Clustering tokens by {clustered} finds the subject with a mean IoU of {_iou(own)}, against "
-        f"{number(own['chance_iou'])} by chance (independent masks of the same areas), at layer {best.layer}, step "
+        f"Clustering tokens by {clustered} finds the subject with a mean IoU of {_iou(own)}, compared with "
+        f"{number(own['chance_iou'])} by chance (independent masks with the same areas), at layer {best.layer}, step "
         f"{best.step}, n = {int(own['n_samples']):,} samples of {int(own['n_prompts']):,} prompts. {_selected(best)}"
     )
     if best.selection != "top":
@@ -166,7 +166,7 @@ def at_best(evidence: Evidence, best: Cell) -> Finding:
 
 
 def _selected(best: Cell) -> str:
-    """How the cell was selected, in words."""
+    """Explain how the cell was selected."""
     if best.is_held_out:
         return (
             "This layer and step have the largest mean IoU in the other half of the prompts, which is held out from "
@@ -179,7 +179,7 @@ def _selected(best: Cell) -> str:
 
 
 def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
-    """In how many cells the top channels are above and below each control; None where neither was analyzed."""
+    """Count the cells with the top channels above and below each control; None if neither was analyzed."""
     table = evidence.table("alignment", "means")
     has_all = "top_over" in evidence.ask(f"select * from {table} limit 0").columns
     # An older result has the differences from random channels alone, in the top channels' rows.
@@ -243,7 +243,7 @@ def converged(evidence: Evidence, best: Cell) -> Finding | None:
 
 
 def _twice(evidence: Evidence, best: Cell) -> dict[str, float]:
-    """The share of clusterings whose lowest inertia two starts found, by selection; none where that is not known."""
+    """The share of clusterings whose lowest inertia two starts found, by selection; empty if unknown."""
     if "found_twice" not in evidence.ask(f"select * from {evidence.table('alignment', 'means')} limit 0").columns:
         return {}
     rows = evidence.ask(_twice_text(evidence, best))
@@ -258,7 +258,7 @@ def _twice_text(evidence: Evidence, best: Cell) -> str:
 
 
 def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
-    """Top minus every other selection, sample by sample, with an interval over prompts.
+    """Subtract every other selection from the top, paired by sample, with an interval over prompts.
 
     Args:
         rows: ``sample``, ``prompt``, ``selection`` and ``iou``, one row of each sample and selection.
@@ -283,7 +283,7 @@ def paired(rows: pd.DataFrame) -> dict[str, tuple[float, float, float, int]]:
 
 
 def verdicts(differences: Mapping[str, tuple[float, float, float, int]]) -> str:
-    """Say which controls the top channels exceed and which they do not.
+    """Name the controls that the top channels exceed and those that they do not.
 
     Args:
         differences: result of :func:`paired`.

@@ -29,7 +29,7 @@ def columns(
     """Means over samples with intervals over prompts: columns of ``schemas/alignment_means.yaml``.
 
     Args:
-        parts: gives the rows of ``samples``, a ``pyarrow.Table`` each, as often as it is called.
+        parts: function that yields the rows of ``samples``, a ``pyarrow.Table`` each; it is called several times.
         prompt_of: the number of each sample's prompt.
         n_prompts: numbers there are.
         layers: numbers of all layers.
@@ -68,7 +68,7 @@ def _samples(
 
 
 def _beside(iou: pd.Series, selection: str) -> np.ndarray:
-    """The IoU of a selection at each row's sample and cell; NaN where there is none."""
+    """The IoU of a selection at each row's sample and cell; NaN if there is none."""
     own = iou[iou.index.get_level_values("selection") == selection].droplevel("selection")
     index: Any = iou.index
     return own.reindex(index.droplevel("selection")).to_numpy()

@@ -53,7 +53,7 @@ class Alignment(AlignmentSettings):
         return {"samples": "alignment_samples", "means": "alignment_means"}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """Its settings, those of the masks, and what the masks are."""
+        """Settings of the analysis and of the masks, and the identity of the masks."""
         masks = Results(selected.storage, self.masks).read()
         parts = fingerprint({key: each["crc32c"] for key, each in masks["objects"].items() if "/samples/" in key})
         return asdict(self) | {"masks": masks["settings"] | {"selected": masks["selected"]["samples"], "parts": parts}}
@@ -150,7 +150,7 @@ class Alignment(AlignmentSettings):
         return cells.own & ~registers_by_ratio(cells.norm, cells.own, self.register_threshold)
 
     def _localized(self, chosen: "_Chosen", weights: Tensor, n_clusters: int, device: str = "cpu") -> Localization:
-        """What the protocol finds in every cell by a selection's channels."""
+        """Apply the protocol to every cell, with a selection's channels."""
         return localize(
             chosen.values,
             weights,
@@ -213,10 +213,10 @@ class Alignment(AlignmentSettings):
         return Summary(numbers, text, findings, [*drawn, Figure("contact_sheet", sheet, [])])
 
     def show(self, selected: Selected, at: int, layer: int, step: int, selection: str) -> Localized:
-        """What the protocol sees of one sample at one cell, with the fewest clusters.
+        """Return the protocol's view of one sample at one cell, with the fewest clusters.
 
         Args:
-            selected: what of the run.
+            selected: selected part of the run.
             at: the sample's position among the selected ones.
             layer: number of the layer.
             step: number of the step.

@@ -1,4 +1,4 @@
-"""What the cells of a comparison say together: tables with intervals, figures and a page, in a folder of their own."""
+"""Summarize the cells of a comparison: tables with intervals, figures and a page, in their own folder."""
 
 import hashlib
 import time
@@ -54,7 +54,7 @@ def compare(
     """Compare two runs, and write what is found; ``comparison.json`` last. An interrupted one resumes.
 
     Args:
-        pairing: what of the runs.
+        pairing: matched parts of the runs.
         criteria: criteria of the comparison.
         out: the place of its own that it gets.
         pool: pool of workers; one alone works in this process, without Ray.
@@ -186,7 +186,7 @@ def _range(table: str, about: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _places(side: Side, layer: int, steps: Sequence[int]) -> Rows:
-    """What names a run's cells, step by step."""
+    """Columns that identify a run's cells, step by step."""
     layout = side.selected.layout
     number = layout.blocks[layer].layer
     about = {"run": side.name, "layer": number, "depth": place(number, side.n_layers)}
@@ -211,7 +211,7 @@ def _samples(pairing: Pairing, places: Rows, found: Cells) -> Columns:
 
 
 def _pairs(pairing: Pairing, places: Rows, found: Cells) -> Iterator[dict[str, Any]]:
-    """Overlap of two samples of one run, against which that of one sample in two runs is read."""
+    """Overlap of two samples of one run, the reference for that of one sample in two runs."""
     n_prompts = int(pairing.prompts.max()) + 1
     known = np.isfinite(found.jaccard)
     for side, channels in zip("ab", found.channels, strict=True):
@@ -232,7 +232,7 @@ def _pairs(pairing: Pairing, places: Rows, found: Cells) -> Iterator[dict[str, A
 
 
 def numbers(pairing: Pairing, criteria: Criteria, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """What was compared, and every layer at the last step that both have, in plain values."""
+    """Settings of the comparison, and every layer at the last common step, as plain values."""
     differing, agreement, profiles = (tables[name] for name in ("differences", "agreement", "profiles"))
     step_a = int(differing["step_a"].max())
     step_b = int(differing.loc[differing["step_a"] == step_a, "step_b"].iloc[0])
@@ -285,7 +285,7 @@ def _title(runs: Mapping[str, str]) -> str:
 
 
 def _about(numbers: Mapping[str, Any]) -> str:
-    """What was compared, and how, in Markdown."""
+    """Description of the comparison, in Markdown."""
     said = (
         f"{numbers['n_samples']:,} samples of {numbers['n_prompts']:,} prompts, finished in both runs and matched by "
         f"sample_id; {numbers['n_only_a']:,} of A and {numbers['n_only_b']:,} of B have no match. Layers are matched "

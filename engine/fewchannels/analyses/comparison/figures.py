@@ -18,7 +18,7 @@ LABELS = {
     "gini": ("Gini coefficient of the 32 largest scores, {score}", "Gini coefficient"),
     "token_norm_ratio": ("Largest token norm over the median", "times the median"),
 }
-"""What each metric of ``comparison_differences`` is called, and its unit."""
+"""Name and unit of each metric of ``comparison_differences``."""
 _LESS_IMPORTANT = ("gini", "token_norm_ratio")
 KINDS = {
     "matched": "A and B, same sample",
@@ -27,11 +27,11 @@ KINDS = {
     "across_a": "A, different prompts",
     "across_b": "B, different prompts",
 }
-"""Which pairs of samples an overlap is of, in words."""
+"""Names of the kinds of pairs of samples."""
 
 
 def title(name: str, run: str) -> str:
-    """What figures call one of two runs, such as ``A: my-run``."""
+    """Label of one of two runs in figures, such as ``A: my-run``."""
     return f"{name.upper()}: {PurePosixPath(run).name or run}"
 
 

@@ -1,4 +1,4 @@
-"""What was found between two runs: which massive channels they share, and how much more one's stand out."""
+"""Findings of a comparison of two runs: which massive channels they share, and how much those of each stand out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +16,11 @@ _POST_HOC = (
 
 
 def warnings(numbers: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Explanations that precede the numbers."""
     texts = []
     if numbers["n_cells_left_out"]:
         texts.append(
-            "Cells (one per sample, step and layer) left out because a value is not finite, or the sample has no such "
+            "Cells (one per sample, step and layer) excluded because a value is not finite, or the sample has no such "
             f"step: {numbers['n_cells_left_out']:,}."
         )
     if numbers["n_channels_a"] != numbers["n_channels_b"]:
@@ -32,7 +32,7 @@ def warnings(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def findings(evidence: Evidence) -> list[Finding]:
-    """Every finding of a comparison, in the order in which they are read."""
+    """All findings of a comparison, in reading order."""
     found = [_overlap(evidence), _ranks(evidence), *(_difference(evidence, metric) for metric in LABELS)]
     return [each for each in found if each is not None]
 
@@ -66,8 +66,9 @@ def _overlap(evidence: Evidence) -> Finding | None:
         for layer, rank in layers.items()
     ]
     sentence = (
-        f"The top {k} channels by {numbers['score']} of one sample in A and in B overlap (Jaccard, {when}) "
-        f"{'; '.join(told)}. Two random sets of {k} overlap by {number(chance)}; n = {int(matched['n'].max()):,} "
+        f"Overlap of the top {k} channels by {numbers['score']} of the same sample in A and in B (Jaccard, {when}): "
+        f"{'; '.join(told)}. The overlap of two random sets of {k} is {number(chance)}; n = "
+        f"{int(matched['n'].max()):,} "
         f"samples of {numbers['n_prompts']:,} prompts; {_POST_HOC}."
     )
     measured: dict[str, Any] = {"k": k, "chance": chance, "most_layer": most, "least_layer": least}
@@ -118,7 +119,7 @@ def _ranks(evidence: Evidence) -> Finding | None:
     means = [f"{number(rows.loc[layer, 'mean'])} at layer {layer}" for layer in dict.fromkeys((least, most))]
     told = " and ".join(means)
     sentence = (
-        "Over the scores of all channels, the Spearman correlation of one sample in A and in B is "
+        "The Spearman correlation of the scores of all channels between A and B, for the same sample, is "
         f"{'between ' if most != least else ''}{told} ({when}, n = {int(rows['n'].max()):,} samples; 0 for "
         f"unrelated rankings, 1 for identical ones; {_POST_HOC})."
     )
@@ -152,7 +153,8 @@ def _difference(evidence: Evidence, metric: str) -> Finding | None:
     sentence = (
         f"{name}: B minus A is furthest from 0 at layer {_layers(numbers, most, row)}, {number(row['mean'])} (A "
         f"{number(row['mean_a'])}, B {number(row['mean_b'])}; {when}, n = {int(row['n_samples']):,} samples; selected "
-        f"post hoc, so without an interval: the table has each layer's). Of {len(rows):,} layers, the interval is "
+        f"post hoc, so without an interval; the table has an interval for each layer). Of {len(rows):,} layers, the "
+        f"interval is "
         f"above 0 in {more:,} and below 0 in {less:,}; without correction for the number of layers, about "
         f"{number(len(rows) / 20)} are expected by chance."
         if rows["mean"].any()
@@ -192,7 +194,7 @@ def _is_below(lower: Any, upper: Any, layer: int) -> bool:
 
 
 def _of_prompts(row: Any) -> str:
-    """The prompts that pairs are of, where the comparison says them."""
+    """The number of prompts of the pairs, if the comparison has it."""
     return "" if finite(row["n_prompts"]) is None else f" of {int(row['n_prompts']):,} prompts"
 
 

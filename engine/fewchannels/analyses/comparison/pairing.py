@@ -1,7 +1,7 @@
 """Two runs of the same samples, side by side: which channels are massive in both, and how far they stand out.
 
-Samples are matched by ``sample_id``. All is computed anew from both stores, with one score and one k, whatever the runs
-ranked by themselves; only ``token_norm_ratio``, in which neither takes part, is that of the runs' ``cells``.
+Samples are matched by ``sample_id``. Everything is recomputed from both stores, with one score and one k, whatever the
+runs ranked by themselves; only ``token_norm_ratio``, in which neither takes part, is that of the runs' ``cells``.
 
 A unit of work is a layer. Its scores are read in batches that fit into memory: of all samples and as many steps as
 possible, or of some samples of one step. A batch reads each task that it touches once, in either run. So samples that
@@ -45,7 +45,7 @@ _TASKS_AT_ONCE = 16  # neighbors that are read in one call
 
 
 def place(number: int, n: int) -> float:
-    """How far along a layer or step is, of ``n``: 0 for the first, 1 for the last and for a single one."""
+    """Relative position of a layer or step among ``n``: 0 for the first, 1 for the last and for a single one."""
     return number / (n - 1) if n > 1 else 1.0
 
 
@@ -58,8 +58,8 @@ def partners(a: Sequence[int], b: Sequence[int], n_a: int, n_b: int) -> list[tup
     Args:
         a: numbers of those that one run kept, ascending.
         b: same for the other.
-        n_a: how many the one's model has.
-        n_b: how many the other's has.
+        n_a: number in model A.
+        n_b: number in model B.
 
     Returns:
         Positions in ``a`` and in ``b``, ascending, of those whose partner was kept.
@@ -94,11 +94,11 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
     Args:
         scores: ``(..., channel)`` float32, non-negative.
         rms: ``(..., channel)`` float32 root mean squares.
-        k: number k of the top channels, at most as many as there are.
+        k: size of the top-k sets, at most the number of channels.
 
     Returns:
         ``(..., k)`` int64 channels, largest score first, and ``ratio``, ``energy_share`` and ``gini`` as the schema of
-        ``cells`` has them, ``(...)`` float32 each; NaN where a score is.
+        ``cells`` has them, ``(...)`` float32 each; NaN if a score is.
     """
     channels = top_k(scores, k)
     largest = scores.topk(min(_GINI_RANKS, scores.shape[-1])).values
@@ -115,7 +115,7 @@ class Side:
 
     Attributes:
         name: ``a`` or ``b``.
-        selected: its samples that the other has too, in its own order.
+        selected: its samples that the other run has, too, in its own order.
         order: ``(sample,)`` int, the position among them of each sample of the comparison.
         n_layers: layers of its model, or a common number where layers are matched by number.
         n_steps: denoising steps of its samples; of the longest, where they differ.
@@ -150,7 +150,7 @@ class Side:
         return found
 
     def token_norm_ratios(self, layer: int, steps: Sequence[int]) -> np.ndarray:
-        """``(sample, step)`` float64 of one layer, from ``cells``; NaN where that has no row."""
+        """``(sample, step)`` float64 of one layer, from ``cells``; NaN if that has no row."""
         chosen, numbers = self.selected, [self.selected.layout.steps[i] for i in steps]
         with Catalog(chosen.run) as catalog:
             rows = catalog.sql(
@@ -185,14 +185,14 @@ class Pairing:
     """Two runs whose samples, layers and steps are matched.
 
     Attributes:
-        a: the one.
+        a: run A.
         b: the other; differences are B - A.
         sample_ids: sample ids of the samples that both finished, in A's order.
         prompts: ``(sample,)`` int, number of each one's prompt.
         n_only: samples of A and of B that the other has not finished, or where they are not chosen.
         layers_by: ``number`` or ``relative depth``.
         steps_by: ``number`` or ``relative step``.
-        settings: what the runs were captured with, where it differs: ``name: A's -> B's``.
+        settings: settings that differ between the captures: ``name: A's -> B's``.
     """
 
     a: Side
@@ -258,7 +258,7 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
             ``steps``, ``stream`` and ``branch``.
 
     Raises:
-        InputError: a run lacks what is chosen, or the two have no finished sample in common.
+        InputError: a run lacks the selected data, or the runs have no finished sample in common.
     """
     if match not in MATCHES:
         raise unknown("way to match layers", match, MATCHES)
@@ -267,8 +267,8 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
     n_only = len(a.sample_ids) - len(at_a), len(b.sample_ids) - len(at_b)
     if not len(at_a):
         raise InputError(
-            f"{run_a!r} and {run_b!r} have no finished sample in common, of {n_only[0]} and {n_only[1]} that are "
-            "selected. They are matched by sample_id, which depends on prompt, seed and the settings of a manifest's "
+            f"{run_a!r} and {run_b!r} have no finished sample in common, of {n_only[0]} and {n_only[1]} selected "
+            "ones. They are matched by sample_id, which depends on prompt, seed and the settings of a manifest's "
             "row; capture both with the same manifest, or with rows of it."
         )
     at_b = at_b[np.argsort(at_a)]
@@ -291,7 +291,7 @@ def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str |
 
 
 def _weights(identity: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """What an identity says of a model's weights: of its safetensors, and of its pickled ones."""
+    """The entries of an identity for a model's weights: safetensors and pickled ones."""
     files = identity.get("files", {})
     return identity["weights"], {name: digest for name, digest in files.items() if name.endswith(".bin")}
 
@@ -336,14 +336,14 @@ def _lengths(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], str]:
     if len(found := np.unique([a, b], axis=1).T) > 1:
         raise InputError(
             f"samples have {found[0][0]} denoising steps in A and {found[0][1]} in B, others {found[1][0]} and "
-            f"{found[1][1]}: their steps do not match in one way. Select samples with --where, by n_steps."
+            f"{found[1][1]}: their steps cannot be matched unambiguously. Select samples by n_steps with --where."
         )
     return (int(a[0]), int(b[0])), "relative step"
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What is kept of a unit's cells.
+    """Values that are kept of a unit's cells.
 
     Attributes:
         channels: channels of each side ``(sample, step, k)`` int32, the top channels; -1 where a score is not finite.

@@ -1,1 +1,1 @@
-"""How few channels hold how much of the hidden states."""
+"""Concentration of the hidden states' energy in few channels."""

@@ -29,10 +29,12 @@ def registers(evidence: Evidence, found: Extreme) -> Finding | None:
     tokens, channels = rows.loc["n_registers"], rows.loc["n_token_outliers"]
     k = result["settings"]["k"]
     sentence = (
-        f"Channels or register tokens: a sample has {ranged_row(tokens)} tokens of outlier norm (registers), which "
+        f"Channels or register tokens: a sample has {ranged_row(tokens)} tokens with an outlier norm (registers), "
+        f"which "
         f"hold at least half of the energy of {ranged_row(channels)} of the top {k} channels "
-        f"({where(evidence, found)}, n = {int(channels['n_samples']):,} samples); 0 means channels stand out at every "
-        f"token, {k} that tokens do."
+        f"({where(evidence, found)}, n = {int(channels['n_samples']):,} samples); 0 means that channels stand out at "
+        f"every "
+        f"token, {k} that a few tokens do."
     )
     numbers = {"layer": found.layer, "step": found.step, "k": k}
     numbers |= {"n_registers": record(tokens), "n_token_outliers": record(channels)}
@@ -46,8 +48,8 @@ def about(evidence: Evidence) -> str:
     return (
         f"Scalar test: |x| > {settings['absolute']:g} and at least {settings['relative']:g} times the median "
         f"(Sun et al. 2024). Registers: mean number of tokens above {settings['register_threshold']:g} {rule}. Token "
-        f"norm ratio: the largest token norm over the median, and the same without the top {settings['k']} channels. "
-        "Token outliers: number of those channels that a few tokens explain."
+        f"norm ratio: the largest token norm / the median, and the same without the top {settings['k']} channels. "
+        "Token outliers: number of these channels explained by a few tokens."
     )
 
 
@@ -89,7 +91,7 @@ def by_layer(evidence: Evidence) -> Finding:
             for layer in layers
         ],
     )
-    sentence = f"Channels by {settings['score']} at step {step}, layer by layer."
+    sentence = f"Channels by {settings['score']} at step {step}, by layer."
     numbers = {"step": step, "layers": layers}
     return Finding("concentration_by_layer", sentence, numbers, [evidence.sql(text)], table)
 
@@ -103,7 +105,7 @@ def _rounded(value: Any) -> float | None:
 
 
 def figures(evidence: Evidence) -> list[Figure]:
-    """Draw the energy of the top channels, scores by rank, and tokens of outlier norm."""
+    """Draw the energy of the top channels, scores by rank, and tokens with an outlier norm."""
     result = evidence.results["concentration"]
     settings, table = result["settings"], evidence.table("concentration", "means")
     step = int(evidence.ask(f"select max(step) as step from {table}")["step"].fillna(0).iloc[0])
@@ -116,12 +118,12 @@ def figures(evidence: Evidence) -> list[Figure]:
         ),
         "ratio_by_rank": (
             {f"ratio_rank_{rank}": f"rank {rank}" for rank in RANKS},
-            f"Score of a rank over the median score ({score})",
+            f"Score of a rank / median score ({score})",
             "times the median",
         ),
         "elevation": (
             {"elevation": "all channels", "elevation_excised": f"without the top {settings['k']} channels"},
-            "Largest token norm over the median",
+            "Largest token norm / median token norm",
             "times the median",
         ),
     }

@@ -31,7 +31,7 @@ _METRICS = {
     "bimodality": (0.0, _OPEN),
     "bimodality_log": (0.0, _OPEN),
 }
-"""What has a mean, and the range of its values."""
+"""Columns with a mean, and the range of their values."""
 _IN_CHANNELS = ("effective_channels", "n_massive_channels", "n_token_outliers")
 
 

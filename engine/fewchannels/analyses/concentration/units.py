@@ -61,7 +61,7 @@ class Concentration(ConcentrationSettings):
         return {"cells": "concentration_cells", "means": "concentration_means"}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """Its settings."""
+        """Settings of the analysis."""
         return asdict(self)
 
     def check(self, selected: Selected) -> None:
@@ -128,7 +128,7 @@ class Concentration(ConcentrationSettings):
         } | {name: values.numpy() for name, values in found.items()}
 
     def _measure(self, arrays: Mapping[str, Tensor], rounded: bool) -> dict[str, Tensor]:
-        """All that is said of cells, from their arrays ``(cell, ...)``, on whatever device those are."""
+        """Compute all columns of cells from their arrays ``(cell, ...)``, on the device of the arrays."""
         scores, norm, values, grid = (arrays[name] for name in (self.score, "token_norm", "massive_value", "grid"))
         own = own_tokens(grid, norm.shape[-1])
         order = top_k(scores, max(*self.ks, min(_RANKS, scores.shape[-1])))

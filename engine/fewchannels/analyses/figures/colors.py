@@ -20,8 +20,8 @@ def colored(values: np.ndarray, low: float | None = None, high: float | None = N
 
     Args:
         values: ``(y, x)``; NaN becomes gray.
-        low: what is darkest; None for the least value.
-        high: what is brightest; None for the largest.
+        low: value of the darkest color; None for the minimum.
+        high: value of the brightest color; None for the maximum.
         name: name of a Matplotlib color map.
 
     Returns:

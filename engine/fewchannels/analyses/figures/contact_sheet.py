@@ -26,8 +26,8 @@ def contact_sheet(
         run: an open run.
         path: PNG or SVG to write.
         n_samples: images at most; the first finished ones are taken.
-        layer: which layer; None for the middle one that was kept.
-        step: which step; None for the last one that was kept.
+        layer: layer to show; None for the middle recorded one.
+        step: step to show; None for the last recorded one.
 
     Returns:
         What is shown, for people.
@@ -38,13 +38,13 @@ def contact_sheet(
     """
     data = run.activations
     if "massive_value" not in data:
-        raise InputError(f"{run} keeps no token maps (top_k 0, or streams text); a contact sheet needs them.")
+        raise InputError(f"{run} has no token maps (top_k 0, or streams text), which a contact sheet needs.")
     layers, steps = data.layer.values.tolist(), data.step.values.tolist()
     layer = layers[len(layers) // 2] if layer is None else layer
     step = steps[-1] if step is None else step
     for name, value, kept in (("layer", layer, layers), ("step", step, steps)):
         if value not in kept:
-            raise InputError(f"{name} {value} was not kept by this run; it has {', '.join(map(str, kept))}.")
+            raise InputError(f"{name} {value} was not recorded by this run; it has {', '.join(map(str, kept))}.")
     rows = run.sql(
         "select sample, sample_id, prompt, grid_height, grid_width, top_channels[1], ratio "
         f"from samples join cells using (sample, sample_id) where step = {step:d} and layer = {layer:d} "

@@ -1,4 +1,4 @@
-"""What the project's figures show, before anything is drawn: one description for paper, page and screen.
+"""Content of figures, independent of the drawing library: one description for PNG, SVG and interactive figures.
 
 :mod:`fewchannels.analyses.figures.still` makes PNG and SVG of a drawing,
 :mod:`fewchannels.analyses.figures.interactive` what a browser shows.
@@ -35,7 +35,7 @@ class Lines:
 
     Attributes:
         series: series by name, as the legend has them.
-        title: says what, of what, and n; a second line is kept.
+        title: title with the quantity, the data and n; may have two lines.
         x: label of the axis, with its unit.
         y: label of the vertical axis, with its unit.
         least: lower end of the vertical axis; None leaves it open.
@@ -50,17 +50,17 @@ class Lines:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """A matrix as colours, its numbers beside a scale.
+    """A matrix as colors, with a color scale.
 
     Attributes:
         values: ``(row, column)``; NaN is left white, and gray where white is zero.
-        title: says what, of what, and n.
+        title: title with the quantity, the data and n.
         rows: names of the rows, bottom first.
         columns: names of the columns.
         row: label of the vertical axis.
         column: label of the horizontal axis.
         value: label of the scale.
-        is_difference: whether zero is the middle of the scale, white, and what is below of another colour than above.
+        is_difference: whether zero is the middle of the scale, in white, with different colors below and above.
         ends: ends of the scale, where several maps share one; None takes the values' own.
     """
 
@@ -81,7 +81,7 @@ class Landscape:
 
     Attributes:
         values: ``(row, column)``, heights.
-        title: says what, of what, and n.
+        title: title with the quantity, the data and n.
         rows: places of the rows, ascending numbers.
         columns: places of the columns, ascending numbers.
         row: label of one horizontal axis.
@@ -121,11 +121,11 @@ class Panels:
 
     Attributes:
         drawn: each panel's lines by name, by its heading; a heading may be empty.
-        names: every name that a line may have: the same name has the same colour in all figures of these names.
-        title: says what, of what, and n; a second line is kept.
+        names: every name that a line may have: the same name has the same color in all figures of these names.
+        title: title with the quantity, the data and n; may have two lines.
         x: label of the axis, with its unit.
         y: label of the vertical axis, with its unit.
-        ticks: names of the places 0, 1, ... of an axis that is not of numbers.
+        ticks: names of the positions 0, 1, ... of a categorical axis.
         log: whether the horizontal axis is logarithmic.
     """
 
@@ -145,7 +145,7 @@ class Dots:
     Attributes:
         drawn: lines by measure, which heads its panel; ``x`` are places in ``labels``.
         labels: labels of the places, the first on top.
-        title: says what, of what, and n; a second line is kept.
+        title: title with the quantity, the data and n; may have two lines.
         levels: a measure's level that its means are read against, drawn thin and gray.
     """
 

@@ -33,7 +33,7 @@ def cell_map(
 
     Args:
         rows: one for each layer and step.
-        value: column of what is shown.
+        value: column to show.
         title: title of the figure.
         unit: label of the scale.
         row: column of the vertical axis, and its label.

@@ -26,7 +26,7 @@ def interactive(drawing: Drawing, theme: Theme = "light") -> go.Figure:
     """A drawing as a Plotly figure, on a transparent ground.
 
     Args:
-        drawing: what to show.
+        drawing: content of the figure.
         theme: theme of the page that it will be on.
     """
     match drawing:
@@ -296,7 +296,7 @@ def as_json(what: Any) -> str:
 
 
 def dark_colors() -> dict[str, str]:
-    """What each colour of a light figure is in a dark one, where they differ."""
+    """Colors of a dark figure, for the colors of a light one that differ."""
     lines = {colour: _colour(n, "dark") for n, colour in enumerate(COLORS)}
     return dict(zip(_INK["light"], _INK["dark"], strict=True)) | {a: b for a, b in lines.items() if a != b}
 

@@ -18,12 +18,12 @@ class Overlay:
     """A token map over its image.
 
     Attributes:
-        image: PNG bytes, or where a browser finds it, which it then keeps; None where there is none.
+        image: PNG bytes, or where a browser finds it, which it then keeps; None if there is none.
         values: ``(y, x)`` on the token grid; NaN is see-through.
-        title: says what, of what.
+        title: title of the figure.
         unit: label of the scale.
-        low: what is darkest; None for the least value.
-        high: what is brightest; None for the largest.
+        low: value of the darkest color; None for the minimum.
+        high: value of the brightest color; None for the maximum.
         opacity: opacity of the map over the image, 0 to 1.
         outlines: masks ``(y, x)`` bool of any resolution that are drawn as lines, by name.
     """
@@ -39,7 +39,7 @@ class Overlay:
 
 
 def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
-    """It as a Plotly figure, whose one heat map has a token at every place ``(x, y)``."""
+    """Convert it to a Plotly figure with one heat map, whose cells ``(x, y)`` are tokens."""
     height, width = drawing.values.shape
     scale: dict[str, Any] = {"zmin": drawing.low, "zmax": drawing.high} if drawing.low is not None else {}
     figure = go.Figure(

@@ -1,4 +1,4 @@
-"""Drawings as PNG and SVG, for pages and papers: one look for all of them."""
+"""Drawings as PNG and SVG, for pages and papers, in one style."""
 
 import io
 import textwrap
@@ -45,7 +45,7 @@ def still(drawing: Drawing, kinds: Sequence[str] = ("png", "svg")) -> dict[str, 
 
 
 def drawn(drawing: Drawing) -> Figure:
-    """A drawing as a Matplotlib figure, which no window shows by itself."""
+    """Convert a drawing to a Matplotlib figure, which opens no window."""
     match drawing:
         case Lines():
             return _lines(drawing)

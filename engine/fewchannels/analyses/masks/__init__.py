@@ -1,4 +1,4 @@
-"""Where an image's subject is: sources of masks, and the geometry that compares masks of pixels and of tokens.
+"""Subject masks: their sources, and the geometry that compares masks of pixels and of tokens.
 
 A source takes images and gives one mask each (:class:`MaskSource`); :func:`open_mask_source` finds one by name. What
 goes wrong with one image is a :class:`NoMask` in its place and stops nothing.
@@ -35,8 +35,8 @@ def open_mask_source(
 
     Args:
         text: ``manifest`` (files that the manifest's ``mask`` column names), ``demo`` (the judge of the shapes
-            world), ``saliency`` (colour contrast with the border), or a segmentation model's folder or hub id.
-        device: where a model runs.
+            world), ``saliency`` (color contrast with the border), or a segmentation model's folder or hub id.
+        device: device of the model.
         labels: labels of a model that labels, which are the subject.
         trust_remote_code: whether Python code that comes with a model may run on this machine.
         revision: revision of a hub model.

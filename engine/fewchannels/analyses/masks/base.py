@@ -1,4 +1,4 @@
-"""What every source of subject masks takes and gives."""
+"""Inputs and outputs of every source of subject masks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class SampleImage:
 
     Attributes:
         image: RGB.
-        mask: path in the ``mask`` column of the sample's manifest row; None where it has none.
+        mask: path in the ``mask`` column of the sample's manifest row; None if there is none.
 
     Raises:
         ValueError: the image is not RGB.
@@ -28,7 +28,7 @@ class SampleImage:
 
     def __post_init__(self) -> None:
         if self.image.mode != "RGB":
-            raise ValueError(f"an image of mode {self.image.mode!r}; sources of masks take RGB")
+            raise ValueError(f"an image of mode {self.image.mode!r}; sources of masks need RGB")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,16 +38,16 @@ class SampleImage:
 
 @dataclass(frozen=True, eq=False)
 class SubjectMask:
-    """Where an image's subject is.
+    """Mask of an image's subject.
 
     Attributes:
-        pixels: ``(y, x)`` bool of the image's own size; all False where the source sees no subject.
-        score: how sure the source is, larger is surer, on its own scale; None where it does not say.
-        resized_from: height and width of the mask in pixels before it was brought to the image's size; None where
+        pixels: ``(y, x)`` bool of the image's own size; all False if the source sees no subject.
+        score: confidence of the source, on its own scale, larger is more confident; None if it reports none.
+        resized_from: height and width of the mask in pixels before it was resized to the image's size; None if
             it had that size.
         rule: how a mask's file was read, of :data:`fewchannels.analyses.masks.mask_file.RULES`; None for a mask that
             is not from a file.
-        known: ``(y, x)`` bool, False where the source says that it does not know; None where it knows every pixel.
+        known: ``(y, x)`` bool, False for pixels that the source marks as unknown; None if all are known.
     """
 
     pixels: NDArray[np.bool_]
@@ -72,7 +72,7 @@ class MaskSource(Protocol):
 
     @property
     def description(self) -> Mapping[str, str]:
-        """What decides the masks (source, model, revision, rule), to be kept beside them."""
+        """Everything that determines the masks (source, model, revision, rule), to be stored with them."""
 
     def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
         """One result an image, in their order; never raises for what is wrong with one image."""
@@ -80,7 +80,7 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class OneByOne:
-    """A :class:`MaskSource` that looks at one image at a time, which keeps its masks independent of the batch.
+    """A :class:`MaskSource` that processes one image at a time, so that its masks do not depend on the batch.
 
     Attributes:
         find: gives one image's mask, or raises.

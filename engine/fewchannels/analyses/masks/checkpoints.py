@@ -32,7 +32,7 @@ class Checkpoint:
 
     @property
     def code(self) -> str | None:
-        """Where its own Python code is, as its configuration names it; None for an architecture of transformers."""
+        """Location of its own Python code, from its configuration; None for an architecture of transformers."""
         code = (self.config.get("auto_map") or {}).get(CUSTOM_CODE)
         return code[0] if isinstance(code, list) else code
 
@@ -51,7 +51,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
             )
         if not (folder / "config.json").is_file():
             raise InputError(
-                f"the folder {name!r} holds no config.json; a segmentation model is a folder that "
+                f"the folder {name!r} has no config.json; a segmentation model is a folder that "
                 "transformers' from_pretrained can open."
             )
         return Checkpoint(str(folder), None, _read(folder / "config.json", name))

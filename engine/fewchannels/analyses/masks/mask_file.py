@@ -1,4 +1,4 @@
-"""Masks in files, as people have them: which pixels are the subject, by which rule, or why none can be told.
+"""Masks in image files: which pixels are the subject, by which rule, or why that is ambiguous.
 
 The rules are in ``docs/images.md``.
 """
@@ -14,7 +14,7 @@ from fewchannels.errors import InputError
 from fewchannels.files.images import SIXTEEN_BITS, alpha_of, check_mode, open_upright
 
 RULES = ("black_and_white", "labels", "soft", "trimap", "cut_out")
-"""How a file's values were read."""
+"""Rules by which a file's values are read."""
 _REMEDY = "Save it as 8-bit gray, 255 where the subject is and 0 elsewhere."
 _MOST_LABEL = 31  # beside 255 for unknown pixels: VOC's labels end at 20, those that Cityscapes trains with at 18
 _FEW = 32  # different values, below which dark, bright or flat ones may be labels
@@ -29,8 +29,8 @@ class Mask:
     Attributes:
         pixels: ``(y, x)`` bool, True where the subject is.
         rule: one of :data:`RULES`.
-        known: ``(y, x)`` bool, False where the file says that it does not know, and then no pixel is the subject; None
-            where it knows every pixel.
+        known: ``(y, x)`` bool, False for pixels that the file marks as unknown, which are not the subject; None if
+            all pixels are known.
     """
 
     pixels: NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Mask:
         Args:
             height: height of the image, pixels.
             width: width of the image, pixels.
-            name: what messages call the mask.
+            name: name of the mask in messages.
 
         Raises:
             InputError: the image has another shape, so that they are not of the same thing.
@@ -53,7 +53,8 @@ class Mask:
         if abs(own_height * width - own_width * height) > rounding:
             turned = " It would fit if rotated by 90 degrees." if (own_height, own_width) == (width, height) else ""
             raise InputError(
-                f"{name} has {own_width} x {own_height} pixels (width x height), its image {width} x {height}: a "
+                f"{name} has {own_width} x {own_height} pixels (width x height), but its image has {width} x "
+                f"{height}: a "
                 f"different shape, so they cannot correspond.{turned} Crop or rotate it like the image."
             )
         return self.squeezed(height, width)
@@ -90,7 +91,7 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
 
     Args:
         image: result of :func:`fewchannels.files.images.open_upright`.
-        name: what messages call it.
+        name: name of the mask in messages.
         lossless: whether its file keeps every value as it was.
 
     Raises:
@@ -201,10 +202,11 @@ def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool)
     if len(found) == 3 and found <= {0, white, white // 2, white // 2 + 1}:
         return Mask(values == white, "trimap", (values == 0) | (values == white))
     if len(found) == 1 and (is_dark or is_bright):
-        raise InputError(f"{name} holds {different[0]} everywhere, a label or a soft mask. {_REMEDY}")
+        raise InputError(f"{name} is {different[0]} everywhere, a label or a soft mask. {_REMEDY}")
     if len(found) < _FEW and (is_dark or is_bright or _is_flat(values, white)):
         raise InputError(
-            f"{name} holds {len(found)} gray values, {different[0]} to {different[-1]} of {white}: several labels, or "
+            f"{name} contains {len(found)} gray values, {different[0]} to {different[-1]} of {white}: several labels, "
+            f"or "
             f"a soft mask{'' if lossless else '; labels do not survive a format that loses detail'}. {_REMEDY}"
         )
     return Mask(values > white / 2, "soft")
@@ -215,14 +217,15 @@ def _labels_and_void(values: NDArray[np.integer], void: int, labels: set[int], n
     n_void, n_labels = int((values == void).sum()), int(np.isin(values, list(labels)).sum())
     if n_void > n_labels or not (min(values.shape) < 3 or _filling(values) & labels):
         raise InputError(
-            f"{name} holds 0, {void} and {len(labels)} values up to {max(labels)}, so {void} could be the subject or "
+            f"{name} contains 0, {void} and {len(labels)} values up to {max(labels)}, so {void} could be the subject "
+            f"or "
             f"the unknown rim around labels. {_REMEDY}"
         )
     return _labels(values, void)
 
 
 def _is_flat(values: NDArray[np.integer], white: int) -> bool:
-    """Whether one of three or more values, between dark and bright, fills areas, as labels do and edges do not."""
+    """Return whether a value between dark and bright fills areas, like a label, rather than edges."""
     if len(np.unique(values)) < 3:
         return False
     return any(_MIDDLE[0] * white < value < _MIDDLE[1] * white for value in _filling(values))

@@ -1,10 +1,10 @@
-"""A subject without any model: what differs in colour from the image's border.
+"""A subject without any model: what differs in color from the image's border.
 
 That the border is mostly background is the prior of Wei et al. 2012 ("Geodesic Saliency Using Background Priors").
-Here the border's colours are one Gaussian, fitted to its commonest ones by the concentration steps of Rousseeuw and
+Here the border's colors are one Gaussian, fitted to its commonest ones by the concentration steps of Rousseeuw and
 Van Driessen 1999 (FAST-MCD), so that a subject may touch the border; a pixel's contrast is its Mahalanobis distance
-from it; and Otsu 1979 says which contrast is the subject's. It is a stand-in where there is no segmentation model: it
-finds a subject of another colour than its surroundings and is misled by a background of several colours.
+from it; and Otsu 1979 says which contrast is the subject's. It is a stand-in if there is no segmentation model: it
+finds a subject of another color than its surroundings and is misled by a background of several colors.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def saliency_masks() -> OneByOne:
 
 
 def border_contrast(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each pixel's colour is from those of the border.
+    """Distance of each pixel's color from those of the border.
 
     Args:
         image: ``(y, x, rgb)`` in [0, 1].

@@ -21,7 +21,7 @@ BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabeled")
 """Labels that are never the subject, compared without case, ``_`` and surrounding spaces."""
 
 SIDE = 1024
-"""Height and width in pixels at which a model with its own code looks at an image, as BiRefNet was trained."""
+"""Input height and width in pixels for a model with its own code, as in the training of BiRefNet."""
 
 MAX_BORDER = 0.25
 """Share of an image's outermost pixels above which a mask of a mask generator is taken for background."""
@@ -66,7 +66,7 @@ def model_masks(
     Args:
         name: a folder or a hub id.
         device: device on which it runs.
-        labels: which labels are the subject, for a model that labels; empty for the rule of :func:`subject_of`.
+        labels: labels of the subject, for a model that predicts labels; empty for the rule of :func:`subject_of`.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
         revision: revision of a hub model; None for its newest.
         side: at which a model with its own code looks at an image, in pixels; None for :data:`SIDE`.
@@ -109,9 +109,9 @@ def model_masks(
 
 @torch.inference_mode()
 def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.bool_]:
-    """What BiRefNet, or a model that is called like it, takes for the foreground (arXiv 2401.03407, its model card).
+    """Foreground predicted by BiRefNet or a model with the same interface (arXiv 2401.03407, its model card).
 
-    The image is resized to ``side`` x ``side`` (bilinear) and normalized by ImageNet's colours; the sigmoid of the
+    The image is resized to ``side`` x ``side`` (bilinear) and normalized by ImageNet's colors; the sigmoid of the
     model's last output, resized to the image (bilinear), is the foreground where it exceeds 0.5.
 
     Args:
@@ -142,7 +142,7 @@ def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.b
 
 
 def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[int, int]) -> SubjectMask:
-    """Which of the things that a labelling model found are the subject.
+    """Choose the subject among the segments of a model that predicts labels.
 
     With ``wanted`` labels: all pixels of these labels. Without, where things have scores (instance and panoptic
     models): the one thing of the largest score, of several the largest, that is not of :data:`BACKGROUND`; a panoptic
@@ -155,7 +155,7 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
         size: size of the image, height and width in pixels.
 
     Returns:
-        The mask, empty where there is no such thing, and the score of the one thing that was chosen.
+        The mask, empty if there is no such thing, and the score of the one thing that was chosen.
     """
     names = {_plain(label) for label in wanted}
     kept = [each for each in segments if (_plain(each.label) in names if names else not is_background(each.label))]
@@ -169,7 +169,7 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
 
 
 def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[int, int]) -> SubjectMask:
-    """Which of the masks that a mask generator found is the subject: the largest that is not background.
+    """Choose the subject among the masks of a mask generator: the largest that is not background.
 
     A mask is background where it has more than :data:`MAX_BORDER` of the image's outermost pixels. The generator
     has already dropped what it is unsure of. The largest rather than the surest, since parts of a thing are found as
@@ -180,7 +180,7 @@ def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[in
         size: size of the image, height and width in pixels.
 
     Returns:
-        The mask, of several of one size the surest, and its predicted IoU; empty where there is none.
+        The mask, of several of one size the surest, and its predicted IoU; empty if there is none.
     """
     border = np.ones(size, bool)
     border[1:-1, 1:-1] = False

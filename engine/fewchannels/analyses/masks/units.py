@@ -1,4 +1,4 @@
-"""The analysis ``masks``: where each generated image's subject is, computed once and kept for all that ask."""
+"""The analysis ``masks``: each generated image's subject, computed once and stored for other analyses."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class SubjectMasks(MaskSettings):
         return {"samples": "subject_masks"}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """Its settings, and what the files hold that it takes masks from: those of a manifest, or of a model."""
+        """Settings of the analysis, and digests of the files of masks: those of a manifest, or of a model."""
         settings = asdict(self)
         if self.source == "manifest":
             return settings | {GROWING: _mask_files(selected)}
@@ -88,7 +88,7 @@ class SubjectMasks(MaskSettings):
         return {}
 
     def end(self, selected: Selected, results: Results, evidence: Evidence) -> Summary:
-        """How many have a subject, and how large they are."""
+        """Summarize how many images have a subject, and its size."""
         areas, errors, rules, n_resized, n_unknown = [], [], Counter[str](), 0, 0
         for table in results.parts("samples"):
             areas += [area for area in table.column("area").to_pylist() if area is not None]

@@ -1,1 +1,1 @@
-"""Whether the top channels stay the same across samples, steps and layers."""
+"""Stability of the top channels across samples, steps and layers."""

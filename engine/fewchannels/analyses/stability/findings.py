@@ -1,4 +1,4 @@
-"""What was found of the stability of top channels: sentences, a table by layer, and the queries that give them."""
+"""Findings on the stability of top channels: sentences, a table by layer, and the queries that reproduce them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ PAIRS = {
     "across": "different prompts",
     "category": "different prompts, same category",
 }
-"""What each kind of pair of samples is, in words."""
+"""Name of each kind of pair of samples."""
 _SAMPLES = {"within": "the same prompt", "across": "different prompts", "category": "different prompts of one category"}
 _THRESHOLD = ConcentrationSettings().threshold
 ABOUT = (
@@ -28,7 +28,7 @@ _MOST_CORE = 8
 
 
 def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
-    """The channels that most samples have among their top ones, counted in the result, or else in ``cells``."""
+    """Find the channels most often in the top k, counted in the result or, without one, in ``cells``."""
     n_channels = int(evidence.description["geometry"]["n_channels"])
     result, own_score = evidence.results.get("stability"), evidence.description["config"]["score"]
     cells = f"from cells where {evidence.of_track} and layer = {found.layer} and step = {found.step}"
@@ -104,7 +104,7 @@ def _are(channels: Sequence[int]) -> str:
 
 
 def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
-    """How much the top sets of two samples overlap, against chance."""
+    """Compare the overlap of two samples' top sets with chance."""
     result = evidence.results.get("stability")
     if not result or not has_cell(evidence, "stability", "pairs", found):
         return None
@@ -128,8 +128,8 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
         return None
     chance = float(rows["chance"].iloc[0])
     sentence = (
-        f"Two samples' top {k} by {result['settings']['score']} overlap (Jaccard, {where(evidence, found)}): "
-        f"{'; '.join(parts)}. Two random sets of {k} overlap by {number(chance)}."
+        f"Overlap of two samples' top {k} by {result['settings']['score']} (Jaccard, {where(evidence, found)}): "
+        f"{'; '.join(parts)}. The overlap of two random sets of {k} is {number(chance)}."
     )
     numbers: dict[str, Any] = {"layer": found.layer, "step": found.step, "k": k, "chance": chance}
     for kind in rows.index:
@@ -139,7 +139,7 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
 
 
 def spark(evidence: Evidence) -> Finding | None:
-    """Where SPARK's rule stops, which asks all layers at once, in the samples' order and in random ones."""
+    """Report where SPARK's rule, which tests all layers at once, stops, in the samples' order and in random orders."""
     result, view = evidence.results["stability"], evidence.table("stability", "spark")
     if view not in evidence.catalog.views:
         return None  # a result of an older version
@@ -161,27 +161,27 @@ def spark(evidence: Evidence) -> Finding | None:
     others = [stream.strip() for stream in kept if stream.strip() != evidence.stream]
     numbers["streams_left_out"] = others
     both = (
-        f"SPARK asks both streams, so with the {' and '.join(others)} tokens that this run has too it stops no earlier"
+        f"SPARK tests both streams; this run also has {' and '.join(others)} tokens, with which it stops no earlier"
         if others
-        else "SPARK asks both streams where a model has two"
+        else "SPARK tests both streams if a model has two"
     )
     rule = (
         f"SPARK's rule stops when the top 8 of {'the layer' if one else f'all {n_layers:,} layers'} "
-        f"{'is' if one else 'are'} settled at the same check ({evidence.stream} tokens, {result['settings']['score']}, "
+        f"{'is' if one else 'are'} stable at the same check ({evidence.stream} tokens, {result['settings']['score']}, "
         f"mean over steps; {both})"
     )
     if rows["settled"].isna().all():
-        told = f"with {n:,} samples it cannot stop yet: its first check is after 400"
+        told = f"with {n:,} samples it cannot stop yet, because its first check is after 400 samples"
     else:
         own = f"does not stop within {n:,}" if pd.isna(needed) else f"stops after {int(needed):,} of {n:,}"
         told = f"it {own} samples in their order, and in {len(stopped):,} of {len(random):,} random orders"
         if len(stopped):
-            told += f", after {stopped.median():,.0f} in the median ({stopped.min():,.0f} to {stopped.max():,.0f})"
+            told += f", after a median of {stopped.median():,.0f} ({stopped.min():,.0f} to {stopped.max():,.0f})"
     return Finding("spark", f"{rule}: {told}.", numbers, [evidence.sql(text)])
 
 
 def by_layer(evidence: Evidence) -> Finding:
-    """Every layer at the last step: overlap against chance, agreement of rankings, the core, SPARK's stopping point."""
+    """Tabulate every layer at the last step: overlap, chance, agreement of rankings, core, SPARK's stopping point."""
     result = evidence.results["stability"]
     k, step = max(result["settings"]["ks"]), max(result["selected"]["steps"])
     text = _question(evidence, k, step)
@@ -205,9 +205,7 @@ def by_layer(evidence: Evidence) -> Finding:
             for layer, row in zip(layers, rows.to_dict("records"), strict=True)
         ],
     )
-    sentence = (
-        f"The top {k} by {result['settings']['score']} at step {step}, over all pairs of samples, layer by layer."
-    )
+    sentence = f"The top {k} by {result['settings']['score']} at step {step}, over all pairs of samples, by layer."
     numbers = {"k": k, "step": step, "layers": layers}
     return Finding("stability_by_layer", sentence, numbers, [evidence.sql(text)], table)
 

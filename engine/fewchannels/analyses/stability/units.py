@@ -50,7 +50,7 @@ class Stability(StabilitySettings):
         return {table: f"stability_{table}" for table in tables}
 
     def identity(self, selected: Selected) -> dict[str, Any]:
-        """Its settings."""
+        """Settings of the analysis."""
         return asdict(self)
 
     def check(self, selected: Selected) -> None:
@@ -76,7 +76,7 @@ class Stability(StabilitySettings):
         return {table: as_columns(self.schemas[table], found) for table, found in rows.items()}
 
     def means(self, selected: Selected, results: Results) -> dict[str, Columns]:
-        """Where SPARK's rule stops for all layers at once, in each order of the samples."""
+        """Find where SPARK's rule stops for all layers at once, in each order of the samples."""
         rows = [row for part in results.parts("transitions") for row in part.to_pylist()]
         found = []
         for order in sorted({row["permutation"] for row in rows}):
@@ -149,7 +149,7 @@ class _Layer:
         return about if k is None else about | {"k": k}
 
     def channels(self) -> _Rows:
-        """How often each channel is among the top k."""
+        """Count how often each channel is in the top k."""
         rows, n = [], len(self.selected.samples)
         for i, step in enumerate(self.steps):
             for k in self.settings.ks:
@@ -173,7 +173,7 @@ class _Layer:
         return cluster_interval(sums, np.broadcast_to(self._of_prompt[:, None], sums.shape), 0, 1)
 
     def pairs(self) -> _Rows:
-        """Exact overlap over all pairs of samples, of one prompt, of two, and of one category."""
+        """Compute the exact overlap over all pairs of samples: of one prompt, of two prompts, and of one category."""
         rows = []
         selected = self.selected
         categories = selected.categories if len(selected.categories) else None
@@ -307,7 +307,7 @@ class _Layer:
         return rows
 
     def transitions(self) -> _Rows:
-        """What SPARK's rule sees of the layer's mean over steps, in each order of the samples."""
+        """Apply SPARK's rule to the layer's mean over steps, in each order of the samples."""
         k = min(SPARK_K, self.selected.layout.n_channels)
         about = {"layer": self.number, "score": self.settings.score}
         return [

@@ -1,4 +1,4 @@
-"""The rows that the transformer runs for a call: the call's own, and rows that an edit compares with or copies from."""
+"""Rows that the transformer runs for a call: the call's own, and unedited or source rows that an edit needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Batch:
 
 
 def batch_of(call: Call, sources: Sequence[str], *, needs_unedited: bool) -> Batch:
-    """The batch of a call, with additional rows if edits need them.
+    """Build the batch of a call, with additional rows if edits need them.
 
     Rows are in the same order as in a sweep: for each sample the unedited row, the sources, and the edited row.
 
@@ -102,7 +102,7 @@ def _listed(value: Any, n: int) -> list[Any]:
 
 
 def _is_shared(value: Any) -> bool:
-    """Whether a value belongs to the call as a whole: numbers, words, and lists and mappings of them."""
+    """Whether a value belongs to the call as a whole: numbers, text, and lists and mappings of them."""
     if isinstance(value, Mapping):
         return all(map(_is_shared, value.values()))
     if isinstance(value, (list, tuple)):

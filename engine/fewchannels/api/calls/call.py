@@ -39,7 +39,7 @@ class Call:
         arguments: arguments by name, with the defaults of omitted ones.
         settings: settings that all samples share.
         prompts: each sample's prompt; None if the call has embeddings instead.
-        negative_prompts: each sample's negative prompt; None if the branch does not run.
+        negative_prompts: each sample's negative prompt; None if the unconditional branch does not run.
         seeds: seed of each sample's noise; None if the sample has no fresh generator of its own.
         n_run: number of denoising steps that run.
         unusual: everything in the call that a capture of the same prompts does not have, as text.
@@ -55,7 +55,7 @@ class Call:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Each sample's id: that of its prompt and seed in a manifest, or an id of its index if it has no seed."""
+        """Each sample's id: the manifest's id for its prompt and seed, or an id for its index if it has no seed."""
         return tuple(self.id_of(prompt, i) for i, prompt in enumerate(self.prompts))
 
     def id_of(self, prompt: str | None, i: int) -> str:
@@ -86,7 +86,7 @@ def described(pipeline: Any, geometry: ModelGeometry, positional: Sequence[Any],
         keywords: keyword arguments of the call.
 
     Raises:
-        InputError: an argument that determines how the transformer runs has a value without a known meaning.
+        InputError: an argument that determines how the transformer runs has an unsupported value.
         TypeError: the pipeline does not accept these arguments.
     """
     bound = inspect.signature(type(pipeline).__call__).bind(pipeline, *positional, **keywords)
@@ -189,7 +189,7 @@ def _is_guided(given: Mapping[str, Any], geometry: ModelGeometry) -> bool:
 
 
 def _default_side(pipeline: Any, geometry: ModelGeometry) -> int:
-    """The side of an image, in pixels, if a call of the pipeline itself does not give it."""
+    """The side of an image, in pixels, if a call does not specify it."""
     cells, factor = (getattr(pipeline, name, None) for name in ("default_sample_size", "vae_scale_factor"))
     return cells * factor if isinstance(cells, int) and isinstance(factor, int) else geometry.default_side
 

@@ -1,4 +1,4 @@
-"""Compare two images, or two lists of them, by the metrics of a sweep."""
+"""Compare two images, or two lists of images, with the metrics of a sweep."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,19 +24,20 @@ def compare_images(
     prompts: str | Sequence[str] | None = None,
     metrics: Sequence[str] = (),
 ) -> "pd.DataFrame":
-    """Measure how far images are from others: a row for each pair.
+    """Compare pairs of images: one row of metrics per pair.
 
-    Pixel metrics say nothing about meaning: add a learned metric, such as ``metrics=["clip=FOLDER"]`` with prompts.
+    Pixel metrics do not measure semantic changes. For those, add a learned metric, such as
+    ``metrics=["clip=FOLDER"]`` with prompts.
 
     Args:
-        before: unedited image, or several.
-        after: edited image, or as many.
-        prompts: prompt of each pair, for metrics that compare an image with it.
-        metrics: learned metrics as of ``--metric``: ``clip=``, ``dino=``, ``pickscore=``, ``aesthetic=`` or ``lpips=``
-            with a folder or a hub id.
+        before: unedited image, or a list of images.
+        after: edited image, or a list of the same length.
+        prompts: prompt of each pair, for metrics that compare an image with its prompt.
+        metrics: learned metrics, as for ``--metric``: ``clip=``, ``dino=``, ``pickscore=``, ``aesthetic=`` or
+            ``lpips=``, each followed by a folder or a hub id.
 
     Returns:
-        Columns of :data:`fewchannels.interventions.metrics.METRICS` that need no mask; NaN where a metric has no value.
+        Columns of :data:`fewchannels.interventions.metrics.METRICS` that need no mask; NaN if a metric has no value.
 
     Raises:
         InputError: the images differ in number or size, or a metric cannot be loaded.
@@ -51,15 +52,19 @@ def compare_images(
 
     first, second = _listed("before", before), _listed("after", after)
     if len(first) != len(second):
-        raise InputError(f"before holds {len(first)} images and after {len(second)}. Give pairs.")
+        raise InputError(f"before has {len(first)} images, but after has {len(second)}. Pass lists of the same length.")
     texts = [prompts] if isinstance(prompts, str) else list(prompts or [""] * len(first))
     if len(texts) != len(first):
-        raise InputError(f"prompts holds {len(texts)} texts for {len(first)} pairs of images. Give one for each.")
+        raise InputError(
+            f"prompts has {len(texts)} texts, but there are {len(first)} pairs of images. Pass one prompt per pair."
+        )
     learned = LearnedMetrics.of(metrics, default_device()) if metrics else None
     rows = []
     for one, other, text in zip(first, second, texts, strict=True):
         if one.size != other.size:
-            raise InputError(f"the images have {one.size} and {other.size} pixels. Compare images of one size.")
+            raise InputError(
+                f"the images have different sizes, {one.size} and {other.size} pixels. Resize one of them."
+            )
         tensors: tuple[Tensor, Tensor] = pixels(other)[None], pixels(one)[None]
         columns = {name: values for name, values in compare(*tensors).items() if name not in _OF_MASKS}
         if learned is not None:

@@ -50,7 +50,7 @@ def edit(
 
     Args:
         pipe: a loaded diffusers pipeline of a known model family.
-        edits: an edit, several joined by ``+``, or a function ``(hidden_states, site) -> hidden_states`` of your own.
+        edits: an edit, several joined by ``+``, or your own function ``(hidden_states, site) -> hidden_states``.
         score: statistic that ranks channels.
         family: path of a family file, for an unknown transformer class.
 
@@ -59,7 +59,7 @@ def edit(
 
     Raises:
         InputError: the pipeline has no diffusion transformer of a known family, an edit does not fit the model, or,
-            inside, two edits change the same values.
+            inside the context, two edits change the same values.
 
     Example:
         >>> noise = lambda: torch.Generator().manual_seed(0)
@@ -107,7 +107,7 @@ class Editing:
         return pd.DataFrame(self._rows, columns=["call", "sample", "edit", *MEASURES])
 
     def check(self, geometry: ModelGeometry) -> None:
-        """Reject, before any call, an edit that does not fit the model, as far as this does not depend on the call.
+        """Reject edits that do not fit the model, before any call, except for errors that depend on the call.
 
         Raises:
             InputError: an edit does not fit the model.
@@ -161,15 +161,19 @@ class Editing:
             measures = [editor.measures(row) for row in self._own]
             if not any(measure["n_channels"] for measure in measures) and each.amount:
                 warnings.warn(
-                    f"the {each.action} edit number {i} changed nothing in this call: none of its layers, steps and "
-                    "tokens was reached. Check its layers, steps and tokens.",
+                    f"the {each.action} edit number {i} changed nothing in this call: it reached none of its layers, "
+                    "steps and tokens. Check its layers, steps and tokens.",
                     FewchannelsWarning,
                     stacklevel=4,
                 )
             for sample, measure in enumerate(measures):
                 self._rows.append({"call": self._n_calls, "sample": sample, "edit": i} | measure)
         if self._functions and not self._n_applied:
-            warnings.warn("no function changed any hidden state in this call.", FewchannelsWarning, stacklevel=4)
+            warnings.warn(
+                "the functions changed no hidden states in this call. Check which layers and steps they select.",
+                FewchannelsWarning,
+                stacklevel=4,
+            )
         self._n_calls += 1
 
     def _applied(self, function: Function, batch: Batch) -> Tap:
@@ -217,7 +221,7 @@ def _as_text(edit: Edit | Function) -> str:
 
 
 def _together(taps: Sequence[tuple[Edit, Callable[[Site, Tensor], Tensor | None]]]) -> Tap:
-    """Several edits of the same hidden states, none of which sees the changes of another."""
+    """Combine edits of the same hidden states; every edit sees the unedited values."""
 
     def tap(site: Site, x: Tensor) -> Tensor | None:
         found = [

@@ -36,7 +36,7 @@ class Edit:
             ``matched`` or ``scaled``, as in a sweep.
         k: number of channels of the selection.
         channels: channel indices of a ``listed`` selection.
-        trial: number of the random draw.
+        trial: index of the random draw.
         layers: layers to edit.
         steps: denoising steps to edit.
         tokens: ``all``, ``foreground``, ``background``, ``target_foreground``, or a mask over the grid of image tokens.
@@ -62,11 +62,11 @@ class Edit:
     source: "str | Recorded | None" = None
 
     def __add__(self, other: "Edit | Edits | Function") -> "Edits":
-        """Both edits, applied at once."""
+        """Combine the edits, to apply them in the same call."""
         return Edits((self,)) + other
 
     def __radd__(self, other: Function) -> "Edits":
-        """Both edits, applied at once."""
+        """Combine the edits, to apply them in the same call."""
         return Edits((other,)) + self
 
     @property
@@ -79,11 +79,11 @@ class Edit:
         return ranked and of_target
 
     def condition(self, blocks: Sequence[Block], n_steps: int, n_channels: int) -> Condition:
-        """The same edit as a sweep's condition.
+        """Convert the edit to a condition of a sweep.
 
         Args:
             blocks: blocks of the model.
-            n_steps: denoising steps.
+            n_steps: number of denoising steps.
             n_channels: width of the hidden state.
 
         Raises:
@@ -110,7 +110,7 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Edits:
-    """Several edits that are applied at once; they may not change the same values.
+    """Several edits that are applied in the same call; they may not change the same values.
 
     Attributes:
         parts: the edits, and custom functions, which are called after the edits in their order.
@@ -119,13 +119,13 @@ class Edits:
     parts: tuple[Edit | Function, ...] = field(default=())
 
     def __add__(self, other: "Edit | Edits | Function") -> Self:
-        """All edits of both."""
+        """Combine the edits, to apply them in the same call."""
         if not isinstance(other, (Edit, Edits)) and not callable(other):
             return NotImplemented
         return type(self)((*self.parts, *(other.parts if isinstance(other, Edits) else (other,))))
 
     def __radd__(self, other: Function) -> Self:
-        """All edits of both."""
+        """Combine the edits, to apply them in the same call."""
         return type(self)((other, *self.parts)) if callable(other) else NotImplemented
 
 
@@ -141,7 +141,7 @@ def zero(channels: Iterable[int] | int | str | None = None, *, amount: float = 1
         top, bottom, random, redrawn, matched, scaled: number of channels to select, as in a sweep: the largest, the
         smallest, a random draw per sample, a new random draw in each layer and step, other channels that together hold
         the energy of the top ones, or random other channels whose change is scaled to the norm of the top ones' change.
-        trial: number of the random draw.
+        trial: index of the random draw.
         layers, steps: ``"all"``, one index, or several; negative ones count from the end.
         tokens: ``"all"``, ``"foreground"``, ``"background"``, or a boolean mask ``(y, x)`` over image tokens.
         streams: ``"image"``, ``"text"``, or both.
@@ -236,7 +236,9 @@ def _edit(action: str, channels: Iterable[int] | int | str | None, amount: float
     sized = [name for name in _SIZED if where.get(name) is not None]
     if len(sized) + (channels is not None) != 1:
         given = ", ".join([*(["channels"] if channels is not None else []), *sized]) or "none"
-        raise InputError(f"an edit selects channels in one way; given: {given}. Pass channels, or one of {_SIZED}.")
+        raise InputError(
+            f"an edit takes exactly one selection of channels; it was given {given}. Pass channels, or one of {_SIZED}."
+        )
     chosen: dict[str, Any] = {"selection": "listed", "channels": ()}
     if sized:
         chosen = {"selection": sized[0], "k": _whole(sized[0], where[sized[0]], 0)}

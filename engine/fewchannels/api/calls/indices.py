@@ -1,4 +1,4 @@
-"""Layers and steps as Python arguments: words, one index, or several."""
+"""Layers and steps as Python arguments: a word, one index, or several."""
 
 from collections.abc import Iterable
 from numbers import Integral
@@ -10,7 +10,7 @@ Indices = str | int | Iterable[int]
 
 
 def as_text(name: str, value: Indices, n: int) -> str:
-    """The equivalent text for a command: ``all``, ``last``, or indices such as ``0,5``.
+    """Convert a choice to a command's text: ``all``, ``last``, or indices such as ``0,5``.
 
     Args:
         name: name of the argument.
@@ -26,10 +26,10 @@ def as_text(name: str, value: Indices, n: int) -> str:
     if not chosen or not all(isinstance(each, Integral) and not isinstance(each, bool) for each in chosen):
         raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as range(2, 5) or [0, -1].")
     if wrong := [each for each in chosen if not -n <= each < n]:
-        raise InputError(f"{name} includes {wrong[0]}; there are {n}: 0 to {n - 1}, or -{n} to -1 from the end.")
+        raise InputError(f"{name} includes {wrong[0]}; valid are 0 to {n - 1}, or -{n} to -1 from the end.")
     return ",".join(str(int(each) % n) for each in chosen)
 
 
 def kept(value: Indices) -> Indices:
-    """The choice in a form that can be read more than once, unlike an iterator."""
+    """Convert an iterator to a tuple, which can be read more than once."""
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

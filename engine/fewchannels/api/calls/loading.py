@@ -1,4 +1,4 @@
-"""Load a model as commands do, for your own calls."""
+"""Load a model in the same way as the commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def load(
     model: str | Path, *, revision: str | None = None, device: str | None = None, **how: Any
 ) -> "DiffusionPipeline":
-    """Load a pipeline as commands do: completely, or not at all.
+    """Load a pipeline in the same way as the commands, which reject models with missing files.
 
     By default, its calls generate images of the model's own size.
 
     Args:
         model: ``demo``, a folder, or a hub id.
         revision: branch, tag or commit of a hub id.
-        device: ``cuda`` or ``cpu``; None for the GPU if there is one.
+        device: ``cuda`` or ``cpu``; None for a GPU if one is available.
         **how: fields of :class:`fewchannels.models.load_options.Loading`, such as ``dtype="bfloat16"`` or
             ``offload="model"``.
 

@@ -1,4 +1,4 @@
-"""A recording of a pipeline's own calls, in memory: the arrays and the table that a run would have."""
+"""A recording of a pipeline's own calls, in memory, with the same arrays and table as a run."""
 
 import html
 from dataclasses import replace
@@ -61,7 +61,7 @@ class Recorded:
 
     @property
     def sample_ids(self) -> list[str]:
-        """Each sample's id: that of its prompt and seed in a manifest, or an id of its index if it has no seed."""
+        """Each sample's id: the manifest's id for its prompt and seed, or an id for its index if it has no seed."""
         return [each for call in self._some_calls() for each in call.ids]
 
     @cached_property
@@ -226,7 +226,7 @@ class Recorded:
         """Write a run, which every command can read: queries, analyses, the report, the explorer.
 
         The run is identified by the current weights and settings of the pipeline, so save before you change them.
-        Computing their digest takes seconds per 10 GB.
+        Computing their digest takes a few seconds per 10 GB.
 
         Args:
             path: folder or URL of the run.
@@ -235,9 +235,10 @@ class Recorded:
             The run, opened.
 
         Raises:
-            InputError: a sample has no seed, no prompt or no image, two samples are equal, or the pipeline was deleted.
+            InputError: a sample has no seed, no prompt or no image, two samples are identical, or the pipeline was
+                deleted.
             RunConflictError: the location contains something else.
-            StorageError: the store failed.
+            StorageError: the run could not be written.
         """
         from fewchannels.api.calls.saving import save
         from fewchannels.api.run import Run
@@ -289,7 +290,9 @@ class Recorded:
     def _place(self, sample: int) -> int:
         self._some_calls()
         if not -self.n_samples <= sample < self.n_samples:
-            raise InputError(f"sample is {sample}; {self.n_samples} were recorded, 0 to {self.n_samples - 1}.")
+            raise InputError(
+                f"there is no sample {sample}. Choose one of the recorded samples, 0 to {self.n_samples - 1}."
+            )
         return sample % self.n_samples
 
     def _call(self, sample: int) -> RecordedCall:
@@ -308,14 +311,14 @@ class Recorded:
         layers = [block.layer for block in self.layout.blocks]
         if not steps:
             raise InputError(
-                f"the {stream} stream of the {branch} branch was not recorded. Record with streams and branches that "
-                "include it, of a call in which it runs."
+                f"the {stream} stream of the {branch} branch was not recorded. Record a call that runs it, with "
+                "streams and branches that include it."
             )
         if step < 0 and -step <= len(steps):
             step = steps[step]
         for name, value, known in (("layer", layer, layers), ("step", step, steps)):
             if value not in known:
-                raise InputError(f"{name} {value} was not recorded. Give one of these: {', '.join(map(str, known))}.")
+                raise InputError(f"{name} {value} was not recorded. Choose one of these: {', '.join(map(str, known))}.")
         found = mine[(mine["layer"] == layer) & (mine["step"] == step)]
         if found.empty:
             raise InputError(f"layer {layer} has no {stream} stream. Choose another layer.")

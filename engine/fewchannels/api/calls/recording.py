@@ -51,7 +51,7 @@ def record(
 
     Args:
         pipe: a loaded diffusers pipeline of a known model family.
-        layers: layers to record: ``"all"``, a kind of blocks such as ``"dual"``, one index, or several.
+        layers: layers to record: ``"all"``, a kind of block such as ``"dual"``, one index, or several.
         steps: denoising steps to record: ``"all"``, ``"last"``, one index, or several.
         top_k: number of channels whose token maps are recorded; 0 records statistics only.
         streams: ``"image"``, ``"text"``, or both.
@@ -134,20 +134,23 @@ class _Recording:
         """
         blocks = choose_layers(as_text("layers", self._layers, len(geometry.blocks)), geometry.blocks)
         if self._top_k > geometry.n_channels:
-            raise InputError(f"top_k is {self._top_k}; the model has {geometry.n_channels} channels. Lower top_k.")
+            raise InputError(
+                f"top_k is {self._top_k}; the model has {geometry.n_channels} channels. Pass a smaller number."
+            )
         if "text" in self._streams and not geometry.family.has_text(blocks):
             raise InputError(
-                f"streams includes text; the selected blocks of {geometry.transformer} have no text stream. Give image."
+                f"streams includes text, but the selected blocks of {geometry.transformer} have no text stream. Pass "
+                f"'image'."
             )
         if "uncond" in self._branches and not geometry.can_be_guided:
-            raise InputError("branches includes uncond, but this model runs no unconditional branch. Give cond.")
+            raise InputError("branches includes uncond, but this model runs no unconditional branch. Pass 'cond'.")
 
     def sources(self, call: Call) -> Sequence[str]:
-        """No prompts: recording changes nothing."""
+        """Return no prompts: a recording needs no source."""
         return ()
 
     def needs_unedited(self, call: Call) -> bool:
-        """Return False: recording changes nothing."""
+        """Return False: a recording needs no separate unedited image."""
         return False
 
     def changes(self) -> tuple[str, ...]:
@@ -205,7 +208,7 @@ class _Recording:
         geometry, settings = sampler.geometry, call.settings
         if "uncond" in self._branches and not geometry.is_guided(settings.guidance, settings.true_cfg_scale):
             raise InputError(
-                f"branches includes uncond, which does not run at guidance {settings.guidance:g} (true CFG "
+                f"branches includes uncond, but that branch does not run at guidance {settings.guidance:g} (true CFG "
                 f"{settings.true_cfg_scale:g}). Raise the scale of the call, or record cond only."
             )
         height, width = geometry.token_grid(settings.height, settings.width)

@@ -15,10 +15,10 @@ from fewchannels.runs.layout import Track
 
 
 def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, geometry: ModelGeometry) -> Tap:
-    """A tap that copies channels of a recording into the call's own rows.
+    """Create a tap that copies channels of a recording into the call's own rows.
 
     Args:
-        source: recording of one sample, or of as many samples as the call has.
+        source: recording of one sample, or of one sample for each of the call's.
         condition: condition that selects channels, layers and steps.
         call: the call.
         batch: rows of the transformer's batch.
@@ -29,12 +29,14 @@ def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, 
     """
     if source.n_samples not in (1, call.n_samples):
         raise InputError(
-            f"the source has {source.n_samples} samples, and the call makes {call.n_samples} images. Record one "
-            "sample, or as many as the call makes."
+            f"the source has {source.n_samples} samples, but the call generates {call.n_samples} images. Record one "
+            "sample, or one for each image."
         )
     grid = geometry.token_grid(call.settings.height, call.settings.width)
     if {each.token_grid for each in source.calls} != {grid}:
-        raise InputError(f"the source's image tokens differ from the call's, {grid[0]} x {grid[1]}. Use the same size.")
+        raise InputError(
+            f"the source's token grid differs from the call's, {grid[0]} x {grid[1]}. Use the same image size."
+        )
     layout = source.layout
     if not layout.has_maps:
         raise InputError("the source has no token maps. Record it with top_k above 0 and the image stream.")
@@ -44,7 +46,7 @@ def replaying(source: Recorded, condition: Condition, call: Call, batch: Batch, 
             raise InputError(f"the source does not have {name} {missing[0]}, which the edit needs. Record it too.")
     if condition.selection == "top" and condition.k > layout.top_k:
         raise InputError(
-            f"the edit copies {condition.k} channels, but the source has the maps of {layout.top_k}. Record it with "
+            f"the edit copies {condition.k} channels, but the source has maps of only {layout.top_k}. Record it with "
             f"top_k={condition.k}, or copy fewer channels."
         )
     data = source.activations

@@ -53,9 +53,9 @@ def save(
         path: folder or URL of the run.
 
     Raises:
-        InputError: a sample has no seed, no prompt or no image, or two samples are equal.
+        InputError: a sample has no seed, no prompt or no image, or two samples are identical.
         RunConflictError: the location contains something else.
-        StorageError: the store failed.
+        StorageError: the run could not be written.
     """
     _check(calls)
     layout = dataclasses.replace(layout, shard_samples=default_shard_samples(layout))
@@ -95,14 +95,15 @@ def _check(calls: Sequence[RecordedCall]) -> None:
         if places := [i for i, value in enumerate(each) if value is None]:
             raise InputError(
                 f"{len(places)} of {len(each)} samples have no {what}, such as sample {places[0]}, so a run cannot "
-                f"identify them. {remedy}."
+                f"identify their images. {remedy}."
             )
     ids = [each for call in calls for each in call.ids]
     if len(set(ids)) < len(ids):
         twice = next(i for i, each in enumerate(ids) if each in ids[:i])
         raise InputError(
-            f"sample {twice} has the same prompt and seed as sample {ids.index(ids[twice])}; a run has each only once. "
-            "Record them in two contexts."
+            f"sample {twice} has the same prompt and seed as sample {ids.index(ids[twice])}, but a run stores each "
+            f"only "
+            "once. Record them in separate contexts."
         )
     if len({call.settings[2] for call in calls}) > 1:
         raise InputError("the calls have several true CFG scales, but a run has one. Record them in separate contexts.")

@@ -1,4 +1,4 @@
-"""A pipeline whose own calls are watched: each call must run as described beforehand, or it fails."""
+"""Listeners on a pipeline's own calls; a call that does not run as its family describes fails."""
 
 import functools
 import threading
@@ -18,7 +18,7 @@ from fewchannels.models.sampler import Sampler
 
 
 class Listener(Protocol):
-    """The part of a context that acts in each call of its pipeline."""
+    """Protocol of an object that records or edits each call of a pipeline."""
 
     def sources(self, call: Call) -> Sequence[str]:
         """Prompts whose hidden states the listener needs, generated from each sample's noise."""
@@ -30,7 +30,7 @@ class Listener(Protocol):
         """What the listener changes in each call, as text that is equal only for equal changes."""
 
     def during(self, call: Call, batch: Batch, sampler: Sampler) -> AbstractContextManager[None]:
-        """A context around the call, with the listener's taps on the model; exits with the error if the call fails."""
+        """Return a context with the listener's taps on the model. It is exited with the call's error, if any."""
 
     def ended(self, call: Call, sampler: Sampler, images: Any) -> None:
         """Handle the end of the call.
@@ -190,7 +190,7 @@ def _warn_of_compiled(pipeline: Any) -> None:
 
 
 def _advance(call: Call, batch: Batch) -> None:
-    """Leave the caller's generators as the pipeline's own call would have left them."""
+    """Advance the caller's generators as the pipeline's own call would have done."""
     assert batch.arguments is not None
     given, copies = call.arguments.get("generator"), batch.arguments.get("generator")
     if copies is None:

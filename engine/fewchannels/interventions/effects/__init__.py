@@ -1,1 +1,1 @@
-"""What edits do: contrasts with their controls, tests, figures and findings."""
+"""Effects of edits: contrasts with their controls, tests, figures and findings."""

@@ -1,7 +1,7 @@
-"""What a sweep's edits did: means of every group of conditions, and contrasts of effects with their controls. Pure.
+"""Effects of a sweep's edits: means of every group of conditions, and contrasts with their controls. Pure.
 
 A *group* is a condition without its trial: an item's draws of random channels are averaged first. A control's
-*counterpart* is the group of the same settings whose channels are the top ones, or where there is none, listed ones.
+*counterpart* is the group of the same settings whose channels are the top ones, or if there is none, listed ones.
 Images that were not edited, or whose latents broke, are counted and in nothing else.
 """
 
@@ -89,7 +89,7 @@ def contrasts(edits: pd.DataFrame) -> pd.DataFrame:
         edits: same as for :func:`means`.
 
     Returns:
-        The columns of ``schemas/effects_contrasts.yaml``, controls in the sweep's order; NaN where not defined. The
+        The columns of ``schemas/effects_contrasts.yaml``, controls in the sweep's order; NaN if not defined. The
         control ``all`` has no k, and is compared with the counterpart of every k.
     """
     grouped = _grouped(edits, "edited")
@@ -134,7 +134,7 @@ def value_range(metric: str) -> tuple[float, float]:
 
 
 def _over_prompts(by_prompt: np.ndarray, least: float = -np.inf, most: float = np.inf) -> Interval:
-    """Mean and interval of prompts' values ``(prompt, cell)``, NaN where a prompt has none."""
+    """Mean and interval of prompts' values ``(prompt, cell)``, NaN if a prompt has none."""
     known = np.isfinite(by_prompt)
     return cluster_interval(np.where(known, by_prompt, 0), known.astype(np.float64), least, most)
 
@@ -179,7 +179,7 @@ def signed_rank(differences: np.ndarray) -> float:
 
 
 def as_columns(frame: pd.DataFrame) -> Columns:
-    """A table's columns with None where there is no value, as Parquet has it."""
+    """A table's columns with None if there is no value, as Parquet has it."""
     return {name: frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns}
 
 
@@ -191,7 +191,7 @@ class _Grouped:
         rows: rows of ``edits``.
         item: place of each row's item in ``prompt``.
         group: place of each row's group in ``groups``.
-        groups: what names each, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` images.
+        groups: columns that identify each group, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` images.
         prompt: number of each item's prompt.
         n_prompts: numbers there are.
         counts: whether each row is in means.
@@ -206,7 +206,7 @@ class _Grouped:
     counts: np.ndarray
 
     def values(self, metric: str) -> np.ndarray:
-        """A metric as ``(item, group)`` float64, the mean over trials that have it; NaN where none has."""
+        """A metric as ``(item, group)`` float64, the mean over trials that have it; NaN if none has."""
         values = self.rows[metric].to_numpy(dtype=np.float64, na_value=np.nan)
         known = np.isfinite(values) & (self.counts | (metric == "nonfinite_steps"))
         shape = len(self.prompt), len(self.groups)
@@ -215,7 +215,7 @@ class _Grouped:
         return _ratio(np.bincount(at, values[known], len(n)), n).reshape(shape)
 
     def by_prompt(self, values: np.ndarray) -> np.ndarray:
-        """Each prompt's mean of ``(item, cell)``: ``(prompt, cell)``, NaN where none of its items has a value."""
+        """Each prompt's mean of ``(item, cell)``: ``(prompt, cell)``, NaN if none of its items has a value."""
         known = np.isfinite(values)
         sums, counts = np.zeros((2, self.n_prompts, values.shape[1]))
         np.add.at(sums, self.prompt, np.where(known, values, 0))

@@ -22,7 +22,7 @@ def not_edited(edits: pd.DataFrame) -> pd.Series:
 
 
 def not_finite(edits: pd.DataFrame) -> pd.Series:
-    """Whether the latents of each row's image held a NaN or an infinity, or those of what it is compared with did.
+    """Whether the latents of each row's image, or of the image it is compared with, contained a NaN or an infinity.
 
     Args:
         edits: rows of ``schemas/edits.yaml``, of whole items.

@@ -16,7 +16,7 @@ from fewchannels.interventions.metrics import METRICS
 from fewchannels.runs.images import opened
 
 AXES = {"k": "k", "amount": "amount", "layer": "layers_name", "step": "steps_name"}
-"""What a figure's horizontal axis may be, and its column."""
+"""Possible horizontal axes of a figure, with their columns."""
 MAIN = (
     "source_taken",
     "target_kept",
@@ -199,7 +199,7 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
 
     Args:
         edits: rows of ``schemas/edits.yaml``, those of the item with their images.
-        item: its place in the sweep.
+        item: index of the item.
         conditions: ids of the conditions to show; None for first trials of the remaining setting that has most of
             them, the last of such.
         axis: one of :data:`AXES`; None for that with most places.
@@ -252,14 +252,14 @@ def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = Non
 
 
 def _label(row: pd.Series, names: Sequence[str]) -> str:
-    """What a group is, its selection or baseline first, without settings that it does not have."""
+    """Label of a group, with its selection or baseline first, without settings that it does not have."""
     lacked = set(SETTINGS) - {"amount"} if row["line"] in BASELINES else {"k"} if row["line"] == "all" else set()
     rest = in_words(row, [name for name in names if name not in lacked and name != "selection"])
     return f"{row['line']}, {rest}" if rest else str(row["line"])
 
 
 def _own(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Edits of hidden states, and those of them that have a k; all that there is where there are none."""
+    """Edits of hidden states that have a k; all edits if there are none."""
     edits = rows[~rows["action"].isin(BASELINES)]
     edits = edits if len(edits) else rows
     with_k = edits[edits["selection"] != "all"]
@@ -300,7 +300,7 @@ def _has_dose(rows: pd.DataFrame) -> bool:
 
 
 def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
-    """Where each value is on its axis; and where they are names, such as 0-5, the names of the places 0, 1, ..."""
+    """Position of each value on its axis; for names such as 0-5, also the names of the positions 0, 1, ..."""
     if pd.api.types.is_numeric_dtype(values) or values.str.isdigit().all():
         return values.to_numpy(float), None
     apart = _apart(values)
@@ -352,13 +352,13 @@ def _about(metric: str) -> str:
 
 
 def counted(rows: pd.DataFrame) -> str:
-    """How many items a mean is of, as titles say it."""
+    """Number of items of a mean, for titles."""
     ends = [f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())})]
     return f"n = {' to '.join(ends)} items of {int(rows['n_prompts'].max()):,} prompts"
 
 
 def _thinned(values: list[_Value], most: int) -> list[_Value]:
-    """At most so many of a list, its ends and others evenly between them."""
+    """Thin out a list to a maximum length, keeping its ends and evenly spaced elements."""
     if len(values) <= most:
         return values
     return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]

@@ -13,9 +13,9 @@ from fewchannels.interventions.effects.figures import counted, in_words, setting
 from fewchannels.interventions.metrics import METRICS
 
 Q = 0.05
-"""Below which a difference counts as found, where its interval leaves out zero too."""
+"""Significance threshold of q; the interval must exclude zero, too."""
 FEWEST = 6
-"""Prompts without which the test cannot find anything: even when all differ alike, its exact p is above 0.05."""
+"""Minimum number of prompts for the test: with fewer, its exact p always exceeds 0.05."""
 _MOST_ROWS = 40
 _DOSES = ("energy_share", "change")
 _WORDS = CHANNELS | {
@@ -29,10 +29,10 @@ Asked = Callable[[str], Sequence[How]]
 
 @dataclass(frozen=True)
 class Headline:
-    """The setting that is told in full.
+    """The setting that is described in full.
 
     Attributes:
-        condition: its place in the sweep.
+        condition: index of the condition.
         selection: ``top`` or ``listed``.
         words: the setting, as people read it.
     """
@@ -43,7 +43,8 @@ class Headline:
 
 
 def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | None:
-    """The setting of top channels with most controls; of those the largest amount, then the largest k, the first.
+    """Choose the setting of top channels with the most controls; ties by the largest amount, the largest k, then the
+    first.
 
     Without controls it is the same of all settings.
 
@@ -52,7 +53,7 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
         differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
 
     Returns:
-        None where nothing was edited.
+        None if nothing was edited.
     """
     groups: Any = averages[averages["condition"].notna()].drop_duplicates("condition").set_index("condition")
     if groups.empty:
@@ -73,15 +74,15 @@ def of_sweep(
     asked: Asked,
     sets: pd.DataFrame | None = None,
 ) -> list[Finding]:
-    """Every finding of a sweep, in the order in which they are read.
+    """All findings of a sweep, in reading order.
 
     Args:
         averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
         differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
         main: the main metrics.
-        chosen: the setting that is told in full.
+        chosen: the setting that is described in full.
         asked: commands that give the answer to a query.
-        sets: ``effects_sets``, distances of sets of images; None where they were not measured.
+        sets: ``effects_sets``, distances of sets of images; None if they were not measured.
     """
     if chosen is None:
         return []
@@ -195,7 +196,7 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 
 
 def verdict(row: pd.Series) -> str:
-    """Return whether the channels do ``more`` or ``less`` than their control, both are ``alike``, or it is ``open``.
+    """Return whether the effect is ``more`` or ``less`` than the control's, both are ``alike``, or it is ``open``.
 
     More is: further from the unedited image and from what its prompt asks for, or nearer to the source. It takes
     an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
@@ -213,7 +214,7 @@ def verdict(row: pd.Series) -> str:
 
 
 def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) -> Finding:
-    """Of all settings, in how many the channels do more than each control."""
+    """Count the settings in which the channels have a larger effect than each control."""
     rows = differences[differences["metric"].isin(main)]
     rows = rows.assign(control=[control_of(row) for _, row in rows.iterrows()])
     rows = rows.assign(verdict=[verdict(row) for _, row in rows.iterrows()])
@@ -254,7 +255,7 @@ def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) ->
 
 
 def _others(differences: pd.DataFrame, main: Sequence[str], chosen: Headline, asked: Asked) -> Finding:
-    """Every other setting of the channels against its controls, where they are few."""
+    """Compare every other setting with its controls, if there are few."""
     rows = differences[(differences["counterpart_condition"] != chosen.condition) & differences["metric"].isin(main)]
     pairs = rows.drop_duplicates(["condition", "counterpart_condition"])
     text = (
@@ -277,7 +278,7 @@ def _others(differences: pd.DataFrame, main: Sequence[str], chosen: Headline, as
 
 
 def contrast_words(pairs: pd.DataFrame) -> list[str]:
-    """What is compared with a control, as :func:`setting_words` has it, of contrasts one row each."""
+    """Describe the settings of contrasts, one row each, by :func:`setting_words`."""
     is_baseline = pairs["action"].isin(BASELINES)
     return setting_words(
         pairs.assign(selection=pairs["counterpart"], action=pairs["action"].mask(is_baseline, "transport"))
@@ -294,7 +295,7 @@ def _items(rows: pd.DataFrame) -> str:
 
 
 def _own_n(row: pd.Series, rows: pd.DataFrame) -> str:
-    """A metric's number of items, where it is not that of all."""
+    """A metric's number of items, if metrics differ in it."""
     return "" if rows["n_items"].nunique() == 1 else f", n = {int(row['n_items']):,}"
 
 
@@ -303,7 +304,7 @@ def _too_few(n_prompts: int) -> str:
 
 
 def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:
-    """How far the images of a setting, and those of its controls, are as a set from the unedited ones."""
+    """Compare the set of a setting's images, and those of its controls, with the set of unedited ones."""
     if rows.empty:
         return None
     text = (
@@ -319,9 +320,10 @@ def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) 
         for row in own.itertuples()
     ]
     sentence = (
-        f"As a set, the edited images of the {chosen.selection} channels differ from the unedited ones "
-        f"{'; '.join(told)}. Each distance is one number for two sets, without an interval; 0 is no difference, the "
-        "kernel distance may be slightly negative, and Fréchet's needs more images than features. The table adds the "
+        f"The set of edited images of the {chosen.selection} channels differs from the set of unedited ones: "
+        f"{'; '.join(told)}. Each distance is one number for two sets, without an interval. 0 means no difference, the "
+        "kernel distance may be slightly negative, and the Fréchet distance needs more images than features. The "
+        "table adds the "
         "controls."
     )
     table = Table(
@@ -346,7 +348,7 @@ def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) 
 
 
 def control_of(row: pd.Series) -> str:
-    """What a contrast is with: a baseline, or a selection of channels."""
+    """The other side of a contrast: a baseline, or a selection of channels."""
     return str(row["action"] if row["action"] in BASELINES else row["selection"])
 
 

@@ -41,7 +41,7 @@ def end_sweep(
 
     Args:
         storage: storage of the sweep.
-        metrics: learned metrics whose models say how far the sets of edited images are from the unedited ones.
+        metrics: learned metrics whose models measure the distance of the sets of edited images from the unedited ones.
         on_progress: called with the tasks read so far and in all.
         share: ``cuda`` where a GPU of this machine may be used for the metrics.
 
@@ -101,9 +101,7 @@ def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
     averages = means(edits, only=[metric])
     axes = [axis] if axis else varying(averages)
     if not axes:
-        raise InputError(
-            f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}; choose one with --axis anyway."
-        )
+        raise InputError(f"none of {', '.join(AXES)} varies in the sweep {storage.url!r}. Choose one with --axis.")
     return dose_response(averages, metric, axes[0])
 
 
@@ -112,7 +110,7 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
 
     Args:
         storage: storage of the sweep.
-        item: its place in the sweep.
+        item: index of the item.
         axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
 
     Raises:
@@ -131,7 +129,7 @@ def _finished(storage: Storage) -> tuple[str, dict[int, Record]]:
     fingerprint = read_sweep(storage)["fingerprint"]
     records = Ledger(storage).records(fingerprint)
     if not records:
-        raise InputError(f"no task of the sweep {storage.url!r} is finished; run its command again to resume.")
+        raise InputError(f"no task of the sweep {storage.url!r} is finished. Rerun its command to resume.")
     return fingerprint, records
 
 

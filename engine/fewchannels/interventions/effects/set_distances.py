@@ -1,4 +1,4 @@
-"""How far the set of edited images is from the set of unedited ones, condition by condition."""
+"""Distances between the set of edited images and the set of unedited ones, by condition."""
 
 from collections import defaultdict
 from collections.abc import Sequence

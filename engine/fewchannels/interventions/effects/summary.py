@@ -1,4 +1,4 @@
-"""What the edits of a sweep say together: means, contrasts with controls, figures, and a page of text."""
+"""Summary of a sweep: means, contrasts with controls, figures, and a page of text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from fewchannels.interventions.metrics import METRICS
 from fewchannels.tables import Columns
 
 _MOST_ROWS = 40
-_IN_TABLES = ("all_settings", "other_settings", "no_control")  # findings of which the page's tables say more
+_IN_TABLES = ("all_settings", "other_settings", "no_control")  # findings that the page's tables cover in more detail
 
 
 @dataclass(frozen=True)
 class Effects(summary.Summary):
-    """What a sweep came to.
+    """Summary of a sweep.
 
     Attributes:
         tables: columns of ``means`` and ``contrasts`` (``schemas/effects_*.yaml``), by table.
@@ -31,13 +31,13 @@ class Effects(summary.Summary):
 
 
 def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
-    """From a sweep's images to what they say of its conditions.
+    """Summarize a sweep's images by condition.
 
     Args:
-        edits: every row of ``schemas/edits.yaml``. Images are looked at of the items that
+        edits: every row of ``schemas/edits.yaml``. Images are used for the items that
             :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips
             are drawn.
-        sets: columns of ``schemas/effects_sets.yaml``; None where distances of sets were not measured.
+        sets: columns of ``schemas/effects_sets.yaml``; None if distances of sets were not measured.
 
     Returns:
         The numbers of the main metrics, the page, the tables, and the figures.
@@ -88,7 +88,7 @@ def measured_in_part(edits: pd.DataFrame) -> dict[str, int]:
 
 
 def in_part(edits: pd.DataFrame) -> str:
-    """The same as a sentence; empty where every item has every metric that any has."""
+    """The same as a sentence; empty if no metric is missing for some items."""
     found = measured_in_part(edits)
     n_items = edits["item"].nunique()
     each = ", ".join(f"{metric} ({n:,} of {n_items:,})" for metric, n in found.items())
@@ -112,10 +112,11 @@ def _head(numbers: dict[str, Any]) -> list[str]:
         "# Effects",
         "",
         f"{numbers['n_items']:,} items of {numbers['n_prompts']:,} prompts, {n:,} condition{'s' * (n != 1)}: "
-        f"{numbers['n_edited']:,} edited images, {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
-        f"with latents that were not finite, not edited: {numbers['n_not_edited']:,} (their conditions chose no "
-        "token or no channel). None of these is in a number below. Means are over prompts: trials are averaged per "
-        "item, then items per prompt; brackets hold 95 % intervals over prompts.",
+        f"{numbers['n_edited']:,} edited images. {numbers['n_failed']:,} of them failed, {numbers['n_nonfinite']:,} "
+        f"had non-finite latents, and {numbers['n_not_edited']:,} were not edited (their conditions selected no "
+        "token or no channel); these are excluded from all numbers below. Means are over prompts: trials are averaged "
+        "per "
+        "item, then items per prompt; brackets show 95 % intervals over prompts.",
         "",
     ]
 
@@ -146,7 +147,7 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
     if differences.empty:
         return [
             "No contrasts: no control of this sweep (bottom, random, matched, ...) has the settings of a top or listed "
-            "selection, so the effect of the top channels cannot be compared with that of others.",
+            "selection, so the effect of the top channels cannot be compared with that of other channels.",
             "",
         ]
     rows = differences[differences["metric"].isin(main)]
@@ -163,8 +164,8 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
         *few,
         "Top channels (listed ones if there are no top ones) minus the control, paired by item: difference "
         "(95 % interval over prompts), d_z over prompts, q of Wilcoxon's signed-rank test (Benjamini and Hochberg's, "
-        f"over the sweep's {int(differences['p'].notna().sum()):,} tests of all metrics; how large edits were, steps "
-        "that were not finite, and contrasts without any difference are not tested).",
+        f"over the sweep's {int(differences['p'].notna().sum()):,} tests of all metrics; edit sizes, non-finite "
+        "steps, and contrasts without any difference are not tested).",
         "",
     ]
     if len(pairs) > _MOST_ROWS:
@@ -179,7 +180,7 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
 
 
 def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:
-    """In how many settings the difference is beyond doubt, by control."""
+    """Count the settings with a significant difference, by control."""
     body = []
     controls = [control_of(row) for _, row in rows.iterrows()]
     for control, own in rows.groupby(controls, sort=False):
@@ -201,7 +202,7 @@ def _end(numbers: dict[str, Any], figures: Sequence[Figure], partly: str) -> lis
 
 @dataclass(frozen=True)
 class _Heads:
-    """Heads of a table's metrics, each with its number of items where that is the same in all rows.
+    """Headings of a table's metrics, each with its number of items if that is the same in all rows.
 
     Attributes:
         texts: texts of the heads.
@@ -212,7 +213,7 @@ class _Heads:
     varying: frozenset[str]
 
     def beside(self, row: pd.Series) -> str:
-        """What a cell says of its number of items."""
+        """A cell's number of items, if it varies."""
         return f", n = {int(row['n_items']):,}" if row["metric"] in self.varying else ""
 
 

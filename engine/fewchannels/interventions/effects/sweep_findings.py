@@ -16,7 +16,7 @@ from fewchannels.runs.sql.progress import are_current
 
 _ABOUT = (
     "Differences are top channels (or listed ones) minus a control, paired by item; random draws are averaged per "
-    "item, then items per prompt. Brackets hold 95 % intervals over prompts; d_z is the mean over the standard "
+    "item, then items per prompt. Brackets show 95 % intervals over prompts; d_z is the mean over the standard "
     "deviation of prompts; q is Benjamini and Hochberg's over the sweep's {n} tests (edit sizes, non-finite steps, and "
     "contrasts without any difference are not tested). A difference is significant if its interval excludes zero and q "
     "is below 0.05."
@@ -25,15 +25,15 @@ _ABOUT = (
 
 @dataclass(frozen=True)
 class SweepFindings:
-    """Findings of a sweep, and what they are read from.
+    """Findings of a sweep, and their sources.
 
     Attributes:
         averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
-        about: how the sentences are meant.
+        about: explanation of the sentences.
         main: the main metrics.
-        chosen: the setting that is told in full; None where nothing was edited.
+        chosen: the setting that is described in full; None if nothing was edited.
         sentences: sentences in the order in which they are read.
-        first: the command that writes the tables which the queries read, where they are not of all that is finished.
+        first: the command that writes the tables for the queries, if they do not cover all finished items.
     """
 
     averages: pd.DataFrame
@@ -47,12 +47,12 @@ class SweepFindings:
 def find(
     evidence: Evidence, edits: pd.DataFrame, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> SweepFindings:
-    """Every finding that a sweep's finished items allow.
+    """Collect every finding that a sweep's finished items allow.
 
     Args:
         evidence: the sweep, finished or not.
-        edits: its rows, of which some are edited; images are not looked at.
-        on_progress: called with what is measured, and of how much.
+        edits: rows of the sweep, at least one of them edited; images are not used.
+        on_progress: called with the number measured, and the total.
 
     Raises:
         StorageError: the sweep is damaged.
@@ -75,7 +75,7 @@ def find(
 
 
 def _has_effects(evidence: Evidence) -> bool:
-    """Return whether the stored effects are of all that is finished now."""
+    """Return whether the stored effects cover all items that are finished now."""
     if "effects" not in evidence.catalog.results:
         return False
     records = Ledger(evidence.storage).records(evidence.description["fingerprint"])

@@ -1,4 +1,4 @@
-"""What a person asks of a live session: a prompt, a seed, and perhaps an edit; to and from flat text. Pure."""
+"""Requests to a live session: a prompt, a seed, and optionally an edit; to and from flat text. Pure."""
 
 import math
 import re
@@ -36,7 +36,7 @@ class Edit:
         source: prompt whose hidden states ``transport`` moves, from the same noise; None for other actions.
         selection: one of :data:`fewchannels.interventions.conditions.SELECTIONS`: of the unedited image's channels, or
             of the source's for a transport.
-        k: how many; ``listed`` and ``all`` take no notice of it.
+        k: number of channels; ignored by ``listed`` and ``all``.
         channels: channels of ``listed``.
         layers: ``all``, a kind of blocks such as ``dual``, or indices such as ``0,5``.
         steps: ``all``, ``last``, or indices.
@@ -129,7 +129,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Ask:
-    """What one generation shall be. The same asks are equal, and have the same hash.
+    """Request for one generation. Equal requests have the same hash.
 
     Attributes:
         prompt: at most :data:`MOST_CHARACTERS` characters.
@@ -138,7 +138,7 @@ class Ask:
         height: height of the image, pixels; None for the model's own size.
         width: width in pixels; same conventions as ``height``.
         guidance: the guidance scale that the model's pipeline takes; None for its default.
-        edit: made beside the unedited image; None for none.
+        edit: edit of an image next to the unedited one; None for no edit.
 
     Raises:
         InputError: a value is none of those.
@@ -169,7 +169,7 @@ class Ask:
 
     @property
     def item(self) -> Item:
-        """What is edited, as a sweep of this one sample, or of this one pair with shared noise, has it."""
+        """The item, same as in a sweep of this sample, or of this pair with shared noise."""
         target = _sample(self.prompt, self.seed)
         if self.edit is None or self.edit.source is None:
             return Item(0, target.sample_id, target)
@@ -177,7 +177,7 @@ class Ask:
         return Item(0, pair_id(target.sample_id, source.sample_id, self.seed), target, source)
 
     def as_query(self) -> dict[str, str]:
-        """Flat text, without what is at its default; :func:`parse` makes the ask of it again."""
+        """Convert to flat text, without defaults; :func:`parse` is the inverse."""
         query: dict[str, str] = {}
         for part in (self, self.edit):
             for field in fields(part) if part is not None else ():
@@ -195,7 +195,7 @@ def parse(query: Mapping[str, str]) -> Ask:
         query: attributes of :class:`Ask` and :class:`Edit` by name; there is an edit where there is an ``action``.
 
     Raises:
-        InputError: a name that is none, or a value that breaks its rule.
+        InputError: a name is unknown, or a value is not valid.
     """
     of_ask = [field.name for field in fields(Ask) if field.name != "edit"]
     of_edit = [field.name for field in fields(Edit)]
@@ -220,7 +220,7 @@ def _text(name: str, text: str) -> str:
 
 def _whole(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise InputError(f"{name} is {_SHORT.repr(text)}; it must be a whole number. Give digits alone, such as 8.")
+        raise InputError(f"{name} is {_SHORT.repr(text)}; it must be a whole number. Give only digits, such as 8.")
     return int(text)
 
 
@@ -234,7 +234,7 @@ def _number(name: str, text: str) -> float:
 def _wholes(name: str, text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[0-9]{1,7}(,[0-9]{1,7})*", text):
         raise InputError(
-            f"{name} is {_SHORT.repr(text)}; it must be whole numbers with commas between them. Give some, as 3,7."
+            f"{name} is {_SHORT.repr(text)}; it must be whole numbers separated by commas. Give a list such as 3,7."
         )
     return tuple(map(int, text.split(",")))
 

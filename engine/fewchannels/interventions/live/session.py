@@ -49,8 +49,8 @@ class _Settled:
     """An ask with nothing left open: what two asks of the same effect have in common.
 
     Attributes:
-        item: what is generated.
-        condition: how it is edited; None for no edit.
+        item: item to generate.
+        condition: condition of the edit; None for no edit.
         settings: settings of the pipeline.
     """
 
@@ -80,8 +80,8 @@ class LiveModel:
         model: ``demo``, a folder, or a hub id.
         n_threads: CPU threads for PyTorch.
         revision: revision of a hub id.
-        family: family of the model's transformer class, beside those that are known.
-        loading: how it is loaded.
+        family: family of the model's transformer class, in addition to the known families.
+        loading: loading options.
         n_steps: denoising steps of asks that do not say.
         score: the statistic that ranks channels.
         top_k: channels whose token maps are kept.
@@ -144,7 +144,7 @@ class LiveModel:
         the generation that runs, and the one that waits for it.
 
         Raises:
-            InputError: the model cannot do what is asked, or its maps would take too many bytes.
+            InputError: the model cannot handle the request, or its maps would take too much memory.
             RuntimeError: the session is closed.
         """
         settled = self._settle(ask)

@@ -1,4 +1,4 @@
-"""The denoising trajectory of one live ask: what it has shown so far, for any thread that asks."""
+"""The denoising trajectory of one live request so far, readable from any thread."""
 
 import threading
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from fewchannels.interventions.live.ask import Ask
 from fewchannels.models.family import Block
 
 STATES = ("waiting", "running", "done", "failed", "cancelled")
-"""How far a generation is; the last three are ends."""
+"""States of a generation; the last three are final."""
 _ENDS = STATES[2:]
 
 
 @dataclass(frozen=True, eq=False)
 class RowStep:
-    """What one row's image stream was behind every layer in one step. The arrays cannot be written to.
+    """Data of one row's image stream at every layer's output in one step. The arrays are read-only.
 
     Attributes:
         channels: ``(layer, k)`` int32, this row's own, largest score first.
@@ -52,7 +52,7 @@ class Step:
     Attributes:
         step: 0-based.
         timestep: the scheduler's.
-        sigma: the scheduler's noise level; None where it has none.
+        sigma: the scheduler's noise level; None if it has none.
         rows: rows by role: ``undisturbed``, ``source`` of a transport, ``edited``. The edited row is as later blocks
             see it, after the edit.
     """
@@ -75,7 +75,7 @@ class Snapshot:
     Attributes:
         state: one of :data:`STATES`.
         error: why it failed or was cancelled, for a person; None else.
-        steps: those that are finished, in order.
+        steps: finished steps, in order.
         images: PNG files by role, once it is done.
         measures: how large the edit was, the columns :data:`fewchannels.interventions.conditions.MEASURES` of
             ``edits``, once it is done; empty without an edit.
@@ -99,14 +99,14 @@ class Snapshot:
 
 
 class CancelledError(Exception):
-    """Ends a generation from inside the pipeline."""
+    """Signal that ends a generation from inside the pipeline."""
 
 
 class Trajectory:
     """One generation of a live session. Any thread may look at it, wait for it and cancel it.
 
     Args:
-        ask: what for.
+        ask: the request.
         n_steps: denoising steps.
         token_grid: tokens along height and width.
         blocks: blocks of the model, in the order of the arrays' layers.
@@ -125,7 +125,7 @@ class Trajectory:
         self._cancelled: str | None = None
 
     def snapshot(self) -> Snapshot:
-        """What it is now; what is returned does not change."""
+        """Immutable snapshot of its current state."""
         with self._changed:
             return self._now
 
@@ -149,7 +149,7 @@ class Trajectory:
             return self._now
 
     def cancel(self, why: str = "it was cancelled") -> None:
-        """End it: at once where it waits, before the next block where it runs. One that has ended stays as it is."""
+        """Cancel it: immediately if it waits, before the next block if it runs. Has no effect on an ended one."""
         with self._changed:
             if self._cancelled is None and not self._now.has_ended:
                 self._cancelled = why
@@ -163,7 +163,7 @@ class Trajectory:
             return self._cancelled is not None
 
     def begin(self) -> None:
-        """It runs, unless it was cancelled while it waited. For whoever runs it, like all below."""
+        """Mark it as running, unless it was cancelled. For its runner, like all methods below."""
         with self._changed:
             if self._now.state == "waiting":
                 self._become(state="running")
@@ -189,7 +189,7 @@ class Trajectory:
             self._become(state="done", images=MappingProxyType(dict(images)), measures=MappingProxyType(dict(measures)))
 
     def end(self, state: str, why: str) -> None:
-        """It failed, or was cancelled; its finished steps stay."""
+        """Mark it as failed or cancelled; its finished steps stay."""
         with self._changed:
             self._become(state=state, error=why)
 

@@ -1,4 +1,4 @@
-"""What edited images are measured by. Each metric's direction, range and source, for tables, plots and docs."""
+"""Metrics of edited images: each one's direction, range and source, for tables, plots and docs."""
 
 from dataclasses import dataclass
 from math import inf
@@ -10,9 +10,9 @@ class Metric:
     """One metric of an image.
 
     Attributes:
-        about: what it says.
-        unit: its unit or range.
-        more: what a larger value means: ``change`` or ``likeness`` of the image and the unedited one, ``fit`` to
+        about: description.
+        unit: unit or range.
+        more: meaning of a larger value: ``change`` or ``likeness`` of the image and the unedited one, ``fit`` to
             the prompt, ``source``: fit to the source, or ``quality``.
         source: paper or library.
         least: the least that an image's value can be.

@@ -26,7 +26,7 @@ class Clip:
         device: device on which it runs.
 
     Attributes:
-        scale: what its cosines are multiplied by to be logits.
+        scale: factor from cosines to logits.
         n_features: length of its vectors.
 
     Raises:
@@ -69,7 +69,7 @@ class Clip:
 
 
 class Dino:
-    """A vision transformer whose first token says what an image is.
+    """A vision transformer whose first token represents the image.
 
     Args:
         name: folder or hub id (``@COMMIT``), with its image processor.
@@ -99,7 +99,7 @@ class Dino:
 def opening(
     kind: str, name: object, remedy: str = "Give a folder that transformers' from_pretrained opens, or a hub id"
 ) -> Iterator[None]:
-    """What a library says against a model is about the user's input."""
+    """Report errors of a library about a model as errors of the user's input."""
     try:
         with quietly():
             yield
@@ -125,7 +125,7 @@ def _opened(kind: str, name: str, device: str, without: str = r"(?!)") -> tuple[
 
 
 def _place(name: str) -> dict[str, str]:
-    """Where transformers' ``from_pretrained`` finds a model."""
+    """Path or id of a model for transformers' ``from_pretrained``."""
     folder = expanded(name)
     if folder.is_dir():
         return {"pretrained_model_name_or_path": str(folder)}

@@ -1,4 +1,4 @@
-"""How much, and where, an image differs from another: pixels against pixels. Pure tensors."""
+"""Pixel metrics: how much, and where, an image differs from another. Pure tensor functions."""
 
 from functools import lru_cache
 
@@ -28,18 +28,18 @@ def compare(
     has_mask: Tensor | None = None,
     known: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """Metrics of images against others; each image's own to the last bit, whatever is beside it.
+    """Compare images with others; each image's metrics do not depend on the rest of the batch, to the last bit.
 
     Args:
         edited: ``(image, rgb, y, x)`` floating point in [0, 1].
         undisturbed: unedited images of the same shape.
-        masks: ``(image, y, x)`` bool, the undisturbed subject; None where no image's is known.
-        has_mask: ``(image,)`` bool, whether that is known; None where each image's is.
-        known: ``(image, y, x)`` bool, which pixels its mask knows; None where it knows all. The others are neither
+        masks: ``(image, y, x)`` bool, the undisturbed subject; None if no image's is known.
+        has_mask: ``(image,)`` bool, whether that is known; None if each image's is.
+        known: ``(image, y, x)`` bool, which pixels its mask knows; None if it knows all. The others are neither
             inside nor outside, and not in ``change_iou``.
 
     Returns:
-        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(image,)`` float64; NaN where there is none:
+        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(image,)`` float64; NaN if there is none:
         ``psnr`` of equal images, ``ssim_inner`` of images smaller than its window of 11, ``ms_ssim`` of images
         smaller than :data:`FIVE_SCALES`, and what needs a mask that is unknown or empty, or, for ``mse_outside``, one
         that leaves nothing outside.

@@ -19,7 +19,7 @@ class LearnedMetrics:
 
     Args:
         clip: folder or hub id of a CLIP model, for ``clip_score``, ``clip_source_score`` and ``clip_image``.
-        dino: folder or hub id of a vision transformer whose first token says what an image is.
+        dino: folder or hub id of a vision transformer whose first token represents the image.
         pickscore: folder or hub id of a CLIP-like preference model.
         aesthetic: folder or hub id of a CLIP model, a comma, and the file of one of LAION's predictors on its unit
             embeddings.
@@ -59,12 +59,12 @@ class LearnedMetrics:
     def measure(
         self, edited: Tensor, undisturbed: Tensor, prompts: Sequence[str], sources: Sequence[str | None]
     ) -> dict[str, np.ndarray]:
-        """Each image's metrics, ``(image,)`` float64; NaN where an image has no source.
+        """Each image's metrics, ``(image,)`` float64; NaN if an image has no source.
 
         Args:
             edited: ``(image, rgb, y, x)`` float32 in [0, 1].
             undisturbed: unedited images of the same shape.
-            prompts: what each was asked for.
+            prompts: prompt of each image.
             sources: the prompt of each one's source, or None.
         """
         columns: dict[str, Tensor] = {}
@@ -103,7 +103,7 @@ class _Aesthetic:
     def __init__(self, text: str, device: str) -> None:
         name, _, head = text.rpartition(",")
         if not name:
-            raise InputError(f"metric is aesthetic={text}; give a CLIP model, a comma and the head's file.")
+            raise InputError(f"metric is aesthetic={text}; it must be a CLIP model, a comma and the head's file.")
         self._clip = Clip(name, device)
         weight, bias = as_one_map(read_head(expanded(head)), self._clip.n_features)
         self._weight, self._bias = weight.to(device), bias.to(device)
@@ -150,7 +150,7 @@ def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, 
     layers = _LINEAR if "weight" in weights else _IMPROVED
     if set(weights) != {layer + part for layer in layers for part in ("weight", "bias")}:
         raise InputError(
-            f"the aesthetic head holds {', '.join(sorted(weights))}; it must hold weight and bias, or those of "
+            f"the aesthetic head has {', '.join(sorted(weights))}; it must have weight and bias, or those of "
             f"{', '.join(layer.rstrip('.') for layer in _IMPROVED)}."
         )
     whole, offset = torch.eye(n_features, dtype=torch.float64), torch.zeros(n_features, dtype=torch.float64)

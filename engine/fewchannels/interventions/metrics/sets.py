@@ -84,5 +84,5 @@ def _comparable(one: np.ndarray, other: np.ndarray, *, least: int) -> tuple[np.n
     if min(len(one), len(other)) < least:
         raise InputError(f"sets of {len(one)} and {len(other)} images; each must have at least {least}.")
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        raise InputError("a set has embeddings that are not finite; leave out the images that failed.")
+        raise InputError("a set has embeddings that are not finite; exclude the images that failed.")
     return one.astype(np.float64), other.astype(np.float64)

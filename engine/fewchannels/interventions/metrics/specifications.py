@@ -1,4 +1,4 @@
-"""Which models learned metrics load, and what their files hold; no weights are loaded."""
+"""Models of learned metrics, and digests of their files; no weights are loaded."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
         if kind not in KINDS:
             raise unknown("metric", kind, KINDS)
         if not equals or not value:
-            raise InputError(f"metric is {text!r}; give {kind}=FOLDER or a hub id.")
+            raise InputError(f"metric is {text!r}; it must be {kind}=FOLDER, or {kind}= and a hub id.")
         if kind in found:
-            raise InputError(f"--metric has {kind} twice; give it once.")
+            raise InputError(f"--metric has {kind} twice. Pass it once.")
         found[kind] = value
     return found
 
@@ -51,13 +51,13 @@ def pinned(specifications: Sequence[str]) -> tuple[str, ...]:
 
 
 def at_commit(model: str) -> tuple[str, str | None]:
-    """A hub model's name without its revision, and that; None where it has none."""
+    """A hub model's name without its revision, and that; None if it has none."""
     name, at, revision = model.rpartition("@")
     return (name, revision) if at else (model, None)
 
 
 def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
-    """What every learned metric's files are, by kind: their SHA-256, 16 hex digits; of a hub model with its commit.
+    """Digest of every learned metric's files, by kind: SHA-256, 16 hex digits; for a hub model with its commit.
 
     LPIPS has none: the names of its weights on PyTorch's server hold their own digests.
 
@@ -85,7 +85,7 @@ def _parts(kind: str, value: str) -> tuple[str, str, str]:
 
 
 def _files(model: str) -> list[Path]:
-    """What loading reads of a folder; nothing where it is none."""
+    """Files of a folder that loading reads; empty if it is not a folder."""
     folder = expanded(model)
     if not model or not folder.is_dir():
         return []
@@ -101,6 +101,6 @@ def _commit(kind: str, model: str, revision: str | None) -> str:
     except Exception as error:  # the hub's own errors have no common base class
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(
-            f"metric {kind}: there is no folder {model!r}, and the hub model of that name cannot be downloaded: "
-            f"{type(error).__name__}: {first.rstrip('.')}. HF_HUB_OFFLINE=1 allows only what was downloaded before."
+            f"metric {kind}: there is no folder {model!r}, and no hub model of that name could be downloaded: "
+            f"{type(error).__name__}: {first.rstrip('.')}. With HF_HUB_OFFLINE=1, only cached models are available."
         ) from None

@@ -11,7 +11,7 @@ from fewchannels.demo.world import Scene
 
 
 def scene_of(prompt: str) -> Scene | None:
-    """The scene that a prompt asks for; None where it is not a caption of the world."""
+    """The scene that a prompt asks for; None if it is not a caption of the world."""
     try:
         return Scene.from_caption(prompt)
     except ValueError:
@@ -23,10 +23,10 @@ def judged(images: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict
 
     Args:
         images: ``(image, rgb, y, x)`` float32 in [0, 1].
-        scenes: scenes that their prompts ask for; None where they are not of the world.
+        scenes: scenes that their prompts ask for; None if they are not of the world.
 
     Returns:
-        A verdict or None for each, and masks ``(image, y, x)`` bool, empty where there is no verdict or no subject.
+        A verdict or None for each, and masks ``(image, y, x)`` bool, empty if there is no verdict or no subject.
     """
     masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
     verdicts: list[Verdict | None] = [None] * len(images)
@@ -39,11 +39,11 @@ def judged(images: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict
 
 
 def shown(verdict: Verdict | None, target: Scene | None, source: Scene | None) -> dict[str, Any]:
-    """What an image shows of its target and its source, as columns of ``edits``.
+    """Attributes of the target and the source that an image shows, as columns of ``edits``.
 
     Args:
-        verdict: the judge's; None where there is none.
-        target: what the prompt asks for; None where it is not of the world.
+        verdict: verdict of the judge; None if there is none.
+        target: scene that the prompt describes; None if it is not a caption of the shapes world.
         source: same as above, for the source.
     """
     if verdict is None or target is None:

@@ -1,4 +1,4 @@
-"""The one row that says what a run, a sweep or a comparison is: the view of that name."""
+"""The view that describes a run, a sweep or a comparison in one row."""
 
 from collections.abc import Mapping
 from typing import Any

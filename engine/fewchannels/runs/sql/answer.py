@@ -1,4 +1,4 @@
-"""What a query returned: a table in memory, as pandas, Arrow, JSON, CSV or Parquet."""
+"""The result of a query: a table in memory, as pandas, Arrow, JSON, CSV or Parquet."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +19,14 @@ _MOST_SHOWN = 50
 
 
 class Answer:
-    """What a query returned, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
+    """The result of a query, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
 
     Decimals and huge integers become plain numbers where that loses nothing, and text otherwise. A column of dates or
     times is text where Python cannot hold one of them, such as ``infinity``.
 
     Args:
         table: a ``pyarrow.Table``.
-        query: the named query it answers, which says what its columns are; None for free SQL.
+        query: the named query, which describes its columns; None for free SQL.
     """
 
     def __init__(self, table: Any, query: Query | None = None) -> None:
@@ -95,7 +95,7 @@ class Answer:
         return "".join(writing.csv_texts(self.batches()))
 
     def write_parquet(self, path: Path) -> None:
-        """Write it as one Parquet file, whole or not at all. Safe to repeat: it replaces the file.
+        """Write it as one Parquet file, atomically. Safe to repeat: it replaces the file.
 
         Raises:
             StorageError: the disk refused.
@@ -103,5 +103,5 @@ class Answer:
         writing.write(path, self.batches)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """As Arrow's batches of rows, of which there is one at least."""
+        """Yield Arrow record batches, at least one."""
         return iter(self._table.to_batches() or [pa.RecordBatch.from_pylist([], self._table.schema)])

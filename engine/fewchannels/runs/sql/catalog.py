@@ -60,7 +60,7 @@ class Catalog:
         views: names of all views.
         results: labels of the finished results, whose views begin with them.
         incomplete: a missing file, by label, of each result that therefore has no views.
-        note: what of a sweep its answers are not about, for a person; None where they are about all.
+        note: message about items of a sweep that the results do not cover; None if they cover all.
 
     Args:
         path: the folder or URL of a run, a sweep or a comparison.
@@ -131,7 +131,7 @@ class Catalog:
         Args:
             text: one SELECT statement.
             parameters: values of its ``$names``.
-            limits: the most that it may take; None for a share of the memory that is free.
+            limits: limits of the query; None for a share of the free memory.
 
         Raises:
             InputError: it is not one SELECT statement, DuckDB does not understand it, it reads something else, or it
@@ -146,7 +146,7 @@ class Catalog:
         Args:
             text: one SELECT statement.
             parameters: values of its ``$names``.
-            limits: the most that it may take; None for a share of the memory that is free.
+            limits: limits of the query; None for a share of the free memory.
 
         Raises:
             InputError: it is not one SELECT statement, or does more than read the views.
@@ -159,7 +159,7 @@ class Catalog:
         Args:
             name: name of the query.
             limits: limits, as :meth:`sql` takes them; given by position, so that a parameter may have any name.
-            **parameters: its parameters.
+            **parameters: parameters of the query.
 
         Raises:
             InputError: an unknown query or parameter, an unfit value, a query that needs a result the run lacks, or a
@@ -202,12 +202,12 @@ class Catalog:
         )
 
     def image(self, sample_id: str) -> bytes | None:
-        """One sample's generated image, PNG bytes; None where there is no such sample or it has none."""
+        """One sample's generated image, PNG bytes; None if the sample does not exist or has none."""
         found = self.sql("select image from samples where sample_id = $sample_id", {"sample_id": sample_id})
         return next((image for (image,) in found.fetchall()), None)
 
     def condition(self, text: str | None) -> str:
-        """A condition as it can be put into a query, in parentheses that it cannot leave; true where there is none.
+        """Wrap a condition in parentheses for use in a query, so that it cannot escape them; true if there is none.
 
         Raises:
             InputError: it is not one expression.
@@ -239,14 +239,14 @@ class Catalog:
         return question
 
     def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
-        """For a :class:`Question`: a connection that can only read, and how often the catalog has looked again."""
+        """For a :class:`Question`: a read-only connection, and the number of times the catalog was refreshed."""
         with self._looking:
             cursor, looked = self._connection.cursor(), self._looked
         cursor.execute(TRANSACTION)
         return cursor, looked
 
     def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
-        """For a :class:`Question`: its error in words; None where the files it missed have been replaced."""
+        """For a :class:`Question`: its error in words; None if the files it missed have been replaced."""
         if needs and isinstance(error, duckdb.BinderException | duckdb.CatalogException):
             return InputError(
                 f"the result {' or '.join(needs)} was written by an older version and lacks columns that the query "
@@ -366,7 +366,7 @@ class Catalog:
             self._add_view(name, kind, *by_columns(self._connection, kind, files[name]))
 
     def _add_results(self, stored: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Views ``LABEL_TABLE`` of finished analyses; one that lacks a file has none, until it is run again.
+        """Views ``LABEL_TABLE`` of finished analyses; an analysis with a missing file has none until it is rerun.
 
         Returns:
             The settings of each, by label.
@@ -444,5 +444,5 @@ class Catalog:
 
 
 def _objects(records: Iterable[Record | Compaction]) -> dict[str, Stored]:
-    """What records name, by key."""
+    """Objects that records name, by key."""
     return {key: stored for record in records for key, stored in record.objects.items()}

@@ -12,14 +12,14 @@ MOST_BYTES = 64 * 2**20
 
 
 class Checksums:
-    """What a place's documents say of its files, and which of them have been checked against it.
+    """Checksums of a location's files, from its documents, and the files that were already checked.
 
     Only in a folder: a bucket's server checks what it reads against its own checksums, and asking it for whole objects
     would defeat the purpose of Parquet.
 
     Args:
         storage: storage of the run, the sweep or the comparison.
-        expected: what was stored, by key; None where that is not known. It may still be added to.
+        expected: what was stored, by key; None if that is not known. It may still be added to.
     """
 
     def __init__(self, storage: Storage, expected: Mapping[str, Stored | None]) -> None:
@@ -32,7 +32,7 @@ class Checksums:
         """Compare a file that is about to be read, unless it has been compared, or too many bytes have.
 
         Raises:
-            StorageError: it is not what was stored.
+            StorageError: it differs from the stored file.
         """
         with self._lock:
             expected = self._expected.get(key)

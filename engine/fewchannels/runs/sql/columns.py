@@ -1,4 +1,4 @@
-"""Which column a name means where a run's samples are chosen: the manifest's own column, then that of ``samples``.
+"""Resolve column names in conditions on samples: the manifest's own column first, then that of ``samples``.
 
 A source may have columns of any name, ``task`` and ``status`` among them. In a condition, in ``--by`` and in a gallery
 such a name is the source's. ``manifest.NAME`` and ``samples.NAME`` say which of the two is meant.
@@ -22,7 +22,7 @@ Column = tuple[str, str]
 
 
 class Asked(Protocol):
-    """What answers queries: a catalog of a run."""
+    """Protocol of a run's catalog, which runs queries."""
 
     def sql(self, text: str) -> Answer:
         """The answer to one."""
@@ -41,7 +41,7 @@ class Columns:
     Attributes:
         samples: names of those of ``samples``, but for the image.
         manifest: names of those of ``manifest``.
-        own: which of the manifest's come from its source, in lower case.
+        own: names of the manifest's columns that come from its source, in lower case.
     """
 
     samples: tuple[str, ...]
@@ -64,7 +64,7 @@ class Columns:
         return found | {name: ("manifest", name) for name in alone}
 
     def get(self, text: str) -> Column | None:
-        """The column that a text means, in whatever case; None where there is none."""
+        """The column that a text names, ignoring case; None if there is none."""
         folded = text.casefold()
         by_name = {name.casefold(): column for name, column in self.named.items()}
         every = [("samples", name) for name in self.samples] + [("manifest", name) for name in self.manifest]
@@ -83,7 +83,7 @@ class Columns:
         return found
 
     def of_samples(self, name: str) -> str:
-        """How a column of ``samples`` is written."""
+        """The SQL of a column of ``samples``."""
         return f"samples.{name}" if name in self.own else name
 
 
@@ -132,8 +132,8 @@ def _records(columns: Columns, mentioned: Collection[Column]) -> Iterator[Column
             continue
         if table in columns.own and table in {name.casefold() for where, name in mentioned if not where}:
             raise InputError(
-                f"the condition names {table}.{fields[0]} and the source's column {table!r}, and only one of the two "
-                "can be meant by that name. Ask in two conditions, or leave the column out of the manifest."
+                f"the condition names {table}.{fields[0]} and the source's column {table!r}, but the name can refer to "
+                "only one of the two. Use two conditions, or leave the column out of the manifest."
             )
         yield table, f"struct_pack({', '.join(f'{quoted(name)} := {table}.{quoted(name)}' for name in fields)})"
 

@@ -61,7 +61,7 @@ def confine(connection: duckdb.DuckDBPyConnection, keys: Collection[str]) -> Non
 
 
 def address(key: str) -> str:
-    """What DuckDB calls an object of the storage: no pattern, and no path of the machine."""
+    """Name of an object for DuckDB: neither a pattern nor a path of the machine."""
     return PREFIX + urllib.parse.quote(key)
 
 

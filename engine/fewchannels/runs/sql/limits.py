@@ -1,4 +1,4 @@
-"""How much of an answer is kept in memory, and how long a query may take."""
+"""Limits of a query: memory of its result, and time."""
 
 import math
 from dataclasses import dataclass

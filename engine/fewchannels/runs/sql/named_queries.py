@@ -20,9 +20,9 @@ class Parameter:
     Attributes:
         name: name as in ``--param name=value``.
         type: int, float, str or bool.
-        default: what it is when it is not given.
-        choices: the valid values; empty where every value of the type is valid.
-        doc: what it does.
+        default: default value.
+        choices: valid values; empty if every value of the type is valid.
+        doc: description.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a query's result: its name, its unit or kind, and what it says."""
+    """One column of a query's result: its name, its unit or kind, and its description."""
 
     name: str
     unit: str
@@ -76,10 +76,10 @@ class Query:
 
     Attributes:
         name: the file's name without ``.sql``.
-        purpose: what it answers, and the definitions it uses.
-        of: what it reads, ``run`` or ``sweep``.
+        purpose: question that it answers, and the definitions it uses.
+        of: kind of data that it reads, ``run`` or ``sweep``.
         needs: analyses whose results it reads, each under the analysis' own name; free SQL reads other labels.
-        grain: what one row is.
+        grain: meaning of one row.
         parameters: parameters by position in the header.
         columns: columns of the result, in order.
         sql: the whole file.

@@ -1,4 +1,4 @@
-"""Which columns files have: parts of one table may be of different versions, since metrics are added now and then."""
+"""Columns of files: parts of one table may come from different versions, since new metrics are added."""
 
 from collections.abc import Collection
 
@@ -11,9 +11,9 @@ from fewchannels.tables import schema
 def by_columns(
     connection: duckdb.DuckDBPyConnection, kind: str, keys: Collection[str]
 ) -> list[tuple[dict[str, str], str]]:
-    """Files of a schema by what is selected of them: a column is null where a file is older than it.
+    """Files of a schema by what is selected of them: a column is null if a file is older than it.
 
-    A file that cannot be read counts as having all of them: the query that reads it says what is wrong.
+    An unreadable file counts as having all columns; the query that reads it reports the error.
 
     Args:
         connection: connection that may read them.

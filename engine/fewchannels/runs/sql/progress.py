@@ -1,4 +1,4 @@
-"""How much of a sweep its answers are about: said beside them where that is not all."""
+"""Coverage of a sweep's results, for a note if they do not cover all items."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +22,13 @@ def are_current(effects: Mapping[str, Any], records: Mapping[int, Record]) -> bo
 
 
 def note(place: str, n_items: int, records: Mapping[int, Record], effects: Mapping[str, Any] | None) -> str | None:
-    """What a reader of a sweep's answers must know; None where they are about all of it.
+    """Note about the coverage of a sweep's results; None if they cover all of it.
 
     Args:
         place: location of the sweep.
         n_items: number of items of the whole sweep.
         records: records of its finished tasks.
-        effects: settings of the result of its effects; None where there is none.
+        effects: settings of the result with its effects; None if there is none.
     """
     done = sum(record.stop - record.start for record in records.values())
     said = []

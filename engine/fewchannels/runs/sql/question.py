@@ -1,4 +1,4 @@
-"""One query while it is asked: read in batches, within limits, and stopped from any thread at any moment."""
+"""A running query: read in batches, within limits; any thread can stop it at any time."""
 
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -23,17 +23,17 @@ Result = TypeVar("Result")
 
 
 class Asked(Protocol):
-    """What answers a query."""
+    """Protocol of an object that runs a query."""
 
     def cursor(self) -> tuple[duckdb.DuckDBPyConnection, int]:
-        """A connection of its own, which can only read, and how often the catalog has looked at its files again."""
+        """A separate read-only connection, and the number of times the catalog was refreshed."""
 
     def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
-        """The error in words; None where the query may be asked again."""
+        """The error's message; None if the query may be retried."""
 
 
 class Question:
-    """A query that was checked, and runs when its answer is wanted. Asked twice, it runs twice.
+    """A checked query, which runs when its result is read; reading it twice runs it twice.
 
     Args:
         asked: the catalog.
@@ -126,7 +126,8 @@ class Question:
         timer = None
         if self._limits.seconds is not None:
             late = InputError(
-                f"the query took longer than {self._limits.seconds:g} s and was stopped. Select less, or raise "
+                f"the query took longer than {self._limits.seconds:g} s and was stopped. Select fewer rows or "
+                f"columns, or raise "
                 "--timeout."
             )
             timer = threading.Timer(self._limits.seconds, self.stop, (late,))
@@ -202,7 +203,7 @@ class Question:
             raise StorageError("files of the run were replaced while being read. Run the query again.") from None
 
     def _raise(self, error: Exception) -> None:
-        """Say an error in words, unless the query may be asked again."""
+        """Translate an error into a message, unless the query may be retried."""
         if self._stopped is not None or isinstance(error, duckdb.InternalException | duckdb.FatalException):
             raise error  # a fault of DuckDB's own: its trace is wanted
         said = self._asked.failed(error, self._looked, self._query.needs if self._query else ())

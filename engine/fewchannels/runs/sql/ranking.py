@@ -42,7 +42,7 @@ class CellOfRun:
 
 
 def measure_named(text: str, own: Collection[str]) -> str | None:
-    """The measure of a cell that a text means: its name, or ``TABLE.NAME``; None where it is something else.
+    """The measure of a cell that a text means: its name, or ``TABLE.NAME``; None if it is something else.
 
     Args:
         text: text as a person writes it.
@@ -55,7 +55,7 @@ def measure_named(text: str, own: Collection[str]) -> str | None:
 
 
 def measure_name(measure: str, own: Collection[str]) -> str:
-    """How a measure is written; the reverse of :func:`measure_named`."""
+    """The text of a measure; the inverse of :func:`measure_named`."""
     return f"{_TABLE_OF[measure]}.{measure}" if measure in own else measure
 
 

@@ -1,4 +1,4 @@
-"""What a query may contain: it reads the catalog's own tables, and does nothing else.
+"""Rules of queries: they may only read the catalog's own tables.
 
 DuckDB's own parser says what a text is made of, and every node of that tree must be one of those listed here. A new
 node, statement or function of a later DuckDB is refused until it is listed. The name of a statement decides nothing:
@@ -80,10 +80,10 @@ def check(connection: duckdb.DuckDBPyConnection, text: str, of: str, tables: Col
         connection: connection whose parser reads it; nothing is run.
         text: SQL.
         of: what it reads: a run, a sweep or a comparison.
-        tables: what the query may read, besides its own common table expressions.
+        tables: tables that the query may read, in addition to its own common table expressions.
 
     Raises:
-        InputError: it is not one query; the message says why.
+        InputError: the text is not one query; the message has the reason.
         duckdb.Error: the parser does not understand it.
     """
     try:
@@ -94,7 +94,7 @@ def check(connection: duckdb.DuckDBPyConnection, text: str, of: str, tables: Col
 
 
 def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
-    """Refuse a text that is not one expression, so that what is put around it stays around it.
+    """Reject a text that is not one expression, so that it cannot escape its parentheses.
 
     Raises:
         InputError: it is none.
@@ -108,7 +108,7 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         or chosen[0]["class"] == "STAR"
         or tree | {"select_list": []} != frame | {"select_list": []}
     ):
-        raise InputError(f"{text!r} is not a single condition; give one, such as: prompt like '%star%' and seed < 4")
+        raise InputError(f"{text!r} is not a single condition. Write one, such as: prompt like '%star%' and seed < 4")
 
 
 def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozenset[tuple[str, str]]:
@@ -136,7 +136,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     """The parse tree of the one SELECT statement that a text is."""
     statements = connection.extract_statements(text)
     if len(statements) != 1:
-        raise InputError(f"give one SELECT statement; this text has {len(statements)}.")
+        raise InputError(f"a query must be one SELECT statement; this text has {len(statements)} statements.")
     try:
         kind = statements[0].type.name
     except ValueError:  # DuckDB's parser knows more kinds than its Python names

@@ -1,4 +1,4 @@
-"""Where DuckDB writes what does not fit in memory: a folder of this process alone, deleted when it ends."""
+"""Folder for data of DuckDB that do not fit in memory: private to this process, and deleted when it ends."""
 
 import atexit
 import itertools
@@ -24,7 +24,7 @@ _own: Path | None = None
 
 
 def new_folder() -> Path | None:
-    """A folder that no other catalog uses, not made yet: DuckDB makes it when it needs it. None where none can be."""
+    """A folder that no other catalog uses, not made yet: DuckDB makes it when it needs it. None if none can be."""
     global _own
     with _making:
         if _own is None or not _own.is_dir():

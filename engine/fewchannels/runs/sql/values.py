@@ -26,7 +26,7 @@ _DOUBLE_DIGITS = 15
 
 
 def projection(columns: Sequence[str], types: Sequence[Any]) -> str | None:
-    """The select list that casts what Arrow cannot hold to text; None where there is nothing to cast."""
+    """The select list that casts values that Arrow cannot represent to text; None if there are none."""
     wanted = [None if kind.id in _TEMPORAL else _cast_to(kind) for kind in types]
     if not any(wanted):
         return None
@@ -59,7 +59,7 @@ def quoted(name: str) -> str:
 
 
 def _cast_to(kind: Any) -> str | None:
-    """The type to cast to, with text in place of what cannot be held; None where all of it can."""
+    """The type to cast to, with text for values that Arrow cannot represent; None if all can be."""
     if kind.id in _EXACT:
         return None
     if kind.id not in ("list", "array", "struct", "map"):
@@ -79,7 +79,7 @@ def _cast_to(kind: Any) -> str | None:
 
 
 def readable(column: Any) -> Any:
-    """An Arrow column whose values Python can hold: as it is, or as text where one of its dates or times cannot."""
+    """Convert an Arrow column to text if Python cannot represent one of its dates or times."""
     kind = column.type
     if not pa.types.is_temporal(kind) or pa.types.is_duration(kind) or pa.types.is_interval(kind):
         return column
@@ -109,7 +109,7 @@ def plain(column: Any) -> Any:
 
 
 def as_numbers(column: Any) -> Any | None:
-    """A column of decimals as int64 or double; None where that would lose a digit."""
+    """A column of decimals as int64 or double; None if that would lose a digit."""
     limits = _ends(column)
     sizes = [abs(value.as_py().scaleb(column.type.scale)) for value in limits.values() if value.is_valid]
     if column.type.scale == 0:

@@ -33,7 +33,7 @@ def check_format(path: Path) -> str:
 
 
 def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
-    """Write an answer to a file of the format that its name ends in, whole or not at all; replaces the file.
+    """Write a result to a file, atomically, in the format of its suffix; replaces the file.
 
     Args:
         path: ``.parquet``, ``.csv`` or ``.json``.
@@ -98,7 +98,8 @@ def rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
         yield from rows(batch.slice(middle))
     else:
         raise InputError(
-            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Select less, or write "
+            f"one row takes {size(batch.nbytes)}, too much to print or to write as text. Select fewer columns, or "
+            f"write "
             "to a .parquet file."
         )
 

@@ -1,6 +1,6 @@
-"""Where a run lives: a folder or an object store (``s3://``, ``gs://``, ``az://``), behind one set of verbs.
+"""Storage of a run: a folder or an object store (``s3://``, ``gs://``, ``az://``), with one interface.
 
-Every verb is whole or not at all: a reader never sees half an object, and what :meth:`Storage.put` has returned from
+Every verb is atomically: a reader never sees half an object, and what :meth:`Storage.put` has returned from
 is durable. What each kind of store must offer for that is in ``schemas/store.md``.
 """
 
@@ -41,7 +41,7 @@ def open_storage(url: str | Path) -> Storage:
     """
     if not isinstance(url, str | Path) or not str(url):
         raise InputError(
-            f"{url!r:.80} is no folder or URL. Give the path of a folder, or a URL such as s3://BUCKET/RUN."
+            f"{url!r:.80} is not a folder or URL. Give the path of a folder, or a URL such as s3://BUCKET/RUN."
         )
     text = str(url)
     if one_slash := re.match(rf"({'|'.join((*SCHEMES, 'file'))}):/(?!/)", text):

@@ -1,4 +1,4 @@
-"""What every place for a run can do: verbs on whole objects, by key."""
+"""Interface of storages: operations on whole objects, by key."""
 
 import re
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ class Stored:
 
     @classmethod
     def of(cls, parts: Iterable[Buffer]) -> "Stored":
-        """What an object made of these parts, one after another, is."""
+        """Size and checksum of an object that consists of these parts, in order."""
         n_bytes = checksum = 0
         for part in parts:
             n_bytes += len(part)
@@ -48,10 +48,10 @@ class Stored:
 
 
 class Sink(Protocol):
-    """Where objects can be put."""
+    """Protocol of a place where objects can be stored."""
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
-        """As :meth:`Storage.put`."""
+        """Same as :meth:`Storage.put`."""
 
 
 class Storage(ABC):
@@ -88,7 +88,8 @@ class Storage(ABC):
         if not is_key(key):
             raise StorageError(
                 f"{key!r} is not a location inside {self.url!r}: a key consists of plain names separated by single "
-                "slashes. The file of the run with this key is damaged or forged; get the run again from its author."
+                "slashes. The file of the run with this key is damaged or forged. Get a new copy of the run from its "
+                "author."
             )
 
     def check_prefix(self, prefix: str) -> None:
@@ -101,16 +102,16 @@ class Storage(ABC):
         """Store an object, its parts one after another, durably and whole. Safe to repeat: it replaces the object.
 
         Raises:
-            StorageError: the store refused; nothing is there under the key, or what was there before.
+            StorageError: writing failed; the key has its previous object, or none.
         """
 
     def create(self, key: str, data: bytes) -> bool:
-        """Store an object only if there is none; False where there is one.
+        """Store an object only if there is none; returns False if there is one.
 
-        In a folder only whoever holds its lease may do it, and whether there is one is looked at before.
+        In a folder, only the holder of its lease may do this, and an existing object is checked for beforehand.
 
         Raises:
-            StorageError: as :meth:`put` does.
+            StorageError: same as :meth:`put`.
         """
         if self.exists(key):
             return False
@@ -138,7 +139,7 @@ class Storage(ABC):
             prefix: empty, or whole parts of a key that end in a slash.
 
         Raises:
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
 
     @abstractmethod
@@ -146,17 +147,17 @@ class Storage(ABC):
         """Delete objects; it is not an error if one is not there.
 
         Raises:
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
 
     @abstractmethod
     def move(self, key: str, to: str) -> None:
-        """Move an object to another key, durably, replacing what is there. Safe to repeat, and to do twice at once.
+        """Move an object to another key, durably, replacing an existing one. Safe to repeat, even concurrently.
 
         An object that is not there is taken as moved.
 
         Raises:
-            StorageError: the store refused; the object is under one of the keys.
+            StorageError: writing failed; the object is under one of the keys.
         """
 
     @abstractmethod
@@ -169,7 +170,7 @@ class Storage(ABC):
 
     @abstractmethod
     def below(self, prefix: str) -> "Storage":
-        """The objects whose keys begin with a prefix and a slash, as a place of its own that can be written to.
+        """The objects whose keys begin with a prefix and a slash, as a separate writable storage.
 
         Raises:
             StorageError: a symbolic link is on the way there.
@@ -177,21 +178,21 @@ class Storage(ABC):
 
     @abstractmethod
     def size(self, key: str) -> int | None:
-        """An object's size in bytes; None where there is no such object.
+        """An object's size in bytes; None if it does not exist.
 
         Raises:
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
 
     def exists(self, key: str) -> bool:
-        """Return whether there is an object of that key."""
+        """Return whether there is an object with this key."""
         return self.size(key) is not None
 
     def stored(self, key: str) -> Stored | None:
-        """Size and checksum of an object as it is now, all of it read; None where there is no such object.
+        """Size and checksum of an object as it is now, all of it read; None if there is no such object.
 
         Raises:
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
         try:
             with self.open(key) as file:
@@ -207,7 +208,7 @@ class Storage(ABC):
         """Sizes in bytes of the files that puts have begun and not finished, by name; some may still be being written.
 
         Raises:
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
         return {}
 
@@ -219,7 +220,7 @@ class Storage(ABC):
         """Remove what interrupted puts have left; returns how many. What other processes still write is left alone.
 
         Raises:
-            StorageError: the store refused.
+            StorageError: writing failed.
         """
         return 0
 
@@ -228,5 +229,5 @@ class Storage(ABC):
         return
 
     def free_bytes(self) -> int | None:
-        """Bytes that are free; None where there is no limit to ask for."""
+        """Free bytes; None if the storage has no known limit."""
         return None

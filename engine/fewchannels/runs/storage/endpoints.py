@@ -1,4 +1,4 @@
-"""What the environment says about object stores, checked before it is used, and answers that no store gave."""
+"""Settings of object stores in the environment, checked before use, and responses that no store sent."""
 
 import os
 import re
@@ -54,7 +54,7 @@ def check_endpoint(scheme: str) -> None:
 
 
 def hint(text: str) -> str:
-    """What to do about a store's refusal, a sentence; empty where nothing is known."""
+    """Remedy for a store's error, one sentence; empty if unknown."""
     return next((remedy for sign, remedy in _HINTS if sign in text), "")
 
 

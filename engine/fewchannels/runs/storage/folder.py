@@ -1,4 +1,4 @@
-"""A run in a folder: a file for each object, written beside its place, made durable, renamed.
+"""A run in a folder: one file per object, written to a temporary file, synced, and renamed.
 
 A folder may come from somebody else, and a symbolic link in it may name any file of the user's. So nothing is read,
 written or deleted through a link. One use is real, and allowed for reading: arrays that their owner keeps on another
@@ -27,7 +27,7 @@ _LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, 
 
 
 class FolderStorage(Storage):
-    """A folder. Needs atomic rename, fsync of files, and flock for its lease; fsync of folders where there is one."""
+    """A folder. Needs atomic rename, fsync of files, and flock for its lease; uses fsync of folders if available."""
 
     def __init__(self, path: Path) -> None:
         self.path = expanded(path).absolute()
@@ -136,7 +136,7 @@ class FolderStorage(Storage):
         return shutil.disk_usage(existing).free
 
     def _place(self, key: str, *, to_write: bool = False) -> Path:
-        """Where an object is, with no link on the way. One in its own place is replaced or removed, never read."""
+        """Path of an object, without links on the way. A link at the path itself is replaced or removed, never read."""
         self.check_key(key)
         parts = key.split("/")
         path = str(self.path)
@@ -195,7 +195,7 @@ def _write_file(path: Path, parts: Iterable[Buffer]) -> Stored:
 
 
 def _create(path: Path) -> int:
-    """A new file, opened for writing, that nobody else has; what an interrupted process of this name left goes."""
+    """Open a new private file for writing; remains of an interrupted process with this name are removed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         return os.open(path, flags, 0o666)

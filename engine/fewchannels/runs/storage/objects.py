@@ -140,7 +140,7 @@ class ObjectStorage(Storage):
         return FsspecStore(self._scheme, skip_instance_cache=True, **requests.options())
 
     def get_tagged(self, key: str) -> tuple[bytes, Any] | None:
-        """An object with a tag that changes whenever it does; None where there is none."""
+        """An object with its version tag; None if it does not exist."""
         import obstore
 
         def get() -> tuple[bytes, Any]:
@@ -159,7 +159,7 @@ class ObjectStorage(Storage):
         return self.put_if(key, data, None)
 
     def put_if(self, key: str, data: bytes, tag: Any | None) -> bool:
-        """Store an object only if it is still the tagged one (None: only if there is none); False where it is not.
+        """Store an object only if it is still the tagged one (None: only if there is none); False if it is not.
 
         A put whose answer was lost is sent again and then finds its own object: that counts as stored. So no two
         writers may put the same bytes.
@@ -178,7 +178,7 @@ class ObjectStorage(Storage):
         return self._ask("write", key, put)
 
     def _ask(self, verb: str, key: str, request: Callable[[], Answer]) -> Answer:
-        """A request's answer. obstore sends some again itself, but none with a condition, nor after half an answer."""
+        """Send a request, with retries. obstore itself retries none with a condition or after a partial response."""
         from obstore.exceptions import BaseError, GenericError
 
         if verb != "open":
@@ -189,7 +189,7 @@ class ObjectStorage(Storage):
                 return request()
             except (BaseError, OSError) as error:
                 if isinstance(error, FileNotFoundError) and verb == "read" and _NO_BUCKET not in str(error):
-                    raise FileNotFoundError(f"there is no {self.location(key)}") from None
+                    raise FileNotFoundError(f"{self.location(key)} does not exist") from None
                 # The end of a multipart upload that was sent again finds no upload: the first one had ended it.
                 again = _NO_UPLOAD in str(error) or (isinstance(error, GenericError) and requests.may_pass(error))
                 if verb == "open" or not again or time.monotonic() - started > self._patience_s:

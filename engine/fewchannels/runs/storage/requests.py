@@ -1,4 +1,4 @@
-"""How requests are sent to object stores: timeouts, patience, reasons without secrets, and objects as files."""
+"""Requests to object stores: timeouts, retries, errors without secrets, and objects as files."""
 
 import io
 import os
@@ -47,7 +47,7 @@ def options(patience_s: float | None = None) -> dict[str, Any]:
 
 
 def retry_seconds() -> float:
-    """How long to keep sending a request that may yet succeed.
+    """Time for which a request is retried, in seconds.
 
     Raises:
         InputError: the variable of the environment is not a number of seconds.
@@ -56,7 +56,7 @@ def retry_seconds() -> float:
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error of a store, or its silence, may pass when the request is sent again."""
+    """Return whether an error or a timeout of a store may be temporary, so that a retry can succeed."""
     return not _LASTING.search(str(error))
 
 

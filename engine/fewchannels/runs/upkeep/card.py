@@ -39,9 +39,9 @@ def card(contents: Contents, repository: str, earlier: str | None) -> str:
     """The text of ``README.md``.
 
     Args:
-        contents: what is pushed.
+        contents: the contents to push.
         repository: name of the repository.
-        earlier: text of the card that is there; None where there is none.
+        earlier: text of the existing card; None if there is none.
 
     Raises:
         StorageError: the metadata of the earlier card cannot be read.

@@ -12,11 +12,11 @@ from fewchannels.runs.upkeep.problems import Problem, check_object
 
 @dataclass
 class CheckedResults:
-    """What a look at the results found.
+    """Outcome of the check of results.
 
     Attributes:
         named: keys of the documents, and of all that they name.
-        problems: what is not as it was written.
+        problems: differences from the written data.
         analyses: which analysis made each result that has a problem, by label; ``""`` where that is unknown.
     """
 
@@ -102,7 +102,7 @@ def _analysis_of(*contents: Mapping[str, Any] | None) -> str:
 
 
 def records_of(problems: Sequence[Problem], label: str) -> list[str]:
-    """The damaged records of a result that its analysis makes again, the end first: a result without it is none."""
+    """The damaged records of a result that its analysis can recreate, the end first."""
     units, end = f"results/{label}/units/", f"results/{label}/{END}"
     keys = {problem.key for problem in problems}
     return [key for key in sorted(keys, key=lambda key: key != end) if key == end or key.startswith(units)]

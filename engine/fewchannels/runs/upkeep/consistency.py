@@ -20,7 +20,7 @@ def disagreements(
     samples: Any,
     cells: Any,
 ) -> Iterator[tuple[str, str]]:
-    """What does not agree, as ``(table, what is wrong)``.
+    """Disagreements, as ``(table, description)``.
 
     Args:
         layout: layout of the run.

@@ -1,4 +1,4 @@
-"""What a run, a sweep or a comparison consists of: its own files, in an order in which they can be copied.
+"""Contents of a run, a sweep or a comparison: its own files, in an order in which they can be copied.
 
 A copy is readable at any moment if the description comes first and each record after the objects that it names, as
 whoever made the original wrote them. The user's own files in the folder, temporary files, leases and the messages of
@@ -31,7 +31,7 @@ from fewchannels.runs.upkeep.verify import verify
 
 Progress = Callable[[int, int], None]
 KINDS = {NAME: "run", SWEEP: "sweep", COMPARISON: "comparison"}
-"""What a place holds, by the document that says so."""
+"""Kinds of locations, by their document."""
 _READ = {NAME: read_description, SWEEP: read_sweep, COMPARISON: read_comparison}
 _OWN = re.compile(
     r"(run|sweep|comparison)\.json|[a-z_]+\.parquet|summary\.md|"
@@ -41,12 +41,12 @@ _NOT_COPIED = re.compile(r"(.*/)?(lease\.json|\..*)|ledger/failed/.*")
 
 
 def is_own(key: str) -> bool:
-    """Return whether a key may be a run's, a sweep's or a comparison's, and is one that a copy has."""
+    """Return whether a key belongs to a run, a sweep or a comparison, and is copied."""
     return bool(_OWN.fullmatch(key)) and not _NOT_COPIED.fullmatch(key)
 
 
 def name_of(keys: Iterable[str]) -> str | None:
-    """The document that says what a place is, of the place's keys; None where it is none of the three."""
+    """The document that identifies a location, among its keys; None if it is none of the three."""
     there = set(keys)
     return next((name for name in KINDS if name in there), None)
 
@@ -56,7 +56,7 @@ def read_document(storage: Storage, name: str) -> dict[str, Any]:
 
     Args:
         storage: the place.
-        name: its document, see :data:`KINDS`.
+        name: name of its document, see :data:`KINDS`.
 
     Raises:
         InputError: it is missing, or of a newer format.
@@ -70,12 +70,12 @@ class Contents:
     """A run, a sweep or a comparison whose every object has been checked.
 
     Attributes:
-        name: its document, see :data:`KINDS`.
-        description: what the document says.
+        name: name of its document, see :data:`KINDS`.
+        description: content of the document.
         groups: keys in the order in which a copy gets them; those of a group are best copied together.
         sizes: size of each of these keys in bytes.
         n_items: samples, or a sweep's items; of a comparison, the samples that were compared.
-        n_done: how many of them are done.
+        n_done: number of finished ones.
         results: every finished result, by label.
         unfinished: labels of results that are not finished, which a copy does not have.
     """

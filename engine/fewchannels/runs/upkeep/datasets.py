@@ -70,7 +70,7 @@ def export(
     out: Storage,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write ``samples`` and ``cells`` of chosen samples, and a card that says which files they are. Safe to repeat.
+    """Write ``samples`` and ``cells`` of selected samples, and a card that lists their files. Safe to repeat.
 
     An earlier export stays as it is until the card names the files of the new one, and is then deleted. Only with the
     lease of ``out``.

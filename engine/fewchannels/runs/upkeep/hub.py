@@ -29,7 +29,7 @@ class HubFile:
     """A file of a repository at a commit.
 
     Attributes:
-        n_bytes: its size.
+        n_bytes: size of the file.
         sha256: digest of a large file's bytes; None of a small one, which git keeps itself.
         blob: git's name of a small file's bytes.
     """
@@ -42,9 +42,9 @@ class HubFile:
         """Return whether an object has the file's bytes; it is read only if the sizes are equal.
 
         Args:
-            storage: where the object is.
-            key: its key.
-            n_bytes: its size.
+            storage: storage of the object.
+            key: key of the object.
+            n_bytes: size of the file.
         """
         if n_bytes != self.n_bytes:
             return False
@@ -57,12 +57,12 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Head:
-    """A repository as it is now.
+    """Current state of a repository.
 
     Attributes:
-        commit: its latest commit.
+        commit: latest commit.
         is_private: whether only its owner sees it.
-        files: by path. A path that could name a place outside a folder is not among them.
+        files: files by path, without paths that could lead outside a folder.
     """
 
     commit: str
@@ -96,11 +96,11 @@ class Repository:
 
     @property
     def url(self) -> str:
-        """Its page."""
+        """URL of its page."""
         return f"{self._api.endpoint}/datasets/{self.name}"
 
     def check_token(self) -> None:
-        """Refuse to start what needs a token where there is none. Sends nothing.
+        """Reject work that needs a token if there is none. Sends nothing.
 
         Raises:
             InputError: there is no token.
@@ -114,7 +114,7 @@ class Repository:
             )
 
     def head(self, revision: str | None = None) -> Head | None:
-        """A commit and all of its files; None where there is no such repository, or none that is visible.
+        """A commit and all of its files; None if there is no such repository, or none that is visible.
 
         Args:
             revision: a commit, a branch or a tag; None takes the latest commit.
@@ -150,7 +150,7 @@ class Repository:
         """Upload files and make one commit of them; returns the commit.
 
         Args:
-            message: its first line.
+            message: first line of the commit message.
             added: files or bytes, by path in the repository.
             deleted: paths to delete.
             parent: the commit that it follows.
@@ -246,7 +246,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-    """One line about an exception, without the token, wherever it is kept."""
+    """One line about an exception, with any token removed."""
     from huggingface_hub import get_token
 
     said = getattr(error, "server_message", None) or next(iter(str(error).strip().splitlines()), "")

@@ -1,4 +1,4 @@
-"""Make a run from samples of other runs, without generating anything: merge runs, or export a part of one.
+"""Create a run from samples of other runs, without generation: merge runs, or export a part of one.
 
 Samples keep their values, images and ids; their indices, and so their tasks, are the new run's.
 """
@@ -108,7 +108,7 @@ def merge(
         InputError: fewer than two runs, or manifests that do not fit together.
     """
     if len(storages) < 2:
-        raise InputError("give at least two runs to merge.")
+        raise InputError("merging needs at least two runs. Pass two or more.")
     sources = [Source(storage) for storage in storages]
     first = sources[0]
     for other in sources[1:]:
@@ -142,8 +142,8 @@ def _check_files(sources: Sequence[Source]) -> None:
         for path, digest in record.files.items():
             if found.setdefault(path, digest) != digest:
                 raise RunConflictError(
-                    f"{path!r} is not the same file in the runs: its SHA-256 begins with {found[path]} in one task and "
-                    f"with {digest} in another. They cannot be merged."
+                    f"{path!r} is not the same file in all runs: its SHA-256 begins with {found[path]} in one task and "
+                    f"with {digest} in another. The runs cannot be merged."
                 )
 
 
@@ -155,7 +155,7 @@ def export(
     Args:
         storage: storage of the run.
         samples: indices of samples that are done, ascending.
-        out: where the new run goes.
+        out: location of the new run.
         on_progress: called with the samples copied so far and in all.
 
     Raises:
@@ -196,7 +196,7 @@ def _begin(
     there = read_description(out) if out.exists(NAME) else None
     if there is not None:
         if there["fingerprint"] != fingerprint(identity) or there["manifest"]["sha256"] != sha256:
-            raise RunConflictError(f"{out.url!r} has another run; choose a new --out.")
+            raise RunConflictError(f"{out.url!r} contains another run. Choose a new --out.")
         if all(out.holds(key, stored) for key, stored in objects_of(there).items()):
             return
     else:

@@ -1,4 +1,4 @@
-"""What verification finds: problems, one by one, and the report of them all."""
+"""Results of verification: problems, and a report of all of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Problem:
         key: the object.
         task: task that it belongs to; None for what the whole run shares.
         kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
-        detail: what was found, and what was expected.
+        detail: found and expected values.
     """
 
     key: str
@@ -25,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`fewchannels.runs.upkeep.verify.verify` found.
+    """Report of :func:`fewchannels.runs.upkeep.verify.verify`.
 
     Attributes:
         n_tasks: tasks of the run.
@@ -51,7 +51,7 @@ class Report:
 
     @property
     def tasks(self) -> list[int]:
-        """Tasks to do again."""
+        """Tasks to rerun."""
         return sorted({problem.task for problem in self.problems if problem.task is not None})
 
 

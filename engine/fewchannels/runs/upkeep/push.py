@@ -35,21 +35,21 @@ _REPLACED = re.compile(
     r"(cells|samples|edits)/\d+(-\d+)?\.parquet|ledger/compact/\d+-\d+\.json|"
     r"results/(?P<label>[^/]+)/(units/\d+\.json|[a-z_]+/(\d+|all)\.parquet|figures/\w+\.(png|svg))"
 )
-"""What compactions and repeated analyses delete of a run."""
+"""Files of a run that compactions and repeated analyses delete."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class PushPlan:
-    """What a push is going to do.
+    """Plan of a push.
 
     Attributes:
         contents: the run.
-        repository: where it goes.
-        head: the repository as it is; None where it is to be created.
+        repository: target repository.
+        head: current state of the repository; None if it will be created.
         groups: keys to upload, in groups that are best in one commit.
         deleted: files of this run in the repository that the run does not have anymore.
-        card: text of the card; None where it is there already.
+        card: text of the card; None if it is there already.
     """
 
     contents: Contents
@@ -61,17 +61,17 @@ class PushPlan:
 
     @property
     def n_files(self) -> int:
-        """Files to upload, but for the card."""
+        """Files to upload, without the card."""
         return sum(map(len, self.groups))
 
     @property
     def n_bytes(self) -> int:
-        """Bytes to upload, but for the card."""
+        """Bytes to upload, without the card."""
         return sum(self.contents.sizes[key] for group in self.groups for key in group)
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether there is nothing to push."""
         return not (self.groups or self.deleted or self.card)
 
 
@@ -81,7 +81,7 @@ def held(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[None]:
 
     Raises:
         RunConflictError: another command is writing to one of them.
-        StorageError: the store refused.
+        StorageError: writing failed.
     """
     with ExitStack() as stack:
         stack.enter_context(hold(storage, on_wait))
@@ -101,14 +101,14 @@ def plan_push(
 
     Args:
         storage: the run's, with its lease.
-        contents: what is to be there.
-        repository: where.
+        contents: intended contents.
+        repository: target repository.
         is_private: whether the repository must be private, or public; None accepts an existing one as it is.
         on_progress: called with the bytes compared so far and in all.
 
     Raises:
         RunConflictError: the repository has something else, or more than the run.
-        InputError: its visibility is another one, or a folder has more files than the Hub accepts.
+        InputError: its visibility differs, or a folder has more files than the Hub accepts.
         StorageError: the Hub failed.
     """
     _check_folders(contents)
@@ -152,8 +152,8 @@ def push(
 
     Args:
         storage: the run's, with its lease.
-        plan: what is to be done.
-        is_private: whether a repository that is created is private.
+        plan: plan of the push.
+        is_private: whether a new repository is private.
         on_progress: called with the bytes uploaded so far and in all.
 
     Raises:
@@ -271,10 +271,10 @@ def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], name: str, pl
     """Refuse a description of other settings, model or pairs than mine.
 
     Args:
-        mine: what is copied.
-        theirs: what is there.
+        mine: contents to copy.
+        theirs: existing contents.
         name: the document that both are.
-        place: where, for the message.
+        place: location, for the message.
         remedy: end of the message.
 
     Raises:

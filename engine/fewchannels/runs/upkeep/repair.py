@@ -1,4 +1,4 @@
-"""Repair removes records, so that the command that wrote them does their work again; it never removes what they name.
+"""Repair, which removes records so that their command redoes the work; it never removes the objects that they name.
 
 A manifest, arrays, tables, images, masks and files of a user's own are left as they are, damaged or not: what is
 made again takes their place, and what cannot be made again is still there for whoever wants to mend it.
@@ -23,11 +23,11 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair does.
+    """Plan of a repair.
 
     Attributes:
         removed: keys of records, in the order in which they are removed; any first ones of them may go alone.
-        steps: what to do then, a sentence each.
+        steps: next steps for the user, one sentence each.
     """
 
     removed: tuple[str, ...]
@@ -35,7 +35,7 @@ class Repair:
 
 
 def plan(report: Report, place: str) -> Repair:
-    """What is to be removed from a damaged run or sweep, and what makes it again. Reads and removes nothing.
+    """Plan the repair of a damaged run or sweep: records to remove, and commands that recreate them. Removes nothing.
 
     Args:
         report: result of :func:`fewchannels.runs.upkeep.verify.verify`.
@@ -52,7 +52,7 @@ def repair(storage: Storage, planned: Repair) -> None:
     """Remove what was planned. Only while nothing else writes; safe to repeat, and to resume after an error.
 
     Raises:
-        StorageError: the store refused.
+        StorageError: writing failed.
     """
     storage.delete(planned.removed)
 

@@ -46,7 +46,7 @@ def verify(
 
     Raises:
         InputError: there is neither, or a run of format version 1.
-        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or the store refused.
+        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or writing failed.
     """
     if storage.exists(SWEEP):
         return _verify_sweep(storage, quick, on_progress)
@@ -115,7 +115,7 @@ def check_exists(storage: Storage) -> None:
 
     Raises:
         InputError: there is neither, or one of a newer format.
-        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or the store refused.
+        StorageError: ``run.json`` or ``sweep.json`` itself is damaged, or writing failed.
     """
     read_sweep(storage) if storage.exists(SWEEP) else read_description(storage)
 

@@ -10,14 +10,14 @@ from flask import current_app, request
 from fewchannels.errors import InputError
 
 KEYS = "fewchannels-keys"
-"""Where the application has its :class:`fewchannels.views.explore.keys.Keys`."""
+"""Configuration key of the application's :class:`fewchannels.views.explore.keys.Keys`."""
 SHOWN = {
     "channel": "one channel",
     "heat": "sum of the top k, each scaled to 0 to 1",
     "clusters": "foreground of two clusters by the top k",
     "picture": "image only",
 }
-"""What may lie over an image."""
+"""Overlays of an image."""
 
 
 def asked(search: str | None) -> dict[str, str]:
@@ -33,7 +33,7 @@ def address(path: str, values: Mapping[str, object]) -> str:
 
 
 def page_path(*parts: str) -> str:
-    """The path of a page, behind the prefix of the address that the explorer is asked at."""
+    """The path of a page, after the prefix of the explorer's URL."""
     return "/".join((request.script_root, *(quote(part, safe="") for part in parts or ("",))))
 
 
@@ -53,7 +53,7 @@ def image_path(name: str, sample: int, side: int | None = None) -> str:
 
 
 def edit_path(name: str, item: int, row: int, side: int | None = None) -> str:
-    """The address of one image of a sweep's item, by its row among the item's."""
+    """The address of one image of a sweep's item, by its row."""
     return _signed(address(f"/edit/{quote(name, safe='')}/{item}/{row}.png", {"side": side}))
 
 
@@ -83,14 +83,14 @@ def number(given: Mapping[str, str], name: str, default: int | None = None) -> i
 
 @dataclass(frozen=True)
 class View:
-    """How a sample is looked at.
+    """View of a sample.
 
     Attributes:
         step: number of the step.
         layer: number of the layer.
         branch: branch of guidance.
         show: one of :data:`SHOWN`.
-        channel: which channel; None for that of ``rank``.
+        channel: channel to show; None for that of ``rank``.
         rank: place of the channel among the largest, from 1.
         k: channels of ``heat`` and ``clusters``.
         opacity: opacity of the map over the image, 0 to 100 %.
@@ -134,7 +134,7 @@ class View:
         return view
 
     def as_query(self, usual: "View") -> dict[str, object]:
-        """What it has beside the usual, and always step and layer: as they are said, a link needs no defaults."""
+        """Non-default settings, and always step and layer, so that a link does not depend on defaults."""
         said = {each.name: getattr(self, each.name) for each in fields(self)}
         said["outline"] = int(self.outline)
         same = {each.name for each in fields(self) if getattr(self, each.name) == getattr(usual, each.name)}

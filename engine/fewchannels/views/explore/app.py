@@ -28,7 +28,7 @@ def make_app(places: Places, site: Site, keys: Keys, session: live.Live | None =
 
     Args:
         places: result of :func:`fewchannels.views.explore.opened.open_places`.
-        site: where it is reached.
+        site: addresses of the explorer.
         keys: keys that open it.
         session: a model for the live page; None for none.
     """
@@ -100,7 +100,7 @@ def _route(app: Dash, places: Places, session: live.Live | None) -> None:
 
 
 def page_of(places: Places, session: live.Live | None, path: str, given: Mapping[str, str]) -> Any:
-    """What is at an address.
+    """Content of an address.
 
     Raises:
         FewchannelsError: nothing is, or it cannot be read.

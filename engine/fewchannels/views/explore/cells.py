@@ -1,4 +1,4 @@
-"""What of a sample's cell is laid over its image, and what is said of it."""
+"""Overlay of a sample's cell on its image, with its description."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ class Seen:
     """A cell as a view shows it.
 
     Attributes:
-        cell: what the store holds.
+        cell: data from the store.
         channel: channel that is shown; of what is of several, the one of the view's rank.
         drawing: over the image.
-        text: what it says in numbers.
+        text: description with numbers.
     """
 
     cell: Cell
@@ -29,7 +29,7 @@ class Seen:
 
 
 def usual_view(run: OpenedRun) -> View:
-    """What a sample's page begins with: the last step, the middle layer, the largest channel."""
+    """Initial view of a sample's page: the last step, the middle layer, the largest channel."""
     layers = run.layers
     return View(step=run.steps[-1], layer=layers[len(layers) // 2], k=max(1, min(12, run.layout.top_k)))
 
@@ -38,9 +38,9 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
     """One sample at one step and layer.
 
     Args:
-        run: run that is looked at.
+        run: run to show.
         about: result of :meth:`fewchannels.views.explore.opened.OpenedRun.sample`.
-        view: what to show.
+        view: settings of the view.
 
     Raises:
         InputError: the run has not kept it.
@@ -67,7 +67,7 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
         values = front.astype(np.float32) if view.show == "clusters" else heat
         title = f"{'Foreground' if view.show == 'clusters' else 'Heat'} of the top {k}, {where}"
         unit = "foreground" if view.show == "clusters" else f"sum of {k} channels, each 0 to 1"
-        text = f"The foreground, the cluster of larger mean heat, has {front.mean():.0%} of the tokens."
+        text = f"The foreground, the cluster with the larger mean heat, has {front.mean():.0%} of the tokens."
     low, high = (0.0, 1.0) if view.show == "clusters" else (None, None)
     drawing = Overlay(
         image_path(run.name, about["sample"]),
@@ -84,13 +84,13 @@ def see(run: OpenedRun, about: dict[str, Any], view: View) -> Seen:
 
 def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str:
     if not 0 <= channel < len(cell.scores):
-        return f"There is no channel {channel}: the model has {len(cell.scores)}, from 0."
+        return f"There is no channel {channel}: the model has channels 0 to {len(cell.scores) - 1}."
     score, median = float(cell.scores[channel]), cell.median
     rank = int((cell.scores > cell.scores[channel]).sum()) + 1
     text = f"Channel {channel} has rank {rank} of {len(cell.scores)} here, {run.score} {score:.4g}"
     text += f", {score / median:.4g} times the median." if median > 0 else "; the median is 0."
     if at is None:
-        return f"{text} Its map was not recorded: only those of the top {len(cell.channels)} were."
+        return f"{text} Its map was not recorded; only the top {len(cell.channels)} channels have maps."
     return text
 
 

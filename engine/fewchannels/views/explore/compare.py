@@ -1,4 +1,4 @@
-"""Two samples, of one run or of two, side by side at the same layer and step; and how the runs' layers differ.
+"""Two samples, of one run or of two, side by side at the same layer and step, and ratios of both runs by layer.
 
 Where the second run has not kept that step or layer, the one as far along is shown, which its title names.
 """
@@ -24,7 +24,7 @@ _SIDES = ("a", "b")
 
 
 def layout(places: Places, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the two samples that the address names, or the first ones."""
+    """Controls, and the two samples in the address, or the first ones."""
     runs = runs_of(places)
     if not runs:
         return [heading("Compare"), note("No run is open. Sweeps have their own pages.")]
@@ -98,7 +98,7 @@ def _about(run: OpenedRun, text: str) -> dict[str, Any]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("compare-pair", "children"),
@@ -160,7 +160,7 @@ def register(app: Dash, places: Places) -> None:
 
 
 def profiles(steps: Mapping[OpenedRun, int]) -> Lines:
-    """How far the largest channel stands out by layer, of each run at its step."""
+    """Ratio of the largest channel by layer, for each run at its step."""
     series, counts = {}, []
     for run, step in steps.items():
         answer = run.catalog.query("layer_profile", step=step)
@@ -187,7 +187,7 @@ def _side(
 
 
 def _alike(run: OpenedRun, first: OpenedRun, view: View) -> View:
-    """The first run's view in another: at the same layer and step, or, where it has not kept those, as far along."""
+    """The first run's view in another: at the same layer and step or, if not recorded, the same relative position."""
 
     def place(mine: list[int], its: list[int], number: int) -> int:
         return number if number in mine else mine[round(its.index(number) / max(1, len(its) - 1) * (len(mine) - 1))]

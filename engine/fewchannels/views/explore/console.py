@@ -33,7 +33,7 @@ _EXAMPLE = {
 
 
 class _Place(BaseModel):
-    """What a console asks."""
+    """Query of a console."""
 
     name: str
     path: str
@@ -41,14 +41,14 @@ class _Place(BaseModel):
 
 
 class _Parameter(BaseModel):
-    """Which parameter a field is for."""
+    """Parameter of a field."""
 
     kind: Literal["parameter"]
     name: str
 
 
 def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
-    """The query of the address, or an example; none is asked before somebody presses the button."""
+    """The query in the address, or an example; it runs only when the button is pressed."""
     known = [name for name, query in queries().items() if query.of == place.of]
     name = given.get("query", _FREE)
     if name not in [_FREE, *known]:
@@ -88,7 +88,7 @@ def layout(place: Opened, given: Mapping[str, str]) -> list[Any]:
 
 
 def question_of(place: Opened, given: Mapping[str, str]) -> Question:
-    """What an address asks: ``sql``, or ``query`` with its parameters ``p.NAME``.
+    """Read the query in an address: ``sql``, or ``query`` with its parameters ``p.NAME``.
 
     Raises:
         InputError: it is not a query, or one that does something else than to read.
@@ -97,7 +97,7 @@ def question_of(place: Opened, given: Mapping[str, str]) -> Question:
     if name == _FREE:
         return place.catalog.ask(given.get("sql") or _EXAMPLE[place.of], limits=place.limits)
     if name not in queries():
-        raise InputError(f"there is no query {name!r}; there are {', '.join(queries())}.")
+        raise InputError(f"there is no query {name!r}. Choose one of {', '.join(queries())}.")
     return place.catalog.ask_query(name, place.limits, **queries()[name].parse(_texts(given)))
 
 
@@ -107,7 +107,7 @@ def _texts(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("console-parameters", "children"),

@@ -1,4 +1,4 @@
-"""What the explorer serves besides pages: images, and answers to be downloaded."""
+"""Files that the explorer serves besides pages: images, and results to download."""
 
 import io
 import tempfile
@@ -23,7 +23,7 @@ def serve_files(server: Flask, places: Places) -> None:
 
     Args:
         server: server of the application.
-        places: what is open.
+        places: open runs and sweeps.
     """
 
     @server.get("/picture/<name>/<int:sample>.png")
@@ -72,7 +72,7 @@ def _sent(data: bytes | None) -> Response:
 
 
 def _as_csv(under_way: UnderWay, question: Question) -> Response:
-    """Sent as it is found. Where it ends early, the connection does, so that nobody takes a part for the whole."""
+    """Stream the rows. If they end early, so does the connection, so that a part is not mistaken for the whole."""
 
     def pieces() -> Iterator[str]:
         with under_way.asking(question):

@@ -1,4 +1,4 @@
-"""What was found in a run or a sweep, as the report says it: sentences and tables, each with the query behind it."""
+"""Findings of a run or a sweep, same as in the report: sentences and tables, each with its query."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def folded(place: Opened) -> list[Any]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callback."""
+    """Register the callback."""
 
     @app.callback(
         Output("found", "children"),
@@ -51,7 +51,7 @@ def register(app: Dash, places: Places) -> None:
 
 
 def found(place: Opened) -> list[Any]:
-    """What was found, in the order in which it is read.
+    """Findings, in reading order.
 
     Raises:
         FewchannelsError: it cannot be read.

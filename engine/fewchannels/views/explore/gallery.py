@@ -18,7 +18,7 @@ _ORDERS = {"least": "ascending", "largest": "descending"}
 
 
 def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the page of images that the address asks for.
+    """Controls, and the page of images in the address.
 
     A condition in SQL that nobody has asked by hand waits for the button: any site may link to it.
     """
@@ -29,7 +29,7 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
         field(
             "SQL condition",
             dcc.Input(id="find-where", value=search.where, debounce=True, placeholder="seed = 0 and seconds < 2"),
-            "on columns of samples and manifest; a name in both means the manifest's, samples.NAME the run's",
+            "on columns of samples and manifest; a name in both refers to the manifest, samples.NAME to the run",
         ),
         field("Order by", choice("find-by", known, search.by if search.by in known else next(iter(known)))),
         field("Order", choice("find-order", _ORDERS, "least" if search.is_ascending else "largest")),
@@ -63,7 +63,7 @@ def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("find-results", "children"),

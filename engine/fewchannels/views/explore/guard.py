@@ -1,4 +1,4 @@
-"""Who may use the explorer: a browser that has shown its token, from the explorer's own pages, and no other page.
+"""Access control of the explorer: browsers that presented its token, and only from the explorer's own pages.
 
 A page of another origin could otherwise call a server on 127.0.0.1 through the browser of whoever visits it, and read
 the answers where a name of its own resolves to 127.0.0.1. Each request passes, in this order: the host it names, the
@@ -36,7 +36,7 @@ def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str])
 
     Args:
         server: server to guard.
-        site: where it is reached.
+        site: addresses of the explorer.
         keys: keys that open it.
         script_hashes: CSP sources of the page's inline scripts, such as ``'sha256-...'``.
     """

@@ -47,7 +47,7 @@ class Live:
     _lock: Lock = field(default_factory=Lock)
 
     def begin(self, ask: Ask) -> Trajectory:
-        """Begin what is asked, or return the generation of the same ask that is under way or done.
+        """Start the requested generation, or return the running or finished one of the same request.
 
         Raises:
             InputError: the model cannot do it, or another generation is under way, which may be another window's.
@@ -80,13 +80,13 @@ class Live:
         return next((each for each in self._known.values() if not each.snapshot().has_ended), None)
 
     def find(self, ask: Ask) -> Trajectory | None:
-        """What was begun of it; looking begins nothing, so that two windows do not end each other's."""
+        """Find the generation of a request without starting it, so that two windows do not cancel each other's."""
         with self._lock:
             return self._known.get(ask)
 
 
 def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, filled in as the address says; nothing is generated before somebody presses the button."""
+    """Controls, filled in from the address; generation starts only when the button is pressed."""
     if live is None:
         raise InputError("no model is loaded. Start the explorer with --model demo, or a folder or hub id.")
     said = {"prompt": _FIRST, "seed": "0", "action": _NONE, "selection": "top", "k": "8", "layers": "all"}
@@ -150,7 +150,7 @@ def layout(live: Live | None, given: Mapping[str, str]) -> list[Any]:
 
 
 def register(app: Dash, live: Live) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("live-ask", "data"),
@@ -223,7 +223,7 @@ def register(app: Dash, live: Live) -> None:
 
 
 def _query(values: Mapping[str, Any]) -> dict[str, str]:
-    """What is filled in; an edit's settings only where there is one."""
+    """What is filled in; an edit's settings only if there is one."""
     said = {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
     if said.get("action", _NONE) == _NONE:
         return {name: said[name] for name in _IMAGE_FIELDS if name in said}
@@ -273,7 +273,7 @@ def _map(row: RowStep, layer: int, rank: int) -> tuple[int, np.ndarray, str]:
 
 
 def ratio_maps(generation: Trajectory, now: Snapshot) -> list[HeatMap]:
-    """How far the largest channel stands out by layer and step, of the undisturbed and the edited row on one scale."""
+    """Ratio of the largest channel by layer and step, for the unedited and the edited row, on one scale."""
     values = {
         role: np.stack([step.rows[role].ratio for step in now.steps], axis=1)
         for role in ("undisturbed", "edited")

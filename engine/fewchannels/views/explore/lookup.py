@@ -6,11 +6,11 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.views.explore.opened import Opened, OpenedRun, OpenedSweep
 
 Places = Mapping[str, Opened | str]
-"""What is open, by name; of what cannot be opened, why."""
+"""Open runs and sweeps by name; for those that cannot be opened, the reason."""
 
 
 def place_of(places: Places, name: str) -> Opened:
-    """What is open under a name.
+    """The run or sweep with a name.
 
     Raises:
         InputError: nothing is, or it could not be opened.

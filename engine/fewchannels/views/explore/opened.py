@@ -1,4 +1,4 @@
-"""A run opened to be looked at: what one page needs, read when it is asked for, while a capture may still write.
+"""A run opened for viewing: data for one page, read on request, while a capture may still write.
 
 Nothing here loads a store: a map is read with the chunk that holds it, an image with its task's part.
 """
@@ -58,7 +58,7 @@ class Opened:
 
     Args:
         name: name in addresses.
-        path: its folder or URL.
+        path: folder or URL.
         timeout_s: time limit of a query, in seconds.
 
     Raises:
@@ -78,8 +78,8 @@ class Opened:
         self.storage = open_storage(path)
         if self.storage.exists(COMPARISON):
             raise InputError(
-                f"{self.path!r} is a comparison of two runs; use fewchannels report for it, or give the two runs: the "
-                "explorer shows their samples side by side."
+                f"{self.path!r} is a comparison of two runs; use fewchannels report for it, or pass the two runs: "
+                "the explorer shows their samples side by side."
             )
         self.of = "sweep" if self.storage.exists(SWEEP) else "run"
         read_it = read_sweep if self.of == "sweep" else read_description
@@ -92,7 +92,7 @@ class Opened:
 
     @property
     def catalog(self) -> Catalog:
-        """Of what is finished: opened again where the ledger or the results have grown.
+        """Catalog of the finished data, reopened if the ledger or the results have grown.
 
         Raises:
             StorageError: something is missing or damaged.
@@ -108,7 +108,7 @@ class Opened:
             return self._catalog
 
     def close(self) -> None:
-        """End what is asked, and release the catalog."""
+        """Stop running queries, and release the catalog."""
         self.under_way.end()
         with self._lock:
             if self._catalog is not None:
@@ -158,10 +158,10 @@ class Cell:
 
 
 class OpenedRun(Opened):
-    """A run that is looked at.
+    """A run to view.
 
     Attributes:
-        asked: conditions in SQL that a person has asked by hand.
+        asked: SQL conditions that a user entered.
     """
 
     def __init__(self, name: str, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
@@ -175,21 +175,21 @@ class OpenedRun(Opened):
 
     @property
     def layers(self) -> list[int]:
-        """Numbers of the layers that are kept."""
+        """Recorded layers."""
         return [block.layer for block in self.layout.blocks]
 
     @property
     def steps(self) -> list[int]:
-        """Numbers of the steps that are kept."""
+        """Recorded steps."""
         return list(self.layout.steps)
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """Branches of guidance that are kept."""
+        """Recorded guidance branches."""
         return self.layout.branches
 
     def sample(self, sample_id: str) -> dict[str, Any]:
-        """What the table ``samples`` says of a sample, but for its image.
+        """A sample's row of ``samples``, without its image.
 
         Raises:
             InputError: no finished task has such a sample.
@@ -204,7 +204,7 @@ class OpenedRun(Opened):
         if row is None:
             raise InputError(
                 f"no finished sample of {self.name!r} has the id {sample_id!r}; its task may not have run yet. "
-                "The gallery shows those that have."
+                "The gallery shows the finished samples."
             )
         return dict(zip(found.columns, row, strict=True))
 
@@ -218,12 +218,12 @@ class OpenedRun(Opened):
         return before, after
 
     def token_grid(self, about: dict[str, Any]) -> tuple[int, int]:
-        """Kept tokens along a sample's height and width."""
+        """Recorded tokens along a sample's height and width."""
         pool = self.layout.pool
         return about["grid_height"] // pool, about["grid_width"] // pool
 
     def image(self, sample: int) -> bytes | None:
-        """A sample's image, PNG bytes; None where it failed.
+        """A sample's image, PNG bytes; None if it failed.
 
         Raises:
             InputError: its task has no record.
@@ -244,8 +244,8 @@ class OpenedRun(Opened):
 
         Args:
             about: result of :meth:`sample`.
-            step: its number.
-            layer: its number.
+            step: the step.
+            layer: the layer.
             branch: branch of guidance.
 
         Raises:
@@ -294,7 +294,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 class OpenedSweep(Opened):
-    """A sweep that is looked at."""
+    """A sweep to view."""
 
     def item(self, item: int) -> dict[str, list[Any]]:
         """Rows of ``edits`` of one item, with their images, as columns.

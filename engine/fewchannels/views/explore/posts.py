@@ -1,4 +1,4 @@
-"""What pages post: Dash's callbacks, which run only where all that is posted is as the page itself would say it."""
+"""Requests of pages: Dash's callbacks, which run only if everything posted could come from the page itself."""
 
 import functools
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
 
     Args:
         server: server of the application.
-        callbacks: what Dash knows of each, by its output.
+        callbacks: Dash's description of each callback, by its output.
     """
 
     @server.before_request

@@ -46,7 +46,7 @@ class _Which(BaseModel):
 
 
 class _Shown(BaseModel):
-    """What its figure shows."""
+    """State of the page's figure."""
 
     channel: int
     layer: int
@@ -61,13 +61,13 @@ class _Point(BaseModel):
 
 
 class _Click(BaseModel):
-    """A click on a figure, as Plotly says it."""
+    """A click on a figure, in Plotly's format."""
 
     points: list[_Point] = Field(min_length=1)
 
 
 def layout(run: OpenedRun, sample_id: str, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the view that the address asks for."""
+    """Controls, and the view in the address."""
     about = run.sample(sample_id)
     before, after = run.beside(about["sample"])
     view = View.of(given, usual_view(run))
@@ -163,7 +163,7 @@ def _controls(run: OpenedRun, about: dict[str, Any], view: View) -> list[Any]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("sample-figure", "figure"),
@@ -285,7 +285,7 @@ def register(app: Dash, places: Places) -> None:
 
 
 def course(run: OpenedRun, about: dict[str, Any], channel: int, branch: str) -> HeatMap | Lines:
-    """A channel's score over layers and steps; by layer alone where one step is kept."""
+    """A channel's score over layers and steps; only by layer if one step was recorded."""
     values = run.course(about["sample"], channel, branch)
     title = f"Channel {channel}: {run.score}\nof this sample, at every recorded layer and step"
     if len(run.steps) == 1:

@@ -1,4 +1,4 @@
-"""Which samples a gallery shows: by prompt, SQL condition and any column, ordered by any of them or by a measure."""
+"""Search of a gallery: samples by prompt, SQL condition and any column, ordered by any of them or by a measure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _NOT_SORTED = {("samples", "sample_id"), ("samples", "error"), ("samples", "task
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for.
+    """Settings of a search.
 
     Attributes:
         text: text that the prompt contains, in any case.
@@ -44,7 +44,7 @@ class Search:
 
     @classmethod
     def of(cls, given: Mapping[str, str], run: OpenedRun) -> "Search":
-        """What a query asks for.
+        """Read the search in a URL's query.
 
         Raises:
             InputError: a value that cannot be.
@@ -77,7 +77,7 @@ class Search:
         return self.measure is not None
 
     def as_query(self) -> dict[str, object]:
-        """It as a query; pages are numbered from the first again where it is changed."""
+        """Convert it to a URL's query; a change returns to the first page."""
         said: dict[str, object] = {"text": self.text, "where": self.where}
         said |= {"by": self.by, "order": "least" if self.is_ascending else "largest"}
         if self.needs_cell:
@@ -101,7 +101,7 @@ class Found:
 
 
 def measure_of(run: OpenedRun, by: str) -> str | None:
-    """The measure of a cell that samples are ordered by; None where it is a column."""
+    """The measure of a cell that samples are ordered by; None if it is a column."""
     return measure_named(by, Columns.of(run.catalog).own)
 
 
@@ -119,8 +119,8 @@ def find(run: OpenedRun, search: Search) -> Found:
     """The samples of one page.
 
     Args:
-        run: run that is looked at.
-        search: what to look for.
+        run: run to search.
+        search: settings of the search.
 
     Raises:
         InputError: there is nothing to order by of that name, or the condition is not SQL.

@@ -147,9 +147,9 @@ class Bound:
 
     Attributes:
         server: server to be served.
-        site: where it is reached.
+        site: addresses of the explorer.
         keys: keys that open it.
-        places: what is open.
+        places: open runs and sweeps.
     """
 
     server: Server
@@ -183,7 +183,7 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
     """An explorer that is ready to serve.
 
     Args:
-        places: what is open.
+        places: open runs and sweeps.
         port: port of 127.0.0.1; 0 takes a free one.
         session: a model for the live page; None for none.
         public_url: address of a proxy that it is reached at; None without one.

@@ -1,4 +1,4 @@
-"""Where the explorer is reached: at this machine's own names, and at a proxy's address if it has one."""
+"""Addresses of the explorer: names of this machine, and a proxy's address if there is one."""
 
 import re
 from collections.abc import Callable, Iterable

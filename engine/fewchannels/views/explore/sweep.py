@@ -34,7 +34,7 @@ _NONE = "none"
 
 
 def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
-    """Its controls, and the item and the axes that the address asks for."""
+    """Controls, and the item and the axes in the address."""
     state = sweep.state()
     head = heading(sweep.name, dcc.Link("SQL", href=sweep_path(sweep.name, "sql")))
     if not state["n_tasks_done"]:
@@ -104,7 +104,7 @@ def _measured(sweep: OpenedSweep) -> list[str]:
 
 
 def register(app: Dash, places: Places) -> None:
-    """Its callbacks."""
+    """Register the page's callbacks."""
 
     @app.callback(
         Output("sweep-grid", "children"),
@@ -145,11 +145,11 @@ def register(app: Dash, places: Places) -> None:
 
 
 def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only: Mapping[str, str]) -> list[Any]:
-    """One item's edited images as a table; what shares a place there is side by side in it.
+    """One item's edited images as a table; images with the same row and column are side by side.
 
     Args:
-        sweep: sweep that is looked at.
-        item: its place in the sweep.
+        sweep: sweep to show.
+        item: index of the item.
         row: the setting whose values are rows.
         column: setting along the columns; ``none`` for one column.
         metric: metric of the numbers below images.

@@ -1,4 +1,4 @@
-"""Queries that are asked and not answered yet: a page can end its own, and the server all of them."""
+"""Running queries: a page can cancel its own, and the server all of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from fewchannels.runs.sql.question import Question
 
 
 class UnderWay:
-    """The queries that one run or sweep is asked now, by the page that asks."""
+    """Running queries of one run or sweep, by page."""
 
     def __init__(self) -> None:
         self._lock = Lock()

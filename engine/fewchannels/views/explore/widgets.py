@@ -20,12 +20,12 @@ _BLANK = {
 
 
 def graph(height: int, *, name: str | None = None, figure: Any = None) -> dcc.Graph:
-    """A place for a figure of a height in pixels, as wide as there is room.
+    """A placeholder for a figure with a height in pixels, and the full width.
 
     Args:
         height: height of the figure.
-        name: its id, if callbacks fill it.
-        figure: what is in it at first.
+        name: id, if callbacks fill it.
+        figure: initial content.
     """
     given = {"id": name} if name else {}
     shown = {"figure": figure} if figure is not None else {"figure": {"layout": _BLANK}}
@@ -45,7 +45,7 @@ def field(label: str, component: Component, hint: str = "") -> html.Div:
 
 
 def alert(text: object) -> html.Div:
-    """What went wrong, for people; read out by screen readers."""
+    """An error message; screen readers read it out."""
     return html.Div(str(text), className="alert", role="alert")
 
 
@@ -90,7 +90,7 @@ def choice(name: str, options: Mapping[str, str] | Sequence[Any], value: Any, **
     Args:
         name: its id.
         options: labels by value, or values.
-        value: what is chosen.
+        value: selected value.
         more: further arguments of the component.
     """
     pairs = options.items() if isinstance(options, Mapping) else ((each, str(each)) for each in options)
@@ -115,7 +115,7 @@ def places_slider(name: str, places: Sequence[int], value: int) -> dcc.Slider:
     Args:
         name: its id.
         places: their numbers, ascending.
-        value: the place that is chosen.
+        value: selected position.
     """
     every = max(1, -(-len(places) // 12))
     marks = {i: str(places[i]) for i in range(0, len(places), every)}

@@ -44,7 +44,7 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
     Args:
         places: folders or URLs of runs, sweeps and comparisons.
         by: the column that samples are shown by; None for each part's own.
-        on_progress: called with what is done, how much of it, and of how much.
+        on_progress: called with the activity, the number done, and the total.
 
     Raises:
         InputError: there is none of these in a place, or no such column.
@@ -67,7 +67,7 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
 
 
 def write_report(document: Document, out: Path, on_progress: Progress = lambda what, done, total: None) -> int:
-    """Write a report of the kind that the file's suffix names, whole or not at all; returns its size in bytes.
+    """Write a report of the kind that the file's suffix names, atomically; returns its size in bytes.
 
     Raises:
         InputError: a PDF needs a browser that is not there.
@@ -88,7 +88,7 @@ def write_report(document: Document, out: Path, on_progress: Progress = lambda w
 
 
 def write_html(document: Document, out: Path, on_progress: Progress = lambda what, done, total: None) -> int:
-    """Write the page, whole or not at all; returns its size in bytes.
+    """Write the page, atomically; returns its size in bytes.
 
     Raises:
         StorageError: the disk refused.

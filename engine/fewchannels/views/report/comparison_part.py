@@ -1,4 +1,4 @@
-"""A comparison's part of a report: which two runs, what their massive channels share, figures, samples of both."""
+"""A comparison's part of a report: the two runs, findings, figures, and samples of both."""
 
 from fewchannels.analyses.comparison.figures import figures
 from fewchannels.analyses.comparison.findings import findings, warnings
@@ -19,8 +19,8 @@ from fewchannels.views.report import gallery
 
 _ABOUT = (
     "Samples are matched by sample_id, and the channels of both runs are ranked by the same score and k. Differences "
-    "are B minus A of the same sample. Brackets hold 95 % intervals over prompts. If A and B overlap less than two "
-    "seeds of one prompt, they differ by more than seeds do; if as much, their difference is no larger than that of "
+    "are B minus A of the same sample. Brackets show 95 % intervals over prompts. If A and B overlap less than two "
+    "seeds of one prompt, they differ more than seeds do; if equally, their difference is no larger than that of "
     "seeds."
 )
 _EACH = 2  # samples for each rank
@@ -72,7 +72,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _samples(evidence: Evidence) -> Gallery | Missing | None:
-    """Samples by how much A and B share, or by how much more B's largest channel stands out, each as both drew it."""
+    """Samples ranked by overlap of A and B, or by difference of their ratios, each with the images of both."""
     numbers = evidence.description["numbers"]
     same = numbers["n_channels_a"] == numbers["n_channels_b"]
     value = "avg(jaccard)" if same else "avg(ratio_b - ratio_a)"
@@ -112,7 +112,7 @@ def _samples(evidence: Evidence) -> Gallery | Missing | None:
 
 
 def _run(place: str, fingerprint: str) -> Catalog:
-    """A run that was compared, and is still the same."""
+    """Open a compared run, after checking that it is still the same."""
     catalog = Catalog(place)
     found = catalog.sql("select fingerprint from run").fetchall() if catalog.of == "run" else [(catalog.of,)]
     if found != [(fingerprint,)]:

@@ -47,12 +47,12 @@ class _Ranking:
 
 
 def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None) -> Gallery | None:
-    """Samples of a run by a column; None where no sample has a value.
+    """Samples of a run by a column; None if no sample has a value.
 
     Args:
         evidence: the run.
-        found: where the ratio is largest.
-        best: where the top channels fit the subject best; None without an alignment.
+        found: layer with the largest ratio.
+        best: cell where the top channels fit the subject best; None without an alignment.
         by: a column; None takes ``iou``, or ``ratio`` without an alignment.
 
     Raises:
@@ -78,7 +78,7 @@ def of_run(evidence: Evidence, found: Extreme, best: Cell | None, by: str | None
             images.append((f"token map, {caption}", grid))
         text = f"sample {int(row['sample'])}, seed {about.seed}"
         shown.append(Shown(rank, float(row["value"]), about.sample_id, about.prompt, text, images))
-    title = f"Samples by {ranking.title}\nn = {len(rows):,} samples; maps: signed values, dark is each map's least"
+    title = f"Samples by {ranking.title}\nn = {len(rows):,} samples; maps: signed values, darkest at each map's minimum"
     return Gallery("gallery", title, shown, [evidence.sql(ranking.text)])
 
 
@@ -112,7 +112,7 @@ def _numeric(evidence: Evidence) -> set[Column]:
 
 
 def places(n: int, each: int) -> list[tuple[str, int]]:
-    """Which of ``n`` ranked rows are shown, ``each`` for a rank, and why: each once, the highest first."""
+    """Choose rows to show among ``n`` ranked ones, ``each`` per rank, with the reason: each once, the highest first."""
     each = min(each, max(1, n // 3))
     middle = (n - each) // 2
     wanted = [("highest", i) for i in range(each)]
@@ -125,7 +125,7 @@ def places(n: int, each: int) -> list[tuple[str, int]]:
 
 
 def _token_map(evidence: Evidence, sample: int, ranking: _Ranking, height: int, width: int) -> np.ndarray | None:
-    """The largest channel's map as colours, token by token; None where no maps are kept."""
+    """The largest channel's map as colors, by token; None if no maps are kept."""
     name = Track("image", evidence.branch).prefix + "massive_value"
     try:
         data = open_dataset(evidence.storage)
@@ -144,7 +144,7 @@ def _token_map(evidence: Evidence, sample: int, ranking: _Ranking, height: int, 
 
 
 def thumbnail(data: bytes | None) -> np.ndarray | None:
-    """A stored image, at most 256 pixels a side; None where there is none or it cannot be decoded."""
+    """A stored image, at most 256 pixels a side; None if there is none or it cannot be decoded."""
     if not isinstance(data, bytes):
         return None
     try:
@@ -200,5 +200,5 @@ def _item(evidence: Evidence, row: pd.Series, rank: str, condition: int) -> Show
 
 
 def alternative(caption: str, prompt: str, image: np.ndarray | None) -> str:
-    """What an image's alternative text says."""
+    """Alternative text of an image."""
     return f"{caption} of: {prompt}" if image is not None else _NO_IMAGE

@@ -21,7 +21,7 @@ class Magnitudes:
     """Mean scores at one step.
 
     Attributes:
-        values: ``(layer, channel)`` float64, the score's mean over samples; NaN where no sample has one.
+        values: ``(layer, channel)`` float64, the score's mean over samples; NaN if no sample has one.
         layers: numbers of the layers.
         step: number of the step.
         name: name of the array.
@@ -52,7 +52,7 @@ def magnitudes(
         on_progress: called with the tasks read so far and in all.
 
     Returns:
-        None where no sample is finished.
+        None if no sample is finished.
 
     Raises:
         StorageError: the store is damaged.

@@ -1,4 +1,4 @@
-"""A document as Markdown with its figures as PNG files in a folder beside it, for a paper or a repository."""
+"""Write a document as Markdown, with its figures as PNG files in a folder, for a paper or a repository."""
 
 import io
 import re
@@ -36,9 +36,9 @@ def write_markdown(document: Document, out: Path, on_progress: Progress) -> int:
     """Write ``report.md`` and the images that it names, in ``report_figures/``, the text last.
 
     Args:
-        document: what it says.
+        document: content of the report.
         out: the Markdown file.
-        on_progress: called with what is done, how much of it, and of how much.
+        on_progress: called with the activity, the number done, and the total.
 
     Returns:
         Bytes of all that was written.

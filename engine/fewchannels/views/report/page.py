@@ -31,8 +31,8 @@ def as_html(document: Document, on_progress: Progress) -> str:
     security policy allows the page's own two scripts, by their hash, and no network.
 
     Args:
-        document: what it says.
-        on_progress: called with what is done, how much of it, and of how much.
+        document: content of the report.
+        on_progress: called with the activity, the number done, and the total.
     """
     n_figures, done = sum(len(part.figures()) for part in document.parts), 0
     data: list[tuple[str, Markup]] = []
@@ -68,7 +68,7 @@ def _trusted(text: str) -> Markup:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """What the page may do: run these scripts, set styles, and show images that are in it."""
+    """Content security policy: these scripts, styles, and embedded images."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'" for script in scripts
     )

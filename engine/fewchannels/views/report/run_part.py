@@ -1,4 +1,4 @@
-"""A run's part of a report: what was run, what was found, figures, samples, and what was not computed."""
+"""A run's part of a report: settings, findings, figures, samples, and missing results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def run_part(evidence: Evidence, title: str, by: str | None, on_progress: Progre
         evidence: the run, finished or not.
         title: its name.
         by: the column that samples are shown by; None for the IoU or the ratio.
-        on_progress: called with what is done, how much of it, and of how much.
+        on_progress: called with the activity, the number done, and the total.
 
     Raises:
         InputError: no such column.

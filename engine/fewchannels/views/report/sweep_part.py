@@ -1,4 +1,4 @@
-"""A sweep's part of a report: what was run, top channels against every control, dose and response, samples."""
+"""A sweep's part of a report: settings, top channels against every control, dose-response figures, samples."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
         evidence: the sweep, finished or not.
         title: its name.
         by: the column of ``edits`` that items are shown by; None for each main metric.
-        on_progress: called with what is done, how much of it, and of how much.
+        on_progress: called with the activity, the number done, and the total.
 
     Raises:
         InputError: no such column.
