@@ -23,7 +23,7 @@
 -- column frechet: squared distance -- Frechet distance, the formula of FID; null unless there are more images than
 --   features
 -- column kernel: squared distance -- KID, unbiased: may be slightly below 0
--- column cmmd: squared distance x 1000 -- CMMD
+-- column cmmd: squared distance x 1000 -- CMMD to the unedited images
 -- column cmmd_over_control: ratio -- ratio to the mean of the control's trials; null if the sweep has no such control
 with controls as (
     select

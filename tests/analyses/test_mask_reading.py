@@ -343,7 +343,7 @@ def test_a_mask_of_its_image_s_shape_is_brought_to_its_size_and_of_another_refus
     with pytest.raises(InputError, match="a different shape"):
         mask.at(height, width * 2, "it")
     if abs(height - width) > 4:
-        with pytest.raises(InputError, match=f"{width} x {height} pixels .* its image {height} x {width}.*rotated"):
+        with pytest.raises(InputError, match=f"{width} x {height} pixels .* its image has {height} x {width}.*rotated"):
             mask.at(width, height, "it")
 
 

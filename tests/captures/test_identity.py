@@ -253,5 +253,5 @@ def test_runs_in_which_one_name_is_two_images_are_not_merged(model: Path, manife
     for seed, name in enumerate(("first", "second")):
         drawn(image, seed)
         captured(manifest_of(f"prompt,seed,reference\na,{seed},{image}\n", name=name), tmp_path / name, how)
-    with pytest.raises(RunConflictError, match=r"0\.png' is not the same file in the runs"):
+    with pytest.raises(RunConflictError, match=r"0\.png' is not the same file in all runs"):
         merge([open_storage(tmp_path / name) for name in ("first", "second")], open_storage(tmp_path / "out"))

@@ -117,7 +117,7 @@ def test_every_option_that_is_declared_as_a_file_is_sent_or_is_what_is_written()
 
     look(typer.main.get_command(app), "")
     written = {("plot", "--out"), ("demo", "--out"), ("report", "--out"), ("query", "--output"), ("sql", "--output")}
-    written |= {("manifest ingest", "--output"), ("models inspect", "--output")}
+    written |= {("manifest ingest", "--output"), ("manifest split", "--output"), ("models inspect", "--output")}
     assert written <= found
     assert {option for _, option in found - written} == {
         "--manifest", "--config", "--family", "--pairs-file", "--references", "path"

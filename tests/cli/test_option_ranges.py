@@ -153,7 +153,7 @@ def test_python_meets_the_same_ranges_of_a_pool(tmp_path: Path) -> None:
     for given_, says in (
         ((0, None), "n_actors is 0; it must be 1 to 10,000"),
         ((None, float("nan")), "gpus_per_actor is nan; it must be a finite number, 0 to 64"),
-        ((None, 1.5), "a share of one GPU (at least 0.01), or a whole number of GPUs"),
+        ((None, 1.5), r"a share of one GPU \(at least 0.01\), or a whole number of GPUs"),
         ((None, None, None, 0), "cpus_per_actor is 0; it must be 1 to 1,024"),
         ((None, None, None, 1024), f"this process may use {processors()} CPU"),
         ((10_000, None), "10000 actors are too many for this machine"),

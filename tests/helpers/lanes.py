@@ -44,6 +44,9 @@ IMPORTS = {
 SLOW_NEEDS = frozenset({"cluster", "hosts", "s3", "browser", "families"})
 # Also what starts a process for each command or benchmark, or strikes commands one after the other.
 SLOW_PLACES = (
+    "api/test_python_docs.py",
+    "api/test_python_sweeps.py",
+    "api/test_results.py",
     "end_to_end/",
     "captures/test_concurrent_write.py",
     "captures/test_run.py",
@@ -52,6 +55,8 @@ SLOW_PLACES = (
     "cluster/test_own_ray.py",
     "files/test_durable.py",
     "runs/sql/test_limits.py",
+    "runs/test_growing.py",
+    "runs/test_hub.py",
     "runs/test_repair.py",
     "views/explore/test_server.py",
     "views/test_report_comparison.py",

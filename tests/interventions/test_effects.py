@@ -337,7 +337,7 @@ def test_a_summary_holds_its_tables_and_says_what_it_is_of() -> None:
     assert json.loads(json.dumps(found.numbers, allow_nan=False)) == found.numbers
     assert found.numbers["n_items"] == 10
     assert found.numbers["metrics"] == ["n_shown", "mse", "clip_score"]
-    assert "10 items of 5 prompts, 2 conditions: 20 edited images, 0 of them failed" in found.text
+    assert "10 items of 5 prompts, 2 conditions: 20 edited images. 0 of them failed" in found.text
     (line,) = (line for line in found.text.splitlines() if line.startswith("| top, minus matched"))
     contrast = row(
         contrasts(planted([{"selection": name} for name in ("top", "matched")], SHIFT, n_prompts=5)), metric="mse"

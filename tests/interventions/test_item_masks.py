@@ -39,5 +39,5 @@ def test_an_image_s_mask_has_the_image_s_shape_and_is_squeezed_as_the_image_is(t
     squeezed = mask_of(item(mask, image), 48, 48).pixels
     shown = np.asarray(read_image(image).resize((48, 48), Image.Resampling.NEAREST))[..., 0] > 127
     np.testing.assert_array_equal(squeezed, shown)
-    with pytest.raises(InputError, match=r"its image 8 x 6: a different shape.*rotated"):
+    with pytest.raises(InputError, match=r"its image has 8 x 6: a different shape.*rotated"):
         mask_of(item(saved(SUBJECT.T, tmp_path / "sideways.png"), image), 48, 48)

@@ -78,7 +78,7 @@ REFUSED = [
     (T + "source=%20", "source ' ' is empty; .* Write what to draw"),
     (Z + "channels=3", r"channels is \(3,\) and selection is 'top'; .* Leave channels out"),
     (L, "channels is missing and selection is 'listed'; .* Give channels"),
-    (L + "channels=3,,4", "channels is '3,,4'; it must be whole numbers .* Give some"),
+    (L + "channels=3,,4", "channels is '3,,4'; it must be whole numbers .* Give a list such as"),
     (L + f"channels={'1,' * 20000}1", "channels lists 20001; it takes .* List fewer"),
     (Z + "layers=windows:2", "layers is 'windows:2'; it must be a word or indices. Give all"),
 ]

@@ -105,7 +105,7 @@ def test_a_mask_that_chooses_no_token_edits_nothing_and_is_in_no_mean(tiny_model
         assert (row["mse"] is None) == as_it_was
     effects = end_sweep(prepared.sweep.storage)
     assert effects.numbers["n_not_edited"] == 4
-    assert "not edited: 4" in effects.text
+    assert "and 4 were not edited" in effects.text
     with Catalog(prepared.sweep.place) as catalog:
         told = catalog.sql("select distinct tokens, n_items, n_not_edited from effects_means where metric = 'mse'")
         assert sorted(told.fetchall()) == [("inside", 2, 1), ("outside", 2, 1)]

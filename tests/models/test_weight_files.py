@@ -54,7 +54,7 @@ def with_a_second_transformer(model: Path) -> None:
     [
         (as_half_precision, r"has no \w+/\w+\.safetensors, only those of the variant 'fp16', such as \w+\.fp16\.safet"),
         (without_a_shard, r"lacks 1 of the 2 files that transformer/.*index\.json names, such as 'part-2"),
-        (lambda model: (model / TRANSFORMER).unlink(), r"has no transformer/.*\.safetensors, and no other weights"),
+        (lambda model: (model / TRANSFORMER).unlink(), r"has no transformer/.*\.safetensors and no other weights"),
         (with_a_second_transformer, "has a second transformer, transformer_2"),
     ],
 )
