@@ -126,7 +126,7 @@ def test_a_disk_that_is_full_before_the_capture_begins_is_named(
     with suppress(OSError), (folder / "ballast").open("wb", buffering=0) as ballast:
         while True:
             ballast.write(bytes(2**12))
-    with pytest.raises(StorageError, match=r"No space left on device.*run again"):
+    with pytest.raises(StorageError, match=r"No space left on device.*then rerun"):
         capture_here(stage, job, monkeypatch)
 
 
@@ -141,11 +141,11 @@ def test_a_disk_that_was_made_read_only_ends_the_capture_with_the_remedy(
     done = capture(stage, out)
     assert done.returncode == 4, done.stderr
     assert "Read-only file system" in done.stderr
-    assert "run again" in done.stderr
+    assert "then rerun" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(StorageError, match="Read-only file system"):
         CaptureWorker(job, 1)(HALF)
-    with pytest.raises(StorageError, match=r"Read-only file system.*run again"):
+    with pytest.raises(StorageError, match=r"Read-only file system.*then rerun"):
         capture_here(stage, stage.prepared(out.with_name("new") / "run"), monkeypatch)
     assert state(out) == before
     disk("rw")
@@ -339,7 +339,7 @@ def test_an_actor_that_cannot_start_ends_the_capture_with_the_reason(
 ) -> None:
     job = stage.begun(tmp_path / "run")
 
-    def refuse(job: Job, n_threads: int, embeddings: object, device: str) -> None:
+    def refuse(*arguments: object) -> None:
         raise refusal
 
     monkeypatch.setattr(worker, "CaptureWorker", refuse)
