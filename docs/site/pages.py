@@ -97,7 +97,7 @@ def _shown(name: PurePosixPath) -> str:
     if path.suffix == ".md":
         return f"{_ORPHAN}{code}"
     fence = "`" * (max(map(len, re.findall("`+", code)), default=2) + 1)
-    return f"{_ORPHAN}# `{name}`\n\n{fence}{_LANGUAGES[name.suffix]}\n{code}{fence}\n"
+    return f"{_ORPHAN}# `{name}`\n\n{fence}{_LANGUAGES.get(name.suffix, 'text')}\n{code}{fence}\n"
 
 
 _SECTIONS = {"schemas": "reference/tables.md", "queries": "reference/queries.md"}
@@ -107,7 +107,7 @@ _FOLDERS = {"docs/design": "Decisions", "docs/cluster": "Configurations of clust
 
 
 def _title(path: Path) -> str:
-    if path.suffix in _LANGUAGES:
+    if path.suffix in _LANGUAGES or not path.suffix:
         return path.name
     text = page_of(path)[0] if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
     return text.partition("\n")[0].removeprefix("# ")
