@@ -199,7 +199,8 @@ def test_the_surest_thing_is_the_larger_of_two_that_are_equally_sure() -> None:
 
 
 def test_a_label_is_background_by_its_whole_name_only() -> None:
-    assert all(map(is_background, ("background", "Background ", "_background_", "VOID")))
+    assert all(map(is_background, ("background", "Background ", "_background_", "VOID", "unlabeled")))
+    assert is_background("Unlabelled")  # codespell:ignore unlabelled
     assert not any(map(is_background, ("avoid", "background building", "")))
 
 

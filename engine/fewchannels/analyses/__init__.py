@@ -7,7 +7,7 @@
 Imported by others: alignment.figures, alignment.findings, alignment.units, analysis, comparison.compare,
     comparison.figures, comparison.findings, comparison.pairing, concentration.findings, concentration.units, document,
     evidence, figures.colors, figures.contact_sheet, figures.drawings, figures.interactive, figures.overlay,
-    figures.still, findings, masks.checkpoints, masks.mask_file, masks.units, ratio, selection, settings,
-    stability.figures, stability.units, summary, wording.
+    figures.still, findings, masks.mask_file, masks.units, ratio, selection, settings, stability.figures,
+    stability.units, summary, wording.
 Imports: errors, files, settings, tables, demo, manifest, measures, models, runs, cluster.
 """

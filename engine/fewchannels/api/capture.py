@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fewchannels.api.messages import in_python
 from fewchannels.api.models import described, lent
 from fewchannels.api.progress import RunBar, warn, warn_of
-from fewchannels.api.prompts import Prompts, as_prompts
+from fewchannels.api.prompts import Prompts
+from fewchannels.api.prompts import prompts as as_prompts
 from fewchannels.api.run import Run
 from fewchannels.api.workers import Workers
 from fewchannels.captures.budget import check_budget
@@ -68,11 +69,15 @@ def capture(
         >>> run.top(sample=0, layer=3).channel.tolist()[0]
         46
     """
-    with in_python(), RunBar("capturing", "sample", progress) as bar, as_prompts(prompts).file() as manifest:
+    with (
+        in_python(),
+        RunBar("capturing", "sample", progress) as bar,
+        as_prompts(prompts, progress=progress).file() as manifest,
+    ):
         config, found, pipeline = described(model, CaptureConfig, settings, family, "capture")
         job = prepare(manifest, out, config, model=found)
-        wanted = Workers(workers, gpus_per_worker, threads_per_worker, address)
-        pool = wanted.pool(job.n_forwards) if pipeline is None else wanted.of_pipeline(pipeline)
+        workload = Workers(workers, gpus_per_worker, threads_per_worker, address)
+        pool = workload.pool(job.n_forwards, pipeline)
         if max_bytes is not None:
             check_budget(job.layout, job.token_grid, math.prod(job.size), parse_size(max_bytes))
         with lent(pipeline):

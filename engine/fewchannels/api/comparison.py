@@ -6,6 +6,7 @@ from fewchannels.api.messages import in_python
 from fewchannels.api.progress import counting
 from fewchannels.api.report import where as place_of
 from fewchannels.api.result import Result
+from fewchannels.api.workers import Workers
 from fewchannels.runs.opened import Opened
 
 
@@ -57,7 +58,6 @@ def compare(
     from fewchannels.analyses.comparison.compare import compare as compare_sides
     from fewchannels.analyses.comparison.pairing import side_by_side
     from fewchannels.analyses.settings import Criteria
-    from fewchannels.cluster.sizing import choose_workers
     from fewchannels.runs.description import read_description
     from fewchannels.runs.sql.catalog import Catalog
     from fewchannels.runs.storage import open_storage
@@ -68,7 +68,7 @@ def compare(
         choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
         pairing = side_by_side(a, b, match=match, **choice)
         n_scores = sum(side.selected.n_scores for side in (pairing.a, pairing.b))
-        pool = choose_workers(1 if workers == 0 else workers, 0, None, n_scores)
+        pool = Workers(workers, gpus=0).for_scores(n_scores)
         target = open_storage(out)
         summary = compare_sides(pairing, criteria, target, pool, replace=replace, on_progress=update)
         return Result("comparison", target.url, summary, {name: name for name in TABLES}, Catalog(out).sql)

@@ -70,7 +70,7 @@ def inspect(pipe: "DiffusionPipeline", *, height: int = 384, width: int = 256) -
         'FluxTransformer2DModel:'
     """
     from fewchannels.models.inspection import inspect_pipeline
-    from fewchannels.models.load import quietly
+    from fewchannels.models.quiet import quietly
 
-    with in_python(), lent(pipe), quietly():
+    with in_python(), lent(pipe), quietly("diffusers", "transformers"):
         return Inspected(inspect_pipeline(pipe, height, width))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewchannels.api.calls.indices import as_text
-from fewchannels.api.progress import warn
 from fewchannels.errors import InputError
 from fewchannels.models.family_file import read_family
 from fewchannels.models.generation import Generation
@@ -50,8 +49,7 @@ def described(
         found = from_files(Generation(**settled(Generation, named | of_model, caller)), own)
         return kind(**settled(kind, named | _from_the_end(plain, found), caller)), found, None
     from fewchannels.api.calls.watched import is_watched
-    from fewchannels.models.geometry import uncompiled
-    from fewchannels.models.in_memory import from_pipeline, name_of
+    from fewchannels.models.in_memory import dtype_of, from_pipeline, name_of
 
     if wrong := sorted({"revision", *_names(Loading)} & set(plain)):
         raise InputError(
@@ -64,7 +62,7 @@ def described(
             f"the pipeline is inside fc.record or fc.edit, which the result on disk would not mention. Call {caller} "
             "outside that context."
         )
-    named = {"model": name_of(model), "dtype": str(uncompiled(model.transformer).dtype).removeprefix("torch.")}
+    named = {"model": name_of(model), "dtype": dtype_of(model)}
     return kind(**named | settled(kind, _from_the_end(plain, found), caller)), found, model
 
 
@@ -101,7 +99,7 @@ def lent(pipeline: "DiffusionPipeline | None") -> Iterator[None]:
     if pipeline is None:
         yield
         return
-    from fewchannels.models.compiled import is_compiled
+    from fewchannels.models.compiled import warn_if_compiled
 
     with _LOCK:
         if id(pipeline) in _LENT:
@@ -109,11 +107,7 @@ def lent(pipeline: "DiffusionPipeline | None") -> Iterator[None]:
                 "the pipeline is in use by another call of fc.capture or fc.probe. Wait for it, or load a second one."
             )
         _LENT.add(id(pipeline))
-    if is_compiled(pipeline):
-        warn(
-            "the transformer is compiled, and runs uncompiled while it is captured or edited: compiled code skips "
-            "hooks. Its images may differ from those of compiled code in the last bits."
-        )
+    warn_if_compiled(pipeline, stacklevel=5)
     before = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(**before | {"disable": True})
     try:

@@ -198,7 +198,7 @@ def prompts(
     chosen = None if seeds is None else _seeds(seeds)
     with in_python(), tempfile.TemporaryDirectory() as folder:
         path, name = _as_file(source, Path(folder))
-        if isinstance(source, str | Path) and _is_manifest(path):
+        if isinstance(source, str | Path) and manifest.is_manifest(path):
             if prompt_column is not None or seeds is not None or ignore_columns:
                 raise InputError(f"{path!r} is a manifest, which already has prompts and seeds. Pass only its path.")
             return Prompts(manifest.Manifest.read(path).data, name)
@@ -236,11 +236,6 @@ def _named(path: str, name: str) -> Iterator[None]:
         raise
 
 
-def as_prompts(source: "Prompts | str | Path | Sequence[str] | pd.DataFrame") -> Prompts:
-    """Convert an argument to prompts."""
-    return prompts(source)
-
-
 def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Path, **options: Any) -> Prompts:
     """Write a manifest, as ``fewchannels manifest ingest`` does.
 
@@ -273,8 +268,6 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 def _as_file(source: Any, folder: Path) -> tuple[str, str]:
     """The path of a source's file, and its name in messages."""
-    import pandas as pd
-
     if isinstance(source, str | Path):
         text = str(source)
         if not text.startswith("demo:"):
@@ -282,6 +275,8 @@ def _as_file(source: Any, folder: Path) -> tuple[str, str]:
         if " " in text and not Path(text).exists():
             raise InputError(f"there is no file named {text!r}. To use it as a prompt, pass a list: [{text!r}].")
         return text, str(source)
+    import pandas as pd
+
     name, columns = _as_columns(source)
     path = folder / "prompts.parquet"
     try:
@@ -304,7 +299,7 @@ def _as_columns(source: Any) -> "tuple[str, pd.DataFrame | dict[str, list[str]]]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(
             f"{source!r:.80} is not a source of prompts. Pass a file, a list of texts, or a data frame with a column "
-            f"prompt."
+            "prompt."
         )
     return f"a list of {len(texts):,} prompt{'s' * (len(texts) != 1)}", {"prompt": texts}
 
@@ -322,17 +317,6 @@ def _with_absolute_paths(frame: "pd.DataFrame") -> "pd.DataFrame":
     for column in own:
         changed[column] = frame[column].map(absolute)
     return changed
-
-
-def _is_manifest(path: str) -> bool:
-    if not path.endswith(".parquet") or not Path(path).is_file():
-        return False
-    with Path(path).open("rb") as file:
-        try:
-            manifest.columns(file, schema("manifest").names)
-        except InputError:
-            return False
-    return True
 
 
 def _shares(sizes: Sequence[int], n: int) -> list[int]:

@@ -1,26 +1,21 @@
 """A run as a Python object: reading, analyzing, reporting and exploring."""
 
-from collections.abc import Iterable
-from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fewchannels.api.analyze import analysis_of
-from fewchannels.api.calls.indices import Indices
-from fewchannels.api.explorer import Explorer, explore
+from fewchannels.api.calls.indices import Indices, several
 from fewchannels.api.messages import in_python
 from fewchannels.api.progress import counting
-from fewchannels.api.report import report
 from fewchannels.api.result import Result
+from fewchannels.api.viewed import Viewed
+from fewchannels.api.workers import Workers
 from fewchannels.errors import InputError
 from fewchannels.runs.run import StoredRun
 from fewchannels.runs.sql.answer import Answer
 
-if TYPE_CHECKING:
-    pass
 
-
-class Run(StoredRun):
+class Run(StoredRun, Viewed):
     """A run on disk, finished or not: the data of the tasks that were finished when it was opened.
 
     Args:
@@ -78,10 +73,8 @@ class Run(StoredRun):
         """
         from fewchannels.analyses.analysis import analyze
         from fewchannels.analyses.selection import select
-        from fewchannels.cluster.sizing import choose_workers
         from fewchannels.runs.results import Results
 
-        self.reopen()
         with in_python(), counting(str(analysis), "unit", progress) as update:
             made = analysis_of(analysis, self, settings)
             selected = select(
@@ -93,8 +86,7 @@ class Run(StoredRun):
                 branch=branch,
                 by=settings.get("by"),
             )
-            n_workers = 1 if workers == 0 and address is None else workers
-            pool = choose_workers(n_workers, gpus_per_worker, address, selected.n_scores)
+            pool = Workers(workers, gpus_per_worker, None, address).for_scores(selected.n_scores)
             name = made.name if label is None else label
             summary = analyze(made, selected, name, pool, replace=replace, on_progress=update)
         self.reopen()
@@ -118,25 +110,15 @@ class Run(StoredRun):
         with evidence.catalog:
             return [finding.text for _, finding in of_run(evidence).sentences]
 
-    def report(self, out: str | Path, *, by: str | None = None, progress: bool = True) -> Path:
-        """Write a report of this run: :func:`fewchannels.report`."""
-        return report(self, out=out, by=by, progress=progress)
-
-    def explore(self, *, port: int = 0, browser: bool = False) -> Explorer:
-        """Serve this run to a browser: :func:`fewchannels.explore`."""
-        return explore(self, port=port, browser=browser)
-
 
 def _recorded(name: str, value: Indices, recorded: list[int]) -> str:
     """Convert layers or steps of a run to text; negative ones count from the last recorded one."""
     if isinstance(value, str):
         return value
-    several = [value] if not isinstance(value, Iterable) else list(value)
-    if not several or not all(isinstance(each, Integral) and not isinstance(each, bool) for each in several):
-        raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as [0, -1].")
-    if wrong := [each for each in several if each < -len(recorded)]:
+    chosen = several(name, value)
+    if wrong := [each for each in chosen if each < -len(recorded)]:
         raise InputError(f"{name} includes {wrong[0]}; the run has {len(recorded)} {name}: {recorded}.")
-    return ",".join(str(recorded[each] if each < 0 else each) for each in several)
+    return ",".join(str(recorded[each] if each < 0 else each) for each in chosen)
 
 
 def open_run(path: str | Path) -> Run:

@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewchannels.api.explorer import Explorer, explore
 from fewchannels.api.messages import in_python
 from fewchannels.api.models import as_plain, described, lent
 from fewchannels.api.progress import RunBar, counting, warn
-from fewchannels.api.prompts import Prompts, as_prompts
-from fewchannels.api.report import report
+from fewchannels.api.prompts import Prompts
+from fewchannels.api.prompts import prompts as as_prompts
+from fewchannels.api.viewed import Viewed
 from fewchannels.api.workers import Workers
 from fewchannels.errors import InputError
 from fewchannels.interventions.conditions import Grid
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 _AS_OPTIONS = {"action": "actions", "amount": "amounts", "alpha": "amounts", "selection": "selections"}
 """Names of command options, with the field of a grid that each stands for."""
 _MEASURED = ("score", "cluster_k", "metrics")
-_PAIRED = ("within", "across", "noise")
 
 
-class Sweep(StoredSweep):
+class Sweep(StoredSweep, Viewed):
     """A sweep on disk, finished or not: the data of the tasks that were finished when it was opened.
 
     Args:
@@ -86,14 +85,6 @@ class Sweep(StoredSweep):
 
         found: list[str] = main_metrics(means(self.edits))
         return found
-
-    def report(self, out: str | Path, *, by: str | None = None, progress: bool = True) -> Path:
-        """Write a report of this sweep: :func:`fewchannels.report`."""
-        return report(self, out=out, by=by, progress=progress)
-
-    def explore(self, *, port: int = 0, browser: bool = False) -> Explorer:
-        """Serve this sweep to a browser: :func:`fewchannels.explore`."""
-        return explore(self, port=port, browser=browser)
 
 
 def open_sweep(path: str | Path) -> Sweep:
@@ -169,8 +160,7 @@ def probe(
         if protocol is not None and (own or grids):
             raise InputError(
                 f"protocol {protocol!r} defines the edits, so {'grids' if grids else next(iter(own))} cannot be "
-                f"combined with "
-                "it. Pass only one of them."
+                "combined with it. Pass only one of them."
             )
         if protocol is not None:
             chosen = protocol_of(protocol, run).grids
@@ -257,7 +247,7 @@ def probe_transport(
             about["pairs_file"] = Path(pairs)
         about["pairs"] = PairRule(**settled(PairRule, {k: as_plain(v) for k, v in rule.items()}, "probe_transport"))
         if references is not None:
-            about["references"] = stack.enter_context(as_prompts(references).file())
+            about["references"] = stack.enter_context(as_prompts(references, progress=progress).file())
         workload = Workers(workers, gpus_per_worker, threads_per_worker, address)
         return _swept(prompts, out, model, about, rest, workload, family, progress, "probe_transport")
 
@@ -276,12 +266,13 @@ def _swept(
     measured = {name: value for name, value in settings.items() if name in _MEASURED}
     generated = {name: value for name, value in settings.items() if name not in _MEASURED}
     measured = settled(SweepSettings, {name: as_plain(value) for name, value in measured.items()}, f"fc.{caller}")
-    with RunBar("editing", "image", progress) as bar, as_prompts(prompts).file() as manifest, ExitStack() as ending:
+    taken = as_prompts(prompts, progress=progress)
+    with RunBar("editing", "image", progress) as bar, taken.file() as manifest, ExitStack() as ending:
         generation, found, pipeline = described(model, Generation, generated, family, caller)
         asked = SweepSettings(generation=generation, **about, **measured)
         prepared = prepare_sweep(manifest, out, asked, model=found)
         sweep = prepared.sweep
-        pool = workload.pool(sweep.n_forwards) if pipeline is None else workload.of_pipeline(pipeline)
+        pool = workload.pool(sweep.n_forwards, pipeline)
         with lent(pipeline):
             outcome, _ = run_sweep(
                 prepared,

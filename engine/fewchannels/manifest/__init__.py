@@ -10,7 +10,16 @@ Imports: errors, files, tables, demo.
 
 from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
 from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
-from fewchannels.manifest.read import Sample, columns, other_columns, read_samples, sample_ids, samples_at, summary
+from fewchannels.manifest.read import (
+    Sample,
+    columns,
+    is_manifest,
+    other_columns,
+    read_samples,
+    sample_ids,
+    samples_at,
+    summary,
+)
 from fewchannels.manifest.report import IngestReport, OwnSetting
 from fewchannels.manifest.rows import BadRow, BadRowsError, sample_id
 from fewchannels.manifest.split import ManifestPart, split
@@ -30,6 +39,7 @@ __all__ = [
     "columns",
     "digest",
     "ingest",
+    "is_manifest",
     "other_columns",
     "parse_seeds",
     "read_samples",

@@ -89,6 +89,17 @@ def sample_ids(path: ManifestFile) -> list[str]:
         return file.read(columns=["sample_id"]).column("sample_id").to_pylist()
 
 
+def is_manifest(path: str | Path) -> bool:
+    """Return whether a path is a Parquet file with a manifest's columns; its rows are not read."""
+    if not str(path).endswith(".parquet") or not Path(path).is_file():
+        return False
+    try:
+        with opened(path):
+            return True
+    except InputError:
+        return False
+
+
 def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
     """Columns of a manifest as Python values, the source's own among them.
 

@@ -5,7 +5,7 @@ transformer class keeps its streams, in the words of ``family``. ``sampler`` run
 forward; ``taps`` holds the hooks through which captures and edits see it.
 
 Imported by others: compiled, completeness, embeddings, families, family, family_file, from_images, generation,
-    geometry, in_memory, inspection, interruption, load, load_options, loaded, model, patching, placeholder, sampler,
-    source, taps, timings.
+    geometry, in_memory, inspection, interruption, load, load_options, loaded, model, patching, placeholder, quiet,
+    sampler, source, taps, timings.
 Imports: errors, files, machine, settings, manifest.
 """

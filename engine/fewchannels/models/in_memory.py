@@ -42,6 +42,16 @@ def name_of(pipeline: Any) -> str:
     return str(getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__)
 
 
+def dtype_of(pipeline: Any) -> str:
+    """The data type of a loaded pipeline's transformer, such as ``bfloat16``."""
+    return str(uncompiled(pipeline.transformer).dtype).removeprefix("torch.")
+
+
+def device_of(pipeline: Any) -> str:
+    """The kind of device that a loaded pipeline computes on, wherever offload keeps its weights."""
+    return torch.device(getattr(pipeline, "_execution_device", None) or uncompiled(pipeline.transformer).device).type
+
+
 def pipeline_identity(pipeline: Any) -> dict[str, Any]:
     """The model's fields of an identity (``schemas/store.md``), for a pipeline in memory: ``weights`` and ``files``.
 

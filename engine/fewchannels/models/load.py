@@ -17,25 +17,8 @@ from fewchannels.models.adapters import add_adapters
 from fewchannels.models.completeness import check_single_file, checked_single_file, file_keys, recorded
 from fewchannels.models.family import Block, ModelGeometry
 from fewchannels.models.load_options import Loading
+from fewchannels.models.quiet import quietly
 from fewchannels.models.source import ModelSource, read_config
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence the libraries' progress bars and warnings, such as the one for each truncated prompt."""
-    libraries = (diffusers.utils.logging, transformers.utils.logging)
-    levels = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
-        try:
-            yield
-        finally:
-            for library, level in zip(libraries, levels, strict=True):
-                library.set_verbosity(level)
-                library.enable_progress_bar()
 
 
 @contextmanager
@@ -46,7 +29,8 @@ def _opening(source: ModelSource) -> Iterator[None]:
     read only as tensors, which is the default of PyTorch and diffusers.
     """
     try:
-        with quietly():
+        with quietly("diffusers", "transformers"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated", category=FutureWarning)
             _check_components(source)
             yield
     except (InputError, MemoryError):

@@ -22,7 +22,8 @@ from fewchannels.files import file_system
 from fewchannels.models.compiled import eager
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Generation
-from fewchannels.models.load import load, quietly
+from fewchannels.models.load import load
+from fewchannels.models.quiet import quietly
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.source import find, text_encoders
 from fewchannels.models.timings import took
@@ -94,7 +95,7 @@ class LoadedModel:
             nonlocal begun, ended
             begun = time.monotonic()
             try:
-                with quietly(), self._running():
+                with quietly("diffusers", "transformers"), self._running():
                     return work(*arguments, **keywords)
             finally:
                 ended = time.monotonic()

@@ -3,7 +3,7 @@
 The first two are written last of what begins it, and a run's again when it grows; the third is written last of all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -257,6 +257,33 @@ def read_comparison(storage: Storage) -> dict[str, Any]:
         StorageError: the file is damaged.
     """
     return _read(storage, COMPARISON, [_Comparison], "comparison", "compare")
+
+
+READERS: dict[str, tuple[str, Callable[[Storage], dict[str, Any]]]] = {
+    NAME: ("run", read_description),
+    SWEEP: ("sweep", read_sweep),
+    COMPARISON: ("comparison", read_comparison),
+}
+"""What the document of each name describes, and what reads it."""
+
+
+def kind_of(name: str) -> str:
+    """What a document describes: ``run``, ``sweep`` or ``comparison``."""
+    return READERS[name][0]
+
+
+def read_document(storage: Storage, name: str) -> dict[str, Any]:
+    """The description of a run, a sweep or a comparison.
+
+    Args:
+        storage: the place.
+        name: name of its document, see :data:`READERS`.
+
+    Raises:
+        InputError: it is missing, or of a newer format.
+        StorageError: it is damaged.
+    """
+    return READERS[name][1](storage)
 
 
 _OTHERS = (

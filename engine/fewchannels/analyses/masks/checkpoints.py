@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from fewchannels.errors import InputError
 from fewchannels.files.contents import digests
 from fewchannels.files.durable import expanded
+from fewchannels.models.quiet import quietly
 
 CUSTOM_CODE = "AutoModelForImageSegmentation"
 """The entry of a configuration's ``auto_map`` that BiRefNet and models like it have."""
@@ -93,7 +93,7 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
 
     options = {"revision": checkpoint.revision} if checkpoint.revision else {}
     try:
-        with quietly():
+        with quietly("transformers"):
             model, loading = auto.from_pretrained(
                 checkpoint.name, output_loading_info=True, trust_remote_code=trust_remote_code, **options
             )
@@ -107,21 +107,6 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
     model.float().eval()  # many checkpoints are stored in float16, which a CPU can hardly compute with
     model.register_forward_hook(_refuse_nan)
     return model
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without transformers' own bars and advice, some of which it gives for every image."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
 
 
 def weights_digest(folder: Path) -> str:

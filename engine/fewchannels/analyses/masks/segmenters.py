@@ -12,12 +12,13 @@ from PIL import Image
 from torch.nn import functional
 
 from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
-from fewchannels.analyses.masks.checkpoints import CUSTOM_CODE, Checkpoint, find, load, quietly, weights_digest
+from fewchannels.analyses.masks.checkpoints import CUSTOM_CODE, Checkpoint, find, load, weights_digest
 from fewchannels.analyses.settings import MaskSettings
 from fewchannels.errors import InputError, unknown
+from fewchannels.models.quiet import quietly
 from fewchannels.settings.ranges import check_given
 
-BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabeled")
+BACKGROUND = ("background", "bg", "void", "unlabeled", "unlabelled")  # codespell:ignore unlabelled
 """Labels that are never the subject, compared without case, ``_`` and surrounding spaces."""
 
 SIDE = 1024
@@ -236,7 +237,7 @@ def _labelling(auto: Any, checkpoint: Checkpoint, device: str, labels: Sequence[
 
     def one(sample: SampleImage) -> SubjectMask:
         # Not the pipeline's own call, which warns on a GPU and hands out batches of its own making.
-        with quietly():
+        with quietly("transformers"):
             found = pipe.postprocess(pipe.forward(pipe.preprocess(sample.image)))
         segments = [Segment(each["label"], np.asarray(each["mask"]) > 127, each["score"]) for each in found]
         return subject_of(segments, labels, sample.size)
@@ -275,7 +276,7 @@ def _pipeline(task: str, model: Any, checkpoint: Checkpoint, device: str) -> Any
 
     options = {"revision": checkpoint.revision} if checkpoint.revision else {}
     try:
-        with quietly():
+        with quietly("transformers"):
             processor = AutoImageProcessor.from_pretrained(checkpoint.name, **options)
             return pipeline(task, model=model, image_processor=processor, device=device)
     except ImportError as error:

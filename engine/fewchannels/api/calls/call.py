@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,24 +10,10 @@ import torch
 
 from fewchannels.errors import InputError
 from fewchannels.manifest.rows import canonical, sample_id
-from fewchannels.models.embeddings import digest
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.generation import Settings
-from fewchannels.models.sampler import Sampler
 
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
-_IDENTIFIED = (
-    "negative_prompt",
-    "generator",
-    "num_inference_steps",
-    "true_cfg_scale",
-    "height",
-    "width",
-    "output_type",
-    "return_dict",
-    "callback_on_step_end_tensor_inputs",
-)
-_PLAIN = (bool, int, float, str, tuple)
 _EMBEDDINGS = ("prompt_embeds", "encoder_hidden_states")
 
 
@@ -42,7 +28,7 @@ class Call:
         negative_prompts: each sample's negative prompt; None if the unconditional branch does not run.
         seeds: seed of each sample's noise; None if the sample has no fresh generator of its own.
         n_run: number of denoising steps that run.
-        unusual: everything in the call that a capture of the same prompts does not have, as text.
+        changes: describes what the open contexts change in the call, as text that is equal only for equal changes.
     """
 
     arguments: Mapping[str, Any]
@@ -51,7 +37,7 @@ class Call:
     negative_prompts: tuple[str | None, ...]
     seeds: tuple[int | None, ...]
     n_run: int
-    unusual: tuple[str, ...] = ()
+    changes: Callable[[], tuple[str, ...]] = tuple
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -109,33 +95,7 @@ def described(pipeline: Any, geometry: ModelGeometry, positional: Sequence[Any],
         negative_prompts=_negative_prompts(given, len(prompts), n_each, guided=guided),
         seeds=_seeds(given.get("generator"), len(prompts), has_latents=given.get("latents") is not None),
         n_run=geometry.n_run(steps, _scale(given, "strength", geometry.pipeline.strength)),
-        unusual=_unusual(pipeline, geometry, given),
     )
-
-
-def _unusual(pipeline: Any, geometry: ModelGeometry, given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Arguments that change an image, beside its prompt, noise, steps, scales and size."""
-    how = geometry.pipeline
-    usual = {*_IDENTIFIED, how.prompt, how.embedded, how.classifier_free, how.area, *PER_PROMPT, *how.fixed}
-    defaults = inspect.signature(type(pipeline).__call__).parameters
-    found = []
-    for name, value in given.items():
-        default = how.max_tokens if name == how.length else defaults[name].default if name in defaults else None
-        if name == how.length and isinstance(value, int):
-            limit = Sampler(pipeline, geometry).max_prompt_tokens()
-            is_usual = min(value, how.max_tokens) == limit
-        else:
-            is_usual = name in usual or value is default or (isinstance(value, _PLAIN) and value == default)
-        if not is_usual:
-            found.append(f"{name}={_digest(value)}")
-    return tuple(found)
-
-
-def _digest(value: Any) -> str:
-    try:
-        return digest(value)
-    except TypeError:
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _prompts(given: Mapping[str, Any], geometry: ModelGeometry) -> list[str | None]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,10 @@ class Editing:
 
     def changes(self) -> tuple[str, ...]:
         """The edits, with the statistic that ranks channels."""
+        return self._as_texts
+
+    @cached_property
+    def _as_texts(self) -> tuple[str, ...]:
         parts: list[Edit | Function] = [*self._edits, *self._functions]
         return tuple(f"{self._score} {_as_text(each)}" for each in parts)
 

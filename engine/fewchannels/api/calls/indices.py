@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from numbers import Integral
+from typing import Any
 
 from fewchannels.errors import InputError
 
@@ -22,12 +23,26 @@ def as_text(name: str, value: Indices, n: int) -> str:
     """
     if isinstance(value, str):
         return value
+    chosen = several(name, value)
+    if wrong := [each for each in chosen if not -n <= each < n]:
+        raise InputError(f"{name} includes {wrong[0]}; valid are 0 to {n - 1}, or -{n} to -1 from the end.")
+    return ",".join(str(each % n) for each in chosen)
+
+
+def several(name: str, value: Any) -> list[int]:
+    """One index or several as a list, NumPy's integers included.
+
+    Args:
+        name: name of the argument.
+        value: the choice.
+
+    Raises:
+        InputError: the value is neither.
+    """
     chosen = list(value) if isinstance(value, Iterable) else [value]
     if not chosen or not all(isinstance(each, Integral) and not isinstance(each, bool) for each in chosen):
         raise InputError(f"{name} is {value!r:.80}; pass 'all', an index, or several, such as range(2, 5) or [0, -1].")
-    if wrong := [each for each in chosen if not -n <= each < n]:
-        raise InputError(f"{name} includes {wrong[0]}; valid are 0 to {n - 1}, or -{n} to -1 from the end.")
-    return ",".join(str(int(each) % n) for each in chosen)
+    return [int(each) for each in chosen]
 
 
 def kept(value: Indices) -> Indices:

@@ -18,13 +18,14 @@ from fewchannels.api.calls.call import Call
 from fewchannels.api.calls.indices import Indices, as_text, kept
 from fewchannels.api.calls.recorded import Recorded
 from fewchannels.api.calls.recorded_call import MadeBy, RecordedCall
+from fewchannels.api.calls.unusual import unusual
 from fewchannels.api.calls.watched import watching
 from fewchannels.captures.recorder import Recorder
 from fewchannels.errors import FewchannelsWarning, InputError, unknown
 from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, ModelGeometry
 from fewchannels.models.family_file import read_family
-from fewchannels.models.geometry import uncompiled
+from fewchannels.models.in_memory import device_of, dtype_of
 from fewchannels.models.loaded import device_in_words, peak_memory_bytes
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import Site, Tap, tapped
@@ -87,14 +88,8 @@ def record(
 
 
 def _made_by(pipe: Any, geometry: ModelGeometry) -> MadeBy:
-    transformer = uncompiled(pipe.transformer)
-    dtype, device = str(transformer.dtype).removeprefix("torch."), _device(pipe)
-    return MadeBy(weakref(pipe), geometry, dtype, device_in_words(device), torch.get_num_threads())
-
-
-def _device(pipe: Any) -> str:
-    """The kind of device that the pipeline computes on, wherever offload keeps its weights."""
-    return torch.device(getattr(pipe, "_execution_device", None) or uncompiled(pipe.transformer).device).type
+    device = device_in_words(device_of(pipe))
+    return MadeBy(weakref(pipe), geometry, dtype_of(pipe), device, torch.get_num_threads())
 
 
 def _joined(words: str | Sequence[str]) -> str:
@@ -193,14 +188,14 @@ class _Recording:
                 negative_prompts=call.negative_prompts,
                 seeds=call.seeds,
                 images=_pictures(images, call.n_samples),
-                unusual=call.unusual,
+                unusual=unusual(call, sampler),
                 token_grid=sampler.geometry.token_grid(settings.height, settings.width),
                 size=(settings.height, settings.width),
                 settings=(settings.steps, settings.guidance, settings.true_cfg_scale),
                 n_run=call.n_run,
                 prompt_tokens=_lengths(sampler, call),
                 seconds=seconds,
-                peak_memory_bytes=peak_memory_bytes(_device(sampler.pipeline)),
+                peak_memory_bytes=peak_memory_bytes(device_of(sampler.pipeline)),
             )
         )
 

@@ -2,7 +2,6 @@
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -10,8 +9,7 @@ from typing import Any, Protocol
 
 from fewchannels.api.calls.batch import Batch, batch_of
 from fewchannels.api.calls.call import Call, described
-from fewchannels.errors import FewchannelsWarning
-from fewchannels.models.compiled import eager, is_compiled
+from fewchannels.models.compiled import eager, warn_if_compiled
 from fewchannels.models.family import Family, ModelGeometry
 from fewchannels.models.geometry import Configuration, geometry_from
 from fewchannels.models.sampler import Sampler
@@ -79,15 +77,14 @@ class Watched:
     def _call(self, original: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         listeners, sampler = tuple(self.listeners), self._sampler
         call = described(self.pipeline, self.geometry, positional, keywords)
-        changes = tuple(text for each in listeners for text in each.changes())
-        call = replace(call, unusual=(*call.unusual, *changes))
+        call = replace(call, changes=lambda: tuple(text for each in listeners for text in each.changes()))
         self.geometry.token_grid(call.settings.height, call.settings.width)
         sources = list(dict.fromkeys(text for each in listeners for text in each.sources(call)))
         batch = batch_of(call, sources, needs_unedited=any(each.needs_unedited(call) for each in listeners))
         self._running.value = True
         try:
             with ExitStack() as stack:
-                _warn_of_compiled(self.pipeline)
+                warn_if_compiled(self.pipeline, stacklevel=5)
                 stack.enter_context(eager(self.pipeline))
                 stack.enter_context(sampler.declaring(batch.n_rows, call.settings))
                 for each in listeners:
@@ -177,16 +174,6 @@ def _unpatch(cls: Any) -> None:
     else:
         cls.__call__ = own
     delattr(cls, _OWN_CALL)
-
-
-def _warn_of_compiled(pipeline: Any) -> None:
-    if is_compiled(pipeline):
-        warnings.warn(
-            "the transformer is compiled, and runs uncompiled while it is recorded or edited: compiled code skips "
-            "hooks. Its images may differ from those of compiled code in the last bits.",
-            FewchannelsWarning,
-            stacklevel=5,
-        )
 
 
 def _advance(call: Call, batch: Batch) -> None:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fewchannels.analyses.masks.checkpoints import quietly
 from fewchannels.errors import InputError
 from fewchannels.files.durable import expanded
 from fewchannels.interventions.metrics.specifications import at_commit
 from fewchannels.models.completeness import Loaded
+from fewchannels.models.quiet import quietly
 
 # Of a vision transformer, what comes behind its tokens: nothing of it is used here, and published ones lack the pooler.
 _BESIDE_TOKENS = r"^(\w+\.)?pooler\.|^(classifier|head|lm_head)\."
@@ -101,7 +101,7 @@ def opening(
 ) -> Iterator[None]:
     """Report errors of a library about a model as errors of the user's input."""
     try:
-        with quietly():
+        with quietly("transformers"):
             yield
     except InputError:
         raise
@@ -135,7 +135,7 @@ def _place(name: str) -> dict[str, str]:
 
 def _processed(processor: Any, pixels: Tensor, device: str) -> Tensor:
     images = [Image.fromarray(each) for each in (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
-    with quietly():
+    with quietly("transformers"):
         return processor(images=images, return_tensors="pt")["pixel_values"].to(device)
 
 

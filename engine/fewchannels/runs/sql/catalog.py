@@ -12,16 +12,7 @@ import duckdb
 
 from fewchannels.errors import FewchannelsError, InputError, StorageError
 from fewchannels.runs.changes import manifest_key
-from fewchannels.runs.description import (
-    COMPARISON,
-    MANIFEST,
-    NAME,
-    SWEEP,
-    objects_of,
-    read_comparison,
-    read_description,
-    read_sweep,
-)
+from fewchannels.runs.description import COMPARISON, MANIFEST, NAME, SWEEP, kind_of, objects_of, read_document
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
 from fewchannels.runs.provenance import in_words
@@ -38,8 +29,6 @@ from fewchannels.runs.storage.requests import reason
 from fewchannels.tables import schema
 
 VIEWS = ("cells", "manifest", "run", "samples", "tasks")
-_READ = {"run": read_description, "sweep": read_sweep, "comparison": read_comparison}
-_FILES = {"run": NAME, "sweep": SWEEP, "comparison": COMPARISON}
 _GREW = ("concentration_means", "stability_agreement", "stability_channels", "stability_ranks")
 """Tables of results that got columns later, which are null in older ones."""
 TRANSACTION = "begin transaction read only"
@@ -84,8 +73,9 @@ class Catalog:
             raise InputError(
                 f"there is no folder {str(path)!r}. Check the path, or create a run with fewchannels capture."
             )
-        self.of = next((kind for kind in ("sweep", "comparison") if self._has(_FILES[kind])), "run")
-        description = self._pending.get(_FILES[self.of]) or _READ[self.of](self._storage)
+        document = next((name for name in (SWEEP, COMPARISON) if self._has(name)), NAME)
+        self.of = kind_of(document)
+        description = self._pending.get(document) or read_document(self._storage, document)
         self._records: dict[int, Record] = {}
         if self.of != "comparison":
             self._records = Ledger(self._storage).records(description["fingerprint"])

@@ -15,11 +15,11 @@ from fewchannels.runs import arrays
 from fewchannels.runs.description import (
     COMPARISON,
     NAME,
-    SWEEP,
+    READERS,
+    kind_of,
     objects_of,
     read_comparison,
-    read_description,
-    read_sweep,
+    read_document,
 )
 from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import FOLDER as COMPACTIONS
@@ -30,9 +30,6 @@ from fewchannels.runs.upkeep.repair import check_report
 from fewchannels.runs.upkeep.verify import verify
 
 Progress = Callable[[int, int], None]
-KINDS = {NAME: "run", SWEEP: "sweep", COMPARISON: "comparison"}
-"""Kinds of locations, by their document."""
-_READ = {NAME: read_description, SWEEP: read_sweep, COMPARISON: read_comparison}
 _OWN = re.compile(
     r"(run|sweep|comparison)\.json|[a-z_]+\.parquet|summary\.md|"
     r"(activations\.zarr|cells|samples|edits|ledger|results|figures)/.+"
@@ -48,21 +45,7 @@ def is_own(key: str) -> bool:
 def name_of(keys: Iterable[str]) -> str | None:
     """The document that identifies a location, among its keys; None if it is none of the three."""
     there = set(keys)
-    return next((name for name in KINDS if name in there), None)
-
-
-def read_document(storage: Storage, name: str) -> dict[str, Any]:
-    """The description of a run, a sweep or a comparison.
-
-    Args:
-        storage: the place.
-        name: name of its document, see :data:`KINDS`.
-
-    Raises:
-        InputError: it is missing, or of a newer format.
-        StorageError: it is damaged.
-    """
-    return _READ[name](storage)
+    return next((name for name in READERS if name in there), None)
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,7 @@ class Contents:
     """A run, a sweep or a comparison whose every object has been checked.
 
     Attributes:
-        name: name of its document, see :data:`KINDS`.
+        name: name of its document, see :data:`fewchannels.runs.description.READERS`.
         description: content of the document.
         groups: keys in the order in which a copy gets them; those of a group are best copied together.
         sizes: size of each of these keys in bytes.
@@ -92,7 +75,7 @@ class Contents:
     @property
     def kind(self) -> str:
         """``run``, ``sweep`` or ``comparison``."""
-        return KINDS[self.name]
+        return kind_of(self.name)
 
     @property
     def n_bytes(self) -> int:
@@ -125,7 +108,7 @@ def check_exists(storage: Storage) -> str:
         InputError: there is none, or one of a newer format.
         StorageError: it is damaged.
     """
-    name = next((name for name in KINDS if storage.exists(name)), NAME)
+    name = next((name for name in READERS if storage.exists(name)), NAME)
     read_document(storage, name)
     return name
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewchannels.errors import InputError, RunConflictError, StorageError
-from fewchannels.runs.description import NAME, objects_of
+from fewchannels.runs.description import NAME, kind_of, objects_of, read_document
 from fewchannels.runs.lease import LEASE
 from fewchannels.runs.place import check_free
 from fewchannels.runs.results import BEGUN, END, FOLDER
 from fewchannels.runs.storage import FolderStorage, Storage
-from fewchannels.runs.upkeep.contents import KINDS, is_own, name_of, read_document
+from fewchannels.runs.upkeep.contents import is_own, name_of
 from fewchannels.runs.upkeep.hub import CARD, Head, Repository
 from fewchannels.runs.upkeep.push import check_same
 from fewchannels.settings.units import size
@@ -36,7 +36,7 @@ class PullPlan:
     """What a pull is going to do.
 
     Attributes:
-        name: the document that says what the repository has, see :data:`fewchannels.runs.upkeep.contents.KINDS`.
+        name: the document that says what the repository has, see :data:`fewchannels.runs.description.READERS`.
         repository: where it comes from.
         head: the repository as it is.
         sizes: sizes of the missing objects by key, in the order in which they are stored.
@@ -110,7 +110,9 @@ def plan_pull(
     listing = storage.list()
     mine = name_of(listing)
     if mine not in (None, name):
-        raise RunConflictError(f"{storage.url!r} has a {KINDS[mine or NAME]}, not a {KINDS[name]}. Choose a new place.")
+        raise RunConflictError(
+            f"{storage.url!r} has a {kind_of(mine or NAME)}, not a {kind_of(name)}. Choose a new place."
+        )
     with tempfile.TemporaryDirectory(prefix="fewchannels-") as folder:
         repository.download(name, head.commit, Path(folder))
         description = read_document(FolderStorage(Path(folder)), name)

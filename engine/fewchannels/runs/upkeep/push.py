@@ -6,6 +6,7 @@ with fewer tasks, and a repeated one resumes.
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,13 +16,13 @@ from typing import Any
 
 from fewchannels import manifest
 from fewchannels.errors import InputError, RunConflictError
-from fewchannels.runs.description import COMPARISON, MANIFEST, NAME
+from fewchannels.runs.description import COMPARISON, MANIFEST, NAME, kind_of, read_document
 from fewchannels.runs.lease import Wait, hold
 from fewchannels.runs.place import begun_otherwise
 from fewchannels.runs.results import FOLDER, Results, labels
 from fewchannels.runs.storage import FolderStorage, Storage
 from fewchannels.runs.upkeep.card import card
-from fewchannels.runs.upkeep.contents import KINDS, Contents, name_of, read_document
+from fewchannels.runs.upkeep.contents import Contents, name_of
 from fewchannels.runs.upkeep.hub import CARD, Head, Repository
 
 _FILES_PER_COMMIT = 256
@@ -214,8 +215,7 @@ def _as_files(storage: Storage, keys: Sequence[str]) -> Iterator[dict[str, Path 
         for number, key in enumerate(keys):
             path = Path(folder, str(number))
             with storage.open(key) as source, path.open("wb") as target:
-                while data := source.read(_READ_BYTES):
-                    target.write(data)
+                shutil.copyfileobj(source, target, _READ_BYTES)
             files[key] = path
         yield files
 
@@ -243,7 +243,7 @@ def _check_same(storage: Storage, contents: Contents, repository: Repository, he
             )
         return
     if name != contents.name:
-        raise RunConflictError(f"{repository.name} has a {KINDS[name]}, not a {contents.kind}. Choose another name.")
+        raise RunConflictError(f"{repository.name} has a {kind_of(name)}, not a {contents.kind}. Choose another name.")
     repository.download(name, head.commit, folder)
     theirs = read_document(FolderStorage(folder), name)
     check_same(contents.description, theirs, name, repository.name, "Choose another name.")
@@ -285,7 +285,7 @@ def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], name: str, pl
         ours, other = (
             {"shard_samples": each.get("shard_samples")} | dict(each.get("identity") or {}) for each in (mine, theirs)
         )
-        raise begun_otherwise(ours, other, f"{place} has another {KINDS[name]}", remedy)
+        raise begun_otherwise(ours, other, f"{place} has another {kind_of(name)}", remedy)
 
 
 def _may_go(key: str, contents: Contents) -> bool:
