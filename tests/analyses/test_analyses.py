@@ -273,6 +273,8 @@ def test_samples_without_a_category_are_in_no_pair_of_one_and_are_counted(path: 
     [
         ({"layers": "9"}, "layer 9 was not recorded by this run; it has 0, 1, 2, 3, 4, 5"),
         ({"steps": "4"}, "step 4 was not recorded by this run; it has 3, 5"),
+        ({"steps": "3-5"}, "step 4 was not recorded by this run; it has 3, 5"),
+        ({"steps": "-3"}, "step -3 does not exist; -1 to -2 count from the end"),
         ({"steps": "first"}, "steps is 'first'; it must be all, last or indices"),
         ({"stream": "text"}, "stream"),
         ({"where": "seed > 7"}, "no finished sample of .* meets --where 'seed > 7'"),

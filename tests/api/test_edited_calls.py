@@ -1,5 +1,6 @@
 """Edited calls beside a sweep of the same conditions, hooks by hand, and arithmetic on what a recording holds."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,10 @@ def test_one_branch_is_edited(pipe: DiffusionPipeline) -> None:
         (lambda: fc.zero([1], layer=2), "unknown argument 'layer'. Did you mean 'layers'?"),
         (lambda: fc.zero([1], trial=2), "trial is 2, but listed channels are not drawn at random"),
         (lambda: fc.zero([1], streams="picture"), "unknown streams 'picture'"),
+        (lambda: fc.zero([1], streams=None), "streams is None; it must be one name, or several, such as 'image'"),
+        (lambda: fc.zero([1], branches=[0]), "branches is [0]; it must be one name, or several, such as 'cond'"),
+        (lambda: fc.zero([1], layers=None), "layers is None; pass 'all', an index, or several"),
+        (lambda: fc.zero([1], scores_from=3), "unknown scores_from 3"),
         (lambda: fc.zero([1], tokens=np.ones(16, bool)), "tokens is an array of bool with 1 dimensions; a mask must"),
         (lambda: fc.scale([1], factor="2"), "factor is '2'; it must be a finite number"),
         (lambda: fc.transport([1], source=None), "source is NoneType; it must be a prompt or a recording"),
@@ -269,8 +274,23 @@ def test_one_branch_is_edited(pipe: DiffusionPipeline) -> None:
     ],
 )
 def test_an_edit_that_says_nothing_clear_is_refused_where_it_is_made(make: Any, says: str) -> None:
-    with pytest.raises(InputError, match=says.replace("(", r"\(").replace("?", r"\?")):
+    with pytest.raises(InputError, match=re.escape(says)):
         make()
+
+
+def test_an_edit_is_shown_as_the_call_that_makes_it(pipe: DiffusionPipeline) -> None:
+    mask = np.ones((4, 3), bool)
+    for edit, shown in (
+        (fc.zero([46], layers=range(2, 5)), "fc.zero([46], layers=(2, 3, 4))"),
+        (fc.mean("all", amount=0.5), "fc.mean('all', amount=0.5)"),
+        (fc.shuffle(random=4, trial=1, tokens=mask), "fc.shuffle(random=4, trial=1, tokens=<mask of 4 x 3 tokens>)"),
+        (fc.transport(top=8, source="a cat"), "fc.transport(top=8, scores_from='source', source='a cat')"),
+        (fc.zero([1]) + np.abs + fc.mean([2]), "fc.zero([1]) + absolute + fc.mean([2])"),
+    ):
+        assert repr(edit) == shown
+    with fc.edit(pipe, fc.zero([1]) + fc.mean([2])) as editing:
+        pipe(PROMPT, num_inference_steps=1, **SIZE)
+    assert repr(editing) == "Editing(fc.zero([1]) + fc.mean([2]), calls=1)"
 
 
 def _recorded() -> fc.Recorded:

@@ -92,6 +92,8 @@ def test_several_grids_and_protocols(pipe: DiffusionPipeline, tiny_model: Path, 
     assert rows[1][1:] == [2, "0-1"]
     each = fc.probe(TWO[:1], tmp_path / "EACH", model=pipe, k=2, selection="top", layers=[[0], [1, 2], "all"], **QUIET)
     assert each.conditions.layers.map(len).tolist() == [1, 2, len(run_layers(pipe))]
+    ends = fc.probe(TWO[:1], tmp_path / "ENDS", model=pipe, k=2, selection="top", layers=[[-1], [0, -2]], **QUIET)
+    assert ends.conditions.layers.map(list).tolist() == [[3], [0, 2]]  # of 4 layers
     run = fc.capture(TWO[:1], tmp_path / "RUN", model=pipe, top_k=2, **QUIET)
     fixed = fc.probe(TWO[:1], tmp_path / "GAN", model=pipe, protocol="gan2025", channels_from=run.storage.url, **QUIET)
     assert fixed.description["protocol"] == "gan2025"

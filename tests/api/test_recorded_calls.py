@@ -140,12 +140,14 @@ def test_largest_channels_and_their_maps_are_read_off_the_arrays(pipe: Diffusion
     data = recorded.activations
     for sample in (0, 1, -1):
         top = recorded.top(layer=2, step=-2, sample=sample)
+        assert recorded.top(layer=-2, step=-2, sample=sample).equals(top)
         scores = data.mean_abs.values[sample, 0, 2]
         order = np.argsort(-scores, kind="stable")[:3]
         assert top.channel.tolist() == order.tolist()
         np.testing.assert_array_equal(top.score, scores[order])
         np.testing.assert_allclose(top.ratio, scores[order] / np.sort(scores)[15], rtol=1e-6)
         drawn = recorded.map(layer=2, step=0, channel=int(order[1]), sample=sample)
+        assert recorded.map(layer=-2, step=0, channel=int(order[1]), sample=sample).identical(drawn)
         np.testing.assert_array_equal(drawn.values.ravel(), data.massive_value.values[sample, 0, 2, 1])
         assert (drawn.dims, drawn.shape) == (("y", "x"), (4, 4))
 
@@ -285,6 +287,14 @@ def test_a_call_that_cannot_be_recorded_is_refused_before_it_runs(
         assert recorded.calls == []
 
 
+def test_a_pipeline_without_a_scheduler_is_refused(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    pipe.scheduler = None
+    for call in (fc.record(pipe).__enter__, lambda: fc.capture([PROMPT], tmp_path / "RUN", model=pipe)):
+        with pytest.raises(InputError, match=r"FluxPipeline has no scheduler, .* Set pipe\.scheduler to one first"):
+            call()
+    assert not (tmp_path / "RUN").exists()
+
+
 def test_a_pipeline_without_a_transformer_is_refused() -> None:
     class Unet:
         vae = unet = object()
@@ -335,6 +345,7 @@ def test_what_is_asked_of_a_recording_and_is_not_in_it_is_named(pipe: DiffusionP
     absent = next(i for i in range(32) if i not in recorded.top(1).channel.tolist())
     for ask, says in (
         (lambda: recorded.top(0), "layer 0 was not recorded. Choose one of these: 1, 2"),
+        (lambda: recorded.top(-3), "layer -3 was not recorded. Choose one of these: 1, 2"),
         (lambda: recorded.top(1, step=2), "step 2 was not recorded. Choose one of these: 0, 1"),
         (lambda: recorded.top(1, step=-3), "step -3 was not recorded. Choose one of these: 0, 1"),
         (lambda: recorded.top(1, sample=1), "there is no sample 1. Choose one of the recorded samples, 0 to 0"),

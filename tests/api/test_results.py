@@ -128,6 +128,8 @@ def test_a_comparison_is_that_of_the_command(run: fc.Run, tmp_path: Path, undraw
     assert mine.numbers == theirs["numbers"]
     assert mine.findings
     assert len(mine.table("differences"))
+    last = fc.compare(run, other, tmp_path / "LAST", k=4, layers=[0, -1], progress=False)
+    assert sorted(set(last.table("profiles").layer)) == [run.layers[0], run.layers[-1]]
 
 
 def test_a_report_of_each_kind_is_written(run: fc.Run, tmp_path: Path) -> None:

@@ -48,12 +48,18 @@ def test_layers_are_chosen_by_word_and_by_index() -> None:
     assert chosen("dual") == [0, 1]
     assert chosen("single") == [2, 3, 4, 5]
     assert chosen("5, 0,0") == [0, 5]
+    assert chosen("last") == chosen("-1") == [5]
+    assert chosen("2-4") == chosen("2:5") == [2, 3, 4]
+    assert chosen("0,-2, 2:4") == [0, 2, 3, 4]
+    assert chosen("3-3") == chosen("3:4") == [3]
 
 
 def test_steps_are_chosen_by_word_and_by_index() -> None:
     assert choose_steps("all", 4) == (0, 1, 2, 3)
     assert choose_steps("last", 20) == (19,)
     assert choose_steps("0,9,19", 20) == (0, 9, 19)
+    assert choose_steps("0,-3,last", 20) == (0, 17, 19)
+    assert choose_steps("0-2,18:20", 20, same_for_all=False) == (0, 1, 2, 18, 19)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,15 @@ def test_steps_are_chosen_by_word_and_by_index() -> None:
     [
         (lambda t: choose_layers(t, BLOCKS), "singel", "Did you mean 'single'"),
         (lambda t: choose_layers(t, BLOCKS), "6", "layer 6 does not exist; the valid ones are 0 to 5"),
-        (lambda t: choose_layers(t, BLOCKS), "-1", "layer '-1' is not an index"),
+        (lambda t: choose_layers(t, BLOCKS), "-7", "layer -7 does not exist; -1 to -6 count from the end"),
+        (lambda t: choose_layers(t, BLOCKS), "4-6", "layer 6 does not exist; the valid ones are 0 to 5"),
+        (lambda t: choose_layers(t, BLOCKS), "4:7", "layer 6 does not exist; the valid ones are 0 to 5"),
+        (lambda t: choose_layers(t, BLOCKS), "4-2", "layers '4-2' selects nothing"),
+        (lambda t: choose_layers(t, BLOCKS), "2:2", "layers '2:2' selects nothing"),
+        (lambda t: choose_layers(t, BLOCKS), "0:999999999999999999", "layer 999999999999999998 does not exist"),
+        (lambda t: choose_layers(t, BLOCKS), "-3--1", "layer '-3--1' is not an index"),
+        (lambda t: choose_layers(t, BLOCKS), "lastly", "layer 'lastly' is not an index"),
+        (lambda t: choose_layers(t, BLOCKS), "1-", "layer '1-' is not an index"),
         (lambda t: choose_layers(t, BLOCKS), "", "is not an index"),
         (lambda t: choose_layers(t, BLOCKS), "²", "layer '²' is not an index"),
         (choose_pool_side, "pool:²", "tokens is 'pool:²'"),
@@ -69,6 +83,8 @@ def test_steps_are_chosen_by_word_and_by_index() -> None:
         (lambda t: choose_steps(t, 20), "lost", "Did you mean 'last'"),
         (lambda t: choose_steps(t, 20), "20", "step 20 does not exist; the valid ones are 0 to 19"),
         (lambda t: choose_steps(t, 20, same_for_all=False), "last", "the samples have different numbers of steps"),
+        (lambda t: choose_steps(t, 20, same_for_all=False), "0, last", "the samples have different numbers of steps"),
+        (lambda t: choose_steps(t, 20, same_for_all=False), "0,-1", "the samples have different numbers of steps"),
     ],
 )
 def test_a_wrong_choice_names_the_valid_ones(choose, text: str, says: str) -> None:

@@ -1,6 +1,8 @@
 """A run as Python sees it, and the contact sheet drawn from it."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +71,14 @@ def test_largest_channels_and_their_maps_are_read_off_the_arrays(
     data = run.activations.sel(step=at, layer=3).isel(sample=4)
     named = str(run.activations.sample_id.values[4]) if sample == "id" else sample
     top = run.top(named, 3, step)
+    assert run.top(named, -1, step).equals(top)
     order = np.argsort(-data["mean_abs"].values, kind="stable")[:4]
     assert top.channel.tolist() == order.tolist()
     assert top["rank"].tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(top.score, data["mean_abs"].values[order])
     np.testing.assert_allclose(top.ratio, top.score / np.sort(data["mean_abs"].values)[15], rtol=1e-6)
     drawn = run.map(named, 3, step, channel=int(order[2]))
+    assert run.map(named, -1, step, channel=int(order[2])).identical(drawn)
     np.testing.assert_array_equal(drawn.values, data["massive_value"].values[2].reshape(4, 4))
     assert (drawn.dims, int(drawn.step), int(drawn.channel)) == (("y", "x"), at, order[2])
     expected = run.image(str(run.activations.sample_id.values[4]))
@@ -87,6 +91,7 @@ def test_what_the_run_does_not_have_is_named(run: fewchannels.Run) -> None:
         (lambda: run.top(0, 2), r"no cell of sample 0, layer 2, step -1.*layers \[1, 3\] and steps \[0, 2\]"),
         (lambda: run.top(2, 1), "no cell of sample 2, .* may not be finished"),
         (lambda: run.top(0, 1, -3), r"step is -3; the run has 2 steps: \[0, 2\]"),
+        (lambda: run.map(0, -3, channel=0), r"layer is -3; the run has 2 layers: \[1, 3\]"),
         (lambda: run.top(6, 1), "sample is 6; the run has samples 0 to 5"),
         (lambda: run.top("' or true --", 1), "no finished sample has the id"),
         (lambda: run.map(0, 1, channel=absent), f"channel {absent} is not among the 4 largest of layer 1 at step 2"),
@@ -94,6 +99,15 @@ def test_what_the_run_does_not_have_is_named(run: fewchannels.Run) -> None:
     ):
         with pytest.raises(InputError, match=says):
             ask()
+
+
+def test_a_run_travels_to_another_process_and_is_copied_by_its_place(run: fewchannels.Run) -> None:
+    """As for a pool of processes, and for what keeps copies of its arguments."""
+    for other in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+        assert type(other) is fewchannels.Run
+        assert other.place == run.place
+        assert other.top(0, 3).equals(run.top(0, 3))
+        assert other.activations.identical(run.activations)
 
 
 def test_an_answer_is_a_table_in_a_notebook(run: fewchannels.Run) -> None:

@@ -1,7 +1,6 @@
 """The part of a run to analyze: samples, layers and steps, and their arrays."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.runs.arrays import read
-from fewchannels.runs.choices import choose_layers, choose_words
+from fewchannels.runs.choices import choose_layers, choose_numbers, choose_words
 from fewchannels.runs.description import read_description
 from fewchannels.runs.layout import Layout, Track
 from fewchannels.runs.sql.catalog import Catalog
@@ -141,7 +140,7 @@ def select(
         run: path or URL.
         where: an SQL condition on columns of ``samples`` and ``manifest``, see :mod:`fewchannels.runs.sql.columns`;
             None takes every finished sample.
-        layers: ``all``, a kind, or indices such as ``0,5``: of those that the run kept.
+        layers: ``all``, a kind, or indices such as ``0,5``, ``2-4`` or ``-1``: of those that the run kept.
         steps: ``all``, ``last``, or indices such as ``0,9,19``: same as above.
         stream: selected stream.
         branch: selected branch.
@@ -190,16 +189,13 @@ def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, .
     """Positions of layers or steps among the recorded ones."""
     if text == "all":
         return tuple(range(len(kept)))
-    if text == "last":
-        return (len(kept) - 1,)
-    if kind == "layer" and text[:1].isalpha():
-        wanted = [block.layer for block in choose_layers(text, layout.blocks)]
+    absent = f"was not recorded by this run; it has {', '.join(map(str, kept))}"
+    if kind == "layer" and text[:1].isalpha() and not text.startswith("last"):
+        wanted = tuple(block.layer for block in choose_layers(text, layout.blocks))
+        if missing := [number for number in wanted if number not in kept]:
+            raise InputError(f"{kind} {missing[0]} {absent}.")
+    elif text[:1].isalpha() and not text.startswith("last"):
+        raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
     else:
-        parts = [part.strip() for part in text.split(",")]
-        if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
-            raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
-        wanted = sorted({int(part) for part in parts})
-    for number in wanted:
-        if number not in kept:
-            raise InputError(f"{kind} {number} was not recorded by this run; it has {', '.join(map(str, kept))}.")
+        wanted = choose_numbers(kind, text, kept, absent)
     return tuple(kept.index(number) for number in wanted)

@@ -16,6 +16,7 @@ from fewchannels.captures.budget import check_budget
 from fewchannels.captures.config import CaptureConfig
 from fewchannels.captures.job import prepare
 from fewchannels.captures.run import capture as run_capture
+from fewchannels.settings.arguments import checked
 from fewchannels.settings.units import parse_size
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+@checked
 def capture(
     prompts: "Prompts | str | Path | Sequence[str] | pd.DataFrame",
     out: str | Path,

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from fewchannels.api.calls.indices import Indices, of_each_run
 from fewchannels.api.messages import in_python
 from fewchannels.api.progress import counting
 from fewchannels.api.report import where as place_of
 from fewchannels.api.result import Result
 from fewchannels.api.workers import Workers
 from fewchannels.runs.opened import Opened
+from fewchannels.settings.arguments import checked
 
 
+@checked
 def compare(
     run_a: str | Path | Opened,
     run_b: str | Path | Opened,
@@ -19,8 +22,8 @@ def compare(
     score: str | None = None,
     match: str = "auto",
     where: str | None = None,
-    layers: str = "all",
-    steps: str = "all",
+    layers: Indices = "all",
+    steps: Indices = "all",
     stream: str = "image",
     branch: str = "cond",
     replace: bool = False,
@@ -38,8 +41,8 @@ def compare(
         match: how layers are matched: by ``"number"``, by relative ``"depth"``, or ``"auto"``.
         where: SQL condition on columns of ``samples`` and ``manifest`` that selects samples; None for all finished
             ones.
-        layers: layers of each run: ``"all"``, ``"dual"``, ``"single"``, or indices such as ``"0,5"``.
-        steps: steps of each run: ``"all"``, ``"last"``, or indices.
+        layers: layers of each run: ``"all"``, ``"dual"``, ``"single"``, one index, or several.
+        steps: steps of each run: ``"all"``, ``"last"``, one index, or several.
         stream: ``image`` or ``text``.
         branch: ``cond`` or ``uncond``.
         replace: whether to delete another comparison in ``out``.
@@ -65,6 +68,7 @@ def compare(
     with in_python(), counting("comparing", "layer", progress) as update:
         a, b = place_of(run_a), place_of(run_b)
         criteria = Criteria(read_description(open_storage(a))["config"]["score"] if score is None else score, k)
+        layers, steps = of_each_run("layers", layers), of_each_run("steps", steps)
         choice = {"where": where, "layers": layers, "steps": steps, "stream": stream, "branch": branch}
         pairing = side_by_side(a, b, match=match, **choice)
         n_scores = sum(side.selected.n_scores for side in (pairing.a, pairing.b))

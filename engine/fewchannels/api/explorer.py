@@ -11,6 +11,7 @@ from fewchannels.api.messages import in_python
 from fewchannels.api.report import where
 from fewchannels.errors import InputError
 from fewchannels.runs.opened import Opened
+from fewchannels.settings.arguments import checked
 
 if TYPE_CHECKING:
     from fewchannels.views.explore.server import Bound
@@ -53,6 +54,7 @@ class Explorer:
         return f'<a href="{url}" target="_blank">Open the explorer</a> (on the machine of this notebook: {url})'
 
 
+@checked
 def explore(*places: str | Path | Opened, port: int = 0, timeout: float = 60.0, browser: bool = False) -> Explorer:
     """Serve runs and sweeps to a browser, in the background.
 

@@ -7,6 +7,7 @@ from fewchannels.api.messages import in_python
 from fewchannels.api.models import lent
 from fewchannels.errors import InputError
 from fewchannels.files.durable import check_output, write
+from fewchannels.settings.arguments import checked
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -34,6 +35,7 @@ class Inspected:
         self.evidence, self.doubts = list(found.evidence), list(found.doubts)
         self.text: str = yaml.safe_dump({found.transformer: as_fields(found.family)}, sort_keys=False)
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write the family file, for the argument ``family`` and the option ``--family``.
 
@@ -51,6 +53,7 @@ class Inspected:
         return "\n".join([*self.evidence, *(f"doubtful: {each}" for each in self.doubts), "", self.text])
 
 
+@checked
 def inspect(pipe: "DiffusionPipeline", *, height: int = 384, width: int = 256) -> Inspected:
     """Locate the image stream of a pipeline whose transformer class is unknown, and describe it in a family file.
 

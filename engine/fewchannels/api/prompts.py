@@ -19,6 +19,7 @@ from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError,
 from fewchannels.files.durable import as_url, check_output, expanded, write
 from fewchannels.manifest import ALIASES
 from fewchannels.runs.opened import as_html
+from fewchannels.settings.arguments import checked
 from fewchannels.tables import schema
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Prompts:
             )
         return self._of(np.flatnonzero(chosen))
 
+    @checked
     def sample(self, n: int, *, by: str | None = None, seed: int = 0) -> "Prompts":
         """Draw samples at random, without replacement; they keep their order.
 
@@ -122,6 +124,7 @@ class Prompts:
         shares = _shares([len(own) for own in groups], int(n))
         return self._of(np.sort(np.concatenate([own[:k] for own, k in zip(groups, shares, strict=True)])))
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write the manifest, for ``fewchannels capture --manifest``.
 
@@ -162,6 +165,7 @@ class Prompts:
         return as_html(rows)
 
 
+@checked
 def prompts(
     source: "Prompts | str | Path | Iterable[str] | pd.DataFrame",
     *,
@@ -236,6 +240,7 @@ def _named(path: str, name: str) -> Iterator[None]:
         raise
 
 
+@checked
 def ingest(source: "str | Path | Sequence[str] | pd.DataFrame", output: str | Path, **options: Any) -> Prompts:
     """Write a manifest, as ``fewchannels manifest ingest`` does.
 

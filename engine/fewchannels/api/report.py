@@ -7,8 +7,10 @@ from fewchannels.api.progress import counting
 from fewchannels.errors import InputError
 from fewchannels.files.durable import expanded
 from fewchannels.runs.opened import Opened
+from fewchannels.settings.arguments import checked
 
 
+@checked
 def report(*places: str | Path | Opened, out: str | Path, by: str | None = None, progress: bool = True) -> Path:
     """Write a report: findings with intervals and controls, figures, samples, and the commands that reproduce them.
 

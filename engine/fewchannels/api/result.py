@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewchannels.errors import unknown
+from fewchannels.settings.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +56,7 @@ class Result:
         """Names of the tables: see :meth:`table`."""
         return list(self._views)
 
+    @checked
     def table(self, name: str) -> "pd.DataFrame":
         """A table; its columns are described in ``schemas/``.
 
@@ -70,6 +72,7 @@ class Result:
         """Names of the figures: see :meth:`plot`."""
         return [each.name for each in self._summary.figures]
 
+    @checked
     def plot(self, figure: str | None = None, *, interactive: bool = False) -> "Figure | go.Figure":
         """Draw a figure.
 

@@ -13,6 +13,7 @@ from fewchannels.api.workers import Workers
 from fewchannels.errors import InputError
 from fewchannels.runs.run import StoredRun
 from fewchannels.runs.sql.answer import Answer
+from fewchannels.settings.arguments import checked
 
 
 class Run(StoredRun, Viewed):
@@ -25,6 +26,7 @@ class Run(StoredRun, Viewed):
         InputError: there is no run at this path.
     """
 
+    @checked
     def analyze(
         self,
         analysis: str,
@@ -84,7 +86,7 @@ class Run(StoredRun, Viewed):
                 steps=_recorded("steps", steps, self.steps),
                 stream=stream,
                 branch=branch,
-                by=settings.get("by"),
+                by=_column(settings.get("by")),
             )
             pool = Workers(workers, gpus_per_worker, None, address).for_scores(selected.n_scores)
             name = made.name if label is None else label
@@ -111,6 +113,12 @@ class Run(StoredRun, Viewed):
             return [finding.text for _, finding in of_run(evidence).sentences]
 
 
+def _column(by: Any) -> str | None:
+    if by is not None and not isinstance(by, str):
+        raise InputError(f"by is {by!r:.80}; it must be the name of a column. Pass a text such as 'Category'.")
+    return by
+
+
 def _recorded(name: str, value: Indices, recorded: list[int]) -> str:
     """Convert layers or steps of a run to text; negative ones count from the last recorded one."""
     if isinstance(value, str):
@@ -121,6 +129,7 @@ def _recorded(name: str, value: Indices, recorded: list[int]) -> str:
     return ",".join(str(recorded[each] if each < 0 else each) for each in chosen)
 
 
+@checked
 def open_run(path: str | Path) -> Run:
     """Open a run for reading and analyzing.
 

@@ -20,6 +20,7 @@ from fewchannels.interventions.settings import TRANSPORT, PairRule, SweepSetting
 from fewchannels.interventions.sweep import prepare_sweep
 from fewchannels.models.generation import Generation
 from fewchannels.runs.sweep import StoredSweep
+from fewchannels.settings.arguments import checked
 from fewchannels.settings.file import settled
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Sweep(StoredSweep, Viewed):
             edits = evidence.ask("select * exclude (image) from edits")
             return [each.text for each in find(evidence, edits).sentences] if len(edits) else []
 
+    @checked
     def plot(self, metric: str | None = None, *, item: int | None = None, axis: str | None = None) -> "Figure":
         """Draw a metric against the setting that varies, or the images of one item.
 
@@ -87,6 +89,7 @@ class Sweep(StoredSweep, Viewed):
         return found
 
 
+@checked
 def open_sweep(path: str | Path) -> Sweep:
     """Open a sweep for reading.
 
@@ -103,6 +106,7 @@ def open_sweep(path: str | Path) -> Sweep:
     return Sweep(path)
 
 
+@checked
 def probe(
     prompts: "Prompts | str | Path | Sequence[str] | pd.DataFrame",
     out: str | Path,
@@ -171,6 +175,7 @@ def probe(
         return _swept(prompts, out, model, about, rest, workload, family, progress, "probe")
 
 
+@checked
 def probe_transport(
     prompts: "Prompts | str | Path | Sequence[str] | pd.DataFrame",
     out: str | Path,

@@ -112,7 +112,7 @@ class Grid:
         k: sizes of selections.
         scores_from: one of :data:`SCORES`.
         channels: channels of ``listed``.
-        layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``.
+        layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``, ``2-4`` or ``-1``.
         steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices. Where samples differ in their steps,
             ``last`` is each one's own, and what not all of them have is refused.
         streams: ``image``, ``text`` or ``image,text``.
@@ -311,9 +311,10 @@ def _layers(text: str, blocks: Sequence[Block]) -> list[tuple[int, ...]]:
 
 
 def _steps(text: str, n_steps: int, fewest: int) -> list[tuple[int, ...]]:
-    if fewest < n_steps and text == "last":
+    same_for_all = fewest == n_steps
+    if not same_for_all and text == "last":
         return [(LAST,)]
-    if fewest < n_steps and text != "all":
+    if not same_for_all and text != "all":
         if text[:1].isalpha():
             raise InputError(
                 f"steps is {shown(text)}; the samples have {fewest} to {n_steps} steps, so this choice differs "
@@ -321,7 +322,9 @@ def _steps(text: str, n_steps: int, fewest: int) -> list[tuple[int, ...]]:
             )
         n_steps = fewest
     windows = _windows(text, n_steps)
-    return [choose_steps(text, n_steps)] if windows is None else [tuple(window) for window in windows]
+    if windows is not None:
+        return [tuple(window) for window in windows]
+    return [choose_steps(text, n_steps, same_for_all=same_for_all)]
 
 
 def in_short(numbers: Sequence[int]) -> str:

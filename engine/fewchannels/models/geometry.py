@@ -45,7 +45,7 @@ class Configuration:
         """The configuration of a loaded pipeline.
 
         Raises:
-            InputError: the pipeline has no transformer or no VAE.
+            InputError: the pipeline has no transformer, VAE or scheduler.
         """
         name = type(pipeline).__name__
         for part in ("transformer", "vae"):
@@ -54,6 +54,8 @@ class Configuration:
                     f"{name} has no {part}; massive channels can only be recorded from diffusion transformers with a "
                     "VAE. Pass a pipeline such as FluxPipeline or SanaPipeline."
                 )
+        if getattr(pipeline, "scheduler", None) is None:
+            raise InputError(f"{name} has no scheduler, which every call needs. Set pipe.scheduler to one first.")
         transformer = uncompiled(pipeline.transformer)
         parts = (transformer, pipeline.vae, pipeline.scheduler)
         config, vae, scheduler = (

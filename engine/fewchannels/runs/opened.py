@@ -8,6 +8,7 @@ from typing import Any
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.storage import FolderStorage, Storage, open_storage
+from fewchannels.settings.arguments import checked
 
 
 class Opened:
@@ -27,6 +28,10 @@ class Opened:
         self.description = read(self.storage)
         self.catalog = Catalog(path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, also in other processes, open it again, and so see what was recorded by then."""
+        return type(self), (self.place,)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.storage.url!r})"
 
@@ -42,6 +47,7 @@ class Opened:
         self.catalog = Catalog(self.place)
         self.__dict__.pop("activations", None)  # kept from the first look
 
+    @checked
     def sql(self, text: str) -> Answer:
         """Run a read-only SQL query on its views: ``manifest``, ``tasks``, those of results, and those of its kind.
 
@@ -55,6 +61,7 @@ class Opened:
         """
         return self.catalog.sql(text)
 
+    @checked
     def query(self, name: str, **parameters: object) -> Answer:
         """Run a named query of ``queries/``, e.g. ``run.query("massive_channels", top=3)``.
 

@@ -11,6 +11,7 @@ from fewchannels.runs.layout import Track
 from fewchannels.runs.ledger import Ledger
 from fewchannels.runs.opened import Opened, as_html
 from fewchannels.runs.provenance import by_version
+from fewchannels.settings.arguments import checked
 from fewchannels.settings.units import size
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class StoredRun(Opened):
         }
         return data.assign_coords(named)
 
+    @checked
     def top(
         self, sample: int | str, layer: int, step: int = -1, *, stream: str = "image", branch: str = "cond"
     ) -> "pd.DataFrame":
@@ -91,7 +93,7 @@ class StoredRun(Opened):
 
         Args:
             sample: the sample's index or id.
-            layer: the layer.
+            layer: the layer; negative numbers count from the last recorded one.
             step: the step; negative numbers count from the last recorded one.
             stream: ``image`` or ``text``.
             branch: ``cond`` or ``uncond``.
@@ -99,10 +101,11 @@ class StoredRun(Opened):
         Raises:
             InputError: there is no such cell among the finished samples.
         """
+        place, at, when = self._index(sample), self._layer(layer), self._step(step)
         found = self.sql(
             "select unnest(range(len(top_channels))) as rank, unnest(top_channels) as channel, "
             "unnest(top_scores) as score, unnest(top_scores) / median_score as ratio from cells "
-            f"where sample = {self._index(sample):d} and layer = {int(layer):d} and step = {self._step(step):d} "
+            f"where sample = {place:d} and layer = {at:d} and step = {when:d} "
             f"and stream = {_quoted(stream)} and branch = {_quoted(branch)}"
         ).df()
         if found.empty:
@@ -112,6 +115,7 @@ class StoredRun(Opened):
             )
         return found
 
+    @checked
     def map(
         self, sample: int | str, layer: int, step: int = -1, *, channel: int, branch: str = "cond"
     ) -> "xr.DataArray":
@@ -119,7 +123,7 @@ class StoredRun(Opened):
 
         Args:
             sample: the sample's index or id.
-            layer: the layer.
+            layer: the layer; negative numbers count from the last recorded one.
             step: the step; negative numbers count from the last recorded one.
             channel: one of the channels whose maps were recorded there: see :meth:`top`.
             branch: ``cond`` or ``uncond``.
@@ -129,11 +133,11 @@ class StoredRun(Opened):
         """
         import xarray as xr
 
-        place, at = self._index(sample), self._step(step)
+        place, layer, at = self._index(sample), self._layer(layer), self._step(step)
         channels = self.top(place, layer, at, branch=branch).channel.tolist()
         name = Track("image", branch).prefix + "massive_value"
         if name not in self.activations:
-            raise InputError("the run has no token maps (top_k 0). Capture again with --top-k 12.")
+            raise InputError("the run has no token maps (top_k 0). Capture again with top_k=12.")
         if channel not in channels:
             raise InputError(
                 f"channel {channel} is not among the {len(channels)} largest of layer {layer} at step {at}, whose maps "
@@ -160,13 +164,13 @@ class StoredRun(Opened):
             raise InputError(f"sample is {sample!r}; the run has samples 0 to {len(self) - 1}.")
         return int(sample) % len(self)
 
-    def _step(self, step: int) -> int:
-        if step >= 0:
-            return int(step)
-        if -step > len(self.steps):
-            raise InputError(f"step is {step}; the run has {len(self.steps)} steps: {self.steps}.")
-        return self.steps[step]
+    def _layer(self, layer: int) -> int:
+        return _from_the_end("layer", layer, self.layers)
 
+    def _step(self, step: int) -> int:
+        return _from_the_end("step", step, self.steps)
+
+    @checked
     def image(self, sample: int | str) -> "Image.Image":
         """The generated image of one sample.
 
@@ -221,6 +225,15 @@ class StoredRun(Opened):
 
 
 _LIST_THEM = "List them with: select sample, sample_id, status from samples."
+
+
+def _from_the_end(name: str, value: int, recorded: list[int]) -> int:
+    """A layer or step; negative ones count from the last recorded one."""
+    if value >= 0:
+        return int(value)
+    if -value > len(recorded):
+        raise InputError(f"{name} is {value}; the run has {len(recorded)} {name}s: {recorded}.")
+    return recorded[value]
 
 
 def _quoted(text: str) -> str:

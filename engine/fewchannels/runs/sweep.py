@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from fewchannels.errors import InputError
 from fewchannels.runs.description import read_sweep
 from fewchannels.runs.opened import Opened, as_html
+from fewchannels.settings.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,7 @@ class StoredSweep(Opened):
             )
         return self.sql("select * from effects_means order by condition, metric").df()
 
+    @checked
     def image(self, item: int, condition: int | None = None, *, role: str = "edited") -> "Image.Image":
         """One image.
 

@@ -1,6 +1,6 @@
 """Compare two images, or two lists of images, with the metrics of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,7 +80,7 @@ _OF_PROMPTS = ("clip_score", "clip_source_score", "pickscore")
 
 
 def _listed(name: str, images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
-    found = [images] if isinstance(images, Image.Image) else list(images)
+    found = list(images) if isinstance(images, Iterable) else [images]
     if not found or not all(isinstance(each, Image.Image) for each in found):
         raise InputError(f"{name} must be a PIL image, or a list of them. Convert arrays with PIL.Image.fromarray.")
     return [each.convert("RGB") if each.mode != "RGB" else each for each in found]

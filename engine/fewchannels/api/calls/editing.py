@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewchannels.api.calls.batch import Batch
 from fewchannels.api.calls.call import Call
-from fewchannels.api.calls.edits import Edit, Edits, Function
+from fewchannels.api.calls.edits import Edit, Edits, Function, name_of
 from fewchannels.api.calls.recorded import Recorded
 from fewchannels.api.calls.replay import replaying
 from fewchannels.api.calls.watched import watching
@@ -28,6 +28,7 @@ from fewchannels.models.family import BRANCHES, ModelGeometry
 from fewchannels.models.family_file import read_family
 from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import Site, Tap, tapped
+from fewchannels.settings.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _CLUSTER_K = 12
 
 
+@checked
 @contextmanager
 def edit(
     pipe: Any,
@@ -95,6 +97,10 @@ class Editing:
         self._n_calls = self._n_applied = 0
         self._editors: list[tuple[Edit, Editor]] = []
         self._own: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        parts: list[Edit | Function] = [*self._edits, *self._functions]
+        return f"Editing({' + '.join(map(name_of, parts))}, calls={self._n_calls})"
 
     @property
     def measures(self) -> "pd.DataFrame":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ Function = Callable[[Tensor, Site], Tensor | None]
 states, or None to leave them unchanged."""
 _SIZED = ("top", "bottom", "random", "redrawn", "matched", "scaled")
 _DRAWN = ("random", "redrawn", "scaled")
+_TRAJECTORIES = ("undisturbed", "own", "source", "target", "union", "intersection")
 _CLUSTERS = ("foreground", "background", "target_foreground")
 
 
@@ -60,6 +61,18 @@ class Edit:
     branches: tuple[str, ...] = BRANCHES
     scores_from: str = "undisturbed"
     source: "str | Recorded | None" = None
+
+    def __repr__(self) -> str:
+        """The call that makes it, without settings at their defaults."""
+        chosen = {"all": repr("all"), "listed": repr(list(self.channels))}.get(self.selection)
+        shown = [chosen or f"{self.selection}={self.k}"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, np.ndarray):
+                shown.append(f"{each.name}=<mask of {value.shape[0]} x {value.shape[1]} tokens>")
+            elif each.name not in ("action", "selection", "k", "channels") and value != each.default:
+                shown.append(f"{each.name}={value!r}")
+        return f"fc.{self.action}({', '.join(shown)})"
 
     def __add__(self, other: "Edit | Edits | Function") -> "Edits":
         """Combine the edits, to apply them in the same call."""
@@ -118,6 +131,9 @@ class Edits:
 
     parts: tuple[Edit | Function, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        return " + ".join(map(name_of, self.parts))
+
     def __add__(self, other: "Edit | Edits | Function") -> Self:
         """Combine the edits, to apply them in the same call."""
         if not isinstance(other, (Edit, Edits)) and not callable(other):
@@ -127,6 +143,11 @@ class Edits:
     def __radd__(self, other: Function) -> Self:
         """Combine the edits, to apply them in the same call."""
         return type(self)((other, *self.parts)) if callable(other) else NotImplemented
+
+
+def name_of(part: Edit | Function) -> str:
+    """An edit as a call, or a function's name."""
+    return repr(part) if isinstance(part, Edit) else str(getattr(part, "__qualname__", repr(part)))
 
 
 def zero(channels: Iterable[int] | int | str | None = None, *, amount: float = 1.0, **where: Any) -> Edit:
@@ -261,13 +282,19 @@ def _edit(action: str, channels: Iterable[int] | int | str | None, amount: float
         float(amount),
         **chosen,
         trial=trial,
-        layers=kept(where.get("layers", "all")),
-        steps=kept(where.get("steps", "all")),
+        layers=kept("layers", where.get("layers", "all")),
+        steps=kept("steps", where.get("steps", "all")),
         tokens=_mask(where.get("tokens", "all")),
         streams=choose_words("streams", ",".join(streams), STREAMS),
         branches=choose_words("branches", ",".join(branches), BRANCHES),
-        scores_from=where.get("scores_from", "undisturbed"),
+        scores_from=_scores_from(where.get("scores_from", "undisturbed")),
     )
+
+
+def _scores_from(value: Any) -> str:
+    if value not in _TRAJECTORIES:
+        raise unknown("scores_from", value, _TRAJECTORIES)
+    return str(value)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -278,7 +305,10 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 def _words(where: dict[str, Any], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
     value = where.get(name, default)
-    return (value,) if isinstance(value, str) else tuple(value)
+    words = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not words or not all(isinstance(each, str) for each in words):
+        raise InputError(f"{name} is {value!r:.80}; it must be one name, or several, such as {default[0]!r}.")
+    return words
 
 
 def _mask(tokens: Any) -> "str | np.ndarray":

@@ -29,6 +29,15 @@ def as_text(name: str, value: Indices, n: int) -> str:
     return ",".join(str(each % n) for each in chosen)
 
 
+def of_each_run(name: str, value: Indices) -> str:
+    """Convert a choice for runs whose numbers of layers and steps may differ: ``all``, ``last``, or ``0,-1``.
+
+    Raises:
+        InputError: the value is not a word, an index, or several.
+    """
+    return value if isinstance(value, str) else ",".join(map(str, several(name, value)))
+
+
 def several(name: str, value: Any) -> list[int]:
     """One index or several as a list, NumPy's integers included.
 
@@ -45,6 +54,12 @@ def several(name: str, value: Any) -> list[int]:
     return [int(each) for each in chosen]
 
 
-def kept(value: Indices) -> Indices:
-    """Convert an iterator to a tuple, which can be read more than once."""
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+def kept(name: str, value: Indices) -> Indices:
+    """Keep a choice: a word as it is, and indices as a tuple, which can be read more than once.
+
+    Raises:
+        InputError: the value is not a word, an index, or several.
+    """
+    if isinstance(value, str):
+        return value
+    return tuple(several(name, tuple(value) if isinstance(value, Iterable) else value))

@@ -12,6 +12,7 @@ from fewchannels.api.calls.recorded_call import MadeBy, RecordedCall
 from fewchannels.errors import InputError
 from fewchannels.runs.arrays import as_dataset
 from fewchannels.runs.layout import Layout, Track
+from fewchannels.settings.arguments import checked
 from fewchannels.settings.units import size
 from fewchannels.tables import from_parquet, schema, to_parquet
 
@@ -116,13 +117,14 @@ class Recorded:
         frame: pd.DataFrame = from_parquet(to_parquet("cells", columns)).to_pandas()
         return frame
 
+    @checked
     def top(
         self, layer: int, step: int = -1, *, sample: int = 0, stream: str = "image", branch: str = "cond"
     ) -> "pd.DataFrame":
         """The largest channels at one layer and step, largest first: rank, channel, score, and ratio to the median.
 
         Args:
-            layer: the layer.
+            layer: the layer; negative numbers count from the last recorded one.
             step: the step; negative numbers count from the last one that the sample ran.
             sample: index of the recorded sample; negative numbers count from the last one.
             stream: ``image`` or ``text``.
@@ -140,11 +142,12 @@ class Recorded:
         columns = {"channel": np.asarray(cell["top_channels"]), "score": scores, "ratio": ratio}
         return pd.DataFrame({"rank": np.arange(len(scores))} | columns)
 
+    @checked
     def map(self, layer: int, step: int = -1, *, channel: int, sample: int = 0, branch: str = "cond") -> "xr.DataArray":
         """A channel's values over the grid of image tokens, ``(y, x)`` float32, signed.
 
         Args:
-            layer: the layer.
+            layer: the layer; negative numbers count from the last recorded one.
             step: the step; negative numbers count from the last one that the sample ran.
             channel: one of the channels whose maps were recorded at this layer and step: see :meth:`top`.
             sample: index of the recorded sample; negative numbers count from the last one.
@@ -156,6 +159,7 @@ class Recorded:
         import xarray as xr
 
         cell = self._cell(layer, step, sample, "image", branch)
+        layer = int(cell["layer"])
         found, prefix = list(cell["top_channels"]), Track("image", branch).prefix
         if prefix + "massive_value" not in self.activations:
             raise InputError("no token maps were recorded (top_k is 0). Record again with top_k=12.")
@@ -172,13 +176,14 @@ class Recorded:
         places = {"y": np.arange(height), "x": np.arange(width)}
         return xr.DataArray(grid, places | about, ("y", "x"), f"channel {channel}")
 
+    @checked
     def plot(
         self, layer: int | None = None, step: int = -1, *, k: int = 4, sample: int = 0, branch: str = "cond"
     ) -> "Figure":
         """Draw the channel landscape of all layers or, with a layer, the image beside its largest channels' maps.
 
         Args:
-            layer: the layer; None for the landscape of all layers.
+            layer: the layer; negative numbers count from the last recorded one. None draws the landscape of all layers.
             step: the step; negative numbers count from the last one that the sample ran.
             k: number of maps.
             sample: index of the recorded sample; negative numbers count from the last one.
@@ -222,6 +227,7 @@ class Recorded:
             shown, names = [np.asarray(image), *shown], ["image", *names]
         return drawn(Images(rows=[shown], labels=[""], columns=names, title=title))
 
+    @checked
     def save(self, path: str | Path) -> "Run":
         """Write a run, which every command can read: queries, analyses, the report, the explorer.
 
@@ -314,8 +320,8 @@ class Recorded:
                 f"the {stream} stream of the {branch} branch was not recorded. Record a call that runs it, with "
                 "streams and branches that include it."
             )
-        if step < 0 and -step <= len(steps):
-            step = steps[step]
+        step = steps[step] if -len(steps) <= step < 0 else step
+        layer = layers[layer] if -len(layers) <= layer < 0 else layer
         for name, value, known in (("layer", layer, layers), ("step", step, steps)):
             if value not in known:
                 raise InputError(f"{name} {value} was not recorded. Choose one of these: {', '.join(map(str, known))}.")

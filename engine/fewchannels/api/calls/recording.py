@@ -31,8 +31,10 @@ from fewchannels.models.sampler import Sampler
 from fewchannels.models.taps import Site, Tap, tapped
 from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
 from fewchannels.runs.layout import Layout
+from fewchannels.settings.arguments import checked
 
 
+@checked
 @contextmanager
 def record(
     pipe: Any,
@@ -118,7 +120,7 @@ class _Recording:
         branches: tuple[str, ...],
     ) -> None:
         self._recorded, self._top_k, self._streams, self._branches = recorded, top_k, streams, branches
-        self._layers, self._steps = kept(layers), kept(steps)
+        self._layers, self._steps = kept("layers", layers), kept("steps", steps)
         self._now: tuple[Recorder, Layout, float] | None = None
 
     def check(self, geometry: ModelGeometry) -> None:
