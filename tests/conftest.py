@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 an actor starts
 import numpy as np
 import pytest
 from hypothesis import settings
-from lanes import LANES, LANES_OF, NEEDS, NEEDS_OF, TOGETHER, lanes, needs, unit
+from lanes import LANES, LANES_OF, NEEDS, NEEDS_OF, THIRDS, lanes, longest_first, needs, thirds, unit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--third", type=int, choices=range(1, THIRDS + 1), help="run only this third of the slow lane")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(name)
         if item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.timeout(0))
-    items.sort(key=lambda item: unit(item.nodeid) != TOGETHER)  # it takes longest
+    items.sort(key=lambda item: longest_first(item.nodeid))
+    if third := config.getoption("third"):
+        slow = [item.nodeid for item in items if config.stash[LANES_OF][item.nodeid] == {"slow"}]
+        other = {name for name, its in thirds(slow).items() if its != third}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in other])
+        items[:] = [item for item in items if item.nodeid not in other]
 
 
 @pytest.hookimpl(optionalhook=True)

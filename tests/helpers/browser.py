@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Thread
 from typing import Any
 
 import pytest
+from network import network
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from werkzeug.serving import BaseWSGIServer
 
@@ -52,6 +53,8 @@ class Watched:
     """
 
     def __init__(self, browser: Browser, bound: Bound, *, is_let_in: bool = True, **options: Any) -> None:
+        self._network = ExitStack()
+        self._network.enter_context(network(changes=False))
         self._context = browser.new_context(**{"viewport": {"width": 1366, "height": 900}} | options)
         self.page: Page = self._context.new_page()
         self.errors: list[str] = []
@@ -78,6 +81,7 @@ class Watched:
         """Let it go."""
         self.page.unroute_all(behavior="ignoreErrors")  # an answer may still be under way
         self._context.close()
+        self._network.close()
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from network import network
+
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.3"
 _BRIDGE, _KEPT = "fc-hosts", "/run/fc-kept"
@@ -41,11 +43,13 @@ class Host:
 
     def cut(self) -> None:
         """Take the cable out."""
-        _run("ip", "link", "set", f"v-{self.name}", "down")
+        with network(changes=True):
+            _run("ip", "link", "set", f"v-{self.name}", "down")
 
     def mend(self) -> None:
         """Put it back."""
-        _run("ip", "link", "set", f"v-{self.name}", "up")
+        with network(changes=True):
+            _run("ip", "link", "set", f"v-{self.name}", "up")
 
 
 @contextmanager
@@ -66,22 +70,34 @@ def hosts(n: int, folder: Path, disk: str = "512m") -> Iterator[list[Host]]:
     Path("/run/sshd").mkdir(exist_ok=True)
     for name in ("key", "host_key"):
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
-    with ExitStack() as stack:
-        try:
-            _run("ip", "link", "add", _BRIDGE, "type", "bridge")
-            stack.callback(_run, "ip", "link", "del", _BRIDGE)
-            _run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", _BRIDGE)
-            _run("ip", "link", "set", _BRIDGE, "up")
-            made = [Host(f"fc{i}", f"{NETWORK}.{10 + i}") for i in range(n)]
+    devices = ExitStack()
+    try:
+        with network(changes=True):
+            made = _plugged_in(n, devices)
+        with ExitStack() as processes:
             for host in made:
-                _plug_in(host, stack)
-        except subprocess.CalledProcessError as error:
-            raise NoHostsError(f"{error.cmd}: {error.stderr}") from None
+                _start(host, folder, disk, processes)
+            for host in made:
+                _wait_for(host, folder)
+            yield made
+    finally:
+        with network(changes=True):
+            devices.close()
+
+
+def _plugged_in(n: int, stack: ExitStack) -> list[Host]:
+    """Hosts on a bridge of their own."""
+    made = [Host(f"fc{i}", f"{NETWORK}.{10 + i}") for i in range(n)]
+    try:
+        _run("ip", "link", "add", _BRIDGE, "type", "bridge")
+        stack.callback(_run, "ip", "link", "del", _BRIDGE)
+        _run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", _BRIDGE)
+        _run("ip", "link", "set", _BRIDGE, "up")
         for host in made:
-            _start(host, folder, disk, stack)
-        for host in made:
-            _wait_for(host, folder)
-        yield made
+            _plug_in(host, stack)
+    except subprocess.CalledProcessError as error:
+        raise NoHostsError(f"{error.cmd}: {error.stderr}") from None
+    return made
 
 
 def _plug_in(host: Host, stack: ExitStack) -> None:

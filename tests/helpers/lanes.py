@@ -4,6 +4,7 @@ Nothing is marked by hand but ``exhaustive``, which is a property of one test's 
 """
 
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +88,28 @@ CLUSTERS = (
     "end_to_end/test_telemetry.py",
 )
 
+# The slow files that take longest, longest first, in seconds of one process on two quiet cores. They begin first, and
+# are dealt out to the thirds one after the other, so that each third takes about as long.
+LONGEST = (
+    "end_to_end/test_hosts.py",  # 314
+    "cluster/test_pool.py",  # 271
+    "end_to_end/test_kills.py",  # 256
+    "end_to_end/test_faults.py",  # 255
+    "end_to_end/test_jobs.py",  # 242
+    "end_to_end/test_explore.py",  # 241
+    "end_to_end/test_foreign_folder.py",  # 221
+    "cli/test_imports.py",  # 213
+    "end_to_end/test_pages.py",  # 202
+    "end_to_end/test_own_columns.py",  # 179
+    "families/test_families.py",  # 173
+    "end_to_end/test_object_runs.py",  # 168
+    "cli/test_outputs.py",  # 156
+    "end_to_end/test_tutorials.py",  # 125
+    "end_to_end/test_everywhere.py",  # 106
+    "end_to_end/test_two_at_once.py",  # 105
+)
+THIRDS = 3
+
 # What of the slow ones the fast lane has nevertheless: each guarantee of the main path once, by the beginning of an id.
 MAIN_PATH = {
     "every command of the README": "end_to_end/test_readme.py",
@@ -127,9 +150,34 @@ def lanes(item: pytest.Item) -> set[str]:
     return {"slow"} if needs(item) & slow or path.startswith(SLOW_PLACES) else {"fast"}
 
 
+def thirds(nodeids: Iterable[str]) -> dict[str, int]:
+    """The third, 1 to 3, of each test: that of its file. Every file is in one, and each takes about as long.
+
+    Args:
+        nodeids: ids of all tests that were found.
+    """
+    files = sorted({_file(each) for each in nodeids}, key=lambda file: (_rank(file), file))
+    there_and_back = [*range(THIRDS), *reversed(range(THIRDS))]
+    of_file = {file: 1 + there_and_back[i % len(there_and_back)] for i, file in enumerate(files)}
+    return {each: of_file[_file(each)] for each in nodeids}
+
+
+def longest_first(nodeid: str) -> tuple[bool, int]:
+    """The order in which tests begin: what starts clusters, which is one after the other, and then by duration."""
+    return unit(nodeid) != TOGETHER, _rank(_file(nodeid))
+
+
+def _file(nodeid: str) -> str:
+    return place(nodeid).split("::")[0]
+
+
+def _rank(file: str) -> int:
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+
 def unit(nodeid: str) -> str:
     """What is handed to one of xdist's processes as a whole: a test's file, or all that starts clusters."""
-    path = place(nodeid).split("::")[0]
+    path = _file(nodeid)
     return TOGETHER if path in CLUSTERS else path
 
 
