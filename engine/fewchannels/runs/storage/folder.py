@@ -1,8 +1,8 @@
 """A run in a folder: one file per object, written to a temporary file, synced, and renamed.
 
 A folder may come from somebody else, and a symbolic link in it may point to any of the user's files. So nothing is
-read, written or deleted through a link. One use is legitimate, and allowed for reading: ``activations.zarr`` may link to a
-Zarr group, for arrays that their owner keeps on another disk.
+read, written or deleted through a link. One use is legitimate, and allowed for reading: ``activations.zarr`` may link
+to a Zarr group, for arrays that their owner keeps on another disk.
 """
 
 import os
