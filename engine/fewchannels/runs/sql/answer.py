@@ -98,7 +98,7 @@ class Answer:
         """Write it as one Parquet file, atomically. Safe to repeat: it replaces the file.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: writing failed.
         """
         writing.write(path, self.batches)
 

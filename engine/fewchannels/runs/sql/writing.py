@@ -45,7 +45,7 @@ def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
 
     Raises:
         InputError: no format has this ending, or no file can be written there.
-        StorageError: the disk refused.
+        StorageError: writing failed.
     """
     suffix = check_format(path)
     wide: frozenset[int] = frozenset()
