@@ -1,4 +1,4 @@
-"""Push a run, a sweep or a comparison to a dataset repository on the Hugging Face Hub: only what is not there yet.
+"""Push a run, a sweep or a comparison to a dataset repository on the Hugging Face Hub: only missing files.
 
 Files are uploaded in commits of a few hundred, in the order of :class:`fewchannels.runs.upkeep.contents.Contents`: the
 description and the card first, each record with the objects that it names. So an interrupted push leaves a readable run
