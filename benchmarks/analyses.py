@@ -1,8 +1,8 @@
-"""How fast cells are clustered, and token statistics are streamed: ``python benchmarks/analyses.py``.
+"""Speed of clustering cells and of streaming token statistics: ``python benchmarks/analyses.py``.
 
 ``two-means``: cells of 4,096 tokens and 12 channels, each from the same 4 starts, until no token moves. ``subject`` has
-a disc in every channel, ``noise`` has nothing to find. Beside ours scikit-learn's loop from the same starts, and as
-people call it (``KMeans(2, n_init=4)``), which stops at its tolerance. Inertias are checked to agree.
+a disc in every channel, ``noise`` has no structure. Compared with scikit-learn's loop from the same starts, and its
+usual call (``KMeans(2, n_init=4)``), which stops at its tolerance. Inertias are checked to agree.
 
 ``streaming``: the analysis ``concentration`` over a store of FLUX.1's shapes, against reading the same arrays.
 
@@ -35,7 +35,7 @@ N_CHANNELS, N_STARTS = 12, 4
 
 
 def cells(n_cells: int, side: int, subject: float) -> torch.Tensor:
-    """Normalized maps ``(cell, channel, token)``: a disc of so many standard deviations in noise."""
+    """Normalized maps ``(cell, channel, token)``: a disc of this many standard deviations in noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side] / side
     maps = random.normal(0, 1, (n_cells, N_CHANNELS, side * side))
@@ -48,7 +48,7 @@ def cells(n_cells: int, side: int, subject: float) -> torch.Tensor:
 
 
 def two_means(kind: str, subject: float, chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
-    """Seconds a cell of every arm, and ratios to ours."""
+    """Seconds per cell of every arm, and ratios to ours."""
     n_cells, n_theirs, side = chosen.cells, chosen.theirs, chosen.side
     x = cells(n_cells, side, subject)
     random = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def streaming(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
                 analysis.unit(selected, results, i, "cpu") for i in range(n_samples)
             ],
         }
-        with one_thread():  # as workers do
+        with one_thread():  # like workers
             seconds = rotated(arms, chosen.rounds)
     n_bytes = layout.sample_value_bytes * n_samples
     rows: Rows = {name: {"seconds": taken, "value_bytes": n_bytes} for name, taken in seconds.items()}

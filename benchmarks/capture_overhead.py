@@ -1,21 +1,21 @@
-"""What capture costs on top of generating the same images: ``python benchmarks/capture_overhead.py``.
+"""Overhead of a capture relative to generating the same images: ``python benchmarks/capture_overhead.py``.
 
-In one process with all of the threads, interleaved round by round, at the same batch:
+In one process with all threads, interleaved round by round, with the same batch:
 
 - ``plain``: the pipeline as diffusers runs it;
 - ``taps``: the same with every layer and step recorded in memory;
-- ``task``: a worker's whole task, shards, tables and record included.
+- ``task``: a worker's whole task, including shards, tables and record.
 
-In as many processes as the capture has actors, each with an actor's threads, both of them started anew each round, one
-after the other in turns:
+In as many processes as the capture has actors, each with an actor's threads, both restarted in each round, in
+alternating order:
 
 - ``plain processes``: each loads the pipeline as diffusers does and runs its batches, all at the same time;
 - ``capture``: as many batches as tasks of a capture's Ray actors, recorded, written and entered in the ledger.
 
-Either is timed from when all have loaded the model to the end of the last batch, or the last record, and told
-as seconds a batch of all together. Actors have the priority of other processes here, not Ray's lower one, which would
-measure what else the machine does. The plain pipeline's images are checked to be the capture's. Seconds belong to the
-machine; ratios are what counts.
+Both are timed from when all processes have loaded the model to the end of the last batch, or the last record, and
+reported as seconds per batch of all processes together. Actors have the normal priority here, not Ray's lower one,
+which would measure other load of the machine. The plain pipeline's images are checked to equal the capture's. Seconds
+depend on the machine; only ratios are meaningful.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def make_job(path: Path, run: Path, chosen: argparse.Namespace) -> Job:
-    """A job of whole-batch tasks, begun on disk."""
+    """A job with one batch per task, created on disk."""
     batch = chosen.batch
     config = CaptureConfig(model=chosen.model, batch_size=batch, shard_samples=batch, num_inference_steps=chosen.steps)
     job = prepare(path, run, config)
@@ -80,7 +80,7 @@ def make_job(path: Path, run: Path, chosen: argparse.Namespace) -> Job:
 
 
 def run_plainly(pipeline: DiffusionPipeline, samples: Sequence[Sample], settings: Settings) -> list[Image.Image]:
-    """One batch by the pipeline itself, with what of the settings it takes."""
+    """Run one batch with the pipeline itself, with the settings that it accepts."""
     wanted = {
         "num_inference_steps": settings.steps,
         "height": settings.height,
@@ -99,7 +99,7 @@ def run_plainly(pipeline: DiffusionPipeline, samples: Sequence[Sample], settings
 
 
 def check_same(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> None:
-    """Pixel by pixel."""
+    """Check that images are equal pixel by pixel."""
     assert all(np.array_equal(a, b) for a, b in zip(images, others, strict=True)), "images are not the same"
 
 
@@ -114,8 +114,8 @@ def in_one_process(job: Job, path: Path, chosen: argparse.Namespace) -> dict[str
         with tapped(worker.sampler, job.layout.blocks, recorder.tap(slice(0, len(samples)))):
             return worker.sampler.generate(samples, settings)
 
-    tasks = iter(range(job.layout.n_tasks))  # each once: doing one again takes more
-    # All in the model's own thread: a second one with a pool of its own would slow both down.
+    tasks = iter(range(job.layout.n_tasks))  # each task once: rerunning one takes longer
+    # All in the model's own thread: a second thread with its own pool would slow both down.
     works: dict[str, Callable[[], object]] = {
         "plain": lambda: worker.model.run(run_plainly, pipeline, samples, settings),
         "taps": lambda: worker.model.run(tapped_generation),
@@ -140,7 +140,7 @@ def plain_process(
 
 
 def plain_processes(job: Job, path: Path, place: Path, chosen: argparse.Namespace) -> float:
-    """Seconds a batch of as many plain processes as there are actors, all at the same time."""
+    """Seconds per batch of as many plain processes as there are actors, running at the same time."""
     spawning = multiprocessing.get_context("spawn")
     for name in ("ready", "ended"):
         (place / name).mkdir(parents=True)
@@ -163,7 +163,7 @@ def plain_processes(job: Job, path: Path, place: Path, chosen: argparse.Namespac
 
 
 def capture(job: Job, chosen: argparse.Namespace) -> float:
-    """Seconds a batch of a whole capture on Ray actors that begin at the same time."""
+    """Seconds per batch of a whole capture on Ray actors that start at the same time."""
     gpus = min(1.0, torch.cuda.device_count() / chosen.actors)
     pool = Pool(chosen.actors, gpus, chosen.threads // chosen.actors)
     ready = Path(f"{job.run}.ready")

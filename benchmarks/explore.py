@@ -1,12 +1,12 @@
-"""How long people wait for the explorer on 10,000 samples: ``python benchmarks/explore.py``.
+"""Response times of the explorer on 10,000 samples: ``python benchmarks/explore.py``.
 
-A run of FLUX.1's shape is made without a model: 57 layers and 4 steps, four statistics of 3,072 channels and the top 12
-channels' maps over 4,096 tokens, in 625 tasks of 16 samples, each with its part of ``cells`` and ``samples`` with
-images of 512 x 512 pixels. All tasks share the first one's shards by hard links, as the store of so many would
-take 1 TB; each is read through its own name. It takes some GB in a temporary folder.
+A run of FLUX.1's shape is created without a model: 57 layers and 4 steps, four statistics of 3,072 channels and the
+maps of the top 12 channels over 4,096 tokens, in 625 tasks of 16 samples, each with its part of ``cells`` and
+``samples`` with images of 512 x 512 pixels. All tasks share the first one's shards through hard links, since a full
+store would take 1 TB; each is read under its own name. It takes several GB in a temporary folder.
 
-A headless Chromium opens pages and moves sliders; times are in the page, from the key or the navigation until Plotly
-has drawn. ``by hand`` is what a notebook does for the same move: the map by Xarray from an open store, drawn over the
+A headless Chromium opens pages and moves sliders; times are measured in the page, from the key or the navigation until
+Plotly has drawn. ``by hand`` is the same move in a notebook: the map read by Xarray from an open store, drawn over the
 image by Matplotlib and encoded as PNG. The goal is 200 ms for a move.
 """
 
@@ -48,7 +48,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 
 def make(path: Path, n_samples: int, n_layers: int) -> Layout:
-    """Write a finished run of so many samples."""
+    """Write a finished run with this number of samples."""
     random = np.random.default_rng(0)
     blocks = tuple(Block(i, f"blocks.{i}", "dual" if i < 19 else "single") for i in range(n_layers))
     layout = Layout(n_samples, STEPS, blocks, N_CHANNELS, N_TOKENS, K, SHARD_SAMPLES)
@@ -99,7 +99,7 @@ def _image(random: np.random.Generator) -> bytes:
 
 
 def _filled(table: str, known: dict[str, object], n: int) -> dict[str, object]:
-    """The columns that are known, and nothing, or naught, for the others."""
+    """The known columns, and null or zero for the others."""
     naught = {"string": "", "bool": False}
     empty = {f.name: [None if f.nullable else naught.get(str(f.type), 0)] * n for f in schema(table)}
     return {name: known.get(name, values) for name, values in empty.items()}
@@ -142,7 +142,7 @@ def _cells(random: np.random.Generator, ids: list[str], rows: range, layout: Lay
 
 @contextmanager
 def served(path: Path) -> Iterator[tuple[OpenedRun, Bound, float]]:
-    """The explorer of a run, for as long as the context lasts; and the seconds that opening it took."""
+    """The explorer of a run while the context lasts, and the seconds that it took to open."""
     began = time.perf_counter()
     places = open_places([str(path)])
     bound = bind(places, 0)
@@ -156,7 +156,7 @@ def served(path: Path) -> Iterator[tuple[OpenedRun, Bound, float]]:
 
 
 def moves(page: Page, slider: str, n: int) -> list[float]:
-    """Milliseconds of each of some moves of a slider, back and forth, from the key until Plotly has drawn."""
+    """Milliseconds per move of a slider, back and forth, from the key until Plotly has drawn."""
     page.evaluate(
         """() => {
             window.taken = [];
@@ -174,7 +174,7 @@ def moves(page: Page, slider: str, n: int) -> list[float]:
 
 
 def by_hand(path: Path, run: OpenedRun, chosen: argparse.Namespace) -> list[float]:
-    """Milliseconds of each of some looks with Xarray and Matplotlib, the store and the image open."""
+    """Milliseconds per view with Xarray and Matplotlib, with the store and the image already open."""
     taken = []
     data = xr.open_zarr(path / NAME, chunks=None)
     sample = chosen.samples // 2

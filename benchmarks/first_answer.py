@@ -1,10 +1,10 @@
-"""What a question takes from the shell's prompt to its answer: ``python benchmarks/first_answer.py RUN``.
+"""Time of a query from the shell's prompt to its answer: ``python benchmarks/first_answer.py RUN``.
 
-Each answer is that of a new process, as the command line gives it: ``sql`` and ``query``, against the obvious
-alternative, Python that imports DuckDB and reads the same Parquet files with nothing checked. ``--against FOLDER`` adds
-another checkout of this project, such as that of an earlier commit, run by the same Python. Rounds are rotated; the
-least and the median of wall-clock and CPU time are told, and ratios of the least CPU times, as other processes change
-those the least.
+Each answer comes from a new process, as on the command line: ``sql`` and ``query``, against the obvious alternative,
+Python that imports DuckDB and reads the same Parquet files without checks. ``--against FOLDER`` adds another checkout
+of this project, such as an earlier commit, run by the same Python. The order rotates from round to round. The minimum
+and the median of wall-clock and CPU time are reported, and ratios of the minimum CPU times, which other processes
+affect least.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PLAIN = (
 
 
 def commands(run: str, against: Path | None) -> dict[str, tuple[list[str], Path]]:
-    """What is run, and where its sources are, by name."""
+    """Commands and the locations of their sources, by name."""
     asked = {"sql": ["sql", run, COUNT], "query": ["query", run, "massive_channels"]}
     found = {"plain DuckDB": (["-c", PLAIN, run], ENGINE)}
     for name, words in asked.items():
@@ -39,7 +39,7 @@ def commands(run: str, against: Path | None) -> dict[str, tuple[list[str], Path]
 
 
 def took(words: Sequence[str], sources: Path) -> tuple[float, float]:
-    """Seconds of wall-clock and of CPU time of a new Python."""
+    """Seconds of wall-clock and CPU time of a new Python process."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(sources)}
     ended = subprocess.run([sys.executable, "-P", *words], env=environment, capture_output=True, text=True, check=False)

@@ -1,11 +1,11 @@
-"""How often intervals hold the truth: ``python benchmarks/interval_coverage.py --trials 4000 --json out.json``.
+"""Coverage of intervals: ``python benchmarks/interval_coverage.py --trials 4000 --json out.json``.
 
-For each kind of value, number of prompts and number of seeds, samples are drawn whose mean is known, with prompts that
-differ. ``none`` is the share of trials without an interval, as all prompts were equal; of the others ``covered`` is the
-share whose 95 % interval holds the mean, and ``width`` the median width. Compared are ``ours`` (``measures.intervals``:
-Student's t and the jackknife over prompts, inside the range of the values), ``bootstrap``, the percentile bootstrap
-over prompts, and ``plain``, 1.96 standard errors of samples taken as independent, of shares Wilson's interval, of pairs
-of samples the plain one of all pairs. Ratios are of ours to the plain one.
+For each kind of value, number of prompts and number of seeds, samples with a known mean are drawn, with prompts that
+differ. ``none`` is the share of trials without an interval, because all prompts were equal. Of the others, ``covered``
+is the share whose 95 % interval contains the mean, and ``width`` the median width. Compared are ``ours``
+(``measures.intervals``: Student's t and the jackknife over prompts, within the range of the values), ``bootstrap``, the
+percentile bootstrap over prompts, and ``plain``, which treats samples as independent: 1.96 standard errors, for shares
+Wilson's interval, for pairs of samples the plain interval over all pairs. Ratios are ours to plain.
 
 Kinds: ``normal``; ``lognormal``, skewed, 0 upwards; ``iou``, of two modes, 0 to 1; ``share 0.5``, ``share 0.9`` and
 ``share 0.95`` of samples; ``rank``, 1 upwards; ``pairs``, Jaccard overlap of top sets of two prompts.
@@ -59,7 +59,7 @@ def values(kind: str, shape: tuple[int, int, int], random: np.random.Generator) 
 
 
 def bootstrap(sums: np.ndarray, counts: np.ndarray, random: np.random.Generator, factor: int = 1) -> Ends:
-    """Percentiles of means of resampled prompts ``(prompt, trial)``; of pairs deviations are doubled."""
+    """Percentiles of means of resampled prompts ``(prompt, trial)``; for pairs, deviations are doubled."""
     n = len(sums)
     weights = random.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
     mean = sums.sum(axis=0) / counts.sum(axis=0)
@@ -68,7 +68,7 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, random: np.random.Generator,
 
 
 def plain(drawn: np.ndarray, kind: str) -> Ends:
-    """Of ``(trial, value)`` that are taken as independent."""
+    """The plain interval of ``(trial, value)``, treated as independent."""
     n, mean = drawn.shape[1], drawn.mean(axis=1)
     if kind.startswith("share"):
         center = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
@@ -79,7 +79,7 @@ def plain(drawn: np.ndarray, kind: str) -> Ends:
 
 
 def of_values(kind: str, trials: int, prompts: int, seeds: int) -> tuple[dict[str, Ends], float]:
-    """The ends of each interval of each trial, and the truth."""
+    """The ends of each interval of each trial, and the true mean."""
     random = np.random.default_rng([KINDS.index(kind), prompts, seeds])
     drawn, truth, (least, most) = values(kind, (trials, prompts, seeds), random)
     sums = drawn.sum(axis=2).T
@@ -90,7 +90,7 @@ def of_values(kind: str, trials: int, prompts: int, seeds: int) -> tuple[dict[st
 
 
 def of_pairs(trials: int, prompts: int, seeds: int) -> tuple[dict[str, Ends], float]:
-    """The same of the overlap of top-4 sets of 12 channels of two prompts."""
+    """The same for the overlap of two prompts' top-4 sets of 12 channels."""
     random = np.random.default_rng([len(KINDS), prompts, seeds])
 
     def overlap(n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def of_pairs(trials: int, prompts: int, seeds: int) -> tuple[dict[str, Ends], fl
 
 
 def row(ends: Ends, truth: float) -> dict[str, Any]:
-    """What is said of one interval's trials."""
+    """Summary of one kind of interval over its trials."""
     low, high = ends
     known = np.isfinite(low) & (high > low)
     n = max(1, int(known.sum()))

@@ -1,9 +1,10 @@
-"""How fast a manifest is made, and in how much memory: ``python benchmarks/manifest_ingest.py``.
+"""Time and memory of ingesting a manifest: ``python benchmarks/manifest_ingest.py``.
 
-Ingests a CSV of prompts with one row in a hundred there twice, against the obvious alternative in the same run: pandas
-reads the file whole, hashes each row with ``apply``, drops duplicates and writes Parquet, and checks nothing. Each arm
-is a process of its own, so that peak memory is the arm's. A quarter of the rows shows how memory grows. The arms take
-turns and the best of each counts; CPU seconds are there because other work on the machine slows the clock, not them.
+Ingests a CSV of prompts in which one row in a hundred is a duplicate, against the obvious alternative in the same run:
+pandas reads the whole file, hashes each row with ``apply``, drops duplicates and writes Parquet, without checks. Each
+arm runs in its own process, so that peak memory is the arm's own. A run with a quarter of the rows shows how memory
+grows. The arms alternate, and the best of each counts; CPU seconds are reported because other work on the machine
+affects them less than wall-clock time.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def run_arm(arm: str, source: Path) -> None:
 
 
 def measure(arm: str, source: Path, n_rows: int) -> dict[str, float]:
-    """Run an arm in a process of its own, print its figures and return them."""
+    """Run an arm in its own process, print its figures and return them."""
     command = [sys.executable, __file__, "--arm", arm, "--source", str(source)]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(
@@ -91,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure both arms, or run the one that is named; ``--json FILE`` also writes what was measured."""
+    """Measure both arms, or run the named one; ``--json FILE`` also writes the measurements."""
     chosen = parser().parse_args(argv)
     if chosen.arm:
         run_arm(chosen.arm, chosen.source)

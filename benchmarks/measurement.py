@@ -1,11 +1,11 @@
-"""What the benchmarks share: options, rounds that begin with another work each, ratios, and the file they write.
+"""Shared by the benchmarks: options, rounds in rotating order, ratios, and the file that they write.
 
 A file holds ``machine``, ``versions``, ``settings``, ``rows`` (what was measured, by name) and ``ratios``: of one row's
 numbers to another's, each with the numbers that it is made of (``of``) and how (``by``):
 
-- ``rounds``: the median of the rounds' own ratios, with the least and the most of them;
-- ``median``: of medians;
-- ``least``: of the least.
+- ``rounds``: the median of the rounds' ratios, with their minimum and maximum;
+- ``median``: ratio of medians;
+- ``least``: ratio of minimums.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def timed(work: Callable[[], object]) -> float:
 def rotated(
     works: Mapping[str, _Work], n_rounds: int, measure: Callable[[_Work], _Found] = timed
 ) -> dict[str, list[_Found]]:
-    """Measure each work once a round; each round begins with another one. Returns what each round found, by name."""
+    """Measure each function once per round; each round starts with another one. Returns all results, by name."""
     found: dict[str, list[_Found]] = {name: [] for name in works}
     names = list(works)
     for i in range(n_rounds):
@@ -54,13 +54,13 @@ def rotated(
 
 
 def ratio(rows: Rows, row: str, to: str, *, of: str = "seconds", by: str = "rounds") -> dict[str, Any]:
-    """One row's numbers over another's, as the file holds it.
+    """Ratio of one row's numbers to another's, in the format of the file.
 
     Args:
-        rows: with both.
+        rows: the measurements, which include both rows.
         row: name of the numerator.
-        to: name of the denominator, the plain way; 1 of itself.
-        of: the numbers' name in both rows; a number alone is one round.
+        to: name of the denominator, the plain way; its ratio to itself is 1.
+        of: name of the numbers in both rows; a single number is one round.
         by: ``rounds``, ``median`` or ``least``.
     """
     above, below = (_numbers(rows[name][of]) for name in (row, to))
@@ -77,7 +77,7 @@ def _numbers(value: float | Sequence[float]) -> Sequence[float]:
 
 
 def meet(folder: Path, n: int, within_s: float = 600.0) -> None:
-    """Wait until so many processes are at a place; the newest file there tells when all were."""
+    """Wait until this number of processes have a file in a folder; the newest one shows when all had arrived."""
     until = time.monotonic() + within_s
     (folder / str(os.getpid())).touch()
     while sum(1 for _ in folder.iterdir()) < n:
@@ -95,9 +95,9 @@ def save(chosen: argparse.Namespace, libraries: Sequence[str], rows: Rows, ratio
 
     Args:
         chosen: the settings.
-        libraries: whose versions matter.
-        rows: what was measured.
-        ratios: of them, by :func:`ratio`.
+        libraries: libraries whose versions matter.
+        rows: the measurements.
+        ratios: ratios of them, from :func:`ratio`.
     """
     if chosen.json is None:
         return
@@ -111,7 +111,7 @@ def save(chosen: argparse.Namespace, libraries: Sequence[str], rows: Rows, ratio
 
 
 def _processor() -> str:
-    """Its name, where Linux tells it."""
+    """Name of the processor, if Linux reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

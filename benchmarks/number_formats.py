@@ -1,14 +1,14 @@
-"""Which format the values of a run should have on disk: ``python benchmarks/number_formats.py``.
+"""Comparison of formats for the values of a run on disk: ``python benchmarks/number_formats.py``.
 
-Candidates: float32 as it is, and rounded to bfloat16's 8 bits of mantissa, each raw, under zstd (what Zarr v3 calls
-``bytes`` + ``zstd``), and under Blosc's lz4 and zstd after a shuffle of bytes or bits at several levels. float16 is
-there for what it loses. Values: ``massive_value`` of a small capture of the bundled model (``real``), and token maps
-made like FLUX.1-dev's (``flux``): 12 channels a cell with means from tens to thousands, smooth over a grid of 64 x 64
-tokens, plus noise. Chunks are what one chunk of the store holds.
+Candidates: float32 unchanged, and rounded to bfloat16's 8 bits of mantissa, each raw, with zstd (``bytes`` + ``zstd``
+in Zarr v3), and with Blosc's lz4 and zstd after a shuffle of bytes or bits, at several levels. float16 is included to
+show what it loses. Values: ``massive_value`` of a small capture of the bundled model (``real``), and simulated token
+maps like FLUX.1-dev's (``flux``): 12 channels per cell with means from tens to thousands, smooth over a grid of 64 x 64
+tokens, plus noise. Chunks have the size of the store's chunks.
 
 Printed: bytes stored per byte of float32 values; MB of float32 values encoded and decoded per second by one thread and
-by two (fastest of the rounds, candidates interleaved); the largest and the median relative error; which special values
-come back (a rounded one within 1 part in 256); and which Zarr readers opened an array stored so and read the same bits.
+by two (fastest of the rounds, candidates interleaved); the largest and the median relative error; special values that
+are preserved (within 1 part in 256 if rounded); and the Zarr readers that open such an array and read the same bits.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 
 def halved(values: np.ndarray) -> np.ndarray:
-    """Values as float16 has them."""
+    """Values converted to float16."""
     with np.errstate(over="ignore"), warnings.catch_warnings():
         return values.astype(np.float16)
 
@@ -116,7 +116,7 @@ def real_chunks() -> np.ndarray:
 
 
 def chunks_of(values: np.ndarray, plan: ArrayPlan) -> np.ndarray:
-    """A shard's values, a chunk a row."""
+    """A shard's values, one chunk per row."""
     pairs = [(shard // chunk, chunk) for shard, chunk in zip(plan.shard, plan.chunk, strict=True)]
     split = values.reshape([extent for pair in pairs for extent in pair])
     axes = [*range(0, split.ndim, 2), *range(1, split.ndim, 2)]
@@ -139,7 +139,7 @@ def seconds(work: Code, items: list[Any], threads: ThreadPoolExecutor | None) ->
 
 
 def surviving(each: Format) -> list[str]:
-    """Names of the special values that come back from a candidate."""
+    """Names of the special values that a candidate preserves."""
     values = np.resize(np.array(list(SPECIAL.values()), np.float32), 4096)
     changed = each.change(values)
     with np.errstate(invalid="ignore"):
@@ -150,7 +150,7 @@ def surviving(each: Format) -> list[str]:
 
 
 def readers_of(each: Format, values: np.ndarray, folder: Path) -> list[str]:
-    """Names of the Zarr readers that read a candidate's array, one chunk a row in one shard, bit by bit as it was."""
+    """Names of the Zarr readers that read a candidate's array, one chunk per row in one shard, bit for bit."""
     changed = each.change(values)
     array = zarr.create_array(
         folder, shape=changed.shape, shards=changed.shape, chunks=(1, changed.shape[1]), dtype=changed.dtype,

@@ -1,4 +1,4 @@
-"""How fast all pairs of top-k sets are compared: ``python benchmarks/pairwise_jaccard.py``.
+"""Speed of comparing all pairs of top-k sets: ``python benchmarks/pairwise_jaccard.py``.
 
 One cell: 10,000 samples (four seeds of each prompt), 12 of 3,072 channels. Kinds of cells:
 
@@ -10,12 +10,12 @@ One cell: 10,000 samples (four seeds of each prompt), 12 of 3,072 channels. Kind
 Arms, on one thread, each computing the mean over the same 50 million pairs, and checked to agree:
 
 - ``pair_overlap``: this project's, which also splits within and across prompts, by prompt;
-- ``sets``: Python's sets, ``len(a & b)`` over all pairs of 500 samples, its time multiplied up by pairs;
+- ``sets``: Python's sets, ``len(a & b)`` over all pairs of 500 samples, with its time extrapolated by pairs;
 - ``sparse``: ``x @ x.T`` of SciPy's sparse 0/1 matrix, in blocks of rows;
 - ``dense``: the same product with torch in float32 over the channels that occur, the upper triangle only.
 
-Rounds are interleaved and the fastest of each arm counts. Then a thread per core compares one cell after the other, for
-the time of a whole run of 1,596 cells (28 steps of 57 layers). ``peak MB`` is what NumPy held at once.
+Rounds are interleaved and the fastest of each arm counts. Then one thread per core compares cell after cell, to get the
+time of a whole run of 1,596 cells (28 steps of 57 layers). ``peak MB`` is NumPy's peak memory.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def massive(n_samples: int, n_massive: int) -> np.ndarray:
 
 
 def uniform(n_samples: int, n_channels: int) -> np.ndarray:
-    """Sets of 12 of so many channels, each as likely."""
+    """Sets of 12 of this many channels, all equally likely."""
     random = np.random.default_rng(0)
     return np.stack([random.choice(n_channels, K, replace=False) for _ in range(n_samples)])
 
@@ -112,7 +112,7 @@ ARMS = {"pair_overlap": ours, "sets": python_sets, "sparse": sparse, "dense": de
 
 
 def measure(channels: np.ndarray, n_rounds: int) -> dict[str, list[float]]:
-    """Seconds of each arm on all samples, of each round; the arms' means must be the same."""
+    """Seconds of each arm on all samples, by round; the arms' means must agree."""
     n = len(channels)
     fewer = channels[:N_SETS]
     means = {}
@@ -131,7 +131,7 @@ def measure(channels: np.ndarray, n_rounds: int) -> dict[str, list[float]]:
 
 
 def cell_seconds(channels: np.ndarray, n_threads: int, n_cells: int, n_rounds: int) -> float:
-    """Seconds a cell when threads compare one cell after the other, fastest of the rounds."""
+    """Seconds per cell if threads compare cell after cell, fastest of the rounds."""
     fastest = float("inf")
     with ThreadPoolExecutor(n_threads) as pool:
         for _ in range(n_rounds):
@@ -142,7 +142,7 @@ def cell_seconds(channels: np.ndarray, n_threads: int, n_cells: int, n_rounds: i
 
 
 def peak_mb(channels: np.ndarray) -> float:
-    """Most memory held at once while one cell is compared."""
+    """Peak memory in MB while one cell is compared."""
     tracemalloc.start()
     ours(channels)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,17 +1,17 @@
-"""How long named queries take on a large run: ``python benchmarks/queries.py``.
+"""Time of named queries on a large run: ``python benchmarks/queries.py``.
 
-A run of 10,000 samples, 57 layers and 28 steps is made without a model: 15,960,000 rows of ``cells`` with the 12
-channels of largest score of 3,072, in tasks of 16 samples whose parts are then compacted, and an alignment of the top
-channels with as many rows, in a part per task. Eight channels are massive in each layer, the others come and go. It
-takes 2 GB in a temporary folder, 3.5 GB while it is compacted, and some minutes.
+A run of 10,000 samples, 57 layers and 28 steps is created without a model: 15,960,000 rows of ``cells`` with the top 12
+of 3,072 channels, in tasks of 16 samples whose parts are then compacted, and an alignment of the top channels with as
+many rows, in one part per task. Eight channels are massive in each layer, the others vary. It takes 2 GB in a temporary
+folder, 3.5 GB during compaction, and a few minutes.
 
-Every query has a fresh catalog, as the command line opens one; files are warm in the page cache. ``open s`` is what the
-catalog takes, ``query s`` the question, ``CPU s`` what that uses of all cores, fastest of the rounds. The goal is 2 s
+Every query has a new catalog, as on the command line; files are in the page cache. ``open s`` is the time to open the
+catalog, ``query s`` that of the query, ``CPU s`` the query's time on all cores, fastest of the rounds. The goal is 2 s
 for both together.
 
-``pandas x``: how many times as long ``pandas.read_parquet`` of the needed columns and ``groupby`` take. That is
-measured on a run of a twentieth of the samples, as pandas unfolds lists into more memory than there is, and the two
-are checked to agree there; their rows are ``..., small run`` and ``..., pandas``.
+``pandas x``: time of ``pandas.read_parquet`` of the needed columns and ``groupby``, as a multiple. It is measured on a
+run with a twentieth of the samples, since pandas expands lists into more memory than there is, and results are checked
+to agree there; the rows are ``..., small run`` and ``..., pandas``.
 """
 
 import argparse
@@ -45,7 +45,7 @@ BYTES_PER_SAMPLE = 400_000
 
 
 class Made:
-    """Rows of a made-up run. Each cell has the channels of one of a few samples whose scores were drawn in full."""
+    """Rows of a simulated run. Each cell has the channels of one of a few samples with fully drawn scores."""
 
     def __init__(self, n_samples: int) -> None:
         self.n_samples = n_samples
@@ -148,7 +148,7 @@ def make(path: Path, n_samples: int) -> None:
     results.end({}, {"samples": "alignment_samples"}, {})
     geometry = {"n_steps": N_STEPS, "n_layers": N_LAYERS, "n_channels": N_CHANNELS, "n_tokens": 4096}
     description = {
-        "format_version": 1,  # one that is only asked: it has no arrays
+        "format_version": 1,  # the run is only queried: it has no arrays
         "fingerprint": FINGERPRINT,
         "config": {"model": "made up", "score": "mean_abs", "top_k": K},
         "geometry": {"n_samples": n_samples} | geometry,
@@ -166,7 +166,7 @@ def _cells(run: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _selected(run: Path) -> pd.DataFrame:
-    """A row for each channel of each cell."""
+    """One row for each channel of each cell."""
     rows = _cells(run, ["layer", "step", "top_channels", "top_scores", "median_score"])
     rows = rows.explode(["top_channels", "top_scores"])
     rows["relative"] = rows["top_scores"].astype(float) / rows["median_score"]
@@ -174,7 +174,7 @@ def _selected(run: Path) -> pd.DataFrame:
 
 
 def pandas_massive(run: Path) -> pd.DataFrame:
-    """Channels in half of a cell's samples: how often, and their mean score over the median."""
+    """Channels in half of a cell's samples: frequency, and mean score over the median."""
     rows = _selected(run)
     found = rows.groupby(["layer", "step", "top_channels"])["relative"].agg(["size", "mean"]).reset_index()
     counts = _cells(run, ["layer", "step"]).groupby(["layer", "step"]).size().rename("n_samples")
@@ -217,7 +217,7 @@ def pandas_misaligned(run: Path) -> pd.DataFrame:
 
 
 def same_massive(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """The few most frequent channels of each cell are among pandas' and have its numbers."""
+    """Check that the most frequent channels of each cell are among pandas' and have the same numbers."""
     both = ours.merge(theirs, left_on=["layer", "step", "channel"], right_on=["layer", "step", "top_channels"])
     assert len(both) == len(ours)
     np.testing.assert_array_equal(both["n"], both["size"])
@@ -225,20 +225,20 @@ def same_massive(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
 
 
 def same_profile(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Means of every measure by layer or step."""
+    """Check the means of every measure by layer or step."""
     for measure in theirs.columns.levels[0]:
         rows = ours[ours["measure"] == measure]
         np.testing.assert_allclose(rows["mean"], theirs[measure]["mean"], rtol=1e-4)
 
 
 def same_history(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Counts and means by layer and step."""
+    """Check counts and means by layer and step."""
     np.testing.assert_array_equal(ours[ours["n"] > 0]["n"], theirs["size"])
     np.testing.assert_allclose(ours[ours["n"] > 0]["mean_ratio"], theirs["mean"], rtol=1e-6)
 
 
 def same_misaligned(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Cells and lowest IoU by sample."""
+    """Check cells and lowest IoU by sample."""
     ours = ours.set_index("sample").sort_index()
     np.testing.assert_array_equal(ours.index, theirs.index)
     np.testing.assert_array_equal(ours["n_misaligned"], theirs["size"])
@@ -247,7 +247,7 @@ def same_misaligned(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """A query with its parameters; what pandas does instead, and what holds the two answers together."""
+    """A query with its parameters, the alternative with pandas, and the function that compares their answers."""
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -274,7 +274,7 @@ QUESTIONS = (
 
 
 def ask(run: Path, question: Question) -> tuple[pd.DataFrame, dict[str, float]]:
-    """A query's answer by a fresh catalog, and what it took."""
+    """A query's answer from a new catalog, and its times."""
     started = time.perf_counter()
     with Catalog(run) as catalog:
         opened, cpu = time.perf_counter(), time.process_time()
@@ -284,7 +284,7 @@ def ask(run: Path, question: Question) -> tuple[pd.DataFrame, dict[str, float]]:
 
 
 def against_pandas(run: Path, question: Question, n_rounds: int) -> tuple[list[float], list[float]] | None:
-    """Seconds of a query and of pandas on one run, of each round; None where it has no alternative."""
+    """Seconds of a query and of pandas on one run, by round; None without an alternative."""
     if question.pandas is None or question.check is None:
         return None
     ours, theirs = [], []

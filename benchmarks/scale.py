@@ -1,11 +1,11 @@
-"""How the scheduler, the store's protocol and the ledger grow: ``python benchmarks/scale.py actors``, and ``tasks``.
+"""Scaling of the scheduler, the store's protocol and the ledger: ``python benchmarks/scale.py actors``, and ``tasks``.
 
-``actors``: a capture's real driver, actors and ledger on 1, 2, 4, ... actors, with a stub in the model's place that
-sleeps for each task, one at a time in an actor as a model would be. Tasks per second against what sleeping alone would
-give, and the driver's CPU and memory. With ``--store`` each task then stores arrays of FLUX.1's shapes.
+``actors``: a capture's real driver, actors and ledger with 1, 2, 4, ... actors, and a stub in place of the model that
+sleeps for each task, one at a time per actor, like a model. Tasks per second relative to sleeping alone, and the
+driver's CPU and memory. With ``--store``, each task also stores arrays of FLUX.1's shapes.
 
-``tasks``: 1,000, 10,000 and 100,000 tasks of nothing but a record: the driver's CPU per 1,000 tasks, its largest
-resident memory, and the seconds that the finished run's ledger takes to be read, against those of the fewest tasks.
+``tasks``: 1,000, 10,000 and 100,000 tasks that only write a record: the driver's CPU per 1,000 tasks, its peak resident
+memory, and the seconds to read the finished run's ledger, relative to the fewest tasks.
 """
 
 import argparse
@@ -41,11 +41,11 @@ class Stub:
     """Tasks of a run without a model.
 
     Attributes:
-        folder: of the run.
-        n_tasks: how many, of one sample each.
-        seconds: that a task sleeps.
-        layout: of the arrays that a task stores; None for none.
-        n_actors: that begin together.
+        folder: folder of the run.
+        n_tasks: number of tasks, of one sample each.
+        seconds: time that a task sleeps, in seconds.
+        layout: layout of the arrays that a task stores; None for no arrays.
+        n_actors: number of actors that start together.
     """
 
     folder: str
@@ -96,7 +96,7 @@ def made_up(layout: Layout) -> dict[str, np.ndarray]:
 
 
 def flux_layout(n_samples: int) -> Layout:
-    """FLUX.1's: 57 blocks of 3,072 channels, 4,096 tokens, top 12; of one step, 15 MB a sample."""
+    """FLUX.1's layout for one step: 57 blocks of 3,072 channels, 4,096 tokens, top 12; 15 MB per sample."""
     blocks = tuple(
         Block(i, f"transformer_blocks.{i}" if i < 19 else f"single_transformer_blocks.{i - 19}", "dual" * (i < 19))
         for i in range(57)
@@ -105,7 +105,7 @@ def flux_layout(n_samples: int) -> Layout:
 
 
 def measured(stub: Stub) -> dict[str, float]:
-    """One run: its rate once all actors are there, and what the driver took."""
+    """One run: its rate after all actors have started, and the driver's CPU and memory."""
     driver, ready = psutil.Process(), Path(stub.folder, READY)
     ready.mkdir()
     cloudpickle.register_pickle_by_value(measurement)  # actors cannot import it
@@ -131,7 +131,7 @@ def measured(stub: Stub) -> dict[str, float]:
 
 
 def of_actors(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
-    """Runs on 1, 2, 4, ... actors, each with as many tasks an actor."""
+    """Runs with 1, 2, 4, ... actors, with the same number of tasks per actor."""
     rows: Rows = {}
     ratios = []
     n_actors = 1
@@ -151,7 +151,7 @@ def of_actors(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
 
 
 def of_tasks(chosen: argparse.Namespace) -> tuple[Rows, list[Row]]:
-    """Runs of so many tasks of nothing but a record, on two actors; and the time to read what they left."""
+    """Runs of this many tasks that only write a record, on two actors, and the time to read their ledger."""
     rows: Rows = {}
     for n_tasks in chosen.tasks:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; ``--json FILE`` also writes it."""
     chosen = parser().parse_args(argv)
     n_actors = chosen.most if chosen.what == "actors" else 2
-    with ray_session(Pool(n_actors, 0, 1)):  # more CPUs than there are: a stub needs none
+    with ray_session(Pool(n_actors, 0, 1)):  # more CPUs than exist: a stub needs none
         found = of_actors(chosen) if chosen.what == "actors" else of_tasks(chosen)
     save(chosen, ("fewchannels", "ray"), *found)
 

@@ -1,8 +1,8 @@
-"""What captures of real models take on disk, computed from their published geometries: ``python benchmarks/sizes.py``.
+"""Sizes of captures of real models on disk, computed from their published geometries: ``python benchmarks/sizes.py``.
 
-Prints the table of ``docs/sizes.md``: everything that a capture keeps unless it is told otherwise, against what is left
-where it keeps less. Nothing is measured: bytes per value are from ``benchmarks/README.md``, Number formats. For a model
-at hand, ``fewchannels capture --dry-run`` measures them on a batch.
+Prints the table of ``docs/sizes.md``: the size of everything that a capture keeps by default, and sizes with options
+that keep less. Nothing is measured: bytes per value are from ``benchmarks/README.md``, Number formats. For an available
+model, ``fewchannels capture --dry-run`` measures them on a batch.
 """
 
 import argparse
@@ -47,14 +47,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def layout(model: Model, n_samples: int) -> Layout:
-    """Everything that a capture keeps unless it is told otherwise."""
+    """Everything that a capture keeps by default."""
     blocks = tuple(Block(i, f"blocks.{i}", "dual") for i in range(model.n_layers))
     whole = Layout(n_samples, tuple(range(model.n_steps)), blocks, model.n_channels, model.side**2, 12, 1)
     return replace(whole, shard_samples=default_shard_samples(whole))
 
 
 def choices(whole: Layout) -> dict[str, Layout]:
-    """What else a capture may keep, by the table's heads."""
+    """Other choices of what a capture keeps, by the table's headings."""
     return {
         EVERYTHING: whole,
         "the same, `--value-precision bfloat16` or a bfloat16 model": replace(whole, rounded=True),

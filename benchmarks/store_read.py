@@ -1,15 +1,16 @@
-"""How fast parts of a run are read: ``python benchmarks/store_read.py``.
+"""Speed of reading parts of a run: ``python benchmarks/store_read.py``.
 
 A store of demo-shaped samples with random values, written by :meth:`fewchannels.runs.arrays.Store.write`, against the
-obvious alternatives that hold the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5
+obvious alternatives with the same values: an ``.npy`` file per sample and array, opened memory-mapped; one HDF5
 file with our chunks and no codec; a safetensors file per sample. Three questions:
 
 - ``massive_value`` and ``mean_abs``: one (step, layer) of all samples;
 - ``sample``: every array of one sample.
 
-Each answer is timed from opening the files to values in memory, round by round in rotated order: ``warm`` from the page
-cache, ``cold`` after the kernel was told to drop the files from it. ``MB read`` is what the process then fetched from
-the disk, read-ahead included. Ratios are to ``.npy``, below 1 is faster; every answer is checked.
+Each answer is timed from opening the files to values in memory, round by round in rotating order: ``warm`` from the
+page cache, ``cold`` after the kernel was told to drop the files from it. ``MB read`` is the amount that the process
+then read from the disk, including read-ahead. Ratios are relative to ``.npy``, and below 1 is faster; every answer is
+checked.
 """
 
 import argparse
@@ -40,7 +41,7 @@ EVERYTHING = slice(None)
 
 
 def build(folder: Path, shape: Layout) -> dict[str, tuple[Path, Callable[[], Read]]]:
-    """Write the same values in every format; by name, where, and a function that opens it."""
+    """Write the same values in every format; return each one's path and a function that opens it, by name."""
     group, npy, tensors = folder / "run", folder / "npy", folder / "safetensors"
     for each in (group, npy, tensors):
         each.mkdir()
@@ -130,7 +131,7 @@ def forget(folder: Path) -> None:
 
 
 def bytes_fetched() -> int:
-    """What this process has had read from disks so far."""
+    """Bytes that this process has read from disks so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("read_bytes")).split()[1])
 

@@ -1,14 +1,14 @@
-"""How a run of many tasks behaves: ``python benchmarks/store_scale.py resume``, and ``memory``.
+"""Behavior of a run with many tasks: ``python benchmarks/store_scale.py resume``, and ``memory``.
 
-``resume``: a finished run of 10,000 one-sample tasks of the bundled model is made without sampling: its real begin,
-then per task a real record and every file that the record names, small ones with made-up content. Then the command
-``fewchannels capture`` resumes it as a process of its own, which finds nothing to do; and its parts are timed one by
-one, in a process of their own too, and told against what importing takes. The goal is less than 5 s in all.
+``resume``: a finished run of 10,000 one-sample tasks of the bundled model is created without sampling: with real code
+for its start, then a real record per task, and small files with simulated content for the objects that it names. Then
+the command ``fewchannels capture`` resumes it in its own process, which finds nothing to do. The parts of that are
+timed one by one, also in their own process, and compared with the time of imports. The goal is less than 5 s in total.
 
 ``memory``: a process calls one :class:`fewchannels.captures.worker.CaptureWorker` from as many threads as a Ray actor
-does, with one-sample tasks one after another, and looks at its resident memory at the end of every tenth, while another
-is under way. The whole pipeline runs, made cheap: one denoising step, one layer. The peaks after 10, 100, 1,000 ...
-samples are told against that after 100.
+does, with one-sample tasks one after another, and reads its resident memory at the end of every tenth, while another
+is in progress. The whole pipeline runs, but cheaply: one denoising step, one layer. The peaks after 10, 100, 1,000 ...
+samples are reported relative to that after 100.
 """
 
 import argparse
@@ -59,7 +59,7 @@ print(json.dumps(dict(zip(names, [b - a for a, b in zip(marks, marks[1:])]))))
 
 
 def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
-    """A finished run of one-sample tasks with made-up data; its manifest and itself."""
+    """Create a finished run of one-sample tasks with simulated data; return the paths of its manifest and itself."""
     from fewchannels import manifest
     from fewchannels.captures.begin import begin
     from fewchannels.captures.config import CaptureConfig
@@ -102,7 +102,7 @@ def make_finished_run(folder: Path, n_tasks: int) -> tuple[Path, Path]:
 
 
 def resume(n_tasks: int, rounds: int) -> tuple[Rows, list[Row]]:
-    """Seconds that the command takes to find a finished run finished, and its parts."""
+    """Seconds that the command takes to detect that a run is finished, in total and by part."""
     with tempfile.TemporaryDirectory() as temporary:
         path, run = make_finished_run(Path(temporary), n_tasks)
         n_files = sum(1 for each in run.rglob("*") if each.is_file())

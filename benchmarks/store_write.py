@@ -1,10 +1,10 @@
-"""How fast a task's arrays become durable files: ``python benchmarks/store_write.py``.
+"""Speed of writing a task's arrays as durable files: ``python benchmarks/store_write.py``.
 
-The same values, interleaved in one process, round by round in rotated order, each followed by fsync of every file:
+The same values, interleaved in one process, round by round in rotating order, each followed by fsync of every file:
 
-- ``one file``: a plain write of the raw values, the limit that a file system sets;
-- ``one file, flushed early``: the same, told to the kernel to flush what is written at once;
-- ``one file, our bytes``: a plain write of what our store has compressed already;
+- ``one file``: a plain write of the raw values, the limit of the file system;
+- ``one file, flushed early``: the same, with the kernel asked to start writing to disk at once;
+- ``one file, our bytes``: a plain write of the bytes that our store has already compressed;
 - ``ours``: :meth:`fewchannels.runs.arrays.Store.write`;
 - Zarr v3 by zarr-python (its defaults; sharded without a codec; sharded with our codecs), tensorstore and the zarrs
   pipeline (sharded), HDF5 by h5py (our chunks, no codec), and one safetensors file.

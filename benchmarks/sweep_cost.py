@@ -1,13 +1,13 @@
-"""What an edited image costs on top of a plain generation: ``python benchmarks/sweep_cost.py``.
+"""Cost of an edited image relative to a plain generation: ``python benchmarks/sweep_cost.py``.
 
-Demo model, one pair of prompts, transport of the top channels behind every block in every step. Rounds interleaved:
+Demo model, one pair of prompts, transport of the top channels at every block's output in every step. Rounds alternate:
 
-- ``plain``: the pipeline alone, as many rows as the sweep's batch;
-- ``sweep``: target, source and the edits in one batch, as ``fewchannels transport`` runs them, metrics left out;
+- ``plain``: the pipeline alone, with as many rows as the sweep's batch;
+- ``sweep``: target, source and the edits in one batch, as ``fewchannels transport`` runs them, without metrics;
 - ``replay``: the source alone first, every block's image stream written to disk at every step; then the target's rows
   in one batch, each step and block read back and copied into all of them.
 
-Told are seconds of an image: of a row of the plain batch, and of an edit of the others, which so bear target and
+Reported are seconds per image: per row of the plain batch, and per edit of the others, which thus include target and
 source.
 """
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path, chosen: argparse.Namespace) -> Rows:
-    """Seconds an image of each way."""
+    """Seconds per image of each method."""
     manifest.ingest(["demo:4"], folder / "manifest.parquet", seeds=[0])
     n_edits = chosen.rows - 2
     grid = Grid(

@@ -1,9 +1,9 @@
-"""What a reading tap costs on FLUX.1's own width: ``python benchmarks/tap_overhead.py``.
+"""Overhead of a reading tap at FLUX.1's width: ``python benchmarks/tap_overhead.py``.
 
 Forwards of one dual and one single block with random weights, of 1024 x 1024 pixels, are timed, rounds interleaved:
 without hooks (``plain``); with the capture's recorder (``taps``: four statistics of every channel, token norms, the top
-16 channels' maps); with the hook that people write, which copies the image stream to the CPU as float32; and with
-nnsight's cache, where it is installed.
+16 channels' maps); with the usual hook, which copies the image stream to the CPU as float32; and with nnsight's cache,
+if it is installed.
 """
 
 import argparse

@@ -16,9 +16,9 @@
 -- column matched: IoU -- mean over samples, for other channels with the same energy
 -- column bottom: IoU -- mean over samples, for the channels with the smallest scores
 -- column all_channels: IoU -- mean over samples, for all channels
--- column pca: IoU -- mean over samples, for the same number of principal components as top has channels
+-- column pca: IoU -- mean over samples, for as many principal components as top has channels
 -- column chance: IoU -- mean over samples of the IoU of independent masks with top's areas
--- column complement: IoU -- mean IoU of the complement of top's foreground: exceeds top if the subject is low in them
+-- column complement: IoU -- mean IoU of the complement of top's foreground: exceeds top if the subject is low in these
 -- column best: IoU -- mean of top's best union of clusters (for 2, the better sign): oracle, uses the ground truth
 -- column area: 0 to 1 -- mean share of tokens in top's foreground
 -- column mask_area: 0 to 1 -- mean share of the image that the subject covers

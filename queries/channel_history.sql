@@ -1,8 +1,8 @@
 -- purpose: How does one channel evolve over layers and steps? Its frequency in the top k (the k channels with the
 --   largest scores), its rank there, and its score relative to the median channel's. Cells whose hidden state or ratio
 --   is not finite are excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not
---   independent: Student's t, inside the range of the values; null below 5 prompts and if all are equal.
--- grain: one row per (layer, step), also where the channel is never selected
+--   independent: Student's t, within the range of the values; null with fewer than 5 prompts, and if all are equal.
+-- grain: one row per (layer, step), even if the channel is never selected there
 -- param channel: int = -1 -- index of the channel; -1 for the one that is in the top-k of the most cells of the run's
 --   stream and branch
 -- param layer: int = -1 -- only this layer; -1 for all

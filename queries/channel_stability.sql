@@ -1,14 +1,14 @@
 -- purpose: Are the massive channels the same from sample to sample? By layer, the mean Jaccard overlap (shared / in
 --   either) of the top-k sets of two samples at the same step, over all pairs with the same prompt and different seeds
 --   (within) and over all pairs with different prompts (across); a pair's overlap is its mean over the chosen steps.
---   Pairs share samples, so intervals are over prompts: Student's t with the jackknife, which leaves out one prompt
---   with all its pairs, inside 0 to 1. 95 %; null below 5 prompts with pairs, and if all are equal. Cells whose hidden
---   state or ratio is not finite are excluded and counted.
+--   Pairs share samples, so 95 % intervals are over prompts: Student's t with the jackknife, which leaves out one
+--   prompt with all its pairs, within 0 to 1; null with fewer than 5 prompts with pairs, and if all are equal. Cells
+--   whose hidden state or ratio is not finite are excluded and counted.
 -- grain: one row per layer
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
--- param max_samples: int = 256 -- maximum number of samples, since pairs grow with its square; 0 for all. Samples are
+-- param max_samples: int = 256 -- maximum number of samples, since pairs grow quadratically; 0 for all. Samples are
 --   chosen in order of the prompt's MD5, then of seed, so seeds of a prompt stay together, and the choice does not
 --   depend on the manifest's order. All numbers are exact for the chosen samples
 -- column layer: index -- global block index

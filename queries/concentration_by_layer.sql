@@ -12,8 +12,8 @@
 -- column n_samples: samples -- number of samples with a finite value, for the measure with the fewest
 -- column ratio: x median -- mean over samples, largest score / lower median score of all channels
 -- column energy_share: 0 to 1 -- mean over samples, share of the squared values in the top k channels
--- column effective_channels: channels -- mean over samples, effective number of channels that the squared values are
---   spread over
+-- column effective_channels: channels -- mean over samples, effective number of channels that hold the squared
+--   values
 -- column massive_channels: channels -- mean over samples, channels that score at least the threshold times the median
 -- column registers: tokens -- mean over samples, tokens with an outlier norm
 -- column token_outliers: channels -- mean over samples, massive channels with at least half of their energy in

@@ -1,7 +1,8 @@
 -- purpose: Which prompts does an edit flip? Edited images that no longer show an attribute of the prompt that the
 --   unedited image shows: shape, color, size, position or background of the shapes world. For a transport, also which
---   of these are now the source's. An attribute that the unedited image lacks cannot flip. Each image comes with the
---   share of its condition's images that flip, of those whose unedited image shows the requested attributes.
+--   of these are now the source's. An attribute that the unedited image lacks cannot flip. n_flipped and
+--   n_pictures count the condition's images that flip, and those that could: their unedited image shows the requested
+--   attributes.
 -- of: sweep
 -- grain: one row per (item, condition) whose image flips
 -- param attribute: str = any {any, shape, colour, size, position, background} -- attribute that must have flipped

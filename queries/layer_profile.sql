@@ -1,8 +1,9 @@
 -- purpose: How does concentration change over layers? The mean over samples, with its 95 % interval over prompts
---   (Student's t, inside the range of the values; null below 5 prompts and if all are equal), of ratio (largest score /
---   lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest scores) and
---   token_norm_ratio (largest / lower median token norm; far above 1 means token outliers). A sample's value is first
---   averaged over the chosen steps. Cells whose hidden state, ratio or measure is not finite are excluded and counted.
+--   (Student's t, within the range of the values; null with fewer than 5 prompts, and if all are equal), of ratio
+--   (largest score / lower median score), energy_share (share of squared values in the top-k), gini (of the 32 largest
+--   scores) and token_norm_ratio (largest / lower median token norm; far above 1 means token outliers). A sample's
+--   value is first averaged over the chosen steps. Cells whose hidden state, ratio or measure is not finite are
+--   excluded and counted.
 -- grain: one row per (layer, measure)
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens

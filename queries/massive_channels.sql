@@ -1,9 +1,9 @@
 -- purpose: Which channels are massive, and how reliably? By layer and step, the frequency of a channel in the top k
 --   (the k channels with the largest scores), its rank there, and its score relative to the median channel's. Cells
 --   whose hidden state or ratio is not finite are excluded and counted. Intervals are 95 % over prompts, since samples
---   of one prompt are not independent: Student's t, inside the range of the values; null below 5 prompts and if all are
---   equal.
--- grain: one row per (layer, step, channel) that is in the top-k at least min_frequency of the time
+--   of one prompt are not independent: Student's t, within the range of the values; null with fewer than 5 prompts, and
+--   if all are equal.
+-- grain: one row per (layer, step, channel) that is in the top-k of at least min_frequency of the samples
 -- param layer: int = -1 -- only this layer; -1 for all
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens

@@ -5,7 +5,7 @@
 --   which both masks are empty, are excluded and counted.
 -- needs: alignment
 -- grain: one row per sample with such a cell, at the cell of its lowest IoU
--- param channel: int = -1 -- index of the channel; -1 for all cells, whatever their channels
+-- param channel: int = -1 -- index of the channel; -1 for all cells, regardless of channel
 -- param rank: int = 3 -- largest rank of the channel, by score
 -- param first_layer: int = 0 -- first layer
 -- param last_layer: int = -1 -- last layer, inclusive; -1 for all from first_layer on
@@ -27,9 +27,9 @@
 -- column chance_iou: IoU -- IoU of independent masks with these two areas
 -- column area: 0 to 1 -- share of tokens that are foreground
 -- column mask_area: 0 to 1 -- share of the image that the subject covers
--- column n_misaligned: cells -- the sample's cells with the channel in the top rank and an IoU below max_iou
--- column n_cells: cells -- the sample's cells with the channel in the top rank and an IoU
--- column n_without_iou: cells -- the sample's cells with the channel in the top rank and no IoU
+-- column n_misaligned: cells -- the sample's cells with the channel in the top ranks and an IoU below max_iou
+-- column n_cells: cells -- the sample's cells with the channel in the top ranks and an IoU
+-- column n_without_iou: cells -- the sample's cells with the channel in the top ranks and no IoU
 with chosen as (
     select sample, layer, step, list_position(top_channels, $channel) as rank
     from cells

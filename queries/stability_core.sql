@@ -1,7 +1,7 @@
 -- purpose: Which channels are always massive? By layer, the channels that are in the top-k of at least min_frequency of
 --   the samples at every analyzed step, and the number of layers in which they are. The interval is 95 %, over prompts,
---   at the step at which the channel is selected least; null below 5 prompts, if all prompts are equal (as for a
---   channel in every sample), and at a step at which no sample selects it.
+--   at the step at which the channel is selected least; null with fewer than 5 prompts, if all prompts are equal
+--   (as for a channel in every sample), and at a step at which no sample selects it.
 -- needs: stability
 -- grain: one row per (layer, channel) of the core
 -- param k: int = -1 -- size of the top-k sets; -1 for the largest one analyzed
@@ -17,7 +17,7 @@
 -- column frequency_high: 0 to 1 -- upper end of its interval
 -- column n_steps: steps -- number of steps considered
 -- column n_core: channels -- number of channels in the layer's core
--- column n_layers: layers -- number of layers with the channel in their core
+-- column n_layers: layers -- number of layers whose core contains the channel
 with chosen as (
     select layer, step, k, channel, n_selected, n_samples, frequency_low, frequency_high
     from stability_channels

@@ -36,7 +36,7 @@ def test_others_that_read_something_else_do_not_wait() -> None:
     assert second < end
 
 
-def test_a_machine_on_which_nobody_is_at_it_any_more_begins_again() -> None:
+def test_after_all_processes_have_ended_the_next_one_goes_first_again() -> None:
     for _ in range(2):
         (_, _, end), (_, second, _) = spans(["again"] * 2)
         assert second >= end

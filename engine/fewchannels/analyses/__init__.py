@@ -1,8 +1,8 @@
 """A run becomes results: tables, figures and findings.
 
-``analysis`` says what an analysis is and runs one. Each has a package of its own: ``units`` computes tables,
+``analysis`` defines the protocol of an analysis and runs one. Each has its own package: ``units`` computes tables,
 ``findings`` and ``figures`` present the results, by SQL. ``masks`` finds subjects, ``figures`` draws, and
-``comparison`` takes two runs.
+``comparison`` compares two runs.
 
 Imported by others: alignment.figures, alignment.findings, alignment.units, analysis, comparison.compare,
     comparison.figures, comparison.findings, comparison.pairing, concentration.findings, concentration.units, document,

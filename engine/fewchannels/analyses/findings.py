@@ -28,13 +28,13 @@ class RunFindings:
     """Findings of a run, and the cells that they describe.
 
     Attributes:
-        extreme: the layer whose largest channel stands out most; None if no cell is usable, and nothing is found.
-        best: the cell whose clusters find the subject best; None without an alignment of top channels.
-        sentences: an analysis of :data:`SUBJECTS` and its finding, in the order in which they are read. Without the
-            result of an analysis, ``cells`` gives what they can.
-        layers: every layer, by the analysis that has them.
-        others: labels of finished results that no finding is about: of other tokens or another branch, or of an
-            analysis that has a result of its own name.
+        extreme: the layer whose largest channel stands out most; None if no cell is usable, so there are no findings.
+        best: the cell whose clusters fit the subject best; None without an alignment of top channels.
+        sentences: pairs of an analysis of :data:`SUBJECTS` and its finding, in reading order. Without the result of an
+            analysis, they are based on ``cells``, as far as possible.
+        layers: tables of all layers, by analysis.
+        others: labels of finished results that no finding covers: those of other tokens or another branch, or of an
+            analysis with another result under its own name.
     """
 
     extreme: ratio.Extreme | None

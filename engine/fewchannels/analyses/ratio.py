@@ -23,11 +23,11 @@ class Extreme:
     """The layer whose largest channel stands out most, at one step, and a table of all layers.
 
     Attributes:
-        layers: ``layer``, ``n_samples``, ``mean``, ``low`` and ``high`` of the ratio, a row each.
+        layers: ``layer``, ``n_samples``, ``mean``, ``low`` and ``high`` of the ratio, one row per layer.
         layer: layer whose mean ratio is largest.
         step: last step that was analyzed.
         how: commands that reproduce the rows.
-        over: units that the intervals are over.
+        over: independent units of the intervals.
     """
 
     layers: pd.DataFrame
@@ -196,11 +196,11 @@ def has_cell(evidence: Evidence, analysis: str, table: str, found: Extreme) -> b
 
 
 def where(evidence: Evidence, found: Extreme) -> str:
-    """The cell in words."""
+    """The cell as text."""
     tokens = "" if evidence.stream == "image" else f", {evidence.stream} tokens"
     return f"layer {found.layer}, step {found.step}{tokens}"
 
 
 def record(row: pd.Series) -> dict[str, Any]:
-    """A row's mean, its ends and its n, in plain values."""
+    """A row's mean, the ends of its interval and its n, in plain values."""
     return ends(row) | {"n_samples": int(row["n_samples"])}

@@ -22,7 +22,7 @@ from fewchannels.settings.ranges import shown
 
 @dataclass(frozen=True)
 class Selected:
-    """Samples, layers and steps of a run. Plain values only: it travels to workers.
+    """Samples, layers and steps of a run. Has only plain values, since it is sent to workers.
 
     Attributes:
         run: path or URL of the run.
@@ -144,7 +144,7 @@ def select(
         steps: ``all``, ``last``, or indices such as ``0,9,19``: same as above.
         stream: selected stream.
         branch: selected branch.
-        by: a column of them that puts samples into categories.
+        by: a column of ``samples`` or ``manifest`` that assigns samples to categories.
 
     Raises:
         InputError: there is no run, nothing is selected, or the run did not record the selected data.

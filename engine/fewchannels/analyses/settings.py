@@ -19,7 +19,7 @@ class StabilitySettings:
 
     Attributes:
         ks: sizes of the top-k sets.
-        score: the statistic that ranks channels; agreement of definitions is with the others.
+        score: the statistic that ranks channels; its agreement with the other statistics is computed.
         rank_pairs: number of random pairs of samples, for each kind, whose rankings of all channels are compared.
         persistence: persistence p of rank-biased overlap.
         by: column of the manifest with categories to compare within; None for none.
@@ -103,8 +103,8 @@ class AlignmentSettings:
         selections: selections of channels to cluster, from :data:`fewchannels.measures.SELECTIONS`.
         trials: random draws of channels per sample, step and layer.
         n_clusters: values of K.
-        kmeans: how K-means ends, of :data:`fewchannels.measures.KMEANS`: ``exchange``, or ``sklearn``, which with one
-            start is scikit-learn's default and so what published code uses.
+        kmeans: method of K-means, one of :data:`fewchannels.measures.KMEANS`: ``exchange``, or ``sklearn``, which with
+            one start is scikit-learn's default, the one that published code uses.
         starts: number of k-means++ initializations.
         registers: handling of tokens with outlier norms: keep them, exclude them from clustering (``drop``), or clip
             every channel at its most extreme tokens (``clip``).
@@ -161,7 +161,7 @@ class MaskSettings:
 
     Attributes:
         source: ``manifest``, ``demo``, ``saliency``, or a segmentation model's folder or hub id.
-        labels: labels of the subject, for a model that labels.
+        labels: labels of the subject, for a model that predicts labels.
         revision: branch, tag or commit of a hub model.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
         side: input side of a model with its own code, in pixels.

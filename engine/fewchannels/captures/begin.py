@@ -64,11 +64,11 @@ def begin(job: Job, manifest_path: Path) -> bool:
     grows = begun is not None and begun["manifest"]["n_samples"] < job.layout.n_samples
     if begun is None or grows or not all(storage.holds(key, stored) for key, stored in objects.items()):
         created = begun["created"] if begun else datetime.now(UTC).isoformat(timespec="seconds")
-        # Of the libraries that began it; those of each task are in its record.
+        # Versions that created the run; those of each task are in its record.
         now = provenance.versions() | {name: version(name) for name in _LIBRARIES}
         versions = begun["versions"] if begun else now
         description = _lay_out(draft, job, rows(), created, versions, objects if grows else ())
-        if job.lease is not None:  # this process may have been stopped for so long that another has captured the run
+        if job.lease is not None:  # this process may have been suspended while another captured the run
             check_held(storage, job.lease)
         draft.settle(description)
     return begun is not None

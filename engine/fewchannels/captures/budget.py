@@ -1,7 +1,7 @@
 """Expected size of a capture on disk, and options that reduce it to a limit. Pure functions.
 
-Nothing is measured here: how well arrays, images and tables compress is taken from ``benchmarks/README.md``. For a
-measured figure there is :mod:`fewchannels.captures.estimate`.
+Nothing is measured here: the compression ratios of arrays, images and tables are from ``benchmarks/README.md``. For a
+measured estimate, see :mod:`fewchannels.captures.estimate`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _N_OPTIONS = 3
 
 @dataclass(frozen=True)
 class Option:
-    """A smaller capture: what to give on the command line, and the bytes it is expected to take."""
+    """A smaller capture: its options on the command line, and its expected size in bytes."""
 
     flags: str
     n_bytes: int
@@ -61,7 +61,7 @@ def check_budget(layout: Layout, grid: tuple[int, int], image_pixels: int, max_b
 
 
 def options(layout: Layout, grid: tuple[int, int], image_pixels: int, max_bytes: int) -> list[Option]:
-    """Up to three smaller captures that fit a budget, those that give up least of the science first."""
+    """Up to three smaller captures that fit a budget, those that lose the least information first."""
     found: list[Option] = []
     for candidates in _candidates(layout, grid):
         for flags, smaller in candidates:
@@ -78,7 +78,7 @@ Candidates = Iterator[tuple[str, Layout]]
 
 
 def _candidates(layout: Layout, grid: tuple[int, int]) -> Iterator[Candidates]:
-    """Ways to leave something out, each from little to much."""
+    """Ways to record less, each from a small reduction to a large one."""
     statistics_only = replace(layout, top_k=0, controls=())
     if layout.controls:
         yield iter([("--controls none", replace(layout, controls=()))])

@@ -1,4 +1,4 @@
-"""Settings of a capture: how images are generated, and what of their hidden states is recorded."""
+"""Settings of a capture: how images are generated, and which data of their hidden states are recorded."""
 
 import typing
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class CaptureConfig(Generation):
-    """Settings that decide what a capture's data are. Two runs with the same fingerprint hold the same data.
+    """Settings that determine a capture's data. Two runs with the same fingerprint have the same data.
 
     Attributes:
         layers: ``all``, ``dual``, ``single``, or indices such as ``0,5``, ``2-4`` or ``-1``.
         steps: ``all``, ``last``, or indices such as ``0,9,19``, ``2-4`` or ``-1``.
         top_k: channels whose token maps are kept, per sample, step and layer; 0 keeps statistics only.
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
-        value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
+        value_precision: ``float32`` keeps token maps unchanged; ``bfloat16`` rounds them to its 8 bits of mantissa.
         controls: ``none``, or further selections of top_k channels whose token maps are kept: ``bottom``, ``random:N``.
         score: the statistic that ranks channels, one of :data:`fewchannels.measures.STATISTICS`.
-        streams: ``image``, ``text`` or both: tokens of which hidden states.
-        branches: ``cond``, ``uncond`` or both: of which guidance branch.
+        streams: token streams to record: ``image``, ``text`` or both.
+        branches: guidance branches to record: ``cond``, ``uncond`` or both.
         from_images: whether the manifest's reference images are noised to each step's level and run through the
             model, instead of generating images.
         encode_first: whether to encode all prompts before loading the transformer, so that both are never in memory.

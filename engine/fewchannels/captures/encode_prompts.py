@@ -1,4 +1,4 @@
-"""Encodes a job's prompts before its transformer is loaded, so that the two are never in memory together."""
+"""Encode a job's prompts before its transformer is loaded, so that text encoders and transformer never share memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ def encode_prompts(job: Job, samples: Iterable[Sample], kept: Kept, device: str)
         device: device of the text encoders.
 
     Yields:
-        After each sample: why it could not be encoded, or None. Generating it will say so again.
+        After each sample, the reason why it could not be encoded, or None. Generating it will report the error again.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -69,6 +69,6 @@ def encode_prompts(job: Job, samples: Iterable[Sample], kept: Kept, device: str)
                     sampler.generate([sample], settings)
                 except ReachedError:
                     pass
-                except Exception as failed:  # whatever the pipeline raises; the sample fails alone
+                except Exception as failed:  # whatever the pipeline raises; only this sample fails
                     error = f"{type(failed).__name__}: {failed}"
             yield error

@@ -30,7 +30,7 @@ class Estimate:
         array_bytes: size in bytes by array name, as the batch below compressed.
         table_bytes: size in bytes of the ``cells`` and ``samples`` tables (images included) and the manifest.
         total_bytes: all of it.
-        seconds: seconds with the given number of actors; model loading and Ray's start not counted.
+        seconds: seconds with the given number of actors, without model loading and Ray's start.
         seconds_per_sample: seconds per sample as measured on the batch below, with this process's threads.
         measured_samples: samples in the batch that was measured.
     """
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(job: Job, manifest_path: Path, n_actors: int, n_threads: int, share: str = "cuda") -> Estimate:
-    """Generate the manifest's first batch without writing it, and scale what it took to the whole run.
+    """Generate the manifest's first batch without writing it, and extrapolate its time and size to the whole run.
 
     Args:
         job: result of :func:`fewchannels.captures.job.prepare`.
@@ -104,7 +104,7 @@ def _measure(job: Job, worker: CaptureWorker, samples: list[Sample], manifest_pa
 
 
 def _ratio(array: ArrayPlan, values: np.ndarray) -> float:
-    """Bytes stored per byte of values, without what a chunk costs whatever is in it."""
+    """Bytes stored per byte of values, without a chunk's fixed overhead."""
     one_shard = replace(array, shape=array.shard, ratio=0)
     n_bytes = sum(map(len, shards.compress(values, array))) - one_shard.expected_bytes
     return max(0.0, n_bytes / values.nbytes)

@@ -7,13 +7,13 @@ from fewchannels.errors import InputError
 from fewchannels.settings.units import size
 
 _VALUE_BYTES = 4
-_PIXEL_VALUES = 2 * 3  # as the VAE has it, and as it is written
+_PIXEL_VALUES = 2 * 3  # in the VAE's format, and as it is written
 
 
 def batch_bytes(n_rows: int, n_tokens: int, n_channels: int, n_pixels: int) -> int:
-    """Bytes that a batch takes at the least: its hidden states and images, once.
+    """Minimum number of bytes that a batch takes: its hidden states and images, once.
 
-    The model, attention and all that a block computes in between come on top; what this counts is surely needed.
+    The model, attention and intermediate results of a block come on top of this lower bound.
 
     Args:
         n_rows: number of rows of the batch.
@@ -25,7 +25,7 @@ def batch_bytes(n_rows: int, n_tokens: int, n_channels: int, n_pixels: int) -> i
 
 
 def needed_bytes(job: Job) -> int:
-    """Bytes that a worker holds at the least: a task's values, and a batch."""
+    """Minimum number of bytes that a worker holds: a task's values, and a batch."""
     layout, (height, width) = job.layout, job.size
     task = min(layout.shard_samples, layout.n_samples) * layout.sample_value_bytes
     n_rows = min(job.batch_size, layout.n_samples)
@@ -50,8 +50,8 @@ def check_fits(needed: int, what: str, pool: Pool) -> None:
     """Reject work that does not fit on this machine. A cluster's nodes are not checked, since larger ones may start.
 
     Args:
-        needed: bytes.
-        what: takes them, for the message.
+        needed: required bytes.
+        what: name of the work that needs them, for the message.
         pool: pool whose worker needs them.
 
     Raises:

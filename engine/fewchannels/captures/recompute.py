@@ -34,9 +34,9 @@ class Comparison:
     Attributes:
         sample: index of the sample.
         sample_id: id of the sample.
-        equal: True where every stored number and the image are the same to the last bit.
+        equal: whether every stored number and the image are the same to the last bit.
         difference: largest ``|again - stored|`` of any array, divided by the largest ``|stored|`` of that array.
-        n_other_channels: (step, layer) cells in which other channels are the largest.
+        n_other_channels: number of (step, layer) cells with different top channels.
     """
 
     sample: int
@@ -51,12 +51,12 @@ def recompute(
 ) -> list[Comparison]:
     """Regenerate whole tasks, spread evenly over the run, until there are at least ``n_samples``. Reads only.
 
-    On a CPU, with the capture's batches and threads, all is equal to the last bit; a GPU, another number of threads or
-    a task that was finished in two halves differ in the last bits.
+    On a CPU, with the capture's batches and threads, everything is equal to the last bit. On a GPU, with another number
+    of threads, or for a task that was finished in two parts, the last bits may differ.
 
     Raises:
         InputError: nothing is finished, or the model cannot be loaded.
-        RunConflictError: the model's files, or those that the manifest names, hold something else now.
+        RunConflictError: the model's files, or those that the manifest names, have changed.
     """
     description = read_description(storage)
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +132,7 @@ def _compared(
 
 
 def summary(compared: Sequence[Comparison]) -> dict[str, float]:
-    """Counts, and the largest difference."""
+    """Summarize comparisons: counts, and the largest difference."""
     return {
         "n_samples": len(compared),
         "n_equal": sum(each.equal for each in compared),

@@ -215,5 +215,5 @@ class _Kept:
 
 
 def _filled(shape: tuple[int, ...], value: float, dtype: type[np.generic] = np.float32) -> Tensor:
-    """A tensor whose memory NumPy fills: PyTorch would do so with threads, for whose harm see CaptureWorker."""
+    """A tensor whose memory NumPy fills: PyTorch would use a second pool of threads, see LoadedModel."""
     return torch.from_numpy(np.full(shape, value, dtype))

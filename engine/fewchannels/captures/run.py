@@ -1,4 +1,4 @@
-"""A capture, from its place to its end: begin or resume, encode prompts where that is first, and run the tasks."""
+"""A whole capture: begin or resume the run, encode prompts first if requested, and run the tasks."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,10 +21,10 @@ from fewchannels.settings.units import size
 
 
 def check_space(job: Job, tasks: list[int]) -> None:
-    """Refuse work that cannot fit on the disk.
+    """Refuse work that does not fit on the disk.
 
     Raises:
-        StorageError: less is free than the pending tasks' arrays take.
+        StorageError: there is less free space than the pending tasks' arrays take.
     """
     free = job.storage.free_bytes()
     needed = job.layout.expected_bytes * len(tasks) // job.layout.n_tasks
@@ -37,7 +37,7 @@ def check_space(job: Job, tasks: list[int]) -> None:
 
 def start_capture(job: Job, n_threads: int, device: str | None = None, pipeline: Any = None) -> Callable[[int], Record]:
     """A capture's worker."""
-    # Here: seconds to import, and the driver does not need them.
+    # Imported here: it takes seconds, and the driver does not need them.
     from fewchannels.captures.stored_embeddings import StoredEmbeddings
     from fewchannels.captures.worker import CaptureWorker
 
@@ -46,7 +46,7 @@ def start_capture(job: Job, n_threads: int, device: str | None = None, pipeline:
 
 
 def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[str | None]:
-    """Encode the prompts of tasks into the run's storage, on whatever node Ray chose for it."""
+    """Encode the prompts of tasks into the run's storage, on any node that Ray chooses."""
     import torch
 
     from fewchannels.captures.encode_prompts import encode_prompts
@@ -63,7 +63,7 @@ def _encode(job: Job, tasks: list[int], n_threads: int, share: str) -> Iterator[
 
 
 def encode_prompts(job: Job, tasks: list[int], pool: Pool, on_encoded: Callable[[int], None]) -> None:
-    """Encode the prompts of tasks with what one actor owns, before there are actors.
+    """Encode the prompts of tasks with one actor's share of resources, before actors start.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -91,16 +91,16 @@ def capture(
         job: result of :func:`fewchannels.captures.job.prepare`.
         manifest_path: the manifest that it was prepared with.
         pool: pool of actors.
-        on_wait: called with the reason when another command that writes to the run has to be waited for.
-        on_begun: called when the run is there, with whether it was there before.
+        on_wait: called with the reason while waiting for another command that writes to the run.
+        on_begun: called when the run exists, with whether it already existed.
         on_progress: called after every task, and at least once a second.
         on_encoded: called with the number of encoded prompts, if they are encoded first.
         on_note: called with each of the outcome's notes, before any task.
         pipeline: the model, if it is loaded already, for a pool of this process alone; None loads it.
 
     Raises:
-        InputError: this machine cannot hold what a worker needs, or the manifest was replaced.
-        RunConflictError: the place holds something else, or another command writes to it.
+        InputError: this machine has too little memory for a worker, or the manifest was replaced.
+        RunConflictError: the place contains something else, or another command is writing to it.
         StorageError: writing failed, for example on a full disk; finished samples are kept.
         FewchannelsError: Ray could not run the actors.
     """
@@ -116,7 +116,7 @@ def capture(
 
 
 def _kept_columns(job: Job, rows: bytes) -> list[str]:
-    """The columns of their own in which a run's manifest differs from the one that resumes it."""
+    """The extra columns in which a run's manifest differs from the one that resumes it."""
     stored = objects_of(read_description(job.storage)).get(MANIFEST)
     if stored == Stored.of([rows]):
         return []

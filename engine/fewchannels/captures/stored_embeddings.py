@@ -47,7 +47,7 @@ class StoredEmbeddings:
 
 
 def _taken_apart(result: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """A result's shape in plain values, its tensors put aside under the names that the shape has in their place."""
+    """A result's structure in plain values, with names in place of its tensors, which are stored under these names."""
     if isinstance(result, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = result.detach().cpu().clone(memory_format=torch.contiguous_format)

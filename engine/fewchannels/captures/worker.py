@@ -121,7 +121,7 @@ class CaptureWorker:
     def capture(self, task: int, attempt: int = 1) -> Record:
         """Attempt a task: generate, then write the shards, the tables and the record.
 
-        A task that was finished when the run had fewer samples keeps these bit for bit, and adds the new ones.
+        A task that was finished when the run had fewer samples keeps these unchanged, and adds the new ones.
         """
         job, storage = self.job, self.job.storage
         rows = job.layout.rows(task)
@@ -132,7 +132,7 @@ class CaptureWorker:
         files = named_files((sample.reference for sample in samples), kept)
         recorder = Recorder(job.layout, job.config.score, [sample.sample_id for sample in samples])
         generated = self.generate(samples, recorder)
-        # Without the time that the task before it took to be generated.
+        # Without the time in which the previous task was generated.
         started = time.monotonic() - sum(made.row["seconds"] for made in generated)
         arrays = recorder.arrays()
         if kept:
@@ -140,7 +140,7 @@ class CaptureWorker:
             arrays = {name: np.concatenate([before[name], values]) for name, values in arrays.items()}
         if self._membership:
             self._membership.check()
-        # What a record names stays as it is until the new record does.
+        # Objects that a record names stay unchanged until the new record exists.
         draft = Draft(storage, name_of(task), self.ledger.key(task)) if earlier else None
         objects = Store(draft or storage, job.layout).write(rows.start, arrays)
         for table, columns in tables_of(task, first, attempt, samples, generated).items():
@@ -199,9 +199,9 @@ class CaptureWorker:
                 tapped(self.sampler, layout.blocks, recorder.tap(rows), layout.streams, layout.branches),
             ):
                 images = list(self.sampler.generate(samples, settings))
-        except FamilyMismatchError:  # every other batch's as well
+        except FamilyMismatchError:  # affects every other batch, too
             raise
-        except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
+        except Exception as error:  # whatever the model raises, including out of memory, fails only this batch
             recorder.discard(rows)
             self.model.let_go()
             if len(samples) > 1:

@@ -1,4 +1,4 @@
-"""A task's attempts: how often it is tried, and the record of the one that succeeds."""
+"""A task's attempts: a limited number of tries, and the record of the one that succeeds."""
 
 import platform
 import traceback
@@ -24,7 +24,7 @@ def tried(ledger: Ledger, task: int, do: Callable[[int, int], Record]) -> Record
     Raises:
         StorageError: writing failed; trying again would not help.
         RunConflictError: another capture took over.
-        FamilyMismatchError: the model does not run as its family describes, in any task.
+        FamilyMismatchError: the model does not run as its family describes, which affects every task.
         Exception: the last attempt's own error, after :data:`MAX_ATTEMPTS`.
     """
     while True:
@@ -58,7 +58,7 @@ def recorded(
         attempt: 1 for the first.
         n_failed: number of its samples or pairs that failed individually.
         seconds: seconds from its start to its last object.
-        device: device that did it, in words.
+        device: description of the device that did it.
         objects: objects that it stored, by key.
         computed_by: provenance, from :func:`fewchannels.runs.provenance.computed_by`.
         files: files, from :func:`fewchannels.runs.provenance.named_files`.

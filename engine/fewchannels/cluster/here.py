@@ -28,7 +28,7 @@ def outcomes(
     pool: Pool,
     on_turn: Callable[[State], None] = lambda state: None,
 ) -> Generator[dict[str, Any]]:
-    """Do tasks with one worker; yield the outcome of each as it ends.
+    """Run tasks with one worker; yield the outcome of each as it ends.
 
     The next task is generated while one is written. If this ends early, so does the generation, at its next forward.
 
@@ -71,5 +71,5 @@ def outcomes(
     finally:
         with interrupting() if running else nullcontext():
             threads.shutdown(cancel_futures=True)
-        if isinstance(worker, Closes):  # this process may live on, and begin the next work
+        if isinstance(worker, Closes):  # this process may continue, and start other work
             worker.close()

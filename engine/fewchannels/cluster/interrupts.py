@@ -1,4 +1,4 @@
-"""Interrupts, none of which gets lost."""
+"""Interrupts that cannot get lost."""
 
 import signal
 import threading

@@ -38,7 +38,7 @@ _PATIENCE_S = 60.0
 _LOOK_EVERY_S = 5.0
 _CONNECT_S = 5.0
 _MOST_MISSED = 6
-_MOST_BYTES = 100 * 2**20  # what is sent is kept by the cluster's head, and copied to its nodes
+_MOST_BYTES = 100 * 2**20  # files that are sent are kept by the cluster's head, and copied to its nodes
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class JobState:
         job_id: submission id of the job.
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
         command: command that it runs.
-        message: Ray's own words.
-        exit_code: exit code of the command; None if it has not ended by itself.
+        message: Ray's message.
+        exit_code: exit code of the command; None if it has not ended on its own.
         started: UTC time, ISO 8601; None before.
         ended: end of the job, in the same format.
     """
@@ -68,7 +68,7 @@ class Jobs:
     """The jobs of a Ray cluster.
 
     Args:
-        address: address of the cluster's dashboard, such as ``http://HEAD:8265``; None for what RAY_ADDRESS names, or
+        address: address of the cluster's dashboard, such as ``http://HEAD:8265``; None for the value of RAY_ADDRESS, or
             the cluster on this machine.
 
     Raises:
@@ -93,9 +93,8 @@ class Jobs:
 
         Args:
             words: words of the command, without ``fewchannels``.
-            files: files to send along, by the names that the job finds them by in its working directory; none begins
-                with a dot.
-            job_id: job id to know it by; None for one that Ray makes up.
+            files: files to send along, by their names in the job's working directory; none begins with a dot.
+            job_id: id of the job; None for one that Ray generates.
 
         Returns:
             The job's id.
@@ -111,7 +110,7 @@ class Jobs:
             if files:
                 for name, path in files.items():
                     shutil.copyfile(path, Path(folder, name))
-                # Ray names what is sent by its content, and deletes it when a job ends, though another has just begun.
+                # Ray names sent files by content, and deletes them when a job ends, even if another has just started.
                 Path(folder, ".job").write_text(secrets.token_hex(8), encoding="utf-8")
                 environment["working_dir"] = folder
             return self._submit(shlex.join(["fewchannels", *words]), environment, job_id)
@@ -126,7 +125,7 @@ class Jobs:
                     raise RunConflictError(
                         f"the id {job_id!r} is already used by another job. Give another --id."
                     ) from None
-                # A head that has just been started answers before it can take jobs.
+                # A head that has just started answers before it can accept jobs.
                 if "No available agent" not in str(error) or time.monotonic() > end:
                     raise
                 time.sleep(1)
@@ -147,7 +146,7 @@ class Jobs:
         return [_state(each) for each in sorted(found, key=lambda each: -(each.start_time or 0))]
 
     def log(self, job_id: str) -> str:
-        """All that a job has printed.
+        """All output of a job so far.
 
         Raises:
             FewchannelsError: there is no such job.
@@ -156,10 +155,10 @@ class Jobs:
             return self._client.get_job_logs(job_id)
 
     def follow(self, job_id: str, on_text: Callable[[str], None]) -> JobState:
-        """Pass on what a job prints, from its beginning, until it has ended.
+        """Yield a job's output, from its beginning until it has ended.
 
         Ray's client waits forever for a cluster whose head died at the wrong moment. So it waits in its own thread,
-        and meanwhile the head is asked whether it is alive.
+        while this thread checks whether the head is alive.
 
         Raises:
             FewchannelsError: there is no such job, or the cluster can no longer be reached.
@@ -228,7 +227,7 @@ class Jobs:
                 f"{where} cannot be reached: {str(error).strip()}\nGive --address http://HEAD:8265, the URL of its "
                 "dashboard; from outside, ray dashboard cluster.yaml forwards it to http://localhost:8265."
             ) from None
-        except (RuntimeError, ValueError) as error:  # what Ray's client makes of an answer
+        except (RuntimeError, ValueError) as error:  # raised by Ray's client for an error response
             lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
             raise FewchannelsError(
                 f"{where} refused the request: {lines[-1].strip() if lines else type(error).__name__}"
@@ -236,13 +235,13 @@ class Jobs:
 
 
 def _leave_out_proxies() -> None:
-    """Reach this machine directly, whatever proxy the environment names for the outside world."""
+    """Reach this machine directly, even if the environment names a proxy."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name, ""), *_LOOPBACK)))
 
 
 def _check_address(address: str) -> None:
-    """Refuse what is not an address, and a Ray head's where nothing listens, which Ray itself would try for 35 s.
+    """Refuse invalid addresses, and that of a Ray head where nothing listens, which Ray itself would try for 35 s.
 
     Raises:
         InputError: it is not an address.
@@ -273,12 +272,12 @@ def _check_address(address: str) -> None:
 def _settle(found: "Future[JobState]", follow: Callable[[], JobState]) -> None:
     try:
         found.set_result(follow())
-    except BaseException as error:  # it is raised again where the result is wanted
+    except BaseException as error:  # it is raised again when the result is requested
         found.set_exception(error)
 
 
 def check_sizes(files: Mapping[str, Path]) -> dict[str, int]:
-    """Sizes in bytes of files that are to be sent with a job.
+    """Sizes in bytes of files to be sent with a job.
 
     Raises:
         InputError: they are more than 100 MiB, or one cannot be read.

@@ -28,7 +28,7 @@ class NoRoomWarning(FewchannelsWarning):
 
 
 class HeadWarning(FewchannelsWarning):
-    """The cluster's head does not answer."""
+    """The cluster's head does not respond."""
 
 
 def alive() -> list[dict[str, float]]:
@@ -51,7 +51,7 @@ def lacking(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> str
 def may_grow() -> bool:
     """Return whether an autoscaler may start nodes; True also if none has reported yet.
 
-    Without one, Ray reports every node as a type of its own, called ``node_`` and its id (Ray 2.60).
+    Without one, Ray reports every node as a separate type, called ``node_`` and its id (Ray 2.60).
     """
     status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
     report = json.loads(status).get("autoscaler_report") if status else None
@@ -62,7 +62,7 @@ class NodeWatch:
     """Monitor of the nodes while actors or workers are pending.
 
     Args:
-        pool: pool whose share each of them is to have.
+        pool: pool whose share each of them needs.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -70,13 +70,13 @@ class NodeWatch:
         self._looked, self._alone_since, self._no_room_since = -math.inf, math.inf, math.inf
 
     def look(self, *, has_actors: bool = False) -> None:
-        """Look at them, at most once a second. Warns where none can hold an actor, which may wait forever.
+        """Check the nodes, at most once a second. Warns if none has room for an actor, which may then wait forever.
 
         Args:
-            has_actors: whether actors are alive: then there is room for them.
+            has_actors: whether actors are alive, so that there is room for them.
 
         Raises:
-            FewchannelsError: no node is left on which anything could start.
+            FewchannelsError: no node is left on which an actor could start.
         """
         now = time.monotonic()
         if now < self._looked + _LOOK_EVERY_S:
@@ -102,7 +102,7 @@ class NodeWatch:
 
 @contextmanager
 def head_watched(address: str) -> Iterator[None]:
-    """Warn when the cluster's head no longer answers: Ray ends this process a minute later, without a word.
+    """Warn when the cluster's head no longer responds: Ray ends this process a minute later, without a message.
 
     Args:
         address: host and port of the head.

@@ -15,10 +15,10 @@ class Notes:
     """Notes on one task or on several.
 
     Attributes:
-        errors: the first error of each kind, and how many samples failed so, by kind.
-        n_cut: samples whose prompt the text encoder cut.
+        errors: the first error of each kind, and the number of samples that failed with that kind, by kind.
+        n_cut: samples whose prompt the text encoder truncated.
         longest: tokens of the longest of these prompts.
-        limit: tokens that the text encoder takes; 0 where none was cut.
+        limit: maximum number of tokens of the text encoder; 0 if none was truncated.
     """
 
     errors: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Notes:
     limit: int = 0
 
     def add(self, other: "Notes") -> None:
-        """Add those of another task."""
+        """Add the notes of another task."""
         for kind, (first, n) in other.errors.items():
             kept, n_before = self.errors.get(kind, (first, 0))
             self.errors[kind] = kept, n_before + n
@@ -53,19 +53,19 @@ def note_failures(errors: Iterable[str]) -> None:
     """Note why samples failed.
 
     Args:
-        errors: errors of each sample that did, as ``KIND: TEXT``.
+        errors: error of each failed sample, as ``KIND: TEXT``.
     """
     for error in errors:
-        # Errors that differ in numbers alone, such as in counts and sizes, are of one kind.
+        # Errors that differ only in numbers, such as counts and sizes, are of one kind.
         _note(Notes(errors={re.sub(r"\d+", "N", error.partition(":")[0]): (error, 1)}))
 
 
 def note_cut_prompts(lengths: Iterable[int], limit: int) -> None:
-    """Note prompts that the text encoder cut.
+    """Note prompts that the text encoder truncated.
 
     Args:
         lengths: lengths of these prompts, in tokens.
-        limit: tokens that it takes.
+        limit: maximum number of tokens of the text encoder.
     """
     for length in lengths:
         _note(Notes(n_cut=1, longest=length, limit=limit))
@@ -78,13 +78,13 @@ def _note(notes: Notes) -> None:
 
 
 def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to estimate a run by samples that failed.
+    """Refuse to base an estimate on failed samples.
 
     Args:
-        rows: rows of the batch that was measured, with ``status`` and ``error``.
+        rows: rows of the measured batch, with ``status`` and ``error``.
 
     Raises:
-        IncompleteRunError: saying how many failed, and the first reason.
+        IncompleteRunError: samples failed; the message has their number and the first reason.
     """
     if errors := [row["error"] for row in rows if row["status"] == "failed"]:
         raise IncompleteRunError(

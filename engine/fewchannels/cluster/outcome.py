@@ -10,21 +10,21 @@ from fewchannels.runs.changes import finish_change, name_of
 from fewchannels.runs.ledger import Ledger, Record
 
 FATAL = (StorageError, RunConflictError, InputError)
-"""Errors in which every other task would end, too."""
+"""Errors that would affect every other task, too."""
 TASKS_AT_ONCE = 2
-"""Concurrent tasks of a worker: one is generated, one is written; no more are in its memory."""
+"""Concurrent tasks of a worker: one is generated, one is written. There are never more in its memory."""
 
 
 @runtime_checkable
 class Closes(Protocol):
-    """A worker that has something open until it is closed."""
+    """A worker that must be closed."""
 
     def close(self) -> None:
-        """Release it; no task is done any more."""
+        """Release its resources; no further task can run."""
 
 
 Start = Callable[[Any, int, str | None], Callable[[int], Record]]
-"""From work, a number of CPU threads and a device to a worker: called with a task, it returns the task's record."""
+"""Function of work, a number of CPU threads and a device that returns a worker; a worker returns a task's record."""
 
 
 @dataclass
@@ -65,16 +65,16 @@ def outcome_of(
         task: number of the task.
 
     Returns:
-        The outcome: ``task``, ``error`` and ``fatal`` (None each where it is done), ``n_bytes``; and the record if
-        this call wrote it.
+        The outcome: ``task``, ``error`` and ``fatal`` (both None on success), ``n_bytes``; and the record if this call
+        wrote it.
     """
     outcome: dict[str, Any] = {"task": task, "error": None, "fatal": None, "n_bytes": 0}
     record = None
     try:
-        # It is asked again where an answer was lost. The record names what is there, bit by bit: it is left alone.
+        # The task is sent again if its outcome was lost. The record then names exactly the existing objects: keep them.
         found = ledger.find(task)
         if found and not is_done(work, found):
-            finish_change(work.storage, name_of(task))  # of a worker that died amid it
+            finish_change(work.storage, name_of(task))  # of a worker that died while writing it
             found = ledger.find(task)
         if not is_done(work, found):
             record = worker(task)
@@ -87,7 +87,7 @@ def outcome_of(
 
 
 def refusing(error: FewchannelsError) -> Callable[[int], Record]:
-    """A worker that could not start: each of its tasks ends with the error, in which another worker would end too."""
+    """A worker that could not start: each of its tasks ends with the error, which would affect other workers, too."""
 
     def refuse(task: int) -> Record:
         raise error

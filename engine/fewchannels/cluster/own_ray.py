@@ -18,10 +18,10 @@ _LONGEST_SOCKET = 107  # bytes of the path of a socket on Linux
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """Set the environment that a Ray of this command's own starts in, while the context lasts.
+    """Set the environment in which this command starts its own Ray, while the context lasts.
 
-    Ray would write a token to ``~/.ray``, where every later ``ray start`` of this user finds it and asks for it. One
-    that is only in the environment of Ray's processes ends with them, and needs no home folder.
+    Ray would write a token to ``~/.ray``, where every later ``ray start`` of this user would find and require it. A
+    token that is only in the environment of Ray's processes ends with them, and needs no home folder.
 
     Raises:
         InputError: there is no folder in which Ray can start.
@@ -39,7 +39,7 @@ def settled() -> Iterator[None]:
             os.environ.pop(name, None)
             os.environ.update({} if value is None else {name: value})
         AuthenticationTokenLoader.instance().reset_cache()
-        Config.initialize("")  # Ray has kept the mode that it set in the environment
+        Config.initialize("")  # Ray caches the mode from the environment
 
 
 def use_token_of_this_machine() -> None:
@@ -88,7 +88,7 @@ def _folder() -> dict[str, str]:
 
 
 def _unusable(folder: Path) -> str:
-    """Why Ray cannot have its folder there; empty if it can."""
+    """The reason why Ray cannot use this folder; empty if it can."""
     socket = folder / f"session_2000-01-01_00-00-00_000000_{os.getpid()}" / "sockets" / "plasma_store"
     if len(os.fsencode(socket)) > _LONGEST_SOCKET:
         return f"{str(folder)!r} is too long a path for its sockets"

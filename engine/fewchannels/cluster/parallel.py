@@ -1,4 +1,4 @@
-"""Small pieces of work, spread over Ray's workers or done in this process."""
+"""Small pieces of work, spread over Ray's workers or run in this process."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,15 +20,15 @@ _LOOK_EVERY_S = 1.0
 
 
 def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
-    """Do small work, each item by one thread: on Ray as :func:`mapped` does, or here where one worker is enough.
+    """Run small work, each item in one thread: on Ray, like :func:`mapped`, or here if one worker is enough.
 
     Args:
         work: a plain function, safe to repeat.
         items: arguments of the work.
-        pool: pool of workers; one alone is this process, unless a cluster's GPU is its share.
+        pool: pool of workers; a single worker is this process, unless its share is a cluster's GPU.
 
     Raises:
-        FewchannelsError: what the work raised, or, from Ray, that it failed, with its own words.
+        FewchannelsError: an error that the work raised, or that Ray reported.
     """
 
     def by_one_thread(item: _Item) -> _Result:
@@ -49,7 +49,7 @@ def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], pool: Pool)
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch computes with one thread: a second gains little on small work, and loses much on a busy CPU."""
+    """Have PyTorch compute with one thread: a second gains little on small work, and loses much on a busy CPU."""
     import torch
 
     n_threads = torch.get_num_threads()
@@ -61,15 +61,15 @@ def one_thread() -> Iterator[None]:
 
 
 def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool) -> Iterator[tuple[_Item, _Result]]:
-    """Do work on Ray, a few items ahead of what is taken; yields each item with its result as it ends, in any order.
+    """Run work on Ray, a few items ahead of the consumer; yields each item with its result as it ends, in any order.
 
     Args:
-        work: a plain function, safe to repeat: it is done again elsewhere where a machine fails.
+        work: a plain function, safe to repeat: it is retried elsewhere if a machine fails.
         items: arguments of the work.
-        pool: each of its actors' share is one worker's.
+        pool: pool whose share per actor is the share of one worker.
 
     Raises:
-        FewchannelsError: what the work raised, or that it failed, with its own words.
+        FewchannelsError: an error that the work raised, or that Ray reported.
     """
 
     import ray
@@ -101,15 +101,15 @@ def mapped(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Pool)
 
 
 def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], pool: Pool) -> Iterator[_Result]:
-    """Do one piece of work in a process of Ray that ends with it, and with all its memory; yields what it yields.
+    """Run one generator in a Ray process that ends with it and releases its memory; yields what it yields.
 
     Args:
         work: a plain generator function, safe to repeat.
-        arguments: it is called with.
-        pool: each of its actors' share is the process's.
+        arguments: arguments of the function.
+        pool: pool whose share per actor is the share of the process.
 
     Raises:
-        FewchannelsError: the work did.
+        FewchannelsError: the work raised it.
     """
     import ray
 
@@ -120,7 +120,7 @@ def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], p
 
     def whole() -> Iterator[_Result]:  # Ray takes plain functions only
         enter(folder)
-        settle_environment()  # whoever started the node has not
+        settle_environment()  # the node may have been started without it
         yield from work(*arguments)
 
     remote = ray.remote(
@@ -142,7 +142,7 @@ def streamed(work: Callable[..., Iterator[_Result]], arguments: Sequence[Any], p
 
 
 def _first(references: list[Any], nodes: "NodeWatch") -> Any:
-    """Wait for the first that is ready, and look at the nodes meanwhile."""
+    """Wait for the first that is ready, and check the nodes in the meantime."""
     import ray
 
     while True:
@@ -154,7 +154,7 @@ def _first(references: list[Any], nodes: "NodeWatch") -> Any:
 
 @contextmanager
 def _own_error(what: str) -> Iterator[None]:
-    """Raise what work on Ray raised, if it is an error of this package's, else one that has its words."""
+    """Raise the error of work on Ray if it is one of this package's, else one with its message."""
     import ray
 
     try:

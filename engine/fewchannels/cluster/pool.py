@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private.state import state as cluster_state  # Ray has no public way to ask which nodes are about to go
+from ray._private.state import state as cluster_state  # Ray has no public interface for nodes that are about to leave
 
 from fewchannels.cluster.folder import enter, working_folder
 from fewchannels.cluster.nodes import NodeWatch
@@ -48,7 +48,7 @@ class Actor:
 
     def __init__(self, work: Work, start: Start, n_threads: int, device: str | None = None, folder: str = "") -> None:
         enter(folder)
-        settle_environment()  # whoever started the node has not
+        settle_environment()  # the node may have been started without it
         if device == "cpu":
             # Ray shows all GPUs to an actor that has none (since 2.60), and libraries take what they find.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -56,7 +56,7 @@ class Actor:
         self._telemetry, failure = ActorTelemetry(work, start), None
         try:
             self._worker = start(work, n_threads, device)
-        except FewchannelsError as error:  # another actor would fare the same; the driver ends the run
+        except FewchannelsError as error:  # other actors would fail in the same way; the driver ends the run
             self._worker, failure = refusing(error), error
         self._telemetry.started(failure)
 
@@ -208,7 +208,7 @@ class _Crew:
             for member in staying:
                 if not self._waiting or (n_tasks and len(self._waiting) <= len(staying)):
                     return
-                # One whose actor died has the next alone, so that it fails no other again.
+                # A task whose actor died runs alone in its next actor, so that it cannot fail another one again.
                 is_suspect = any(self._tries[task, False] for task in (self._waiting[0], *member.tasks))
                 if len(member.tasks) == n_tasks and not (n_tasks and is_suspect):
                     task = self._waiting.popleft()
@@ -221,7 +221,7 @@ class _Crew:
             member.node = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._lose(member, error)
-            # Where a node lets none start, those on others work on: it is tried again, less and less often.
+            # If no actor can start on a node, those on other nodes continue; it is retried, less and less often.
             self._n_stillborn += 1
             self._hires_from = time.monotonic() + min(2 ** (self._n_stillborn - 2), _LONGEST_PAUSE_S)
         else:
@@ -255,7 +255,7 @@ class _Crew:
         member.is_lost = True
         if member in self._members:
             self._members.remove(member)
-        _kill(member)  # one that is only out of reach must not come back beside the one that takes its place
+        _kill(member)  # one that is only unreachable must not return beside its replacement
         self._state.n_lost += 1
         self._n_deaths += not _is_of_node(error)
         is_last = not any(each.tasks for each in self._members)
@@ -276,7 +276,7 @@ class _Crew:
 
 
 def _kill(member: _Member) -> None:
-    with suppress(Exception):  # it may be gone, or out of reach
+    with suppress(Exception):  # it may be gone, or unreachable
         ray.kill(member.actor, no_restart=True)
 
 

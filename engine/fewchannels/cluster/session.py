@@ -46,7 +46,7 @@ def pool_of_cluster(
 
 
 def _check_nodes(nodes: list[dict[str, float]], gpus: float, cpus: int, address: str) -> None:
-    """Refuse a share that no node has, where no other node will be started: its actors would wait forever."""
+    """Refuse a share that no node has if no other node will be started: its actors would wait forever."""
     what = lacking(nodes, gpus, cpus)
     if not what or not any(node.get("CPU") for node in nodes) or may_grow():
         return
@@ -73,7 +73,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
     """A quiet Ray: the cluster at the pool's address, or one on this machine for as long as the context lasts.
 
     Raises:
-        FewchannelsError: it cannot be reached or started, or could not run the work inside.
+        FewchannelsError: it cannot be reached or started, or could not run the work inside the context.
     """
     try:
         with _connected(pool):
@@ -103,8 +103,8 @@ def _connected(pool: Pool) -> Iterator[None]:
 class _OwnPath(JobConfig):
     """Keeps the driver's working directory and its script's folder off the workers' import path.
 
-    Ray puts them there, and a user's ``profile.py`` or ``statistics.py`` would then hide the library's. Ray skips that
-    for jobs with a ``working_dir``, and this method is how it asks; it uses it for nothing else (Ray 2.60).
+    Ray puts them there, and a user's ``profile.py`` or ``statistics.py`` would then hide the library's. Ray skips this
+    for jobs with a ``working_dir``, which it detects by this method, and uses the method for nothing else (Ray 2.60).
     """
 
     def _runtime_env_has_working_dir(self) -> bool:
@@ -114,8 +114,8 @@ class _OwnPath(JobConfig):
 def _shorten_messages() -> None:
     """Have Ray print the first sentence of what happened to a process or node, not its paragraph for developers.
 
-    It goes to standard error, since results are on standard output. Ray has no setting for that: ``log_to_driver``
-    leaves these messages as they are (Ray 2.60).
+    It goes to standard error, since results are on standard output. Ray has no setting for this: ``log_to_driver``
+    does not change these messages (Ray 2.60).
     """
     if getattr(worker.print_to_stdstream, "is_short", False):
         return
@@ -146,7 +146,7 @@ def _connect(address: str | None, **options: Any) -> None:
     _shorten_messages()
     try:
         with _without_standard_error():  # Ray's core announces that very setting there
-            # Else Ray would join whatever cluster it last saw started here, and refuse where that has died.
+            # Otherwise Ray would join the cluster that was last started here, and fail if that has died.
             ray.init(address=address or "local", job_config=_OwnPath(), **options)
     except ray.exceptions.AuthenticationError:
         raise FewchannelsError(refused_token(f"the cluster at {address!r}")) from None
@@ -172,15 +172,15 @@ def _address_space() -> str:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse a cluster where nothing listens, for which Ray waits a minute without a word.
+    """Refuse a cluster where nothing listens, for which Ray would wait a minute without a message.
 
     Raises:
-        FewchannelsError: naming the address, and the variable that it is from.
+        FewchannelsError: nothing listens; the message names the address, and the variable that it is from.
     """
     variable = os.environ.get("RAY_ADDRESS", "")
     host, _, port = (variable if address == "auto" else address).rpartition(":")
     if not re.fullmatch(r"[\w.-]+", host) or not port.isdecimal():
-        return  # Ray's own look for a cluster on this machine, or a kind of address that it knows
+        return  # Ray searches for a cluster on this machine, or handles this kind of address itself
     whose = ", which RAY_ADDRESS names" if address == "auto" else ""
     deadline = time.monotonic() + _ANSWER_S
     while True:

@@ -8,13 +8,13 @@ from fewchannels.errors import InputError
 
 _ACTORS_OF_A_CPU = 16
 _MOST_ACTORS = 4
-# Of a CPU: starting an actor takes as long as this many of a small model, and one of a large model uses every CPU.
+# On a CPU: an actor takes as long to start as this many forwards of a small model; a large model uses every CPU.
 _FORWARDS_OF_AN_ACTOR = 1_000
 _FEW_SCORES = 250_000  # analyzed by one process before Ray has started
 
 
 def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) -> None:
-    """Refuse what one machine cannot hold.
+    """Refuse more actors or CPUs than one machine has.
 
     Args:
         n_actors: requested number of actors; None for no preference.
@@ -22,7 +22,7 @@ def check_room(n_actors: int | None, cpus_per_actor: int | None, n_cpus: int) ->
         n_cpus: number of CPUs that this process may use.
 
     Raises:
-        InputError: it has fewer CPUs than an actor is to have, or by far fewer than there are to be actors.
+        InputError: it has fewer CPUs than requested for an actor, or far fewer than actors are requested.
     """
     if cpus_per_actor is not None and cpus_per_actor > n_cpus:
         raise InputError(
@@ -48,7 +48,7 @@ def choose_pool(
 
     Without a GPU there are fewer for small work: one for every thousand forwards.
 
-    Of a cluster, what its nodes have now is counted; one that has still to start them has none.
+    For a cluster, the resources of its current nodes are counted; nodes that have not started yet do not count.
 
     Args:
         n_actors: maximum number of actors; None for as many as fit.
@@ -56,11 +56,11 @@ def choose_pool(
         address: address of a running Ray cluster, to which this process is connected from here on; None for this
             machine.
         cpus_per_actor: CPUs of each actor; None for an even share of its node, or 1 if a cluster has no node yet.
-        n_forwards: forwards of one image that the work takes; None for many.
+        n_forwards: number of forwards of one image in the work; None for many.
 
     Raises:
-        InputError: a number is out of its range, or each actor is to have more CPUs or GPUs than this machine or any
-            node of a cluster has; or actors are not counted and a cluster has no node yet.
+        InputError: a number is out of its range, more CPUs or GPUs per actor are requested than this machine or any
+            node of a cluster has, or no number of actors is given and a cluster has no node yet.
         FewchannelsError: the cluster cannot be reached.
     """
     check_shares(n_actors=n_actors, gpus_per_actor=gpus_per_actor, cpus_per_actor=cpus_per_actor, address=address)

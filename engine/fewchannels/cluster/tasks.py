@@ -166,7 +166,7 @@ def run_tasks(
 
     records, n_done, n_failed = counted()
     n_resumed = n_done
-    finished = [record for record in records.values() if not record.n_failed]  # the others are done again
+    finished = [record for record in records.values() if not record.n_failed]  # the others are rerun
     check_named_files(work.storage, finished)
     noted = notes(finished, pool.cpus_per_actor, work.unchecked) if records else []
     for note in noted:
@@ -191,7 +191,7 @@ def run_tasks(
                 finish_changes(work.storage)
                 tasks = _overwritten(work, tally.reassigned)
                 ledger.delete(tasks)
-        work.storage.clean()  # an actor that was killed amid a put has left half a file, and its task was done again
+        work.storage.clean()  # an actor that was killed during a put has left a partial file, and its task was retried
         records, n_done, n_failed = counted()
     missing = {task: tally.failed.get(task, "no record") for task in range(work.n_tasks) if task not in records}
     n_again = tally.progress.n_again
@@ -246,7 +246,7 @@ class _Tally:
             self.failed[outcome["task"]] = outcome["error"]
         else:
             n_done += len(self._work.rows(outcome["task"]))
-        # A task that is done again, or that had failed samples, is counted once more.
+        # A task that is rerun, or that had failed samples, counts twice, so the number is limited below.
         n_samples = self._work.rows(self._work.n_tasks - 1).stop
         n_bytes = self.progress.n_bytes + outcome["n_bytes"]
         self._tell(n_done=min(n_done, n_samples), n_failed=len(self.failed), n_bytes=n_bytes)

@@ -1,9 +1,8 @@
 """Telemetry of actors: counters for Prometheus, and a line of JSON for every event.
 
 Ray serves the metrics at every node's own endpoint, with ``ray_`` before each name; ``docs/cluster/grafana.json`` draws
-them. It keeps the lines, as all that an actor writes on standard error, in the log files of its workers. An actor that
-is killed from outside takes up to ten seconds of counts with it, and of the task that it was at there is a
-``task_started`` alone.
+them. Ray stores the lines, like everything that an actor writes to standard error, in the log files of its workers. If
+an actor is killed from outside, up to ten seconds of counts are lost, and its current task has only ``task_started``.
 """
 
 import json
@@ -87,7 +86,7 @@ class ActorTelemetry:
 
         Args:
             outcome: outcome as the driver gets it.
-            record: record of the task, if it was written now; one that was done before is not counted again.
+            record: record of the task, if this call wrote it; a task that was finished before is not counted again.
             stages: seconds of its stages ``wait`` and ``model``.
         """
         task, error = outcome["task"], outcome["error"]
@@ -113,7 +112,7 @@ class ActorTelemetry:
     def _ids(self, task: int) -> list[str] | None:
         try:
             return self._work.ids(task)
-        except (FewchannelsError, OSError, ValueError):  # the task itself meets it, and says so
+        except (FewchannelsError, OSError, ValueError):  # the task itself will fail with it and report it
             return None
 
     def _counter(self, name: str, description: str) -> Metric:
@@ -192,12 +191,12 @@ def _logger() -> logging.Logger:
         handler.setFormatter(_JsonLine())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        logger.propagate = False  # else a handler of the root logger would write each line once more
+        logger.propagate = False  # otherwise, a handler of the root logger would write each line again
     return logger
 
 
 def _add(counter: Metric, value: int) -> None:
-    if value:  # Ray's counters refuse 0
+    if value:  # Ray's counters reject 0
         counter.inc(value)
 
 

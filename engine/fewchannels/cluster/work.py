@@ -14,7 +14,7 @@ class Work(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Of what they do."""
+        """Fingerprint of the identity of the work."""
 
     @property
     def unchecked(self) -> tuple[str, ...]:

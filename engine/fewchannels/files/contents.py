@@ -1,9 +1,9 @@
-"""What files hold, as digests that are remembered: of weights, of images and masks that a manifest names.
+"""Cached digests of files' contents: of weights, and of images and masks that a manifest names.
 
 A digest is computed once and kept in the user's cache (``$XDG_CACHE_HOME/fewchannels/digests.sqlite3``, else
-``~/.cache/...``), under the file's path, size, inode and times. What that can miss is a change which leaves all of
-them as they were, the time of the inode's last change among them; no program can set that one. Where there is no cache
-to write to, digests are computed again in each process.
+``~/.cache/...``), by the file's path, size, inode and times. This misses only a change that leaves all of them the
+same, including the time of the inode's last change, which no program can set. If no cache can be written, digests are
+computed again in each process.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _TABLE = "create table if not exists digests (path text primary key, state text,
 _known: dict[str, tuple[str, str]] = {}  # of this process: path -> state, digest
 
 MISSING = ""
-"""The digest of a file that is not there, or that cannot be read."""
+"""The digest of a file that does not exist or cannot be read."""
 
 
 def digests(paths: Iterable[str | Path]) -> dict[str, str]:
@@ -57,7 +57,7 @@ def changed(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _state(path: str) -> str:
-    """What tells a file from itself after a change; empty if it is not a file."""
+    """The properties of a file by which a change is detected; empty if it is not a file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -89,7 +89,7 @@ def _cache() -> Path | None:
 
 
 def _recall(places: list[str]) -> None:
-    """Take what the cache knows of files."""
+    """Read the cached digests of files."""
     path = _cache()
     if not places or path is None or not path.is_file():
         return

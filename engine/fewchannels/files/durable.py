@@ -1,8 +1,8 @@
-"""Write files atomically: beside their place, then renamed, so that a crash leaves no half file.
+"""Write files atomically: under a temporary name, then renamed, so that a crash leaves no partial file.
 
-The name of an unfinished file says which process writes it. A killed process leaves its file behind; whoever comes next
-may remove it, since a writer that is gone will never finish it. Whether a process on another host is gone cannot be
-known here.
+The name of an unfinished file identifies the process that writes it. A killed process leaves its file behind; the next
+command may remove it, since a process that has ended will never finish it. Whether a process on another host has ended
+cannot be determined here.
 """
 
 import os
@@ -35,10 +35,10 @@ _written: set[Path] = set()  # by this process, now
 
 
 def expanded(path: str | Path) -> Path:
-    """A path whose ``~`` or ``~user`` at the beginning is that user's home.
+    """A path with ``~`` or ``~user`` at its beginning replaced by that user's home folder.
 
     Raises:
-        InputError: nobody knows where that is.
+        InputError: the home folder is unknown.
     """
     try:
         return Path(path).expanduser()
@@ -50,7 +50,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def as_url(path: Path) -> str | None:
-    """The URL that was taken for a path, which leaves one slash of its two; None if it was not a URL."""
+    """The URL of a path that was one before ``Path`` removed one of its two slashes; None if it was not a URL."""
     scheme = path.parts[0] if path.parts else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", scheme):
         return None
@@ -60,7 +60,7 @@ def as_url(path: Path) -> str | None:
 def check_output(path: Path) -> None:
     """Refuse a place where no file can be written, before there is anything to write. Reads only.
 
-    A link is refused rather than followed: whoever made the folder that it is in chose what it points to.
+    A link is refused rather than followed, since somebody else may have created it and chosen its target.
 
     Raises:
         InputError: it is a URL, or an existing folder, link, device or pipe.
@@ -77,20 +77,20 @@ def check_output(path: Path) -> None:
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file to be written, which gets its name when the block succeeds and is removed when it fails.
 
-    Until then, whatever has the name stays. Several writers may use one name at a time: each has its own file, and the
-    last one to finish wins. The new file keeps the mode of the one that it replaces.
+    Until then, an existing file with the name stays. Several writers may use one name at a time: each has its own file,
+    and the last one to finish wins. The new file keeps the mode of the one that it replaces.
 
     Args:
-        path: path of the file, in a folder that is there. The file's own ``name`` is its unfinished path.
+        path: path of the file, in an existing folder. The file's own ``name`` is its unfinished path.
 
     Raises:
-        InputError: as :func:`check_output` does.
-        StorageError: the disk refused, or an OSError in the block was not caught there.
+        InputError: same cases as for :func:`check_output`.
+        StorageError: writing failed, or an OSError in the block was not caught there.
     """
     check_output(path)
     try:
         _clean(path.parent)
-        # Not the name itself with something around it, which may be too long.
+        # Not derived from the name itself, which could become too long.
         with unfinished(path.with_name(_STEM)) as temporary:
             with open(temporary, "xb") as file:
                 yield file
@@ -106,11 +106,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, data: bytes) -> int:
-    """Write a file as :func:`writing` does; returns its size in bytes.
+    """Write a file like :func:`writing`; returns its size in bytes.
 
     Raises:
-        InputError: as :func:`check_output` does.
-        StorageError: the disk refused.
+        InputError: same cases as for :func:`check_output`.
+        StorageError: writing failed.
     """
     with writing(path) as file:
         file.write(data)
@@ -119,10 +119,10 @@ def write(path: Path, data: bytes) -> int:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A path beside a file's own that nothing else writes to; it is removed when the block fails.
+    """A path in the same folder as a file, to which nothing else writes; it is removed when the block fails.
 
     Args:
-        path: path of the file that is to be written.
+        path: path of the file to be written.
     """
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     _written.add(temporary)
@@ -137,10 +137,10 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def is_left_over(path: Path) -> bool:
-    """Return whether the writer of an unfinished file was a process of this host that is gone.
+    """Return whether the writer of an unfinished file was a process of this host that has ended.
 
     Args:
-        path: path of a file whose name is like :data:`UNFINISHED`, as its writer gave it.
+        path: path of a file whose name, chosen by its writer, matches :data:`UNFINISHED`.
     """
     found = _OURS.fullmatch(path.name)
     if found is None:
@@ -153,17 +153,17 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # a process of another user
         return True
     try:
         about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True
-    return about.rpartition(")")[2].split()[0] not in "ZX"  # what was killed and is not waited for keeps its number
+    return about.rpartition(")")[2].split()[0] not in "ZX"  # a zombie keeps its process id
 
 
 def _clean(folder: Path) -> None:
-    """Remove the unfinished files of :func:`writing` that killed commands have left in a folder of the user's."""
+    """Remove unfinished files of :func:`writing` that killed commands have left in one of the user's folders."""
     for path in folder.glob(f".{_STEM}.*.tmp"):
         if is_left_over(path):
             with suppress(OSError):
@@ -171,7 +171,7 @@ def _clean(folder: Path) -> None:
 
 
 def _earlier(path: Path) -> os.stat_result | None:
-    """What is to be replaced; None if there is nothing."""
+    """The status of the file to be replaced; None if there is none."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What the file system of a folder can do: locks, names that survive a crash, advice.
+"""Capabilities of a folder's file system: locks, names that survive a crash, advice.
 
-Those that clusters share lack some of it. A file system without locks is refused, since two commands could then write
-to one run. One whose folders cannot be made durable is used, with a warning. Advice that it does not take is left out.
+File systems that clusters share lack some of these. A file system without locks is refused, since two commands could
+then write to one run. If folders cannot be made durable, it is used with a warning. Unsupported advice is omitted.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 from fewchannels.errors import FewchannelsWarning, StorageError
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-# CIFS, sshfs and others have no way to do it. PostgreSQL and RocksDB pass over the same errors, and no others.
+# CIFS, sshfs and others do not support it. PostgreSQL and RocksDB ignore the same errors, and no others.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _NO_FOLDER_OPEN = (errno.EACCES, errno.EISDIR)
 _NO_MODES = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -35,16 +35,16 @@ def lock(descriptor: int, path: Path, *, shared: bool = False, waits: bool = Fal
 
     Args:
         descriptor: descriptor of the file.
-        path: path of it, for the message.
-        shared: whether others may hold it too, also shared.
-        waits: whether to wait for those that have it; without, they are told by the answer.
+        path: its path, for the message.
+        shared: whether to take a shared lock, which others may hold at the same time.
+        waits: whether to wait until the lock is free.
 
     Returns:
-        Whether it is locked; False where another one has it.
+        Whether it is locked; False if another process holds the lock.
 
     Raises:
         NoLocksError: the file system has no locks.
-        StorageError: it refused for another reason.
+        StorageError: locking failed for another reason.
     """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
@@ -63,7 +63,7 @@ def lock(descriptor: int, path: Path, *, shared: bool = False, waits: bool = Fal
 
 
 def unlock(descriptor: int) -> None:
-    """Give up the lock of an open file."""
+    """Release the lock of an open file."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -73,7 +73,7 @@ def make_durable(path: Path) -> None:
     Warns once for a file system that cannot do it for folders.
 
     Raises:
-        OSError: the disk refused.
+        OSError: writing failed.
     """
     is_folder = path.is_dir()
     try:
@@ -94,17 +94,17 @@ def make_durable(path: Path) -> None:
 
 
 def begin_writing_back(descriptor: int, start: int, n_bytes: int) -> None:
-    """Advise the kernel to write these bytes to the disk now, and not only when ``fsync`` asks."""
+    """Advise the kernel to start writing these bytes to the disk now, not only at ``fsync``."""
     if not hasattr(os, "posix_fadvise"):
         return
     try:
         os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
     except OSError:
-        return  # it is advice: the bytes are written without it
+        return  # only advice: the bytes are written without it
 
 
 def set_mode(descriptor: int, mode: int) -> None:
-    """Give an open file a mode, where its file system has modes."""
+    """Set the mode of an open file, if its file system has modes."""
     try:
         os.fchmod(descriptor, mode)
     except OSError as error:

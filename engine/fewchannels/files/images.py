@@ -1,4 +1,4 @@
-"""Image files as people have them, read into 8-bit RGB or refused in words. The rules are in ``docs/images.md``."""
+"""Read image files of common formats as 8-bit RGB, or reject them with a reason; see ``docs/images.md``."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ from fewchannels.files.durable import expanded
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
 """Pillow's names of the file formats that are read."""
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-_TWELVE_BITS = 4096  # what cameras and scanners put into 16 bits
+_TWELVE_BITS = 4096  # bit depths that cameras and scanners store in 16 bits
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV", "F", *SIXTEEN_BITS)
 _UNKNOWN = {
     "CMYK": "amounts of ink, whose colors depend on a profile",
@@ -23,28 +23,28 @@ _UNKNOWN = {
 
 
 def read_image(file: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """An image file in RGB with 8 bits a channel, upright, on white where it is transparent.
+    """Read an image file as RGB with 8 bits per channel, upright, on white if it is transparent.
 
     Args:
         file: its path, or its bytes.
-        name: what messages call it; None for its path.
+        name: its name in messages; None for its path.
 
     Raises:
-        InputError: it cannot be read, or does not say what its values mean.
+        InputError: it cannot be read, or the meaning of its values is unknown.
     """
     name = name or ("the image" if isinstance(file, bytes) else f"the image {str(file)!r}")
     return as_rgb(open_upright(file, name), name)
 
 
 def as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """An image of any mode in RGB with 8 bits a channel, on white where it is transparent.
+    """Convert an image of any mode to RGB with 8 bits per channel, on white if it is transparent.
 
     Args:
         image: result of :func:`open_upright`.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
-        InputError: it does not say what its values mean.
+        InputError: the meaning of its values is unknown.
     """
     check_mode(image, name)
     alpha = alpha_of(image)
@@ -56,27 +56,27 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def open_upright(file: str | Path | bytes, name: str) -> Image.Image:
-    """An image file as Pillow has it, all of it read, turned as its EXIF orientation says.
+    """Read an image file completely with Pillow, rotated according to its EXIF orientation.
 
     Args:
         file: its path, or its bytes.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
         InputError: it is missing or damaged, of another format, or holds several images.
     """
     try:
-        # Not by its path: a TIFF that Pillow maps into memory is turned with its size, and then its pixels are not.
+        # Not by its path: for a TIFF that Pillow maps into memory, it would rotate the size but not the pixels.
         data = file if isinstance(file, bytes) else expanded(file).read_bytes()
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             n_frames = getattr(opened, "n_frames", 1)
-            if opened.format == "MPO":  # a JPEG with a camera's further images behind the photograph
+            if opened.format == "MPO":  # a JPEG with additional images of a camera after the photograph
                 n_frames = 1
             if n_frames == 1:
                 opened.load()
                 image = ImageOps.exif_transpose(opened)
                 image.format = opened.format
-    except Exception as error:  # a damaged file lets decoders raise anything
+    except Exception as error:  # decoders may raise anything for a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "it is none"
@@ -90,7 +90,7 @@ def check_mode(image: Image.Image, name: str) -> None:
     """Refuse an image whose values have no known meaning.
 
     Raises:
-        InputError: naming what it holds.
+        InputError: its values have no known meaning; the message names them.
     """
     if image.mode not in _KNOWN:
         what = _UNKNOWN.get(image.mode, f"pixels of the unusual mode {image.mode}")
@@ -98,7 +98,7 @@ def check_mode(image: Image.Image, name: str) -> None:
 
 
 def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
-    """How opaque each pixel is, ``(y, x)`` uint8, 255 opaque; None for an image without transparency.
+    """Opacity of each pixel, ``(y, x)`` uint8, 255 is opaque; None for an image without transparency.
 
     Args:
         image: result of :func:`open_upright`.
@@ -112,7 +112,7 @@ def alpha_of(image: Image.Image) -> NDArray[np.uint8] | None:
 
 
 def _colors(image: Image.Image, name: str) -> Image.Image:
-    """RGB, whatever the transparency."""
+    """Colors as RGB, ignoring transparency."""
     if image.mode in SIXTEEN_BITS:
         largest = int(np.asarray(image).max())
         if 0 < largest < _TWELVE_BITS:

@@ -1,8 +1,7 @@
-"""Interventions: sweeps of edited generations, and what they say.
+"""Interventions: sweeps of edited generations, and their findings.
 
-``conditions`` are the ways to edit, ``rows`` says who shares a batch, ``editor`` is the tap that edits, ``worker`` does
-one task in an actor. ``metrics`` compares images, ``effects`` summarizes a sweep, ``live`` edits while
-somebody watches, and ``calls`` records and edits the calls of a pipeline of the user's own.
+``conditions`` defines the edits, ``rows`` the batches, ``editor`` is the tap that edits, ``worker`` runs one task in an
+actor. ``metrics`` compares images, ``effects`` summarizes a sweep, and ``live`` edits interactively.
 
 Imported by others: begin, conditions, editor, effects.contrasts, effects.exclusions, effects.figures, effects.measure,
     effects.summary, effects.sweep_findings, estimate, live.ask, live.session, live.trajectory, metrics, metrics.images,

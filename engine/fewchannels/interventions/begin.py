@@ -51,10 +51,10 @@ def begin_sweep(prepared: Prepared) -> bool:
 
 
 def check_place(prepared: Prepared) -> None:
-    """Refuse a place that holds other files than a sweep's. Reads only.
+    """Refuse a place that contains other files than a sweep's. Reads only.
 
     Raises:
-        RunConflictError: naming some of them.
+        RunConflictError: there are other files; the message names some of them.
     """
     storage = prepared.sweep.storage
     if not storage.exists(SWEEP):

@@ -17,7 +17,7 @@ from fewchannels.models.taps import Prediction
 
 @contextmanager
 def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
-    """Inside, rows that blend prompts get a mix of embeddings: ``t + a (s - t)`` of the target's and the source's.
+    """Inside the context, rows that blend prompts get ``t + a (s - t)`` of the target's and the source's embeddings.
 
     Args:
         pipeline: pipeline with ``encode_prompt``.
@@ -47,7 +47,7 @@ def prompts_blended(pipeline: Any, batch: Sequence[Row]) -> Iterator[None]:
 
 
 def _mixed(result: Any, n: int, mixed: Sequence[tuple[int, int, int, float]]) -> Any:
-    """A result for ``n`` prompts with some of its rows mixed, in whatever nesting of tuples and lists it is."""
+    """A result for ``n`` prompts with some of its rows mixed, in any nesting of tuples and lists."""
     if isinstance(result, Tensor):
         if len(result) not in (n, 2 * n):  # both branches may be in one; else positions, the same for all
             return result
@@ -78,17 +78,17 @@ def _mixed(result: Any, n: int, mixed: Sequence[tuple[int, int, int, float]]) ->
 
 @contextmanager
 def stepped(pipeline: Any, edit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the latents that the scheduler hands on after each step are edited.
+    """Inside the context, edit the latents that the scheduler returns after each step.
 
     Args:
         pipeline: pipeline whose scheduler must return tuples.
-        edit: called with the step that ends, 0-based, and the latents ``(row, ...)``; returns those to continue with.
+        edit: function of the step that ends, 0-based, and its latents ``(row, ...)``; returns the edited latents.
     """
     scheduler = pipeline.scheduler
     own, order = scheduler.step, getattr(scheduler, "order", 1)
     n_ended = 0
 
-    @functools.wraps(own)  # pipelines look at its signature
+    @functools.wraps(own)  # pipelines inspect its signature
     def step(*arguments: Any, **keywords: Any) -> Any:
         nonlocal n_ended
         first, *rest = own(*arguments, **keywords)
@@ -100,7 +100,7 @@ def stepped(pipeline: Any, edit: Callable[[int, Tensor], Tensor]) -> Iterator[No
 
 
 class Latents:
-    """Blends the latents of rows that ask for it, and counts the steps after which a row's are not finite.
+    """Blend the latents of rows whose conditions request it, and count the steps after which a row's are not finite.
 
     Args:
         batch: rows of the batch.
@@ -112,7 +112,7 @@ class Latents:
         self._nonfinite = torch.zeros(len(batch), dtype=torch.int64)
 
     def edit(self, step: int, latents: Tensor) -> Tensor:
-        """The latents after a step: ``t + a (s - t)`` where a condition blends them in it."""
+        """The latents after a step: ``t + a (s - t)`` if a condition blends them in that step."""
         for i, row in enumerate(self._batch):
             condition = row.condition
             if not condition or condition.action != "latents" or row.source is None:
@@ -129,7 +129,7 @@ class Latents:
 
 
 def guidance(batch: Sequence[Row], n_steps: int) -> Prediction | None:
-    """The guidance built on edited activations: detail guidance of arXiv 2510.11538.
+    """Guidance based on edited activations: detail guidance of arXiv 2510.11538.
 
     A guided row and its edited companion are at the same latents; both continue with ``v + a (v - v_disturbed)``.
 
@@ -138,7 +138,7 @@ def guidance(batch: Sequence[Row], n_steps: int) -> Prediction | None:
         n_steps: denoising steps of the batch.
 
     Returns:
-        What edits the transformer's predictions; None if no row is guided.
+        A function that edits the transformer's predictions; None if no row is guided.
     """
     guided = [
         (i, row.condition)

@@ -1,6 +1,6 @@
 """Masks of the channels that a condition edits, from ranks. Pure tensor functions.
 
-A *rank* is a channel's place by falling score, 0 for the largest; a *draw* is a place in a random order.
+A *rank* is a channel's position by descending score, 0 for the largest; a *draw* is a position in a random order.
 """
 
 import numpy as np
@@ -34,17 +34,17 @@ def draws(ids: np.ndarray, trials: np.ndarray, n_channels: int, *cell: int) -> T
 
 
 def between(places: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Channels whose place is in ``[first, last)``: ``(row, channel)`` bool; both ends are ``(row,)``."""
+    """Channels whose position is in ``[first, last)``: ``(row, channel)`` bool; both ends are ``(row,)``."""
     return (places >= first[:, None]) & (places < last[:, None])
 
 
 def matched(ranks: Tensor, energy: Tensor, k: int) -> Tensor:
-    """Others than the top ``k`` that hold as much energy, or all others: :func:`matched_channels` from ranks.
+    """Other channels that hold as much energy as the top ``k``, or all others: :func:`matched_channels` from ranks.
 
     Args:
         ranks: ``(row, channel)`` int64.
         energy: ``(row, channel)``.
-        k: number k of the top.
+        k: number of top channels.
 
     Returns:
         ``(row, channel)`` bool.
@@ -68,15 +68,15 @@ def others(ranks: Tensor, places: Tensor, k: int) -> Tensor:
 
 
 def balance(change: Tensor, top: Tensor, chosen: Tensor) -> Tensor:
-    """By what the chosen channels' change must be multiplied to be as large as the top channels' would be.
+    """The factor by which the chosen channels' change must be multiplied to be as large as the top channels' would be.
 
     Args:
-        change: ``(row, channel)`` squared change of each channel, were it edited.
+        change: ``(row, channel)`` squared change of each channel if it were edited.
         top: ``(row, channel)`` bool.
         chosen: ``(row, channel)`` bool.
 
     Returns:
-        ``(row,)``; 1 where the chosen channels would not change at all.
+        ``(row,)``; 1 if the chosen channels would not change at all.
     """
     wanted, found = (change * top).sum(dim=-1), (change * chosen).sum(dim=-1)
     return torch.where(found > 0, (wanted / found.clamp_min(torch.finfo(found.dtype).tiny)).sqrt(), 1.0)

@@ -55,7 +55,7 @@ class Condition:
 
     @property
     def condition_id(self) -> str:
-        """16 hex digits: the same settings have the same in any sweep."""
+        """16 hex digits, the same for the same settings in any sweep."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -71,7 +71,7 @@ class Condition:
 
     @property
     def is_control(self) -> bool:
-        """Return whether it is what an effect is compared with."""
+        """Return whether it is a control."""
         return self.selection not in ("top", "listed")
 
     def edits_in(self, step: int, n_steps: int) -> bool:
@@ -92,7 +92,7 @@ class Condition:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Condition":
-        """The condition of a row of ``conditions``."""
+        """Create a condition from a row of ``conditions``."""
         values: dict[str, Any] = {field.name: row[field.name] for field in fields(cls)}
         values["streams"] = row["streams"].split(",")
         for name in ("channels", "layers", "steps", "streams"):
@@ -102,19 +102,19 @@ class Condition:
 
 @dataclass(frozen=True)
 class Grid:
-    """Settings to combine, each with each. A sweep may have several grids.
+    """Settings of which every combination is a condition. A sweep may have several grids.
 
     Attributes:
         actions: ``zero``, ``mean``, ``shuffle``, ``scale:F`` (by a factor), ``transport``, ``guide``, or a baseline.
-        amounts: strengths, of all actions but ``scale:F``.
+        amounts: strengths of all actions except ``scale:F``.
         selections: values of :data:`SELECTIONS`.
         trials: draws of random channels.
         k: sizes of selections.
         scores_from: one of :data:`SCORES`.
         channels: channels of ``listed``.
         layers: ``all``, ``dual``, ``single``, ``each``, ``windows:N``, or indices such as ``0,5``, ``2-4`` or ``-1``.
-        steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices. Where samples differ in their steps,
-            ``last`` is each one's own, and what not all of them have is refused.
+        steps: ``all``, ``last``, ``each``, ``thirds``, ``windows:N``, or indices. If samples differ in their number of
+            steps, ``last`` is each sample's own, and steps that not all of them have are refused.
         streams: ``image``, ``text`` or ``image,text``.
         tokens: values of :data:`TOKENS`.
         placements: values of :data:`PLACEMENTS`.
@@ -192,12 +192,12 @@ def expand(
     Args:
         grids: grids of the sweep.
         blocks: blocks of the model.
-        n_steps: denoising steps, of the sample with most.
+        n_steps: number of denoising steps of the sample with the most.
         n_channels: width of the hidden state.
         fewest_steps: number of steps of the sample with the fewest; None if all have the same.
 
     Raises:
-        InputError: a setting that the model has not, or that does not go with another.
+        InputError: a setting does not exist in the model, or does not go with another one.
     """
     found: dict[Condition, None] = {}
     n = 0
@@ -226,7 +226,7 @@ def expand(
 
 
 def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condition:
-    """The condition without the settings that do nothing in it, so that two of the same effect are one."""
+    """The condition without settings that have no effect in it, so that equivalent conditions are equal."""
     if one.action in BASELINES:
         everywhere = tuple(block.layer for block in blocks)
         steps = one.steps if one.action == "latents" else ()
@@ -264,7 +264,7 @@ def _settled(one: Condition, blocks: Sequence[Block], n_channels: int) -> Condit
             )
         return replace(one, channels=tuple(sorted(set(one.channels))), k=len(set(one.channels)), trial=0)
     one = replace(one, channels=())
-    if one.selection in ("all", "random", "redrawn"):  # the same channels whoever ranks them
+    if one.selection in ("all", "random", "redrawn"):  # the same channels for any ranking
         anyone = "source" if one.action == "transport" else "undisturbed"
         one = replace(one, scores_from=anyone)
     if one.selection == "all":
@@ -328,7 +328,7 @@ def _steps(text: str, n_steps: int, fewest: int) -> list[tuple[int, ...]]:
 
 
 def in_short(numbers: Sequence[int]) -> str:
-    """Ascending numbers with their runs drawn together: ``0-5,8``; ``last`` and ``none`` for those."""
+    """Ascending numbers with ranges abbreviated: ``0-5,8``; ``last`` and ``none`` for these."""
     if list(numbers) == [LAST]:
         return "last"
     runs: list[list[int]] = []

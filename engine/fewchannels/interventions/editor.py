@@ -1,7 +1,7 @@
-"""The editing tap: what every row of a batch becomes behind every block, and how large that intervention was.
+"""The editing tap: edit every row of a batch at every block's output, and measure the size of the intervention.
 
-``x <- x + a m p (r - x)``: ``a`` the amount, ``m`` the channel mask, ``p`` the token mask, ``r`` what the chosen values
-become. With ``r`` another row of the same batch it is transport, without any stored trajectory (arXiv 2605.13974).
+``x <- x + a m p (r - x)``: ``a`` is the amount, ``m`` the channel mask, ``p`` the token mask, ``r`` the replacement. If
+``r`` is another row of the same batch, it is transport, without a stored trajectory (arXiv 2605.13974).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Given:
         cluster_k: top channels that tokens are clustered by.
         ranks: each channel's rank ``(channel,)`` by layer, of the scores of a run; empty without one.
         inside: tokens ``(token,)`` bool inside each item's mask, by item.
-        outside: tokens outside of it; those of which the mask does not know are in neither.
+        outside: tokens outside of it; tokens that the mask marks as unknown are in neither.
         n_steps: denoising steps of the batch.
     """
 
@@ -55,7 +55,7 @@ class Editor:
         self._batch, self._given, self._n_channels = rows, given, n_channels
         self._active: dict[tuple[int, int, str], _Rows | None] = {}
         self._alike: dict[tuple[int, ...], _Rows] = {}
-        self._sums: Tensor | None = None  # on the model's device, which is not to wait
+        self._sums: Tensor | None = None  # on the model's device, which must not wait
         self._counts = torch.zeros(len(rows))
 
     def tap(self, site: Site, x: Tensor) -> Tensor | None:
@@ -80,8 +80,8 @@ class Editor:
     def measures(self, row: int) -> dict[str, float | None]:
         """Size of a row's edit: columns of ``edits``, null if there was nothing to edit.
 
-        Where no channel or no token was chosen anywhere, ``n_channels`` is 0. Of a guided row they are what was
-        edited of its companion, without ``change``, as its own states are not edited.
+        If no channel or no token was chosen anywhere, ``n_channels`` is 0. For a guided row, they are those of its
+        edited companion, without ``change``, since its own states are not edited.
         """
         condition = self._batch[row].condition
         if condition is not None and condition.action == GUIDE and self._batch[row].role == "edited":
@@ -116,12 +116,12 @@ def _edits(row: Row) -> Condition | None:
 
 
 class _Rows:
-    """The rows that are edited at a site, and all about them that does not depend on hidden states."""
+    """The rows that are edited at a site, with everything about them that does not depend on hidden states."""
 
     def __init__(self, batch: Sequence[Row], at: Sequence[int], n_channels: int) -> None:
         rows = [batch[i] for i in at]
         self.at, self.n_channels = torch.tensor(at), n_channels
-        is_run = list(at) == list(range(at[0], at[-1] + 1))  # then its rows are a view, and not copied
+        is_run = list(at) == list(range(at[0], at[-1] + 1))  # then its rows are a view, not a copy
         self.place = slice(at[0], at[-1] + 1) if is_run else self.at
         self.conditions = [condition for row in rows if (condition := row.condition) is not None]
         self.items = [row.item.item for row in rows]
@@ -136,7 +136,7 @@ class _Rows:
         ends = [_ends(condition, n_channels) for condition in self.conditions]
         self.first, self.last = torch.tensor(ends).T
         scores = [condition.scores_from for condition in self.conditions]
-        # Of a union or an intersection, the target's first and the source's second.
+        # For a union or an intersection, the target's ranks first and the source's second.
         of_source = torch.tensor([whose == "source" for whose in scores])
         of_own = torch.tensor([whose == "own" for whose in scores])
         self.scored = torch.where(of_source, self.source, torch.where(of_own, self.at, self.undisturbed))
@@ -193,7 +193,7 @@ class _Cell:
     def measures(self, edited: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(row,)`` each: channels, their share of the squares, share of tokens, and squared relative change.
 
-        All are 0 where no channel or no token is chosen.
+        All are 0 if no channel or no token is chosen.
         """
         n = self._channel_mask.sum(dim=-1)
         energy = sum_squares(self._own)
@@ -233,7 +233,7 @@ class _Cell:
         return self._x[only].expand_as(x) if bool((source == only).all()) else self._x[source]
 
     def _mean(self) -> Tensor:
-        """Means over each row's own tokens, ``(row, 1, channel)``; what is behind them is zero."""
+        """Means over each row's own tokens, ``(row, 1, channel)``; tokens after them are zero."""
         if self._lengths is None:
             return self._own.float().mean(dim=1, keepdim=True)
         return self._own.float().sum(dim=1, keepdim=True) / self._lengths[:, None, None]
@@ -258,7 +258,7 @@ class _Cell:
         return ranks[back], found[STATISTICS.index("rms")].double().square()[back]
 
     def _channels(self) -> tuple[Tensor, Tensor]:
-        """Channel masks ``(row, channel)`` bool, and what the change is multiplied by, ``(row,)``."""
+        """Channel masks ``(row, channel)`` bool, and factors of the change, ``(row,)``."""
         rows, site = self._rows, self._site
         ranks, energy = self._scores(rows.scored)
         if rows.of_run:

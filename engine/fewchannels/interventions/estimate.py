@@ -20,13 +20,13 @@ class Cost:
 
     Attributes:
         n_items: samples, or pairs.
-        n_conditions: ways to edit.
+        n_conditions: number of conditions.
         n_edits: edited images.
         n_batches: number of batches that are generated.
         n_rows: number of rows of all batches, that is, of generated images.
-        rows_per_edit: rows over edited images; 1 would be to generate the edited ones only.
+        rows_per_edit: rows divided by edited images; it would be 1 if only edited ones were generated.
         total_bytes: size in bytes of the ``edits`` table, images included.
-        seconds: seconds with the given number of actors; model loading and Ray's start not counted.
+        seconds: seconds with the given number of actors, without model loading and Ray's start.
         seconds_per_row: seconds per row as measured, with this process's threads.
         measured_rows: rows of the batch that was measured.
     """
@@ -44,10 +44,10 @@ class Cost:
 
 
 def cost(prepared: Prepared, n_actors: int, n_threads: int, share: str = "cuda") -> Cost:
-    """Generate and measure the sweep's first task's first item without writing it, and scale what it took.
+    """Generate and measure the first item of the sweep without writing it, and extrapolate its time and size.
 
     Args:
-        prepared: the sweep, not begun.
+        prepared: the sweep, not started yet.
         n_actors: actors that will share the work.
         n_threads: CPU threads of each.
         share: ``cuda`` if each worker has a GPU; then this machine's GPU is used for the measurement, if available.

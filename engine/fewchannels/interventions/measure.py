@@ -51,7 +51,7 @@ class Measures:
         """Measure a batch's images; those with nothing to measure get no metrics.
 
         Args:
-            made: each item's unedited image among them.
+            made: images of the batch, including each item's unedited one.
         """
         images = torch.stack([pixels(each.image) for each in made])
         undisturbed = {each.row.item.item: i for i, each in enumerate(made) if each.row.role == "undisturbed"}
@@ -90,7 +90,7 @@ class Measures:
         return (item, "undisturbed") not in broken and not blends_source
 
     def _masks(self, made: Sequence[Measured], subjects: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each image's mask of the undisturbed subject ``(image, y, x)``, whether there is one, what it knows."""
+        """Each image's mask of the unedited subject ``(image, y, x)``, whether there is one, and its known pixels."""
         masks, has_mask = subjects[beside], subjects[beside].flatten(1).any(dim=1)
         known = torch.ones_like(masks)
         for i, each in enumerate(made):
@@ -107,7 +107,7 @@ _OF_ITSELF = ("clip_score", "clip_source_score", "aesthetic", "pickscore")
 
 
 def mask_of(item: Item, height: int, width: int) -> Mask:
-    """An item's mask at the size of its images. An image's mask is brought to it as the image is.
+    """An item's mask at the size of its images. The mask of a reference image is resized like the image.
 
     Args:
         item: item with a mask.
@@ -115,7 +115,7 @@ def mask_of(item: Item, height: int, width: int) -> Mask:
         width: width of the images that are generated, pixels.
 
     Raises:
-        InputError: the file is not a mask, or of another shape than the image it is of.
+        InputError: the file is not a mask, or its aspect ratio differs from its image's.
     """
     assert item.mask is not None, "prepare_sweep() has refused it"
     mask, name = read_mask(item.mask), f"the mask {item.mask!r}"

@@ -54,7 +54,7 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
 
     Args:
         manifest: manifest of targets.
-        references: a manifest whose ``reference`` column names images, and ``mask`` their subjects' masks; its
+        references: a manifest whose columns ``reference`` and ``mask`` name images and their subjects' masks; its
             prompts are the images' captions.
         rule: rule for choosing pairs; its columns must be in both manifests.
 
@@ -95,7 +95,7 @@ def pairs_with_images(manifest: Manifest, references: Path, rule: PairRule) -> C
 
 
 def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
-    """Pairs that a table names: its columns ``target`` and ``source`` hold sample ids, or prompts, of a manifest.
+    """Pairs that a table names: its columns ``target`` and ``source`` contain sample ids, or prompts, of a manifest.
 
     Args:
         manifest: manifest of the samples; a prompt with several seeds stands for its first row.
@@ -103,7 +103,7 @@ def pairs_from_file(manifest: Manifest, file: Path, noise: str) -> Columns:
         noise: one of :data:`fewchannels.interventions.settings.NOISE`.
 
     Raises:
-        InputError: the file cannot be read, has not the columns, or names what the manifest has not.
+        InputError: the file cannot be read, lacks the columns, or names samples that are not in the manifest.
     """
     import pandas as pd
 
@@ -167,7 +167,7 @@ def _codes(values: Sequence[Any]) -> np.ndarray:
 def _number(value: Any, numbers: dict[str, int]) -> int:
     if value is None or value != value or not str(value).strip():  # as a blank cell of a CSV file
         return -1
-    whole = isinstance(value, float) and value.is_integer()  # a column with nulls makes 1.0 of 1
+    whole = isinstance(value, float) and value.is_integer()  # in a column with nulls, 1 becomes 1.0
     return numbers.setdefault(str(int(value) if whole else value), len(numbers))
 
 

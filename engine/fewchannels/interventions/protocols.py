@@ -15,7 +15,7 @@ class Protocol:
         published: published settings.
         unpublished: settings that are not published, and our choices.
         grids: grids of its sweep.
-        needs_run: whether channels are fixed from a capture.
+        needs_run: whether channels are ranked by a capture.
     """
 
     source: str
@@ -30,7 +30,7 @@ def protocol_of(name: str, channels_run: str | None) -> "Protocol":
 
     Args:
         name: a name of :data:`PROTOCOLS`.
-        channels_run: captured run that fixes the channels; None without one.
+        channels_run: captured run that ranks the channels; None without one.
 
     Raises:
         InputError: there is no such protocol, or it needs a run.

@@ -1,7 +1,7 @@
-"""From items and conditions to batches: which row of a batch is what. Pure.
+"""Assign items and conditions to rows of batches. Pure.
 
-Everything that an edit is compared with, or copied from, is a row of its own batch: the unedited sample and the
-source run once for all the conditions beside them, and nothing of a trajectory is ever stored.
+Everything that an edit is compared with, or copied from, is a row of the same batch: the unedited sample and the source
+run once for all conditions in the batch, and no trajectory is ever stored.
 """
 
 import hashlib
@@ -25,10 +25,9 @@ class Item:
         item: index of the item.
         item_id: the sample's id, or the pair's.
         target: the sample.
-        source: source whose hidden states are transported; None if there is none. Of an image, its prompt and its
-            noise.
+        source: source whose hidden states are transported; None if there is none. For an image, its prompt and noise.
         image: path of the image whose noised latents are the source's trajectory; None for a generated source.
-        mask: path of the mask of what is transported: the target's of text sources, the image's own else.
+        mask: path of the mask of the transported region: the target's for text sources, otherwise the image's own.
     """
 
     item: int
@@ -48,8 +47,8 @@ class Row:
         role: one of :data:`ROLES`.
         condition: condition of the edit; None if it is unedited.
         place: index of the condition in the sweep; -1 if there is none.
-        undisturbed: the batch's row of the same item without an edit.
-        source: the batch's row of the item's source; None if there is none.
+        undisturbed: position in the batch of the same item's unedited row.
+        source: position in the batch of the row of the item's source; None if there is none.
     """
 
     item: Item
@@ -74,7 +73,7 @@ class Batch:
 
     Attributes:
         rows: rows of the batch; those that a row is compared with are before it.
-        blended: edited images that are made from those of the rows, and not generated.
+        blended: edited images that are blended from images of the rows, not generated.
     """
 
     rows: tuple[Row, ...]
@@ -93,14 +92,14 @@ def pair_id(target_id: str, source: str, source_seed: int | None, mask: str | No
         target_id: the target's sample id.
         source: the source's sample id, or the path of its reference image.
         source_seed: random seed of the source's noise.
-        mask: path of the mask of what is transported; None if there is none.
+        mask: path of the mask of the transported region; None if there is none.
     """
     text = "\0".join(map(str, (target_id, source, source_seed, mask)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def n_rows(condition: Condition) -> int:
-    """Rows that a condition needs: two to guide, none to blend images, or to change nothing."""
+    """Number of rows that a condition needs: two for guidance, none for blends of images or no change."""
     return 0 if condition.is_nothing else {GUIDE: 2, "pixels": 0}.get(condition.action, 1)
 
 
@@ -122,9 +121,9 @@ def batches(items: Sequence[Item], conditions: Sequence[Condition], batch_size: 
     """Batches of all items under all conditions; items whose conditions fit share one.
 
     Args:
-        items: items with the same settings, and all with a source or none.
+        items: items with the same settings; either all or none have a source.
         conditions: conditions of the sweep.
-        batch_size: rows at most.
+        batch_size: maximum number of rows.
     """
     has_source = items[0].source is not None
     fixed = 1 + has_source

@@ -1,4 +1,4 @@
-"""A sweep, from its place to its end: begin or resume, run the tasks, and measure the effects."""
+"""A whole sweep: begin or resume it, run the tasks, and measure the effects."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def start_sweep(
     sweep: Sweep, n_threads: int, device: str | None = None, pipeline: Any = None
 ) -> Callable[[int], Record]:
     """A sweep's worker."""
-    # Here: seconds to import, and the driver does not need it.
+    # Imported here: it takes seconds, and the driver does not need it.
     from fewchannels.interventions.worker import SweepWorker
 
     return SweepWorker(sweep, n_threads, device=device, pipeline=pipeline)
@@ -55,20 +55,20 @@ def run_sweep(
     Args:
         prepared: result of :func:`fewchannels.interventions.sweep.prepare_sweep`.
         pool: pool of actors.
-        on_wait: called with the reason when another command that writes to the sweep has to be waited for.
-        on_begun: called when the sweep is there, with whether it was there before.
+        on_wait: called with the reason while waiting for another command that writes to the sweep.
+        on_begun: called when the sweep exists, with whether it already existed.
         on_progress: called after every task, and at least once a second.
         on_note: called with each of the outcome's notes, before any task.
-        on_ended: called when the tasks have ended; what it returns is called with the units of the effects that are
-            measured so far, and in all.
+        on_ended: called when the tasks have ended; returns a function that is called with the number of units of the
+            effects measured so far and in all.
         pipeline: the model, if it is loaded already, for a pool of this process alone; None loads it.
 
     Returns:
         The outcome of the tasks, and the effects; None if nothing is finished.
 
     Raises:
-        InputError: this machine cannot hold what a worker needs.
-        RunConflictError: the place holds something else, or another command writes to it.
+        InputError: this machine has too little memory for a worker.
+        RunConflictError: the place contains something else, or another command is writing to it.
         StorageError: writing failed, for example on a full disk; finished items are kept.
         FewchannelsError: Ray could not run the actors.
     """

@@ -34,7 +34,7 @@ class PairRule:
         n: number of pairs; None takes all that the rule allows.
         within: columns of the manifest in which target and source must agree.
         across: columns in which they must differ.
-        noise: ``shared``: the source begins with the target's noise, or ``separate``: with its own.
+        noise: ``shared``: the source starts from the target's noise; ``separate``: from its own.
         seed: random seed of the draw.
     """
 
@@ -66,13 +66,13 @@ class SweepSettings:
         kind: one of :data:`KINDS`.
         generation: settings of generation.
         grids: grids of conditions.
-        protocol: name of the published protocol that the grids are of; None for the user's own.
+        protocol: name of the published protocol that defines the grids; None for the user's own grids.
         score: the statistic that ranks channels.
-        cluster_k: top channels that tokens are clustered by, for conditions that choose tokens.
-        channels_run: run whose mean scores rank channels, for conditions that say so.
+        cluster_k: top channels by which tokens are clustered, for conditions that select tokens.
+        channels_run: run whose mean scores rank channels, for conditions that use it.
         pairs: rule for pairing targets and sources.
-        pairs_file: table of pairs instead.
-        references: manifest of reference images, of kind ``image``.
+        pairs_file: table of pairs, instead of the rule.
+        references: manifest of reference images, for kind ``image``.
         metrics: learned metrics, such as ``clip=FOLDER``.
     """
 
@@ -121,7 +121,7 @@ class SweepSettings:
 
 
 def unused(grid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Fields of a grid that none of its selections and actions uses, each with the reason.
+    """Fields of a grid that none of its selections or actions uses, each with the reason.
 
     Args:
         grid: fields of the grid, not validated yet.

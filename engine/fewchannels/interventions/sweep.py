@@ -1,11 +1,11 @@
-"""A sweep: what is edited, how, of which model. Checked before any work; on disk it is a folder like a run's.
+"""A sweep: its model, items and edits. It is checked before any work; on disk, it is a folder like a run's.
 
 SWEEP/
-  sweep.json              settings, fingerprint, model, versions; written last of what begins a sweep
+  sweep.json              settings, fingerprint, model, versions; written last when a sweep is created
   manifest.parquet        the frozen manifest
-  conditions.parquet      every way to edit
-  pairs.parquet           targets and sources, of transports
-  channel_ranks.parquet   where channels are fixed from a capture
+  conditions.parquet      the conditions
+  pairs.parquet           targets and sources, for transports
+  channel_ranks.parquet   if channels are ranked by a capture
   edits/*.parquet         one row per image, one part per task
   ledger/*.json           one record per finished task, written last
   results/effects/        means, contrasts and figures
@@ -54,23 +54,23 @@ _MOST_TASK_ITEMS = 16
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that can run. Plain values only: it travels to Ray's actors.
+    """A sweep that can run. Has only plain values, since it is sent to Ray actors.
 
     Attributes:
         place: path or URL of the sweep.
         generation: settings of generation, fully resolved.
-        geometry: the model's.
+        geometry: geometry of the model.
         kind: one of :data:`fewchannels.interventions.settings.KINDS`.
-        conditions: every way to edit.
-        n_items: samples, or pairs.
-        shard_items: items of a task.
+        conditions: the conditions.
+        n_items: number of samples or pairs.
+        shard_items: number of items per task.
         score: the statistic that ranks channels.
-        cluster_k: top channels that tokens are clustered by.
+        cluster_k: top channels by which tokens are clustered.
         metrics: learned metrics.
         identity: everything that determines its images and numbers.
         fingerprint: fingerprint of the identity.
         lease: token of the call that runs it, see :mod:`fewchannels.runs.lease`; None if nothing else can write.
-        unchecked: fields of the identity that the sweep at its place was created without, by an earlier version.
+        unchecked: fields of the identity that the existing sweep lacks, since an earlier version created it.
     """
 
     place: str
@@ -95,7 +95,7 @@ class Sweep:
 
     @property
     def batch_size(self) -> int:
-        """Rows of a batch, compared ones included."""
+        """Rows of a batch, including those for comparison."""
         assert self.generation.batch_size is not None, "prepare_sweep() settles it"
         return self.generation.batch_size
 
@@ -138,7 +138,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep that was checked, and what it begins with.
+    """A checked sweep, and the files that it starts with.
 
     Attributes:
         sweep: sweep that can run.
@@ -246,7 +246,7 @@ def prepare_sweep(
 def _as_begun(storage: Storage, key: str, data: bytes) -> bytes:
     """A table's bytes: those of the existing sweep, if they have the same rows.
 
-    Other versions of this package and of pyarrow write other metadata, which decide nothing.
+    Other versions of this package and of pyarrow write other metadata, which must not matter.
     """
     try:
         stored = storage.get(key) if storage.exists(SWEEP) else data
@@ -346,7 +346,7 @@ def _check_used(settings: SweepSettings, conditions: list[Condition]) -> None:
 
 
 def _check_sizes(generation: Generation, manifest: Manifest, pairs: Columns) -> None:
-    """Refuse pairs whose trajectories are not each other's counterparts, step by step and token by token."""
+    """Refuse pairs whose trajectories do not correspond step by step and token by token."""
     samples = read_samples(manifest.open(), 0, manifest.n_samples)
     settings = [generation.settings(sample) for sample in samples]
     for pair, target, source in zip(pairs["pair"], pairs["target_row"], pairs["source_row"], strict=True):

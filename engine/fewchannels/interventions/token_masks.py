@@ -19,7 +19,7 @@ def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) 
         cell: layer and step, on which the starts depend.
 
     Returns:
-        ``(row, token)`` bool, the cluster of larger mean heat.
+        ``(row, token)`` bool, the cluster with the larger mean heat.
     """
     values = take_channels(x, ranks.argsort(dim=-1)[:, :k])
     own = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -29,8 +29,8 @@ def two_clusters(x: Tensor, ranks: Tensor, k: int, ids: np.ndarray, *cell: int) 
 def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Source position of each target token, such that the source's mask covers the target's.
 
-    The source is moved so that the masks' centers of gravity meet, and scaled by the root of the masks' areas' ratio;
-    a token takes its nearest counterpart. Where a mask is empty, tokens keep their places.
+    The source is moved so that the masks' centers of gravity coincide, and scaled by the square root of the ratio of
+    their areas; a token takes its nearest counterpart. If a mask is empty, tokens keep their positions.
 
     Args:
         source: ``(row, token)`` bool, row-major over the grid.
@@ -38,8 +38,7 @@ def aligned(source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tens
         grid: tokens along height and width.
 
     Returns:
-        The counterpart ``(row, token)`` int64 of each token, and ``(row, token)`` bool: whether that is in the source's
-        mask.
+        The counterpart of each token, ``(row, token)`` int64, and whether it is in the source's mask, bool.
     """
     height, width = grid
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -1,4 +1,4 @@
-"""The sweep's worker: loads the model once, then turns tasks into rows of edited images. Needs no Ray."""
+"""The sweep's worker, which loads the model once and turns tasks into rows of edited images. Does not need Ray."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class SweepWorker:
     Args:
         sweep: the sweep.
         n_threads: CPU threads for PyTorch.
-        opened: opens one of the sweep's files by key; None for those in its storage.
+        opened: function that opens one of the sweep's files by key; None for those in its storage.
         device: device assigned to it; None for what the machine has.
         pipeline: the model, if it is loaded already; None loads it.
 
@@ -98,7 +98,7 @@ class SweepWorker:
             self._membership.check()
         key = part("edits", task)
         columns = as_columns("edits", [row | about for row in made])
-        # What a record names stays as it is until the new record does.
+        # Objects that a record names stay unchanged until the new record exists.
         draft = Draft(self.sweep.storage, name_of(task), self.ledger.key(task)) if self.ledger.find(task) else None
         objects = {key: (draft or self.sweep.storage).put(key, [to_parquet("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
@@ -126,7 +126,7 @@ class SweepWorker:
         target = samples[pair["target_row"]]
         source = target if pair["source_row"] is None else samples[pair["source_row"]]
         source = replace(source, prompt=pair["source_prompt"], seed=pair["source_seed"])
-        if pair["source_row"] is None:  # it shares all that is the target's but what it shows
+        if pair["source_row"] is None:  # it shares all settings of the target except its content
             source = replace(source, sample_id=pair["pair_id"])
         return Item(pair["pair"], pair["pair_id"], target, source, pair["reference"], pair["mask"])
 
@@ -154,13 +154,13 @@ class SweepWorker:
                 yield shared, batch
 
     def _batch(self, batch: Batch, settings: Settings) -> list[dict[str, Any]]:
-        """A batch's rows; if it fails, its items one by one, so that an item fails alone."""
+        """A batch's rows; if it fails, generate its items one by one, so that only the faulty one fails."""
         started = time.monotonic()
         try:
             generated = self.generate(batch, settings)
-        except FamilyMismatchError:  # every other batch's as well
+        except FamilyMismatchError:  # affects every other batch, too
             raise
-        except Exception as error:  # whatever the model raises, out of memory included, is this batch's failure
+        except Exception as error:  # whatever the model raises, including out of memory, fails only this batch
             self.model.let_go()
             if len(batch.items) > 1:
                 return [row for item in batch.items for one in self._again(item) for row in self._batch(one, settings)]
@@ -176,7 +176,7 @@ class SweepWorker:
         return batches([item], self.sweep.conditions, self.sweep.batch_size)
 
     def generate(self, batch: Batch, settings: Settings) -> list[Measured]:
-        """Generate a batch: every row's image, with what its edit was; blended images behind them."""
+        """Generate a batch: every row's image with the size of its edit, followed by blended images."""
         geometry, pipeline = self.sweep.geometry, self.sampler.pipeline
         editor = Editor(batch.rows, self._given(batch, settings), geometry.n_channels)
         latents = Latents(batch.rows, settings.steps)

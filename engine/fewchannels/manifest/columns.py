@@ -1,4 +1,4 @@
-"""Which column of each source becomes which column of the manifest, decided before any row is read."""
+"""Map each source's columns to columns of the manifest, before any row is read."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from fewchannels.errors import InputError, unknown
 from fewchannels.manifest.rows import NOT_UTF8, OPTIONAL_COLUMNS, is_unicode
 from fewchannels.tables import schema
 
-#: The names of a prompt column, in any case. The first two leave no doubt; of the others a source must have just one.
+#: Names of a prompt column, in any case. The first two are unambiguous; of the others, a source must have only one.
 _NAMES = ("prompt", "caption", "text", "description", "sentence", "instruction")
 PROMPT_COLUMNS = tuple(name for one in _NAMES for name in (one, f"{one}s"))
 _SURE = PROMPT_COLUMNS[:2]
 
-#: The column that says which of several sources a row is from.
+#: The column with the name of the source that a row is from, if there are several sources.
 SOURCE_FILE = "source_file"
 
 #: Other names of the manifest's columns, in any case, ``-`` and spaces as ``_``.
@@ -49,12 +49,12 @@ class Mapped:
 def without(
     ignored: Sequence[str], surveys: Sequence[Survey], prompt_column: str | None, *, source_file: bool
 ) -> tuple[Survey, ...]:
-    """The sources' columns without some, whose names are given in any case.
+    """The sources' columns without the ignored ones, whose names may be in any case.
 
     Args:
         ignored: names of the columns that are left out.
         surveys: each source's columns and their types.
-        prompt_column: the one that the caller chose.
+        prompt_column: the prompt column that the caller chose.
         source_file: whether there will be a column :data:`SOURCE_FILE`, which may be left out as well.
 
     Raises:
@@ -75,7 +75,7 @@ def without(
 
 
 def source_labels(names: Sequence[str]) -> list[str]:
-    """What each source is called in :data:`SOURCE_FILE`: its file's name or, if two have the same, its path."""
+    """Each source's name in :data:`SOURCE_FILE`: the file's name or, if two files have the same name, its path."""
     files = [Path(name).name for name in names]
     return files if len(set(files)) == len(files) else list(names)
 
@@ -98,11 +98,11 @@ def map_columns(
         source_file: whether there is a column with the source's name.
 
     Raises:
-        InputError: no column is the prompt, two columns mean the same, or a column has types that do not go together.
+        InputError: no column is the prompt, two columns have the same meaning, or a column has incompatible types.
     """
     taken: list[dict[str, str]] = []
     extras: dict[str, pa.DataType] = {}
-    spelled: dict[str, str] = {}  # casefolded -> the first spelling, because SQL does not tell them apart
+    spelled: dict[str, str] = {}  # casefolded -> the first spelling, because SQL ignores case
     notes: list[str] = []
     for name, survey, prompt_column in zip(names, surveys, prompt_columns, strict=True):
         prompt = _prompt_column(name, survey, prompt_column)
@@ -137,7 +137,7 @@ def map_columns(
 
 
 def ignoring(column: str) -> str:
-    """The option that leaves a column out, as it is written in a shell."""
+    """The option that ignores a column, as written in a shell."""
     return f"--ignore-column {shlex.quote(column)}"
 
 
@@ -151,10 +151,10 @@ def _added(extras: Iterable[str], notes: list[str]) -> str:
 
 
 def check_names(source: str, columns: Iterable[str]) -> None:
-    """Hold column names against the rules.
+    """Check column names.
 
     Raises:
-        InputError: two names are the same but for case, or one is not UTF-8.
+        InputError: two names differ only in case, or one is not UTF-8.
     """
     seen: dict[str, str] = {}
     for column in columns:
@@ -168,14 +168,14 @@ def check_names(source: str, columns: Iterable[str]) -> None:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without its encoding: dictionaries and the several layouts of a text are one type here."""
+    """The type without its encoding: dictionaries and the different layouts of text count as one type here."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds both: itself, the wider number, or text."""
+    """The type that can represent both: the same type, the wider number, or text."""
     if one.equals(other) or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
@@ -187,7 +187,7 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _shared_name(source: str, column: str) -> list[str]:
-    """A note where a table of runs has a column of that name too."""
+    """A note if a table of runs has a column of that name, too."""
     for table in ("samples", "cells", "alignment_samples"):
         if column.casefold() in schema(table).names:
             return [
@@ -198,7 +198,7 @@ def _shared_name(source: str, column: str) -> list[str]:
 
 
 def _common_type(source: str, column: str, one: pa.DataType, other: pa.DataType) -> tuple[pa.DataType, list[str]]:
-    """The common type over sources, with a note where it is text only because the types differ."""
+    """The common type over sources, with a note if it is text only because the types differ."""
     common = common_type(one, other)
     if not pa.types.is_string(common) or {one, other} <= {common, pa.null()}:
         return common, []

@@ -1,4 +1,4 @@
-"""A whole manifest: read once, checked, and digested."""
+"""A whole manifest: read, checked and digested once."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from fewchannels.manifest.rows import OPTIONAL_COLUMNS, sample_id, settings_text
 
 @dataclass(frozen=True)
 class SettingsUsed:
-    """Which settings the samples of a manifest have of their own; None in a set stands for the run's."""
+    """Settings that a manifest's samples override; None in a set stands for the run's setting."""
 
     has_negative_prompt: bool
     n_references: int  # samples with a reference image
@@ -28,14 +28,14 @@ class SettingsUsed:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that was read whole and checked; nothing has to open its file again.
+    """A manifest that was read completely and checked, so that its file need not be opened again.
 
     Attributes:
-        name: its path, as the user gave it.
+        name: its path as given by the user.
         data: the file's bytes.
         n_samples: rows.
         sha256: of the content, see :func:`digest`.
-        used: the settings that samples have of their own.
+        used: settings that samples override.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a manifest from a disk of this machine, and check it as :meth:`of` does.
+        """Read a manifest from a disk of this machine, and check it like :meth:`of`.
 
         Raises:
             InputError: there is no such file, or it is not a manifest.
@@ -60,14 +60,14 @@ class Manifest:
 
     @classmethod
     def of(cls, data: bytes, name: str) -> Self:
-        """Check a manifest: its columns and types, no nulls where none may be, and each row's own id, once.
+        """Check a manifest: columns, types, no nulls in required columns, and that ids are correct and unique.
 
         Args:
             data: the file's bytes.
-            name: what messages call it.
+            name: its name in messages.
 
         Raises:
-            InputError: it is not a manifest; the message says where, and how to make one.
+            InputError: it is not a manifest; the message states where, and how to create one.
         """
         seen: set[int] = set()
         whole, used = hashlib.sha256(), _Used()
@@ -126,11 +126,11 @@ class _Used:
 def digest(path: ManifestFile, n_samples: int | None = None) -> str:
     """SHA-256 over the content, 64 hex digits: every sample's id and columns, in order.
 
-    How the Parquet file is encoded and which extra columns it has make no difference.
+    The encoding of the Parquet file and its extra columns make no difference.
 
     Args:
         path: the manifest.
-        n_samples: how many samples to take, from the first on; None for all.
+        n_samples: number of samples to include, from the first one; None for all.
 
     Raises:
         InputError: the file is not a manifest.

@@ -1,4 +1,4 @@
-"""Read some of a manifest: samples, ids, columns, and what is in it."""
+"""Read parts of a manifest: samples, ids, columns, and a summary."""
 
 import hashlib
 import io
@@ -41,13 +41,13 @@ class Sample:
 
 
 ManifestFile = str | Path | BinaryIO
-"""A manifest by its path, or opened."""
+"""A manifest's path, or an opened manifest."""
 
 COLUMNS = [field.name for field in fields(Sample)]
 
 
 def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
-    """The samples ``[start, stop)``; reads only the row groups that hold them.
+    """The samples ``[start, stop)``; reads only the row groups that contain them.
 
     Raises:
         InputError: the file is not a manifest, or has no such samples.
@@ -56,7 +56,7 @@ def read_samples(path: ManifestFile, start: int, stop: int) -> list[Sample]:
 
 
 def samples_at(path: ManifestFile, rows: Sequence[int]) -> list[Sample]:
-    """The samples of some rows, in their order; reads only the row groups that hold them.
+    """The samples of the given rows, in their order; reads only the row groups that contain them.
 
     Raises:
         InputError: the file is not a manifest, or has no such samples.
@@ -101,7 +101,7 @@ def is_manifest(path: str | Path) -> bool:
 
 
 def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Columns of a manifest as Python values, the source's own among them.
+    """Columns of a manifest, including the source's own, as Python values.
 
     Raises:
         InputError: the file is not a manifest, or has no such column.
@@ -115,7 +115,7 @@ def columns(path: ManifestFile, names: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def other_columns(one: bytes, other: bytes) -> list[str]:
-    """Columns of their own in which two manifests of the same samples differ, ascending.
+    """Extra columns in which two manifests of the same samples differ, ascending.
 
     Args:
         one: a manifest.
@@ -129,13 +129,13 @@ def other_columns(one: bytes, other: bytes) -> list[str]:
 
 
 def summary(path: str | Path) -> dict[str, Any]:
-    """What is in a manifest, in values that JSON can hold.
+    """Summarize a manifest, in values that JSON can represent.
 
     Returns:
-        ``n_samples``; ``n_prompts`` (distinct); ``seeds``: ``n``, ``min``, ``max``; ``prompt_characters``: percentile
-        to length; ``optional``: column to the samples that set it; ``sizes``: height, width and samples, the commonest
-        first; ``extra``: column to ``type``, ``n_distinct`` and ``commonest``; ``bytes`` of the file. ``n_distinct`` is
-        None if there are more than 10,000 values or they are lists or bytes.
+        ``n_samples``; ``n_prompts`` (distinct); ``seeds``: ``n``, ``min``, ``max``; ``prompt_characters``: length by
+        percentile; ``optional``: number of samples that set it, by column; ``sizes``: height, width and samples, the
+        most common first; ``extra``: ``type``, ``n_distinct`` and ``commonest``, by column; ``bytes`` of the file.
+        ``n_distinct`` is None if there are more than 10,000 values, or if they are lists or bytes.
 
     Raises:
         InputError: the file is not a manifest.
@@ -171,7 +171,7 @@ def summary(path: str | Path) -> dict[str, Any]:
 
 
 class _Values:
-    """The distinct values of a column, as long as they are few."""
+    """The distinct values of a column, while there are only a few."""
 
     def __init__(self, kind: pa.DataType) -> None:
         self._kind = kind
@@ -211,10 +211,10 @@ def _percentile(counts: Counter[int], percent: int) -> int:
 
 
 def check_path(path: str | Path) -> None:
-    """Refuse a path at which there is no file.
+    """Refuse a path without a file.
 
     Raises:
-        InputError: saying so, and how to make a manifest.
+        InputError: there is no file; the message says how to create a manifest.
     """
     if url := as_url(Path(path)):
         raise InputError(f"{url!r} is a URL, but a manifest is read from a local disk. Copy it here first.")
@@ -226,11 +226,11 @@ def check_path(path: str | Path) -> None:
 
 @contextmanager
 def opened(path: ManifestFile, name: str | None = None) -> Iterator[pq.ParquetFile]:
-    """The Parquet file, once its columns and their types are a manifest's.
+    """Open the Parquet file, and check that it has a manifest's columns and types.
 
     Args:
         path: the manifest.
-        name: what messages call it; None for its path.
+        name: its name in messages; None for its path.
 
     Raises:
         InputError: the file is not a manifest.

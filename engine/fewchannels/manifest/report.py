@@ -1,4 +1,4 @@
-"""What an ingest did, counted while it reads."""
+"""Report of an ingest, counted while it reads."""
 
 import os
 from collections import Counter
@@ -15,14 +15,14 @@ _KEPT_BAD_ROWS = 10
 
 @dataclass(frozen=True)
 class OwnSetting:
-    """A column that sets something for its own rows, in place of the run's setting.
+    """A column that overrides a setting of the run for its rows.
 
     Attributes:
-        name: what it sets, a column of the manifest.
-        column: the source's own name of it.
-        n_rows: rows that set it, of those that were kept.
-        lowest: lowest value; None if they are text or there are none.
-        highest: highest value; None if they are text or there are none.
+        name: name of the setting, a column of the manifest.
+        column: its name in the source.
+        n_rows: number of kept rows that set it.
+        lowest: lowest value; None if values are text or there are none.
+        highest: highest value; None if values are text or there are none.
     """
 
     name: str
@@ -33,7 +33,7 @@ class OwnSetting:
 
     @property
     def values(self) -> str:
-        """Its values in words, such as ``25 to 50``; empty for text."""
+        """Its range as text, such as ``25 to 50``; empty for text."""
         if self.lowest is None or self.highest is None:
             return ""
         one, other = (str(value) if isinstance(value, int) else f"{value:g}" for value in (self.lowest, self.highest))
@@ -42,25 +42,25 @@ class OwnSetting:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did. ``n_written == (n_rows - n_bad) * seeds per prompt - n_duplicates``.
+    """Report of an ingest. ``n_written == (n_rows - n_bad) * seeds per prompt - n_duplicates``.
 
     Attributes:
         output: the manifest.
-        sources: sources as they were named.
-        prompt_column: the column or columns that were taken as the prompt.
-        n_rows: rows read, bad ones too, blank lines not.
+        sources: sources as given by the user.
+        prompt_column: the column or columns that were used as the prompt.
+        n_rows: rows read, including bad ones, without blank lines.
         n_written: samples in the manifest.
-        n_duplicates: samples left out because their id was there already.
+        n_duplicates: samples left out because another sample has the same id.
         n_differing: number of these whose extra columns differ from those of the sample that
             was kept.
         differing_columns: the extra columns in which any of them differs.
         n_bad: rows left out because they break a rule.
         n_blank: blank lines.
         bad_rows: the first bad rows.
-        settings: columns that set something for their own rows.
-        ignored_columns: the sources' columns that were left out because the caller named them.
-        notes: what a person should know about columns, quotes and files that are not there.
-        n_files: different files that masks and references name.
+        settings: columns that override settings for their rows.
+        ignored_columns: the sources' columns that were left out at the caller's request.
+        notes: notes for the user about columns, quotes and missing files.
+        n_files: distinct files that masks and references name.
         n_missing: number of these that do not exist.
     """
 
@@ -84,7 +84,7 @@ class IngestReport:
 
 @dataclass
 class Tally:
-    """Counts of rows and of what they set."""
+    """Counts of rows, and of the settings that they override."""
 
     n_rows: int = 0
     n_bad: int = 0
@@ -100,7 +100,7 @@ class Tally:
         Args:
             checked: the batch.
             taken: manifest column -> source column.
-            n_blank: lines with nothing on them.
+            n_blank: number of blank lines.
         """
         self.n_rows += len(checked.good) + len(checked.bad)
         self.n_bad += len(checked.bad)
@@ -117,7 +117,7 @@ class Tally:
                 self._ranges[key] = min(lowest, *found), max(highest, *found)
 
     def look(self, checked: Checked) -> None:
-        """Note which of the files that good rows name are there."""
+        """Note which of the files that good rows name exist."""
         for name in PATH_COLUMNS:
             values = checked.columns.get(name, ())
             for path in {values[row] for row in checked.good} - {None} if values else ():
@@ -125,7 +125,7 @@ class Tally:
                     self.files[path] = bool(as_url(Path(path))) or os.path.isfile(path)
 
     def notes(self) -> list[str]:
-        """What to say of files that are not there."""
+        """Notes about missing files."""
         missing = [path for path, is_there in self.files.items() if not is_there]
         if not missing:
             return []
@@ -133,7 +133,7 @@ class Tally:
         return [f"{which}, such as {min(missing)!r}"]
 
     def settings(self) -> tuple[OwnSetting, ...]:
-        """The columns that set something for any row."""
+        """The columns that override a setting for any row."""
         return tuple(
             OwnSetting(name, column, n, *self._ranges.get((name, column), (None, None)))
             for (name, column), n in self._n_set.items()

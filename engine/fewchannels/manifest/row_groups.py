@@ -1,4 +1,4 @@
-"""Samples of checked rows, each once, written in row groups of bounded size."""
+"""Write the samples of checked rows, each once, in row groups of bounded size."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
@@ -15,9 +15,9 @@ from fewchannels.files.durable import writing
 from fewchannels.manifest.rows import OPTIONAL_COLUMNS, Checked, settings_text
 from fewchannels.tables import schema
 
-ROW_GROUP_ROWS = 16_384  # what a worker reads to get at its own rows
-_ROW_GROUP_BYTES = 64 * 2**20  # rows with images in them fill a group sooner
-_DIGEST = np.dtype("<u4")  # of a value, by which duplicates are compared
+ROW_GROUP_ROWS = 16_384  # read by a worker to get its own rows
+_ROW_GROUP_BYTES = 64 * 2**20  # rows with images fill a group sooner
+_DIGEST = np.dtype("<u4")  # of a value's digest, by which duplicates are compared
 _DIGEST_BYTES = _DIGEST.itemsize
 _TEXTS = [column.name for column in schema("manifest") if pa.types.is_string(column.type)]
 
@@ -84,7 +84,7 @@ class Writer:
             self._append(checked, ids, rows, sample_seeds)
 
     def _digests(self, checked: Checked) -> list[bytes]:
-        """The digests of each row's compared columns, one after the other."""
+        """The digests of each row's compared columns, concatenated."""
         n_rows, width = len(checked.columns["prompt"]), _DIGEST_BYTES * len(self._compared)
         absent = np.full(n_rows, _digest(None), _DIGEST)
         columns = [_digests(checked.extras[name]) if name in checked.extras else absent for name in self._compared]
@@ -130,7 +130,7 @@ class Writer:
             self._pending, self._pending_rows, self._pending_bytes = [rest], len(rest), rest.nbytes
 
     def flush(self) -> None:
-        """Write what is pending as a row group, a short one perhaps."""
+        """Write pending samples as a row group, which may be short."""
         if self._pending_rows:
             self._file.write_table(pa.concat_tables(self._pending))
         self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
@@ -147,10 +147,10 @@ def _digests(array: pa.Array) -> np.ndarray:
 
 
 def _digest(value: Any) -> int:
-    """A number that is the same for the same value."""
+    """A number that is equal for equal values."""
     if value != value:  # NaN
         value = None
-    # A tuple's hash is mixed; a number's own is the number, whose low bits may be another's.
+    # A tuple's hash is well mixed; a number's own hash is the number itself, whose low bits may collide.
     return hash((value,)) % 2**32
 
 
@@ -168,9 +168,9 @@ def _row_bytes(checked: Checked, n_seeds: int) -> list[int]:
 
 
 def _settings(checked: Checked) -> list[str]:
-    """What follows prompt and seed in the hashed text of each row; empty if no row can have any."""
+    """The part of each row's hashed text after prompt and seed; empty if no row has one."""
     names = [name for name in checked.columns if name in OPTIONAL_COLUMNS]
-    known: dict[tuple[Any, ...], str] = {}  # most tables have the same few settings all over
+    known: dict[tuple[Any, ...], str] = {}  # most tables have the same few settings in all rows
     texts = []
     for values in zip(*(checked.columns[name] for name in names), strict=True):
         if values not in known:
@@ -181,11 +181,11 @@ def _settings(checked: Checked) -> list[str]:
 
 @contextmanager
 def written(path: Path, extras: dict[str, pa.DataType], compared: Collection[str]) -> Iterator[Writer]:
-    """A writer whose file gets its name when the block ends well, and vanishes when it does not.
+    """A writer whose file gets its name when the block succeeds, and is removed when it fails.
 
     Args:
         path: path of the manifest.
-        extras: its columns beside the schema's.
+        extras: its columns in addition to the schema's.
         compared: same as for :class:`Writer`.
 
     Raises:

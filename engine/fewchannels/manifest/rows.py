@@ -1,4 +1,4 @@
-"""One row: the rules its values keep, the id it gets, and the words for a row that breaks a rule."""
+"""One row: the rules for its values, its id, and the message for a row that breaks a rule."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ import pyarrow as pa
 from fewchannels.errors import InputError
 from fewchannels.files.durable import as_url
 
-MAX_CHARACTERS = 10_000  # of a text; a longer one is a file read the wrong way, not a prompt
+MAX_CHARACTERS = 10_000  # of a text; a longer one is a misread file, not a prompt
 MAX_SEED = 2**63 - 1  # torch's generator takes larger ones, modulo 2**64
 MAX_SIDE = 65_536  # pixels
 MAX_STEPS = 100_000
@@ -35,11 +35,11 @@ _SHORT.maxstring = _SHOWN
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that breaks a rule: the first rule it breaks."""
+    """A row that breaks a rule, with the first rule that it breaks."""
 
     file: str
     line: int  # physical line where the row begins, from 1; in Parquet and the demo world the row's number, from 1
-    column: str | None  # the source's own name; None when the row as a whole is wrong
+    column: str | None  # name of the column in the source; None if the row as a whole is wrong
     value: str  # repr of the value, shortened: safe to print
     rule: str
 
@@ -64,33 +64,33 @@ class BadRowsError(InputError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of one source, as they were read."""
+    """Some rows of one source, as read."""
 
     lines: list[int]  # where each row begins
     columns: Mapping[str, Any]  # source column -> its values, a list or an Arrow array
-    bad: list[BadRow] = field(default_factory=list)  # rows that could not be taken apart
-    n_blank: int = 0  # lines with nothing on them
+    bad: list[BadRow] = field(default_factory=list)  # rows that could not be parsed
+    n_blank: int = 0  # blank lines
     done_bytes: int = 0  # of the source, at the end of this batch
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A batch after the rules."""
+    """A batch after checking."""
 
-    good: list[int]  # positions in the batch of the rows that keep every rule
+    good: list[int]  # positions in the batch of the rows that break no rule
     columns: dict[str, list[Any]]  # manifest column -> values in the schema's type; None at bad rows
     extras: dict[str, pa.Array]
     bad: list[BadRow]  # by line
 
 
 def bad_row(file: str, line: int, column: str | None, value: object, rule: str) -> BadRow:
-    """A :class:`BadRow` whose value is printable and short whatever it was."""
+    """A :class:`BadRow` with its value made printable and short."""
     text = _SHORT.repr(value)
     return BadRow(file, line, column, text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...", rule)
 
 
 def canonical(prompt: str) -> str:
-    """A prompt as a manifest holds it: stripped and in NFC."""
+    """A prompt in the form stored in a manifest: stripped and in NFC."""
     return unicodedata.normalize("NFC", prompt.strip())
 
 
@@ -98,9 +98,9 @@ def sample_id(prompt: str, seed: int, **optional: Any) -> str:
     """The id of a sample: 16 hex digits.
 
     Args:
-        prompt: stripped and in NFC, as a manifest holds it.
+        prompt: the prompt, stripped and in NFC, as in a manifest.
         seed: random seed of the sample's noise.
-        optional: any of :data:`OPTIONAL_COLUMNS`; None is the same as leaving it out.
+        optional: values of :data:`OPTIONAL_COLUMNS`; None is the same as omitting one.
     """
     return hashlib.sha256(f"{prompt}\0{seed}{settings_text(optional)}".encode()).hexdigest()[:16]
 
@@ -108,8 +108,8 @@ def sample_id(prompt: str, seed: int, **optional: Any) -> str:
 def settings_text(optional: Mapping[str, Any]) -> str:
     """The part of the hashed text that follows prompt and seed: ``NUL name NUL value`` for each column that is set.
 
-    Texts hold no NUL, so two samples never share an encoding. Guidance is its float32 bits, big-endian, in hex: 3.5 is
-    the same number in a CSV file, a float32 and a float64 column.
+    Texts contain no NUL, so two samples never share an encoding. Guidance is encoded by its float32 bits, big-endian,
+    in hex: 3.5 is the same number in a CSV file, a float32 column and a float64 column.
     """
     parts = []
     for name in OPTIONAL_COLUMNS:
@@ -120,15 +120,15 @@ def settings_text(optional: Mapping[str, Any]) -> str:
 
 
 def check(file: str, batch: Batch, taken: Mapping[str, str], extras: Mapping[str, pa.DataType]) -> Checked:
-    """Hold every row of a batch against the rules and convert the values.
+    """Check every row of a batch, and convert the values.
 
-    Paths become absolute: a relative one is taken against the folder of the table that names it.
+    Paths become absolute: a relative path is relative to the folder of the table that names it.
 
     Args:
-        file: the source's name, for messages, and the place of a table.
+        file: the source's name, for messages, and the path of a table.
         batch: the rows.
-        taken: manifest column -> source column, of both the schema's columns and the extra ones.
-        extras: the type each extra column has in the manifest.
+        taken: manifest column -> source column, for both the schema's columns and the extra ones.
+        extras: type of each extra column in the manifest.
 
     Raises:
         InputError: an extra column's values do not fit the type that it has in the manifest.
@@ -163,7 +163,7 @@ def check(file: str, batch: Batch, taken: Mapping[str, str], extras: Mapping[str
 def _extra(
     file: str, column: str, values: Any, kind: pa.DataType, fault: Callable[[int, str, object, str], None]
 ) -> pa.Array:
-    """An extra column in its manifest type. As text, mixed values are written as JSON, and not UTF-8 is a fault."""
+    """Convert an extra column to its manifest type. As text, mixed values become JSON; invalid UTF-8 is an error."""
     try:
         return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
     except UnicodeEncodeError:
@@ -185,7 +185,7 @@ def _extra(
 
 
 def is_unicode(text: str) -> bool:
-    """False if the text holds surrogates: bytes that are not UTF-8, or half of a JSON escape."""
+    """Return False if the text contains surrogates: bytes that are not UTF-8, or half of a JSON escape."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -234,11 +234,11 @@ def _absolute(folder: Path, path: str) -> str:
 
 _WHOLE = re.compile(r"\+?0*([0-9]+)(?:\.0*)?")  # pandas writes whole numbers as 512.0 in a column with gaps
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_EXACT = 2**53  # floats above it are not exact, so neither would a seed be
+_EXACT = 2**53  # floats above it are not exact, so a seed would not be either
 
 
 def _is_absent(value: Any) -> bool:
-    """Null, an empty text, or the NaN that stands for null in a column of floats."""
+    """Return whether a value is null, an empty text, or the NaN that stands for null in a column of floats."""
     return (
         value is None
         or (isinstance(value, float | Decimal) and math.isnan(value))
@@ -255,7 +255,7 @@ def _whole(low: int, high: int) -> Callable[[Any], int | None]:
             number = int(value) if value.is_integer() and abs(value) <= _EXACT else None
         elif not isinstance(value, bool):
             match = _WHOLE.fullmatch(str(value).strip())
-            # A number of thousands of digits is refused by int() itself, in other words.
+            # int() itself rejects a number with thousands of digits, with another message.
             number = int(match[1]) if match and len(match[1]) <= len(str(high)) else None
         if number is None or not low <= number <= high:
             raise ValueError(f"is not a whole number from {low} to {high}")
@@ -275,7 +275,7 @@ def _seed(value: Any) -> int | None:
 
 
 def _why_not(value: Any) -> str:
-    """What other tools mean by a seed that is out of range."""
+    """Explain the meaning that other tools give to a seed that is out of range."""
     try:
         number = float(str(value).strip())
     except ValueError:
@@ -299,7 +299,7 @@ def _guidance(value: Any) -> float | None:
         rounded = math.inf
     if not math.isfinite(rounded):
         raise ValueError("is not a finite number in the range of float32")
-    return rounded + 0.0  # minus zero becomes zero
+    return rounded + 0.0  # negative zero becomes zero
 
 
 _CONVERT: dict[str, Callable[[Any], Any]] = {

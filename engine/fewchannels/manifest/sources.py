@@ -1,4 +1,4 @@
-"""What can be ingested: files by their ending, and the demo world."""
+"""Sources that can be ingested: files, by their suffix, and the demo world."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -30,15 +30,15 @@ _SHOWN = 3  # names in a note
 
 
 def open_sources(names: Sequence[str]) -> tuple[list[Source], list[str]]:
-    """Sources by their names: files with a known ending, folders of such files, or ``demo:N``.
+    """Open sources by name: files with a known suffix, folders of such files, or ``demo:N``.
 
-    A folder stands for the files that are right in it, in the order of their names.
+    A folder stands for the files directly in it, in the order of their names.
 
     Returns:
-        The sources, and notes of what in a folder is not one.
+        The sources, and notes on other files in a folder.
 
     Raises:
-        InputError: there is no such file, its ending is unknown, or a folder has no file with a known one.
+        InputError: there is no such file, its suffix is unknown, or a folder has no file with a known one.
     """
     sources: list[Source] = []
     notes: list[str] = []
@@ -62,10 +62,10 @@ def open_sources(names: Sequence[str]) -> tuple[list[Source], list[str]]:
 
 
 def _open(name: str) -> Source:
-    """A source by its name: a file with a known ending, or ``demo:N``.
+    """Open a source by name: a file with a known suffix, or ``demo:N``.
 
     Raises:
-        InputError: there is no such file, or its ending is unknown.
+        InputError: there is no such file, or its suffix is unknown.
     """
     if name.startswith(DEMO) or name == DEMO.rstrip(":"):
         return _Demo(name)
@@ -116,7 +116,7 @@ class _Parquet(Source):
 
 
 def _batch_rows(metadata: pq.FileMetaData, ignored: Collection[str]) -> int:
-    """Rows of a batch, by the row group whose rows are largest."""
+    """Number of rows per batch, based on the row group with the largest rows."""
     largest = 1
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
@@ -127,7 +127,7 @@ def _batch_rows(metadata: pq.FileMetaData, ignored: Collection[str]) -> int:
 
 
 def _decoded(column: pa.Array) -> Any:
-    """The column in its plain type; as a list with surrogates where its texts are not UTF-8."""
+    """The column in its plain type; as a list with surrogates if its texts are not UTF-8."""
     kind = plain(column.type)
     try:
         column = column.cast(kind)

@@ -1,4 +1,4 @@
-"""Split a manifest into parts that are captured apart, such as by an array of jobs, and merged in the end."""
+"""Split a manifest into parts that are captured separately, such as by an array of jobs, and merged at the end."""
 
 import re
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class ManifestPart:
     """A part of a manifest.
 
     Attributes:
-        path: where it is.
-        n_samples: how many samples it has.
+        path: its path.
+        n_samples: number of its samples.
     """
 
     path: Path
@@ -29,14 +29,14 @@ class ManifestPart:
 
 
 def split(path: str | Path, n_parts: int, folder: str | Path) -> list[ManifestPart]:
-    """Write the rows of a manifest, in their order, as parts that differ by one sample at most. Safe to repeat.
+    """Write the rows of a manifest, in order, as parts whose sizes differ by at most one sample. Safe to repeat.
 
     Runs of the parts, merged in this order, have the manifest's own order.
 
     Args:
         path: the manifest.
         n_parts: number of parts, from 2 to the number of samples.
-        folder: the folder for ``part-0000.parquet`` and so on; made if it is not there.
+        folder: the folder for ``part-0000.parquet`` and so on; created if it does not exist.
 
     Raises:
         InputError: it is not a manifest, has fewer samples, or the folder has parts of another split.

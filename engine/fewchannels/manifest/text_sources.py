@@ -1,8 +1,8 @@
-"""Sources that are text: each kind tells its columns and gives its rows in batches.
+"""Text sources: each kind lists its columns and yields its rows in batches.
 
-CSV follows RFC 4180: fields with commas, quotes or line ends stand in double quotes, and a quote in them is doubled.
-TSV has one row a line and no quoting: every character but the tab is the field's own, quotes too. Tables of captions
-are full of quotes that mean themselves, and a rule that guesses would change some prompts without a word.
+CSV follows RFC 4180: fields with commas, quotes or line ends are in double quotes, and a quote in them is doubled. TSV
+has one row per line and no quoting: every character except the tab, including quotes, is part of the field. Tables of
+captions are full of literal quotes, and a heuristic would silently change some prompts.
 """
 
 import csv
@@ -23,7 +23,7 @@ from fewchannels.manifest.columns import PROMPT_COLUMNS, Survey, check_names, co
 from fewchannels.manifest.rows import BadRow, Batch, bad_row
 
 BATCH_ROWS = 8192
-BATCH_BYTES = 64 * 2**20  # rows with images in them come in smaller batches
+BATCH_BYTES = 64 * 2**20  # rows with images come in smaller batches
 _MAX_FIELD = 64 * 2**20  # characters of a CSV field; a longer one is a quote that is never closed
 _SEPARATORS = {",": "commas", ";": "';'", "\t": "tabs", "|": "'|'"}
 
@@ -34,9 +34,9 @@ class Source(ABC):
     Attributes:
         name: name as the caller wrote it.
         n_bytes: its size, for progress; 0 if it has none.
-        prompt_column: its own, where it is not the caller's to choose.
+        prompt_column: its fixed prompt column, if the caller cannot choose one.
         mixed: columns whose values are of several kinds, and the kinds; known after the survey.
-        notes: what a person should know, complete once the rows are read.
+        notes: notes for the user, complete after the rows are read.
     """
 
     prompt_column: str | None = None
@@ -49,10 +49,10 @@ class Source(ABC):
 
     @abstractmethod
     def survey(self) -> Survey:
-        """The columns and their types, dictionaries and text layouts made plain.
+        """The columns and their plain types, without dictionaries and text layouts.
 
         Raises:
-            InputError: the source cannot be read as what its name says.
+            InputError: the source does not have the format that its name suggests.
         """
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Source(ABC):
             ignored: casefolded names of columns that need not be read.
 
         Raises:
-            InputError: the source cannot be read any further.
+            InputError: the rest of the source cannot be read.
         """
 
 
@@ -78,7 +78,7 @@ class Text(Source):
 
     @contextmanager
     def open(self) -> Iterator[TextIO]:
-        """The file as text. Bytes that are not UTF-8 become surrogates, so that their row can be named later."""
+        """Open the file as text. Bytes that are not UTF-8 become surrogates, so that their row can be reported."""
         try:
             with Path(self.name).open("rb") as raw:
                 if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
@@ -90,7 +90,7 @@ class Text(Source):
 
     @abstractmethod
     def rows(self, file: TextIO) -> Iterator[tuple[int, Iterable[Any] | BadRow | None]]:
-        """Line where it begins, and values of the columns, or why there are none, or None for a blank line."""
+        """Each row's first line, and its values by column, the reason for having none, or None for a blank line."""
 
     def batches(self, ignored: Collection[str] = ()) -> Iterator[Batch]:
         with self.open() as file:
@@ -121,7 +121,7 @@ class Text(Source):
 
 
 class Lines(Text):
-    """Plain text: one prompt a line."""
+    """Plain text: one prompt per line."""
 
     columns = ("prompt",)
     prompt_column = "prompt"
@@ -139,9 +139,9 @@ class Delimited(Text):
 
     _kind = "CSV"
     _separator = ","
-    _quoted = True  # whether fields may stand in quotes
+    _quoted = True  # whether fields may be quoted
     _remedy = "quote fields that hold commas"
-    _is_declared = False  # whether the first line is Excel's: sep=;
+    _is_declared = False  # whether the first line is Excel's, such as sep=;
 
     @contextmanager
     def open(self) -> Iterator[TextIO]:
@@ -162,13 +162,13 @@ class Delimited(Text):
         self._check_separator(first)
         with self.open() as file:
             header = self._header(self._reader(file))
-        # pandas writes its index under no name
+        # pandas writes its index without a name
         self.columns = tuple(name.strip() or f"column_{i}" for i, name in enumerate(header, start=1))
         check_names(self.name, self.columns)
         return dict.fromkeys(self.columns, pa.string())
 
     def _check_separator(self, header: str) -> None:
-        """Refuse a header that another character splits into more fields; in many countries Excel writes ';'."""
+        """Refuse a header that another character splits into more fields: in many countries, Excel writes ';'."""
         own = _fields(header, self._separator, quoted=self._quoted)
         for separator, name in _SEPARATORS.items():
             fields = _fields(header, separator)
@@ -241,7 +241,7 @@ def _reader(lines: Iterable[str], separator: str, *, quoted: bool) -> Any:
 
 
 def _fields(line: str, separator: str, *, quoted: bool = True) -> list[str]:
-    """The fields of a line by itself; empty if it is not a whole row."""
+    """The fields of a single line; empty if it is not a whole row."""
     try:
         return next(_reader([line], separator, quoted=quoted), [])
     except csv.Error:
@@ -249,11 +249,11 @@ def _fields(line: str, separator: str, *, quoted: bool = True) -> list[str]:
 
 
 class _Json(Text):
-    """JSON objects. Their keys are known, and the types of the values, once all have been read."""
+    """JSON objects. Their keys and the types of the values are known after all objects have been read."""
 
     @abstractmethod
     def objects(self, file: TextIO) -> Iterator[tuple[int, Any]]:
-        """Line where it begins, and a value, or why there is none, or None for a blank line."""
+        """Each value's first line, and the value, the reason for having none, or None for a blank line."""
 
     def survey(self) -> Survey:
         kinds: dict[str, set[str]] = {}
@@ -308,7 +308,7 @@ class JsonLines(_Json):
 
 
 class JsonArray(JsonLines):
-    """One array of objects, or JSON Lines under this ending. An array is read whole; JSON Lines is for large tables."""
+    """One array of objects, or JSON Lines with this suffix. An array is read at once; JSON Lines suits large tables."""
 
     def objects(self, file: TextIO) -> Iterator[tuple[int, Any]]:
         if self._has_lines(file):
@@ -338,7 +338,7 @@ class JsonArray(JsonLines):
             raise InputError(f"{self.name}:{line}: the array is malformed; separate objects with ',' and end with ']'.")
 
     def _has_lines(self, file: TextIO) -> bool:
-        """Whether the first line is an object by itself and another follows it, as datasets and pandas write them."""
+        """Return whether the first line is a complete object and another follows, as datasets and pandas write them."""
         lines = (line for line in file if line.strip())
         first, second = next(lines, ""), next(lines, "")
         file.seek(0)
@@ -349,7 +349,7 @@ class JsonArray(JsonLines):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, whose names are there once each: of two values under one name JSON's readers drop one."""
+    """Check that an object's names are unique: of two values with the same name, JSON readers drop one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -358,7 +358,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _instead(text: str) -> str:
-    """What to do with JSON that is not an array."""
+    """Remedy for JSON that is not an array."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -372,7 +372,7 @@ def _instead(text: str) -> str:
     return "Put its rows in an array, or write one object per line as .jsonl."
 
 
-_NULL = "null"  # as an element: a bad row, where None would be a blank line
+_NULL = "null"  # as an element: a bad row, whereas None would be a blank line
 _SPACE = re.compile(r"[ \t\r\n]*")
 _JSON_KINDS = {
     str: "text",

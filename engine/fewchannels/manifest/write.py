@@ -1,4 +1,4 @@
-"""Ingest: any sources, one manifest. Rows stream; only ids and digests of the samples stay in memory."""
+"""Ingest sources into one manifest. Rows are streamed; only ids and digests of the samples stay in memory."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ Progress = Callable[[int, int, int], None]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from text: ``0,1,2``, or a range whose end is left out, ``0:4``, or both, ``0:4,10``.
+    """Parse seeds: ``0,1,2``, or a range with an exclusive end, ``0:4``, or both, ``0:4,10``.
 
     Raises:
-        InputError: the text is none of these, or a seed is too large, comes twice, or there are too many.
+        InputError: the text is none of these, a seed is too large or given twice, or there are too many.
     """
     rule = "Seeds are whole numbers, 0,1,2, or a range with an exclusive end, 0:4."
     ranges = []
@@ -67,16 +67,16 @@ def ingest(
     on_error: OnError = "fail",
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Make a manifest of one or more tables of prompts. Safe to repeat: the same input gives the same bytes.
+    """Create a manifest from one or more tables of prompts. Safe to repeat: the same input gives the same bytes.
 
     Args:
         sources: files (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt), folders of them, or ``demo:N`` for N
-            scenes of the demo world. Their columns are joined; where a source lacks one, its rows are null there. If
-            there are several, a column ``source_file`` has the name of each row's file.
-        output: the Parquet file; replaced if it is there, and its folder made if it is not.
+            scenes of the demo world. The manifest has the columns of all sources; if a source lacks one, its rows are
+            null there. If there are several sources, a column ``source_file`` has the name of each row's file.
+        output: the Parquet file; replaced if it exists, and its folder is created if needed.
         prompt_column: prompt column of every source that names its columns; None picks the obvious one.
-        ignore_columns: columns that are left out of every source that has them, whatever they mean; in any case.
-        seeds: each prompt is taken once with each seed; None takes the seed column, or 0 if there is none.
+        ignore_columns: columns to leave out of every source that has them, regardless of their meaning; in any case.
+        seeds: seeds with which to repeat each prompt; None takes the seed column, or 0 if there is none.
         on_error: "fail" writes nothing if any row is bad; "skip" leaves bad rows out.
         progress: called after each batch with bytes read, bytes of all sources, and rows read.
 
@@ -122,7 +122,7 @@ def ingest(
                     checked.extras[mapped.source_file] = pa.array([label] * len(batch.lines), pa.string())
                 tally.count(checked, taken, batch.n_blank)
                 tally.look(checked)
-                if on_error == "skip" or not tally.n_bad:  # else nothing will be kept: only look for bad rows
+                if on_error == "skip" or not tally.n_bad:  # otherwise nothing will be kept: only look for bad rows
                     writer.add(checked, chosen_seeds)
                 if progress is not None:
                     progress(finished_bytes + batch.done_bytes, total_bytes, tally.n_rows)
@@ -152,11 +152,11 @@ def ingest(
 
 
 def select(sources: Sequence[BinaryIO], rows: Sequence[tuple[int, int]]) -> memoryview:
-    """A manifest's bytes, made of chosen rows in the given order.
+    """The bytes of a manifest with the chosen rows in the given order.
 
     Args:
-        sources: opened manifests. Where one lacks another's extra column, its rows are null there. Names that are the
-            same but for case are one column, spelled as in the first: SQL tells no case apart.
+        sources: opened manifests. If one lacks another's extra column, its rows are null there. Names that differ only
+            in case are one column, spelled as in the first, since SQL ignores case.
         rows: ``(source, row)`` positions.
 
     Raises:

@@ -96,14 +96,14 @@ def localize(
     clustered: Tensor | None = None,
     device: str | None = None,
 ) -> Localization:
-    """Run the protocol of arXiv 2605.13974: scale channels to [0, 1], cluster tokens, take the cluster of larger heat.
+    """Run the protocol of arXiv 2605.13974: scale channels to [0, 1], cluster tokens, take the one with more heat.
 
     Args:
         values: ``(cell, channel, token)`` float32 of the selected channels, finite where the weight is 1.
         weights: ``(cell, token)`` bool, tokens that determine the clusters and can be initial centers.
         keys: names of the cells, as for :func:`fewchannels.measures.draws.cell_keys`; the starts depend on them.
         n_clusters: number of clusters, K.
-        n_starts: number of starts of each cell, by k-means++; the one of lowest inertia is kept.
+        n_starts: number of starts of each cell, by k-means++; the one with the lowest inertia is kept.
         kmeans: one of :data:`fewchannels.measures.KMEANS`. ``exchange``: Lloyd's algorithm until no token changes
             its cluster, then single tokens are moved until no move lowers the inertia. ``sklearn``: Lloyd's algorithm
             with scikit-learn's tolerance; with one start, this is ``sklearn.cluster.KMeans`` with its defaults.

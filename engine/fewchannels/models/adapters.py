@@ -1,4 +1,4 @@
-"""LoRA adapters, all of whose weights must fit: what fits nowhere would be left out with a line in a log at most."""
+"""LoRA adapters, all of whose weights must fit: the libraries ignore others, with at most a line in a log."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from torch import nn
 from fewchannels.errors import InputError
 from fewchannels.files.durable import expanded
 
-# Where the name of the adapted module ends, in the spellings of diffusers, PEFT and LyCORIS.
+# The end of the adapted module's name in a key, in the formats of diffusers, PEFT and LyCORIS.
 _PART = re.compile(r"(?P<module>.+?)\.(processor\.)?(?P<part>lora\w*|lokr_\w+|alpha|dora_scale|diff\w*)(\..*)?")
 _DOWN = re.compile(r"(^|\.)(lora_A|lora\.down|lora_down|down)(\.|$)")
 _UP = re.compile(r"(^|\.)(lora_B|lora\.up|lora_up|up)(\.|$)")
@@ -25,7 +25,7 @@ def add_adapters(pipeline: DiffusionPipeline, adapters: Iterable[tuple[str, floa
         adapters: file and strength of each.
 
     Raises:
-        InputError: the pipeline takes none, or some weights of a file fit nothing in it; the message counts them.
+        InputError: the pipeline supports none, or some weights of a file do not fit; the message counts them.
     """
     strengths = {}
     for i, (path, strength) in enumerate(adapters):
@@ -43,9 +43,9 @@ def add_adapters(pipeline: DiffusionPipeline, adapters: Iterable[tuple[str, floa
 def _add(pipeline: DiffusionPipeline, path: str, name: str) -> None:
     file = str(expanded(path))
     try:
-        found = pipeline.lora_state_dict(file)  # in the names of diffusers, whoever has trained it
+        found = pipeline.lora_state_dict(file)  # in diffusers' names, whatever program trained it
         state: Mapping[str, Any] = found[0] if isinstance(found, tuple) else found
-    except Exception as error:  # a converter of another format fails in its own ways
+    except Exception as error:  # converters of other formats raise their own errors
         raise _unreadable(pipeline, path, error) from error
     weights = [key for key in state if not key.endswith(".alpha")]
     modules: dict[str, list[str]] = {}
@@ -89,7 +89,7 @@ def _module(pipeline: DiffusionPipeline, key: str) -> str | None:
         return "" if rest in model.state_dict() else None
     there = {name for name, _ in model.named_modules()}
     path = match["module"]
-    # transformers has taken the level 'text_model' out of CLIP's text encoder, and adapters are of both ages.
+    # transformers has removed the level 'text_model' from CLIP's text encoder; adapters exist for both versions.
     for name in (path, path.removeprefix("text_model."), f"text_model.{path}"):
         if name in there:
             return f"{component}.{name}"

@@ -1,11 +1,12 @@
 """Check that a checkpoint has exactly the weights of its model.
 
-The libraries load what fits: a weight that the files lack stays random, one that fits nowhere is left out, and both are
-said in a log at most. A run of such a model would be of another one than its fingerprint says, so both are refused.
+The libraries load the weights that fit: one that the files lack stays random, one that does not fit is ignored, and at
+most a log mentions it. A run with such a model would not match its fingerprint, so both are refused.
 
-Exceptions, by name: buffers that a class computes itself, which older files still hold (``position_ids``, ``inv_freq``,
-``pos_embed``, ``relative_position_index``, ``num_batches_tracked``), and the scales that lie beside quantized weights.
-The libraries themselves count neither tied weights, of which one is there, nor what a class says may be left out.
+Exceptions, by name: buffers that a class computes itself and that older files still contain (``position_ids``,
+``inv_freq``, ``pos_embed``, ``relative_position_index``, ``num_batches_tracked``), and the scales of quantized weights.
+The libraries themselves report neither tied weights, of which only one is stored, nor weights that a class declares
+optional.
 """
 
 import re
@@ -29,12 +30,12 @@ _SCALES = re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB|we
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and what its files and it did not have in common.
+    """A loaded model, and differences between its weights and those in its files.
 
     Attributes:
-        model: model as it was loaded.
+        model: the loaded model.
         missing: weights of the model that no file has.
-        unexpected: weights of the files that the model has not.
+        unexpected: weights in the files that the model does not have.
     """
 
     model: nn.Module
@@ -42,11 +43,11 @@ class Loaded:
     unexpected: Collection[str]
 
     def check(self, name: str, *, without: str = r"(?!)", remedy: str = _REMEDY) -> None:
-        """Refuse a model that its files do not make up.
+        """Refuse a model whose weights are not exactly those of its files.
 
         Args:
             name: name of the checkpoint, for the message.
-            without: weights that may be missing or left over as well, a regular expression.
+            without: regular expression for further weights that may be missing or unexpected.
             remedy: remedy for the message.
 
         Raises:
@@ -77,7 +78,7 @@ class Loaded:
 
 @contextmanager
 def recorded(*bases: Any) -> Iterator[list[Loaded]]:
-    """Inside, every model that a library loads is noted.
+    """Inside the context, record every model that a library loads.
 
     Args:
         bases: base classes of models in the libraries, whose ``from_pretrained`` can report the loaded weights.
@@ -102,9 +103,9 @@ def _noting(base: Any, found: list[Loaded]) -> Any:
 
 @contextmanager
 def checked_single_file(name: str) -> Iterator[None]:
-    """Inside, a single file is refused that does not make up its model once diffusers has it in its own format.
+    """Inside the context, refuse a single file whose weights, in diffusers' own format, are not exactly the model's.
 
-    Converters of other formats take the weights that they know, and what is left over is in nothing that they return.
+    Converters of other formats take the weights that they know, and do not return the others.
 
     Args:
         name: name of the file, for the message.
@@ -142,7 +143,7 @@ class _Taken(dict[str, Any]):
         self._taken: set[str] = set()
 
     def left_over(self) -> set[str]:
-        """The transformer's weights that nobody has taken."""
+        """The transformer's weights that were not used."""
         return {key for key in super().__iter__() if key not in self._taken and (not self._own or key in self._own)}
 
     def __getitem__(self, key: str) -> Any:
@@ -153,26 +154,26 @@ class _Taken(dict[str, Any]):
         self._taken.discard(key)
         super().__setitem__(key, value)
 
-    def __iter__(self) -> Iterator[str]:  # so that dict(...) asks for each
+    def __iter__(self) -> Iterator[str]:  # so that dict(...) requests each
         return super().__iter__()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """As a dict's."""
+        """Same as for a dict."""
         self._taken.add(key)
         return super().get(key, default)
 
     def items(self) -> Any:
-        """As a dict's: all are taken."""
+        """Same as for a dict; all weights count as used."""
         self._taken.update(super().__iter__())
         return super().items()
 
     def values(self) -> Any:
-        """As a dict's: all are taken."""
+        """Same as for a dict; all weights count as used."""
         self._taken.update(super().__iter__())
         return super().values()
 
     def copy(self) -> dict[str, Any]:
-        """As a dict's: all are taken."""
+        """Same as for a dict; all weights count as used."""
         return dict(self.items())
 
 
@@ -189,15 +190,15 @@ def file_keys(path: Path) -> set[str]:
 
 
 def check_single_file(name: str, keys: Iterable[str], model: nn.Module) -> None:
-    """Refuse a single file that is in a model's own format and does not make it up.
+    """Refuse a single file that is in a model's own format but does not have exactly its weights.
 
     Args:
         name: name of the file, for the message.
         keys: keys of its weights.
-        model: model whose weights it replaces; without values will do.
+        model: model whose weights it replaces; may be without values.
 
     Raises:
-        InputError: as :meth:`Loaded.check` does. A file of another format, which has to be converted, passes.
+        InputError: same cases as for :meth:`Loaded.check`. A file in another format, which must be converted, passes.
     """
     own, there = set(model.state_dict()), set(keys)
     if 2 * len(own & there) >= len(own):

@@ -14,7 +14,7 @@ from PIL import Image
 from fewchannels.models.patching import replaced
 
 _RECENT_BYTES = 256 * 2**20
-_PLACES = ("device", "dtype")  # where a result goes, not what it is
+_PLACES = ("device", "dtype")  # the destination of a result, not its content
 
 
 class Kept(Protocol):
@@ -38,14 +38,14 @@ class Recent:
         return moved(self._results[key], device)
 
     def put(self, key: str, result: Any) -> None:
-        """Keep a result, and let the oldest ones go."""
-        with suppress(ValueError):  # larger than all that is kept
+        """Keep a result, and drop the oldest ones."""
+        with suppress(ValueError):  # larger than the whole cache
             self._results[key] = result
 
 
 @contextmanager
 def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[None]:
-    """Inside, the pipeline's ``encode_prompt`` runs once for all equal queries; one without it is left alone.
+    """Inside the context, run the pipeline's ``encode_prompt`` once for equal arguments; do nothing if it has none.
 
     Args:
         pipeline: pipeline as loaded.
@@ -53,7 +53,7 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
         encodes: whether there are text encoders for prompts that are not cached.
 
     Raises:
-        LookupError: inside, where something is not known and there are none.
+        LookupError: inside the context, if a prompt is not cached and there are no text encoders.
     """
     own = getattr(pipeline, "encode_prompt", None)
     if own is None:
@@ -61,7 +61,7 @@ def remembering(pipeline: Any, kept: Kept, *, encodes: bool = True) -> Iterator[
         return
     signature = inspect.signature(own)
 
-    @functools.wraps(own)  # whoever comes between looks at its signature
+    @functools.wraps(own)  # wrappers inspect its signature
     def encode_prompt(*arguments: Any, **keywords: Any) -> Any:
         given = signature.bind(*arguments, **keywords)
         given.apply_defaults()

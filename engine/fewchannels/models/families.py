@@ -1,7 +1,7 @@
 """The model families: for each transformer class, where its streams are and how its pipelines run it.
 
-Read off diffusers' own sources, version 0.42; ``tests/families/`` holds every line to a real pipeline of the class. A
-custom family has the same fields in a YAML file: docs/families.md.
+Taken from diffusers' sources, version 0.42; ``tests/families/`` checks every line against a real pipeline of the class.
+A custom family has the same fields in a YAML file: docs/families.md.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ _LUMINA_SYSTEM_PROMPT = (
     "on textual prompts or user prompts. <Prompt Start> "
 )
 _CROSS = Place()
-# It would clean captions where two more packages are installed, and a prompt means the same with and without them.
+# It would clean captions if two more packages are installed; a prompt must mean the same with and without them.
 _PIXART = {"use_resolution_binning": False, "clean_caption": False}
 _SANA = {"use_resolution_binning": False}
 _KANDINSKY_SIZES = ((1024, 1024), (1408, 640), (640, 1408), (1280, 768), (768, 1280), (1152, 896), (896, 1152))
@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family] = {
         lists=(BlockList("transformer_blocks", "dual", "num_layers", Place(1), Place(0)),),
         pipelines={
             "QwenImagePipeline": _true_cfg(4.0),
-            # They cut no prompt, and have positions for about so many tokens.
+            # They truncate no prompt, and have positions for about this many tokens.
             "QwenImageEditPipeline": _true_cfg(
                 4.0, reference="image", needs_reference=True, max_tokens=4096, length=None
             ),
@@ -130,7 +130,7 @@ FAMILIES: dict[str, Family] = {
             BlockList("noise_refiner", "refiner", "n_refiner_layers", Place()),
             BlockList("layers", "single", "n_layers", Place(), Place(None, "after_image")),
         ),
-        # It adds the scale times the branches' difference to the conditional prediction, so that 0 is off.
+        # It adds the scale times the branches' difference to the conditional prediction, so 0 is off.
         pipelines={"ZImagePipeline": _batched(5.0, _COND_FIRST, unguided=0.0, before="<|im_start|>user\n")},
         patch=2,
         width=("dim",),

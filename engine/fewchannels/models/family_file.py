@@ -1,4 +1,4 @@
-"""A family of a user's own: the words of :mod:`fewchannels.models.family` in a YAML file."""
+"""A user's own family: the fields of :mod:`fewchannels.models.family` in a YAML file."""
 
 import reprlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from fewchannels.models.family import Family
 from fewchannels.settings.file import parsed
 
 _MOST_SHOWN = 20
-_SHORT = reprlib.Repr()  # a file of a few lines may hold lists of lists that take a gigabyte to show
+_SHORT = reprlib.Repr()  # a file of a few lines may contain nested lists that take a gigabyte to print
 _SHORT.maxlevel = 2
 
 
@@ -33,10 +33,10 @@ def read_family(path: Path) -> tuple[str, Family]:
 
 
 def named_family(loaded: Any, source: str) -> tuple[str, Family]:
-    """A family from a mapping with its transformer's class name alone.
+    """A family from a mapping whose only key is the transformer's class name.
 
     Raises:
-        InputError: it is no such mapping, or a field is wrong.
+        InputError: it is not such a mapping, or a field is wrong.
     """
     if not isinstance(loaded, dict) or len(loaded) != 1:
         raise InputError(f"{source!r} must contain one family: the transformer's class name and, below it, its fields.")
@@ -63,7 +63,7 @@ def family_of(given: Any, source: str) -> Family:
 
 
 def as_fields(family: Family) -> dict[str, Any]:
-    """A family as plain values that :func:`family_of` reads, without what is at its default."""
+    """A family as plain values that :func:`family_of` reads, without fields that have their defaults."""
     return _plain(family)
 
 

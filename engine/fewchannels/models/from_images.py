@@ -1,7 +1,7 @@
 """An image's own trajectory: its latent noised to each step's level instead of being drawn from noise.
 
-``z_t = (1 - sigma_t) z + sigma_t noise``, as DiTF (arXiv 2505.18584) does it. The pipeline runs its own loop; only what
-its scheduler hands on is replaced, so that every forward is one that the pipeline would make.
+``z_t = (1 - sigma_t) z + sigma_t noise``, as in DiTF (arXiv 2505.18584). The pipeline runs its own loop; only the
+latents that its scheduler returns are replaced, so every forward is one that the pipeline would make.
 """
 
 import functools
@@ -18,14 +18,14 @@ from torch import Tensor
 from fewchannels.errors import FamilyMismatchError, InputError
 from fewchannels.models.patching import replaced
 
-_PURE_NOISE = 0.99  # some schedules of flow matching begin at 0.999
+_PURE_NOISE = 0.99  # some flow-matching schedules begin at 0.999
 Draw = Callable[..., Tensor]
-"""As ``diffusers.utils.torch_utils.randn_tensor``: a shape, and how to draw."""
+"""Same signature as ``diffusers.utils.torch_utils.randn_tensor``: a shape, and how to draw."""
 
 
 @contextmanager
 def drawn_by(pipeline: Any, other: Callable[[Draw], Draw]) -> Iterator[None]:
-    """Replace the pipeline's function that draws noise by ``other`` of it, inside the context."""
+    """Inside the context, replace the pipeline's function that draws noise by ``other(function)``."""
     module: Any = inspect.getmodule(type(pipeline))
     own = module.randn_tensor
     module.randn_tensor = other(own)
@@ -80,7 +80,7 @@ def noised(
 
     Raises:
         InputError: the pipeline's noise has another shape than an image's latent.
-        FamilyMismatchError: inside, where the pipeline begins within the schedule.
+        FamilyMismatchError: inside the context, if the pipeline starts within the schedule.
     """
     scheduler, transformer = pipeline.scheduler, pipeline.transformer
     rows = {row: latent(pipeline, image, height, width) for row, image in images.items()}
@@ -94,7 +94,7 @@ def noised(
     def images_for_noise(shape: Any, *arguments: Any, **keywords: Any) -> Tensor:
         latents = torch.zeros(tuple(shape)).to(kept["noise"])
         for row, clean in rows.items():
-            # Kandinsky 5 has frames and channels elsewhere.
+            # Kandinsky 5 has frames and channels in other dimensions.
             other = clean.permute(0, 2, 3, 1)[:, None] if clean.ndim == 4 else clean
             found = next((each for each in (clean, other) if each.shape[1:] == latents.shape[1:]), None)
             if found is None:
@@ -103,14 +103,14 @@ def noised(
         return latents
 
     def prepare_latents(*arguments: Any, **keywords: Any) -> Any:
-        prepared = own_prepare(*arguments, **keywords)  # the noise first: it is the one that a generation begins with
+        prepared = own_prepare(*arguments, **keywords)  # the first noise is the one that a generation starts from
         kept["noise"] = first(prepared)
         with drawn_by(pipeline, lambda own: images_for_noise):
             kept["clean"] = first(own_prepare(*arguments, **keywords))
-        kept["noise"] = kept["noise"].clone()  # a pipeline may continue in the very tensor
+        kept["noise"] = kept["noise"].clone()  # a pipeline may modify this tensor in place
         return prepared
 
-    @functools.wraps(own_step)  # pipelines look at its signature
+    @functools.wraps(own_step)  # pipelines inspect its signature
     def step(*arguments: Any, **keywords: Any) -> Any:
         before = scheduler.step_index
         latents, *rest = own_step(*arguments, **keywords)

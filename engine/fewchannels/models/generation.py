@@ -14,7 +14,7 @@ from fewchannels.settings.file import read_yaml, settled
 from fewchannels.settings.ranges import IS_LATER, text, within
 
 MOST_SIDE = 65_536
-"""Pixels of an image's side; a manifest takes as much."""
+"""Maximum side of an image in pixels, the same as in a manifest."""
 DTYPES = ("float32", "bfloat16", "float16")
 OF_THE_PLACE = ("model", "revision", "offload", "device_map", "transformer_file")
 """Fields that say where weights are, and not what is computed."""
@@ -28,8 +28,8 @@ class Settings:
         height: height of the images, pixels.
         width: width of the images, pixels.
         steps: denoising steps.
-        guidance: the guidance scale: distilled, or classifier-free where the pipeline has no other.
-        true_cfg_scale: classifier-free guidance beside distilled guidance; 1 is off.
+        guidance: the guidance scale: distilled, or classifier-free if the pipeline has no other.
+        true_cfg_scale: scale of classifier-free guidance in addition to distilled guidance; 1 is off.
         reference: path of the reference image; a batch with one has one sample.
         image: path of the image that is noised to each step's level, instead of generating one; same conventions.
         only_steps: for ``image``, the steps in which the transformer runs.
@@ -53,13 +53,13 @@ class Generation(Loading):
         model: ``demo``, a folder, or a hub id.
         revision: revision of a hub id; None for its default branch.
         num_inference_steps: number of denoising steps, unless the manifest row has its own.
-        guidance_scale: distilled (embedded) guidance or, where the pipeline has none, classifier-free guidance, unless
-            the manifest row says otherwise; None for the pipeline's own.
-        true_cfg_scale: classifier-free guidance beside a distilled one (FLUX.1, Qwen-Image); 1 is off, None for the
-            pipeline's own.
+        guidance_scale: distilled (embedded) guidance or, if the pipeline has none, classifier-free guidance, unless
+            the manifest row has its own; None for the pipeline's own.
+        true_cfg_scale: classifier-free guidance in addition to distilled guidance (FLUX.1, Qwen-Image); 1 is off, None
+            for the pipeline's own.
         height: height of the images in pixels; None for the model's own size.
         width: width in pixels; same conventions as ``height``.
-        batch_size: samples generated together; None for what suits the command.
+        batch_size: samples generated together; None for the command's default.
     """
 
     model: str = field(default="demo", metadata=text("Model: demo, a folder, or a hub id."))
@@ -88,12 +88,12 @@ class Generation(Loading):
 
     @classmethod
     def from_sources(cls, file: Path | None, given: dict[str, Any], besides: Collection[str] = ()) -> Self:
-        """Settle every field: what was given on the command line, else the YAML file, else the default.
+        """Resolve every field: the value from the command line, else from the YAML file, else the default.
 
         Args:
             file: a YAML mapping from field names to values, or None.
-            given: field values, None if the command line was silent.
-            besides: names in the file that are not fields, and somebody else's.
+            given: field values from the command line; None if not given.
+            besides: names in the file that belong to other settings.
 
         Raises:
             InputError: an unknown field or a value of the wrong kind.
@@ -105,7 +105,7 @@ class Generation(Loading):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for documents. What format 2 had not at first is left out at its default."""
+        """The settings as plain values, for documents. Fields added later to format 2 are omitted at their defaults."""
         return {
             each.name: value
             for each in dataclasses.fields(self)
@@ -113,7 +113,7 @@ class Generation(Loading):
         }
 
     def settled(self, geometry: ModelGeometry) -> Self:
-        """The same settings with the model's own scales and size where none are given.
+        """The same settings, with the model's own scales and size if none are given.
 
         Raises:
             InputError: the model's pipeline has no such scale.
@@ -133,7 +133,7 @@ class Generation(Loading):
         )
 
     def settings(self, sample: Sample) -> Settings:
-        """A sample's own settings where its manifest row has them, else these, which are :meth:`settled`."""
+        """A sample's settings: those of its manifest row, else these, which must be :meth:`settled`."""
         assert self.guidance_scale is not None
         assert self.true_cfg_scale is not None
         height, width = sample.height or self.height, sample.width or self.width
@@ -155,7 +155,7 @@ def is_guided(generation: Generation, geometry: ModelGeometry, used: SettingsUse
     Args:
         generation: settled.
         geometry: geometry of the model.
-        used: settings that samples have of their own.
+        used: settings that samples override.
     """
     assert generation.guidance_scale is not None
     assert generation.true_cfg_scale is not None
@@ -168,7 +168,7 @@ def check_guidance(generation: Generation, geometry: ModelGeometry, used: Settin
     Args:
         generation: settled.
         geometry: geometry of the model.
-        used: settings that samples have of their own.
+        used: settings that samples override.
 
     Raises:
         InputError: there are some.
@@ -194,7 +194,7 @@ def sizes(generation: Generation, used: SettingsUsed) -> set[tuple[int, int]]:
 
     Args:
         generation: settled.
-        used: settings that samples have of their own.
+        used: settings that samples override.
     """
     own_height, own_width = generation.height, generation.width
     assert own_height is not None

@@ -95,11 +95,11 @@ def _bytes(values: Any, name: str) -> bytes | memoryview:
 
 
 _LIBRARIES = ("accelerate", "diffusers", "peft", "torch", "transformers", "fewchannels")
-"""Whose hooks and wrappers place weights and adapters, which the weights and settings above tell."""
+"""Libraries whose hooks and wrappers place weights and adapters, which the weights and settings above cover."""
 
 
 def _own_functions(owner: Any) -> list[str]:
-    """Functions that a user has set on an object, or as a hook of a module."""
+    """Functions that a user has set as an attribute of an object or as a hook of a module."""
     own = getattr(owner, "__dict__", {})
     found = [value for value in own.values() if inspect.isroutine(value)]
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
@@ -109,7 +109,7 @@ def _own_functions(owner: Any) -> list[str]:
 
 
 def _module(module: nn.Module) -> dict[str, Any]:
-    """The settings of one module that no configuration has: plain attributes, its attention processor, its hooks."""
+    """Settings of a module that are in no configuration: plain attributes, its attention processor, its hooks."""
     found: dict[str, Any] = {
         name: value
         for name, value in vars(module).items()
@@ -129,12 +129,12 @@ def _settings(component: Any) -> Any:
     if config is not None:
         plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         found["config"] = {key: value for key, value in plain.items() if key != "_name_or_path"}
-        # What a scheduler was set to after it was made, such as by set_shift().
+        # Settings of a scheduler that were changed after its creation, such as by set_shift().
         held = getattr(component, "__dict__", {})
         own = {key: held.get(f"_{key}", held.get(key)) for key in found["config"]}
         found["set"] = {key: value for key, value in own.items() if isinstance(value, bool | int | float | str)}
     if (backend := getattr(component, "backend_tokenizer", None)) is not None:
-        # What a call of the pipeline sets for its prompts is left out.
+        # Settings that a call of the pipeline makes for its prompts are left out.
         found["tokenizer"] = {
             name: value for name, value in json.loads(backend.to_str()).items() if name not in ("truncation", "padding")
         }

@@ -1,7 +1,7 @@
 """Locate the streams of an unknown transformer class by perturbing its inputs and observing its outputs.
 
-Nothing is taken from names or shapes alone: an image token is one that moves most when its own square of the initial
-noise is changed, at every place of the grid that is tried. What could not be settled is said, and left out.
+Nothing is inferred from names or shapes alone: an image token is one that changes most when its own square of the
+initial noise is changed, at every tried position of the grid. Unclear properties are reported and left out.
 """
 
 import inspect
@@ -31,7 +31,7 @@ class Inspection:
 
     Attributes:
         transformer: the class name.
-        family: family, as far as it was settled.
+        family: description of the family, as far as it was determined.
         evidence: one line for each examined property.
         doubts: uncertain findings; empty if there are none.
     """
@@ -50,8 +50,8 @@ def inspect_pipeline(pipeline: DiffusionPipeline, height: int, width: int) -> In
     """Run a pipeline a few dozen times for one step of a small image, and describe its transformer.
 
     Args:
-        pipeline: pipeline as loaded; float32 on the CPU does best.
-        height: height of the image, pixels; best not equal to the width, so that rows are not taken for columns.
+        pipeline: pipeline as loaded; float32 on the CPU works best.
+        height: height of the image, pixels; should differ from the width, so that rows are not mistaken for columns.
         width: width in pixels; same conventions as ``height``.
 
     Raises:
@@ -108,7 +108,7 @@ class _Inspector:
     def generate(
         self, prompts: Sequence[str] = _PROMPTS[:1], at: tuple[int, int] | None = None, scale: float = 1.0
     ) -> Seen:
-        """One step; with ``at``, that cell (row, column) of the first sample's noise is changed."""
+        """Run one step; with ``at``, change that cell (row, column) of the first sample's noise."""
         arguments: dict[str, Any] = {
             "prompt": list(prompts),
             "num_inference_steps": 1,
@@ -161,7 +161,7 @@ class _Inspector:
             yield
 
     def running_lists(self, base: Seen) -> list[str]:
-        """Lists of blocks of one class that all run in one forward, in order, and are not inside of others."""
+        """Lists of blocks of one class that all run in one forward, in order, and are not inside other lists."""
         ran = [path for path, tensors in base.outputs[0].items() if tensors]
         found: list[str] = []
         for path in ran:
@@ -230,7 +230,7 @@ class _Inspector:
         return shapes[0][-2], shapes[0][-1]
 
     def cells_of_noise_cell(self, cells: tuple[int, int]) -> int:
-        """Latent cells along one side of a cell of the noise: more than 1 where the noise is made in patches."""
+        """Latent cells along one side of a cell of the noise: more than 1 if the noise is drawn in patches."""
         factor = getattr(self.pipeline, "vae_scale_factor", 8)
         return max(1, self.width // (factor * cells[1]))
 
@@ -269,7 +269,7 @@ class _Inspector:
         return "refiner" if same else "cross"
 
     def count(self, name: str) -> str:
-        """The key of the configuration that counts a list, the one that shares most words with its name first."""
+        """The key of the configuration with the list's length; preferably one that shares words with its name."""
         n = len(self.pipeline.transformer.get_submodule(name))
         keys = [key for key, value in self.pipeline.transformer.config.items() if value == n and type(value) is int]
         words = set(name.split("_"))
@@ -364,9 +364,9 @@ class _Inspector:
 
 
 def _own_token(moves: Mapping[tuple[int, int], Tensor], at: tuple[int, int]) -> tuple[int, float]:
-    """The token that moves most when a cell of the noise changes, compared with how it moves when others do.
+    """The token that changes most when a cell of the noise changes, relative to its changes for other cells.
 
-    Attention can move any token, some of them by more than the one whose noise it was; but those move for every cell.
+    Attention can change any token, some of them more than the cell's own token, but those change for every cell.
     """
     others = torch.stack([move for other, move in moves.items() if other != at]).median(dim=0).values
     score = moves[at] / (others + 0.05 * moves[at].max())

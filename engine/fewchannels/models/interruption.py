@@ -1,4 +1,4 @@
-"""The end of all generations of this process, each at its next forward: a thread cannot be killed."""
+"""End all generations of this process, each at its next forward, since a thread cannot be killed."""
 
 import threading
 from collections.abc import Iterator

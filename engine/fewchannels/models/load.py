@@ -35,7 +35,7 @@ def _opening(source: ModelSource) -> Iterator[None]:
             yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # the formats of weights have errors of their own, without a common base class
+    except Exception as error:  # weight formats raise their own errors, without a common base class
         raise InputError(f"diffusers cannot open {source.name!r}: {error or type(error).__name__}") from error
 
 
@@ -81,7 +81,7 @@ def load(
         pipeline = _pipeline(source, geometry, loading, components or {})
         add_adapters(pipeline, loading.adapters())
         if loading.attention:
-            with attention_backend(loading.attention):  # which it sets for every other model in the process, too
+            with attention_backend(loading.attention):  # it would affect every other model in the process, too
                 pipeline.transformer.set_attention_backend(loading.attention)
         _place(pipeline, loading, device)
     if loading.compile:
@@ -125,7 +125,7 @@ def _pipeline(
         more = {"transformer": transformer} | ({"device_map": loading.device_map} if loading.device_map else {})
     pipeline = _complete(source, torch_dtype=dtype, **more, **components)
     for name in [name for name, component in components.items() if component is None]:
-        setattr(pipeline, name, None)  # HunyuanDiTPipeline reads one all the same
+        setattr(pipeline, name, None)  # HunyuanDiTPipeline reads it anyway
     return pipeline
 
 
@@ -185,7 +185,7 @@ def _place(pipeline: DiffusionPipeline, loading: Loading, device: str) -> None:
 
 
 def _compile(transformer: torch.nn.Module, blocks: tuple[Block, ...]) -> None:
-    # The forward, not the module: hooks stay outside of what is compiled, whatever a compiler makes of them.
+    # Compile the forward, not the module: hooks then stay outside of the compiled code.
     for block in blocks:
         module = transformer.get_submodule(block.path)
         module.forward = torch.compile(module.forward)

@@ -20,7 +20,7 @@ QUANTIZATIONS = {
 """Ways to quantize the transformer, and the library that does it."""
 
 EXTRAS = {"peft": "lora"}
-"""Extras that install a library and are not called like it."""
+"""Extras whose names differ from the library that they install."""
 
 _STRENGTH = Number(-100, 100)
 
@@ -122,7 +122,7 @@ class Loading:
         """File and strength of every LoRA adapter.
 
         Raises:
-            InputError: one names no file, or a strength is not a number of the range.
+            InputError: one does not name a file, or a strength is not a number in the range.
         """
         found = []
         for part in self.lora.split(",") if self.lora else []:
@@ -134,7 +134,7 @@ class Loading:
         return found
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every file that changes the weights, by its place in the settings."""
+        """SHA-256 of every file that changes the weights, by its position in the settings."""
         files = [(f"lora.{i}", path) for i, (path, _) in enumerate(self.adapters())]
         files += [("transformer_file", self.transformer_file)] if self.transformer_file else []
         found = digests(path for _, path in files)
@@ -144,5 +144,5 @@ class Loading:
 def _is_file(path: str) -> bool:
     try:
         return expanded(path).is_file()
-    except (OSError, RuntimeError):  # a name that is too long, or ~ of nobody
+    except (OSError, RuntimeError):  # a name that is too long, or ~ without a home folder
         return False

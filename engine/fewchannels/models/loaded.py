@@ -38,8 +38,8 @@ _Result = TypeVar("_Result")
 class LoadedModel:
     """A model on this machine's device.
 
-    One thread runs all of PyTorch's work, whoever calls. OpenMP keeps a pool for each computing thread; with two pools
-    on the same cores it stops busy-waiting between operations, and generation takes 1.3 times longer.
+    One thread runs all of PyTorch's work for all callers. OpenMP keeps a pool for each computing thread; with two pools
+    on the same cores, it stops busy-waiting between operations, and generation takes 1.3 times as long.
 
     Args:
         generation: settings that name the model and how it is loaded.
@@ -122,7 +122,7 @@ class LoadedModel:
 
 @contextmanager
 def after_the_first(what: str) -> Iterator[None]:
-    """Run work that other processes of this machine also run: the first process alone, then the others together.
+    """Run work that other processes of this machine also run: first in one process alone, then in the others together.
 
     The first of several actors on a node downloads a model's weights into the node's cache or memory, and the others
     read them from there.
@@ -133,9 +133,9 @@ def after_the_first(what: str) -> Iterator[None]:
     name = hashlib.sha256(what.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"fewchannels-{os.getuid()}")
     with ExitStack() as held:
-        with suppress(OSError, StorageError):  # without a place for the lock all of them load at once
+        with suppress(OSError, StorageError):  # without a folder for the lock, all of them load at once
             folder.mkdir(mode=0o700, exist_ok=True)
-            # Else somebody else was there first, and may lock it.
+            # Otherwise another user created it first, and may lock it.
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
                 file = held.enter_context((path := folder / f"{name}.lock").open("a"))
                 if not file_system.lock(file.fileno(), path):
@@ -152,7 +152,7 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def device_in_words(device: str) -> str:
-    """The kind of a device and its name, for records: ``cuda NVIDIA H100``, ``cpu x86_64``."""
+    """Kind and name of a device, for records: ``cuda NVIDIA H100``, ``cpu x86_64``."""
     return f"{device} {torch.cuda.get_device_name() if device == 'cuda' else platform.machine()}"
 
 

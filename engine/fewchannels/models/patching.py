@@ -1,4 +1,4 @@
-"""An object's attribute, replaced for a while."""
+"""Temporary replacement of an object's attribute."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Something to load in a transformer's place, for as much of a pipeline as comes before it."""
+"""A placeholder for a transformer, to run the part of a pipeline before it."""
 
 from typing import Any
 

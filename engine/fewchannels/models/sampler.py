@@ -97,7 +97,7 @@ class Sampler:
     def _tokenizer(self) -> Any:
         name = self.geometry.pipeline.tokenizer
         found = getattr(self.pipeline, name) if name else None
-        return getattr(found, "tokenizer", found)  # a processor holds one
+        return getattr(found, "tokenizer", found)  # a processor contains one
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
         """For each prompt, its number of tokens for the sequence text encoder, and whether it is truncated.
@@ -128,7 +128,7 @@ class Sampler:
             RuntimeError: the image has another size.
         """
         with self.declaring(len(samples), settings), torch.inference_mode(), self._noised(settings):
-            images = self.pipeline(**self._arguments(samples, settings))[0]  # its name is not the same in each
+            images = self.pipeline(**self._arguments(samples, settings))[0]  # its name differs between pipelines
             self.check_steps(settings, self.geometry.n_run(settings.steps))
         if images[0].size != (settings.width, settings.height):
             raise RuntimeError(f"the pipeline made {images[0].size} of {settings.width} x {settings.height} pixels")
@@ -215,10 +215,10 @@ class Sampler:
         assert self._settings is not None, "the transformer runs outside generate()"
         settings = self._settings
         is_new, self._is_forward = not self._is_forward, True
-        if is_new:  # several taps may ask about one
+        if is_new:  # several taps may request it
             self._branches = self._next_branches(settings)
             self._ran += self._branches
-        # Without self, which a bound call does not show.
+        # Without self, which a bound call lacks.
         given = self._signature.bind(None, *arguments, **keywords).arguments
         family = self.geometry.family
         grid = self.geometry.token_grid(settings.height, settings.width)
@@ -341,7 +341,7 @@ class Sampler:
                 stack.enter_context(replaced(transformer, "cache_context", cache_context))
             end_step = scheduler.step
 
-            @functools.wraps(end_step)  # pipelines look at its signature
+            @functools.wraps(end_step)  # pipelines inspect its signature
             def step(*arguments: Any, **keywords: Any) -> Any:
                 self._check_forwards(settings)
                 if self._n_ended % self._order() == 0:
@@ -365,7 +365,7 @@ def _sigma(scheduler: Any, timestep: Any) -> float | None:
     if sigmas is None:
         return None
     index = getattr(scheduler, "step_index", None)
-    if index is None:  # before its first step: as it will find the place itself
+    if index is None:  # before its first step: the scheduler itself will determine the index the same way
         index = getattr(scheduler, "begin_index", None)
     if index is None:
         index = scheduler.index_for_timestep(torch.as_tensor(timestep).flatten()[0].to(scheduler.timesteps.device))

@@ -23,7 +23,7 @@ class Seen:
         return sum(len(forward[latents]) for forward in self.forwards)
 
     def in_words(self, latents: str) -> str:
-        """How many forwards, of how many rows; arguments as those of :meth:`n_rows`."""
+        """Describe the number of forwards and their rows; same arguments as :meth:`n_rows`."""
         rows = [str(len(forward[latents])) for forward in self.forwards]
         return f"{len(rows)} forward{'s' * (len(rows) > 1)} of {' and '.join(rows)} rows"
 
@@ -50,8 +50,7 @@ def branch_order(
         output: see :meth:`Seen.states`.
 
     Returns:
-        The order, and how near the two are to each other in what tells them apart: 0 where all is clear, 1 where
-        nothing is.
+        The order, and how ambiguous it is: 0 if the branches are clearly distinguished, 1 if not at all.
     """
     cond_first, uncond_first = ("cond", "uncond"), ("uncond", "cond")
     states = guided.states(path, output)

@@ -37,7 +37,7 @@ class ModelSource:
 
 
 def find(name: str, revision: str | None = None) -> ModelSource:
-    """Find a model by name, downloading a hub model's files if they are not here.
+    """Find a model by name; a hub model's files are downloaded if they are not on this machine.
 
     Raises:
         InputError: there is no such model, or its files cannot be downloaded.
@@ -58,7 +58,7 @@ def find(name: str, revision: str | None = None) -> ModelSource:
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not looks_like_hub_id:
         raise unknown("model", name, ["demo", "a folder with a model_index.json", "a hub id such as owner/model"])
-    from diffusers import DiffusionPipeline  # seconds to import, and a folder does not need it
+    from diffusers import DiffusionPipeline  # takes seconds to import, and a folder does not need it
     from huggingface_hub.errors import GatedRepoError
 
     try:
@@ -88,19 +88,19 @@ def weights_digest(source: ModelSource) -> str:
 
 
 def check_files(source: ModelSource, loading: Loading) -> None:
-    """Refuse a model of which a weight file is not there, before anything starts.
+    """Refuse a model with a missing weight file, before anything starts.
 
     Raises:
-        InputError: naming the file.
+        InputError: a file is missing; the message names it.
     """
     replaced = frozenset({"transformer"} if loading.transformer_file else ())
     check_weight_files(source.name, source.folder, read_config(source, "model_index.json"), replaced)
 
 
 def file_digests(source: ModelSource) -> dict[str, str]:
-    """SHA-256, 16 hex digits, of every file but ``*/*.safetensors`` that loading a model reads, by its place in it.
+    """SHA-256, 16 hex digits, of every file except ``*/*.safetensors`` that loading a model reads, by relative path.
 
-    Of each component these are its configuration, its tokenizer or scheduler, and, where it has no safetensors, its
+    For each component, these are its configuration, its tokenizer or scheduler, and, if it has no safetensors, its
     pickled weights.
     """
     paths = {"model_index.json": source.folder / "model_index.json"}
@@ -122,7 +122,7 @@ def file_digests(source: ModelSource) -> dict[str, str]:
 def components(source: ModelSource) -> list[str]:
     """Names of the components in a model's index."""
     index = read_config(source, "model_index.json")
-    # Others lead out of the model's folder, and are nothing that a pipeline could have.
+    # Other names lead out of the model's folder, and cannot be components of a pipeline.
     return [name for name, kind in index.items() if isinstance(kind, list) and any(kind[:1]) and name.isidentifier()]
 
 
@@ -153,7 +153,7 @@ def read_config(source: ModelSource, key: str) -> dict[str, Any]:
     """One of a model's configuration files.
 
     Raises:
-        InputError: it is not there, or holds no fields.
+        InputError: it does not exist, or contains no fields.
     """
     try:
         config = json.loads((source.folder / key).read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def read_config(source: ModelSource, key: str) -> dict[str, Any]:
 
 def _named_class(source: ModelSource, key: str, config: dict[str, Any]) -> str:
     name = config.get("_class_name", "")
-    if not isinstance(name, str):  # diffusers takes a pair for a module of the folder's own
+    if not isinstance(name, str):  # diffusers interprets a pair as a module in the folder
         raise InputError(f"{source.name!r}: _class_name in {key} is {name!r:.60}; it must be the name of a class.")
     return name
 

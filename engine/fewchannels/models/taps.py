@@ -72,7 +72,7 @@ def tapped(
                 if place is None:
                     continue
                 tensor = output if place.output is None else output[place.output]
-                if tensor is None:  # the last block of SD3 lets its text go
+                if tensor is None:  # the last block of SD3 drops its text
                     continue
                 for branch, rows in forward.rows.items():
                     if branch not in branches:

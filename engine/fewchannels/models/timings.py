@@ -9,8 +9,10 @@ _taken: ContextVar[dict[str, float] | None] = ContextVar("taken", default=None)
 
 @contextmanager
 def collected() -> Iterator[dict[str, float]]:
-    """Yields the seconds by stage that this thread says inside, filled as it continues; tasks of other threads have
-    their own."""
+    """Yield a mapping of stages to seconds, which is filled as this thread reports them inside the context.
+
+    Tasks of other threads have their own.
+    """
     taken: dict[str, float] = {}
     token = _taken.set(taken)
     try:

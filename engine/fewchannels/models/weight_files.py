@@ -12,7 +12,7 @@ _ENDINGS = ("safetensors", "bin")
 
 
 def check_weight_files(name: str, folder: Path, index: Mapping[str, Any], without: frozenset[str]) -> None:
-    """Refuse a model of which a weight file is not there.
+    """Refuse a model with a missing weight file.
 
     Args:
         name: name of the model, for messages.
@@ -25,7 +25,7 @@ def check_weight_files(name: str, folder: Path, index: Mapping[str, Any], withou
     """
     for component, kind in index.items():
         is_there = isinstance(kind, list) and bool(kind) and kind[0] in _STEMS
-        # What has weights has a config.json; schedulers, tokenizers and processors have others.
+        # A component with weights has a config.json; schedulers, tokenizers and processors have other files.
         if not is_there or component in without or not (folder / component / "config.json").is_file():
             continue
         _check(name, folder / component, _STEMS[kind[0]])

@@ -1,6 +1,6 @@
 """Runs on disk: their format, and reading, writing and maintaining them.
 
-``storage`` is a folder or an object store behind one set of verbs; on it stand ``layout`` (shapes), ``arrays`` (Zarr),
+``storage`` is a folder or an object store with one interface. It is used by ``layout`` (shapes), ``arrays`` (Zarr),
 ``parts`` (Parquet), ``ledger`` (records), ``changes``, ``lease`` and ``results``. ``sql`` answers queries, ``upkeep``
 verifies, repairs, merges, exports, pushes and pulls. The specification is ``schemas/store.md``. Nothing here runs a
 model.

@@ -63,7 +63,7 @@ def lay_out(
             compressors=compressors,
             filters=None,
             dimension_names=array.dims,
-            chunk_key_encoding={"name": "default", "separator": "."},  # one folder an array, whatever its dimensions
+            chunk_key_encoding={"name": "default", "separator": "."},  # one folder per array
         )
     for name, (dim, values) in _coordinates(layout, sample_ids).items():
         group.create_array(
@@ -174,7 +174,7 @@ def _map_ahead(
     pool: Executor, most: int, work: Callable[[_Item], _Result], items: Sequence[_Item]
 ) -> Iterator[_Result]:
     """Like ``pool.map``, with a limit on unfinished and unconsumed items, which bounds the memory."""
-    if len(items) == 1:  # handing it over takes longer than it saves
+    if len(items) == 1:  # passing it to a thread takes longer than it saves
         yield work(items[0])
         return
     waiting: deque[Future[_Result]] = deque()
@@ -221,7 +221,7 @@ def _reading(storage: Storage) -> Iterator[None]:
         yield
     except FewchannelsError:
         raise
-    except Exception as error:  # each codec, and each field of the metadata, has errors of its own
+    except Exception as error:  # each codec, and each field of the metadata, raises its own errors
         raise StorageError(
             f"the arrays of {storage.url!r} cannot be read: {error}. fewchannels runs verify {storage.url} lists the "
             "damage, and with --repair removes the damaged records."
@@ -264,7 +264,7 @@ def open_dataset(storage: Storage, n_samples: int | None = None) -> "xr.Dataset"
         storage: storage of the run.
         n_samples: number of samples to include; while a run grows, its arrays may already be longer.
     """
-    import xarray as xr  # half a second, that workers do not need
+    import xarray as xr  # takes half a second to import; workers do not need it
 
     with _reading(storage):
         data = xr.open_zarr(_zarr_store(storage), chunks=None, zarr_format=3)

@@ -1,11 +1,11 @@
 """Atomic changes of several objects: a run that grows, a task that is rerun.
 
-New objects are stored beside the old ones, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored: from
-here on the change is settled, and whoever holds the lease can finish it. Then each object is moved to its place, and
+New objects are stored beside the old ones, under ``changes/NAME.TOKEN/``. Then ``changes/NAME.json`` is stored, which
+commits the change: from then on, any holder of the lease can finish it. Then each object is moved to its place, and
 the document that names them, ``run.json`` or a record, which readers trust, is replaced.
 
-A process that was stopped cannot know for how long, and another may have made a change meanwhile. So a change says
-which document it replaces, and is given up if that document is another one by then. See ``schemas/store.md``, Change.
+A process that was suspended cannot know for how long, and another may have made a change in the meantime. So a change
+names the document that it replaces, and is abandoned if that document has changed. See ``schemas/store.md``, Change.
 """
 
 import re
@@ -29,11 +29,11 @@ _MOVED = re.compile(r"manifest\.parquet$|(activations\.zarr|cells|samples|edits)
 
 @dataclass(frozen=True)
 class Change:
-    """A change that is settled, and not finished yet.
+    """A change that is committed, but not finished yet.
 
     Attributes:
-        name: name of what changes: ``run``, or a task's number.
-        folder: folder in which new objects wait.
+        name: name of the change: ``run``, or a task's number.
+        folder: folder with the new objects.
         target: key of the document that names them.
         document: new content of that document.
         replaces: content of that document when the change was started; None if there was none.
@@ -59,15 +59,15 @@ class Change:
         """Move every object to its final key, then put the document. Safe to repeat, even concurrently.
 
         Raises:
-            RunConflictError: the document is another one by then, or an object is neither waiting nor in its place, so
+            RunConflictError: the document has changed, or an object is neither in the folder nor in its place, so
                 another change has overtaken this one.
             StorageError: writing failed.
         """
         new = documents.to_bytes(self.document)
         if storage.stored(self.target) not in (self.replaces, Stored.of([new])):
             raise _overtaken(storage, self.target)
-        # The manifest comes after the document: readers of the earlier one take the first rows of the manifest, and
-        # the new manifest may have other values in columns that are the user's own.
+        # The manifest is moved after the document: readers of the earlier document take the first rows of the
+        # manifest, and the new manifest may have other values in the user's own columns.
         early = [key for key in self.objects if key != MANIFEST]
         late = [key for key in self.objects if key == MANIFEST]
         self._move(storage, early)
@@ -113,9 +113,9 @@ class Draft:
 
     Args:
         storage: storage of the run.
-        name: name of what changes, see :class:`Change`.
-        target: key of the document that is to name them. Make the draft before you look at that document, so that the
-            change applies to what you saw.
+        name: name of the change, see :class:`Change`.
+        target: key of the document that will name them. Create the draft before you read that document, so that the
+            change applies to what you read.
     """
 
     def __init__(self, storage: Storage, name: str, target: str) -> None:
@@ -125,17 +125,17 @@ class Draft:
         self._folder = f"{FOLDER}{name}.{secrets.token_hex(8)}/"
 
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
-        """Store an object beside the one that has its key; raises as :meth:`Storage.put` does."""
+        """Store an object beside the current one with its key; raises the same errors as :meth:`Storage.put`."""
         return self._storage.put(self._folder + key, parts)
 
     def settle(self, document: Mapping[str, Any]) -> None:
-        """Make the change, now that all of its objects are stored.
+        """Commit and finish the change, now that all of its objects are stored.
 
         Args:
             document: the target's new content, with ``objects`` in the order in which they are to be replaced.
 
         Raises:
-            RunConflictError: another change has overtaken this one, of which nothing remains.
+            RunConflictError: another change has overtaken this one; nothing remains of this one.
             StorageError: writing failed. Either nothing has changed, or the change is finished by
                 :func:`finish_changes`.
         """
@@ -148,7 +148,7 @@ class Draft:
         }
         data = documents.to_bytes(content)
         if not self._storage.create(change.key, data):
-            finish_change(self._storage, self._name)  # another's, which comes first
+            finish_change(self._storage, self._name)  # another change, which is finished first
             if not self._storage.create(change.key, data):
                 raise _overtaken(self._storage, change.target)
         try:
@@ -160,7 +160,7 @@ class Draft:
 
 
 def find_change(storage: Storage, name: str) -> Change | None:
-    """The settled change with a name; None if there is none.
+    """The committed change with a name; None if there is none.
 
     Raises:
         StorageError: it is damaged.
@@ -175,7 +175,7 @@ def find_change(storage: Storage, name: str) -> Change | None:
 
 
 def _change(name: str, content: dict[str, Any]) -> Change:
-    """The change of a document, which replaces nothing but what a run or a task of that name has."""
+    """Read a change from its document; it may replace only objects of the run or of the task with that name."""
     replaces = content["replaces"]
     change = Change(
         name, content["folder"], content["target"], content["document"], Stored(**replaces) if replaces else None
@@ -187,7 +187,7 @@ def _change(name: str, content: dict[str, Any]) -> Change:
 
 
 def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
-    """Every change that is settled and not finished, by name.
+    """Every change that is committed but not finished, by name.
 
     Args:
         storage: storage of the run.
@@ -205,7 +205,7 @@ def settled_changes(storage: Storage, keys: Iterable[str]) -> list[Change]:
 
 
 def finish_change(storage: Storage, name: str) -> None:
-    """Finish the settled change of a name, if there is one; give it up if its objects are gone.
+    """Finish the committed change with a name, if there is one; abandon it if its objects are gone.
 
     Raises:
         StorageError: the change is damaged, or writing failed.
@@ -214,12 +214,12 @@ def finish_change(storage: Storage, name: str) -> None:
         return
     try:
         change.finish(storage)
-    except RunConflictError:  # what it has replaced by then, the record does not have: the task is done again
+    except RunConflictError:  # if it has replaced some objects, they do not match the record, and the task is rerun
         storage.delete([change.key])
 
 
 def finish_changes(storage: Storage) -> None:
-    """Finish every settled change, and remove what was stored for others. Only with the lease.
+    """Finish every committed change, and remove the objects of uncommitted ones. Only with the lease.
 
     Raises:
         StorageError: a change is damaged, or writing failed.

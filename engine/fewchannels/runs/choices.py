@@ -1,4 +1,4 @@
-"""Layers, steps, tokens and controls, from the texts that choose them."""
+"""Layers, steps, tokens and controls, parsed from the texts that select them."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _MOST_DRAWS = 1_000
 
 
 def choose_pool_side(text: str) -> int:
-    """The side of the square of tokens that becomes one, of ``all`` (1) or ``pool:N`` (N).
+    """The side of the squares of tokens that are pooled: 1 for ``all``, N for ``pool:N``.
 
     Raises:
         InputError: the text is neither.

@@ -1,6 +1,6 @@
-"""``run.json``: what a run is; ``sweep.json``, a sweep; ``comparison.json``, a comparison of two runs.
+"""Descriptions: ``run.json`` of a run, ``sweep.json`` of a sweep, ``comparison.json`` of a comparison of two runs.
 
-The first two are written last of what begins it, and a run's again when it grows; the third is written last of all.
+The first two are written last when a run or a sweep is created, and again when a run grows; the third at the very end.
 """
 
 from collections.abc import Callable, Sequence
@@ -179,7 +179,7 @@ class _Runs(Fields):
 
 
 class _Layers(Fields):
-    """A layer of each side; and how they differ: a value, or a mean and its interval, for each measure."""
+    """A layer of each side, and their differences: a value, or a mean and its interval, for each measure."""
 
     layer_a: Extent
     layer_b: Extent
@@ -294,7 +294,7 @@ _OTHERS = (
 
 
 def _read(storage: Storage, name: str, formats: Sequence[type[Fields]], what: str, command: str) -> dict[str, Any]:
-    """A document, held to the fields of its format version: of 1 to the first ones, and so on."""
+    """A document, validated against the fields of its format version: the first of ``formats`` for version 1, etc."""
     damaged = f"Delete it and rerun the {what}'s command, which rewrites the file and keeps finished work."
     try:
         with documents.damage(storage, name, damaged):

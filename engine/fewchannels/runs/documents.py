@@ -1,8 +1,8 @@
-"""JSON documents that show any damage to them: ``run.json``, and the ledger's records.
+"""JSON documents whose damage is detected: ``run.json``, and the ledger's records.
 
-A document is written in one way only, its last field the CRC-32C of itself without that field, so that any change of
-any byte is seen. A checksum is not a signature: whoever made the run could compute it. So the content of a document is
-checked as well, against the fields that its readers rely on.
+A document has only one valid form. Its last field is the CRC-32C of the document without that field, so a change of
+any byte is detected. A checksum is not a signature: the author of the run can compute it. So the content of a document
+is validated as well, against the fields that its readers rely on.
 """
 
 import json
@@ -69,7 +69,7 @@ Versions = dict[str, str]
 
 
 def check(fields: Callable[[_Given], _Found], content: _Given) -> _Found:
-    """Check a document's content against what such a document holds, and return what pydantic makes of it.
+    """Validate a document's content against the fields of such a document, and return pydantic's result.
 
     Args:
         fields: pydantic's validation, such as ``Fields.model_validate``.
@@ -107,7 +107,7 @@ def read(storage: Storage, key: str, fields: type[Fields], remedy: str) -> dict[
 
 @contextmanager
 def damage(storage: Storage, key: str, remedy: str) -> Iterator[None]:
-    """While a document is read, whatever is wrong with it becomes a :class:`StorageError` that names it."""
+    """Inside the context, which reads a document, turn any fault in it into a :class:`StorageError` that names it."""
     try:
         yield
     except DamagedDocumentError as error:
@@ -150,7 +150,7 @@ def check_whole(data: bytes) -> None:
     Raises:
         DamagedDocumentError: a byte is not as it was written.
     """
-    # Of the bytes and not of what they mean: writing a document again to compare takes ten times as long as reading it.
+    # Computed on the bytes, not on the content: serializing the document again takes ten times as long as reading it.
     if not _is_whole(data):
         raise DamagedDocumentError("its checksum does not match its content")
 

@@ -19,7 +19,7 @@ GROWING = "mask_files"
 
 
 def known_to(mine: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    """An identity without what an earlier one could not say: fields that are :data:`LATER` than that.
+    """An identity without the fields in :data:`LATER` that an earlier identity lacks.
 
     Args:
         mine: the identity.
@@ -64,7 +64,7 @@ def grown(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_short(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A result's settings with the digest of :data:`GROWING` alone, which has an entry a file."""
+    """A result's settings, in which :data:`GROWING`, with an entry per file, is replaced by a digest."""
     return dict(settings) | ({GROWING: fingerprint(settings[GROWING])} if GROWING in settings else {})
 
 

@@ -1,4 +1,4 @@
-"""Images and masks as they are stored, and as they are measured."""
+"""Images and masks: stored as PNG, measured as arrays."""
 
 import io
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ def from_png(data: bytes) -> NDArray[np.bool_]:
     """The mask ``(y, x)`` bool that :func:`to_png` packed.
 
     Raises:
-        InputError: the bytes are not PNG, or one of more than one bit a pixel.
+        InputError: the bytes are not PNG, or have more than one bit per pixel.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:

@@ -1,4 +1,4 @@
-"""From a manifest's length and a model's geometry to tasks, arrays, bytes and files. Pure."""
+"""Tasks, arrays, bytes and files of a run, computed from a manifest's length and a model's geometry. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.runs.choices import choose_controls, choose_pool_side, choose_words
 
 TOKENS = ("all", "pool:N")
-RANKED = 12  # channels that ``cells`` names where no token maps are kept
+RANKED = 12  # channels that ``cells`` names if no token maps are kept
 _CHUNK_BYTES = 256 * 1024
 _TASK_BYTES = 512 * 2**20
 _MOST_SHARD_SAMPLES = 16
@@ -59,7 +59,7 @@ class ArrayPlan:
 
     @property
     def expected_bytes(self) -> int:
-        """Bytes of the finished array's shards that are to be expected on disk."""
+        """Expected bytes on disk of the finished array's shards."""
         n_chunks = math.prod(self.shard) // math.prod(self.chunk)
         return round(self.ratio * self.value_bytes) + self.n_shards * n_chunks * _CHUNK_OVERHEAD_BYTES
 
@@ -73,7 +73,7 @@ class Track:
     """One stream of one branch.
 
     Attributes:
-        stream: ``image`` or ``text``. Token maps are kept of the image only: text has no grid.
+        stream: ``image`` or ``text``. Token maps are kept only for the image, since text has no grid.
         branch: ``cond`` or ``uncond``.
     """
 
@@ -96,14 +96,14 @@ class Layout:
         steps: step indices kept, ascending.
         blocks: layers kept, ascending.
         n_channels: width of the hidden state.
-        n_tokens: tokens kept of the largest image; smaller images leave NaN behind their last token.
-        top_k: channels whose token maps are kept; 0 keeps the channels' statistics only.
+        n_tokens: tokens kept of the largest image; smaller images have NaN after their last token.
+        top_k: channels whose token maps are kept; 0 keeps only the channels' statistics.
         shard_samples: samples in a task and a shard.
         pool: side of the square of tokens whose mean is kept as one token; 1 keeps them all.
         rounded: whether token maps have bfloat16's mantissa, which compresses better.
         streams: streams that are kept.
         branches: branches that are kept.
-        controls: further selections of as many channels whose token maps are kept of the image: ``bottom``,
+        controls: further selections of ``top_k`` channels, whose token maps are kept for the image: ``bottom``,
             ``random_0``, ``random_1``, ...
     """
 
@@ -125,7 +125,7 @@ class Layout:
         """The layout of a run, from its ``run.json``.
 
         Raises:
-            InputError: the run has format version 1, whose stores are laid out otherwise.
+            InputError: the run has format version 1, whose stores have another layout.
         """
         if description["format_version"] < 2:
             raise InputError(
@@ -181,8 +181,8 @@ class Layout:
     def arrays(self) -> tuple[ArrayPlan, ...]:
         """Every array of the store.
 
-        A chunk holds one layer of all of a shard's samples, and as many steps as stay within a chunk's size: so that
-        one (step, layer) of all samples can be read without the rest, and small models do not make small chunks.
+        A chunk holds one layer of all of a shard's samples, and as many steps as fit in a chunk's size. So one
+        (step, layer) of all samples can be read without the rest, and chunks of small models are not too small.
         """
         n_steps, n_layers = len(self.steps), len(self.blocks)
 
@@ -224,12 +224,12 @@ class Layout:
 
     @property
     def expected_bytes(self) -> int:
-        """Bytes of all arrays that are to be expected on disk."""
+        """Expected bytes on disk of all arrays."""
         return sum(array.expected_bytes for array in self.arrays())
 
     @property
     def n_files(self) -> int:
-        """Files of the finished run: shards, two Parquet parts and a record per task, and what is written once."""
+        """Files of the finished run: shards, two Parquet parts and a record per task, and files of the whole run."""
         n_coordinates = 6 + self.has_ranks + self.has_maps + bool(self.controls)
         n_metadata, n_once = len(self.arrays()) + n_coordinates + 1, 2
         return sum(array.n_shards for array in self.arrays()) + 3 * self.n_tasks + n_coordinates + n_metadata + n_once

@@ -1,8 +1,9 @@
 """One writer at a time for a run or any other place: a second one is refused, and workers that outlive it stop.
 
-On a folder the lease is a pair of flocks, which end with the process that holds them: the driver holds one alone, its
-workers share the other. On an object store it is an object that only its owner can replace, and that its owner replaces
-every few seconds: whoever finds it unchanged for long enough may take it over. No clock is compared with another.
+In a folder, the lease is a pair of flocks, which end with the process that holds them: the driver holds one
+exclusively, its workers share the other. In an object store, it is an object that only its owner can replace, and that
+its owner replaces every few seconds; a process that finds it unchanged for long enough may take it over. Clocks are
+never compared.
 """
 
 import errno
@@ -38,11 +39,11 @@ Wait = Callable[[str], None]
 def hold(storage: Storage, on_wait: Wait = lambda why: None, patience_s: float = 0.0) -> Iterator[str]:
     """Hold a place's lease while the context lasts; yield the token that workers check with :class:`Membership`.
 
-    What killed writers have left is removed first, and what an earlier capture had begun to replace is finished.
+    Remains of killed writers are removed first, and a change that an earlier capture had committed is finished.
 
     Args:
         storage: storage of a run, of one of its results, or of a result of several runs.
-        on_wait: called with the reason when the end of an earlier command must be waited for.
+        on_wait: called with the reason while waiting for an earlier command to end.
         patience_s: time to wait for another command that holds it, in seconds.
 
     Raises:
@@ -102,7 +103,7 @@ class Membership:
 
 
 def check_held(storage: Storage, token: str) -> None:
-    """Refuse to continue when another command holds the lease: a process that was stopped cannot know for how long.
+    """Refuse to continue if another command holds the lease: a suspended process cannot know for how long it was.
 
     Raises:
         RunConflictError: another command took over.
@@ -118,7 +119,7 @@ class _Beating:
     """A thread that replaces the lease object every few seconds, to show that its owner is alive."""
 
     def __init__(self, storage: ObjectStorage, token: str) -> None:
-        # A beat that waits for an unreachable store is late anyway; the next one is as good.
+        # A beat that waits for an unreachable store is late anyway; the next one serves the same purpose.
         self.storage, self.token = ObjectStorage(storage.url, patience_s=BEAT_S), token
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -127,10 +128,10 @@ class _Beating:
         self._thread.start()
 
     def stop(self) -> None:
-        """End beating and give the lease up."""
+        """Stop beating, and release the lease."""
         self._end.set()
         self._thread.join()
-        with suppress(StorageError):  # whoever comes next then waits for the beats that do not come
+        with suppress(StorageError):  # the next command then waits until it is sure that no beats come
             if (found := self.storage.get_tagged(LEASE)) and _read(found[0]).get("token") == self.token:
                 self.storage.put_if(LEASE, b"{}\n", found[1])
 
@@ -141,10 +142,10 @@ class _Beating:
             try:
                 found = self.storage.get_tagged(LEASE)
                 if found is None or _read(found[0]).get("token") != self.token:
-                    return  # taken over: the workers find out before their next record
+                    return  # taken over: the workers detect it before their next record
                 self.storage.put_if(LEASE, _document(self.token, beat), found[1])
             except StorageError:
-                continue  # the store is out of reach: the next beat may get through
+                continue  # the store is unreachable: the next beat may get through
 
 
 def _document(token: str, beat: int) -> bytes:
@@ -185,11 +186,11 @@ def _hold_folder(storage: FolderStorage, on_wait: Wait) -> Iterator[str]:
     token = secrets.token_hex(8)
     with _opened(storage, DRIVER_LOCK) as driver, _opened(storage, WORKERS_LOCK) as workers:
         with _writing(storage):
-            file_system.make_durable(storage.path)  # now, so that a warning comes before the work and not after it
+            file_system.make_durable(storage.path)  # now, so that a warning comes before the work, not after it
         if not file_system.lock(driver, storage.path / DRIVER_LOCK):
             raise _refused(storage, _owner(storage))
         earlier = _owner(storage)
-        with _writing(storage):  # before the wait: whoever comes meanwhile is told of this process
+        with _writing(storage):  # before the wait, so that commands that start in the meantime report this process
             os.ftruncate(driver, 0)
             os.pwrite(driver, _document(token, 0), 0)
         _wait_for_orphans(storage, workers, earlier, on_wait)
@@ -198,7 +199,7 @@ def _hold_folder(storage: FolderStorage, on_wait: Wait) -> Iterator[str]:
 
 
 def _wait_for_orphans(storage: FolderStorage, workers: int, earlier: dict[str, Any], on_wait: Wait) -> None:
-    """Workers whose driver was killed may still be writing; they end when Ray notices."""
+    """Wait for workers whose driver was killed: they may still be writing, and end when Ray notices."""
     deadline = time.monotonic() + _ORPHANS_TIMEOUT_S
     told = False
     while not file_system.lock(workers, storage.path / WORKERS_LOCK):
@@ -233,7 +234,7 @@ def _opened(storage: FolderStorage, name: str) -> Iterator[int]:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the file of a lock, and create it if necessary. Never opens another file of the user."""
+    """Open the file of a lock, and create it if necessary. Never opens another of the user's files."""
     refusal = (
         f"{path} is not a plain file with a single name, so writing to it could change another file. Delete it, and "
         "run again."
@@ -268,7 +269,7 @@ def _hold_objects(storage: ObjectStorage, on_wait: Wait) -> Iterator[str]:
 
 
 def _outwaited(storage: ObjectStorage, found: tuple[bytes, Any], on_wait: Wait) -> tuple[bytes, Any] | None:
-    """The lease, once it has not been replaced for long enough by this process' own measure of time."""
+    """The lease, once its owner has not replaced it for long enough, as measured by this process alone."""
     owner = _read(found[0])
     on_wait(f"an earlier command ({_named(owner)}) did not release its lease; waiting {BEAT_S * MISSED_BEATS:.0f} s")
     deadline = time.monotonic() + BEAT_S * MISSED_BEATS

@@ -25,18 +25,18 @@ class Record:
     Attributes:
         task: number of the task.
         start: first manifest row.
-        stop: one past the last manifest row; fewer than the task owns where the run has grown since.
+        stop: one past the last manifest row; less than the task's own last row if the run has grown since.
         fingerprint: fingerprint of the run that wrote it.
         attempt: 1 for the first.
         n_done: samples generated.
         n_failed: samples that failed individually; the samples table has the reasons.
         seconds: seconds from the task's start to its last file.
-        finished: UTC time, ISO 8601; for people, nothing depends on it.
+        finished: UTC time, ISO 8601; for information only.
         host: node that ran it.
         device: ``cpu`` or ``cuda:...`` with its name.
         objects: objects that the task stored, by key; empty in runs of format version 1.
         computed_by: versions of the libraries that computed it, and ``threads`` of the CPU; empty in older records.
-        files: SHA-256, 16 hex digits, of the files its manifest rows name that decide its data, by path.
+        files: SHA-256, 16 hex digits, of the files that its manifest rows name and that determine its data, by path.
     """
 
     __pydantic_config__ = ConfigDict(strict=True)
@@ -57,7 +57,7 @@ class Record:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
-        """The record's fields, without those that it has not: a record of an earlier version stays what it was."""
+        """The record's fields, without those it lacks: a record of an earlier version stays unchanged."""
         fields = asdict(self)
         return {name: value for name, value in fields.items() if value or name not in ("computed_by", "files")}
 
@@ -67,7 +67,7 @@ class Record:
 
     @cached_property
     def checksum(self) -> str:
-        """CRC-32C of the record's document: tells this record from another of the same task."""
+        """CRC-32C of the record's document, which distinguishes it from other records of the same task."""
         return Stored.of([self.to_bytes()]).crc32c
 
     @classmethod
@@ -75,9 +75,9 @@ class Record:
         """The record of a document.
 
         Raises:
-            DamagedDocumentError: it is damaged, or no record.
+            DamagedDocumentError: it is damaged, or not a record.
         """
-        # Not by way of `documents.from_bytes`: a run has thousands of records, and all are read whenever it is opened.
+        # Without `documents.from_bytes`, for speed: a run has thousands of records, all of which are read to open it.
         if documents.needs_checksum(data):
             documents.check_whole(data)
         return documents.check(_RECORD.validate_json, data)
@@ -110,12 +110,12 @@ class Ledger:
             self._storage.put(self.key(record.task), [record.to_bytes()])
 
     def write_failure(self, task: int, attempt: int, error: str) -> None:
-        """Write down a failed attempt of a task."""
+        """Record a failed attempt of a task."""
         content = {"task": task, "attempt": attempt, "error": error}
         self._storage.put(self._failure(task, attempt), [documents.to_bytes(content)])
 
     def next_attempt(self, task: int) -> int:
-        """1 plus the number of attempts that are written down as failed."""
+        """1 plus the number of attempts that are recorded as failed."""
         attempt = 1
         while self._storage.exists(self._failure(task, attempt)):
             attempt += 1
@@ -129,7 +129,7 @@ class Ledger:
             return None
 
     def is_intact(self, record: Record) -> bool:
-        """Return whether all that a record names is there, byte by byte what was stored."""
+        """Return whether every object that a record names exists and is unchanged, byte for byte."""
         return all(self._storage.holds(key, stored) for key, stored in record.objects.items())
 
     def keys(self) -> dict[int, str]:
@@ -145,7 +145,7 @@ class Ledger:
             RunConflictError: a record belongs to a run with another fingerprint.
         """
         keys = self.keys()
-        # One at a time where reading is not a wait; object stores answer each request after some milliseconds.
+        # One at a time in a folder, which answers at once; object stores take some milliseconds per request.
         with ThreadPoolExecutor(_READERS) as pool:
             read = map if self._storage.free_bytes() is not None else pool.map
             found = dict(zip(keys, read(self._read, keys.values()), strict=True))

@@ -41,15 +41,15 @@ class Opened:
         return str(self.storage.path) if isinstance(self.storage, FolderStorage) else self.storage.url
 
     def reopen(self) -> None:
-        """Look at what it is by now: what tasks and analyses have recorded, and the samples that it has grown by."""
+        """Read its current state: what tasks and analyses have recorded, and samples that were added."""
         self.catalog.close()
         self.description = self._read(self.storage)
         self.catalog = Catalog(self.place)
-        self.__dict__.pop("activations", None)  # kept from the first look
+        self.__dict__.pop("activations", None)  # cached on first access
 
     @checked
     def sql(self, text: str) -> Answer:
-        """Run a read-only SQL query on its views: ``manifest``, ``tasks``, those of results, and those of its kind.
+        """Run a read-only SQL query on its views: ``manifest``, ``tasks``, those of results, and the following.
 
         A run has ``samples``, ``cells`` and ``run``; a sweep ``conditions``, ``edits``, ``pairs`` and ``sweep``.
 

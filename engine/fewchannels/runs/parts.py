@@ -1,8 +1,8 @@
 """Parquet files with a run's rows: one part per task or, after compaction, one for many tasks.
 
-A compaction is a part with a record of its own, ``ledger/compact/FIRST-LAST.json``, written after the part. It speaks
-for a task if and only if it names that task's record by checksum: a task that is done again has another record, and
-its own part speaks for it.
+A compaction is a part with a record of its own, ``ledger/compact/FIRST-LAST.json``, written after the part. It replaces
+a task's own part if and only if it names that task's record by checksum: a task that was rerun has another record, so
+its own part is used.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ FOLDER = "ledger/compact/"
 TABLES = ("cells", "samples")
 _PART_BYTES = 256 * 2**20
 _REMEDY = "Run fewchannels runs verify to see which tasks have lost their rows."
-# Queries are of a layer or a step: Parquet keeps the range of every column by row group, and readers skip the others.
+# Queries are about a layer or a step: Parquet has each column's range by row group, so readers skip other groups.
 _COMPACTED: Mapping[str, Mapping[str, Any]] = {
     "cells": {"order": ("stream", "branch", "layer", "step", "sample"), "group_rows": 30_000},
-    "samples": {"group_rows": 32},  # of one image, few others are read
+    "samples": {"group_rows": 32},  # to read one image, few others have to be read
 }
 
 
@@ -55,7 +55,7 @@ class Compaction:
         return f"{table}/{self.first:05d}-{self.last:05d}.parquet"
 
     def speaks_for(self, records: Mapping[int, Record]) -> list[int]:
-        """Tasks whose rows are its own."""
+        """Tasks whose own parts it replaces."""
         return [t for t, checksum in self.records.items() if t in records and records[t].checksum == checksum]
 
 
@@ -116,7 +116,7 @@ class Parts:
     Args:
         storage: storage of the run.
         records: records of its finished tasks.
-        damaged: gets the reason for each compaction whose record is damaged, by key; None raises it.
+        damaged: receives the reason for each compaction whose record is damaged, by key; None raises it as an error.
 
     Raises:
         StorageError: a compaction's record is damaged.
@@ -136,9 +136,9 @@ class Parts:
         self.compacted = {t: each for each in self.compactions for t in each.speaks_for(records)}
 
     def files(self, table: str, shard_samples: int) -> dict[str, list[tuple[int, int]] | None]:
-        """Every file with rows of a table, by key, with the samples ``[start, stop)`` that it speaks for.
+        """Every file with rows of a table, by key, with the samples ``[start, stop)`` to take from it.
 
-        None if that is all it has. A task that is not full may be about to get more samples than its record has.
+        None takes all of them. A task that is not full may be about to get more samples than its record has.
         """
         files: dict[str, list[tuple[int, int]] | None] = {}
         for task, record in sorted(self._records.items()):
@@ -180,7 +180,7 @@ def _compaction(key: str, data: bytes) -> Compaction:
         {key: Stored(**stored) for key, stored in content["objects"].items()},
     )
     own = {compaction.part(table) for table in TABLES}
-    if compaction.key != key or compaction.objects.keys() != own:  # they are deleted when it speaks for no task
+    if compaction.key != key or compaction.objects.keys() != own:  # they are deleted when it replaces no task's part
         raise documents.DamagedDocumentError("it does not list exactly the objects of a compaction of its tasks")
     if not all(compaction.first <= task <= compaction.last for task in compaction.records):
         raise documents.DamagedDocumentError("it lists tasks outside the range in its name")
@@ -195,8 +195,8 @@ def compact(
 ) -> list[Compaction]:
     """Merge the parts of finished tasks into fewer, larger ones. Only while no capture runs.
 
-    Tasks with fewer samples than a shard, or with failed ones, keep their own parts: they may still be added to. The
-    small parts are deleted when the large ones and their record are durable; interrupted anywhere, it can be repeated.
+    Tasks with fewer samples than a shard, or with failed ones, keep their own parts, which may still change. The small
+    parts are deleted when the large ones and their record are durable. If interrupted at any point, it can be repeated.
 
     Args:
         storage: storage of the run.
@@ -242,7 +242,7 @@ def _groups(tasks: list[int], records: Mapping[int, Record]) -> list[list[int]]:
 
 
 def _delete_stale(storage: Storage, records: Mapping[int, Record]) -> None:
-    """Delete small parts whose rows are in a large one, as an interruption leaves them, and large ones not needed."""
+    """Delete what an interruption has left: small parts whose rows are in a large one, and unused large ones."""
     parts = Parts(storage, records)
     stored = storage.list()
     storage.delete([key for task in parts.compacted for t in TABLES if (key := part(t, task)) in stored])

@@ -16,7 +16,7 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
     Args:
         storage: the place.
         is_own: function that returns whether a key belongs to the output.
-        missing: what the place should hold beside such files, for the message; empty if it may hold nothing.
+        missing: what the place should contain besides such files, for the message; empty if it may be empty.
 
     Raises:
         RunConflictError: naming some of them.
@@ -29,7 +29,7 @@ def check_free(storage: Storage, is_own: Callable[[str], bool], missing: str = "
 
 
 def begun_otherwise(mine: Mapping[str, Any], theirs: Mapping[str, Any], conflict: str, remedy: str) -> RunConflictError:
-    """Return the error for something created with different settings; it names every field that differs.
+    """Return the error for a run, sweep or result with different settings; it names every field that differs.
 
     Args:
         mine: requested settings, which determine the data.

@@ -36,20 +36,20 @@ def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]
 
 
 def joined(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What computed a task whose samples come from several: each value that differs once; empty if none was kept."""
+    """Provenance of a task whose samples come from several tasks, with each distinct value once; empty if unknown."""
     names = dict.fromkeys(name for each in several for name in each)
     found = {name: [part for each in several for part in each.get(name, _UNKNOWN).split(", ")] for name in names}
     return {name: ", ".join(dict.fromkeys(parts)) for name, parts in found.items()}
 
 
 def named_files(paths: Iterable[str | None], earlier: Record | None = None) -> dict[str, str]:
-    """Digests, 16 hex digits by path, of files that decide a task's data; those that are not there are left out."""
+    """Digests, 16 hex digits by path, of files that determine a task's data; missing files are left out."""
     found = {path: digest[:_N_DIGITS] for path, digest in digests(path for path in paths if path).items() if digest}
     return dict(earlier.files if earlier else {}) | found
 
 
 def check_named_files(storage: Storage, records: Iterable[Record]) -> None:
-    """Refuse files that hold something else than when tasks were done. What is not there any more is not compared.
+    """Refuse files that have changed since tasks were finished. Files that no longer exist are not compared.
 
     Args:
         storage: storage of the run or sweep.

@@ -1,8 +1,8 @@
 """Results: of a run, in ``results/LABEL/``, or of a comparison, in its own location. Units are written before the end.
 
 A unit is a piece of work that is computed and written as a whole: a task's samples, or a layer. Its record is written
-after its parts and names them; the end, ``result.json`` or ``comparison.json``, is written last of all. So an
-interrupted result resumes where it stopped, and readers ignore one without its end.
+after its parts and names them; the end, ``result.json`` or ``comparison.json``, is written last. So an interrupted
+result resumes where it stopped, and readers ignore a result without its end.
 """
 
 import re
@@ -135,7 +135,7 @@ class Results:
             return False
 
     def reopen(self) -> None:
-        """Remove a result's end, so that nobody reads units while they are recomputed. Safe to repeat."""
+        """Remove a result's end, so that no units are read while they are recomputed. Safe to repeat."""
         self.storage.delete([self.key(self._END)])
 
     def write_unit(self, unit: int, tables: Mapping[str, Columns], schemas: Mapping[str, str]) -> None:
@@ -196,7 +196,7 @@ class Results:
         files: Mapping[str, bytes],
         stored: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the last files of a result, its end at the very end. Safe to repeat.
+        """Write the last files of a result, and finally its end. Safe to repeat.
 
         Args:
             about: numbers of the result, settings and versions.
@@ -278,7 +278,7 @@ class Results:
 
 @dataclass(frozen=True)
 class ComparisonResults(Results):
-    """A comparison of two runs in its own location. Units are layers; their records have all rows but those of samples.
+    """A comparison of two runs in its own location. Units are layers; their records have all rows except ``samples``.
 
     ``begun.json`` and the units' records are deleted at the end, so a finished comparison is recomputed.
 
@@ -319,7 +319,7 @@ class ComparisonResults(Results):
         return {number: unit["rows"] for number, unit in self.units().items()}
 
     def write_layer(self, unit: int, rows: Mapping[str, Rows], layer: int, samples: Columns | None) -> None:
-        """Write a unit's part of ``samples`` if it has one, then its rows. Safe to repeat.
+        """Write a unit's part of ``samples``, if it has one, then its rows. Safe to repeat.
 
         Args:
             unit: number of the unit.

@@ -71,8 +71,8 @@ class StoredRun(Opened):
     def activations(self) -> "xr.Dataset":
         """The store as a lazy, labeled dataset; samples of unfinished tasks are NaN.
 
-        The manifest's columns that are not empty are coordinates of ``sample``, for ``groupby``; a column that has the
-        name of something else of the dataset is called ``manifest_NAME``.
+        The manifest's columns that are not empty are coordinates of ``sample``, for ``groupby``; a column with a name
+        that the dataset already uses is called ``manifest_NAME``.
         """
         from fewchannels.runs.arrays import open_dataset
 
@@ -154,7 +154,7 @@ class StoredRun(Opened):
         return xr.DataArray(values[: height * width].reshape(height, width), places | about, ("y", "x"))
 
     def _index(self, sample: int | str) -> int:
-        """A sample's index on the store's axis, of that or its id."""
+        """A sample's index on the store's axis, from its index or id."""
         if isinstance(sample, str):
             found = self.sql(f"select sample from samples where sample_id = {_quoted(sample)}").fetchone()
             if found is None:

@@ -1,10 +1,10 @@
-"""One shard of a Zarr v3 array as the bytes to store, without a copy of the values where their order allows.
+"""One shard of a Zarr v3 array as the bytes to store, without a copy of the values if their order allows it.
 
 The Zarr libraries that write shards reach a tenth to a half of the disk's rate (``benchmarks/store_write.py``), so this
 is the one place where the project writes Zarr itself: chunks of little-endian bytes, bit-shuffled and compressed by
-Blosc, each with its CRC-32C; then the index, as the specification of ``sharding_indexed`` has it. The metadata that say
-so, and all reading, are the Zarr libraries' (:mod:`fewchannels.runs.arrays`). Why this codec: ``benchmarks/README.md``,
-Number formats.
+Blosc, each with its CRC-32C; then the index, as specified for ``sharding_indexed``. The Zarr libraries write the
+metadata that describe this, and do all reading (:mod:`fewchannels.runs.arrays`). For the choice of codec, see
+``benchmarks/README.md``, Number formats.
 """
 
 import math
@@ -21,17 +21,17 @@ LEVEL = 5
 _CHECKSUM_BYTES = 4
 _BYTES_AT_ONCE = 2**20
 
-blosc.use_threads = False  # chunks are compressed side by side already
+blosc.use_threads = False  # chunks are already compressed in parallel
 
 
 def compress(
     values: np.ndarray, plan: ArrayPlan, apply: Callable[..., Iterable[list[bytes]]] = map
 ) -> Iterator[Buffer]:
-    """A shard's bytes, part by part: to be written while the next ones are compressed.
+    """A shard's bytes, part by part, so that one part can be written while the next ones are compressed.
 
     Args:
-        values: the shard's, ``(sample, step, layer, ...)``, of the plan's dtype; the last shard of an array may have
-            fewer samples than the others and is filled up.
+        values: values of the shard, ``(sample, step, layer, ...)``, of the plan's dtype; the last shard of an array may
+            have fewer samples than the others and is padded.
         plan: plan of the array.
         apply: ``map``, or one whose threads share the compression.
 

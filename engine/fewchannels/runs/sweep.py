@@ -41,7 +41,7 @@ class StoredSweep(Opened):
         """Means of every metric in every group of conditions that differ in the trial only, with 95 % intervals.
 
         Raises:
-            InputError: the effects were not computed yet.
+            InputError: the effects have not been computed yet.
         """
         if "effects" not in self.catalog.results:
             raise InputError(
@@ -55,7 +55,7 @@ class StoredSweep(Opened):
         """One image.
 
         Args:
-            item: the item's place in the sweep.
+            item: index of the item in the sweep.
             condition: number of the condition; None for an image that is not edited.
             role: without a condition, ``undisturbed`` (the unedited image) or ``source``.
 

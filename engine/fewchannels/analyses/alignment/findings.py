@@ -41,10 +41,10 @@ class Cell:
 
 
 def best_cells(evidence: Evidence) -> list[Cell]:
-    """The layer and step of the largest mean IoU for each number of clusters, the fewest first.
+    """The layer and step with the largest mean IoU for each number of clusters, the fewest first.
 
-    Half of the prompts decide: of all that were analyzed, in the order of their MD5, the first, the third and so on.
-    Where there are fewer than :data:`FEWEST`, all decide.
+    Half of the prompts select it: of all analyzed prompts, sorted by their MD5, the first, the third and so on. If
+    there are fewer than :data:`FEWEST`, all of them select it.
     """
     if "alignment" not in evidence.results:
         return []
@@ -182,7 +182,7 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
     """Count the cells with the top channels above and below each control; None if neither was analyzed."""
     table = evidence.table("alignment", "means")
     has_all = "top_over" in evidence.ask(f"select * from {table} limit 0").columns
-    # An older result has the differences from random channels alone, in the top channels' rows.
+    # An older result has only the differences from random channels, in the top channels' rows.
     control, name = ("selection", "top_over") if has_all else ("'random'", "over_random")
     where = f"n_clusters = {best.n_clusters} and selection {'<>' if has_all else '='} 'top'"
     text = (

@@ -31,7 +31,7 @@ def columns(
     Args:
         parts: function that yields the rows of ``samples``, a ``pyarrow.Table`` each; it is called several times.
         prompt_of: the number of each sample's prompt.
-        n_prompts: numbers there are.
+        n_prompts: number of prompts.
         layers: numbers of all layers.
         cells_per_layer: steps, selections and numbers of clusters, multiplied.
         n_starts: number of starts of K-means; one alone cannot be found twice.

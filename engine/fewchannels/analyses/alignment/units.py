@@ -117,7 +117,7 @@ class Alignment(AlignmentSettings):
                 for n_clusters in self.n_clusters:
                     found = self._localized(chosen, weights, n_clusters, device)
                     fitted = fit(found.clusters.labels, found.front, cells.coverage, cells.own, n_clusters, cells.known)
-                    # The channels that were not chosen are 0 in the values, and constant.
+                    # Channels that were not selected are 0 in the values, and constant.
                     n_constant = found.n_constant - (chosen.values.shape[1] - chosen.n)
                     yield {
                         "sample_id": cells.sample_ids,
@@ -159,7 +159,7 @@ class Alignment(AlignmentSettings):
             self.starts,
             kmeans=self.kmeans,
             clip=self.clip if self.registers == "clip" else 0.0,
-            # Scaled, the last component would weigh as much as the first.
+            # If scaled, the last component would have the same weight as the first.
             clustered=chosen.values if chosen.are_components else None,
             device=device,
         )
@@ -237,7 +237,7 @@ class Alignment(AlignmentSettings):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A selection's channels in every cell: their values, how many there are, and how large they are."""
+    """A selection's channels in every cell: their values, number, and magnitude."""
 
     keys: np.ndarray
     values: Tensor
@@ -247,7 +247,7 @@ class _Chosen:
 
 
 class _Cells:
-    """The samples of one task at one layer and some steps: one cell each, steps of a sample side by side."""
+    """The samples of one task at one layer and some steps: one cell each, with a sample's steps next to each other."""
 
     def __init__(
         self,

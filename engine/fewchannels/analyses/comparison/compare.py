@@ -51,19 +51,19 @@ def compare(
     replace: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> Summary:
-    """Compare two runs, and write what is found; ``comparison.json`` last. An interrupted one resumes.
+    """Compare two runs, and write the results, ``comparison.json`` last. An interrupted comparison resumes.
 
     Args:
         pairing: matched parts of the runs.
         criteria: criteria of the comparison.
-        out: the place of its own that it gets.
-        pool: pool of workers; one alone works in this process, without Ray.
-        replace: whether to delete another comparison there.
+        out: location of the comparison.
+        pool: pool of workers; a single worker runs in this process, without Ray.
+        replace: whether to delete a different comparison there.
         on_progress: called with the layers done so far and in all.
 
     Raises:
         InputError: the runs cannot be compared.
-        RunConflictError: something else is in the place, or another command writes to it.
+        RunConflictError: the location contains something else, or another command is writing to it.
     """
     if criteria.k > min(pairing.n_channels):
         raise InputError(f"k is {criteria.k}; the runs have {' and '.join(map(str, pairing.n_channels))} channels.")
@@ -133,9 +133,9 @@ def _work(pairing: Pairing, criteria: Criteria, units: list[Unit], number: int) 
 
 
 def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> _Found:
-    """A unit's rows of ``agreement``, ``differences`` and ``profiles``; of a layer of both, its columns of ``samples``.
+    """A unit's rows of ``agreement``, ``differences`` and ``profiles``; for a layer of both, its ``samples`` columns.
 
-    A mean is of the samples where its value is finite, and its row counts them.
+    A mean is over the samples with a finite value, whose number is in its row.
     """
     own = [_places(side, layer, steps) for side, layer, steps in zip(unit.sides, unit.layers, unit.steps, strict=True)]
     means: list[_Means] = [
@@ -178,7 +178,7 @@ def tabulate(pairing: Pairing, criteria: Criteria, unit: Unit, found: Cells) -> 
 
 
 def _range(table: str, about: Mapping[str, Any]) -> tuple[float, float]:
-    """The least and the most that a row's values can be; a difference reaches as far as its metric is wide."""
+    """The smallest and the largest possible value of a row; for a difference, plus or minus its metric's range."""
     if table == "agreement":
         return (0.0, 1.0) if about["measure"] == "jaccard" else (-1.0, 1.0)
     least, most = RANGES[about["metric"]]

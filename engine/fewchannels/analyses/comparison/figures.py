@@ -36,7 +36,7 @@ def title(name: str, run: str) -> str:
 
 
 def figures(evidence: Evidence) -> list[Figure]:
-    """Every figure of a comparison, what both runs share first."""
+    """Every figure of a comparison; first those about what both runs share."""
     numbers = evidence.description["numbers"]
     titles = {side: title(side, run) for side, run in evidence.description["runs"].items()}
     drawn = _overlap(evidence, numbers) if numbers["n_channels_a"] == numbers["n_channels_b"] else []
@@ -90,7 +90,7 @@ def _overlap(evidence: Evidence, numbers: Mapping[str, Any]) -> list[Figure]:
 
 
 def steps_in_words(numbers: Mapping[str, Any]) -> str:
-    """The last step that both runs have, as people read it."""
+    """The last step that both runs have, as text."""
     a, b = numbers["step_a"], numbers["step_b"]
     return f"step {a}" if a == b else f"step {a} of A and {b} of B"
 

@@ -1,4 +1,4 @@
-"""Findings of a comparison of two runs: which massive channels they share, and how much those of each stand out."""
+"""Findings of a comparison of two runs: which massive channels they share, and how far these stand out in each."""
 
 from collections.abc import Mapping
 from typing import Any

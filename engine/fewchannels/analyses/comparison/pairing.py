@@ -1,12 +1,12 @@
 """Two runs of the same samples, side by side: which channels are massive in both, and how far they stand out.
 
-Samples are matched by ``sample_id``. Everything is recomputed from both stores, with one score and one k, whatever the
-runs ranked by themselves; only ``token_norm_ratio``, in which neither takes part, is that of the runs' ``cells``.
+Samples are matched by ``sample_id``. Everything is recomputed from both stores, with the same score and k, whatever the
+runs themselves used; only ``token_norm_ratio``, which depends on neither, is taken from the runs' ``cells``.
 
-A unit of work is a layer. Its scores are read in batches that fit into memory: of all samples and as many steps as
-possible, or of some samples of one step. A batch reads each task that it touches once, in either run. So samples that
-come in another order in B cost nothing more, unless one step of one layer of all of them is too much for a batch: then
-every batch may touch all of B's tasks.
+A unit of work is a layer. Its scores are read in batches that fit into memory: all samples and as many steps as
+possible, or some samples of one step. A batch reads each task that it needs once per run. So a different order of
+samples in B costs nothing, unless one step of one layer of all samples is too large for a batch: then every batch may
+read all of B's tasks.
 """
 
 import math
@@ -40,7 +40,7 @@ RANGES = {
 METRICS = tuple(RANGES)
 MATCHES = ("auto", "number", "depth")
 _GINI_RANKS = 32
-_BLOCK_SCORES = 2**20  # sorting and ranking take many times the memory of what they are given
+_BLOCK_SCORES = 2**20  # sorting and ranking take many times the memory of their input
 _TASKS_AT_ONCE = 16  # neighbors that are read in one call
 
 
@@ -50,10 +50,11 @@ def place(number: int, n: int) -> float:
 
 
 def partners(a: Sequence[int], b: Sequence[int], n_a: int, n_b: int) -> list[tuple[int, int]]:
-    """Match layers or steps of two models by where they are.
+    """Match layers or steps of two models by their relative positions.
 
-    Each one of the model that has fewer goes with that of the other whose :func:`place` is nearest, the lower of two
-    as near; with as many, that is the one of the same number. No two have one partner.
+    Each one of the model with fewer is matched with the one of the other model whose :func:`place` is nearest, the
+    lower of two equally near ones; if both have the same number, that is the one with the same index. No two have the
+    same partner.
 
     Args:
         a: numbers of those that one run kept, ascending.
@@ -62,7 +63,7 @@ def partners(a: Sequence[int], b: Sequence[int], n_a: int, n_b: int) -> list[tup
         n_b: number in model B.
 
     Returns:
-        Positions in ``a`` and in ``b``, ascending, of those whose partner was kept.
+        Positions in ``a`` and in ``b``, ascending, of those whose partners were kept.
     """
     if n_a > n_b:
         return [(i, j) for j, i in partners(b, a, n_b, n_a)]
@@ -81,7 +82,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         b: scores of the other, same shape.
 
     Returns:
-        ``(...)`` float64, -1 to 1; NaN where either has a NaN, or the same score everywhere: its ranks are not defined.
+        ``(...)`` float64, -1 to 1; NaN if either has a NaN or only equal scores, so that its ranks are undefined.
     """
     x, y = (rankdata(scores, axis=-1, nan_policy="propagate") - (a.shape[-1] + 1) / 2 for scores in (a, b))
     lengths = np.sqrt(np.square(x).sum(axis=-1) * np.square(y).sum(axis=-1))
@@ -97,8 +98,8 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
         k: size of the top-k sets, at most the number of channels.
 
     Returns:
-        ``(..., k)`` int64 channels, largest score first, and ``ratio``, ``energy_share`` and ``gini`` as the schema of
-        ``cells`` has them, ``(...)`` float32 each; NaN if a score is.
+        ``(..., k)`` int64 channels, largest score first, and ``ratio``, ``energy_share`` and ``gini`` as defined in the
+        schema of ``cells``, ``(...)`` float32 each; NaN if a score is NaN.
     """
     channels = top_k(scores, k)
     largest = scores.topk(min(_GINI_RANKS, scores.shape[-1])).values
@@ -111,14 +112,14 @@ def profile(scores: Tensor, rms: Tensor, k: int) -> tuple[Tensor, dict[str, Tens
 
 @dataclass(frozen=True)
 class Side:
-    """One of two runs. Plain values only: it travels to workers.
+    """One of two runs. Has only plain values, since it is sent to workers.
 
     Attributes:
         name: ``a`` or ``b``.
-        selected: its samples that the other run has, too, in its own order.
+        selected: its samples that the other run also has, in its own order.
         order: ``(sample,)`` int, the position among them of each sample of the comparison.
-        n_layers: layers of its model, or a common number where layers are matched by number.
-        n_steps: denoising steps of its samples; of the longest, where they differ.
+        n_layers: layers of its model, or a common number if layers are matched by number.
+        n_steps: denoising steps of its samples; the largest number if they differ.
     """
 
     name: str
@@ -150,7 +151,7 @@ class Side:
         return found
 
     def token_norm_ratios(self, layer: int, steps: Sequence[int]) -> np.ndarray:
-        """``(sample, step)`` float64 of one layer, from ``cells``; NaN if that has no row."""
+        """``(sample, step)`` float64 of one layer, from ``cells``; NaN without a row."""
         chosen, numbers = self.selected, [self.selected.layout.steps[i] for i in steps]
         with Catalog(chosen.run) as catalog:
             rows = catalog.sql(
@@ -167,12 +168,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Unit:
-    """A layer of both runs and the steps that both have; or a layer of one and the steps that only it has there.
+    """A layer of both runs with the steps that both have, or a layer of one run with the steps that only it has.
 
     Attributes:
         sides: the runs.
-        layers: position on each one's layer axis.
-        steps: positions on each one's step axis, ascending, as many in each.
+        layers: position on each run's layer axis.
+        steps: positions on each run's step axis, ascending, the same number in each.
     """
 
     sides: tuple[Side, ...]
@@ -187,9 +188,9 @@ class Pairing:
     Attributes:
         a: run A.
         b: the other; differences are B - A.
-        sample_ids: sample ids of the samples that both finished, in A's order.
-        prompts: ``(sample,)`` int, number of each one's prompt.
-        n_only: samples of A and of B that the other has not finished, or where they are not chosen.
+        sample_ids: ids of the samples that both finished, in A's order.
+        prompts: ``(sample,)`` int, number of each sample's prompt.
+        n_only: numbers of samples of A and of B that the other has not finished or that are not selected there.
         layers_by: ``number`` or ``relative depth``.
         steps_by: ``number`` or ``relative step``.
         settings: settings that differ between the captures: ``name: A's -> B's``.
@@ -206,11 +207,11 @@ class Pairing:
 
     @property
     def n_channels(self) -> tuple[int, int]:
-        """Widths of the two hidden states. Channels of the one can be those of the other only where they are equal."""
+        """Widths of the two hidden states. Channels correspond only if the widths are equal."""
         return self.a.selected.layout.n_channels, self.b.selected.layout.n_channels
 
     def units(self) -> list[Unit]:
-        """First the layers that both have, then what only one has.
+        """First the layers that both runs have, then the cells that only one has.
 
         Raises:
             InputError: they have no layer or no step in common.
@@ -244,17 +245,18 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def side_by_side(run_a: str, run_b: str, *, match: str = "auto", **choice: str | None) -> Pairing:
-    """Choose what of two runs is compared.
+    """Select and match the parts of two runs to compare.
 
-    Layers go by number. But where either run kept every layer up to its last, these last ones differ and so do the
-    weights, the models are taken to differ in depth, and layers go by relative depth. Steps go by number where every
-    sample has as many in both runs, else by relative step.
+    Layers are matched by number. But if either run kept every layer up to its last, their last layers differ and so do
+    the weights, the models are assumed to differ in depth, and layers are matched by relative depth. Steps are matched
+    by number if every sample has the same number in both runs, else by relative step.
 
     Args:
         run_a: path or URL.
         run_b: path or URL of the other run.
-        match: ``auto``, or how layers go in any case: by ``number``, or by ``depth``, each run's last layer being 1.
-        choice: for both runs, as :func:`fewchannels.analyses.selection.select` takes it: ``where``, ``layers``,
+        match: ``auto``, or how layers are matched in any case: by ``number``, or by ``depth``, with each run's last
+            layer at 1.
+        choice: arguments of :func:`fewchannels.analyses.selection.select` for both runs: ``where``, ``layers``,
             ``steps``, ``stream`` and ``branch``.
 
     Raises:
@@ -310,12 +312,12 @@ def _only(selected: Selected, at: np.ndarray) -> Selected:
 
 
 def _ran(selected: Selected, n_steps: int) -> Selected:
-    """Without the steps that only longer samples of the run have."""
+    """Exclude steps that only longer samples of the run have."""
     return replace(selected, steps=tuple(i for i in selected.steps if selected.layout.steps[i] < n_steps))
 
 
 def _depths(a: Selected, b: Selected, match: str, have_same_weights: bool) -> tuple[tuple[int, int], str]:
-    # A run says which layers it kept, and not how many there are.
+    # A run states which layers it kept, not how many the model has.
     kept = [[block.layer for block in each.layout.blocks] for each in (a, b)]
     n_a, n_b = (layers[-1] + 1 for layers in kept)
     are_whole = all(layers == list(range(len(layers))) for layers in kept)
@@ -343,12 +345,12 @@ def _lengths(a: np.ndarray, b: np.ndarray) -> tuple[tuple[int, int], str]:
 
 @dataclass(frozen=True)
 class Cells:
-    """Values that are kept of a unit's cells.
+    """Values that are kept for a unit's cells.
 
     Attributes:
         channels: channels of each side ``(sample, step, k)`` int32, the top channels; -1 where a score is not finite.
         metrics: metrics of each side ``(metric, sample, step)`` float64, in the order of :data:`METRICS`.
-        jaccard: ``(sample, step)`` float64, of A's and B's channels; NaN where either has none, or widths differ.
+        jaccard: ``(sample, step)`` float64, of A's and B's channels; NaN if either has none, or if widths differ.
         spearman: ``(sample, step)`` float64, of A's and B's scores; same conventions.
     """
 
@@ -359,7 +361,7 @@ class Cells:
 
 
 def cells(pairing: Pairing, criteria: Criteria, unit: Unit) -> Cells:
-    """Read a unit's scores batch by batch, and keep of each cell what does not grow with the number of channels."""
+    """Read a unit's scores batch by batch, and keep the values whose size does not depend on the number of channels."""
     shape = (len(pairing.prompts), len(unit.steps[0]))
     names = tuple(dict.fromkeys((criteria.score, "rms")))
     channels = tuple(np.full((*shape, criteria.k), -1, np.int32) for _ in unit.sides)
@@ -393,7 +395,7 @@ def cells(pairing: Pairing, criteria: Criteria, unit: Unit) -> Cells:
 
 
 def batches(n_samples: int, n_steps: int, cell_bytes: int, most_bytes: int = 2**28) -> Iterator[tuple[slice, slice]]:
-    """Samples and steps that are read at once: all samples and as many steps as fit, or some samples of one step."""
+    """Samples and steps to read at once: all samples and as many steps as fit, or some samples of one step."""
     steps = min(n_steps, max(1, most_bytes // (n_samples * cell_bytes)))
     samples = min(n_samples, max(1, most_bytes // (steps * cell_bytes)))
     for step in range(0, n_steps, steps):

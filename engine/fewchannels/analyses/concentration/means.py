@@ -43,7 +43,7 @@ def columns(
     Args:
         parts: rows of ``cells``, a ``pyarrow.Table`` each.
         prompt_of: the number of each sample's prompt.
-        n_prompts: numbers there are.
+        n_prompts: number of prompts.
         ks: numbers of top channels whose share is in the cells.
         n_channels: number of channels of the run.
     """

@@ -42,8 +42,8 @@ from fewchannels.tables import Columns
 
 _RANKS = 32
 _ROUNDED = 2**-8
-_READ_BYTES = 2**26  # at once: a call to the store costs more than what it reads of one layer
-_CACHED_BYTES = 2**20  # of cells that stay in a CPU's cache while they are measured, twice as fast
+_READ_BYTES = 2**26  # at once: a call to the store takes longer than reading one layer
+_CACHED_BYTES = 2**20  # of cells that stay in a CPU's cache while they are measured, which is twice as fast
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Concentration(ConcentrationSettings):
         return asdict(self)
 
     def check(self, selected: Selected) -> None:
-        """Refuse what a run without maps, or of another stream, cannot say."""
+        """Refuse a run without maps, or another stream."""
         layout = selected.layout
         if not layout.has_maps or selected.stream != "image":
             raise InputError(

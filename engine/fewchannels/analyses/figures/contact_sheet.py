@@ -34,7 +34,7 @@ def contact_sheet(
 
     Raises:
         InputError: no sample is finished, or the layer or step was not kept.
-        StorageError: the disk refused.
+        StorageError: writing failed.
     """
     data = run.activations
     if "massive_value" not in data:

@@ -1,7 +1,7 @@
 """Content of figures, independent of the drawing library: one description for PNG, SVG and interactive figures.
 
-:mod:`fewchannels.analyses.figures.still` makes PNG and SVG of a drawing,
-:mod:`fewchannels.analyses.figures.interactive` what a browser shows.
+:mod:`fewchannels.analyses.figures.still` draws a drawing as PNG and SVG,
+:mod:`fewchannels.analyses.figures.interactive` for a browser.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class HeatMap:
     """A matrix as colors, with a color scale.
 
     Attributes:
-        values: ``(row, column)``; NaN is left white, and gray where white is zero.
+        values: ``(row, column)``; NaN is white, or gray if white stands for zero.
         title: title with the quantity, the data and n.
         rows: names of the rows, bottom first.
         columns: names of the columns.
@@ -61,7 +61,7 @@ class HeatMap:
         column: label of the horizontal axis.
         value: label of the scale.
         is_difference: whether zero is the middle of the scale, in white, with different colors below and above.
-        ends: ends of the scale, where several maps share one; None takes the values' own.
+        ends: ends of the scale, if several maps share one; None takes those of the values.
     """
 
     values: np.ndarray
@@ -103,10 +103,10 @@ class Images:
     """Rows of small images, such as a sample's image, mask and clusters.
 
     Attributes:
-        rows: images ``(y, x)`` or ``(y, x, rgb)``, one inner sequence a row.
+        rows: images ``(y, x)`` or ``(y, x, rgb)``, one inner sequence per row.
         labels: labels of the rows.
-        columns: their headings.
-        title: title of all.
+        columns: headings of the columns.
+        title: title of the whole figure.
     """
 
     rows: Sequence[Sequence[np.ndarray]]
@@ -143,10 +143,10 @@ class Dots:
     """Means with their intervals one below another, a panel for each measure.
 
     Attributes:
-        drawn: lines by measure, which heads its panel; ``x`` are places in ``labels``.
-        labels: labels of the places, the first on top.
+        drawn: lines by measure, which is the heading of its panel; ``x`` are positions in ``labels``.
+        labels: labels of the positions, the first on top.
         title: title with the quantity, the data and n; may have two lines.
-        levels: a measure's level that its means are read against, drawn thin and gray.
+        levels: reference level of a measure's means, drawn thin and gray.
     """
 
     drawn: Mapping[str, Series]

@@ -1,4 +1,4 @@
-"""From frames of means to drawings, as all analyses draw them."""
+"""Drawings from frames of means, in the same way for all analyses."""
 
 import pandas as pd
 

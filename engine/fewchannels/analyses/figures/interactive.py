@@ -1,4 +1,4 @@
-"""Drawings for a browser: Plotly figures with the values under the pointer, in the look of those on paper."""
+"""Drawings for a browser: Plotly figures with the values under the pointer, in the same style as the still ones."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ _DASHES = ("solid", "dash", "dashdot", "dot")
 
 
 def interactive(drawing: Drawing, theme: Theme = "light") -> go.Figure:
-    """A drawing as a Plotly figure, on a transparent ground.
+    """A drawing as a Plotly figure, on a transparent background.
 
     Args:
         drawing: content of the figure.
@@ -46,7 +46,7 @@ def interactive(drawing: Drawing, theme: Theme = "light") -> go.Figure:
 
 
 def dressed(figure: go.Figure, title: str, theme: Theme) -> go.Figure:
-    """Give a figure the project's look, and its title."""
+    """Give a figure the project's style, and its title."""
     ink, grid, _ = _INK[theme]
     n_lines = title.count("\n") + 1
     figure.update_layout(
@@ -68,7 +68,7 @@ def dressed(figure: go.Figure, title: str, theme: Theme) -> go.Figure:
 
 
 def plain(text: str) -> str:
-    """Plain text where Plotly would read a little HTML."""
+    """Escape text in which Plotly would interpret HTML tags."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", "<br>")
 
 
@@ -285,12 +285,12 @@ def _dots(drawing: Dots, theme: Theme) -> go.Figure:
 
 
 def data_uri(image: bytes, kind: str = "png") -> str:
-    """An image's file as an address that holds it."""
+    """An image file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def as_json(what: Any) -> str:
-    """A figure, or plain values, as JSON for a page's script: no text in it can end the script or begin a comment."""
+    """A figure, or plain values, as JSON for a page's script, in which no text can end the script or open a comment."""
     text = what.to_json() if isinstance(what, go.Figure) else json.dumps(what)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -10,7 +10,7 @@ from fewchannels.analyses.figures.colors import COLORS, MAP
 from fewchannels.analyses.figures.interactive import Theme, data_uri, dressed, plain
 
 HEIGHT = 520  # pixels
-_OUTLINE_SIDE = 160  # places along the longer side of an outline that is of pixels
+_OUTLINE_SIDE = 160  # points along the longer side of an outline of a mask of pixels
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Overlay:
     """A token map over its image.
 
     Attributes:
-        image: PNG bytes, or where a browser finds it, which it then keeps; None if there is none.
-        values: ``(y, x)`` on the token grid; NaN is see-through.
+        image: PNG bytes, or a URL from which a browser loads and caches it; None if there is none.
+        values: ``(y, x)`` on the token grid; NaN is transparent.
         title: title of the figure.
         unit: label of the scale.
         low: value of the darkest color; None for the minimum.
@@ -82,7 +82,7 @@ def overlay(drawing: Overlay, theme: Theme = "light") -> go.Figure:
 
 
 def _outline(name: str, mask: np.ndarray, grid: tuple[int, int], colour: str) -> go.Contour:
-    """The border of a mask in places of the token grid."""
+    """The border of a mask in coordinates of the token grid."""
     every = max(1, -(-max(mask.shape) // _OUTLINE_SIDE))
     thin = mask[::every, ::every].astype(np.float32)
     places = [

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from fewchannels.analyses.figures.colors import COLORS, DIFFERENCE, MAP
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 
-_PER_INCH = 13  # characters of a title, at its size
+_PER_INCH = 13  # characters in a line of a title, at its size
 _LINES = ("-", "--", "-.", ":")
 _LOOK: Any = {
     "savefig.dpi": 130,
@@ -28,7 +28,7 @@ _LOOK: Any = {
 
 
 class Figure(MatplotlibFigure):
-    """A Matplotlib figure that a notebook shows, whether or not it has loaded Matplotlib's own display."""
+    """A Matplotlib figure that a notebook shows, with or without Matplotlib's inline display."""
 
     def _repr_png_(self) -> bytes:
         return _saved(self, ["png"])["png"]
@@ -39,7 +39,7 @@ def still(drawing: Drawing, kinds: Sequence[str] = ("png", "svg")) -> dict[str, 
 
     Args:
         drawing: drawing to draw.
-        kinds: kinds of files, of ``png`` and ``svg``; each takes as long as the other.
+        kinds: kinds of files, ``png`` and ``svg``; both take the same time.
     """
     return _saved(drawn(drawing), kinds)
 
@@ -162,7 +162,7 @@ def _panels(drawing: Panels) -> Figure:
             (shown[name],) = axis.plot(each.x, each.y, **look)
             if each.low is not None and each.high is not None:
                 axis.fill_between(each.x, each.low, each.high, color=look["color"], alpha=0.18, linewidth=0)
-                axis.vlines(each.x, each.low, each.high, color=look["color"], linewidth=0.8)  # a lone point has no band
+                axis.vlines(each.x, each.low, each.high, color=look["color"], linewidth=0.8)  # one point has no band
         places = sorted({float(place) for each in series.values() for place in each.x})
         texts = [f"{place:g}" if drawing.ticks is None else drawing.ticks[int(place)] for place in places]
         every = -(-len(places) // 10)
@@ -204,6 +204,6 @@ def _saved(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
         for kind in kinds:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {})
-            figure.set_layout_engine(None)  # laid out once: measuring it again is another draw
+            figure.set_layout_engine(None)  # laid out once: measuring it again would draw it again
             saved[kind] = buffer.getvalue()
     return saved

@@ -1,7 +1,7 @@
 """Subject masks: their sources, and the geometry that compares masks of pixels and of tokens.
 
-A source takes images and gives one mask each (:class:`MaskSource`); :func:`open_mask_source` finds one by name. What
-goes wrong with one image is a :class:`NoMask` in its place and stops nothing.
+A source takes images and returns one mask for each (:class:`MaskSource`); :func:`open_mask_source` finds one by name.
+An error with one image becomes a :class:`NoMask` in its place, and does not affect others.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,16 +31,16 @@ def open_mask_source(
     revision: str | None = None,
     side: int | None = None,
 ) -> MaskSource:
-    """The source of masks that a person named; a model is loaded.
+    """Open the source of masks with a name; a model is loaded.
 
     Args:
         text: ``manifest`` (files that the manifest's ``mask`` column names), ``demo`` (the judge of the shapes
             world), ``saliency`` (color contrast with the border), or a segmentation model's folder or hub id.
         device: device of the model.
-        labels: labels of a model that labels, which are the subject.
+        labels: labels of the subject, for a model that predicts labels.
         trust_remote_code: whether Python code that comes with a model may run on this machine.
         revision: revision of a hub model.
-        side: at which a model with its own code looks at an image, in pixels.
+        side: input side of a model with its own code, in pixels.
 
     Raises:
         InputError: there is no such source, it cannot be opened, or an option does not fit it.

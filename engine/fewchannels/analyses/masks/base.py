@@ -13,7 +13,7 @@ from fewchannels.errors import InputError
 
 @dataclass(frozen=True)
 class SampleImage:
-    """An image whose subject is wanted.
+    """An image whose subject is requested.
 
     Attributes:
         image: RGB.
@@ -59,13 +59,13 @@ class SubjectMask:
 
 @dataclass(frozen=True)
 class NoMask:
-    """An image for which the source failed; the others of its batch are not touched. ``reason`` is for a person."""
+    """An image for which the source failed; others of its batch are not affected. ``reason`` is a message for users."""
 
     reason: str
 
 
 class MaskSource(Protocol):
-    """Finds the subject of images.
+    """Protocol of a function that finds the subject of images.
 
     An image's mask depends on that image alone, never on the others of the call or on their order.
     """
@@ -75,7 +75,7 @@ class MaskSource(Protocol):
         """Everything that determines the masks (source, model, revision, rule), to be stored with them."""
 
     def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
-        """One result an image, in their order; never raises for what is wrong with one image."""
+        """One result per image, in order; never raises an error about a single image."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class OneByOne:
     """A :class:`MaskSource` that processes one image at a time, so that its masks do not depend on the batch.
 
     Attributes:
-        find: gives one image's mask, or raises.
+        find: function that returns one image's mask, or raises.
         description: see :class:`MaskSource`.
     """
 
@@ -91,7 +91,7 @@ class OneByOne:
     description: Mapping[str, str]
 
     def __call__(self, samples: Sequence[SampleImage]) -> list[SubjectMask | NoMask]:
-        """One result an image, in their order; whatever ``find`` raises becomes a :class:`NoMask`."""
+        """One result per image, in order; any error that ``find`` raises becomes a :class:`NoMask`."""
         return [self._one(sample) for sample in samples]
 
     def _one(self, sample: SampleImage) -> SubjectMask | NoMask:

@@ -1,4 +1,4 @@
-"""From a segmentation model's name (a folder, a hub id) to the model in memory, by transformers."""
+"""Find and load a segmentation model by its name (a folder or a hub id), with transformers."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ CUSTOM_CODE = "AutoModelForImageSegmentation"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A segmentation model that was found; nothing but its ``config.json`` is read yet.
+    """A segmentation model that was found; only its ``config.json`` has been read.
 
     Attributes:
-        name: a folder or a hub id, as transformers takes it.
+        name: a folder or a hub id, as accepted by transformers.
         revision: commit of a hub model; None for a folder.
         config: contents of its ``config.json``.
     """
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def find(name: str, revision: str | None = None) -> Checkpoint:
-    """Find a segmentation model by name; a hub model's configuration is downloaded if it is not here.
+    """Find a segmentation model by name; a hub model's configuration is downloaded if it is not on this machine.
 
     Raises:
         InputError: there is no such model, or it is gated, or it has no configuration.
@@ -79,7 +79,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
 
 
 def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
-    """Load a model in float32, ready to infer, whose output is refused when it has NaN values.
+    """Load a model in float32 for inference; an output with NaN values is refused.
 
     Args:
         auto: the class of transformers whose ``from_pretrained`` loads it.
@@ -87,9 +87,9 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
         trust_remote_code: whether its own Python code may run.
 
     Raises:
-        InputError: it cannot be loaded, or its files lack some of its weights or have others.
+        InputError: it cannot be loaded, or its files lack weights or have unexpected ones.
     """
-    from fewchannels.models.completeness import Loaded  # with PyTorch, which looking for a checkpoint needs none of
+    from fewchannels.models.completeness import Loaded  # imports PyTorch, which is not needed to find a checkpoint
 
     options = {"revision": checkpoint.revision} if checkpoint.revision else {}
     try:
@@ -99,12 +99,12 @@ def load(auto: Any, checkpoint: Checkpoint, *, trust_remote_code: bool = False) 
             )
     except ImportError as error:
         raise InputError(f"{checkpoint.name!r} needs a library that is not installed: {_brief(error)}") from None
-    except Exception as error:  # as many kinds as there are broken checkpoints
+    except Exception as error:  # broken checkpoints raise errors of many kinds
         raise InputError(f"{checkpoint.name!r} cannot be loaded: {_brief(error)}") from None
     Loaded(model, loading["missing_keys"], loading["unexpected_keys"]).check(
         repr(checkpoint.name), remedy="Use a checkpoint that was trained for segmentation."
     )
-    model.float().eval()  # many checkpoints are stored in float16, which a CPU can hardly compute with
+    model.float().eval()  # many checkpoints are stored in float16, with which a CPU is slow
     model.register_forward_hook(_refuse_nan)
     return model
 

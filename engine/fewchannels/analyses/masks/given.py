@@ -1,4 +1,4 @@
-"""Masks that somebody drew: the files that a manifest's ``mask`` column names."""
+"""Masks from files that a manifest's ``mask`` column names."""
 
 from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.analyses.masks.mask_file import read_mask

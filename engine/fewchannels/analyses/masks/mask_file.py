@@ -16,7 +16,7 @@ from fewchannels.files.images import SIXTEEN_BITS, alpha_of, check_mode, open_up
 RULES = ("black_and_white", "labels", "soft", "trimap", "cut_out")
 """Rules by which a file's values are read."""
 _REMEDY = "Save it as 8-bit gray, 255 where the subject is and 0 elsewhere."
-_MOST_LABEL = 31  # beside 255 for unknown pixels: VOC's labels end at 20, those that Cityscapes trains with at 18
+_MOST_LABEL = 31  # besides 255 for unknown pixels: VOC's labels end at 20, the training labels of Cityscapes at 18
 _FEW = 32  # different values, below which dark, bright or flat ones may be labels
 _MIDDLE = (0.1, 0.9)  # of white: between them, values of an edge are not flat
 _LOSSLESS = ("PNG", "TIFF", "GIF", "BMP", "PPM")
@@ -38,7 +38,7 @@ class Mask:
     known: NDArray[np.bool_] | None = None
 
     def at(self, height: int, width: int, name: str) -> "Mask":
-        """The mask by nearest neighbor at the size of the image that it is of.
+        """The mask resized, by nearest neighbor, to its image's size.
 
         Args:
             height: height of the image, pixels.
@@ -46,7 +46,7 @@ class Mask:
             name: name of the mask in messages.
 
         Raises:
-            InputError: the image has another shape, so that they are not of the same thing.
+            InputError: the aspect ratio differs from the image's, so they do not belong together.
         """
         own_height, own_width = self.pixels.shape
         rounding = max(own_height + own_width, height + width) / 2  # of sides to whole pixels
@@ -79,7 +79,7 @@ def read_mask(path: str | Path) -> Mask:
     """Read the mask in an image file, of the file's own size, upright.
 
     Raises:
-        InputError: the file is missing or no image, or does not say what the subject is.
+        InputError: the file is missing or not an image, or the subject is ambiguous.
     """
     name = f"the mask {str(path)!r}"
     image = open_upright(path, name)
@@ -87,15 +87,15 @@ def read_mask(path: str | Path) -> Mask:
 
 
 def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
-    """The mask that an image of any mode is.
+    """Interpret an image of any mode as a mask.
 
     Args:
         image: result of :func:`fewchannels.files.images.open_upright`.
         name: name of the mask in messages.
-        lossless: whether its file keeps every value as it was.
+        lossless: whether its file format keeps every value exactly.
 
     Raises:
-        InputError: it does not say what the subject is.
+        InputError: the subject is ambiguous.
     """
     check_mode(image, name)
     if image.mode == "F":
@@ -113,13 +113,13 @@ def mask_in(image: Image.Image, name: str, *, lossless: bool) -> Mask:
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Colors ``(y, x, rgb)``, whatever the transparency."""
+    """Colors ``(y, x, rgb)``, ignoring transparency."""
     straight = image.convert("LA") if image.mode == "La" else image
     return np.asarray((straight.convert("RGBA") if straight.has_transparency_data else straight).convert("RGB"))
 
 
 def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless: bool) -> Mask:
-    """The mask of a cut-out: what is opaque is the subject."""
+    """The mask of a cut-out: opaque pixels are the subject."""
     if alpha.min() == alpha.max():
         raise InputError(f"{name} has the same transparency everywhere ({alpha.min()} of 255). {_REMEDY}")
     wide = image.mode in SIXTEEN_BITS
@@ -129,7 +129,7 @@ def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless:
             f"{name} is black and white where it is opaque, so both the transparency and the colors could be the mask. "
             f"{_REMEDY}"
         )
-    # A color of a palette or a gray was made transparent, which somebody chose; under an alpha channel lies anything.
+    # A transparent color of a palette, or gray, was chosen on purpose; colors under an alpha channel are arbitrary.
     hidden = np.zeros((0, 1)) if "A" in image.mode.upper() or wide else _rgb(image)[alpha == 0]
     if not shown.any() and len(hidden) and (hidden == 255).all():
         raise InputError(
@@ -141,7 +141,7 @@ def _of_alpha(image: Image.Image, alpha: NDArray[np.uint8], name: str, lossless:
 
 
 def _of_palette(image: Image.Image, name: str, lossless: bool) -> Mask:
-    """Gray colors say what the subject is themselves; of others, indices are labels, where black is 0."""
+    """Gray colors are interpreted as gray values; with other colors, indices are labels, if black is 0."""
     indices = np.asarray(image)
     used, colors = _used(image, indices)
     different = np.unique(colors, axis=0)
@@ -186,7 +186,7 @@ def _of_colors(colors: NDArray[np.uint8], name: str, lossless: bool) -> Mask:
 
 
 def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool) -> Mask:
-    """The subject in gray values of which ``white`` is the largest possible."""
+    """The subject in gray values, whose largest possible value is ``white``."""
     different = np.unique(values)
     found = set(different.tolist())
     if found <= {0, white}:
@@ -213,7 +213,7 @@ def _of_gray(values: NDArray[np.integer], white: int, name: str, lossless: bool)
 
 
 def _labels_and_void(values: NDArray[np.integer], void: int, labels: set[int], name: str) -> Mask:
-    """Labels with a rim that is not known, and not a white subject with a rim of dark noise."""
+    """Return whether these are labels with an unknown rim, rather than a white subject with a rim of dark noise."""
     n_void, n_labels = int((values == void).sum()), int(np.isin(values, list(labels)).sum())
     if n_void > n_labels or not (min(values.shape) < 3 or _filling(values) & labels):
         raise InputError(
@@ -241,6 +241,6 @@ def _filling(values: NDArray[np.integer]) -> set[int]:
 
 
 def _labels(values: NDArray[np.integer], void: int) -> Mask:
-    """Every label but 0 is the subject; ``void`` is no label, but marks what is not known."""
+    """Every label except 0 is the subject; ``void`` is not a label, but marks unknown pixels."""
     known = values != void
     return Mask((values != 0) & known, "labels", None if known.all() else known)

@@ -1,10 +1,10 @@
-"""A subject without any model: what differs in color from the image's border.
+"""Find a subject without a model: pixels whose color differs from the image's border.
 
-That the border is mostly background is the prior of Wei et al. 2012 ("Geodesic Saliency Using Background Priors").
-Here the border's colors are one Gaussian, fitted to its commonest ones by the concentration steps of Rousseeuw and
-Van Driessen 1999 (FAST-MCD), so that a subject may touch the border; a pixel's contrast is its Mahalanobis distance
-from it; and Otsu 1979 says which contrast is the subject's. It is a stand-in if there is no segmentation model: it
-finds a subject of another color than its surroundings and is misled by a background of several colors.
+The border is assumed to be mostly background, as in Wei et al. 2012 ("Geodesic Saliency Using Background Priors").
+The border's colors are modeled by one Gaussian, fitted to the most common ones by the concentration steps of Rousseeuw
+and Van Driessen 1999 (FAST-MCD), so a subject may touch the border. A pixel's contrast is its Mahalanobis distance
+from this Gaussian, and Otsu's threshold (1979) separates the subject. It is a fallback without a segmentation model:
+it finds a subject with a different color from its surroundings, and fails on backgrounds of several colors.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy import ndimage
 from fewchannels.analyses.masks.base import OneByOne, SampleImage, SubjectMask
 from fewchannels.errors import InputError
 
-_BLUR = 1 / 256  # standard deviation, share of the longer side: below it is grain, not a subject
+_BLUR = 1 / 256  # standard deviation of the blur, share of the longer side: finer structures are grain
 _BORDER = 0.05  # width, share of the shorter side
 _COMMON = 0.7  # share of the border's pixels that the Gaussian is fitted to
 _STEPS = 2  # of concentration
@@ -51,14 +51,14 @@ def border_contrast(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def otsu(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Otsu's threshold: the cut that leaves the least variance within the two classes (Otsu 1979).
+    """Otsu's threshold: the cut with the smallest variance within the two classes (Otsu 1979).
 
     Args:
         values: values of any shape, finite.
 
     Returns:
-        The largest value of the lower class (the upper one is what is above it), and the share of the variance that
-        lies between the classes, in [0, 1]; the value and 0 where all are equal.
+        The largest value of the lower class (the upper class is above it), and the share of the variance that is
+        between the classes, in [0, 1]; the value and 0 if all values are equal.
     """
     ranked = np.sort(values, axis=None)
     n = ranked.size

@@ -1,4 +1,4 @@
-"""Masks by a segmentation model: how each kind of model is run, and which of what it finds is the subject."""
+"""Masks from a segmentation model: how each kind of model is run, and how the subject is chosen from its output."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Segment:
-    """One thing that a labelling model found.
+    """One segment that a model that predicts labels found.
 
     Attributes:
-        label: label in the model's words.
+        label: the model's label.
         pixels: ``(y, x)`` bool.
         score: score in [0, 1]; None from a semantic model.
     """
@@ -55,7 +55,7 @@ def model_masks(
     revision: str | None = None,
     side: int | None = None,
 ) -> OneByOne:
-    """Masks by a segmentation model, loaded by transformers in float32.
+    """Masks from a segmentation model, loaded by transformers in float32.
 
     Three kinds of model are distinguished by their ``config.json``:
 
@@ -70,13 +70,13 @@ def model_masks(
         labels: labels of the subject, for a model that predicts labels; empty for the rule of :func:`subject_of`.
         trust_remote_code: whether Python code that comes with the model may run on this machine.
         revision: revision of a hub model; None for its newest.
-        side: at which a model with its own code looks at an image, in pixels; None for :data:`SIDE`.
+        side: input side of a model with its own code, in pixels; None for :data:`SIDE`.
 
     Raises:
-        InputError: there is no such model, it is of no kind above, needs what is not here, or an option does not
-            fit it.
+        InputError: there is no such model, it is of none of these kinds, it needs a package that is not installed, or
+            an option does not apply to it.
     """
-    from transformers.models.auto import modeling_auto as auto  # seconds to import, and other sources need none of it
+    from transformers.models.auto import modeling_auto as auto  # slow to import, and not needed by other sources
 
     checkpoint = find(name, revision)
     kind = checkpoint.config.get("model_type")
@@ -116,15 +116,15 @@ def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.b
     model's last output, resized to the image (bilinear), is the foreground where it exceeds 0.5.
 
     Args:
-        model: takes ``(1, rgb, y, x)`` float32, gives logits ``(1, 1, y, x)`` or a list whose last are.
+        model: function of ``(1, rgb, y, x)`` float32 that returns logits ``(1, 1, y, x)``, or a list with these last.
         image: RGB.
-        side: pixels.
+        side: input side, in pixels.
 
     Returns:
         ``(y, x)`` bool of the image's size.
 
     Raises:
-        InputError: the model gives something else.
+        InputError: the model returns something else.
     """
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32) / 255
     normal = (torch.from_numpy(pixels) - torch.tensor(_MEAN)) / torch.tensor(_STD)
@@ -145,10 +145,10 @@ def foreground(model: Any, image: Image.Image, side: int = SIDE) -> NDArray[np.b
 def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[int, int]) -> SubjectMask:
     """Choose the subject among the segments of a model that predicts labels.
 
-    With ``wanted`` labels: all pixels of these labels. Without, where things have scores (instance and panoptic
-    models): the one thing of the largest score, of several the largest, that is not of :data:`BACKGROUND`; a panoptic
-    model may well be surest of the sky, so name labels for it. Without scores (semantic models): every pixel that is
-    not of :data:`BACKGROUND`.
+    With ``wanted`` labels: all pixels of these labels. Without labels, if segments have scores (instance and panoptic
+    models): the segment with the highest score that is not in :data:`BACKGROUND`, the largest one of several; a
+    panoptic model may well be surest of the sky, so name labels for it. Without scores (semantic models): every pixel
+    that is not in :data:`BACKGROUND`.
 
     Args:
         segments: segments of one image.
@@ -156,7 +156,7 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
         size: size of the image, height and width in pixels.
 
     Returns:
-        The mask, empty if there is no such thing, and the score of the one thing that was chosen.
+        The mask, empty if there is no such segment, and the score if a single segment was chosen.
     """
     names = {_plain(label) for label in wanted}
     kept = [each for each in segments if (_plain(each.label) in names if names else not is_background(each.label))]
@@ -172,8 +172,8 @@ def subject_of(segments: Iterable[Segment], wanted: Sequence[str], size: tuple[i
 def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[int, int]) -> SubjectMask:
     """Choose the subject among the masks of a mask generator: the largest that is not background.
 
-    A mask is background where it has more than :data:`MAX_BORDER` of the image's outermost pixels. The generator
-    has already dropped what it is unsure of. The largest rather than the surest, since parts of a thing are found as
+    A mask is background if it has more than :data:`MAX_BORDER` of the image's outermost pixels. The generator has
+    already dropped uncertain masks. The largest rather than the surest is chosen, since parts of an object are found as
     surely as the whole.
 
     Args:
@@ -181,7 +181,7 @@ def main_object(masks: Iterable[tuple[NDArray[np.bool_], float]], size: tuple[in
         size: size of the image, height and width in pixels.
 
     Returns:
-        The mask, of several of one size the surest, and its predicted IoU; empty if there is none.
+        The mask, the surest one of several of equal size, and its predicted IoU; empty if there is none.
     """
     border = np.ones(size, bool)
     border[1:-1, 1:-1] = False
@@ -236,7 +236,7 @@ def _labelling(auto: Any, checkpoint: Checkpoint, device: str, labels: Sequence[
         )
 
     def one(sample: SampleImage) -> SubjectMask:
-        # Not the pipeline's own call, which warns on a GPU and hands out batches of its own making.
+        # Not the pipeline's own call, which warns on a GPU and forms its own batches.
         with quietly("transformers"):
             found = pipe.postprocess(pipe.forward(pipe.preprocess(sample.image)))
         segments = [Segment(each["label"], np.asarray(each["mask"]) > 127, each["score"]) for each in found]
@@ -252,7 +252,7 @@ def _generating(checkpoint: Checkpoint, device: str) -> OneByOne:
     pipe = _pipeline("mask-generation", load(AutoModelForMaskGeneration, checkpoint), checkpoint, device)
 
     def masks(image: Image.Image) -> Iterable[tuple[NDArray[np.bool_], float]]:
-        # The pipeline's last part, which drops duplicates, needs torchvision and never drops the one we want.
+        # The pipeline's last part, which drops duplicates, needs torchvision, and never drops the mask chosen here.
         for chunk in pipe.preprocess(image):
             found = pipe.forward(chunk)
             for runs, score in zip(found["masks"], found["iou_scores"].tolist(), strict=True):
@@ -265,7 +265,7 @@ def _generating(checkpoint: Checkpoint, device: str) -> OneByOne:
 
 
 def _from_runs(runs: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """A mask from the lengths of its runs of False and True, in turn, down its columns."""
+    """A mask from the lengths of its alternating runs of False and True, in column-major order."""
     height, width = runs["size"]
     values = np.repeat(np.arange(len(runs["counts"])) % 2 == 1, runs["counts"])
     return values.reshape(width, height).T

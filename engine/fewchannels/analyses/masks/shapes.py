@@ -12,7 +12,7 @@ def demo_masks() -> OneByOne:
 
 
 def _find(sample: SampleImage) -> SubjectMask:
-    import torch  # a second to import, which naming a source needs none of
+    import torch  # takes a second to import, and naming a source does not need it
 
     from fewchannels.demo.judge import judge
 

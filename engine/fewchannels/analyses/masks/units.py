@@ -34,7 +34,7 @@ _RULES = {
     "trimap": "were trimaps",
     "cut_out": "were the opacity of a cut-out",
 }
-_MOST_NAMED = 20_000  # files whose digests are kept one by one
+_MOST_NAMED = 20_000  # files whose digests are kept individually
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SubjectMasks(MaskSettings):
         return settings | {"checkpoint": checkpoint.revision or weights_digest(Path(checkpoint.name))}
 
     def check(self, selected: Selected) -> None:
-        """Refuse a source that cannot be opened, and masks that a manifest does not name."""
+        """Refuse a source that cannot be opened, and a manifest that names no masks."""
         self._open()
         if self.source == "manifest":
             with Catalog(selected.run) as catalog:
@@ -134,7 +134,7 @@ class SubjectMasks(MaskSettings):
 
 
 def _mask_files(selected: Selected) -> dict[str, str]:
-    """SHA-256, 16 hex digits, of the masks that the manifest names and that are there, by path; of many, by group."""
+    """SHA-256, 16 hex digits, of existing masks that the manifest names, by path; if there are many, by group."""
     first, last = int(selected.samples[0]), int(selected.samples[-1])
     chosen = set(selected.samples.tolist())
     with selected.storage.open(MANIFEST) as file:
@@ -190,12 +190,12 @@ def _columns(selected: Selected, at: np.ndarray, found: Sequence[SubjectMask | N
 
 
 def _area(mask: SubjectMask) -> float:
-    """Share of the pixels that are known which is the subject; 0 where none is known."""
+    """Share of the known pixels that belong to the subject; 0 if no pixel is known."""
     return float(mask.pixels.mean() if mask.known is None else mask.pixels.sum() / max(1, mask.known.sum()))
 
 
 def read_known(results: Results, unit: int) -> dict[int, np.ndarray]:
-    """What is known of a task's masks ``(y, x)`` bool by sample; only of those that do not know every pixel.
+    """Known pixels of a task's masks, ``(y, x)`` bool by sample; only for masks with unknown pixels.
 
     Args:
         results: results of the analysis, finished.
@@ -209,7 +209,7 @@ def read_known(results: Results, unit: int) -> dict[int, np.ndarray]:
 
 
 def read_masks(results: Results, unit: int) -> dict[int, np.ndarray]:
-    """A task's masks ``(y, x)`` bool by sample; one that failed is not among them.
+    """A task's masks ``(y, x)`` bool by sample, without failed ones.
 
     Args:
         results: results of the analysis, finished.

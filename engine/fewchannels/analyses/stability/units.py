@@ -28,7 +28,7 @@ from fewchannels.tables import Columns, as_columns
 SPARK_K = 8
 N_ORDERS = 20
 """Random orders of the samples in which SPARK's rule is tried, besides the one they were captured in."""
-_MOST_ORDERED = 4096  # samples of an order: ten times what the rule needs at least
+_MOST_ORDERED = 4096  # samples of an order: ten times the minimum of the rule
 _RANGES = {"spearman": (-1.0, 1.0), "kendall": (-1.0, 1.0), "rbo": (0.0, 1.0)}
 """Measures of agreement of rankings, and the range of each."""
 _Rows = list[dict[str, Any]]
@@ -112,7 +112,7 @@ def _without_category(n: int, column: str | None) -> str:
 
 
 class _Layer:
-    """One layer: every sample's top-k sets by each definition, and the scores of those whose ranks are compared."""
+    """One layer: every sample's top-k sets by each definition, and the scores of samples whose ranks are compared."""
 
     def __init__(self, settings: Stability, selected: Selected, number: int) -> None:
         self.settings, self.selected, self.number = settings, selected, number
@@ -165,7 +165,7 @@ class _Layer:
         return rows
 
     def _share(self, chosen: np.ndarray, channels: np.ndarray) -> Interval:
-        """The share of samples with each channel among theirs, whose prompts are independent."""
+        """The share of samples that have each channel in their top k, with an interval over prompts."""
         place = np.full(self.selected.layout.n_channels, -1)
         place[channels] = np.arange(len(channels))
         sums = np.zeros((len(self._of_prompt), len(channels)))
@@ -279,7 +279,7 @@ class _Layer:
         }
 
     def stopping(self) -> _Rows:
-        """After how many samples SPARK's rule would have stopped, at each step and for the mean over steps."""
+        """Number of samples after which SPARK's rule would have stopped, at each step and for the mean over steps."""
         score, window, threshold = self.settings.score, 4, 0.9
         together = (
             np.concatenate([values.mean(axis=0, keepdims=True), values])

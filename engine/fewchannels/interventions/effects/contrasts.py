@@ -1,8 +1,8 @@
 """Effects of a sweep's edits: means of every group of conditions, and contrasts with their controls. Pure.
 
 A *group* is a condition without its trial: an item's draws of random channels are averaged first. A control's
-*counterpart* is the group of the same settings whose channels are the top ones, or if there is none, listed ones.
-Images that were not edited, or whose latents broke, are counted and in nothing else.
+*counterpart* is the group with the same settings whose channels are the top ones or, if there is none, listed ones.
+Images that were not edited, or whose latents were not finite, are counted and otherwise excluded.
 """
 
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ SETTINGS = (
 """Columns that name a group. Groups of other listed channels differ in ``condition``, the first of their conditions."""
 DOSES = MEASURES
 """Metrics of how large an edit was, not of what it did: they are set by the conditions, so they are not tested."""
-_UNTESTED = (*DOSES, "nonfinite_steps")  # set by the conditions, or a sign that something broke
+_UNTESTED = (*DOSES, "nonfinite_steps")  # set by the conditions, or a sign of a fault
 _RANGES = {"energy_share": (0.0, 1.0), "token_share": (0.0, 1.0)}
 _COUNTED = (0.0, np.inf)  # channels, steps, and the norm of an edit
-_MOST_EXACT = 300  # differences that are not zero: more take long, and are as good as normal
-_DECIMALS = 12  # a difference below is rounding, and would be ranked
+_MOST_EXACT = 300  # nonzero differences: more take long, and the normal approximation is good
+_DECIMALS = 12  # smaller differences are rounding errors, which would be ranked
 
 
 def metrics() -> list[str]:
@@ -79,11 +79,11 @@ def means(edits: pd.DataFrame, only: Sequence[str] | None = None) -> pd.DataFram
 def contrasts(edits: pd.DataFrame) -> pd.DataFrame:
     """Every control's counterpart minus the control, item by item, for every metric.
 
-    Mean, interval, effect size and test are of prompts, each the mean of its items' differences: Cohen's d_z is their
-    mean over their standard deviation (with n - 1); the test is Wilcoxon's signed-rank test, two sides, with Pratt's
-    zeros (:func:`signed_rank`). q is Benjamini and Hochberg's over all tests of the sweep. How large edits were
-    (:data:`DOSES`) is set, and steps that were not finite are a fault: neither has a p, nor has a contrast of one
-    prompt, or one without any difference, which would only make the others' q larger.
+    Mean, interval, effect size and test are over prompts, each the mean of its items' differences. Cohen's d_z is their
+    mean over their standard deviation (with n - 1); the test is Wilcoxon's signed-rank test, two-sided, with Pratt's
+    treatment of zeros (:func:`signed_rank`). q is Benjamini and Hochberg's over all tests of the sweep. Sizes of edits
+    (:data:`DOSES`) are settings and non-finite steps are a fault, so they have no p. Contrasts of one prompt or without
+    any difference have none either, since they would only make the others' q larger.
 
     Args:
         edits: same as for :func:`means`.
@@ -127,7 +127,7 @@ def contrasts(edits: pd.DataFrame) -> pd.DataFrame:
 
 
 def value_range(metric: str) -> tuple[float, float]:
-    """The least and the most that an image's metric can be."""
+    """The smallest and the largest possible value of an image's metric."""
     if metric in METRICS:
         return METRICS[metric].least, METRICS[metric].most
     return _RANGES.get(metric, _COUNTED)
@@ -140,24 +140,24 @@ def _over_prompts(by_prompt: np.ndarray, least: float = -np.inf, most: float = n
 
 
 def standardised(differences: np.ndarray) -> float:
-    """Cohen's d_z, mean over standard deviation; NaN with fewer than 2 differences, or where all are the same."""
+    """Cohen's d_z, mean over standard deviation; NaN with fewer than 2 differences, or if all are the same."""
     if len(differences) < 2 or not np.ptp(differences):
         return np.nan
     return float(differences.mean() / differences.std(ddof=1))
 
 
 def signed_rank(differences: np.ndarray) -> float:
-    """p of Wilcoxon's signed-rank test, two sides: are differences as likely to have the one sign as the other?
+    """p of Wilcoxon's signed-rank test, two-sided: are both signs of the differences equally likely?
 
     Zeros are ranked and then left out, so that many of them count against an effect (Pratt 1959); ties get their mean
-    rank. Up to 300 differences that are not zero p is exact given the ranks, ties and zeros included: the ranks' signs
-    are flipped in all ways, by adding up the distribution rank by rank. Above, it is the normal approximation.
+    rank. Up to 300 nonzero differences, p is exact given the ranks, including ties and zeros: the distribution over all
+    combinations of signs is computed rank by rank. Above, it is the normal approximation.
 
     Args:
-        differences: one each of independent units.
+        differences: one difference per independent unit.
 
     Returns:
-        0 to 1; 1 where all are zero, NaN with fewer than 2.
+        0 to 1; 1 if all are zero, NaN with fewer than 2.
     """
     if len(differences) < 2:
         return np.nan
@@ -189,12 +189,12 @@ class _Grouped:
 
     Attributes:
         rows: rows of ``edits``.
-        item: place of each row's item in ``prompt``.
-        group: place of each row's group in ``groups``.
+        item: position of each row's item in ``prompt``.
+        group: position of each row's group in ``groups``.
         groups: columns that identify each group, and its ``n_failed``, ``n_nonfinite`` and ``n_not_edited`` images.
         prompt: number of each item's prompt.
-        n_prompts: numbers there are.
-        counts: whether each row is in means.
+        n_prompts: number of prompts.
+        counts: whether each row is included in means.
     """
 
     rows: pd.DataFrame
@@ -244,15 +244,15 @@ def _grouped(edits: pd.DataFrame, role: str) -> _Grouped:
 def _conditions(rows: pd.DataFrame) -> pd.DataFrame:
     """Every condition by its id, in the sweep's order, with the number of its group."""
     found = rows.drop_duplicates("condition_id").sort_values("condition").set_index("condition_id")
-    alike = found.groupby([*SETTINGS, "trial"], sort=False).cumcount()  # listed channels differ, and name no setting
+    alike = found.groupby([*SETTINGS, "trial"], sort=False).cumcount()  # listed channels are not in SETTINGS
     group = found.groupby([*(found[name] for name in SETTINGS), alike], sort=False).ngroup()
     return found.assign(group=group)[["condition", "group", *SETTINGS]]
 
 
 def _counterparts(groups: pd.DataFrame) -> pd.DataFrame:
-    """Controls with what they are compared with: places in ``groups``, and the columns that name a contrast.
+    """Controls with their counterparts: positions in ``groups``, and the columns that identify a contrast.
 
-    What a control lacks, such as the k of all channels, is its counterpart's.
+    A setting that a control lacks, such as the k of all channels, is taken from its counterpart.
     """
     rows = groups.reset_index(names="place")
     is_effect, is_baseline = rows["selection"].isin(["top", "listed"]), rows["action"].isin(BASELINES)
@@ -269,7 +269,7 @@ def _counterparts(groups: pd.DataFrame) -> pd.DataFrame:
     pairs = pd.concat(
         [
             beside(rows[~is_effect & ~is_baseline & ~of_all & ~drawn], effects, []),
-            beside(rows[drawn & ~is_baseline], effects, ["scores_from"]),  # the same channels whoever ranks them
+            beside(rows[drawn & ~is_baseline], effects, ["scores_from"]),  # the same channels for any ranking
             beside(rows[of_all & ~is_baseline], effects, ["k", "scores_from"]),
             beside(
                 rows[is_baseline],
@@ -295,7 +295,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _table(name: str, tables: list[list[pd.DataFrame]]) -> pd.DataFrame:
-    """Tables of the same groups, one for each metric, drawn together group by group; then the next such list."""
+    """Merge tables with the same groups, one table per metric, group by group; then append the next list of tables."""
     ordered = [pd.concat(parts).sort_index(kind="stable") for parts in tables if parts]
     table = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame()
     kinds = {"int32": "Int64", "int64": "Int64", "float": "float64", "string": "object"}

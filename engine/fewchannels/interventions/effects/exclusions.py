@@ -1,4 +1,4 @@
-"""Edited images that are in no mean and no test: those that were not edited, and those of latents that broke."""
+"""Edited images that are excluded from means and tests: not edited, or with non-finite latents."""
 
 import pandas as pd
 
@@ -6,15 +6,15 @@ from fewchannels.interventions.conditions import EDITS, GUIDE
 
 
 def not_edited(edits: pd.DataFrame) -> pd.Series:
-    """Return whether each row is of an edit that chose no token or no channel, so that nothing was edited.
+    """Return whether each row's edit selected no token or no channel, so that nothing was edited.
 
-    An edit that is of no strength, or of no channels, by its own settings is not among them: its effect is none.
+    An edit with a strength of 0 or no channels by its own settings is not counted: it correctly has no effect.
 
     Args:
         edits: rows of ``schemas/edits.yaml``.
     """
     is_done = (edits["role"] == "edited") & (edits["status"] == "done")
-    # Older versions left the measures of an edit whose steps a sample did not have empty.
+    # Older versions left the measures empty if a sample did not have the steps of the edit.
     had_no_step = edits["n_channels"].isna() & (edits["mse"] == 0) & edits["action"].isin(EDITS)
     nothing = (edits["n_channels"] == 0) | (edits["token_share"] == 0) | had_no_step
     intended = (edits["amount"] == 0) | ((edits["k"] == 0) & (edits["selection"] != "all"))
@@ -22,7 +22,7 @@ def not_edited(edits: pd.DataFrame) -> pd.Series:
 
 
 def not_finite(edits: pd.DataFrame) -> pd.Series:
-    """Whether the latents of each row's image, or of the image it is compared with, contained a NaN or an infinity.
+    """Return whether the latents of each row's image, or of its baseline, contained a NaN or an infinity.
 
     Args:
         edits: rows of ``schemas/edits.yaml``, of whole items.
@@ -35,5 +35,5 @@ def not_finite(edits: pd.DataFrame) -> pd.Series:
 
 
 def excluded(edits: pd.DataFrame) -> pd.Series:
-    """Return whether each row is in no mean, no contrast and no test, although its image was made."""
+    """Return whether each row is excluded from means, contrasts and tests, although its image was generated."""
     return not_edited(edits) | not_finite(edits)

@@ -1,4 +1,4 @@
-"""Images of what a sweep did: means against what was varied, and edited images side by side."""
+"""Figures of a sweep: means against the varied settings, and edited images side by side."""
 
 import re
 import textwrap
@@ -54,7 +54,7 @@ _FAILED, _NONE = (np.full((1, 1, 3), gray, np.uint8) for gray in (200, 255))
 
 
 def varying(edits: pd.DataFrame) -> list[str]:
-    """Axes of :data:`AXES` along which a sweep varies its edits, or its baselines where it has no others.
+    """Axes of :data:`AXES` along which a sweep varies its edits, or its baselines if it has nothing else.
 
     Args:
         edits: rows of ``schemas/edits.yaml``, or their means.
@@ -64,18 +64,18 @@ def varying(edits: pd.DataFrame) -> list[str]:
 
 
 def main_metrics(means: pd.DataFrame) -> list[str]:
-    """The first 5 of :data:`MAIN` that were measured of edited images."""
+    """The first 5 of :data:`MAIN` that were measured for edited images."""
     found = set(means.loc[means["condition"].notna() & means["mean"].notna(), "metric"])
     return [metric for metric in MAIN if metric in found][:_MOST_MAIN]
 
 
 def in_words(row: pd.Series, names: Sequence[str]) -> str:
-    """Some of a condition's settings as people read them, such as ``top, k 8, layers 0-5``."""
+    """Some of a condition's settings as text, such as ``top, k 8, layers 0-5``."""
     return ", ".join(text.format(row[name]) for name, text in _WORDS.items() if name in names)
 
 
 def setting_words(groups: pd.DataFrame) -> list[str]:
-    """Each group's selection or baseline with those settings that not all groups share: ``top, k 8``.
+    """Each group's selection or baseline with the settings that not all groups share: ``top, k 8``.
 
     Args:
         groups: one row each, with the settings' columns.
@@ -91,10 +91,10 @@ def shown_items(edits: pd.DataFrame) -> list[int]:
 
 
 def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawing]:
-    """Every figure of a sweep, by the names that their files have.
+    """Every figure of a sweep, by the name of its file.
 
-    ``dose_AXIS_METRIC`` for each axis that varies and each main metric, ``effects`` for all settings at once where they
-    are few, and ``strip_ITEM`` for the items of :func:`shown_items` where ``edits`` has their images.
+    ``dose_AXIS_METRIC`` for each axis that varies and each main metric, ``effects`` for all settings at once if there
+    are only a few, and ``strip_ITEM`` for the items of :func:`shown_items` if ``edits`` has their images.
 
     Args:
         edits: rows of ``schemas/edits.yaml``.
@@ -113,10 +113,10 @@ def default_figures(edits: pd.DataFrame, means: pd.DataFrame) -> dict[str, Drawi
 
 
 def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
-    """A metric against what was varied: a line with its band for each selection, a panel for each remaining setting.
+    """A metric against a varied setting: a line with its band for each selection, a panel for each remaining setting.
 
-    All channels, which have no k, are drawn at every k, and baselines beside all edits of the same amount. Unedited
-    images are a thin line, where they have the metric.
+    All channels, which have no k, are drawn at every k, and baselines next to all edits of the same amount. Unedited
+    images are a thin line, if they have the metric.
 
     Args:
         means: result of :func:`fewchannels.interventions.effects.contrasts.means`.
@@ -124,7 +124,7 @@ def dose_response(means: pd.DataFrame, metric: str, axis: str) -> Panels:
         axis: one of :data:`AXES`.
 
     Returns:
-        At most 9 panels; its title says of how many.
+        At most 9 panels; the title has the total number.
 
     Raises:
         InputError: there is no such axis, or the metric was not measured.
@@ -192,20 +192,20 @@ def overview(means: pd.DataFrame, metrics: Sequence[str]) -> Dots:
 
 
 def strip(edits: pd.DataFrame, item: int, conditions: Sequence[str] | None = None, axis: str | None = None) -> Images:
-    """An item's images: a row for each selection and remaining setting, a column for each place on an axis.
+    """An item's images: a row for each selection and remaining setting, a column for each position on an axis.
 
-    The unedited image begins every row, the source's is beside it. Gray is an image that failed, white one that
-    the sweep does not have.
+    Every row begins with the unedited image, followed by the source's. A failed image is gray; one that the sweep does
+    not have is white.
 
     Args:
         edits: rows of ``schemas/edits.yaml``, those of the item with their images.
         item: index of the item.
-        conditions: ids of the conditions to show; None for first trials of the remaining setting that has most of
-            them, the last of such.
-        axis: one of :data:`AXES`; None for that with most places.
+        conditions: ids of the conditions to show; None for the first trials of the remaining setting with the most
+            conditions, the last one of several.
+        axis: one of :data:`AXES`; None for the one with the most positions.
 
     Returns:
-        At most 14 rows and 10 columns of images, spread over what there is.
+        At most 14 rows and 10 columns of images, evenly spread.
 
     Raises:
         InputError: there is no such axis, or the item has no such edited image.
@@ -272,9 +272,9 @@ def _with_lines(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Rows with their lines; those that lack a setting are repeated for all values that others have of it.
+    """Rows with their lines; rows that lack a setting are repeated for all values that others have of it.
 
-    Baselines of amounts that no edit has are left out, but where the amount is the axis.
+    Baselines of amounts that no edit has are left out, unless the amount is the axis.
     """
     rows = _with_lines(rows)
     is_baseline, is_all = rows["line"].isin(BASELINES), rows["line"] == "all"
@@ -294,7 +294,7 @@ def _beside(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _has_dose(rows: pd.DataFrame) -> bool:
-    """Return whether the top or the listed channels are there at several places of the axis."""
+    """Return whether the top or the listed channels are at several positions of the axis."""
     effects = rows[rows["line"].isin(["top", "listed"])]
     return bool((effects.groupby("line")["place"].nunique() > 1).any())
 
@@ -309,15 +309,16 @@ def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _extent(name: str) -> tuple[int, int]:
-    """From where a name such as 2-5 reaches, and to where."""
+    """Start and end of a range such as 2-5."""
     numbers = [int(number) for number in re.findall(r"\d+", name)] or [0]
     return numbers[0], numbers[-1]
 
 
 def _apart(values: pd.Series) -> dict[str, int]:
-    """Which line each name belongs to: those of one line follow one another, shorter ones before longer ones.
+    """The line that each name belongs to: ranges of one line follow one another; shorter ones are assigned first.
 
-    A name belongs to a line of names as long as it, or else to one that has its neighbor; none of them overlaps it.
+    A name belongs to a line of ranges of the same length or, if there is none, to one that contains its neighbor; no
+    ranges of a line overlap.
     """
     lines: list[list[tuple[int, int]]] = []
     found = {}
@@ -334,7 +335,7 @@ def _apart(values: pd.Series) -> dict[str, int]:
 
 
 def _line(rows: pd.DataFrame) -> Series:
-    """A line along places, broken between single ones and windows of each size."""
+    """A line along positions, interrupted between single positions and windows of each size."""
     values = rows[["place", "mean", "low", "high"]].to_numpy(float)
     at = np.flatnonzero(np.diff(rows["reach"])) + 1
     gaps = np.full((len(at), 4), np.nan)

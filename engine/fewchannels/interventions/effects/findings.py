@@ -34,7 +34,7 @@ class Headline:
     Attributes:
         condition: index of the condition.
         selection: ``top`` or ``listed``.
-        words: the setting, as people read it.
+        words: the setting as text.
     """
 
     condition: int
@@ -46,7 +46,7 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
     """Choose the setting of top channels with the most controls; ties by the largest amount, the largest k, then the
     first.
 
-    Without controls it is the same of all settings.
+    Without controls, all settings are considered in the same way.
 
     Args:
         averages: result of :func:`fewchannels.interventions.effects.contrasts.means`.
@@ -81,8 +81,8 @@ def of_sweep(
         differences: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
         main: the main metrics.
         chosen: the setting that is described in full.
-        asked: commands that give the answer to a query.
-        sets: ``effects_sets``, distances of sets of images; None if they were not measured.
+        asked: function that returns the commands for a query.
+        sets: ``effects_sets``, distances between sets of images; None if they were not measured.
     """
     if chosen is None:
         return []
@@ -198,9 +198,9 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 def verdict(row: pd.Series) -> str:
     """Return whether the effect is ``more`` or ``less`` than the control's, both are ``alike``, or it is ``open``.
 
-    More is: further from the unedited image and from what its prompt asks for, or nearer to the source. It takes
-    an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
-    differ by the same there is no interval, and the test says it alone.
+    ``more`` means further from the unedited image and from its prompt, or nearer to the source. It requires an interval
+    that excludes zero and a q below :data:`Q`; if only one of them holds, the verdict is ``open``. If all prompts
+    differ by the same amount, there is no interval, and the test alone decides.
 
     Args:
         row: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.

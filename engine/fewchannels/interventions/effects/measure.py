@@ -35,20 +35,20 @@ def end_sweep(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     share: str = "cuda",
 ) -> Effects:
-    """Measure a sweep's effects over what is finished, and write them. Safe to repeat: it replaces them.
+    """Measure a sweep's effects over its finished items, and write them. Safe to repeat: it replaces them.
 
-    A sweep's own end and ``fewchannels plot`` may meet: the second one waits for the first.
+    A sweep's own end and ``fewchannels plot`` may coincide: the second one waits for the first.
 
     Args:
         storage: storage of the sweep.
-        metrics: learned metrics whose models measure the distance of the sets of edited images from the unedited ones.
+        metrics: learned metrics whose models measure the distance between sets of edited and of unedited images.
         on_progress: called with the tasks read so far and in all.
-        share: ``cuda`` where a GPU of this machine may be used for the metrics.
+        share: ``cuda`` if a GPU of this machine may be used for the metrics.
 
     Raises:
         InputError: there is no sweep, nothing of it is finished, or a model cannot be loaded.
         StorageError: a finished task's part is missing or damaged.
-        RunConflictError: another command writes the effects, and does not come to an end.
+        RunConflictError: another command is writing the effects, and does not end in time.
     """
     results = Results(storage, LABEL)
     _finished(storage)
@@ -83,7 +83,7 @@ def _ended(
 
 
 def draw_dose(storage: Storage, metric: str, axis: str | None = None) -> Panels:
-    """One metric of what is finished against one axis: :func:`fewchannels.interventions.effects.figures.dose_response`.
+    """One metric of finished items against one axis: :func:`fewchannels.interventions.effects.figures.dose_response`.
 
     Args:
         storage: storage of the sweep.
@@ -111,7 +111,7 @@ def draw_strip(storage: Storage, item: int, axis: str | None = None) -> Images:
     Args:
         storage: storage of the sweep.
         item: index of the item.
-        axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for that with most places.
+        axis: one of :data:`fewchannels.interventions.effects.figures.AXES`; None for the one with the most positions.
 
     Raises:
         InputError: there is no sweep, nothing of the item is finished, or there is no such axis.
@@ -139,9 +139,9 @@ def _edits(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_images: Callable[[Any], None] | None = None,
 ) -> pd.DataFrame:
-    """Rows of ``edits`` without their images, which ``on_images`` is shown, a ``pyarrow.Table`` of each task.
+    """Rows of ``edits`` without images; ``on_images`` gets them with images, a ``pyarrow.Table`` per task.
 
-    A metric that is newer than the sweep has no value.
+    A metric that is newer than the sweep has no values.
     """
     parts = []
     for n, record in enumerate(records.values(), start=1):
@@ -155,7 +155,7 @@ def _edits(
 
 
 def _set_distances(metrics: Sequence[str], share: str) -> "SetDistances":
-    # Imported here: it takes seconds, and is seldom needed.
+    # Imported here: it takes seconds, and is rarely needed.
     from fewchannels.interventions.effects.set_distances import SetDistances
     from fewchannels.models.loaded import device_of
 
@@ -163,7 +163,7 @@ def _set_distances(metrics: Sequence[str], share: str) -> "SetDistances":
 
 
 def _images(storage: Storage, records: Mapping[int, Record], edits: pd.DataFrame) -> pd.Series:
-    """The images of the items that figures show; None of the others."""
+    """The images of the items that figures show; None for other items."""
     wanted = edits["item"].isin(shown_items(edits))
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for task in sorted(edits.loc[wanted, "task"].unique().tolist()):

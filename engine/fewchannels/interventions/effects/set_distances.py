@@ -20,7 +20,7 @@ _UNDISTURBED = -1
 
 
 class SetDistances:
-    """Collects embeddings of a sweep's images, part by part; a few hundred numbers an image.
+    """Collect embeddings of a sweep's images, part by part; a few hundred numbers per image.
 
     Args:
         metrics: learned metrics, of which CLIP and DINO embed images.
@@ -51,10 +51,10 @@ class SetDistances:
                     self._found[model, condition].append(row)
 
     def table(self, edits: pd.DataFrame) -> Columns:
-        """Columns of ``schemas/effects_sets.yaml``, a row for every condition and model.
+        """Columns of ``schemas/effects_sets.yaml``, one row per condition and model.
 
         Args:
-            edits: the sweep's table, of which the conditions' settings are taken.
+            edits: the sweep's table ``edits``, from which the conditions' settings are taken.
         """
         rows = []
         settings = edits[edits["role"] == "edited"].drop_duplicates("condition").sort_values("condition")

@@ -35,9 +35,9 @@ def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
 
     Args:
         edits: every row of ``schemas/edits.yaml``. Images are used for the items that
-            :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image`` no strips
+            :func:`fewchannels.interventions.effects.figures.shown_items` names; without a column ``image``, no strips
             are drawn.
-        sets: columns of ``schemas/effects_sets.yaml``; None if distances of sets were not measured.
+        sets: columns of ``schemas/effects_sets.yaml``; None if set distances were not measured.
 
     Returns:
         The numbers of the main metrics, the page, the tables, and the figures.
@@ -75,8 +75,8 @@ def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
 def measured_in_part(edits: pd.DataFrame) -> dict[str, int]:
     """Metrics that some items lack altogether, with the number of items that have them.
 
-    An item lacks a metric where its prompt or its source does not allow it, or its task was done by a version that did
-    not have it.
+    An item lacks a metric if its prompt or its source does not allow it, or if its task was finished by a version that
+    did not have it.
 
     Args:
         edits: rows of ``schemas/edits.yaml``.
@@ -205,8 +205,8 @@ class _Heads:
     """Headings of a table's metrics, each with its number of items if that is the same in all rows.
 
     Attributes:
-        texts: texts of the heads.
-        varying: metrics whose cells say it instead.
+        texts: the headings.
+        varying: metrics whose cells have the number instead.
     """
 
     texts: list[str]

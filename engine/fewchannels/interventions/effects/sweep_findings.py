@@ -32,7 +32,7 @@ class SweepFindings:
         about: explanation of the sentences.
         main: the main metrics.
         chosen: the setting that is described in full; None if nothing was edited.
-        sentences: sentences in the order in which they are read.
+        sentences: sentences in reading order.
         first: the command that writes the tables for the queries, if they do not cover all finished items.
     """
 

@@ -1,1 +1,1 @@
-"""One model in memory that generates and edits while somebody watches."""
+"""One model in memory that generates and edits interactively."""

@@ -21,13 +21,13 @@ MOST_STEPS = 200
 MOST_SIDE = 16_384
 _MOST_CHANNELS = 16_384
 _MOST_GUIDANCE = 1_000
-_SHORT = reprlib.Repr()  # repr would show all of a value that may come from anywhere
+_SHORT = reprlib.Repr()  # repr would print a whole value, which may come from anywhere
 _SHORT.maxstring = 60
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit, in the words of a sweep's conditions.
+    """One edit, with the settings of a sweep's condition.
 
     Attributes:
         action: one of :data:`ACTIONS`.
@@ -43,7 +43,7 @@ class Edit:
         tokens: values of :data:`TOKENS`.
 
     Raises:
-        InputError: a value is none of those, or does not go with another.
+        InputError: a value is not one of these, or does not go with another.
     """
 
     action: str
@@ -96,7 +96,7 @@ class Edit:
                 )
 
     def condition(self, blocks: Sequence[Block], n_steps: int, n_channels: int) -> Condition:
-        """The same edit as a sweep's condition.
+        """Convert the edit to a sweep's condition.
 
         Args:
             blocks: blocks of the model.
@@ -104,7 +104,7 @@ class Edit:
             n_channels: width of the hidden state.
 
         Raises:
-            InputError: the model has not these layers, steps or channels.
+            InputError: the model does not have these layers, steps or channels.
         """
         grid = Grid(
             actions=(self.action if self.factor is None else f"scale:{self.factor!r}",),
@@ -141,7 +141,7 @@ class Ask:
         edit: edit of an image next to the unedited one; None for no edit.
 
     Raises:
-        InputError: a value is none of those.
+        InputError: a value is not one of these.
     """
 
     prompt: str
@@ -169,7 +169,7 @@ class Ask:
 
     @property
     def item(self) -> Item:
-        """The item, same as in a sweep of this sample, or of this pair with shared noise."""
+        """The item, the same as in a sweep of this sample, or of this pair with shared noise."""
         target = _sample(self.prompt, self.seed)
         if self.edit is None or self.edit.source is None:
             return Item(0, target.sample_id, target)
@@ -189,10 +189,10 @@ class Ask:
 
 
 def parse(query: Mapping[str, str]) -> Ask:
-    """The ask of flat text, such as an address has it: ``prompt=a star&seed=1&action=zero&k=8``.
+    """Parse a request from flat text, as in a URL: ``prompt=a star&seed=1&action=zero&k=8``.
 
     Args:
-        query: attributes of :class:`Ask` and :class:`Edit` by name; there is an edit where there is an ``action``.
+        query: attributes of :class:`Ask` and :class:`Edit` by name; with an ``action``, there is an edit.
 
     Raises:
         InputError: a name is unknown, or a value is not valid.
@@ -266,6 +266,6 @@ def _check_prompt(name: str, text: str) -> None:
 
 
 def _sample(prompt: str, seed: int) -> Sample:
-    """The sample that a manifest has of a prompt."""
+    """The sample that a manifest would have for a prompt."""
     text = canonical(prompt)
     return Sample(sample_id(text, seed), text, seed)

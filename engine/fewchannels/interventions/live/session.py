@@ -1,7 +1,7 @@
-"""A live session: one model, held; a person asks for images, sees channels form step by step, and edits them.
+"""A live session: one loaded model; a user requests images, watches channels form step by step, and edits them.
 
-The rows of an ask are those of a sweep with one item and one condition, edited by the same tap, and read by the tap of
-a capture: a live edit is what ``probe disruption`` or ``transport text`` would store.
+The rows of a request are those of a sweep with one item and one condition, edited by the same tap, and recorded by the
+tap of a capture: a live edit is the same as the one that ``probe disruption`` or ``transport text`` would store.
 """
 
 import functools
@@ -46,7 +46,7 @@ _MAP_VALUE_BYTES = 4
 
 @dataclass(frozen=True)
 class _Settled:
-    """An ask with nothing left open: what two asks of the same effect have in common.
+    """A request with all defaults resolved: the same for all requests with the same effect.
 
     Attributes:
         item: item to generate.
@@ -60,7 +60,7 @@ class _Settled:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """Of the batch."""
+        """Rows of the batch."""
         if self.condition is None:
             return (Row(self.item, "undisturbed", None, -1, 0, None),)
         (batch,) = batches([self.item], [self.condition], 3)
@@ -68,13 +68,13 @@ class _Settled:
 
     @property
     def places(self) -> dict[str, int]:
-        """Each role's row of the batch. An edit that changes nothing has none of its own: it is the unedited one."""
+        """Each role's row of the batch. An edit that changes nothing has no row of its own, but the unedited one."""
         places = {row.role: i for i, row in enumerate(self.rows)}
         return places | ({"edited": places.get("edited", 0)} if self.condition else {})
 
 
 class LiveModel:
-    """A model that answers one ask at a time, the latest; a context manager that closes it.
+    """A model that answers one request at a time, the latest; a context manager, which closes it.
 
     Args:
         model: ``demo``, a folder, or a hub id.
@@ -82,16 +82,16 @@ class LiveModel:
         revision: revision of a hub id.
         family: family of the model's transformer class, in addition to the known families.
         loading: loading options.
-        n_steps: denoising steps of asks that do not say.
+        n_steps: denoising steps of requests without their own number.
         score: the statistic that ranks channels.
         top_k: channels whose token maps are kept.
-        most_bytes: size in bytes of token maps: of one generation, and of all finished ones that are remembered.
+        most_bytes: maximum size in bytes of token maps, of one generation and of all remembered finished ones.
 
     Raises:
-        InputError: the model cannot be loaded or makes no images from text alone, or a setting cannot work.
+        InputError: the model cannot be loaded or needs more than a prompt, or a setting cannot work.
 
     Attributes:
-        model: model as loaded; all that PyTorch does is in its thread.
+        model: the loaded model; all of PyTorch's work runs in its thread.
         geometry: geometry of the model.
     """
 
@@ -140,8 +140,8 @@ class LiveModel:
     def begin(self, ask: Ask) -> Trajectory:
         """Begin a generation, and return at once.
 
-        An ask that is under way, or among the latest that are done, is answered by that generation. Any other one ends
-        the generation that runs, and the one that waits for it.
+        A request that is running, or among the latest finished ones, is answered by that generation. Any other request
+        ends the running generation, and the one that waits for it.
 
         Raises:
             InputError: the model cannot handle the request, or its maps would take too much memory.
@@ -168,7 +168,7 @@ class LiveModel:
             return begun
 
     def close(self) -> None:
-        """End what runs and what waits, and wait for that. Safe to repeat."""
+        """End the running and the waiting generation, and wait for their end. Safe to repeat."""
         with self._changed:
             self._is_closed = True
             for each in (self._running, self._waiting):
@@ -227,7 +227,7 @@ class LiveModel:
                 self._waiting = None
                 generation.begin()
             end = self.model.run(self._generate, settled, generation)
-            with self._changed:  # so that nobody sees an end and begins before it is remembered
+            with self._changed:  # so that no caller sees its end and starts another before it is remembered
                 end()
                 self._running = None
                 if generation.snapshot().state == "done":
@@ -241,19 +241,19 @@ class LiveModel:
             self._recent.popitem(last=False)
 
     def _generate(self, settled: _Settled, generation: Trajectory) -> Callable[[], None]:
-        """Run a generation; how it ends is for the caller to say. Whatever happens is in that."""
+        """Run a generation; return a function, to be called by the caller, that records how it ended."""
         try:
             return functools.partial(generation.finish, *self._run(settled, generation))
         except CancelledError as cancelled:
             return functools.partial(generation.end, "cancelled", str(cancelled))
         except FewchannelsError as error:
             return functools.partial(generation.end, "failed", str(error))
-        except Exception as error:  # whatever the model raises, out of memory included, is this generation's failure
+        except Exception as error:  # whatever the model raises, including out of memory, fails only this generation
             self.model.let_go()
             return functools.partial(generation.end, "failed", f"{type(error).__name__}: {error}")
 
     def _run(self, settled: _Settled, generation: Trajectory) -> tuple[Mapping[str, bytes], Mapping[str, float | None]]:
-        """Every role's image, and how large the edit was."""
+        """Every role's image, and the size of the edit."""
         generation.check()
         sampler, places, batch = self.model.sampler, settled.places, settled.rows
         editor = Editor(
@@ -276,7 +276,7 @@ class LiveModel:
 
 
 class _Watch:
-    """The reading tap: records a step as a capture does, and hands it on when the step ends."""
+    """The reading tap: records a step like a capture, and passes it on when the step ends."""
 
     def __init__(self, sampler: Sampler, layout: Layout, score: str, settled: _Settled, generation: Trajectory) -> None:
         self._sampler, self._score, self._generation, self._places = sampler, score, generation, settled.places
@@ -297,7 +297,7 @@ class _Watch:
         self._recorder.tap(slice(0, len(self._ids)))(site, x)
 
     def end_step(self, step: int, latents: Tensor) -> Tensor:
-        """Hand the step on. A second-order scheduler calls twice; all is recorded before the first."""
+        """Pass the step on. A second-order scheduler calls twice; everything is recorded before the first call."""
         self._generation.check()
         if self._recorder is not None:
             recorder, self._recorder = self._recorder, None
@@ -327,7 +327,7 @@ class _Watch:
         )
 
     def _check_finite(self, largest: np.ndarray, step: int) -> None:
-        """Refuse to continue where the largest values ``(row, 1, layer, channel)`` are not finite."""
+        """Refuse to continue if the largest values ``(row, 1, layer, channel)`` are not finite."""
         for role, place in self._places.items():
             bad = np.flatnonzero(~np.isfinite(largest[place, 0]).all(axis=-1))
             if len(bad):

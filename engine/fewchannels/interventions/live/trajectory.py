@@ -21,7 +21,7 @@ class RowStep:
 
     Attributes:
         channels: ``(layer, k)`` int32, this row's own, largest score first.
-        scores: ``(layer, k)`` float32, theirs.
+        scores: ``(layer, k)`` float32, scores of these channels.
         median_score: ``(layer,)`` float32, the lower median over all channels.
         ratio: ``(layer,)`` float32, the largest score divided by that.
         energy_share: ``(layer,)`` float32, share of the squared values that the ``k`` channels hold.
@@ -53,8 +53,8 @@ class Step:
         step: 0-based.
         timestep: the scheduler's.
         sigma: the scheduler's noise level; None if it has none.
-        rows: rows by role: ``undisturbed``, ``source`` of a transport, ``edited``. The edited row is as later blocks
-            see it, after the edit.
+        rows: rows by role: ``undisturbed``, ``source`` of a transport, ``edited``. The edited row is in the state after
+            the edit, which later blocks see.
     """
 
     step: int
@@ -74,11 +74,11 @@ class Snapshot:
 
     Attributes:
         state: one of :data:`STATES`.
-        error: why it failed or was cancelled, for a person; None else.
+        error: why it failed or was canceled, for the user; None otherwise.
         steps: finished steps, in order.
         images: PNG files by role, once it is done.
-        measures: how large the edit was, the columns :data:`fewchannels.interventions.conditions.MEASURES` of
-            ``edits``, once it is done; empty without an edit.
+        measures: size of the edit, the columns :data:`fewchannels.interventions.conditions.MEASURES` of ``edits``, once
+            it is done; empty without an edit.
     """
 
     state: str
@@ -103,7 +103,7 @@ class CancelledError(Exception):
 
 
 class Trajectory:
-    """One generation of a live session. Any thread may look at it, wait for it and cancel it.
+    """One generation of a live session. Any thread may read it, wait for it and cancel it.
 
     Args:
         ask: the request.
@@ -113,7 +113,7 @@ class Trajectory:
         roles: roles of its rows.
 
     Attributes:
-        ask: request that they belong to.
+        ask: the request.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Trajectory:
             after_steps: steps that are known already.
 
         Returns:
-            What it is then, also when the time is over.
+            Its state at that time, also after a timeout.
         """
 
         def is_awaited() -> bool:
@@ -149,7 +149,7 @@ class Trajectory:
             return self._now
 
     def cancel(self, why: str = "it was cancelled") -> None:
-        """Cancel it: immediately if it waits, before the next block if it runs. Has no effect on an ended one."""
+        """Cancel it: immediately if it is waiting, before the next block if it is running. No effect after its end."""
         with self._changed:
             if self._cancelled is None and not self._now.has_ended:
                 self._cancelled = why
@@ -158,7 +158,7 @@ class Trajectory:
 
     @property
     def is_cancelled(self) -> bool:
-        """Return whether it has been, or is about to be."""
+        """Return whether it was canceled, or is about to be."""
         with self._changed:
             return self._cancelled is not None
 
@@ -179,12 +179,12 @@ class Trajectory:
                 raise CancelledError(self._cancelled)
 
     def add(self, step: Step) -> None:
-        """A step is finished."""
+        """Add a finished step."""
         with self._changed:
             self._become(steps=(*self._now.steps, step))
 
     def finish(self, images: Mapping[str, bytes], measures: Mapping[str, float | None]) -> None:
-        """All is done."""
+        """Mark it as done."""
         with self._changed:
             self._become(state="done", images=MappingProxyType(dict(images)), measures=MappingProxyType(dict(measures)))
 

@@ -12,11 +12,11 @@ class Metric:
     Attributes:
         about: description.
         unit: unit or range.
-        more: meaning of a larger value: ``change`` or ``likeness`` of the image and the unedited one, ``fit`` to
-            the prompt, ``source``: fit to the source, or ``quality``.
+        more: meaning of a larger value: ``change`` from or ``likeness`` to the unedited image, ``fit`` to the prompt,
+            ``source`` (fit to the source), or ``quality``.
         source: paper or library.
-        least: the least that an image's value can be.
-        most: the most.
+        least: smallest possible value.
+        most: largest possible value.
     """
 
     about: str

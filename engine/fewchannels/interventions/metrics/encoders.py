@@ -1,4 +1,4 @@
-"""Models that turn images and texts into unit vectors: CLIP and its like, DINO; by folder or hub id."""
+"""Models that embed images and texts as unit vectors: CLIP-like models and DINO; by folder or hub id."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from fewchannels.interventions.metrics.specifications import at_commit
 from fewchannels.models.completeness import Loaded
 from fewchannels.models.quiet import quietly
 
-# Of a vision transformer, what comes behind its tokens: nothing of it is used here, and published ones lack the pooler.
+# The part of a vision transformer after its tokens: it is not used here, and published models lack the pooler.
 _BESIDE_TOKENS = r"^(\w+\.)?pooler\.|^(classifier|head|lm_head)\."
 
 
@@ -58,9 +58,9 @@ class Clip:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors ``(text, feature)`` float32; what is too long for the model is cut off."""
+        """Unit vectors ``(text, feature)`` float32; texts that are too long for the model are truncated."""
         different = list(dict.fromkeys(texts))
-        # Always as long as it can be: models whose text is not causal were trained so, others do not see the padding.
+        # Always the maximum length: models with non-causal text were trained like this, others do not see the padding.
         given = self._tokenizer(
             different, padding="max_length", max_length=self._n_tokens, truncation=True, return_tensors="pt"
         )
@@ -105,7 +105,7 @@ def opening(
             yield
     except InputError:
         raise
-    except Exception as error:  # as many kinds as there are broken checkpoints
+    except Exception as error:  # broken checkpoints raise errors of many kinds
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         reason = f"{type(error).__name__}: {first.rstrip('.')}"
         raise InputError(f"the {kind} model {str(name)!r} cannot be opened: {reason}. {remedy}.") from None
@@ -140,7 +140,7 @@ def _processed(processor: Any, pixels: Tensor, device: str) -> Tensor:
 
 
 def _features(result: Any) -> Tensor:
-    """transformers 5 returns what is around the features as well."""
+    """The features themselves; transformers 5 returns them inside a larger output."""
     return result if isinstance(result, Tensor) else result.pooler_output
 
 

@@ -1,4 +1,4 @@
-"""Pixel metrics: how much, and where, an image differs from another. Pure tensor functions."""
+"""Pixel metrics: how much and where an image differs from another. Pure tensor functions."""
 
 from functools import lru_cache
 
@@ -33,16 +33,15 @@ def compare(
     Args:
         edited: ``(image, rgb, y, x)`` floating point in [0, 1].
         undisturbed: unedited images of the same shape.
-        masks: ``(image, y, x)`` bool, the undisturbed subject; None if no image's is known.
-        has_mask: ``(image,)`` bool, whether that is known; None if each image's is.
-        known: ``(image, y, x)`` bool, which pixels its mask knows; None if it knows all. The others are neither
-            inside nor outside, and not in ``change_iou``.
+        masks: ``(image, y, x)`` bool, the unedited subject; None if no image has a mask.
+        has_mask: ``(image,)`` bool, whether each image has a mask; None if all have one.
+        known: ``(image, y, x)`` bool, known pixels of the masks; None if all are known. Other pixels are neither
+            inside nor outside, and are excluded from ``change_iou``.
 
     Returns:
-        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(image,)`` float64; NaN if there is none:
-        ``psnr`` of equal images, ``ssim_inner`` of images smaller than its window of 11, ``ms_ssim`` of images
-        smaller than :data:`FIVE_SCALES`, and what needs a mask that is unknown or empty, or, for ``mse_outside``, one
-        that leaves nothing outside.
+        Columns of :data:`fewchannels.interventions.metrics.METRICS`, ``(image,)`` float64; NaN if undefined: ``psnr``
+        of equal images, ``ssim_inner`` of images smaller than its window of 11, ``ms_ssim`` of images smaller than
+        :data:`FIVE_SCALES`, and metrics whose mask is missing or empty or, for ``mse_outside``, leaves nothing outside.
 
     Raises:
         ValueError: images or masks have other shapes, or images are not floating point.
@@ -61,7 +60,7 @@ def compare(
         raise ValueError(f"masks of shape {tuple(masks.shape)} for images of shape {tuple(edited.shape)}")
     elif has_mask is not None:
         masks = masks & has_mask.to(masks.device)[:, None, None]
-    # One by one: in a batch, sums and convolutions are rounded by how many images there are.
+    # One by one: in a batch, the rounding of sums and convolutions depends on the number of images.
     found = [
         _compare_one(
             edited[i].float().clone(),
@@ -75,7 +74,7 @@ def compare(
 
 
 def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor, known: Tensor | None) -> dict[str, Tensor | float]:
-    """Of one image ``(rgb, y, x)``; an empty mask says nothing."""
+    """Compare one image ``(rgb, y, x)``; an empty mask gives no values."""
     difference = edited.double() - undisturbed.double()
     by_pixel = difference.square().mean(dim=0)
     mse = by_pixel.mean()
@@ -102,7 +101,7 @@ def _compare_one(edited: Tensor, undisturbed: Tensor, mask: Tensor, known: Tenso
 
 
 def _low_pass(difference: Tensor) -> Tensor:
-    """The Gaussian's ``(rgb, y, x)``, edges repeated outwards."""
+    """Filter ``(rgb, y, x)`` with a Gaussian, with edges repeated outward."""
     height, width = difference.shape[1:]
     sigma = LOW_PASS * min(height, width)
     along_y, along_x = (_smoothing(side, sigma).to(difference.device) for side in (height, width))
@@ -111,12 +110,12 @@ def _low_pass(difference: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _smoothing(side: int, sigma: float) -> Tensor:
-    """The Gaussian over one axis as a matrix ``(to, from)``: for one this wide, several times faster than a filter."""
+    """A Gaussian along one axis as a matrix ``(to, from)``: at this width, several times as fast as a convolution."""
     return torch.from_numpy(ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="nearest"))
 
 
 def _ssim(edited: Tensor, undisturbed: Tensor) -> Tensor:
-    """At every pixel ``(1, rgb, y, x)``; the images are mirrored beyond their borders."""
+    """SSIM at every pixel ``(1, rgb, y, x)``; the images are mirrored beyond their borders."""
     _, by_pixel = structural_similarity_index_measure(
         edited[None], undisturbed[None], data_range=1.0, return_full_image=True
     )

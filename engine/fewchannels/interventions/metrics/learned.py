@@ -48,10 +48,10 @@ class LearnedMetrics:
 
     @classmethod
     def of(cls, specifications: Sequence[str], device: str) -> "LearnedMetrics":
-        """From texts such as ``clip=FOLDER``.
+        """Create them from texts such as ``clip=FOLDER``.
 
         Raises:
-            InputError: one is not of that form or cannot be loaded.
+            InputError: one does not have this form, or cannot be loaded.
         """
         return cls(device, **read_specifications(specifications))
 
@@ -65,7 +65,7 @@ class LearnedMetrics:
             edited: ``(image, rgb, y, x)`` float32 in [0, 1].
             undisturbed: unedited images of the same shape.
             prompts: prompt of each image.
-            sources: the prompt of each one's source, or None.
+            sources: prompt of each image's source, or None.
         """
         columns: dict[str, Tensor] = {}
         if self._clip is not None:
@@ -109,7 +109,7 @@ class _Aesthetic:
         self._weight, self._bias = weight.to(device), bias.to(device)
 
     def score(self, images: Tensor) -> Tensor:
-        """``(image,)`` float64."""
+        """Scores ``(image,)`` float64."""
         return self._clip.images(images).double() @ self._weight[0] + self._bias[0]
 
 
@@ -121,7 +121,7 @@ def read_head(path: Path) -> dict[str, Tensor]:
     """The weights in a head's file, by name.
 
     Args:
-        path: a safetensors file, or one that ``torch.load`` reads without running code.
+        path: a safetensors file, or a file that ``torch.load`` reads without running code.
 
     Raises:
         InputError: it cannot be read.
@@ -137,15 +137,15 @@ def read_head(path: Path) -> dict[str, Tensor]:
 def as_one_map(weights: Mapping[str, Tensor], n_features: int) -> tuple[Tensor, Tensor]:
     """A predictor as one linear map: weight ``(1, feature)`` and bias ``(1,)``, float64.
 
-    LAION's first predictor is one layer, its improved one five with nothing but dropout between them: a linear map
-    as well. A variant with ReLUs in between has other names and is refused.
+    LAION's first predictor is one layer; its improved one has five with only dropout between them, so it is a linear
+    map, too. A variant with ReLUs between layers has other names and is refused.
 
     Args:
         weights: ``weight`` and ``bias``, or those of ``layers`` 0, 2, 4, 6 and 7.
         n_features: number of features of the embeddings.
 
     Raises:
-        InputError: other names, or shapes that do not follow one on another from ``n_features`` to 1.
+        InputError: weights have other names, or shapes that do not connect ``n_features`` to 1.
     """
     layers = _LINEAR if "weight" in weights else _IMPROVED
     if set(weights) != {layer + part for layer in layers for part in ("weight", "bias")}:

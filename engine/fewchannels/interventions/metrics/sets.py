@@ -1,4 +1,4 @@
-"""Distances between sets of images, through embeddings of each: the formulae of FID, KID and CMMD."""
+"""Distances between sets of images, based on their embeddings: the formulas of FID, KID and CMMD."""
 
 import numpy as np
 from scipy import linalg
@@ -12,15 +12,15 @@ CMMD_SCALE = 1000
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two Gaussians: FID's formula (Heusel et al. 2017, arXiv 1706.08500), whatever the embeddings are of.
+    """Distance of two Gaussians: FID's formula (Heusel et al. 2017, arXiv 1706.08500), for any embeddings.
 
     Args:
         one: ``(image, feature)`` float.
         other: embeddings of the other set, same format.
 
     Raises:
-        InputError: a set has no more images than features: its covariance would be singular, the distance biased;
-            or the sets are not of the same features, or not finite.
+        InputError: a set has no more images than features, so that its covariance would be singular and the distance
+            biased; or the sets have different features, or are not finite.
     """
     one, other = _comparable(one, other, least=1)
     for each in (one, other):
@@ -43,7 +43,7 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
         other: embeddings of the other set, same format.
 
     Raises:
-        InputError: a set has fewer than two images, or the sets are not of the same features, or not finite.
+        InputError: a set has fewer than two images, or the sets have different features, or are not finite.
     """
     one, other = _comparable(one, other, least=2)
 
@@ -60,14 +60,14 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
 def cmmd(one: np.ndarray, other: np.ndarray) -> float:
     """1000 x squared MMD of unit vectors, Gaussian kernel, sigma 10: CMMD (Jayasumana et al. 2024, arXiv 2401.09603).
 
-    Biased, as theirs is: an image is paired with itself too, and equal sets are exactly 0 apart.
+    Biased, like the original: an image is also paired with itself, and the distance of equal sets is exactly 0.
 
     Args:
         one: ``(image, feature)`` float, such as CLIP's embeddings.
         other: embeddings of the other set, same format.
 
     Raises:
-        InputError: a set is empty, or the sets are not of the same features, or not finite.
+        InputError: a set is empty, or the sets have different features, or are not finite.
     """
     one, other = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in _comparable(one, other, least=1))
 
@@ -78,7 +78,7 @@ def cmmd(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _comparable(one: np.ndarray, other: np.ndarray, *, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, once they are found to be sets of the same features."""
+    """Both sets in float64, after checking that they have the same features."""
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
         raise InputError(f"sets of shapes {one.shape} and {other.shape}; both must be (image, feature) of one model.")
     if min(len(one), len(other)) < least:

@@ -13,10 +13,10 @@ _READ = (".safetensors", ".bin", ".json", ".txt", ".model", ".pth")
 
 
 def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
-    """``clip=FOLDER`` and the like, by kind.
+    """Parse specifications such as ``clip=FOLDER``, by kind.
 
     Raises:
-        InputError: an unknown kind, or one without a value, or twice.
+        InputError: a kind is unknown, has no value, or is given twice.
     """
     found: dict[str, str] = {}
     for text in specifications:
@@ -32,13 +32,13 @@ def read_specifications(specifications: Sequence[str]) -> dict[str, str]:
 
 
 def pinned(specifications: Sequence[str]) -> tuple[str, ...]:
-    """The same, each hub model with the commit that its name stands for by now: ``clip=OWNER/MODEL@COMMIT``.
+    """The same specifications, with the current commit of each hub model: ``clip=OWNER/MODEL@COMMIT``.
 
     Args:
         specifications: such as ``clip=FOLDER``.
 
     Raises:
-        InputError: one is not of that form, or its model is not a folder and cannot be downloaded from the hub.
+        InputError: one does not have this form, or its model is not a folder and cannot be downloaded from the Hub.
     """
     found = []
     for kind, value in read_specifications(specifications).items():
@@ -51,7 +51,7 @@ def pinned(specifications: Sequence[str]) -> tuple[str, ...]:
 
 
 def at_commit(model: str) -> tuple[str, str | None]:
-    """A hub model's name without its revision, and that; None if it has none."""
+    """A hub model's name without its revision, and the revision; None if it has none."""
     name, at, revision = model.rpartition("@")
     return (name, revision) if at else (model, None)
 
@@ -59,7 +59,7 @@ def at_commit(model: str) -> tuple[str, str | None]:
 def metric_digests(specifications: Sequence[str]) -> dict[str, str]:
     """Digest of every learned metric's files, by kind: SHA-256, 16 hex digits; for a hub model with its commit.
 
-    LPIPS has none: the names of its weights on PyTorch's server hold their own digests.
+    LPIPS has none: the names of its weights on PyTorch's server contain their digests.
 
     Args:
         specifications: from :func:`pinned`.
@@ -93,12 +93,12 @@ def _files(model: str) -> list[Path]:
 
 
 def _commit(kind: str, model: str, revision: str | None) -> str:
-    """The commit that a hub model's revision is, by its ``config.json``; of what was downloaded before if offline."""
+    """The commit of a hub model's revision, by its ``config.json``; if offline, that of an earlier download."""
     from huggingface_hub import hf_hub_download  # slow to import, and a folder does not need it
 
     try:
         return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
-    except Exception as error:  # the hub's own errors have no common base class
+    except Exception as error:  # the Hub client's errors have no common base class
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(
             f"metric {kind}: there is no folder {model!r}, and no hub model of that name could be downloaded: "

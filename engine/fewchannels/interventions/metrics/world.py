@@ -1,4 +1,4 @@
-"""The shapes world's exact metrics: what an image shows of what its prompt asks for."""
+"""The shapes world's exact metrics: which attributes of its prompt an image shows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from fewchannels.demo.world import Scene
 
 
 def scene_of(prompt: str) -> Scene | None:
-    """The scene that a prompt asks for; None if it is not a caption of the world."""
+    """The scene that a prompt describes; None if it is not a caption of the shapes world."""
     try:
         return Scene.from_caption(prompt)
     except ValueError:
@@ -19,11 +19,11 @@ def scene_of(prompt: str) -> Scene | None:
 
 
 def judged(images: Tensor, scenes: Sequence[Scene | None]) -> tuple[list[Verdict | None], Tensor]:
-    """Verdicts on images whose prompts are of the world, and their subjects' masks.
+    """Verdicts on images whose prompts are captions of the shapes world, and their subjects' masks.
 
     Args:
         images: ``(image, rgb, y, x)`` float32 in [0, 1].
-        scenes: scenes that their prompts ask for; None if they are not of the world.
+        scenes: scenes that their prompts describe; None if they are not captions of the shapes world.
 
     Returns:
         A verdict or None for each, and masks ``(image, y, x)`` bool, empty if there is no verdict or no subject.

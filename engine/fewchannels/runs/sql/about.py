@@ -45,11 +45,11 @@ _COMPARISON_TYPES = {
     "k": "integer",
 }
 TYPES = {"run": _RUN_TYPES, "sweep": _SWEEP_TYPES, "comparison": _COMPARISON_TYPES}
-"""Of its columns, by what it is of."""
+"""Types of its columns, for each kind of data."""
 
 
 def about(of: str, description: Mapping[str, Any], n_tasks_done: int) -> dict[str, Any]:
-    """The row.
+    """The row of the view.
 
     Raises:
         KeyError: the description lacks a part.

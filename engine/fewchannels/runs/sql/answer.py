@@ -21,8 +21,8 @@ _MOST_SHOWN = 50
 class Answer:
     """The result of a query, in memory: ``.df()``, ``.arrow()``, ``.fetchall()``, or print it.
 
-    Decimals and huge integers become plain numbers where that loses nothing, and text otherwise. A column of dates or
-    times is text where Python cannot hold one of them, such as ``infinity``.
+    Decimals and huge integers become plain numbers if that loses nothing, and text otherwise. A column of dates or
+    times becomes text if Python cannot represent one of them, such as ``infinity``.
 
     Args:
         table: a ``pyarrow.Table``.
@@ -58,7 +58,7 @@ class Answer:
         return list(zip(*(column.to_pylist() for column in self._table.columns), strict=True))
 
     def fetchone(self) -> tuple[Any, ...] | None:
-        """The first row, or None when there is none."""
+        """The first row; None if there is none."""
         return next(iter(self.head(1).fetchall()), None)
 
     def head(self, n: int) -> "Answer":
@@ -98,7 +98,7 @@ class Answer:
         """Write it as one Parquet file, atomically. Safe to repeat: it replaces the file.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: writing failed.
         """
         writing.write(path, self.batches)
 

@@ -36,7 +36,7 @@ _TASK_TYPES = {int: "bigint", float: "double", str: "varchar"}
 
 
 class Catalog:
-    """Read-only SQL over one run, sweep or comparison, as its ledger was when the catalog was opened.
+    """Read-only SQL over one run, sweep or comparison, in the state of its ledger when the catalog was opened.
 
     Views of a run: ``manifest``, ``samples`` and ``cells`` (``schemas/*.yaml``; only files of tasks that have a
     record), ``tasks`` (the records, one row each, ``finished`` in UTC) and ``run`` (one row). Of a sweep: ``manifest``,
@@ -53,8 +53,8 @@ class Catalog:
 
     Args:
         path: the folder or URL of a run, a sweep or a comparison.
-        pending: documents that are to be written last, ``comparison.json`` or a result's, by key: they are read as if
-            they were there, so that what they name can be asked before anybody else sees it.
+        pending: documents that will be written last, ``comparison.json`` or a result's, by key. They are read as if
+            they already existed, so that the tables that they name can be queried before others see them.
 
     Raises:
         InputError: there is none, or one of a newer format.
@@ -116,7 +116,7 @@ class Catalog:
             question.stop()
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Answer:
-        """Ask one read-only SQL query of the views. Threads may ask at the same time.
+        """Run one read-only SQL query on the views. Several threads may do so at the same time.
 
         Args:
             text: one SELECT statement.
@@ -131,7 +131,7 @@ class Catalog:
         return self.ask(text, parameters, limits).answer()
 
     def ask(self, text: str, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None) -> Question:
-        """A query that can be read in batches of any number, and stopped: see :class:`Question`.
+        """A query whose result can be read in any number of batches, and that can be stopped: see :class:`Question`.
 
         Args:
             text: one SELECT statement.
@@ -148,12 +148,12 @@ class Catalog:
 
         Args:
             name: name of the query.
-            limits: limits, as :meth:`sql` takes them; given by position, so that a parameter may have any name.
+            limits: limits, as for :meth:`sql`; positional, so that a parameter of the query may have any name.
             **parameters: parameters of the query.
 
         Raises:
-            InputError: an unknown query or parameter, an unfit value, a query that needs a result the run lacks, or a
-                limit that was reached.
+            InputError: an unknown query or parameter, an invalid value, a query that needs a result that the run lacks,
+                or a limit that was reached.
             StorageError: a file of the run cannot be read.
         """
         return self.ask_query(name, limits, **parameters).answer()
@@ -212,7 +212,7 @@ class Catalog:
         return f"({text}\n)"
 
     def mentioned(self, text: str) -> frozenset[tuple[str, str]]:
-        """The names in a condition, ``TABLE.NAME`` as pairs, of others with an empty table."""
+        """The names in a condition, as pairs of table and name; the table is empty for plain names."""
         with self._connection.cursor() as parser:
             return rules.mentioned(parser, text)
 
@@ -236,7 +236,7 @@ class Catalog:
         return cursor, looked
 
     def failed(self, error: Exception, looked: int, needs: Collection[str]) -> FewchannelsError | None:
-        """For a :class:`Question`: its error in words; None if the files it missed have been replaced."""
+        """For a :class:`Question`: the error's message; None if the files that it missed have been replaced."""
         if needs and isinstance(error, duckdb.BinderException | duckdb.CatalogException):
             return InputError(
                 f"the result {' or '.join(needs)} was written by an older version and lacks columns that the query "
@@ -251,7 +251,7 @@ class Catalog:
             return missing
 
     def _look_again(self, looked: int) -> bool:
-        """Open the views of the files that there are now, as after a compaction; False where nothing has changed."""
+        """Reopen the views on the current files, for example after a compaction; False if nothing has changed."""
         with self._looking:
             if looked == self._looked:
                 fresh = Catalog(self._storage.url, self._pending)
@@ -374,7 +374,7 @@ class Catalog:
                 keys = [key for key in content["objects"] if key.startswith(result.key(f"{table}/"))]
                 self._files.update({key: recorded[key] for key in keys})
                 view = f"{result.label}_{table}"
-                # Whatever columns it was written with: an older version's result is no reason not to open.
+                # With whatever columns it was written: the catalog must also open with a result of an older version.
                 of_files = (
                     by_columns(self._connection, kind, keys) if kind in _GREW else [(dict.fromkeys(keys, "true"), "*")]
                 )
@@ -383,11 +383,11 @@ class Catalog:
         return settings
 
     def _check_files(self) -> dict[str, int]:
-        """The listing of all that is stored, with every file of the views in it."""
+        """The listing of all stored objects, after checking that it has every file of the views."""
         stored = self._storage.list()
         for key in self._files:
             if key not in stored:
-                self._storage.size(key)  # says so if a link stands in its place
+                self._storage.size(key)  # raises if there is a link in its place
                 url = self._storage.url
                 remedy = (
                     "recompute it with fewchannels compare --replace"
@@ -403,7 +403,7 @@ class Catalog:
         """The view of a manifest's first rows: while a run grows, its manifest may be longer than the run."""
         rows = f"from read_parquet('{confined.address(key)}', hive_partitioning = false)"
         ((n_rows,),) = self._connection.sql(f"select count(*) {rows}").fetchall()
-        # DuckDB can number a file's rows, but not one that has a column of that number's name.
+        # DuckDB can number a file's rows, but not if the file has a column with the name of that number.
         first = f" limit {n_samples:d}" if n_rows > n_samples else ""
         self._connection.execute(f"create view manifest as select * {rows}{first}")
 
@@ -413,7 +413,7 @@ class Catalog:
         Args:
             name: name of the view.
             kind: the schema.
-            groups: files, by key, with the condition on each's rows; and what is selected of them.
+            groups: files, by key, each with the condition on its rows; and the select list for them.
         """
         selects = []
         for files, columns in groups:

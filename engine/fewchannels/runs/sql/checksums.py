@@ -1,4 +1,4 @@
-"""Check, once and only as far as it costs next to no time, that what a query reads is what was stored."""
+"""Check that what a query reads is what was stored: each file once, and only as many as take almost no time."""
 
 import threading
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ MOST_BYTES = 64 * 2**20
 class Checksums:
     """Checksums of a location's files, from its documents, and the files that were already checked.
 
-    Only in a folder: a bucket's server checks what it reads against its own checksums, and asking it for whole objects
-    would defeat the purpose of Parquet.
+    Only in a folder: a bucket's server checks what it reads against its own checksums, and reading whole objects from
+    it would defeat the purpose of Parquet.
 
     Args:
         storage: storage of the run, the sweep or the comparison.
@@ -29,7 +29,7 @@ class Checksums:
         self._left, self._lock = MOST_BYTES, threading.Lock()
 
     def check(self, key: str) -> None:
-        """Compare a file that is about to be read, unless it has been compared, or too many bytes have.
+        """Compare a file that is about to be read, unless it, or too many bytes in total, have already been compared.
 
         Raises:
             StorageError: it differs from the stored file.
@@ -39,7 +39,7 @@ class Checksums:
             if expected is None or key in self._compared or expected.n_bytes > self._left:
                 return
             found = self._storage.stored(key)
-            if found is None:  # whoever opens it next is told
+            if found is None:  # the next reader gets the error
                 return
             try:
                 check_stored(self._storage, key, found, expected)

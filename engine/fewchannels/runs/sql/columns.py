@@ -1,7 +1,7 @@
 """Resolve column names in conditions on samples: the manifest's own column first, then that of ``samples``.
 
-A source may have columns of any name, ``task`` and ``status`` among them. In a condition, in ``--by`` and in a gallery
-such a name is the source's. ``manifest.NAME`` and ``samples.NAME`` say which of the two is meant.
+A source may have columns of any name, including ``task`` and ``status``. In a condition, in ``--by`` and in a gallery,
+such a name refers to the source's column. ``manifest.NAME`` and ``samples.NAME`` name one of the two explicitly.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -25,13 +25,13 @@ class Asked(Protocol):
     """Protocol of a run's catalog, which runs queries."""
 
     def sql(self, text: str) -> Answer:
-        """The answer to one."""
+        """The answer to a query."""
 
     def condition(self, text: str | None) -> str:
-        """A condition, in parentheses that it cannot leave."""
+        """A condition in parentheses, which it cannot escape."""
 
     def mentioned(self, text: str) -> Collection[Column]:
-        """The ``TABLE.NAME`` in a condition that :meth:`condition` takes, and with an empty table other names."""
+        """The names in a condition, as pairs of table and name; the table is empty for plain names."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Columns:
     """The columns of a run's samples.
 
     Attributes:
-        samples: names of those of ``samples``, but for the image.
-        manifest: names of those of ``manifest``.
+        samples: names of the columns of ``samples``, except the image.
+        manifest: names of the columns of ``manifest``.
         own: names of the manifest's columns that come from its source, in lower case.
     """
 
@@ -50,7 +50,7 @@ class Columns:
 
     @classmethod
     def of(cls, asked: Asked) -> "Columns":
-        """Those of a run."""
+        """The columns of a run's samples."""
         samples = [name for name in asked.sql("select * from samples limit 0").columns if name != _IMAGE]
         manifest = asked.sql("select * from manifest limit 0").columns
         ours = {name.casefold() for name in schema("manifest").names}
@@ -58,7 +58,7 @@ class Columns:
 
     @cached_property
     def named(self) -> dict[str, Column]:
-        """Table and name of every column, by how a person writes it: ``samples.NAME`` if the source has ``NAME``."""
+        """Table and name of every column, by its name in a condition: ``samples.NAME`` if the source has ``NAME``."""
         found = {f"samples.{name}" if name in self.own else name: ("samples", name) for name in self.samples}
         alone = [name for name in self.manifest if name.casefold() in self.own or name not in self.samples]
         return found | {name: ("manifest", name) for name in alone}
@@ -72,7 +72,7 @@ class Columns:
         return by_name.get(folded) or by_table.get(folded)
 
     def find(self, text: str) -> Column:
-        """As :meth:`get`.
+        """Same as :meth:`get`, but raises if there is none.
 
         Raises:
             InputError: there is none.
@@ -93,7 +93,7 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
     Args:
         asked: a catalog of a run.
         where: a condition on the columns of ``samples`` and ``manifest``; None takes all.
-        by: the column whose ``value`` is wanted; None for none.
+        by: the column to return as ``value``; None for none.
 
     Raises:
         InputError: there is no such column, or the condition is not one expression.
@@ -107,7 +107,7 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
         ours["value"] = _written(columns.find(by))
     if not where:
         return f"select {_list(ours)} from {_JOINED}"
-    # A condition sees one table: its own names, then two records for names with a table, then what is wanted of it.
+    # A condition sees one table: plain names, then two records for names with a table, then the requested column.
     flat = {name: _written(column) for name, column in columns.named.items() if column[1] == name}
     for table, record in _records(columns, asked.mentioned(where)):
         flat = {name: text for name, text in flat.items() if name.casefold() != table} | {table: record}
@@ -117,10 +117,10 @@ def chosen(asked: Asked, where: str | None = None, by: str | None = None) -> str
 
 
 def _records(columns: Columns, mentioned: Collection[Column]) -> Iterator[Column]:
-    """Records ``samples`` and ``manifest`` of columns, by name, so that ``samples.NAME`` is one in a condition.
+    """Records ``samples`` and ``manifest`` of columns, so that ``samples.NAME`` is valid in a condition.
 
-    Only of the columns that are mentioned, for DuckDB reads all that is in a record. A record takes the place of a
-    source's column of its name.
+    They contain only the columns that are mentioned, since DuckDB reads everything in a record. A record hides a
+    source's column with its name.
 
     Raises:
         InputError: both are mentioned.

@@ -23,7 +23,7 @@ _LEAST_BYTES = 128 * 2**20
 def connect(storage: Storage, check: Callable[[str], None] = lambda key: None) -> duckdb.DuckDBPyConnection:
     """A database in memory that can read a storage's objects, as ``address(key)``; not confined to them yet.
 
-    It takes half of the memory that is free, and spills into a folder of this process alone, where one can be made.
+    It uses half of the free memory, and spills into a folder of this process alone, if one can be created.
 
     Args:
         storage: storage of the run, the sweep or the comparison.
@@ -43,14 +43,14 @@ def connect(storage: Storage, check: Callable[[str], None] = lambda key: None) -
         "python_enable_replacements": False,
     }
     connection = duckdb.connect(":memory:", config=settings)
-    # Not the machine's: a query has one answer wherever it is asked.
+    # Not the machine's time zone: a query has the same answer everywhere.
     connection.execute("set global TimeZone = 'UTC'")
     connection.register_filesystem(ReadOnlyFiles(storage, check))
     return connection
 
 
 def confine(connection: duckdb.DuckDBPyConnection, keys: Collection[str]) -> None:
-    """From now on, let a connection read the named objects and nothing else."""
+    """From now on, allow a connection to read only the named objects."""
     allowed = ", ".join("'" + address(key).replace("'", "''") + "'" for key in keys)
     for setting in (
         f"allowed_paths = [{allowed}]",
@@ -106,17 +106,17 @@ class ReadOnlyFiles(AbstractFileSystem):
 class SharedFile(io.RawIOBase):
     """A file that several threads read at once.
 
-    DuckDB gives one file to all of its threads, and each of them seeks and then reads. Between these two calls another
-    thread may seek: so each thread has a file and a place of its own.
+    DuckDB gives one file to all of its threads, and each of them seeks and then reads. Between these two calls, another
+    thread may seek, so each thread has its own file and position.
 
     Args:
-        open_file: opens the file once more.
+        open_file: function that opens the file again.
     """
 
     def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
         super().__init__()
         self._open_file = open_file
-        # Not threading.local: what it holds is lost whenever one of DuckDB's threads leaves Python.
+        # Not threading.local: its content is lost whenever one of DuckDB's threads leaves Python.
         self._files = {threading.get_ident(): open_file()}
 
     def readable(self) -> bool:

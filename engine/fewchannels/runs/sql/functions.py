@@ -1,7 +1,7 @@
 """The functions that a query may call: those that compute values from values.
 
-None reads or writes a file, a setting, the environment, a variable or another table, waits, or runs text as code. A
-test lists the functions of a newer DuckDB that nobody has reviewed yet.
+None of them reads or writes a file, a setting, the environment, a variable or another table, waits, or runs text as
+code. A test lists the functions of a newer DuckDB that have not been reviewed yet.
 """
 
 _OPERATORS = """

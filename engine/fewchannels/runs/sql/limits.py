@@ -9,12 +9,12 @@ from fewchannels.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one query may take. None means no limit.
+    """Limits of one query. None means no limit.
 
     Attributes:
         rows: rows of the answer.
-        n_bytes: number of bytes of the answer in memory, as Arrow holds it.
-        seconds: seconds from asking to the last row.
+        n_bytes: number of bytes of the answer in memory, in Arrow's format.
+        seconds: seconds from the start of the query to the last row.
 
     Raises:
         InputError: a limit is not a number above 0.
@@ -31,5 +31,5 @@ class Limits:
 
 
 def default_limits() -> Limits:
-    """A quarter of the memory that this process may still take, and no limit on time."""
+    """A quarter of the memory that is still available to this process, and no limit on time."""
     return Limits(n_bytes=max(64 * 2**20, machine.free_bytes() // 4))

@@ -1,4 +1,4 @@
-"""Functions of the catalog's own that a query may call: intervals, as ``measures.intervals`` has them."""
+"""The catalog's own functions that a query may call: the intervals of ``measures.intervals``."""
 
 import duckdb
 
@@ -25,7 +25,7 @@ _DEFINITIONS = {
             ) / (1 + reach ** 2 / ((mean - least) * (most - mean)))
         end""",
     "_reach(error, n)": f"case when n >= {_FEWEST} and error > 1e-9 then student_t(n - 1) * error end",
-    # greatest and least leave out null: it must stay.
+    # greatest and least ignore null, which must be kept.
     "_inside(value, lowest, most)": "case when value is null then null else greatest(lowest, least(most, value)) end",
     "interval_low(mean, error, n, least, most)": """
         _inside(

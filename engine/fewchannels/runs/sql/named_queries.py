@@ -32,10 +32,10 @@ class Parameter:
     doc: str
 
     def parse(self, text: str) -> int | float | str | bool:
-        """The value that a text such as ``0.5`` or ``true`` means, checked.
+        """Parse a text such as ``0.5`` or ``true``, and check the value.
 
         Raises:
-            InputError: it means none.
+            InputError: it is not a value of the parameter.
         """
         if self.type is bool:
             return self.check({"true": True, "false": False}.get(text.lower(), text))
@@ -83,7 +83,8 @@ class Query:
         parameters: parameters by position in the header.
         columns: columns of the result, in order.
         sql: the whole file.
-        also: another query's name, which this one answers to for what that one does not read; None without one.
+        also: name of another query that this one stands for, for the kind of data that the other does not read; None
+            without one.
     """
 
     name: str
@@ -97,10 +98,10 @@ class Query:
     also: str | None = None
 
     def parse(self, texts: Mapping[str, str]) -> dict[str, Any]:
-        """Parameters' texts as values; one that the query does not have is left to :meth:`bind` to refuse.
+        """Parse the texts of parameters; unknown parameters are left unchanged, since :meth:`bind` rejects them.
 
         Raises:
-            InputError: a text means none.
+            InputError: a text is not a value of its parameter.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         return {name: known[name].parse(text) if name in known else text for name, text in texts.items()}
@@ -109,7 +110,7 @@ class Query:
         """Every parameter's value: the given one, checked, or the default.
 
         Raises:
-            InputError: an unknown parameter or an unfit value.
+            InputError: an unknown parameter, or an invalid value.
         """
         names = [parameter.name for parameter in self.parameters]
         for name in given:
@@ -144,11 +145,11 @@ _COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
 def parse_query(name: str, sql: str) -> Query:
     """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
 
-    ``-- needs:`` is optional: analyses, comma-separated. So is ``-- of: sweep``; other queries are of runs. ``-- as:``
-    is the name of a query of runs for which this one stands where a sweep is asked.
+    ``-- needs:``, a comma-separated list of analyses, is optional. So is ``-- of: sweep``; without it, a query reads
+    runs. ``-- as:`` is the name of a query of runs that this one replaces for sweeps.
 
     Raises:
-        ValueError: a line of the header is none of these or is not written as they are.
+        ValueError: a line of the header is none of these, or does not have their format.
     """
     texts: dict[str, str] = {}
     parameters, columns = [], []
@@ -172,7 +173,7 @@ def parse_query(name: str, sql: str) -> Query:
 
 
 def query_of(name: str, of: str) -> Query:
-    """The query of a name, for a ``run`` or a ``sweep``: a name may stand for one of each.
+    """The query with a name, for a ``run`` or a ``sweep``: the same name may stand for one of each.
 
     Raises:
         InputError: there is no such query.

@@ -11,7 +11,7 @@ from fewchannels.tables import schema
 def by_columns(
     connection: duckdb.DuckDBPyConnection, kind: str, keys: Collection[str]
 ) -> list[tuple[dict[str, str], str]]:
-    """Files of a schema by what is selected of them: a column is null if a file is older than it.
+    """Group a schema's files by the columns that they have: a column is null if a file is older than the column.
 
     An unreadable file counts as having all columns; the query that reads it reports the error.
 
@@ -21,7 +21,7 @@ def by_columns(
         keys: keys of the files.
 
     Returns:
-        Each file's condition, by its key, with what is selected of these files.
+        Each file's condition, by its key, with the select list for these files.
     """
     if not keys:
         return []

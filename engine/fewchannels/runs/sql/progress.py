@@ -7,12 +7,12 @@ from fewchannels.runs.ledger import Record
 
 
 def parts(records: Mapping[int, Record]) -> list[str]:
-    """The checksum of each finished task's table, by which effects know what they were measured of."""
+    """The checksum of each finished task's table, which identifies the data that effects were computed from."""
     return [stored.crc32c for record in records.values() for _, stored in sorted(record.objects.items())]
 
 
 def are_current(effects: Mapping[str, Any], records: Mapping[int, Record]) -> bool:
-    """Return whether effects are of all that is finished now.
+    """Return whether effects cover everything that is finished now.
 
     Args:
         effects: settings of their result.

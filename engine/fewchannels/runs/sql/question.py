@@ -15,7 +15,7 @@ from fewchannels.runs.sql.named_queries import Query
 from fewchannels.runs.sql.values import distinct, projection
 from fewchannels.settings.units import size
 
-_BATCH_ROWS = 2048  # what DuckDB makes at a time; of images, more would be much
+_BATCH_ROWS = 2048  # as many as DuckDB produces at a time; more images would take much memory
 _LARGER = (
     "Select fewer rows or columns, or write the result, of any size, to a file: fewchannels sql RUN QUERY -o FILE."
 )
@@ -39,7 +39,7 @@ class Question:
         asked: the catalog.
         text: one SELECT.
         parameters: values of its ``$names``.
-        limits: the most that it may take.
+        limits: limits of the query.
         query: the named query that it is, if it is one.
     """
 
@@ -72,10 +72,9 @@ class Question:
         return Answer(pa.Table.from_batches(list(batches), schema), self._query)
 
     def first(self, n: int, most: int) -> tuple[Answer, int]:
-        """The first ``n`` rows, 0 for all, and how many there are: ``most + 1`` where there are more than ``most``.
+        """The first ``n`` rows, 0 for all, and the number of rows: ``most + 1`` if there are more than ``most``.
 
-        Raises:
-            As :meth:`answer`.
+        Raises the same errors as :meth:`answer`.
         """
         if not n:
             answer = self.answer()
@@ -91,13 +90,12 @@ class Question:
         return Answer(pa.Table.from_batches(kept), self._query), counted
 
     def batches(self, most: int | None = None) -> Iterator[pa.RecordBatch]:
-        """The answer's rows as they are found, a few thousand at a time; an empty answer is one batch of no rows.
+        """The answer's rows as they are found, a few thousand at a time; an empty answer is one batch without rows.
+
+        Raises the same errors as :meth:`answer`.
 
         Args:
-            most: rows to end after; None or 0 for all.
-
-        Raises:
-            As :meth:`answer`.
+            most: maximum number of rows; None or 0 for all.
         """
         batches = self._batches()
         try:
@@ -113,12 +111,12 @@ class Question:
             batches.close()
 
     def stop(self, why: FewchannelsError | None = None) -> None:
-        """End it now, from another thread; whoever waits for its answer gets the error."""
+        """End it now, from another thread; a thread that waits for its answer gets an error."""
         with self._state:
             self._stopped = self._stopped or why or FewchannelsError("the query was stopped.")
             while self._busy:
                 if self._cursor is not None:
-                    self._cursor.interrupt()  # lost where DuckDB was about to begin, so it is said again
+                    self._cursor.interrupt()  # has no effect if DuckDB was just about to start, so it is repeated
                 self._state.wait(0.02)
 
     def _batches(self) -> Generator[Any, None, None]:
@@ -140,7 +138,7 @@ class Question:
                 return self._work(job)
             waited = threads.submit(self._work, job)
             try:
-                return waited.result()  # here a signal is heard; within DuckDB it may not be
+                return waited.result()  # signals are handled here; within DuckDB they may not be
             except (KeyboardInterrupt, SystemExit):
                 self.stop()
                 raise
@@ -205,7 +203,7 @@ class Question:
     def _raise(self, error: Exception) -> None:
         """Translate an error into a message, unless the query may be retried."""
         if self._stopped is not None or isinstance(error, duckdb.InternalException | duckdb.FatalException):
-            raise error  # a fault of DuckDB's own: its trace is wanted
+            raise error  # a fault in DuckDB itself: show the traceback
         said = self._asked.failed(error, self._looked, self._query.needs if self._query else ())
         if said is not None:
             raise said from None

@@ -1,4 +1,4 @@
-"""Samples by a measure of one cell: of the cell itself, of a channel in it, or of the alignment's clusters there."""
+"""Rank samples by a measure of one cell: of the cell itself, of a channel in it, or of the alignment's clusters."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TABLE_OF = dict.fromkeys((*CELL_MEASURES, CHANNEL), "cells") | dict.fromkeys(AL
 
 @dataclass(frozen=True)
 class CellOfRun:
-    """The cell that a measure is of.
+    """The cell that a measure is about.
 
     Attributes:
         layer: number of the layer.
@@ -42,10 +42,10 @@ class CellOfRun:
 
 
 def measure_named(text: str, own: Collection[str]) -> str | None:
-    """The measure of a cell that a text means: its name, or ``TABLE.NAME``; None if it is something else.
+    """The measure of a cell that a text names, plainly or as ``TABLE.NAME``; None if it is something else.
 
     Args:
-        text: text as a person writes it.
+        text: text as entered by a user.
         own: names of columns that the manifest's source has, which come first.
     """
     if text in _TABLE_OF:

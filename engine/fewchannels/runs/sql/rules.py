@@ -1,7 +1,7 @@
 """Rules of queries: they may only read the catalog's own tables.
 
-DuckDB's own parser says what a text is made of, and every node of that tree must be one of those listed here. A new
-node, statement or function of a later DuckDB is refused until it is listed. The name of a statement decides nothing:
+DuckDB's own parser makes a tree of a text, and every node of that tree must be one of those listed here. A new node,
+statement or function of a later DuckDB is refused until it is listed. The name of a statement is not sufficient:
 DuckDB calls ``with x as (copy ... to 'file') select ...`` a SELECT.
 """
 
@@ -22,7 +22,7 @@ NODES = frozenset(
         "SELECT_NODE",
         "SET_OPERATION_NODE",
         "RECURSIVE_CTE_NODE",
-        # what they read
+        # sources of rows
         "BASE_TABLE",
         "EMPTY",
         "EXPRESSION_LIST",
@@ -31,7 +31,7 @@ NODES = frozenset(
         "SHOW_REF",
         "SUBQUERY",
         "TABLE_FUNCTION",
-        # how its rows are arranged
+        # order and number of rows
         "DISTINCT_MODIFIER",
         "LIMIT_MODIFIER",
         "LIMIT_PERCENT_MODIFIER",
@@ -97,7 +97,7 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     """Reject a text that is not one expression, so that it cannot escape its parentheses.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not an expression.
         duckdb.Error: the parser does not understand it.
     """
     frame, tree = _tree(connection, "select true"), _tree(connection, f"select {text}\n")
@@ -112,11 +112,11 @@ def check_condition(connection: duckdb.DuckDBPyConnection, text: str) -> None:
 
 
 def mentioned(connection: duckdb.DuckDBPyConnection, condition: str) -> frozenset[tuple[str, str]]:
-    """The names in a condition, ``TABLE.NAME`` as pairs, of others with an empty table; of its subqueries as well.
+    """The names in a condition and its subqueries, as pairs of table and name; the table is empty for plain names.
 
     Args:
         connection: connection whose parser reads it; nothing is run.
-        condition: one that :func:`check_condition` takes.
+        condition: a condition that :func:`check_condition` accepts.
     """
     found: set[tuple[str, str]] = set()
     left: list[Any] = [_tree(connection, f"select {condition}\n")]
@@ -139,7 +139,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
         raise InputError(f"a query must be one SELECT statement; this text has {len(statements)} statements.")
     try:
         kind = statements[0].type.name
-    except ValueError:  # DuckDB's parser knows more kinds than its Python names
+    except ValueError:  # DuckDB's parser knows kinds of statements that its Python interface lacks
         kind = text.split()[0].upper()
     if kind == "MULTI":
         raise InputError("PIVOT must list its values, such as: pivot ... on column in ('a', 'b') using ...")
@@ -187,7 +187,7 @@ class _Walk:
         elif isinstance(kind, str) and kind not in NODES:
             raise _refused(kind.removesuffix("_NODE").removesuffix("_QUERY").replace("_", " "))
         for name, body in _common_tables(node):
-            yield body, visible  # it sees those before it, and itself only where it is recursive
+            yield body, visible  # it sees the ones before it, and itself only if it is recursive
             visible |= {name.lower()}
         if kind == "BASE_TABLE":
             self._table(node["qualified_name"]["path"], visible)

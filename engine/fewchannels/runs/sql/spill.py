@@ -24,7 +24,7 @@ _own: Path | None = None
 
 
 def new_folder() -> Path | None:
-    """A folder that no other catalog uses, not made yet: DuckDB makes it when it needs it. None if none can be."""
+    """A folder that no other catalog uses; DuckDB creates it when it needs it. None if none can be created."""
     global _own
     with _making:
         if _own is None or not _own.is_dir():
@@ -38,12 +38,12 @@ def new_folder() -> Path | None:
 
 
 def most_bytes(folder: Path) -> int:
-    """The most to write there: half of what the disk has free, at most 64 GiB."""
+    """Maximum number of bytes to write there: half of the disk's free space, at most 64 GiB."""
     return min(shutil.disk_usage(folder.parent).free // 2, _MOST_BYTES)
 
 
 def remove_left() -> None:
-    """Remove what processes of this user that were killed have left behind; no link is followed."""
+    """Remove folders that killed processes of this user have left behind; no link is followed."""
     with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
             if re.fullmatch(rf"{PREFIX}\w+", entry.name):
@@ -52,17 +52,17 @@ def remove_left() -> None:
 
 
 def _make() -> Path:
-    """A new folder, whose file ``owner`` this process, and whoever it forks, keeps locked as long as it lives."""
+    """Create a folder with a file ``owner`` that this process, and any that it forks, keep locked while they live."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # for this user alone
         try:
             descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with suppress(StorageError):  # without locks nobody can tell that it is left behind, and nobody removes it
+            with suppress(StorageError):  # without locks, nobody can know that it is left over, so nobody removes it
                 file_system.lock(descriptor, folder / _OWNER)
             if (folder / _OWNER).exists():
                 return folder
         except (FileNotFoundError, BlockingIOError):
-            continue  # another process thought it was left behind: it had no locked file yet
+            continue  # another process removed it as left over, since it had no locked file yet
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -75,10 +75,10 @@ def _remove_if_left(entry: os.DirEntry[str]) -> None:
     try:
         owner = os.open(os.path.join(entry.path, _OWNER), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        os.rmdir(entry.path)  # made a moment ago, or killed then: it is empty
+        os.rmdir(entry.path)  # just created, or its process was killed right after that: it is empty
         return
     try:
-        if file_system.lock(owner, Path(entry.path, _OWNER)):  # not while its owner lives
+        if file_system.lock(owner, Path(entry.path, _OWNER)):  # fails while its owner lives
             shutil.rmtree(entry.path)
     finally:
         os.close(owner)

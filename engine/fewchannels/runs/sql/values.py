@@ -1,6 +1,6 @@
-"""Every type of DuckDB as Arrow, Python, JSON and CSV can hold it: nothing is silently rounded, wrapped or lost.
+"""Convert every type of DuckDB to Arrow, Python, JSON and CSV: nothing is silently rounded, wrapped or lost.
 
-A value that they cannot hold comes as the text that DuckDB writes for it, such as ``infinity`` for a date.
+A value that they cannot represent becomes the text that DuckDB writes for it, such as ``infinity`` for a date.
 """
 
 import base64
@@ -35,9 +35,9 @@ def projection(columns: Sequence[str], types: Sequence[Any]) -> str | None:
 
 
 def distinct(columns: Sequence[str]) -> list[str]:
-    """Names of an answer's columns, each once: of equal names, as of a join, the second becomes ``NAME_1``.
+    """Make the names of an answer's columns distinct: of equal names, as from a join, the second becomes ``NAME_1``.
 
-    Case makes no difference, as in SQL. A name that the query gives stays the name of the first that has it.
+    Case makes no difference, as in SQL. The first column with a name keeps it.
     """
     given = {name.casefold() for name in columns}
     found: list[str] = []
@@ -54,7 +54,7 @@ def distinct(columns: Sequence[str]) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """A column's name as SQL takes it, whatever it holds."""
+    """Quote a column's name for SQL, whatever characters it contains."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -100,7 +100,7 @@ def readable(column: Any) -> Any:
 
 
 def plain(column: Any) -> Any:
-    """A column of decimals as whole numbers or doubles where that loses nothing, as text otherwise."""
+    """Convert a column of decimals to whole numbers or doubles if that loses nothing, otherwise to text."""
     kind = column.type
     if not pa.types.is_decimal(kind):
         return column
@@ -118,7 +118,7 @@ def as_numbers(column: Any) -> Any | None:
 
 
 def _ends(column: Any) -> Any:
-    """The least and the largest value."""
+    """The smallest and the largest value."""
     from pyarrow.compute import min_max  # takes a tenth of a second
 
     return min_max(column)
@@ -126,7 +126,7 @@ def _ends(column: Any) -> Any:
 
 def as_text(column: Any) -> Any:
     """A column as the text that DuckDB writes for its values; a decimal with all its digits."""
-    if pa.types.is_decimal(column.type):  # Arrow's 128 bits may hold a digit more than its type says
+    if pa.types.is_decimal(column.type):  # Arrow's 128 bits may hold one more digit than its type allows
         texts = [None if value is None else f"{value:f}" for value in column.to_pylist()]
         return (
             pa.chunked_array([pa.array(texts, pa.string())]) if isinstance(column, pa.ChunkedArray) else pa.array(texts)
@@ -138,7 +138,7 @@ def as_text(column: Any) -> Any:
 
 
 def for_json(value: Any) -> Any:
-    """The value as JSON can say it: null for NaN, base64 for binary, text for what JSON has no type for."""
+    """The value for JSON: null for NaN, base64 for binary, text for types that JSON does not have."""
     if isinstance(value, Decimal):
         return _number(value)
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""An answer as CSV, JSON or Parquet, batch by batch: of any size in little memory."""
+"""Write an answer of any size as CSV, JSON or Parquet, batch by batch, in little memory."""
 
 import csv
 import io
@@ -37,14 +37,15 @@ def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
 
     Args:
         path: ``.parquet``, ``.csv`` or ``.json``.
-        batches: asks the query; asked again where a column turns out to need another type. At least one batch.
+        batches: function that runs the query and yields at least one batch; called again if a column needs another
+            type.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
         InputError: no format has this ending, or no file can be written there.
-        StorageError: the disk refused.
+        StorageError: writing failed.
     """
     suffix = check_format(path)
     wide: frozenset[int] = frozenset()
@@ -59,7 +60,7 @@ def write(path: Path, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
 
 
 def csv_texts(batches: Batches) -> Iterator[str]:
-    """CSV, a piece for each batch, of which there is one at least: JSON for lists, base64 for binary."""
+    """CSV, one piece per batch, and at least one piece: JSON for lists, base64 for binary."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for i, batch in enumerate(batches):
@@ -73,7 +74,7 @@ def csv_texts(batches: Batches) -> Iterator[str]:
 
 
 def json_texts(batches: Batches) -> Iterator[str]:
-    """A JSON list of records, a piece for each batch: null for NaN, base64 for binary."""
+    """A JSON list of records, one piece per batch: null for NaN, base64 for binary."""
     between = "["
     for batch in batches:
         pieces: list[str] = []
@@ -85,7 +86,7 @@ def json_texts(batches: Batches) -> Iterator[str]:
 
 
 def rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """A batch's rows as Python's values, which take much more memory than Arrow's: few at a time where they are large.
+    """A batch's rows as Python values, which take much more memory than Arrow's: few at a time if they are large.
 
     Raises:
         InputError: a row is too large for that.
@@ -110,7 +111,7 @@ def _csv_value(value: Any) -> Any:
 
 
 class _WideError(Exception):
-    """A column of decimals has digits that no plain number has."""
+    """A column of decimals has more digits than a plain number can represent."""
 
     def __init__(self, column: int) -> None:
         super().__init__(column)
@@ -132,7 +133,7 @@ def _write_texts(file: BinaryIO, batches: Batches, texts: Callable[[Batches], It
 
 
 def _write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch], wide: Collection[int]) -> int:
-    """Decimals are plain numbers, as in ``Answer``, but text in a column that is among the wide ones."""
+    """Write Parquet, with decimals as plain numbers, as in ``Answer``, or as text in one of the wide columns."""
     import pyarrow.parquet as pq
 
     n, writer = 0, None

@@ -1,7 +1,7 @@
 """Storage of a run: a folder or an object store (``s3://``, ``gs://``, ``az://``), with one interface.
 
-Every verb is atomically: a reader never sees half an object, and what :meth:`Storage.put` has returned from
-is durable. What each kind of store must offer for that is in ``schemas/store.md``.
+Every operation is atomic: a reader never sees half an object, and an object is durable when :meth:`Storage.put`
+returns. What each kind of store must offer for that is in ``schemas/store.md``.
 """
 
 import re
@@ -37,7 +37,7 @@ def open_storage(url: str | Path) -> Storage:
     instance roles, ...).
 
     Raises:
-        InputError: an unknown kind of URL, one with credentials in it, or a name that readers understand differently.
+        InputError: an unknown kind of URL, one with credentials in it, or a name that readers interpret differently.
     """
     if not isinstance(url, str | Path) or not str(url):
         raise InputError(
@@ -61,7 +61,7 @@ def open_storage(url: str | Path) -> Storage:
             f"a run cannot be stored at {parts.scheme}://; give a folder, or a URL that starts with "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
-    if re.search("[:@]", parts.netloc) or parts.query or parts.fragment:  # a secret may have a slash, an @ after it
+    if re.search("[:@]", parts.netloc) or parts.query or parts.fragment:  # a secret may contain a slash, then an @
         raise InputError(
             f"the URL {parts.scheme}://... of the run contains credentials or options, which would end up in logs. "
             "Give the bare URL, and pass credentials through the environment, as for the store's own tools."
@@ -71,6 +71,6 @@ def open_storage(url: str | Path) -> Storage:
     if text != text.strip() or re.search(r"\s(/|$)|/\s", parts.path):
         raise InputError(f"{text!r} has a space at the beginning or end of a name; remove it.")
     path = parts.path.rstrip("/")
-    if re.search(r"[*\[\]%\\]|//|/\.\.?(/|$)", path):  # not every reader means the same by them
+    if re.search(r"[*\[\]%\\]|//|/\.\.?(/|$)", path):  # readers interpret them differently
         raise InputError(f"{text!r} has *, [, ], %, \\, // or a name of only dots; choose a plain name for the run.")
     return ObjectStorage(f"{parts.scheme}://{parts.netloc}{path}")

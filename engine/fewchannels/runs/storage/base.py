@@ -14,7 +14,7 @@ from fewchannels.errors import StorageError
 _READ_BYTES = 2**22
 
 Buffer = bytes | memoryview
-_PART = r"(?!\.{1,2}(?:/|\Z))(?![A-Za-z]:)[^/\\\0]+"  # no dots alone, no drive letter, no backslash, no NUL
+_PART = r"(?!\.{1,2}(?:/|\Z))(?![A-Za-z]:)[^/\\\0]+"  # no names of only dots, no drive letter, no backslash, no NUL
 _KEY = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
@@ -25,7 +25,7 @@ def is_key(text: str) -> bool:
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{8}\z")]
-"""A CRC-32C. Pydantic holds to both where it reads a document; Python's own annotations are ``int`` and ``str``."""
+"""A CRC-32C. Pydantic enforces both when it reads a document; for Python, they are ``int`` and ``str``."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Sink(Protocol):
 class Storage(ABC):
     """Objects by key, such as ``ledger/00000.json``. Keys have forward slashes on every system.
 
-    A run's documents name keys, and a run may come from anywhere: every verb refuses a key that is not plain names
-    with single slashes between them, so that none reaches outside the run.
+    A run's documents name keys, and a run may come from anywhere: every operation refuses a key that does not consist
+    of plain names separated by single slashes, so that none leads out of the run.
 
     Attributes:
         url: location, as a path or URL without credentials.
@@ -80,7 +80,7 @@ class Storage(ABC):
         return open_storage, (self.url,)
 
     def check_key(self, key: str) -> None:
-        """Refuse what is not a key; every verb calls this.
+        """Refuse a text that is not a key; every operation calls this.
 
         Raises:
             StorageError: the text could name a place outside the run.
@@ -93,16 +93,16 @@ class Storage(ABC):
             )
 
     def check_prefix(self, prefix: str) -> None:
-        """Refuse what is not a prefix of keys, as :meth:`check_key` does."""
+        """Refuse a text that is not a prefix of keys, like :meth:`check_key`."""
         if prefix:
             self.check_key(prefix.removesuffix("/"))
 
     @abstractmethod
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
-        """Store an object, its parts one after another, durably and whole. Safe to repeat: it replaces the object.
+        """Store an object from its parts, atomically and durably. Safe to repeat: it replaces the object.
 
         Raises:
-            StorageError: writing failed; the key has its previous object, or none.
+            StorageError: writing failed; the key still has its previous object, or none.
         """
 
     def create(self, key: str, data: bytes) -> bool:
@@ -129,7 +129,7 @@ class Storage(ABC):
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """An object as a file for random access; raises as :meth:`get` does."""
+        """An object as a file for random access; raises the same errors as :meth:`get`."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> dict[str, int]:
@@ -144,7 +144,7 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; it is not an error if one is not there.
+        """Delete objects; a missing one is not an error.
 
         Raises:
             StorageError: writing failed.
@@ -154,7 +154,7 @@ class Storage(ABC):
     def move(self, key: str, to: str) -> None:
         """Move an object to another key, durably, replacing an existing one. Safe to repeat, even concurrently.
 
-        An object that is not there is taken as moved.
+        A missing object counts as moved.
 
         Raises:
             StorageError: writing failed; the object is under one of the keys.
@@ -165,7 +165,7 @@ class Storage(ABC):
         """The path or URL by which a file system of fsspec, or DuckDB with it, finds an object.
 
         Args:
-            key: key of the object, or a prefix as :meth:`list` takes it.
+            key: key of the object, or a prefix, as for :meth:`list`.
         """
 
     @abstractmethod
@@ -189,7 +189,7 @@ class Storage(ABC):
         return self.size(key) is not None
 
     def stored(self, key: str) -> Stored | None:
-        """Size and checksum of an object as it is now, all of it read; None if there is no such object.
+        """Current size and checksum of an object, which is read completely; None if there is no such object.
 
         Raises:
             StorageError: writing failed.
@@ -201,11 +201,11 @@ class Storage(ABC):
             return None
 
     def holds(self, key: str, stored: Stored) -> bool:
-        """Return whether an object is there, byte by byte what was stored; raises as :meth:`stored` does."""
+        """Return whether an object exists and is unchanged, byte for byte; raises the same errors as :meth:`stored`."""
         return self.stored(key) == stored
 
     def left_over(self) -> dict[str, int]:
-        """Sizes in bytes of the files that puts have begun and not finished, by name; some may still be being written.
+        """Sizes in bytes of files of unfinished puts, by name; some of them may still be in progress.
 
         Raises:
             StorageError: writing failed.
@@ -217,7 +217,7 @@ class Storage(ABC):
         return False
 
     def clean(self) -> int:
-        """Remove what interrupted puts have left; returns how many. What other processes still write is left alone.
+        """Remove files of interrupted puts; returns their number. Puts of live processes are left alone.
 
         Raises:
             StorageError: writing failed.
@@ -225,7 +225,7 @@ class Storage(ABC):
         return 0
 
     def prune(self, prefix: str) -> None:
-        """Remove folders below a prefix that hold nothing, where a store has folders."""
+        """Remove empty folders below a prefix, if the store has folders."""
         return
 
     def free_bytes(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Settings of object stores in the environment, checked before use, and responses that no store sent."""
+"""Settings of object stores in the environment, checked before use, and responses that did not come from a store."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def allows_http() -> bool:
 
 
 def check_endpoint(scheme: str) -> None:
-    """Refuse an endpoint that cannot work, for which the client gives no clear error.
+    """Refuse an endpoint that cannot work and for which the client has no clear error.
 
     Args:
         scheme: scheme of the run's URL.
@@ -59,7 +59,7 @@ def hint(text: str) -> str:
 
 
 def check_is_store(url: str, key: str, data: bytes) -> None:
-    """Refuse a page where an object is expected: networks answer any request with their login page.
+    """Refuse a web page in place of an object: some networks answer any request with their login page.
 
     Raises:
         StorageError: it is one.

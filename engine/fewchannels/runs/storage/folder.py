@@ -1,8 +1,8 @@
 """A run in a folder: one file per object, written to a temporary file, synced, and renamed.
 
-A folder may come from somebody else, and a symbolic link in it may name any file of the user's. So nothing is read,
-written or deleted through a link. One use is real, and allowed for reading: arrays that their owner keeps on another
-disk, ``activations.zarr`` linked to a Zarr group.
+A folder may come from somebody else, and a symbolic link in it may point to any of the user's files. So nothing is
+read, written or deleted through a link. One use is legitimate, and allowed for reading: ``activations.zarr`` may link
+to a Zarr group, for arrays that their owner keeps on another disk.
 """
 
 import os
@@ -21,9 +21,9 @@ from fewchannels.files.file_system import begin_writing_back, make_durable
 from fewchannels.runs.storage.base import Buffer, Storage, Stored
 
 _BYTES_PER_WRITE = 2**20
-_BUFFERS_PER_WRITE = 512  # half of what POSIX lets one writev take
+_BUFFERS_PER_WRITE = 512  # half of POSIX's limit for one writev
 _OF_THE_VOLUME = "lost+found"  # in the root of a volume, for the file system's own use; only root may list it
-_LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # what may be a link, and what is then at its other end
+_LINKED, _LINKED_HOLDS = "activations.zarr", "zarr.json"  # the only name that may be a link, and a file in its target
 
 
 class FolderStorage(Storage):
@@ -34,7 +34,7 @@ class FolderStorage(Storage):
         self.url = str(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _at, (self.path, self.url)  # it may travel to a process whose working folder is another
+        return _at, (self.path, self.url)  # it may be sent to a process with another working directory
 
     @property
     def name(self) -> str:
@@ -128,7 +128,7 @@ class FolderStorage(Storage):
         top = self._place(prefix.removesuffix("/"))
         with self._refusals("clean", prefix):
             for folder, _, _ in os.walk(top, topdown=False):
-                with suppress(OSError):  # something is in it, or another has removed it
+                with suppress(OSError):  # it is not empty, or another process has removed it
                     os.rmdir(folder)
 
     def free_bytes(self) -> int | None:
@@ -144,7 +144,7 @@ class FolderStorage(Storage):
             path = f"{path}{os.sep}{part}"
             try:
                 mode = os.lstat(path).st_mode
-            except OSError:  # whoever opens it is told
+            except OSError:  # opening it reports the error
                 break
             if stat.S_ISLNK(mode) and (to_write or not self._is_linked_group(Path(path))):
                 raise StorageError(
@@ -226,7 +226,7 @@ def _write_rest(descriptor: int, parts: Sequence[Buffer], written: int) -> None:
 
 
 def _files(folder: str | Path, *, hidden: bool = True) -> Iterator[os.DirEntry[str]]:
-    """Every file below a folder, through no link; without those that are hidden, or in a hidden folder, if so asked."""
+    """Every file below a folder, not following links; if requested, without hidden files and hidden folders."""
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -242,7 +242,7 @@ def _files(folder: str | Path, *, hidden: bool = True) -> Iterator[os.DirEntry[s
 
 
 def _at(path: Path, url: str) -> FolderStorage:
-    """The storage of an absolute path under the name by which people know it."""
+    """The storage of an absolute path, with the name by which users know it."""
     storage = FolderStorage(path)
     storage.url = url
     return storage

@@ -27,17 +27,17 @@ Answer = TypeVar("Answer")
 
 @lru_cache(_MOST_CLIENTS)
 def _client(url: str, patience_s: float | None, environment: frozenset[tuple[str, str]]) -> Any:
-    """The client of a place: one for a process, with its connections and credentials, while its settings stay."""
+    """The client of a place: one per process, with its connections and credentials, until settings change."""
     from obstore.store import from_url
 
     return from_url(url, **requests.options(patience_s))
 
 
-os.register_at_fork(after_in_child=_client.cache_clear)  # its threads are the parent's alone
+os.register_at_fork(after_in_child=_client.cache_clear)  # its threads exist only in the parent process
 
 
 def _environment() -> frozenset[tuple[str, str]]:
-    """All that a client takes from the environment."""
+    """All variables of the environment that a client uses."""
     return frozenset((name, value) for name, value in os.environ.items() if name.startswith(_SETTINGS))
 
 
@@ -45,7 +45,7 @@ class ObjectStorage(Storage):
     """A bucket's objects below a prefix. Needs strong read-after-write, and conditional puts for its lease."""
 
     def __init__(self, url: str, patience_s: float | None = None) -> None:
-        """As ``open_storage`` does, with ``patience_s`` in place of the environment's where it is given."""
+        """Same as ``open_storage``; ``patience_s``, if given, replaces the value of the environment."""
         self.url = url
         self._scheme = urlsplit(url).scheme
         check_endpoint(self._scheme)
@@ -55,7 +55,7 @@ class ObjectStorage(Storage):
     def put(self, key: str, parts: Iterable[Buffer]) -> Stored:
         import obstore
 
-        parts = list(parts)  # its size decides how, and a request may be sent again
+        parts = list(parts)  # its size determines how it is sent, and a request may be retried
         stored, options = Stored.of(parts), {"chunk_size": _MULTIPART_BYTES, "max_concurrency": 4}
         if stored.n_bytes <= _MULTIPART_BYTES:
             whole = b"".join(parts)
@@ -125,7 +125,7 @@ class ObjectStorage(Storage):
             except BaseError as error:
                 if isinstance(error, FileNotFoundError) or _REFUSED not in str(error):
                     raise
-                # An answer to a head has no body, where a store says why; that to a get has.
+                # A response to HEAD has no body with the store's reason; a response to GET has one.
                 return obstore.get(self.store, key).meta["size"]
 
         try:
@@ -161,7 +161,7 @@ class ObjectStorage(Storage):
     def put_if(self, key: str, data: bytes, tag: Any | None) -> bool:
         """Store an object only if it is still the tagged one (None: only if there is none); False if it is not.
 
-        A put whose answer was lost is sent again and then finds its own object: that counts as stored. So no two
+        A put whose response was lost is retried, and then finds its own object, which counts as stored. So no two
         writers may put the same bytes.
         """
         import obstore
@@ -190,7 +190,7 @@ class ObjectStorage(Storage):
             except (BaseError, OSError) as error:
                 if isinstance(error, FileNotFoundError) and verb == "read" and _NO_BUCKET not in str(error):
                     raise FileNotFoundError(f"{self.location(key)} does not exist") from None
-                # The end of a multipart upload that was sent again finds no upload: the first one had ended it.
+                # A retried completion of a multipart upload finds no upload, since the first request completed it.
                 again = _NO_UPLOAD in str(error) or (isinstance(error, GenericError) and requests.may_pass(error))
                 if verb == "open" or not again or time.monotonic() - started > self._patience_s:
                     raise StorageError(f"cannot {verb} {key!r} in {self.url!r}: {requests.reason(error)}") from None

@@ -14,7 +14,7 @@ REQUEST_TIMEOUT_VARIABLE = "FEWCHANNELS_REQUEST_TIMEOUT_S"
 RETRY_VARIABLE = "FEWCHANNELS_RETRY_S"
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-# Time-outs of requests (408) and too many of them (429) pass; other refusals of what was asked for do not.
+# Timeouts (408) and too many requests (429) are temporary; other client errors are not.
 _LASTING = re.compile(r"status code: 4(?!08|29)|redirect without LOCATION|builder error")
 
 
@@ -22,7 +22,7 @@ def options(patience_s: float | None = None) -> dict[str, Any]:
     """obstore's options for any store.
 
     Args:
-        patience_s: instead of :func:`retry_seconds`; no single request takes longer either.
+        patience_s: replaces :func:`retry_seconds`; also limits each single request.
 
     Raises:
         InputError: a variable of the environment is not a number of seconds.
@@ -35,7 +35,7 @@ def options(patience_s: float | None = None) -> dict[str, Any]:
             "allow_http": allows_http(),  # these replace what obstore reads from the environment
         },
         "retry_config": {
-            "max_retries": 10**6,  # the time decides
+            "max_retries": 10**6,  # only the time limits retries
             "backoff": {
                 "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
                 "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
@@ -61,11 +61,11 @@ def may_pass(error: Exception) -> bool:
 
 
 def reason(error: Exception | str) -> str:
-    """One line, without what stores add for their own support: keys and signatures are among it."""
+    """One line about an error, without details for the store's support, which may include keys and signatures."""
     text = str(error)
     if found := re.search(r"<Code>(.*?)</Code>(?:\s*<Message>([^<\n]*))?", text):
         return _with_hint(f"{found[1]}: {found[2]}" if found[2] else found[1], text)
-    raised = re.search(r"^\w+Error: (.*)", text, re.MULTILINE)  # a traceback's last line
+    raised = re.search(r"^\w+Error: (.*)", text, re.MULTILINE)  # the last line of a traceback
     line = (raised[1] if raised else text.strip().split("\n")[0]).partition("<?xml")[0]
     line = re.sub(r", after (\d+) retries, .*? - ", r", after \1 retries - ", line).rstrip(": ")
     cause = re.search(r'kind: \w+, message: "([^"]+)"', text)
@@ -89,7 +89,7 @@ class RangeFile(io.RawIOBase):
     """An object as a file for random access.
 
     Args:
-        read: the bytes from a start to an end.
+        read: function that returns the bytes from a start to an end.
         size: size of the object.
     """
 

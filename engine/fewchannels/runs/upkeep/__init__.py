@@ -1,1 +1,1 @@
-"""Runs verified, merged, exported, compacted, and exchanged by way of the Hugging Face Hub."""
+"""Verify, merge, export and compact runs, and exchange them through the Hugging Face Hub."""

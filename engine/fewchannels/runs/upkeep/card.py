@@ -1,7 +1,7 @@
 """The card of a run on the Hub: ``README.md``, with metadata for the Hub's search and viewer, and a page for people.
 
-The page is between two markers. Whatever stands outside of them, and every field of the metadata that is there, is
-someone's own, such as a license, and stays as it is when the run is pushed again; only its size is kept up to date.
+The page is between two markers. Text outside of them and existing fields of the metadata, such as a license, belong to
+the user, and are kept when the run is pushed again; only the size is updated.
 """
 
 import re
@@ -162,7 +162,7 @@ def _short(value: Any) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: Any) -> str:
-    """Rows in Markdown; texts of unknown origin stay in their cell."""
+    """Rows in Markdown; texts of unknown origin cannot escape their cells."""
     lines = [heads, ("---",) * len(heads), *rows]
     return "".join(f"| {' | '.join(_cell(text) for text in line)} |\n" for line in lines)
 

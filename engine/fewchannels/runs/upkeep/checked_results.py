@@ -15,9 +15,9 @@ class CheckedResults:
     """Outcome of the check of results.
 
     Attributes:
-        named: keys of the documents, and of all that they name.
+        named: keys of the documents, and of all objects that they name.
         problems: differences from the written data.
-        analyses: which analysis made each result that has a problem, by label; ``""`` where that is unknown.
+        analyses: analysis of each result that has a problem, by label; ``""`` if it is unknown.
     """
 
     named: set[str] = field(default_factory=set)
@@ -31,7 +31,7 @@ def check_results(storage: Storage, sizes: Mapping[str, int], quick: bool) -> Ch
     Args:
         storage: storage of the run, or the sweep.
         sizes: its listing.
-        quick: whether presence and sizes of objects are enough; documents are read all the same.
+        quick: whether to check only presence and sizes of objects; documents are always read.
     """
     checked = CheckedResults()
     for label in labels(sizes):
@@ -71,12 +71,12 @@ class _Result:
         except FileNotFoundError:
             self.problems.append(Problem(key, None, "missing", "the settings of the result are unknown"))
         except ValueError as error:
-            if key != self._results.key(END):  # told once, with its objects
+            if key != self._results.key(END):  # reported once, with its objects
                 self.problems.append(Problem(key, None, "record", str(error)))
         return None
 
     def _with_objects(self, key: str) -> None:
-        """Check a record and what it names. Where an object is damaged, so is the record: it must be made again."""
+        """Check a record and its objects. If an object is damaged, so is the record, which must be recreated."""
         self.named.add(key)
         try:
             expected = objects_of(documents.from_bytes(self._storage.get(key), _Named))
@@ -88,7 +88,7 @@ class _Result:
             self.problems.append(Problem(key, None, "disagrees", f"{len(damaged)} of its objects are damaged"))
 
     def _is_whole(self, key: str, expected: Stored) -> bool:
-        """Return whether an object is what was stored; units and the end name the same ones."""
+        """Return whether an object is unchanged; the units and the end name the same objects."""
         if (key, expected) not in self._seen:
             found: list[Problem] = []
             check_object(self._storage, self._sizes, key, expected, None, self._quick, found)

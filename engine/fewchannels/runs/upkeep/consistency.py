@@ -1,4 +1,4 @@
-"""Check that what one task stored agrees: its record, its tables and its arrays against each other. Pure."""
+"""Check one task's record, tables and arrays against each other. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def disagreements(
         layout: layout of the run.
         score: the statistic that ranks channels.
         record: record of the task.
-        sample_ids: the manifest's, of the record's samples.
+        sample_ids: ids of the record's samples, from the manifest.
         arrays: arrays by name, ``(sample, step, layer, ...)``, of the record's samples.
         samples: a ``pyarrow.Table`` of the task's rows.
         cells: rows of ``cells``.
@@ -49,7 +49,7 @@ def disagreements(
         if (reason := _undecodable(image)) is not None:
             yield "samples", f"the image of sample {sample} cannot be decoded: {reason}"
         for track in layout.tracks:
-            # A block without the stream, or a step without the branch, left its scores unwritten and has no row.
+            # A block without the stream, or a step without the branch, has no scores and no row.
             may_lack = (track.stream, track.branch) != ("image", "cond")
             unwritten = np.isnan(arrays[track.prefix + score][sample - record.start]).all(axis=-1)
             expected |= {

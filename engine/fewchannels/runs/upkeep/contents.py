@@ -1,8 +1,8 @@
 """Contents of a run, a sweep or a comparison: its own files, in an order in which they can be copied.
 
-A copy is readable at any moment if the description comes first and each record after the objects that it names, as
-whoever made the original wrote them. The user's own files in the folder, temporary files, leases and the messages of
-failed attempts are not part of it.
+A copy is readable at any moment if the description comes first and each record after the objects that it names, in the
+order in which the original was written. The user's own files in the folder, temporary files, leases and the messages
+of failed attempts are not part of it.
 """
 
 import re
@@ -55,12 +55,12 @@ class Contents:
     Attributes:
         name: name of its document, see :data:`fewchannels.runs.description.READERS`.
         description: content of the document.
-        groups: keys in the order in which a copy gets them; those of a group are best copied together.
+        groups: keys in the order in which to copy them; those of a group are best copied together.
         sizes: size of each of these keys in bytes.
         n_items: samples, or a sweep's items; of a comparison, the samples that were compared.
         n_done: number of finished ones.
         results: every finished result, by label.
-        unfinished: labels of results that are not finished, which a copy does not have.
+        unfinished: labels of unfinished results, which are not copied.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Contents:
         return self.n_items - self.n_done
 
     def check_complete(self, place: str) -> None:
-        """Refuse what is not complete.
+        """Refuse incomplete contents.
 
         Raises:
             IncompleteRunError: saying how much is missing.
@@ -114,7 +114,7 @@ def check_exists(storage: Storage) -> str:
 
 
 def checked(storage: Storage, quick: bool, on_progress: Progress = lambda done, total: None) -> Contents:
-    """Check every object of a run, a sweep or a comparison, and say what it consists of. Reads only.
+    """Check every object of a run, a sweep or a comparison, and return its contents. Reads only.
 
     Args:
         storage: the place.
@@ -160,7 +160,7 @@ def checked(storage: Storage, quick: bool, on_progress: Progress = lambda done, 
 def _grouped(
     name: str, description: dict[str, Any], records: Mapping[int, Record], keys: Mapping[str, int]
 ) -> Iterator[list[str]]:
-    """The keys: what all tasks share and the description, then each task with its record, then what is made of them."""
+    """The keys: shared objects and the description, then each task with its record, then compactions and results."""
     left = dict.fromkeys(keys)
 
     def taken(wanted: Iterable[str]) -> list[str]:

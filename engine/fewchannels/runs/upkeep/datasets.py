@@ -56,7 +56,7 @@ def chosen_samples(catalog: Catalog, where: str) -> list[int]:
 
 
 def check_place(out: Storage) -> None:
-    """Refuse a place that holds other files than an earlier export's. Reads only.
+    """Refuse a place with files that are not from an earlier export. Reads only.
 
     Raises:
         RunConflictError: naming some of them.
@@ -93,7 +93,7 @@ def export(
     by_task: dict[int, list[int]] = {}
     for sample in samples:
         by_task.setdefault(sample // source.layout.shard_samples, []).append(sample)
-    # Of one selection one name: an export that was interrupted, or is repeated, comes to the same files.
+    # The name depends only on the selection, so an interrupted or repeated export writes the same files.
     selection = [source.description["fingerprint"], list(samples), [source.records[task].checksum for task in by_task]]
     name, written = Stored.of([json.dumps(selection).encode()]).crc32c, {_CARD_KEY, LEASE}
     pending: dict[str, list[Any]] = {table: [] for table in TABLES}

@@ -1,7 +1,7 @@
 """A dataset repository on the Hugging Face Hub: its files, commits to it, downloads from it, and plain errors.
 
-The Hub's client decides how bytes travel, retries requests that may pass, and finds the token (``HF_TOKEN``, or what
-``hf auth login`` has stored) and the server (``HF_ENDPOINT``). Nothing here prints or keeps the token.
+The Hub's client transfers the bytes, retries requests after temporary errors, and finds the token (``HF_TOKEN``, or the
+one that ``hf auth login`` stored) and the server (``HF_ENDPOINT``). Nothing here prints or keeps the token.
 """
 
 import errno
@@ -30,8 +30,8 @@ class HubFile:
 
     Attributes:
         n_bytes: size of the file.
-        sha256: digest of a large file's bytes; None of a small one, which git keeps itself.
-        blob: git's name of a small file's bytes.
+        sha256: digest of a large file's bytes; None for a small file, which git stores itself.
+        blob: git's hash of a small file's bytes.
     """
 
     n_bytes: int
@@ -71,7 +71,7 @@ class Head:
 
 
 class Repository:
-    """A dataset repository, by its name ``owner/name``, there or not.
+    """A dataset repository, by its name ``owner/name``, whether or not it exists.
 
     Args:
         name: the name.
@@ -114,7 +114,7 @@ class Repository:
             )
 
     def head(self, revision: str | None = None) -> Head | None:
-        """A commit and all of its files; None if there is no such repository, or none that is visible.
+        """A commit and all of its files; None if there is no such repository, or if it is not visible.
 
         Args:
             revision: a commit, a branch or a tag; None takes the latest commit.
@@ -147,7 +147,7 @@ class Repository:
             self._api.create_repo(self.name, private=is_private, repo_type=_KIND, exist_ok=True)
 
     def commit(self, message: str, added: Mapping[str, Path | bytes], deleted: Iterable[str], parent: str) -> str:
-        """Upload files and make one commit of them; returns the commit.
+        """Upload files in one commit; returns the commit.
 
         Args:
             message: first line of the commit message.
@@ -171,7 +171,7 @@ class Repository:
         return made.oid
 
     def download(self, path: str, commit: str, folder: Path) -> Path:
-        """Download a file as of a commit into a folder, or continue to; returns where it is. Safe to repeat.
+        """Download a file of a commit into a folder, resuming an earlier download; returns its path. Safe to repeat.
 
         Raises:
             InputError: the token is rejected, or the client is offline.
@@ -184,7 +184,7 @@ class Repository:
 
     @contextmanager
     def _told(self, verb: str) -> Iterator[None]:
-        """Turn the client's exceptions into sentences with a remedy."""
+        """Convert the client's exceptions to errors with a remedy."""
         from huggingface_hub.errors import HTTPError
 
         try:
@@ -237,7 +237,7 @@ class Repository:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what it was raised from, and so on; the client wraps an answer of the Hub several times."""
+    """An exception and the chain of its causes; the client wraps a response of the Hub several times."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

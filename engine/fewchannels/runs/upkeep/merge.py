@@ -1,4 +1,4 @@
-"""Create a run from samples of other runs, without generation: merge runs, or export a part of one.
+"""Create a run from samples of other runs, without generating any: merge runs, or export a part of one.
 
 Samples keep their values, images and ids; their indices, and so their tasks, are the new run's.
 """
@@ -43,8 +43,8 @@ class Source:
         """Its ``run.json``.
 
         Raises:
-            StorageError: its arrays are behind a link: what is made of the run, and maybe given away, has only what
-                lies in the run.
+            StorageError: its arrays are behind a link: a new run, which may be shared, contains only data from inside
+                the run.
         """
         if self.storage.is_linked(arrays.NAME):
             raise StorageError(
@@ -97,14 +97,14 @@ def merge(
 ) -> dict[str, int]:
     """Join runs of the same settings and weights into a new one. Safe to repeat: an interrupted merge resumes.
 
-    Samples that any of the runs has done come first, in the runs' order; then those that none has. One that several
-    have done is taken from the first. Capturing with the new run's own manifest generates what is missing.
+    Samples that any of the runs has finished come first, in the runs' order; then those that none has. A sample that
+    several have finished is taken from the first. Capturing with the new run's own manifest generates missing samples.
 
     Returns:
-        ``n_samples``, ``n_done`` and ``n_twice``, the samples that were done in more than one run.
+        ``n_samples``, ``n_done``, and ``n_twice``, the number of samples that were finished in more than one run.
 
     Raises:
-        RunConflictError: the runs' settings differ, naming the fields; or ``out`` holds something else.
+        RunConflictError: the runs' settings differ (the message names the fields), or ``out`` holds something else.
         InputError: fewer than two runs, or manifests that do not fit together.
     """
     if len(storages) < 2:
@@ -136,7 +136,7 @@ def merge(
 
 
 def _check_files(sources: Sequence[Source]) -> None:
-    """Refuse runs in which one name stands for different files."""
+    """Refuse runs in which the same path refers to different files."""
     found: dict[str, str] = {}
     for record in (record for source in sources for record in source.records.values()):
         for path, digest in record.files.items():

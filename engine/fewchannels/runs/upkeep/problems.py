@@ -8,11 +8,11 @@ from fewchannels.runs.storage import Storage, Stored
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was written.
+    """A difference from what was written.
 
     Attributes:
         key: the object.
-        task: task that it belongs to; None for what the whole run shares.
+        task: task that it belongs to; None for objects that the whole run shares.
         kind: ``missing``, ``size``, ``checksum``, ``undecodable``, ``record`` or ``disagrees``.
         detail: found and expected values.
     """
@@ -31,12 +31,12 @@ class Report:
         n_tasks: tasks of the run.
         n_recorded: tasks with a record.
         n_objects: objects that were checked.
-        n_bytes: number of bytes of those.
-        problems: all of them, by key.
-        unrecorded: keys that no record names: what unfinished tasks have left.
-        left_over: sizes of the temporary files of writers that were interrupted, or that still write, by name.
-        made_by: the command that made the run or the sweep, as people call it.
-        analyses: which analysis made each result, by label; only of results that have a problem.
+        n_bytes: number of bytes of these objects.
+        problems: all problems, by key.
+        unrecorded: keys that no record names: remains of unfinished tasks.
+        left_over: sizes of temporary files, by name; their writers were interrupted, or are still writing.
+        made_by: the command that created the run or the sweep, as the user typed it.
+        analyses: analysis of each result that has a problem, by label.
     """
 
     n_tasks: int
@@ -64,7 +64,7 @@ def check_object(
     quick: bool,
     problems: list[Problem],
 ) -> bytes | None:
-    """An object's bytes if they are those that were stored; None, and a problem, if not; None for a quick look."""
+    """An object's bytes if they are unchanged; otherwise None, and a problem is added; None for a quick check."""
     if key not in sizes:
         instead = "; a symbolic link is there, which is not followed" if storage.is_linked(key) else ""
         problems.append(Problem(key, task, "missing", f"{expected.n_bytes:,} bytes were stored{instead}"))

@@ -1,8 +1,8 @@
 """Pull a run, a sweep or a comparison from a dataset repository on the Hugging Face Hub into a folder or a bucket.
 
-Objects are downloaded beside the run and then stored as a capture stores them, whole and durably: what all tasks share,
+Objects are downloaded beside the run and then stored as a capture stores them, atomically and durably: shared objects,
 the description, then each record after its objects. So an interrupted pull leaves a readable run with fewer tasks, and
-a repeated one resumes. Nothing that is there is replaced.
+a repeated one resumes. Existing objects are never replaced.
 """
 
 import shutil
@@ -33,12 +33,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PullPlan:
-    """What a pull is going to do.
+    """Plan of a pull.
 
     Attributes:
-        name: the document that says what the repository has, see :data:`fewchannels.runs.description.READERS`.
-        repository: where it comes from.
-        head: the repository as it is.
+        name: name of the document that describes the contents, see :data:`fewchannels.runs.description.READERS`.
+        repository: source repository.
+        head: current state of the repository.
         sizes: sizes of the missing objects by key, in the order in which they are stored.
         n_files: files of the run in the repository.
     """
@@ -56,7 +56,7 @@ class PullPlan:
 
 
 def find(repository: Repository, revision: str | None = None) -> Head:
-    """What a repository has.
+    """Find the run, sweep or comparison in a repository.
 
     Args:
         repository: the repository.
@@ -98,11 +98,11 @@ def plan_pull(
     Args:
         storage: the place.
         repository: what is pulled.
-        head: as :func:`find` found it.
+        head: state of the repository, from :func:`find`.
         on_progress: called with the bytes compared so far and in all.
 
     Raises:
-        RunConflictError: the place has something else, or other contents of this run.
+        RunConflictError: the place has something else, or different contents of this run.
         StorageError: the place has too little space, or the Hub failed.
     """
     check_place(storage, head)
@@ -146,11 +146,11 @@ def plan_pull(
 
 
 def pull(storage: Storage, plan: PullPlan, on_progress: Progress = lambda done, total: None) -> None:
-    """Download and store what was planned. Only with the lease of the place; safe to repeat with a new plan.
+    """Download and store the planned objects. Only with the lease of the place; safe to repeat with a new plan.
 
     Args:
         storage: the place.
-        plan: what is missing.
+        plan: plan of the pull.
         on_progress: called with the bytes stored so far and in all.
 
     Raises:
@@ -180,9 +180,9 @@ def _parts(path: Path) -> Iterator[bytes]:
 
 
 def _rank(key: str, name: str, shared: Collection[str]) -> tuple[int, str]:
-    """Where a key comes in the order of a pull, which is that of whoever wrote it.
+    """Position of a key in the order of a pull, which is the order in which the run was written.
 
-    What all tasks share comes first, then the description, what begins each result, data, records, ends of results.
+    Shared objects come first, then the description, the beginnings of results, data, records, and ends of results.
     """
     if key in shared:
         return 0, key

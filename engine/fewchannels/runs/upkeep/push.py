@@ -1,6 +1,6 @@
-"""Push a run, a sweep or a comparison to a dataset repository on the Hugging Face Hub: only what is not there yet.
+"""Push a run, a sweep or a comparison to a dataset repository on the Hugging Face Hub: only missing files.
 
-Files travel in commits of some hundred, in the order of :class:`fewchannels.runs.upkeep.contents.Contents`: the
+Files are uploaded in commits of a few hundred, in the order of :class:`fewchannels.runs.upkeep.contents.Contents`: the
 description and the card first, each record with the objects that it names. So an interrupted push leaves a readable run
 with fewer tasks, and a repeated one resumes.
 """
@@ -49,8 +49,8 @@ class PushPlan:
         repository: target repository.
         head: current state of the repository; None if it will be created.
         groups: keys to upload, in groups that are best in one commit.
-        deleted: files of this run in the repository that the run does not have anymore.
-        card: text of the card; None if it is there already.
+        deleted: files of this run in the repository that the run no longer has.
+        card: text of the card; None if the repository already has it.
     """
 
     contents: Contents
@@ -78,7 +78,7 @@ class PushPlan:
 
 @contextmanager
 def held(storage: Storage, on_wait: Wait = lambda why: None) -> Iterator[None]:
-    """Hold the leases of a run and of its results, so that nobody changes them meanwhile.
+    """Hold the leases of a run and of its results, so that nobody changes them in the meantime.
 
     Raises:
         RunConflictError: another command is writing to one of them.
@@ -98,11 +98,11 @@ def plan_push(
     is_private: bool | None,
     on_progress: Progress = lambda done, total: None,
 ) -> PushPlan:
-    """Compare a run with its repository. Reads only, what the repository has already included.
+    """Compare a run with its repository. Only reads from both.
 
     Args:
-        storage: the run's, with its lease.
-        contents: intended contents.
+        storage: storage of the run, whose lease is held.
+        contents: contents to upload.
         repository: target repository.
         is_private: whether the repository must be private, or public; None accepts an existing one as it is.
         on_progress: called with the bytes compared so far and in all.
@@ -149,10 +149,10 @@ def plan_push(
 def push(
     storage: Storage, plan: PushPlan, *, is_private: bool = True, on_progress: Progress = lambda done, total: None
 ) -> str:
-    """Do what was planned; returns the last commit. Safe to repeat: a new plan has only what is missing.
+    """Carry out a plan; returns the last commit. Safe to repeat: a new plan has only the missing files.
 
     Args:
-        storage: the run's, with its lease.
+        storage: storage of the run, whose lease is held.
         plan: plan of the push.
         is_private: whether a new repository is private.
         on_progress: called with the bytes uploaded so far and in all.
@@ -186,7 +186,7 @@ def push(
 
 
 def _batches(groups: Sequence[Sequence[str]], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """The keys of one commit after another. A group is divided only where it is more than a commit by itself."""
+    """The keys of each commit, in order. A group is divided only if it is too large for one commit."""
     batch: list[str] = []
     n_bytes = 0
     for group in groups:
@@ -206,7 +206,7 @@ def _batches(groups: Sequence[Sequence[str]], sizes: Mapping[str, int]) -> Itera
 
 @contextmanager
 def _as_files(storage: Storage, keys: Sequence[str]) -> Iterator[dict[str, Path | bytes]]:
-    """Objects as files of this machine, by key: themselves, or copies of a bucket's as long as the context lasts."""
+    """Objects as local files, by key: the files of a folder, or copies from a bucket while the context lasts."""
     if isinstance(storage, FolderStorage):
         yield {key: Path(storage.location(key)) for key in keys}
         return
@@ -268,12 +268,12 @@ def _check_same(storage: Storage, contents: Contents, repository: Repository, he
 
 
 def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], name: str, place: str, remedy: str) -> None:
-    """Refuse a description of other settings, model or pairs than mine.
+    """Refuse an existing description with different settings, model or pairs.
 
     Args:
         mine: contents to copy.
         theirs: existing contents.
-        name: the document that both are.
+        name: name of both documents.
         place: location, for the message.
         remedy: end of the message.
 
@@ -289,6 +289,6 @@ def check_same(mine: Mapping[str, Any], theirs: Mapping[str, Any], name: str, pl
 
 
 def _may_go(key: str, contents: Contents) -> bool:
-    """Return whether a file of the repository was this run's, or of a result that it still has: others' stay."""
+    """Return whether a file of the repository may be deleted: it was this run's, or of a result that the run has."""
     found = _REPLACED.fullmatch(key)
     return found is not None and (found["label"] is None or found["label"] in contents.results)

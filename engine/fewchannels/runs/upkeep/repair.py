@@ -1,7 +1,7 @@
 """Repair, which removes records so that their command redoes the work; it never removes the objects that they name.
 
-A manifest, arrays, tables, images, masks and files of a user's own are left as they are, damaged or not: what is
-made again takes their place, and what cannot be made again is still there for whoever wants to mend it.
+Manifests, arrays, tables, images, masks and the user's own files are kept, damaged or not: recreated objects replace
+them, and objects that cannot be recreated are still available for manual repair.
 """
 
 import re
@@ -26,7 +26,7 @@ class Repair:
     """Plan of a repair.
 
     Attributes:
-        removed: keys of records, in the order in which they are removed; any first ones of them may go alone.
+        removed: keys of records, in the order in which they are removed; any prefix of this list may be removed alone.
         steps: next steps for the user, one sentence each.
     """
 
@@ -39,7 +39,7 @@ def plan(report: Report, place: str) -> Repair:
 
     Args:
         report: result of :func:`fewchannels.runs.upkeep.verify.verify`.
-        place: location of the run or the sweep, as its commands are given it.
+        place: location of the run or the sweep, as given to its commands.
     """
     keys = {problem.key for problem in report.problems}
     records = [Ledger.key(task) for task in report.tasks]
@@ -49,7 +49,7 @@ def plan(report: Report, place: str) -> Repair:
 
 
 def repair(storage: Storage, planned: Repair) -> None:
-    """Remove what was planned. Only while nothing else writes; safe to repeat, and to resume after an error.
+    """Remove the planned records. Only while nothing else writes; safe to repeat, and to resume after an error.
 
     Raises:
         StorageError: writing failed.

@@ -37,7 +37,7 @@ class _Run:
 def verify(
     storage: Storage, *, quick: bool = False, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Report:
-    """Check a run or a sweep. Reads only; memory is that of a few tasks.
+    """Check a run or a sweep. Reads only; memory is limited to a few tasks' data.
 
     Args:
         storage: storage of the run, or the sweep.
@@ -121,7 +121,7 @@ def check_exists(storage: Storage) -> None:
 
 
 def _old_or_new(storage: Storage, objects: Mapping[str, Stored], changes: Sequence[Change]) -> Mapping[str, Stored]:
-    """Objects as they were, or where a change that is being finished has replaced them already, as they will be."""
+    """Objects in their old state or, if a change that is being finished has already replaced them, in the new one."""
     new = {key: stored for change in changes for key, stored in change.objects.items() if key in objects}
     return {**objects, **{key: stored for key, stored in new.items() if storage.holds(key, stored)}}
 
@@ -155,7 +155,7 @@ def _report(
 
 
 def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int], None]) -> Report:
-    """Every record of a sweep, and every object that it or ``sweep.json`` or a result names."""
+    """Check every record of a sweep, and every object that a record, ``sweep.json`` or a result names."""
     description = read_sweep(storage)
     sizes = storage.list()
     problems: list[Problem] = []
@@ -189,7 +189,7 @@ def _verify_sweep(storage: Storage, quick: bool, on_progress: Callable[[int, int
 def _records(
     storage: Storage, problems: list[Problem], misplaced: Callable[[int, Record], str | None]
 ) -> dict[int, Record]:
-    """Every record that is whole and in its place, by task; the others are problems."""
+    """Every record that is intact and in its place, by task; the others are added to the problems."""
     records = {}
     for task, key in Ledger(storage).keys().items():
         try:
@@ -241,7 +241,7 @@ def _task(run: _Run, parts: Parts, task: int, record: Record, *, deep: bool, qui
     try:
         names = [array.name for array in run.layout.arrays()]
         values = arrays.decompress(run.documents, shards, names, record.start, record.stop)
-    except Exception as error:  # each codec has errors of its own
+    except Exception as error:  # each codec raises its own errors
         yield Problem(next(iter(shards)), task, "undecodable", f"{type(error).__name__}: {error}")
         return
     rows = {}

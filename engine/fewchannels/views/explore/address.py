@@ -1,4 +1,4 @@
-"""Addresses of views: what can be pasted to a colleague. From an address to what it asks for, and back."""
+"""Addresses of views, which can be shared. Convert an address to the requested view, and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,13 +21,13 @@ SHOWN = {
 
 
 def asked(search: str | None) -> dict[str, str]:
-    """The last value of every name of an address' query."""
+    """The last value of each name in an address' query."""
     found = parse_qs((search or "").removeprefix("?"), keep_blank_values=False)
     return {name: values[-1] for name, values in found.items()}
 
 
 def address(path: str, values: Mapping[str, object]) -> str:
-    """A path with a query of what is given: None and the empty text are left out."""
+    """A path with a query of the given values; None and empty text are left out."""
     kept = {name: str(value) for name, value in values.items() if value not in (None, "")}
     return path + (f"?{urlencode(kept, quote_via=quote)}" if kept else "")
 
@@ -58,7 +58,7 @@ def edit_path(name: str, item: int, row: int, side: int | None = None) -> str:
 
 
 def download_path(name: str, kind: str, said: Mapping[str, object]) -> str:
-    """The address of an answer to be downloaded."""
+    """The address for downloading an answer."""
     return _signed(address(f"/download/{quote(name, safe='')}/answer.{kind}", said))
 
 
@@ -70,7 +70,7 @@ def number(given: Mapping[str, str], name: str, default: int | None = None) -> i
     """A whole number of a query.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is not a whole number.
     """
     text = given.get(name)
     if text is None:
@@ -109,10 +109,10 @@ class View:
 
     @classmethod
     def of(cls, given: Mapping[str, str], usual: "View") -> "View":
-        """The view that a query asks for; what it does not say is as usual.
+        """The view that a query requests, with defaults for missing settings.
 
         Raises:
-            InputError: a value that cannot be.
+            InputError: a value is not valid.
         """
         values: dict[str, Any] = {}
         for each in fields(cls):

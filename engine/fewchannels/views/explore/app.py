@@ -103,7 +103,7 @@ def page_of(places: Places, session: live.Live | None, path: str, given: Mapping
     """Content of an address.
 
     Raises:
-        FewchannelsError: nothing is, or it cannot be read.
+        FewchannelsError: there is no content at the address, or it cannot be read.
     """
     parts = [unquote(part) for part in path.strip("/").split("/") if part]
     match parts:

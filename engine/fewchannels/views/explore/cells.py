@@ -13,12 +13,12 @@ from fewchannels.views.explore.opened import Cell, OpenedRun
 
 @dataclass(frozen=True)
 class Seen:
-    """A cell as a view shows it.
+    """A cell as shown by a view.
 
     Attributes:
         cell: data from the store.
-        channel: channel that is shown; of what is of several, the one of the view's rank.
-        drawing: over the image.
+        channel: channel that is shown; for content of several channels, the one of the view's rank.
+        drawing: drawing over the image.
         text: description with numbers.
     """
 
@@ -95,8 +95,8 @@ def _of_channel(run: OpenedRun, cell: Cell, channel: int, at: int | None) -> str
 
 
 def _clusters(about: dict[str, Any], view: View, cell: Cell, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Heat ``(y, x)``, and the foreground ``(y, x)`` bool, as alignment's top channels have them by default."""
-    import torch  # a second, that the first page would wait for
+    """Heat ``(y, x)`` and foreground ``(y, x)`` bool of the top channels, with the alignment analysis' defaults."""
+    import torch  # takes a second, for which the first page would have to wait
 
     from fewchannels.measures.localization import localize
 

@@ -1,6 +1,6 @@
 """Two samples, of one run or of two, side by side at the same layer and step, and ratios of both runs by layer.
 
-Where the second run has not kept that step or layer, the one as far along is shown, which its title names.
+If the second run has not kept that step or layer, the one at the same relative position is shown, as its title says.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def layout(places: Places, given: Mapping[str, str]) -> list[Any]:
 
 
 def _named(places: Places, text: str | None, n: int) -> tuple[str, str]:
-    """Run and sample of ``NAME:ID``; of None the first run's, or the last's for the second side."""
+    """Run and sample of ``NAME:ID``; for None, those of the first run or, for the second side, of the last run."""
     if text is None:
         named = [(name, found) for name, run in runs_of(places).items() if (found := _first(run))]
         if not named:
@@ -79,7 +79,7 @@ def _named(places: Places, text: str | None, n: int) -> tuple[str, str]:
 
 
 def _first(run: OpenedRun) -> list[str]:
-    """Ids of a run's first two finished samples; none of a run that cannot be read."""
+    """Ids of a run's first two finished samples; none for a run that cannot be read."""
     text = "select sample_id from samples where status = 'done' order by sample limit 2"
     try:
         return [sample_id for (sample_id,) in run.catalog.sql(text).fetchall()]
@@ -197,7 +197,7 @@ def _alike(run: OpenedRun, first: OpenedRun, view: View) -> View:
 
 
 def _pair(shown: list[Any], is_equal: bool) -> list[Any]:
-    """With the scale of both where it is to be equal."""
+    """The two figures, with a common scale if requested."""
     values = np.concatenate([seen.drawing.values.ravel() for _, _, seen in shown]) if shown else np.zeros(0)
     values = values[np.isfinite(values)]
     if not is_equal or not values.size:

@@ -1,4 +1,4 @@
-"""The SQL console: free queries and named queries, the answer as a table and a plot, to be downloaded."""
+"""The SQL console: free queries and named queries, with the answer as a table, a plot and a download."""
 
 from collections.abc import Mapping
 from secrets import token_hex
@@ -91,7 +91,7 @@ def question_of(place: Opened, given: Mapping[str, str]) -> Question:
     """Read the query in an address: ``sql``, or ``query`` with its parameters ``p.NAME``.
 
     Raises:
-        InputError: it is not a query, or one that does something else than to read.
+        InputError: it is not a query, or it does more than read.
     """
     name = given.get("query", _FREE)
     if name == _FREE:
@@ -138,7 +138,7 @@ def register(app: Dash, places: Places) -> None:
         ids: list[_Parameter],
         place: _Place,
     ) -> tuple[Any, Any, Any]:
-        if not clicks:  # a page that opens asks nothing: any site may link to it
+        if not clicks:  # opening a page runs nothing, since any site may link to it
             return no_update, no_update, no_update
         if name == _FREE:
             said: dict[str, str] = {"sql": text or ""}
@@ -205,7 +205,7 @@ def _parameters(query: Query | None, values: Mapping[str, str]) -> list[Any]:
 
 
 def _shown(answer: Answer, n_rows: int, name: str, said: Mapping[str, str]) -> tuple[Any, Any]:
-    """The first rows of an answer as a table, and what plots them."""
+    """The first rows of an answer as a table, and the controls for plotting them."""
     table = _readable(answer)
     numbers = [column for column in table.columns if pd.api.types.is_numeric_dtype(table[column])]
     units = {column.name: f"{column.unit}: {column.doc}" for column in answer.query.columns} if answer.query else {}
@@ -255,12 +255,12 @@ def _shown(answer: Answer, n_rows: int, name: str, said: Mapping[str, str]) -> t
 
 
 def plotted_columns(table: pd.DataFrame, x: str, y: str) -> Lines:
-    """Two columns against each other: means of what shares a place, a line for each value of the columns of few words.
+    """Plot two columns against each other: means of equal x, one line for each value of text columns with few values.
 
     Args:
         table: an answer's rows.
-        x: the column across.
-        y: the column up.
+        x: column of the horizontal axis.
+        y: column of the vertical axis.
     """
     words = _few_words(table)
     said = pd.Series(", ".join("-" if pd.isna(value) else str(value) for value in row) for row in table[words].values)
@@ -275,7 +275,7 @@ def plotted_columns(table: pd.DataFrame, x: str, y: str) -> Lines:
 
 
 def _few_words(table: pd.DataFrame) -> list[str]:
-    """Columns of text that together have few values, so that each can have a line."""
+    """Text columns that together have few values, so that each value can have a line."""
     chosen: list[str] = []
     for name in table.columns:
         values = table[name].dropna()
@@ -287,7 +287,7 @@ def _few_words(table: pd.DataFrame) -> list[str]:
 
 
 def _readable(answer: Answer) -> pd.DataFrame:
-    """As the grid takes it: images as their size, lists as text."""
+    """Convert a value for the grid: images to their size, lists to text."""
     table = answer.df()
     for name in table.columns:
         if table[name].dtype == object:

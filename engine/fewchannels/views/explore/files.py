@@ -1,4 +1,4 @@
-"""Files that the explorer serves besides pages: images, and results to download."""
+"""Files that the explorer serves besides pages: images, and results for download."""
 
 import io
 import tempfile
@@ -55,7 +55,7 @@ def serve_files(server: Flask, places: Places) -> None:
 
 
 def _sent(data: bytes | None) -> Response:
-    """An image, smaller if ``side`` asks for it."""
+    """An image, reduced to ``side`` pixels if requested."""
     if data is None:
         abort(404, "There is no such image: its sample failed, or has none.")
     side = request.args.get("side", type=int)
@@ -79,7 +79,7 @@ def _as_csv(under_way: UnderWay, question: Question) -> Response:
             yield from csv_texts(question.batches())
 
     texts = pieces()
-    first = next(texts)  # what is wrong with a query is mostly known by then
+    first = next(texts)  # most errors of a query are known after the first batch
 
     def sent() -> Iterator[str]:
         yield first
@@ -96,7 +96,7 @@ def _as_parquet(under_way: UnderWay, question: Question) -> Response:
         path = Path(folder, "answer.parquet")
         with under_way.asking(question):
             write(path, question.batches)
-        file = path.open("rb")  # it stays readable when its name is gone
+        file = path.open("rb")  # it stays readable after its name is removed
     return send_file(
         file, mimetype="application/vnd.apache.parquet", as_attachment=True, download_name="answer.parquet"
     )

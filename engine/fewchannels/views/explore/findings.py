@@ -19,7 +19,7 @@ _COLUMNS = "* exclude (image)"
 
 
 def folded(place: Opened) -> list[Any]:
-    """Findings, folded: they are read when somebody unfolds them, so that the page need not wait for them."""
+    """Collapsed findings: they are computed when a user expands them, so that the page does not wait for them."""
     return [
         dcc.Store(id="found-place", data=place.name),
         html.Details(
@@ -42,7 +42,7 @@ def register(app: Dash, places: Places) -> None:
         prevent_initial_call=True,
     )
     def unfold(clicks: int | None, name: str) -> Any:
-        if not clicks or clicks % 2 == 0:  # it is folded again
+        if not clicks or clicks % 2 == 0:  # it is collapsed again
             return no_update
         try:
             return found(place_of(places, name))
@@ -54,7 +54,7 @@ def found(place: Opened) -> list[Any]:
     """Findings, in reading order.
 
     Raises:
-        FewchannelsError: it cannot be read.
+        FewchannelsError: the run or the sweep cannot be read.
     """
     return _of_run(place) if place.of == "run" else _of_sweep(place)
 
@@ -104,13 +104,13 @@ def _table(table: Table) -> html.Div:
 
 
 def _again(place: Opened, how: Sequence[How]) -> list[Any]:
-    """The commands in order; a query of tables that are there leads to the console, which waits for the button."""
+    """The commands in order; a query on existing tables is a link to the console, which runs it on a click."""
     shown: list[Any] = []
     path = (run_path if place.of == "run" else sweep_path)(place.name, "sql")
     is_there = True
     for each in how:
         shown.append(html.Pre(each.text))
-        is_there = is_there and bool(each.asks)  # what is not a query writes the tables of those after it
+        is_there = is_there and bool(each.asks)  # a command that is not a query writes tables for the queries after it
         if is_there:
             shown.append(html.P(dcc.Link("Open as a query", href=address(path, dict(each.asks)))))
     return shown

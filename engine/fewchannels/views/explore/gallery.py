@@ -20,7 +20,7 @@ _ORDERS = {"least": "ascending", "largest": "descending"}
 def layout(run: OpenedRun, given: Mapping[str, str]) -> list[Any]:
     """Controls, and the page of images in the address.
 
-    A condition in SQL that nobody has asked by hand waits for the button: any site may link to it.
+    An SQL condition that no user has entered before runs only after a click, since any site may link to the page.
     """
     known = measures(run)
     search = Search.of(given, run)
@@ -98,7 +98,7 @@ def register(app: Dash, places: Places) -> None:
         page: int,
         name: str,
     ) -> tuple[Any, ...]:
-        if len(ctx.triggered) != 1:  # the page was opened; a person changes one thing at a time
+        if len(ctx.triggered) != 1:  # the page was just opened: a user changes one control at a time
             return no_update, no_update, no_update, no_update
         run = run_of(places, name)
         turned = {"find-previous": max(1, page - 1), "find-next": page + 1, "find-apply": page}

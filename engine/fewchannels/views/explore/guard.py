@@ -1,8 +1,8 @@
 """Access control of the explorer: browsers that presented its token, and only from the explorer's own pages.
 
-A page of another origin could otherwise call a server on 127.0.0.1 through the browser of whoever visits it, and read
-the answers where a name of its own resolves to 127.0.0.1. Each request passes, in this order: the host it names, the
-token that opens, the page that it comes from, the cookie, and for data the key of the page or a signed address.
+Otherwise, a page of another origin could call a server on 127.0.0.1 through a visitor's browser, and read the responses
+if one of its own host names resolves to 127.0.0.1. Each request passes these checks, in order: the host that it names,
+the token in its URL, the page that it comes from, the cookie and, for data, the key of the page or a signed address.
 """
 
 import base64
@@ -22,7 +22,7 @@ _SIGNED = ("/picture/", "/edit/", "/download/")
 _HOW = "Open the URL that the explorer printed when it started; it ends in a token."
 _REFUSED = '<!doctype html><html lang="en"><title>fewchannels</title><h1>Access denied</h1><p>{}</p><p>{}</p>{}</html>'
 _AGAIN = '<p>If you are signed in and followed a link, <a href="{}">open it from this page</a>.</p>'
-# The address bar's entry is replaced, and the page's own navigation takes the cookie along: after a redirect from
+# The address bar's entry is replaced, and the page's own navigation sends the cookie: after a redirect from
 # another site's link the browser would not send it.
 _ENTER = "const d = document.body.dataset; localStorage.setItem(d.name, d.key); location.replace(d.to);"
 _ENTRY = (
@@ -32,7 +32,7 @@ _ENTRY = (
 
 
 def guard(server: Flask, site: Site, keys: Keys, script_hashes: Collection[str]) -> None:
-    """Refuse requests of any but the explorer's own pages, and let those load nothing from elsewhere.
+    """Refuse requests except from the explorer's own pages, and prevent these from loading anything from elsewhere.
 
     Args:
         server: server to guard.
@@ -93,14 +93,14 @@ def _is_own_page(site: Site) -> bool:
 
 
 def _cookie_name(site: Site) -> str:
-    """With the port that the browser sees: it shares cookies between all ports of a host."""
+    """Name of the cookie, with the port that the browser uses, since browsers share cookies between a host's ports."""
     return f"fewchannels-{site.port_of(request.host)}"
 
 
 def _here() -> str:
     """The requested address, without a token."""
     kept = [(name, value) for name, value in request.args.items(multi=True) if name != "token"]
-    path = f"{request.script_root}/{quote(request.path.lstrip('/'))}"  # two slashes would begin another host
+    path = f"{request.script_root}/{quote(request.path.lstrip('/'))}"  # two slashes would start another host's URL
     return f"{path}?{urlencode(kept, quote_via=quote)}" if kept else path
 
 

@@ -1,4 +1,4 @@
-"""The start page: what is open, and how far it is."""
+"""The start page: open runs and sweeps, and their progress."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The secrets of one explorer: its token, and what is derived from it for browsers, pages and addresses."""
+"""The secrets of one explorer: its token, and secrets for browsers, pages and addresses."""
 
 import hashlib
 import hmac
@@ -14,14 +14,14 @@ SIGNATURE = "by"
 class Keys:
     """Random secrets that last as long as the process.
 
-    A browser gives its cookies to every server of a host, whatever the port, so to those of other users of the machine
-    too. The cookie therefore opens the empty pages only. What shows data takes more: a callback takes :attr:`page`,
-    which scripts of the explorer's own origin alone can read, and an image or a download takes a signed address.
+    A browser sends its cookies to every server of a host, whatever the port, including those of other users of the
+    machine. The cookie therefore gives access only to empty pages. Data need more: a callback needs :attr:`page`, which
+    only scripts of the explorer's own origin can read, and an image or a download needs a signed address.
 
     Attributes:
-        token: opens the explorer to a person; it stands in the printed address.
-        cookie: held by a browser that has shown the token.
-        page: what a page sends with a callback.
+        token: token in the printed address, which gives a user access.
+        cookie: cookie of a browser that has presented the token.
+        page: key that a page sends with a callback.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Keys:
         self._lock = Lock()
 
     def once(self) -> str:
-        """A token that opens the explorer once: a browser's command line can be read by every user."""
+        """A token that works only once, since a browser's command line can be read by every user."""
         token = secrets.token_urlsafe(24)
         with self._lock:
             self._once.add(token)
@@ -70,5 +70,5 @@ class Keys:
 
 
 def same(one: str, other: str) -> bool:
-    """Return whether two texts are equal, in a time that does not tell where they differ."""
+    """Return whether two texts are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))

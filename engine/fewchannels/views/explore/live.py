@@ -1,4 +1,4 @@
-"""The live page: a prompt, its massive channels as they form step by step, and an edit beside the original."""
+"""The live page: a prompt, its massive channels as they form step by step, and an edit next to the original."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ _FIELDS = (*_IMAGE_FIELDS, *_EDIT_FIELDS)
 
 @dataclass
 class Live:
-    """A model that the page asks, and the generations that pages look at.
+    """A model that generates for the page, and the generations that pages show.
 
     Attributes:
         model: the session.
-        name: name of the model, for people.
+        name: name of the model, for display.
     """
 
     model: "LiveModel"
@@ -50,7 +50,7 @@ class Live:
         """Start the requested generation, or return the running or finished one of the same request.
 
         Raises:
-            InputError: the model cannot do it, or another generation is under way, which may be another window's.
+            InputError: the model cannot do it, or another generation is running, possibly for another window.
         """
         with self._lock:
             running = self._running()
@@ -68,7 +68,7 @@ class Live:
         return generation
 
     def cancel(self) -> bool:
-        """End the generation that is under way, before its next block; whether there was one."""
+        """End the running generation before its next block; return whether there was one."""
         with self._lock:
             running = self._running()
         if running is not None:
@@ -76,7 +76,7 @@ class Live:
         return running is not None
 
     def _running(self) -> Trajectory | None:
-        """The generation that is under way. One that was cancelled is, until it has ended."""
+        """The running generation. A canceled one counts until it has ended."""
         return next((each for each in self._known.values() if not each.snapshot().has_ended), None)
 
     def find(self, ask: Ask) -> Trajectory | None:
@@ -162,7 +162,7 @@ def register(app: Dash, live: Live) -> None:
         prevent_initial_call="initial_duplicate",
     )
     def begin(clicks: int | None, *values: Any) -> tuple[Any, ...]:
-        if not clicks:  # a page that opens begins nothing: any site may link to it
+        if not clicks:  # opening a page starts nothing, since any site may link to it
             return no_update, None, no_update, no_update
         query = _query(dict(zip(_FIELDS, values, strict=True)))
         try:
@@ -174,7 +174,7 @@ def register(app: Dash, live: Live) -> None:
 
     @app.callback(Output("live-tick", "disabled"), Input("live-ask", "data"), Input("live-ended", "data"))
     def pause(asked: dict[str, Any] | None, ended: int | None) -> bool:
-        # Not by who looks: an answer about the generation before may come after the next has begun.
+        # Not by the page: a response about the previous generation may arrive after the next one has started.
         return asked is None or asked["n"] == ended
 
     @app.callback(
@@ -223,7 +223,7 @@ def register(app: Dash, live: Live) -> None:
 
 
 def _query(values: Mapping[str, Any]) -> dict[str, str]:
-    """What is filled in; an edit's settings only if there is one."""
+    """Values of the controls; an edit's settings only if there is an edit."""
     said = {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
     if said.get("action", _NONE) == _NONE:
         return {name: said[name] for name in _IMAGE_FIELDS if name in said}
@@ -249,7 +249,7 @@ def _state(generation: Trajectory, now: Snapshot) -> Any:
 
 
 def _rows(generation: Trajectory, now: Snapshot, at: int, layer: int, rank: int, theme: Theme) -> list[html.Section]:
-    """Each row of the batch at a step and layer: its map over its image, where that is finished."""
+    """Each row of the batch at a step and layer: its map, over its image once that is finished."""
     step, block = now.steps[at], place_at(generation.blocks, layer)
     shown = {role: _map(step.rows[role], layer, rank) for role in generation.roles}
     values = np.stack([each[1] for each in shown.values()])

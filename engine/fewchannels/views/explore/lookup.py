@@ -1,4 +1,4 @@
-"""From the names in addresses to what is open."""
+"""Find open runs and sweeps by their names in addresses."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ def place_of(places: Places, name: str) -> Opened:
     """The run or sweep with a name.
 
     Raises:
-        InputError: nothing is, or it could not be opened.
+        InputError: there is none, or it could not be opened.
     """
     if name not in places:
         raise unknown("run or sweep that is open", name, places)

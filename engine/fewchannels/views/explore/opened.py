@@ -1,6 +1,6 @@
 """A run opened for viewing: data for one page, read on request, while a capture may still write.
 
-Nothing here loads a store: a map is read with the chunk that holds it, an image with its task's part.
+Nothing here loads a whole store: a map is read with the chunk that contains it, an image with its task's part.
 """
 
 import math
@@ -28,16 +28,16 @@ from fewchannels.runs.storage import FolderStorage, open_storage
 from fewchannels.views.explore.under_way import UnderWay
 
 TIMEOUT_S = 60.0
-_MOST_BYTES = 2**28  # of an answer, whether it is shown or downloaded
+_MOST_BYTES = 2**28  # of an answer, shown or downloaded
 _LOOK_AGAIN_S = 2.0
-_LOOK_AGAIN_FAR_S = 10.0  # where every listing is a request
+_LOOK_AGAIN_FAR_S = 10.0  # in a bucket, where every listing is a request
 _TASKS_KEPT = 16
-_SAMPLES_KEPT = 4  # their scores of all channels: 20 MB each of FLUX.1 at 28 steps
+_SAMPLES_KEPT = 4  # scores of all channels: 20 MB each for FLUX.1 at 28 steps
 _Value = TypeVar("_Value")
 
 
 class _Recent(Generic[_Value]):
-    """The last few things that were read, by key; threads may ask at the same time."""
+    """Cache of the last few objects that were read, by key; safe for several threads."""
 
     def __init__(self, most: int) -> None:
         self._lock = Lock()
@@ -54,7 +54,7 @@ class _Recent(Generic[_Value]):
 
 
 class Opened:
-    """A run or a sweep, as its ledger is now.
+    """A run or a sweep, in the current state of its ledger.
 
     Args:
         name: name in addresses.
@@ -62,14 +62,14 @@ class Opened:
         timeout_s: time limit of a query, in seconds.
 
     Raises:
-        InputError: there is neither, or no time.
+        InputError: there is neither, or the time limit is not positive.
         StorageError: its description is damaged.
 
     Attributes:
         of: ``run`` or ``sweep``.
         description: ``run.json`` or ``sweep.json``.
         limits: limits of a query.
-        under_way: queries of people.
+        under_way: running queries of users.
     """
 
     def __init__(self, name: str, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
@@ -99,7 +99,7 @@ class Opened:
         """
         with self._lock:
             if time.monotonic() > self._looked + self._every_s or self._catalog is None:
-                # A part of what is done again has another record: sizes alone could be the same.
+                # The record of a rerun task differs, even if sizes are the same.
                 seen = tuple(self.storage.list("ledger/").items()), tuple(self.storage.list("results/"))
                 if self._catalog is None or seen != self._seen:
                     self._catalog = Catalog(self.path)
@@ -142,7 +142,7 @@ class Cell:
     """One sample at one step and layer.
 
     Attributes:
-        channels: ``(k,)`` int, whose maps are kept, largest score first.
+        channels: ``(k,)`` int, channels whose maps are kept, largest score first.
         maps: ``(k, y, x)`` float32, signed values on the token grid.
         scores: ``(channel,)`` float32, of all channels.
     """
@@ -265,7 +265,7 @@ class OpenedRun(Opened):
         return Cell(channels, values[:, : height * width].reshape(-1, height, width), scores)
 
     def check_kept(self, step: int, layer: int, branch: str = "cond") -> None:
-        """Refuse what the store does not have.
+        """Refuse a cell that the store does not have.
 
         Raises:
             InputError: the run has not kept the step, the layer or the branch.
@@ -280,7 +280,7 @@ class OpenedRun(Opened):
         """One channel's score at every step and layer, ``(step, layer)`` float32.
 
         Args:
-            sample: on the store's axis.
+            sample: index on the store's sample axis.
             channel: index of the channel.
             branch: branch of guidance.
         """
@@ -320,13 +320,13 @@ def open_places(paths: list[str], timeout_s: float = TIMEOUT_S) -> dict[str, Ope
         timeout_s: time limit of a query, in seconds.
 
     Returns:
-        Each by its name: the last part of its path, line breaks replaced, with a number where two share it; of one that
-        cannot be opened, why.
+        Each by its name: the last part of its path, with line breaks replaced, and a number if two have the same name.
+        For one that cannot be opened, the reason.
 
     Raises:
-        InputError: a URL that cannot be one of a run, such as one that has credentials in it, or no time.
+        InputError: a URL cannot be that of a run, such as one with credentials, or the time limit is not positive.
     """
-    Limits(seconds=timeout_s)  # what is wrong with it is wrong with all
+    Limits(seconds=timeout_s)  # a wrong time limit applies to all
     found: dict[str, Opened | str] = {}
     for path in paths:
         storage = open_storage(path)

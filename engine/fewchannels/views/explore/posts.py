@@ -16,7 +16,7 @@ MOST_BYTES = 16 * 2**20
 
 
 class CheckedDash(Dash):
-    """Dash whose callbacks take what their annotations say; all else is answered with 400 and what is wrong."""
+    """Dash with callbacks that accept only values of their annotated types; others get status 400 and the reason."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, on_error=_refuse, **settings)
@@ -37,7 +37,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
             return valid(*values)
         except ValidationError as error:
             if error.title != function.__qualname__:
-                raise  # it is of something that the function itself validates
+                raise  # the function itself validates it
             found = error.errors(include_input=False, include_url=False)[0]
             abort(400, f"A posted value is not valid: {found['msg']}.")
 
@@ -51,7 +51,7 @@ def _refuse(error: Exception) -> None:
 
 
 def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
-    """Refuse posts that are not as Dash's own pages make them, before Dash trusts them.
+    """Refuse posts that Dash's own pages would not send, before Dash trusts them.
 
     Args:
         server: server of the application.
@@ -85,12 +85,12 @@ def check_posts(server: Flask, callbacks: dict[str, Any]) -> None:
 
 
 def _fit(given: object, expected: list[dict[str, Any]]) -> bool:
-    """Return whether a list has what is expected, in its order."""
+    """Return whether a list has the expected items, in order."""
     return isinstance(given, list) and len(given) == len(expected) and all(map(_fits, given, expected))
 
 
 def _fits(given: object, expected: dict[str, Any]) -> bool:
-    if str(expected["id"]).startswith("{"):  # of every component whose id has such parts
+    if str(expected["id"]).startswith("{"):  # for every component with such an id
         return isinstance(given, list) and all(
             isinstance(each, dict)
             and isinstance(each.get("id"), dict)

@@ -210,7 +210,7 @@ def register(app: Dash, places: Places) -> None:
         shown = {"channel": seen.channel, "layer": view.layer, "step": view.step, "branch": branch, "show": show}
         return figure, seen.text, None, shown, to
 
-    # After the figure, which a slider's move is about.
+    # After the figure, which must respond first to a slider.
     @app.callback(
         Output("sample-thumbnails", "children"),
         Input("sample-shown", "data"),

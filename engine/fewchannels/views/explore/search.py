@@ -1,4 +1,4 @@
-"""Search of a gallery: samples by prompt, SQL condition and any column, ordered by any of them or by a measure."""
+"""Search in a gallery: filter samples by prompt and SQL condition, and order them by any column or a measure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +22,13 @@ class Search:
     Attributes:
         text: text that the prompt contains, in any case.
         where: an SQL condition on columns of ``samples`` and ``manifest``.
-        by: what samples are ordered by: a column, a measure of a cell, ``channel`` or ``iou``, as :func:`measures`
-            names it.
-        is_ascending: whether the least comes first.
-        layer: layer of the cell whose measure it is.
-        step: step of that cell.
-        channel: channel whose score it is.
+        by: order of samples: a column, a measure of a cell, ``channel`` or ``iou``, with the names of :func:`measures`.
+        is_ascending: whether the smallest value comes first.
+        layer: layer of the cell for a measure.
+        step: step of the cell for a measure.
+        channel: channel for ``channel``, which orders by its score.
         page: page number, from 1.
-        measure: measure of a cell, where it is one that samples are ordered by.
+        measure: measure of a cell that ``by`` names, if it is one.
     """
 
     text: str = ""
@@ -47,7 +46,7 @@ class Search:
         """Read the search in a URL's query.
 
         Raises:
-            InputError: a value that cannot be.
+            InputError: a value is not valid.
         """
         found = Columns.of(run.catalog)
         by = given.get("by", found.of_samples("sample"))
@@ -73,7 +72,7 @@ class Search:
 
     @property
     def needs_cell(self) -> bool:
-        """Return whether layer and step decide."""
+        """Return whether the order depends on layer and step."""
         return self.measure is not None
 
     def as_query(self) -> dict[str, object]:
@@ -93,7 +92,7 @@ class Found:
 
     Attributes:
         n: number of all matches.
-        rows: each a sample's ``sample``, ``sample_id``, ``prompt``, ``status`` and ``value``.
+        rows: ``sample``, ``sample_id``, ``prompt``, ``status`` and ``value`` of each sample.
     """
 
     n: int
@@ -123,7 +122,7 @@ def find(run: OpenedRun, search: Search) -> Found:
         search: settings of the search.
 
     Raises:
-        InputError: there is nothing to order by of that name, or the condition is not SQL.
+        InputError: there is no such order, or the condition is not SQL.
     """
     known = measures(run)
     if search.by not in known:

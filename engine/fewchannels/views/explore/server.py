@@ -1,4 +1,4 @@
-"""The explorer's server: on this machine alone, with limits on what a connection may take."""
+"""The explorer's server: on this machine only, with limits for each connection."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ class Server(ThreadedWSGIServer):
         self._answering: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a connection, or close it where each of the others is being answered."""
+        """Accept a connection, or close it if all others are being answered."""
         with self._changed:
             if len(self._receiving) + len(self._answering) >= MOST_CONNECTIONS:
                 if not self._receiving:
@@ -56,13 +56,13 @@ class Server(ThreadedWSGIServer):
         super().process_request(request, client_address)
 
     def received(self, request: socket.socket) -> None:
-        """Its request is here, all but a body."""
+        """Note that a request has arrived, except for its body."""
         with self._changed:
             self._receiving.pop(request, None)
             self._answering.add(request)
 
     def shutdown_request(self, request: Any) -> None:
-        """Let a connection go."""
+        """Close a connection."""
         with self._changed:
             self._receiving.pop(request, None)
             self._answering.discard(request)
@@ -70,7 +70,7 @@ class Server(ThreadedWSGIServer):
         super().shutdown_request(request)
 
     def is_idle(self, timeout_s: float) -> bool:
-        """Return whether every request is answered, waiting up to so many seconds."""
+        """Return whether every request is answered, waiting up to this number of seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._answering, timeout_s)
 
@@ -94,7 +94,7 @@ class _Handler(WSGIRequestHandler):
         except ValueError:
             self.send_error(400)
             return
-        if "Transfer-Encoding" in self.headers:  # browsers say how long a request is
+        if "Transfer-Encoding" in self.headers:  # browsers send the length of a request
             self.send_error(411)
             return
         super().run_wsgi()
@@ -105,20 +105,20 @@ class _Handler(WSGIRequestHandler):
         super().send_response(code, message)
 
     def log(self, *arguments: Any) -> None:
-        """Nothing: a request's line may hold the token."""
+        """Do nothing, since a request's line may contain the token."""
 
     def log_request(self, *arguments: Any) -> None:
         """Do nothing, for the same reason."""
 
 
 class _Incoming(io.RawIOBase):
-    """What a connection sends, up to a deadline: one that sends a byte now and then is not waited for."""
+    """Data from a connection, up to a deadline, so that a very slow sender cannot block the server."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._until = connection, time.monotonic() + RECEIVE_S
 
     def end_within(self, seconds: float) -> None:
-        """Read no longer than so many seconds from now."""
+        """Stop reading after this number of seconds from now."""
         self._until = min(self._until, time.monotonic() + seconds)
 
     def readable(self) -> bool:
@@ -133,7 +133,7 @@ class _Incoming(io.RawIOBase):
 
 
 def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has gone by itself
+    with contextlib.suppress(OSError):  # it closed on its own
         connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -159,23 +159,23 @@ class Bound:
 
     @property
     def base(self) -> str:
-        """The address of the start page, which answers browsers that were let in."""
+        """The address of the start page, for browsers that already have access."""
         return self.site.base
 
     @property
     def address(self) -> str:
-        """The address that lets a person in."""
+        """The address that gives a user access."""
         return f"{self.base}?token={self.keys.token}"
 
     def close(self) -> None:
-        """Close the socket and everything that is open, when requests are not answered any more."""
+        """Close the socket and everything else that is open, after the last request."""
         self.server.server_close()
         for place in self.places.values():
             if not isinstance(place, str):
                 place.close()
 
     def once(self) -> str:
-        """An address that lets a browser in once."""
+        """An address that gives a browser access once."""
         return f"{self.base}?token={self.keys.once()}"
 
 
@@ -186,7 +186,7 @@ def bind(places: Places, port: int, session: Live | None = None, public_url: str
         places: open runs and sweeps.
         port: port of 127.0.0.1; 0 takes a free one.
         session: a model for the live page; None for none.
-        public_url: address of a proxy that it is reached at; None without one.
+        public_url: address of a proxy through which it is reached; None without one.
 
     Raises:
         InputError: the port is taken, or the address cannot be a proxy's.
@@ -212,7 +212,7 @@ def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
         on_ready: called in a thread of its own while requests are answered.
 
     Returns:
-        Whether everything that was asked is answered: the interpreter must not end while DuckDB works in a thread.
+        Whether all requests are answered: the interpreter must not exit while DuckDB is working in a thread.
     """
 
     def end(number: int, frame: object) -> None:
@@ -221,7 +221,7 @@ def serve(bound: Bound, on_ready: Callable[[], object] = lambda: None) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     try:
-        # In a thread: what it starts may wait for an answer, and may itself be waited for.
+        # In a thread: it may start a program that waits for a response, and may have to wait for that program.
         threading.Thread(target=on_ready, daemon=True).start()
         bound.server.serve_forever()
     except KeyboardInterrupt:

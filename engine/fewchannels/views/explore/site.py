@@ -16,7 +16,7 @@ _USUAL_PORTS = {"http": 80, "https": 443}
 class Site:
     """The addresses of an explorer.
 
-    The port is not compared: ``ssh -L`` and editors forward another one, and a browser that was made to resolve a
+    The port is not compared, since ``ssh -L`` and editors forward other ports. A browser that was made to resolve a
     foreign name to this machine still sends that name as the host.
 
     Attributes:
@@ -31,10 +31,10 @@ class Site:
 
     @classmethod
     def of(cls, port: int, public_url: str | None) -> "Site":
-        """The site of a port and perhaps of a proxy's address.
+        """The site for a port and, if given, a proxy's address.
 
         Raises:
-            InputError: the address is not an http or https URL, or has more than host and path.
+            InputError: the address is not an http or https URL, or has more than a host and a path.
         """
         if public_url is None:
             return cls(port)
@@ -45,7 +45,7 @@ class Site:
             host = proxy_port = None
         is_plain = public_url.isascii() and public_url.isprintable() and not re.search(r"[@?#\\ ]", public_url)
         if not is_plain or not host or parts.scheme not in _USUAL_PORTS:
-            # It is not quoted: it may hold a password.
+            # It is not quoted in the message, since it may contain a password.
             raise InputError(
                 "--public-url is not the URL of a proxy. Give its scheme, host and path, without a user name, such "
                 "as https://hub.example.org/user/ann/proxy/8050/."
@@ -65,7 +65,7 @@ class Site:
         return _LOOPBACK.fullmatch(host) is not None or self.is_public(host)
 
     def port_of(self, host: str) -> str:
-        """The port of a host that a request names; empty for the usual one."""
+        """The port of a host that a request names; empty for the default port."""
         found = _LOOPBACK.fullmatch(host)
         return (found[1] or "") if found else host.rpartition("]")[2].partition(":")[2]
 
@@ -83,10 +83,10 @@ class Site:
 
 
 class Prefixed:
-    """A WSGI application behind a proxy, which may or may not take the prefix of its address away.
+    """A WSGI application behind a proxy, which may or may not strip the prefix of its address.
 
     Args:
-        application: application that knows no prefix but from ``SCRIPT_NAME``.
+        application: application that takes its prefix only from ``SCRIPT_NAME``.
         prefix: prefix of a :class:`Site`.
     """
 

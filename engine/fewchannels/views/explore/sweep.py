@@ -1,4 +1,4 @@
-"""A sweep's page: one item's images on a grid of settings, what a setting did, dose and response."""
+"""A sweep's page: one item's images on a grid of settings, measures of an edit, dose-response curves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +80,7 @@ def layout(sweep: OpenedSweep, given: Mapping[str, str]) -> list[Any]:
 
 
 def _only(name: str, values: list[Any], chosen: str) -> html.Div:
-    """A choice of one of a setting's values, or of all."""
+    """A control that selects one of a setting's values, or all."""
     given = {"kind": "only", "name": name}
     options = [_ALL, *map(str, values)]
     control = dcc.Dropdown(id=given, options=options, value=chosen if chosen in options else _ALL, clearable=False)
@@ -88,7 +88,7 @@ def _only(name: str, values: list[Any], chosen: str) -> html.Div:
 
 
 def varying(sweep: OpenedSweep) -> dict[str, list[Any]]:
-    """Settings of which the sweep has more than one value, with those, ascending."""
+    """Settings of which the sweep has more than one value, with these values, ascending."""
     asked = ", ".join(f"list_sort(list(distinct {name})) as {name}" for name in _GRID)
     answer = sweep.catalog.sql(f"select {asked} from edits where role = 'edited'")
     found = dict(zip(answer.columns, answer.fetchall()[0], strict=True))

@@ -18,7 +18,7 @@ class UnderWay:
 
     @contextmanager
     def asking(self, question: Question, page: str | None = None) -> Iterator[None]:
-        """Within it the query can be ended; a page's earlier query ends here.
+        """Inside the context, the query can be stopped; the page's earlier query is stopped first.
 
         Raises:
             FewchannelsError: the explorer is about to end.
@@ -36,7 +36,7 @@ class UnderWay:
                 del self._questions[question]
 
     def cancel(self, page: str, why: str) -> bool:
-        """End what a page asks; whether there was something."""
+        """Stop a page's query; return whether there was one."""
         with self._lock:
             found = [question for question, of in self._questions.items() if of == page]
         for question in found:
@@ -44,7 +44,7 @@ class UnderWay:
         return bool(found)
 
     def end(self) -> None:
-        """End all queries, and take no more."""
+        """Stop all queries, and accept no more."""
         with self._lock:
             self._has_ended = True
             found = list(self._questions)

@@ -1,4 +1,4 @@
-"""Pieces that the explorer's pages are made of."""
+"""Components of the explorer's pages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -33,12 +33,12 @@ def graph(height: int, *, name: str | None = None, figure: Any = None) -> dcc.Gr
 
 
 def drawn(figure: Any) -> dcc.Graph:
-    """A figure, as high as it asks to be."""
+    """A figure with its own height."""
     return graph(figure.layout.height, figure=figure)
 
 
 def field(label: str, component: Component, hint: str = "") -> html.Div:
-    """A control with its label, which names it to screen readers."""
+    """A control with its label, which screen readers use as its name."""
     name = component.id if isinstance(component.id, str) else None
     more = [html.Span(hint, className="hint")] if hint else []
     return html.Div([html.Label(label, htmlFor=name), component, *more], className="field", role="group")
@@ -50,12 +50,12 @@ def alert(text: object) -> html.Div:
 
 
 def note(text: str) -> html.P:
-    """Something to know that is not wrong."""
+    """A note that is not an error."""
     return html.P(text, className="note", role="status")
 
 
 def unfinished(state: Mapping[str, int]) -> list[html.P]:
-    """A note where tasks are still to be done; nothing where all are.
+    """A note if some tasks are unfinished; otherwise nothing.
 
     Args:
         state: result of :meth:`fewchannels.views.explore.opened.Opened.state`.
@@ -78,14 +78,14 @@ def facts(values: Mapping[str, object]) -> html.Dl:
 
 
 def shown(value: object) -> str:
-    """A value as people read it: floats with 4 digits."""
+    """A value as text: floats with 4 digits."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def choice(name: str, options: Mapping[str, str] | Sequence[Any], value: Any, **more: Any) -> dcc.Dropdown:
-    """One of a few: a list that opens.
+    """A dropdown list of a few options.
 
     Args:
         name: its id.
@@ -99,10 +99,10 @@ def choice(name: str, options: Mapping[str, str] | Sequence[Any], value: Any, **
 
 
 def place_at(places: Sequence[_Place], position: int) -> _Place:
-    """The place at a position of a slider.
+    """The number, such as a layer, at a position of a slider.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such position.
     """
     if not 0 <= position < len(places):
         raise InputError(f"there is no place {position}; there are {len(places)}, from 0.")
@@ -110,11 +110,11 @@ def place_at(places: Sequence[_Place], position: int) -> _Place:
 
 
 def places_slider(name: str, places: Sequence[int], value: int) -> dcc.Slider:
-    """A slider over numbered places, such as layers, which need not be neighbors; its value is a position.
+    """A slider over numbers, such as those of layers, which need not be consecutive; its value is a position.
 
     Args:
         name: its id.
-        places: their numbers, ascending.
+        places: the numbers, ascending.
         value: selected position.
     """
     every = max(1, -(-len(places) // 12))

@@ -1,4 +1,4 @@
-"""From runs, sweeps and comparisons to a report: read, say, and write it as one of the kinds."""
+"""Build a report from runs, sweeps and comparisons, and write it in one of the formats."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ Progress = Callable[[str, int, int], None]
 
 
 def check_out(out: Path) -> None:
-    """Refuse a file that is of no kind that a report has, or in no folder.
+    """Refuse a file in an unknown format, or in a folder that does not exist.
 
     Raises:
-        InputError: naming what is possible; or a PDF needs a browser that is not there.
+        InputError: the message names the formats; or a PDF needs a browser that is not installed.
     """
     if out.suffix.lower() not in KINDS:
         raise InputError(
@@ -47,9 +47,9 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
         on_progress: called with the activity, the number done, and the total.
 
     Raises:
-        InputError: there is none of these in a place, or no such column.
+        InputError: a place contains none of these, or there is no such column.
         StorageError: one is damaged.
-        RunConflictError: one holds records of another.
+        RunConflictError: one contains records of another.
     """
     parts: list[Part] = []
     titles = [open_storage(place).name or place for place in places]
@@ -67,11 +67,11 @@ def build(places: Sequence[str], by: str | None, on_progress: Progress = lambda 
 
 
 def write_report(document: Document, out: Path, on_progress: Progress = lambda what, done, total: None) -> int:
-    """Write a report of the kind that the file's suffix names, atomically; returns its size in bytes.
+    """Write a report in the format that the file's suffix names, atomically; returns its size in bytes.
 
     Raises:
-        InputError: a PDF needs a browser that is not there.
-        StorageError: the disk refused.
+        InputError: a PDF needs a browser that is not installed.
+        StorageError: writing failed.
     """
     kind = out.suffix.lower()
     if kind == ".md":
@@ -91,7 +91,7 @@ def write_html(document: Document, out: Path, on_progress: Progress = lambda wha
     """Write the page, atomically; returns its size in bytes.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: writing failed.
     """
     from fewchannels.views.report.page import as_html
 

@@ -1,4 +1,4 @@
-"""Samples to look at: those of highest, median and lowest value of a column, each with its images and its prompt."""
+"""Samples with the highest, median and lowest values of a column, each with its images and its prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ from fewchannels.runs.sql.ranking import (
 
 SIDE = 256  # pixels
 _OF_SAMPLES = ("seconds", "prompt_tokens", "seed")
-_EACH = 3  # of a run, for each rank
+_EACH = 3  # samples of a run for each rank
 _NO_IMAGE = "the image is missing or unreadable"
 
 
 @dataclass(frozen=True)
 class _Ranking:
-    """A column to rank samples by, the query that does, and at which cell the maps are."""
+    """A column by which to rank samples, the query that does so, and the cell of the maps."""
 
     text: str
     title: str
@@ -156,13 +156,13 @@ def thumbnail(data: bytes | None) -> np.ndarray | None:
 
 
 def of_sweep(evidence: Evidence, columns: Sequence[str], condition: int, words: str) -> list[Gallery]:
-    """Items of a sweep by columns of ``edits``: a setting's edited image beside what it is compared with.
+    """Items of a sweep by columns of ``edits``: a setting's edited image beside the images that it is compared with.
 
     Args:
         evidence: the sweep.
         columns: columns to rank by.
-        condition: place of the setting's first condition in the sweep.
-        words: the setting, as people read it.
+        condition: index of the setting's first condition in the sweep.
+        words: the setting as text.
 
     Raises:
         InputError: there is no such column.

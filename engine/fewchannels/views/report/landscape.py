@@ -44,8 +44,8 @@ def magnitudes(
 ) -> Magnitudes | None:
     """Average the run's score over samples at the last step that was kept.
 
-    Of more than :data:`MOST_SAMPLES` finished samples every second, third, ... finished task is read. In memory is one
-    task's samples at one step.
+    If there are more than :data:`MOST_SAMPLES` finished samples, only every second, third, ... finished task is read.
+    One task's samples at one step are in memory at a time.
 
     Args:
         evidence: a run.
@@ -87,14 +87,14 @@ def magnitudes(
 
 
 def binned(values: np.ndarray, most: int = MOST_BINS) -> tuple[np.ndarray, int]:
-    """The largest of every few neighboring channels, so that none which stands out can vanish.
+    """The maximum over groups of neighboring channels, so that no channel that stands out can vanish.
 
     Args:
         values: ``(layer, channel)``; NaN is left out.
-        most: bins at most.
+        most: maximum number of bins.
 
     Returns:
-        ``(layer, bin)``, and how many channels a bin has; the last may have fewer.
+        ``(layer, bin)``, and the number of channels per bin; the last bin may have fewer.
     """
     n = values.shape[1]
     width = -(-n // most)
@@ -122,7 +122,7 @@ def figures(evidence: Evidence, found: Magnitudes) -> list[Figure]:
     drawn = [
         Figure("landscape", HeatMap(values=values, title=title, rows=found.layers, columns=names, **labels), how),
     ]
-    if len(found.layers) > 1:  # a surface of one row is none
+    if len(found.layers) > 1:  # one row is not a surface
         surface = Landscape(values=values, title=title, rows=found.layers, columns=firsts, **labels)
         drawn.append(Figure("landscape_surface", surface, how))
     return drawn

@@ -41,10 +41,10 @@ def write_markdown(document: Document, out: Path, on_progress: Progress) -> int:
         on_progress: called with the activity, the number done, and the total.
 
     Returns:
-        Bytes of all that was written.
+        Size of all written files in bytes.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: writing failed.
     """
     folder = out.with_name(f"{out.stem}_figures")
     try:
@@ -75,7 +75,7 @@ def write_markdown(document: Document, out: Path, on_progress: Progress) -> int:
 
 
 def plain(text: str) -> str:
-    """A text that Markdown shows as it is: on one line, with no HTML and no marks of its own."""
+    """Escape a text so that Markdown shows it literally: on one line, without HTML and markup."""
     shown = _SPECIAL.sub(r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
     return re.sub(r"^(\d+)([.)])", r"\1\\\2", shown)
 
@@ -128,7 +128,7 @@ def _gallery(block: Gallery, folder: str, prefix: str) -> tuple[list[str], dict[
 
 def _png(pixels: np.ndarray) -> bytes:
     image = Image.fromarray(pixels)
-    if max(image.size) < 128:  # a token map of a few pixels would be shown as small as it is
+    if max(image.size) < 128:  # a token map of a few pixels would be shown too small
         factor = 128 // max(image.size)
         image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A document as one HTML file that needs no network: its own style, figures that can be explored, and their script."""
+"""A document as one HTML file that needs no network: its style, interactive figures, and their script."""
 
 import base64
 import hashlib
@@ -63,7 +63,7 @@ def as_html(document: Document, on_progress: Progress) -> str:
 
 
 def _trusted(text: str) -> Markup:
-    """A text of ours, or JSON that no text in it can leave: put into the page as it is."""
+    """Mark the project's own text, or JSON that no text in it can escape, as safe to insert unchanged."""
     return Markup(text)  # noqa: S704
 
 
@@ -94,7 +94,7 @@ def _part(part: Part, part_id: str, drawn: Callable[[Figure, str], dict[str, Any
 def _blocks(
     blocks: Sequence[Block], part_id: str, drawn: Callable[[Figure, str], dict[str, Any]]
 ) -> Iterable[dict[str, Any]]:
-    """Blocks as the template has them: a section's figures together, those that matter less folded away."""
+    """Blocks for the template: a section's figures together, with less important ones collapsed."""
     figures = [block for block in blocks if isinstance(block, Figure)]
     if figures:
         made = [(figure, drawn(figure, part_id)) for figure in figures]
@@ -139,7 +139,7 @@ def _figure(figure: Figure, part_id: str) -> dict[str, Any]:
 
 
 def _rows(drawing: Images) -> list[dict[str, Any]]:
-    """A row for each label; what failed, or was not made, is a cell without an image."""
+    """A row for each label; a failed or missing image leaves its cell empty."""
     title = drawing.title.split("\n")[0]
     return [
         {

@@ -53,7 +53,7 @@ def print_pdf(page: Path, out: Path, browser: str) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "report.pdf"
-        # A browser does not start as root in its own sandbox; the page is ours, and may reach nothing.
+        # A browser does not start as root in its own sandbox; the page is the project's own, and may load nothing.
         rights = ["--no-sandbox"] if os.geteuid() == 0 else []
         command = [browser, *_QUIET, *rights, f"--user-data-dir={folder}/profile", f"--print-to-pdf={printed}"]
         try:

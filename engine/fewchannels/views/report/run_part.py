@@ -188,7 +188,7 @@ def _missing(evidence: Evidence, numbers: dict[str, Any]) -> list[Missing]:
 
 
 def _options(evidence: Evidence, analysis: str) -> tuple[list[str], str]:
-    """Options that the analysis needs for this run; or why it cannot be done."""
+    """Options that the analysis needs for this run, or the reason why it cannot be done."""
     config, geometry = evidence.description["config"], evidence.description["geometry"]
     top_k, n_channels = config["top_k"], geometry["n_channels"]
     track = [] if evidence.stream == "image" else ["--stream", evidence.stream]

@@ -50,7 +50,7 @@ def sweep_part(evidence: Evidence, title: str, by: str | None, on_progress: Prog
 
 
 def _images(evidence: Evidence, edits: pd.DataFrame) -> pd.Series:
-    """The images of the items that figures show; None of the others."""
+    """The images of the items that figures show; None for other items."""
     found = pd.Series([None] * len(edits), index=edits.index, dtype=object)
     for item in shown_items(edits):
         rows = evidence.ask(f"select role, condition_id, image from edits where item = {item:d}")
@@ -151,7 +151,7 @@ def _warnings(evidence: Evidence, edits: pd.DataFrame, numbers: dict[str, Any]) 
 
 
 def _figures(evidence: Evidence, drawn: dict[str, Drawing], first: Sequence[How]) -> list[Section]:
-    """The sweep's figures under the axis that they are of."""
+    """The sweep's figures, grouped by their axis."""
     headings = {axis: f"Dose-response: {axis}" for axis in AXES} | {
         "effects": "Every setting at once",
         "strip": "Strips of images",
