@@ -74,6 +74,11 @@ SMALLEST: dict[str, tuple[str, set[str], set[str]]] = {
         {"FLUX.1-dev, 1024 px: top 12, all steps", "FLUX.1-dev, 1024 px: the same, last step"},
         {"FLUX.1-dev, 1024 px: top 12, all steps"},
     ),
+    "startup": (
+        "--rounds 1 --samples 2 --steps 1 --only finished explore",
+        {"import torch, diffusers", "an empty Ray", "capture, finished", "explore, first page"},
+        {"import torch, diffusers"},
+    ),
     "store_read": (
         "--samples 16 --rounds 1",
         {f"{asked}: {name}" for asked in ("massive_value", "mean_abs", "sample") for name in ("HDF5", "ours, xarray")},

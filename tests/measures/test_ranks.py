@@ -1,16 +1,17 @@
 """Rank agreement against SciPy pair by pair, the definitions written out, and values known from elsewhere."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from scipy.stats import chisquare
+from scipy.stats import chisquare, spearmanr
 
 from fewchannels.errors import InputError
-from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
+from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap, spearman
 
 # Few different values, so that there are ties.
 scores_with_ties = arrays(
@@ -40,6 +41,21 @@ def test_kendall_is_tau_b_by_counting_pairs_of_channels(scores: np.ndarray) -> N
 def test_kendall_of_no_pairs_is_empty_and_nan_of_a_nan() -> None:
     assert kendall(np.empty((0, 5)), np.empty((0, 5))).shape == (0,)
     assert np.isnan(kendall(np.array([[1.0, np.nan, 2]]), np.array([[1.0, 2, 3]]))).all()
+
+
+@given(scores_with_ties)
+def test_spearman_is_scipys_pair_by_pair(scores: np.ndarray) -> None:
+    a, b = scores[:-1], scores[1:]
+    with warnings.catch_warnings(action="ignore"):  # of constant scores, whose rho is NaN
+        expected = [spearmanr(one, other).statistic for one, other in zip(a, b, strict=True)]
+    np.testing.assert_allclose(spearman(a, b), np.array(expected, float), atol=1e-12)
+
+
+def test_spearman_by_hand_and_of_no_pairs_and_of_a_nan() -> None:
+    """Ranks 1 2.5 2.5 4 and 1 3 2 4 differ from 2.5 by products 2.25, 0, 0 and 2.25, with squares of 4.5 and 5."""
+    found = spearman(np.array([[0.0, 1, 1, 2], [np.nan, 1, 2, 3]]), np.array([[0.0, 2, 1, 3], [0, 1, 2, 3]]))
+    np.testing.assert_allclose(found, [4.5 / np.sqrt(4.5 * 5), np.nan])
+    assert spearman(np.empty((0, 5)), np.empty((0, 5))).shape == (0,)
 
 
 def ranking(scores: np.ndarray) -> list[int]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.ratio import ABOUT_LAYER, extreme
@@ -19,7 +18,7 @@ from fewchannels.errors import InputError
 from fewchannels.measures import STATISTICS
 from fewchannels.measures.intervals import Interval, cluster_interval, pair_interval
 from fewchannels.measures.overlap import PairSums, expected_jaccard, matched_jaccard, pair_overlap, selection_counts
-from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap
+from fewchannels.measures.ranks import draw_pairs, kendall, rank_biased_overlap, spearman
 from fewchannels.measures.scores import top_k
 from fewchannels.measures.stopping import joint_stop, stopping_point, transitions
 from fewchannels.runs.results import Results
@@ -216,7 +215,7 @@ class _Layer:
             for i, step in enumerate(self.steps):
                 a, b = self.scores[one, i], self.scores[other, i]
                 measures = {
-                    "spearman": np.array([spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]),
+                    "spearman": spearman(a, b),
                     "kendall": kendall(a, b),
                     "rbo": rank_biased_overlap(a, b, self.settings.persistence),
                 }
