@@ -15,9 +15,14 @@ Move = tuple[Tensor, Tensor]
 """A part of a tensor in memory, and the result that goes there."""
 
 
+def has_streams(device: torch.device) -> bool:
+    """Return whether a device works through streams while Python continues."""
+    return device.type == "cuda"
+
+
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """A small tensor in memory, on a device; Python does not wait until the device has it."""
-    if device.type == "cuda":
+    if has_streams(device):
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
@@ -43,7 +48,7 @@ class Transfer:
             page: name of the page, such as the step.
         """
         device = moves[0][1].device
-        if device.type != "cuda":
+        if not has_streams(device):
             for place, result in moves:
                 place.copy_(result)
             return
