@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -169,8 +169,10 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(FUSED)
 
 
-def assembled(fused: ModuleType, capability: int, dtype: str, unit: int, copies: bool, aligned: bool = True) -> dict:
-    """What Triton makes of the reading kernel for a GPU: by stage."""
+def assembled(
+    fused: ModuleType, capability: int, dtype: str, unit: int, copies: bool, aligned: Iterable[int] = range(4)
+) -> dict:
+    """What Triton makes of the reading kernel for a GPU, by stage; aligned are those of its four tensors."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -179,7 +181,7 @@ def assembled(fused: ModuleType, capability: int, dtype: str, unit: int, copies:
     constants = {"copies": copies, "unit": unit, **sizes}
     kinds = dict.fromkeys(("x", "copy"), f"*{dtype}") | dict.fromkeys(("channels", "tokens"), "*fp32")
     kinds |= dict.fromkeys(("n_tokens", "n_channels", "sample_stride", "token_stride"), "i32")
-    known = {(i,): [["tt.divisibility", 16]] for i in range(4)} if aligned else {}
+    known = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(fused._read, kinds | dict.fromkeys(constants, "constexpr"), constants, known)
     target, how = GPUTarget("cuda", capability, 32), {"num_warps": 8, **fused._HOW}
     return dict(triton.compile(source, target=target, options=how).asm)
@@ -203,9 +205,10 @@ def test_for_a_gpu_it_reads_16_bytes_at_once_and_adds_in_a_fixed_order(compiled:
         assert tile(found[True]) == tile(found[False])
 
 
-def test_where_an_odd_width_is_in_memory_does_not_change_the_order(compiled: ModuleType) -> None:
-    here, there = (assembled(compiled, 90, "bf16", 1, True, aligned) for aligned in (True, False))
-    assert tile(here) == tile(there)
+def test_where_tensors_are_in_memory_does_not_change_the_order(compiled: ModuleType) -> None:
+    for unit, least in ((1, ()), (16, (0, 1, 2))):
+        here, there = (assembled(compiled, 90, "bf16", unit, True, aligned) for aligned in (range(4), least))
+        assert tile(here) == tile(there), unit
 
 
 @pytest.fixture
