@@ -61,6 +61,9 @@ class Event:
     def record(self, stream: Stream) -> None:
         self.clock = dict(stream.clock)
 
+    def query(self) -> bool:
+        return True
+
     def synchronize(self) -> None:
         pass
 
@@ -198,6 +201,19 @@ def test_one_copy_leaves_the_gpu_each_step(gpu: Gpu) -> None:
     recorded(what)
     n_values = 4 * 40 + 5 + 2 + 5 * 24 + 24
     assert gpu.pages == [4 * 3 * n_values * n for n in (2, 2, 1, 1)], "two steps of each batch"
+
+
+def test_a_step_that_arrived_is_put_in_place_block_by_block(gpu: Gpu) -> None:
+    what = layout()
+    taken = Recorder(what, "rms", IDS)
+    tap = taken.tap(slice(0, 1))
+    stored = []
+    for step in range(2):
+        for layer in range(3):
+            tap(site(what, step, layer, "image", "cond", None), torch.full((1, 24, 40), 3.0))
+            rms = taken._tracks["image", "cond"].arrays()["rms"][0, 0]
+            stored.append(int((rms == 3).all(axis=-1).sum()))
+    assert stored == [0, 0, 0, 1, 2, 3], "layers of the first step, after each block"
 
 
 def test_a_page_holds_no_more_than_its_limit(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:

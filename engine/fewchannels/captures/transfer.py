@@ -31,8 +31,9 @@ class Transfer:
     """Asynchronous copies from a device into memory.
 
     On a GPU results are collected in a page, of one denoising step and at most 64 MiB. A page is moved at once, through
-    pinned memory, which PyTorch reuses, while the GPU works on; only when several pages are under way, the oldest is
-    waited for, which is long done. On a CPU a result is copied at once.
+    pinned memory, which PyTorch reuses, while the GPU works on. What has arrived is put in its place little by little,
+    as much with every move as that move brings: milliseconds at once, at the begin of a step, would leave the GPU
+    without work. Only when several pages are under way is the oldest waited for. On a CPU a result is copied at once.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,8 @@ class Transfer:
         if not found:
             found = self._pages[stream] = _Page(page, stream)
         found.add(moves)
+        if self._pending and self._pending[0].has_arrived and self._pending[0].place(len(moves)):
+            self._pending.popleft()
 
     def send(self) -> None:
         """Send all pages, before results of another batch."""
@@ -114,14 +117,28 @@ class _Page:
             self._arriving = packed.to("cpu", non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record(self.stream)
-        self._parts = [(place, result.dtype, result.shape) for place, result in self.moves]
+        self._parts = deque((place, result.dtype, result.shape) for place, result in self.moves)
+        self._n_placed = 0
         self.moves = []  # their memory on the device is free for what the stream does next
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the copy is done."""
+        return self._arrived.query()
+
     def arrive(self) -> None:
-        """Wait for the copy, and put each result in its place."""
+        """Wait for the copy, and put all results in their places."""
         self._arrived.synchronize()
-        start = 0
-        for place, dtype, shape in self._parts:
-            stop = start + math.prod(shape)
-            place.copy_(self._arriving[start:stop].view(dtype).view(shape))
-            start = stop
+        self.place(len(self._parts))
+
+    def place(self, most: int) -> bool:
+        """Put some of the results, which have arrived, in their places; return whether none is left.
+
+        Args:
+            most: number of results.
+        """
+        for _ in range(min(most, len(self._parts))):
+            place, dtype, shape = self._parts.popleft()
+            start, self._n_placed = self._n_placed, self._n_placed + math.prod(shape)
+            place.copy_(self._arriving[start : self._n_placed].view(dtype).view(shape))
+        return not self._parts
