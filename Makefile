@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt 
 export PYTHONDONTWRITEBYTECODE :=
 TESTS := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo installed test test-slow test-all test-lowest lint docs clean
+.PHONY: demo installed test test-slow test-kernels test-all test-lowest lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fewchannels demo
@@ -23,8 +23,14 @@ test: lint
 test-slow: $(VENV)/.installed-dev
 	$(TESTS) -n 3 -m slow $(if $(THIRD),--third $(THIRD))
 
+# Of the kernels of measures/fused.py, interpreted on the CPU. Triton takes 690 MB, and PyTorch imports it wherever it finds it.
+test-kernels: $(VENV)/.installed-dev
+	test -d build/triton || $(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target build/triton triton
+	PYTHONPATH=build/triton $(BIN)/pytest tests/measures/test_fused.py tests/captures/test_aside.py
+
 test-all: test
 	$(MAKE) test-slow
+	$(MAKE) test-kernels
 
 # The wheel with the lower bounds of pyproject.toml, in an environment of its own, which takes only PyTorch and Ray from this.
 test-lowest: $(VENV)/.installed-dev

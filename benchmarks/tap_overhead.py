@@ -25,6 +25,7 @@ from fewchannels.models.taps import tapped
 from fewchannels.runs.layout import Layout
 
 _TEXT_TOKENS = 512
+_CPU = torch.device("cpu")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,12 +37,26 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def build(width_heads: int, side: int) -> tuple[FluxTransformer2DModel, Sampler, dict[str, torch.Tensor]]:
+def build(
+    width_heads: int,
+    side: int,
+    n_blocks: tuple[int, int] = (1, 1),
+    device: torch.device = _CPU,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 1,
+) -> tuple[FluxTransformer2DModel, Sampler, dict[str, torch.Tensor]]:
     """The transformer, a sampler that declares its forwards, and the arguments of one."""
     torch.manual_seed(0)
-    transformer = FluxTransformer2DModel(
-        num_layers=1, num_single_layers=1, num_attention_heads=width_heads, guidance_embeds=True
-    ).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with device:
+        transformer = FluxTransformer2DModel(
+            num_layers=n_blocks[0],
+            num_single_layers=n_blocks[1],
+            num_attention_heads=width_heads,
+            guidance_embeds=True,
+        ).eval()
+    torch.set_default_dtype(before)
     family = FAMILIES["FluxTransformer2DModel"]
     geometry = ModelGeometry(
         transformer="FluxTransformer2DModel",
@@ -61,15 +76,16 @@ def build(width_heads: int, side: int) -> tuple[FluxTransformer2DModel, Sampler,
     ids = torch.zeros(tokens, 3)
     ids[:, 1], ids[:, 2] = torch.arange(tokens) // (side // 16), torch.arange(tokens) % (side // 16)
     arguments = {
-        "hidden_states": torch.randn(1, tokens, 64),
-        "encoder_hidden_states": torch.randn(1, _TEXT_TOKENS, 4096),
-        "pooled_projections": torch.randn(1, 768),
-        "timestep": torch.tensor([1.0]),
-        "guidance": torch.tensor([3.5]),
+        "hidden_states": torch.randn(batch, tokens, 64),
+        "encoder_hidden_states": torch.randn(batch, _TEXT_TOKENS, 4096),
+        "pooled_projections": torch.randn(batch, 768),
+        "timestep": torch.ones(batch),
+        "guidance": torch.full((batch,), 3.5),
         "img_ids": ids,
         "txt_ids": torch.zeros(_TEXT_TOKENS, 3),
     }
-    return transformer, Sampler(pipeline, geometry), arguments
+    placed = {name: value.to(device, dtype) for name, value in arguments.items()}
+    return transformer, Sampler(pipeline, geometry), placed
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -46,6 +46,18 @@ SMALLEST: dict[str, tuple[str, set[str], set[str]]] = {
         {"by hand"},
     ),
     "first_answer": ("RUN --rounds 1", {"plain DuckDB", "sql", "query"}, {"plain DuckDB"}),
+    "gpu": (
+        "--rounds 1 --forwards 1 --heads 1 --dual 1 --single 1 --pixels 32 --steps 1 --batch 1 --tasks 1 --threads 1",
+        {
+            "kernel: fused",
+            *(f"batch {n}: {name}" for n in (1, 4) for name in ("plain", "today's", "fused")),
+            "batch 1: copying hook",
+            *(f"capture: {name}" for name in ("plain", "taps", "task", "capture")),
+            "placed: balanced",
+            "analysis: CPU",
+        },
+        {"kernel: today's", "batch 1: plain", "batch 4: plain", "capture: taps", "analysis: CPU"},
+    ),
     "interval_coverage": (
         "--trials 20 --prompts 5,8 --seeds 2",
         {f"{kind}, {n} prompts, 2 seeds: {arm}" for kind in ("normal", "pairs") for n in (5, 8) for arm in ARMS},

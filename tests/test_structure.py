@@ -72,6 +72,7 @@ ONLY_IMPORTERS = {
     "jinja2": {"views.report"},
     "dash": {"views.explore"},
     "flask": {"views.explore"},
+    "triton": {"measures.fused"},
 }
 
 

@@ -211,6 +211,20 @@ def test_a_task_of_two_versions_names_both() -> None:
     assert found["numpy"] == f"not recorded, {provenance.versions()['numpy']}"
 
 
+def test_a_task_that_tritons_kernels_reduced_names_their_version(
+    model: Path, manifest_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, longer = tmp_path / "run", manifest_of(f"{PROMPTS}a,5\nb,6\n", name="longer")
+    monkeypatch.setattr("fewchannels.captures.worker.version_on", lambda device: f"3.7.1 on {device}")
+    captured(manifest_of(PROMPTS), run, config(model))
+    monkeypatch.undo()
+    captured(longer, run, config(model))
+    records = Ledger(open_storage(run)).records(outcome_fingerprint(run)).values()
+    found = [record.computed_by.get("triton") for record in records]
+    assert found[0] == "3.7.1 on cpu"
+    assert found[-1] is None, "a run is continued by either"
+
+
 def test_a_samples_data_do_not_depend_on_its_batch_on_a_cpu(model: Path, manifest_of, tmp_path: Path) -> None:
     rows = "".join(f"a {colour} star,{seed}\n" for seed, colour in enumerate(["red", "blue", "green", "white"] * 4))
     manifest, runs = manifest_of(f"prompt,seed\n{rows}"), []

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewchannels.captures.transfer import Transfer
+from fewchannels.captures.aside import Aside, Reduced
+from fewchannels.captures.transfer import Move, Transfer, sent
 from fewchannels.measures import STATISTICS
 from fewchannels.measures.draws import cell_keys, random_channels
 from fewchannels.measures.scores import (
@@ -15,9 +16,7 @@ from fewchannels.measures.scores import (
     lower_median,
     pool_tokens,
     round_to_bfloat16,
-    statistics,
     take_channels,
-    token_norms,
     top_k,
 )
 from fewchannels.models.taps import Site, Tap
@@ -39,9 +38,9 @@ class Recorder:
         self._score = STATISTICS.index(score)
         self._step_position = {step: i for i, step in enumerate(layout.steps)}
         self._layer_position = {block.layer: i for i, block in enumerate(layout.blocks)}
-        self._transfer = Transfer()
+        self._transfer, aside = Transfer(), Aside()
         self._tracks = {
-            (track.stream, track.branch): _Kept(layout, self._score, track, ids, self._transfer)
+            (track.stream, track.branch): _Kept(layout, self._score, track, ids, self._transfer, aside)
             for track in layout.tracks
         }
 
@@ -51,6 +50,7 @@ class Recorder:
         Args:
             rows: positions of the batch in the task.
         """
+        self._transfer.send()
 
         def read(site: Site, x: Tensor) -> None:
             step = self._step_position.get(site.forward.step)
@@ -67,8 +67,8 @@ class Recorder:
         return read
 
     def discard(self, rows: slice) -> None:
-        """Discard the data of a failed batch at ``rows``."""
-        self._transfer.finish()
+        """Discard the data of a failed batch at ``rows``, the last one that a tap was created for."""
+        self._transfer.discard()
         for kept in self._tracks.values():
             kept.discard(rows)
 
@@ -98,9 +98,12 @@ class Recorder:
 class _Kept:
     """Recorded arrays of one stream of one branch."""
 
-    def __init__(self, layout: Layout, score: int, track: Track, ids: np.ndarray, transfer: Transfer) -> None:
+    def __init__(
+        self, layout: Layout, score: int, track: Track, ids: np.ndarray, transfer: Transfer, aside: Aside
+    ) -> None:
         n_samples, self._ids = len(ids), ids
-        self._layout, self._score, self._track, self._transfer = layout, score, track, transfer
+        self._layout, self._score, self._track = layout, score, track
+        self._transfer, self._aside = transfer, aside
         cells = (n_samples, len(layout.steps), len(layout.blocks))
         self._has_maps = layout.top_k > 0 and track.stream == "image"
         n_tokens = layout.n_tokens if self._has_maps else 0
@@ -118,36 +121,52 @@ class _Kept:
 
     def read(self, x: Tensor, at: tuple[slice, int, int], grid: tuple[int, int]) -> None:
         """Reduce tokens ``(sample, token, channel)`` to cells, ``(samples, step, layer)``."""
-        layout = self._layout
-        rows, step, layer = at
-        stats, norms = statistics(x), token_norms(x)
-        channels = top_k(stats[self._score], layout.n_ranked)
-        norm_ratio = norms.amax(dim=-1) / lower_median(norms)
-        moves = [
-            (self._statistics[:, rows, step, layer], stats),
-            (self._channels[at], channels.to(self._channels.dtype)),
-            (self.nonfinite[at], (~norms.isfinite()).sum(dim=-1)),
-            (self._norm_ratio[at], norm_ratio),
+        with self._aside.reduced(x, keeps=self._has_maps) as reduced:
+            scores = reduced.statistics[self._score]
+            channels = top_k(scores, self._layout.n_ranked)
+            moves = self._numbers(reduced, channels, at)
+            if self._has_maps:
+                moves += self._maps(reduced, channels, at, grid)
+            if self._controls:
+                moves += self._control_maps(reduced.x, scores, at, grid)
+            self._transfer.move(moves, page=at[1])
+
+    def _numbers(self, reduced: Reduced, channels: Tensor, at: tuple[slice, int, int]) -> list[Move]:
+        """What is kept of every stream: statistics, channels ``(sample, k)``, and two numbers of the tokens' norms."""
+        norms, (rows, step, layer) = reduced.norms, at
+        return [
+            (self._statistics[:, rows, step, layer], reduced.statistics),
+            (self._channels[at], channels.to(torch.int32)),
+            (self.nonfinite[at], (~norms.isfinite()).sum(dim=-1, dtype=torch.int32)),
+            (self._norm_ratio[at], norms.amax(dim=-1) / lower_median(norms)),
         ]
-        if self._has_maps:
-            maps = pool_tokens(take_channels(x, channels), grid, layout.pool)
-            if layout.rounded:
-                maps = round_to_bfloat16(maps)
-            n_tokens = maps.shape[-1]
-            moves += [
-                (self._values[rows, step, layer, :, :n_tokens], maps),
-                (self._norms[rows, step, layer, :n_tokens], pool_tokens(norms, grid, layout.pool)),
-            ]
-        if self._controls:
-            chosen = self._control_selections(stats[self._score], at)
-            maps = pool_tokens(take_channels(x, chosen.flatten(1)).unflatten(1, chosen.shape[1:]), grid, layout.pool)
-            if layout.rounded:
-                maps = round_to_bfloat16(maps)
-            moves += [
-                (self._control_channels[at], chosen.to(self._control_channels.dtype)),
-                (self._control_values[rows, step, layer, :, :, : maps.shape[-1]], maps),
-            ]
-        self._transfer.move(moves)
+
+    def _maps(
+        self, reduced: Reduced, channels: Tensor, at: tuple[slice, int, int], grid: tuple[int, int]
+    ) -> list[Move]:
+        """Token maps of the given channels, ``(sample, k)``, and norms."""
+        rows, step, layer = at
+        maps = self._as_kept(take_channels(reduced.x, channels), grid)
+        n_tokens = maps.shape[-1]
+        return [
+            (self._values[rows, step, layer, :, :n_tokens], maps),
+            (self._norms[rows, step, layer, :n_tokens], pool_tokens(reduced.norms, grid, self._layout.pool)),
+        ]
+
+    def _control_maps(self, x: Tensor, scores: Tensor, at: tuple[slice, int, int], grid: tuple[int, int]) -> list[Move]:
+        """Channels of the controls, and their token maps."""
+        rows, step, layer = at
+        chosen = self._control_selections(scores, at)
+        maps = self._as_kept(take_channels(x, chosen.flatten(1)).unflatten(1, chosen.shape[1:]), grid)
+        return [
+            (self._control_channels[at], chosen.to(torch.int32)),
+            (self._control_values[rows, step, layer, :, :, : maps.shape[-1]], maps),
+        ]
+
+    def _as_kept(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Token maps ``(..., token)`` at the resolution and precision that are kept."""
+        pooled = pool_tokens(maps, grid, self._layout.pool)
+        return round_to_bfloat16(pooled) if self._layout.rounded else pooled
 
     def _control_selections(self, scores: Tensor, at: tuple[slice, int, int]) -> Tensor:
         """Channels of every control, ``(sample, control, k)``; the bottom ones by descending score."""
@@ -160,7 +179,7 @@ class _Kept:
                 continue
             trial = int(name.removeprefix("random_"))
             keys = cell_keys(trial, self._ids[rows], layout.blocks[layer].layer, layout.steps[step])
-            chosen.append(torch.from_numpy(random_channels(keys, n_channels, k)).to(scores.device))
+            chosen.append(sent(torch.from_numpy(random_channels(keys, n_channels, k)), scores.device))
         return torch.stack(chosen, dim=1)
 
     def discard(self, rows: slice) -> None:

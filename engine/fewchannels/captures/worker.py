@@ -15,6 +15,7 @@ from fewchannels.cluster.attempts import recorded, tried
 from fewchannels.cluster.notes import note_cut_prompts, note_failures
 from fewchannels.errors import FamilyMismatchError, without_secrets
 from fewchannels.manifest import Sample
+from fewchannels.measures.kernels import version_on
 from fewchannels.models.embeddings import Kept, Recent, remembering
 from fewchannels.models.generation import Settings
 from fewchannels.models.loaded import LoadedModel
@@ -154,7 +155,8 @@ class CaptureWorker:
         note_failures(made.row["error"] for made in generated if made.row["status"] == "failed")
         cut = [made.row["prompt_tokens"] for made in generated if made.row["prompt_truncated"]]
         note_cut_prompts(cut, self.sampler.max_prompt_tokens() if cut else 0)
-        seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads, kept)
+        seconds = time.monotonic() - started
+        made_by = computed_by(self.model.n_threads, kept, version_on(self.model.device))
         record = recorded(job, task, attempt, n_failed, seconds, self.model.name, objects, made_by, files)
         if self._membership:
             self._membership.check()

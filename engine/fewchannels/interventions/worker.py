@@ -22,6 +22,7 @@ from fewchannels.interventions.rows import Batch, Item, Row, batches
 from fewchannels.interventions.sweep import PAIRS, RANKS, Sweep
 from fewchannels.manifest import Sample, read_samples, samples_at
 from fewchannels.measures.coverage import token_coverage
+from fewchannels.measures.kernels import version_on
 from fewchannels.models.embeddings import Recent, remembering
 from fewchannels.models.family import BRANCHES
 from fewchannels.models.from_images import noised
@@ -103,7 +104,8 @@ class SweepWorker:
         objects = {key: (draft or self.sweep.storage).put(key, [to_parquet("edits", columns)])}
         n_failed = len({row["item"] for row in made if row["status"] == "failed"})
         note_failures({row["item"]: row["error"] for row in made if row["status"] == "failed"}.values())
-        seconds, made_by = time.monotonic() - started, computed_by(self.model.n_threads)
+        seconds = time.monotonic() - started
+        made_by = computed_by(self.model.n_threads, triton=version_on(self.model.device))
         record = recorded(self.sweep, task, attempt, n_failed, seconds, self.model.name, objects, made_by, files)
         if self._membership:
             self._membership.check()

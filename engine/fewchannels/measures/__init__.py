@@ -3,8 +3,8 @@
 All functions map arrays to arrays, in NumPy or PyTorch, so a notebook can use them without a run. Captures, analyses
 and interventions use them for all their numbers.
 
-Imported by others: itself, coverage, draws, intervals, localization, massive, means, overlap, ranks, registers, scores,
-    stopping.
+Imported by others: itself, coverage, draws, intervals, kernels, localization, massive, means, overlap, ranks,
+    registers, scores, stopping.
 Imports: errors.
 """
 

@@ -24,14 +24,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
-def computed_by(n_threads: int, earlier: Record | None = None) -> dict[str, str]:
+def computed_by(n_threads: int, earlier: Record | None = None, triton: str | None = None) -> dict[str, str]:
     """Versions and CPU threads, in the format of a record.
 
     Args:
         n_threads: number of threads of PyTorch.
         earlier: earlier provenance of the same task, some of whose samples are unchanged; differences are listed twice.
+        triton: version of Triton if its kernels reduced the hidden states; None if PyTorch's operations did.
     """
-    now = versions() | {_THREADS: str(n_threads)}
+    now = versions() | {_THREADS: str(n_threads)} | ({"triton": triton} if triton else {})
     return now if earlier is None else joined([earlier.computed_by, now])
 
 

@@ -17,6 +17,7 @@ from fewchannels.captures.worker import Generated, tables_of
 from fewchannels.cluster.attempts import recorded as record_of
 from fewchannels.cluster.tasks import begun, pending_tasks
 from fewchannels.errors import InputError
+from fewchannels.measures.kernels import version_on
 from fewchannels.models.family import ModelGeometry
 from fewchannels.models.in_memory import name_of, pipeline_identity
 from fewchannels.runs.arrays import Store
@@ -162,7 +163,7 @@ def _write(job: Job, made: Sequence[Generated], activations: "xr.Dataset", made_
             key = part(table, task)
             objects[key] = storage.put(key, [to_parquet(table, columns)])
         seconds = sum(each.row["seconds"] for each in own)
-        by = computed_by(made_by.n_threads)
+        by = computed_by(made_by.n_threads, triton=version_on(made_by.device.partition(" ")[0]))
         ledger.write(record_of(job, task, 1, 0, seconds, made_by.device, objects, by, {}))
 
 
