@@ -4,7 +4,7 @@
 --   independent: Student's t, inside the range of the values; null below 5 prompts and if all are equal.
 -- grain: one row per (layer, step), also where the channel is never selected
 -- param channel: int = -1 -- index of the channel; -1 for the one that is in the top-k of the most cells of the run's
---   stream and branch
+--   stream and branch, of several the one with the largest mean ratio
 -- param layer: int = -1 -- only this layer; -1 for all
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
@@ -40,9 +40,13 @@ with track_cells as not materialized (
 
 commonest as (
     select channel
-    from (select unnest(top_channels) as channel from track_cells where usable and $channel = -1)
+    from (
+        select unnest(top_channels) as channel, unnest(top_scores)::double / median_score as ratio
+        from track_cells
+        where usable and $channel = -1
+    )
     group by channel
-    order by count(*) desc, channel
+    order by count(*) desc, round(avg(ratio), 9) desc, channel
     limit 1
 ),
 

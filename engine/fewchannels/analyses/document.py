@@ -1,7 +1,7 @@
 """Content of a report, independent of its format: parts, sections, findings, figures and images, as plain values."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -262,6 +262,12 @@ def number(value: float) -> str:
     if not np.isfinite(value):
         return "not finite"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def span(counts: Iterable[Any]) -> str:
+    """Format the numbers of units behind several means: ``24``, or ``6 to 8`` if they differ."""
+    found = sorted({int(count) for count in counts})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1])))
 
 
 def ranged(mean: float, low: float, high: float, n_prompts: Any = None) -> str:

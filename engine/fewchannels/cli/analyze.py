@@ -136,7 +136,7 @@ def stability(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Compare the massive channels across prompts, seeds, steps, layers and definitions.
+    """Compare the top channels across prompts, seeds, steps, layers and definitions.
 
     Example: fewchannels analyze stability RUN --k 8
     """
@@ -196,7 +196,7 @@ def alignment(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Cluster tokens by their massive channels and compare the clusters with the subject mask, with controls.
+    """Cluster tokens by their top channels and compare the clusters with the subject mask, with controls.
 
     Example: fewchannels analyze alignment RUN --steps last
     """

@@ -67,7 +67,7 @@ def capture(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Generate a manifest's samples and record channel statistics and massive channels at every layer and step.
+    """Generate a manifest's samples and record channel statistics and the top channels at every layer and step.
 
     Rerun the same command to resume. Exit code 5 means that samples are missing or failed.
 

@@ -53,7 +53,7 @@ def compare(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Compare the massive channels of two models, checkpoints or settings, sample by sample.
+    """Compare the top channels of two models, checkpoints or settings, sample by sample.
 
     Example: fewchannels compare RUN_A RUN_B --k 8 --out COMPARISON
     """
