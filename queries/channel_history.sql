@@ -3,6 +3,7 @@
 --   is not finite are excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not
 --   independent: Student's t, inside the range of the values; null below 5 prompts and if all are equal.
 -- grain: one row per (layer, step), also where the channel is never selected
+-- shown: layer, step, n_samples, frequency, mean_ratio, ratio_low, ratio_high, mean_rank
 -- param channel: int = -1 -- index of the channel; -1 for the one that is in the top-k of the most cells of the run's
 --   stream and branch, of several the one with the largest mean ratio
 -- param layer: int = -1 -- only this layer; -1 for all

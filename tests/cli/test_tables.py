@@ -11,8 +11,8 @@ import pytest
 from made_run import RESULTS, make_run
 from rich.console import Console
 
+from fewchannels.cli import answers, models, query, tables
 from fewchannels.cli import jobs as commands
-from fewchannels.cli import models, query, tables
 from fewchannels.cluster import jobs
 from fewchannels.cluster.jobs import JobState
 from fewchannels.runs.sql.catalog import Catalog
@@ -29,7 +29,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     def made(width: int) -> io.StringIO:
         shown = io.StringIO()
         console = Console(file=shown, force_terminal=True, width=width, color_system=None, highlight=False)
-        for module in (tables, query, models, commands):
+        for module in (tables, answers, query, models, commands):
             if hasattr(module, "results"):
                 monkeypatch.setattr(module, "results", console)
         return shown
@@ -71,15 +71,30 @@ def test_ends_of_intervals_are_left_out_first_and_wide_prints_all(catalog: Catal
     answer = catalog.query("massive_channels")
     shown = screen(100)
     query.print_relation(answer)
-    ends = [name for name in answer.columns if name.endswith(("_low", "_high"))]
-    assert left_out(shown.getvalue()) == [*ends, "n_nonfinite"]
+    main = ["layer", "step", "channel", "n_samples", "frequency", "mean_ratio", "mean_rank"]
+    assert shown.getvalue().splitlines()[1].split() == main
+    assert left_out(shown.getvalue()) == [name for name in answer.columns if name not in main]
     shown = screen(100)
     query.print_relation(answer, is_wide=True)
     assert shown.getvalue().splitlines()[1].split() == answer.columns
     assert "do not fit" not in shown.getvalue()
-    shown = screen(200)
-    query.print_relation(answer)
-    assert shown.getvalue().splitlines()[1].split() == answer.columns
+    free = catalog.sql("select 1.5::double as x_low, 2.5::double as x_high, 7 as a, 8 as b")
+    shown = screen(14)
+    query.print_relation(free)
+    assert shown.getvalue().splitlines()[1].split() == ["a", "b"]
+
+
+def test_a_named_query_prints_at_most_eight_columns_in_100_characters_to_a_pipe(
+    catalog: Catalog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, each in queries().items():
+        if each.of == "run":
+            query.print_relation(catalog.query(name))
+            text = capsys.readouterr().out
+            assert max(map(len, text.splitlines())) <= 100, text
+            head = text.splitlines()[1].split()
+            assert 1 <= len(head) <= 8
+            assert head == [column for column in catalog.query(name).columns if column in head], "whole names, in order"
 
 
 def test_a_count_of_what_is_left_out_is_always_there_unless_it_is_0(tmp_path: Path, screen: Screen) -> None:

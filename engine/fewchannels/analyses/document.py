@@ -9,6 +9,7 @@ import numpy as np
 
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 from fewchannels.measures.intervals import missing
+from fewchannels.settings.units import number
 
 _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
@@ -255,13 +256,6 @@ def described(drawing: Drawing) -> str:
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(" ".join(str(name).split()) for name in names)
-
-
-def number(value: float) -> str:
-    """Format a number to three digits, but with all digits of its integer part: ``0.0268``, ``19.7``, ``1,446``."""
-    if not np.isfinite(value):
-        return "not finite"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def span(counts: Iterable[Any]) -> str:

@@ -1,7 +1,6 @@
 """The part of a run to analyze: samples, layers and steps, and their arrays."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from fewchannels.runs.layout import Layout, Track
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.columns import chosen
 from fewchannels.runs.storage import Storage, open_storage
+from fewchannels.settings.indices import parse_indices
 from fewchannels.settings.ranges import shown
 
 
@@ -141,7 +141,7 @@ def select(
         run: path or URL.
         where: an SQL condition on columns of ``samples`` and ``manifest``, see :mod:`fewchannels.runs.sql.columns`;
             None takes every finished sample.
-        layers: ``all``, a kind, or indices such as ``0,5``: of those that the run kept.
+        layers: ``all``, a kind, or indices such as ``0,5`` or ``2-4``: of those that the run kept.
         steps: ``all``, ``last``, or indices such as ``0,9,19``: same as above.
         stream: selected stream.
         branch: selected branch.
@@ -186,20 +186,21 @@ def select(
     )
 
 
+def _unrecorded(kept: list[int]) -> str:
+    return f"was not recorded by this run; it has {', '.join(map(str, kept))}"
+
+
 def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, ...]:
     """Positions of layers or steps among the recorded ones."""
     if text == "all":
         return tuple(range(len(kept)))
-    if text == "last":
-        return (len(kept) - 1,)
-    if kind == "layer" and text[:1].isalpha():
+    if kind == "layer" and text[:1].isalpha() and not text.startswith("last"):
         wanted = [block.layer for block in choose_layers(text, layout.blocks)]
     else:
-        parts = [part.strip() for part in text.split(",")]
-        if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
+        if text[:1].isalpha() and not text.startswith("last"):
             raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
-        wanted = sorted({int(part) for part in parts})
+        wanted = list(parse_indices(kind, text, kept, _unrecorded(kept)))
     for number in wanted:
         if number not in kept:
-            raise InputError(f"{kind} {number} was not recorded by this run; it has {', '.join(map(str, kept))}.")
+            raise InputError(f"{kind} {number} {_unrecorded(kept)}.")
     return tuple(kept.index(number) for number in wanted)

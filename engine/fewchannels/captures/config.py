@@ -17,8 +17,8 @@ class CaptureConfig(Generation):
     """Settings that decide what a capture's data are. Two runs with the same fingerprint hold the same data.
 
     Attributes:
-        layers: ``all``, ``dual``, ``single``, or global block indices such as ``0,5``.
-        steps: ``all``, ``last``, or step indices such as ``0,9,19``.
+        layers: ``all``, ``dual``, ``single``, or global block indices such as ``0,5``, ``2-4``, ``2:5``.
+        steps: ``all``, ``last``, or step indices such as ``0,9,19``, ``2-4``, ``-1``.
         top_k: channels whose token maps are kept, per sample, step and layer; 0 keeps statistics only.
         tokens: ``all``, or ``pool:N``: token maps averaged over squares of N x N tokens.
         value_precision: ``float32`` keeps token maps as they are; ``bfloat16`` rounds them to its 8 bits of mantissa.
@@ -32,8 +32,8 @@ class CaptureConfig(Generation):
         shard_samples: samples per task and shard; None for as many as fit into 512 MiB of values, at most 16.
     """
 
-    layers: str = field(default="all", metadata=text("Layers to record: all, dual, single, or indices: 0,5."))
-    steps: str = field(default="all", metadata=text("Steps to record: all, last, or indices: 0,9,19."))
+    layers: str = field(default="all", metadata=text("Layers to record: all, dual, single, or indices: 0,5, 2-4."))
+    steps: str = field(default="all", metadata=text("Steps to record: all, last, or indices: 0,9,19, 2-4, -1."))
     top_k: int = field(
         default=12,
         metadata=within(0, MOST_INDEX, "Number of top channels whose token maps are recorded; 0: statistics only."),

@@ -26,8 +26,8 @@ Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
 Where = Annotated[
     str | None, typer.Option(help="SQL condition on columns of samples and manifest.", show_default="all finished")
 ]
-Layers = Annotated[str, typer.Option(help="Layers: all, dual, single, or indices: 0,5.")]
-Steps = Annotated[str, typer.Option(help="Steps: all, last, or indices: 0,9,19.")]
+Layers = Annotated[str, typer.Option(help="Layers: all, dual, single, or indices: 0,5, 2-4, 2:5, last.")]
+Steps = Annotated[str, typer.Option(help="Steps: all, last, or indices: 0,9,19, 2-4, 2:5, -1.")]
 Stream = Annotated[str, typer.Option(help="Token stream: image or text.")]
 Branch = Annotated[str, typer.Option(help="Guidance branch: cond or uncond.")]
 Label = Annotated[

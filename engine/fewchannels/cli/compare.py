@@ -43,7 +43,9 @@ def compare(
         ),
     ] = "auto",
     where: Where = None,
-    layers: Annotated[str, typer.Option(help="Layers of each run: all, dual, single, or indices: 0,5.")] = "all",
+    layers: Annotated[
+        str, typer.Option(help="Layers of each run: all, dual, single, or indices: 0,5, 2-4, 2:5, last.")
+    ] = "all",
     steps: Steps = "all",
     stream: Stream = "image",
     branch: Branch = "cond",

@@ -66,7 +66,8 @@ def ingest(
         ),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds for each prompt: 0,1,2 or 0:4.", show_default="the seed column, else 0")
+        str | None,
+        typer.Option(help="Seeds for each prompt: 0,1,2, 0-3 or 0:4.", show_default="the seed column, else 0"),
     ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="On bad rows, fail and write nothing, or skip them.")

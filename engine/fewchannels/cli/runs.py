@@ -8,6 +8,7 @@ from rich.table import Table
 from fewchannels.cli import hub, upkeep, verify
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import left_over, print_json, results
+from fewchannels.settings.indices import in_short
 from fewchannels.settings.units import size
 
 app = Commands(no_args_is_help=True)
@@ -107,10 +108,4 @@ def _show_sweep(place: str, as_json: bool) -> None:
 
 def _indices(values: list[int]) -> str:
     """Format ascending indices with ranges abbreviated: ``0-19, 25``."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1].append(value)
-        else:
-            parts.append([value])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    return in_short(values).replace(",", ", ")

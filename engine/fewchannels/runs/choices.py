@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import Block
+from fewchannels.settings.indices import counts_from_end, parse_indices
 from fewchannels.settings.ranges import Whole, shown
 
 _MOST_DRAWS = 1_000
@@ -66,19 +67,8 @@ def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in known if word in words)
 
 
-def _indices(kind: str, text: str, n: int) -> tuple[int, ...]:
-    chosen = set()
-    for part in text.split(","):
-        if not re.fullmatch(r"[0-9]{1,18}", part.strip()):
-            raise InputError(f"{kind} {shown(part.strip())} is not an index; give e.g. 0,{n - 1}, each 0 to {n - 1}.")
-        if int(part) >= n:
-            raise InputError(f"{kind} {int(part)} does not exist; the valid ones are 0 to {n - 1}.")
-        chosen.add(int(part))
-    return tuple(sorted(chosen))
-
-
 def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """Layers named by ``all``, ``dual``, ``single`` or indices such as ``0,5``.
+    """Layers named by ``all``, ``dual``, ``single`` or indices such as ``0,5`` and ``2-4``.
 
     Raises:
         InputError: an unknown word, or an index that the model does not have.
@@ -88,13 +78,13 @@ def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
         return tuple(blocks)
     if text in kinds:
         return tuple(block for block in blocks if block.kind == text)
-    if text[:1].isalpha():
+    if text[:1].isalpha() and not text.startswith("last"):
         raise unknown("layers", text, ["all", *kinds, f"indices 0 to {len(blocks) - 1} such as 0,{len(blocks) - 1}"])
-    return tuple(blocks[i] for i in _indices("layer", text, len(blocks)))
+    return tuple(blocks[i] for i in parse_indices("layer", text, range(len(blocks))))
 
 
 def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple[int, ...]:
-    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19``.
+    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19`` and ``2-4``.
 
     Args:
         text: the choice.
@@ -106,10 +96,11 @@ def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple
     """
     if text == "all":
         return tuple(range(n_steps))
-    if text == "last":
-        if not same_for_all:
-            raise InputError("steps is 'last', but the samples have different numbers of steps. Give all, or indices.")
-        return (n_steps - 1,)
-    if text[:1].isalpha():
+    if not same_for_all and counts_from_end(text):
+        raise InputError(
+            f"steps is {shown(text)}, but the samples have different numbers of steps. Give all, or indices from the "
+            "first step on."
+        )
+    if text[:1].isalpha() and not text.startswith("last"):
         raise unknown("steps", text, ["all", "last", f"indices 0 to {n_steps - 1} such as 0,{n_steps - 1}"])
-    return _indices("step", text, n_steps)
+    return parse_indices("step", text, range(n_steps))

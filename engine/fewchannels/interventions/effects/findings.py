@@ -211,7 +211,7 @@ def verdict(row: pd.Series) -> str:
     More is: further from the unedited image and from what its prompt asks for, or nearer to the source. It takes
     an interval without zero and a q below :data:`Q`, and is open where only one of them says so. Where all prompts
     differ by the same there is no interval, and the test says it alone. With fewer than :data:`FEWEST` prompts that
-    have the metric, nothing can be said.
+    have the metric, there is no verdict.
 
     Args:
         row: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
