@@ -64,8 +64,6 @@ def test_channels_of_the_whole_run_come_first_and_by_layer_on_request(run: str) 
     rows = lines("query", run, "massive_channels", "--param", "min_frequency=0", "--rows", "--limit", 0)
     assert rows[0] == shown[0]
     assert rows[-1] == f"{n} rows"
-    refused = CliRunner().invoke(app, ["query", run, "layer_profile", "--rows"])
-    assert "it applies to massive_channels" in str(refused.exception)
 
 
 def test_a_long_table_says_how_much_is_shown(run: str) -> None:

@@ -1,5 +1,6 @@
 """Content of a report, independent of its format: parts, sections, findings, figures and images, as plain values."""
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images
 from fewchannels.measures.intervals import missing
 from fewchannels.settings.units import number
 
+_END = re.compile(r"(?<=[.]) (?=[A-Z])")
 _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
 
@@ -70,6 +72,11 @@ class Finding:
     numbers: Mapping[str, Any]
     how: Sequence[How]
     table: Table | None = None
+
+    @property
+    def headline(self) -> str:
+        """The first sentence, which a terminal prints."""
+        return _END.split(self.text, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def ratio(evidence: Evidence, found: Extreme) -> Finding:
     score = evidence.description["config"]["score"]
     text = (
         f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where(evidence, found)}, "
-        f"n = {int(top['n_samples']):,} samples). This layer was selected post hoc as the one with the largest mean, "
+        f"selected post hoc, n = {int(top['n_samples']):,} samples). This layer is the one with the largest mean, "
         "so the estimate is biased upward; the interval does not account for the selection"
     )
     if len(rows) > 1:

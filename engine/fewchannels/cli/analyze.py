@@ -285,7 +285,7 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
 
 
 def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) -> None:
-    """Print the numbers as JSON, or the summary page without images and the folder that has the rest.
+    """Print the numbers as JSON, or one to three sentences, the tables, and the folder that has the rest.
 
     Args:
         summary: summary of an analysis or a comparison.
@@ -296,8 +296,8 @@ def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) 
     if as_json:
         print_json(summary.numbers)
         return
-    print_page(summary.text, is_wide)
-    say(f"Tables, figures and the summary are in {where}")
+    print_page(summary.headlines, summary.text, is_wide)
+    say(f"The whole summary (summary.md), tables and figures are in {where}")
 
 
 def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: Pool, as_json: bool) -> None:

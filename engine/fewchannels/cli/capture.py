@@ -160,7 +160,7 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
         return
     table = Table(title=f"Estimated contents of {job.run}", title_justify="left")
     table.add_column("what")
-    table.add_column("shape (sample, step, layer, ...)")
+    table.add_column("shape: sample, step, layer")
     table.add_column("bytes", justify="right")
     for array in job.layout.arrays():
         table.add_row(array.name, " x ".join(map(str, array.shape)), f"{expected.array_bytes[array.name]:,}")

@@ -125,36 +125,35 @@ def print_table(columns: Sequence[Column], is_wide: bool, main: Collection[str] 
         results.print(f"Columns that do not fit: {', '.join(left_out)}. --wide prints them.")
 
 
-def print_page(text: str, is_wide: bool) -> None:
-    """Print a page in Markdown, without its images.
+def print_page(sentences: Sequence[str], text: str, is_wide: bool) -> None:
+    """Print sentences, and the tables of a page in Markdown with the caption or heading above each.
 
     Args:
+        sentences: what comes first.
         text: text of the page.
-        is_wide: same as for :func:`print_table`.
+        is_wide: same as for :func:`print_table`; otherwise tables have their first :data:`MOST_COLUMNS` columns.
     """
-    from rich.markdown import Markdown  # not needed by queries
-
-    held: list[str] = []
+    print_sentences(sentences)
+    above = ""
     rows: list[list[str]] = []
 
     def flush() -> None:
-        if any(held):
-            results.print(Markdown("\n".join(held)))
+        nonlocal above
         if rows:
             heads, *cells = rows
             columns = [Column(head, [row[i] for row in cells], wraps=True) for i, head in enumerate(heads)]
-            print_table(columns, is_wide)
-        held.clear()
-        rows.clear()
+            print_sentences([above.lstrip("# ")])
+            print_table(columns, is_wide, heads[:MOST_COLUMNS])
+            rows.clear()
+            above = ""
 
     for line in text.splitlines():
-        is_row = line.startswith("| ") or bool(_RULE.fullmatch(line))
-        if is_row != bool(rows) and (held or rows):
-            flush()
-        if not is_row:
-            held += [] if line.startswith("![") else [line]
-        elif not _RULE.fullmatch(line):
+        if line.startswith("| ") and not _RULE.fullmatch(line):
             rows.append([cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split(" | ")])
+        elif not _RULE.fullmatch(line):
+            flush()
+            if line.endswith(":") or line.startswith("## "):
+                above = line
     flush()
 
 

@@ -133,7 +133,7 @@ def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked:
         "select action, selection, metric, n_items, n_prompts, mean, low, high from effects_means where (condition = "
         f"{chosen.condition} or action = 'undisturbed') and metric in ({_listed(main)}) order by metric, condition"
     )
-    sentence = f"{_upper(chosen.words)}. {'; '.join(parts)}; {counted(own)}."
+    sentence = f"{_upper(chosen.words)}, have {'; '.join(parts)}; {counted(own)}."
     sentence += f" {chosen.of}." if chosen.of else ""
     return Finding("setting", sentence, {"condition": chosen.condition, "metrics": numbers}, asked(text))
 

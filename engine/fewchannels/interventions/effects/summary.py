@@ -16,6 +16,7 @@ from fewchannels.interventions.metrics import METRICS
 from fewchannels.tables import Columns
 
 _MOST_ROWS = 40
+_FAIREST = ("matched", "scaled", "random")
 _IN_TABLES = ("all_settings", "other_settings", "no_control")  # findings that the page's tables cover in more detail
 
 
@@ -28,6 +29,15 @@ class Effects(summary.Summary):
     """
 
     tables: dict[str, Columns] = field(default_factory=dict)
+
+    @property
+    def headlines(self) -> list[str]:
+        """The described setting, its fairest control, and the counts over all settings."""
+        by = {each.name: each for each in self.findings}
+        against = [name for name in by if name.startswith("against_")]
+        fair = next((f"against_{name}" for name in _FAIREST if f"against_{name}" in by), next(iter(against), None))
+        chosen = [by.get("setting"), by.get("no_control"), by.get(fair or ""), by.get("all_settings")]
+        return [each.headline for each in chosen if each is not None] or super().headlines
 
 
 def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
