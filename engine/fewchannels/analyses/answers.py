@@ -35,6 +35,11 @@ def sentences(name: str, rows: Rows) -> list[str]:
     return [*told, f"Excluded: {lost:,} cells whose values are not finite."][:3] if lost else told[:3]
 
 
+def has_sentences(name: str) -> bool:
+    """Return whether a query has sentences of its own."""
+    return name in _SENTENCES
+
+
 def channels_of_run(rows: Rows) -> list[Row]:
     """Summarize the rows of ``massive_channels`` over its layers and steps, one row a channel.
 

@@ -81,7 +81,7 @@ def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = 
     values = [row for batch in answer.batches() for row in rows(batch)]
     columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
     lost = [name for name, column in zip(answer.columns, columns, strict=True) if name in LOST and any(column)]
-    main = (answer.query.shown[: MOST_SHOWN - len(lost)] if answer.query else ()) or answer.columns
+    main = ((answer.query.shown or answer.columns)[: MOST_SHOWN - len(lost)]) if answer.query else ()
     print_table(
         [
             Column(
@@ -96,7 +96,7 @@ def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = 
             for name, column in zip(answer.columns, columns, strict=True)
         ],
         is_wide,
-        {*main, *lost} if answer.query and answer.query.shown else None,
+        {*main, *lost} if answer.query else None,
     )
     results.print(_counted(len(answer), len(answer) if n_rows is None else n_rows))
 

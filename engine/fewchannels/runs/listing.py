@@ -66,7 +66,7 @@ def _documents(storage: Storage) -> Iterator[tuple[str, str]]:
     """Each place's path below the folder, and the name of its document."""
     if isinstance(storage, FolderStorage):
         for path, folders, files in os.walk(storage.path):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             found = next((name for name in _DOCUMENTS if name in files), None)
             if found is not None:
                 folders.clear()
