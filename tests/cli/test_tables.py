@@ -217,3 +217,15 @@ def test_a_table_of_a_page_has_its_caption_above_it(capsys: pytest.CaptureFixtur
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     shown = [line for line in lines if line[0].isalnum()]
     assert shown == ["One.", "Two.", "Means at step 9:", "a  b", "1  2", "Controls", "a  b", "1  2"]
+
+
+@pytest.mark.parametrize("width", [12, 20, 40])
+def test_no_heading_is_cut_however_narrow_the_terminal(width: int, catalog: Catalog, screen: Screen) -> None:
+    for name, each in queries().items():
+        if each.of == "run":
+            shown = screen(width)
+            query.print_relation(catalog.query(name))
+            head = shown.getvalue().splitlines()[1]
+            assert "…" not in head
+            assert head.split()
+            assert set(head.split()) <= set(catalog.query(name).columns)

@@ -1,7 +1,6 @@
 """What the rows of a named query say, in one to three sentences, and what they say of the whole run."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from fewchannels.analyses import sweep_answers
 from fewchannels.analyses.phrases import Row, Rows, also, counted, most, named, ranged, spanned
@@ -290,7 +289,7 @@ _MEASURES = {
     "gini": "The Gini coefficient of the 32 largest scores",
     "token_norm_ratio": "The largest token norm over the median",
 }
-_SENTENCES: Mapping[str, Callable[[Sequence[Any]], list[str]]] = {
+_SENTENCES: dict[str, Callable[[Rows], list[str]]] = {
     "massive_channels": _massive,
     "channel_history": _history,
     "layer_profile": _profile("layer"),

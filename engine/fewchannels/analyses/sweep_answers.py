@@ -1,7 +1,6 @@
 """What the rows of a named query of a sweep say."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from fewchannels.analyses.phrases import Row, Rows, counted, most, ranged
 from fewchannels.settings.units import number
@@ -67,7 +66,7 @@ def _setting(row: Row) -> str:
     return ", ".join([first, *([] if is_baseline else rest)])
 
 
-SENTENCES: Mapping[str, Callable[[Sequence[Any]], list[str]]] = {
+SENTENCES: dict[str, Callable[[Rows], list[str]]] = {
     "failed_edits": _failed,
     "flipped_prompts": _flipped,
     "best_settings": _best,

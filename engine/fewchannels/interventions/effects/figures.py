@@ -304,7 +304,7 @@ def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
     """Position of each value on its axis; for names such as 0-5, also the names of the positions 0, 1, ..."""
     if pd.api.types.is_numeric_dtype(values) or values.str.isdigit().all():
         return values.to_numpy(float), None
-    names = named_places(values.unique())
+    names = named_places(values.unique().tolist())
     return values.map({name: place for place, name in enumerate(names)}).to_numpy(float), names
 
 
