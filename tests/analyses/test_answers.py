@@ -25,7 +25,7 @@ def test_the_channel_named_first_is_the_one_that_stands_out_and_its_ties_are_nam
     assert first == (
         "Channel 46 is a top channel in all 2 cells (one per layer and step) (of channels 46 and 38, which are as "
         "frequent, it stands out most), of 100 % of the samples there, and scores 30 times the median channel at layer "
-        "1, step 0, where it stands out most (n = 24 samples of 12 prompts)."
+        "1, step 0, where it stands out most (selected post hoc, n = 24 samples of 12 prompts)."
     )
     assert second == (
         "Massive by the channel test (a mean of at least 10 times the median): channel 46 in all 2 cells (one per "
@@ -45,6 +45,11 @@ def test_channels_of_random_weights_are_not_called_massive() -> None:
         "channel 38."
     )
     assert "Massive by" in sentences("massive_channels", [listed(1, 0, 10.0)])[1]
+
+
+def test_cells_that_are_left_out_are_counted_once_for_all_channels_of_a_place() -> None:
+    rows = [listed(c, layer, 2.0, n_nonfinite=lost) for layer, lost in ((0, 3), (1, 4)) for c in (5, 6)]
+    assert sentences("massive_channels", rows)[2] == "Excluded: 7 cells whose values are not finite."
 
 
 def test_channels_of_a_run_are_means_over_cells_with_the_largest_one() -> None:

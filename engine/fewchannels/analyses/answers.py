@@ -1,6 +1,7 @@
 """What the rows of a named query say, in one to three sentences, and what they say of the whole run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fewchannels.analyses import sweep_answers
 from fewchannels.analyses.phrases import Row, Rows, also, counted, most, named, ranged, spanned
@@ -30,8 +31,17 @@ def sentences(name: str, rows: Rows) -> list[str]:
     if not rows:
         return [_EMPTY.get(name, "Nothing found: the result has no rows.")]
     told = _SENTENCES[name](rows)
-    lost = sum(row.get("n_nonfinite") or 0 for row in rows) if name in _COUNTS_LOST else 0
+    lost = _lost(rows, _COUNTS_LOST[name]) if name in _COUNTS_LOST else 0
     return [*told, f"Excluded: {lost:,} cells whose values are not finite."][:3] if lost else told[:3]
+
+
+def _lost(rows: Rows, places: Sequence[str]) -> int:
+    """Count excluded cells: the rows of a place, one for each channel or measure, have most of them in common."""
+    counts: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        place = tuple(row[name] for name in places)
+        counts[place] = max(counts.get(place, 0), row.get("n_nonfinite") or 0)
+    return sum(counts.values())
 
 
 def has_sentences(name: str) -> bool:
@@ -76,7 +86,8 @@ def _massive(rows: Rows) -> list[str]:
     told = [
         f"Channel {first['channel']} is a top channel {where}{tied}, of {number(100 * first['frequency'])} % of the "
         f"samples{' there' if many else ''}, and scores {_times(top)} the median channel{at} "
-        f"(n = {spanned(own, 'n_samples')} samples of {spanned(own, 'n_prompts')} prompts)."
+        f"({'selected post hoc, ' if many else ''}n = {spanned(own, 'n_samples')} samples of "
+        f"{spanned(own, 'n_prompts')} prompts)."
     ]
     passing: dict[int, int] = {}
     for row in rows:
@@ -312,5 +323,11 @@ _EMPTY = {
     "subject_masks": "No sample has this outcome.",
     "stability_core": "No channel is in the top k of as many samples as min_frequency asks.",
 } | sweep_answers.EMPTY
-_COUNTS_LOST = ("channel_history", "layer_profile", "step_profile", "channel_stability")
-"""Queries with a row per place, whose counts of excluded cells add up."""
+_COUNTS_LOST = {
+    "massive_channels": ("layer", "step"),
+    "channel_history": ("layer", "step"),
+    "layer_profile": ("layer",),
+    "step_profile": ("step",),
+    "channel_stability": ("layer",),
+}
+"""Columns over whose values the counts of excluded cells add up, by query."""
