@@ -133,7 +133,7 @@ def test_a_summary_breaks_no_word(width: int, screen: Screen) -> None:
     tables.print_page(["The first sentence."], PAGE, is_wide=False)
     text = shown.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    assert text.startswith("The first sentence.\n")
+    assert text.startswith("Title\nThe first sentence.\n")
     kept = [head for head in HEADS if head not in left_out(text)]
     words = text.split()
     for head, cell in zip(HEADS, ROW, strict=True):
@@ -216,7 +216,7 @@ def test_a_table_of_a_page_has_its_caption_above_it(capsys: pytest.CaptureFixtur
     tables.print_page(["One.", "Two."], "\n".join(page), is_wide=False)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     shown = [line for line in lines if line[0].isalnum()]
-    assert shown == ["One.", "Two.", "Means at step 9:", "a  b", "1  2", "Controls", "a  b", "1  2"]
+    assert shown == ["Title", "One.", "Two.", "Means at step 9:", "a  b", "1  2", "Controls", "a  b", "1  2"]
 
 
 @pytest.mark.parametrize("width", [12, 20, 40])

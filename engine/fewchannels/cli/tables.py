@@ -126,13 +126,16 @@ def print_table(columns: Sequence[Column], is_wide: bool, main: Collection[str] 
 
 
 def print_page(sentences: Sequence[str], text: str, is_wide: bool) -> None:
-    """Print sentences, and the tables of a page in Markdown with the caption or heading above each.
+    """Print a page's title, sentences, and the page's tables in Markdown with the caption or heading above each.
 
     Args:
-        sentences: what comes first.
+        sentences: what the page says first.
         text: text of the page.
         is_wide: same as for :func:`print_table`; otherwise tables have their first :data:`MOST_COLUMNS` columns.
     """
+    title = next((line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")), "")
+    if title:
+        results.print(Text(title, style="bold"), soft_wrap=True)
     print_sentences(sentences)
     above = ""
     rows: list[list[str]] = []
