@@ -5,6 +5,7 @@
 --   none of its samples has an IoU.
 -- needs: alignment
 -- grain: one row per layer
+-- shown: layer, step, n_samples, top, random, matched, bottom, chance
 -- param step: int = -1 -- denoising step; -1 for the last one analyzed
 -- param n_clusters: int = 2 -- K of K-means
 -- column layer: index -- global block index

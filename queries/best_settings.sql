@@ -6,6 +6,7 @@
 -- of: sweep
 -- needs: effects
 -- grain: one row per setting: conditions that differ in trial only
+-- shown: action, selection, k, layers_name, steps_name, n_items, mean, undisturbed
 -- param metric: str = mse -- a column of edits, n_channels to lpips
 -- param direction: str = highest {highest, lowest} -- which means to list first
 -- param controls: bool = true -- whether to list controls and baselines, and to include them in on_front

@@ -3,8 +3,9 @@
 --   is not finite are excluded and counted. Intervals are 95 % over prompts, since samples of one prompt are not
 --   independent: Student's t, within the range of the values; null with fewer than 5 prompts, and if all are equal.
 -- grain: one row per (layer, step), even if the channel is never selected there
+-- shown: layer, step, n_samples, frequency, mean_ratio, ratio_low, ratio_high, mean_rank
 -- param channel: int = -1 -- index of the channel; -1 for the one that is in the top-k of the most cells of the run's
---   stream and branch
+--   stream and branch, of several the one with the largest mean ratio
 -- param layer: int = -1 -- only this layer; -1 for all
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
@@ -40,9 +41,13 @@ with track_cells as not materialized (
 
 commonest as (
     select channel
-    from (select unnest(top_channels) as channel from track_cells where usable and $channel = -1)
+    from (
+        select unnest(top_channels) as channel, unnest(top_scores)::double / median_score as ratio
+        from track_cells
+        where usable and $channel = -1
+    )
     group by channel
-    order by count(*) desc, channel
+    order by count(*) desc, round(avg(ratio), 9) desc, channel
     limit 1
 ),
 

@@ -5,6 +5,7 @@
 --   prompt with all its pairs, within 0 to 1; null with fewer than 5 prompts with pairs, and if all are equal. Cells
 --   whose hidden state or ratio is not finite are excluded and counted.
 -- grain: one row per layer
+-- shown: layer, n_samples, k, within, across, chance, core
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch

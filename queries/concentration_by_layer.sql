@@ -5,6 +5,7 @@
 --   rest.
 -- needs: concentration
 -- grain: one row per layer
+-- shown: layer, step, n_samples, ratio, energy_share, effective_channels, massive_channels, registers
 -- param step: int = -1 -- denoising step; -1 for the last one analyzed
 -- param k: int = 8 -- k of energy_share; one of the analysis' --shares, otherwise null
 -- column layer: index -- global block index

@@ -4,6 +4,7 @@
 -- of: sweep
 -- as: failures
 -- grain: one row per image that is excluded from means
+-- shown: item, role, condition, prompt, reason, error
 -- column item: index -- row of the sweep's items, 0-based
 -- column item_id: id -- id of the sample or pair
 -- column task: index -- the task that wrote it

@@ -2,6 +2,7 @@
 --   and branches count, since any non-finite cell fails its sample. Samples of tasks without a record are not listed:
 --   run.n_tasks_done has the number of tasks with one.
 -- grain: one row per failed sample
+-- shown: sample, attempt, prompt, seed, error, n_nonfinite
 -- column sample_id: id -- the manifest's id
 -- column sample: index -- index on the store's sample axis, 0-based
 -- column task: index -- the task that wrote it

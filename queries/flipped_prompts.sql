@@ -5,6 +5,7 @@
 --   attributes.
 -- of: sweep
 -- grain: one row per (item, condition) whose image flips
+-- shown: item, prompt, selection, k, layers_name, lost, taken_from_source
 -- param attribute: str = any {any, shape, colour, size, position, background} -- attribute that must have flipped
 -- param taken: bool = false -- only attributes that are now the source's
 -- param condition: int = -1 -- index of a condition in the sweep; -1 for all

@@ -5,6 +5,7 @@
 --   value is first averaged over the chosen steps. Cells whose hidden state, ratio or measure is not finite are
 --   excluded and counted.
 -- grain: one row per (layer, measure)
+-- shown: layer, measure, n_samples, mean, mean_low, mean_high, median
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch

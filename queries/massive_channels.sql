@@ -4,6 +4,7 @@
 --   of one prompt are not independent: Student's t, within the range of the values; null with fewer than 5 prompts, and
 --   if all are equal.
 -- grain: one row per (layer, step, channel) that is in the top-k of at least min_frequency of the samples
+-- shown: layer, step, channel, n_samples, frequency, mean_ratio, mean_rank
 -- param layer: int = -1 -- only this layer; -1 for all
 -- param step: int = -1 -- only this step; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens

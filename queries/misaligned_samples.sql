@@ -5,6 +5,7 @@
 --   which both masks are empty, are excluded and counted.
 -- needs: alignment
 -- grain: one row per sample with such a cell, at the cell of its lowest IoU
+-- shown: sample, prompt, layer, step, iou, best_iou, chance_iou, n_misaligned
 -- param channel: int = -1 -- index of the channel; -1 for all cells, regardless of channel
 -- param rank: int = 3 -- largest rank of the channel, by score
 -- param first_layer: int = 0 -- first layer

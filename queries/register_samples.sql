@@ -4,6 +4,7 @@
 --   value is not finite are excluded and counted.
 -- needs: concentration
 -- grain: one row per sample
+-- shown: sample, prompt, layer, step, registers, register_share, token_outliers, n_with_registers
 -- param layer: int = -1 -- only this layer; -1 for all
 -- param step: int = -1 -- only this step; -1 for all
 -- param by: str = registers {registers, elevation} -- order of samples and cells: by number of registers, or by

@@ -6,6 +6,7 @@
 --   or ratio is not finite are excluded and counted. Every sample is tested at every layer, so among many samples a few
 --   exceed min_z by chance.
 -- grain: one row per sample whose largest |z| reaches min_z, at the layer and measure of that z
+-- shown: sample, prompt, measure, direction, z, layer, step, value
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch
 -- param min_z: float = 3.0 -- the smallest |z| to report

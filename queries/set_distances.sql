@@ -5,6 +5,7 @@
 -- of: sweep
 -- needs: effects
 -- grain: one row per (condition, model)
+-- shown: selection, trial, k, layers_name, model, kernel, cmmd, frechet
 -- param model: str = any {any, clip, dino} -- embedding model
 -- param control: str = random {random, redrawn, bottom, matched, scaled, all} -- denominator of the ratios
 -- param top: int = 50 -- maximum number of rows, largest CMMD first; 0 for all

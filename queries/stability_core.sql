@@ -4,6 +4,7 @@
 --   (as for a channel in every sample), and at a step at which no sample selects it.
 -- needs: stability
 -- grain: one row per (layer, channel) of the core
+-- shown: layer, channel, k, n_selected, n_samples, frequency, n_core, n_layers
 -- param k: int = -1 -- size of the top-k sets; -1 for the largest one analyzed
 -- param step: int = -1 -- only this step; -1 for all, in which case every step must select the channel
 -- param min_frequency: float = 1.0 -- share of the samples, 0 to 1; 1 is the always-selected core

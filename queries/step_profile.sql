@@ -5,6 +5,7 @@
 --   sample's value is first averaged over the chosen layers. Cells whose hidden state, ratio or measure is not finite
 --   are excluded and counted.
 -- grain: one row per (step, measure)
+-- shown: step, measure, n_samples, mean, mean_low, mean_high, median
 -- param layer: int = -1 -- only this layer; -1 for all
 -- param stream: str = image {image, text} -- stream of the tokens
 -- param branch: str = cond {cond, uncond} -- guidance branch

@@ -3,6 +3,7 @@
 --   if the subject is tiny or nearly the whole image.
 -- needs: masks
 -- grain: one row per sample
+-- shown: sample, prompt, outcome, area, score, error
 -- param outcome: str = all {all, failed, empty, found} -- only samples without a mask (failed), with an empty mask, or
 --   with a subject
 -- param top: int = 0 -- maximum number of samples; 0 for all

@@ -6,6 +6,7 @@
 -- of: sweep
 -- needs: effects
 -- grain: one row per (setting, control) where the top channels have a larger effect
+-- shown: control, k, layers_name, n_items, mean, low, high, q
 -- param metric: str = mse -- a column of edits, nonfinite_steps to lpips
 -- param side: str = higher {higher, lower} -- direction of the metric for a larger change: mse higher, ssim lower
 -- param max_q: float = 0.05 -- the largest q to report, 0 to 1

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from made_run import RESULTS, make_run, replace_part
+from made_run import RESULTS, make_run, replace_part, result_row
 
 from fewchannels.analyses.alignment.findings import at_best, best_cells, converged, over_cells, paired, verdicts
 from fewchannels.analyses.evidence import Evidence, open_evidence
 from fewchannels.analyses.ratio import extreme
-from fewchannels.analyses.stability.findings import most_frequent
+from fewchannels.analyses.stability.findings import by_layer, most_frequent
 from fewchannels.runs.results import Results
 from fewchannels.runs.storage import open_storage
-from fewchannels.tables import schema
+from fewchannels.tables import as_columns, schema
 
 
 @contextmanager
@@ -31,7 +31,10 @@ def evidence_of(path: Path) -> Iterator[Evidence]:
     [
         # Channel 2 scores 12 and 4 times the median, 8 on average; 5 scores 4 and 18 times, 11 on average.
         ([(12.0, 4.0), (18.0, 4.0)], [5, 2], [5], "Channel 5 scores highest, 11 times the median channel on average; "
-         "channel 5 is massive by the channel test (more than 10 times the median)"),
+         "channel 5 is massive by the channel test (at least 10 times the median)"),
+        # As much as the threshold is enough.
+        ([(12.0, 4.0), (16.0, 4.0)], [5, 2], [5], "Channel 5 scores highest, 10 times the median channel on average; "
+         "channel 5 is massive by the channel test"),
         ([(1.5, 1.0), (1.75, 1.0)], [5, 2], [], "none of them is massive by the channel test"),
     ],
 )  # fmt: skip
@@ -176,3 +179,27 @@ def test_a_result_of_an_older_version_still_says_what_it_knows(tmp_path: Path) -
     assert finding.numbers["top_minus"]["random"]["mean"] == pytest.approx(0.1)
     assert cells is not None
     assert cells.numbers["controls"] == {"random": {"n_above": 2, "n_below": 0}}
+
+
+def test_of_many_channels_that_are_always_in_the_top_the_ones_that_stand_out_are_shown(tmp_path: Path) -> None:
+    """Ten channels are in every top set; channel 9 stands out most, 20 and 40 times the median, then 8, 7, ..."""
+    order, scores = list(range(9, -1, -1)), [float(2**i) for i in range(10, 0, -1)]
+    cells = [{"sample": i, "top_channels": order, "top_scores": scores, "median_score": 1.0 + i} for i in range(2)]
+    path = make_run(tmp_path / "run", cells)
+    channels = [{"channel": c, "k": 10, "n_selected": 2, "n_samples": 2, "layer": 0, "step": 0} for c in range(10)]
+    columns = {
+        table: as_columns(kind, [result_row(row, kind) for row in channels if table == "channels"])
+        for table, kind in RESULTS["stability"].items()
+    }
+    result = Results(open_storage(path), "stability")
+    result.begin({})
+    result.write_unit(0, columns, RESULTS["stability"])
+    settings = {"ks": [10], "score": "mean_abs", "by": None}
+    selected = {"stream": "image", "branch": "cond", "layers": [0], "steps": [0], "n_samples": 2}
+    result.end({"analysis": "stability", "settings": settings, "selected": selected}, RESULTS["stability"], {})
+    with evidence_of(path) as evidence:
+        finding = by_layer(evidence)
+    assert finding.table is not None
+    at = finding.table.heads.index("always in top k")
+    assert finding.table.rows[0][at] == "10: 9, 8, 7, 6, 5, 4, 3, 2 ..."
+    assert finding.numbers["layers"][0]["core"] == list(range(10))

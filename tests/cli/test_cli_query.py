@@ -14,8 +14,8 @@ from made_run import make_run
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from fewchannels.cli import answers, tables
 from fewchannels.cli import query as cli
-from fewchannels.cli import tables
 from fewchannels.errors import InputError, StorageError
 from fewchannels.runs.sql.named_queries import queries
 
@@ -44,10 +44,26 @@ def lines(*arguments: object) -> list[str]:
 def test_a_query_prints_a_table_with_units(run: str) -> None:
     shown = lines("query", run, "massive_channels", "--param", "layer=7")
     head = next(i for i, line in enumerate(shown) if line.startswith("layer"))
-    assert shown[head + 1].split()[:6] == ["index", "index", "index", "samples", "samples", "prompts"]
-    # Two prompts are too few for an interval.
-    assert shown[-2].split()[:9] == ["7", "0", "3", "2", "2", "2", "1.000", "-", "-"]
+    assert shown[0].startswith("Channel 3 is a top channel at layer 7, step 0, of 100 % of the samples")
+    assert shown[head].split() == ["layer", "step", "channel", "n_samples", "frequency", "mean_ratio", "mean_rank"]
+    assert shown[head + 1].split()[:4] == ["index", "index", "index", "samples"]
+    row = next(line for line in shown if line.startswith("7"))
+    assert row.split()[:5] == ["7", "0", "3", "2", "1.000"]
     assert shown[-1] == "1 row"
+    wide = lines("query", run, "massive_channels", "--param", "layer=7", "--wide")
+    # Two prompts are too few for an interval.
+    assert wide[-2].split()[:9] == ["7", "0", "3", "2", "2", "2", "1.000", "-", "-"]
+
+
+def test_channels_of_the_whole_run_come_first_and_by_layer_on_request(run: str) -> None:
+    shown = lines("query", run, "massive_channels", "--param", "min_frequency=0")
+    head = next(line for line in shown if line.startswith("channel"))
+    assert head.split()[:3] == ["channel", "n_cells", "frequency"]
+    n = len(json.loads(call("query", run, "massive_channels", "--param", "min_frequency=0", "--json").stdout))
+    assert shown[-1].endswith(f"channels, means over cells; --rows prints the {n} rows by layer and step")
+    rows = lines("query", run, "massive_channels", "--param", "min_frequency=0", "--rows", "--limit", 0)
+    assert rows[0] == shown[0]
+    assert rows[-1] == f"{n} rows"
 
 
 def test_a_long_table_says_how_much_is_shown(run: str) -> None:
@@ -99,7 +115,7 @@ def test_a_terminal_gets_the_columns_that_fit_and_the_names_of_the_rest(
 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=60, color_system=None)
-    for module in (cli, tables):
+    for module in (answers, tables):
         monkeypatch.setattr(module, "results", console)
     with Catalog(run) as catalog:
         cli.print_relation(catalog.query("massive_channels", layer=7))

@@ -74,3 +74,12 @@ def test_the_help_lists_every_command_in_the_order_of_its_panels() -> None:
     assert [line[0] for line in lines if not line[0].startswith("-")] == names
     assert "Missing" not in CliRunner().invoke(app, []).output
     assert CliRunner().invoke(app, ["runs", "-h"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "words", ["query", "sql", "runs list", "manifest ingest", "analyze stability", "probe disruption"]
+)
+def test_every_command_has_the_short_option_for_help(words: str) -> None:
+    short, long = (CliRunner().invoke(app, [*words.split(), flag]) for flag in ("-h", "--help"))
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert "Usage: " in short.stdout

@@ -77,6 +77,11 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Places], list[object]]]] = {
     ),
     "capture, refused": (set(), lambda p: [*_capture(p, "refused"), "--layers", "999"]),
     "capture --dry-run": (LOADS | {"zarr"}, lambda p: [*_capture(p, "dry"), "--dry-run"]),
+    "runs list": (set(), lambda p: ["runs", "list", p.folder]),
+    "manifest ingest, chosen": (
+        {"duckdb"},
+        lambda p: ["manifest", "ingest", p.folder / "RUN.csv", "-o", p.folder / "some.parquet", "--where", "seed >= 0"],
+    ),
     "runs show": ({"duckdb"}, lambda p: ["runs", "show", p.runs[0]]),
     "runs verify": ({"zarr"}, lambda p: ["runs", "verify", p.runs[0]]),
     "runs merge": ({"zarr"}, lambda p: ["runs", "merge", p.runs[0], p.rest, "-o", p.folder / "merged"]),

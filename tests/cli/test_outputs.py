@@ -49,6 +49,7 @@ WORDS = {
     "runs compact": ["RUN"],
     "runs export": ["RUN", "--out", "exported"],
     "runs show": ["RUN"],
+    "runs list": ["."],
     "runs push": ["RUN", "my-lab/stars"],
     "runs pull": ["my-lab/stars", "pulled"],
     "analyze masks": ["RUN", "--from", "saliency", "--workers", "1"],

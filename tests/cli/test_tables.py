@@ -11,8 +11,8 @@ import pytest
 from made_run import RESULTS, make_run
 from rich.console import Console
 
+from fewchannels.cli import answers, models, query, tables
 from fewchannels.cli import jobs as commands
-from fewchannels.cli import models, query, tables
 from fewchannels.cluster import jobs
 from fewchannels.cluster.jobs import JobState
 from fewchannels.runs.sql.catalog import Catalog
@@ -29,7 +29,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     def made(width: int) -> io.StringIO:
         shown = io.StringIO()
         console = Console(file=shown, force_terminal=True, width=width, color_system=None, highlight=False)
-        for module in (tables, query, models, commands):
+        for module in (tables, answers, query, models, commands):
             if hasattr(module, "results"):
                 monkeypatch.setattr(module, "results", console)
         return shown
@@ -71,15 +71,30 @@ def test_ends_of_intervals_are_left_out_first_and_wide_prints_all(catalog: Catal
     answer = catalog.query("massive_channels")
     shown = screen(100)
     query.print_relation(answer)
-    ends = [name for name in answer.columns if name.endswith(("_low", "_high"))]
-    assert left_out(shown.getvalue()) == [*ends, "n_nonfinite"]
+    main = ["layer", "step", "channel", "n_samples", "frequency", "mean_ratio", "mean_rank"]
+    assert shown.getvalue().splitlines()[1].split() == main
+    assert left_out(shown.getvalue()) == [name for name in answer.columns if name not in main]
     shown = screen(100)
     query.print_relation(answer, is_wide=True)
     assert shown.getvalue().splitlines()[1].split() == answer.columns
     assert "do not fit" not in shown.getvalue()
-    shown = screen(200)
-    query.print_relation(answer)
-    assert shown.getvalue().splitlines()[1].split() == answer.columns
+    free = catalog.sql("select 1.5::double as x_low, 2.5::double as x_high, 7 as a, 8 as b")
+    shown = screen(14)
+    query.print_relation(free)
+    assert shown.getvalue().splitlines()[1].split() == ["a", "b"]
+
+
+def test_a_named_query_prints_at_most_eight_columns_in_100_characters_to_a_pipe(
+    catalog: Catalog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, each in queries().items():
+        if each.of == "run":
+            query.print_relation(catalog.query(name))
+            text = capsys.readouterr().out
+            assert max(map(len, text.splitlines())) <= 100, text
+            head = text.splitlines()[1].split()
+            assert 1 <= len(head) <= 8
+            assert head == [column for column in catalog.query(name).columns if column in head], "whole names, in order"
 
 
 def test_a_count_of_what_is_left_out_is_always_there_unless_it_is_0(tmp_path: Path, screen: Screen) -> None:
@@ -115,22 +130,22 @@ PAGE = "\n".join(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_summary_breaks_no_word(width: int, screen: Screen) -> None:
     shown = screen(width)
-    tables.print_page(PAGE, is_wide=False)
+    tables.print_page(["The first sentence."], PAGE, is_wide=False)
     text = shown.getvalue()
     assert max(map(len, text.splitlines())) <= width
+    assert text.startswith("Title\nThe first sentence.\n")
     kept = [head for head in HEADS if head not in left_out(text)]
     words = text.split()
     for head, cell in zip(HEADS, ROW, strict=True):
         if head in kept:
             assert all(word in words for word in (*head.split(), *cell.split())), (head, text)
-    assert len(kept) == len(HEADS) or width < 100
-    assert text.index("looked at") < text.index("layer") < text.index("Notes")
-    assert "ratio.png" not in text
+    assert kept == HEADS[:8] or width < 100
+    assert not any(each in text for each in ("looked at", "Notes", "ratio.png"))
 
 
 def test_a_wide_summary_has_one_line_for_each_row(screen: Screen) -> None:
     shown = screen(80)
-    tables.print_page(PAGE, is_wide=True)
+    tables.print_page([], PAGE, is_wide=True)
     assert "14.5 (12 to 18)" in shown.getvalue()
     assert left_out(shown.getvalue()) == []
 
@@ -193,3 +208,24 @@ def test_a_pipe_gets_every_column(catalog: Catalog, capsys: pytest.CaptureFixtur
     answer = catalog.sql("select * from samples")
     query.print_relation(answer)
     assert capsys.readouterr().out.splitlines()[1].split() == answer.columns
+
+
+def test_a_table_of_a_page_has_its_caption_above_it(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["| a | b |", "| --- | --- |", "| 1 | 2 |"]
+    page = ["# Title", "", "Prose.", "", "Means at step 9:", "", *rows, "", "## Controls", "", "More prose.", "", *rows]
+    tables.print_page(["One.", "Two."], "\n".join(page), is_wide=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    shown = [line for line in lines if line[0].isalnum()]
+    assert shown == ["Title", "One.", "Two.", "Means at step 9:", "a  b", "1  2", "Controls", "a  b", "1  2"]
+
+
+@pytest.mark.parametrize("width", [12, 20, 40])
+def test_no_heading_is_cut_however_narrow_the_terminal(width: int, catalog: Catalog, screen: Screen) -> None:
+    for name, each in queries().items():
+        if each.of == "run":
+            shown = screen(width)
+            query.print_relation(catalog.query(name))
+            head = shown.getvalue().splitlines()[1]
+            assert "…" not in head
+            assert head.split()
+            assert set(head.split()) <= set(catalog.query(name).columns)

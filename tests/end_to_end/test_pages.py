@@ -41,7 +41,7 @@ def main_path(folder: Path) -> dict:
 
 
 def test_every_command_works(main_path: dict) -> None:
-    assert len(COMMANDS) == 27
+    assert len(COMMANDS) == 28
     assert CAPTURE in COMMANDS
     for line in COMMANDS:
         assert main_path[line].code == 0, (line, main_path[line].stderr)

@@ -77,10 +77,14 @@ def test_the_python_of_the_readme_runs(main_path: dict) -> None:
 def test_the_demo_command_shows_tables_and_draws_a_sheet(folder: Path) -> None:
     done = run("fewchannels demo --out here --prompts 6", folder)
     assert done.code == 0, done.stderr
-    assert "Massive channels" in done.stdout
+    assert "Top channels" in done.stdout
     assert "Stability" in done.stdout
+    told = done.stdout.split("Findings:\n")[1].split("\nContact sheet: ")[0]
+    for text in ("The largest channel scores", "most often among the top", "of the squared values"):
+        assert told.count(text) == 1
+    assert "Contact sheet: here/contact_sheet.png\n" in done.stdout
     assert (folder / "here" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
-    suggested = [line.strip() for line in done.stdout.split("Try next:")[1].splitlines() if line.strip()]
-    assert len(suggested) == 4
-    for line in suggested:
-        assert run(line, folder).code == 0, line
+    explore, report = (line.strip() for line in done.stdout.split("Next:\n")[1].splitlines())
+    assert explore == "fewchannels explore here/run"
+    assert run(report, folder).code == 0
+    assert (folder / "here" / "report.html").exists()

@@ -15,7 +15,7 @@ from fewchannels.runs.storage import open_storage
 from fewchannels.tables import schema, to_parquet
 
 
-def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -> Path:
+def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = (), protocol: str | None = None) -> Path:
     """Write ``sweep.json``, manifest, conditions, one part with its record, and the effects."""
     storage = open_storage(folder)
     manifest.ingest(["demo:1"], folder.parent / "manifest.parquet", seeds=[0])
@@ -30,7 +30,7 @@ def make_sweep(folder: Path, edits: pd.DataFrame, metrics: Sequence[str] = ()) -
         "format_version": 1,
         "fingerprint": "0" * 16,
         "identity": {"kind": "text", "n_items": int(edits["item"].nunique()), "score": "mean_abs", "generation": {}},
-        "protocol": None,
+        "protocol": protocol,
         "n_conditions": len(conditions),
         "n_edits": int((edits["role"] == "edited").sum()),
         "n_tasks": 1,

@@ -113,6 +113,7 @@ def bases(folder: Path) -> dict[tuple[str, ...], Base]:
         ("runs", "export"): Base({"run": [run]}, ("--out", "exported")),
         ("runs", "push"): Base({"run": [run], "repository": ["my-lab/stars"]}, ("--dry-run",)),
         ("runs", "pull"): Base({"repository": ["my-lab/stars"], "run": ["pulled"]}, ("--dry-run",)),
+        ("runs", "list"): Base({"folder": [str(folder)]}),
         ("runs", "show"): Base({"run": [run]}),
         ("analyze", "masks"): Base({"run": [run]}, ("--from", "saliency", *alone)),
         ("analyze", "stability"): Base({"run": [run]}, ("--k", "2", "--rank-pairs", "2", *alone)),

@@ -29,7 +29,7 @@ def test_with_too_few_prompts_for_the_test_only_that_is_said() -> None:
 
 
 def test_an_interval_without_zero_beside_a_test_that_does_not_pass_is_open() -> None:
-    of = {"metric": "mse", "mean": 0.4, "low": 0.1, "high": 0.7, "q": 0.2}
+    of = {"metric": "mse", "mean": 0.4, "low": 0.1, "high": 0.7, "q": 0.2, "n_prompts": 6}
     assert verdict(pd.Series(of)) == "open"
     assert verdict(pd.Series(of | {"low": -0.1})) == "alike"
     assert verdict(pd.Series(of | {"low": -0.1, "q": 0.01})) == "open"
@@ -85,5 +85,68 @@ def test_every_column_of_a_table_says_its_own_n() -> None:
     text = summarize(edits_of(rows)).text
     assert "| setting | n_shown (n = 6) | mse (n = 8) |" in text
     assert "|  | n_shown (n = 6) | mse (n = 8) |" in text
-    assert "n_shown 3 (all 6 prompts equal), n = 6; mse 0.225 (95 %: " in text
-    assert "n = 6 to 8 items of 8 prompts." in text
+    assert "n_shown 3 (all 6 prompts equal), n = 6 items of 6 prompts; mse 0.225 (95 %: " in text
+    assert "n = 6 to 8 items of 6 to 8 prompts." in text
+
+
+def test_a_metric_that_few_prompts_have_is_judged_by_its_own_prompts_and_not_by_those_of_another() -> None:
+    """Of eight prompts, all have mse, and four have n_shown, all of them the same difference."""
+    rows = []
+    for i, (place, name) in product(range(8), enumerate(("top", "bottom"))):
+        values = {"mse": 0.5 + 0.1 * (place == 0) + 0.001 * i * place, "n_shown": 2 + place if i < 4 else None}
+        rows.append(picture(i, **condition(place, selection=name), prompt="abcdefgh"[i], **values))
+    edits = edits_of(rows)
+    tables = means(edits), contrasts(edits)
+    found = {each.name: each for each in of_sweep(*tables, ["n_shown", "mse"], headline(*tables), lambda text: [])}
+    text = found["against_bottom"].text
+    assert "too few prompts for the test, which needs at least 6: n_shown -1 (4 prompts: too few for an" in text
+    assert "larger effect by mse" in text
+    assert "no significant difference" not in text
+    assert found["against_bottom"].numbers["metrics"]["n_shown"]["verdict"] == "few"
+    assert "4 prompts that have n_shown: too few for the test, which needs at least 6." in summarize(edits).text
+
+
+def test_a_sweep_of_several_settings_says_which_one_is_described_and_counts_the_others() -> None:
+    """The effect is planted at k 2 only; the described setting, the largest k, has none."""
+    conditions = [{"selection": name, "k": k} for k in (2, 4, 8) for name in ("top", "bottom")]
+    random = np.random.default_rng(3)
+    rows = [
+        picture(
+            i, prompt=f"p{i}", **condition(place, **conditions[place]), mse=0.5 + (0.2 if place == 0 else 0) + noise
+        )
+        for i, place in product(range(9), range(6))
+        for noise in [random.normal(0, 0.01)]
+    ]
+    edits = edits_of(rows)
+    tables = means(edits), contrasts(edits)
+    found = {each.name: each for each in of_sweep(*tables, ["mse"], headline(*tables), lambda text: [])}
+    assert found["setting"].numbers["condition"] == 4
+    assert found["setting"].text.startswith("Top channels: zero, amount 1, k 8,")
+    assert found["setting"].text.endswith(
+        "One of 3 settings of these channels (the largest amount and k), not selected by its effect."
+    )
+    assert "do not differ significantly from" in found["against_bottom"].text
+    assert (
+        "Over all 3 settings, the channels have a significantly larger effect than bottom: mse in 1 of 3 (q over"
+        in found["all_settings"].text
+    )
+    alone = edits_of([row for row in rows if row["k"] == 2])
+    tables = means(alone), contrasts(alone)
+    assert "One of" not in of_sweep(*tables, ["mse"], headline(*tables), lambda text: [])[0].text
+
+
+def test_a_contrast_with_a_baseline_is_top_minus_the_baseline_in_value_and_label() -> None:
+    """The prompt's blend changes the image by 0.6, the top channels by 0.2."""
+    settings = [
+        {"action": "transport", "selection": "top"},
+        {"action": "prompt", "selection": "none", "k": 0},
+    ]
+    rows = [
+        picture(i, prompt=f"p{i}", **condition(place, **settings[place]), mse=(0.2, 0.6)[place] + 0.001 * i * place)
+        for i, place in product(range(8), range(2))
+    ]
+    edits = edits_of(rows)
+    text = summarize(edits).text
+    (line,) = (line for line in text.splitlines() if ", minus " in line)
+    assert line.startswith("| top, minus prompt | -0.40")
+    assert "The top channels do NOT exceed prompts blended at the same strength: SMALLER effect by mse -0.40" in text

@@ -16,11 +16,13 @@ from fewchannels.interventions.effects.contrasts import means
 from fewchannels.interventions.effects.figures import (
     default_figures,
     dose_response,
+    named_places,
     overview,
     shown_items,
     strip,
     varying,
 )
+from fewchannels.views.explore.sweep import in_order
 
 SHIFT = {"top": 0.01, "bottom": 0.001, "all": 0.02, "none": 0.005}
 
@@ -252,3 +254,11 @@ def test_panels_and_dots_draw_gaps_lone_points_and_references() -> None:
         Dots(drawn={"m": line, "n": Series(x, x)}, labels=["r", "s", "t", "u", "v"], title="t", levels={"m": 1.0}),
     ):
         assert np.asarray(Image.open(io.BytesIO(still(drawing)["png"])).convert("L")).std() > 5
+
+
+def test_places_are_in_the_models_order_and_not_in_that_of_their_names() -> None:
+    assert named_places(["10-12", "0-7", "3-4", "0-2", "5-9"]) == ["0-2", "3-4", "5-9", "10-12", "0-7"]
+    assert named_places(["10", "2", "last"]) == ["last", "2", "10"]
+    assert in_order(["10-12", "3-4"]) == ["3-4", "10-12"]
+    assert in_order([0.5, 10, 2]) == [0.5, 2, 10]
+    assert in_order(["top", "all", "bottom"]) == ["all", "bottom", "top"]

@@ -18,7 +18,7 @@ from fewchannels import manifest, open_run
 from fewchannels.analyses.alignment.units import Alignment
 from fewchannels.analyses.analysis import analyze
 from fewchannels.analyses.concentration.units import Concentration
-from fewchannels.analyses.document import Document, Finding, Gallery, Missing, Warnings, shell
+from fewchannels.analyses.document import Document, Facts, Finding, Gallery, Missing, Warnings, shell
 from fewchannels.analyses.masks.units import SubjectMasks
 from fewchannels.analyses.selection import select
 from fewchannels.analyses.stability.units import Stability
@@ -242,10 +242,21 @@ def test_a_sweep_says_which_controls_are_exceeded_and_which_are_not(document: Do
     assert undisturbed["mean"] == 5
 
 
+def test_a_sweep_without_a_protocol_says_nothing_of_one(document: Document, tmp_path: Path) -> None:
+    part = document.parts[1]
+    facts = dict(row for block in part.blocks() if isinstance(block, Facts) for row in block.rows)
+    assert facts["sweep"] == "text"
+    assert part.numbers["protocol"] is None
+    place = make_sweep(tmp_path / "sweep", planted(SETTINGS, SHIFT, n_prompts=3), protocol="gan2025")
+    (part,) = build([str(place)], None).parts
+    facts = dict(row for block in part.blocks() if isinstance(block, Facts) for row in block.rows)
+    assert facts["sweep"] == "text, protocol gan2025"
+
+
 def test_with_few_prompts_nothing_is_claimed(tmp_path: Path) -> None:
     place = make_sweep(tmp_path / "sweep", planted(SETTINGS, SHIFT, n_prompts=5))
     findings = found(build([str(place)], None), 0)
-    assert {each["verdict"] for each in findings["against_random"].numbers["metrics"].values()} <= {"open", "alike"}
+    assert {each["verdict"] for each in findings["against_random"].numbers["metrics"].values()} == {"few"}
     assert "too few prompts for the test, which needs at least 6" in findings["against_random"].text
     assert "do not differ" not in findings["against_random"].text
 

@@ -4,7 +4,7 @@
 ``findings`` and ``figures`` present the results, by SQL. ``masks`` finds subjects, ``figures`` draws, and
 ``comparison`` compares two runs.
 
-Imported by others: alignment.figures, alignment.findings, alignment.units, analysis, comparison.compare,
+Imported by others: alignment.figures, alignment.findings, alignment.units, analysis, answers, comparison.compare,
     comparison.figures, comparison.findings, comparison.pairing, concentration.findings, concentration.units, document,
     evidence, figures.colors, figures.contact_sheet, figures.drawings, figures.interactive, figures.overlay,
     figures.still, findings, masks.mask_file, masks.units, ratio, selection, settings, stability.figures,

@@ -1,7 +1,8 @@
 """Content of a report, independent of its format: parts, sections, findings, figures and images, as plain values."""
 
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from fewchannels.analyses.figures.drawings import Dots, Drawing, HeatMap, Images, Landscape, Lines, Panels
 from fewchannels.measures.intervals import missing
+from fewchannels.settings.units import number
 
+_END = re.compile(r"(?<=[.]) (?=[A-Z])")
 _UNSAFE_IN_QUOTES = '"$`\\!\n'
 
 
@@ -69,6 +72,11 @@ class Finding:
     numbers: Mapping[str, Any]
     how: Sequence[How]
     table: Table | None = None
+
+    @property
+    def headline(self) -> str:
+        """The first sentence, which a terminal prints."""
+        return _END.split(self.text, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
@@ -257,11 +265,10 @@ def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(" ".join(str(name).split()) for name in names)
 
 
-def number(value: float) -> str:
-    """Format a number to three digits, but with all digits of its integer part: ``0.0268``, ``19.7``, ``1,446``."""
-    if not np.isfinite(value):
-        return "not finite"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def span(counts: Iterable[Any]) -> str:
+    """Format the numbers of units behind several means: ``24``, or ``6 to 8`` if they differ."""
+    found = sorted({int(count) for count in counts})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1])))
 
 
 def ranged(mean: float, low: float, high: float, n_prompts: Any = None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.document import Figure, Finding, How, ends, number, ranged_row
+from fewchannels.analyses.document import Figure, Finding, How, ends, number, ranged_row, span
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.frames import cell_map, series
@@ -89,7 +89,7 @@ def ratio(evidence: Evidence, found: Extreme) -> Finding:
     score = evidence.description["config"]["score"]
     text = (
         f"The largest channel scores {ranged_row(top)} times the median channel ({score}, {where(evidence, found)}, "
-        f"n = {int(top['n_samples']):,} samples). This layer was selected post hoc as the one with the largest mean, "
+        f"selected post hoc, n = {int(top['n_samples']):,} samples). This layer is the one with the largest mean, "
         "so the estimate is biased upward; the interval does not account for the selection"
     )
     if len(rows) > 1:
@@ -103,7 +103,6 @@ def ratio(evidence: Evidence, found: Extreme) -> Finding:
 def figures(evidence: Evidence, found: Extreme) -> list[Figure]:
     """The ratio by layer with its interval, and by layer and step."""
     score = evidence.description["config"]["score"]
-    n = int(found.layers["n_samples"].max())
     about = f"Largest score over the median score ({score})"
     rows = found.layers.rename(columns={"low": "mean_low", "high": "mean_high"})
     reach = np.array([rows["layer"].min(), rows["layer"].max()])
@@ -112,7 +111,7 @@ def figures(evidence: Evidence, found: Extreme) -> list[Figure]:
             "largest channel": series(rows, "layer", "mean"),
             "median channel (ratio 1)": Series(reach, np.ones(2), reference=True),
         },
-        title=f"{about}, step {found.step}\nn = {n:,} samples, bands: 95 % over {found.over}",
+        title=f"{about}, step {found.step}\nn = {span(rows['n_samples'])} samples, bands: 95 % over {found.over}",
         x="layer",
         y="ratio, times the median",
         least=0,
@@ -128,7 +127,7 @@ def figures(evidence: Evidence, found: Extreme) -> list[Figure]:
         )
     cells = evidence.ask(text)
     if cells["step"].nunique() > 1:
-        title = f"{about}, by layer and step\nmean over n = {int(cells['n_samples'].max()):,} samples"
+        title = f"{about}, by layer and step\nmean over n = {span(cells['n_samples'])} samples"
         drawing = cell_map(cells, "mean", title=title, unit="times the median")
         drawn.append(Figure("ratio", drawing, [evidence.sql(text)]))
     return drawn

@@ -11,12 +11,13 @@ import numpy as np
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import BRANCHES, STREAMS, Block
 from fewchannels.runs.arrays import read
-from fewchannels.runs.choices import choose_layers, choose_numbers, choose_words
+from fewchannels.runs.choices import choose_layers, choose_words
 from fewchannels.runs.description import read_description
 from fewchannels.runs.layout import Layout, Track
 from fewchannels.runs.sql.catalog import Catalog
 from fewchannels.runs.sql.columns import chosen
 from fewchannels.runs.storage import Storage, open_storage
+from fewchannels.settings.indices import parse_indices
 from fewchannels.settings.ranges import shown
 
 
@@ -185,17 +186,21 @@ def select(
     )
 
 
+def _unrecorded(kept: list[int]) -> str:
+    return f"was not recorded by this run; it has {', '.join(map(str, kept))}"
+
+
 def _kept(kind: str, text: str, kept: list[int], layout: Layout) -> tuple[int, ...]:
     """Positions of layers or steps among the recorded ones."""
     if text == "all":
         return tuple(range(len(kept)))
-    absent = f"was not recorded by this run; it has {', '.join(map(str, kept))}"
     if kind == "layer" and text[:1].isalpha() and not text.startswith("last"):
-        wanted = tuple(block.layer for block in choose_layers(text, layout.blocks))
-        if missing := [number for number in wanted if number not in kept]:
-            raise InputError(f"{kind} {missing[0]} {absent}.")
-    elif text[:1].isalpha() and not text.startswith("last"):
-        raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
+        wanted = [block.layer for block in choose_layers(text, layout.blocks)]
     else:
-        wanted = choose_numbers(kind, text, kept, absent)
+        if text[:1].isalpha() and not text.startswith("last"):
+            raise InputError(f"{kind}s is {shown(text)}; it must be all, last or indices such as {kept[0]},{kept[-1]}.")
+        wanted = list(parse_indices(kind, text, kept, _unrecorded(kept)))
+    for number in wanted:
+        if number not in kept:
+            raise InputError(f"{kind} {number} {_unrecorded(kept)}.")
     return tuple(kept.index(number) for number in wanted)

@@ -51,7 +51,7 @@ class ConcentrationSettings:
 
     Attributes:
         ks: numbers of top channels whose share of the squared values is reported.
-        k: number of massive channels that are removed from token norms, and tested for being explained by registers.
+        k: number of top channels that are removed from token norms, and tested for being explained by registers.
         score: the statistic that ranks channels.
         threshold: threshold of the channel test, as a multiple of the lower median score.
         absolute: absolute threshold of the scalar test; 100 in Sun et al. 2024.
@@ -64,7 +64,7 @@ class ConcentrationSettings:
         default=(1, 2, 4, 8, 12),
         metadata=several(Whole(1, MOST_INDEX), "Numbers of top channels whose energy share is reported."),
     )
-    k: int = field(default=8, metadata=within(1, MOST_INDEX, "Number of massive channels to remove from token norms."))
+    k: int = field(default=8, metadata=within(1, MOST_INDEX, "Number of top channels to remove from token norms."))
     score: str = field(default="mean_abs", metadata=_SCORE)
     threshold: float = field(
         default=10.0,

@@ -7,6 +7,8 @@ from typing import Any
 
 from fewchannels.analyses.document import Figure, Finding
 
+_MOST_HEADLINES = 3
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -23,6 +25,17 @@ class Summary:
     text: str
     findings: Sequence[Finding] = ()
     figures: Sequence[Figure] = ()
+
+    @property
+    def headlines(self) -> list[str]:
+        """One to three sentences, which a terminal prints: the first ones of findings, or of the page without any."""
+        told = [each.headline for each in self.findings if not each.name.endswith("_by_layer")]
+        return told[:_MOST_HEADLINES] or self._paragraphs()[:_MOST_HEADLINES]
+
+    def _paragraphs(self) -> list[str]:
+        """Paragraphs of the page that are neither headings nor tables nor images."""
+        paragraphs = [" ".join(each.split()) for each in self.text.split("\n\n")]
+        return [each for each in paragraphs if each and not each.startswith(("#", "|", "!["))]
 
     @cached_property
     def files(self) -> dict[str, bytes]:

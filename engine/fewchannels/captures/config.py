@@ -32,8 +32,8 @@ class CaptureConfig(Generation):
         shard_samples: samples per task and shard; None for as many as fit into 512 MiB of values, at most 16.
     """
 
-    layers: str = field(default="all", metadata=text("Layers to record: all, dual, single, or indices: 0,5."))
-    steps: str = field(default="all", metadata=text("Steps to record: all, last, or indices: 0,9,19."))
+    layers: str = field(default="all", metadata=text("Layers to record: all, dual, single, or indices: 0,5, 2-4."))
+    steps: str = field(default="all", metadata=text("Steps to record: all, last, or indices: 0,9,19, 2-4, -1."))
     top_k: int = field(
         default=12,
         metadata=within(0, MOST_INDEX, "Number of top channels whose token maps are recorded; 0: statistics only."),

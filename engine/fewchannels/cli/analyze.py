@@ -26,8 +26,8 @@ Run = Annotated[str, typer.Argument(help="Folder or URL of the run.")]
 Where = Annotated[
     str | None, typer.Option(help="SQL condition on columns of samples and manifest.", show_default="all finished")
 ]
-Layers = Annotated[str, typer.Option(help="Layers: all, dual, single, or indices: 0,5.")]
-Steps = Annotated[str, typer.Option(help="Steps: all, last, or indices: 0,9,19.")]
+Layers = Annotated[str, typer.Option(help="Layers: all, dual, single, or indices: 0,5, 2-4, 2:5, last.")]
+Steps = Annotated[str, typer.Option(help="Steps: all, last, or indices: 0,9,19, 2-4, 2:5, -1.")]
 Stream = Annotated[str, typer.Option(help="Token stream: image or text.")]
 Branch = Annotated[str, typer.Option(help="Guidance branch: cond or uncond.")]
 Label = Annotated[
@@ -136,7 +136,7 @@ def stability(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Compare the massive channels across prompts, seeds, steps, layers and definitions.
+    """Compare the top channels across prompts, seeds, steps, layers and definitions.
 
     Example: fewchannels analyze stability RUN --k 8
     """
@@ -196,7 +196,7 @@ def alignment(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Cluster tokens by their massive channels and compare the clusters with the subject mask, with controls.
+    """Cluster tokens by their top channels and compare the clusters with the subject mask, with controls.
 
     Example: fewchannels analyze alignment RUN --steps last
     """
@@ -285,7 +285,7 @@ def workers_of(n_workers: int | None, address: str | None, n_scores: int, gpus_p
 
 
 def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) -> None:
-    """Print the numbers as JSON, or the summary page without images and the folder that has the rest.
+    """Print the numbers as JSON, or one to three sentences, the tables, and the folder that has the rest.
 
     Args:
         summary: summary of an analysis or a comparison.
@@ -296,8 +296,8 @@ def print_summary(summary: "Summary", where: str, as_json: bool, is_wide: bool) 
     if as_json:
         print_json(summary.numbers)
         return
-    print_page(summary.text, is_wide)
-    say(f"Tables, figures and the summary are in {where}")
+    print_page(summary.headlines, summary.text, is_wide)
+    say(f"The whole summary (summary.md), tables and figures are in {where}")
 
 
 def _print_foreseen(analysis: "Analysis", selected: "Selected", label: str, pool: Pool, as_json: bool) -> None:

@@ -67,7 +67,7 @@ def capture(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Generate a manifest's samples and record channel statistics and massive channels at every layer and step.
+    """Generate a manifest's samples and record channel statistics and the top channels at every layer and step.
 
     Rerun the same command to resume. Exit code 5 means that samples are missing or failed.
 
@@ -160,7 +160,7 @@ def _print_estimate(job: "Job", manifest: Path, pool: Pool, as_json: bool) -> No
         return
     table = Table(title=f"Estimated contents of {job.run}", title_justify="left")
     table.add_column("what")
-    table.add_column("shape (sample, step, layer, ...)")
+    table.add_column("shape: sample, step, layer")
     table.add_column("bytes", justify="right")
     for array in job.layout.arrays():
         table.add_row(array.name, " x ".join(map(str, array.shape)), f"{expected.array_bytes[array.name]:,}")

@@ -43,7 +43,9 @@ def compare(
         ),
     ] = "auto",
     where: Where = None,
-    layers: Annotated[str, typer.Option(help="Layers of each run: all, dual, single, or indices: 0,5.")] = "all",
+    layers: Annotated[
+        str, typer.Option(help="Layers of each run: all, dual, single, or indices: 0,5, 2-4, 2:5, last.")
+    ] = "all",
     steps: Steps = "all",
     stream: Stream = "image",
     branch: Branch = "cond",
@@ -53,7 +55,7 @@ def compare(
     as_json: AsJson = False,
     wide: Wide = False,
 ) -> None:
-    """Compare the massive channels of two models, checkpoints or settings, sample by sample.
+    """Compare the top channels of two models, checkpoints or settings, sample by sample.
 
     Example: fewchannels compare RUN_A RUN_B --k 8 --out COMPARISON
     """

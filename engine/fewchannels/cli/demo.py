@@ -1,4 +1,4 @@
-"""``fewchannels demo``: manifest, capture and two queries on the bundled model."""
+"""``fewchannels demo``: manifest, capture, two queries and three findings on the bundled model."""
 
 import shlex
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from fewchannels.cli.answers import print_relation
 from fewchannels.cli.console import results, say
 from fewchannels.cli.options import option, ruled
-from fewchannels.cli.query import print_relation
-from fewchannels.cli.tables import Wide
+from fewchannels.cli.tables import Wide, print_sentences
 from fewchannels.cluster.shares import Pool
 from fewchannels.settings.ranges import within
 
@@ -55,20 +55,30 @@ def demo(
     outcome = run_job(job, table, choose_pool(actors, n_forwards=job.n_forwards))
     outcome.check_complete()
     run = StoredRun(run_path)
-    last = max(job.layout.steps)
     say("3. two queries")
-    results.print(f"\nMassive channels: the largest of {job.geometry.n_channels} at the last step, by layer")
-    print_relation(run.query("massive_channels", step=last, top=3), is_wide=wide)
+    results.print(f"\nTop channels: the largest of {job.geometry.n_channels} at the last step, by layer")
+    print_relation(run.query("massive_channels", step="last", top=3), is_wide=wide)
     results.print("\nStability: are the top channels the same from prompt to prompt?")
-    print_relation(run.query("channel_stability", step=last), is_wide=wide)
+    print_relation(run.query("channel_stability", step="last"), is_wide=wide)
     shown = contact_sheet(run, sheet)
     place = shlex.quote(str(run_path))
-    say(f"4. a contact sheet ({shown}): {sheet}")
+    say(f"4. a contact sheet: {shown}")
+    results.print("\nFindings:")
+    print_sentences(_findings(run_path))
     results.print(
-        f"\nTry next:\n"
-        f"  fewchannels query --list\n"
-        f"  fewchannels query {place} step_profile\n"
-        f'  fewchannels sql {place} "select prompt, seconds from samples limit 5"\n'
-        f"  fewchannels runs show {place}",
+        f"\nContact sheet: {sheet}\n"
+        f"\nNext:\n"
+        f"  fewchannels explore {place}\n"
+        f"  fewchannels report {place} -o {shlex.quote(str(out / 'report.html'))}",
         soft_wrap=True,
     )
+
+
+def _findings(run: Path) -> list[str]:
+    """The first three findings of a run, one sentence each."""
+    from fewchannels.analyses.evidence import open_evidence
+    from fewchannels.analyses.findings import of_run
+
+    evidence = open_evidence(str(run))
+    with evidence.catalog:
+        return [finding.headline for _, finding in of_run(evidence).sentences][:3]

@@ -3,10 +3,11 @@
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ from rich.text import Text
 from fewchannels.cli.commands import Commands
 from fewchannels.cli.console import duration, errors, print_json, progress_bar, results
 from fewchannels.cli.options import ruled
+from fewchannels.errors import InputError
+from fewchannels.files.durable import check_output
 from fewchannels.settings.ranges import within
 from fewchannels.settings.units import size
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 app = Commands(no_args_is_help=True)
 _BAR_AFTER_S = 2.0
 _NOTES_SHOWN = 20
+_LIMIT = within(1, 10**9, "Keep only the first prompts, each with all its seeds.")
+_SAMPLE = within(1, 10**9, "Keep only a random sample of prompts, the same for the same prompts in any order.")
 _PARTS = within(2, 10_000, "Number of parts.")
 
 
@@ -66,7 +71,19 @@ def ingest(
         ),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds for each prompt: 0,1,2 or 0:4.", show_default="the seed column, else 0")
+        str | None,
+        typer.Option(help="Seeds for each prompt: 0,1,2, 0-3 or 0:4.", show_default="the seed column, else 0"),
+    ] = None,
+    limit: Annotated[int | None, ruled(_LIMIT)] = None,
+    sample: Annotated[int | None, ruled(_SAMPLE)] = None,
+    by: Annotated[
+        str | None, typer.Option(help="With --sample: spread the prompts evenly over this column's values.")
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep only samples that meet this SQL condition on the manifest's columns; those of CSV are text."
+        ),
     ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="On bad rows, fail and write nothing, or skip them.")
@@ -80,24 +97,47 @@ def ingest(
     the column source_file names each row's file. In TSV, quotes are part of the text.
 
     Example: fewchannels manifest ingest prompts.csv more.jsonl -o manifest.parquet --seeds 0:4
+    Example: fewchannels manifest ingest prompts.csv -o manifest.parquet --sample 100 --by category
     """
     from fewchannels import manifest
 
+    if by is not None and sample is None:
+        raise InputError("--by spreads a random sample over a column. Give --sample N with it, or omit it.")
+    if limit is not None and sample is not None:
+        raise InputError("--limit and --sample both choose prompts. Pass only one of them.")
+    is_part = limit is not None or sample is not None or where is not None
     began = time.monotonic()
-    with _progress() as progress:
+    with ExitStack() as stack:
+        whole = output
+        if is_part:
+            check_output(output)
+            whole = Path(stack.enter_context(TemporaryDirectory(prefix="fewchannels-"))) / "whole.parquet"
+        progress = stack.enter_context(_progress())
         report = manifest.ingest(
             sources,
-            output,
+            whole,
             prompt_column=prompt_column,
             ignore_columns=ignore_column or (),
             seeds=None if seeds is None else manifest.parse_seeds(seeds),
             on_error=on_error.value,
             progress=progress,
         )
+        n_whole = report.n_written
+        if is_part:
+            kept = manifest.choose(
+                whole, output, limit=limit, sample=sample, by=by, matching=_matching(whole, where) if where else None
+            )
+            report = replace(report, output=output, n_written=kept)
     if as_json:
-        print_json(asdict(report) | {"output": str(report.output)})
+        print_json(asdict(report) | {"output": str(report.output)} | ({"n_before_choice": n_whole} if is_part else {}))
     else:
-        _print_report(report, time.monotonic() - began)
+        _print_report(report, time.monotonic() - began, n_whole)
+
+
+def _matching(path: Path, where: str) -> list[int]:
+    from fewchannels.runs.sql.matching import matching
+
+    return matching(path, where)
 
 
 @app.command()
@@ -166,7 +206,7 @@ def _progress() -> Iterator[Callable[[int, int, int], None]]:
         bar.stop()
 
 
-def _print_report(report: "IngestReport", seconds: float) -> None:
+def _print_report(report: "IngestReport", seconds: float, n_whole: int) -> None:
     for row in report.bad_rows:
         errors.print(f"skipped {row}", style="yellow", soft_wrap=True)
     if report.n_bad > len(report.bad_rows):
@@ -176,7 +216,8 @@ def _print_report(report: "IngestReport", seconds: float) -> None:
     if len(report.notes) > _NOTES_SHOWN:
         errors.print(f"{len(report.notes) - _NOTES_SHOWN:,} more notes are in --json", style="yellow")
     table = _table(report.output)
-    table.add_row("samples", f"{report.n_written:,}")
+    chosen = f", chosen from {n_whole:,}" if report.n_written < n_whole else ""
+    table.add_row("samples", f"{report.n_written:,}{chosen}")
     table.add_row("rows read", f"{report.n_rows:,}")
     table.add_row("prompts from", _literal(report.prompt_column))
     for each in report.settings:

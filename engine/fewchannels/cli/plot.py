@@ -53,7 +53,7 @@ def plot(
         if as_json:
             print_json(outcome.numbers)
             return
-        print_page(outcome.text, wide)
+        print_page(outcome.headlines, outcome.text, wide)
         say(f"figures: {', '.join(sorted(outcome.files))}, in {sweep}/results/effects/")
         return
     refuse_unused(["--metric", "--json"], "with --of or --item, one figure is drawn and nothing is measured")

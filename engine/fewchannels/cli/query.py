@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fewchannels.cli import streams
+from fewchannels.cli.answers import (
+    BY_CHANNEL,
+    MOST_COUNTED,
+    MOST_TOLD,
+    print_answer,
+    print_relation,
+    rows_in_words,
+)
 from fewchannels.cli.commands import Command
 from fewchannels.cli.console import errors, note, print_json, results
 from fewchannels.cli.tables import Column, Wide, print_table
@@ -21,17 +28,12 @@ from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.files.durable import check_output
 
 if TYPE_CHECKING:
-    from fewchannels.runs.sql.answer import Answer
     from fewchannels.runs.sql.catalog import Catalog
     from fewchannels.runs.sql.limits import Limits
     from fewchannels.runs.sql.named_queries import Query
     from fewchannels.runs.sql.question import Question
 
 DEFAULT_LIMIT = 40
-LONGEST_TEXT = 48
-LOST = ("n_nonfinite", "n_failed", "n_without_iou")
-"""Columns that count what the others lack; where there is something, they are never left out."""
-MOST_COUNTED = 10_000_000
 MOST_PRINTED = 100_000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print rows as JSON: null for NaN, base64 for binary.")]
@@ -76,16 +78,22 @@ def query(
     limit: Limit = None,
     timeout: Timeout = None,
     wide: Wide = False,
+    rows: Annotated[
+        bool,
+        typer.Option("--rows", help="Print massive_channels by layer and step, instead of channels over all of them."),
+    ] = False,
 ) -> None:
     """Run a named query on a run, finished or not; --list shows which queries need the results of an analysis.
 
-    Example: fewchannels query RUN massive_channels --param step=19 --param top=3
+    On a terminal, what the rows say comes first, then the main columns; --json, --csv and --output have all of them.
+
+    Example: fewchannels query RUN massive_channels --param step=last --param top=3
     """
     from fewchannels.runs.sql.catalog import Catalog
     from fewchannels.runs.sql.named_queries import queries
 
     if as_list:
-        refuse_unused(["--param", "--csv", "--output", "--limit", "--timeout"], "--list does not query a run")
+        refuse_unused(["--param", "--csv", "--output", "--limit", "--timeout", "--rows"], "--list does not query a run")
         if run is not None and name is not None:
             raise InputError(f"--list explains a query and does not run it. Pass only its name: query --list {name}.")
         wanted = run
@@ -105,11 +113,15 @@ def query(
         )
     if name not in queries():
         raise unknown("query", name, queries())
+    if name != BY_CHANNEL:
+        refuse_unused(["--rows"], f"it applies to {BY_CHANNEL}; other queries always print their rows")
+    elif as_json or as_csv or output is not None:
+        refuse_unused(["--rows"], "--json, --csv and --output always have all rows")
     parameters = _parameters(queries()[name], param or [])
     limits = _limits(timeout, as_json, as_csv, output, limit)
     with Catalog(run) as catalog:
         _tell_note(catalog)
-        _deliver(catalog.ask_query(name, limits, **parameters), as_json, as_csv, output, limit, wide)
+        _deliver(catalog.ask_query(name, limits, **parameters), as_json, as_csv, output, limit, wide, rows)
 
 
 def sql(
@@ -147,85 +159,6 @@ def _tell_note(catalog: "Catalog") -> None:
         note(catalog.note)
 
 
-def print_relation(answer: "Answer", n_rows: int | None = None, is_wide: bool = False) -> None:
-    """Print a result as a table: numbers to 4 digits, long texts truncated, units under the column names.
-
-    On a terminal, columns that do not fit are listed below: bounds of intervals and counts that are all 0 first, then
-    the rightmost columns.
-
-    Args:
-        answer: result of :meth:`fewchannels.runs.sql.catalog.Catalog.query` or ``sql``.
-        n_rows: total number of rows if the result has only the first of them; above :data:`MOST_COUNTED`, any larger
-        number.
-        is_wide: whether to print all columns, even beyond the width of the terminal.
-    """
-    from fewchannels.runs.sql.writing import rows
-
-    units = {column.name: column.unit for column in answer.query.columns} if answer.query else {}
-    values = [row for batch in answer.batches() for row in rows(batch)]
-    columns = list(zip(*values, strict=True)) if values else [()] * len(answer.columns)
-    print_table(
-        [
-            Column(
-                _visible(name),
-                [_cell(value) for value in column],
-                units.get(name, ""),
-                is_right=all(value is None or isinstance(value, int | float) for value in column),
-                cuts=units.get(name) == "text" or any(isinstance(v, str) and len(v) > LONGEST_TEXT for v in column),
-                is_minor=name.endswith(("_low", "_high")) or (name in LOST and not any(column)),
-                is_kept=name in LOST and any(column),
-            )
-            for name, column in zip(answer.columns, columns, strict=True)
-        ],
-        is_wide,
-    )
-    results.print(_counted(len(answer), len(answer) if n_rows is None else n_rows))
-
-
-def _counted(n_shown: int, n_rows: int) -> str:
-    if n_shown == n_rows:
-        return _rows(n_rows)
-    n = f"{n_rows}" if n_rows <= MOST_COUNTED else f"more than {MOST_COUNTED:,}"
-    return f"{n_shown} of {n} rows; --limit 0 for all"
-
-
-def _rows(n: int) -> str:
-    return f"{n} row{'s' * (n != 1)}"
-
-
-def _visible(text: str) -> str:
-    """Put a text on one line; escape characters that could move the cursor or that the output cannot encode."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return shown.encode(results.encoding, "backslashreplace").decode(results.encoding)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1].rstrip() + "…"
-
-
-def _cell(value: Any) -> str:
-    return _cut(_visible(_short(value)[: LONGEST_TEXT + 1]))
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
-    if isinstance(value, float | Decimal):
-        return _number(float(value))
-    if isinstance(value, list):
-        return "[" + " ".join(_short(item) for item in value[:LONGEST_TEXT]) + "]"
-    return str(value)
-
-
-def _number(value: float) -> str:
-    """Format with 4 significant digits; never round the integer part of a number below ten million."""
-    if value == 0 or 1000 <= abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:#.4g}"
-
-
 def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | None, limit: int | None) -> "Limits":
     """Check that the options fit together; return the limits of the query."""
     from fewchannels.runs.sql.limits import Limits, default_limits
@@ -244,7 +177,13 @@ def _limits(timeout: float | None, as_json: bool, as_csv: bool, output: Path | N
 
 
 def _deliver(
-    question: "Question", as_json: bool, as_csv: bool, output: Path | None, limit: int | None, is_wide: bool
+    question: "Question",
+    as_json: bool,
+    as_csv: bool,
+    output: Path | None,
+    limit: int | None,
+    is_wide: bool,
+    every_row: bool = False,
 ) -> None:
     """Run a query, and print or write the result as it arrives; only the rows of a table are held in memory."""
     from fewchannels import machine
@@ -254,13 +193,17 @@ def _deliver(
     try:
         if output is not None:
             n = writing.write(output, lambda: question.batches(limit))
-            errors.print(f"wrote {_rows(n)} to {output}")
+            errors.print(f"wrote {rows_in_words(n)} to {output}")
         elif as_json or as_csv:
             for text in (writing.json_texts if as_json else writing.csv_texts)(question.batches(limit)):
                 streams.write(text)
         else:
-            answer, n_rows = question.first(DEFAULT_LIMIT if limit is None else limit, MOST_COUNTED)
-            print_relation(answer, n_rows, is_wide)
+            most = DEFAULT_LIMIT if limit is None else limit
+            if question.is_named:
+                answer, n_rows = question.first(max(MOST_TOLD, most) if most else 0, MOST_COUNTED)
+                print_answer(answer, n_rows, most, is_wide=is_wide, every_row=every_row)
+            else:
+                print_relation(*question.first(most, MOST_COUNTED), is_wide)
     except MemoryError:
         raise FewchannelsError("the result does not fit in memory. Select fewer rows or columns.") from None
 

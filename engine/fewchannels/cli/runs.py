@@ -1,5 +1,6 @@
 """``fewchannels runs``: show runs on disk."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -7,7 +8,9 @@ from rich.table import Table
 
 from fewchannels.cli import hub, upkeep, verify
 from fewchannels.cli.commands import Commands
-from fewchannels.cli.console import left_over, print_json, results
+from fewchannels.cli.console import left_over, note, print_json, results
+from fewchannels.cli.tables import Column, Wide, print_table
+from fewchannels.settings.indices import in_short
 from fewchannels.settings.units import size
 
 app = Commands(no_args_is_help=True)
@@ -27,6 +30,50 @@ def register(commands: typer.Typer) -> None:
 @app.callback()
 def _group() -> None:
     """Show, check and maintain runs."""
+
+
+@app.command("list")
+def list_runs(
+    folder: Annotated[str, typer.Argument(help="Folder or URL that contains runs, at any depth.")] = ".",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    wide: Wide = False,
+) -> None:
+    """List the runs, sweeps and comparisons in a folder: model, samples, progress and results.
+
+    Example: fewchannels runs list runs
+    """
+    from fewchannels.runs.listing import listed
+
+    found = listed(folder)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    unread = [each for each in found if each.error]
+    read = [each for each in found if not each.error]
+    columns = {
+        "place": [each.place for each in read],
+        "kind": [each.kind for each in read],
+        "model": [each.model for each in read],
+        "samples": ["" if each.n_samples is None else f"{each.n_samples:,}" for each in read],
+        "tasks done": ["" if each.n_tasks is None else f"{each.n_tasks_done:,} of {each.n_tasks:,}" for each in read],
+        "results": [", ".join(each.results) for each in read],
+        "begun": [each.created[:16].replace("T", " ") for each in read],
+    }
+    if read:
+        print_table(
+            [
+                Column(
+                    head, cells, is_right=head == "samples", folds=head in ("place", "model"), wraps=head == "results"
+                )
+                for head, cells in columns.items()
+            ],
+            wide,
+        )
+    kinds = {kind: sum(each.kind == kind for each in read) for kind in ("run", "sweep", "comparison")}
+    counted = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in kinds.items() if n)
+    results.print(counted or f"no run, sweep or comparison in {folder}", soft_wrap=True)
+    for each in unread:
+        note(f"{each.place} cannot be read: {each.error}")
 
 
 @app.command()
@@ -107,10 +154,4 @@ def _show_sweep(place: str, as_json: bool) -> None:
 
 def _indices(values: list[int]) -> str:
     """Format ascending indices with ranges abbreviated: ``0-19, 25``."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1].append(value)
-        else:
-            parts.append([value])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    return in_short(values).replace(",", ", ")

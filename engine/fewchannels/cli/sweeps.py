@@ -99,8 +99,11 @@ def run_sweep(prepared: "Prepared", pool: Pool, *, dry_run: bool, as_json: bool,
         print_json(content)
     else:
         if summary:
-            print_page(summary.text, is_wide)
-        say(f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}; figures are in results/effects/.")
+            print_page(summary.headlines, summary.text, is_wide)
+        say(
+            f"{outcome.n_done} of {outcome.n_samples} items are in {sweep.place}; the whole summary and figures are in "
+            "results/effects/."
+        )
     outcome.check_complete()
 
 

@@ -3,7 +3,7 @@
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -19,9 +19,13 @@ Wide = Annotated[
     bool,
     typer.Option(
         "--wide",
-        help="Print every column, even beyond the terminal's width. Pipes, files, CSV and JSON always get all columns.",
+        help="Print every column, even beyond the terminal's width. CSV, JSON and files always get all columns.",
     ),
 ]
+MOST_COLUMNS = 8
+"""Maximum number of columns of a named query or an analysis."""
+COMFORTABLE = 100
+"""Width of their tables and sentences, in characters, on a pipe and at most on a terminal."""
 _PADDING = 1
 _SHORTEST_CUT = 24
 _RULE = re.compile(r"\|[-:| ]+\|")
@@ -84,15 +88,25 @@ class Column:
         return textwrap.wrap(self.unit, width, break_long_words=False)
 
 
-def print_table(columns: Sequence[Column], is_wide: bool) -> None:
+def print_sentences(texts: Sequence[str]) -> None:
+    """Print sentences, each on lines of its own."""
+    width = min(results.width, COMFORTABLE) if results.is_terminal else COMFORTABLE
+    for text in texts:
+        for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
+            results.print(line, soft_wrap=True)
+
+
+def print_table(columns: Sequence[Column], is_wide: bool, main: Collection[str] | None = None) -> None:
     """Print a table, and below it the names of columns that do not fit: a command that calls this has ``--wide``.
 
     Args:
         columns: columns with equal numbers of cells.
         is_wide: whether to print all columns, even beyond the width of the terminal.
+        main: headings of the only columns to print otherwise, in :data:`COMFORTABLE` characters; None for all that fit.
     """
-    available = results.width if results.is_terminal else sys.maxsize
-    there = list(columns) if is_wide else _fitting(columns, available)
+    available = results.width if results.is_terminal else COMFORTABLE if main is not None else sys.maxsize
+    chosen = [column for column in columns if main is None or column.head in main]
+    there = list(columns) if is_wide else _fitting(chosen, available)
     widths = _widths(there, sys.maxsize if is_wide else available)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, _PADDING, 0, 0))
     units = [column.unit_lines(width) for column, width in zip(there, widths, strict=True)]
@@ -111,36 +125,38 @@ def print_table(columns: Sequence[Column], is_wide: bool) -> None:
         results.print(f"Columns that do not fit: {', '.join(left_out)}. --wide prints them.")
 
 
-def print_page(text: str, is_wide: bool) -> None:
-    """Print a page in Markdown, without its images.
+def print_page(sentences: Sequence[str], text: str, is_wide: bool) -> None:
+    """Print a page's title, sentences, and the page's tables in Markdown with the caption or heading above each.
 
     Args:
+        sentences: what the page says first.
         text: text of the page.
-        is_wide: same as for :func:`print_table`.
+        is_wide: same as for :func:`print_table`; otherwise tables have their first :data:`MOST_COLUMNS` columns.
     """
-    from rich.markdown import Markdown  # not needed by queries
-
-    held: list[str] = []
+    title = next((line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")), "")
+    if title:
+        results.print(Text(title, style="bold"), soft_wrap=True)
+    print_sentences(sentences)
+    above = ""
     rows: list[list[str]] = []
 
     def flush() -> None:
-        if any(held):
-            results.print(Markdown("\n".join(held)))
+        nonlocal above
         if rows:
             heads, *cells = rows
             columns = [Column(head, [row[i] for row in cells], wraps=True) for i, head in enumerate(heads)]
-            print_table(columns, is_wide)
-        held.clear()
-        rows.clear()
+            print_sentences([above.lstrip("# ")])
+            print_table(columns, is_wide, heads[:MOST_COLUMNS])
+            rows.clear()
+            above = ""
 
     for line in text.splitlines():
-        is_row = line.startswith("| ") or bool(_RULE.fullmatch(line))
-        if is_row != bool(rows) and (held or rows):
-            flush()
-        if not is_row:
-            held += [] if line.startswith("![") else [line]
-        elif not _RULE.fullmatch(line):
+        if line.startswith("| ") and not _RULE.fullmatch(line):
             rows.append([cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split(" | ")])
+        elif not _RULE.fullmatch(line):
+            flush()
+            if line.endswith(":") or line.startswith("## "):
+                above = line
     flush()
 
 

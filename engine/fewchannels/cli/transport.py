@@ -66,7 +66,7 @@ def register(commands: typer.Typer) -> None:
 
 @app.callback()
 def _group() -> None:
-    """Patch massive channels of one trajectory into another (activation patching), with controls in each batch."""
+    """Patch top channels of one trajectory into another (activation patching), with controls in each batch."""
 
 
 @app.command()

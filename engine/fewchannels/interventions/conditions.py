@@ -11,6 +11,8 @@ from typing import Any
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import STREAMS, Block
 from fewchannels.runs.choices import choose_layers, choose_steps, choose_words
+from fewchannels.settings.indices import counts_from_end
+from fewchannels.settings.indices import in_short as runs_in_short
 from fewchannels.settings.ranges import MOST_INDEX, Number, Text, Whole, check, parsed, several, shown, within
 
 EDITS = ("zero", "mean", "shuffle", "transport")
@@ -148,7 +150,9 @@ class Grid:
     layers: tuple[str, ...] = field(
         default=("all",),
         metadata=several(
-            Text(), "Layers to edit: all, dual, single, each, windows:N, or indices 0,5; repeatable.", repeats=True
+            Text(),
+            "Layers to edit: all, dual, single, each, windows:N, or indices 0,5 or 2-4; repeatable.",
+            repeats=True,
         ),
     )
     steps: tuple[str, ...] = field(
@@ -311,30 +315,21 @@ def _layers(text: str, blocks: Sequence[Block]) -> list[tuple[int, ...]]:
 
 
 def _steps(text: str, n_steps: int, fewest: int) -> list[tuple[int, ...]]:
-    same_for_all = fewest == n_steps
-    if not same_for_all and text == "last":
+    if fewest < n_steps and text in ("last", "-1"):
         return [(LAST,)]
-    if not same_for_all and text != "all":
-        if text[:1].isalpha():
+    if fewest < n_steps and text != "all":
+        if text[:1].isalpha() or counts_from_end(text):
             raise InputError(
                 f"steps is {shown(text)}; the samples have {fewest} to {n_steps} steps, so this choice differs "
                 f"between them. Give all, last, or indices from 0 to {fewest - 1}."
             )
         n_steps = fewest
     windows = _windows(text, n_steps)
-    if windows is not None:
-        return [tuple(window) for window in windows]
-    return [choose_steps(text, n_steps, same_for_all=same_for_all)]
+    return [choose_steps(text, n_steps)] if windows is None else [tuple(window) for window in windows]
 
 
 def in_short(numbers: Sequence[int]) -> str:
     """Ascending numbers with ranges abbreviated: ``0-5,8``; ``last`` and ``none`` for these."""
     if list(numbers) == [LAST]:
         return "last"
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
+    return runs_in_short(numbers) or "none"

@@ -8,6 +8,7 @@ Imported by others: itself, columns, rows.
 Imports: errors, files, tables, demo.
 """
 
+from fewchannels.manifest.choice import choose
 from fewchannels.manifest.columns import ALIASES, PROMPT_COLUMNS
 from fewchannels.manifest.manifest import Manifest, SettingsUsed, digest
 from fewchannels.manifest.read import (
@@ -36,6 +37,7 @@ __all__ = [
     "OwnSetting",
     "Sample",
     "SettingsUsed",
+    "choose",
     "columns",
     "digest",
     "ingest",

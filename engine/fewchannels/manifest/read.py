@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from fewchannels.manifest.columns import plain
 from fewchannels.manifest.rows import OPTIONAL_COLUMNS
 from fewchannels.tables import schema
 
+TABLES_OF_PROMPTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+"""Suffixes of files that become manifests, which they are not yet."""
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _MOST_DISTINCT = 10_000  # values of an extra column that are distinguished
 _COMMONEST = 5
@@ -254,11 +257,14 @@ def opened(path: ManifestFile, name: str | None = None) -> Iterator[pq.ParquetFi
 
 def not_readable(name: str, error: Exception) -> InputError:
     """The error of a file that cannot be read."""
+    if Path(name).suffix.lower() in TABLES_OF_PROMPTS:
+        return not_a_manifest(name, "it is a table of prompts")
     return InputError(f"{name!r} is not readable Parquet: {error}. Ingest the manifest again.")
 
 
 def not_a_manifest(name: str, why: str) -> InputError:
     """The error of a file that is not a manifest."""
     return InputError(
-        f"{name!r} is not a manifest: {why}. Convert it: fewchannels manifest ingest {name!r} -o manifest.parquet."
+        f"{name!r} is not a manifest: {why}. Convert it: fewchannels manifest ingest {shlex.quote(name)} -o "
+        f"{shlex.quote(Path(name).stem or 'manifest')}.parquet"
     )

@@ -23,19 +23,19 @@ Progress = Callable[[int, int, int], None]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse seeds: ``0,1,2``, or a range with an exclusive end, ``0:4``, or both, ``0:4,10``.
+    """Parse seeds: ``0,1,2``, ranges such as ``0-3`` or, with an exclusive end, ``0:4``, or both, ``0:4,10``.
 
     Raises:
         InputError: the text is none of these, a seed is too large or given twice, or there are too many.
     """
-    rule = "Seeds are whole numbers, 0,1,2, or a range with an exclusive end, 0:4."
+    rule = "Seeds are whole numbers, 0,1,2, or a range: 0-3, or 0:4 with an exclusive end."
     ranges = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,19})\s*(?::\s*([0-9]{1,19})\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,19})\s*(?:([:-])\s*([0-9]{1,19})\s*)?", part)
         if match is None:
             raise InputError(f"seeds {text!r}: {part.strip()!r} is not a seed. {rule}")
         start = int(match[1])
-        stop = start + 1 if match[2] is None else int(match[2])
+        stop = start + 1 if match[3] is None else int(match[3]) + (match[2] == "-")
         if stop <= start:
             raise InputError(f"seeds {text!r}: the range {part.strip()!r} is empty. {rule}")
         ranges.append(range(start, stop))

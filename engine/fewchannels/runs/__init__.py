@@ -5,9 +5,10 @@
 verifies, repairs, merges, exports, pushes and pulls. The specification is ``schemas/store.md``. Nothing here runs a
 model.
 
-Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, opened,
-    parts, place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits, sql.named_queries,
-    sql.progress, sql.question, sql.ranking, sql.writing, storage, sweep, upkeep.contents, upkeep.datasets, upkeep.hub,
-    upkeep.merge, upkeep.problems, upkeep.pull, upkeep.push, upkeep.repair, upkeep.verify.
+Imported by others: arrays, changes, choices, description, documents, identity, images, layout, lease, ledger, listing,
+    opened, parts, place, provenance, results, run, shards, sql.answer, sql.catalog, sql.columns, sql.limits,
+    sql.matching, sql.named_queries, sql.progress, sql.question, sql.ranking, sql.writing, storage, sweep,
+    upkeep.contents, upkeep.datasets, upkeep.hub, upkeep.merge, upkeep.problems, upkeep.pull, upkeep.push,
+    upkeep.repair, upkeep.verify.
 Imports: errors, files, machine, settings, tables, manifest, measures, models.
 """

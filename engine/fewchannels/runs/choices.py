@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fewchannels.errors import InputError, unknown
 from fewchannels.models.family import Block
+from fewchannels.settings.indices import counts_from_end, parse_indices
 from fewchannels.settings.ranges import Whole, shown
 
 _MOST_DRAWS = 1_000
@@ -66,50 +67,8 @@ def choose_words(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in known if word in words)
 
 
-_PART = re.compile(r"(-?[0-9]{1,18})(?:([-:])([0-9]{1,18}))?")
-
-
-def choose_numbers(kind: str, text: str, known: Sequence[int], absent: str) -> tuple[int, ...]:
-    """Layers or steps of a list: ``3``; ``-1`` and ``last``, from the end; ``2-4``, both included; ``2:5``, 2 to 4.
-
-    Args:
-        kind: what they are, in the singular, for messages.
-        text: the choice.
-        known: the valid numbers, ascending.
-        absent: the end of a message about a number that is not valid, such as ``does not exist; valid are 0 to 5``.
-
-    Returns:
-        The chosen numbers, ascending.
-
-    Raises:
-        InputError: a part is none of these, or one of its numbers is not valid.
-    """
-    chosen: set[int] = set()
-    for part in (each.strip() for each in text.split(",")):
-        found = _PART.fullmatch("-1" if part == "last" else part)
-        if found is None:
-            raise InputError(
-                f"{kind} {shown(part)} is not an index; give e.g. {known[0]},{known[-1]}, a range such as 2-4, or last."
-            )
-        first = int(found[1])
-        if first < 0 and not found[2]:
-            if -first > len(known):
-                raise InputError(f"{kind} {first} does not exist; -1 to -{len(known)} count from the end.")
-            chosen.add(known[first])
-            continue
-        last = first if not found[2] else int(found[3]) - (found[2] == ":")
-        if wrong := [each for each in (first, last) if each not in known]:
-            raise InputError(f"{kind} {wrong[0]} {absent}.")
-        if first > last:
-            raise InputError(f"{kind}s {shown(part)} selects nothing. Give the smaller number first.")
-        if missing := [each for each in range(first, last + 1) if each not in known]:
-            raise InputError(f"{kind} {missing[0]} {absent}.")
-        chosen |= set(range(first, last + 1))
-    return tuple(sorted(chosen))
-
-
 def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """Layers named by ``all``, ``last``, ``dual``, ``single`` or indices such as ``0,5``, ``-1``, ``2-4`` and ``2:5``.
+    """Layers named by ``all``, ``dual``, ``single`` or indices such as ``0,5``, ``2-4`` or ``-1``.
 
     Raises:
         InputError: an unknown word, or an index that the model does not have.
@@ -121,11 +80,11 @@ def choose_layers(text: str, blocks: Sequence[Block]) -> tuple[Block, ...]:
         return tuple(block for block in blocks if block.kind == text)
     if text[:1].isalpha() and not text.startswith("last"):
         raise unknown("layers", text, ["all", *kinds, f"indices 0 to {len(blocks) - 1} such as 0,{len(blocks) - 1}"])
-    return tuple(blocks[i] for i in choose_numbers("layer", text, range(len(blocks)), _absent(len(blocks))))
+    return tuple(blocks[i] for i in parse_indices("layer", text, range(len(blocks))))
 
 
 def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple[int, ...]:
-    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19``, ``-1``, ``2-4`` and ``2:5``.
+    """Step indices named by ``all``, ``last`` or indices such as ``0,9,19``, ``2-4`` or ``-1``.
 
     Args:
         text: the choice.
@@ -137,12 +96,11 @@ def choose_steps(text: str, n_steps: int, *, same_for_all: bool = True) -> tuple
     """
     if text == "all":
         return tuple(range(n_steps))
-    if not same_for_all and any(part.strip() == "last" or part.strip().startswith("-") for part in text.split(",")):
-        raise InputError(f"steps is {text!r}, but the samples have different numbers of steps. Give all, or indices.")
+    if not same_for_all and counts_from_end(text):
+        raise InputError(
+            f"steps is {shown(text)}, but the samples have different numbers of steps. Give all, or indices from the "
+            "first step on."
+        )
     if text[:1].isalpha() and not text.startswith("last"):
         raise unknown("steps", text, ["all", "last", f"indices 0 to {n_steps - 1} such as 0,{n_steps - 1}"])
-    return choose_numbers("step", text, range(n_steps), _absent(n_steps))
-
-
-def _absent(n: int) -> str:
-    return f"does not exist; the valid ones are 0 to {n - 1}"
+    return parse_indices("step", text, range(n_steps))

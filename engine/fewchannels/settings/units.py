@@ -1,5 +1,6 @@
-"""Bytes for people, both ways."""
+"""Numbers for people, and bytes both ways."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,13 @@ from typing import Any
 from fewchannels.settings.ranges import Whole, parsed
 
 _MOST_BYTES = 10**18
+
+
+def number(value: float) -> str:
+    """Format a number to three digits, but with all digits of its integer part: ``0.0268``, ``19.7``, ``1,446``."""
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def size(n_bytes: float) -> str:

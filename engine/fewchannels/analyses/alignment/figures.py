@@ -3,7 +3,7 @@
 import pandas as pd
 
 from fewchannels.analyses.alignment.findings import Cell
-from fewchannels.analyses.document import Figure
+from fewchannels.analyses.document import Figure, span
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.frames import cell_map, series
@@ -27,7 +27,6 @@ def figures(evidence: Evidence, cells: list[Cell]) -> list[Figure]:
 def _of(evidence: Evidence, best: Cell, *, less_important: bool) -> list[Figure]:
     columns = "layer, step, selection, n_samples, iou, iou_low, iou_high, chance_iou"
     table, of = evidence.table("alignment", "means"), f"n_clusters = {best.n_clusters}"
-    counted = f"n = {int(evidence.results['alignment']['selected']['n_samples']):,} samples"
     about, end = f"IoU of the foreground (K = {best.n_clusters}) with the subject", f"_k{best.n_clusters}"
     drawn = []
     for along, fixed, at in (("layer", "step", best.step), ("step", "layer", best.layer)):
@@ -35,24 +34,30 @@ def _of(evidence: Evidence, best: Cell, *, less_important: bool) -> list[Figure]
         rows = evidence.ask(text)
         if along == "step" and rows["step"].nunique() < 2:
             continue
-        title = f"{about}, {fixed} {at}\n{counted}, {_BANDS}"
+        title = f"{about}, {fixed} {at}\n{_counted(rows)}, {_BANDS}"
         lines = _selections(rows, along, "iou") | _chance(rows, along, best.selection)
         drawing = Lines(series=lines, title=title, x=along, y="mean IoU, 0 to 1", least=0)
         drawn.append(Figure(f"iou_by_{along}{end}", drawing, [evidence.sql(text)], less_important))
     text = f"select {columns} from {table} where {of} and selection = 'top' order by layer, step"
     rows = evidence.ask(text)
     if rows["step"].nunique() > 1:
-        title = f"{about}, top channels, by layer and step\nmean over {counted}"
+        title = f"{about}, top channels, by layer and step\nmean over {_counted(rows)}"
         by_both = cell_map(rows, "iou", title=title, unit="mean IoU")
         drawn.append(Figure(f"iou{end}", by_both, [evidence.sql(text)], less_important))
     text = (
         f"select layer, selection, n_samples, best_iou, best_iou_low, best_iou_high from {table} where {of} and step = "
         f"{best.step} order by layer, selection"
     )
-    title = f"IoU of the best union of clusters (oracle: uses the ground truth), step {best.step}\n{counted}, {_BANDS}"
-    lines = _selections(evidence.ask(text), "layer", "best_iou")
+    rows = evidence.ask(text)
+    title = f"IoU of the best union of clusters (oracle: uses the ground truth), step {best.step}"
+    title += f"\n{_counted(rows)}, {_BANDS}"
+    lines = _selections(rows, "layer", "best_iou")
     drawing = Lines(series=lines, title=title, x="layer", y="mean best IoU, 0 to 1", least=0)
     return [*drawn, Figure(f"best_iou_by_layer{end}", drawing, [evidence.sql(text)], less_important=True)]
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    return f"n = {span(rows['n_samples'])} samples"
 
 
 def _selections(rows: pd.DataFrame, along: str, value: str) -> dict[str, Series]:

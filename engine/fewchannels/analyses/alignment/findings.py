@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fewchannels.analyses.document import Finding, Table, bracketed, finite, number, ranged
+from fewchannels.analyses.document import Finding, Table, bracketed, finite, number, ranged, span
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.wording import CHANNELS
 from fewchannels.measures import intervals
@@ -186,8 +186,9 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
     control, name = ("selection", "top_over") if has_all else ("'random'", "over_random")
     where = f"n_clusters = {best.n_clusters} and selection {'<>' if has_all else '='} 'top'"
     text = (
-        f"select {control} as control, count(*) as n_cells, max(n_prompts) as n_prompts, count(*) filter "
-        f"(isfinite({name}_low)) as n_intervals, count(*) filter (isfinite({name}_low) and {name}_low > 0) as n_above, "
+        f"select {control} as control, count(*) as n_cells, max(n_prompts) as n_prompts, min(n_prompts) as fewest, "
+        f"count(*) filter (isfinite({name}_low)) as n_intervals, "
+        f"count(*) filter (isfinite({name}_low) and {name}_low > 0) as n_above, "
         f"count(*) filter (isfinite({name}_high) and {name}_high < 0) as n_below from {table} where {where} and "
         f"if(isfinite({name}), {name}, null) is not null group by all order by all"
     )
@@ -195,6 +196,7 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
     named = [name for name in CHANNELS if name in rows.index]
     if not named:
         return None
+    n_prompts = span([*rows["fewest"], *rows["n_prompts"]])
     n_cells, n_intervals = int(rows["n_cells"].max()), int(rows["n_intervals"].max())
     if n_intervals:
         counted = "; ".join(
@@ -203,14 +205,14 @@ def over_cells(evidence: Evidence, best: Cell) -> Finding | None:
         )
         sentence = (
             f"In {n_cells:,} cells (one per layer and step), the mean IoU of the top channels is {counted}; a cell "
-            f"counts if the 95 % interval of the paired difference excludes 0 (n = {int(rows['n_prompts'].max()):,} "
-            f"prompts). By chance alone, about {number(n_intervals / 20)} of {n_intervals:,} would be above or below; "
+            f"counts if the 95 % interval of the paired difference excludes 0 (n = {n_prompts} prompts). By "
+            f"chance alone, about {number(n_intervals / 20)} of {n_intervals:,} would be above or below; "
             "there is no correction for multiple comparisons."
         )
     else:
         sentence = (
             f"None of {n_cells:,} cells has an interval of the difference between the top channels and a control: "
-            f"{int(rows['n_prompts'].max()):,} prompts are too few."
+            f"{n_prompts} prompts are too few."
         )
     numbers: dict[str, Any] = {"n_cells": n_cells, "expected_by_chance": n_intervals / 20}
     numbers["controls"] = {

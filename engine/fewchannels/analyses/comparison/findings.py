@@ -1,4 +1,4 @@
-"""Findings of a comparison of two runs: which massive channels they share, and how far these stand out in each."""
+"""Findings of a comparison of two runs: which top channels they share, and how much these stand out in each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses.comparison.figures import KINDS, LABELS, steps_in_words
-from fewchannels.analyses.document import Finding, Table, bracketed_row, ends, finite, number
+from fewchannels.analyses.document import Finding, Table, bracketed_row, ends, finite, number, span
 from fewchannels.analyses.evidence import Evidence
 
 _SEEDS = {"within_a": "two seeds of one prompt in A", "within_b": "in B"}
@@ -68,8 +68,8 @@ def _overlap(evidence: Evidence) -> Finding | None:
     sentence = (
         f"Overlap of the top {k} channels by {numbers['score']} of the same sample in A and in B (Jaccard, {when}): "
         f"{'; '.join(told)}. The overlap of two random sets of {k} is {number(chance)}; n = "
-        f"{int(matched['n'].max()):,} "
-        f"samples of {numbers['n_prompts']:,} prompts; {_POST_HOC}."
+        f"{span(matched['n'])} samples of {span(matched['n_prompts'].fillna(numbers['n_prompts']))} prompts; "
+        f"{_POST_HOC}."
     )
     measured: dict[str, Any] = {"k": k, "chance": chance, "most_layer": most, "least_layer": least}
     measured["layers"] = {
@@ -120,7 +120,7 @@ def _ranks(evidence: Evidence) -> Finding | None:
     told = " and ".join(means)
     sentence = (
         "The Spearman correlation of the scores of all channels between A and B, for the same sample, is "
-        f"{'between ' if most != least else ''}{told} ({when}, n = {int(rows['n'].max()):,} samples; 0 for "
+        f"{'between ' if most != least else ''}{told} ({when}, n = {span(rows['n'])} samples; 0 for "
         f"unrelated rankings, 1 for identical ones; {_POST_HOC})."
     )
     measured = {"most_layer": most, "least_layer": least}

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses.concentration.means import RANKS
-from fewchannels.analyses.document import Figure, Finding, Table, bracketed, bracketed_row, finite, ranged_row
+from fewchannels.analyses.document import Figure, Finding, Table, bracketed, bracketed_row, finite, ranged_row, span
 from fewchannels.analyses.evidence import Evidence
 from fewchannels.analyses.figures.drawings import Lines
 from fewchannels.analyses.figures.frames import series
@@ -32,7 +32,7 @@ def registers(evidence: Evidence, found: Extreme) -> Finding | None:
         f"Channels or register tokens: a sample has {ranged_row(tokens)} tokens with an outlier norm (registers), "
         f"which "
         f"hold at least half of the energy of {ranged_row(channels)} of the top {k} channels "
-        f"({where(evidence, found)}, n = {int(channels['n_samples']):,} samples); 0 means that channels stand out at "
+        f"({where(evidence, found)}, n = {span(rows['n_samples'])} samples); 0 means that channels stand out at "
         f"every "
         f"token, {k} that a few tokens do."
     )
@@ -109,7 +109,7 @@ def figures(evidence: Evidence) -> list[Figure]:
     result = evidence.results["concentration"]
     settings, table = result["settings"], evidence.table("concentration", "means")
     step = int(evidence.ask(f"select max(step) as step from {table}")["step"].fillna(0).iloc[0])
-    n, score = int(result["selected"]["n_samples"]), settings["score"]
+    score = settings["score"]
     groups = {
         "energy_shares": (
             {f"energy_share_{k}": f"top {k}" for k in settings["ks"]},
@@ -137,7 +137,7 @@ def figures(evidence: Evidence) -> list[Figure]:
             if (rows["metric"] == metric).any()
         }
         if lines:
-            title = f"{title}\nstep {step}, n = {n:,} samples, bands: 95 % over prompts"
+            title = f"{title}\nstep {step}, n = {span(rows['n_samples'])} samples, bands: 95 % over prompts"
             drawing = Lines(series=lines, title=title, x="layer", y=unit, least=0)
             drawn.append(Figure(name, drawing, [evidence.sql(text)], less_important=name == "elevation"))
     return drawn

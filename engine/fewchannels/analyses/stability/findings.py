@@ -19,8 +19,9 @@ PAIRS = {
 _SAMPLES = {"within": "the same prompt", "across": "different prompts", "category": "different prompts of one category"}
 _THRESHOLD = ConcentrationSettings().threshold
 ABOUT = (
-    "Always in top k: channels in the top set of all samples. SPARK: its stopping rule (arXiv 2609.03813) on this "
-    "run's samples in order, top 8 of the mean over steps, for each layer alone; it needs at least 400 samples."
+    "Always in top k: channels in the top set of all samples, the largest ratio first. SPARK: its stopping "
+    "rule (arXiv 2609.03813) on this run's samples in order, top 8 of the mean over steps, for each layer alone; it "
+    "needs at least 400 samples."
 )
 _ENDS = ("", "_low", "_high", "_n")
 _MOST_TOP = 12
@@ -58,7 +59,7 @@ def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
     row, channels = rows.iloc[0], [int(channel) for channel in rows["channel"]]
     n, total, seen = int(row["n_selected"]), int(row["n_samples"]), int(row["n_seen"])
     threshold = evidence.results.get("concentration", {}).get("settings", {}).get("threshold", _THRESHOLD)
-    ratio, massive = finite(row["ratio"]), [int(each) for each in rows[rows["ratio"] > threshold]["channel"]]
+    ratio, massive = finite(row["ratio"]), [int(each) for each in rows[rows["ratio"] >= threshold]["channel"]]
     numbers = {"layer": found.layer, "step": found.step, "k": k, "channel": channels[0], "channels": channels}
     numbers |= {"n_selected": n, "n_samples": total, "frequency": n / total, "chance": k / n_channels}
     numbers |= {"ratio": ratio, "threshold": threshold, "massive": massive}
@@ -73,7 +74,7 @@ def most_frequent(evidence: Evidence, found: Extreme) -> Finding | None:
         largest = "It scores" if is_one else f"Channel {channels[0]} scores highest,"
         sentence += (
             f" {largest} {number(ratio)} times the median channel on average; {_massive(channels, massive)} by the "
-            f"channel test (more than {threshold:g} times the median)."
+            f"channel test (at least {threshold:g} times the median)."
         )
     sentence += (
         f" By chance, a channel would be in {number(100 * k / n_channels)} % of random sets of {k} of the "
@@ -118,10 +119,12 @@ def overlap(evidence: Evidence, found: Extreme) -> Finding | None:
         .set_index("kind")
         .rename(columns={"jaccard": "mean", "jaccard_low": "low", "jaccard_high": "high"})
     )
+    by = result["settings"].get("by")
+    samples = _SAMPLES | ({"category": f"different prompts with the same {by}"} if by else {})
     parts = [
         f"{ranged_row(rows.loc[kind])} for two samples of {name} (n = {int(rows.loc[kind, 'n_pairs']):,} pairs of "
         f"{int(rows.loc[kind, 'n_prompts']):,} prompts)"
-        for kind, name in _SAMPLES.items()
+        for kind, name in samples.items()
         if kind in rows.index and pd.notna(rows.loc[kind, "mean"])
     ]
     if not parts:
@@ -184,7 +187,7 @@ def by_layer(evidence: Evidence) -> Finding:
     """Tabulate every layer at the last step: overlap, chance, agreement of rankings, core, SPARK's stopping point."""
     result = evidence.results["stability"]
     k, step = max(result["settings"]["ks"]), max(result["selected"]["steps"])
-    text = _question(evidence, k, step)
+    text = _question(evidence, result["settings"]["score"], k, step)
     rows = evidence.ask(text)
     layers = [_layer(row) for row in rows.to_dict("records")]
     kinds = [kind for kind in PAIRS if any(kind in layer for layer in layers)]
@@ -198,7 +201,7 @@ def by_layer(evidence: Evidence) -> Finding:
                 *(bracketed(*(row[f"{kind}{end}"] for end in _ENDS)) if kind in layer else "" for kind in kinds),
                 bracketed(layer.get("chance")),
                 bracketed(*(row[f"spearman_across{end}"] for end in _ENDS)),
-                _core(layer["core"]),
+                _core(row["core"]),
                 str(layer["n_channels_seen"]),
                 str(layer["spark_stops_after"] or "not yet"),
             ]
@@ -210,7 +213,7 @@ def by_layer(evidence: Evidence) -> Finding:
     return Finding("stability_by_layer", sentence, numbers, [evidence.sql(text)], table)
 
 
-def _question(evidence: Evidence, k: int, step: int) -> str:
+def _question(evidence: Evidence, score: str, k: int, step: int) -> str:
     channels, pairs, ranks, stopping = (
         evidence.table("stability", name) for name in ("channels", "pairs", "ranks", "stopping")
     )
@@ -220,8 +223,12 @@ def _question(evidence: Evidence, k: int, step: int) -> str:
         for column, end in (("jaccard", ""), ("jaccard_low", "_low"), ("jaccard_high", "_high"), ("n_prompts", "_n"))
     )
     return (
-        "with core as (select layer, count(*) as n_channels_seen, list(channel order by channel) filter (n_selected = "
-        f"n_samples) as core from {channels} where k = {k} and step = {step} group by layer), pairs as (select layer, "
+        "with ratios as (select layer, channel, avg(if(median_score > 0, own / median_score, null)) as ratio from "
+        "(select layer, median_score, unnest(top_channels) as channel, unnest(top_scores) as own from cells where "
+        f"{evidence.of_track} and step = {step} and score = '{score}') group by all), core as (select layer, count(*) "
+        "as n_channels_seen, list(channel order by ratio desc nulls last, channel) filter (n_selected = n_samples) as "
+        f"core from {channels} left join ratios using (layer, channel) where k = {k} and step = {step} group by "
+        "layer), pairs as (select layer, "
         f"max(chance) as chance, {kinds} from {pairs} where k = {k} and step = {step} group by layer), ranks as "
         "(select layer, max(mean) as spearman_across, max(low) as spearman_across_low, max(high) as "
         f"spearman_across_high, max(n_prompts) as spearman_across_n from {ranks} where step = {step} and measure = "
@@ -236,7 +243,7 @@ def _layer(row: dict[str, Any]) -> dict[str, Any]:
     core = row["core"]
     found: dict[str, Any] = {
         "layer": int(row["layer"]),
-        "core": [] if core is None or not hasattr(core, "__len__") else [int(channel) for channel in core],
+        "core": sorted(_channels(core)),
         "n_channels_seen": int(row["n_channels_seen"]),
     }
     for kind in PAIRS:
@@ -250,8 +257,13 @@ def _layer(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _core(channels: list[int]) -> str:
-    if not channels:
+def _channels(core: Any) -> list[int]:
+    return [] if core is None or not hasattr(core, "__len__") else [int(channel) for channel in core]
+
+
+def _core(core: Any) -> str:
+    """The number of channels and the first of them, those that stand out most first."""
+    if not (channels := _channels(core)):
         return "none"
     more = " ..." if len(channels) > _MOST_CORE else ""
     return f"{len(channels)}: {', '.join(map(str, channels[:_MOST_CORE]))}{more}"

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from fewchannels.analyses.document import span
 from fewchannels.analyses.figures.drawings import Dots, Drawing, Images, Panels, Series
 from fewchannels.errors import InputError, unknown
 from fewchannels.interventions.conditions import BASELINES, SELECTIONS
@@ -303,9 +304,15 @@ def _places(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
     """Position of each value on its axis; for names such as 0-5, also the names of the positions 0, 1, ..."""
     if pd.api.types.is_numeric_dtype(values) or values.str.isdigit().all():
         return values.to_numpy(float), None
-    apart = _apart(values)
-    names = sorted(values.unique(), key=lambda name: (apart[name], *_extent(name)))
+    names = named_places(values.unique().tolist())
     return values.map({name: place for place, name in enumerate(names)}).to_numpy(float), names
+
+
+def named_places(names: Sequence[str]) -> list[str]:
+    """Names of layers or steps such as ``0-2`` in the model's order, those of a line together; before them words."""
+    words = [name for name in names if not any(map(str.isdigit, name))]
+    apart = _apart(pd.Series([name for name in names if name not in words], dtype=object))
+    return [*sorted(words), *sorted(apart, key=lambda name: (apart[name], *_extent(name)))]
 
 
 def _extent(name: str) -> tuple[int, int]:
@@ -322,7 +329,7 @@ def _apart(values: pd.Series) -> dict[str, int]:
     """
     lines: list[list[tuple[int, int]]] = []
     found = {}
-    for name in sorted(set(values.astype(str)), key=lambda each: (np.ptp(_extent(each)), _extent(each))):
+    for name in sorted(set(values.astype(str)), key=lambda each: (np.ptp(_extent(each)), _extent(each), each)):
         first, last = _extent(name)
         free = [i for i, each in enumerate(lines) if all(last < a or b < first for a, b in each)]
         alike = [i for i in free if any(b - a == last - first for a, b in lines[i])]
@@ -353,9 +360,8 @@ def _about(metric: str) -> str:
 
 
 def counted(rows: pd.DataFrame) -> str:
-    """Number of items of a mean, for titles."""
-    ends = [f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())})]
-    return f"n = {' to '.join(ends)} items of {int(rows['n_prompts'].max()):,} prompts"
+    """Numbers of items and of prompts of means, for titles and sentences."""
+    return f"n = {span(rows['n_items'])} items of {span(rows['n_prompts'])} prompts"
 
 
 def _thinned(values: list[_Value], most: int) -> list[_Value]:

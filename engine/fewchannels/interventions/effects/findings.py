@@ -1,12 +1,12 @@
 """Findings of a sweep: the top channels against every control, whether they exceed it or not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from fewchannels.analyses.document import Finding, How, Table, bracketed_row, number, ranged_row
+from fewchannels.analyses.document import Finding, How, Table, bracketed_row, number, ranged_row, span
 from fewchannels.analyses.wording import CHANNELS
 from fewchannels.interventions.conditions import BASELINES
 from fewchannels.interventions.effects.figures import counted, in_words, setting_words
@@ -16,6 +16,7 @@ Q = 0.05
 """Significance threshold of q; the interval must exclude zero, too."""
 FEWEST = 6
 """Minimum number of prompts for the test: with fewer, its exact p always exceeds 0.05."""
+_TOO_FEW = f"too few prompts for the test, which needs at least {FEWEST}"
 _MOST_ROWS = 40
 _DOSES = ("energy_share", "change")
 _WORDS = CHANNELS | {
@@ -35,11 +36,13 @@ class Headline:
         condition: index of the condition.
         selection: ``top`` or ``listed``.
         words: the setting as text.
+        of: explanation of which of several settings it is; empty if it is the only one.
     """
 
     condition: int
     selection: str
     words: str
+    of: str = ""
 
 
 def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | None:
@@ -62,8 +65,15 @@ def headline(averages: pd.DataFrame, differences: pd.DataFrame) -> Headline | No
     rank = groups[["amount", "k"]].assign(n=counts.reindex(groups.index).fillna(0), amount=groups["amount"].abs())
     ordered = rank.sort_index().sort_values(["n", "amount", "k"], ascending=False, kind="stable")
     condition = int(ordered.index[0])
-    row = groups.loc[condition]
-    return Headline(condition, str(row["selection"]), f"{row['selection']} channels: {in_words(row, _SETTINGS)}")
+    row, best = groups.loc[condition], ordered.iloc[0]
+    alike: Any = groups[(groups["selection"] == row["selection"]) & (rank["n"] == best["n"])]
+    of = ""
+    if len(alike) > 1:
+        tied = (alike["amount"].abs() == best["amount"]) & (alike["k"].eq(best["k"]) | alike["k"].isna())
+        rule = "the largest amount and k" + (", the first of those" if tied.sum() > 1 else "")
+        of = f"One of {len(alike):,} settings of these channels ({rule}), not selected by its effect"
+    words = f"{row['selection']} channels: {in_words(row, _SETTINGS)}"
+    return Headline(condition, str(row["selection"]), words, of)
 
 
 def of_sweep(
@@ -123,14 +133,15 @@ def _level(averages: pd.DataFrame, main: Sequence[str], chosen: Headline, asked:
         "select action, selection, metric, n_items, n_prompts, mean, low, high from effects_means where (condition = "
         f"{chosen.condition} or action = 'undisturbed') and metric in ({_listed(main)}) order by metric, condition"
     )
-    sentence = f"{_upper(chosen.words)}. {'; '.join(parts)}; {counted(own)}."
+    sentence = f"{_upper(chosen.words)}, have {'; '.join(parts)}; {counted(own)}."
+    sentence += f" {chosen.of}." if chosen.of else ""
     return Finding("setting", sentence, {"condition": chosen.condition, "metrics": numbers}, asked(text))
 
 
 def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequence[str], asked: Asked) -> Finding:
     row = rows.iloc[0]
     control = control_of(row)
-    by: dict[str, list[str]] = {"more": [], "less": [], "open": [], "alike": []}
+    by: dict[str, list[str]] = {"more": [], "less": [], "open": [], "alike": [], "few": []}
     every = rows
     rows = every[every["metric"].isin(main)]
     for _, each in rows.iterrows():
@@ -140,6 +151,7 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
         "less": "SMALLER effect by",
         "open": "inconclusive (only one of interval and test is significant):",
         "alike": "no significant difference:",
+        "few": f"{_TOO_FEW}:",
     }
     parts = [f"{words[name]} {', '.join(each)}" for name, each in by.items() if each]
     exceeded = bool(by["more"]) and not (by["less"] or by["open"] or by["alike"])
@@ -151,12 +163,10 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
         if by["open"]
         else "do not differ significantly from"
     )
-    n_prompts = int(rows["n_prompts"].max())
-    if n_prompts < FEWEST:
-        told = ", ".join(each for some in by.values() for each in some)
+    if len(by["few"]) == len(rows):
         sentence = (
-            f"The {chosen.selection} channels minus {_WORDS.get(control, control)}: {told}; {counted(rows)}: "
-            f"{_too_few(n_prompts)}."
+            f"The {chosen.selection} channels minus {_WORDS.get(control, control)}: {', '.join(by['few'])}; "
+            f"{counted(rows)}: {_TOO_FEW}."
         )
     else:
         sentence = (
@@ -196,15 +206,18 @@ def _against(rows: pd.DataFrame, condition: int, chosen: Headline, main: Sequenc
 
 
 def verdict(row: pd.Series) -> str:
-    """Return whether the effect is ``more`` or ``less`` than the control's, both are ``alike``, or it is ``open``.
+    """Return whether the effect is ``more`` or ``less`` than the control's, ``alike``, ``open``, or of too ``few``.
 
     ``more`` means further from the unedited image and from its prompt, or nearer to the source. It requires an interval
     that excludes zero and a q below :data:`Q`; if only one of them holds, the verdict is ``open``. If all prompts
-    differ by the same amount, there is no interval, and the test alone decides.
+    differ by the same amount, there is no interval, and the test alone decides. With fewer than :data:`FEWEST` prompts
+    that have the metric, there is no verdict.
 
     Args:
         row: result of :func:`fewchannels.interventions.effects.contrasts.contrasts`.
     """
+    if row["n_prompts"] < FEWEST:
+        return "few"
     passes = pd.notna(row["q"]) and row["q"] < Q
     apart = passes if pd.isna(row["low"]) else not row["low"] <= 0 <= row["high"]
     if not (passes and apart):
@@ -219,31 +232,32 @@ def _everywhere(differences: pd.DataFrame, main: Sequence[str], asked: Asked) ->
     rows = rows.assign(control=[control_of(row) for _, row in rows.iterrows()])
     rows = rows.assign(verdict=[verdict(row) for _, row in rows.iterrows()])
     shown = [metric for metric in main if metric in set(rows["metric"])]
-    body, numbers, plain = [], {}, []
+    body, numbers, plain, told = [], {}, [], []
     for control, own in rows.groupby("control", sort=False):
         cells, counts = [str(control)], {}
         for metric in shown:
             each = own[own["metric"] == metric]["verdict"].value_counts()
             counts[metric] = {name: int(each.get(name, 0)) for name in ("more", "less", "open", "alike")}
-            total = sum(counts[metric].values())
+            total = sum(counts[metric].values())  # without those of too few prompts, of which nothing is said
             cells.append(f"{counts[metric]['more']} more, {counts[metric]['less']} less, of {total}" if total else "")
         body.append(cells)
         numbers[str(control)] = counts
-        if own["n_prompts"].max() >= FEWEST and not any(each["more"] for each in counts.values()):
+        tested = {metric: each for metric, each in counts.items() if any(each.values())}
+        if tested and not any(each["more"] for each in tested.values()):
             plain.append(str(control))
-    n_settings, n_prompts = int(rows["counterpart_condition"].nunique()), int(rows["n_prompts"].max())
+        told += [_in_settings(control, tested)] if tested else []
+    n_settings = int(rows["counterpart_condition"].nunique())
     not_exceeded = f" They do not exceed {', '.join(plain)} in any setting or metric." if plain else ""
-    if n_prompts < FEWEST:
+    if not told:
         sentence = (
             f"Over all {n_settings:,} settings, the channels cannot be compared with their controls; "
-            f"{counted(rows)}: {_too_few(n_prompts)}."
+            f"{counted(rows)}: {_TOO_FEW}."
         )
     else:
         n_tests = int(differences["q"].notna().sum())
         sentence = (
-            f"Over all {n_settings:,} settings, the table counts those in which the channels have a significantly "
-            f"larger or smaller effect than a control, by main metric (q over the sweep's {n_tests:,} "
-            f"tests).{not_exceeded}"
+            f"Over all {n_settings:,} settings, the channels have a significantly larger effect than "
+            f"{'; than '.join(told)} (q over the sweep's {n_tests:,} tests).{not_exceeded}"
         )
     text = (
         "select action, amount, selection, k, layers_name, steps_name, tokens, metric, n_items, effect_mean, "
@@ -291,16 +305,24 @@ def _same(rows: pd.DataFrame, pair: pd.Series) -> pd.Series:
 
 
 def _items(rows: pd.DataFrame) -> str:
-    return " to ".join(f"{n:,}" for n in sorted({int(rows["n_items"].min()), int(rows["n_items"].max())}))
+    return span(rows["n_items"])
 
 
 def _own_n(row: pd.Series, rows: pd.DataFrame) -> str:
-    """A metric's number of items, if metrics differ in it."""
-    return "" if rows["n_items"].nunique() == 1 else f", n = {int(row['n_items']):,}"
+    """A metric's numbers of items and of prompts, if metrics differ in them."""
+    if rows["n_items"].nunique() == 1 and rows["n_prompts"].nunique() == 1:
+        return ""
+    return f", n = {int(row['n_items']):,} items of {int(row['n_prompts']):,} prompts"
 
 
-def _too_few(n_prompts: int) -> str:
-    return f"too few prompts for the test, which needs at least {FEWEST}"
+def _in_settings(control: Any, counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Count the settings that have a larger and a smaller effect than a control, by metric."""
+    each = [
+        f"{metric} in {found['more']:,} of {sum(found.values()):,}"
+        + (f" (smaller in {found['less']:,})" if found["less"] else "")
+        for metric, found in counts.items()
+    ]
+    return f"{control}: {', '.join(each)}"
 
 
 def _sets(rows: Any, conditions: Sequence[int], chosen: Headline, asked: Asked) -> Finding | None:

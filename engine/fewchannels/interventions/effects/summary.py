@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fewchannels.analyses import summary
-from fewchannels.analyses.document import Figure, bracketed_row
+from fewchannels.analyses.document import Figure, bracketed_row, span
 from fewchannels.interventions.effects.contrasts import as_columns, contrasts, means, metrics
 from fewchannels.interventions.effects.exclusions import not_edited, not_finite
 from fewchannels.interventions.effects.figures import counted, default_figures, main_metrics, setting_words
@@ -16,6 +16,7 @@ from fewchannels.interventions.metrics import METRICS
 from fewchannels.tables import Columns
 
 _MOST_ROWS = 40
+_FAIREST = ("matched", "scaled", "random")
 _IN_TABLES = ("all_settings", "other_settings", "no_control")  # findings that the page's tables cover in more detail
 
 
@@ -28,6 +29,15 @@ class Effects(summary.Summary):
     """
 
     tables: dict[str, Columns] = field(default_factory=dict)
+
+    @property
+    def headlines(self) -> list[str]:
+        """The described setting, its fairest control, and the counts over all settings."""
+        by = {each.name: each for each in self.findings}
+        against = [name for name in by if name.startswith("against_")]
+        fair = next((f"against_{name}" for name in _FAIREST if f"against_{name}" in by), next(iter(against), None))
+        chosen = [by.get("setting"), by.get("no_control"), by.get(fair or ""), by.get("all_settings")]
+        return [each.headline for each in chosen if each is not None] or super().headlines
 
 
 def summarize(edits: pd.DataFrame, sets: Columns | None = None) -> Effects:
@@ -152,12 +162,7 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
         ]
     rows = differences[differences["metric"].isin(main)]
     pairs = rows.drop_duplicates(["condition", "counterpart_condition"])
-    n_prompts = int(rows["n_prompts"].max()) if len(rows) else 0
-    few = (
-        [f"{n_prompts:,} prompt{'s' * (n_prompts != 1)}: too few for the test, which needs at least {FEWEST}.", ""]
-        if n_prompts < FEWEST
-        else []
-    )
+    few = _few(rows)
     about = [
         "## Against controls",
         "",
@@ -177,6 +182,17 @@ def _contrasts(differences: pd.DataFrame, main: Sequence[str]) -> list[str]:
         cells = {row["metric"]: _contrast(row) + heads.beside(row) for _, row in own.iterrows()}
         body.append([f"{effect}, minus {control_of(pair)}", *(cells.get(metric, "") for metric in main)])
     return about + summary.table(["", *heads.texts], body)
+
+
+def _few(rows: pd.DataFrame) -> list[str]:
+    """Name metrics that too few prompts have for the test; none if all have enough."""
+    most = rows.groupby("metric")["n_prompts"].max()
+    lacking = most[most < FEWEST]
+    if lacking.empty:
+        return []
+    n = span(lacking)
+    whose = "" if len(lacking) == len(most) else f" that have {', '.join(map(str, lacking.index))}"
+    return [f"{n} prompt{'s' * (n != '1')}{whose}: too few for the test, which needs at least {FEWEST}.", ""]
 
 
 def _counts(rows: pd.DataFrame, main: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from fewchannels.runs.ledger import Ledger, Record
 from fewchannels.runs.parts import TABLES, Compaction, Parts
 from fewchannels.runs.provenance import in_words
 from fewchannels.runs.results import END, finished
-from fewchannels.runs.sql import about, confined, macros, progress, rules, spill
+from fewchannels.runs.sql import about, confined, macros, places, progress, rules, spill
 from fewchannels.runs.sql.answer import Answer
 from fewchannels.runs.sql.checksums import Checksums
 from fewchannels.runs.sql.limits import Limits, default_limits
@@ -79,6 +79,7 @@ class Catalog:
         self._records: dict[int, Record] = {}
         if self.of != "comparison":
             self._records = Ledger(self._storage).records(description["fingerprint"])
+        self._kept = places.recorded(description) if self.of == "run" else {}
         row = about.about(self.of, description, len(self._records))
         self._files: dict[str, Stored | None] = {}
         self._limits = default_limits()
@@ -161,7 +162,7 @@ class Catalog:
     def ask_query(self, name: str, limits: Limits | None = None, /, **parameters: object) -> Question:
         """A named query that can be read in batches and stopped, as :meth:`ask` does for free SQL."""
         chosen = query_of(name, self.of)
-        values = chosen.bind(parameters)
+        values = chosen.bind(places.resolved(chosen, parameters, self._kept))
         if chosen.of != self.of:
             raise InputError(
                 f"query {name!r} reads a {chosen.of}, but {self._storage.url!r} is a {self.of}. "

@@ -10,6 +10,10 @@ from typing import Any
 from fewchannels.errors import InputError, unknown
 from fewchannels.settings.ranges import Number, Rule, Text, Whole, shown
 
+PLACES = ("layer", "step")
+"""Names of parameters that are an index of a layer or a step, for which ``all`` and ``last`` stand as well."""
+MOST_SHOWN = 8
+"""Maximum number of columns that a terminal shows of a query's result."""
 _RULES: dict[type, Rule] = {int: Whole(-1, 10**9), float: Number(-1e9, 1e9), str: Text()}
 
 
@@ -31,12 +35,19 @@ class Parameter:
     choices: tuple[str, ...]
     doc: str
 
+    @property
+    def is_place(self) -> bool:
+        """Whether it is the index of a layer or a step."""
+        return self.type is int and self.name in PLACES
+
     def parse(self, text: str) -> int | float | str | bool:
-        """Parse a text such as ``0.5`` or ``true``, and check the value.
+        """Parse a text such as ``0.5`` or ``true``, and check the value; ``all`` and ``last`` are returned unchanged.
 
         Raises:
             InputError: it is not a value of the parameter.
         """
+        if self.is_place and text in ("all", "last"):
+            return text
         if self.type is bool:
             return self.check({"true": True, "false": False}.get(text.lower(), text))
         return self.check(_RULES[self.type].parse(text))
@@ -82,6 +93,7 @@ class Query:
         grain: meaning of one row.
         parameters: parameters by position in the header.
         columns: columns of the result, in order.
+        shown: columns that a terminal shows, at most :data:`MOST_SHOWN`; empty for the first ones.
         sql: the whole file.
         also: name of another query that this one stands for, for the kind of data that the other does not read; None
             without one.
@@ -95,6 +107,7 @@ class Query:
     parameters: tuple[Parameter, ...]
     columns: tuple[Column, ...]
     sql: str
+    shown: tuple[str, ...] = ()
     also: str | None = None
 
     def parse(self, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -145,8 +158,9 @@ _COLUMN = re.compile(r"(\w+): (.+?) -- (.+)")
 def parse_query(name: str, sql: str) -> Query:
     """Read a query's header: lines ``-- purpose:``, ``-- grain:``, ``-- param ...`` and ``-- column ...``.
 
-    ``-- needs:``, a comma-separated list of analyses, is optional. So is ``-- of: sweep``; without it, a query reads
-    runs. ``-- as:`` is the name of a query of runs that this one replaces for sweeps.
+    ``-- shown:``, the columns that a terminal shows, and ``-- needs:``, analyses, are optional, comma-separated lists.
+    So is ``-- of: sweep``; without it, a query reads runs. ``-- as:`` is the name of a query of runs that this one
+    replaces for sweeps.
 
     Raises:
         ValueError: a line of the header is none of these, or does not have their format.
@@ -154,7 +168,7 @@ def parse_query(name: str, sql: str) -> Query:
     texts: dict[str, str] = {}
     parameters, columns = [], []
     for keyword, text in _sections(sql):
-        if keyword in ("purpose", "of", "as", "needs", "grain"):
+        if keyword in ("purpose", "of", "as", "needs", "grain", "shown"):
             texts[keyword] = text
         elif keyword == "param" and (match := _PARAMETER.fullmatch(text)):
             kind = {"int": int, "float": float, "str": str, "bool": bool}[match[2]]
@@ -167,8 +181,20 @@ def parse_query(name: str, sql: str) -> Query:
             raise ValueError(f"queries/{name}.sql: cannot read the header at {keyword!r} {text!r}")
     needs = tuple(texts["needs"].split(", ")) if "needs" in texts else ()
     of = texts.get("of", "run")
+    shown = tuple(texts["shown"].split(", ")) if "shown" in texts else ()
+    if wrong := [each for each in shown if each not in [column.name for column in columns]] or shown[MOST_SHOWN:]:
+        raise ValueError(f"queries/{name}.sql: cannot show {wrong[0]!r}: no such column, or more than {MOST_SHOWN}")
     return Query(
-        name, texts["purpose"], of, needs, texts["grain"], tuple(parameters), tuple(columns), sql, texts.get("as")
+        name,
+        texts["purpose"],
+        of,
+        needs,
+        texts["grain"],
+        tuple(parameters),
+        tuple(columns),
+        sql,
+        shown,
+        texts.get("as"),
     )
 
 

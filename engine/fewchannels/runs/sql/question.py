@@ -59,6 +59,11 @@ class Question:
         self._busy = False
         self._stopped: FewchannelsError | None = None
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it is a named query."""
+        return self._query is not None
+
     def answer(self) -> Answer:
         """The whole answer, in memory.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from dash import Dash, Input, Output, State, dcc, html
 
+from fewchannels.analyses.document import span
 from fewchannels.analyses.figures.drawings import Lines, Series
 from fewchannels.analyses.figures.interactive import Theme, interactive
 from fewchannels.analyses.figures.overlay import overlay
@@ -168,7 +169,7 @@ def profiles(steps: Mapping[OpenedRun, int]) -> Lines:
         table = table[table["measure"] == "ratio"]
         x, y, low, high = (table[name].to_numpy(float) for name in ("layer", "mean", "mean_low", "mean_high"))
         series[f"{run.name}, step {step}"] = Series(x, y, low, high)
-        counts.append(f"{int(table['n_samples'].max()) if len(table) else 0:,}")
+        counts.append(span(table["n_samples"]) if len(table) else "0")
     title = f"Largest score over the median by layer\nmean over {' and '.join(counts)} samples, 95 % bands"
     return Lines(series=series, title=title, x="layer", y="times the median", least=0)
 

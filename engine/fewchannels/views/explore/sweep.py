@@ -1,6 +1,6 @@
 """A sweep's page: one item's images on a grid of settings, measures of an edit, dose-response curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ from dash import ALL, Dash, Input, Output, State, dcc, html
 from fewchannels.analyses.figures.interactive import Theme, interactive
 from fewchannels.errors import FewchannelsError, InputError, unknown
 from fewchannels.interventions.effects.contrasts import SETTINGS, metrics
+from fewchannels.interventions.effects.figures import named_places
 from fewchannels.interventions.effects.measure import draw_dose
 from fewchannels.views.explore.address import address, edit_path, number, sweep_path
 from fewchannels.views.explore.findings import folded
@@ -92,7 +93,7 @@ def varying(sweep: OpenedSweep) -> dict[str, list[Any]]:
     asked = ", ".join(f"list_sort(list(distinct {name})) as {name}" for name in _GRID)
     answer = sweep.catalog.sql(f"select {asked} from edits where role = 'edited'")
     found = dict(zip(answer.columns, answer.fetchall()[0], strict=True))
-    return {name: values for name, values in found.items() if values and len(values) > 1}
+    return {name: in_order(values) for name, values in found.items() if values and len(values) > 1}
 
 
 def _measured(sweep: OpenedSweep) -> list[str]:
@@ -171,7 +172,7 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
     for name, text in only.items():
         edited = edited[[str(value) == text for value in edited[name]]]
     rows = list(edited[row].drop_duplicates())[:_MOST]
-    columns = [None] if column == _NONE else sorted(edited[column].dropna().unique().tolist(), key=_in_order)[:_MOST]
+    columns = [None] if column == _NONE else in_order(edited[column].dropna().unique().tolist())[:_MOST]
     heads = [
         html.Th(row, scope="col"),
         *(html.Th("" if c is None else _setting(column, c), scope="col") for c in columns),
@@ -201,8 +202,10 @@ def grid(sweep: OpenedSweep, item: int, row: str, column: str, metric: str, only
     ]
 
 
-def _in_order(value: Any) -> tuple[int, Any]:
-    return (0, value) if isinstance(value, int | float) else (1, str(value))
+def in_order(values: Sequence[Any]) -> list[Any]:
+    """Values of a setting in ascending order; layers and steps such as ``0-2`` and ``10-12`` in the model's order."""
+    numbers = sorted(value for value in values if isinstance(value, int | float))
+    return [*numbers, *named_places([str(value) for value in values if not isinstance(value, int | float)])]
 
 
 def _setting(name: str, value: object) -> str:
