@@ -3,6 +3,8 @@
 import difflib
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterable
 
 _SECRET_NAME = re.compile(
@@ -77,6 +79,14 @@ class IncompleteRunError(FewchannelsError):
 
 class FewchannelsWarning(UserWarning):
     """What a person should know of, and what ends nothing."""
+
+
+def warn(text: str, category: type[Warning] = FewchannelsWarning) -> None:
+    """Warn at the line of the caller's code outside this package, however many of its frames are in between."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (__package__, "contextlib"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 def unknown(kind: str, value: object, valid: Iterable[object]) -> InputError:

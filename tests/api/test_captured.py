@@ -259,6 +259,8 @@ def test_what_is_no_place_makes_no_folder(
         lambda: fc.report(place, out="r.html"),
         lambda: fc.explore(place),
     ):
-        with pytest.raises(InputError, match=r"not a folder or URL|not a run, sweep or comparison"):
+        with pytest.raises(
+            InputError, match=r"not a folder or URL|not a run, sweep or comparison|must be text or a path"
+        ):
             act()
     assert not list(tmp_path.iterdir())

@@ -344,8 +344,9 @@ def test_arguments_that_further_rows_cannot_have_are_refused_and_others_are_take
 
 def test_an_edit_that_reaches_nothing_says_so(pipe: DiffusionPipeline) -> None:
     says = "the zero edit number 0 changed nothing in this call"
-    with fc.edit(pipe, fc.zero([1], branches="uncond")), pytest.warns(FewchannelsWarning, match=says):
+    with fc.edit(pipe, fc.zero([1], branches="uncond")), pytest.warns(FewchannelsWarning, match=says) as warned:
         made(pipe)
+    assert warned[0].filename == __file__
     with fc.edit(pipe, fc.zero([1], steps=2)), pytest.raises(InputError, match="steps includes 2; valid are 0 to 1"):
         made(pipe, num_inference_steps=2)
 

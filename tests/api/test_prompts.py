@@ -149,8 +149,9 @@ def test_files_of_a_frame_are_relative_to_the_working_folder(tmp_path: Path, mon
 
 
 def test_a_column_that_is_taken_for_a_setting_by_another_name_is_said(tmp_path: Path) -> None:
-    with pytest.warns(FewchannelsWarning, match=r"the column 'step' of .* sets the samples' steps"):
+    with pytest.warns(FewchannelsWarning, match=r"the column 'step' of .* sets the samples' steps") as warned:
         fc.prompts(pd.DataFrame({"prompt": ["a"], "step": [5]}))
+    assert warned[0].filename == __file__
 
 
 def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewchannels.api.messages import in_python
 from fewchannels.api.models import described, lent
-from fewchannels.api.progress import RunBar, warn, warn_of
+from fewchannels.api.progress import RunBar, warn_of
 from fewchannels.api.prompts import Prompts
 from fewchannels.api.prompts import prompts as as_prompts
 from fewchannels.api.run import Run
@@ -16,6 +16,7 @@ from fewchannels.captures.budget import check_budget
 from fewchannels.captures.config import CaptureConfig
 from fewchannels.captures.job import prepare
 from fewchannels.captures.run import capture as run_capture
+from fewchannels.errors import warn
 from fewchannels.settings.arguments import checked
 from fewchannels.settings.units import parse_size
 

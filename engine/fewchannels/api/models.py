@@ -107,7 +107,7 @@ def lent(pipeline: "DiffusionPipeline | None") -> Iterator[None]:
                 "the pipeline is in use by another call of fc.capture or fc.probe. Wait for it, or load a second one."
             )
         _LENT.add(id(pipeline))
-    warn_if_compiled(pipeline, stacklevel=5)
+    warn_if_compiled(pipeline)
     before = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(**before | {"disable": True})
     try:

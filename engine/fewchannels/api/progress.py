@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fewchannels.errors import FewchannelsWarning
+from fewchannels.errors import warn
 
 if TYPE_CHECKING:
     from fewchannels.cluster.tasks import Outcome, Progress
@@ -96,18 +96,11 @@ def _bar(what: str, unit: str, is_shown: bool, delay: float) -> Iterator[Any]:
         yield bar
 
 
-def warn(text: str) -> None:
-    """Warn the caller of a public function."""
-    warnings.warn(text, FewchannelsWarning, stacklevel=3)
-
-
 def warn_of(outcome: "Outcome") -> None:
     """Warn of prompts that a text encoder truncated."""
     notes = outcome.of_tasks
     if notes.n_cut:
-        warnings.warn(
+        warn(
             f"the text encoder truncated {notes.n_cut:,} prompts: its limit is {notes.limit:,} tokens, and the longest "
-            f"prompt has {notes.longest:,}. The column prompt_truncated of run.samples marks them.",
-            FewchannelsWarning,
-            stacklevel=3,
+            f"prompt has {notes.longest:,}. The column prompt_truncated of run.samples marks them."
         )

@@ -2,7 +2,6 @@
 
 import io
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 from fewchannels import manifest
 from fewchannels.api.messages import for_python, in_python
 from fewchannels.api.progress import counting
-from fewchannels.errors import FewchannelsError, FewchannelsWarning, InputError, unknown
+from fewchannels.errors import FewchannelsError, InputError, unknown, warn
 from fewchannels.files.durable import as_url, check_output, expanded, write
 from fewchannels.manifest import ALIASES
 from fewchannels.runs.opened import as_html
@@ -218,14 +217,12 @@ def prompts(
                 progress=lambda done, total, n: update(n, n * total // done if done else n),
             )
         for note in (*map(str, report.bad_rows), *report.notes)[:_NOTES_SHOWN]:
-            warnings.warn(for_python(note.replace(path, name)), FewchannelsWarning, stacklevel=2)
+            warn(for_python(note.replace(path, name)))
         for each in report.settings:
             if each.column.casefold() != each.name:
-                warnings.warn(
+                warn(
                     f"the column {each.column!r} of {name} sets the samples' {each.name}. Rename it to keep it as a "
-                    f"column of your own, or leave it out with ignore_columns=[{each.column!r}].",
-                    FewchannelsWarning,
-                    stacklevel=2,
+                    f"column of your own, or leave it out with ignore_columns=[{each.column!r}]."
                 )
         return Prompts(table.read_bytes(), name)
 

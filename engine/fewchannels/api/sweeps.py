@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from fewchannels.api.messages import in_python
 from fewchannels.api.models import as_plain, described, lent
-from fewchannels.api.progress import RunBar, counting, warn
+from fewchannels.api.progress import RunBar, counting
 from fewchannels.api.prompts import Prompts
 from fewchannels.api.prompts import prompts as as_prompts
 from fewchannels.api.viewed import Viewed
 from fewchannels.api.workers import Workers
-from fewchannels.errors import InputError
+from fewchannels.errors import InputError, warn
 from fewchannels.interventions.conditions import Grid
 from fewchannels.interventions.protocols import protocol_of
 from fewchannels.interventions.run import run_sweep

@@ -8,10 +8,9 @@ import errno
 import fcntl
 import os
 import platform
-import warnings
 from pathlib import Path
 
-from fewchannels.errors import FewchannelsWarning, StorageError
+from fewchannels.errors import FewchannelsWarning, StorageError, warn
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 # CIFS, sshfs and others do not support it. PostgreSQL and RocksDB ignore the same errors, and no others.
@@ -116,9 +115,8 @@ def _warn(folder: Path, error: OSError) -> None:
     device = folder.stat().st_dev
     if device not in _warned:
         _warned.add(device)
-        warnings.warn(
+        warn(
             f"the file system of {str(folder)!r} cannot make the names in a folder durable ({error.strerror}): if the "
             "machine itself crashes, the last files that were written may be missing.",
             DurabilityWarning,
-            stacklevel=3,
         )

@@ -7,7 +7,6 @@ small run fails, PyTorch's operations compute the same statistics, up to the rou
 
 import math
 import os
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from fewchannels.errors import FewchannelsWarning
+from fewchannels.errors import warn
 
 VARIABLE = "FEWCHANNELS_KERNELS"
 _OLDEST = (8, 0)  # compute capability: the first one with bfloat16
@@ -41,11 +40,9 @@ def kernels_for(device: torch.device) -> ModuleType | None:
         with on(device):
             _check(fused, device)
     except Exception as error:  # a compiler that is missing, a driver too old: errors of no common class
-        warnings.warn(
+        warn(
             f"Triton's kernels do not work on {torch.cuda.get_device_name(device)} ({type(error).__name__}: {error}); "
-            "PyTorch's operations reduce hidden states instead, with a larger overhead.",
-            FewchannelsWarning,
-            stacklevel=2,
+            "PyTorch's operations reduce hidden states instead, with a larger overhead."
         )
         return None
     return fused

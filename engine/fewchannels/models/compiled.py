@@ -1,12 +1,11 @@
 """Compiled transformers: code that was compiled without hooks skips them, so it must run uncompiled to be seen."""
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from fewchannels.errors import FewchannelsWarning
+from fewchannels.errors import warn
 from fewchannels.models.geometry import uncompiled
 
 
@@ -18,19 +17,12 @@ def is_compiled(pipeline: Any) -> bool:
     return any(getattr(module, "_compiled_call_impl", None) is not None for module in transformer.modules())
 
 
-def warn_if_compiled(pipeline: Any, stacklevel: int) -> None:
-    """Warn that a pipeline's compiled modules run uncompiled.
-
-    Args:
-        pipeline: the pipeline.
-        stacklevel: frames up to the user's code, as for :func:`warnings.warn` called here.
-    """
+def warn_if_compiled(pipeline: Any) -> None:
+    """Warn that a pipeline's compiled modules run uncompiled."""
     if is_compiled(pipeline):
-        warnings.warn(
+        warn(
             "the transformer is compiled, and runs uncompiled while its hidden states are recorded or edited: compiled "
-            "code skips hooks. Its images may differ from those of compiled code in the last bits.",
-            FewchannelsWarning,
-            stacklevel=stacklevel,
+            "code skips hooks. Its images may differ from those of compiled code in the last bits."
         )
 
 

@@ -1,7 +1,6 @@
 """Edit the hidden states of a pipeline's own calls, with the editing tap of a sweep."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
@@ -19,7 +18,7 @@ from fewchannels.api.calls.edits import Edit, Edits, Function, name_of
 from fewchannels.api.calls.recorded import Recorded
 from fewchannels.api.calls.replay import replaying
 from fewchannels.api.calls.watched import watching
-from fewchannels.errors import FewchannelsWarning, InputError
+from fewchannels.errors import InputError, warn
 from fewchannels.interventions.conditions import MEASURES, Condition
 from fewchannels.interventions.editor import Editor, Given
 from fewchannels.interventions.rows import Item, Row, pair_id
@@ -171,20 +170,14 @@ class Editing:
         for i, (each, editor) in enumerate(self._editors):
             measures = [editor.measures(row) for row in self._own]
             if not any(measure["n_channels"] for measure in measures) and each.amount:
-                warnings.warn(
+                warn(
                     f"the {each.action} edit number {i} changed nothing in this call: it reached none of its layers, "
-                    "steps and tokens. Check its layers, steps and tokens.",
-                    FewchannelsWarning,
-                    stacklevel=4,
+                    "steps and tokens. Check its layers, steps and tokens."
                 )
             for sample, measure in enumerate(measures):
                 self._rows.append({"call": self._n_calls, "sample": sample, "edit": i} | measure)
         if self._functions and not self._n_applied:
-            warnings.warn(
-                "the functions changed no hidden states in this call. Check which layers and steps they select.",
-                FewchannelsWarning,
-                stacklevel=4,
-            )
+            warn("the functions changed no hidden states in this call. Check which layers and steps they select.")
         self._n_calls += 1
 
     def _applied(self, function: Function, batch: Batch) -> Tap:

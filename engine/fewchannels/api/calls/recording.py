@@ -1,7 +1,6 @@
 """Record the hidden states of a pipeline's own calls in memory, with the reading tap of a capture."""
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -21,7 +20,7 @@ from fewchannels.api.calls.recorded_call import MadeBy, RecordedCall
 from fewchannels.api.calls.unusual import unusual
 from fewchannels.api.calls.watched import watching
 from fewchannels.captures.recorder import Recorder
-from fewchannels.errors import FewchannelsWarning, InputError, unknown
+from fewchannels.errors import InputError, unknown, warn
 from fewchannels.measures import STATISTICS
 from fewchannels.models.family import BRANCHES, STREAMS, ModelGeometry
 from fewchannels.models.family_file import read_family
@@ -173,11 +172,9 @@ class _Recording:
         schedule, self._now = sampler.schedule(), None
         arrays = recorder.arrays()
         if bad := sum(recorder.nonfinite_cells(row) for row in range(call.n_samples)):
-            warnings.warn(
+            warn(
                 f"{bad} recorded cells contain a NaN or an infinity; see the column nonfinite of cells. Massive "
-                "channels overflow float16: load such a model in bfloat16 or float32.",
-                FewchannelsWarning,
-                stacklevel=4,
+                "channels overflow float16: load such a model in bfloat16 or float32."
             )
         settings = call.settings
         self._recorded.add(

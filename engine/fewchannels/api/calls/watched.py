@@ -84,7 +84,7 @@ class Watched:
         self._running.value = True
         try:
             with ExitStack() as stack:
-                warn_if_compiled(self.pipeline, stacklevel=5)
+                warn_if_compiled(self.pipeline)
                 stack.enter_context(eager(self.pipeline))
                 stack.enter_context(sampler.declaring(batch.n_rows, call.settings))
                 for each in listeners:
