@@ -46,6 +46,7 @@ SLOW_NEEDS = frozenset({"cluster", "hosts", "s3", "browser", "families"})
 # Also what starts a process for each command or benchmark, or strikes commands one after the other.
 SLOW_PLACES = (
     "analyses/test_comparison.py",
+    "api/test_captured.py",
     "api/test_python_docs.py",
     "api/test_python_sweeps.py",
     "api/test_results.py",
@@ -54,7 +55,9 @@ SLOW_PLACES = (
     "captures/test_concurrent_write.py",
     "captures/test_run.py",
     "cli/test_imports.py",
+    "cli/test_option_ranges.py",
     "cli/test_outputs.py",
+    "cli/test_tables.py",
     "cluster/test_own_ray.py",
     "demo/test_demo_judge.py",
     "files/test_durable.py",
