@@ -62,6 +62,16 @@ def test_another_type_is_refused_with_the_name_the_value_and_the_rule(keywords: 
     assert str(raised.value) == says
 
 
+def test_an_iterator_arrives_unread() -> None:
+    @checked
+    def listed(names: Sequence[str]) -> list[str]:
+        return list(names)
+
+    assert listed(name for name in ("a", "b")) == ["a", "b"]
+    with pytest.raises(InputError, match="names is \\['a', 3\\]; it must be a list of texts"):
+        listed(["a", 3])
+
+
 def test_a_wrong_number_of_arguments_is_python_s_own_error() -> None:
     with pytest.raises(TypeError, match="missing a required argument: 'place'"):
         example()

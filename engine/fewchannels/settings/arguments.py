@@ -4,7 +4,7 @@ import ast
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -28,7 +28,7 @@ def checked(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
 
     @functools.wraps(function)
     def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-        signature = inspect.signature(function)
+        signature = _signature(function)
         given = signature.bind(*args, **kwargs)
         for name, value in given.arguments.items():
             parameter = signature.parameters[name]
@@ -41,6 +41,9 @@ def checked(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
         return function(*args, **kwargs)
 
     return call
+
+
+_signature = functools.cache(inspect.signature)
 
 
 @functools.cache
@@ -70,7 +73,9 @@ def _is_number(value: Any) -> bool:
 
 def _all(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def several(value: Any) -> bool:
-        return isinstance(value, Iterable) and not isinstance(value, str | Mapping) and all(map(is_one, value))
+        if not isinstance(value, Collection):  # an iterator could be read only once, and by the function itself
+            return isinstance(value, Iterable)
+        return not isinstance(value, str | Mapping) and all(map(is_one, value))
 
     return several
 
